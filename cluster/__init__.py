@@ -1,0 +1,1 @@
+"""The machines: Ray, DeepSpeed, MLflow and Serve, and nothing of the mathematics."""

@@ -1,0 +1,1 @@
+"""Complete, runnable experiments; each YAML stands on its own."""
