@@ -1,0 +1,91 @@
+"""Noise schedules: alpha_t, the probability that a token is still clean at time t, and the times that training draws."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edlm.config import Fraction, PositiveFloat, config
+from edlm.streams import Purpose, uniforms
+
+TRAINING_FLOOR = 1e-3  # the published floor of t in training; evaluation has none (math.md 2)
+
+
+class AbstractSchedule(ABC):
+    """alpha_0 = 1, alpha_1 = 0, decreasing; all functions take t in [0, 1] of any shape."""
+
+    @abstractmethod
+    def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """P(token clean at t)."""
+
+    @abstractmethod
+    def dalpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """The derivative of alpha in t."""
+
+    def weight(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """w(t) = -alpha'_t / (1 - alpha_t), the weight of the NELBO's integrand (Sahoo et al. 2024, eq. 10)."""
+        return -self.dalpha(t) / (1 - self.alpha(t))
+
+    def reveal(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """(alpha_s - alpha_t) / (1 - alpha_t): P(a position masked at t is revealed by s < t); exactly 1 at s = 0."""
+        return (self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t))
+
+
+@config
+class LogLinear(AbstractSchedule):
+    """alpha_t = 1 - t; w(t) = 1 / t."""
+
+    kind: Literal["log_linear"] = "log_linear"
+
+    def alpha(self, t):
+        return 1 - t
+
+    def dalpha(self, t):
+        return torch.full_like(t, -1.0)
+
+
+@config
+class Cosine(AbstractSchedule):
+    """alpha_t = 1 - cos(pi / 2 (1 - t)); masks early and unmasks slowly near t = 0."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def alpha(self, t):
+        # As a product of sines: near t = 0 the difference 1 - cos loses nothing, and alpha(0) is exactly 1.
+        return torch.where(t <= 0, 1.0, 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2)
+
+    def dalpha(self, t):
+        return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
+
+
+@config
+class Polynomial(AbstractSchedule):
+    """alpha_t = 1 - t^exponent (Shi et al. 2024); w(t) = exponent / t. Exponent 1 is log-linear."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    exponent: PositiveFloat = 2.0
+
+    def alpha(self, t):
+        return 1 - t**self.exponent
+
+    def dalpha(self, t):
+        return -self.exponent * t ** (self.exponent - 1)
+
+
+ScheduleConfig = LogLinear | Cosine | Polynomial
+
+
+def draw_times(
+    seed: int, step: int, places: Int[Tensor, " b"], of: int, floor: Fraction = TRAINING_FLOOR
+) -> Float[Tensor, " b"]:
+    """Times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + i / N) mod 1 (Kingma et al. 2021).
+
+    `places` are the rows' places i in the global batch of `of` = N rows, over all workers and accumulation steps; u is
+    shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once.
+    """
+    u = uniforms(seed, step, 0, Purpose.TIME, device=places.device)
+    t = (u + places.double() / of) % 1.0
+    return floor + (1 - floor) * t

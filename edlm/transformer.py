@@ -1,0 +1,185 @@
+"""The one transformer that every network here is made of: bidirectional or causal, rotary, with or without time."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from edlm.config import ConfigurationError, Fraction, Positive, config
+
+CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
+ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
+ROTARY_BASE = 10_000.0
+TIME_FREQUENCIES = 128
+
+
+@config
+class Trunk:
+    """The size of a transformer."""
+
+    width: Positive = 256
+    layers: Positive = 4
+    heads: Positive = 4
+    dropout: Fraction = 0.0
+    time_conditioning: bool = False
+    """Modulate every layer by t (adaLN, Peebles and Xie 2023); without it the network infers t from the masks."""
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ConfigurationError(
+                f"width {self.width} must be a multiple of 2 x heads = {2 * self.heads}: rotary turns pairs of channels"
+            )
+
+
+class Transformer(nn.Module):
+    """Embedded tokens [b l h] to normalised features [b l h]."""
+
+    def __init__(self, trunk: Trunk, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.time = TimeEmbedding(trunk.width) if trunk.time_conditioning else None
+        self.layers = nn.ModuleList(
+            Layer(trunk.width, trunk.heads, trunk.dropout, trunk.time_conditioning) for _ in range(trunk.layers)
+        )
+        self.norm = Modulation(trunk.width, trunk.time_conditioning)
+
+    def forward(self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
+        condition = None if self.time is None else self.time(t, x.dtype)
+        positions = torch.arange(x.shape[1], device=x.device)
+        for layer in self.layers:
+            x = layer(x, positions, condition, causal=self.causal)
+        return self.norm(x, condition)[0]
+
+
+class Layer(nn.Module):
+    """Attention, then an MLP of four times the width, both pre-normalised and residual; the identity at first."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, time_conditioning: bool = False) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention = Modulation(width, time_conditioning)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm_mlp = Modulation(width, time_conditioning)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        for inward in (self.qkv, self.up):
+            nn.init.normal_(inward.weight, std=width**-0.5)
+        for outward in (self.out, self.down):
+            nn.init.zeros_(outward.weight)
+        nn.init.zeros_(self.up.bias)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l h"],
+        positions: Int[Tensor, "*b l"],
+        condition: Float[Tensor, "b c"] | None = None,
+        causal: bool = False,
+        valid: Bool[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "b l h"]:
+        """`positions` turn queries and keys (rotary); places that are not `valid` are seen by nobody."""
+        y, gate = self.norm_attention(x, condition)
+        x = x + gate * self._drop(self._attend(y, positions, causal, valid))
+        y, gate = self.norm_mlp(x, condition)
+        return x + gate * self._drop(self.down(F.gelu(self.up(y), approximate="tanh")))
+
+    def _attend(self, x: Tensor, positions: Tensor, causal: bool, valid: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, positions), rotate(k, positions)
+        seen = None
+        if valid is not None:
+            # Everybody sees itself: a row of masks alone would be a softmax over nothing.
+            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            seen = (valid[:, None, None, :] & (itself.cumsum(0).bool().T | (not causal))) | itself
+            causal = False
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+        )
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Modulation(nn.Module):
+    """Layer normalisation with a learned scale, or (adaLN) with scale, shift and gate computed from the time."""
+
+    def __init__(self, width: int, time_conditioning: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
+        self.modulate = nn.Linear(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
+        if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time matters only once learned
+            nn.init.zeros_(self.modulate.weight)
+            nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        if self.modulate is None or condition is None:
+            return self.norm(x), 1.0
+        shift, scale, gate = self.modulate(condition)[:, None].chunk(3, dim=-1)
+        return self.norm(x) * (1 + scale) + shift, 1 + gate
+
+
+class TimeEmbedding(nn.Module):
+    """t in [0, 1] as sines and cosines, mixed by two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(TIME_FREQUENCIES, width)
+        self.second = nn.Linear(width, TIME_FREQUENCIES)
+
+    def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
+        half = TIME_FREQUENCIES // 2
+        scale = torch.exp(-math.log(ROTARY_BASE) * torch.arange(half, device=t.device) / half)
+        angle = 1000 * t.float()[:, None] * scale  # up to 1000 radians, as for a thousand discrete steps
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))
+
+
+class Readout(nn.Module):
+    """Features to log-probabilities over the vocabulary, in chunks: [n v] never exists as a whole.
+
+    It owns its weight and is called once for all chunks, so that sharded training (ZeRO-3) gathers the weight once, in
+    step on every worker, however many positions each of them has.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocabulary, width))
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, features: Float[Tensor, "n h"], consume: Callable[..., tuple[Tensor, ...]], *aligned: Tensor):
+        """The outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, joined along n.
+
+        Chunks are recomputed in the backward pass instead of being kept.
+        """
+        vocabulary = self.weight.shape[0]
+        rows = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+        n = features.shape[0]
+        if n <= rows:
+            return self._chunk(consume, features, *aligned)
+        outputs = [
+            checkpoint(self._chunk, consume, features[i : i + rows], *(a[i : i + rows] for a in aligned), use_reentrant=False)
+            for i in range(0, n, rows)
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+    def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
+        n = features.shape[0]
+        padded = F.pad(features, (0, 0, 0, -n % ROWS_MULTIPLE))
+        return consume(F.linear(padded, self.weight, self.bias)[:n], *aligned)
+
+
+def rotate(x: Float[Tensor, "b a l c"], positions: Int[Tensor, "*b l"]) -> Float[Tensor, "b a l c"]:
+    """Rotary position embedding (Su et al. 2021), computed in float32: bfloat16 cannot tell far positions apart."""
+    half = x.shape[-1] // 2
+    frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = positions.float()[..., None] * frequency
+    angle = angle if angle.dim() == 2 else angle[:, None]  # [l c] for all rows, or [b 1 l c]
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
