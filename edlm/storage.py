@@ -1,0 +1,260 @@
+"""Folders at any fsspec URI, committed by a marker that is written last and names every file with its digest."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import fsspec.core
+import pydantic
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from edlm.config import NonNegative, config, parse, plain
+
+MARKER = "_COMMITTED.json"
+INTENT = "_PUBLISHING.json"  # names what a publication may overwrite, so that a killed one can be repeated
+
+Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
+
+
+@config
+class File:
+    """One file of a folder: its path below the folder (with `/`), its size in bytes and its SHA-256."""
+
+    path: str
+    bytes: NonNegative
+    sha256: Sha256
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        unsafe = not parts or self.path.startswith("/") or ".." in parts or "\\" in self.path or "\0" in self.path
+        if unsafe or self.path != "/".join(parts) or parts[0] in (MARKER, INTENT):
+            raise ValueError(f"file path {self.path!r} is not a plain path below the folder")
+
+
+@config
+class Marker:
+    """What a committed folder holds: every file, and the facts its writer gave (for example a fingerprint)."""
+
+    files: tuple[File, ...]
+    facts: dict[str, pydantic.JsonValue] = pydantic.Field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [file.path for file in self.files]
+        if len(names) != len(set(names)):
+            raise ValueError(f"the marker names a file twice: {sorted({n for n in names if names.count(n) > 1})}")
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the content: paths, sizes and digests of all files, but not the facts."""
+        return digest_of(self.files)
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI `parts` below `uri`; ValueError where a part is absolute or climbs with `..`."""
+    for part in parts:
+        if part.startswith("/") or "://" in part or ".." in PurePosixPath(part).parts:
+            raise ValueError(f"{part!r} does not stay below {uri}; give a relative path without '..'")
+    base = uri if uri.endswith("/") else uri + "/"
+    return base + "/".join(part.strip("/") for part in parts)
+
+
+def read_text(uri: str) -> str:
+    """The UTF-8 text at `uri`; FileNotFoundError where there is none."""
+    system, path = _open(uri)
+    return _bytes(system, path).decode("utf-8")
+
+
+def write_text(uri: str, text: str) -> None:
+    """Afterwards `uri` holds exactly `text`; on a local disk and in object stores a reader never sees a part of it."""
+    system, path = _open(uri)
+    if not isinstance(system, LocalFileSystem):
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        system.pipe_file(path, text.encode("utf-8"))
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from the other users of a shared disk
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | None = None) -> Marker:
+    """Afterwards `uri` holds the files of `folder` and nothing else, and is committed; `folder` itself may be the `uri`.
+
+    Killed at any point before the marker, it leaves `uri` uncommitted, and repeating it succeeds.
+    Raises ValueError where `uri` holds files that no publication wrote: they are not ours to delete.
+    """
+    marker = Marker(files=inventory(folder), facts=dict(facts or {}))
+    text = json.dumps(plain(marker), indent=1, sort_keys=True, allow_nan=False)
+    system, root = _open(uri)
+    if isinstance(system, LocalFileSystem) and Path(root).resolve() == folder.resolve():
+        write_text(join(uri, MARKER), text)
+        return marker
+    _make_room(uri, marker)
+    for file in marker.files:
+        target = f"{root}/{file.path}"
+        system.makedirs(target.rpartition("/")[0], exist_ok=True)
+        system.put_file(str(folder / file.path), target)
+    write_text(join(uri, MARKER), text)
+    system.rm_file(f"{root}/{INTENT}")
+    return marker
+
+
+def committed(uri: str) -> Marker | None:
+    """The marker of a committed folder, or None where there is none; ValueError where the marker is damaged."""
+    return _read_marker(join(uri, MARKER))
+
+
+def fetch(uri: str, cache: Path) -> Path:
+    """A local folder with exactly the committed content of `uri`, every digest checked.
+
+    A local folder is checked in place and returned as it is. Anything else is copied to `cache/DIGEST` once, and only the
+    files that the marker names are copied. Raises ValueError naming the file, what was expected and what was found.
+    """
+    marker = committed(uri)
+    if marker is None:
+        raise ValueError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
+    system, root = _open(uri)
+    if isinstance(system, LocalFileSystem):
+        verify(Path(root), marker.files)
+        return Path(root)
+    copy = cache / marker.digest
+    if copy.is_dir():
+        try:
+            verify(copy, marker.files)
+            return copy
+        except ValueError:
+            shutil.rmtree(copy)  # a damaged copy costs a second transfer, never a wrong answer
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as temporary:
+        partial = Path(temporary) / "folder"
+        partial.mkdir()
+        for file in marker.files:
+            _download(system, f"{root}/{file.path}", partial / file.path, f"{uri}/{file.path}")
+        verify(partial, marker.files, named=uri)
+        write_text(str(partial / MARKER), json.dumps(plain(marker)))
+        try:
+            os.replace(partial, copy)
+        except OSError:
+            if not copy.is_dir():
+                raise
+            verify(copy, marker.files)  # another process brought the same content first
+    return copy
+
+
+def inventory(folder: Path) -> tuple[File, ...]:
+    """Every file below `folder`, sorted by path; ValueError for symbolic links and for anything that is no plain file."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    return tuple(
+        File(path=name, bytes=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in _names(folder)
+    )
+
+
+def verify(folder: Path, files: Iterable[File], besides: Iterable[str] = (), named: str | None = None) -> None:
+    """Nothing, where `folder` holds exactly `files` (and perhaps `besides`) with these sizes and digests.
+
+    Raises ValueError naming the first file that is missing, unexpected, of another size or of another content.
+    """
+    where = named or str(folder)
+    remedy = "restore it from a good copy, or delete the folder and run the stage again"
+    names, expected = set(_names(folder)), {file.path: file for file in files}
+    for name in sorted(names - set(expected) - set(besides)):
+        raise ValueError(f"{where}: unexpected file {name!r}, named by no marker; remove it")
+    for name, file in expected.items():
+        if name not in names:
+            raise ValueError(f"{where}: file {name!r} is missing, expected {file.bytes} bytes; {remedy}")
+        size = (folder / name).stat().st_size
+        if size != file.bytes:
+            raise ValueError(f"{where}: file {name!r} has {size} bytes, expected {file.bytes}; {remedy}")
+        found = sha256(folder / name)
+        if found != file.sha256:
+            raise ValueError(f"{where}: file {name!r} has SHA-256 {found}, expected {file.sha256}; {remedy}")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Iterable[File]) -> str:
+    """One SHA-256 for a set of files, whatever their order."""
+    rows = sorted([file.path, file.bytes, file.sha256] for file in files)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _names(folder: Path) -> list[str]:
+    """The paths of the files below `folder`, without our own markers; links are refused, for they may lead out."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ValueError(f"{folder}: {name!r} is a symbolic link; folders are published as plain files")
+        if path.is_dir() or name in (MARKER, INTENT):
+            continue
+        if not path.is_file():
+            raise ValueError(f"{folder}: {name!r} is neither a file nor a folder")
+        names.append(name)
+    return names
+
+
+def _make_room(uri: str, marker: Marker) -> None:
+    """Afterwards `uri` is uncommitted, holds nothing but what an earlier publication wrote under the same names."""
+    system, root = _open(uri)
+    present = {path[len(root) :].lstrip("/") for path in system.find(root)} if system.exists(root) else set()
+    earlier = [_read_marker(join(uri, name)) for name in (MARKER, INTENT)]
+    ours = {file.path: file for old in earlier if old for file in old.files}
+    new = {file.path: file for file in marker.files}
+    foreign = sorted(present - set(ours) - {MARKER, INTENT})
+    if foreign:
+        raise ValueError(f"{uri} holds {foreign[0]!r}, which no publication wrote; remove it or publish elsewhere")
+    intent = Marker(files=tuple({**ours, **new}.values()))
+    write_text(join(uri, INTENT), json.dumps(plain(intent)))
+    for name in sorted(({MARKER} & present) | (present & (set(ours) - set(new)))):
+        system.rm_file(f"{root}/{name}")
+
+
+def _read_marker(uri: str) -> Marker | None:
+    try:
+        tree = json.loads(read_text(uri))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{uri} is damaged ({error}); delete the folder and run the stage again") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{uri} is damaged (it holds no JSON object); delete the folder and run the stage again")
+    return parse(Marker, tree, source=uri)
+
+
+def _open(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of `uri` and the path in it, without a closing slash."""
+    system, path = fsspec.core.url_to_fs(uri)
+    return system, path.rstrip("/")
+
+
+def _bytes(system: AbstractFileSystem, path: str) -> bytes:
+    content = system.cat_file(path)
+    return content.encode() if isinstance(content, str) else content
+
+
+def _download(system: AbstractFileSystem, source: str, target: Path, named: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        system.get_file(source, str(target))
+    except FileNotFoundError as error:
+        raise ValueError(f"{named} is missing though its folder is committed; run the stage again") from error
