@@ -1,0 +1,59 @@
+# Everything a person does with the project. `make run` on a fresh machine needs Python 3.11 (or 3.12) and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install run serve ui lint test
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+EXPERIMENT ?= workflows/experiments/tiny.yaml
+# Where the runs, the models and the tracking database go. Absolute, because Ray's workers stand elsewhere.
+export EDLM_HOME ?= $(CURDIR)/runs
+# Two worker processes with several threads each slow one another down on a few cores.
+export OMP_NUM_THREADS ?= 1
+export PYTHONUNBUFFERED = 1
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "EXPERIMENT=$(EXPERIMENT)  EDLM_HOME=$(EDLM_HOME)"
+
+install: $(INSTALLED) ## set up .venv with the pinned versions
+
+run: install ## the whole chain: text in, trained, measured, tracked, served (EXPERIMENT=...)
+	@$(BIN)/python -m workflows.pipeline $(EXPERIMENT)
+
+serve: install ## the endpoint, until Ctrl-C
+	@$(BIN)/python -m workflows.serve $(EXPERIMENT)
+
+ui: install ## MLflow on http://127.0.0.1:5000, until Ctrl-C
+	@mkdir -p "$(EDLM_HOME)"
+	@$(BIN)/mlflow server --backend-store-uri "sqlite:///$(EDLM_HOME)/mlflow.db" --host 127.0.0.1 --port 5000
+
+lint: install ## style, types and the direction of the imports
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== pyright" && $(BIN)/pyright
+	@echo "== import-linter" && $(BIN)/lint-imports
+
+test: lint ## lint, then every test
+	@echo "== pytest" && $(BIN)/python -m pytest
+
+# torch first and alone: an unpinned torch, asked for beside the rest, may bring another build than the tested one.
+$(INSTALLED): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "no python3 found: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); edlm needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "[1/5] a virtual environment in .venv, from $$("$(PYTHON)" --version)"
+	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv .venv
+	@echo "[2/5] PyTorch"
+	@$(PIP) torch
+	@echo "[3/5] Ray and DeepSpeed"
+	@$(PIP) 'ray[train,serve]' deepspeed
+	@echo "[4/5] MLflow and datasets"
+	@$(PIP) mlflow datasets
+	@echo "[5/5] edlm and its tests' tools"
+	@$(PIP) --editable '.[test]'
+	@touch $(INSTALLED)
+	@echo "installed in .venv"
