@@ -93,9 +93,9 @@ def write_text(uri: str, text: str) -> None:
 
 
 def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | None = None) -> Marker:
-    """Afterwards `uri` holds the files of `folder` and nothing else, and is committed; `folder` itself may be the `uri`.
+    """Afterwards `uri` holds the files of `folder` and nothing else, and is committed.
 
-    Killed at any point before the marker, it leaves `uri` uncommitted, and repeating it succeeds.
+    A folder may be published where it lies. Killed before the marker, it leaves `uri` uncommitted, and can be repeated.
     Raises ValueError where `uri` holds files that no publication wrote: they are not ours to delete.
     """
     marker = Marker(files=inventory(folder), facts=dict(facts or {}))
@@ -122,8 +122,8 @@ def committed(uri: str) -> Marker | None:
 def fetch(uri: str, cache: Path) -> Path:
     """A local folder with exactly the committed content of `uri`, every digest checked.
 
-    A local folder is checked in place and returned as it is. Anything else is copied to `cache/DIGEST` once, and only the
-    files that the marker names are copied. Raises ValueError naming the file, what was expected and what was found.
+    A local folder is checked in place and returned as it is. Of anything else the files that the marker names are
+    copied, once, to `cache/DIGEST`. Raises ValueError naming the file, what was expected and what was found.
     """
     marker = committed(uri)
     if marker is None:
@@ -157,7 +157,7 @@ def fetch(uri: str, cache: Path) -> Path:
 
 
 def inventory(folder: Path) -> tuple[File, ...]:
-    """Every file below `folder`, sorted by path; ValueError for symbolic links and for anything that is no plain file."""
+    """Every file below `folder`, sorted by path; ValueError for symbolic links, sockets and the like."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     return tuple(
