@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edlm import equations
 from edlm.transformer import Readout, Transformer, Trunk
 
 
@@ -20,13 +19,9 @@ class AutoregressiveModel(nn.Module):
         self.readout = Readout(trunk.width, vocabulary)
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
-        """log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32, the vocabulary in chunks."""
+        """log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32."""
         where = torch.ones_like(x, dtype=torch.bool) if where is None else where
         context = F.pad(x[:, :-1], (1, 0), value=self.bos)
         features = self.transformer(self.embedding(context), torch.zeros(x.shape[0], device=x.device))
-        (log_p,) = self.readout(features[where], _of_tokens, x[where])
+        log_p = self.readout.log_p_of(features[where], x[where])
         return torch.zeros(x.shape, device=log_p.device).masked_scatter(where, log_p)
-
-
-def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-    return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm import equations
 from edlm.transformer import Readout, Transformer, Trunk
 
 
@@ -27,29 +26,17 @@ class Denoiser(nn.Module):
 
         The whole [n v] is returned: ask for few positions at a time where the vocabulary is large.
         """
-        return self.readout(context[where], _distribution)[0]
+        return self.readout.distribution(context[where])
 
     def log_p_of(
         self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x0: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
         """log p_theta of the tokens x_0 at the selected positions, 0 elsewhere; the vocabulary in chunks."""
-        (log_p,) = self.readout(context[where], _of_tokens, x0[where])
+        log_p = self.readout.log_p_of(context[where], x0[where])
         return torch.zeros(x0.shape, device=log_p.device).masked_scatter(where, log_p)
 
     def draw(
         self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """k tokens for each selected position and their log-probabilities; the vocabulary in chunks."""
-        return self.readout(context[where], _drawn, u)
-
-
-def _distribution(logits: Tensor) -> tuple[Tensor, ...]:
-    return (equations.substitute(logits),)
-
-
-def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-    return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)
-
-
-def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-    return equations.draw(equations.substitute(logits), u)
+        return self.readout.draw(context[where], u)

@@ -25,37 +25,31 @@ def noise(
 def substitute(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
     """log p_theta at masked positions (SUBS, MDLM sec. 3.2.3), in float32 whatever the network computes in.
 
-    `v` runs over tokens only, so the mask has probability zero; unmasked positions never come here: they are carried over.
+    `v` runs over tokens only, so the mask has probability zero; unmasked positions never come here.
     """
     return F.log_softmax(logits.float(), dim=-1)
 
 
-def carry_over(
-    xt: Int[Tensor, "*b l"], x: Int[Tensor, "*b l"], where: Bool[Tensor, "*b l"]
-) -> Int[Tensor, "*b l"]:
+def carry_over(xt: Int[Tensor, "*b l"], x: Int[Tensor, "*b l"], where: Bool[Tensor, "*b l"]) -> Int[Tensor, "*b l"]:
     """x at the selected positions, x_t everywhere else: a token once revealed never changes."""
     return torch.where(where, x, xt)
 
 
-def draw(
-    log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
-) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """k tokens for each position by inverse CDF, with the log-probability of each.
 
-    One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail: it lowers
-    the entropy and flatters generative perplexity (Zheng et al. 2024).
+    One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail: it
+    lowers the entropy and flatters generative perplexity (Zheng et al. 2024).
     """
     cdf = log_p.double().exp().cumsum(dim=-1)
-    tokens = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)
+    tokens = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=log_p.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens)
 
 
 # ---------------------------------------------------------------- diffusion loss
 
 
-def nelbo_integrand(
-    nll: Float[Tensor, "b l"], weight: Float[Tensor, " b"]
-) -> Float[Tensor, " b"]:
+def nelbo_integrand(nll: Float[Tensor, "b l"], weight: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """w(t) sum_{l masked} -log p_theta(x_0^l | x_t), nats per sequence (MDLM eq. 10); nll is 0 where nothing is masked.
 
     Its mean over t ~ U(0, 1) and x_t is the continuous-time NELBO, an upper bound on -log p(x_0).
@@ -92,16 +86,12 @@ def log_weight(energy: Tensor, temperature: float = 1.0) -> Tensor:
     return -energy / temperature
 
 
-def nce_binary(
-    data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]
-) -> Float[Tensor, "b g"]:
+def nce_binary(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
     """softplus(E(x_0)) + mean_j softplus(-E(x^-_j)) (EDLM eq. 10); at its optimum E = log p_theta - log q, so Z = 1."""
     return F.softplus(data) + F.softplus(-negatives).mean(dim=1)
 
 
-def nce_ranking(
-    data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]
-) -> Float[Tensor, "b g"]:
+def nce_ranking(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
     """-log of the weight of x_0 among itself and K negatives; optimum as for `nce_binary` up to a constant c(x_t).
 
     log(K + 1) minus it is what resampling K + 1 candidates gains in that step (math.md 3c, 5a).
@@ -110,9 +100,7 @@ def nce_ranking(
     return -log_v.log_softmax(dim=1)[:, 0]
 
 
-def carry_over_log_p(
-    log_p: Float[Tensor, "*b l"], masked: Bool[Tensor, "*b l"]
-) -> Float[Tensor, "*b"]:
+def carry_over_log_p(log_p: Float[Tensor, "*b l"], masked: Bool[Tensor, "*b l"]) -> Float[Tensor, "*b"]:
     """Autoregressive log-probability of the masked positions alone; its Z is exactly 1 (EDLM sec. 4.1, `coAR`)."""
     return (log_p * masked).sum(dim=-1)
 
@@ -127,9 +115,7 @@ def reveal(
     return masked & (u < probability[:, None])
 
 
-def pick(
-    log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]
-) -> Int[Tensor, "b g"]:
+def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]) -> Int[Tensor, "b g"]:
     """J ~ Categorical(v / sum v) over the candidates of the SAME sequence and group (EDLM alg. 1).
 
     Where every weight is zero (all candidates impossible) the choice is uniform.
@@ -154,9 +140,7 @@ def _normalised(log_v: Tensor) -> Tensor:
 # ---------------------------------------------------------------- likelihood
 
 
-def resampled_nll(
-    log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]
-) -> Float[Tensor, "b g"]:
+def resampled_nll(log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]) -> Float[Tensor, "b g"]:
     """Upper bound on -log p_k of the revealed tokens, nats by group (math.md 5a).
 
         -log p_theta(x_U) - log (1/R) sum_r [ k v_1 / sum_j v_j ]_r
@@ -172,20 +156,24 @@ def resampled_nll(
 def paper_integrand(
     log_p: Float[Tensor, " b"], energy: Float[Tensor, " b"], log_z: Float[Tensor, " b"], weight: Float[Tensor, " b"]
 ) -> Float[Tensor, " b"]:
-    """w(t) (-log p_theta + E + log Z) (EDLM eq. 9). NOT a bound: it weighs a joint log-probability by w(t) (math.md 5b)."""
+    """w(t) (-log p_theta + E + log Z) (EDLM eq. 9). NOT a bound: it weighs a joint by w(t)."""
     return weight * (-log_p + energy + log_z)
 
 
 def log_partition(log_v: Float[Tensor, "n b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """(low, high) estimates of log Z from n draws of log v = -E under p_theta.
 
-    Low is the log-mean-exp, biased low (Jensen); high is (2n - 1) T_n - 2 (n - 1) T_{n-1} (Deng et al. 2020, eq. 6) with
+    Low is the log-mean-exp, biased low (Jensen); high is (2n - 1) T_n - 2 (n - 1) T_{n-1} (Deng et al. 2020, eq. 6),
     T_{n-1} averaged over the n ways to leave one draw out. Needs n >= 2.
     """
     n = log_v.shape[0]
     low = log_v.logsumexp(dim=0) - math.log(n)
-    others = log_v[None].expand(n, *log_v.shape).masked_fill(
-        torch.eye(n, dtype=torch.bool, device=log_v.device).view(n, n, *[1] * (log_v.dim() - 1)), -math.inf
+    others = (
+        log_v[None]
+        .expand(n, *log_v.shape)
+        .masked_fill(
+            torch.eye(n, dtype=torch.bool, device=log_v.device).view(n, n, *[1] * (log_v.dim() - 1)), -math.inf
+        )
     )
     leave_one_out = (others.logsumexp(dim=1) - math.log(n - 1)).mean(dim=0)
     return low, (2 * n - 1) * low - 2 * (n - 1) * leave_one_out

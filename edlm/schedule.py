@@ -1,4 +1,4 @@
-"""Noise schedules: alpha_t, the probability that a token is still clean at time t, and the times that training draws."""
+"""Noise schedules: alpha_t, the probability that a token is clean at time t; and the times that training draws."""
 
 import math
 from abc import ABC, abstractmethod

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from edlm import equations
 from edlm.config import ConfigurationError, Fraction, Positive, config
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
@@ -93,9 +94,9 @@ class Layer(nn.Module):
         q, k = rotate(q, positions), rotate(k, positions)
         seen = None
         if valid is not None:
-            # Everybody sees itself: a row of masks alone would be a softmax over nothing.
-            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-            seen = (valid[:, None, None, :] & (itself.cumsum(0).bool().T | (not causal))) | itself
+            square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            # Everybody sees itself: where nothing is valid there would be a softmax over nothing.
+            seen = (valid[:, None, None, :] & (square.tril() if causal else square)) | square.tril().triu()
             causal = False
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
@@ -163,15 +164,43 @@ class Readout(nn.Module):
         if n <= rows:
             return self._chunk(consume, features, *aligned)
         outputs = [
-            checkpoint(self._chunk, consume, features[i : i + rows], *(a[i : i + rows] for a in aligned), use_reentrant=False)
+            checkpoint(
+                self._chunk, consume, features[i : i + rows], *(a[i : i + rows] for a in aligned), use_reentrant=False
+            )
             for i in range(0, n, rows)
         ]
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+    def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        """log p over the vocabulary, whole: for few positions, or a small vocabulary."""
+        return self(features, _distribution)[0]
+
+    def log_p_of(self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """log p of one token at each position."""
+        return self(features, _of_tokens, tokens)[0]
+
+    def draw(
+        self, features: Float[Tensor, "n h"], u: Float64[Tensor, "n k"]
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """k tokens for each position, and the log-probability of each."""
+        return self(features, _drawn, u)
 
     def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
         n = features.shape[0]
         padded = F.pad(features, (0, 0, 0, -n % ROWS_MULTIPLE))
         return consume(F.linear(padded, self.weight, self.bias)[:n], *aligned)
+
+
+def _distribution(logits: Tensor) -> tuple[Tensor, ...]:
+    return (equations.substitute(logits),)
+
+
+def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)
+
+
+def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+    return equations.draw(equations.substitute(logits), u)
 
 
 def rotate(x: Float[Tensor, "b a l c"], positions: Int[Tensor, "*b l"]) -> Float[Tensor, "b a l c"]:

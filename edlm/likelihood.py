@@ -1,0 +1,226 @@
+"""Likelihood: what is a bound, what is not, and how sure we are of each number (math.md 5).
+
+Every estimate is in nats per sequence, with the standard error of its mean over sequences. Estimates made with the same
+seed see the same noise, so their `difference` is paired.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.autoregressive import AutoregressiveModel
+from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, chunks, propose
+from edlm.schedule import AbstractSchedule
+from edlm.streams import Purpose, seeds, uniforms
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over sequences. `draws` counts the noise samples behind each sequence's value."""
+
+    values: Float64[Tensor, " b"]
+    draws: int
+
+    @property
+    def mean(self) -> float:
+        return self.values.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Over sequences; nan for a single one."""
+        return (self.values.std() / math.sqrt(len(self.values))).item() if len(self.values) > 1 else math.nan
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b sequence by sequence: the standard error is the paired one."""
+    if len(a.values) != len(b.values):
+        raise ValueError(f"estimates of {len(a.values)} and {len(b.values)} sequences cannot be paired")
+    return Estimate(a.values - b.values, min(a.draws, b.draws))
+
+
+@torch.no_grad()
+def autoregressive_nll(x0: Int[Tensor, "b l"], model: AutoregressiveModel) -> Estimate:
+    """-log p_AR(x_0), exact."""
+    return Estimate(-model.log_p(x0).double().sum(dim=-1), draws=1)
+
+
+@torch.no_grad()
+def nelbo(x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, draws: int) -> Estimate:
+    """The continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
+
+    Each sequence's times are stratified over its `draws`.
+    """
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for i in range(draws):
+        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
+        nll = -_log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
+        total += equations.nelbo_integrand(nll, schedule.weight(t)).cpu()
+    return Estimate(total / draws, draws)
+
+
+@torch.no_grad()
+def sampler_bound(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    seed: int,
+    draws: int,
+    repeats: int = 1,
+) -> Estimate:
+    """The rigorous T-step bound on -log p(x_0) of this very sampler (math.md 5a).
+
+    All T steps of `draws` trajectories q(x_t..., U | x_0) are walked; `repeats` independent sets of other candidates
+    tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
+    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law.
+    """
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for draw in range(draws):
+        reveal_at = _reveal_times(x0, schedule, sampler.steps, seed, draw)
+        for i in range(sampler.steps, 0, -1):
+            xt = torch.where(reveal_at <= i, denoiser.mask, x0)
+            revealed = reveal_at == i
+            total += _step_bound(x0, xt, revealed, i, denoiser, energy, sampler, seed, draw, repeats).cpu()
+    return Estimate(total / draws, draws)
+
+
+@torch.no_grad()
+def paper_estimate(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    schedule: AbstractSchedule,
+    seed: int,
+    draws: int,
+    log_partition_draws: int,
+) -> Estimate:
+    """The published estimator E_t[w(t) (-log p_theta + E + log Z)], for comparison; it is NOT a bound (math.md 5b).
+
+    Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low.
+    """
+    if not energy.drafts:
+        raise ValueError(f"{type(energy).__name__} weighs a step's tokens; the paper's estimator needs whole drafts")
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for i in range(draws):
+        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
+        context, masked = denoiser.read(xt, t), xt == denoiser.mask
+        log_p = _log_p_of(denoiser, context, masked, x0).sum(dim=-1)
+        e = energy(x0[:, None], xt, t, log_p[:, None, None], context).sum(dim=-1)[:, 0].double()
+        log_z, _ = _log_partition(xt, t, context, denoiser, energy, seed, i, log_partition_draws)
+        total += equations.paper_integrand(log_p, e, log_z, schedule.weight(t)).cpu()
+    return Estimate(total / draws, draws)
+
+
+@torch.no_grad()
+def log_partition(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    schedule: AbstractSchedule,
+    seed: int,
+    draws: int,
+    log_partition_draws: int,
+) -> tuple[Estimate, Estimate]:
+    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high) from as many drafts (math.md 5c).
+
+    For step energies the step is to t = 0, where everything masked is revealed.
+    """
+    low, high = torch.zeros(2, len(x0), dtype=torch.float64)
+    for i in range(draws):
+        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
+        ends = _log_partition(xt, t, denoiser.read(xt, t), denoiser, energy, seed, i, log_partition_draws)
+        low, high = low + ends[0].cpu(), high + ends[1].cpu()
+    return Estimate(low / draws, draws), Estimate(high / draws, draws)
+
+
+def step_nll(
+    x0: Int[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    revealed: Bool[Tensor, "b l"],
+    t: Float64[Tensor, " b"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    candidates: int,
+    temperature: float,
+    u: Float64[Tensor, "b r k l"],
+) -> Float64[Tensor, " b"]:
+    """Upper bound on -log p_k(x_0 at U | x_t) of a step that resamples k candidates, from given uniforms.
+
+    Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn from p_theta
+    by `u`. Groups with one new token are not resampled: for them it is -log p_theta.
+    """
+    context, block = denoiser.read(xt, t), energy.block
+    log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), block)
+    if candidates == EXACT:
+        if not getattr(energy, "normalised", False):
+            raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
+        x = equations.carry_over(xt, x0, revealed)[:, None]
+        return (energy(x, xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
+    filled = xt == denoiser.mask if energy.drafts else revealed
+    repeats, k = u.shape[1:3]
+    x, by_position = propose(denoiser, context, xt, filled, u.flatten(1, 2))
+    truth = _log_p_of(denoiser, context, filled, x0)
+    x, by_position = x.unflatten(1, (repeats, k)), by_position.unflatten(1, (repeats, k))
+    x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])
+    by_position[:, :, 0] = torch.where(revealed[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
+    drawn = equations.sum_by_group(by_position.flatten(1, 2), block)
+    energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, (repeats, k))
+    log_v = equations.log_weight(energies, temperature).double().transpose(0, 1)
+    joint = equations.sum_by_group(revealed.long(), block) > 1
+    return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
+
+
+def _step_bound(x0, xt, revealed, i, denoiser, energy, sampler, seed, draw, repeats) -> Float64[Tensor, " b"]:
+    """Nats of one step for every sequence; sequences that reveal nothing cost nothing."""
+    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    rows = torch.nonzero(revealed.any(dim=1))[:, 0]
+    if len(rows) == 0:
+        return total
+    t = torch.full((len(rows),), i / sampler.steps, dtype=torch.float64, device=x0.device)
+    x0, xt, revealed = x0[rows], xt[rows], revealed[rows]
+    if energy is None or sampler.candidates == 1 or not sampler.in_window(t).any():
+        total[rows] = -_log_p_of(denoiser, denoiser.read(xt, t), revealed, x0).sum(dim=-1)
+        return total
+    keys = seeds(seed, i, rows, Purpose.REPEAT)
+    u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
+    total[rows] = step_nll(x0, xt, revealed, t, denoiser, energy, sampler.candidates, sampler.temperature, u)
+    return total
+
+
+def _reveal_times(x0, schedule: AbstractSchedule, steps: int, seed: int, draw: int) -> Int[Tensor, "b l"]:
+    """For each position the step i (from t = i / T to (i - 1) / T) that reveals it: P(masked at t) = 1 - alpha_t."""
+    rows = torch.arange(len(x0), device=x0.device)
+    u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
+    grid = torch.arange(1, steps + 1, dtype=torch.float64, device=x0.device) / steps
+    return torch.searchsorted(1 - schedule.alpha(grid), u).clamp(max=steps - 1) + 1
+
+
+def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int):
+    """(t, x_t) of the i-th of `draws` noise samples of every sequence."""
+    rows = torch.arange(len(x0), device=x0.device)
+    t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0
+    u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
+    return t, equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
+
+
+def _log_p_of(denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x0: Tensor) -> Float64[Tensor, "b l"]:
+    """log p_theta of x_0 at the selected positions, 0 elsewhere."""
+    result = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+    for chunk in chunks(where, denoiser.vocabulary):
+        result[chunk] = denoiser.log_p(context, chunk).gather(-1, x0[chunk][:, None])[:, 0].double()
+    return result
+
+
+def _log_partition(xt, t, context, denoiser, energy, seed, i, draws) -> tuple[Tensor, Tensor]:
+    """Both ends of log Z of every sequence, summed over groups."""
+    rows = torch.arange(len(xt), device=xt.device)
+    u = uniforms(seed, i, rows, Purpose.NEGATIVE, (draws, xt.shape[1]))
+    x, by_position = propose(denoiser, context, xt, xt == denoiser.mask, u)
+    e = energy(x, xt, t, equations.sum_by_group(by_position, energy.block), context)
+    low, high = equations.log_partition(equations.log_weight(e).double().transpose(0, 1))
+    return low.sum(dim=-1), high.sum(dim=-1)

@@ -1,0 +1,151 @@
+"""What is trained: four modules whose forward returns the loss, which is what an engine wraps.
+
+Each takes `Rows` and returns (loss, observations). All noise is keyed by (seed, step, place in the global batch), so it
+does not depend on how many workers share the batch. Losses are means over rows, in nats per token or per group.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from edlm import equations
+from edlm.autoregressive import AutoregressiveModel
+from edlm.denoiser import Denoiser
+from edlm.energy import AbstractEnergy, ConditionalEnergy
+from edlm.schedule import AbstractSchedule, draw_times
+from edlm.streams import Purpose, uniforms
+from edlm.tokens import Rows
+
+LARGEST_GRID = 64  # step energies are trained at T = 1..64, log-uniform (math.md 3c)
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+class Denoising(nn.Module):
+    """Diffusion pretraining: the continuous-time NELBO in nats per token (MDLM eq. 10)."""
+
+    def __init__(self, denoiser: Denoiser, schedule: AbstractSchedule, seed: int) -> None:
+        super().__init__()
+        self.trained, self.schedule, self.seed = denoiser, schedule, seed
+
+    def forward(self, rows: Rows) -> Loss:
+        x0, denoiser = rows.tokens, self.trained
+        t = draw_times(self.seed, rows.step, rows.places, rows.of)
+        u = uniforms(self.seed, rows.step, rows.places, Purpose.MASK, (x0.shape[1],))
+        xt = equations.noise(x0, self.schedule.alpha(t), u, denoiser.mask)
+        nll = -denoiser.log_p_of(denoiser.read(xt, t), xt == denoiser.mask, x0)
+        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / x0.shape[1]
+        return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
+
+
+class NextToken(nn.Module):
+    """Autoregressive training: cross-entropy of every token, the first too, in nats per token."""
+
+    def __init__(self, model: AutoregressiveModel) -> None:
+        super().__init__()
+        self.trained = model
+
+    def forward(self, rows: Rows) -> Loss:
+        return -self.trained.log_p(rows.tokens).mean(), {}
+
+
+class Contrastive(nn.Module):
+    """Noise contrastive estimation of an energy against the frozen denoiser (EDLM eq. 10; math.md 3a, 3c).
+
+    Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-draft energies see every masked
+    position; step energies the positions U that a random step of a random grid reveals. Groups in which at most one
+    token is new are left out: nothing is resampled there.
+    `gain_nats` is log k - ranking loss with k = K + 1: what resampling k candidates gains in that step.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        energy: AbstractEnergy,
+        schedule: AbstractSchedule,
+        negatives: int,
+        loss: Literal["binary", "ranking"],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.negatives = negatives
+        self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
+
+    def forward(self, rows: Rows) -> Loss:
+        x0, block, k = rows.tokens, self.trained.block, self.negatives
+        if self.trained.drafts:
+            t = draw_times(self.seed, rows.step, rows.places, rows.of)
+            s = torch.zeros_like(t)
+        else:
+            t, s = draw_step(self.seed, rows)
+        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+        with torch.no_grad():
+            self.denoiser.eval()  # no dropout in the noise distribution
+            context = self.denoiser.read(xt, t)
+            u = uniforms(self.seed, rows.step, rows.places, Purpose.NEGATIVE, (k, x0.shape[1]))
+            at = torch.nonzero(new, as_tuple=True)
+            tokens, log_p = self.denoiser.draw(context, new, u[at[0], :, at[1]])
+            x = xt[:, None].expand(-1, k + 1, -1).clone()
+            x[:, 0] = equations.carry_over(xt, x0, new)
+            x[at[0], 1:, at[1]] = tokens
+            by_position = torch.zeros(x.shape, device=x.device)
+            by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
+            by_position[at[0], 1:, at[1]] = log_p
+        energies = self.trained(x, xt, t, equations.sum_by_group(by_position, block), context)
+        joint = equations.sum_by_group(new.long(), block) > 1
+        loss = (self.nce(energies[:, 0], energies[:, 1:]) * joint).mean(dim=-1)
+        ranking = equations.nce_ranking(energies[:, 0], energies[:, 1:]).detach()
+        gain = ((math.log(k + 1) - ranking) * joint).sum(dim=-1)
+        return loss.mean(), {"t": t, "gain_nats": gain}
+
+
+class Conditioning(nn.Module):
+    """Cross-entropy of the conditional energy's p_c on the tokens that a random step reveals (math.md 3d).
+
+    Each row weighs the same: nats per revealed token. `gain_nats` is log p_c - log p_theta of the step.
+    """
+
+    def __init__(self, denoiser: Denoiser, energy: ConditionalEnergy, schedule: AbstractSchedule, seed: int) -> None:
+        super().__init__()
+        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+
+    def forward(self, rows: Rows) -> Loss:
+        x0 = rows.tokens
+        t, s = draw_step(self.seed, rows)
+        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+        with torch.no_grad():
+            self.denoiser.eval()
+            context = self.denoiser.read(xt, t)
+            log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
+        log_p = self.trained.log_p(equations.carry_over(xt, x0, new)[:, None], xt, context)[:, 0]
+        loss = -log_p / new.sum(dim=-1).clamp(min=1)
+        return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
+
+
+def draw_step(seed: int, rows: Rows) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """(t, s) of a random step of a random grid: T log-uniform in 1..64, then one of its T steps."""
+    u = uniforms(seed, rows.step, rows.places, Purpose.GRID, (2,))
+    steps = (LARGEST_GRID ** u[:, 0]).round()
+    i = (u[:, 1] * steps).floor() + 1
+    return i / steps, (i - 1) / steps
+
+
+def noised_step(
+    seed: int, rows: Rows, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule, mask: int
+) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+    """x_t ~ q(x_t | x_0), and which of its masked positions a step to s reveals."""
+    shape = (rows.tokens.shape[1],)
+    xt = equations.noise(
+        rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.places, Purpose.MASK, shape), mask
+    )
+    u = uniforms(seed, rows.step, rows.places, Purpose.REVEAL, shape)
+    return xt, equations.reveal(xt == mask, schedule.reveal(t, s), u)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """The module with nothing to train in it."""
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,47 @@
+"""Packing: only the positions that a step reveals enter an energy's head, gathered into dense rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+SMALLEST = 4  # places of the smallest size: with fewer rows than four BLAS takes another path, with other last bits
+
+
+@dataclass(frozen=True)
+class Packed:
+    """n units, each the new positions of one group of one sequence, in reading order, padded to m places."""
+
+    rows: Int[Tensor, " n"]
+    groups: Int[Tensor, " n"]
+    positions: Int[Tensor, "n m"]
+    valid: Bool[Tensor, "n m"]
+
+
+def pack(new: Bool[Tensor, "b l"], block: int | None, one_size: bool = False) -> Iterator[Packed]:
+    """The groups that have new positions, packed in batches whose sizes m are powers of two.
+
+    A unit's size depends on its own count alone, so what is computed from it does not depend on its batch mates.
+    `one_size` gives all units, empty ones too, in one batch of full size: in sharded training every worker must make
+    the same calls.
+    """
+    length = new.shape[1]
+    size = length if block is None else block
+    grouped = F.pad(new, (0, -length % size)).unflatten(1, (-1, size))
+    order = torch.sort((~grouped).byte(), dim=-1, stable=True).indices
+    counts = grouped.sum(dim=-1)
+    start = torch.arange(grouped.shape[1], device=new.device)[:, None] * size
+    positions = (order + start).clamp(max=length - 1)
+    places = torch.arange(size, device=new.device)
+    if one_size:
+        sizes, bucket = [size], torch.full_like(counts, size)
+    else:
+        powers = 2 ** counts.clamp(min=SMALLEST).double().log2().ceil().long()
+        bucket = torch.where(counts > 0, powers.clamp(max=size), 0)
+        sizes = [m for m in bucket.unique().tolist() if m > 0]
+    for m in sizes:
+        rows, groups = torch.nonzero(bucket == m, as_tuple=True)
+        yield Packed(rows, groups, positions[rows, groups, :m], places[:m] < counts[rows, groups][:, None])

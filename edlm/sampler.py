@@ -1,0 +1,258 @@
+"""The importance-sampling generator: from a canvas with masks to text, k candidates a step (EDLM alg. 1; math.md 4).
+
+Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.config import NonNegative, Positive, PositiveFloat, config
+from edlm.schedule import AbstractSchedule
+from edlm.streams import Purpose, uniforms
+from edlm.transformer import CHUNK, ROWS_MULTIPLE
+
+EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
+
+
+class AnyDenoiser(Protocol):
+    """What the sampler and the estimates ask of a denoiser: a network, or a lookup table."""
+
+    mask: int
+    vocabulary: int
+
+    def read(self, xt: Tensor, t: Tensor) -> Tensor: ...
+
+    def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
+
+
+class AnyEnergy(Protocol):
+    """What they ask of an energy: see `edlm.energy.AbstractEnergy`."""
+
+    drafts: bool
+    block: int | None
+
+    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class NormalisedEnergy(AnyEnergy, Protocol):
+    """An energy with Z = 1, which samples p_theta exp(-E) itself."""
+
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did to each sequence."""
+
+    t: Float[Tensor, " b"]
+    s: Float[Tensor, " b"]
+    xs: Int[Tensor, "b l"]
+    revealed: Bool[Tensor, "b l"]
+    energies: Float[Tensor, "b k g"] | None
+    """Of the candidates of rows and groups that were resampled; nan elsewhere. None: nothing was resampled."""
+    picked: Int[Tensor, "b g"]
+    ess: Float[Tensor, " b"]
+    """Effective sample size, a mean over the groups that were resampled; 1 where none was."""
+    distinct: Int[Tensor, " b"]
+    """How many of the candidates differ anywhere in what was weighed; 1 where nothing was resampled."""
+    denoiser_calls: Int[Tensor, " b"]
+    energy_calls: Int[Tensor, " b"]
+    """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs."""
+
+
+@config
+class Sampler:
+    """The k-candidate sampler on the grid t = i / steps, i = steps..1."""
+
+    steps: Positive
+    candidates: NonNegative = 1
+    """k; 1 is plain diffusion, 0 samples p_theta exp(-E) exactly where the energy can (`normalised`)."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """A step from t to s resamples if window[0] <= t <= window[1]; elsewhere it is a plain diffusion step."""
+    temperature: PositiveFloat = 1.0
+    """tau of the weights exp(-E / tau)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"window is [from, to] with 0 <= from <= to <= 1; got [{low}, {high}]")
+
+    def in_window(self, t: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        # A hair of tolerance: t = i / steps and a window of 1 / steps must meet in floating point.
+        return (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        xt: Int[Tensor, "b l"],
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        seeds: Int[Tensor, " b"],
+        on_step: Callable[[StepResult], None] | None = None,
+    ) -> Int[Tensor, "b l"]:
+        """The canvas with every masked place filled; each row a function of its own canvas and seed alone."""
+        for i in range(self.steps, 0, -1):
+            index = torch.full_like(seeds, i)
+            t = index.double() / self.steps
+            result = self.step(xt, t, (index - 1).double() / self.steps, index, denoiser, energy, schedule, seeds)
+            xt = result.xs
+            if on_step is not None:
+                on_step(result)
+        return xt
+
+    @torch.no_grad()
+    def step(
+        self,
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        s: Float[Tensor, " b"],
+        index: Int[Tensor, " b"],
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        seeds: Int[Tensor, " b"],
+    ) -> StepResult:
+        """x_s from x_t; every row may stand at its own time. `index` names the step in the row's random streams."""
+        masked = xt == denoiser.mask
+        u = uniforms(seeds, index, 0, Purpose.REVEAL, (xt.shape[1],))
+        revealed = equations.reveal(masked, schedule.reveal(t, s), u)
+        moves = revealed.any(dim=1)
+        weighed = moves & self.in_window(t) & (self.candidates != 1) & (energy is not None)
+        advance = self._exact if self.candidates == EXACT else self._resample
+        parts = []
+        for rows, how in ((~moves, self._stay), (moves & ~weighed, self._plain), (weighed, advance)):
+            if rows.any():
+                state = State(xt[rows], t[rows], s[rows], index[rows], seeds[rows], revealed[rows])
+                parts.append((rows, how(state, denoiser, energy)))
+        return _join(parts)
+
+    def _stay(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+        """Nothing is revealed, so nothing is read."""
+        return now.advanced(now.xt, energy, denoiser_calls=0)
+
+    def _plain(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))
+        x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)
+        return now.advanced(x[:, 0], energy)
+
+    def _exact(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+        if not isinstance(energy, NormalisedEnergy):
+            raise ValueError(
+                f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
+            )
+        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))[:, 0]
+        x = energy.draw(now.xt, now.revealed, denoiser.read(now.xt, now.t), u)
+        return now.advanced(x, energy, energy_calls=1)
+
+    def _resample(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+        assert energy is not None
+        length, block = now.xt.shape[1], energy.block
+        filled = now.xt == denoiser.mask if energy.drafts else now.revealed
+        context = denoiser.read(now.xt, now.t)
+        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
+        x, by_position = propose(denoiser, context, now.xt, filled, u)
+        energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position, block), context)
+        log_v = equations.log_weight(energies, self.temperature)
+        # One token needs no joint: resampling it would only sharpen its marginal (math.md 4, finite k).
+        joint = equations.sum_by_group(now.revealed.long(), block) > 1
+        u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
+        picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
+        chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]
+        result = now.advanced(chosen, energy, energy_calls=self.candidates)
+        return replace(
+            result,
+            energies=torch.where(joint[:, None], energies, torch.nan),
+            picked=picked,
+            ess=_mean_where(equations.effective_sample_size(log_v), joint),
+            distinct=torch.tensor([row.unique(dim=0).shape[0] for row in x], device=x.device),
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows on their way from t to s: what is known, what will be revealed, and the streams they draw from."""
+
+    xt: Int[Tensor, "b l"]
+    t: Float[Tensor, " b"]
+    s: Float[Tensor, " b"]
+    index: Int[Tensor, " b"]
+    seeds: Int[Tensor, " b"]
+    revealed: Bool[Tensor, "b l"]
+
+    def advanced(
+        self, x: Int[Tensor, "b l"], energy: AnyEnergy | None, denoiser_calls: int = 1, energy_calls: int = 0
+    ) -> StepResult:
+        """The rows with x at the revealed positions; nothing resampled."""
+        b, length = self.xt.shape
+        one = torch.ones(b, dtype=torch.long, device=x.device)
+        groups = equations.group_count(length, None if energy is None else energy.block)
+        return StepResult(
+            t=self.t,
+            s=self.s,
+            xs=equations.carry_over(self.xt, x, self.revealed),
+            revealed=self.revealed,
+            energies=None,
+            picked=one.new_zeros(b, groups),
+            ess=one.double(),
+            distinct=one,
+            denoiser_calls=one * denoiser_calls,
+            energy_calls=one * energy_calls,
+        )
+
+
+def _join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
+    """One result for all rows, from results for disjoint selections of them."""
+    joined = {}
+    for field in fields(StepResult):
+        values = [(rows, value) for rows, part in parts if (value := getattr(part, field.name)) is not None]
+        joined[field.name] = None
+        if values:
+            rows, value = values[0]
+            blank = torch.nan if field.name == "energies" else 0
+            whole = value.new_full((rows.shape[0], *value.shape[1:]), blank)
+            for rows, value in values:
+                whole[rows] = value
+            joined[field.name] = whole
+    return StepResult(**joined)
+
+
+def propose(
+    denoiser: AnyDenoiser,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
+    """k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, and their log-probabilities.
+
+    Positions are taken in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
+    """
+    x = xt[:, None].expand_as(u).clone()
+    by_position = torch.zeros_like(u)
+    for chunk in chunks(where, denoiser.vocabulary):
+        rows, at = torch.nonzero(chunk, as_tuple=True)
+        tokens, log_p = equations.draw(denoiser.log_p(context, chunk), u[rows, :, at])
+        x[rows, :, at] = tokens
+        by_position[rows, :, at] = log_p.to(by_position.dtype)
+    return x, by_position
+
+
+def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
+    size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+    count = where.flatten().cumsum(0).view_as(where)
+    for start in range(0, int(where.sum()), size):
+        yield where & (count > start) & (count <= start + size)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """The mean over the selected groups of each row; 1 where there is none."""
+    count = where.sum(dim=1)
+    return torch.where(count > 0, (values * where).sum(dim=1) / count.clamp(min=1), 1.0)
