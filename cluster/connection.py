@@ -1,0 +1,68 @@
+"""The way to MLflow: which URI, how long to wait, and how quietly."""
+
+import logging
+import os
+from pathlib import Path
+
+import mlflow.telemetry
+from mlflow import MlflowClient
+
+from cluster.config import Tracking
+from edlm.config import ConfigurationError
+from edlm.storage import join
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def connect(tracking: Tracking, root: str) -> MlflowClient:
+    """A client of the tracking server or database, which gives up after `tracking.request_timeout_seconds`.
+
+    For the whole process MLflow then neither retries on its own (whoever calls knows better when), nor reports usage,
+    nor tells of its tables. Raises ConfigurationError for a URI that only some of the machines would understand.
+    """
+    uri = tracking_uri(tracking, root)
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(tracking.request_timeout_seconds)))
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    mlflow.telemetry.set_telemetry_client()  # reads the line above
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def tracking_uri(tracking: Tracking, root: str) -> str:
+    """The absolute URI of the server or database: the configured one, or an SQLite file in the storage root."""
+    if tracking.uri is None:
+        return f"sqlite:///{_local(root)}/mlflow.db"
+    scheme = tracking.uri.partition("://")[0].partition("+")[0]
+    if scheme not in ("http", "https", *DATABASES):
+        raise ConfigurationError(
+            f"tracking.uri: {tracking.uri!r} is no server and no database; give http(s)://HOST:PORT, "
+            "sqlite:////ABSOLUTE/PATH or postgresql://..., or leave it out"
+        )
+    if scheme == "sqlite" and not tracking.uri.partition("://")[2].startswith("//"):
+        raise ConfigurationError(
+            f"tracking.uri: {tracking.uri!r} is relative, and workers stand elsewhere; give sqlite:////ABSOLUTE/PATH"
+        )
+    return tracking.uri
+
+
+def artifact_location(tracking: Tracking, root: str) -> str | None:
+    """Where the files of runs go: below the storage root; a server (None) decides for itself."""
+    if tracking.uri is not None and tracking.uri.startswith("http"):
+        return None
+    return join(root if _is_remote(root) else _local(root), "artifacts")
+
+
+def _is_remote(root: str) -> bool:
+    return "://" in root and not root.startswith("file://")
+
+
+def _local(root: str) -> str:
+    if _is_remote(root):
+        raise ConfigurationError(
+            f"tracking.uri: missing; storage at {root} cannot hold a database, so give a server's URI"
+        )
+    folder = Path(root.removeprefix("file://")).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)

@@ -1,0 +1,85 @@
+"""Pictures of a training: its loss, its learning rate and where along the noise it gains."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Curves = Mapping[str, Mapping[int, float]]
+
+INK, FAINT, ACCENT = "#22262b", "#b9c0c8", "#1f5fa8"
+SMOOTHED_SHARE = 0.03  # of the steps: the width of the running mean
+RARE = 20  # a curve with fewer points is not smoothed
+
+
+def training_curves(metrics: Curves, title: str) -> Figure:
+    """One panel each for the loss, the learning rate, and the gain by quarter of t, as far as there are such metrics.
+
+    `metrics` are values by step, as `Runs.history` gives them. ValueError where none of the three is there.
+    """
+    gains = {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
+    panels = [name for name in ("loss", "learning_rate") if metrics.get(name)] + (["gain"] if gains else [])
+    if not panels:
+        raise ValueError(f"nothing to draw: no loss, learning_rate or gain among {sorted(metrics) or 'no metrics'}")
+    figure = Figure(figsize=(4.6 * len(panels), 3.5), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        if panel == "gain":
+            _gains(axes, gains)
+        elif panel == "loss":
+            _curve(axes, metrics["loss"], ACCENT)
+            _finish(axes, "loss", "nats")
+        else:
+            axes.plot(*_points(metrics[panel]), color=ACCENT, linewidth=1.6)
+            axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+            axes.set_ylim(bottom=0)
+            _finish(axes, "learning rate", "")
+    return figure
+
+
+def _gains(axes: Axes, gains: Curves) -> None:
+    """Light is little noise, dark is much: the order of the quarters is the order of the colours."""
+    axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
+    shades = colormaps["viridis_r"](np.linspace(0.15, 0.95, len(gains)))
+    for (name, curve), shade in zip(sorted(gains.items()), shades, strict=True):
+        start, _, stop = name.rpartition("/t_")[2].partition("_")
+        _curve(axes, curve, shade, label=f"{start} to {stop}", raw=False)
+    axes.legend(title="t", frameon=False, fontsize=8, title_fontsize=8, labelcolor=INK)
+    _finish(axes, "gain by time", "nats")
+
+
+def _curve(axes: Axes, curve: Mapping[int, float], color: object, label: str | None = None, raw: bool = True) -> None:
+    steps, values = _points(curve)
+    if len(steps) < RARE:
+        axes.plot(steps, values, color=color, linewidth=1.6, marker="o", markersize=3, label=label)
+        return
+    if raw:
+        axes.plot(steps, values, color=FAINT, linewidth=0.7)
+    axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=label)
+
+
+def _points(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    kept = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
+    return np.array([step for step, _ in kept]), np.array([value for _, value in kept])
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """The running mean over a centred window, which shrinks at both ends."""
+    half = max(1, round(SMOOTHED_SHARE * len(values)))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[stop] - sums[start]) / (stop - start)
+
+
+def _finish(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", color=INK, fontsize=10)
+    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.set_ylabel(unit, color=INK, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=8, length=3)
+    axes.margins(x=0.02)

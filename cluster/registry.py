@@ -1,0 +1,86 @@
+"""The model registry: a name and an alias stand for one immutable folder, known by its digest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+from mlflow.exceptions import MlflowException
+
+from cluster.parameters import parameters, redacted
+from edlm.storage import committed
+
+URI = "edlm.uri"
+DIGEST = "edlm.digest"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered model: its number in the registry, the URI of its folder and the folder's digest."""
+
+    version: str
+    uri: str
+    digest: str
+
+
+class Registry:
+    """The registered models of one MLflow server or database."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.client = client
+
+    def register(
+        self, name: str, uri: str, run_id: str, alias: str, digest: str, tags: Mapping[str, str] | None = None
+    ) -> ModelVersion:
+        """Afterwards `alias` of the model `name` stands for the committed folder `uri`.
+
+        The same folder with the same digest is one version, however often it is registered. Raises ValueError where
+        nothing is committed at `uri`, or where `uri` holds a password.
+        """
+        absolute = uri if "://" in uri else Path(uri).resolve().as_uri()
+        if redacted(absolute) != absolute:
+            raise ValueError(f"{redacted(absolute)} holds a user or password; put those into the environment")
+        if committed(absolute) is None:
+            raise ValueError(f"{uri} is not committed, so not registered; run the stage that writes it to its end")
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        identity = {URI: absolute, DIGEST: digest}
+        versions = self.client.search_model_versions(f"name='{name}'")
+        same = [version for version in versions if identity.items() <= version.tags.items()]
+        version = same[0] if same else self._add(name, absolute, run_id, {**parameters(tags or {}), **identity})
+        self.client.set_registered_model_alias(name, alias, version.version)
+        return ModelVersion(version=str(version.version), uri=absolute, digest=digest)
+
+    def resolve(self, name: str, alias: str) -> ModelVersion:
+        """The version that `alias` of the model `name` stands for; ValueError, saying what there is, if missing."""
+        try:
+            version = self.client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise ValueError(self._what_exists(name, alias)) from error
+        missing = [key for key in (URI, DIGEST) if not version.tags.get(key)]
+        if missing:
+            raise ValueError(
+                f"model {name!r} version {version.version} has no tag {missing[0]}; register its folder again"
+            )
+        return ModelVersion(version=str(version.version), uri=version.tags[URI], digest=version.tags[DIGEST])
+
+    def _add(self, name: str, uri: str, run_id: str, tags: dict[str, str]) -> MlflowVersion:
+        """A server refuses local folders as a source, whether or not it shares our disk; then the run stands for it."""
+        remote_server = self.client.tracking_uri.startswith("http")
+        source = f"runs:/{run_id}" if remote_server and uri.startswith("file:") else uri
+        return self.client.create_model_version(name, source, run_id=run_id, tags=tags)
+
+    def _what_exists(self, name: str, alias: str) -> str:
+        models = [model.name for model in self.client.search_registered_models()]
+        if name not in models:
+            known = ", ".join(models) or "none"
+            return f"no model {name!r} is registered (registered: {known}); run the register stage"
+        aliases = self.client.get_registered_model(name).aliases
+        known = ", ".join(f"{alias} -> version {version}" for alias, version in aliases.items()) or "none"
+        return f"model {name!r} has no alias {alias!r} (aliases: {known}); run the register stage"
