@@ -5,9 +5,8 @@ import difflib
 import json
 import re
 import sys
-import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -15,6 +14,8 @@ import pydantic
 import tyro
 import yaml
 from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import ErrorDetails
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 T = TypeVar("T")
 
@@ -31,8 +32,11 @@ class ConfigurationError(ValueError):
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config(cls: type[T]) -> type[T]:
-    """`cls` as a frozen dataclass that checks types strictly and refuses keys it does not know."""
-    settings = ConfigDict(extra="forbid", strict=True)
+    """`cls` as a frozen dataclass that checks types strictly and refuses keys it does not know.
+
+    The text below a field is its help on the command line.
+    """
+    settings = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
     return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)  # type: ignore[return-value]
 
 
@@ -45,6 +49,8 @@ def load(cls: type[T], path: str | Path) -> T:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigurationError(f"no configuration file {path}; shipped ones are in workflows/experiments/") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text ({error}); configurations are YAML") from error
     try:
@@ -52,7 +58,8 @@ def load(cls: type[T], path: str | Path) -> T:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{path} holds {type(tree).__name__}, not a mapping of settings")
+        found = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise ConfigurationError(f"{path} holds {found}, not a mapping of settings")
     return parse(cls, tree, source=str(path))
 
 
@@ -63,41 +70,68 @@ def parse(cls: type[T], tree: dict[str, Any], source: str = "configuration") -> 
         return TypeAdapter(cls).validate_json(json.dumps(tree))
     except pydantic.ValidationError as error:
         raise ConfigurationError(_explain(cls, error, source)) from None
-    except TypeError as error:
-        raise ConfigurationError(f"{source}: {error}; quote dates and other special values") from None
+    except (TypeError, ValueError) as error:  # what YAML can say and JSON cannot: a date, an alias that holds itself
+        raise ConfigurationError(f"{source}: {error}; write text (in quotes), numbers, lists and mappings") from None
 
 
 def plain(settings: Any) -> Any:
     """The configuration as plain dicts, lists and scalars: the inverse of `parse`."""
-    return TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    # "constants": infinity stays infinity, and does not become null.
+    return TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants")).dump_python(settings, mode="json")
 
 
 def dump(settings: Any) -> str:
     """The configuration as YAML text, every default written out; `load` reads it back to an equal value."""
-    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
+    return yaml.dump(plain(settings), Dumper=_YamlWriter, sort_keys=False, allow_unicode=True)
 
 
 def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, description: str | None = None) -> T:
     """The configuration of `EXPERIMENT.yaml [--section.key value ...]`: the file, with the overrides laid over it.
 
     A user's mistake ends the process with status 2 and a message; `--help` after the file lists every setting.
+    Which variant stands where (`kind`), and how many there are, is the file's to say.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0].startswith("-"):
-        print(f"{description or ''}\nusage: python -m MODULE EXPERIMENT.yaml [--section.key VALUE ...] [--help]".strip())
-        raise SystemExit(0 if arguments in (["-h"], ["--help"]) else 2)
+        asked = arguments in (["-h"], ["--help"])
+        usage = f"usage: python -m MODULE EXPERIMENT.yaml [--section.key VALUE ...] [--help]\n{description or ''}"
+        print(usage.strip(), file=sys.stdout if asked else sys.stderr)
+        raise SystemExit(0 if asked else 2)
     try:
-        default = load(cls, arguments[0])
-        settings = tyro.cli(
-            cls, default=default, args=arguments[1:], description=description, config=(tyro.conf.AvoidSubcommands,)
+        settings = load(cls, arguments[0])
+        changed = tyro.cli(
+            cls,
+            default=settings,
+            args=arguments[1:],
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=_REGISTRY,
         )
-        return parse(cls, plain(settings), source="command line")
+        return parse(cls, plain(changed), source="command line")
     except ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except pydantic.ValidationError as error:
-        print(f"configuration error: {_explain(cls, error, 'command line')}", file=sys.stderr)
-        raise SystemExit(2) from None
+
+
+def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A rule for tyro: read a configuration as a plain dict, so that `parse` alone judges it, whole."""
+    if not hasattr(info.type, "__pydantic_fields__"):
+        return None
+    types = typing.get_type_hints(info.type, include_extras=True)
+    fields = (
+        StructFieldSpec(
+            name=name,
+            type=types[name],
+            default=getattr(info.default, name, tyro.MISSING),  # missing in the variants that the file does not choose
+            helptext=field.description,
+        )
+        for name, field in info.type.__pydantic_fields__.items()
+    )
+    return StructConstructorSpec(instantiate=dict, fields=tuple(fields))
+
+
+_REGISTRY = ConstructorRegistry()
+_REGISTRY.struct_rule(_unchecked)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -105,55 +139,82 @@ class _Yaml(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} given twice (line {line})")
-            seen.add(key_node.value)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} given twice", key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _YamlWriter(yaml.SafeDumper):
+    """Writes what `_Yaml` reads back: the text "1e-3" in quotes, the number without."""
+
+
+_EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+for side in (_Yaml, _YamlWriter):
+    side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
 
 
 def _explain(cls: type, error: pydantic.ValidationError, source: str) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        path = tuple(problem["loc"])
-        name = ".".join(str(part) for part in path) or "(top level)"
-        value = repr(problem["input"])
-        value = value if len(value) <= 60 else value[:57] + "..."
-        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            known = _keys(cls, path[:-1])
-            close = difflib.get_close_matches(str(path[-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(sorted(known))}"
-            lines.append(f"{name}: unknown key; {hint}")
-        elif problem["type"] in ("missing", "missing_argument"):
-            lines.append(f"{name}: missing; it has no default")
-        else:
-            lines.append(f"{name}: {problem['msg']}; got {value}")
-    return f"{source}: " + "; ".join(lines)
+    """Every problem of `error` on one line: the key as the file spells it, what is wrong, what would be right."""
+    return f"{source}: " + "; ".join(_problem(cls, problem) for problem in error.errors(include_url=False))
 
 
-def _keys(kind: Any, path: tuple) -> set[str]:
-    """The keys that stand at `path` below the type `kind`, through unions, tuples and dicts."""
-    found: set[str] = set()
-    for cls in _classes(kind):
-        fields = typing.get_type_hints(cls)
-        if not path:
-            found |= {field.name for field in dataclasses.fields(cls)}
-        elif path[0] in fields:
-            found |= _keys(fields[path[0]], path[1:])
-        else:  # the tag of a union, the index in a tuple or the key of a dict
-            found |= _keys(cls, path[1:]) if getattr(cls, "kind", None) in (path[0], None) else set()
-    return found
+def _problem(cls: type, problem: ErrorDetails) -> str:
+    path, places = _follow([cls], problem["loc"])
+    name = ".".join(path) or "(top level)"
+    context = problem.get("ctx", {})
+    kinds = [getattr(place, "kind", "") for place in places]
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            known = {field for place in _follow([cls], problem["loc"][:-1])[1] for field in _fields(place)}
+            return f"{name}: unknown key; {_hint(path[-1], known)}"
+        case "missing" | "missing_argument":
+            return f"{name}: missing; it has no default"
+        case "union_tag_not_found":
+            return f"{name}.kind: missing; allowed: {', '.join(sorted(kinds))}"
+        case "union_tag_invalid":
+            return f"{name}.kind: there is no {context['tag']!r}; {_hint(context['tag'], kinds)}"
+        case "dataclass_type" | "dict_type":
+            return f"{name}: should be a mapping of settings; got {_short(problem['input'])}"
+        case "value_error":  # raised by a configuration's own check, which names the value
+            return f"{name}: {context['error']}"
+    return f"{name}: {problem['msg']}; got {_short(problem['input'])}"
+
+
+def _follow(places: list[type], path: Sequence[str | int]) -> tuple[list[str], list[type]]:
+    """The keys along pydantic's `path` as the file spells them, and the configurations that may stand at its end."""
+    keys = []
+    for part in path:
+        variants = [place for place in places if getattr(place, "kind", None) == part]
+        if len(places) > 1 and variants:  # not a key: pydantic says which variant of a union it had chosen
+            places = variants
+            continue
+        keys.append(str(part))
+        if any(part in _fields(place) for place in places):
+            places = [inner for place in places for inner in _classes(_fields(place).get(str(part)))]
+        # Else the index in a tuple or the key of a dict: the same configurations stand below it.
+    return keys, places
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _classes(kind: Any) -> list[type]:
+    """The configurations in the type `kind`: through unions, tuples, dicts and None."""
     if dataclasses.is_dataclass(kind):
         return [typing.cast(type, kind)]
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is not None:
-        return [cls for part in typing.get_args(kind) for cls in _classes(part)]
-    return []
+    return [cls for part in typing.get_args(kind) for cls in _classes(part)]
+
+
+def _hint(word: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, allowed := sorted(allowed), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
