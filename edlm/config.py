@@ -82,7 +82,7 @@ def plain(settings: Any) -> Any:
 
 def dump(settings: Any) -> str:
     """The configuration as YAML text, every default written out; `load` reads it back to an equal value."""
-    return yaml.dump(plain(settings), Dumper=_YamlWriter, sort_keys=False, allow_unicode=True)
+    return yaml.dump(plain(settings), Dumper=_YamlWriter, sort_keys=False)
 
 
 def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, description: str | None = None) -> T:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edlm.config import (
@@ -209,7 +209,9 @@ trips = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(trips)
+@example(Trip(name="\x85", leg=Leg(steps=1)))  # a line break to YAML
 def test_what_is_dumped_is_loaded_back_equal(tmp_path_factory, trip):
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
     path.write_text(dump(trip), encoding="utf-8")
@@ -217,6 +219,7 @@ def test_what_is_dumped_is_loaded_back_equal(tmp_path_factory, trip):
     assert parse(Trip, plain(trip)) == trip
 
 
+@settings(deadline=None)
 @given(trips)
 def test_a_command_line_without_overrides_gives_the_file(tmp_path_factory, trip):
     path = tmp_path_factory.getbasetemp() / "command_line.yaml"
