@@ -1,0 +1,278 @@
+"""Tokenizers: text to ids below `size` and back, each one a single tokenizer.json that travels with the model."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import fsspec.core
+import numpy as np
+import tokenizers
+from jaxtyping import Int32
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from edlm.config import ConfigurationError, Positive, config
+
+FILE = "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"
+ALPHABET = " abcdefghijklmnopqrstuvwxyz"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+class Tokenizer:
+    """Text to ids and back, as the text of its tokenizer.json says; any program that reads that format agrees.
+
+    The separator is the token that the file's post-processor puts behind a text. Raises ValueError for a text that the
+    `tokenizers` library cannot read.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        try:
+            self._rust = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(f"not a tokenizer.json that the tokenizers library reads: {error}") from error
+        # Text that spells the separator is text: a document cannot end itself.
+        self._rust.encode_special_tokens = True
+        self._rust.no_padding()
+        self._rust.no_truncation()
+
+    @cached_property
+    def size(self) -> int:
+        """The number of ids, the separator's included: every id is below it."""
+        return max(self._rust.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def separator(self) -> int | None:
+        """The id between documents; None where a space stands between them, as in text8."""
+        template = json.loads(self._text)["post_processor"]
+        if template is None:
+            return None
+        name = template["single"][-1]["SpecialToken"]["id"]
+        return template["special_tokens"][name]["ids"][0]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of tokenizer.json."""
+        return hashlib.sha256(self._text.encode("utf-8")).hexdigest()
+
+    def encode(self, text: str) -> Int32[np.ndarray, " l"]:
+        """The ids of `text`, without a separator; ValueError for a lone surrogate, which is no character."""
+        (ids,) = self._encode([text], add_special_tokens=False)
+        return ids
+
+    def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
+        """The ids of each text as a document of a packed stream: followed by the separator, or by one space."""
+        if self.separator is not None:
+            return self._encode(texts, add_special_tokens=True)
+        space = self._rust.token_to_id(" ")
+        return [
+            ids[1:] if ids[0] == space and len(ids) > 1 else ids
+            for ids in self._encode([f"{text} " for text in texts], add_special_tokens=False)
+        ]
+
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " l"]) -> str:
+        """The text of `ids`, separators spelt out; ValueError for an id that is no token, as the mask is none."""
+        whole = [int(index) for index in ids]
+        wrong = [index for index in whole if not 0 <= index < self.size]
+        if wrong:
+            raise ValueError(f"id {wrong[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
+        return self._rust.decode(whole, skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Afterwards `folder` holds this tokenizer as tokenizer.json, with the digest `digest`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(self._text.encode("utf-8"))
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
+        try:
+            encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text holds a lone surrogate, which is no character: {error}") from error
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model or data folder; ValueError where its tokenizer.json is missing or damaged."""
+    path = folder / FILE
+    try:
+        return Tokenizer(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no {FILE}; copy the one that the model was trained with") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore a good copy") from error
+
+
+@config
+class Characters:
+    """text8's 27 characters: a to z and space.
+
+    Accents are dropped, digits spelt out; every run of anything else becomes one space (Mahoney 2006).
+    """
+
+    kind: Literal["characters"] = "characters"
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer; it needs no `texts`."""
+        rust = tokenizers.Tokenizer(_merging(ALPHABET))
+        rust.normalizer = normalizers.Sequence(
+            [
+                normalizers.NFKD(),
+                normalizers.StripAccents(),
+                normalizers.Lowercase(),
+                *[normalizers.Replace(str(digit), f" {word} ") for digit, word in enumerate(DIGITS)],
+                normalizers.Replace(Regex("[^a-z]+"), " "),
+            ]
+        )
+        rust.decoder = decoders.Fuse()
+        return Tokenizer(rust.to_str())
+
+
+@config
+class Bytes:
+    """The 256 bytes of UTF-8, each its own id, and a separator."""
+
+    kind: Literal["bytes"] = "bytes"
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer; it needs no `texts`."""
+        rust = tokenizers.Tokenizer(_merging(_byte_letters()))
+        rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        rust.decoder = decoders.ByteLevel()
+        return _separated(rust, END_OF_TEXT)
+
+
+@config
+class BPE:
+    """Byte-level byte-pair encoding, trained on the train split (Sennrich 2016; Radford 2019)."""
+
+    kind: Literal["bpe"] = "bpe"
+    size: Positive
+    """Tokens, the 256 bytes and the separator included."""
+    sample: Positive = 100_000_000
+    """Characters of the train split to learn from; only these are held in memory."""
+
+    def __post_init__(self) -> None:
+        if self.size < 257:
+            raise ValueError(f"size {self.size} is below 257: the bytes and the separator alone need that many")
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer learnt from the first `sample` characters of `texts`.
+
+        Raises ConfigurationError where they do not hold enough pairs for `size` tokens.
+        """
+        rust = tokenizers.Tokenizer(models.BPE())
+        rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        rust.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.size,
+            show_progress=False,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )
+        rust.train_from_iterator(_first(texts, self.sample), trainer)
+        if (learnt := rust.get_vocab_size()) < self.size:
+            raise ConfigurationError(
+                f"tokenizer.size is {self.size}, but the train split holds pairs for {learnt} tokens only; "
+                f"set it to {learnt} or less, or give more text"
+            )
+        return _separated(rust, END_OF_TEXT)
+
+
+@config
+class HuggingFaceTokenizer:
+    """A tokenizer made elsewhere, read as data: no code of its makers is run."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    uri: str
+    """A tokenizer.json, or a folder with a tokenizer.json or with vocab.json and merges.txt; any fsspec URI."""
+    separator: str = END_OF_TEXT
+    """The token of its vocabulary to put between documents, for example `</s>`."""
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer at `uri`; it needs no `texts`.
+
+        Raises ConfigurationError where there is none, or where its vocabulary lacks the separator.
+        """
+        rust = self._read()
+        if rust.token_to_id(self.separator) is None:
+            special = sorted(token.content for token in rust.get_added_tokens_decoder().values() if token.special)
+            raise ConfigurationError(
+                f"tokenizer.separator {self.separator!r} is not in the vocabulary of {self.uri}; "
+                f"its special tokens are: {', '.join(special) or 'none'}"
+            )
+        return _separated(rust, self.separator)
+
+    def _read(self) -> tokenizers.Tokenizer:
+        text = _read_text(self.uri if self.uri.endswith(".json") else f"{self.uri.rstrip('/')}/{FILE}")
+        if text is not None:
+            try:
+                return tokenizers.Tokenizer.from_str(text)
+            except Exception as error:  # the library raises no narrower class
+                raise ConfigurationError(f"tokenizer.uri {self.uri}: not a tokenizer.json ({error})") from error
+        vocabulary = _read_text(f"{self.uri.rstrip('/')}/vocab.json")
+        merges = _read_text(f"{self.uri.rstrip('/')}/merges.txt")
+        if vocabulary is None or merges is None:
+            raise ConfigurationError(
+                f"tokenizer.uri {self.uri}: found no {FILE} and no vocab.json with merges.txt; check the path"
+            )
+        try:
+            pairs = [_pair(line) for line in merges.splitlines() if line and not line.startswith("#version")]
+            rust = tokenizers.Tokenizer(models.BPE(vocab=json.loads(vocabulary), merges=pairs))
+        except Exception as error:  # the library raises no narrower class
+            raise ConfigurationError(f"tokenizer.uri {self.uri}: damaged vocab.json or merges.txt ({error})") from error
+        rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        rust.decoder = decoders.ByteLevel()
+        return rust
+
+
+TokenizerConfig = Characters | Bytes | BPE | HuggingFaceTokenizer
+
+
+def _merging(letters: Iterable[str]) -> models.BPE:
+    """A model that knows single letters and no merges: the library's fastest way to one id a letter."""
+    return models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[])
+
+
+def _separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
+    """The tokenizer whose documents end with `separator`, which becomes its last id where it is new."""
+    rust.add_special_tokens([separator])
+    index = rust.token_to_id(separator)
+    template = processors.TemplateProcessing(single=f"$A {separator}", special_tokens=[(separator, index)])
+    rust.post_processor = template  # type: ignore[assignment]  # the library's stubs give the getter's type
+    rust.no_padding()
+    rust.no_truncation()
+    return Tokenizer(rust.to_str())
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in byte-level vocabularies (Radford 2019, `bytes_to_unicode`)."""
+    printable = re.compile(r"[!-~¡-¬®-ÿ]")
+    others = iter(range(256, 512))
+    return [chr(byte) if printable.match(chr(byte)) else chr(next(others)) for byte in range(256)]
+
+
+def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _pair(line: str) -> tuple[str, str]:
+    left, _, right = line.partition(" ")
+    return left, right
+
+
+def _read_text(uri: str) -> str | None:
+    system, path = fsspec.core.url_to_fs(uri)
+    if not system.isfile(path):
+        return None
+    try:
+        return system.cat_file(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"tokenizer.uri: {uri} is not UTF-8 text ({error})") from error
