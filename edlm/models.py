@@ -31,6 +31,11 @@ class EnergyNetwork:
 
 
 @config
+class _Network:
+    trunk: Trunk
+
+
+@config
 class _Schedule:
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
 
@@ -59,14 +64,14 @@ def save_denoiser(
     facts: Facts,
 ) -> str:
     """Afterwards `folder` holds the denoiser; its digest."""
-    network = {"trunk": plain(trunk)}
+    network = plain(_Network(trunk=trunk))
     return _save(folder, "denoiser", network, weights, length, tokenizer_file, facts, plain(schedule))
 
 
 def open_denoiser(folder: Path) -> OpenDenoiser:
     """The denoiser in a model folder, ready to run. ValueError where the folder is damaged or holds something else."""
     card = _card(folder, "denoiser")
-    network = _filled(Denoiser(parse(Trunk, card.network["trunk"], str(folder)), card.vocabulary), folder)
+    network = _filled(Denoiser(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
     schedule = parse(_Schedule, {"schedule": card.schedule}, str(folder)).schedule
     return OpenDenoiser(network, schedule, card.length, folder)
 
@@ -75,13 +80,13 @@ def save_autoregressive(
     folder: Path, weights: Mapping[str, Tensor], trunk: Trunk, length: int, tokenizer_file: Path, facts: Facts
 ) -> str:
     """Afterwards `folder` holds the autoregressive model; its digest."""
-    return _save(folder, "autoregressive", {"trunk": plain(trunk)}, weights, length, tokenizer_file, facts, None)
+    return _save(folder, "autoregressive", plain(_Network(trunk=trunk)), weights, length, tokenizer_file, facts, None)
 
 
 def open_autoregressive(folder: Path) -> AutoregressiveModel:
     """The autoregressive model in a model folder, ready to run."""
     card = _card(folder, "autoregressive")
-    return _filled(AutoregressiveModel(parse(Trunk, card.network["trunk"], str(folder)), card.vocabulary), folder)
+    return _filled(AutoregressiveModel(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
 
 
 def save_energy(
