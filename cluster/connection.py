@@ -2,16 +2,22 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow.telemetry
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
+from cluster.parameters import redacted
 from edlm.config import ConfigurationError
 from edlm.storage import join
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+UNANSWERED = (MlflowException, OSError)  # what MLflow raises when nobody answers, and when the answer is no
+NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for the former
 
 
 def connect(tracking: Tracking, root: str) -> MlflowClient:
@@ -28,6 +34,25 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def answering(client: MlflowClient) -> Iterator[None]:
+    """Within it, a server or database that does not answer is a ConfigurationError that names it."""
+    try:
+        yield
+    except UNANSWERED as error:
+        if isinstance(error, MlflowException) and error.error_code not in NO_ANSWER:
+            raise
+        raise ConfigurationError(
+            f"tracking.uri: {redacted(client.tracking_uri)} does not answer ({first_line(error)}); "
+            "start it and run the command again, or leave tracking.uri out"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text, short enough for a line of a log."""
+    return str(error).partition("\n")[0][:300]
 
 
 def tracking_uri(tracking: Tracking, root: str) -> str:
@@ -61,8 +86,12 @@ def _is_remote(root: str) -> bool:
 def _local(root: str) -> str:
     if _is_remote(root):
         raise ConfigurationError(
-            f"tracking.uri: missing; storage at {root} cannot hold a database, so give a server's URI"
+            f"tracking.uri: missing; storage at {redacted(root)} cannot hold a database, so give a server's URI"
         )
-    folder = Path(root.removeprefix("file://")).absolute()
+    folder = Path(root.removeprefix("file://"))
+    if not folder.is_absolute():
+        raise ConfigurationError(
+            f"storage root {root!r} is relative, and workers stand elsewhere; give an absolute path"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)

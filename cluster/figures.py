@@ -33,11 +33,16 @@ def training_curves(metrics: Curves, title: str) -> Figure:
             _curve(axes, metrics["loss"], ACCENT)
             _finish(axes, "loss", "nats")
         else:
-            axes.plot(*_points(metrics[panel]), color=ACCENT, linewidth=1.6)
-            axes.ticklabel_format(axis="y", scilimits=(-2, 3))
-            axes.set_ylim(bottom=0)
-            _finish(axes, "learning rate", "")
+            _learning_rate(axes, metrics["learning_rate"])
     return figure
+
+
+def _learning_rate(axes: Axes, curve: Mapping[int, float]) -> None:
+    steps, values = _points(curve)
+    exponent = math.floor(math.log10(values.max())) if values.size and values.max() > 0 else 0
+    axes.plot(steps, values / 10.0**exponent, color=ACCENT, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+    _finish(axes, "learning rate", rf"$10^{{{exponent}}}$")
 
 
 def _gains(axes: Axes, gains: Curves) -> None:
@@ -47,7 +52,9 @@ def _gains(axes: Axes, gains: Curves) -> None:
     for (name, curve), shade in zip(sorted(gains.items()), shades, strict=True):
         start, _, stop = name.rpartition("/t_")[2].partition("_")
         _curve(axes, curve, shade, label=f"{start} to {stop}", raw=False)
-    axes.legend(title="t", frameon=False, fontsize=8, title_fontsize=8, labelcolor=INK)
+    lines, labels = axes.get_legend_handles_labels()
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panel, where it hides no curve
+    axes.legend(lines[::-1], labels[::-1], title="t from", frameon=False, fontsize=8, title_fontsize=8, **place)
     _finish(axes, "gain by time", "nats")
 
 

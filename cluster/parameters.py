@@ -49,7 +49,7 @@ def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:
-    if isinstance(tree, Mapping) and tree:
+    if isinstance(tree, Mapping) and (tree or not path):
         return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]
     if isinstance(tree, list) and any(isinstance(value, Mapping | list) for value in tree):
         return [leaf for index, value in enumerate(tree) for leaf in _leaves(value, f"{path}.{index}")]

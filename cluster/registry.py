@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
+from cluster.connection import answering
 from cluster.parameters import parameters, redacted
 from edlm.storage import committed
 
@@ -38,27 +39,21 @@ class Registry:
         The same folder with the same digest is one version, however often it is registered. Raises ValueError where
         nothing is committed at `uri`, or where `uri` holds a password.
         """
-        absolute = uri if "://" in uri else Path(uri).resolve().as_uri()
+        absolute = uri if "://" in uri else f"file://{Path(uri).resolve()}"  # not as_uri: fsspec does not undo its %20
         if redacted(absolute) != absolute:
             raise ValueError(f"{redacted(absolute)} holds a user or password; put those into the environment")
         if committed(absolute) is None:
             raise ValueError(f"{uri} is not committed, so not registered; run the stage that writes it to its end")
-        try:
-            self.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        identity = {URI: absolute, DIGEST: digest}
-        versions = self.client.search_model_versions(f"name='{name}'")
-        same = [version for version in versions if identity.items() <= version.tags.items()]
-        version = same[0] if same else self._add(name, absolute, run_id, {**parameters(tags or {}), **identity})
-        self.client.set_registered_model_alias(name, alias, version.version)
+        with answering(self.client):
+            version = self._find_or_add(name, absolute, run_id, digest, tags or {})
+            self.client.set_registered_model_alias(name, alias, version.version)
         return ModelVersion(version=str(version.version), uri=absolute, digest=digest)
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """The version that `alias` of the model `name` stands for; ValueError, saying what there is, if missing."""
         try:
-            version = self.client.get_model_version_by_alias(name, alias)
+            with answering(self.client):
+                version = self.client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
@@ -70,11 +65,20 @@ class Registry:
             )
         return ModelVersion(version=str(version.version), uri=version.tags[URI], digest=version.tags[DIGEST])
 
-    def _add(self, name: str, uri: str, run_id: str, tags: dict[str, str]) -> MlflowVersion:
-        """A server refuses local folders as a source, whether or not it shares our disk; then the run stands for it."""
-        remote_server = self.client.tracking_uri.startswith("http")
-        source = f"runs:/{run_id}" if remote_server and uri.startswith("file:") else uri
-        return self.client.create_model_version(name, source, run_id=run_id, tags=tags)
+    def _find_or_add(self, name: str, uri: str, run_id: str, digest: str, tags: Mapping[str, str]) -> MlflowVersion:
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        identity = {URI: uri, DIGEST: digest}
+        for version in self.client.search_model_versions(f"name='{name}'"):
+            if identity.items() <= version.tags.items():
+                return version
+        # A server refuses local folders as a source, even if it shares our disk; there the run stands for the folder.
+        on_server = self.client.tracking_uri.startswith("http")
+        source = f"runs:/{run_id}" if on_server and uri.startswith("file:") else uri
+        return self.client.create_model_version(name, source, run_id=run_id, tags={**parameters(tags), **identity})
 
     def _what_exists(self, name: str, alias: str) -> str:
         models = [model.name for model in self.client.search_registered_models()]

@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.connection import connect
+from cluster.connection import UNANSWERED, connect, first_line
 from cluster.journal import ENTRIES, FILES, read, run_of
 from edlm.storage import read_text, write_text
 
@@ -23,7 +23,6 @@ DIGEST = 36  # characters of a dataset's digest that MLflow keeps
 MARK = "shipped_bytes"  # the file that says how much of the journal MLflow has
 INTERVAL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-UNANSWERED = (MlflowException, OSError)
 log = logging.getLogger(__name__)
 
 
@@ -150,7 +149,7 @@ class Shipping(threading.Thread):
             self._shipper.ship()
         except UNANSWERED as error:
             if self._answered:  # one line for each outage
-                log.warning("MLflow does not answer; the journal is kept and sent later (%s)", _first_line(error))
+                log.warning("MLflow does not answer; the journal is kept and sent later (%s)", first_line(error))
             self._answered = False
         else:
             self._answered = True
@@ -179,7 +178,3 @@ def points(client: MlflowClient, run_id: str) -> dict[str, dict[int, float]]:
 
 def _batches(items: list[Any], size: int) -> Iterable[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300]

@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.connection import artifact_location, connect, tracking_uri
+from cluster.connection import answering, artifact_location, connect
 from cluster.journal import ENTRIES, Journal
 from cluster.parameters import parameters, redacted
 from cluster.registry import Registry
-from cluster.shipping import UNANSWERED, Shipping, points
+from cluster.shipping import Shipping, points
 from edlm.config import ConfigurationError, plain
 
 DOTS_PER_INCH = 150
@@ -114,16 +114,18 @@ class Runs:
         named = {"mlflow.runName": name, **provenance(), **parameters(tags or {})}
         if parent is not None:
             named["mlflow.parentRunId"] = parent
-        return self.client.create_run(self.experiment_id, tags=named).info.run_id
+        with answering(self.client):
+            return self.client.create_run(self.experiment_id, tags=named).info.run_id
 
     def resume(self, run_id: str) -> None:
         """Afterwards the run is running again. ValueError where there is no such run."""
         try:
-            self.client.update_run(run_id, status="RUNNING")
+            with answering(self.client):
+                self.client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise ValueError(f"no run {run_id} in {tracking_uri(self.tracking, self.root)}; start a new one") from error
+            raise ValueError(f"no run {run_id} in {redacted(self.client.tracking_uri)}; start a new one") from error
 
     def tracker(self, run_id: str, folder: Path) -> RunTracker:
         """A tracker of this run that keeps its journal in `folder`."""
@@ -131,7 +133,8 @@ class Runs:
 
     def history(self, run_id: str) -> dict[str, dict[int, float]]:
         """Every metric of a run: its values by step."""
-        return points(self.client, run_id)
+        with answering(self.client):
+            return points(self.client, run_id)
 
 
 def open_tracking(tracking: Tracking, root: str) -> Runs:
@@ -140,16 +143,8 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
     Raises ConfigurationError where no server answers, or where the experiment was deleted.
     """
     client = connect(tracking, root)
-    where = tracking_uri(tracking, root)
-    try:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            experiment = _make_experiment(client, tracking, root)
-    except UNANSWERED as error:
-        reason = str(error).partition("\n")[0][:300]
-        raise ConfigurationError(
-            f"tracking.uri: {redacted(where)} does not answer ({reason}); start the server, or leave tracking.uri out"
-        ) from error
+    with answering(client):
+        experiment = client.get_experiment_by_name(tracking.experiment) or _make_experiment(client, tracking, root)
     if experiment.lifecycle_stage != "active":
         raise ConfigurationError(
             f"tracking.experiment: {tracking.experiment!r} was deleted in MLflow; restore it there or give another name"
