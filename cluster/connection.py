@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow.telemetry
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.config import Tracking
 from cluster.parameters import redacted
@@ -16,7 +17,7 @@ from edlm.config import ConfigurationError
 from edlm.storage import join
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-UNANSWERED = (MlflowException, OSError)  # what MLflow raises when nobody answers, and when the answer is no
+UNANSWERED = (MlflowException, SQLAlchemyError, OSError)  # raised when nobody answers, and when the answer is no
 NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for the former
 
 
@@ -37,7 +38,7 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
 
 
 @contextmanager
-def answering(client: MlflowClient) -> Iterator[None]:
+def answering(uri: str) -> Iterator[None]:
     """Within it, a server or database that does not answer is a ConfigurationError that names it."""
     try:
         yield
@@ -45,8 +46,8 @@ def answering(client: MlflowClient) -> Iterator[None]:
         if isinstance(error, MlflowException) and error.error_code not in NO_ANSWER:
             raise
         raise ConfigurationError(
-            f"tracking.uri: {redacted(client.tracking_uri)} does not answer ({first_line(error)}); "
-            "start it and run the command again, or leave tracking.uri out"
+            f"tracking.uri: {redacted(uri)} does not answer ({first_line(error)}); "
+            "start the server, or move a damaged database away, and run the command again"
         ) from error
 
 

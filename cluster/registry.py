@@ -39,12 +39,13 @@ class Registry:
         The same folder with the same digest is one version, however often it is registered. Raises ValueError where
         nothing is committed at `uri`, or where `uri` holds a password.
         """
-        absolute = uri if "://" in uri else f"file://{Path(uri).resolve()}"  # not as_uri: fsspec does not undo its %20
+        # Not Path.as_uri: fsspec takes the %20 that it writes for a space as it is.
+        absolute = uri if "://" in uri else f"file://{Path(uri).resolve()}"
         if redacted(absolute) != absolute:
             raise ValueError(f"{redacted(absolute)} holds a user or password; put those into the environment")
         if committed(absolute) is None:
             raise ValueError(f"{uri} is not committed, so not registered; run the stage that writes it to its end")
-        with answering(self.client):
+        with answering(self.client.tracking_uri):
             version = self._find_or_add(name, absolute, run_id, digest, tags or {})
             self.client.set_registered_model_alias(name, alias, version.version)
         return ModelVersion(version=str(version.version), uri=absolute, digest=digest)
@@ -52,7 +53,7 @@ class Registry:
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """The version that `alias` of the model `name` stands for; ValueError, saying what there is, if missing."""
         try:
-            with answering(self.client):
+            with answering(self.client.tracking_uri):
                 version = self.client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.connection import answering, artifact_location, connect
+from cluster.connection import answering, artifact_location, connect, tracking_uri
 from cluster.journal import ENTRIES, Journal
 from cluster.parameters import parameters, redacted
 from cluster.registry import Registry
@@ -114,13 +114,13 @@ class Runs:
         named = {"mlflow.runName": name, **provenance(), **parameters(tags or {})}
         if parent is not None:
             named["mlflow.parentRunId"] = parent
-        with answering(self.client):
+        with answering(self.client.tracking_uri):
             return self.client.create_run(self.experiment_id, tags=named).info.run_id
 
     def resume(self, run_id: str) -> None:
         """Afterwards the run is running again. ValueError where there is no such run."""
         try:
-            with answering(self.client):
+            with answering(self.client.tracking_uri):
                 self.client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -133,7 +133,7 @@ class Runs:
 
     def history(self, run_id: str) -> dict[str, dict[int, float]]:
         """Every metric of a run: its values by step."""
-        with answering(self.client):
+        with answering(self.client.tracking_uri):
             return points(self.client, run_id)
 
 
@@ -142,8 +142,8 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
 
     Raises ConfigurationError where no server answers, or where the experiment was deleted.
     """
-    client = connect(tracking, root)
-    with answering(client):
+    with answering(tracking_uri(tracking, root)):
+        client = connect(tracking, root)
         experiment = client.get_experiment_by_name(tracking.experiment) or _make_experiment(client, tracking, root)
     if experiment.lifecycle_stage != "active":
         raise ConfigurationError(

@@ -215,14 +215,14 @@ def test_an_alias_stands_for_a_committed_folder_and_its_digest(runs, tmp_path):
     with pytest.raises(ValueError, match=r"s3://\*\*\*@bucket"):
         runs.registry.register(name, "s3://user:password@bucket/model", run_id, "champion", "1" * 64)
     for number in "12":
-        folder = tmp_path / number
+        folder = tmp_path / f"model {number}"
         folder.mkdir()
         publish(folder, str(folder))
         made = runs.registry.register(name, str(folder), run_id, "champion", number * 64, {"steps": "3"})
         again = runs.registry.register(name, str(folder), run_id, "champion", number * 64)
         assert made == again == runs.registry.resolve(name, "champion")
-        assert (made.version, made.uri, made.digest) == (number, folder.as_uri(), number * 64)
-    assert runs.client.get_model_version(name, "1").source == (tmp_path / "1").as_uri()
+        assert (made.version, made.uri, made.digest) == (number, f"file://{folder}", number * 64)
+    assert runs.client.get_model_version(name, "1").source == f"file://{tmp_path}/model 1"
     with pytest.raises(ValueError, match=r"no alias 'chief' \(aliases: champion -> version 2\)"):
         runs.registry.resolve(name, "chief")
     runs.client.delete_model_version_tag(name, "2", "edlm.digest")
@@ -239,6 +239,12 @@ def test_an_address_that_not_every_worker_understands_is_refused(tmp_path, uri):
 def test_remote_storage_needs_a_tracking_server():
     with pytest.raises(ConfigurationError, match=r"tracking\.uri: missing; storage at s3://bucket/runs"):
         open_tracking(Tracking(), "s3://bucket/runs")
+
+
+def test_a_damaged_database_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database at all, " * 100)
+    with pytest.raises(ConfigurationError, match=r"mlflow\.db does not answer .*file is not a database"):
+        open_tracking(Tracking(), str(tmp_path))
 
 
 def test_a_relative_root_is_refused():
@@ -373,7 +379,7 @@ def test_a_server_takes_a_local_folder_into_its_registry(server, tmp_path):
     publish(tmp_path / "model", str(tmp_path / "model"))
     made = runs.registry.register("english", str(tmp_path / "model"), runs.start("register"), "champion", "1" * 64)
     assert runs.registry.resolve("english", "champion") == made
-    assert made.uri == (tmp_path / "model").as_uri()
+    assert made.uri == f"file://{tmp_path}/model"
 
 
 @pytest.mark.cluster
