@@ -3,7 +3,7 @@
     p(x | x_t) is proportional to p_theta(x | x_t) exp(-E(x, x_t, t)): LOW energy is likely text.
 
 Every energy is called alike; what it is a function of differs, and `drafts` says which:
-  step energies (`drafts` False) see this step's new tokens and masks elsewhere (math.md 3c, 3d);
+  step energies (`drafts` False) see this step's new tokens and masks elsewhere (docs/mathematics.md 3.3, 3.4);
   whole-draft energies (`drafts` True) see every position filled (EDLM sec. 4).
 """
 
@@ -47,7 +47,7 @@ class AbstractEnergy(nn.Module):
 
 
 class StepEnergy(AbstractEnergy):
-    """Ours (math.md 3c): a light head on the denoiser's features, summed over the new positions of each block.
+    """Ours (docs/mathematics.md 3.3): a light head on the denoiser's features, summed over the new positions of each block.
 
     At each new position the head gets its own token and those to the left and right, known, new in the same block, or
     masked; the tokens of other blocks are masks to it, so that given x_t blocks are independent. The output is zero
@@ -101,7 +101,7 @@ class StepEnergy(AbstractEnergy):
 
 
 class ConditionalEnergy(AbstractEnergy):
-    """Ours (math.md 3d): E = log p_theta(x_U | x_t) - log p_c(x_U | x_t), Z = 1 exactly.
+    """Ours (docs/mathematics.md 3.4): E = log p_theta(x_U | x_t) - log p_c(x_U | x_t), Z = 1 exactly.
 
     p_c goes through the new positions in reading order. Its logits are the denoiser's plus a correction, zero before
     training, from light causal layers over the features of x_t, the token to the left and the last new token.

@@ -94,7 +94,7 @@ def nce_binary(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) ->
 def nce_ranking(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
     """-log of the weight of x_0 among itself and K negatives; optimum as for `nce_binary` up to a constant c(x_t).
 
-    log(K + 1) minus it is what resampling K + 1 candidates gains in that step (math.md 3c, 5a).
+    log(K + 1) minus it is what resampling K + 1 candidates gains in that step (docs/mathematics.md 3.3, 5.1).
     """
     log_v = log_weight(torch.cat([data[:, None], negatives], dim=1))
     return -log_v.log_softmax(dim=1)[:, 0]
@@ -141,7 +141,7 @@ def _normalised(log_v: Tensor) -> Tensor:
 
 
 def resampled_nll(log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]) -> Float[Tensor, "b g"]:
-    """Upper bound on -log p_k of the revealed tokens, nats by group (math.md 5a).
+    """Upper bound on -log p_k of the revealed tokens, nats by group (docs/mathematics.md 5.1).
 
         -log p_theta(x_U) - log (1/R) sum_r [ k v_1 / sum_j v_j ]_r
 

@@ -50,7 +50,9 @@ def assess(texts: Int[Tensor, "b l"], judge: AutoregressiveModel) -> Quality:
     Raises ValueError for tokens that the judge does not know, masks left over among them.
     """
     if texts.numel() == 0 or texts.shape[1] < NGRAM:
-        raise ValueError(f"texts to judge have shape {tuple(texts.shape)}; at least one text of {NGRAM} tokens is needed")
+        raise ValueError(
+            f"texts to judge have shape {tuple(texts.shape)}; at least one text of {NGRAM} tokens is needed"
+        )
     if int(texts.max()) >= judge.vocabulary or int(texts.min()) < 0:
         raise ValueError(f"token {int(texts.max())} is not in the judge's vocabulary of {judge.vocabulary}")
     nll = -judge.log_p(texts).double().mean(dim=-1)

@@ -1,4 +1,4 @@
-"""Likelihood: what is a bound, what is not, and how sure we are of each number (math.md 5).
+"""Likelihood: what is a bound, what is not, and how sure we are of each number (docs/mathematics.md 5).
 
 Every estimate is in nats per sequence, with the standard error of its mean over sequences. Estimates made with the same
 seed see the same noise, so their `difference` is paired.
@@ -73,7 +73,7 @@ def sampler_bound(
     draws: int,
     repeats: int = 1,
 ) -> Estimate:
-    """The rigorous T-step bound on -log p(x_0) of this very sampler (math.md 5a).
+    """The rigorous T-step bound on -log p(x_0) of this very sampler (docs/mathematics.md 5.1).
 
     All T steps of `draws` trajectories q(x_t..., U | x_0) are walked; `repeats` independent sets of other candidates
     tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
@@ -99,7 +99,7 @@ def paper_estimate(
     draws: int,
     log_partition_draws: int,
 ) -> Estimate:
-    """The published estimator E_t[w(t) (-log p_theta + E + log Z)], for comparison; it is NOT a bound (math.md 5b).
+    """The published estimator E_t[w(t) (-log p_theta + E + log Z)], for comparison; it is NOT a bound (docs/mathematics.md 5.2).
 
     Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low.
     """
@@ -126,7 +126,7 @@ def log_partition(
     draws: int,
     log_partition_draws: int,
 ) -> tuple[Estimate, Estimate]:
-    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high) from as many drafts (math.md 5c).
+    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high) from as many drafts (docs/mathematics.md 5.3).
 
     For step energies the step is to t = 0, where everything masked is revealed.
     """

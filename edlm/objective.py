@@ -19,7 +19,7 @@ from edlm.schedule import AbstractSchedule, draw_times
 from edlm.streams import Purpose, uniforms
 from edlm.tokens import Rows
 
-LARGEST_GRID = 64  # step energies are trained at T = 1..64, log-uniform (math.md 3c)
+LARGEST_GRID = 64  # step energies are trained at T = 1..64, log-uniform (docs/mathematics.md 3.3)
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 
@@ -53,7 +53,7 @@ class NextToken(nn.Module):
 
 
 class Contrastive(nn.Module):
-    """Noise contrastive estimation of an energy against the frozen denoiser (EDLM eq. 10; math.md 3a, 3c).
+    """Noise contrastive estimation of an energy against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
 
     Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-draft energies see every masked
     position; step energies the positions U that a random step of a random grid reveals. Groups in which at most one
@@ -104,7 +104,7 @@ class Contrastive(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Cross-entropy of the conditional energy's p_c on the tokens that a random step reveals (math.md 3d).
+    """Cross-entropy of the conditional energy's p_c on the tokens that a random step reveals (docs/mathematics.md 3.4).
 
     Each row weighs the same: nats per revealed token. `gain_nats` is log p_c - log p_theta of the step.
     """

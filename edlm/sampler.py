@@ -1,4 +1,4 @@
-"""The importance-sampling generator: from a canvas with masks to text, k candidates a step (EDLM alg. 1; math.md 4).
+"""The importance-sampling generator: from a canvas with masks to text, k candidates a step (EDLM alg. 1; docs/mathematics.md 4).
 
 Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
 """
@@ -161,7 +161,7 @@ class Sampler:
         x, by_position = propose(denoiser, context, now.xt, filled, u)
         energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position, block), context)
         log_v = equations.log_weight(energies, self.temperature)
-        # One token needs no joint: resampling it would only sharpen its marginal (math.md 4, finite k).
+        # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
         joint = equations.sum_by_group(now.revealed.long(), block) > 1
         u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
         picked = torch.where(joint, equations.pick(log_v, u_pick), 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from edlm.config import Fraction, PositiveFloat, config
 from edlm.streams import Purpose, uniforms
 
-TRAINING_FLOOR = 1e-3  # the published floor of t in training; evaluation has none (math.md 2)
+TRAINING_FLOOR = 1e-3  # the published floor of t in training; evaluation has none (docs/mathematics.md 2)
 
 
 class AbstractSchedule(ABC):

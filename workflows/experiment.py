@@ -1,0 +1,102 @@
+"""Experiment: the root of every YAML, from the text to the endpoint."""
+
+from typing import Annotated, Literal
+
+import pydantic
+from edlm.training import Training
+
+from cluster.config import Cluster, Serving, Tracking
+from edlm.config import ConfigurationError, Positive, config
+from edlm.energy import EnergyConfig
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear, ScheduleConfig
+from edlm.tokens import Data
+from edlm.transformer import Trunk
+
+Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+
+
+@config
+class Finetune:
+    """One energy, and how it is trained; `ar` and `coar` are read off the autoregressive model instead."""
+
+    name: Name
+    energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
+    training: Training | None = None
+    loss: Literal["ranking", "binary"] = "ranking"
+    negatives: Positive = 7
+    """K noise samples for each data sample; conditional energies need none."""
+
+    def __post_init__(self) -> None:
+        trainable = self.energy.kind not in ("ar", "coar")
+        if trainable and self.training is None:
+            raise ConfigurationError(f"energy {self.name!r} of kind {self.energy.kind!r} needs a `training` section")
+        if not trainable and self.training is not None:
+            raise ConfigurationError(
+                f"energy {self.name!r} of kind {self.energy.kind!r} is read off the autoregressive model; "
+                "remove its `training` section"
+            )
+
+
+@config
+class Evaluate:
+    """What is measured on the validation split, and how finely."""
+
+    sequences: Positive = 64
+    steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
+    candidates: tuple[Positive, ...] = (1, 2, 8)
+    repeats: Positive = 1
+    nelbo_draws: Positive = 16
+    paper_draws: Positive = 4
+    log_partition_draws: Annotated[int, pydantic.Field(ge=2)] = 8
+    samples: Positive = 64
+    sample_steps: tuple[Positive, ...] = (8,)
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "candidates", "sample_steps"):
+            if not getattr(self, field):
+                raise ConfigurationError(f"evaluate.{field} is empty; name at least one")
+        if 1 not in self.candidates:
+            raise ConfigurationError("evaluate.candidates must hold 1: gains are measured against plain diffusion")
+
+
+@config
+class Register:
+    """The registered model: its name, the energy it generates with, and how, unless a request says otherwise."""
+
+    model: Name = "edlm"
+    energy: Name
+    sampler: Sampler = Sampler(steps=16, candidates=8)
+
+
+@config
+class Experiment:
+    """Everything that one chain of stages needs to know; stages read their own part."""
+
+    name: Name
+    seed: int = 0
+    storage: str | None = None
+    """Where outputs go: a folder or an fsspec URI. None: the environment's EDLM_HOME, else `runs/` in the project."""
+    data: Data
+    schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
+    denoiser: Trunk = Trunk()
+    autoregressive: Trunk = Trunk()
+    """Of the baseline, and of the judge, which is trained on its own split."""
+    pretrain: Training
+    autoregress: Training
+    judge: Training
+    finetune: tuple[Finetune, ...]
+    evaluate: Evaluate = Evaluate()
+    register: Register
+    serving: Serving = Serving()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.finetune]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"finetune: two energies share a name in {names}")
+        if self.register.energy not in names:
+            raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")
+        if self.autoregressive.time_conditioning:
+            raise ConfigurationError("autoregressive.time_conditioning: an autoregressive model has no diffusion time")

@@ -1,0 +1,33 @@
+"""Prepare: text to token files, split by document, with the tokenizer that every later stage uses.
+
+python -m workflows.prepare EXPERIMENT.yaml [--data.length 128 ...]
+"""
+
+from typing import Any
+
+from edlm import tokens
+from edlm.config import from_command_line, plain
+from workflows.experiment import Experiment
+from workflows.stage import Session, Work, say, session
+
+STAGE = "prepare"
+
+
+def prepare(session: Session) -> str:
+    """The URI of the prepared data."""
+    data = session.experiment.data
+
+    def work(work: Work) -> dict[str, Any]:
+        return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
+
+    return session.run_stage(STAGE, plain(data), {}, work)
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    with session(experiment) as opened:
+        prepare(opened)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""A stage: a function from settings and input URIs to an output URI, which is run once and then reused.
+
+The fingerprint of a stage covers what determines its result (settings, the content of its inputs, the code), not where
+it runs. Its output is committed by a marker written last: a finished stage is reused, a half-finished one resumes, and
+a changed setting reruns what depends on it and nothing else.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.session import connect
+
+import edlm
+from cluster.tracking import Runs, RunTracker, open_tracking
+from edlm.config import ConfigurationError
+from edlm.storage import committed, fetch, join, publish, read_text, write_text
+from workflows.experiment import Experiment
+
+FINGERPRINT_DIGITS = 12
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's function is given: where it may write, where it reads, and whom it tells."""
+
+    stage: str
+    folder: Path
+    """Local and empty: what it holds at the end becomes the output."""
+    workspace: str
+    """URI that outlives a crash: checkpoints go there."""
+    journal: Path
+    run_id: str
+    tracker: Callable[[], RunTracker]
+
+
+@dataclass
+class Session:
+    """One command's view of the world: the experiment, its storage, its MLflow runs and its cluster."""
+
+    experiment: Experiment
+    root: str
+    runs: Runs
+    parent: str | None = None
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """One row for each stage that was asked for: its name, whether it was reused, its seconds and its output."""
+
+    @property
+    def cache(self) -> Path:
+        """Where copies of remote folders are kept on this machine."""
+        return Path(tempfile.gettempdir()) / "edlm-cache"
+
+    def open(self, uri: str) -> Path:
+        """A verified local copy of a stage's output."""
+        return fetch(uri, self.cache)
+
+    def run_stage(
+        self, name: str, settings: Any, inputs: Mapping[str, str], work: Callable[[Work], Mapping[str, Any] | None]
+    ) -> str:
+        """The URI of the stage's committed output; `work` is called only if there is none.
+
+        `settings` is anything that `plain` understands. What `work` returns is kept in the marker as facts.
+        """
+        started = time.monotonic()
+        output, workspace = self._places(name, fingerprint(name, settings, inputs))
+        reused = committed(output) is not None
+        if reused:
+            say(name, f"reused, nothing it depends on has changed: {output}")
+        else:
+            say(name, "started")
+            self._run(name, settings, inputs, work, output, workspace)
+            say(name, f"finished in {time.monotonic() - started:.0f} s: {output}")
+        seconds = round(time.monotonic() - started, 1)
+        self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
+        return output
+
+    def _places(self, name: str, mark: str) -> tuple[str, str]:
+        folder = f"{name}-{mark[:FINGERPRINT_DIGITS]}"
+        return join(self.root, self.experiment.name, folder), join(self.root, self.experiment.name, "work", folder)
+
+    def _run(self, name, settings, inputs, work, output: str, workspace: str) -> None:
+        run_id = self._run_id(name, workspace)
+        with tempfile.TemporaryDirectory(prefix=f"edlm-{name}-") as scratch:
+            folder, journal = Path(scratch) / "output", self._journal(workspace, Path(scratch))
+            folder.mkdir()
+
+            def tracker() -> RunTracker:
+                return self.runs.tracker(run_id, journal)
+
+            with _closing(tracker()) as told:
+                told.settings(self.experiment)
+                for label, uri in inputs.items():
+                    marker = committed(uri)
+                    assert marker is not None
+                    told.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
+            try:
+                facts = work(Work(name, folder, workspace, journal, run_id, tracker))
+            except BaseException as error:
+                status = "FAILED" if isinstance(error, Exception) else "KILLED"
+                tracker().finish(status)
+                raise
+            publish(folder, output, facts={"stage": name, **(facts or {})})
+            with _closing(tracker()) as told:
+                told.tags({"edlm.output": output})
+            tracker().finish("FINISHED")
+
+    def _run_id(self, name: str, workspace: str) -> str:
+        """The MLflow run of this stage: a half-finished stage goes on in the run it began."""
+        place = join(workspace, RUN_FILE)
+        try:
+            run_id = json.loads(read_text(place))["run_id"]
+            self.runs.resume(run_id)
+            say(name, "resumes where it stopped")
+        except FileNotFoundError:
+            run_id = self.runs.start(name, parent=self.parent)
+            write_text(place, json.dumps({"run_id": run_id}))
+        return run_id
+
+    def _journal(self, workspace: str, scratch: Path) -> Path:
+        """Beside the checkpoints where those are local files; else on this machine, for as long as the stage runs."""
+        return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
+
+
+def fingerprint(name: str, settings: Any, inputs: Mapping[str, str]) -> str:
+    """SHA-256 of what determines a stage's result.
+
+    Raises ConfigurationError where an input is not there.
+    """
+    contents = {}
+    for label, uri in inputs.items():
+        marker = committed(uri)
+        if marker is None:
+            raise ConfigurationError(f"{name} needs {label} in {uri}, which is not finished; run that stage first")
+        contents[label] = marker.digest
+    facts = {"stage": name, "settings": settings, "inputs": contents, "code": code_version()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def code_version() -> str:
+    """SHA-256 of the science's source: another loss or another sampler makes another result."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(edlm.__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
+    """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name."""
+    root = storage_root(experiment)
+    runs = open_tracking(experiment.tracking, root)
+    parent = runs.start(pipeline) if pipeline else None
+    with connect(experiment.cluster):
+        yield Session(experiment, root, runs, parent)
+
+
+def storage_root(experiment: Experiment) -> str:
+    """Where this experiment's outputs go, absolute.
+
+    Raises ConfigurationError in a Ray job without EDLM_HOME: the default would lie in the job's temporary copy.
+    """
+    root = experiment.storage or os.environ.get("EDLM_HOME")
+    if root is None:
+        project = Path(__file__).resolve().parent.parent
+        if "working_dir_files" in project.parts:
+            raise ConfigurationError(
+                "a Ray job runs in a temporary copy of the project, where outputs would be lost: "
+                "set EDLM_HOME before `ray start`, or give --storage"
+            )
+        root = str(project / "runs")
+    return root if "://" in root else str(Path(root).expanduser().resolve())
+
+
+def say(stage: str, message: str) -> None:
+    """A line for the person who watches."""
+    print(f"[{stage}] {message}", flush=True)
+
+
+@contextmanager
+def _closing(tracker: RunTracker) -> Iterator[RunTracker]:
+    try:
+        yield tracker
+    finally:
+        tracker.close()

@@ -1,0 +1,48 @@
+"""What the training stages share: a task for the workers, its settings, its curves."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.workers import TrainingTask, train
+from edlm.training import Objective, Training
+from torch import Tensor
+
+from cluster.figures import training_curves
+from edlm.tokens import Split
+from workflows.stage import Session, Work
+
+Write = Callable[[Mapping[str, Tensor], Path], Any]
+
+
+def run_training(
+    session: Session,
+    work: Work,
+    data: str,
+    split: Split,
+    training: Training,
+    objective: Callable[[], Objective],
+    write: Write,
+) -> dict[str, Any]:
+    """Afterwards `work.folder` holds the model that `write` made of the trained weights; facts about the training."""
+    experiment = session.experiment
+    weights = train(
+        TrainingTask(
+            name=work.stage,
+            objective=objective,
+            data=data,
+            split=split,
+            length=experiment.data.length,
+            training=training,
+            seed=experiment.seed,
+            workspace=work.workspace,
+            tracker=work.tracker,
+        ),
+        experiment.cluster,
+    )
+    write(weights, work.folder)
+    history = session.runs.history(work.run_id)
+    tracker = work.tracker()
+    tracker.figure("curves.png", training_curves(history, work.stage))
+    tracker.close()
+    return {}
