@@ -30,7 +30,7 @@ serve: install ## the endpoint, until Ctrl-C
 
 ui: install ## MLflow on http://127.0.0.1:5000, until Ctrl-C
 	@mkdir -p "$(EDLM_HOME)"
-	@$(BIN)/mlflow server --backend-store-uri "sqlite:///$(EDLM_HOME)/mlflow.db" --host 127.0.0.1 --port 5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --backend-store-uri "sqlite:///$(EDLM_HOME)/mlflow.db" --host 127.0.0.1 --port 5000
 
 lint: install ## style, types and the direction of the imports
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
