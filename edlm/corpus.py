@@ -76,17 +76,20 @@ class Files:
         """File system, path and full name of every file: all are looked for before the first one is read."""
         files = []
         for given in self.paths:
-            system, path = fsspec.core.url_to_fs(given)
+            try:
+                system, path = fsspec.core.url_to_fs(given)
+            except (ValueError, ImportError) as error:
+                raise ConfigurationError(f"corpus.paths: cannot reach {given!r}: {error}") from error
             if any(character in path for character in "*?["):
                 found = sorted(match for match in system.glob(path) if system.isfile(match))
                 if not found:
                     raise ConfigurationError(f"corpus.paths: the glob {given!r} matches no file; check the path")
+            elif system.isfile(path):
+                found = [path]
             elif system.isdir(path):
                 raise ConfigurationError(f"corpus.paths: {given!r} is a folder; name its files: {given.rstrip('/')}/*")
-            elif not system.exists(path):
-                raise ConfigurationError(f"corpus.paths: there is no file {given!r}; check the path")
             else:
-                found = [path]
+                raise ConfigurationError(f"corpus.paths: there is no file {given!r}; check the path")
             files += [(system, match, system.unstrip_protocol(match).removeprefix("file://")) for match in found]
         return files
 
@@ -250,6 +253,11 @@ def _text_of(row: dict[str, Any], field: str, where: str) -> str:
     text = row[field]
     if not isinstance(text, str):
         raise ConfigurationError(f"{where}: the field {field!r} is of type {type(text).__name__}, not text")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # JSON can spell what is no character: half of a surrogate pair
+            raise ConfigurationError(f"{where}: the field {field!r} is not Unicode text ({error}); mend it") from error
     return text
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +24,16 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 class Tokenizer:
     """Text to ids and back, as the text of its tokenizer.json says; any program that reads that format agrees.
 
-    The separator is the token that the file's post-processor puts behind a text. Raises ValueError for a text that the
-    `tokenizers` library cannot read.
+    Documents end with the token that the file's post-processor appends; without a post-processor, with a space.
+    Raises ValueError for a text that the `tokenizers` library cannot read, or that appends anything else.
     """
+
+    size: int
+    """The number of ids, the separator's included: every id is below it."""
+    separator: int | None
+    """The id between documents; None where a space stands between them, as in text8."""
+    digest: str
+    """The SHA-256 of tokenizer.json."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -37,27 +43,18 @@ class Tokenizer:
             raise ValueError(f"not a tokenizer.json that the tokenizers library reads: {error}") from error
         # Text that spells the separator is text: a document cannot end itself.
         self._rust.encode_special_tokens = True
-        self._rust.no_padding()
-        self._rust.no_truncation()
+        self.size = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.separator = self._appended()
+        self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
 
-    @cached_property
-    def size(self) -> int:
-        """The number of ids, the separator's included: every id is below it."""
-        return max(self._rust.get_vocab(with_added_tokens=True).values()) + 1
-
-    @cached_property
-    def separator(self) -> int | None:
-        """The id between documents; None where a space stands between them, as in text8."""
-        template = json.loads(self._text)["post_processor"]
-        if template is None:
-            return None
-        name = template["single"][-1]["SpecialToken"]["id"]
-        return template["special_tokens"][name]["ids"][0]
-
-    @cached_property
-    def digest(self) -> str:
-        """The SHA-256 of tokenizer.json."""
-        return hashlib.sha256(self._text.encode("utf-8")).hexdigest()
+    def _appended(self) -> int | None:
+        ids = self._rust.encode("").ids
+        if len(ids) > 1 or (not ids and self._rust.token_to_id(" ") is None):
+            raise ValueError(
+                f"its documents end with {len(ids)} tokens, not with one separator; "
+                "make it with tokenizer.kind huggingface, which names the separator"
+            )
+        return ids[0] if ids else None
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
         """The ids of `text`, without a separator; ValueError for a lone surrogate, which is no character."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pydantic
@@ -15,32 +15,18 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, config, parse, plain
+from edlm.config import ConfigurationError, NonNegative, Positive, config, parse, plain
 from edlm.corpus import CorpusConfig, Document
-from edlm.storage import Sha256
-from edlm.streams import Purpose, seeds
+from edlm.order import permuted
+from edlm.splits import Shares, Split, assigned
+from edlm.storage import Sha256, write_text
 from edlm.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
 
 INDEX = "index.json"
 STARTS = "<i8"  # how a document's start is stored
-Split = Literal["train", "validation", "judge"]
 
 BUFFER = 1_000_000  # characters tokenised at a time
 REPORT = 20_000_000  # characters between two messages of progress
-ROUNDS = 6  # of the Feistel network: more than the 4 of Luby and Rackoff 1988, as its halves are small; even
-
-
-@config
-class Shares:
-    """Parts of the corpus, by characters, that are kept from training; train gets the rest."""
-
-    validation: Fraction
-    judge: Fraction
-    """What the judge, an autoregressive model of its own, is trained on; 0 for no judge."""
-
-    def __post_init__(self) -> None:
-        if self.validation + self.judge >= 1:
-            raise ValueError(f"validation {self.validation} and judge {self.judge} leave nothing to train on")
 
 
 @config
@@ -62,6 +48,10 @@ class Data:
             raise ValueError(
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
+
+    def documents(self) -> Iterator[tuple[Document, Split | None]]:
+        """Each document and its split, None where it is left out, as `assigned` says."""
+        return assigned(self.corpus, self.validation, self.shares)
 
 
 @config
@@ -103,22 +93,14 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     empty corpus, and for one that is too short for a row in every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    tokenizer = data.tokenizer.build(document.text for document, split in assigned(data) if split == "train")
+    for stale in (INDEX, *(name for split in get_args(Split) for name in _names(split))):
+        (folder / stale).unlink(missing_ok=True)
+    tokenizer = data.tokenizer.build(document.text for document, split in data.documents() if split == "train")
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-    splits: tuple[Split, ...] = ("train", "validation", "judge") if data.shares.judge > 0 else ("train", "validation")
-    dropped = 0
-    with ExitStack() as stack:
-        writers = {split: stack.enter_context(_Writer(folder, split, number)) for split in splits}
-        for batch in _batches(assigned(data), progress):
-            kept = [(document, split) for document, split in batch if split is not None]
-            dropped += len(batch) - len(kept)
-            for (document, split), ids in zip(kept, _tokenised(tokenizer, kept), strict=True):
-                writers[split].write(document.text, ids)
-        summaries = {split: writer.summary() for split, writer in writers.items()}
-    _require_rows(summaries, data.length)
+    splits, dropped = _pack(data, tokenizer, number, folder, progress)
+    _require_rows(splits, data.length)
     summary = Summary(
         tokenizer=tokenizer.digest,
         vocabulary=tokenizer.size,
@@ -126,41 +108,12 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         length=data.length,
         number=number,
         dropped=dropped,
-        splits=summaries,
+        splits=splits,
     )
-    (folder / INDEX).write_text(json.dumps(plain(summary), indent=1), encoding="utf-8")
-    for split, held in summaries.items():
+    write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
+    for split, held in splits.items():
         progress(f"{split}: {held.documents:,} documents, {held.tokens:,} tokens, {held.bytes:,} bytes of text")
     return summary
-
-
-def assigned(data: Data) -> Iterator[tuple[Document, Split | None]]:
-    """Each document and its split; None where it is dropped, as the validation corpus holds the same text.
-
-    A document goes to the split that is furthest behind its share of the characters so far; a text that was seen
-    before goes where it went first. One pass, and the same at every call.
-    """
-    homes: dict[bytes, Split | None] = {}
-    if data.validation is not None:
-        for document in data.validation.documents():
-            homes[_key(document)] = None
-            yield document, "validation"
-    shares: dict[Split, float] = {
-        "train": 1 - data.shares.validation - data.shares.judge,
-        "validation": data.shares.validation,
-        "judge": data.shares.judge,
-    }
-    characters = dict.fromkeys(shares, 0)
-    for document in data.corpus.documents():
-        key, size = _key(document), len(document.text)
-        if key not in homes:
-            total = sum(characters.values()) + size
-            # The shortfalls sum to the document's own size: the largest is above 0, which a split without a share has.
-            homes[key] = max(shares, key=lambda split: shares[split] * total - characters[split])
-        home = homes[key]
-        if home is not None:
-            characters[home] += size
-        yield document, home
 
 
 @dataclass(frozen=True)
@@ -185,9 +138,10 @@ class TokenFile:
                 "prepare the data again"
             )
         held = summary.splits[split]
+        tokens, documents = _names(split)
         return TokenFile(
-            tokens=_mapped(folder / f"{split}.bin", summary.number, held.tokens),
-            documents=_mapped(folder / f"{split}.documents.bin", STARTS, held.documents),
+            tokens=_mapped(folder / tokens, summary.number, held.tokens),
+            documents=_mapped(folder / documents, STARTS, held.documents),
             vocabulary=summary.vocabulary,
             separator=summary.separator,
         )
@@ -248,30 +202,6 @@ def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:
     return _gather(tokens, torch.arange(n) * count // n, length)
 
 
-def permuted(index: Int64[Tensor, " b"], count: int, seed: int, epoch: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
-    """Where the permutation (seed, epoch) of 0..count-1 takes each `index`, without ever holding the permutation.
-
-    A Feistel network permutes the next power of two; what leaves 0..count-1 is sent through it again (Black and
-    Rogaway 2002, cycle walking). It takes less than two passes on average.
-    """
-    bits = (count - 1).bit_length()
-    index = _feistel(index, bits, seed, epoch)
-    while bool((outside := index >= count).any()):
-        index = torch.where(outside, _feistel(index, bits, seed, epoch), index)
-    return index
-
-
-def _feistel(index: Tensor, bits: int, seed: int, epoch: Tensor) -> Tensor:
-    low = bits // 2
-    high = bits - low
-    left, right = index >> low, index & ((1 << low) - 1)
-    for number in range(ROUNDS):
-        drawn = seeds(seed, epoch, (right << 8) | number, Purpose.ORDER)
-        left, right = right, left ^ (drawn & ((1 << high) - 1))
-        low, high = high, low
-    return (left << low) | right
-
-
 def _count(tokens: TokenFile, length: int) -> int:
     count = len(tokens.tokens) // length
     if count == 0:
@@ -284,13 +214,33 @@ def _gather(tokens: TokenFile, rows: Int64[Tensor, " n"], length: int) -> Int64[
     return torch.from_numpy(tokens.tokens[places].astype(np.int64))
 
 
+def _pack(
+    data: Data, tokenizer: Tokenizer, number: str, folder: Path, progress: Callable[[str], None]
+) -> tuple[dict[Split, SplitSummary], int]:
+    """What each split holds, now that its files are written, and how many documents were left out."""
+    dropped = 0
+    with ExitStack() as stack:
+        writers: dict[Split, _Writer] = {
+            split: stack.enter_context(_Writer(folder, split, number))
+            for split in get_args(Split)
+            if split != "judge" or data.shares.judge > 0
+        }
+        for batch in _batches(data.documents(), progress):
+            kept = [(document.text, split) for document, split in batch if split is not None]
+            dropped += len(batch) - len(kept)
+            for (text, split), ids in zip(kept, tokenizer.encode_documents([text for text, _ in kept]), strict=True):
+                writers[split].write(text, ids)
+        return {split: writer.summary() for split, writer in writers.items()}, dropped
+
+
 class _Writer:
     """One split's files while they grow."""
 
     def __init__(self, folder: Path, split: Split, number: str) -> None:
         self._number = np.dtype(number)
-        self._tokens = (folder / f"{split}.bin").open("wb")
-        self._starts_path = folder / f"{split}.documents.bin"
+        tokens, documents = _names(split)
+        self._tokens = (folder / tokens).open("wb")
+        self._documents = folder / documents
         self._starts = array("q")
         self._sha256 = hashlib.sha256()
         self._count = self._characters = self._bytes = 0
@@ -313,7 +263,7 @@ class _Writer:
     def summary(self) -> SplitSummary:
         """What was written; afterwards the document starts are on the disk as well."""
         starts = np.frombuffer(self._starts, dtype=np.int64).astype(STARTS).tobytes()
-        self._starts_path.write_bytes(starts)
+        self._documents.write_bytes(starts)
         return SplitSummary(
             documents=len(self._starts),
             tokens=self._count,
@@ -340,13 +290,12 @@ def _batches(
     yield batch
 
 
-def _tokenised(tokenizer: Tokenizer, documents: list[tuple[Document, Split]]) -> list[np.ndarray]:
-    return tokenizer.encode_documents([document.text for document, _ in documents])
+def _names(split: Split) -> tuple[str, str]:
+    """The files of a split: its tokens and where its documents start."""
+    return f"{split}.bin", f"{split}.documents.bin"
 
 
 def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:
-    if not any(held.documents for held in summaries.values()):
-        raise ConfigurationError("corpus: holds no text; check its paths and fields")
     for split, held in summaries.items():
         if held.tokens < length:
             raise ConfigurationError(
@@ -354,10 +303,6 @@ def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:
                 f"length {length}; give more text, a larger share of it, smaller documents (corpus.cut), "
                 "or set a smaller length"
             )
-
-
-def _key(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode("utf-8"), digest_size=16).digest()
 
 
 def _mapped(path: Path, number: str, count: int) -> np.ndarray:
