@@ -47,7 +47,7 @@ class AbstractEnergy(nn.Module):
 
 
 class StepEnergy(AbstractEnergy):
-    """Ours (docs/mathematics.md 3.3): a light head on the denoiser's features, summed over the new positions of each block.
+    """Ours: a light head on the denoiser's features, summed over each block's new positions (docs/mathematics.md 3.3).
 
     At each new position the head gets its own token and those to the left and right, known, new in the same block, or
     masked; the tokens of other blocks are masks to it, so that given x_t blocks are independent. The output is zero

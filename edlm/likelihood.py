@@ -99,7 +99,7 @@ def paper_estimate(
     draws: int,
     log_partition_draws: int,
 ) -> Estimate:
-    """The published estimator E_t[w(t) (-log p_theta + E + log Z)], for comparison; it is NOT a bound (docs/mathematics.md 5.2).
+    """The published estimator E_t[w(t) (-log p_theta + E + log Z)]: NOT a bound (docs/mathematics.md 5.2).
 
     Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low.
     """
@@ -126,7 +126,7 @@ def log_partition(
     draws: int,
     log_partition_draws: int,
 ) -> tuple[Estimate, Estimate]:
-    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high) from as many drafts (docs/mathematics.md 5.3).
+    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high), docs/mathematics.md 5.3.
 
     For step energies the step is to t = 0, where everything masked is revealed.
     """

@@ -53,7 +53,7 @@ class NextToken(nn.Module):
 
 
 class Contrastive(nn.Module):
-    """Noise contrastive estimation of an energy against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
+    """Noise contrastive estimation against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
 
     Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-draft energies see every masked
     position; step energies the positions U that a random step of a random grid reveals. Groups in which at most one

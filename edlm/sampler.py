@@ -1,4 +1,4 @@
-"""The importance-sampling generator: from a canvas with masks to text, k candidates a step (EDLM alg. 1; docs/mathematics.md 4).
+"""The importance-sampling generator: from a canvas with masks to text (EDLM alg. 1; docs/mathematics.md 4).
 
 Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
 """

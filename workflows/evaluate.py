@@ -23,7 +23,7 @@ from workflows.measure import PLAIN, Bound, Drawn, Measured, Reference, Referenc
 from workflows.plots import bound_figure, quality_figure
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, say, session
+from workflows.stage import Session, Work, local_copy, say, session
 from workflows.tables import report
 
 BOUNDS, QUALITY, SUMMARY, REPORT, FIGURE = (
@@ -47,11 +47,11 @@ def evaluate(
 
     def work(work: Work) -> dict[str, Any]:
         subject = Subject(
-            data=session.open(data),
-            denoiser=session.open(denoiser),
-            autoregressive=session.open(autoregressive),
-            judge=session.open(judging),
-            energies={name: session.open(uri) for name, uri in energies.items()},
+            data=data,
+            denoiser=denoiser,
+            autoregressive=autoregressive,
+            judge=judging,
+            energies=dict(energies),
             sequences=experiment.evaluate.sequences,
             seed=experiment.seed,
         )
@@ -64,13 +64,13 @@ def evaluate(
 
 def cells(experiment: Experiment, subject: Subject) -> list[Bound | Samples | Reference]:
     """Everything to measure, the longest first."""
-    wanted, denoiser = experiment.evaluate, open_denoiser(subject.denoiser)
+    wanted, denoiser = experiment.evaluate, open_denoiser(local_copy(subject.denoiser))
     found: list[Bound | Samples | Reference] = [
         Bound(subject, PLAIN, Sampler(steps=steps), repeats=1) for steps in wanted.steps
     ]
     found += [Samples(subject, PLAIN, Sampler(steps=steps), wanted.samples) for steps in wanted.sample_steps]
-    for name, folder in subject.energies.items():
-        energy = open_energy(folder, denoiser)
+    for name, uri in subject.energies.items():
+        energy = open_energy(local_copy(uri), denoiser)
         many = [k for k in wanted.candidates if k > 1] + ([EXACT] if energy.normalised else [])
         for steps in wanted.steps:
             # The last step alone is where whole drafts throw nothing away (docs/mathematics.md 4).
@@ -107,7 +107,7 @@ def _measure_all(experiment: Experiment, subject: Subject) -> list[tuple[Any, An
 
 
 def _write(experiment: Experiment, work: Work, subject: Subject, results: list[tuple[Any, Any]]) -> dict[str, Any]:
-    length = open_denoiser(subject.denoiser).length
+    length = open_denoiser(local_copy(subject.denoiser)).length
     references = next(result for result in (r for _, r in results) if isinstance(result, References))
     bounds = bound_rows([(c, r) for c, r in results if isinstance(c, Bound)], length)
     quality = [_quality_row(c, r) for c, r in results if isinstance(c, Samples)]
@@ -204,7 +204,7 @@ def main() -> None:
         denoiser, ar, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
         energies = finetune(opened, data, denoiser, ar)
         report_uri = evaluate(opened, data, denoiser, ar, judging, energies)
-        print((opened.open(report_uri) / REPORT).read_text())
+        print((local_copy(report_uri) / REPORT).read_text())
 
 
 if __name__ == "__main__":

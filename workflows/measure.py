@@ -3,7 +3,6 @@
 import functools
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -13,23 +12,24 @@ from edlm.energy import AbstractEnergy
 from edlm.judge import assess
 from edlm.likelihood import Estimate, autoregressive_nll, log_partition, nelbo, paper_estimate, sampler_bound
 from edlm.models import OpenDenoiser, open_autoregressive, open_denoiser, open_energy
-from edlm.sampler import EXACT, Sampler, StepResult
+from edlm.sampler import Sampler, StepResult
 from edlm.streams import Purpose, seeds
 from edlm.tokenizer import open_tokenizer
 from edlm.tokens import TokenFile, whole
+from workflows.stage import local_copy
 
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: local folders of the data and the models, and the seed of all noise."""
+    """What is measured: the URIs of the data and the models, and the seed of all noise."""
 
-    data: Path
-    denoiser: Path
-    autoregressive: Path
-    judge: Path
-    energies: dict[str, Path]
+    data: str
+    denoiser: str
+    autoregressive: str
+    judge: str
+    energies: dict[str, str]
     sequences: int
     seed: int
 
@@ -119,7 +119,7 @@ def _bound(cell: Bound) -> Measured:
 def _samples(cell: Samples) -> Drawn:
     subject = cell.subject
     denoiser, energy = _models(subject, cell.energy)
-    judge, tokenizer = open_autoregressive(subject.judge), open_tokenizer(subject.denoiser)
+    judge, tokenizer = open_autoregressive(local_copy(subject.judge)), open_tokenizer(denoiser.folder)
     canvas = torch.full((cell.count, denoiser.length), denoiser.network.mask)
     rows = seeds(subject.seed, 0, torch.arange(cell.count), Purpose.ROWS)
     steps: list[StepResult] = []
@@ -160,7 +160,7 @@ def _reference(cell: Reference) -> References:
             )
     return References(
         denoiser_nelbo=nelbo(x0, network, schedule, seed, cell.nelbo_draws),
-        autoregressive_nll=autoregressive_nll(x0, open_autoregressive(subject.autoregressive)),
+        autoregressive_nll=autoregressive_nll(x0, open_autoregressive(local_copy(subject.autoregressive))),
         paper=paper,
         log_partition=partition,
     )
@@ -168,23 +168,19 @@ def _reference(cell: Reference) -> References:
 
 def _models(subject: Subject, energy: str) -> tuple[OpenDenoiser, AbstractEnergy | None]:
     denoiser = _denoiser(subject.denoiser)
-    return denoiser, None if energy == PLAIN else open_energy(subject.energies[energy], denoiser)
+    return denoiser, None if energy == PLAIN else open_energy(local_copy(subject.energies[energy]), denoiser)
 
 
 @functools.cache
-def _denoiser(folder: Path) -> OpenDenoiser:
-    return open_denoiser(folder)
+def _denoiser(uri: str) -> OpenDenoiser:
+    return open_denoiser(local_copy(uri))
 
 
 def _validation(subject: Subject) -> Int[Tensor, "b l"]:
     length = _denoiser(subject.denoiser).length
-    return whole(TokenFile.open(subject.data, "validation"), length, subject.sequences)
+    return whole(TokenFile.open(local_copy(subject.data), "validation"), length, subject.sequences)
 
 
 def _mean(values: Tensor) -> float:
     """nan where nothing was resampled."""
     return values.double().mean().item()
-
-
-def is_exact(sampler: Sampler) -> bool:
-    return sampler.candidates == EXACT

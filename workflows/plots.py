@@ -12,7 +12,7 @@ INK, FAINT = "#22262b", "#b9c0c8"
 
 
 def bound_figure(summary: Row, bounds: list[Row]) -> Figure:
-    """One panel for each energy: its bound against T for every k, beside plain diffusion and the autoregressive level."""
+    """One panel for each energy: its bound against T for every k, plain diffusion and AR beside it."""
     energies = list(dict.fromkeys(row["energy"] for row in bounds if row["energy"] != "plain"))
     columns = min(3, max(1, len(energies)))
     lines = -(-max(1, len(energies)) // columns)

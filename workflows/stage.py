@@ -53,15 +53,6 @@ class Session:
     reports: list[dict[str, Any]] = field(default_factory=list)
     """One row for each stage that was asked for: its name, whether it was reused, its seconds and its output."""
 
-    @property
-    def cache(self) -> Path:
-        """Where copies of remote folders are kept on this machine."""
-        return Path(tempfile.gettempdir()) / "edlm-cache"
-
-    def open(self, uri: str) -> Path:
-        """A verified local copy of a stage's output."""
-        return fetch(uri, self.cache)
-
     def run_stage(
         self, name: str, settings: Any, inputs: Mapping[str, str], work: Callable[[Work], Mapping[str, Any] | None]
     ) -> str:
@@ -127,6 +118,11 @@ class Session:
     def _journal(self, workspace: str, scratch: Path) -> Path:
         """Beside the checkpoints where those are local files; else on this machine, for as long as the stage runs."""
         return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
+
+
+def local_copy(uri: str) -> Path:
+    """A stage's output as a verified folder on this machine, whichever machine that is."""
+    return fetch(uri, Path(tempfile.gettempdir()) / "edlm-cache")
 
 
 def fingerprint(name: str, settings: Any, inputs: Mapping[str, str]) -> str:

@@ -1,0 +1,67 @@
+"""Autoregress: the autoregressive baseline, and on documents of its own the judge.
+
+python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...]
+"""
+
+import functools
+from typing import Any
+
+import torch
+from edlm.training import Training
+
+from edlm.autoregressive import AutoregressiveModel
+from edlm.checkpoint import TOKENIZER
+from edlm.config import from_command_line, plain
+from edlm.models import save_autoregressive
+from edlm.objective import NextToken
+from edlm.tokens import Split, read_summary
+from edlm.transformer import Trunk
+from workflows.experiment import Experiment
+from workflows.prepare import prepare
+from workflows.stage import Session, Work, local_copy, session
+from workflows.train import run_training
+
+
+def autoregress(session: Session, data: str) -> str:
+    """The URI of the autoregressive model that is the baseline and the source of the energies `ar` and `coar`."""
+    return _next_token(session, data, "autoregress", "train", session.experiment.autoregress)
+
+
+def judge(session: Session, data: str) -> str:
+    """The URI of the judge: the same network, trained on the judge's split."""
+    return _next_token(session, data, "judge", "judge", session.experiment.judge)
+
+
+def _next_token(session: Session, data: str, stage: str, split: Split, training: Training) -> str:
+    experiment = session.experiment
+    trunk, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
+
+    def work(work: Work) -> dict[str, Any]:
+        prepared = local_copy(data)
+        build = functools.partial(next_token, trunk, read_summary(prepared).vocabulary, seed)
+
+        def write(weights, folder):
+            save_autoregressive(folder, weights, trunk, length, prepared / TOKENIZER, {"experiment": experiment.name})
+
+        return run_training(session, work, data, split, training, build, write)
+
+    settings = {"trunk": plain(trunk), "training": plain(training), "length": length, "seed": seed}
+    return session.run_stage(stage, settings, {"data": data}, work)
+
+
+def next_token(trunk: Trunk, vocabulary: int, seed: int) -> NextToken:
+    """The objective, with fresh weights that depend on the seed alone."""
+    torch.manual_seed(seed)
+    return NextToken(AutoregressiveModel(trunk, vocabulary))
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    with session(experiment) as opened:
+        data = prepare(opened)
+        autoregress(opened, data)
+        judge(opened, data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Pretrain: the denoiser, by diffusion.
+
+python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...]
+"""
+
+import functools
+from typing import Any
+
+import torch
+
+from edlm.checkpoint import TOKENIZER
+from edlm.config import from_command_line, plain
+from edlm.denoiser import Denoiser
+from edlm.models import save_denoiser
+from edlm.objective import Denoising
+from edlm.schedule import ScheduleConfig
+from edlm.tokens import read_summary
+from edlm.transformer import Trunk
+from workflows.experiment import Experiment
+from workflows.prepare import prepare
+from workflows.stage import Session, Work, local_copy, session
+from workflows.train import run_training
+
+
+def pretrain(session: Session, data: str) -> str:
+    """The URI of the denoiser."""
+    experiment = session.experiment
+    trunk, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
+
+    def work(work: Work) -> dict[str, Any]:
+        prepared = local_copy(data)
+        build = functools.partial(denoising, trunk, read_summary(prepared).vocabulary, schedule, seed)
+
+        def write(weights, folder):
+            save_denoiser(
+                folder, weights, trunk, schedule, length, prepared / TOKENIZER, {"experiment": experiment.name}
+            )
+
+        return run_training(session, work, data, "train", experiment.pretrain, build, write)
+
+    settings = {
+        "trunk": plain(trunk),
+        "schedule": plain(schedule),
+        "training": plain(experiment.pretrain),
+        "length": length,
+        "seed": seed,
+    }
+    return session.run_stage("pretrain", settings, {"data": data}, work)
+
+
+def denoising(trunk: Trunk, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
+    """The objective, with fresh weights that depend on the seed alone."""
+    torch.manual_seed(seed)
+    return Denoising(Denoiser(trunk, vocabulary), schedule, seed)
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    with session(experiment) as opened:
+        pretrain(opened, prepare(opened))
+
+
+if __name__ == "__main__":
+    main()
