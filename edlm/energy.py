@@ -20,7 +20,7 @@ from edlm.autoregressive import AutoregressiveModel
 from edlm.config import ConfigurationError, Positive, config
 from edlm.denoiser import Denoiser
 from edlm.packing import SMALLEST, Packed, pack
-from edlm.transformer import Layer, Transformer
+from edlm.transformer import Layer, ScalarHead, Transformer
 
 
 class AbstractEnergy(nn.Module):
@@ -64,8 +64,7 @@ class StepEnergy(AbstractEnergy):
         self.own, self.left, self.right = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
-        self.scalar = nn.Linear(width, 1, bias=False)
-        nn.init.zeros_(self.scalar.weight)
+        self.scalar = ScalarHead(width)
 
     def forward(self, x, xt, t, log_p, context):
         b, k, length = x.shape
@@ -84,8 +83,7 @@ class StepEnergy(AbstractEnergy):
         z, at_k, valid_k = z.flatten(0, 1), at.repeat_interleave(k, 0), valid.repeat_interleave(k, 0)
         for layer in self.layers:
             z = layer(z, at_k, valid=valid_k)
-        energy = self.scalar(self.norm(z))[..., 0].float()
-        return (energy * valid_k).sum(dim=-1).unflatten(0, (-1, k))
+        return (self.scalar(self.norm(z)) * valid_k).sum(dim=-1).unflatten(0, (-1, k))
 
     def _neighbour(self, packed: Packed, x: Tensor, xt: Tensor, offset: int) -> Int[Tensor, "n k m"]:
         """The token beside each position; masked if it is new in another block, a special id beyond the edge."""
@@ -192,19 +190,17 @@ class BidirectionalEnergy(AbstractEnergy):
         self.embedding = nn.Embedding(denoiser.vocabulary + 1, width)
         self.project = nn.Linear(2 * width, width, bias=False)
         self.transformer = Transformer(denoiser.trunk, causal=False)
-        self.scalar = nn.Linear(width, 1)
+        self.scalar = ScalarHead(width)
         self.embedding.load_state_dict(denoiser.embedding.state_dict())
         self.transformer.load_state_dict(denoiser.transformer.state_dict())
         with torch.no_grad():
             self.project.weight.copy_(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
-        nn.init.zeros_(self.scalar.weight)
-        nn.init.zeros_(self.scalar.bias)
 
     def forward(self, x, xt, t, log_p, context):
         k = x.shape[1]
         pair = torch.cat([self.embedding(xt)[:, None].expand(-1, k, -1, -1), self.embedding(x)], dim=-1)
         features = self.transformer(self.project(pair).flatten(0, 1), t.repeat_interleave(k))
-        return self.scalar(features.mean(dim=1)).float().unflatten(0, (-1, k))
+        return self.scalar(features.mean(dim=1)).unflatten(0, (-1, k))[..., None]
 
 
 class AutoregressiveEnergy(AbstractEnergy):

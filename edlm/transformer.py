@@ -141,6 +141,20 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))
 
 
+class ScalarHead(nn.Module):
+    """Features to one number each, in float32; zero before training.
+
+    A product and a sum, not a matrix product: BLAS would make a number's last bits depend on how many there are.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "*n h"]) -> Float[Tensor, "*n"]:
+        return (x.float() * self.weight.float()).sum(dim=-1)
+
+
 class Readout(nn.Module):
     """Features to log-probabilities over the vocabulary, in chunks: [n v] never exists as a whole.
 

@@ -1,0 +1,49 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.packing import pack
+
+
+@st.composite
+def selections(draw):
+    b, length = draw(st.integers(1, 4)), draw(st.integers(1, 20))
+    bits = draw(st.lists(st.booleans(), min_size=b * length, max_size=b * length))
+    return torch.tensor(bits).view(b, length), draw(st.one_of(st.none(), st.integers(1, 9)))
+
+
+@given(selections(), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selection, one_size):
+    new, block = selection
+    found = []
+    for packed in pack(new, block, one_size):
+        for row, group, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True):
+            positions = at[valid].tolist()
+            assert positions == sorted(positions)
+            assert all(p // (block or new.shape[1]) == group for p in positions)
+            found += [(int(row), p) for p in positions]
+    assert sorted(found) == [tuple(pair) for pair in torch.nonzero(new).tolist()]
+
+
+@given(selections())
+@settings(max_examples=100, deadline=None)
+def test_a_rows_packing_does_not_depend_on_its_mates(selection):
+    new, block = selection
+    together = {
+        (int(r), int(g)): (at.tolist(), valid.tolist())
+        for packed in pack(new, block)
+        for r, g, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True)
+    }
+    for row in range(len(new)):
+        for packed in pack(new[row : row + 1], block):
+            for group, at, valid in zip(packed.groups, packed.positions, packed.valid, strict=True):
+                assert together[row, int(group)] == (at.tolist(), valid.tolist())
+
+
+def test_one_size_makes_one_call_whatever_is_new():
+    sizes = [
+        [packed.positions.shape for packed in pack(torch.rand(3, 16) < share, 8, one_size=True)]
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert sizes == [[(6, 8)]] * 3

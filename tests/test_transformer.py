@@ -1,0 +1,97 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm import transformer
+from edlm.transformer import Layer, Readout, Transformer, Trunk, rotate
+from tests.networks import stirred
+
+
+def features(trunk: Trunk, causal: bool, x: torch.Tensor, t: float = 0.5) -> torch.Tensor:
+    return stirred(Transformer(trunk, causal))(x, torch.full((x.shape[0],), t))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_causal_trunk_does_not_see_what_comes_later(x):
+    changed = x.clone()
+    changed[:, 4:] += 1
+    trunk = Trunk(width=16, layers=2, heads=2)
+    torch.testing.assert_close(features(trunk, True, x)[:, :4], features(trunk, True, changed)[:, :4])
+    assert not torch.allclose(features(trunk, False, x)[:, :4], features(trunk, False, changed)[:, :4])
+
+
+def test_time_matters_only_with_time_conditioning(x):
+    with_time = Trunk(width=16, layers=2, heads=2, time_conditioning=True)
+    without = Trunk(width=16, layers=2, heads=2)
+    assert not torch.allclose(features(with_time, False, x, 0.1), features(with_time, False, x, 0.9))
+    assert torch.equal(features(without, False, x, 0.1), features(without, False, x, 0.9))
+
+
+def test_rows_are_computed_independently_to_the_last_bit(x):
+    net = stirred(Transformer(Trunk(width=16, layers=2, heads=2), causal=False))
+    whole = net(x, torch.zeros(3))
+    for row in range(3):
+        assert torch.equal(net(x[row : row + 1], torch.zeros(1))[0], whole[row])
+
+
+def test_what_is_not_valid_is_seen_by_nobody(x):
+    layer, valid = stirred(Layer(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
+    changed = x.clone()
+    changed[:, 5:] += 1
+    positions = torch.arange(7)
+    torch.testing.assert_close(
+        layer(x, positions, valid=valid)[:, :5], layer(changed, positions, valid=valid)[:, :5], rtol=0, atol=0
+    )
+    torch.testing.assert_close(layer(x[:, :5], positions[:5]), layer(x, positions, valid=valid)[:, :5])
+
+
+def test_causal_and_valid_together_are_the_causal_prefix(x):
+    layer, valid = stirred(Layer(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
+    positions = torch.arange(7)
+    torch.testing.assert_close(
+        layer(x[:, :5], positions[:5], causal=True), layer(x, positions, causal=True, valid=valid)[:, :5]
+    )
+
+
+@given(shift=st.integers(0, 500))
+@settings(max_examples=20, deadline=None)
+def test_rotary_scores_depend_on_distances_alone(shift):
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 2, 6, 8, generator=g), torch.randn(1, 2, 6, 8, generator=g)
+    at = torch.arange(6)
+    scores = rotate(q, at) @ rotate(k, at).transpose(-1, -2)
+    moved = rotate(q, at + shift) @ rotate(k, at + shift).transpose(-1, -2)
+    torch.testing.assert_close(scores, moved, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [8, 40, 2**24])
+def test_chunks_of_the_vocabulary_change_neither_values_nor_gradients(chunk, monkeypatch):
+    readout = stirred(Readout(16, 5))
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(37, 16, generator=g, requires_grad=True)
+    tokens = torch.randint(5, (37,), generator=g)
+    expected = torch.log_softmax(x @ readout.weight.T + readout.bias, -1).gather(1, tokens[:, None])[:, 0]
+    gradient = torch.autograd.grad(expected.sum(), (x, readout.weight))
+    monkeypatch.setattr(transformer, "CHUNK", chunk)
+    found = readout.log_p_of(x, tokens)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(found.sum(), (x, readout.weight)), gradient, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@given(n=st.integers(0, 40))
+@settings(max_examples=30, deadline=None)
+def test_a_positions_logits_do_not_depend_on_how_many_others_are_asked_for(n):
+    readout = stirred(Readout(16, 5))
+    x = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(readout.distribution(x[:n]), readout.distribution(x)[:n])
+
+
+def test_a_width_that_rotary_cannot_pair_is_refused():
+    with pytest.raises(ValueError, match="multiple of 2 x heads = 8"):
+        Trunk(width=20, heads=4)
