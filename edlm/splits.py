@@ -8,6 +8,7 @@ from edlm.config import ConfigurationError, Fraction, config
 from edlm.corpus import CorpusConfig, Document
 
 Split = Literal["train", "validation", "judge"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "judge")
 
 
 @config

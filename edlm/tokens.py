@@ -1,29 +1,27 @@
 """Token files: a corpus cut into splits, tokenised and packed once, then read as rows in a reproducible order."""
 
-import hashlib
 import json
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import numpy as np
 import pydantic
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt
 from torch import Tensor
 
 from edlm.config import ConfigurationError, NonNegative, Positive, config, parse, plain
 from edlm.corpus import CorpusConfig, Document
 from edlm.order import permuted
-from edlm.splits import Shares, Split, assigned
+from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
+from edlm.splits import SPLITS, Shares, Split, assigned
 from edlm.storage import Sha256, write_text
 from edlm.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
 
 INDEX = "index.json"
-STARTS = "<i8"  # how a document's start is stored
 
 BUFFER = 1_000_000  # characters tokenised at a time
 REPORT = 20_000_000  # characters between two messages of progress
@@ -55,20 +53,6 @@ class Data:
 
 
 @config
-class SplitSummary:
-    """What one split holds; `bytes` are those of its text in UTF-8."""
-
-    documents: NonNegative
-    tokens: NonNegative
-    characters: NonNegative
-    bytes: NonNegative
-    sha256: Sha256
-    """Of the file of tokens."""
-    documents_sha256: Sha256
-    """Of the file of document starts."""
-
-
-@config
 class Summary:
     """What a prepared folder holds: the content of its index.json."""
 
@@ -78,8 +62,8 @@ class Summary:
     separator: NonNegative | None
     length: Positive
     """Every split has at least one row of this many tokens."""
-    number: Literal["<u2", "<u4"]
-    """How a token is stored: unsigned, little-endian, 2 or 4 bytes."""
+    number: Number
+    """How a token is stored, as numpy spells it."""
     dropped: NonNegative
     """Documents left out because the validation corpus holds the same text."""
     splits: dict[Split, SplitSummary]
@@ -93,8 +77,9 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     empty corpus, and for one that is too short for a row in every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (INDEX, *(name for split in get_args(Split) for name in _names(split))):
-        (folder / stale).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    for stale in [path for split in SPLITS for path in paths(folder, split)]:
+        stale.unlink(missing_ok=True)
     tokenizer = data.tokenizer.build(document.text for document, split in data.documents() if split == "train")
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
@@ -120,8 +105,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
 class TokenFile:
     """One split of a prepared folder, mapped into memory; documents[i] is where document i starts in tokens."""
 
-    tokens: np.ndarray
-    documents: np.ndarray
+    tokens: UInt[np.ndarray, " n"]
+    documents: Int64[np.ndarray, " documents"]
     vocabulary: int
     separator: int | None
 
@@ -137,14 +122,8 @@ class TokenFile:
                 f"{folder}: the tokens were made with tokenizer {summary.tokenizer}, tokenizer.json is {digest}; "
                 "prepare the data again"
             )
-        held = summary.splits[split]
-        tokens, documents = _names(split)
-        return TokenFile(
-            tokens=_mapped(folder / tokens, summary.number, held.tokens),
-            documents=_mapped(folder / documents, STARTS, held.documents),
-            vocabulary=summary.vocabulary,
-            separator=summary.separator,
-        )
+        tokens, documents = mapped(folder, split, summary.number, summary.splits[split])
+        return TokenFile(tokens, documents, summary.vocabulary, summary.separator)
 
 
 def read_summary(folder: Path) -> Summary:
@@ -215,63 +194,22 @@ def _gather(tokens: TokenFile, rows: Int64[Tensor, " n"], length: int) -> Int64[
 
 
 def _pack(
-    data: Data, tokenizer: Tokenizer, number: str, folder: Path, progress: Callable[[str], None]
+    data: Data, tokenizer: Tokenizer, number: Number, folder: Path, progress: Callable[[str], None]
 ) -> tuple[dict[Split, SplitSummary], int]:
     """What each split holds, now that its files are written, and how many documents were left out."""
     dropped = 0
     with ExitStack() as stack:
-        writers: dict[Split, _Writer] = {
-            split: stack.enter_context(_Writer(folder, split, number))
-            for split in get_args(Split)
-            if split != "judge" or data.shares.judge > 0
+        used: tuple[Split, ...] = SPLITS if data.shares.judge > 0 else ("train", "validation")
+        writers: dict[Split, SplitWriter] = {
+            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used
         }
         for batch in _batches(data.documents(), progress):
-            kept = [(document.text, split) for document, split in batch if split is not None]
+            kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]
             dropped += len(batch) - len(kept)
             for (text, split), ids in zip(kept, tokenizer.encode_documents([text for text, _ in kept]), strict=True):
                 writers[split].write(text, ids)
-        return {split: writer.summary() for split, writer in writers.items()}, dropped
-
-
-class _Writer:
-    """One split's files while they grow."""
-
-    def __init__(self, folder: Path, split: Split, number: str) -> None:
-        self._number = np.dtype(number)
-        tokens, documents = _names(split)
-        self._tokens = (folder / tokens).open("wb")
-        self._documents = folder / documents
-        self._starts = array("q")
-        self._sha256 = hashlib.sha256()
-        self._count = self._characters = self._bytes = 0
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._tokens.close()
-
-    def write(self, text: str, ids: np.ndarray) -> None:
-        raw = ids.astype(self._number).tobytes()
-        self._tokens.write(raw)
-        self._sha256.update(raw)
-        self._starts.append(self._count)
-        self._count += len(ids)
-        self._characters += len(text)
-        self._bytes += len(text.encode("utf-8"))
-
-    def summary(self) -> SplitSummary:
-        """What was written; afterwards the document starts are on the disk as well."""
-        starts = np.frombuffer(self._starts, dtype=np.int64).astype(STARTS).tobytes()
-        self._documents.write_bytes(starts)
-        return SplitSummary(
-            documents=len(self._starts),
-            tokens=self._count,
-            characters=self._characters,
-            bytes=self._bytes,
-            sha256=self._sha256.hexdigest(),
-            documents_sha256=hashlib.sha256(starts).hexdigest(),
-        )
+        held: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
+    return held, dropped
 
 
 def _batches(
@@ -290,11 +228,6 @@ def _batches(
     yield batch
 
 
-def _names(split: Split) -> tuple[str, str]:
-    """The files of a split: its tokens and where its documents start."""
-    return f"{split}.bin", f"{split}.documents.bin"
-
-
 def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:
     for split, held in summaries.items():
         if held.tokens < length:
@@ -303,12 +236,3 @@ def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:
                 f"length {length}; give more text, a larger share of it, smaller documents (corpus.cut), "
                 "or set a smaller length"
             )
-
-
-def _mapped(path: Path, number: str, count: int) -> np.ndarray:
-    expected = count * np.dtype(number).itemsize
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; prepare the data again")
-    if (found := path.stat().st_size) != expected:
-        raise ValueError(f"{path} has {found} bytes, its index says {expected}: it is damaged; prepare the data again")
-    return np.memmap(path, dtype=number, mode="r", shape=(count,))
