@@ -188,7 +188,10 @@ def test_hostile_weights_with_the_right_checksum_are_neither_executed_nor_loaded
         if file["path"] == WEIGHTS:
             file |= {"bytes": len(HOSTILE[kind]), "sha256": hashlib.sha256(HOSTILE[kind]).hexdigest()}
     (folder / CHECKSUMS).write_text(json.dumps(tree))
-    with pytest.raises(ValueError, match="safetensors"):
+    refused_unread = kind in ("pickle", "absurd header length", "header longer than the file")
+    with pytest.raises(
+        ValueError, match="is no safetensors file" if refused_unread else "is no valid safetensors file"
+    ):
         load_weights(folder)
 
 
