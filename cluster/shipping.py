@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.connection import UNANSWERED, connect, first_line
+from cluster.connection import UNANSWERED, answering, connect, first_line, tracking_uri
 from cluster.journal import ENTRIES, FILES, read, run_of
 from edlm.storage import read_text, write_text
 
@@ -43,27 +43,27 @@ class Shipper:
 
     def ship(self) -> None:
         """Afterwards MLflow has every whole entry. Raises MlflowException or OSError at the first it does not take."""
-        if self._known is None:
-            self._known = {(name, step) for name, values in points(self.client, self.run_id).items() for step in values}
         while entries := list(islice(read(self.folder, self.shipped_bytes), BATCH)):
             metrics = list(takewhile(lambda entry: entry[0].get("kind") == "metrics", entries))
             if metrics:
-                self._send_metrics([entry for entry, _ in metrics], self._known)
+                self._send_metrics([entry for entry, _ in metrics])
             else:
                 self._send(entries[0][0])
             self.shipped_bytes = (metrics or entries[:1])[-1][1]
             write_text(self._mark, str(self.shipped_bytes))
 
-    def _send_metrics(self, entries: list[dict[str, Any]], known: set[tuple[str, int]]) -> None:
+    def _send_metrics(self, entries: list[dict[str, Any]]) -> None:
+        if self._known is None:
+            self._known = {(name, step) for name, values in points(self.client, self.run_id).items() for step in values}
         new: dict[tuple[str, int], Metric] = {}
         for entry in entries:
             for name, value in entry["values"].items():
                 point = (name, entry["step"])
-                if point not in known:
+                if point not in self._known:
                     new.setdefault(point, Metric(name, value, entry["time"], entry["step"]))
         for batch in _batches(list(new.items()), BATCH):
             self.client.log_batch(self.run_id, metrics=[metric for _, metric in batch])
-            known.update(point for point, _ in batch)
+            self._known.update(point for point, _ in batch)
 
     def _send(self, entry: dict[str, Any]) -> None:
         try:
@@ -159,14 +159,21 @@ class Shipping(threading.Thread):
 def ship(tracking: Tracking, root: str, folder: Path) -> int:
     """Afterwards MLflow has all that the journals in and below `folder` hold; how many journals those are.
 
-    Raises MlflowException or OSError where the server does not take it; nothing is lost then, and it can be repeated.
+    A run that was deleted in MLflow costs a warning. Raises ConfigurationError where no server answers; nothing is lost
+    then, and it can be repeated.
     """
-    client = connect(tracking, root)
     count = 0
+    uri = tracking_uri(tracking, root)
     for path in sorted(folder.rglob(ENTRIES)):
-        if run_id := run_of(path.parent):
-            Shipper(client, path.parent, run_id).ship()
+        run_id = run_of(path.parent)
+        if run_id is None:
+            continue
+        try:
+            with answering(uri):
+                Shipper(connect(tracking, root), path.parent, run_id).ship()
             count += 1
+        except MlflowException as error:
+            log.warning("MLflow does not take the journal in %s: %s", path.parent, first_line(error))
     return count
 
 

@@ -18,7 +18,7 @@ import requests
 from matplotlib.figure import Figure
 
 from cluster.config import Cluster, Tracking
-from cluster.journal import history
+from cluster.journal import ENTRIES, Journal, history
 from cluster.shipping import ship
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError, config
@@ -151,6 +151,23 @@ def test_shipping_again_changes_nothing(runs, root, tmp_path):
     assert ship(runs.tracking, root, tmp_path) == 1
     assert runs.client.get_run(run_id).to_dictionary() == before
     assert steps_of(runs, run_id) == [0]
+
+
+def test_a_run_that_was_deleted_does_not_keep_the_others_from_being_shipped(runs, root, tmp_path, caplog):
+    deleted, kept = runs.start("deleted"), runs.start("kept")
+    for name, run_id in (("a", deleted), ("b", kept)):
+        tracker = runs.tracker(run_id, tmp_path / name)
+        tracker.log(0, {"loss": 1.0})
+        tracker.close()
+        unsent = Journal(tmp_path / name, run_id)
+        unsent.append("metrics", step=1, values={"loss": 1.0})
+        unsent.close()
+    runs.client.delete_run(deleted)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ENTRIES).write_text("")  # a process that died before its first line
+    assert ship(runs.tracking, root, tmp_path) == 1
+    assert f"does not take the journal in {tmp_path / 'a'}" in caplog.text
+    assert steps_of(runs, kept) == [0, 1]
 
 
 def test_a_parameter_that_changed_on_resume_stops_nothing(runs, tmp_path, caplog):
