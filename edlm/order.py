@@ -7,15 +7,18 @@ from torch import Tensor
 from edlm.streams import Purpose, seeds
 
 ROUNDS = 6  # of the Feistel network: more than the 4 of Luby and Rackoff 1988, as small halves mix badly; even
+SMALLEST = (
+    6  # bits: halves of fewer than 3 bits mix so badly that some rows of a tiny corpus would come first too often
+)
 
 
 def permuted(index: Int64[Tensor, " b"], count: int, seed: int, epoch: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
     """Where the permutation (seed, epoch) of 0..count-1 takes each `index`.
 
     A Feistel network permutes the numbers below the next power of two; what falls outside 0..count-1 goes through it
-    again until it is inside (cycle walking; Black and Rogaway 2002), less than twice on average.
+    again until it is inside (cycle walking; Black and Rogaway 2002), less than twice on average for more than 32 rows.
     """
-    bits = (count - 1).bit_length()
+    bits = max(SMALLEST, (count - 1).bit_length())
     index = _feistel(index, bits, seed, epoch)
     while bool((outside := index >= count).any()):
         index = torch.where(outside, _feistel(index, bits, seed, epoch), index)

@@ -31,7 +31,7 @@ def assigned(
 
     A document of `corpus` goes to the split that is furthest behind its share of the characters so far; a text that
     was seen before goes where it went first, so no two splits share a text. One pass, the same at every call; a digest
-    of each document is kept in memory. Raises ConfigurationError where nothing is left to train on.
+    of each document is kept in memory. Raises ConfigurationError where `corpus` holds no text that is kept.
     """
     homes: dict[bytes, Split | None] = {}
     if validation is not None:
@@ -52,7 +52,7 @@ def assigned(
         if home is not None:
             characters[home] += size
         yield document, home
-    if not characters["train"]:
+    if not any(characters.values()):
         besides = "" if validation is None else ", or none that the validation corpus does not hold"
         raise ConfigurationError(f"the corpus holds no text{besides}; check its paths, split and text_field")
 

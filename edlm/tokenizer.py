@@ -57,17 +57,19 @@ class Tokenizer:
         return ids[0] if ids else None
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
-        """The ids of `text`, without a separator; ValueError for a lone surrogate, which is no character."""
+        """The ids of `text`, without a separator; ValueError where it is no Unicode text (half a surrogate pair)."""
         (ids,) = self._encode([text], add_special_tokens=False)
         return ids
 
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
-        """The ids of each text as a document of a packed stream: followed by the separator, or by one space."""
+        """The ids of each text as a document of a packed stream: followed by the separator, or by one space.
+
+        A text without a letter is then no token at all: two spaces would be no text of that alphabet."""
         if self.separator is not None:
             return self._encode(texts, add_special_tokens=True)
         space = self._rust.token_to_id(" ")
         return [
-            ids[1:] if ids[0] == space and len(ids) > 1 else ids
+            ids[1:] if ids[0] == space else ids
             for ids in self._encode([f"{text} " for text in texts], add_special_tokens=False)
         ]
 
@@ -87,8 +89,8 @@ class Tokenizer:
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
         try:
             encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text holds a lone surrogate, which is no character: {error}") from error
+        except TypeError as error:  # what the library says of a text that has no UTF-8
+            raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
