@@ -64,7 +64,8 @@ class Tokenizer:
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
         """The ids of each text as a document of a packed stream: followed by the separator, or by one space.
 
-        A text without a letter is then no token at all: two spaces would be no text of that alphabet."""
+        A text without a letter is then no token at all: two spaces would be no text of that alphabet.
+        """
         if self.separator is not None:
             return self._encode(texts, add_special_tokens=True)
         space = self._rust.token_to_id(" ")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.order import permuted
@@ -13,11 +13,13 @@ def order(count: int, seed: int, epoch: int) -> list[int]:
     return permuted(torch.arange(count), count, seed, torch.full((count,), epoch)).tolist()
 
 
+@settings(max_examples=40, deadline=None)
 @given(counts, keys, st.integers(0, 1000))
 def test_every_epoch_has_each_row_once(count, seed, epoch):
     assert sorted(order(count, seed, epoch)) == list(range(count))
 
 
+@settings(max_examples=40, deadline=None)
 @given(counts, keys, st.data())
 def test_a_row_does_not_depend_on_what_is_asked_for_beside_it(count, seed, data):
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=1)))

@@ -2,7 +2,7 @@ import json
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError, parse
@@ -32,6 +32,7 @@ def by_split(corpus, validation, shares):
     return found
 
 
+@settings(max_examples=40, deadline=None)
 @given(texts, shares)
 def test_splits_share_no_text_and_lose_none(place, texts, shares):
     found = by_split(written(place / "a.jsonl", texts), None, shares)
@@ -40,6 +41,7 @@ def test_splits_share_no_text_and_lose_none(place, texts, shares):
     assert sum(map(len, sets)) == len(set(texts))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=40), shares)
 def test_every_split_is_within_a_document_or_two_of_its_share(place, sizes, shares):
     texts = [f"{number:03d}" + "x" * size for number, size in enumerate(sizes)]
@@ -53,6 +55,7 @@ def test_every_split_is_within_a_document_or_two_of_its_share(place, sizes, shar
             assert held == 0
 
 
+@settings(max_examples=40, deadline=None)
 @given(texts)
 def test_the_first_document_is_trained_on(place, texts):
     found = by_split(written(place / "c.jsonl", texts), None, Shares(validation=0.3, judge=0.3))
@@ -65,6 +68,7 @@ def test_few_documents_are_shared_out_exactly(place):
     assert {split: len(documents) for split, documents in found.items()} == {"train": 13, "validation": 2, "judge": 5}
 
 
+@settings(max_examples=40, deadline=None)
 @given(texts, texts)
 def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(place, texts, held_out):
     corpus = written(place / "e.jsonl", ["only here", *texts])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError
@@ -36,6 +36,7 @@ def foreign(tmp_path):
     return tmp_path
 
 
+@settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(max_codepoint=0x24FF)))
 def test_characters_give_back_the_text_in_the_alphabet_of_text8(text):
     assert characters.decode(characters.encode(text)) == normalised(text)
@@ -71,6 +72,7 @@ def test_documents_without_a_separator_are_parted_by_one_space():
     assert characters.separator is None
 
 
+@settings(max_examples=200, deadline=None)
 @given(anything)
 def test_bytes_give_back_every_text(text):
     ids = byte_level.encode(text)
@@ -78,6 +80,7 @@ def test_bytes_give_back_every_text(text):
     assert ids.tolist() == list(text.encode("utf-8"))
 
 
+@settings(max_examples=200, deadline=None)
 @given(anything)
 def test_learnt_pairs_give_back_every_text(text):
     assert learnt.decode(learnt.encode(text)) == text

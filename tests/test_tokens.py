@@ -160,6 +160,7 @@ def test_a_foreign_tokenizer_or_a_damaged_index_is_refused(copied):
         TokenFile.open(copied, "train")
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.data(), st.integers(1, 12), st.integers(0, 50), st.integers(0, 2**31))
 def test_any_division_among_workers_gives_the_same_rows(draw, batch, step, seed):
     batches = Batches(counting(100), length=7, batch=batch, seed=seed)
@@ -171,7 +172,7 @@ def test_any_division_among_workers_gives_the_same_rows(draw, batch, step, seed)
     assert (together.step, together.of) == (step, batch)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31))
 def test_an_epoch_is_each_row_of_consecutive_tokens_once(count, batch, seed):
     length = 3
@@ -212,6 +213,7 @@ def test_a_file_that_fills_no_row_is_refused():
         Batches(counting(9), length=10, batch=1, seed=0)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_a_measure_looks_at_rows_spread_evenly_over_the_split(count, limit):
     rows = whole(counting(count * 3 + 1), 3, limit)
