@@ -1,0 +1,289 @@
+"""The text generator: a registered model as a person uses it, text in and text out; it knows no server."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from edlm import equations
+from edlm.canvas import canvas, checked, context_tokens
+from edlm.config import config, dump, load
+from edlm.energy import AbstractEnergy
+from edlm.likelihood import Estimate, nelbo, sampler_bound
+from edlm.models import OpenDenoiser, open_denoiser, open_energy
+from edlm.sampler import EXACT, Sampler, StepResult
+from edlm.storage import INTENT, MARKER, committed, fetch, write_text
+from edlm.streams import Purpose, uniforms
+from edlm.tokenizer import Tokenizer, open_tokenizer
+
+CARD = "bundle.yaml"
+DENOISER = "denoiser"
+ENERGIES = "energies"
+
+OnStep = Callable[[StepResult], None]
+
+
+@config
+class Bundle:
+    """What a registered model is called, and how it generates unless it is told otherwise."""
+
+    name: str
+    energy: str | None = None
+    """The energy that weighs candidates; None: plain diffusion."""
+    sampler: Sampler
+
+
+def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[str, Path]) -> None:
+    """Afterwards `folder` holds copies of the model folders, beside its card; the caller publishes it.
+
+    Raises ValueError where the bundle could not generate: an energy is missing, damaged or another denoiser's.
+    """
+    for source, target in [(denoiser, DENOISER), *[(path, f"{ENERGIES}/{name}") for name, path in energies.items()]]:
+        # Without the marks of an earlier publication: the bundle is published as one.
+        shutil.copytree(source, folder / target, ignore=shutil.ignore_patterns(MARKER, INTENT))
+    write_text(str(folder / CARD), dump(bundle))
+    open_bundle(folder)
+
+
+def open_bundle(folder: Path, device: str = "cpu") -> "TextGenerator":
+    """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
+    bundle = load(Bundle, folder / CARD)
+    denoiser = open_denoiser(folder / DENOISER)
+    denoiser.network.to(device)
+    places = sorted((folder / ENERGIES).iterdir()) if (folder / ENERGIES).is_dir() else []
+    energies = {place.name: open_energy(place, denoiser).to(device) for place in places}
+    generator = TextGenerator(bundle, denoiser, energies, open_tokenizer(folder / DENOISER))
+    generator.energy_for(bundle.sampler, bundle.energy)
+    return generator
+
+
+@dataclass
+class Tally:
+    """What it took to fill one row."""
+
+    denoiser_calls: int = 0
+    energy_calls: int = 0
+    ess: list[float] = field(default_factory=list)
+    """Effective sample size of each step that had something to choose."""
+
+    def add(self, step: StepResult, row: int) -> None:
+        """Afterwards `row` of this step is counted."""
+        self.denoiser_calls += int(step.denoiser_calls[row])
+        self.energy_calls += int(step.energy_calls[row])
+        if step.energies is not None and not step.energies[row].isnan().all():
+            self.ess.append(float(step.ess[row]))
+
+    @property
+    def mean_ess(self) -> float | None:
+        """None where no step resampled."""
+        return sum(self.ess) / len(self.ess) if self.ess else None
+
+
+@dataclass(frozen=True)
+class Text:
+    """One generated text: of `write` what follows the prompt, of `infill` the whole, given parts included."""
+
+    tokens: tuple[int, ...]
+    text: str
+    seed: int
+    finish_reason: Literal["stop", "length"]
+    """`stop`: the model ended the document there."""
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a text is, in nats, each number with the standard error of its noise samples."""
+
+    nelbo: Estimate
+    """Of plain diffusion, in continuous time."""
+    bound: Estimate
+    """Of the very sampler that generates, in T steps."""
+    energies: Mapping[str, Estimate]
+    """E(x_0, x_t, t) of every energy, its mean over the noise: low is likely, its zero is arbitrary."""
+
+
+@dataclass
+class _Draft:
+    """A row on its way: its seed, the tokens that stand, and what they took."""
+
+    seed: int
+    tokens: list[int]
+    tally: Tally = field(default_factory=Tally)
+    stopped: bool = False
+
+    def stop_after(self, known: int, separator: int | None) -> None:
+        """Afterwards a document that ended past the `known` tokens ends the text; its separator is not a part of it."""
+        if separator is not None and separator in self.tokens[known:]:
+            del self.tokens[self.tokens.index(separator, known) :]
+            self.stopped = True
+
+
+class TextGenerator:
+    """A denoiser, the energies made for it, and their tokenizer."""
+
+    def __init__(
+        self, bundle: Bundle, denoiser: OpenDenoiser, energies: Mapping[str, AbstractEnergy], tokenizer: Tokenizer
+    ) -> None:
+        self.bundle, self.denoiser, self.energies, self.tokenizer = bundle, denoiser, energies, tokenizer
+        self.length, self.mask = denoiser.length, denoiser.network.mask
+        self._device = next(denoiser.network.parameters()).device
+
+    @classmethod
+    def load(cls, uri: str, cache: Path, digest: str | None = None, device: str = "cpu") -> "TextGenerator":
+        """The generator published at `uri`, every file verified; anything but a local folder is copied to `cache`.
+
+        Raises ValueError where it is damaged, or is not the one of `digest`.
+        """
+        folder = fetch(uri, cache)
+        marker = committed(str(folder))
+        assert marker is not None
+        if digest is not None and marker.digest != digest:
+            raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
+        return open_bundle(folder, device)
+
+    def read(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a prompt. What the tokenizer makes of a text, `tokenizer.decode` of them shows."""
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(prompt).tolist())
+        return tuple(checked(token, self.tokenizer.size) for token in prompt)
+
+    def places(self, parts: Sequence[str | int]) -> tuple[int | None, ...]:
+        """The tokens of pieces of text and of gaps between them: a number n is n holes, each None."""
+        places: list[int | None] = []
+        for part in parts:
+            places += self.read(part) if isinstance(part, str) else [None] * part
+        return tuple(places)
+
+    def energy_for(self, sampler: Sampler, name: str | None) -> AbstractEnergy | None:
+        """The energy that `sampler` weighs its candidates with: `name`, or the bundle's own. None: it has but one.
+
+        Raises ValueError where there is no such energy, or where it cannot do what the sampler asks.
+        """
+        name = name or self.bundle.energy
+        if name is not None and name not in self.energies:
+            raise ValueError(f"energy {name!r} is not in this model; it has: {', '.join(self.energies) or 'none'}")
+        if sampler.candidates == 1:
+            return None
+        if name is None:
+            raise ValueError(f"candidates is {sampler.candidates}, and this model has no energy to choose with; give 1")
+        if sampler.candidates == EXACT and not self.energies[name].normalised:
+            raise ValueError(f"candidates is 0 (exact), and energy {name!r} is not normalised; give 1 or more")
+        return self.energies[name]
+
+    def write(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        seeds: Sequence[int],
+        sampler: Sampler,
+        energy: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Text]:
+        """For each seed the text that follows the prompt: `max_tokens` tokens, or fewer where the document ends.
+
+        A text is a function of the prompt, the settings and its own seed. Past the canvas it goes on block by block:
+        what is written is kept, and half a canvas of it is the context of the next (`edlm.canvas.context_tokens`).
+        `on_step` sees every step, and ends the work by raising.
+        """
+        weigh = self.energy_for(sampler, energy)
+        drafts = [_Draft(seed, list(prompt)) for seed in seeds]
+        end, block, unfinished = len(prompt) + max_tokens, 0, drafts
+        while unfinished:
+            known = len(unfinished[0].tokens)  # the same for all: what is unfinished has had every block
+            context = context_tokens(known, end - known, self.length)
+            canvases = [canvas(draft.tokens[known - context :], self.length, self.mask) for draft in unfinished]
+            filled = self._fill(canvases, unfinished, block, sampler, weigh, on_step)
+            for draft, row in zip(unfinished, filled, strict=True):
+                draft.tokens += row[context : context + end - known]
+                draft.stop_after(known, self.tokenizer.separator)
+            unfinished = [draft for draft in unfinished if not draft.stopped and len(draft.tokens) < end]
+            block += 1
+        return [self._text(draft, draft.tokens[len(prompt) :]) for draft in drafts]
+
+    def infill(
+        self,
+        tokens: Sequence[int | None],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        energy: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Text]:
+        """For each seed the whole text, each None replaced by a token; what is given never changes.
+
+        Where `tokens` are fewer than the canvas holds, the model imagines how they go on, and that is cut off.
+        """
+        drafts = [_Draft(seed, []) for seed in seeds]
+        canvases = [canvas(tokens, self.length, self.mask)] * len(drafts)
+        filled = self._fill(canvases, drafts, 0, sampler, self.energy_for(sampler, energy), on_step)
+        return [self._text(draft, row[: len(tokens)]) for draft, row in zip(drafts, filled, strict=True)]
+
+    def score(
+        self,
+        tokens: Sequence[int],
+        seed: int,
+        draws: int,
+        sampler: Sampler,
+        energy: str | None = None,
+    ) -> Score:
+        """How likely a text of 1 to `length` tokens is, from `draws` independent noise samples.
+
+        A text shorter than the canvas is scored as a canvas of its own length, for rows are never padded.
+        Raises ValueError for a text of another length.
+        """
+        if not 1 <= len(tokens) <= self.length:
+            raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
+        weigh, network, schedule = self.energy_for(sampler, energy), self.denoiser.network, self.denoiser.schedule
+        # One row for each noise sample: the standard error over rows is then that of the noise.
+        x0 = canvas(tokens, len(tokens), self.mask).to(self._device).repeat(draws, 1)
+        return Score(
+            nelbo=nelbo(x0, network, schedule, seed, draws=1),
+            bound=sampler_bound(x0, network, weigh, schedule, sampler, seed, draws=1),
+            energies={name: self._mean_energy(x0, one, seed) for name, one in self.energies.items()},
+        )
+
+    @torch.no_grad()
+    def _mean_energy(self, x0: Int64[Tensor, "b l"], energy: AbstractEnergy, seed: int) -> Estimate:
+        """E(x_0, x_t, t) with everything masked as new, t uniform; of each row its own noise."""
+        network, rows = self.denoiser.network, torch.arange(len(x0), device=x0.device)
+        t = uniforms(seed, 0, rows, Purpose.TIME)
+        u = uniforms(seed, 0, rows, Purpose.MASK, (x0.shape[1],))
+        xt = equations.noise(x0, self.denoiser.schedule.alpha(t), u, self.mask)
+        context = network.read(xt, t)
+        log_p = equations.sum_by_group(network.log_p_of(context, xt == self.mask, x0), energy.block)
+        values = energy(x0[:, None], xt, t, log_p[:, None], context).double().sum(dim=(1, 2))
+        return Estimate(values.cpu(), draws=1)
+
+    @torch.no_grad()
+    def _fill(
+        self,
+        canvases: Sequence[Int64[Tensor, " l"]],
+        drafts: Sequence[_Draft],
+        block: int,
+        sampler: Sampler,
+        energy: AbstractEnergy | None,
+        on_step: OnStep | None,
+    ) -> list[list[int]]:
+        """The canvases filled. Each block has its own steps in a row's random streams, hence its own numbers."""
+        xt = torch.stack(list(canvases)).to(self._device)
+        seeds = torch.tensor([draft.seed for draft in drafts], device=self._device)
+        network, schedule = self.denoiser.network, self.denoiser.schedule
+        for i in range(sampler.steps, 0, -1):
+            t, s = (torch.full(seeds.shape, j / sampler.steps, device=self._device).double() for j in (i, i - 1))
+            index = torch.full_like(seeds, block * sampler.steps + i)
+            result = sampler.step(xt, t, s, index, network, energy, schedule, seeds)
+            xt = result.xs
+            for row, draft in enumerate(drafts):
+                draft.tally.add(result, row)
+            if on_step is not None:
+                on_step(result)
+        return xt.tolist()
+
+    def _text(self, draft: _Draft, tokens: Sequence[int]) -> Text:
+        reason = "stop" if draft.stopped else "length"
+        return Text(tuple(tokens), self.tokenizer.decode(tokens), draft.seed, reason, draft.tally)

@@ -1,0 +1,46 @@
+"""A tiny bundle with random weights, for the tests of whoever generates and serves."""
+
+from pathlib import Path
+
+from edlm.energy import Conditional, Step
+from edlm.generator import Bundle, save_bundle
+from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from edlm.tokenizer import FILE, Characters, TokenizerConfig
+from tests.networks import TRUNK, denoiser, stirred
+
+LENGTH = 12
+CHARACTERS = Characters()
+ENERGIES = {
+    "step": Step(block=4, width=16, layers=1, heads=2),
+    "conditional": Conditional(width=16, layers=1, heads=2),
+}
+
+
+def save_models(
+    folder: Path, tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
+) -> tuple[Path, dict[str, Path]]:
+    """Afterwards `folder` holds a denoiser and two energies for it; their places."""
+    built = tokenizer.build([])
+    built.save(folder)
+    model = folder / "denoiser"
+    save_denoiser(model, denoiser(built.size).state_dict(), TRUNK, LogLinear(), length, folder / FILE, {})
+    opened = open_denoiser(model)
+    places = {}
+    for name, energy in ENERGIES.items():
+        places[name] = folder / name
+        network = EnergyNetwork(energy=energy, denoiser_digest=opened.digest)
+        weights = stirred(energy.build(opened.network, None), seed=3).state_dict()
+        save_energy(places[name], weights, network, length, folder / FILE, {})
+    return model, places
+
+
+def make_bundle(
+    folder: Path, name: str = "tiny", tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
+) -> Path:
+    """Afterwards `folder`/bundle is a bundle that weighs with its step energy; its place."""
+    model, energies = save_models(folder / "models", tokenizer, length)
+    bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2))
+    save_bundle(folder / "bundle", bundle, model, energies)
+    return folder / "bundle"
