@@ -117,8 +117,8 @@ def test_a_missing_file_is_named_before_anything_is_read(tmp_path, lines):
 
 
 def test_text_that_is_not_utf8_is_refused_with_file_line_and_byte(tmp_path):
-    (tmp_path / "a.txt").write_bytes("gut\nschön".encode("latin1"))
-    with pytest.raises(ConfigurationError, match=r"a\.txt is not UTF-8: byte 7, in line 2, is 0xf6"):
+    (tmp_path / "a.txt").write_bytes("grün\n".encode() + "schön".encode("latin1"))
+    with pytest.raises(ConfigurationError, match=r"a\.txt is not UTF-8: byte 9, in line 2, is 0xf6"):
         texts(files(tmp_path / "a.txt"))
 
 
@@ -144,6 +144,9 @@ def test_a_bad_parquet_file_is_refused(tmp_path, table):
         texts(files(table, text_field="body"))
     with pytest.raises(ConfigurationError, match="the field 'number' is of type int, not text"):
         texts(files(table, text_field="number"))
+    pyarrow.parquet.write_table(pa.table({"text": ["one", None]}), tmp_path / "holed.parquet")
+    with pytest.raises(ConfigurationError, match=r"holed\.parquet:2: the field 'text' is of type NoneType, not text"):
+        texts(files(tmp_path / "holed.parquet"))
     (tmp_path / "broken.parquet").write_bytes(table.read_bytes()[:-9])
     with pytest.raises(ConfigurationError, match=r"broken\.parquet is no parquet file, or is damaged"):
         texts(files(tmp_path / "broken.parquet"))

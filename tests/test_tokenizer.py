@@ -17,6 +17,8 @@ TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog, a
 characters = Characters().build([])
 byte_level = Bytes().build([])
 learnt = BPE(size=270).build(TEXTS)
+# Scripts in which Unicode has named no new mark for long: Python and the library know different versions of it.
+OLD = st.characters(max_codepoint=0x5FF) | st.characters(min_codepoint=0x1E00, max_codepoint=0x24FF)
 anything = st.text(st.characters(exclude_categories=("Cs",)))
 
 
@@ -37,7 +39,7 @@ def foreign(tmp_path):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(max_codepoint=0x24FF)))
+@given(st.text(OLD))
 def test_characters_give_back_the_text_in_the_alphabet_of_text8(text):
     assert characters.decode(characters.encode(text)) == normalised(text)
 
@@ -109,8 +111,8 @@ def test_learning_pairs_has_one_outcome_of_the_size_asked_for():
 
 
 def test_only_the_sample_is_learnt_from():
-    assert BPE(size=258, sample=8).build(["abababab", "cdcdcdcdcdcdcd"]).digest == (
-        BPE(size=258).build(["abababab"]).digest
+    assert BPE(size=258, sample=8).build(["ababab", "abcdcdcdcdcdcd", "efefef"]).digest == (
+        BPE(size=258).build(["ababab", "ab"]).digest
     )
 
 

@@ -221,5 +221,6 @@ def test_a_measure_looks_at_rows_spread_evenly_over_the_split(count, limit):
     assert rows.shape == (min(count, limit), 3)
     assert torch.equal(rows, chosen[:, None] * 3 + torch.arange(3))
     assert chosen[0] == 0
-    gaps = chosen.diff()
-    assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+    gaps = torch.cat([chosen, torch.tensor([count])]).diff()
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
