@@ -1,0 +1,147 @@
+"""Serving: the registered model behind an HTTP endpoint on Ray Serve, in as many replicas as its load asks for."""
+
+import ipaddress
+import logging
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import torch
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
+from ray.serve.schema import ApplicationStatus
+
+from cluster.config import Serving, Tracking
+from cluster.endpoint import Endpoint, make_app
+from cluster.queue import Queue
+from cluster.registry import ModelVersion
+from cluster.session import require_resources
+from cluster.tracking import open_tracking
+from edlm.config import ConfigurationError
+from edlm.generator import TextGenerator
+from edlm.storage import committed
+
+APPLICATION = "edlm"
+SPARE_REQUESTS = 32  # let through beyond the queue's limit, so that the replica refuses in OpenAI's form, not Serve
+SPARE_SECONDS = 10.0  # the same, for requests that take too long
+START_ATTEMPTS = 3
+log = logging.getLogger(__name__)
+
+
+@serve.ingress()
+class Replica:
+    """One copy of one version of the model; which one is decided before, and never looked up again."""
+
+    def __init__(self, version: ModelVersion, serving: Serving) -> None:
+        torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
+        device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
+        cache = Path(tempfile.gettempdir()) / "edlm-cache"
+        generator = TextGenerator.load(version.uri, cache, version.digest, device)
+        queue = Queue(serving.max_ongoing_requests, serving.request_timeout_seconds)
+        self._app = make_app(Endpoint(generator, version, queue), is_loopback(serving.host))
+
+    def __serve_build_asgi_app__(self):
+        return self._app
+
+
+def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: str) -> str:
+    """Afterwards Serve starts the model that the alias stands for now, and the URL is where it will answer.
+
+    Ray must be up. Raises ValueError where the alias stands for nothing, or the folder is not the registered one;
+    ConfigurationError where the port is taken, or the cluster too small.
+    """
+    version = open_tracking(tracking, storage_root).registry.resolve(model_name, serving.alias)
+    marker = committed(version.uri)
+    if marker is None or marker.digest != version.digest:
+        found = "nothing that is committed" if marker is None else f"digest {marker.digest}"
+        raise ValueError(
+            f"model {model_name!r} version {version.version} was registered with digest {version.digest}, "
+            f"and {version.uri} holds {found}; register it again"
+        )
+    needed = {"CPU": serving.cpus_per_replica, "GPU": serving.gpus_per_replica}
+    require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
+    if not is_loopback(serving.host):
+        log.warning("%s is not a loopback address, and the endpoint asks nobody for a key", serving.host)
+    if not serve.status().proxies:
+        _require_free(serving.host, serving.port)
+        patience = serving.request_timeout_seconds + SPARE_SECONDS
+        serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=patience))
+    application = _deployment(serving).bind(version, serving)
+    serve.run_many(
+        [serve.RunTarget(application, name=APPLICATION, route_prefix="/")], wait_for_applications_running=False
+    )
+    return url(serving)
+
+
+def wait_until_ready(url: str, timeout_seconds: float) -> None:
+    """Nothing, once the endpoint answers there. ConfigurationError where it cannot start, or not in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        application = serve.status().applications.get(APPLICATION)
+        status = "not deployed" if application is None else application.status
+        if application is None or status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ConfigurationError(f"the endpoint does not start: {application.message if application else status}")
+        if status == ApplicationStatus.RUNNING and _answers(url):
+            return
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"the endpoint at {url} is not ready after {timeout_seconds:g} s: {status}")
+        time.sleep(0.2)
+
+
+def undeploy() -> None:
+    """Afterwards nothing is served, and the port is free."""
+    serve.shutdown()
+
+
+def url(serving: Serving) -> str:
+    """Where the endpoint answers, seen from its own machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(serving.host, serving.host)
+    return f"http://{host}:{serving.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine's own programs can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _deployment(serving: Serving) -> serve.Deployment:
+    return serve.deployment(
+        name=APPLICATION,
+        ray_actor_options={"num_cpus": serving.cpus_per_replica, "num_gpus": serving.gpus_per_replica},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=serving.min_replicas,
+            max_replicas=serving.max_replicas,
+            target_ongoing_requests=serving.target_ongoing_requests,
+            upscale_delay_s=serving.upscale_delay_seconds,
+            downscale_delay_s=serving.downscale_delay_seconds,
+        ),
+        max_ongoing_requests=serving.max_ongoing_requests + SPARE_REQUESTS,
+        max_queued_requests=serving.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        max_constructor_retry_count=START_ATTEMPTS,
+    )(Replica)
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"serving.port: {port} on {host} cannot be bound ({error.strerror}); "
+                "stop the program that uses it, or give another one with --serving.port"
+            ) from error
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
