@@ -65,7 +65,8 @@ def seeds(
 def _key(seed, step, row, purpose: Purpose, device) -> Tensor:
     words = [torch.as_tensor(word, dtype=torch.int64) for word in (seed, step, row)]
     device = next((word.device for word in words if word.device.type != "cpu"), device)
-    key = torch.full((), int(purpose), dtype=torch.int64, device=device)
+    # The purpose is mixed before the seed comes in: of two small integers, 3 ^ 0 and 2 ^ 1 would be one stream.
+    key = _mix(torch.full((), int(purpose), dtype=torch.int64, device=device) * _GOLDEN)
     for word in words:
         key = _mix((key ^ word.to(key.device)) + _GOLDEN)
     return key
