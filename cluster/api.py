@@ -214,6 +214,8 @@ class Details(BaseModel):
     seconds: float
     prompt: list[str] | None = None
     """What was read: a tokenizer may drop capitals or signs."""
+    context_tokens: list[int] | None = None
+    """How many of the last tokens of each prompt the first canvas showed."""
     model_version: str
     digest: str
 

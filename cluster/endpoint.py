@@ -33,7 +33,7 @@ from cluster.api import (
 from cluster.gate import Gate
 from cluster.queue import Full, Queue
 from cluster.registry import ModelVersion
-from edlm.canvas import block_count, canvas
+from edlm.canvas import block_count, canvas, context_tokens
 from edlm.config import plain
 from edlm.generator import OnStep, Score, Text, TextGenerator
 from edlm.likelihood import Estimate
@@ -78,13 +78,14 @@ class Endpoint:
 
         texts, seconds = await self._run(work, task)
         read = [generator.tokenizer.decode(prompt) for prompt in prompts]
+        shown = [context_tokens(len(prompt), request.max_tokens, generator.length) for prompt in prompts]
         return CompletionResponse(
             id=_id("cmpl"),
             created=int(time.time()),
             model=self.name,
             choices=[Choice(index=i, text=text.text, finish_reason=text.finish_reason) for i, text in enumerate(texts)],
             usage=_usage(sum(map(len, prompts)), sum(len(text.tokens) for text in texts)),
-            edlm=self._details(request, seed, sampler, seconds, texts, prompt=read),
+            edlm=self._details(request, seed, sampler, seconds, texts, prompt=read, context_tokens=shown),
         )
 
     async def infill(self, request: InfillRequest) -> InfillResponse:
@@ -195,7 +196,7 @@ class Endpoint:
         sampler: Sampler,
         seconds: float,
         texts: Sequence[Text] = (),
-        prompt: list[str] | None = None,
+        **read: Any,
     ) -> Details:
         weighs = sampler.candidates != 1
         ess = [text.tally.mean_ess for text in texts if text.tally.mean_ess is not None]
@@ -210,8 +211,9 @@ class Endpoint:
             denoiser_calls=sum(text.tally.denoiser_calls for text in texts) if texts else None,
             energy_calls=sum(text.tally.energy_calls for text in texts) if texts else None,
             seconds=round(seconds, 4),
-            prompt=prompt,
-            **self._identity,
+            model_version=self.version.version,
+            digest=self.version.digest,
+            **read,
         )
 
 

@@ -52,6 +52,7 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
     Ray must be up. Raises ValueError where the alias stands for nothing, or the folder is not the registered one;
     ConfigurationError where the port is taken, or the cluster too small.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     version = open_tracking(tracking, storage_root).registry.resolve(model_name, serving.alias)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:

@@ -52,6 +52,8 @@ def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[
 
 def open_bundle(folder: Path, device: str = "cpu") -> "TextGenerator":
     """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
+    if not (folder / CARD).is_file():
+        raise ValueError(f"{folder} is no bundle (no {CARD}); the register stage makes one")
     bundle = load(Bundle, folder / CARD)
     denoiser = open_denoiser(folder / DENOISER)
     denoiser.network.to(device)
