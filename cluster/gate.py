@@ -29,7 +29,7 @@ class Gate:
         await self.app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self.loopback and name not in LOOPBACK:
             raise Refused(403, "this server answers to 127.0.0.1 and localhost only", code="forbidden_host")
