@@ -19,7 +19,7 @@ class Cluster:
     """The Ray cluster and the workers that a training stage asks for."""
 
     address: str | None = None
-    """None: a private local Ray, started and stopped by the command. Inside a Ray job: that job's cluster. Else a ray:// or host:port address."""
+    """None: a private local Ray, while the command runs; inside a Ray job, the job's cluster. Else host:port."""
     workers: Positive = 2
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0

@@ -12,6 +12,7 @@ Curves = Mapping[str, Mapping[int, float]]
 
 INK, FAINT, ACCENT = "#22262b", "#b9c0c8", "#1f5fa8"
 SMOOTHED_SHARE = 0.03  # of the steps: the width of the running mean
+LOSS = "loss_nats_per_token"
 RARE = 20  # a curve with fewer points is not smoothed
 
 
@@ -21,7 +22,7 @@ def training_curves(metrics: Curves, title: str) -> Figure:
     `metrics` are values by step, as `Runs.history` gives them. ValueError where none of the three is there.
     """
     gains = {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
-    panels = [name for name in ("loss", "learning_rate") if metrics.get(name)] + (["gain"] if gains else [])
+    panels = [name for name in (LOSS, "learning_rate") if metrics.get(name)] + (["gain"] if gains else [])
     if not panels:
         raise ValueError(f"nothing to draw: no loss, learning_rate or gain among {sorted(metrics) or 'no metrics'}")
     figure = Figure(figsize=(4.6 * len(panels), 3.5), layout="constrained")
@@ -29,8 +30,8 @@ def training_curves(metrics: Curves, title: str) -> Figure:
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         if panel == "gain":
             _gains(axes, gains)
-        elif panel == "loss":
-            _curve(axes, metrics["loss"], ACCENT)
+        elif panel == LOSS:
+            _curve(axes, metrics[LOSS], ACCENT)
             _finish(axes, "loss", "nats")
         else:
             _learning_rate(axes, metrics["learning_rate"])

@@ -169,7 +169,7 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
     }
     if training.precision == "bfloat16":
         settings["bf16"] = {"enabled": True}
-    engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)
+    engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)  # type: ignore[arg-type]
     return engine
 
 

@@ -5,7 +5,7 @@ does not depend on how many workers share the batch. Losses are means over rows,
 """
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,7 @@ from edlm.tokens import Rows
 LARGEST_GRID = 64  # step energies are trained at T = 1..64, log-uniform (docs/mathematics.md 3.3)
 
 Loss = tuple[Tensor, dict[str, Tensor]]
+M = TypeVar("M", bound=nn.Module)
 
 
 class Denoising(nn.Module):
@@ -146,6 +147,6 @@ def noised_step(
     return xt, equations.reveal(xt == mask, schedule.reveal(t, s), u)
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: M) -> M:
     """The module with nothing to train in it."""
     return module.eval().requires_grad_(False)

@@ -44,7 +44,8 @@ class Training:
 class Objective(Protocol):
     """A module whose forward returns (loss, observations [b]); `trained` is what is optimised, averaged and kept."""
 
-    trained: nn.Module
+    @property
+    def trained(self) -> nn.Module: ...
 
     def __call__(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -118,8 +119,8 @@ def share(training: Training, world: int) -> int:
     parts = world * training.accumulation
     if training.batch % parts:
         raise ConfigurationError(
-            f"a batch of {training.batch} rows cannot be cut into {world} workers x {training.accumulation} micro-steps; "
-            f"make batch a multiple of {parts}"
+            f"a batch of {training.batch} rows does not divide into "
+            f"{world} workers x {training.accumulation} micro-steps: make batch a multiple of {parts}"
         )
     return training.batch // parts
 

@@ -111,7 +111,8 @@ def _write(experiment: Experiment, work: Work, subject: Subject, results: list[t
     references = next(result for result in (r for _, r in results) if isinstance(result, References))
     bounds = bound_rows([(c, r) for c, r in results if isinstance(c, Bound)], length)
     quality = [_quality_row(c, r) for c, r in results if isinstance(c, Samples)]
-    quality.sort(key=lambda row: (row["steps"], row["energy"] != PLAIN, row["energy"], row["candidates"]))
+    order = [PLAIN, *subject.energies]
+    quality.sort(key=lambda row: (row["steps"], order.index(row["energy"]), *_by_k(row)))
     summary = {
         "experiment": experiment.name,
         "sequences": subject.sequences,
@@ -166,8 +167,12 @@ def bound_rows(results: list[tuple[Bound, Measured]], length: int) -> list[Row]:
                 "seconds": result.seconds,
             }
         )
-    key = ("energy", "window_to", "candidates", "steps")
-    return sorted(rows, key=lambda row: (row["energy"] != PLAIN, *(row[name] for name in key)))
+    order = [PLAIN, *results[0][0].subject.energies]
+    return sorted(rows, key=lambda row: (order.index(row["energy"]), row["window_to"] < 1, *_by_k(row)))
+
+
+def _by_k(row: Row) -> tuple[float, int]:
+    return row["candidates"] or float("inf"), row["steps"]
 
 
 def _quality_row(cell: Samples, drawn: Drawn) -> Row:

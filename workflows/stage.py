@@ -5,6 +5,7 @@ it runs. Its output is committed by a marker written last: a finished stage is r
 a changed setting reruns what depends on it and nothing else.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -16,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.session import connect
-
 import edlm
+from cluster.session import connect
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
 from edlm.storage import committed, fetch, join, publish, read_text, write_text
@@ -82,10 +82,8 @@ class Session:
         with tempfile.TemporaryDirectory(prefix=f"edlm-{name}-") as scratch:
             folder, journal = Path(scratch) / "output", self._journal(workspace, Path(scratch))
             folder.mkdir()
-
-            def tracker() -> RunTracker:
-                return self.runs.tracker(run_id, journal)
-
+            # Plain data: workers on other machines make the tracker of the same run with it.
+            tracker = functools.partial(RunTracker, self.runs.tracking, self.runs.root, run_id, journal)
             with _closing(tracker()) as told:
                 told.settings(self.experiment)
                 for label, uri in inputs.items():
@@ -111,7 +109,7 @@ class Session:
             self.runs.resume(run_id)
             say(name, "resumes where it stopped")
         except FileNotFoundError:
-            run_id = self.runs.start(name, parent=self.parent)
+            run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": code_version()})
             write_text(place, json.dumps({"run_id": run_id}))
         return run_id
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 Row = dict[str, Any]
+NAME = 18  # columns for an energy's name
+MOST_SIGMAS = 99
 
 
 def report(summary: Row, bounds: list[Row], quality: list[Row]) -> str:
@@ -27,7 +29,7 @@ def _likelihood(summary: Row) -> list[str]:
 def _bounds(bounds: list[Row]) -> list[str]:
     steps = sorted({row["steps"] for row in bounds})
     lines = ["T-step bounds of the samplers, nats per token (standard error in the last digits); lower is better"]
-    lines.append("  " + f"{'energy':<14}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
+    lines.append("  " + f"{'energy':<{NAME}}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
     groups: dict[tuple, dict[int, Row]] = {}
     for row in bounds:
         last = row["window_to"] < 1
@@ -38,26 +40,26 @@ def _bounds(bounds: list[Row]) -> list[str]:
     for (energy, last, candidates), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
         window = "last step" if last else "all steps"
-        lines.append(f"  {energy:<14}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {energy:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
     lines.append("Gain over plain diffusion at the same T, in paired standard errors (above 3 is beyond doubt)")
     for (energy, last, candidates), by_steps in groups.items():
         if energy == "plain":
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
         window = "last step" if last else "all steps"
-        lines.append(f"  {energy:<14}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {energy:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
     return lines
 
 
 def _quality(quality: list[Row]) -> list[str]:
     lines = ["Generated text under the judge: generative perplexity never without entropy (means over samples)"]
     lines.append(
-        f"  {'energy':<14}{'T':>4}{'k':>6}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}{'distinct-4':>11}"
+        f"  {'energy':<{NAME}}{'T':>4}{'k':>6}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}{'distinct-4':>11}"
         f"{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'seconds':>8}"
     )
     for row in quality:
         lines.append(
-            f"  {row['energy']:<14}{row['steps']:>4}{_k(row['candidates']):>6}{row['generative_perplexity']:>10.2f}"
+            f"  {row['energy']:<{NAME}}{row['steps']:>4}{_k(row['candidates']):>6}{row['generative_perplexity']:>10.2f}"
             f"{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
             f"{_with(row['entropy_nats'], row['entropy_standard_error']):>14}{row['distinct_ngrams']:>11.3f}"
             f"{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
@@ -89,7 +91,10 @@ def _short(row: Row) -> str:
 
 
 def _sigmas(row: Row) -> str:
-    return f"{row['gain_nats_per_token']:+.3f} {row['gain_nats_per_token'] / row['gain_standard_error']:+.0f}σ"
+    if row["gain_standard_error"] == 0:  # nothing was resampled in any sequence, or all gain the same
+        return f"{row['gain_nats_per_token']:+.3f}"
+    sigmas = row["gain_nats_per_token"] / row["gain_standard_error"]
+    return f"{row['gain_nats_per_token']:+.3f} {max(-MOST_SIGMAS, min(MOST_SIGMAS, sigmas)):+.0f}σ"
 
 
 def _with(value: float, error: float) -> str:

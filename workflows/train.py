@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.workers import TrainingTask, train
-from edlm.training import Objective, Training
 from torch import Tensor
 
 from cluster.figures import training_curves
+from cluster.journal import history
+from cluster.workers import TrainingTask, train
 from edlm.tokens import Split
+from edlm.training import Objective, Training
 from workflows.stage import Session, Work
 
 Write = Callable[[Mapping[str, Tensor], Path], Any]
@@ -41,8 +42,9 @@ def run_training(
         experiment.cluster,
     )
     write(weights, work.folder)
-    history = session.runs.history(work.run_id)
-    tracker = work.tracker()
-    tracker.figure("curves.png", training_curves(history, work.stage))
-    tracker.close()
-    return {}
+    curves = history(work.journal)
+    if curves.get("loss_nats_per_token"):
+        tracker = work.tracker()
+        tracker.figure("curves.png", training_curves(curves, work.stage))
+        tracker.close()
+    return {"steps": training.steps}

@@ -1,0 +1,42 @@
+"""Pipeline: the main job, text in, endpoint answering; a finished stage is not run again.
+
+python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...]
+"""
+
+import time
+
+from edlm.config import from_command_line
+from workflows.autoregress import autoregress, judge
+from workflows.evaluate import REPORT, evaluate
+from workflows.experiment import Experiment
+from workflows.finetune import finetune
+from workflows.prepare import prepare
+from workflows.pretrain import pretrain
+from workflows.register import register
+from workflows.serve import ask
+from workflows.stage import local_copy, session
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    started = time.monotonic()
+    with session(experiment, pipeline=experiment.name) as opened:
+        data = prepare(opened)
+        denoiser = pretrain(opened, data)
+        autoregressive, judging = autoregress(opened, data), judge(opened, data)
+        energies = finetune(opened, data, denoiser, autoregressive)
+        measured = evaluate(opened, data, denoiser, autoregressive, judging, energies)
+        register(opened, denoiser, energies, measured)
+        answered = ask(opened)
+        report = local_copy(measured)
+        opened.finish()
+    print()
+    print((report / REPORT).read_text())
+    print(f"\nfigures: {report}/bounds.png  {report}/quality.png")
+    print("browse the runs: make ui, then http://127.0.0.1:5000")
+    print(f"the endpoint answered: {answered.text!r}\nto (make serve keeps it up):\n  {answered.curl}")
+    print(f"\nall stages in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
