@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.sampler import AnyDenoiser, AnyEnergy, Sampler
+from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler
 from edlm.schedule import AbstractSchedule
 
 Source = Literal["agree", "markov", "dense"]
@@ -178,7 +178,6 @@ class Step:
     denoiser: AnyDenoiser
     energy: AnyEnergy | None
     candidates: int
-    """0: k -> infinity."""
     temperature: float = 1.0
 
     def drafts(self, xt: Tensor, t: float, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,8 +208,10 @@ class Step:
             mine[members] = revealed[members]
             if mine.any():
                 x, log_p, energies = self.drafts(xt, t, (xt == self.world.mask) if drafts else mine)
-                k = 1 if mine.sum() == 1 or self.energy is None else self.candidates
-                chosen = resampled(log_p.sum(dim=1).exp(), energies[:, group] / self.temperature, k)
+                alone = self.energy is None or (mine.sum() == 1 and self.candidates != EXACT)
+                chosen = resampled(
+                    log_p.sum(dim=1).exp(), energies[:, group] / self.temperature, 1 if alone else self.candidates
+                )
                 one = {}
                 for tokens, probability in zip(torch.where(mine, x, xt).tolist(), chosen.tolist(), strict=True):
                     one[tuple(tokens)] = one.get(tuple(tokens), 0.0) + probability
@@ -225,7 +226,7 @@ class Step:
 
 def resampled(p: Tensor, energy: Tensor, k: int) -> Tensor:
     """Law of the one that is kept of k draws from p [n] with weights exp(-energy); k = 0: of p exp(-energy) itself."""
-    if k == 0:
+    if k == EXACT:
         weight = p * (-energy).exp()
         return weight / weight.sum()
     tuples = cartesian(len(p), k)

@@ -1,0 +1,153 @@
+"""The texts that the sampler writes follow p_k, computed by listing every draw; chi-square over all texts.
+
+Seeds and significance are fixed: a deviate above 3.9 has probability 5e-5 for each test. The same counts must also be
+far from the law of plain diffusion, or else the test could not have seen the resampling.
+"""
+
+import pytest
+import torch
+
+from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
+from edlm.sampler import Sampler
+from edlm.schedule import Cosine, LogLinear
+from tests.worlds import (
+    Conditional,
+    Constant,
+    ExactAutoregressive,
+    Marginals,
+    Residual,
+    Step,
+    World,
+    chi_square,
+    sampler_law,
+    step_law,
+    world,
+)
+
+FAR = 3.9
+N = 8000
+DENSE = world("dense", seed=1)
+LONGER = world("markov", length=4, seed=2)
+
+
+def denoiser(of: World) -> Marginals:
+    """Imperfect, and more so at late times, so that the time at which a row is read shows."""
+    return Marginals(of, mix=0.1, drift=0.3)
+
+
+def counts(of: World, texts: torch.Tensor) -> torch.Tensor:
+    places = of.vocabulary ** torch.arange(of.length - 1, -1, -1)
+    return torch.bincount((texts * places).sum(dim=1), minlength=len(of.texts))
+
+
+ar = ExactAutoregressive(DENSE)
+CASES = {
+    "whole drafts": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=2, candidates=3)),
+    "whole drafts in one step": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=1, candidates=2)),
+    "step": (DENSE, Residual(DENSE, drafts=False), Sampler(steps=2, candidates=3)),
+    "step in blocks": (LONGER, Residual(LONGER, drafts=False, block=2), Sampler(steps=2, candidates=3)),
+    "step in uneven blocks": (LONGER, Residual(LONGER, drafts=False, block=3), Sampler(steps=1, candidates=2)),
+    "exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0)),
+    "conditional, resampled": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=3)),
+    "a window of the first steps": (
+        DENSE,
+        Residual(DENSE, drafts=True),
+        Sampler(steps=3, candidates=3, window=(0.6, 1.0)),
+    ),
+    "a window of the last step": (
+        DENSE,
+        Residual(DENSE, drafts=True),
+        Sampler(steps=3, candidates=3, window=(0, 1 / 3)),
+    ),
+    "exact in a window": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0, window=(0.0, 0.5))),
+    "a high temperature": (DENSE, Residual(DENSE, drafts=False), Sampler(steps=1, candidates=3, temperature=3.0)),
+    "a low temperature": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=1, candidates=2, temperature=0.3)),
+    "ar": (DENSE, AutoregressiveEnergy(ar), Sampler(steps=2, candidates=3)),  # pyright: ignore[reportArgumentType]
+    "coar": (DENSE, CarryOverEnergy(ar, DENSE.mask), Sampler(steps=2, candidates=3)),  # pyright: ignore[reportArgumentType]
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_texts_follow_p_k(name):
+    here, energy, sampler = CASES[name]
+    reader, schedule = denoiser(here), LogLinear()
+    texts = sampler.sample(here.canvas(N), reader, energy, schedule, torch.arange(N))
+    found, canvas = counts(here, texts), here.canvas(1)[0]
+    law = sampler_law(here, reader, energy, sampler, schedule, canvas)
+    assert law.sum().item() == pytest.approx(1)
+    assert chi_square(found, law) < FAR
+    assert chi_square(found, sampler_law(here, reader, None, sampler, schedule, canvas)) > FAR + 1
+
+
+@pytest.mark.parametrize("energy", [None, Constant(2.5), Constant(-1.0, drafts=False, block=2)])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_without_an_energy_or_with_one_that_says_nothing_it_is_plain_diffusion(energy, steps):
+    reader, schedule = denoiser(DENSE), LogLinear()
+    sampler = Sampler(steps=steps, candidates=1 if energy is None else 4)
+    texts = sampler.sample(DENSE.canvas(N), reader, energy, schedule, torch.arange(N))
+    plain = sampler_law(DENSE, reader, None, Sampler(steps=steps), schedule, DENSE.canvas(1)[0])
+    assert chi_square(counts(DENSE, texts), plain) < FAR
+
+
+@pytest.mark.parametrize("known", [(0, None, None), (None, 1, None), (None, None, 2)])
+@pytest.mark.parametrize("drafts", [True, False])
+def test_prompts_and_gaps_are_filled_by_the_law_given_what_is_known(known, drafts):
+    energy, reader, schedule = Residual(DENSE, drafts), denoiser(DENSE), LogLinear()
+    canvas = torch.tensor([DENSE.mask if token is None else token for token in known])
+    sampler = Sampler(steps=1, candidates=3)
+    texts = sampler.sample(canvas.repeat(N, 1), reader, energy, schedule, torch.arange(N))
+    given = canvas != DENSE.mask
+    assert bool((texts[:, given] == canvas[given]).all())
+    assert chi_square(counts(DENSE, texts), sampler_law(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+
+
+def test_another_schedule_reveals_at_another_pace():
+    energy, reader, sampler = Residual(DENSE, drafts=False), denoiser(DENSE), Sampler(steps=2, candidates=3)
+    texts = sampler.sample(DENSE.canvas(N), reader, energy, Cosine(), torch.arange(N))
+    law = sampler_law(DENSE, reader, energy, sampler, Cosine(), DENSE.canvas(1)[0])
+    assert chi_square(counts(DENSE, texts), law) < FAR
+
+
+def test_exact_sampling_of_an_exact_law_is_the_source_at_any_number_of_steps():
+    for steps in (1, 2, 5):
+        texts = Sampler(steps=steps, candidates=0).sample(
+            DENSE.canvas(N), Marginals(DENSE), Conditional(DENSE), LogLinear(), torch.arange(N)
+        )
+        assert chi_square(counts(DENSE, texts), DENSE.p) < FAR
+
+
+M = DENSE.mask
+MIXED = {  # canvas, t, s, index of the step
+    "first step": ([M, M, M], 1.0, 0.5, 2),
+    "last step": ([M, 1, M], 0.5, 0.0, 1),
+    "a step within": ([M, M, 2], 0.75, 0.25, 3),
+    "outside the window": ([0, M, M], 0.2, 0.0, 1),
+}
+
+
+@pytest.mark.parametrize("energy", [Residual(DENSE, True), Residual(DENSE, False), Residual(DENSE, False, 2)])
+def test_rows_at_different_times_in_one_batch_each_follow_the_law_of_their_own_step(energy):
+    reader, schedule, each = denoiser(DENSE), LogLinear(), 4000
+    sampler = Sampler(steps=4, candidates=3, window=(0.4, 1.0))
+    canvases, t, s, index = zip(*MIXED.values(), strict=True)
+    kinds = torch.arange(len(MIXED)).repeat(each)
+    result = sampler.step(
+        torch.tensor(canvases)[kinds],
+        torch.tensor(t, dtype=torch.float64)[kinds],
+        torch.tensor(s, dtype=torch.float64)[kinds],
+        torch.tensor(index)[kinds],
+        reader,
+        energy,
+        schedule,
+        torch.arange(len(kinds)),
+    )
+    places = (DENSE.vocabulary + 1) ** torch.arange(DENSE.length)
+    for kind, (canvas, now, then, _) in enumerate(MIXED.values()):
+        k = sampler.candidates if now >= 0.4 else 1
+        step = Step(DENSE, reader, energy, k)
+        expected = torch.zeros((DENSE.vocabulary + 1) ** DENSE.length, dtype=torch.float64)
+        for xs, probability in step_law(step, torch.tensor(canvas), now, then, schedule).items():
+            expected[(torch.tensor(xs) * places).sum()] = probability
+        codes = (result.xs[kinds == kind] * places).sum(dim=1)
+        found = torch.bincount(codes, minlength=len(expected))
+        assert chi_square(found, expected) < FAR, kind
