@@ -11,7 +11,7 @@ import httpx
 import torch
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from cluster.config import Serving, Tracking
 from cluster.endpoint import Endpoint, make_app
@@ -26,7 +26,8 @@ from edlm.storage import committed
 APPLICATION = "edlm"
 SPARE_REQUESTS = 32  # let through beyond the queue's limit, so that the replica refuses in OpenAI's form, not Serve
 SPARE_SECONDS = 10.0  # the same, for requests that take too long
-START_ATTEMPTS = 3
+START_ATTEMPTS = 2  # failed once, it may be the storage's fault; twice, it is the model's
+POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -65,10 +66,7 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
     require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
     if not is_loopback(serving.host):
         log.warning("%s is not a loopback address, and the endpoint asks nobody for a key", serving.host)
-    if not serve.status().proxies:
-        _require_free(serving.host, serving.port)
-        patience = serving.request_timeout_seconds + SPARE_SECONDS
-        serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=patience))
+    _start(serving)
     application = _deployment(serving).bind(version, serving)
     serve.run_many(
         [serve.RunTarget(application, name=APPLICATION, route_prefix="/")], wait_for_applications_running=False
@@ -81,14 +79,17 @@ def wait_until_ready(url: str, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while True:
         application = serve.status().applications.get(APPLICATION)
-        status = "not deployed" if application is None else application.status
-        if application is None or status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-            raise ConfigurationError(f"the endpoint does not start: {application.message if application else status}")
-        if status == ApplicationStatus.RUNNING and _answers(url):
+        if application is None:
+            raise ConfigurationError(f"nothing is deployed that could answer at {url}; deploy the model first")
+        if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ConfigurationError(f"the endpoint at {url} does not start: {_reasons(application)}")
+        if application.status == ApplicationStatus.RUNNING and _answers(url):
             return
         if time.monotonic() > deadline:
-            raise ConfigurationError(f"the endpoint at {url} is not ready after {timeout_seconds:g} s: {status}")
-        time.sleep(0.2)
+            raise ConfigurationError(
+                f"the endpoint at {url} is not ready after {timeout_seconds:g} s: {_reasons(application)}"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def undeploy() -> None:
@@ -98,8 +99,8 @@ def undeploy() -> None:
 
 def url(serving: Serving) -> str:
     """Where the endpoint answers, seen from its own machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(serving.host, serving.host)
-    return f"http://{host}:{serving.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
+    return f"http://[{host}]:{serving.port}" if ":" in host else f"http://{host}:{serving.port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -108,6 +109,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _start(serving: Serving) -> None:
+    """Afterwards Serve listens at the configured address."""
+    if serve.status().proxies:
+        _require_listening(url(serving))
+        return
+    _require_free(serving.host, serving.port)
+    patience = serving.request_timeout_seconds + SPARE_SECONDS
+    serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=patience))
 
 
 def _deployment(serving: Serving) -> serve.Deployment:
@@ -139,6 +150,21 @@ def _require_free(host: str, port: int) -> None:
                 f"serving.port: {port} on {host} cannot be bound ({error.strerror}); "
                 "stop the program that uses it, or give another one with --serving.port"
             ) from error
+
+
+def _require_listening(url: str) -> None:
+    try:
+        httpx.get(f"{url}/-/healthz", timeout=5, trust_env=False)
+    except httpx.TransportError as error:
+        raise ConfigurationError(
+            f"serving.port: Serve already runs on this cluster, and not at {url}; give its port, or stop it first"
+        ) from error
+
+
+def _reasons(application: ApplicationStatusOverview) -> str:
+    """What Serve says about the replicas, which is more than it says about the application."""
+    said = [deployment.message for deployment in application.deployments.values()]
+    return " ".join(message for message in said if message) or application.message or application.status
 
 
 def _answers(url: str) -> bool:
