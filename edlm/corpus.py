@@ -1,7 +1,9 @@
 """Corpora: where text comes from, as documents in an order that is always the same."""
 
 import gzip
+import hashlib
 import json
+import platform
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,6 +47,10 @@ class Embedded:
         for name in sorted(topics):
             yield Document(topics[name], f"pydoc_data.topics:{name}")
 
+    def version(self) -> str:
+        """Changes with the Python whose text it is."""
+        return platform.python_version()
+
 
 @config
 class Files:
@@ -71,6 +77,13 @@ class Files:
         for system, path, name in self._files():
             for document in self._read(system, path, name):
                 yield from _cut(document, self.longest)
+
+    def version(self) -> str:
+        """Changes when a file does: the files' names and what their storage says of them, such as time and size.
+        Raises ConfigurationError as `documents` does where a file is missing.
+        """
+        known = [f"{name} {system.ukey(path)}" for system, path, name in self._files()]
+        return hashlib.sha256("\n".join(known).encode()).hexdigest()
 
     def _files(self) -> list[tuple[AbstractFileSystem, str, str]]:
         """File system, path and full name of every file: all are looked for before the first one is read."""
@@ -147,6 +160,10 @@ class HuggingFace:
         for number, row in enumerate(rows):
             name = f"{self.name}:{self.split}:{number}"
             yield from _cut(Document(_text_of(row, self.text_field, name), name), None)
+
+    def version(self) -> str:
+        """The revision that was asked for: without one, what the hub holds may change unseen."""
+        return self.revision or "unpinned"
 
 
 CorpusConfig = Embedded | Files | HuggingFace

@@ -120,21 +120,22 @@ def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]) -> Int[Tensor
 
     Where every weight is zero (all candidates impossible) the choice is uniform.
     """
-    cdf = _normalised(log_v).cumsum(dim=1)
+    cdf = _log_shares(log_v, dim=1).exp().cumsum(dim=1)
     return (u[:, None] * cdf[:, -1:] >= cdf).sum(dim=1).clamp(max=log_v.shape[1] - 1)
 
 
 def effective_sample_size(log_v: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
     """(sum v)^2 / sum v^2, between 1 and k."""
-    return 1 / _normalised(log_v).square().sum(dim=1)
+    return 1 / _log_shares(log_v, dim=1).exp().square().sum(dim=1)
 
 
-def _normalised(log_v: Tensor) -> Tensor:
+def _log_shares(log_v: Tensor, dim: int) -> Float64[Tensor, "..."]:
+    """log(v / sum v) over the candidates; equal shares where every weight is zero."""
     if log_v.isnan().any():
         raise FloatingPointError("an energy is not a number; the energy network or its input is broken")
     log_v = log_v.double()
-    impossible = (log_v == -math.inf).all(dim=1, keepdim=True)
-    return torch.where(impossible, 0.0, log_v).softmax(dim=1)
+    impossible = (log_v == -math.inf).all(dim=dim, keepdim=True)
+    return torch.where(impossible, 0.0, log_v).log_softmax(dim=dim)
 
 
 # ---------------------------------------------------------------- likelihood
@@ -149,7 +150,7 @@ def resampled_nll(log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]) 
     p_theta. The mean over the R repeats is of the whole ratio: averaging v inside it gives no bound.
     """
     repeats, _, k, _ = log_v.shape
-    log_ratio = math.log(k) + log_v[:, :, 0] - log_v.logsumexp(dim=2)
+    log_ratio = math.log(k) + _log_shares(log_v, dim=2)[:, :, 0]
     return -log_p - (log_ratio.logsumexp(dim=0) - math.log(repeats))
 
 

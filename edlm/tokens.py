@@ -32,7 +32,7 @@ class Data:
     """What the models are trained and measured on."""
 
     corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
-    validation: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")] | None = None
+    validation: Annotated[CorpusConfig | None, pydantic.Field(discriminator="kind")] = None
     """A corpus of its own for validation; texts that it holds are left out of train and judge."""
     tokenizer: Annotated[TokenizerConfig, pydantic.Field(discriminator="kind")]
     length: Positive
@@ -46,6 +46,10 @@ class Data:
             raise ValueError(
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
+
+    def version(self) -> list[str]:
+        """Changes when the text behind the settings does: the settings alone do not tell."""
+        return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
 
     def documents(self) -> Iterator[tuple[Document, Split | None]]:
         """Each document and its split, None where it is left out, as `assigned` says."""

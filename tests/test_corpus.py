@@ -187,3 +187,13 @@ def test_a_hugging_face_data_set_that_cannot_be_had_is_refused(tmp_path, lines):
         texts(HuggingFace(name=str(tmp_path / "nowhere")))
     with pytest.raises(ConfigurationError, match=r"split 'exam'"):
         texts(HuggingFace(name="json", data_files=(str(lines),), split="exam", streaming=True))
+
+
+def test_a_corpus_of_files_has_another_version_when_a_file_changes(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one text")
+    corpus = Files(paths=(str(path),))
+    before = corpus.version()
+    assert corpus.version() == before
+    path.write_text("another text")
+    assert corpus.version() != before

@@ -29,7 +29,6 @@ def main() -> None:
         register(opened, denoiser, energies, measured)
         answered = ask(opened)
         report = local_copy(measured)
-        opened.finish()
     print()
     print((report / REPORT).read_text())
     print(f"\nfigures: {report}/bounds.png  {report}/quality.png")

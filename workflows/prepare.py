@@ -20,7 +20,7 @@ def prepare(session: Session) -> str:
     def work(work: Work) -> dict[str, Any]:
         return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
 
-    return session.run_stage(STAGE, plain(data), {}, work)
+    return session.run_stage(STAGE, {"data": plain(data), "version": data.version()}, {}, work)
 
 
 def main() -> None:

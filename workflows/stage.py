@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import edlm
 from cluster.session import connect
+from cluster.shipping import ship
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
 from edlm.storage import committed, fetch, join, publish, read_text, write_text
@@ -72,6 +73,16 @@ class Session:
         seconds = round(time.monotonic() - started, 1)
         self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
         return output
+
+    def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
+        """Afterwards the pipeline's own run shows its settings and its stages, and has ended."""
+        assert self.parent is not None
+        with tempfile.TemporaryDirectory(prefix="edlm-pipeline-") as scratch:
+            tracker = self.runs.tracker(self.parent, Path(scratch))
+            tracker.settings(self.experiment)
+            if self.reports:
+                tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
+            tracker.finish(status)
 
     def _places(self, name: str, mark: str) -> tuple[str, str]:
         folder = f"{name}-{mark[:FINGERPRINT_DIGITS]}"
@@ -151,9 +162,26 @@ def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Ses
     """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name."""
     root = storage_root(experiment)
     runs = open_tracking(experiment.tracking, root)
-    parent = runs.start(pipeline) if pipeline else None
+    _ship_leftovers(experiment, root)
     with connect(experiment.cluster):
-        yield Session(experiment, root, runs, parent)
+        if pipeline is None:
+            yield Session(experiment, root, runs)
+            return
+        parent = runs.start(pipeline, tags={"edlm.code": code_version()})
+        opened = Session(experiment, root, runs, parent)
+        status: Literal["FINISHED", "FAILED"] = "FAILED"
+        try:
+            yield opened
+            status = "FINISHED"
+        finally:
+            opened.tell_parent(status)
+
+
+def _ship_leftovers(experiment: Experiment, root: str) -> None:
+    """What a tracking server missed while it was away is told now, as far as this machine's disk kept it."""
+    work = Path(root) / experiment.name / "work"
+    if "://" not in root and work.is_dir():
+        ship(experiment.tracking, root, work)
 
 
 def storage_root(experiment: Experiment) -> str:

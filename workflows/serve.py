@@ -1,0 +1,77 @@
+"""Serve: the registered model behind an HTTP endpoint, until Ctrl-C; on a cluster, until it is taken down.
+
+python -m workflows.serve EXPERIMENT.yaml [--serving.port 8000 ...]
+"""
+
+import json
+import signal
+import threading
+from dataclasses import dataclass
+
+import httpx
+
+from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.session import is_private
+from edlm.config import from_command_line
+from workflows.experiment import Experiment
+from workflows.stage import Session, say, session
+
+START_SECONDS = 180
+QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint said, and the command that asks it the same."""
+
+    text: str
+    curl: str
+
+
+def ask(session: Session) -> Answer:
+    """One answer of the endpoint, which is up only meanwhile."""
+    url = _start(session)
+    try:
+        return _ask(url)
+    finally:
+        undeploy()
+
+
+def _start(session: Session) -> str:
+    experiment = session.experiment
+    say("serve", f"starting {experiment.register.model} ({experiment.serving.alias})")
+    url = deploy(experiment.serving, experiment.tracking, session.root, experiment.register.model)
+    wait_until_ready(url, START_SECONDS)
+    say("serve", f"ready on {url}")
+    return url
+
+
+def _ask(url: str) -> Answer:
+    response = httpx.post(f"{url}/v1/completions", json=QUESTION, timeout=START_SECONDS, trust_env=False)
+    if response.status_code != httpx.codes.OK:
+        raise RuntimeError(f"the endpoint answered {response.status_code} to {json.dumps(QUESTION)}: {response.text}")
+    return Answer(text=QUESTION["prompt"] + response.json()["choices"][0]["text"], curl=curl(url))
+
+
+def curl(url: str) -> str:
+    """The command that asks what `ask` asks."""
+    return f"curl -s {url}/v1/completions -H 'content-type: application/json' -d '{json.dumps(QUESTION)}'"
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    with session(experiment) as opened:
+        url = _start(opened)
+        print(f"try: {curl(url)}", flush=True)
+        if not is_private(experiment.cluster):
+            return  # the cluster keeps it up
+        stopped = threading.Event()
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(wanted, lambda *_: stopped.set())
+        print("Ctrl-C stops it", flush=True)
+        stopped.wait()
+        undeploy()
+
+
+if __name__ == "__main__":
+    main()
