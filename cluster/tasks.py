@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,5 +39,5 @@ def _on_own_threads(work: Callable[[Any], Any], item: Any, cpus: float) -> Any:
 def _result(reference: Any) -> Any:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause from error

@@ -23,7 +23,7 @@ from cluster.progress import Speaker, speaker
 from cluster.session import is_private, require_resources
 from cluster.zero import ZeroEngine
 from edlm.snapshot import newest_snapshot, open_snapshot, save_snapshot
-from edlm.storage import committed, fetch, join, publish
+from edlm.storage import committed, join, local_copy, publish
 from edlm.tokens import Batches, Split, TokenFile
 from edlm.training import Engine, NonFiniteLoss, Objective, Tracker, Training, fit, share
 
@@ -66,7 +66,7 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
             0 if is_private(cluster) else cluster.start_timeout_seconds,
         )
         _fit_on_workers(task, cluster, resources)
-    return load_file(fetch(result, _cache()) / WEIGHTS)
+    return load_file(local_copy(result) / WEIGHTS)
 
 
 def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, float]) -> None:
@@ -96,7 +96,7 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
     _resume(engine, task, say)
-    tokens = TokenFile.open(fetch(task.data, _cache()), task.split)
+    tokens = TokenFile.open(local_copy(task.data), task.split)
     batches = Batches(tokens, task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
 
@@ -124,11 +124,11 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
     """Afterwards the engine stands where the newest whole snapshot stands; rank 0 chooses it for all."""
-    choice = [newest_snapshot(task.workspace, _cache()) if engine.rank == 0 else None]
+    choice = [newest_snapshot(task.workspace) if engine.rank == 0 else None]
     torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
     if choice[0] is not None:
         uri, step = choice[0]
-        engine.load(open_snapshot(uri, _cache()), step)
+        engine.load(open_snapshot(uri), step)
         if engine.rank == 0:
             say(f"[{task.name}] goes on after step {step}")
 
@@ -177,7 +177,3 @@ def _memory_mib() -> float:
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:
     """Other ranks than 0 have the same numbers."""
-
-
-def _cache() -> Path:
-    return Path(tempfile.gettempdir()) / "edlm-cache"

@@ -9,7 +9,7 @@ import fsspec.core
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.storage import committed, fetch, join, publish
+from edlm.storage import committed, join, local_copy, publish
 
 STATE = "state.safetensors"
 KEPT = 2
@@ -27,12 +27,12 @@ def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> Non
         system.rm(system._strip_protocol(join(workspace, name)), recursive=True)
 
 
-def newest_snapshot(workspace: str, cache: Path) -> tuple[str, int] | None:
+def newest_snapshot(workspace: str) -> tuple[str, int] | None:
     """(URI, step) of the newest snapshot that is whole; one that is not is named in a warning and passed over."""
     for name in reversed(_snapshots(workspace)):
         uri = join(workspace, name)
         try:
-            fetch(uri, cache)
+            local_copy(uri)
             marker = committed(uri)
         except ValueError as error:
             log.warning("checkpoint %s is not whole, going back to the one before: %s", uri, error)
@@ -42,9 +42,9 @@ def newest_snapshot(workspace: str, cache: Path) -> tuple[str, int] | None:
     return None
 
 
-def open_snapshot(uri: str, cache: Path) -> dict[str, Tensor]:
+def open_snapshot(uri: str) -> dict[str, Tensor]:
     """The state in a snapshot, verified."""
-    return load_file(fetch(uri, cache) / STATE)
+    return load_file(local_copy(uri) / STATE)
 
 
 def _snapshots(workspace: str) -> list[str]:

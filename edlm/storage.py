@@ -1,5 +1,6 @@
 """Folders at any fsspec URI, committed by a marker that is written last and names every file with its digest."""
 
+import getpass
 import hashlib
 import json
 import os
@@ -154,6 +155,11 @@ def fetch(uri: str, cache: Path) -> Path:
                 raise
             verify(copy, marker.files)  # another process brought the same content first
     return copy
+
+
+def local_copy(uri: str) -> Path:
+    """`fetch` into this machine's cache, which all processes of a user share."""
+    return fetch(uri, Path(tempfile.gettempdir()) / f"edlm-cache-{getpass.getuser()}")
 
 
 def inventory(folder: Path) -> tuple[File, ...]:

@@ -6,19 +6,16 @@ python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...]
 import functools
 from typing import Any
 
-import torch
-from edlm.training import Training
-
-from edlm.autoregressive import AutoregressiveModel
 from edlm.checkpoint import TOKENIZER
 from edlm.config import from_command_line, plain
 from edlm.models import save_autoregressive
-from edlm.objective import NextToken
+from edlm.storage import local_copy
 from edlm.tokens import Split, read_summary
-from edlm.transformer import Trunk
+from edlm.training import Training
 from workflows.experiment import Experiment
+from workflows.objectives import next_token
 from workflows.prepare import prepare
-from workflows.stage import Session, Work, local_copy, session
+from workflows.stage import Session, Work, session
 from workflows.train import run_training
 
 
@@ -47,12 +44,6 @@ def _next_token(session: Session, data: str, stage: str, split: Split, training:
 
     settings = {"trunk": plain(trunk), "training": plain(training), "length": length, "seed": seed}
     return session.run_stage(stage, settings, {"data": data}, work)
-
-
-def next_token(trunk: Trunk, vocabulary: int, seed: int) -> NextToken:
-    """The objective, with fresh weights that depend on the seed alone."""
-    torch.manual_seed(seed)
-    return NextToken(AutoregressiveModel(trunk, vocabulary))
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from edlm.config import from_command_line, plain
 from edlm.likelihood import Estimate, difference
 from edlm.models import open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
+from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
@@ -23,7 +24,7 @@ from workflows.measure import PLAIN, Bound, Drawn, Measured, Reference, Referenc
 from workflows.plots import bound_figure, quality_figure
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, local_copy, say, session
+from workflows.stage import Session, Work, say, session
 from workflows.tables import report
 
 BOUNDS, QUALITY, SUMMARY, REPORT, FIGURE = (

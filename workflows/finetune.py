@@ -6,18 +6,16 @@ python -m workflows.finetune EXPERIMENT.yaml [--finetune.0.training.steps 100 ..
 import functools
 from typing import Any
 
-import torch
-
 from edlm.checkpoint import TOKENIZER
 from edlm.config import from_command_line, plain
-from edlm.energy import ConditionalEnergy
 from edlm.models import EnergyNetwork, open_autoregressive, open_denoiser, save_energy
-from edlm.objective import Conditioning, Contrastive
+from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
+from workflows.objectives import contrasting
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, local_copy, session
+from workflows.stage import Session, Work, session
 from workflows.train import run_training
 
 
@@ -64,16 +62,6 @@ def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str)
 
     inputs = {"denoiser": denoiser, "autoregressive": autoregressive}
     return session.run_stage(f"finetune-{one.name}", plain(one), inputs, work)
-
-
-def contrasting(one: Finetune, denoiser: str, seed: int) -> Contrastive | Conditioning:
-    """The objective of one energy against the denoiser at a URI; fresh weights depend on the seed alone."""
-    base = open_denoiser(local_copy(denoiser))
-    torch.manual_seed(seed)
-    energy = one.energy.build(base.network, None)
-    if isinstance(energy, ConditionalEnergy):
-        return Conditioning(base.network, energy, base.schedule, seed)
-    return Contrastive(base.network, energy, base.schedule, one.negatives, one.loss, seed)
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from edlm.judge import assess
 from edlm.likelihood import Estimate, autoregressive_nll, log_partition, nelbo, paper_estimate, sampler_bound
 from edlm.models import OpenDenoiser, open_autoregressive, open_denoiser, open_energy
 from edlm.sampler import Sampler, StepResult
+from edlm.storage import local_copy
 from edlm.streams import Purpose, seeds
 from edlm.tokenizer import open_tokenizer
 from edlm.tokens import TokenFile, whole
-from workflows.stage import local_copy
 
 PLAIN = "plain"
 

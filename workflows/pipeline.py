@@ -6,6 +6,7 @@ python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...]
 import time
 
 from edlm.config import from_command_line
+from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.evaluate import REPORT, evaluate
 from workflows.experiment import Experiment
@@ -14,7 +15,7 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.register import register
 from workflows.serve import ask
-from workflows.stage import local_copy, session
+from workflows.stage import session
 
 
 def main() -> None:

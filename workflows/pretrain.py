@@ -6,19 +6,15 @@ python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...]
 import functools
 from typing import Any
 
-import torch
-
 from edlm.checkpoint import TOKENIZER
 from edlm.config import from_command_line, plain
-from edlm.denoiser import Denoiser
 from edlm.models import save_denoiser
-from edlm.objective import Denoising
-from edlm.schedule import ScheduleConfig
+from edlm.storage import local_copy
 from edlm.tokens import read_summary
-from edlm.transformer import Trunk
 from workflows.experiment import Experiment
+from workflows.objectives import denoising
 from workflows.prepare import prepare
-from workflows.stage import Session, Work, local_copy, session
+from workflows.stage import Session, Work, session
 from workflows.train import run_training
 
 
@@ -46,12 +42,6 @@ def pretrain(session: Session, data: str) -> str:
         "seed": seed,
     }
     return session.run_stage("pretrain", settings, {"data": data}, work)
-
-
-def denoising(trunk: Trunk, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
-    """The objective, with fresh weights that depend on the seed alone."""
-    torch.manual_seed(seed)
-    return Denoising(Denoiser(trunk, vocabulary), schedule, seed)
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from cluster.registry import ModelVersion
 from edlm.config import from_command_line, plain
 from edlm.generator import Bundle, save_bundle
-from edlm.storage import committed
+from edlm.storage import committed, local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, local_copy, say, session
+from workflows.stage import Session, Work, say, session
 
 
 def register(session: Session, denoiser: str, energies: Mapping[str, str], measured: str) -> ModelVersion:

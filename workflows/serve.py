@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.serving import deploy, wait_until_ready
 from cluster.session import is_private
 from edlm.config import from_command_line
 from workflows.experiment import Experiment
@@ -29,12 +29,8 @@ class Answer:
 
 
 def ask(session: Session) -> Answer:
-    """One answer of the endpoint, which is up only meanwhile."""
-    url = _start(session)
-    try:
-        return _ask(url)
-    finally:
-        undeploy()
+    """One answer of the endpoint. It stays up on a cluster; a private Ray takes it down when the command ends."""
+    return _ask(_start(session))
 
 
 def _start(session: Session) -> str:
@@ -70,7 +66,6 @@ def main() -> None:
             signal.signal(wanted, lambda *_: stopped.set())
         print("Ctrl-C stops it", flush=True)
         stopped.wait()
-        undeploy()
 
 
 if __name__ == "__main__":

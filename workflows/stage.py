@@ -5,7 +5,6 @@ it runs. Its output is committed by a marker written last: a finished stage is r
 a changed setting reruns what depends on it and nothing else.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -20,9 +19,10 @@ from typing import Any, Literal
 import edlm
 from cluster.session import connect
 from cluster.shipping import ship
+from cluster.tracked import TrackedRun
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
-from edlm.storage import committed, fetch, join, publish, read_text, write_text
+from edlm.storage import committed, join, publish, read_text, write_text
 from workflows.experiment import Experiment
 
 FINGERPRINT_DIGITS = 12
@@ -93,8 +93,7 @@ class Session:
         with tempfile.TemporaryDirectory(prefix=f"edlm-{name}-") as scratch:
             folder, journal = Path(scratch) / "output", self._journal(workspace, Path(scratch))
             folder.mkdir()
-            # Plain data: workers on other machines make the tracker of the same run with it.
-            tracker = functools.partial(RunTracker, self.runs.tracking, self.runs.root, run_id, journal)
+            tracker = TrackedRun(self.runs.tracking, self.runs.root, run_id, journal)
             with _closing(tracker()) as told:
                 told.settings(self.experiment)
                 for label, uri in inputs.items():
@@ -127,11 +126,6 @@ class Session:
     def _journal(self, workspace: str, scratch: Path) -> Path:
         """Beside the checkpoints where those are local files; else on this machine, for as long as the stage runs."""
         return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
-
-
-def local_copy(uri: str) -> Path:
-    """A stage's output as a verified folder on this machine, whichever machine that is."""
-    return fetch(uri, Path(tempfile.gettempdir()) / "edlm-cache")
 
 
 def fingerprint(name: str, settings: Any, inputs: Mapping[str, str]) -> str:
