@@ -8,6 +8,7 @@ a changed setting reruns what depends on it and nothing else.
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from cluster.tracked import TrackedRun
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
 from edlm.storage import committed, join, publish, read_text, write_text
+from edlm.training import NonFiniteLoss
 from workflows.experiment import Experiment
 
 FINGERPRINT_DIGITS = 12
@@ -153,7 +155,20 @@ def code_version() -> str:
 
 @contextmanager
 def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
-    """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name."""
+    """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
+
+    A mistake of the user, or a training that is no longer finite, ends the process with status 1 and its message.
+    """
+    try:
+        with _session(experiment, pipeline) as opened:
+            yield opened
+    except (ConfigurationError, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def _session(experiment: Experiment, pipeline: str | None) -> Iterator[Session]:
     root = storage_root(experiment)
     runs = open_tracking(experiment.tracking, root)
     _ship_leftovers(experiment, root)

@@ -1,0 +1,182 @@
+"""The whole chain as a user runs it: commands in their own processes, with real Ray, DeepSpeed, MLflow and Serve."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cluster.journal import history
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+SMALLEST = "tests/cluster/smallest.yaml"
+TRAINED = ["pretrain", "autoregress", "judge", "finetune-step"]
+STAGES = ["prepare", *TRAINED, "finetune-coar", "evaluate", "register"]
+
+
+def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
+    arguments = [sys.executable, "-m", f"workflows.{module}", SMALLEST, *overrides]
+    settings = {
+        "cwd": PROJECT,
+        "env": {**os.environ, "EDLM_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "start_new_session": True,
+    }
+    return arguments, settings
+
+
+def run(home: Path, module: str, *overrides: str, expect: int = 0) -> str:
+    arguments, settings = command(home, module, *overrides)
+    done = subprocess.run(arguments, timeout=400, check=False, **settings)
+    assert done.returncode == expect, done.stdout
+    return done.stdout
+
+
+def states(output: str) -> dict[str, str]:
+    """What each stage said first: started, reused, or that it resumes."""
+    said: dict[str, str] = {}
+    for stage, word in re.findall(r"^\[([\w-]+)\] (started|reused|resumes)", output, re.MULTILINE):
+        said[stage] = word
+    return said
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first(home, port) -> str:
+    return run(home, "pipeline", "--serving.port", str(port))
+
+
+def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, port):
+    assert states(first) == {**dict.fromkeys(STAGES, "started")}
+    for wanted in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
+        assert wanted in first
+    assert f"curl -s http://127.0.0.1:{port}/v1/completions" in first
+    assert re.search(r"the endpoint answered: 'the ", first)
+    figure = re.search(r"figures: (\S+)", first)
+    assert figure is not None
+    assert Path(figure[1]).is_file()
+
+
+@pytest.mark.usefixtures("first")
+def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs["smallest"]
+    assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "smallest"} == {
+        parent.info.run_id
+    }
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    pretrain = runs["pretrain"]
+    for metric in ("loss_nats_per_token", "learning_rate", "gradient_norm", "tokens_per_second", "memory_mib"):
+        assert len(client.get_metric_history(pretrain.info.run_id, metric)) == 6
+    assert any(name.startswith("gain_nats/t_") for name in runs["finetune-step"].data.metrics)
+    assert pretrain.data.params["pretrain.steps"] == "6"
+    assert pretrain.data.tags["mlflow.source.git.commit"]
+    assert pretrain.inputs.dataset_inputs[0].dataset.name == "data"
+    files = {file.path for file in client.list_artifacts(pretrain.info.run_id)}
+    assert {"config.yaml", "curves.png"} <= files
+    tables = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id)}
+    assert {"bounds.json", "quality.json", "samples.json", "bounds.png", "report.txt"} <= tables
+    assert client.get_model_version_by_alias("smallest", "champion").version == 1
+
+
+def test_a_second_run_reuses_every_stage(first, home, port):
+    again = run(home, "pipeline", "--serving.port", str(port))
+    assert states(again) == {**dict.fromkeys(STAGES, "reused")}
+    assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
+
+
+@pytest.mark.usefixtures("first")
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
+    changed = run(home, "evaluate", "--finetune.0.training.steps", "2")
+    assert states(changed) == {
+        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", "finetune-coar"], "reused"),
+        **dict.fromkeys(["finetune-step", "evaluate"], "started"),
+    }
+
+
+@pytest.mark.usefixtures("first")
+def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(home, tmp_path):
+    long = ("--pretrain.steps", "60", "--pretrain.checkpoint_every", "20", "--pretrain.log_every", "10")
+    whole = run(home, "pretrain", *long)
+    arguments, settings = command(tmp_path, "pretrain", *long)
+    with subprocess.Popen(arguments, **settings) as victim:
+        for line in victim.stdout:
+            if "step 30/60" in line:
+                os.killpg(victim.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail("training never said step 30")
+    _wait_for_orphans_of(tmp_path)
+    resumed = run(tmp_path, "pretrain", *long)
+    assert "[pretrain] resumes" in resumed
+    assert re.search(r"goes on after step (20|40)", resumed)
+    assert _curve(tmp_path, resumed) == _curve(home, whole)
+
+
+def _curve(home: Path, output: str) -> dict[int, float]:
+    folder = re.search(r"\[pretrain\] finished in .*?: (\S+)", output)
+    assert folder is not None
+    return history(home / "smallest" / "work" / Path(folder[1]).name / "journal")["loss_nats_per_token"]
+
+
+def _wait_for_orphans_of(home: Path) -> None:
+    """Ray ends its workers when their driver is gone; until then they still write."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        environments = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]
+        if not environments:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"still running: {environments}")
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.usefixtures("first")
+def test_more_workers_than_the_machine_has_is_an_error_that_names_the_resource(home):
+    said = run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "64", expect=1)
+    assert "64 workers of pretrain: 64 CPU needed, the cluster has" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path):
+    said = run(tmp_path, "pretrain", "--pretrain.stepz", "3", expect=2)
+    assert "pretrain.steps" in said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("first")
+def test_a_stage_that_failed_says_so_in_mlflow(home):
+    run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "128", expect=1)
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "FAILED"

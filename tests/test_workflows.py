@@ -1,0 +1,119 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from edlm.config import ConfigurationError, load, parse, plain
+from edlm.likelihood import Estimate
+from edlm.sampler import Sampler
+from edlm.storage import publish
+from workflows.evaluate import bound_rows
+from workflows.experiment import Experiment
+from workflows.measure import Bound, Measured, Subject
+from workflows.stage import fingerprint, storage_root
+from workflows.tables import report
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "workflows" / "experiments").glob("*.yaml"))
+SMALLEST = Path(__file__).parent / "cluster" / "smallest.yaml"
+
+
+@pytest.mark.parametrize("path", [*EXPERIMENTS, SMALLEST], ids=lambda path: path.name)
+def test_every_shipped_experiment_is_valid_and_reads_back(path):
+    experiment = load(Experiment, path)
+    assert parse(Experiment, plain(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
+        ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
+        ({"evaluate": {"candidates": [2]}}, "must hold 1"),
+        ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
+        ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),
+        ({"denoiser": {"width": 20, "heads": 4}}, "multiple of 2 x heads"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_way_out(change, message):
+    tree = plain(load(Experiment, SMALLEST)) | change
+    with pytest.raises(ConfigurationError, match=message):
+        parse(Experiment, tree)
+
+
+def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_they_lie(tmp_path):
+    for name, text in (("here", "text"), ("there", "text"), ("other", "another text")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+        publish(tmp_path / name, str(tmp_path / name))
+    here, there, other = (str(tmp_path / name) for name in ("here", "there", "other"))
+    reference = fingerprint("stage", {"steps": 1}, {"data": here})
+    assert fingerprint("stage", {"steps": 1}, {"data": there}) == reference
+    assert fingerprint("stage", {"steps": 1}, {"data": other}) != reference
+    assert fingerprint("stage", {"steps": 2}, {"data": here}) != reference
+    assert fingerprint("other", {"steps": 1}, {"data": here}) != reference
+
+
+def test_an_input_that_is_not_finished_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="which is not finished; run that stage first"):
+        fingerprint("pretrain", {}, {"data": str(tmp_path / "nowhere")})
+
+
+def test_outputs_go_where_the_settings_say_then_the_environment_then_the_project(tmp_path, monkeypatch):
+    experiment = load(Experiment, SMALLEST)
+    monkeypatch.setenv("EDLM_HOME", str(tmp_path))
+    assert storage_root(experiment) == str(tmp_path)
+    assert storage_root(dataclasses.replace(experiment, storage="memory://bucket")) == "memory://bucket"
+    monkeypatch.delenv("EDLM_HOME")
+    assert storage_root(experiment).endswith("/runs")
+
+
+def test_a_ray_jobs_temporary_copy_is_no_place_for_outputs(tmp_path, monkeypatch):
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_1" / "workflows" / "stage.py"
+    monkeypatch.setattr("workflows.stage.__file__", str(copy))
+    monkeypatch.delenv("EDLM_HOME", raising=False)
+    with pytest.raises(ConfigurationError, match="set EDLM_HOME before `ray start`"):
+        storage_root(load(Experiment, SMALLEST))
+
+
+def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound, Measured]:
+    subject = Subject("", "", "", "", {"step": ""}, len(values), seed=0)
+    sampler = Sampler(steps=2, candidates=candidates)
+    estimate = Estimate(torch.tensor(values, dtype=torch.float64), draws=1)
+    return Bound(subject, energy, sampler, 1), Measured(estimate, seconds=1.0)
+
+
+def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
+    rows = bound_rows([_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])], length=10)
+    assert [row["energy"] for row in rows] == ["plain", "step"]
+    assert rows[1]["gain_nats_per_token"] == pytest.approx(0.1)
+    assert rows[1]["gain_standard_error"] == pytest.approx(0.0)
+    assert rows[1]["standard_error"] == pytest.approx(0.5)
+
+
+def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
+    bounds = bound_rows([_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])], length=10)
+    names = [
+        "generative_perplexity",
+        "nll_nats_per_token",
+        "nll_standard_error",
+        "entropy_nats",
+        "entropy_standard_error",
+    ]
+    names += ["distinct_ngrams", "ess", "distinct_candidates", "denoiser_calls", "energy_calls", "seconds"]
+    quality = [
+        dict.fromkeys(names, 1.0) | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
+        for energy, k in (("plain", 1), ("step", 8))
+    ]
+    number = {"nats_per_token": 1.0, "standard_error": 0.1}
+    summary = {
+        "sequences": 2,
+        "length": 10,
+        "denoiser_nelbo": number,
+        "autoregressive_nll": number,
+        "paper_ppl_nats_NOT_A_BOUND": {"coar": number},
+        "log_partition_low_high": {"coar": [number, number]},
+    }
+    text = report(summary, bounds, quality)
+    for wanted in ("NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"):
+        assert wanted in text
