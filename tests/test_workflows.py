@@ -93,14 +93,9 @@ def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
 
 def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
     bounds = bound_rows([_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])], length=10)
-    names = [
-        "generative_perplexity",
-        "nll_nats_per_token",
-        "nll_standard_error",
-        "entropy_nats",
-        "entropy_standard_error",
-    ]
-    names += ["distinct_ngrams", "ess", "distinct_candidates", "denoiser_calls", "energy_calls", "seconds"]
+    names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
+    names += ["entropy_standard_error", "distinct_ngrams", "ess", "distinct_candidates"]
+    names += ["denoiser_calls", "energy_calls", "seconds"]
     quality = [
         dict.fromkeys(names, 1.0) | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
         for energy, k in (("plain", 1), ("step", 8))

@@ -25,12 +25,20 @@ def bound_figure(summary: Row, bounds: list[Row]) -> Figure:
         _samplers(axes, [row for row in bounds if row["energy"] == energy])
         axes.set_title(energy, loc="left", color=INK, fontweight="bold")
         axes.legend(fontsize=7, frameon=False)
+        axes.set_ylim(*_frame(summary, plain))
     for axes in grid[len(energies) :]:
         axes.set_visible(False)
     figure.supxlabel("denoising steps T", color=INK)
     figure.supylabel("bound, nats per token", color=INK)
     figure.suptitle(f"T-step bounds, {summary['experiment']}", x=0.01, ha="left", color=INK, fontweight="bold")
     return figure
+
+
+def _frame(summary: Row, plain: list[Row]) -> tuple[float, float]:
+    """From below the best level to above plain diffusion's worst; what is much worse than that leaves the frame."""
+    low = min(summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll"))
+    high = max(row["bound_nats_per_token"] for row in plain)
+    return low - 0.1 * (high - low), high + 0.4 * (high - low)
 
 
 def _samplers(axes: Axes, rows: list[Row]) -> None:
