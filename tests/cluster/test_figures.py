@@ -12,7 +12,9 @@ LOSS = {step: 3.0 - step / 100 for step in range(100)}
 
 def test_each_kind_of_metric_has_its_panel():
     gains = {f"gain_nats/t_{t:.2f}_{t + 0.25:.2f}": LOSS for t in (0.0, 0.25, 0.5, 0.75)}
-    figure = training_curves({"loss_nats_per_token": LOSS, "learning_rate": {0: 1e-4, 9: 3e-4}, "seconds": LOSS, **gains}, "finetune")
+    figure = training_curves(
+        {"loss_nats_per_token": LOSS, "learning_rate": {0: 1e-4, 9: 3e-4}, "seconds": LOSS, **gains}, "finetune"
+    )
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["loss", "learning rate", "gain by time"]
     legend = figure.axes[2].get_legend()
