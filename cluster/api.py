@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cluster.refusal import Refused
 from edlm.sampler import Sampler
 
-MAX_BODY_BYTES = 2**20
 MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read
 MAX_PROMPTS = 8
+MAX_PARTS = 64
 MAX_CHOICES = 8
 MAX_TOKENS = 4096
 MAX_STEPS = 1024
@@ -42,32 +43,6 @@ Prompt = Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS
 TokenPrompt = Annotated[list[Token], Field(min_length=1, max_length=MAX_PROMPT)]
 Gap = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Refused(Exception):
-    """A request that is answered with an error of OpenAI's form."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_seconds: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
-        self.retry_after_seconds = retry_after_seconds
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return error_body(self.status, self.message, self.param, self.code)
-
-
-def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The error in OpenAI's form."""
-    kind = {429: "rate_limit_error"}.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 class _Strict(BaseModel):
@@ -132,13 +107,12 @@ class CompletionRequest(_Request):
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
-    @property
-    def unsupported(self) -> str | None:
-        """A field of OpenAI's that is set to something this server cannot do."""
+    def require_supported(self) -> None:
+        """Refused where a field of OpenAI's asks for what this server cannot do."""
         for field, neutral in NEUTRAL.items():
             if getattr(self, field) not in (None, neutral):
-                return field
-        return None
+                message = f"{field} is not supported yet; leave it out"
+                raise Refused(400, message, field, "unsupported_parameter")
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
@@ -153,7 +127,7 @@ class InfillRequest(_Request):
 
     tokens: Annotated[list[Token | None], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
     """null for each hole."""
-    parts: Annotated[list[Text | Gap], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
+    parts: Annotated[list[Text | Gap], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     """Pieces of text, and numbers of tokens to fill in between."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
 
@@ -173,9 +147,6 @@ class ScoreRequest(_Request):
     @model_validator(mode="after")
     def _one_of_two(self) -> "ScoreRequest":
         return _exactly_one(self, "text", "tokens")
-
-
-FIELDS = {field for cls in (CompletionRequest, InfillRequest, ScoreRequest, Settings) for field in cls.model_fields}
 
 
 class Choice(BaseModel):
@@ -212,6 +183,7 @@ class Details(BaseModel):
     denoiser_calls: int | None = None
     energy_calls: int | None = None
     seconds: float
+    """From the request to the answer, the wait for other requests included."""
     prompt: list[str] | None = None
     """What was read: a tokenizer may drop capitals or signs."""
     context_tokens: list[int] | None = None

@@ -6,12 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
-from cluster import api
 from cluster.api import (
     MAX_CHOICES,
     MAX_SEED,
@@ -23,15 +19,14 @@ from cluster.api import (
     InfillRequest,
     InfillResponse,
     Measured,
-    Refused,
     ScoreRequest,
     ScoreResponse,
     Usage,
-    error_body,
     require_affordable,
 )
 from cluster.gate import Gate
 from cluster.queue import Full, Queue
+from cluster.refusal import HANDLERS, Refused
 from cluster.registry import ModelVersion
 from edlm.canvas import block_count, canvas, context_tokens
 from edlm.config import plain
@@ -52,15 +47,7 @@ class Endpoint:
 
     async def complete(self, request: CompletionRequest) -> CompletionResponse:
         """POST /v1/completions"""
-        if request.stream:
-            raise Refused(400, "this server does not stream yet; leave stream out", "stream", "unsupported_parameter")
-        if request.unsupported is not None:
-            raise Refused(
-                400,
-                f"{request.unsupported} is not supported; leave it out, or give {api.NEUTRAL[request.unsupported]!r}",
-                request.unsupported,
-                "unsupported_parameter",
-            )
+        request.require_supported()
         sampler, seed = self._settings(request)
         generator, energy = self.generator, request.edlm.energy
         prompts = [_or_refuse("prompt", generator.read, prompt) for prompt in request.prompts]
@@ -222,11 +209,8 @@ def make_app(endpoint: Endpoint, loopback: bool) -> FastAPI:
     # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
     app = FastAPI(title="edlm", docs_url=None, redoc_url=None)
     app.add_middleware(Gate, loopback=loopback)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _unroutable)
-    app.add_exception_handler(Exception, _failed)
-
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
     app.post("/v1/completions")(endpoint.complete)
     app.post("/v1/infill")(endpoint.infill)
     app.post("/v1/score")(endpoint.score)
@@ -234,38 +218,6 @@ def make_app(endpoint: Endpoint, loopback: bool) -> FastAPI:
     app.get("/readyz")(endpoint.ready)
     app.get("/healthz")(lambda: {"status": "ok"})
     return app
-
-
-async def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    headers = {} if error.retry_after_seconds is None else {"Retry-After": str(error.retry_after_seconds)}
-    return JSONResponse(error.body, error.status, headers)
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """What is wrong and where, but never the value: a NaN cannot be written in JSON."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return JSONResponse(error_body(400, "the body is not JSON", code="invalid_json"), 400)
-    param = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, int) or part in api.FIELDS) or None
-    code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-    if code == "unknown_parameter":
-        param = ".".join(str(part) for part in first["loc"][1:])
-    return JSONResponse(error_body(422, f"{param or 'body'}: {first['msg']}", param, code), 422)
-
-
-async def _unroutable(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = "no such route; there are /v1/completions, /v1/infill, /v1/score and /v1/models"
-    return JSONResponse(error_body(error.status_code, message), error.status_code, error.headers)
-
-
-async def _failed(_: Request, __: Exception) -> JSONResponse:
-    """What went wrong stays in the log."""
-    return JSONResponse(error_body(500, "the server failed; its log says why", code="engine_error"), 500)
 
 
 def _or_refuse(param: str, check: Callable[..., Value], *arguments: Any) -> Value:

@@ -1,11 +1,11 @@
 """The gate before the routes: whose name was called, how much may come in, and in what form."""
 
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.api import MAX_BODY_BYTES, Refused
+from cluster.refusal import Refused
 
+MAX_BODY_BYTES = 2**20
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -24,7 +24,7 @@ class Gate:
                     _check_form(headers)
                     receive = _again(await _body(receive), receive)
             except Refused as refused:
-                await JSONResponse(refused.body, refused.status)(scope, receive, send)
+                await refused.response(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from edlm.schedule import LogLinear
-from tests.worlds import Marginals, Residual, Step, exact_bound, subsets, world
+from tests.laws import Step, exact_bound, subsets
+from tests.worlds import Marginals, Residual, world
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle.py"
 SOURCES = ["agree", "markov", "dense"]
@@ -67,5 +68,5 @@ def test_a_step_reveals_by_the_law_of_the_oracle(oracle, source, energy, k, mix)
 )
 def test_the_bounds_of_the_worlds_are_the_oracles(oracle, source, energy, steps, k, mix):
     here, there = world(source), theirs(oracle, source, mix)
-    found = exact_bound(here, Marginals(here, mix), Residual(here, *ENERGIES[energy]), steps, k, LogLinear())
-    assert found == pytest.approx(there.bound(steps, k, energy), rel=1e-9)
+    step = Step(here, Marginals(here, mix), Residual(here, *ENERGIES[energy]), k)
+    assert exact_bound(step, steps, LogLinear()) == pytest.approx(there.bound(steps, k, energy), rel=1e-9)

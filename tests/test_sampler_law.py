@@ -10,19 +10,8 @@ import torch
 from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from tests.worlds import (
-    Conditional,
-    Constant,
-    ExactAutoregressive,
-    Marginals,
-    Residual,
-    Step,
-    World,
-    chi_square,
-    sampler_law,
-    step_law,
-    world,
-)
+from tests.laws import Step, chi_square, sampler_law, step_law
+from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, Residual, World, world
 
 FAR = 3.9
 N = 8000

@@ -1,19 +1,16 @@
-"""Exact worlds: sources small enough to be listed whole, the denoiser and the energies that know them, and p_k.
+"""Exact worlds: sources small enough to be listed whole, and the denoiser and the energies that know them.
 
 Everything is a float64 lookup: a probability is a sum over all texts, never an estimate.
 """
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler
-from edlm.schedule import AbstractSchedule
 
 Source = Literal["agree", "markov", "dense"]
 
@@ -165,177 +162,3 @@ class ExactAutoregressive(torch.nn.Module):
         pairs = itertools.pairwise(prefixes)
         log_p = torch.stack([self.world.log_conditional(longer, shorter) for shorter, longer in pairs], dim=1)
         return log_p if where is None else torch.where(where, log_p, 0.0)
-
-
-# ---------------------------------------------------------------- p_k, by listing every draw
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step from x_t at time t may do, for one x_t: the reference that samples and bounds are compared with."""
-
-    world: World
-    denoiser: AnyDenoiser
-    energy: AnyEnergy | None
-    candidates: int
-    temperature: float = 1.0
-
-    def drafts(self, xt: Tensor, t: float, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every way x to fill `where` [n l], its log p_theta by position [n l], and its energy by group [n g]."""
-        x = xt.repeat(self.world.vocabulary ** int(where.sum()), 1)
-        x[:, where] = cartesian(self.world.vocabulary, int(where.sum()))
-        time = torch.tensor([t], dtype=torch.float64)
-        context = self.denoiser.read(xt[None], time)
-        table = context[0].gather(-1, x.clamp(max=self.world.mask - 1).T).T
-        log_p = torch.where(where, table, 0.0)
-        if self.energy is None:
-            return x, log_p, torch.zeros(len(x), 1, dtype=torch.float64)
-        groups = torch.stack([log_p[:, members].sum(dim=-1) for members in self.groups()], dim=-1)
-        return x, log_p, self.energy(x[None], xt[None], time, groups[None], context)[0].double()
-
-    def groups(self) -> list[Tensor]:
-        """The positions that are weighed together."""
-        at = torch.arange(self.world.length)
-        block = None if self.energy is None else self.energy.block
-        return [at] if block is None else list(at.split(block))
-
-    def law(self, xt: Tensor, t: float, revealed: Tensor) -> dict[tuple[int, ...], float]:
-        """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
-        drafts = self.energy is not None and self.energy.drafts
-        result = {tuple(xt.tolist()): 1.0}
-        for group, members in enumerate(self.groups()):
-            mine = torch.zeros_like(revealed)
-            mine[members] = revealed[members]
-            if mine.any():
-                x, log_p, energies = self.drafts(xt, t, (xt == self.world.mask) if drafts else mine)
-                alone = self.energy is None or (mine.sum() == 1 and self.candidates != EXACT)
-                chosen = resampled(
-                    log_p.sum(dim=1).exp(), energies[:, group] / self.temperature, 1 if alone else self.candidates
-                )
-                one = {}
-                for tokens, probability in zip(torch.where(mine, x, xt).tolist(), chosen.tolist(), strict=True):
-                    one[tuple(tokens)] = one.get(tuple(tokens), 0.0) + probability
-                result = _product(result, one, self.world.mask)
-        return result
-
-    def nll(self, x0: Tensor, xt: Tensor, t: float, revealed: Tensor) -> float:
-        """-log p_k(x_0 at U | x_t)."""
-        probability = self.law(xt, t, revealed).get(tuple(torch.where(revealed, x0, xt).tolist()), 0.0)
-        return -math.log(probability) if probability > 0 else math.inf
-
-
-def resampled(p: Tensor, energy: Tensor, k: int) -> Tensor:
-    """Law of the one that is kept of k draws from p [n] with weights exp(-energy); k = 0: of p exp(-energy) itself."""
-    if k == EXACT:
-        weight = p * (-energy).exp()
-        return weight / weight.sum()
-    tuples = cartesian(len(p), k)
-    log_v = -torch.where(p > 0, energy, 0.0)[tuples]
-    share = torch.where((log_v == -math.inf).all(dim=1, keepdim=True), 0.0, log_v).softmax(dim=1)
-    share = share * p[tuples].prod(dim=1, keepdim=True)
-    return torch.zeros_like(p).index_add(0, tuples.flatten(), share.flatten())
-
-
-def subsets(masked: Tensor) -> list[Tensor]:
-    """Every set of masked positions, the empty one too."""
-    places = torch.nonzero(masked)[:, 0]
-    chosen = cartesian(2, len(places)).bool()
-    result = torch.zeros(len(chosen), len(masked), dtype=torch.bool)
-    result[:, places] = chosen
-    return list(result)
-
-
-def step_law(step: Step, xt: Tensor, t: float, s: float, schedule: AbstractSchedule) -> dict[tuple[int, ...], float]:
-    """P(x_s | x_t) of a step from t to s: over the positions that are revealed, and over the draws."""
-    share = schedule.reveal(torch.tensor(t).double(), torch.tensor(s).double()).item()
-    masked, result = xt == step.world.mask, {}
-    for revealed in subsets(masked):
-        count = int(revealed.sum())
-        weight = share**count * (1 - share) ** (int(masked.sum()) - count)
-        for xs, probability in step.law(xt, t, revealed).items() if weight > 0 else ():
-            result[xs] = result.get(xs, 0.0) + weight * probability
-    return result
-
-
-def sampler_law(
-    world: World,
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy | None,
-    sampler: Sampler,
-    schedule: AbstractSchedule,
-    canvas: Tensor,
-) -> Tensor:
-    """The law over `world.texts` of the texts that the sampler writes on a canvas."""
-    weighing = Step(world, denoiser, energy, sampler.candidates, sampler.temperature)
-    laws = {tuple(canvas.tolist()): 1.0}
-    for i in range(sampler.steps, 0, -1):
-        t, after = i / sampler.steps, {}
-        inside = sampler.window[0] - 1e-9 <= t <= sampler.window[1] + 1e-9
-        step = weighing if inside else replace(weighing, candidates=1)
-        for xt, weight in laws.items():
-            for xs, probability in step_law(step, torch.tensor(xt), t, (i - 1) / sampler.steps, schedule).items():
-                after[xs] = after.get(xs, 0.0) + weight * probability
-        laws = after
-    return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
-
-
-def exact_bound(
-    world: World, denoiser: AnyDenoiser, energy: AnyEnergy | None, steps: int, candidates: int, schedule
-) -> float:
-    """The mean over the world of sum_i E[-log p_k(x_0 at U_i | x_{t_i})] (docs/mathematics.md 5.1)."""
-    step, total = Step(world, denoiser, energy, candidates), 0.0
-    for i in range(steps, 0, -1):
-        t, s = (torch.tensor(j / steps, dtype=torch.float64) for j in (i, i - 1))
-        dark, share = 1 - schedule.alpha(t).item(), schedule.reveal(t, s).item()
-        for masked in subsets(torch.ones(world.length, dtype=torch.bool)):
-            m = int(masked.sum())
-            p_masked = dark**m * (1 - dark) ** (world.length - m)
-            for revealed in subsets(masked) if p_masked > 0 else ():
-                u = int(revealed.sum())
-                weight = p_masked * share**u * (1 - share) ** (m - u)
-                if u and weight > 0:
-                    total += weight * _mean_nll(step, masked, revealed, t.item())
-    return total
-
-
-def _mean_nll(step: Step, masked: Tensor, revealed: Tensor, t: float) -> float:
-    world, total, laws = step.world, 0.0, {}
-    for x0, p in zip(world.texts, world.p.tolist(), strict=True):
-        if p > 0:
-            xt = torch.where(masked, world.mask, x0)
-            key = tuple(xt.tolist())
-            if key not in laws:
-                laws[key] = step.law(xt, t, revealed)
-            total -= p * math.log(laws[key][tuple(torch.where(revealed, x0, xt).tolist())])
-    return total
-
-
-def _product(
-    one: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float], mask: int
-) -> dict[tuple[int, ...], float]:
-    """Two groups that are filled on their own, joined."""
-    joined = {}
-    for (x, p), (y, q) in itertools.product(one.items(), other.items()):
-        both = tuple(b if a == mask else a for a, b in zip(x, y, strict=True))
-        joined[both] = joined.get(both, 0.0) + p * q
-    return joined
-
-
-# ---------------------------------------------------------------- comparing counts with a law
-
-
-def chi_square(counts: Tensor, law: Tensor) -> float:
-    """How far counts are from a law, as a standard normal deviate (Wilson and Hilferty 1931).
-
-    Cells where fewer than five are expected are taken together; a count where the law is zero is infinitely far.
-    """
-    if (counts[law == 0] > 0).any():
-        return math.inf
-    expected, counts = law * counts.sum(), counts.double()
-    small = expected < 5
-    expected = torch.cat([expected[~small], expected[small].sum()[None]])
-    counts = torch.cat([counts[~small], counts[small].sum()[None]])
-    counts, expected = counts[expected > 0], expected[expected > 0]
-    df = len(expected) - 1
-    statistic = ((counts - expected) ** 2 / expected).sum().item()
-    return ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / math.sqrt(2 / (9 * df))

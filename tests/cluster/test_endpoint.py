@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cluster import api
 from cluster.endpoint import Endpoint, make_app
+from cluster.gate import MAX_BODY_BYTES
 from cluster.queue import Queue
 from cluster.registry import ModelVersion
 from edlm.generator import TextGenerator
@@ -21,6 +22,7 @@ from tests.bundles import LENGTH, make_bundle
 
 BASE = "http://127.0.0.1:8000"
 JSON = {"content-type": "application/json"}
+FIELDS = sorted({*api.CompletionRequest.model_fields, *api.InfillRequest.model_fields, *api.Settings.model_fields})
 COMPLETIONS, INFILL, SCORE = "/v1/completions", "/v1/infill", "/v1/score"
 
 
@@ -216,6 +218,7 @@ def test_what_is_no_proper_json_is_refused(app, path, body):
         (COMPLETIONS, {"prompt": "\ud800"}, "prompt"),
         (COMPLETIONS, {"prompt": "a" * (api.MAX_PROMPT + 1)}, "prompt"),
         (INFILL, {"parts": [0]}, "parts.0"),
+        (INFILL, {"parts": [1] * 65}, "parts"),
         (INFILL, {"tokens": []}, "tokens"),
         (INFILL, {"tokens": [-1]}, "tokens.0"),
         (INFILL, {}, None),
@@ -308,7 +311,7 @@ def test_a_body_that_is_too_large_is_refused_declared_or_not(app):
         for _ in range(40):
             yield b" " * 2**15
 
-    assert error(ask(app, COMPLETIONS, b" " * (api.MAX_BODY_BYTES + 1)), 413)["code"] == "body_too_large"
+    assert error(ask(app, COMPLETIONS, b" " * (MAX_BODY_BYTES + 1)), 413)["code"] == "body_too_large"
     assert error(ask(app, COMPLETIONS, drip()), 413)["code"] == "body_too_large"
 
 
@@ -362,7 +365,7 @@ def test_weights_that_give_no_number_fail_their_request_alone(generator):
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(sorted(api.FIELDS)) | st.text(max_size=3), inner, max_size=4)
+            | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), inner, max_size=4)
         ),
         max_leaves=12,
     )
