@@ -161,7 +161,7 @@ def paper_integrand(
     return weight * (-log_p + energy + log_z)
 
 
-def log_partition(log_v: Float[Tensor, "n b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+def log_partition(log_v: Float[Tensor, "n *b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """(low, high) estimates of log Z from n draws of log v = -E under p_theta.
 
     Low is the log-mean-exp, biased low (Jensen); high is (2n - 1) T_n - 2 (n - 1) T_{n-1} (Deng et al. 2020, eq. 6),
@@ -169,12 +169,8 @@ def log_partition(log_v: Float[Tensor, "n b"]) -> tuple[Float[Tensor, " b"], Flo
     """
     n = log_v.shape[0]
     low = log_v.logsumexp(dim=0) - math.log(n)
-    others = (
-        log_v[None]
-        .expand(n, *log_v.shape)
-        .masked_fill(
-            torch.eye(n, dtype=torch.bool, device=log_v.device).view(n, n, *[1] * (log_v.dim() - 1)), -math.inf
-        )
-    )
-    leave_one_out = (others.logsumexp(dim=1) - math.log(n - 1)).mean(dim=0)
+    nothing = torch.full_like(log_v[:1], -math.inf)
+    before = torch.cat([nothing, log_v.logcumsumexp(dim=0)[:-1]])
+    after = torch.cat([nothing, log_v.flip(0).logcumsumexp(dim=0)[:-1]]).flip(0)
+    leave_one_out = (torch.logaddexp(before, after) - math.log(n - 1)).mean(dim=0)
     return low, (2 * n - 1) * low - 2 * (n - 1) * leave_one_out
