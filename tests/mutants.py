@@ -1,0 +1,200 @@
+"""Faults that the tests must see: each is planted in a copy of the science, and the tests named beside it must fail.
+
+python -m tests.mutants            # all of them, a table at the end
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` in `edlm/FILE` becomes `new`; then `tests` must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+LAW, BOUND, IDENTITY, ENERGY = (f"tests/test_{name}.py" for name in ("sampler_law", "bounds", "identities", "energy"))
+
+MUTANTS = (
+    Mutant(
+        "the sign of the energy is flipped in the weights",
+        "equations.py",
+        "return -energy / temperature",
+        "return energy / temperature",
+        (LAW, BOUND, IDENTITY),
+    ),
+    Mutant(
+        "candidates of one sequence are weighed against those of another",
+        "sampler.py",
+        "log_v = equations.log_weight(energies, self.temperature)",
+        "log_v = equations.log_weight(energies.transpose(0, 1).reshape(energies.shape), self.temperature)",
+        (LAW,),
+    ),
+    Mutant(
+        "a whole draft is revealed, not only the step's positions (no carry-over)",
+        "sampler.py",
+        "xs=equations.carry_over(self.xt, x, self.revealed),",
+        "xs=x,",
+        (LAW,),
+    ),
+    Mutant(
+        "`coar` counts the tokens that were never masked",
+        "equations.py",
+        "return (log_p * masked).sum(dim=-1)",
+        "return log_p.sum(dim=-1) if not masked.any() else (log_p * masked.roll(1, -1)).sum(dim=-1)",
+        (IDENTITY, ENERGY),
+    ),
+    Mutant(
+        "the last step takes the likeliest token",
+        "sampler.py",
+        "x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)",
+        "x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)\n"
+        "        if bool((now.s == 0).all()):\n"
+        "            rows, at = torch.nonzero(now.revealed, as_tuple=True)\n"
+        "            likeliest = denoiser.log_p(denoiser.read(now.xt, now.t), now.revealed).argmax(dim=-1)\n"
+        "            x[rows, 0, at] = likeliest",
+        (LAW,),
+    ),
+    Mutant(
+        "a block sees the new tokens of its neighbours",
+        "energy.py",
+        "token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)",
+        "token = torch.where(foreign[:, None], token, token)",
+        (ENERGY,),
+    ),
+    Mutant(
+        "all blocks are resampled with one choice",
+        "equations.py",
+        "return values.repeat_interleave(length if block is None else block, dim=-1)[..., :length]",
+        "return values[..., :1].expand(*values.shape[:-1], length)",
+        (LAW,),
+    ),
+    Mutant(
+        "the sampler passes probabilities for log-probabilities",
+        "sampler.py",
+        "energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position, block), context)",
+        "energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position.exp(), block), context)",
+        (LAW,),
+    ),
+    Mutant(
+        "the autoregressive energy drops the first token",
+        "energy.py",
+        "self.model.log_p(x.flatten(0, 1)).sum(dim=-1)",
+        "self.model.log_p(x.flatten(0, 1))[:, 1:].sum(dim=-1)",
+        (IDENTITY, ENERGY),
+    ),
+    Mutant(
+        "repeats average the weights inside the ratio",
+        "equations.py",
+        "log_ratio = math.log(k) + _log_shares(log_v, dim=2)[:, :, 0]",
+        "log_ratio = math.log(k * repeats) + log_v[:, :, 0] - log_v.logsumexp(dim=2).logsumexp(dim=0)",
+        (BOUND,),
+    ),
+    Mutant(
+        "the true tokens stand outside their own normaliser",
+        "likelihood.py",
+        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])",
+        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0]) if repeats < 0 else x[:, :, 0]",
+        (BOUND,),
+    ),
+    Mutant(
+        "evaluation has a floor in time",
+        "likelihood.py",
+        "t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0",
+        "t = 1e-3 + (1 - 1e-3) * ((uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0)",
+        (BOUND,),
+    ),
+    Mutant(
+        "softplus is log(sigmoid + 1e-8)",
+        "equations.py",
+        "return F.softplus(data) + F.softplus(-negatives).mean(dim=1)",
+        "return -(torch.sigmoid(-data) + 1e-8).log() - (torch.sigmoid(negatives) + 1e-8).log().mean(dim=1)",
+        (IDENTITY,),
+    ),
+    Mutant(
+        "single tokens are resampled",
+        "sampler.py",
+        "joint = equations.sum_by_group(now.revealed.long(), block) > 1",
+        "joint = equations.sum_by_group(now.revealed.long(), block) > 0",
+        (LAW,),
+    ),
+    Mutant(
+        "negatives enter the ranking loss with the wrong sign",
+        "equations.py",
+        "log_v = log_weight(torch.cat([data[:, None], negatives], dim=1))",
+        "log_v = log_weight(torch.cat([data[:, None], -negatives], dim=1))",
+        (IDENTITY,),
+    ),
+)
+
+
+def copy(folder: Path) -> None:
+    """Afterwards `folder` has the science and its tests, and nothing of the project is imported from elsewhere."""
+    for name in ("edlm", "tests"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cluster"))
+    shutil.copy(PROJECT / "pyproject.toml", folder)
+
+
+def plant(mutant: Mutant, folder: Path) -> None:
+    """Afterwards the fault is in the copy. ValueError where the place it belongs to is gone or not the only one."""
+    path = folder / "edlm" / mutant.file
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        raise ValueError(
+            f"{mutant.name!r}: {mutant.old!r} stands {source.count(mutant.old)} times in edlm/{mutant.file}"
+        )
+    path.write_text(source.replace(mutant.old, mutant.new))
+
+
+def failures(folder: Path, tests: tuple[str, ...]) -> list[str]:
+    """The names of the tests that fail in the copy."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+
+
+def caught(mutant: Mutant) -> list[str]:
+    """The tests that see this fault."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
+        copy(Path(scratch))
+        plant(mutant, Path(scratch))
+        return failures(Path(scratch), mutant.tests)
+
+
+def main() -> None:
+    every = tuple(dict.fromkeys(test for mutant in MUTANTS for test in mutant.tests))
+    with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
+        copy(Path(scratch))
+        if wrong := failures(Path(scratch), every):
+            raise SystemExit(f"without a fault these fail: {wrong}")
+    missed = []
+    print("| fault | tests that fail | the first of them |\n|---|---|---|")
+    for mutant in MUTANTS:
+        seen = caught(mutant)
+        print(
+            f"| {mutant.name} | {len(seen)} | {seen[0].split('::')[1].partition('[')[0] if seen else 'NONE'} |",
+            flush=True,
+        )
+        missed += [] if seen else [mutant.name]
+    if missed:
+        raise SystemExit(f"not seen by any test: {missed}")
+
+
+if __name__ == "__main__":
+    main()
