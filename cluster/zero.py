@@ -42,6 +42,7 @@ class ZeroEngine:
         self.training, self.zero, self.device, self.step = training, zero, device, 0
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
+        objective.train()  # every worker must make the same calls, which networks promise in training alone
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, zero.stage, list(trained.values()))

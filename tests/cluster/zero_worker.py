@@ -1,0 +1,128 @@
+"""What one of two processes does for `test_zero`: every stage and precision, then every objective; curves as JSON."""
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from cluster.config import Zero
+from cluster.zero import ZeroEngine
+from edlm.energy import Bidirectional, Conditional, Step
+from edlm.objective import Conditioning, Contrastive, Denoising, NextToken
+from edlm.schedule import LogLinear
+from edlm.tokens import Rows
+from edlm.training import Engine, Training, fit
+from tests import toy
+from tests.networks import autoregressive, denoiser, stirred
+
+CPU = torch.device("cpu")
+NAMES = ("loss_nats_per_token", "gradient_norm")
+VOCABULARY, LENGTH = 5, 12
+
+
+class Halt(Exception):
+    """Thrown at a checkpoint, to stop there."""
+
+
+def curve(engine: Engine, settings: Training, rows=toy.rows, halt: bool = False) -> list[list[float]]:
+    """Loss and gradient norm of each step; with `halt` only up to the first checkpoint."""
+    found: list[list[float]] = []
+
+    def stop(_: Engine) -> None:
+        if halt:
+            raise Halt
+
+    with contextlib.suppress(Halt):
+        fit(engine, rows, settings, 0, lambda _, metrics: found.append([metrics[name] for name in NAMES]), stop)
+    return found
+
+
+def shared(state):
+    """What rank 0 has, on every rank."""
+    box = [state]
+    torch.distributed.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def stages() -> dict[str, dict]:
+    """For every stage and precision: the whole curve, and the curve that goes on from a state saved in the middle."""
+    results, states = {}, {}
+    for precision in ("float32", "bfloat16"):
+        for stage in (0, 1, 2, 3):
+            settings = toy.training(precision=precision, checkpoint_every=3)
+            whole = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            full = curve(whole, settings)
+            half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            curve(half, settings, halt=True)
+            state = shared(half.state())
+            resumed = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            resumed.load(state, 3)
+            again = shared(resumed.state())
+            rest = curve(resumed, settings)
+            same = _equal(whole.export(), resumed.export()) and _equal(state, again)
+            dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
+            results[f"{precision} {stage}"] = {"full": full, "rest": rest, "same": same, "without dropout": dropless}
+            states[precision, stage] = state
+    settings = toy.training(checkpoint_every=3)
+    moved = ZeroEngine(toy.Toy(), settings, Zero(stage=3), CPU)
+    moved.load(states["float32", 1], 3)
+    results["stage 1 to 3"] = {"rest": curve(moved, settings)}
+    offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
+    results["offload"] = {str(stage): found for stage, found in offloaded.items()}
+    return results
+
+
+def _equal(one, other) -> bool:
+    return one is None or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
+
+
+def objectives() -> dict:
+    """Every objective by name, built anew from fixed weights."""
+
+    def contrastive(config, loss):
+        net = denoiser(VOCABULARY)
+        return Contrastive(net, stirred(config.build(net, None), 3), LogLinear(), 3, loss, 0)
+
+    def conditioning():
+        net = denoiser(VOCABULARY)
+        return Conditioning(net, stirred(Conditional(width=16, layers=1).build(net, None), 3), LogLinear(), 0)
+
+    return {
+        "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),
+        "next token": lambda: NextToken(autoregressive(VOCABULARY)),
+        "step": lambda: contrastive(Step(block=4, width=16), "ranking"),
+        "bidirectional": lambda: contrastive(Bidirectional(), "binary"),
+        "conditional": conditioning,
+    }
+
+
+def science_rows(step: int, start: int, stop: int) -> Rows:
+    tokens = torch.randint(VOCABULARY, (8, LENGTH), generator=torch.Generator().manual_seed(step))
+    return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
+
+
+SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
+
+
+def main(rank: int, port: int, output: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    results = stages()
+    for name, build in objectives().items():
+        for stage in (2, 3):
+            engine = ZeroEngine(build(), SCIENCE, Zero(stage=stage), CPU)
+            results[f"{name} {stage}"] = {"full": curve(engine, SCIENCE, science_rows)}
+    if rank == 0:
+        output.write_text(json.dumps(results))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
