@@ -1,5 +1,6 @@
 """Workers: a stage's training on Ray Train, restarted from its last checkpoint when a worker dies."""
 
+import json
 import resource
 import tempfile
 import time
@@ -10,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -23,11 +23,12 @@ from cluster.progress import Speaker, speaker
 from cluster.session import is_private, require_resources
 from cluster.zero import ZeroEngine
 from edlm.snapshot import newest_snapshot, open_snapshot, save_snapshot
-from edlm.storage import committed, join, local_copy, publish
+from edlm.storage import committed, join, local_copy, publish, read_text, write_text
 from edlm.tokens import Batches, Split, TokenFile
 from edlm.training import Engine, NonFiniteLoss, Objective, Tracker, Training, fit, share
 
 RESULT, WEIGHTS = "result", "weights.safetensors"
+VERDICT = "non_finite.json"  # null, or what stopped the training
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,15 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, f
             failure_config=FailureConfig(max_failures=cluster.restarts),
         ),
     )
-    outcome = trainer.fit()
-    if outcome.metrics and "non_finite" in outcome.metrics:
-        raise NonFiniteLoss(*outcome.metrics["non_finite"])
+    verdict = join(task.workspace, VERDICT)
+    write_text(verdict, json.dumps(None))
+    trainer.fit()
+    if (wrong := json.loads(read_text(verdict))) is not None:
+        raise NonFiniteLoss(**wrong)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Every worker's loop; all ranks report once, at the end."""
+    """Every worker's loop. What it has to say goes through the storage: Ray keeps only reports with a checkpoint."""
     task, cluster, say = config["task"], config["cluster"], config["say"]
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
@@ -109,7 +112,9 @@ def _worker(config: dict[str, Any]) -> None:
         fit(engine, batches.rows, task.training, task.seed, reporter.log if reporter else _unheard, checkpoint)
     except NonFiniteLoss as error:
         # All ranks are here, at the same step. Not raised: Ray would start again, into the same end.
-        ray.train.report({"non_finite": [error.step, error.rank, error.what]})
+        if engine.rank == 0:
+            wrong = {"step": error.step, "rank": error.rank, "what": error.what}
+            write_text(join(task.workspace, VERDICT), json.dumps(wrong))
         return
     finally:
         if reporter is not None:
@@ -119,7 +124,6 @@ def _worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="edlm-result-") as folder:
             save_file(weights, Path(folder) / WEIGHTS)
             publish(Path(folder), join(task.workspace, RESULT))
-    ray.train.report({"steps": engine.step})
 
 
 def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:

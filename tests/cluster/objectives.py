@@ -1,0 +1,34 @@
+"""What the workers of `test_workers` run: importable there, with faults that are given as plain data."""
+
+import json
+from collections.abc import Mapping
+
+from torch import nn
+
+from tests import toy
+
+
+def toy_objective(fault: tuple[str, int, int, str] | None) -> toy.Toy:
+    """The toy on the 27 characters of prepared text; `fault` is (kind, step, place, mark)."""
+    made = None
+    if fault is not None:
+        kind, step, place, mark = fault
+        made = toy.Kill(step, place, mark) if kind == "kill" else toy.Fault(step, place)
+    objective = toy.Toy(fault=made)
+    objective.trained[0] = nn.Embedding(27, 7)
+    objective.trained[4] = nn.Linear(13, 27)
+    return objective
+
+
+class FileTracker:
+    """A `Tracker` that appends each step to a file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
