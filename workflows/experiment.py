@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 
 import pydantic
-from edlm.training import Training
 
 from cluster.config import Cluster, Serving, Tracking
 from edlm.config import ConfigurationError, Positive, config
@@ -11,6 +10,7 @@ from edlm.energy import EnergyConfig
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.tokens import Data
+from edlm.training import Training
 from edlm.transformer import Trunk
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
