@@ -21,7 +21,7 @@ def _likelihood(summary: Row) -> list[str]:
         label = f"the paper's estimator, {name}"
         lines.append(
             f"  {label:<32} {_pm(estimate)}  NOT a bound;"
-            f" log Z between {low['nats_per_token']:+.3f} and {high['nats_per_token']:+.3f}"
+            f" log Z estimated {low['nats_per_token']:+.3f} (low) {high['nats_per_token']:+.3f} (high)"
         )
     return lines
 
