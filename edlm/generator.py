@@ -11,9 +11,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from edlm import equations
+from edlm.abstract_energy import AbstractEnergy
 from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
-from edlm.energy import AbstractEnergy
 from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler, StepResult

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, chunks, propose
+from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, chunks, proposal_of, propose, propose_from
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, seeds, uniforms
 
@@ -151,14 +151,16 @@ def step_nll(
 ) -> Float64[Tensor, " b"]:
     """Upper bound on -log p_k(x_0 at U | x_t) of a step that resamples k candidates, from given uniforms.
 
-    Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn from p_theta
-    by `u`. Groups with one new token are not resampled: for them it is -log p_theta.
+    Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn by `u` from
+    p_theta, or from the energy's proposal. Groups with one new token are not resampled: for them it is -log p_theta.
     """
+    if candidates == EXACT and not getattr(energy, "normalised", False):
+        raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
     context, block = denoiser.read(xt, t), energy.block
+    if (proposal := proposal_of(energy)) is not None:
+        return _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u)
     log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), block)
     if candidates == EXACT:
-        if not getattr(energy, "normalised", False):
-            raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
         x = equations.carry_over(xt, x0, revealed)[:, None]
         return (energy(x, xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
     filled = xt == denoiser.mask if energy.drafts else revealed
@@ -169,9 +171,27 @@ def step_nll(
     x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])
     by_position[:, :, 0] = torch.where(revealed[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
     drawn = equations.sum_by_group(by_position.flatten(1, 2), block)
-    energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, (repeats, k))
+    return _resampled_nll(x, xt, revealed, t, context, energy, drawn, log_p, temperature)
+
+
+def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:
+    """The same where the candidates come from a proposal: -log of its law takes the place of -log p_theta."""
+    repeats, k = u.shape[1:3]
+    truth = equations.carry_over(xt, x0, revealed)
+    x, drawn = propose_from(proposal, context, xt, revealed, u.flatten(1, 2))
+    log_p = proposal.log_p(truth[:, None], xt, context).double()
+    x, drawn = x.unflatten(1, (repeats, k)), drawn.unflatten(1, (repeats, k))
+    x[:, :, 0], drawn[:, :, 0] = truth[:, None], log_p.to(drawn)[:, None]
+    return _resampled_nll(x, xt, revealed, t, context, energy, drawn.flatten(1, 2), log_p, temperature)
+
+
+def _resampled_nll(
+    x: Int[Tensor, "b r k l"], xt, revealed, t, context, energy: AnyEnergy, drawn, log_p, temperature: float
+) -> Float64[Tensor, " b"]:
+    """From the candidates of every repeat, the true one first, and the log-probability that they were drawn with."""
+    energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, x.shape[1:3])
     log_v = equations.log_weight(energies, temperature).double().transpose(0, 1)
-    joint = equations.sum_by_group(revealed.long(), block) > 1
+    joint = equations.sum_by_group(revealed.long(), energy.block) > 1
     return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
 
 
@@ -220,7 +240,11 @@ def _log_partition(xt, t, context, denoiser, energy, seed, i, draws) -> tuple[Te
     """Both ends of log Z of every sequence, summed over groups."""
     rows = torch.arange(len(xt), device=xt.device)
     u = uniforms(seed, i, rows, Purpose.NEGATIVE, (draws, xt.shape[1]))
-    x, by_position = propose(denoiser, context, xt, xt == denoiser.mask, u)
-    e = energy(x, xt, t, equations.sum_by_group(by_position, energy.block), context)
+    if (proposal := proposal_of(energy)) is not None:
+        x, log_p = propose_from(proposal, context, xt, xt == denoiser.mask, u)
+    else:
+        x, by_position = propose(denoiser, context, xt, xt == denoiser.mask, u)
+        log_p = equations.sum_by_group(by_position, energy.block)
+    e = energy(x, xt, t, log_p, context)
     low, high = equations.log_partition(equations.log_weight(e).double().transpose(0, 1))
     return low.sum(dim=-1), high.sum(dim=-1)

@@ -8,11 +8,12 @@ from typing import Annotated, TypeVar
 import pydantic
 from torch import Tensor, nn
 
+from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
 from edlm.checkpoint import TOKENIZER, ModelCard, digest, load_into, load_weights, open_folder, save_model
 from edlm.config import config, parse, plain
 from edlm.denoiser import Denoiser
-from edlm.energy import AbstractEnergy, EnergyConfig
+from edlm.energy import Conditional, EnergyConfig
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.tokenizer import open_tokenizer
 from edlm.transformer import Trunk
@@ -23,11 +24,23 @@ M = TypeVar("M", bound=nn.Module)
 
 @config
 class EnergyNetwork:
-    """What it takes to build an energy: its kind, the denoiser it was made for, and `ar`'s and `coar`'s own model."""
+    """What it takes to build an energy: its kind, the denoiser it was made for, and the model that it is built on."""
 
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     denoiser_digest: str
     autoregressive: Trunk | None = None
+    """Of `ar` and `coar`."""
+    conditional: Conditional | None = None
+    """Of `residual`."""
+
+    def build(self, denoiser: Denoiser) -> AbstractEnergy:
+        """The energy with weights that are still to be filled, those of the model that it is built on among them."""
+        borrowed = None
+        if self.autoregressive is not None:
+            borrowed = AutoregressiveModel(self.autoregressive, denoiser.vocabulary)
+        elif self.conditional is not None:
+            borrowed = self.conditional.build(denoiser)
+        return self.energy.build(denoiser, borrowed)
 
 
 @config
@@ -108,8 +121,7 @@ def open_energy(folder: Path, denoiser: OpenDenoiser) -> AbstractEnergy:
             f"the energy in {folder} was made for the denoiser {network.denoiser_digest[:12]}, "
             f"not for {denoiser.digest[:12]} in {denoiser.folder}; run the finetune stage for this denoiser"
         )
-    autoregressive = network.autoregressive and AutoregressiveModel(network.autoregressive, card.vocabulary)
-    return _filled(network.energy.build(denoiser.network, autoregressive), folder)
+    return _filled(network.build(denoiser.network), folder)
 
 
 def _card(folder: Path, kind: str) -> ModelCard:

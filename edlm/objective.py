@@ -12,14 +12,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edlm import equations
+from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
 from edlm.denoiser import Denoiser
-from edlm.energy import AbstractEnergy, ConditionalEnergy
+from edlm.sampler import Proposal, propose_from
 from edlm.schedule import AbstractSchedule, draw_times
+from edlm.step_energy import ConditionalEnergy
 from edlm.streams import Purpose, uniforms
 from edlm.tokens import Rows
 
-LARGEST_GRID = 64  # step energies are trained at T = 1..64, log-uniform (docs/mathematics.md 3.3)
+LARGEST_GRID = 64  # of the grids that a step energy is trained at, unless told otherwise (docs/mathematics.md 3.3)
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 M = TypeVar("M", bound=nn.Module)
@@ -70,10 +72,11 @@ class Contrastive(nn.Module):
         negatives: int,
         loss: Literal["binary", "ranking"],
         seed: int,
+        largest_grid: int = LARGEST_GRID,
     ) -> None:
         super().__init__()
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
-        self.negatives = negatives
+        self.negatives, self.largest_grid = negatives, largest_grid
         self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
 
     def forward(self, rows: Rows) -> Loss:
@@ -82,26 +85,40 @@ class Contrastive(nn.Module):
             t = draw_times(self.seed, rows.step, rows.places, rows.of)
             s = torch.zeros_like(t)
         else:
-            t, s = draw_step(self.seed, rows)
+            t, s = draw_step(self.seed, rows, self.largest_grid)
         xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
         with torch.no_grad():
             self.denoiser.eval()  # no dropout in the noise distribution
             context = self.denoiser.read(xt, t)
             u = uniforms(self.seed, rows.step, rows.places, Purpose.NEGATIVE, (k, x0.shape[1]))
-            at = torch.nonzero(new, as_tuple=True)
-            tokens, log_p = self.denoiser.draw(context, new, u[at[0], :, at[1]])
-            x = xt[:, None].expand(-1, k + 1, -1).clone()
-            x[:, 0] = equations.carry_over(xt, x0, new)
-            x[at[0], 1:, at[1]] = tokens
-            by_position = torch.zeros(x.shape, device=x.device)
-            by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
-            by_position[at[0], 1:, at[1]] = log_p
-        energies = self.trained(x, xt, t, equations.sum_by_group(by_position, block), context)
+            draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
+            x, log_p = draw(x0, xt, new, context, u)
+        energies = self.trained(x, xt, t, log_p, context)
         joint = equations.sum_by_group(new.long(), block) > 1
         loss = (self.nce(energies[:, 0], energies[:, 1:]) * joint).mean(dim=-1)
         ranking = equations.nce_ranking(energies[:, 0], energies[:, 1:]).detach()
         gain = ((math.log(k + 1) - ranking) * joint).sum(dim=-1)
         return loss.mean(), {"t": t, "gain_nats": gain}
+
+    def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
+        """The data and K negatives from p_theta, with log p_theta of each by group."""
+        at = torch.nonzero(new, as_tuple=True)
+        tokens, log_p = self.denoiser.draw(context, new, u[at[0], :, at[1]])
+        x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
+        x[:, 0] = equations.carry_over(xt, x0, new)
+        x[at[0], 1:, at[1]] = tokens
+        by_position = torch.zeros(x.shape, device=x.device)
+        by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
+        by_position[at[0], 1:, at[1]] = log_p
+        return x, equations.sum_by_group(by_position, self.trained.block)
+
+    def _from_proposal(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 1"]]:
+        """The data and K negatives from the proposal's law, with its log-probability of each."""
+        proposal = self.trained.proposal
+        assert isinstance(proposal, Proposal)
+        negatives, _ = propose_from(proposal, context, xt, new, u)
+        x = torch.cat([equations.carry_over(xt, x0, new)[:, None], negatives], dim=1)
+        return x, proposal.log_p(x, xt, context)[..., None]
 
 
 class Conditioning(nn.Module):
@@ -110,13 +127,21 @@ class Conditioning(nn.Module):
     Each row weighs the same: nats per revealed token. `gain_nats` is log p_c - log p_theta of the step.
     """
 
-    def __init__(self, denoiser: Denoiser, energy: ConditionalEnergy, schedule: AbstractSchedule, seed: int) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        energy: ConditionalEnergy,
+        schedule: AbstractSchedule,
+        seed: int,
+        largest_grid: int = LARGEST_GRID,
+    ) -> None:
         super().__init__()
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.largest_grid = largest_grid
 
     def forward(self, rows: Rows) -> Loss:
         x0 = rows.tokens
-        t, s = draw_step(self.seed, rows)
+        t, s = draw_step(self.seed, rows, self.largest_grid)
         xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
         with torch.no_grad():
             self.denoiser.eval()
@@ -127,10 +152,10 @@ class Conditioning(nn.Module):
         return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
 
 
-def draw_step(seed: int, rows: Rows) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """(t, s) of a random step of a random grid: T log-uniform in 1..64, then one of its T steps."""
+def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """(t, s) of a random step of a random grid: T log-uniform in 1..`largest_grid`, then one of its T steps."""
     u = uniforms(seed, rows.step, rows.places, Purpose.GRID, (2,))
-    steps = (LARGEST_GRID ** u[:, 0]).round()
+    steps = (largest_grid ** u[:, 0]).round()
     i = (u[:, 1] * steps).floor() + 1
     return i / steps, (i - 1) / steps
 

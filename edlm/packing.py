@@ -20,6 +20,14 @@ class Packed:
     positions: Int[Tensor, "n m"]
     valid: Bool[Tensor, "n m"]
 
+    def padded(self, multiple: int) -> "Packed":
+        """The same units and, up to a multiple of them, copies of the first in which no place is valid."""
+        more = -len(self.rows) % multiple
+        rows, groups, positions = (
+            torch.cat([one, one[:1].expand(more, *one.shape[1:])]) for one in (self.rows, self.groups, self.positions)
+        )
+        return Packed(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)))
+
 
 def pack(new: Bool[Tensor, "b l"], block: int | None, one_size: bool = False) -> Iterator[Packed]:
     """The groups that have new positions, packed in batches whose sizes m are powers of two.

@@ -47,6 +47,13 @@ class NormalisedEnergy(AnyEnergy, Protocol):
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class Proposal(NormalisedEnergy, Protocol):
+    """A normalised energy whose law others draw their candidates from."""
+
+    def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one step did to each sequence."""
@@ -158,8 +165,12 @@ class Sampler:
         filled = now.xt == denoiser.mask if energy.drafts else now.revealed
         context = denoiser.read(now.xt, now.t)
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
-        x, by_position = propose(denoiser, context, now.xt, filled, u)
-        energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position, block), context)
+        if (proposal := proposal_of(energy)) is not None:
+            x, log_p = propose_from(proposal, context, now.xt, filled, u)
+        else:
+            x, by_position = propose(denoiser, context, now.xt, filled, u)
+            log_p = equations.sum_by_group(by_position, block)
+        energies = energy(x, now.xt, now.t, log_p, context)
         log_v = equations.log_weight(energies, self.temperature)
         # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
         joint = equations.sum_by_group(now.revealed.long(), block) > 1
@@ -243,6 +254,26 @@ def propose(
         x[rows, :, at] = tokens
         by_position[rows, :, at] = log_p.to(by_position.dtype)
     return x, by_position
+
+
+def proposal_of(energy: AnyEnergy) -> Proposal | None:
+    """The energy whose law candidates come from where it is not the denoiser's."""
+    return getattr(energy, "proposal", None)
+
+
+def propose_from(
+    proposal: Proposal,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
+    """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
+    k = u.shape[1]
+    x = proposal.draw(
+        xt.repeat_interleave(k, 0), where.repeat_interleave(k, 0), context.repeat_interleave(k, 0), u.flatten(0, 1)
+    ).unflatten(0, (-1, k))
+    return x, proposal.log_p(x, xt, context)[..., None]
 
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:

@@ -89,9 +89,25 @@ class Layer(nn.Module):
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self.down(F.gelu(self.up(y), approximate="tanh")))
 
-    def _attend(self, x: Tensor, positions: Tensor, causal: bool, valid: Tensor | None) -> Tensor:
+    def extend(
+        self, x: Float[Tensor, "b one h"], positions: Int[Tensor, "b one"], seen: "Seen"
+    ) -> Float[Tensor, "b one h"]:
+        """One more place of a causal pass: what `forward` gives there, from the places that went before (no time)."""
+        y, _ = self.norm_attention(x, None)
+        q, k, v = self._projected(y, positions)
+        x = x + self._joined(F.scaled_dot_product_attention(q, *seen.with_next(k, v)))
+        y, _ = self.norm_mlp(x, None)
+        return x + self.down(F.gelu(self.up(y), approximate="tanh"))
+
+    def _projected(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, positions), rotate(k, positions)
+        return rotate(q, positions), rotate(k, positions), v
+
+    def _joined(self, y: Tensor) -> Tensor:
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def _attend(self, x: Tensor, positions: Tensor, causal: bool, valid: Tensor | None) -> Tensor:
+        q, k, v = self._projected(x, positions)
         seen = None
         if valid is not None:
             square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
@@ -101,10 +117,24 @@ class Layer(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
         )
-        return self.out(y.transpose(1, 2).flatten(-2))
+        return self._joined(y)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+class Seen:
+    """The keys and values of the places that a causal layer has passed, one sequence a row."""
+
+    def __init__(self, rows: int, places: int, layer: Layer, like: Tensor) -> None:
+        shape = (rows, layer.heads, places, like.shape[-1] // layer.heads)
+        self._keys, self._values, self._count = like.new_empty(shape), like.new_empty(shape), 0
+
+    def with_next(self, key: Float[Tensor, "b a one c"], value: Float[Tensor, "b a one c"]) -> tuple[Tensor, Tensor]:
+        """The keys and values so far, this place's included."""
+        at, self._count = self._count, self._count + 1
+        self._keys[:, :, at : at + 1], self._values[:, :, at : at + 1] = key, value
+        return self._keys[:, :, : self._count], self._values[:, :, : self._count]
 
 
 class Modulation(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edlm.likelihood import step_nll
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler
+from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, proposal_of
 from edlm.schedule import AbstractSchedule
 from tests.worlds import World, cartesian
 
@@ -35,6 +35,9 @@ class Step:
         log_p = torch.where(where, table, 0.0)
         if self.energy is None:
             return x, log_p, torch.zeros(len(x), 1, dtype=torch.float64)
+        if (proposal := proposal_of(self.energy)) is not None:  # its law is a joint: all of it stands at one position
+            log_p = torch.zeros_like(log_p)
+            log_p[:, 0] = proposal.log_p(x[None], xt[None], context)[0]
         groups = torch.stack([log_p[:, members].sum(dim=-1) for members in self.groups()], dim=-1)
         return x, log_p, self.energy(x[None], xt[None], time, groups[None], context)[0].double()
 

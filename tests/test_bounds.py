@@ -12,7 +12,17 @@ from edlm.likelihood import Estimate, difference, log_partition, sampler_bound, 
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.laws import Step, every_draw, exact_bound, mean_step_nll, resampled, subsets
-from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, Residual, World, cartesian, world
+from tests.worlds import (
+    Conditional,
+    Constant,
+    ExactAutoregressive,
+    Marginals,
+    OnProposal,
+    Residual,
+    World,
+    cartesian,
+    world,
+)
 
 DENSE = world("dense", seed=1)
 LONGER = world("markov", vocabulary=2, length=4, seed=2)
@@ -103,6 +113,21 @@ def test_the_bound_of_all_steps_is_the_sum_over_every_trajectory(name, schedule)
     assert error < 0.03
     assert abs(mean - exact_bound(step, steps, schedule, mean_step_nll)) < 4 * error
     assert mean > exact_bound(step, steps, schedule) - 4 * error
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_bound_of_a_residual_energy_is_that_of_candidates_from_its_proposal(steps):
+    energy, copies = OnProposal(DENSE, world("dense", seed=5)), 150
+    truth = exact_bound(Step(DENSE, reader(DENSE), energy, 3), steps, LogLinear())
+    for repeats in (1, 64):
+        found = sampler_bound(
+            DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), Sampler(steps=steps, candidates=3),
+            seed=3, draws=1, repeats=repeats,
+        )  # fmt: skip
+        mean, error = weighted(found, DENSE, copies)
+        assert error < 0.03
+        assert mean > truth - 4 * error
+    assert mean < truth + 4 * error + 0.02
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -5,7 +5,7 @@ import torch
 
 from edlm import equations
 from edlm.config import ConfigurationError
-from edlm.energy import Autoregressive, Bidirectional, CarryOver, Conditional, Step
+from edlm.energy import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
 from edlm.sampler import propose
 from tests.networks import autoregressive, denoiser, stirred
 
@@ -14,16 +14,22 @@ CONFIGS = {
     "step in blocks": Step(block=4, width=16, layers=2, heads=2),
     "step whole": Step(block=None, width=16, layers=1, heads=2),
     "conditional": Conditional(width=16, layers=2, heads=2),
+    "residual": Residual(width=16, layers=1, heads=2),
     "bidirectional": Bidirectional(),
     "ar": Autoregressive(),
     "coar": CarryOver(),
 }
 
 
+def borrowed(config, net) -> Borrowed:
+    """The model that an energy is built on."""
+    return CONFIGS["conditional"].build(net) if config.kind == "residual" else autoregressive(V)
+
+
 def situation(config, k: int = 3, b: int = 4):
     """A denoiser, an energy with stirred weights, and candidates at positions that differ from row to row."""
     net = denoiser(V)
-    energy = stirred(config.build(net, autoregressive(V)), seed=3)
+    energy = stirred(config.build(net, borrowed(config, net)), seed=3)
     g = torch.Generator().manual_seed(4)
     masked = torch.rand(b, L, generator=g) < torch.linspace(0.2, 1.0, b)[:, None]
     xt = torch.where(masked, net.mask, torch.randint(V, (b, L), generator=g))
@@ -55,10 +61,10 @@ def test_a_candidates_energy_depends_on_its_own_row_alone_to_the_last_bit(config
     assert torch.equal(energy(x[:, order], xt, t, log_p[:, order], context), together[:, order])
 
 
-@pytest.mark.parametrize("name", ["step in blocks", "step whole", "conditional", "bidirectional"])
+@pytest.mark.parametrize("name", ["step in blocks", "step whole", "conditional", "residual", "bidirectional"])
 def test_before_training_the_model_is_plain_diffusion(name):
     net = denoiser(V)
-    energy = CONFIGS[name].build(net, None)
+    energy = CONFIGS[name].build(net, borrowed(CONFIGS[name], net))
     _, _, (x, xt, t, log_p, context) = situation(CONFIGS[name])
     values = energy.eval()(x, xt, t, log_p, context)
     torch.testing.assert_close(values, torch.zeros_like(values), atol=2e-5, rtol=0)
@@ -148,6 +154,8 @@ def test_energies_compute_in_bfloat16(config):
     assert energy(x, xt, t, log_p, net.read(xt, t)).isfinite().all()
 
 
-def test_an_energy_read_off_an_autoregressive_model_needs_one():
-    with pytest.raises(ConfigurationError, match="'coar' is read off an autoregressive model"):
+def test_an_energy_that_is_built_on_another_model_needs_it():
+    with pytest.raises(ConfigurationError, match="'coar' is built on an autoregressive model"):
         CarryOver().build(denoiser(), None)
+    with pytest.raises(ConfigurationError, match="'residual' is built on a conditional energy"):
+        Residual().build(denoiser(), autoregressive(V))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edlm.checkpoint import TOKENIZER
-from edlm.energy import Autoregressive, Bidirectional, CarryOver, Conditional, Step
+from edlm.energy import Autoregressive, Bidirectional, CarryOver, Conditional, Residual, Step
 from edlm.models import (
     EnergyNetwork,
     open_autoregressive,
@@ -43,14 +43,23 @@ def test_a_denoiser_opens_as_it_was_saved(saved):
 
 
 @pytest.mark.parametrize(
-    "config", [Step(block=4, width=16), Conditional(width=16), Bidirectional(), Autoregressive(), CarryOver()]
+    "config",
+    [
+        Step(block=4, width=16),
+        Conditional(width=16),
+        Residual(width=16),
+        Bidirectional(),
+        Autoregressive(),
+        CarryOver(),
+    ],
 )
 def test_every_energy_opens_as_it_was_saved_on_its_denoiser(saved, tokenizer, tmp_path, config):
     net, folder = saved
     opened, model = open_denoiser(folder), autoregressive(VOCABULARY)
-    energy = stirred(config.build(net, model), seed=5)
-    borrowed = model.trunk if config.kind in ("ar", "coar") else None
-    card = EnergyNetwork(energy=config, denoiser_digest=opened.digest, autoregressive=borrowed)
+    trunk = model.trunk if config.kind in ("ar", "coar") else None
+    conditional = Conditional(width=16) if config.kind == "residual" else None
+    energy = stirred(config.build(net, model if conditional is None else conditional.build(net)), seed=5)
+    card = EnergyNetwork(energy=config, denoiser_digest=opened.digest, autoregressive=trunk, conditional=conditional)
     save_energy(tmp_path / "energy", energy.state_dict(), card, LENGTH, tokenizer, {})
     again = open_energy(tmp_path / "energy", opened)
     xt = torch.full((2, LENGTH), net.mask)

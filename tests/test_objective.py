@@ -97,7 +97,7 @@ def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
 
 
 def test_the_steps_that_energies_learn_cover_the_grids():
-    t, s = draw_step(0, Rows(torch.zeros(4096, 1, dtype=torch.long), 0, torch.arange(4096), 4096))
+    t, s = draw_step(0, Rows(torch.zeros(4096, 1, dtype=torch.long), 0, torch.arange(4096), 4096), largest_grid=64)
     steps = 1 / (t - s)
     torch.testing.assert_close(steps, steps.round())
     assert steps.min().round() == 1

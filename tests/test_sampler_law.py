@@ -11,7 +11,7 @@ from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.laws import Step, chi_square, sampler_law, step_law
-from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, Residual, World, world
+from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
 
 FAR = 3.9
 N = 8000
@@ -38,6 +38,11 @@ CASES = {
     "step in uneven blocks": (LONGER, Residual(LONGER, drafts=False, block=3), Sampler(steps=1, candidates=2)),
     "exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0)),
     "conditional, resampled": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=3)),
+    "a residual energy on a proposal": (
+        DENSE,
+        OnProposal(DENSE, world("dense", seed=5)),
+        Sampler(steps=2, candidates=3),
+    ),
     "a window of the first steps": (
         DENSE,
         Residual(DENSE, drafts=True),

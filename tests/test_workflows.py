@@ -29,6 +29,15 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
     [
         ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
         ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
+        ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "names in `base` a conditional energy"),
+        (
+            {
+                "finetune": [
+                    {"name": "a", "base": "b", "energy": {"kind": "residual"}, "training": {"steps": 1, "batch": 1}}
+                ]
+            },
+            "finetune.0.base: 'b' is no conditional energy that stands before 'a'; there are: none",
+        ),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
         ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),

@@ -130,6 +130,9 @@ class Conditional(Residual):
     def __init__(self, world: World) -> None:
         super().__init__(world, drafts=False)
 
+    def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
+        return self.world.log_conditional(x, xt[:, None])
+
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor:
         x = xt.clone()
         for at in range(self.world.length):
@@ -137,6 +140,19 @@ class Conditional(Residual):
             tokens = (u[:, at, None] >= cdf).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
         return x
+
+
+class OnProposal:
+    """The exact energy log p_c - log q of a step's tokens, whose candidates come from another world's law p_c."""
+
+    drafts, block = False, None
+
+    def __init__(self, world: World, other: World) -> None:
+        self.world, self.proposal = world, Conditional(other)
+
+    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor:
+        log_q = self.world.log_conditional(x, xt[:, None])
+        return (self.proposal.log_p(x, xt, context) - log_q)[..., None]
 
 
 class Constant:

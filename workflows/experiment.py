@@ -7,6 +7,7 @@ import pydantic
 from cluster.config import Cluster, Serving, Tracking
 from edlm.config import ConfigurationError, Positive, config
 from edlm.energy import EnergyConfig
+from edlm.objective import LARGEST_GRID
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.tokens import Data
@@ -18,7 +19,7 @@ Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 @config
 class Finetune:
-    """One energy, and how it is trained; `ar` and `coar` are read off the autoregressive model instead."""
+    """One energy, and how it is trained; `ar` and `coar` are built on the autoregressive model instead."""
 
     name: Name
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
@@ -26,14 +27,22 @@ class Finetune:
     loss: Literal["ranking", "binary"] = "ranking"
     negatives: Positive = 7
     """K noise samples for each data sample; conditional energies need none."""
+    largest_grid: Positive = LARGEST_GRID
+    """Energies on what a step keeps are trained at T = 1 to this, log-uniform."""
+    base: Name | None = None
+    """Of a residual energy: the conditional energy that proposes its candidates, by its name."""
 
     def __post_init__(self) -> None:
+        if (self.energy.kind == "residual") != (self.base is not None):
+            raise ConfigurationError(
+                f"energy {self.name!r}: a residual energy, and no other, names in `base` a conditional energy"
+            )
         trainable = self.energy.kind not in ("ar", "coar")
         if trainable and self.training is None:
             raise ConfigurationError(f"energy {self.name!r} of kind {self.energy.kind!r} needs a `training` section")
         if not trainable and self.training is not None:
             raise ConfigurationError(
-                f"energy {self.name!r} of kind {self.energy.kind!r} is read off the autoregressive model; "
+                f"energy {self.name!r} of kind {self.energy.kind!r} is built on the autoregressive model; "
                 "remove its `training` section"
             )
 
@@ -96,6 +105,13 @@ class Experiment:
         names = [one.name for one in self.finetune]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"finetune: two energies share a name in {names}")
+        for i, one in enumerate(self.finetune):
+            before = [other.name for other in self.finetune[:i] if other.energy.kind == "conditional"]
+            if one.base is not None and one.base not in before:
+                raise ConfigurationError(
+                    f"finetune.{i}.base: {one.base!r} is no conditional energy that stands before {one.name!r}; "
+                    f"there are: {', '.join(before) or 'none'}"
+                )
         if self.register.energy not in names:
             raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")
         if self.autoregressive.time_conditioning:

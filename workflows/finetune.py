@@ -1,4 +1,4 @@
-"""Finetune: the energies, each against the frozen denoiser; `ar` and `coar` are read off the autoregressive model.
+"""Finetune: the energies, each against the frozen denoiser; `ar` and `coar` are built on the autoregressive model.
 
 python -m workflows.finetune EXPERIMENT.yaml [--finetune.0.training.steps 100 ...]
 """
@@ -8,7 +8,8 @@ from typing import Any
 
 from edlm.checkpoint import TOKENIZER
 from edlm.config import from_command_line, plain
-from edlm.models import EnergyNetwork, open_autoregressive, open_denoiser, save_energy
+from edlm.energy import Conditional
+from edlm.models import EnergyNetwork, open_autoregressive, open_denoiser, open_energy, save_energy
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
@@ -21,32 +22,38 @@ from workflows.train import run_training
 
 def finetune(session: Session, data: str, denoiser: str, autoregressive: str) -> dict[str, str]:
     """The URIs of all energies of the experiment, by name."""
-    return {
-        one.name: _borrow(session, one, denoiser, autoregressive)
-        if one.training is None
-        else _train(session, one, data, denoiser)
-        for one in session.experiment.finetune
-    }
+    energies: dict[str, str] = {}
+    for one in session.experiment.finetune:
+        energies[one.name] = (
+            _borrow(session, one, denoiser, autoregressive)
+            if one.training is None
+            else _train(session, one, data, denoiser, None if one.base is None else energies[one.base])
+        )
+    return energies
 
 
-def _train(session: Session, one: Finetune, data: str, denoiser: str) -> str:
+def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: str | None) -> str:
     experiment = session.experiment
     training = one.training
     assert training is not None
 
     def work(work: Work) -> dict[str, Any]:
         base = open_denoiser(local_copy(denoiser))
-        network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest)
-        build = functools.partial(contrasting, one, denoiser, experiment.seed)
+        on = None if proposal is None else open_energy(local_copy(proposal), base)
+        conditional = next((other.energy for other in experiment.finetune if other.name == one.base), None)
+        assert conditional is None or isinstance(conditional, Conditional)
+        network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest, conditional=conditional)
+        build = functools.partial(contrasting, one, denoiser, proposal, experiment.seed)
 
         def write(weights, folder):
             facts = {"experiment": experiment.name, "loss": one.loss, "negatives": one.negatives}
-            save_energy(folder, weights, network, base.length, base.folder / TOKENIZER, facts)
+            frozen = {} if on is None else {f"proposal.{name}": tensor for name, tensor in on.state_dict().items()}
+            save_energy(folder, {**weights, **frozen}, network, base.length, base.folder / TOKENIZER, facts)
 
         return run_training(session, work, data, "train", training, build, write)
 
-    settings = {**plain(one), "seed": experiment.seed}
-    return session.run_stage(f"finetune-{one.name}", settings, {"data": data, "denoiser": denoiser}, work)
+    inputs = {"data": data, "denoiser": denoiser} | ({} if proposal is None else {"proposal": proposal})
+    return session.run_stage(f"finetune-{one.name}", {**plain(one), "seed": experiment.seed}, inputs, work)
 
 
 def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str) -> str:

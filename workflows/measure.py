@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from edlm.energy import AbstractEnergy
+from edlm.abstract_energy import AbstractEnergy
 from edlm.judge import assess
 from edlm.likelihood import Estimate, autoregressive_nll, log_partition, nelbo, paper_estimate, sampler_bound
 from edlm.models import OpenDenoiser, open_autoregressive, open_denoiser, open_energy

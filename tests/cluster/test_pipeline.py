@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SMALLEST = "tests/cluster/smallest.yaml"
-TRAINED = ["pretrain", "autoregress", "judge", "finetune-step"]
-STAGES = ["prepare", *TRAINED, "finetune-coar", "evaluate", "register"]
+ENERGIES = ["finetune-conditional", "finetune-residual", "finetune-coar"]
+STAGES = ["prepare", "pretrain", "autoregress", "judge", "finetune-step", *ENERGIES, "evaluate", "register"]
 
 
 def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
@@ -112,7 +112,7 @@ def test_a_second_run_reuses_every_stage(first, home, port):
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
     changed = run(home, "evaluate", "--finetune.0.training.steps", "2")
     assert states(changed) == {
-        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", "finetune-coar"], "reused"),
+        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", *ENERGIES], "reused"),
         **dict.fromkeys(["finetune-step", "evaluate"], "started"),
     }
 

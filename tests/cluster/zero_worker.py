@@ -11,7 +11,7 @@ import torch.distributed
 
 from cluster.config import Zero
 from cluster.zero import ZeroEngine
-from edlm.energy import Bidirectional, Conditional, Step
+from edlm.energy import Bidirectional, Conditional, Residual, Step
 from edlm.objective import Conditioning, Contrastive, Denoising, NextToken
 from edlm.schedule import LogLinear
 from edlm.tokens import Rows
@@ -91,12 +91,18 @@ def objectives() -> dict:
         net = denoiser(VOCABULARY)
         return Conditioning(net, stirred(Conditional(width=16, layers=1).build(net, None), 3), LogLinear(), 0)
 
+    def residual():
+        net = denoiser(VOCABULARY)
+        on = stirred(Conditional(width=16, layers=1).build(net), 5)
+        return Contrastive(net, stirred(Residual(width=16).build(net, on), 3), LogLinear(), 3, "ranking", 0)
+
     return {
         "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),
         "next token": lambda: NextToken(autoregressive(VOCABULARY)),
         "step": lambda: contrastive(Step(block=4, width=16), "ranking"),
         "bidirectional": lambda: contrastive(Bidirectional(), "binary"),
         "conditional": conditioning,
+        "residual": residual,
     }
 
 
