@@ -70,7 +70,7 @@ MUTANTS = (
     ),
     Mutant(
         "a block sees the new tokens of its neighbours",
-        "energy.py",
+        "step_energy.py",
         "token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)",
         "token = torch.where(foreign[:, None], token, token)",
         (ENERGY,),
@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "the sampler passes probabilities for log-probabilities",
         "sampler.py",
-        "energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position, block), context)",
-        "energies = energy(x, now.xt, now.t, equations.sum_by_group(by_position.exp(), block), context)",
+        "            log_p = equations.sum_by_group(by_position, block)\n        energies",
+        "            log_p = equations.sum_by_group(by_position.exp(), block)\n        energies",
         (LAW,),
     ),
     Mutant(
