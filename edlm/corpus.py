@@ -7,7 +7,6 @@ import platform
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Annotated, Any, Literal, cast
 
 import fsspec
@@ -18,16 +17,10 @@ import pydantic
 from fsspec import AbstractFileSystem
 
 from edlm.config import ConfigurationError, Positive, config
+from edlm.document import Document
+from edlm.sources import Agree, HiddenMarkov, Markov
 
 Format = Literal["txt", "jsonl", "parquet"]
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text, never blank, and where it was found."""
-
-    text: str
-    name: str
 
 
 @config
@@ -166,7 +159,7 @@ class HuggingFace:
         return self.revision or "unpinned"
 
 
-CorpusConfig = Embedded | Files | HuggingFace
+CorpusConfig = Embedded | Files | HuggingFace | Markov | Agree | HiddenMarkov
 
 
 def _format(name: str) -> Format:

@@ -32,6 +32,9 @@ class Purpose(IntEnum):
     ORDER = 9  # the order of the rows in an epoch
     ROWS = 10  # which rows an evaluation looks at
     REPEAT = 11  # keys of the repeats of an estimate
+    PARAMETER = 12  # the parameters of a source's law
+    SEQUENCE = 13  # the sequences of a source
+    TRUTH = 14  # what a learned energy is compared on: tokens from the law itself
 
 
 def uniforms(

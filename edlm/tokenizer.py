@@ -5,10 +5,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from string import ascii_letters
+from typing import Annotated, Literal
 
 import fsspec.core
 import numpy as np
+import pydantic
 import tokenizers
 from jaxtyping import Int32
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -18,20 +20,24 @@ from edlm.config import ConfigurationError, Positive, config
 FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
+MOST_SYMBOLS = 4096  # a law over symbols holds a square matrix of them
+# a to z, A to Z, then Chinese characters: 20,902 in a row, and no space or accent among them
+SYMBOLS = (ascii_letters + "".join(map(chr, range(0x4E00, 0x9FA6))))[:MOST_SYMBOLS]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class Tokenizer:
     """Text to ids and back, as the text of its tokenizer.json says; any program that reads that format agrees.
 
-    Documents end with the token that the file's post-processor appends; without a post-processor, with a space.
+    Documents end with the token that the file's post-processor appends; without a post-processor, with a space. Only a
+    vocabulary of whole words (the library's `WordLevel`, as of `Symbols`) has nothing between them.
     Raises ValueError for a text that the `tokenizers` library cannot read, or that appends anything else.
     """
 
     size: int
     """The number of ids, the separator's included: every id is below it."""
     separator: int | None
-    """The id between documents; None where a space stands between them, as in text8."""
+    """The id between documents; None where a space stands between them, as in text8, or nothing, as between symbols."""
     digest: str
     """The SHA-256 of tokenizer.json."""
 
@@ -49,7 +55,8 @@ class Tokenizer:
 
     def _appended(self) -> int | None:
         ids = self._rust.encode("").ids
-        if len(ids) > 1 or (not ids and self._rust.token_to_id(" ") is None):
+        joined = isinstance(self._rust.model, models.WordLevel) or self._rust.token_to_id(" ") is not None
+        if len(ids) > 1 or (not ids and not joined):
             raise ValueError(
                 f"its documents end with {len(ids)} tokens, not with one separator; "
                 "make it with tokenizer.kind huggingface, which names the separator"
@@ -57,18 +64,21 @@ class Tokenizer:
         return ids[0] if ids else None
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
-        """The ids of `text`, without a separator; ValueError where it is no Unicode text (half a surrogate pair)."""
+        """The ids of `text`, without a separator.
+
+        ValueError where it is no Unicode text (half a surrogate pair), or holds what is not in an alphabet of symbols.
+        """
         (ids,) = self._encode([text], add_special_tokens=False)
         return ids
 
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
-        """The ids of each text as a document of a packed stream: followed by the separator, or by one space.
+        """The ids of each text as a document of a packed stream: followed by the separator, or by one space, if any.
 
-        A text without a letter is then no token at all: two spaces would be no text of that alphabet.
+        Before a space, a text without a letter is no token at all: two spaces would be no text of that alphabet.
         """
-        if self.separator is not None:
-            return self._encode(texts, add_special_tokens=True)
         space = self._rust.token_to_id(" ")
+        if self.separator is not None or space is None:
+            return self._encode(texts, add_special_tokens=True)
         return [
             ids[1:] if ids[0] == space else ids
             for ids in self._encode([f"{text} " for text in texts], add_special_tokens=False)
@@ -92,6 +102,9 @@ class Tokenizer:
             encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError as error:  # what the library says of a text that has no UTF-8
             raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
+        except Exception as error:  # the library raises no narrower class for a letter outside an alphabet of symbols
+            unknown = next(letter for text in texts for letter in text if self._rust.token_to_id(letter) is None)
+            raise ValueError(f"the text holds {unknown!r}, which is no symbol of this vocabulary") from error
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
 
@@ -183,6 +196,24 @@ class BPE:
 
 
 @config
+class Symbols:
+    """The letters of a source (`edlm.sources`), each its own id, with nothing between documents."""
+
+    kind: Literal["symbols"] = "symbols"
+    size: Annotated[int, pydantic.Field(ge=2, le=MOST_SYMBOLS)]
+    """The first so many of a to z, A to Z, and Chinese characters."""
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer; it needs no `texts`."""
+        letters = {letter: index for index, letter in enumerate(SYMBOLS[: self.size])}
+        # Words, not the merges of `_merging`: those would pass over an unknown letter in silence.
+        rust = tokenizers.Tokenizer(models.WordLevel(letters, unk_token="no such symbol"))
+        rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+        rust.decoder = decoders.Fuse()
+        return Tokenizer(rust.to_str())
+
+
+@config
 class HuggingFaceTokenizer:
     """A tokenizer made elsewhere, read as data: no code of its makers is run."""
 
@@ -229,7 +260,7 @@ class HuggingFaceTokenizer:
         return rust
 
 
-TokenizerConfig = Characters | Bytes | BPE | HuggingFaceTokenizer
+TokenizerConfig = Characters | Bytes | BPE | Symbols | HuggingFaceTokenizer
 
 
 def _merging(letters: Iterable[str]) -> models.BPE:

@@ -17,9 +17,10 @@ from edlm.config import ConfigurationError, NonNegative, Positive, config, parse
 from edlm.corpus import CorpusConfig, Document
 from edlm.order import permuted
 from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
+from edlm.sources import AbstractSource
 from edlm.splits import SPLITS, Shares, Split, assigned
 from edlm.storage import Sha256, write_text
-from edlm.tokenizer import Tokenizer, TokenizerConfig, open_tokenizer
+from edlm.tokenizer import Symbols, Tokenizer, TokenizerConfig, open_tokenizer
 
 INDEX = "index.json"
 
@@ -46,6 +47,24 @@ class Data:
             raise ValueError(
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
+        self._check_source()
+
+    def _check_source(self) -> None:
+        """Symbols and a source go together, and a row is one of its sequences."""
+        source, symbols = self.corpus, isinstance(self.tokenizer, Symbols)
+        if isinstance(self.validation, AbstractSource) or (isinstance(source, AbstractSource) and self.validation):
+            raise ValueError("a source needs no validation corpus: its sequences are independent; set shares.validation")
+        if not isinstance(source, AbstractSource):
+            if symbols:
+                raise ValueError("tokenizer.kind symbols has no tokens for text; it is for a source, such as markov")
+            return
+        if source.length != self.length:
+            raise ValueError(
+                f"length is {self.length} and corpus.length is {source.length}; "
+                "a row is one sequence of the source: set both to one number"
+            )
+        if self.tokenizer != Symbols(size=source.symbols):
+            raise ValueError(f"a source of {source.symbols} symbols needs {{kind: symbols, size: {source.symbols}}}")
 
     def version(self) -> list[str]:
         """Changes when the text behind the settings does: the settings alone do not tell."""

@@ -1,0 +1,98 @@
+"""Exact models of a known law: what a denoiser, an energy and an autoregressive model would be had they learnt it all.
+
+They have the interfaces of the trained ones, so that the sampler, the bounds and the judge take them at any length.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.law import Law
+
+
+class ExactDenoiser:
+    """p_theta(x_0 | x_t): the law's marginals given x_t, of which a share `mix` is replaced by uniform noise.
+
+    With mix 0 it is the best denoiser there is. Time says nothing that x_t does not, and is not read.
+    """
+
+    def __init__(self, law: Law, mix: float = 0.0) -> None:
+        if not 0 <= mix <= 1:
+            raise ValueError(f"mix is a share, between 0 and 1; got {mix}")
+        self.law, self.mix = law, mix
+        self.vocabulary = self.mask = law.vocabulary
+
+    def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float64[Tensor, "b l v"]:
+        """log p_theta of every token at every position."""
+        return ((1 - self.mix) * self.law.posteriors(xt) + self.mix / self.vocabulary).log()
+
+    def log_p(self, context: Float64[Tensor, "b l v"], where: Bool[Tensor, "b l"]) -> Float64[Tensor, "n v"]:
+        """log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order."""
+        return context[where]
+
+
+class ExactEnergy:
+    """E = log p_theta - log q(x_U | x_t), for whatever denoiser's `log_p` it is given: of whole drafts, or of a step.
+
+    In blocks, each block sees its own new tokens and x_t, so that its E is that of q(x_{U_g} | x_t). Impossible tokens
+    have E = infinity; where x_t itself is impossible, q is taken to be uniform.
+    """
+
+    def __init__(self, law: Law, drafts: bool, block: int | None = None) -> None:
+        if drafts and block is not None:
+            raise ValueError(f"a whole draft is weighed as one; leave block out (got {block}), or set drafts=False")
+        self.law, self.drafts, self.block = law, drafts, block
+
+    def __call__(
+        self,
+        x: Int[Tensor, "b k l"],
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        log_p: Float[Tensor, "b k g"],
+        context: Tensor,
+    ) -> Float64[Tensor, "b k g"]:
+        length = x.shape[-1]
+        groups = torch.arange(equations.group_count(length, self.block), device=x.device)
+        own = equations.spread_groups(groups, length, self.block) == groups[:, None]
+        xt = xt[:, None, None]
+        log_q = self.law.log_joint(torch.where(own, x[:, :, None], xt), xt)
+        return torch.where(log_q == -math.inf, math.inf, log_p.double() - log_q)
+
+
+class ExactConditional:
+    """The exact step energy as a normalised one: Z = 1, and `draw` samples q(x_U | x_t) itself in reading order."""
+
+    drafts = False
+    normalised = True
+
+    def __init__(self, law: Law) -> None:
+        self.law, self.block = law, None
+        self._energy = ExactEnergy(law, drafts=False)
+
+    def __call__(self, x, xt, t, log_p, context) -> Float64[Tensor, "b k g"]:
+        return self._energy(x, xt, t, log_p, context)
+
+    def log_p(self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor) -> Float64[Tensor, "b k"]:
+        """log q(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
+        return self.law.log_joint(x, xt[:, None])
+
+    def draw(
+        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
+    ) -> Int[Tensor, "b l"]:
+        """x_U ~ q(. | x_t) at the selected positions; x_t elsewhere."""
+        return self.law.fill(xt, where, u)
+
+
+class ExactAutoregressive:
+    """log q(x^l | x^<l), from the first token on: for the energies `ar` and `coar`, as a judge and as a baseline."""
+
+    def __init__(self, law: Law) -> None:
+        self.law, self.vocabulary = law, law.vocabulary
+
+    def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float64[Tensor, "b l"]:
+        """At the selected positions (all by default), 0 elsewhere; uniform behind what is impossible."""
+        log_p = self.law.increments(x)
+        return log_p if where is None else torch.where(where, log_p, 0.0)
