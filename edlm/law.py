@@ -85,9 +85,7 @@ class Law:
         known = F.one_hot(xt, self.vocabulary + 1)[..., :-1].double()
         return torch.where((xt == self.vocabulary)[..., None], p, known)
 
-    def fill(
-        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
-    ) -> Int[Tensor, "b l"]:
+    def fill(self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """x_U ~ q(x_U | x_t) jointly at the selected masked positions, in reading order; x_t elsewhere.
 
         Each position by inverse CDF from its own uniform; uniform where x_t itself is impossible.
@@ -111,8 +109,8 @@ class Law:
     def entropy(self, seed: int = 0, sequences: int = 4096) -> Entropy:
         """The entropy in nats per sequence.
 
-        In closed form where states are tokens: H(first) + sum_l sum_z P(z_l = z) H(moves of z). A hidden chain has none;
-        short ones are listed whole, and of others it is the mean of the exact -log P over drawn `sequences`.
+        In closed form where states are tokens: H(first) + sum_l sum_z P(z_l = z) H(moves of z). A hidden chain has
+        none: short ones are listed whole, and of others it is the mean of the exact -log P over drawn `sequences`.
         """
         if torch.equal(self.emissions, torch.eye(len(self.first), dtype=torch.float64)):
             before = self._states()[:-1].sum(dim=0)

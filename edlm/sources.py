@@ -1,7 +1,7 @@
 """Sources: corpora without text, of sequences drawn from a law that is known exactly.
 
-What a model has learnt of them can be compared with the truth (`edlm.truth`), at any length. A source is a pure function
-of its settings: the law's parameters and the sequences come from its seed.
+What a model has learnt of them can be compared with the truth (`edlm.truth`), at any length. A source is a pure
+function of its settings: the law's parameters and the sequences come from its seed.
 """
 
 from abc import ABC, abstractmethod

@@ -16,8 +16,8 @@ from torch import Tensor
 from edlm.config import ConfigurationError, NonNegative, Positive, config, parse, plain
 from edlm.corpus import CorpusConfig, Document
 from edlm.order import permuted
-from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
 from edlm.sources import AbstractSource
+from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
 from edlm.splits import SPLITS, Shares, Split, assigned
 from edlm.storage import Sha256, write_text
 from edlm.tokenizer import Symbols, Tokenizer, TokenizerConfig, open_tokenizer
@@ -53,7 +53,9 @@ class Data:
         """Symbols and a source go together, and a row is one of its sequences."""
         source, symbols = self.corpus, isinstance(self.tokenizer, Symbols)
         if isinstance(self.validation, AbstractSource) or (isinstance(source, AbstractSource) and self.validation):
-            raise ValueError("a source needs no validation corpus: its sequences are independent; set shares.validation")
+            raise ValueError(
+                "a source needs no validation corpus: its sequences are independent; set shares.validation"
+            )
         if not isinstance(source, AbstractSource):
             if symbols:
                 raise ValueError("tokenizer.kind symbols has no tokens for text; it is for a source, such as markov")
