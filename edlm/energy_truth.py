@@ -69,6 +69,7 @@ def energy_distance(
 ) -> EnergyReport:
     """How far `energy` is from the exact one at `draws` random steps of each grid T in `steps`, on the law's x_0.
 
+    Whole drafts are looked at as if everything masked were revealed, which is what they weigh.
     Each x_t is weighed with k = `candidates` tokens from the law (x_0 and others from q(x_U | x_t), exactly) and as
     many from p_theta, or from the energy's proposal, against which E* is then the ratio. Raises ValueError for k < 2,
     and where no step reveals two tokens together.

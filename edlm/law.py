@@ -50,14 +50,14 @@ class Law:
     def log_p(self, x: Int[Tensor, "*b l"]) -> Float64[Tensor, "*b"]:
         """log P(the tokens of x); -inf where they are impossible."""
         total = torch.zeros(x.shape[:-1].numel(), dtype=torch.float64, device=x.device)
-        for _, p in self._forward(x.flatten(0, -2)):
+        for _, p in self._forward(x.reshape(-1, x.shape[-1])):
             total += p.log()
         return total.view(x.shape[:-1])
 
     def log_joint(self, x: Int[Tensor, "*b l"], xt: Int[Tensor, "*b l"]) -> Float64[Tensor, "*b"]:
         """log q(x_U | x_t), U where x_t is masked and x is not; uniform where x_t itself is impossible."""
         masked = xt == self.vocabulary
-        new = (masked & (x != self.vocabulary)).sum(dim=-1)
+        new = (masked & (x != self.vocabulary)).sum(dim=-1).double()
         given = self.log_p(xt)
         joint = self.log_p(torch.where(masked, x, xt)) - given
         return torch.where(given > -math.inf, joint, -new * math.log(self.vocabulary))

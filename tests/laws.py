@@ -218,5 +218,7 @@ def chi_square(counts: Tensor, law: Tensor) -> float:
     counts = torch.cat([counts[~small], counts[small].sum()[None]])
     counts, expected = counts[expected > 0], expected[expected > 0]
     df = len(expected) - 1
+    if df == 0:  # one text is certain, and nothing else was counted
+        return -math.inf
     statistic = ((counts - expected) ** 2 / expected).sum().item()
     return ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / math.sqrt(2 / (9 * df))

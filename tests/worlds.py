@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Source = Literal["agree", "markov", "dense"]
+Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class World:
 
     def log_conditional(self, x: Tensor, xt: Tensor) -> Tensor:
         """log q(the tokens of x | x_t) where x holds the tokens of x_t; uniform where x_t itself is impossible."""
-        new = ((x != self.mask) & (xt == self.mask)).sum(dim=-1)
+        new = ((x != self.mask) & (xt == self.mask)).sum(dim=-1).double()
         given = self.probability(xt)
         return torch.where(given > 0, (self.probability(x) / given).log(), -new * math.log(self.vocabulary))
 
@@ -70,7 +70,8 @@ def cartesian(size: int, count: int) -> Tensor:
 
 
 def world(source: Source, vocabulary: int = 3, length: int = 3, seed: int = 0) -> World:
-    """`agree`: all tokens are equal; `markov`: a random first-order chain; `dense`: any law."""
+    """`agree`: all tokens are equal; `markov`: a random first-order chain; `dense`: any law; `hidden-markov`: tokens that
+    three states of a random chain emit."""
     rng = np.random.default_rng(seed)
     texts = cartesian(vocabulary, length)
     if source == "agree":
@@ -79,9 +80,22 @@ def world(source: Source, vocabulary: int = 3, length: int = 3, seed: int = 0) -
         first, move = rng.dirichlet(np.ones(vocabulary)), rng.dirichlet(np.full(vocabulary, 0.4), size=vocabulary)
         moves = torch.from_numpy(move)[texts[:, :-1], texts[:, 1:]]
         p = torch.from_numpy(first)[texts[:, 0]] * moves.prod(dim=1)
+    elif source == "hidden-markov":
+        states = 3
+        first, move = rng.dirichlet(np.ones(states)), rng.dirichlet(np.full(states, 0.4), size=states)
+        emission = rng.dirichlet(np.full(vocabulary, 0.4), size=states)
+        return hidden(*(torch.from_numpy(part) for part in (first, move, emission)), length)
     else:
         p = torch.from_numpy(rng.dirichlet(np.full(len(texts), 0.5)))
     return World(texts, p, vocabulary)
+
+
+def hidden(first: Tensor, moves: Tensor, emissions: Tensor, length: int) -> World:
+    """The law of a hidden chain, as a sum over every path of its states."""
+    texts, paths = cartesian(emissions.shape[1], length), cartesian(len(first), length)
+    weight = first[paths[:, 0]] * moves[paths[:, :-1], paths[:, 1:]].prod(dim=1)
+    emitted = emissions[paths[:, None], texts].prod(dim=-1)  # [path text]
+    return World(texts, weight @ emitted, emissions.shape[1])
 
 
 class Marginals:
