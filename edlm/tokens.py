@@ -51,13 +51,13 @@ class Data:
 
     def _check_source(self) -> None:
         """Symbols and a source go together, and a row is one of its sequences."""
-        source, symbols = self.corpus, isinstance(self.tokenizer, Symbols)
+        source = self.corpus
         if isinstance(self.validation, AbstractSource) or (isinstance(source, AbstractSource) and self.validation):
             raise ValueError(
                 "a source needs no validation corpus: its sequences are independent; set shares.validation"
             )
         if not isinstance(source, AbstractSource):
-            if symbols:
+            if isinstance(self.tokenizer, Symbols):
                 raise ValueError("tokenizer.kind symbols has no tokens for text; it is for a source, such as markov")
             return
         if source.length != self.length:

@@ -70,8 +70,11 @@ def cartesian(size: int, count: int) -> Tensor:
 
 
 def world(source: Source, vocabulary: int = 3, length: int = 3, seed: int = 0) -> World:
-    """`agree`: all tokens are equal; `markov`: a random first-order chain; `dense`: any law; `hidden-markov`: tokens that
-    three states of a random chain emit."""
+    """A law by its name.
+
+    `agree`: all tokens are equal; `markov`: a random first-order chain; `hidden-markov`: tokens that three states of a
+    random chain emit; `dense`: any law.
+    """
     rng = np.random.default_rng(seed)
     texts = cartesian(vocabulary, length)
     if source == "agree":
