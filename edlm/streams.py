@@ -32,6 +32,8 @@ class Purpose(IntEnum):
     ORDER = 9  # the order of the rows in an epoch
     ROWS = 10  # which rows an evaluation looks at
     REPEAT = 11  # keys of the repeats of an estimate
+    CENTRE = 12  # where the clusters of a divergence start
+    RESAMPLE = 13  # which texts a bootstrap takes
 
 
 def uniforms(
