@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     PARAMETER = 12  # the parameters of a source's law
     SEQUENCE = 13  # the sequences of a source
     TRUTH = 14  # what a learned energy is compared on: tokens from the law itself
+    CENTRE = 15  # where the clusters of a divergence start
+    RESAMPLE = 16  # which texts a bootstrap takes
 
 
 def uniforms(

@@ -26,7 +26,9 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY = (f"tests/test_{name}.py" for name in ("sampler_law", "bounds", "identities", "energy"))
+LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY = (
+    f"tests/test_{name}.py" for name in ("sampler_law", "bounds", "identities", "energy", "judge", "quality")
+)
 
 MUTANTS = (
     Mutant(
@@ -137,6 +139,34 @@ MUTANTS = (
         "log_v = log_weight(torch.cat([data[:, None], negatives], dim=1))",
         "log_v = log_weight(torch.cat([data[:, None], -negatives], dim=1))",
         (IDENTITY,),
+    ),
+    Mutant(
+        "text behind the first end-of-text is judged",
+        "judge.py",
+        "rows = [row[:length] for row, length in",
+        "rows = [row for row, length in",
+        (JUDGE, QUALITY),
+    ),
+    Mutant(
+        "generative perplexity is a mean over texts of exponentials",
+        "quality.py",
+        "return Average(math.exp(nats.mean), math.exp(nats.mean) * nats.standard_error)",
+        "return average((self.nats / self.tokens).exp())",
+        (QUALITY,),
+    ),
+    Mutant(
+        "nats are divided by the judge's tokens, not by the generator's",
+        "quality.py",
+        "return _ratio(self.nats, self.tokens)",
+        "return _ratio(self.nats, self.judge_tokens)",
+        (QUALITY,),
+    ),
+    Mutant(
+        "entropy is in bits",
+        "quality.py",
+        "index_add(0, row, -p * p.log())",
+        "index_add(0, row, -p * p.log2())",
+        (QUALITY,),
     ),
 )
 

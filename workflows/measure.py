@@ -9,9 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edlm.abstract_energy import AbstractEnergy
-from edlm.judge import assess
+from edlm.judge import OwnJudge
 from edlm.likelihood import Estimate, autoregressive_nll, log_partition, nelbo, paper_estimate, sampler_bound
 from edlm.models import OpenDenoiser, open_autoregressive, open_denoiser, open_energy
+from edlm.quality import assess
 from edlm.sampler import Sampler, StepResult
 from edlm.storage import local_copy
 from edlm.streams import Purpose, seeds
@@ -119,7 +120,8 @@ def _bound(cell: Bound) -> Measured:
 def _samples(cell: Samples) -> Drawn:
     subject = cell.subject
     denoiser, energy = _models(subject, cell.energy)
-    judge, tokenizer = open_autoregressive(local_copy(subject.judge)), open_tokenizer(denoiser.folder)
+    tokenizer = open_tokenizer(denoiser.folder)
+    judge = OwnJudge(uri=subject.judge).open(tokenizer)
     canvas = torch.full((cell.count, denoiser.length), denoiser.network.mask)
     rows = seeds(subject.seed, 0, torch.arange(cell.count), Purpose.ROWS)
     steps: list[StepResult] = []
@@ -130,12 +132,12 @@ def _samples(cell: Samples) -> Drawn:
     resampled = torch.cat([step.energy_calls for step in steps]) > 1
     return Drawn(
         texts=[tokenizer.decode(row) for row in tokens[:8].tolist()],
-        generative_perplexity=quality.generative_perplexity,
-        nll_nats_per_token=quality.nll_nats_per_token.mean().item(),
-        nll_standard_error=quality.nll_standard_error,
-        entropy_nats=quality.entropy_nats,
-        entropy_standard_error=quality.entropy_standard_error,
-        distinct_ngrams=quality.distinct_ngrams,
+        generative_perplexity=quality.generative_perplexity.mean,
+        nll_nats_per_token=quality.nats_per_token.mean,
+        nll_standard_error=quality.nats_per_token.standard_error,
+        entropy_nats=quality.entropy_nats.mean,
+        entropy_standard_error=quality.entropy_nats.standard_error,
+        distinct_ngrams=quality.distinct[-1],
         ess=_mean(torch.cat([step.ess for step in steps])[resampled]),
         distinct_candidates=_mean(torch.cat([step.distinct for step in steps])[resampled]),
         denoiser_calls=_mean(torch.stack([step.denoiser_calls for step in steps]).sum(0)),
