@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edlm.transformer import Readout, Transformer, Trunk
+from edlm.streams import Purpose, uniforms
+from edlm.transformer import ROWS_MULTIPLE, Readout, Transformer, Trunk
 
 
 class AutoregressiveModel(nn.Module):
@@ -25,3 +26,19 @@ class AutoregressiveModel(nn.Module):
         features = self.transformer(self.embedding(context), torch.zeros(x.shape[0], device=x.device))
         log_p = self.readout.log_p_of(features[where], x[where])
         return torch.zeros(x.shape, device=log_p.device).masked_scatter(where, log_p)
+
+    @torch.no_grad()
+    def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
+        """Texts of `length` tokens, one after the other from the keys and values of those before; of each row its own
+        seed alone.
+        """
+        # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
+        rows = F.pad(seeds, (0, -len(seeds) % ROWS_MULTIPLE))
+        u = uniforms(rows, 0, 0, Purpose.CANDIDATE, (length,))
+        seen = self.transformer.start(len(rows), length)
+        token, texts = torch.full_like(rows, self.bos), []
+        for place in range(length):
+            features = self.transformer.extend(self.embedding(token)[:, None], place, seen)[:, 0]
+            token = self.readout.draw(features, u[:, place, None])[0][:, 0]
+            texts.append(token)
+        return torch.stack(texts, dim=1)[: len(seeds)]

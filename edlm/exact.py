@@ -69,7 +69,8 @@ class ExactConditional:
     normalised = True
 
     def __init__(self, law: Law) -> None:
-        self.law, self.block = law, None
+        self.law = law
+        self.block: int | None = None
         self._energy = ExactEnergy(law, drafts=False)
 
     def __call__(self, x, xt, t, log_p, context) -> Float64[Tensor, "b k g"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
+from edlm.energy import CarryOverEnergy
 from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, chunks, proposal_of, propose, propose_from
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, seeds, uniforms
@@ -97,21 +98,28 @@ def paper_estimate(
     schedule: AbstractSchedule,
     seed: int,
     draws: int,
-    log_partition_draws: int,
+    log_partition_draws: int | None,
 ) -> Estimate:
     """The published estimator E_t[w(t) (-log p_theta + E + log Z)]: NOT a bound (docs/mathematics.md 5.2).
 
-    Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low.
+    Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low:
+    far too low where the energy is sharp and the drafts are few. None: log Z is not estimated but known; it is 0 for
+    `coar`, and for no other energy on whole drafts.
     """
     if not energy.drafts:
         raise ValueError(f"{type(energy).__name__} weighs a step's tokens; the paper's estimator needs whole drafts")
+    if log_partition_draws is None and not isinstance(energy, CarryOverEnergy):
+        raise ValueError(f"log Z of {type(energy).__name__} is not known; give log_partition_draws >= 2")
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
         t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
         context, masked = denoiser.read(xt, t), xt == denoiser.mask
         log_p = _log_p_of(denoiser, context, masked, x0).sum(dim=-1)
         e = energy(x0[:, None], xt, t, log_p[:, None, None], context).sum(dim=-1)[:, 0].double()
-        log_z, _ = _log_partition(xt, t, context, denoiser, energy, seed, i, log_partition_draws)
+        if log_partition_draws is None:
+            log_z = torch.zeros_like(log_p)
+        else:
+            log_z, _ = _log_partition(xt, t, context, denoiser, energy, seed, i, log_partition_draws)
         total += equations.paper_integrand(log_p, e, log_z, schedule.weight(t)).cpu()
     return Estimate(total / draws, draws)
 

@@ -139,7 +139,7 @@ class Sampler:
             if rows.any():
                 state = State(xt[rows], t[rows], s[rows], index[rows], seeds[rows], revealed[rows])
                 parts.append((rows, how(state, denoiser, energy)))
-        return _join(parts)
+        return join(parts)
 
     def _stay(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         """Nothing is revealed, so nothing is read."""
@@ -219,7 +219,7 @@ class State:
         )
 
 
-def _join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
+def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
     """One result for all rows, from results for disjoint selections of them."""
     joined = {}
     for field in fields(StepResult):

@@ -55,6 +55,23 @@ class Transformer(nn.Module):
             x = layer(x, positions, condition, causal=self.causal)
         return self.norm(x, condition)[0]
 
+    def start(self, rows: int, places: int) -> "list[Seen]":
+        """For a causal pass that is taken place by place: nothing seen yet in any layer."""
+        return [Seen(rows, places, layer, layer.qkv.weight) for layer in self._layers]
+
+    def extend(self, x: Float[Tensor, "b one h"], place: int, seen: "list[Seen]") -> Float[Tensor, "b one h"]:
+        """What `forward` gives at one more place of a causal pass without time, from the places that went before."""
+        assert self.causal
+        assert self.time is None
+        positions = torch.full((x.shape[0], 1), place, device=x.device)
+        for layer, passed in zip(self._layers, seen, strict=True):
+            x = layer.extend(x, positions, passed)
+        return self.norm(x, None)[0]
+
+    @property
+    def _layers(self) -> "list[Layer]":
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
 
 class Layer(nn.Module):
     """Attention, then an MLP of four times the width, both pre-normalised and residual; the identity at first."""

@@ -100,7 +100,7 @@ def subsets(masked: Tensor) -> list[Tensor]:
 
 def step_law(step: Step, xt: Tensor, t: float, s: float, schedule: AbstractSchedule) -> dict[tuple[int, ...], float]:
     """P(x_s | x_t) of a step from t to s: over the positions that are revealed, and over the draws."""
-    share = schedule.reveal(torch.tensor(t).double(), torch.tensor(s).double()).item()
+    share = schedule.reveal(*torch.tensor([t, s], dtype=torch.float64)).item()
     masked, result = xt == step.world.mask, {}
     for revealed in subsets(masked):
         count = int(revealed.sum())

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from edlm.config import ConfigurationError, load, parse, plain
 from edlm.likelihood import Estimate
 from edlm.sampler import Sampler
 from edlm.storage import publish
-from workflows.evaluate import bound_rows
+from workflows.cells.cell import Found, Subject
+from workflows.cells.likelihood import Bound, sampler_columns
+from workflows.evaluate import bound_rows, tabulate
 from workflows.experiment import Experiment
-from workflows.measure import Bound, Measured, Subject
 from workflows.stage import fingerprint, storage_root
 from workflows.tables import report
 
@@ -38,6 +40,9 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
             },
             "finetune.0.base: 'b' is no conditional energy that stands before 'a'; there are: none",
         ),
+        ({"evaluate": {"windows": [[0.9, 0.1]]}}, "not .from, to. with from <= to"),
+        ({"evaluate": {"judge": {"kind": "oracle"}}}, "there is no 'oracle'"),
+        ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
         ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),
@@ -85,39 +90,56 @@ def test_a_ray_jobs_temporary_copy_is_no_place_for_outputs(tmp_path, monkeypatch
         storage_root(load(Experiment, SMALLEST))
 
 
-def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound, Measured]:
+def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound, Found]:
     subject = Subject("", "", "", "", {"step": ""}, len(values), seed=0)
-    sampler = Sampler(steps=2, candidates=candidates)
+    cell = Bound(subject=subject, energy=energy, sampler=Sampler(steps=2, candidates=candidates))
     estimate = Estimate(torch.tensor(values, dtype=torch.float64), draws=1)
-    return Bound(subject, energy, sampler, 1), Measured(estimate, seconds=1.0)
+    row = sampler_columns(energy, cell.sampler) | {
+        "bound_nats_per_token": estimate.mean / 10,
+        "standard_error": estimate.standard_error / 10,
+    }
+    return cell, Found({"bounds": [row]}, values)
 
 
 def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
-    rows = bound_rows([_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])], length=10)
+    found = [_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])]
+    rows = tabulate([*found], ["plain", "step"], length=10)["bounds"]
     assert [row["energy"] for row in rows] == ["plain", "step"]
     assert rows[1]["gain_nats_per_token"] == pytest.approx(0.1)
     assert rows[1]["gain_standard_error"] == pytest.approx(0.0)
     assert rows[1]["standard_error"] == pytest.approx(0.5)
 
 
+def test_a_sampler_gets_the_seconds_that_it_was_timed_at_and_no_other():
+    timed = sampler_columns("step", Sampler(steps=2, candidates=8)) | {"seconds_per_text": 0.25}
+    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
+    rows = bound_rows(found, [timed], length=10)
+    assert math.isnan(rows[0]["seconds_per_text"])
+    assert rows[1]["seconds_per_text"] == 0.25
+
+
 def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
-    bounds = bound_rows([_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])], length=10)
+    bounds = bound_rows([_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])], [], length=10)
     names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
-    names += ["entropy_standard_error", "distinct_ngrams", "ess", "distinct_candidates"]
-    names += ["denoiser_calls", "energy_calls", "seconds"]
+    names += ["entropy_standard_error", "distinct_ngrams", "divergence", "ess", "distinct_candidates"]
+    names += ["denoiser_calls", "energy_calls", "seconds_per_text", "token_temperature"]
     quality = [
-        dict.fromkeys(names, 1.0) | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
-        for energy, k in (("plain", 1), ("step", 8))
+        dict.fromkeys(names, 1.0)
+        | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
+        | {"judge": "nobody", "retokenised": False, "legacy": False, "flags": flags}
+        for energy, k, flags in (("plain", 1, []), ("step", 8, ["repetition above data"]))
     ]
     number = {"nats_per_token": 1.0, "standard_error": 0.1}
     summary = {
         "sequences": 2,
         "length": 10,
+        "entropy_nats_per_token": None,
         "denoiser_nelbo": number,
         "autoregressive_nll": number,
-        "paper_ppl_nats_NOT_A_BOUND": {"coar": number},
         "log_partition_low_high": {"coar": [number, number]},
     }
-    text = report(summary, bounds, quality)
-    for wanted in ("NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"):
-        assert wanted in text
+    paper = [{"energy": "coar", "how": "log Z from 8 drafts", **number}]
+    text = report(summary, {"bounds": bounds, "quality": quality, "paper": paper})
+    wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
+    for words in [*wanted, "! repetition above data"]:
+        assert words in text

@@ -21,11 +21,15 @@ from workflows.train import run_training
 
 def autoregress(session: Session, data: str) -> str:
     """The URI of the autoregressive model that is the baseline and the source of the energies `ar` and `coar`."""
+    if (given := session.experiment.given.autoregressive) is not None:
+        return session.given("autoregress", given)
     return _next_token(session, data, "autoregress", "train", session.experiment.autoregress)
 
 
 def judge(session: Session, data: str) -> str:
     """The URI of the judge: the same network, trained on the judge's split."""
+    if (given := session.experiment.given.judge) is not None:
+        return session.given("judge", given)
     return _next_token(session, data, "judge", "judge", session.experiment.judge)
 
 

@@ -5,37 +5,37 @@ python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...]
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
-from cluster.tasks import spread
-from edlm.config import from_command_line, plain
+from edlm.config import ConfigurationError, from_command_line, plain
 from edlm.likelihood import Estimate, difference
-from edlm.models import open_denoiser, open_energy
-from edlm.sampler import EXACT, Sampler
+from edlm.models import open_denoiser
+from edlm.sources import AbstractSource
 from edlm.storage import local_copy
+from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
+from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
+from workflows.cells.likelihood import Bound
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
-from workflows.measure import PLAIN, Bound, Drawn, Measured, Reference, References, Samples, Subject, measure
+from workflows.grid import exact_kinds, grid
+from workflows.matched import matched_rows
+from workflows.measuring import measure_all
 from workflows.plots import bound_figure, quality_figure
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, say, session
+from workflows.stage import Session, Work, session
 from workflows.tables import report
 
-BOUNDS, QUALITY, SUMMARY, REPORT, FIGURE = (
-    "bounds.parquet",
-    "quality.parquet",
-    "summary.json",
-    "report.txt",
-    "bounds.png",
-)
+SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
+SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
 
-Row = dict[str, Any]
+Tables = dict[str, list[Row]]
 
 
 def evaluate(
@@ -45,8 +45,11 @@ def evaluate(
     experiment = session.experiment
     inputs = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
     inputs |= {f"energy {name}": uri for name, uri in energies.items()}
+    corpus = experiment.data.corpus
+    source = corpus if isinstance(corpus, AbstractSource) else None
 
     def work(work: Work) -> dict[str, Any]:
+        _require_same_tokens(inputs)
         subject = Subject(
             data=data,
             denoiser=denoiser,
@@ -55,146 +58,158 @@ def evaluate(
             energies=dict(energies),
             sequences=experiment.evaluate.sequences,
             seed=experiment.seed,
+            source=source,
+            exact={} if source is None else exact_kinds(one.energy for one in experiment.finetune),
         )
-        results = _measure_all(experiment, subject)
-        return _write(experiment, work, subject, results)
+        found = measure_all(session, *grid(experiment, subject))
+        length = open_denoiser(local_copy(denoiser)).length
+        tables = tabulate(found, [PLAIN, *energies, *subject.exact], length)
+        return _write(experiment, work, tables, length)
 
-    settings = {"evaluate": plain(experiment.evaluate), "seed": experiment.seed}
+    settings = {
+        "evaluate": plain(experiment.evaluate),
+        "seed": experiment.seed,
+        "zero_shot": [where.corpus.version() for where in experiment.evaluate.zero_shot],
+    }
     return session.run_stage("evaluate", settings, inputs, work)
 
 
-def cells(experiment: Experiment, subject: Subject) -> list[Bound | Samples | Reference]:
-    """Everything to measure, the longest first."""
-    wanted, denoiser = experiment.evaluate, open_denoiser(local_copy(subject.denoiser))
-    found: list[Bound | Samples | Reference] = [
-        Bound(subject, PLAIN, Sampler(steps=steps), repeats=1) for steps in wanted.steps
-    ]
-    found += [Samples(subject, PLAIN, Sampler(steps=steps), wanted.samples) for steps in wanted.sample_steps]
-    for name, uri in subject.energies.items():
-        energy = open_energy(local_copy(uri), denoiser)
-        many = [k for k in wanted.candidates if k > 1] + ([EXACT] if energy.normalised else [])
-        for steps in wanted.steps:
-            # The last step alone is where whole drafts throw nothing away (docs/mathematics.md 4).
-            windows = {(0.0, 1.0), (0.0, 1 / steps)} if energy.drafts else {(0.0, 1.0)}
-            found += [
-                Bound(subject, name, Sampler(steps=steps, candidates=k, window=window), wanted.repeats)
-                for window in sorted(windows)
-                for k in many
-            ]
-        for steps in wanted.sample_steps:
-            found += [
-                Samples(subject, name, Sampler(steps=steps, candidates=k), wanted.samples)
-                for k in {max(wanted.candidates), EXACT if energy.normalised else max(wanted.candidates)}
-            ]
-    found.append(Reference(subject, wanted.nelbo_draws, wanted.paper_draws, wanted.log_partition_draws))
-    return sorted(found, key=_cost, reverse=True)
+def _require_same_tokens(inputs: Mapping[str, str]) -> None:
+    """Nothing, where the data and all models count the same tokens; else ConfigurationError naming the odd one."""
+    tokenizers = {name: open_tokenizer(local_copy(uri)).digest for name, uri in inputs.items()}
+    for name, digest in tokenizers.items():
+        if digest != tokenizers["data"]:
+            raise ConfigurationError(
+                f"{name} in {inputs[name]} was made with another tokenizer than the data; "
+                "give the data settings of the run that trained it, or train it on these data"
+            )
 
 
-def _cost(cell: Bound | Samples | Reference) -> float:
-    if isinstance(cell, Reference):
-        return float("inf")
-    return cell.sampler.steps * max(cell.sampler.candidates, 4)
+def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str], length: int) -> Tables:
+    """One tidy table of each kind, in the order in which a person reads them."""
+    tables: Tables = {}
+    for _, one in found:
+        for name, rows in one.rows.items():
+            tables.setdefault(name, []).extend(dict(row) for row in rows)
+    bounds = [(cell, one) for cell, one in found if isinstance(cell, Bound)]
+    if bounds:
+        tables["bounds"] = bound_rows(bounds, tables.get("cost", []), length)
+    for row in tables.get("quality", []):
+        timed = None if row["legacy"] else _same(tables.get("cost", []), row)
+        row["seconds_per_text"] = timed["seconds_per_text"] if timed else float("nan")
+    if matched := matched_rows(tables.get("quality", [])):
+        tables["matched"] = matched
+    place = {name: i for i, name in enumerate(order)}
+    for rows in tables.values():
+        rows.sort(key=lambda row: _order(row, place))
+    return tables
 
 
-def _measure_all(experiment: Experiment, subject: Subject) -> list[tuple[Any, Any]]:
-    work = cells(experiment, subject)
-    results = []
-    machines = experiment.cluster
-    for cell, result in spread(measure, work, machines.cpus_per_worker, machines.gpus_per_worker):
-        results.append((cell, result))
-        if len(results) % max(1, len(work) // 10) == 0 or len(results) == len(work):
-            say("evaluate", f"{len(results)} of {len(work)} cells measured")
-    return results
+def bound_rows(found: list[tuple[Bound, Found]], cost: list[Row], length: int) -> list[Row]:
+    """The bounds with their gain over plain diffusion at the same T, paired sequence by sequence, and their cost."""
+
+    def estimate(one: Found) -> Estimate:
+        return Estimate(torch.tensor(one.nats, dtype=torch.float64), 1)
+
+    plain_by_steps = {cell.sampler.steps: estimate(one) for cell, one in found if cell.energy == PLAIN}
+    rows = []
+    for cell, one in found:
+        (row,) = one.rows["bounds"]
+        gain, timed = difference(plain_by_steps[cell.sampler.steps], estimate(one)), _same(cost, row)
+        rows.append(
+            {
+                **row,
+                "gain_nats_per_token": gain.mean / length,
+                "gain_standard_error": gain.standard_error / length,
+                "seconds_per_text": timed["seconds_per_text"] if timed else float("nan"),
+            }
+        )
+    return rows
 
 
-def _write(experiment: Experiment, work: Work, subject: Subject, results: list[tuple[Any, Any]]) -> dict[str, Any]:
-    length = open_denoiser(local_copy(subject.denoiser)).length
-    references = next(result for result in (r for _, r in results) if isinstance(result, References))
-    bounds = bound_rows([(c, r) for c, r in results if isinstance(c, Bound)], length)
-    quality = [_quality_row(c, r) for c, r in results if isinstance(c, Samples)]
-    order = [PLAIN, *subject.energies]
-    quality.sort(key=lambda row: (row["steps"], order.index(row["energy"]), *_by_k(row)))
-    summary = {
+def _same(rows: list[Row], wanted: Row) -> Row | None:
+    """The row of the same sampler."""
+    return next((row for row in rows if all(row[name] == wanted[name] for name in SAMPLER)), None)
+
+
+def _order(row: Row, place: dict[str, int]) -> tuple:
+    energy = row.get("energy", row.get("model", ""))
+    return (
+        place.get(energy, len(place)),
+        row.get("legacy", False),
+        row.get("window_to", 1) < 1,
+        row.get("candidates", 1) or float("inf"),
+        row.get("temperature", 1),
+        row.get("token_temperature", 1),
+        -row.get("t", 0),
+        row.get("steps", row.get("draws", 0)),
+        str(energy),
+    )
+
+
+def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
+    """The numbers that belong to no sampler."""
+
+    def pair(row: Row, low: str = "") -> Row:
+        return {key: row[f"{low}{key}"] for key in ("nats_per_token", "standard_error")}
+
+    reference = {row["name"]: pair(row) for row in tables["reference"]}
+    brackets: dict[str, list[Row]] = {}
+    for row in tables.get("partition", []):  # the most drafts come last
+        brackets[row["energy"]] = [pair(row, "low_"), pair(row, "high_")]
+    return {
         "experiment": experiment.name,
-        "sequences": subject.sequences,
+        "sequences": experiment.evaluate.sequences,
         "length": length,
-        "denoiser_nelbo": _per_token(references.denoiser_nelbo, length),
-        "autoregressive_nll": _per_token(references.autoregressive_nll, length),
-        "paper_ppl_nats_NOT_A_BOUND": {name: _per_token(e, length) for name, e in references.paper.items()},
-        "log_partition_low_high": {
-            name: [_per_token(end, length) for end in ends] for name, ends in references.log_partition.items()
+        **reference,
+        "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
+        "paper_ppl_nats_NOT_A_BOUND": {
+            row["energy"]: pair(row) for row in tables.get("paper", []) if row["how"].endswith("drafts")
         },
+        "log_partition_low_high": brackets,
     }
-    pq.write_table(pa.Table.from_pylist(bounds), work.folder / BOUNDS)
-    pq.write_table(pa.Table.from_pylist(quality), work.folder / QUALITY)
+
+
+def _write(experiment: Experiment, work: Work, tables: Tables, length: int) -> dict[str, Any]:
+    summary = summarise(experiment, tables, length)
+    for name, rows in tables.items():
+        pq.write_table(pa.Table.from_pylist(rows), work.folder / f"{name}.parquet")
     (work.folder / SUMMARY).write_text(json.dumps(summary, indent=1))
-    text = report(summary, bounds, quality)
+    text = report(summary, tables)
     (work.folder / REPORT).write_text(text)
-    figures = {FIGURE: bound_figure(summary, bounds), "quality.png": quality_figure(quality)}
+    figures = {FIGURE: bound_figure(summary, tables["bounds"]), "quality.png": quality_figure(tables["quality"])}
     tracker = work.tracker()
     for name, figure in figures.items():
         figure.savefig(work.folder / name, dpi=150)
         tracker.figure(name, figure)
-    tracker.table("bounds.json", _columns(bounds))
-    tracker.table("quality.json", _columns([{k: v for k, v in row.items() if k != "texts"} for row in quality]))
-    tracker.table("samples.json", _columns(_sample_rows(quality)))
+    for name, rows in tables.items():
+        tracker.table(f"{name}.json", _columns([_flat(row) for row in rows]))
+    tracker.table("samples.json", _columns(_sample_rows(tables["quality"])))
     tracker.text(REPORT, text)
-    tracker.log(0, _metrics(summary, bounds))
+    tracker.log(0, _metrics(summary, tables["bounds"]))
     tracker.close()
     return {"denoiser_nelbo": summary["denoiser_nelbo"], "autoregressive_nll": summary["autoregressive_nll"]}
 
 
-def bound_rows(results: list[tuple[Bound, Measured]], length: int) -> list[Row]:
-    """The tidy table of bounds in nats per token; gains are paired with plain diffusion on the same noise."""
-    plain_by_steps = {c.sampler.steps: r.estimate for c, r in results if c.energy == PLAIN}
-    rows = []
-    for cell, result in results:
-        gain = difference(plain_by_steps[cell.sampler.steps], result.estimate)
-        rows.append(
-            {
-                "energy": cell.energy,
-                "steps": cell.sampler.steps,
-                "candidates": cell.sampler.candidates,
-                "window_from": cell.sampler.window[0],
-                "window_to": cell.sampler.window[1],
-                "repeats": cell.repeats,
-                "bound_nats_per_token": result.estimate.mean / length,
-                "standard_error": result.estimate.standard_error / length,
-                "gain_nats_per_token": gain.mean / length,
-                "gain_standard_error": gain.standard_error / length,
-                "sequences": len(result.estimate.values),
-                "seed": cell.subject.seed,
-                "precision": "float32",
-                "seconds": result.seconds,
-            }
-        )
-    order = [PLAIN, *results[0][0].subject.energies]
-    return sorted(rows, key=lambda row: (order.index(row["energy"]), row["window_to"] < 1, *_by_k(row)))
+def _flat(row: Row) -> Row:
+    """Without the columns that hold a list for each cell of a table, which a person cannot read there."""
+    return {k: v if not isinstance(v, list) else ", ".join(map(str, v)) for k, v in row.items() if k not in _LONG}
 
 
-def _by_k(row: Row) -> tuple[float, int]:
-    return row["candidates"] or float("inf"), row["steps"]
-
-
-def _quality_row(cell: Samples, drawn: Drawn) -> Row:
-    sampler = cell.sampler
-    return {"energy": cell.energy, "steps": sampler.steps, "candidates": sampler.candidates, **asdict(drawn)}
+_LONG = ("texts", "data_energies", "draft_energies", "bins")
 
 
 def _sample_rows(quality: list[Row]) -> list[Row]:
-    keys = ("energy", "steps", "candidates")
+    keys = ("energy", "steps", "candidates", "token_temperature", "legacy")
     return [{**{k: row[k] for k in keys}, "text": text} for row in quality for text in row["texts"]]
-
-
-def _per_token(estimate: Estimate, length: int) -> dict[str, float]:
-    return {"nats_per_token": estimate.mean / length, "standard_error": estimate.standard_error / length}
 
 
 def _metrics(summary: Row, bounds: list[Row]) -> dict[str, float]:
     metrics = {name: summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll")}
     for row in bounds:
-        whole = "" if row["window_to"] == 1 else "_last_step"
-        name = f"bound/{row['energy']}{whole}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
+        window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
+        tau = "" if row["temperature"] == 1 else f"/tau_{row['temperature']:g}"
+        name = f"bound/{row['energy']}{window}{tau}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
         metrics[name] = row["bound_nats_per_token"]
     return metrics
 
@@ -203,14 +218,18 @@ def _columns(rows: list[Row]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def shown(folder: Path) -> str:
+    """What a person reads first."""
+    return (folder / REPORT).read_text()
+
+
 def main() -> None:
     experiment = from_command_line(Experiment, description=__doc__)
     with session(experiment) as opened:
         data = prepare(opened)
         denoiser, ar, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
         energies = finetune(opened, data, denoiser, ar)
-        report_uri = evaluate(opened, data, denoiser, ar, judging, energies)
-        print((local_copy(report_uri) / REPORT).read_text())
+        print(shown(local_copy(evaluate(opened, data, denoiser, ar, judging, energies))))
 
 
 if __name__ == "__main__":

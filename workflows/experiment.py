@@ -5,14 +5,16 @@ from typing import Annotated, Literal
 import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
-from edlm.config import ConfigurationError, Positive, config
+from edlm.config import ConfigurationError, Fraction, Positive, PositiveFloat, config
 from edlm.energy import EnergyConfig
+from edlm.judge import JudgeConfig, OwnJudge
 from edlm.objective import LARGEST_GRID
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.tokens import Data
 from edlm.training import Training
 from edlm.transformer import Trunk
+from edlm.zeroshot import ZeroShot
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
@@ -49,24 +51,51 @@ class Finetune:
 
 @config
 class Evaluate:
-    """What is measured on the validation split, and how finely."""
+    """What is measured on the validation split: a grid of samplers, their controls, and what belongs to no sampler."""
 
     sequences: Positive = 64
     steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
     candidates: tuple[Positive, ...] = (1, 2, 8)
+    windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
+    """Whole drafts are weighed in the last step alone, too."""
+    temperatures: tuple[PositiveFloat, ...] = (1.0,)
+    """tau of the weights exp(-E / tau)."""
     repeats: Positive = 1
+    """Independent sets of candidates inside a whole-draft bound's logarithm, to begin with."""
+    tightness: PositiveFloat | None = None
+    """Nats per token: whole-draft repeats are doubled until a doubling gains less. None: never."""
     nelbo_draws: Positive = 16
     paper_draws: Positive = 4
-    log_partition_draws: Annotated[int, pydantic.Field(ge=2)] = 8
+    log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
+    """Drafts that log Z is estimated from; its two ends close as they grow."""
+    calibration_draws: Positive = 2
     samples: Positive = 64
     sample_steps: tuple[Positive, ...] = (8,)
+    token_temperatures: tuple[PositiveFloat, ...] = (1.0,)
+    """Of the logits that tokens are drawn from: a sweep, to compare qualities at the entropy of the data."""
+    judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = OwnJudge()
+    timed_texts: Positive = 4
+    """Texts that are drawn at once when samplers are timed, with nothing else running."""
+    timed_steps: tuple[Positive, ...] = (8,)
+    """T at which samplers with an energy are timed; plain diffusion is timed at every T."""
+    zero_shot: tuple[ZeroShot, ...] = ()
+    """Other corpora that the models are scored on."""
+    legacy: bool = False
+    """Measure the published generator, too: races in float32. Every number of it says so."""
 
     def __post_init__(self) -> None:
-        for field in ("steps", "candidates", "sample_steps"):
+        lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
+        for field in (*lists, "token_temperatures", "timed_steps"):
             if not getattr(self, field):
                 raise ConfigurationError(f"evaluate.{field} is empty; name at least one")
         if 1 not in self.candidates:
             raise ConfigurationError("evaluate.candidates must hold 1: gains are measured against plain diffusion")
+        for low, high in self.windows:
+            if low > high:
+                raise ConfigurationError(f"evaluate.windows: [{low}, {high}] is not [from, to] with from <= to")
+        names = [where.name for where in self.zero_shot]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")
 
 
 @config
@@ -76,6 +105,17 @@ class Register:
     model: Name = "edlm"
     energy: Name
     sampler: Sampler = Sampler(steps=16, candidates=8)
+
+
+@config
+class Given:
+    """Models that another run has trained, as URIs of their folders: the stages that would make them are not run."""
+
+    denoiser: str | None = None
+    autoregressive: str | None = None
+    judge: str | None = None
+    energies: dict[str, str] = pydantic.Field(default_factory=dict)
+    """By the name that the energy has in `finetune`; it must be one of the given denoiser's."""
 
 
 @config
@@ -95,6 +135,7 @@ class Experiment:
     autoregress: Training
     judge: Training
     finetune: tuple[Finetune, ...]
+    given: Given = Given()
     evaluate: Evaluate = Evaluate()
     register: Register
     serving: Serving = Serving()
@@ -105,6 +146,8 @@ class Experiment:
         names = [one.name for one in self.finetune]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"finetune: two energies share a name in {names}")
+        if unknown := set(self.given.energies) - set(names):
+            raise ConfigurationError(f"given.energies: {sorted(unknown)} are not among the energies {names}")
         for i, one in enumerate(self.finetune):
             before = [other.name for other in self.finetune[:i] if other.energy.kind == "conditional"]
             if one.base is not None and one.base not in before:

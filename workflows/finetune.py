@@ -23,12 +23,15 @@ from workflows.train import run_training
 def finetune(session: Session, data: str, denoiser: str, autoregressive: str) -> dict[str, str]:
     """The URIs of all energies of the experiment, by name."""
     energies: dict[str, str] = {}
+    given = session.experiment.given.energies
     for one in session.experiment.finetune:
-        energies[one.name] = (
-            _borrow(session, one, denoiser, autoregressive)
-            if one.training is None
-            else _train(session, one, data, denoiser, None if one.base is None else energies[one.base])
-        )
+        if one.name in given:
+            energies[one.name] = session.given(f"finetune-{one.name}", given[one.name])
+        elif one.training is None:
+            energies[one.name] = _borrow(session, one, denoiser, autoregressive)
+        else:
+            base = None if one.base is None else energies[one.base]
+            energies[one.name] = _train(session, one, data, denoiser, base)
     return energies
 
 

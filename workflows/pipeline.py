@@ -8,7 +8,7 @@ import time
 from edlm.config import from_command_line
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
-from workflows.evaluate import REPORT, evaluate
+from workflows.evaluate import evaluate, shown
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.prepare import prepare
@@ -31,7 +31,7 @@ def main() -> None:
         answered = ask(opened)
         report = local_copy(measured)
     print()
-    print((report / REPORT).read_text())
+    print(shown(report))
     print(f"\nfigures: {report}/bounds.png  {report}/quality.png")
     print("browse the runs: make ui, then http://127.0.0.1:5000")
     print(f"the endpoint answered: {answered.text!r}\nto (make serve keeps it up):\n  {answered.curl}")

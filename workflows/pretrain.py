@@ -21,6 +21,8 @@ from workflows.train import run_training
 def pretrain(session: Session, data: str) -> str:
     """The URI of the denoiser."""
     experiment = session.experiment
+    if experiment.given.denoiser is not None:
+        return session.given("pretrain", experiment.given.denoiser)
     trunk, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
 
     def work(work: Work) -> dict[str, Any]:

@@ -31,6 +31,10 @@ FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
 
 
+class StageFailed(RuntimeError):
+    """A stage could not be finished, for a reason that its message explains to the user."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a stage's function is given: where it may write, where it reads, and whom it tells."""
@@ -75,6 +79,17 @@ class Session:
         seconds = round(time.monotonic() - started, 1)
         self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
         return output
+
+    def given(self, name: str, uri: str) -> str:
+        """A model that another run has trained, in the place of the stage's own output.
+
+        Raises ConfigurationError where nothing is committed there.
+        """
+        uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        if committed(uri) is None:
+            raise ConfigurationError(f"given: {name} in {uri} is not there, or is not finished; check the path")
+        say(name, f"given: {uri}")
+        return uri
 
     def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Afterwards the pipeline's own run shows its settings and its stages, and has ended."""
@@ -157,12 +172,13 @@ def code_version() -> str:
 def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
     """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
 
-    A mistake of the user, or a training that is no longer finite, ends the process with status 1 and its message.
+    A mistake of the user, a training that is no longer finite and a stage that failed in parts end the process with
+    status 1 and their message.
     """
     try:
         with _session(experiment, pipeline) as opened:
             yield opened
-    except (ConfigurationError, NonFiniteLoss) as error:
+    except (ConfigurationError, NonFiniteLoss, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 

@@ -2,27 +2,39 @@
 
 from typing import Any
 
+from workflows.truth_tables import truth_lines
+
 Row = dict[str, Any]
 NAME = 18  # columns for an energy's name
 MOST_SIGMAS = 99
 
 
-def report(summary: Row, bounds: list[Row], quality: list[Row]) -> str:
+def report(summary: Row, tables: dict[str, list[Row]]) -> str:
     """Plain text for a terminal."""
-    return "\n".join([*_likelihood(summary), "", *_bounds(bounds), "", *_quality(quality), "", *_texts(quality)])
+    sections = [
+        _likelihood(summary, tables.get("paper", [])),
+        _bounds(tables["bounds"]),
+        truth_lines(summary, tables),
+        _quality(tables["quality"]),
+        _matched(tables.get("matched", [])),
+        _calibration(tables.get("calibration", [])),
+        _zero_shot(tables.get("zero_shot", [])),
+        _legacy(tables.get("legacy_entropy", [])),
+        _texts(tables["quality"]),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _likelihood(summary: Row) -> list[str]:
+def _likelihood(summary: Row, paper: list[Row]) -> list[str]:
     lines = [f"Likelihood, nats per token, {summary['sequences']} validation sequences of {summary['length']} tokens"]
-    lines.append(f"  denoiser, NELBO (T = infinity)   {_pm(summary['denoiser_nelbo'])}")
-    lines.append(f"  autoregressive model             {_pm(summary['autoregressive_nll'])}")
-    for name, estimate in summary["paper_ppl_nats_NOT_A_BOUND"].items():
-        low, high = summary["log_partition_low_high"][name]
-        label = f"the paper's estimator, {name}"
-        lines.append(
-            f"  {label:<32} {_pm(estimate)}  NOT a bound;"
-            f" log Z estimated {low['nats_per_token']:+.3f} (low) {high['nats_per_token']:+.3f} (high)"
-        )
+    lines.append(f"  {'denoiser, NELBO (T = infinity)':<76}{_pm(summary['denoiser_nelbo'])}")
+    lines.append(f"  {'autoregressive model':<76}{_pm(summary['autoregressive_nll'])}")
+    for row in paper:
+        label = f"the paper's estimator (NOT a bound), {row['energy']}, {row['how']}"
+        lines.append(f"  {label:<76}{_pm(row)}")
+    for name, (low, high) in summary["log_partition_low_high"].items():
+        ends = f"{low['nats_per_token']:+.4f} (low) {high['nats_per_token']:+.4f} (high)"
+        lines.append(f"  {f'log Z estimated, {name}':<76}{ends}")
     return lines
 
 
@@ -32,47 +44,106 @@ def _bounds(bounds: list[Row]) -> list[str]:
     lines.append("  " + f"{'energy':<{NAME}}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
     groups: dict[tuple, dict[int, Row]] = {}
     for row in bounds:
-        last = row["window_to"] < 1
-        # With one step the last step is all steps.
-        if row["steps"] == 1 and last:
-            continue
-        groups.setdefault((row["energy"], last, row["candidates"]), {})[row["steps"]] = row
-    for (energy, last, candidates), by_steps in groups.items():
+        name = row["energy"] + ("" if row["temperature"] == 1 else f", tau {row['temperature']:g}")
+        groups.setdefault((name, _window(row), row["candidates"]), {})[row["steps"]] = row
+    for (name, window, candidates), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        window = "last step" if last else "all steps"
-        lines.append(f"  {energy:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
     lines.append("Gain over plain diffusion at the same T, in paired standard errors (above 3 is beyond doubt)")
-    for (energy, last, candidates), by_steps in groups.items():
-        if energy == "plain":
+    for (name, window, candidates), by_steps in groups.items():
+        if name == "plain":
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        window = "last step" if last else "all steps"
-        lines.append(f"  {energy:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
+    lines.append("  uniform: the control, k candidates of which one is kept whatever it is")
     return lines
 
 
+def _window(row: Row) -> str:
+    low, high = row["window_from"], row["window_to"]
+    if (low, high) == (0, 1):
+        return "all steps"
+    return "last step" if low == 0 and abs(high * row["steps"] - 1) < 1e-9 else f"{low:g} to {high:g}"
+
+
 def _quality(quality: list[Row]) -> list[str]:
-    lines = ["Generated text under the judge: generative perplexity never without entropy (means over samples)"]
+    judges = ", ".join(dict.fromkeys(row["judge"] + (" (retokenised)" * row["retokenised"]) for row in quality))
+    lines = [f"Texts under the judge {judges}: generative perplexity never without entropy (means over texts)"]
     lines.append(
-        f"  {'energy':<{NAME}}{'T':>4}{'k':>6}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}{'distinct-4':>11}"
-        f"{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'seconds':>8}"
+        f"  {'energy':<{NAME}}{'T':>4}{'k':>6}{'warmth':>7}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}"
+        f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms a text':>10}"
     )
     for row in quality:
+        drawn = row["energy"] not in ("data", "repeater", "autoregressive")
+        steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
         lines.append(
-            f"  {row['energy']:<{NAME}}{row['steps']:>4}{_k(row['candidates']):>6}{row['generative_perplexity']:>10.2f}"
-            f"{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
+            f"  {row['energy'] + ' legacy' * row['legacy']:<{NAME}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
+            f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
             f"{_with(row['entropy_nats'], row['entropy_standard_error']):>14}{row['distinct_ngrams']:>11.3f}"
-            f"{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
-            f"{row['denoiser_calls']:>8.1f}{row['energy_calls']:>8.1f}{row['seconds']:>8.2f}"
+            f"{row['divergence']:>7.2f}{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
+            f"{row['denoiser_calls']:>8.1f}{row['energy_calls']:>8.1f}{_or_dash(row['seconds_per_text'] * 1000):>10}"
+            + ("  ! " + ", ".join(row["flags"]) if row["flags"] else "")
         )
     lines.append("  calls: network passes per text of the denoiser and of the energy (one for each candidate)")
+    lines.append("  warmth: token temperature; repeater: the sanity check, data whose beginning is repeated")
+    return lines
+
+
+def _matched(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["The same at the entropy of the data, by a sweep of the token temperature: judge, nats per token"]
+    for row in rows:
+        drawn = row["energy"] != "autoregressive"
+        steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
+        reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
+        lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{NAME}}{steps:>4}{k:>6}  {reached}")
+    return lines
+
+
+def _calibration(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    quarters = sorted({(row["t_from"], row["t_to"]) for row in rows})
+    lines = ["Energies that were trained to tell data from drafts: how often data has the lower one (AUC), by t"]
+    lines.append("  " + f"{'energy':<{NAME}}" + "".join(f"{f'{low:g} to {high:g}':>14}" for low, high in quarters))
+    by_energy: dict[str, dict[tuple[float, float], Row]] = {}
+    for row in rows:
+        by_energy.setdefault(row["energy"], {})[row["t_from"], row["t_to"]] = row
+    for energy, found in by_energy.items():
+        lines.append("  " + f"{energy:<{NAME}}" + "".join(f"{found[q]['auc']:>14.3f}" for q in quarters))
+    return lines
+
+
+def _zero_shot(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["Zero-shot likelihood: corpora that no model saw"]
+    for row in rows:
+        numbers = f"{_pm(row)} nats per token, perplexity {row['perplexity']:.2f}"
+        numbers += f", {row['bits_per_byte']:.4f} bits a byte"
+        lines.append(f"  {row['corpus']:<{NAME}}{row['model']:<44}{numbers}")
+    lines += [f"  {corpus}: {rules}" for corpus, rules in dict.fromkeys((r["corpus"], r["convention"]) for r in rows)]
+    return lines
+
+
+def _legacy(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["LEGACY: unigram entropy of plain diffusion by the published races, and exactly (nats; bits as published)"]
+    for row in rows:
+        entropy = _with(row["entropy_nats"], row["entropy_standard_error"])
+        lines.append(f"  T = {row['steps']:<5}{row['sampler']:<24}{entropy:>16}{row['entropy_bits']:>9.3f} bits")
     return lines
 
 
 def _texts(quality: list[Row]) -> list[str]:
-    plain = next(row for row in quality if row["energy"] == "plain")
+    drawn = [
+        row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["legacy"]
+    ]
+    plain = next(row for row in drawn if row["energy"] == "plain")
     best = min(
-        (row for row in quality if row["energy"] != "plain" and row["steps"] == plain["steps"]),
+        (row for row in drawn if row["energy"] not in ("plain", "uniform") and row["steps"] == plain["steps"]),
         key=lambda row: row["nll_nats_per_token"],
         default=plain,
     )

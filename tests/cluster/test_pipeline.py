@@ -98,7 +98,7 @@ def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
     files = {file.path for file in client.list_artifacts(pretrain.info.run_id)}
     assert {"config.yaml", "curves.png"} <= files
     tables = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id)}
-    assert {"bounds.json", "quality.json", "samples.json", "bounds.png", "report.txt"} <= tables
+    assert {"bounds.json", "quality.json", "samples.json", "zero_shot.json", "bounds.png", "report.txt"} <= tables
     assert client.get_model_version_by_alias("smallest", "champion").version == 1
 
 
@@ -134,6 +134,42 @@ def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(hom
     assert "[pretrain] resumes" in resumed
     assert re.search(r"goes on after step \d+00", resumed)
     assert _curve(tmp_path, resumed) == _curve(home, whole)
+
+
+@pytest.mark.usefixtures("first")
+def test_an_interrupted_grid_goes_on_where_it_stopped(home):
+    other = ("--evaluate.sequences", "6")
+    arguments, settings = command(home, "evaluate", *other)
+    with subprocess.Popen(arguments, **settings) as victim:
+        for line in victim.stdout:
+            if re.search(r"\d+ of \d+ cells measured", line):
+                os.killpg(victim.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail("no cell was measured")
+    _wait_for_orphans_of(home)
+    resumed = run(home, "evaluate", *other)
+    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", resumed).groups())
+    assert 0 < kept < total
+    assert f"{total - kept} of {total - kept} cells measured" in resumed
+    assert "6 validation sequences" in resumed
+
+
+@pytest.mark.usefixtures("first")
+def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    said = run(home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"), expect=1)
+    assert "3 of" in said
+    assert re.search(
+        r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", said
+    )
+    assert "Traceback" not in said
+    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", said).groups())
+    assert kept == total - 3
+    (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
+    assert "3 of 3 cells measured" in run(
+        home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt")
+    )
 
 
 def _curve(home: Path, output: str) -> dict[int, float]:

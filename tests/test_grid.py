@@ -1,0 +1,118 @@
+import math
+
+import pytest
+import torch
+
+from edlm.contrast import energies_of_pairs
+from edlm.likelihood import Estimate
+from edlm.sampler import Sampler
+from edlm.schedule import Cosine, LogLinear
+from edlm.storage import publish
+from tests.laws import chi_square
+from tests.networks import autoregressive
+from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
+from workflows.cells.calibration import Calibration, auc, reliability
+from workflows.cells.cell import Subject
+from workflows.cells.likelihood import Bound, expected_calls
+from workflows.cells.tightness import MOST_REPEATS, tightened
+
+DENSE = world("dense", seed=1)
+
+
+def test_repeats_are_doubled_until_a_doubling_no_longer_pays():
+    asked = []
+
+    def bound(repeats: int) -> Estimate:
+        asked.append(repeats)
+        return Estimate(torch.tensor([10.0, 12.0]) + 8.0 / repeats, 1)
+
+    estimate, repeats, gained = tightened(bound, 1, 0.2, length=2)
+    # Halves of what is left: 8 / R over 2 tokens gains 2, 1, 0.5, 0.25, 0.125.
+    assert asked == [1, 2, 4, 8, 16, 32]
+    assert (repeats, gained) == (32, pytest.approx(0.125))
+    assert estimate.mean == pytest.approx(11.25)
+    assert tightened(bound, 3, None, length=2)[1:] == (3, None)
+    assert tightened(lambda r: Estimate(torch.tensor([-float(r)]), 1), 1, 1e-9, length=1)[1] == MOST_REPEATS
+
+
+def test_the_area_counts_pairs_in_the_right_order_and_half_of_the_ties():
+    data, drafts = torch.tensor([0.0, 1.0]).double(), torch.tensor([1.0, 2.0, -1.0]).double()
+    assert auc(data, drafts) == pytest.approx((2 + 1.5) / 6)
+    assert auc(data, -data.flip(0) + 10) == 1.0
+
+
+def test_bins_weigh_both_sides_alike_however_many_there_are():
+    one = reliability(torch.zeros(3).double(), torch.zeros(9).double())
+    assert one == [{"predicted": 0.5, "observed": pytest.approx(0.5), "count": 12}]
+    apart = reliability(torch.full((2,), -9.0).double(), torch.full((5,), 9.0).double())
+    assert [bin["observed"] for bin in apart] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_the_exact_energy_is_calibrated_and_its_opposite_is_not(drafts):
+    """sigmoid(-E*) = q / (q + p_theta): among the samples of which it says so, that share is data."""
+    copies = 3000
+    x0 = DENSE.texts[torch.multinomial(DENSE.p, copies, replacement=True, generator=torch.Generator().manual_seed(0))]
+    reader, exact = Marginals(DENSE, mix=0.2), Residual(DENSE, drafts=drafts)
+    data, noise = energies_of_pairs(x0, reader, exact, LogLinear(), 0, 2, (0.25, 1.0))
+    for bin in reliability(data, noise):
+        assert abs(bin["predicted"] - bin["observed"]) < 4 * 0.5 / math.sqrt(bin["count"])
+    assert auc(data, noise) > 0.55
+    assert auc(-data, -noise) < 0.45
+
+
+def test_a_residual_energy_is_told_apart_from_its_own_proposal():
+    x0 = DENSE.texts[torch.multinomial(DENSE.p, 3000, replacement=True, generator=torch.Generator().manual_seed(0))]
+    same, other = OnProposal(DENSE, DENSE), OnProposal(DENSE, world("dense", seed=5))
+    data, noise = energies_of_pairs(x0, Marginals(DENSE), same, LogLinear(), 0, 1, (0.5, 1.0))
+    assert data.abs().max() < 1e-9
+    assert noise.abs().max() < 1e-9
+    data, noise = energies_of_pairs(x0, Marginals(DENSE), other, LogLinear(), 0, 1, (0.5, 1.0))
+    for bin in reliability(data, noise):
+        assert abs(bin["predicted"] - bin["observed"]) < 4 * 0.5 / math.sqrt(bin["count"])
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
+@pytest.mark.parametrize("sampler", [Sampler(steps=4), Sampler(steps=5, candidates=3, window=(0.0, 0.6))])
+def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedule, sampler):
+    n, steps = 4000, []
+    energy = Constant(0.0, drafts=False)
+    sampler.sample(DENSE.canvas(n), Marginals(DENSE), energy, schedule, torch.arange(n), on_step=steps.append)
+    expected = expected_calls(sampler, schedule, DENSE.length, weighed=True)
+    for name in ("denoiser_calls", "energy_calls"):
+        made = torch.stack([getattr(step, name) for step in steps]).sum(0).double()
+        assert abs(made.mean().item() - expected[name]) < 4 * made.std().item() / math.sqrt(n) + 1e-9
+    assert expected_calls(sampler, schedule, DENSE.length, weighed=False)["energy_calls"] == 0
+
+
+def test_the_autoregressive_model_draws_its_own_law_and_each_row_its_own_text():
+    model, n, length = autoregressive(3), 20_000, 3
+    texts = model.draw(torch.arange(n), length)
+    every = cartesian(3, length)
+    law = model.log_p(every).sum(dim=1).exp().double().detach()
+    counts = torch.bincount((texts * torch.tensor([9, 3, 1])).sum(1), minlength=27)
+    assert law.sum().item() == pytest.approx(1, abs=1e-5)
+    assert chi_square(counts, law / law.sum()) < 3.9
+    assert torch.equal(model.draw(torch.tensor([17]), length)[0], texts[17])
+    assert torch.equal(model.draw(torch.arange(n), 2), texts[:, :2])
+
+
+def test_a_cell_is_known_by_its_settings_and_by_the_content_of_what_it_reads(tmp_path):
+    for name in ("data", "denoiser", "step", "coar"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        publish(tmp_path / name, str(tmp_path / name))
+
+    def subject(**changed) -> Subject:
+        known = {"data": "data", "denoiser": "denoiser", "autoregressive": "nowhere", "judge": "nowhere"} | changed
+        energies = {"step": str(tmp_path / "step"), "coar": str(tmp_path / known.pop("coar", "coar"))}
+        return Subject(**{k: str(tmp_path / v) for k, v in known.items()}, energies=energies, sequences=4, seed=0)
+
+    cell = Bound(subject=subject(), energy="step", sampler=Sampler(steps=2, candidates=2))
+    key = cell.key("code")
+    assert Bound(subject=subject(coar="step"), energy="step", sampler=cell.sampler).key("code") == key
+    assert Bound(subject=subject(denoiser="data"), energy="step", sampler=cell.sampler).key("code") != key
+    assert Bound(subject=subject(), energy="coar", sampler=cell.sampler).key("code") != key
+    assert Bound(subject=subject(), energy="step", sampler=Sampler(steps=2, candidates=3)).key("code") != key
+    assert Calibration(subject=subject(), energy="step", draws=1).key("code") != key
+    assert cell.key("other code") != key

@@ -1,0 +1,68 @@
+"""A cell of cost: the seconds and the network calls of one sampler, measured with nothing beside it."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from edlm.sampler import Sampler, StepResult
+from edlm.streams import Purpose, seeds
+from workflows.cells.cell import AbstractCell, Found, autoregressive, energy_inputs, models
+from workflows.cells.likelihood import sampler_columns, sampler_label
+
+AUTOREGRESSIVE = "autoregressive"
+ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(AbstractCell):
+    """The median of three rounds of `texts` texts at once; the first round before them is not counted."""
+
+    energy: str
+    sampler: Sampler
+    texts: int
+
+    @property
+    def label(self) -> str:
+        return f"cost of {sampler_label(self.energy, self.sampler)}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        if self.energy == AUTOREGRESSIVE:
+            return ("autoregressive", "denoiser")
+        return energy_inputs(self.subject, self.energy)
+
+    def find(self) -> Found:
+        spent, steps = [], []
+        for _ in range(1 + ROUNDS):
+            steps = []
+            started = time.perf_counter()
+            self._draw(steps)
+            spent.append(time.perf_counter() - started)
+        per_text = [seconds / self.texts for seconds in spent[1:]]
+        row = {
+            **sampler_columns(self.energy, self.sampler),
+            "seconds_per_text": statistics.median(per_text),
+            "seconds_least": min(per_text),
+            "seconds_most": max(per_text),
+            "texts_at_once": self.texts,
+            "denoiser_calls": _calls([step.denoiser_calls for step in steps]),
+            "energy_calls": _calls([step.energy_calls for step in steps]),
+            **self.common(),
+        }
+        return Found({"cost": [row]})
+
+    def _draw(self, steps: list[StepResult]) -> None:
+        rows = seeds(self.subject.seed, 0, torch.arange(self.texts), Purpose.ROWS)
+        if self.energy == AUTOREGRESSIVE:
+            autoregressive(self.subject.autoregressive).draw(rows, models(self.subject, "plain")[0].length)
+            return
+        denoiser, energy = models(self.subject, self.energy)
+        canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)
+        self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows, on_step=steps.append)
+
+
+def _calls(by_step: list[torch.Tensor]) -> float:
+    """Passes per text, over all steps."""
+    return torch.stack(by_step).sum(dim=0).double().mean().item() if by_step else 0.0

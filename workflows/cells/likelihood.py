@@ -1,0 +1,216 @@
+"""Cells of likelihood: the samplers' bounds, the numbers that belong to no sampler, and the published estimator."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from edlm.carry_over_estimate import carry_over_estimate
+from edlm.energy import CarryOverEnergy
+from edlm.likelihood import (
+    Estimate,
+    autoregressive_nll,
+    log_partition,
+    nelbo,
+    paper_estimate,
+    sampler_bound,
+)
+from edlm.sampler import Sampler
+from edlm.schedule import AbstractSchedule
+from workflows.cells.cell import (
+    PLAIN,
+    AbstractCell,
+    Found,
+    Row,
+    autoregressive,
+    energy_inputs,
+    law_of,
+    models,
+    per_token,
+    validation,
+)
+from workflows.cells.tightness import tightened
+
+WORK_OF_A_DRAFT = 8  # of a whole draft's energy beside a denoiser's pass, roughly
+
+
+def sampler_columns(energy: str, sampler: Sampler) -> Row:
+    """The columns that say which sampler a row is about."""
+    return {
+        "energy": energy,
+        "steps": sampler.steps,
+        "candidates": sampler.candidates,
+        "window_from": sampler.window[0],
+        "window_to": sampler.window[1],
+        "temperature": sampler.temperature,
+    }
+
+
+def sampler_label(energy: str, sampler: Sampler) -> str:
+    """The same in words."""
+    low, high = sampler.window
+    k = sampler.candidates or "exact"
+    return f"{energy}, T = {sampler.steps}, k = {k}, window [{low:g}, {high:g}], temperature {sampler.temperature:g}"
+
+
+def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, weighed: bool) -> Row:
+    """Network passes per text that is drawn from nothing: a step that reveals nothing has none.
+
+    Every position is revealed in step i with probability alpha_s - alpha_t, on its own.
+    """
+    grid = torch.arange(sampler.steps + 1, dtype=torch.float64) / sampler.steps
+    moves = 1 - (1 - schedule.alpha(grid).diff().neg()) ** length
+    resampled = moves * sampler.in_window(grid[1:])
+    each = 0 if not weighed or sampler.candidates == 1 else max(sampler.candidates, 1)
+    return {"denoiser_calls": moves.sum().item(), "energy_calls": each * resampled.sum().item()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound(AbstractCell):
+    """The T-step bound of one sampler."""
+
+    energy: str
+    sampler: Sampler
+    repeats: int = 1
+    """Independent sets of candidates inside the logarithm, to begin with."""
+    tightness: float | None = None
+    """Nats per token: repeats are doubled until the next doubling would gain less; None leaves them as they are."""
+
+    @property
+    def label(self) -> str:
+        return f"bound of {sampler_label(self.energy, self.sampler)}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", *energy_inputs(self.subject, self.energy))
+
+    @property
+    def cost(self) -> float:
+        return self.sampler.steps * max(self.sampler.candidates, 4) * self.repeats
+
+    def find(self) -> Found:
+        denoiser, energy = models(self.subject, self.energy)
+        x0 = validation(self.subject)
+
+        def bound(repeats: int) -> Estimate:
+            seed = self.subject.seed
+            return sampler_bound(x0, denoiser.network, energy, denoiser.schedule, self.sampler, seed, 1, repeats)
+
+        estimate, repeats, left = tightened(bound, self.repeats, self.tightness, denoiser.length)
+        row = {
+            **sampler_columns(self.energy, self.sampler),
+            "repeats": repeats,
+            "last_doubling_gained": left,
+            "bound_nats_per_token": estimate.mean / denoiser.length,
+            "standard_error": estimate.standard_error / denoiser.length,
+            **expected_calls(self.sampler, denoiser.schedule, denoiser.length, weighed=energy is not None),
+            **self.common(),
+        }
+        return Found({"bounds": [row]}, estimate.values.tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(AbstractCell):
+    """The numbers that belong to no sampler: the denoiser's NELBO and the autoregressive likelihood."""
+
+    draws: int
+
+    @property
+    def label(self) -> str:
+        return "NELBO and autoregressive likelihood"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", "autoregressive")
+
+    @property
+    def cost(self) -> float:
+        return self.draws
+
+    def find(self) -> Found:
+        x0, (denoiser, _) = validation(self.subject), models(self.subject, PLAIN)
+        found = {
+            "denoiser_nelbo": nelbo(x0, denoiser.network, denoiser.schedule, self.subject.seed, self.draws),
+            "autoregressive_nll": autoregressive_nll(x0, autoregressive(self.subject.autoregressive)),
+        }
+        if self.subject.source is not None:  # of these very sequences, so that differences to it are paired
+            found["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
+        rows = [{"name": name, **per_token(e, denoiser.length), **self.common()} for name, e in found.items()]
+        return Found({"reference": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(AbstractCell):
+    """The published estimator of one whole-draft energy, which is no bound."""
+
+    energy: str
+    draws: int
+    log_partition_draws: int
+
+    @property
+    def label(self) -> str:
+        return f"the paper's estimator of {self.energy}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", self.energy)
+
+    @property
+    def cost(self) -> float:
+        return self.draws * self.log_partition_draws * WORK_OF_A_DRAFT
+
+    def find(self) -> Found:
+        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
+        assert energy is not None
+        network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
+        found = {
+            f"log Z from {self.log_partition_draws} drafts": paper_estimate(
+                x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
+            )
+        }
+        if isinstance(energy, CarryOverEnergy):
+            many = self.draws * self.log_partition_draws  # it costs no drafts
+            known = paper_estimate(x0, network, energy, schedule, seed, many, None)
+            found |= {
+                "log Z = 0, as it is": known,
+                "masks averaged in closed form": carry_over_estimate(x0, network, energy, schedule),
+            }
+        rows = [
+            {"energy": self.energy, "how": how, **per_token(estimate, denoiser.length), **self.common()}
+            | {"perplexity": math.exp(estimate.mean / denoiser.length)}
+            for how, estimate in found.items()
+        ]
+        return Found({"paper": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition(AbstractCell):
+    """Both ends of log Z of one energy, from n drafts."""
+
+    energy: str
+    draws: int
+    drafts: int
+
+    @property
+    def label(self) -> str:
+        return f"log Z of {self.energy} from {self.drafts} drafts"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", self.energy)
+
+    @property
+    def cost(self) -> float:
+        return self.draws * self.drafts * WORK_OF_A_DRAFT
+
+    def find(self) -> Found:
+        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
+        assert energy is not None
+        ends = log_partition(
+            x0, denoiser.network, energy, denoiser.schedule, self.subject.seed, self.draws, self.drafts
+        )
+        row: Row = {"energy": self.energy, "draws": self.drafts}
+        for name, end in zip(("low", "high"), ends, strict=True):
+            row[f"{name}_nats_per_token"] = end.mean / denoiser.length
+            row[f"{name}_standard_error"] = end.standard_error / denoiser.length
+        return Found({"partition": [row | self.common()]})

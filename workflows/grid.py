@@ -1,0 +1,153 @@
+"""The grid: which cells an experiment's evaluation has, the controls of every comparison among them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+
+from edlm.energy import EnergyConfig, Step
+from edlm.models import open_denoiser, open_energy
+from edlm.sampler import EXACT, AnyEnergy, Sampler
+from edlm.storage import local_copy
+from workflows.cells.calibration import Calibration
+from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Subject, law_of
+from workflows.cells.cost import AUTOREGRESSIVE, Cost
+from workflows.cells.elsewhere import AutoregressiveElsewhere, DenoiserElsewhere, SamplerElsewhere
+from workflows.cells.legacy import LegacyEntropy
+from workflows.cells.likelihood import Bound, Paper, Partition, Reference
+from workflows.cells.quality import AutoregressiveSamples, DataTexts, Samples
+from workflows.cells.truth import EnergyTruth, MarginalTruth, SampleTruth
+from workflows.experiment import Evaluate, Experiment
+
+Energies = Mapping[str, AnyEnergy]
+
+WHOLE_WINDOW = (0.0, 1.0)
+
+
+def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractCell], list[AbstractCell]]:
+    """(cells that may run beside others, cells that are timed and run alone), each list the longest first."""
+    wanted = experiment.evaluate
+    denoiser = open_denoiser(local_copy(subject.denoiser))
+    energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
+    exact = {name: kind.build(law_of(subject)) for name, kind in subject.exact.items()}
+    together = [
+        Reference(subject=subject, draws=wanted.nelbo_draws),
+        *_bounds(wanted, subject, {**energies, **exact}),
+        *_estimates(experiment, subject, energies),
+        *_texts(wanted, subject, energies),
+        *_elsewhere(experiment, subject, energies),
+    ]
+    if wanted.legacy:
+        together += [LegacyEntropy(subject=subject, steps=steps, texts=wanted.samples) for steps in wanted.steps]
+    if subject.source is not None:
+        together += _truths(wanted, subject, energies)
+    alone = list(_costs(wanted, subject, energies))
+    return sorted(together, key=lambda cell: -cell.cost), alone
+
+
+def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
+    """The exact energies that stand beside the trained ones where the source's law is known, by name."""
+    blocks = {energy.block for energy in energies if isinstance(energy, Step)}
+    return {
+        "exact-drafts": ExactKind(drafts=True),
+        "exact-conditional": ExactKind(drafts=False, normalised=True),
+        **{f"exact-step{f'-{block}' if block else ''}": ExactKind(drafts=False, block=block) for block in blocks},
+    }
+
+
+def is_normalised(energy: AnyEnergy) -> bool:
+    """Whether its law can be sampled exactly."""
+    return getattr(energy, "normalised", False)
+
+
+def candidates_of(energy: AnyEnergy, wanted: Evaluate) -> list[int]:
+    """Every k above 1, and the exact sampler where the energy has one."""
+    return [k for k in wanted.candidates if k > 1] + ([EXACT] if is_normalised(energy) else [])
+
+
+def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[float, float]]:
+    """Those of the settings; whole drafts are weighed in the last step alone, too, where they throw nothing away."""
+    last = [(0.0, 1 / steps)] if energy.drafts and steps > 1 else []
+    return list(dict.fromkeys([*wanted.windows, *last]))
+
+
+def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    for steps in wanted.steps:
+        yield Bound(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps))
+        control = Sampler(steps=steps, candidates=max(wanted.candidates))
+        if control.candidates > 1:
+            yield Bound(subject=subject, energy=UNIFORM, sampler=control)
+        for name, energy in energies.items():
+            windows = windows_of(energy, wanted, steps)
+            for k, window, tau in product(candidates_of(energy, wanted), windows, wanted.temperatures):
+                if k == EXACT and (tau != 1 or window != WHOLE_WINDOW):
+                    continue
+                sampler = Sampler(steps=steps, candidates=k, window=window, temperature=tau)
+                # Only beside whole drafts does anything random stand that repeats could average.
+                repeats, tightness = (wanted.repeats, wanted.tightness) if energy.drafts else (1, None)
+                yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
+
+
+def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    wanted = experiment.evaluate
+    contrasted = {one.name for one in experiment.finetune if one.training is not None}
+    for name, energy in energies.items():
+        if energy.drafts:
+            most = max(wanted.log_partition_draws)
+            yield Paper(subject=subject, energy=name, draws=wanted.paper_draws, log_partition_draws=most)
+        if not is_normalised(energy):
+            for drafts in wanted.log_partition_draws:
+                yield Partition(subject=subject, energy=name, draws=wanted.paper_draws, drafts=drafts)
+        if name in contrasted and not is_normalised(energy):
+            yield Calibration(subject=subject, energy=name, draws=wanted.calibration_draws)
+
+
+def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    k = max(wanted.candidates)
+    of = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
+    yield DataTexts(**of)
+    yield DataTexts(**of, repeated=True)
+    for warmth in wanted.token_temperatures:
+        yield AutoregressiveSamples(**of, token_temperature=warmth)
+        for steps in wanted.sample_steps:
+            yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=warmth)
+            for name, energy in energies.items():
+                for many in ([k] if k > 1 else []) + ([EXACT] if is_normalised(energy) else []):
+                    how = Sampler(steps=steps, candidates=many)
+                    yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+    for steps in wanted.sample_steps:
+        if k > 1:
+            yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=k))
+        if wanted.legacy:
+            yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
+
+
+def _elsewhere(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    wanted, serving = experiment.evaluate, experiment.register
+    for where in wanted.zero_shot:
+        yield DenoiserElsewhere(subject=subject, where=where, draws=wanted.paper_draws)
+        yield AutoregressiveElsewhere(subject=subject, where=where)
+        if serving.energy in energies:
+            yield SamplerElsewhere(subject=subject, where=where, energy=serving.energy, sampler=serving.sampler)
+
+
+def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    k = max(wanted.candidates)
+    yield MarginalTruth(subject=subject, draws=wanted.nelbo_draws)
+    for steps in wanted.sample_steps:
+        yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=wanted.samples)
+    for name, energy in energies.items():
+        yield EnergyTruth(subject=subject, energy=name, steps=wanted.sample_steps, candidates=max(2, k))
+        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted)):
+            how = Sampler(steps=steps, candidates=many)
+            yield SampleTruth(subject=subject, energy=name, sampler=how, count=wanted.samples)
+
+
+def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    def cost(energy: str, sampler: Sampler) -> Cost:
+        return Cost(subject=subject, energy=energy, sampler=sampler, texts=wanted.timed_texts)
+
+    yield cost(AUTOREGRESSIVE, Sampler(steps=1))
+    for steps in wanted.steps:
+        yield cost(PLAIN, Sampler(steps=steps))
+    for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
+        for k, window in product(candidates_of(energy, wanted), windows_of(energy, wanted, steps)):
+            yield cost(name, Sampler(steps=steps, candidates=k, window=window))
