@@ -66,9 +66,12 @@ def _marginal_kl(xt: Int[Tensor, "b l"], t, denoiser: AnyDenoiser, law: Law) -> 
 def ratio(totals: Float64[Tensor, " b"], counts: Float64[Tensor, " b"], draws: int) -> Estimate:
     """sum(totals) / sum(counts) over sequences, with values whose mean it is and whose spread is the linearised one.
 
-    It is the mean over positions or groups, of which sequences have different numbers; nan where there are none.
+    It is the mean over positions or groups, of which sequences have different numbers; nan where there are none, and
+    infinite, with no error, where one of them is.
     """
     mean = totals.sum() / counts.sum()
+    if mean.isinf():
+        return Estimate(mean.expand_as(totals), draws)
     return Estimate(mean + (totals - mean * counts) / counts.mean(), draws)
 
 

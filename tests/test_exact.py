@@ -138,9 +138,9 @@ def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
     x0 = sequences(law)
     truth = Estimate(-law.log_p(x0), 1)
 
-    def bound(steps: int, energy=None, k: int = 8, window=(0.0, 1.0)) -> Estimate:
+    def bound(steps: int, energy=None, k: int = 8, window=(0.0, 1.0), repeats=1) -> Estimate:
         sampler = Sampler(steps=steps, candidates=k, window=window)
-        found = sampler_bound(x0, ExactDenoiser(law), energy, LogLinear(), sampler, seed=1, draws=1)
+        found = sampler_bound(x0, ExactDenoiser(law), energy, LogLinear(), sampler, 1, draws=1, repeats=repeats)
         return difference(found, truth)
 
     def clear(better: Estimate, worse: Estimate) -> bool:
@@ -151,6 +151,7 @@ def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
     plain = {steps: bound(steps) for steps in (1, 2, 4, 8)}
     assert all(clear(plain[more], plain[fewer]) for fewer, more in ((1, 2), (2, 4), (4, 8)))
     assert clear(plain[4], bound(4, whole))
+    assert clear(bound(4, whole, repeats=8), bound(4, whole))
     assert clear(bound(4, whole, window=(0.0, 0.25)), plain[4])
     assert clear(bound(4, step), bound(4, whole, window=(0.0, 0.25)))
     assert clear(bound(1, blocks), bound(1, step))

@@ -16,6 +16,7 @@ from tests.worlds import Constant, ExactAutoregressive, Marginals, Residual, Wor
 
 DENSE = world("dense", seed=1)
 MARKOV = world("markov", seed=0)
+HIDDEN = world("hidden-markov", seed=6)
 CHAIN = world("markov", length=4, seed=0)
 WRONG = Marginals(DENSE, mix=0.1, drift=0.3)
 schedules = pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Polynomial(exponent=2.0)])
@@ -39,7 +40,7 @@ def canvases(of: World) -> list[torch.Tensor]:
 
 
 @schedules
-@pytest.mark.parametrize("of", [DENSE, MARKOV], ids=["dense", "markov"])
+@pytest.mark.parametrize("of", [DENSE, MARKOV, HIDDEN], ids=["dense", "markov", "hidden"])
 def test_with_perfect_marginals_the_nelbo_is_the_entropy_under_every_schedule(of, schedule):
     copies = 300
     found, error = over(nelbo(of.texts.repeat(copies, 1), Marginals(of), schedule, seed=3, draws=16), of, copies)

@@ -17,6 +17,7 @@ FAR = 3.9
 N = 8000
 DENSE = world("dense", seed=1)
 LONGER = world("markov", length=4, seed=2)
+HIDDEN = world("hidden-markov", length=4, seed=1)
 
 
 def denoiser(of: World) -> Marginals:
@@ -36,6 +37,7 @@ CASES = {
     "step": (DENSE, Residual(DENSE, drafts=False), Sampler(steps=2, candidates=3)),
     "step in blocks": (LONGER, Residual(LONGER, drafts=False, block=2), Sampler(steps=2, candidates=3)),
     "step in uneven blocks": (LONGER, Residual(LONGER, drafts=False, block=3), Sampler(steps=1, candidates=2)),
+    "step in blocks of a hidden chain": (HIDDEN, Residual(HIDDEN, False, block=2), Sampler(steps=2, candidates=3)),
     "exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0)),
     "conditional, resampled": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=3)),
     "a residual energy on a proposal": (
