@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edlm import law as laws
@@ -50,6 +50,7 @@ def same(found, wanted):
 
 @every_law
 @given(sources)
+@example(THREE["agree"])
 def test_partly_masked_sequences_have_the_probability_of_a_sum_over_all_paths(source):
     law, world = both(source)
     x = cartesian(law.vocabulary + 1, law.length)
@@ -60,6 +61,7 @@ def test_partly_masked_sequences_have_the_probability_of_a_sum_over_all_paths(so
 
 @every_law
 @given(sources)
+@example(THREE["agree"])
 def test_posteriors_are_those_of_a_sum_over_all_texts_even_where_nothing_is_possible(source):
     law, world = both(source)
     xt = cartesian(law.vocabulary + 1, law.length)
@@ -86,6 +88,7 @@ def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(sourc
 
 @every_law
 @given(sources)
+@example(THREE["agree"])
 def test_increments_are_the_law_as_an_autoregressive_model(source):
     law, world = both(source)
     x = cartesian(law.vocabulary, law.length)
@@ -129,6 +132,7 @@ def test_filled_positions_follow_their_joint_law_given_what_is_known(name, xt):
 
 @every_law
 @given(sources)
+@example(THREE["agree"])
 def test_the_entropy_of_short_sequences_is_exact(source):
     law, world = both(source)
     found = law.entropy()
