@@ -19,9 +19,10 @@ from edlm.sampler import EXACT, Sampler
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.experiment import Experiment
+from workflows.figures.bounds import bound_figure
+from workflows.figures.quality import quality_figure
 from workflows.finetune import finetune
 from workflows.measure import PLAIN, Bound, Drawn, Measured, Reference, References, Samples, Subject, measure
-from workflows.plots import bound_figure, quality_figure
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, Work, say, session
@@ -157,6 +158,8 @@ def bound_rows(results: list[tuple[Bound, Measured]], length: int) -> list[Row]:
                 "candidates": cell.sampler.candidates,
                 "window_from": cell.sampler.window[0],
                 "window_to": cell.sampler.window[1],
+                "temperature": cell.sampler.temperature,
+                "legacy": False,
                 "repeats": cell.repeats,
                 "bound_nats_per_token": result.estimate.mean / length,
                 "standard_error": result.estimate.standard_error / length,
@@ -178,7 +181,20 @@ def _by_k(row: Row) -> tuple[float, int]:
 
 def _quality_row(cell: Samples, drawn: Drawn) -> Row:
     sampler = cell.sampler
-    return {"energy": cell.energy, "steps": sampler.steps, "candidates": sampler.candidates, **asdict(drawn)}
+    return {
+        "energy": cell.energy,
+        "steps": sampler.steps,
+        "candidates": sampler.candidates,
+        "window_from": sampler.window[0],
+        "window_to": sampler.window[1],
+        "temperature": sampler.temperature,
+        "seed": cell.subject.seed,
+        "precision": "float32",
+        "legacy": False,
+        "sequences": cell.count,
+        "seconds_per_text": drawn.seconds / cell.count,
+        **asdict(drawn),
+    }
 
 
 def _sample_rows(quality: list[Row]) -> list[Row]:

@@ -26,6 +26,7 @@ from workflows.quantities import BOUND, BOUND_SECONDS, CALLS, ENTROPY, JUDGED, T
 from workflows.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
 
 WORTH_SAYING = 1.05  # times the steps
+NAMED = 3  # energies in a sentence; the table names all
 
 
 @dataclass(frozen=True)
@@ -114,43 +115,46 @@ def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
 
 
 def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
-    """One sentence for each thing to compare with: which energies are better than it beyond doubt, and how often."""
+    """One point for each thing to compare with: who is better and who is worse beyond doubt, where and by how much."""
     found = standings(topic, rows)
     own = [standing for energy, standing in found.items() if energy != UNIFORM]
     if not own:
         return []
-    beside = (
-        ("plain diffusion at the same T", [one.steps for one in own]),
-        (f"plain diffusion at the same {CALLS.name}", [one.calls for one in own]),
-        ("plain diffusion at the same seconds", [one.seconds for one in own]),
-        ("k candidates with uniform weights", [one.uniform for one in own]),
-    )
-    bullets = [Bullet(f"{topic.name}, beside {name}", _ranking(standing)) for name, standing in beside]
+    bullets = [
+        Bullet("Beside plain diffusion at the same T", _ranking([one.steps for one in own])),
+        Bullet(f"Beside plain diffusion at the same {CALLS.name}", _ranking([one.calls for one in own])),
+        Bullet("Beside plain diffusion at the same seconds", _ranking([one.seconds for one in own])),
+        Bullet("Beside k candidates with uniform weights", _ranking([one.uniform for one in own])),
+    ]
     if UNIFORM in found:
         control = found[UNIFORM].steps
         differ = control.count(Verdict.BETTER) + control.count(Verdict.WORSE)
-        text = (
-            f"differ from plain diffusion at the same T beyond doubt in {differ} of {len(control.compared)} samplers."
-        )
-        bullets.append(Bullet(f"{topic.name}, the control: uniform weights", text))
+        text = f"beyond doubt unlike plain diffusion at the same T in {differ} of {len(control.compared)} samplers."
+        bullets.append(Bullet("The control, uniform weights", text))
     return bullets
 
 
 def _ranking(own: Sequence[Standing]) -> str:
-    """`better beyond doubt: a (4 of 14), b (1 of 19); worse beyond doubt: c (12 of 18); undecided: d, e.`"""
-    parts = []
+    """`Better somewhere: 2 of 3 energies, most a (by 0.2 at T = 1, k = 8; 47σ), b (...). Worse somewhere: none.`"""
+    sentences = []
+    compared = [one for one in own if one.compared]
     for verdict in (Verdict.BETTER, Verdict.WORSE):
-        some = sorted(
-            (one for one in own if one.count(verdict)), key=lambda one: -one.count(verdict) / len(one.compared)
-        )
-        names = [f"{title(one.energy)} ({one.count(verdict)} of {len(one.compared)})" for one in some]
-        parts.append(f"{verdict} beyond doubt: {', '.join(names) or 'none'}")
-    decided = {one.energy for one in own if one.count(Verdict.BETTER) or one.count(Verdict.WORSE)}
-    neither = [title(one.energy) for one in own if one.compared and one.energy not in decided]
+        some = [one for one in compared if one.count(verdict)]
+        some.sort(key=lambda one: -abs(one.extreme(verdict)[1].gain))
+        most = ", ".join(f"{title(one.energy)} ({_extreme(one, verdict)})" for one in some[:NAMED])
+        count = f"{len(some)} of {len(compared)} energies, most {most}" if some else "none"
+        sentences.append(f"{verdict.capitalize()} somewhere: {count}.")
+    undecided = [title(one.energy) for one in compared if not one.count(Verdict.BETTER) + one.count(Verdict.WORSE)]
     silent = [title(one.energy) for one in own if not one.compared]
-    parts += [f"undecided: {', '.join(neither)}"] if neither else []
-    parts += [f"not comparable: {', '.join(silent)}"] if silent else []
-    return "; ".join(parts) + "."
+    sentences += [f"Undecided everywhere: {', '.join(undecided)}."] if undecided else []
+    sentences += [f"Not comparable: {', '.join(silent)}."] if silent else []
+    return " ".join(sentences if compared else sentences[2:])
+
+
+def _extreme(standing: Standing, verdict: Verdict) -> str:
+    row, comparison = standing.extreme(verdict)
+    scatter = "no scatter" if math.isinf(comparison.sigmas) else f"{abs(comparison.sigmas):.0f}σ"
+    return f"by {abs(comparison.gain):.3f} at {_place(row)}; {scatter}"
 
 
 def energy_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
@@ -174,7 +178,7 @@ def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
     """How many rows show published behaviour, if any do."""
     count = sum(bool(row["legacy"]) for row in rows)
     text = (
-        f"{count} rows show published behaviour, its errors included. They are labelled '{LEGACY}' wherever they "
+        f"Rows that show published behaviour, its errors included: {count}. They are labelled '{LEGACY}' wherever they "
         "stand, and no other finding counts them."
     )
     return [Bullet("Legacy", text)] if count else []

@@ -25,7 +25,7 @@ STYLE = """
   :root { --ink: #e4e7ea; --pale: #a3acb5; --paper: #15181c; --line: #3a4149; --shade: #1e2329; --accent: #8ab8f0; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 66rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 1rem 0 .5rem; }
 h2 { font-size: 1.3rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
@@ -35,6 +35,7 @@ ul { padding-left: 1.2rem; }
 li { margin: .3rem 0; }
 a { color: var(--accent); }
 nav ul { columns: 14rem; list-style: none; padding: 0; }
+nav li { margin: 0; padding: .15rem 0; }
 figure { margin: 1.2rem 0; }
 figure img { display: block; width: 100%; max-width: 62.5rem; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
 figcaption, caption { text-align: left; color: var(--pale); font-size: .9rem; padding: .4rem 0; }
@@ -42,7 +43,7 @@ figcaption, caption { text-align: left; color: var(--pale); font-size: .9rem; pa
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; white-space: nowrap; }
-th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
+th { border-bottom: 2px solid var(--line); vertical-align: bottom; white-space: normal; }
 td.n, th.n { text-align: right; }
 td.w { white-space: normal; min-width: 14rem; }
 tr.legacy td { font-style: italic; background: var(--shade); }

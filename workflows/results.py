@@ -17,11 +17,12 @@ _SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temper
 
 @dataclass(frozen=True)
 class Expected:
-    """A table that an evaluation may write: what it tells, and the columns it must have to be read."""
+    """A table that an evaluation may write: what it tells, the columns it must have, and numbers it may lack."""
 
     name: str
     tells: str
     columns: Sequence[str]
+    numbers: Sequence[str] = ()
 
     @property
     def file(self) -> str:
@@ -33,12 +34,15 @@ TABLES = (
     Expected(
         "bounds", "the T-step bounds of the samplers",
         (*_SAMPLER, *_COMMON, "repeats", "bound_nats_per_token", "standard_error", "gain_nats_per_token",
-         "gain_standard_error", "denoiser_calls", "energy_calls"),
+         "gain_standard_error"),
+        ("denoiser_calls", "energy_calls"),
     ),
     Expected(
         "quality", "what a judge makes of generated texts",
         (*_SAMPLER, *_COMMON, "nll_nats_per_token", "nll_standard_error", "entropy_nats", "entropy_standard_error",
-         "denoiser_calls", "energy_calls", "seconds_per_text", "flags", "texts"),
+         "texts"),
+        ("judge", "generative_perplexity", "distinct_ngrams", "repetition", "divergence", "flags", "ess",
+         "distinct_candidates", "denoiser_calls", "energy_calls", "seconds_per_text"),
     ),
     Expected(
         "trajectory", "the weights and the candidates along the trajectory",
@@ -62,7 +66,7 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of every table (none where it was not measured), and a sentence for each that is missing."""
+    """The rows of every table (none where it was not measured), and what is missing: the table, and why."""
 
     summary: Row
     bounds: Sequence[Row] = ()
@@ -71,7 +75,7 @@ class Results:
     calibration: Sequence[Row] = ()
     partition: Sequence[Row] = ()
     zero_shot: Sequence[Row] = ()
-    missing: Sequence[str] = ()
+    missing: Sequence[tuple[str, str]] = ()
 
     @property
     def rows(self) -> list[Row]:
@@ -83,19 +87,21 @@ def read_results(folder: Path) -> Results:
     """Everything that the evaluation's output folder holds; a table that is not there is said to be missing."""
     tables, missing = {}, []
     for expected in TABLES:
-        rows, lacking = _read(folder / expected.file, expected)
-        tables[expected.name] = rows
-        missing += [f"{expected.name}: {expected.tells}: not measured ({lacking})"] if lacking else []
+        tables[expected.name], lacking = _read(folder / expected.file, expected)
+        missing += [(expected.name, f"{expected.tells}: {lacking}.")] if lacking else []
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     return Results(summary=summary, missing=missing, **tables)
 
 
 def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
-    """The rows, or why there are none."""
+    """The rows, and what is missing; without a column that says what a row is about there are no rows."""
     if not path.exists():
-        return [], f"there is no {path.name}"
+        return [], f"not measured, there is no {path.name}"
     table = pq.read_table(path)
+    if not table.num_rows:
+        return [], f"not measured, {path.name} has no rows"
     absent = [name for name in expected.columns if name not in table.column_names]
     if absent:
-        return [], f"{path.name} has no column {', '.join(absent)}"
-    return (table.to_pylist(), "") if table.num_rows else ([], f"{path.name} has no rows")
+        return [], f"not usable, {path.name} has no {', '.join(absent)}"
+    lacking = [name for name in expected.numbers if name not in table.column_names]
+    return table.to_pylist(), f"not measured are {', '.join(lacking)}" if lacking else ""

@@ -76,6 +76,15 @@ class Session:
         self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
         return output
 
+    def run_of(self, output: str) -> str | None:
+        """The MLflow run that made a stage's output; None where nothing tells any more."""
+        folder = output.rpartition("/")[2]
+        try:
+            place = join(self.root, self.experiment.name, "work", folder, RUN_FILE)
+            return json.loads(read_text(place))["run_id"]
+        except FileNotFoundError:
+            return None
+
     def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Afterwards the pipeline's own run shows its settings and its stages, and has ended."""
         assert self.parent is not None

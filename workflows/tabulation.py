@@ -16,7 +16,7 @@ from workflows.comparison import (
 )
 from workflows.document import Table
 from workflows.findings import Standing, Topic, plus_minus, price, standings
-from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, column, measured
+from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column, measured
 from workflows.samplers import AUTOREGRESSIVE, DATA, PLAIN, Row, energies, last_step_only, series, title, words
 
 NONE = "–"
@@ -72,7 +72,9 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
         "energy", "largest sure gain", "where", "its calls", "its seconds", "same T", "same calls", "same seconds",
         "uniform weights",
     )  # fmt: skip
-    caption = f"{topic.name}: samplers better / undecided / worse beyond doubt, beside plain diffusion and the control"
+    caption = (
+        f"{topic.name}: samplers better / undecided / worse beyond doubt, beside plain diffusion and uniform weights"
+    )
     return Table(caption, columns, cells)
 
 
@@ -123,8 +125,8 @@ def quality_table(quality: Sequence[Row]) -> Table:
             plus_minus(column("divergence")(row), column("divergence_standard_error")(row)),
             number(column("distinct_ngrams")(row), 3), number(column("repetition")(row), 3),
             number(column("ess")(row), 2), number(column("distinct_candidates")(row), 2),
-            number(row["denoiser_calls"], 1), number(row["energy_calls"], 1), number(row["seconds_per_text"], 3),
-            ", ".join(row["flags"] or []) or NONE,
+            number(column("denoiser_calls")(row), 1), number(column("energy_calls")(row), 1),
+            number(TEXT_SECONDS.value(row), 3), ", ".join(row.get("flags") or []) or NONE,
         )
         for row in ordered
     ]  # fmt: skip

@@ -150,12 +150,13 @@ def label_ends(axes: Axes, ends: Sequence[End], inches: float) -> None:
     for end, height, place in zip(named, heights, places, strict=True):
         x, across = (1.0, "axes fraction") if end.x is None else (end.x, "data")
         axes.annotate(
-            end.name, (x, height), xycoords=(across, "axes fraction"),
+            f" {end.name}", (x, height), xycoords=(across, "axes fraction"),
             xytext=(1.06, place), textcoords="axes fraction", va="center", ha="left", fontsize=SMALL, color=INK,
             annotation_clip=False,
+            # Not clipped at the text's frame: that would take as long as all the rest.
             arrowprops={
                 "arrowstyle": "-", "color": end.colour, "linewidth": 1.2, "linestyle": (0, (1, 1.2)),
-                "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5),
+                "relpos": (0, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0,
             },
         )  # fmt: skip
 
