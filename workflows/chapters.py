@@ -69,8 +69,9 @@ METHOD = (
     Bullet(
         "Same cost",
         "Plain diffusion is interpolated linearly in the logarithm of the cost between its measurements and never "
-        "extrapolated. Its bound is convex there, so the straight line lies above it and favours the energies. Each "
-        "candidate counts as one network call, whatever part of a pass it takes, which counts against light energies. "
+        "extrapolated. Where its curve is convex, as it is as a rule, the straight line lies above it and favours the "
+        "energies. Each candidate counts as one network call, whatever part of a pass it takes, which counts against "
+        "light energies. "
         "Seconds are wall time, on a machine that may have had other work.",
     ),
     Bullet(

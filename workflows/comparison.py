@@ -115,8 +115,8 @@ def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Out
 def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -> tuple[float, float]:
     """y of the curve at a cost within it, and its standard error, that of two fully correlated neighbours.
 
-    The curve is sorted by cost. Between neighbours y is a straight line in log cost; plain diffusion's bound is convex
-    there, so that the line lies above it, which favours what it is compared with.
+    The curve is sorted by cost. Between neighbours y is a straight line in log cost; where plain diffusion's curve is
+    convex, as it is as a rule, the line lies above it, which favours what it is compared with.
     """
     after = next(i for i, row in enumerate(curve) if cost.value(row) >= at)
     right = curve[after]

@@ -37,12 +37,13 @@ a { color: var(--accent); }
 nav ul { columns: 14rem; list-style: none; padding: 0; }
 nav li { margin: 0; padding: .15rem 0; }
 figure { margin: 1.2rem 0; }
-figure img { display: block; width: 100%; max-width: 62.5rem; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
-figcaption, caption { text-align: left; color: var(--pale); font-size: .9rem; padding: .4rem 0; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+figure img { display: block; width: 100%; min-width: 46rem; max-width: 62.5rem; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 4px; }
+figcaption, .caption { color: var(--pale); font-size: .9rem; margin: 0; padding: .4rem 0; }
+.scroll { overflow-x: auto; }
+.scroll table { margin-bottom: 1rem; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; white-space: nowrap; }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; white-space: nowrap; }
 th { border-bottom: 2px solid var(--line); vertical-align: bottom; white-space: normal; }
 td.n, th.n { text-align: right; }
 td.w { white-space: normal; min-width: 14rem; }
@@ -98,7 +99,7 @@ def _block(block: Block, anchors: Mapping[int, str], images: Mapping[str, bytes]
         case Picture(name, _, caption):
             data = base64.b64encode(images[name]).decode("ascii")
             image = f'<img alt="{_text(caption)}" src="data:image/png;base64,{data}">'
-            return f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>"
+            return f"<figure>{_scrolling(caption, image)}<figcaption>{_text(caption)}</figcaption></figure>"
         case Verbatim(caption, text, folded):
             content = f"<pre>{_lines(text)}</pre>"
             return _folded(caption, content) if folded else f"<h3>{_text(caption)}</h3>{content}"
@@ -121,11 +122,14 @@ def _table(table: Table) -> str:
             for cell, n in zip(row, numeric, strict=True)
         )
         lines.append(f"<tr{_class('legacy' if any('legacy' in cell for cell in row) else '')}>{cells}</tr>")
-    caption = "" if table.folded else f"<caption>{_text(table.caption)}</caption>"
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(table.caption)}"><table>{caption}'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    caption = "" if table.folded else f'<p class="caption">{_text(table.caption)}</p>'
+    content = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return caption + _scrolling(table.caption, content)
+
+
+def _scrolling(name: str, content: str) -> str:
+    """What is wider than the screen moves in a frame of its own, which the keyboard reaches."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(name)}">{content}</div>'
 
 
 def _class(name: str) -> str:

@@ -84,6 +84,7 @@ def compose(
     return Document(
         f"{experiment.name}: what the energies are worth",
         [
+            Heading("Question"),
             Paragraph(experiment.report.question),
             Paragraph(f"Measured on {summary['sequences']} validation sequences of {summary['length']} tokens."),
             *finding_blocks(results),
