@@ -21,7 +21,7 @@ def training_curves(metrics: Curves, title: str) -> Figure:
 
     `metrics` are values by step, as `Runs.history` gives them. ValueError where none of the three is there.
     """
-    gains = {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
+    gains = gains_by_time(metrics)
     panels = [name for name in (LOSS, "learning_rate") if metrics.get(name)] + (["gain"] if gains else [])
     if not panels:
         raise ValueError(f"nothing to draw: no loss, learning_rate or gain among {sorted(metrics) or 'no metrics'}")
@@ -29,10 +29,9 @@ def training_curves(metrics: Curves, title: str) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         if panel == "gain":
-            _gains(axes, gains)
+            draw_gains(axes, gains, "gain by time")
         elif panel == LOSS:
-            _curve(axes, metrics[LOSS], ACCENT)
-            _finish(axes, "loss", "nats")
+            draw_loss(axes, metrics[LOSS], "loss")
         else:
             _learning_rate(axes, metrics["learning_rate"])
     return figure
@@ -46,7 +45,18 @@ def _learning_rate(axes: Axes, curve: Mapping[int, float]) -> None:
     _finish(axes, "learning rate", rf"$10^{{{exponent}}}$")
 
 
-def _gains(axes: Axes, gains: Curves) -> None:
+def gains_by_time(metrics: Curves) -> Curves:
+    """The metrics that say what a step gains, by quarter of t."""
+    return {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
+
+
+def draw_loss(axes: Axes, curve: Mapping[int, float], title: str) -> None:
+    """Afterwards the panel shows the loss of every step, and its running mean."""
+    _curve(axes, curve, ACCENT)
+    _finish(axes, title, "nats")
+
+
+def draw_gains(axes: Axes, gains: Curves, title: str) -> None:
     """Light is little noise, dark is much: the order of the quarters is the order of the colours."""
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     shades = colormaps["viridis_r"](np.linspace(0.15, 0.95, len(gains)))
@@ -56,7 +66,7 @@ def _gains(axes: Axes, gains: Curves) -> None:
     lines, labels = axes.get_legend_handles_labels()
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panel, where it hides no curve
     axes.legend(lines[::-1], labels[::-1], title="t from", frameon=False, fontsize=8, title_fontsize=8, **place)
-    _finish(axes, "gain by time", "nats")
+    _finish(axes, title, "nats")
 
 
 def _curve(axes: Axes, curve: Mapping[int, float], color: object, label: str | None = None, raw: bool = True) -> None:

@@ -5,6 +5,8 @@ import logging
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +20,14 @@ from mlflow.exceptions import MlflowException
 from cluster.config import Tracking
 from cluster.connection import answering, artifact_location, connect, tracking_uri
 from cluster.journal import ENTRIES, Journal
+from cluster.machine import machine, packages
 from cluster.parameters import parameters, redacted
 from cluster.registry import Registry
 from cluster.shipping import Shipping, points
 from edlm.config import ConfigurationError, plain
 
 DOTS_PER_INCH = 150
+MACHINE, PACKAGE = "edlm.machine.", "edlm.package."  # how the tags begin that say where a run was made, and with what
 _METRIC = re.compile(r"[\w.\- :/]{1,250}")
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,11 @@ class RunTracker:
         figure.savefig(self._journal.place(name), dpi=DOTS_PER_INCH)
         self._journal.append("file", name=name, table=False)
 
+    def picture(self, name: str, png: bytes) -> None:
+        """Afterwards the run has the picture `name` (`*.png`), drawn already."""
+        self._journal.place(name).write_bytes(png)
+        self._journal.append("file", name=name, table=False)
+
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Afterwards the run has ended, and the tracker is closed."""
         self._journal.append("status", value=status)
@@ -97,6 +106,20 @@ class RunTracker:
     def _file(self, name: str, content: str, table: bool) -> None:
         self._journal.place(name).write_text(content, encoding="utf-8")
         self._journal.append("file", name=name, table=table)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What MLflow knows of a run: when it ran, how it ended, and the facts it was started with."""
+
+    started: datetime
+    ended: datetime | None
+    """None while it runs."""
+    status: str
+    commit: str | None
+    uncommitted_changes: bool | None
+    machine: dict[str, str]
+    packages: dict[str, str]
 
 
 class Runs:
@@ -127,6 +150,27 @@ class Runs:
                 raise
             raise ValueError(f"no run {run_id} in {redacted(self.client.tracking_uri)}; start a new one") from error
 
+    def facts(self, run_id: str) -> RunFacts | None:
+        """What is known of a run; None where there is no such run."""
+        try:
+            with answering(self.client.tracking_uri):
+                run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        tags, info = run.data.tags, run.info
+        changed = tags.get("edlm.uncommitted_changes")
+        return RunFacts(
+            started=datetime.fromtimestamp(info.start_time / 1000, UTC),
+            ended=datetime.fromtimestamp(info.end_time / 1000, UTC) if info.end_time else None,
+            status=info.status,
+            commit=tags.get("mlflow.source.git.commit"),
+            uncommitted_changes=None if changed is None else changed == "true",
+            machine=_below(tags, MACHINE),
+            packages=_below(tags, PACKAGE),
+        )
+
     def tracker(self, run_id: str, folder: Path) -> RunTracker:
         """A tracker of this run that keeps its journal in `folder`."""
         return RunTracker(self.tracking, self.root, run_id, folder)
@@ -153,8 +197,10 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
 
 
 def provenance() -> dict[str, str]:
-    """What made a run: the installed version, and the git commit where the code lies in a repository."""
+    """What made a run: versions, the machine, and the git commit where the code lies in a repository."""
     facts = {"edlm.version": version("edlm")}
+    facts |= {MACHINE + name: value for name, value in machine().items()}
+    facts |= {PACKAGE + name: value for name, value in packages().items()}
     here = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
@@ -165,6 +211,10 @@ def provenance() -> dict[str, str]:
         facts["mlflow.source.git.commit"] = commit.stdout.strip()
         facts["edlm.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
     return facts
+
+
+def _below(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
 
 
 def _make_experiment(client: MlflowClient, tracking: Tracking, root: str) -> Any:

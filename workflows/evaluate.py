@@ -22,11 +22,12 @@ from workflows.autoregress import autoregress, judge
 from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
 from workflows.cells.likelihood import Bound
 from workflows.experiment import Experiment
+from workflows.figures.bounds import bound_figure
+from workflows.figures.quality import quality_figure
 from workflows.finetune import finetune
 from workflows.grid import exact_kinds, grid
 from workflows.matched import matched_rows
 from workflows.measuring import measure_all
-from workflows.plots import bound_figure, quality_figure
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, Work, session

@@ -119,6 +119,19 @@ class Given:
 
 
 @config
+class Report:
+    """The page that tells an experiment's results."""
+
+    folder: str | None = None
+    """Where it goes: a folder of its own, or an fsspec URI. None: `report`, beside the outputs of the stages."""
+    question: str = (
+        "Does choosing among k candidates by an energy make T-step masked diffusion better, by how much, and is it "
+        "worth what it costs?"
+    )
+    """What the experiment asks; it stands at the head of the report."""
+
+
+@config
 class Experiment:
     """Everything that one chain of stages needs to know; stages read their own part."""
 
@@ -137,6 +150,7 @@ class Experiment:
     finetune: tuple[Finetune, ...]
     given: Given = Given()
     evaluate: Evaluate = Evaluate()
+    report: Report = Report()
     register: Register
     serving: Serving = Serving()
     cluster: Cluster = Cluster()

@@ -6,7 +6,7 @@ python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...]
 import time
 
 from edlm.config import from_command_line
-from edlm.storage import local_copy
+from edlm.storage import join, local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.evaluate import evaluate, shown
 from workflows.experiment import Experiment
@@ -14,6 +14,7 @@ from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.register import register
+from workflows.report import HTML, report
 from workflows.serve import ask
 from workflows.stage import session
 
@@ -28,11 +29,13 @@ def main() -> None:
         energies = finetune(opened, data, denoiser, autoregressive)
         measured = evaluate(opened, data, denoiser, autoregressive, judging, energies)
         register(opened, denoiser, energies, measured)
+        page = report(opened, measured)
         answered = ask(opened)
-        report = local_copy(measured)
+        told = local_copy(measured)
     print()
-    print(shown(report))
-    print(f"\nfigures: {report}/bounds.png  {report}/quality.png")
+    print(shown(told))
+    print(f"\nfigures: {told}/bounds.png  {told}/quality.png")
+    print(f"the report, with every figure: {join(page, HTML)}")
     print("browse the runs: make ui, then http://127.0.0.1:5000")
     print(f"the endpoint answered: {answered.text!r}\nto (make serve keeps it up):\n  {answered.curl}")
     print(f"\nall stages in {time.monotonic() - started:.0f} s")

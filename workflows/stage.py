@@ -89,7 +89,17 @@ class Session:
         if committed(uri) is None:
             raise ConfigurationError(f"given: {name} in {uri} is not there, or is not finished; check the path")
         say(name, f"given: {uri}")
+        self.reports.append({"stage": name, "reused": True, "seconds": 0.0, "output": uri})
         return uri
+
+    def run_of(self, output: str) -> str | None:
+        """The MLflow run that made a stage's output; None where nothing tells any more."""
+        folder = output.rpartition("/")[2]
+        try:
+            place = join(self.root, self.experiment.name, "work", folder, RUN_FILE)
+            return json.loads(read_text(place))["run_id"]
+        except FileNotFoundError:
+            return None
 
     def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Afterwards the pipeline's own run shows its settings and its stages, and has ended."""

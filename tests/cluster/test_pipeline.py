@@ -73,9 +73,12 @@ def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, port)
         assert wanted in first
     assert f"curl -s http://127.0.0.1:{port}/v1/completions" in first
     assert re.search(r"the endpoint answered: 'the ", first)
-    figure = re.search(r"figures: (\S+)", first)
-    assert figure is not None
-    assert Path(figure[1]).is_file()
+    page = re.search(r"the report, with every figure: (\S+)", first)
+    assert page is not None
+    html = Path(page[1]).read_text(encoding="utf-8")
+    for wanted in ("Beside plain diffusion at the same T", "T-step bounds, nats per token", "Not measured", "register"):
+        assert wanted in html
+    assert html.count('src="data:image/png;base64,') == len(list(Path(page[1]).parent.glob("*.png"))) > 4
 
 
 @pytest.mark.usefixtures("first")
@@ -99,6 +102,9 @@ def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
     assert {"config.yaml", "curves.png"} <= files
     tables = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id)}
     assert {"bounds.json", "quality.json", "samples.json", "zero_shot.json", "bounds.png", "report.txt"} <= tables
+    pages = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id, "report")}
+    assert {"report/report.html", "report/report.md", "report/bound-steps.png"} <= pages
+    assert runs["evaluate"].data.tags["edlm.machine.processor"]
     assert client.get_model_version_by_alias("smallest", "champion").version == 1
 
 

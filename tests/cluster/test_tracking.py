@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from cluster.config import Cluster, Tracking
 from cluster.journal import ENTRIES, Journal, history
+from cluster.machine import machine, packages
 from cluster.shipping import ship
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError, config
@@ -93,6 +94,26 @@ def test_a_pipeline_with_a_stage_is_told_whole(runs, root, tmp_path):
     told = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
     for secret in (b"do_not_tell", b"user:password"):
         assert secret not in told
+
+
+def test_a_run_knows_when_where_and_from_what_it_was_made(runs, tmp_path):
+    run_id = runs.start("evaluate")
+    running = runs.facts(run_id)
+    assert running is not None
+    assert (running.status, running.ended) == ("RUNNING", None)
+    assert running.machine == machine()
+    assert running.packages == packages()
+    tracker = runs.tracker(run_id, tmp_path)
+    tracker.picture("report/bound.png", b"drawn already")
+    tracker.finish("FINISHED")
+    ended = runs.facts(run_id)
+    assert ended is not None
+    assert ended.ended is not None
+    assert ended.ended >= ended.started == running.started
+    assert (ended.commit, ended.uncommitted_changes) == (running.commit, running.uncommitted_changes)
+    artifacts = Path(runs.client.get_run(run_id).info.artifact_uri)
+    assert (artifacts / "report/bound.png").read_bytes() == b"drawn already"
+    assert runs.facts("0" * 32) is None
 
 
 def test_values_that_are_no_finite_numbers_are_kept(runs, tmp_path):

@@ -1,0 +1,43 @@
+"""The machine that a command runs on, and the packages it runs with, as facts that a run keeps."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("torch", "numpy", "ray", "deepspeed", "mlflow", "tokenizers", "matplotlib")
+GIB = 2**30
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores that may be used, memory, accelerators, system."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": str(cores),
+        "memory": f"{psutil.virtual_memory().total / GIB:.1f} GiB",
+        "accelerators": _accelerators(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def packages() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def _processor() -> str:
+    """Its model as Linux names it, elsewhere its architecture."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _accelerators() -> str:
+    import torch  # takes seconds
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names)) or "none"

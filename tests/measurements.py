@@ -1,0 +1,202 @@
+"""Rows as an evaluation writes them, of a made-up experiment whose numbers have the shape of real ones."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+SEQUENCES = 300
+LENGTH = 64
+NELBO, AR = 2.021, 1.545
+STEPS = (1, 2, 4, 8, 16, 32)
+CANDIDATES = (2, 8, 32)
+PLAIN = dict(zip(STEPS, (2.845, 2.429, 2.222, 2.135, 2.087, 2.055), strict=True))
+# How much of log k an energy turns into nats per step, how many network passes a candidate costs, whether it is exact.
+ENERGIES = {
+    "step-blocks": (0.060, 0.05, False),
+    "step-whole": (0.009, 0.05, False),
+    "conditional": (0.012, 0.05, True),
+    "conditional-deep": (0.020, 0.08, True),
+    "whole-draft-nce": (0.003, 1.0, False),
+    "ar": (-0.050, 1.0, False),
+    "coar": (-0.040, 1.0, False),
+    "published-nce": (0.002, 1.0, False),
+    "copula": (0.030, 0.3, False),
+    "product": (0.035, 0.6, False),
+}
+DRAFTS = ("whole-draft-nce", "ar", "coar", "published-nce")
+COMMON: Row = {"seed": 0, "precision": "float32", "legacy": False, "sequences": SEQUENCES}
+ALL_STEPS: Row = {"window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
+
+
+def summary() -> Row:
+    number = {"nats_per_token": NELBO, "standard_error": 0.011}
+    return {
+        "experiment": "made-up",
+        "sequences": SEQUENCES,
+        "length": LENGTH,
+        "denoiser_nelbo": number,
+        "autoregressive_nll": {"nats_per_token": AR, "standard_error": 0.010},
+        "paper_ppl_nats_NOT_A_BOUND": {"coar": {"nats_per_token": 0.955, "standard_error": 0.05}},
+        "log_partition_low_high": {
+            "coar": [
+                {"nats_per_token": -0.488, "standard_error": 0.02},
+                {"nats_per_token": -0.405, "standard_error": 0.02},
+            ]
+        },
+        "entropy_nats_per_token": None,
+    }
+
+
+def bounds() -> list[Row]:
+    rows = [_bound("plain", steps, 1, PLAIN[steps], 0.0, 0.0, steps * 0.011) for steps in STEPS]
+    for steps in STEPS:
+        rows += [_bound("uniform", steps, k, PLAIN[steps], 0.0, 0.0, steps * 0.012) for k in CANDIDATES]
+    for energy, (share, pass_cost, exact) in ENERGIES.items():
+        for steps in STEPS:
+            for k in (*CANDIDATES, *([0] if exact else [])):
+                seconds = steps * (0.011 + 0.011 * pass_cost * (k or 4))
+                rows += list(_of_energy(energy, steps, k, share, seconds))
+    return rows
+
+
+def _of_energy(energy: str, steps: int, k: int, share: float, seconds: float) -> Iterator[Row]:
+    power = share * math.log(k or 400)
+    gain = power * (2 / steps**0.8 if share > 0 else steps**1.05 * (0.3 if steps > 2 else -0.1))
+    yield _bound(energy, steps, k, PLAIN[steps] - gain, gain, 0.003 + abs(gain) / 60, seconds)
+    if energy in DRAFTS and steps > 1:
+        gain = abs(power) / 4
+        row = _bound(energy, steps, k, PLAIN[steps] - gain, gain, 0.002, seconds)
+        yield row | {"window_to": 1 / steps}
+    if energy == "published-nce":
+        yield _bound(energy, steps, k, PLAIN[steps] + 0.08, -0.08, 0.004, seconds) | {"legacy": True}
+
+
+def _bound(energy, steps, k, bound, gain, error, seconds) -> Row:
+    return {
+        "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "repeats": 1,
+        "bound_nats_per_token": bound, "standard_error": 0.0075, "gain_nats_per_token": gain,
+        "gain_standard_error": error, "denoiser_calls": float(steps),
+        "energy_calls": 0.0 if k == 1 else steps * float(k or 1),
+        **COMMON, "seconds": seconds * SEQUENCES, "seconds_per_text": seconds,
+    }  # fmt: skip
+
+
+def quality() -> list[Row]:
+    rows = [
+        _quality("data", 0, 1, 1.57, 2.81, 0.0, 0.0, 0.0),
+        _quality("autoregressive", 64, 1, 1.72, 2.80, 64.0, 0.0, 0.2),
+    ]
+    judged = dict(zip((1, 2, 4, 8, 16, 32), (3.9, 3.5, 3.22, 2.96, 2.81, 2.74), strict=True))
+    for steps, value in judged.items():
+        rows.append(_quality("plain", steps, 1, value, 2.80, float(steps), 0.0, steps * 0.012))
+        for energy, (share, pass_cost, exact) in (("uniform", (0.0, 0.05, False)), *ENERGIES.items()):
+            for k in (8, *([0] if exact else [])):
+                better = 3 * share * math.log(k or 400) / steps**0.3
+                calls, seconds = steps * float(k or 1), steps * (0.012 + 0.011 * pass_cost * (k or 4))
+                sharp = 2.80 - max(better, 0) / 6
+                rows.append(_quality(energy, steps, k, value - better, sharp, float(steps), calls, seconds))
+    return rows
+
+
+def _quality(energy, steps, k, nll, entropy, denoiser_calls, energy_calls, seconds) -> Row:
+    return {
+        "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "judge": "ar-64",
+        "generative_perplexity": math.exp(nll),
+        "nll_nats_per_token": nll, "nll_standard_error": 0.022, "entropy_nats": entropy,
+        "entropy_standard_error": 0.008,
+        "distinct_ngrams": 0.86, "repetition": 0.03, "divergence": 0.12, "divergence_standard_error": 0.02,
+        "flags": [], "ess": 4.2 if k == 8 else math.nan, "distinct_candidates": 8.0 if k == 8 else math.nan,
+        "denoiser_calls": denoiser_calls, "energy_calls": energy_calls, "seconds_per_text": seconds,
+        "texts": [f"a text of {energy} in {steps} steps, k = {k}", "and another"], **COMMON,
+        "seconds": seconds * SEQUENCES,
+    }  # fmt: skip
+
+
+def trajectory() -> list[Row]:
+    rows = []
+    for energy, (share, _, _) in ENERGIES.items():
+        for steps in STEPS[2:]:
+            for i in range(steps, 0, -1):
+                t = i / steps
+                ess = 1 + 7 * math.exp(-20 * abs(share) * (0.3 + t) / steps**0.5)
+                rows.append(
+                    {"energy": energy, "steps": steps, "candidates": 8, **ALL_STEPS, "t": t, "ess": ess,
+                     "distinct_candidates": 8 - 6 * math.exp(-0.3 * LENGTH / steps), "revealed": LENGTH / steps,
+                     **COMMON, "seconds": 1.0}
+                )  # fmt: skip
+    return rows
+
+
+def calibration() -> list[Row]:
+    rng = np.random.default_rng(5)
+    rows = []
+    for energy, apart in (("step-blocks", 1.6), ("whole-draft-nce", 0.8)):
+        for i in range(4):
+            mean = apart * (0.4 + i / 3)
+            data, drafts = rng.normal(-mean, 1 + 0.2 * i, 300), rng.normal(mean, 1 + 0.2 * i, 300)
+            truth = np.concatenate([np.ones(300), np.zeros(300)])
+            predicted = 1 / (1 + np.exp(np.concatenate([data, drafts])))
+            bins = []
+            for low in np.arange(0, 1, 0.1):
+                inside = (predicted >= low) & (predicted < low + 0.1)
+                if inside.any():
+                    bins.append({"predicted": float(predicted[inside].mean()), "observed": float(truth[inside].mean()), "count": int(inside.sum())})  # fmt: skip  # noqa: E501
+            auc = float((data[:, None] < drafts[None]).mean())
+            rows.append(
+                {"energy": energy, "t_from": i / 4, "t_to": (i + 1) / 4, "auc": auc, "bins": bins,
+                 "data_energies": data.tolist(), "draft_energies": drafts.tolist(), **COMMON, "seconds": 2.0}
+            )  # fmt: skip
+    return rows
+
+
+def partition() -> list[Row]:
+    rows = []
+    for energy, width in (("whole-draft-nce", 0.01), ("ar", 1.6), ("coar", 0.5)):
+        for draws in (2, 4, 8, 16, 32, 64):
+            low, high = -width / draws**0.35, -width / draws**0.35 + 0.5 * width / draws**0.8
+            rows.append(
+                {"energy": energy, "draws": draws, "low_nats_per_token": low, "low_standard_error": width / 40,
+                 "high_nats_per_token": high, "high_standard_error": width / 25, **COMMON, "seconds": 3.0}
+            )  # fmt: skip
+    return rows
+
+
+def zero_shot() -> list[Row]:
+    rows = []
+    for corpus, offset in (("addresses", 0.0), ("novels", 0.12), ("reviews", 0.2)):
+        for model, value in (("denoiser", 2.02), ("autoregressive", 1.55), ("conditional@T=8, exact", 2.04)):
+            nats = value + offset
+            rows.append(
+                {"corpus": corpus, "model": model, "nats_per_token": nats, "standard_error": 0.01,
+                 "perplexity": math.exp(nats), "tokens": 19200, "convention": "whole windows, no overlap", **COMMON,
+                 "seconds": 4.0}
+            )  # fmt: skip
+    return rows
+
+
+def training() -> dict[str, dict[str, dict[int, float]]]:
+    rng = np.random.default_rng(7)
+    stages = {}
+    for stage, start, end in (("pretrain", 3.4, 2.05), ("autoregress", 3.3, 1.6), ("judge", 3.3, 1.7)):
+        stages[stage] = _stage(rng, start, end, 400)
+    for stage, end in (
+        ("finetune-step-blocks", 1.37),
+        ("finetune-conditional", 1.9),
+        ("finetune-whole-draft-nce", 0.83),
+    ):
+        stages[stage] = _stage(rng, 2.08, end, 250)
+        for i in range(4):
+            rise = [(2.08 - end) * (i + 1) / 4 * (1 - math.exp(-s / 60)) + rng.normal(0, 0.1) for s in range(250)]
+            stages[stage][f"gain_nats/t_{i / 4:.2f}_{(i + 1) / 4:.2f}"] = dict(enumerate(rise))
+        stages[stage]["gain_nats"] = {s: (2.08 - end) * (1 - math.exp(-s / 60)) for s in range(250)}
+    return stages
+
+
+def _stage(rng, start: float, end: float, steps: int) -> dict[str, dict[int, float]]:
+    loss = {s: end + (start - end) * math.exp(-s / 40) + float(rng.normal(0, 0.04)) for s in range(steps)}
+    rate = {s: 1.5e-3 * min(1, (s + 1) / 50) * 0.5 * (1 + math.cos(math.pi * s / steps)) for s in range(steps)}
+    return {"loss_nats_per_token": loss, "learning_rate": rate, "gradient_norm": dict.fromkeys(range(steps), 1.0)}

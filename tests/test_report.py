@@ -1,0 +1,247 @@
+"""The report is one page that loads nothing, shows every figure and table, and says what was not measured."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.machine import machine, packages
+from cluster.tracking import RunFacts
+from edlm.config import load, plain
+from tests import measurements
+from tests.test_figures import BOUNDS, QUALITY, TRAJECTORY
+from workflows.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim, visible
+from workflows.experiment import Experiment
+from workflows.html_page import html_page
+from workflows.markdown_page import markdown_page
+from workflows.origin import StageRecord, origin_blocks
+from workflows.report import HTML, MARKDOWN, compose, draw, write
+from workflows.results import TABLES, Results, read_results
+
+SMALLEST = Path(__file__).parent / "cluster" / "smallest.yaml"
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+HOSTILE = '<script>alert("x")</script> | `a` *b* ]]> & \x00\x1b[31m \u202e\ud800 \n# no heading\n| a | b |'
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: every tag closed, the attributes of each, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def parsed(html: str) -> Page:
+    page = Page()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    return page
+
+
+def record(stage: str, **changes) -> StageRecord:
+    facts = {
+        "started": NOW, "ended": NOW + timedelta(seconds=1295), "status": "FINISHED", "commit": "c0ffee" * 6,
+        "uncommitted_changes": False, "machine": machine(), "packages": packages(),
+    }  # fmt: skip
+    return StageRecord(stage, f"/runs/{stage}-0", RunFacts(**(facts | changes)))
+
+
+def results() -> Results:
+    quality = [dict(row) for row in QUALITY]
+    quality[-1]["texts"] = [HOSTILE]
+    return Results(
+        measurements.summary(), BOUNDS, quality, TRAJECTORY, measurements.calibration(), measurements.partition(),
+        missing=[("zero_shot", "likelihood on other corpora: not measured, there is no zero_shot.parquet.")],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    stages = [record("pretrain"), StageRecord("judge", "/runs/judge-0", None), record("evaluate")]
+    settings = json.dumps(plain(load(Experiment, SMALLEST)), indent=1)
+    return compose(load(Experiment, SMALLEST), results(), measurements.training(), stages, settings, NOW)
+
+
+@pytest.fixture(scope="module")
+def folder(document, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("report")
+    write(document, draw(document), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> Page:
+    return parsed((folder / HTML).read_text(encoding="utf-8"))
+
+
+def test_every_figure_is_inside_the_page_and_beside_the_markdown(document, page, folder):
+    images = page.all("img")
+    names = [picture.name for picture in document.pictures]
+    assert len(images) == len(names) == len(set(names)) > 10
+    for image, name in zip(images, names, strict=True):
+        kind, _, data = str(image["src"]).partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data) == (folder / f"{name}.png").read_bytes()
+        assert image["alt"]
+        assert f"({name}.png)" in (folder / MARKDOWN).read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page, folder):
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "form", "base"} == set()
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert name not in attributes or str(attributes[name]).startswith(("data:image/png", "#"))
+    style = (folder / HTML).read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = [one["content"] for one in page.all("meta") if "http-equiv" in one]
+    assert "default-src 'none'" in str(policy)
+
+
+def test_the_page_is_made_for_small_screens_dark_rooms_and_readers_that_speak(page, folder):
+    html = (folder / HTML).read_text(encoding="utf-8")
+    assert [one["content"] for one in page.all("meta") if one.get("name") == "viewport"] == [
+        "width=device-width, initial-scale=1"
+    ]
+    assert "prefers-color-scheme: dark" in html
+    assert page.all("html") == [{"lang": "en"}]
+    assert html.count('<div class="scroll" role="region" tabindex="0"') == len(page.all("table")) + len(page.all("img"))
+    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {str(link["href"])[1:] for link in page.all("a")} <= targets
+
+
+def test_hostile_text_is_text(page, folder):
+    said = "".join(page.text)
+    assert '<script>alert("x")</script>' in said
+    for character in ("\x00", "\x1b", "\u202e", "\ud800"):
+        assert character not in said
+    assert "\\u202e" in said
+    markdown = (folder / MARKDOWN).read_text(encoding="utf-8")
+    assert "\n# no heading" not in markdown
+    assert "\x1b" not in markdown
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "```\nfence", "", "日本語 é", "a|b\\|c", "</pre></main>"])
+def test_any_text_goes_through_every_kind_of_block(text):
+    blocks = [
+        Heading(text), Paragraph(text), Bullets([Bullet(text, text)]), Table(text, (text, "n"), [(text, "1")]),
+        Table(text, ("a", "n"), [(text, "1")], folded=True), Verbatim(text, text), Verbatim(text, text, folded=True),
+    ]  # fmt: skip
+    page = parsed(html_page(Document(text, blocks), {}))
+    assert "".join(page.text).count(visible(text)) >= 2
+    assert page.all("script") == []
+    assert markdown_page(Document(text, blocks)).count("\n|--") == 2
+
+
+def test_the_markdown_has_every_table_and_its_columns_align(document, folder):
+    lines = (folder / MARKDOWN).read_text(encoding="utf-8").split("\n")
+    starts = [i for i, line in enumerate(lines) if line.startswith("|--")]
+    wanted = [block for block in document.blocks if isinstance(block, Table)]
+    assert len(starts) == len(wanted) > 10
+    for start, table in zip(starts, wanted, strict=True):
+        own = lines[start - 1 : start + 1 + len(table.rows)]
+        bars = [[i for i, c in enumerate(line) if c == "|" and line[i - 1] != "\\"] for line in own]
+        assert len(bars[0]) == len(table.columns) + 1
+        assert all(places == bars[0] for places in bars)
+        assert lines[start + 1 + len(table.rows)] == ""
+
+
+def test_both_pages_tell_the_same(document, page, folder):
+    said, markdown = "".join(page.text), (folder / MARKDOWN).read_text(encoding="utf-8").replace("\\", "")
+    for block in document.blocks:
+        match block:
+            case Heading(text) | Paragraph(text):
+                assert text in said
+                assert text in markdown
+            case Bullets(items):
+                for item in items:
+                    assert item.text in said
+                    assert item.text in markdown
+
+
+def test_what_was_not_measured_is_named(page):
+    said = "".join(page.text)
+    assert "zero_shot: likelihood on other corpora: not measured, there is no zero_shot.parquet." in said
+    assert "judge: seconds, commit, machine and curves: the tracking store does not know its run." in said
+
+
+def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
+    summary = {"experiment": "smallest", "sequences": 4, "length": 16, "denoiser_nelbo": None}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    nothing = read_results(tmp_path)
+    assert [name for name, _ in nothing.missing] == [table.name for table in TABLES]
+    document = compose(load(Experiment, SMALLEST), nothing, {}, [], "", NOW)
+    assert document.pictures == []
+    said = "".join(parsed(html_page(document, {})).text)
+    for table in TABLES:
+        assert f"{table.name}: {table.tells}: not measured, there is no {table.name}.parquet." in said
+
+
+def test_tables_are_read_as_they_were_written(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(measurements.summary()))
+    for name in ("bounds", "quality", "trajectory", "calibration", "partition", "zero_shot"):
+        rows = getattr(measurements, name)()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    found = read_results(tmp_path)
+    assert found.missing == []
+    assert found.bounds == measurements.bounds()
+    assert found.calibration == measurements.calibration()
+    assert found.zero_shot == measurements.zero_shot()
+
+
+def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    rows = [{name: value for name, value in row.items() if name != "legacy"} for row in BOUNDS]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bounds.parquet")
+    rows = [{name: value for name, value in row.items() if name != "ess"} for row in QUALITY]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "quality.parquet")
+    pq.write_table(pa.Table.from_pylist(BOUNDS).slice(0, 0), tmp_path / "partition.parquet")
+    found = read_results(tmp_path)
+    missing = dict(found.missing)
+    assert found.bounds == []
+    assert missing["bounds"].endswith("not usable, bounds.parquet has no legacy.")
+    assert len(found.quality) == len(QUALITY)
+    assert missing["quality"].endswith("not measured are ess.")
+    assert missing["partition"].endswith("not measured, partition.parquet has no rows.")
+
+
+def test_the_origin_names_commit_machine_packages_dates_and_seconds():
+    stages = [record("pretrain"), record("evaluate", commit="beef" * 10, uncommitted_changes=True, ended=None)]
+    text = markdown_page(Document("origin", origin_blocks(stages, "name: x", NOW))).replace("\\", "")
+    for wanted in ("2026-11-24 12:00 UTC", " 1295 ", "c0ffeec0ffee", "beefbeefbeef, with uncommitted changes"):
+        assert wanted in text
+    assert f"{'c0ffee' * 6} (pretrain); {'beef' * 10}, with uncommitted changes (evaluate)" in text
+    assert f"torch {packages()['torch']}" in text
+    assert f"processor {machine()['processor']}" in text
+    assert text.count(f"cores {machine()['cores']}") == 1
+    assert "name: x" in text
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="2 columns, but a row"):
+        Table("t", ("a", "b"), [("1",)])

@@ -1,0 +1,240 @@
+"""The chapters of a report: from the rows of an evaluation to sentences, tables and figures in a reader's order."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from cluster.figures import Curves
+from workflows.document import Block, Bullet, Bullets, Heading, Paragraph, Picture, Table, Verbatim, visible
+from workflows.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure
+from workflows.figures.calibration import calibration_figure
+from workflows.figures.partition import partition_figure
+from workflows.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
+from workflows.figures.training import gain_by_time_figure, loss_figure
+from workflows.figures.trajectory import distinct_figure, ess_figure
+from workflows.findings import (
+    LIKELIHOOD,
+    TEXTS,
+    Topic,
+    energy_findings,
+    legacy_findings,
+    level_findings,
+    refusals,
+    sampler_at,
+    short_findings,
+    standings,
+)
+from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.results import Results
+from workflows.samplers import LEGACY, PLAIN, Row, energies, title
+from workflows.tabulation import (
+    bound_table,
+    calibration_table,
+    comparison_table,
+    gain_table,
+    level_table,
+    partition_table,
+    quality_table,
+    standing_table,
+    trajectory_table,
+    zero_shot_table,
+)
+
+TEXTS_SHOWN = 2  # of each sampler
+
+METHOD = (
+    Bullet(
+        "Samplers",
+        "Plain diffusion fills a masked text in T steps and draws the tokens of a step independently of one another. "
+        "With an energy E a step draws k candidates and keeps one with probability proportional to exp(−E / τ); exact "
+        "is k → ∞. All steps resample, unless a row says otherwise: last step resamples in the last one alone.",
+    ),
+    Bullet(
+        "Bounds",
+        "A T-step bound is an upper bound on −log p of the very sampler that runs, for every k (in expectation; what "
+        "is shown is its estimate ± one standard error over the test sequences). The denoiser's NELBO is a bound, the "
+        "autoregressive model's number is exact.",
+    ),
+    Bullet(
+        "No bounds",
+        "The paper's estimator is none and stands here only beside published tables. What a judge says of generated "
+        "texts is no likelihood, and counts only beside their entropy: repetition pleases a judge. The two ends of log "
+        "Z are estimates, biased low and high.",
+    ),
+    Bullet(
+        "Controls",
+        "Plain diffusion at the same T, at the same network calls, and at the same seconds; and k candidates with "
+        "uniform weights, which show what drawing k times does without knowing anything.",
+    ),
+    Bullet(
+        "Same cost",
+        "Plain diffusion is interpolated linearly in the logarithm of the cost between its measurements and never "
+        "extrapolated. Where its curve is convex, as it is as a rule, the straight line lies above it and favours the "
+        "energies. Each candidate counts as one network call, whatever part of a pass it takes, which counts against "
+        "light energies. "
+        "Seconds are wall time, on a machine that may have had other work.",
+    ),
+    Bullet(
+        "Beyond doubt",
+        "A difference of more than 3 standard errors; what is less is undecided, because dozens of comparisons stand "
+        "here. Errors at the same T are paired sequence by sequence where it says so; others count both sides as if "
+        "independent, and are upper limits. The best of several samplers is chosen after the fact.",
+    ),
+)
+
+SIGMAS = (
+    "In nats per token; σ: standard errors of the difference. Better and worse: beyond 3σ; of the samplers of an "
+    "energy the one that differs most is named."
+)
+READING = (
+    "+0.216 +47σ: better by 0.216 nats per token, 47 standard errors. –: not comparable. In brackets: dearer than any "
+    "plain diffusion that was measured, so compared with the dearest, which costs less."
+)
+
+
+def finding_blocks(results: Results) -> list[Block]:
+    """The headlines: levels, then bounds and texts beside everything that they are compared with."""
+    blocks: list[Block] = [Heading("Findings")]
+    levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
+    blocks += [Bullets(levels)] if levels else []
+    for name, topic, rows in (("Bounds", LIKELIHOOD, results.bounds), ("Generated texts", TEXTS, results.quality)):
+        bullets = short_findings(topic, rows)
+        blocks += [Heading(f"{name} in short", 3)]
+        if bullets:
+            blocks += [Paragraph(SIGMAS), Bullets(bullets), standing_table(topic, rows), Paragraph(_notes(topic, rows))]
+        else:
+            blocks += [Paragraph("Nothing was measured that could be compared.")]
+    return blocks
+
+
+def likelihood_blocks(results: Results) -> list[Block]:
+    """Bounds: figures, then each energy in words and numbers."""
+    rows, summary = results.bounds, results.summary
+    blocks: list[Block] = [Heading("Likelihood"), level_table(summary)]
+    if not rows:
+        return [*blocks, Paragraph("Bounds were not measured.")]
+    tables = [bound_table(rows), gain_table(rows)]
+    return [
+        *blocks,
+        *_picture("bound-steps", "T-step bound against T.", rows, (BOUND,), lambda: bound_figure(summary, rows)),
+        *_picture(
+            "gain-steps",
+            "Gain over plain diffusion at the same T; the axis is linear within ±0.01 and logarithmic beyond.",
+            rows if energies(rows) else [], (BOUND,), lambda: gain_figure(rows),
+        ),
+        *_picture(
+            "bound-calls", "T-step bound against network calls; a light head counts as a whole call.",
+            rows, (BOUND, CALLS), lambda: bound_calls_figure(summary, rows),
+        ),
+        *_picture(
+            "bound-seconds", "T-step bound against the seconds that the sampler takes for a text.",
+            rows, (BOUND, TEXT_SECONDS), lambda: bound_seconds_figure(summary, rows),
+        ),
+        *tables,
+        *_energy_by_energy(LIKELIHOOD, "The bound, energy by energy", rows),
+    ]  # fmt: skip
+
+
+def text_blocks(results: Results) -> list[Block]:
+    """What the samplers write, and what the judge makes of it."""
+    rows = results.quality
+    if not rows:
+        return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
+    return [
+        Heading("Generated texts"),
+        Paragraph(f"Judge: {', '.join(dict.fromkeys(str(row.get('judge')) for row in rows))}."),
+        *_picture(
+            "quality-calls", "The judge's nats per token against network calls.",
+            rows, (JUDGED, CALLS), lambda: quality_calls_figure(rows),
+        ),
+        *_picture(
+            "quality-seconds", "The judge's nats per token against seconds per text.",
+            rows, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(rows),
+        ),
+        *_picture(
+            "quality-entropy", "The judge's nats per token against the entropy of the same texts.",
+            rows, (JUDGED, ENTROPY), lambda: quality_figure(rows),
+        ),
+        quality_table(rows),
+        *_energy_by_energy(TEXTS, "The judge, energy by energy", rows),
+        Verbatim(f"Texts of the largest T, the first {TEXTS_SHOWN} of each sampler", _texts(rows), folded=True),
+    ]  # fmt: skip
+
+
+def weight_blocks(results: Results) -> list[Block]:
+    """How the energies behave inside the sampler and out of it."""
+    blocks: list[Block] = []
+    if rows := results.trajectory:
+        blocks += [
+            Heading("Weights along the trajectory", 3),
+            Picture("ess", ess_figure(rows), "Effective sample size of the candidates, from t = 1 to 0."),
+            Picture("distinct", distinct_figure(rows), "How many of the candidates differ, from t = 1 to 0."),
+            trajectory_table(rows),
+        ]
+    if rows := results.calibration:
+        blocks += [Heading("Data against drafts", 3), calibration_table(rows)]
+        for energy in dict.fromkeys(row["energy"] for row in rows):
+            caption = f"{energy}: energies of data and drafts, reliability of σ(−E), area under the ROC curve by t."
+            blocks.append(Picture(f"calibration-{energy}", calibration_figure(energy, rows), caption))
+    if rows := results.partition:
+        caption = "Both ends of log Z, which close on one another as n grows."
+        blocks += [Heading("log Z", 3), Picture("partition", partition_figure(rows), caption), partition_table(rows)]
+    return [Heading("Energies"), *(blocks or [Paragraph("Neither weights nor calibration nor log Z were measured.")])]
+
+
+def zero_shot_blocks(results: Results) -> list[Block]:
+    """Other corpora."""
+    blocks: list[Block] = [zero_shot_table(results.zero_shot)] if results.zero_shot else []
+    return [Heading("Other corpora"), *(blocks or [Paragraph("Not measured.")])]
+
+
+def training_blocks(training: Mapping[str, Curves]) -> list[Block]:
+    """The curves of all stages that trained."""
+    figures = (
+        ("training-loss", loss_figure(training), "Training loss of each stage."),
+        ("training-gain", gain_by_time_figure(training), "What a step gains while an energy trains, by t."),
+    )
+    pictures = [Picture(name, figure, caption) for name, figure, caption in figures if figure is not None]
+    return [Heading("Training"), *(pictures or [Paragraph("The tracking store has no curves of these stages.")])]
+
+
+def missing_blocks(results: Results, stages: Sequence[str]) -> list[Block]:
+    """Everything that the report would show and does not have; `stages` are those whose run is not known."""
+    lost = "seconds, commit, machine and curves: the tracking store does not know its run."
+    said = [Bullet(name, text) for name, text in (*results.missing, *((stage, lost) for stage in stages))]
+    return [Heading("Not measured"), *([Bullets(said)] if said else [Paragraph("Nothing is missing.")])]
+
+
+def _picture(
+    name: str, caption: str, rows: Sequence[Row], axes: Sequence[Quantity], draw: Callable[[], Figure]
+) -> list[Block]:
+    """The figure, or a sentence where no row has what it needs."""
+    if measured(rows, *axes):
+        return [Picture(name, draw(), caption)]
+    return [Paragraph(f"No figure: {caption.rstrip('.')}: not measured.")]
+
+
+def _energy_by_energy(topic: Topic, name: str, rows: Sequence[Row]) -> list[Block]:
+    if not energies(rows):
+        return []
+    tables: list[Table] = [comparison_table(topic, energy, rows) for energy in energies(rows)]
+    return [Heading(name, 3), Bullets(energy_findings(topic, rows)), Paragraph(READING), *tables]
+
+
+def _notes(topic: Topic, rows: Sequence[Row]) -> str:
+    found = list(standings(topic, rows).values())
+    reasons = refusals([one for each in found for one in (each.steps, each.calls, each.seconds, each.uniform)])
+    return f"+n: n more could not be compared, because {'; '.join(reasons)}." if reasons else "All were compared."
+
+
+def _texts(rows: Sequence[Row]) -> str:
+    lines = []
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row["energy"]] = max(row["steps"], most.get(row["energy"], 0))
+    for row in rows:
+        if row["steps"] == most[row["energy"]] and row["texts"]:
+            named = title(row["energy"]) if row["energy"] not in (PLAIN, *energies(rows)) else sampler_at(row)
+            legacy = f", {LEGACY}" if row["legacy"] and LEGACY not in named else ""
+            lines += [f"{named}{legacy}", *(f"  {visible(text)}" for text in row["texts"][:TEXTS_SHOWN])]
+    return "\n".join(lines)

@@ -1,0 +1,57 @@
+"""Bounds: the bound of every sampler against T and against what it costs, and its paired gain over plain diffusion."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from workflows.figures.curves import curves, frontier, highest, lowest
+from workflows.figures.style import Level
+from workflows.quantities import BOUND, CALLS, GAIN, STEPS, TEXT_SECONDS, Quantity
+from workflows.samplers import PLAIN, Row
+
+
+def bound_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
+    """The T-step bound against T."""
+    name = "T-step bounds of the samplers against the number of steps (lower is better)"
+    return curves(name, bounds, STEPS, BOUND, levels(summary), lowest, "best sampler of each energy at each T")
+
+
+def bound_calls_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
+    """The T-step bound against network calls, each candidate a call."""
+    name = "T-step bounds against network calls (lower and further left is better)"
+    return _against_cost(name, CALLS, summary, bounds)
+
+
+def bound_seconds_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
+    """The T-step bound against seconds."""
+    name = "T-step bounds against seconds (lower and further left is better)"
+    return _against_cost(name, TEXT_SECONDS, summary, bounds)
+
+
+def gain_figure(bounds: Sequence[Row]) -> Figure:
+    """What each sampler gains over plain diffusion at the same T, with paired errors."""
+    name = "Gain over plain diffusion at the same T, errors paired by sequence (higher is better)"
+    rows = [row for row in bounds if row["energy"] != PLAIN]
+    zero = [Level("plain diffusion", 0.0, dash="-")]
+    return curves(name, rows, STEPS, GAIN, zero, highest, "best sampler of each energy at each T")
+
+
+def levels(summary: Row) -> list[Level]:
+    """The entropy of the source where it is known, else the autoregressive model; and the denoiser's NELBO."""
+    found = []
+    entropy, ar, nelbo = (
+        summary.get(name) for name in ("entropy_nats_per_token", "autoregressive_nll", "denoiser_nelbo")
+    )
+    if nelbo is not None:
+        found.append(Level("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
+    if entropy is not None:
+        found.append(Level("entropy of the source", entropy, dash="-."))
+    elif ar is not None:
+        found.append(Level("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
+    return found
+
+
+def _against_cost(name: str, cost: Quantity, summary: Row, bounds: Sequence[Row]) -> Figure:
+    return curves(
+        name, bounds, cost, BOUND, levels(summary), frontier, "frontier of each energy: the best for its cost"
+    )

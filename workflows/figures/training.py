@@ -1,0 +1,45 @@
+"""Training: the loss of every stage, and what each energy gains by time, step by step."""
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cluster.figures import LOSS, Curves, draw_gains, draw_loss, gains_by_time
+from workflows.figures.style import sheet
+
+LOSS_COLUMNS, GAIN_COLUMNS = 3, 2
+PANEL_INCHES = 2.5
+
+
+def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
+    """The loss of every stage that trained; None where none did."""
+    losses = {stage: metrics[LOSS] for stage, metrics in training.items() if metrics.get(LOSS)}
+    name = "Training loss of each stage and its running mean (each stage has its own kind of loss)"
+    if not losses:
+        return None
+    figure, panels = _grid(name, len(losses), LOSS_COLUMNS)
+    for axes, (stage, curve) in zip(panels, losses.items(), strict=True):
+        draw_loss(axes, curve, stage)
+    return figure
+
+
+def gain_by_time_figure(training: Mapping[str, Curves]) -> Figure | None:
+    """What a step gains, by quarter of t, while each energy trains; None where none told."""
+    gains = {stage: gains_by_time(metrics) for stage, metrics in training.items() if gains_by_time(metrics)}
+    name = "Gain of a step while training, by t (for NCE: log k − ranking loss, which is the bound's gain)"
+    if not gains:
+        return None
+    figure, panels = _grid(name, len(gains), GAIN_COLUMNS)
+    for axes, (stage, curves) in zip(panels, gains.items(), strict=True):
+        draw_gains(axes, curves, stage)
+    return figure
+
+
+def _grid(name: str, count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    lines = -(-count // columns)
+    figure = sheet(name, PANEL_INCHES * lines + 0.5)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, list(grid[:count])

@@ -1,0 +1,273 @@
+"""Findings: sentences computed from the rows, and no adjective that the standard errors do not carry.
+
+Legacy rows (published behaviour) are in none of them but the one that counts them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workflows.comparison import (
+    DOUBT,
+    Comparison,
+    Outcome,
+    Refused,
+    Verdict,
+    against_uniform,
+    equal_plain_steps,
+    plain_curve,
+    same_cost,
+    same_steps,
+    unpaired,
+)
+from workflows.document import Bullet
+from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
+
+WORTH_SAYING = 1.05  # times the steps
+NAMED = 3  # energies in a sentence; the table names all
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What sentences are about: a quantity whose lowering helps, what it is called, and the seconds that go with it."""
+
+    y: Quantity
+    name: str
+    seconds: Quantity
+
+
+LIKELIHOOD = Topic(BOUND, "Bound", TEXT_SECONDS)
+TEXTS = Topic(JUDGED, "Texts under the judge", TEXT_SECONDS)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All samplers of one energy beside one thing to compare with."""
+
+    energy: str
+    compared: Sequence[tuple[Row, Comparison]]
+    refused: Sequence[Refused]
+
+    def count(self, verdict: Verdict) -> int:
+        """How many samplers have this verdict."""
+        return sum(comparison.verdict == verdict for _, comparison in self.compared)
+
+    def steps(self, verdict: Verdict) -> list[int]:
+        """At which T some sampler has it."""
+        return sorted({row["steps"] for row, comparison in self.compared if comparison.verdict == verdict})
+
+    def extreme(self, verdict: Verdict) -> tuple[Row, Comparison]:
+        """Of the samplers with this verdict the one that differs most."""
+        own = [pair for pair in self.compared if pair[1].verdict == verdict]
+        return max(own, key=lambda pair: abs(pair[1].gain))
+
+
+@dataclass(frozen=True)
+class Standings:
+    """An energy beside plain diffusion at the same T, at the same calls, at the same seconds, and uniform weights."""
+
+    steps: Standing
+    calls: Standing
+    seconds: Standing
+    uniform: Standing
+
+
+def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
+    """Every energy's standings; legacy rows are left out."""
+    kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
+    found = {}
+    for energy in energies(kept):
+        own = [row for row in kept if row["energy"] == energy]
+        found[energy] = Standings(
+            _standing(energy, own, [same_steps(row, kept, topic.y) for row in own]),
+            _standing(energy, own, [same_cost(row, kept, topic.y, CALLS) for row in own]),
+            _standing(energy, own, [same_cost(row, kept, topic.y, topic.seconds) for row in own]),
+            _standing(energy, own, [against_uniform(row, kept, topic.y) for row in own]),
+        )
+    return found
+
+
+def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> Standing:
+    pairs = list(zip(own, outcomes, strict=True))
+    compared = [(row, outcome) for row, outcome in pairs if isinstance(outcome, Comparison)]
+    return Standing(energy, compared, [outcome for outcome in outcomes if isinstance(outcome, Refused)])
+
+
+def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
+    """What the two models reach without any energy, and the lowest bound of all."""
+    named = (("denoiser, NELBO", "denoiser_nelbo"), ("autoregressive model", "autoregressive_nll"))
+    levels = [
+        f"{name} {plus_minus(summary[key]['nats_per_token'], summary[key]['standard_error'])}"
+        for name, key in named
+        if summary.get(key)
+    ]
+    if summary.get("entropy_nats_per_token") is not None:
+        levels.append(f"entropy of the source {summary['entropy_nats_per_token']:.3f} (exact)")
+    found = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
+    kept = [row for row in measured(bounds, BOUND) if not row["legacy"]]
+    if kept:
+        best = min(kept, key=BOUND.value)
+        value = plus_minus(BOUND.value(best), BOUND.error_of(best))
+        found.append(Bullet("Lowest bound", f"{sampler_at(best)}: {value} nats per token."))
+    return found
+
+
+def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
+    """One point for each thing to compare with: who is better and who is worse beyond doubt, where and by how much."""
+    found = standings(topic, rows)
+    own = [standing for energy, standing in found.items() if energy != UNIFORM]
+    if not own:
+        return []
+    bullets = [
+        Bullet("Beside plain diffusion at the same T", _ranking([one.steps for one in own])),
+        Bullet(f"Beside plain diffusion at the same {CALLS.name}", _ranking([one.calls for one in own])),
+        Bullet("Beside plain diffusion at the same seconds", _ranking([one.seconds for one in own])),
+        Bullet("Beside k candidates with uniform weights", _ranking([one.uniform for one in own])),
+    ]
+    if UNIFORM in found:
+        control = found[UNIFORM].steps
+        differ = control.count(Verdict.BETTER) + control.count(Verdict.WORSE)
+        text = f"beyond doubt unlike plain diffusion at the same T in {differ} of {len(control.compared)} samplers."
+        bullets.append(Bullet("The control, uniform weights", text))
+    return bullets
+
+
+def _ranking(own: Sequence[Standing]) -> str:
+    """`Better somewhere: 2 of 3 energies, most a (by 0.2 at T = 1, k = 8; 47σ), b (...). Worse somewhere: none.`"""
+    sentences = []
+    compared = [one for one in own if one.compared]
+    for verdict in (Verdict.BETTER, Verdict.WORSE):
+        some = [one for one in compared if one.count(verdict)]
+        some.sort(key=lambda one: -abs(one.extreme(verdict)[1].gain))
+        most = ", ".join(f"{title(one.energy)} ({_extreme(one, verdict)})" for one in some[:NAMED])
+        count = f"{len(some)} of {len(compared)} energies, most {most}" if some else "none"
+        sentences.append(f"{verdict.capitalize()} somewhere: {count}.")
+    undecided = [title(one.energy) for one in compared if not one.count(Verdict.BETTER) + one.count(Verdict.WORSE)]
+    silent = [title(one.energy) for one in own if not one.compared]
+    sentences += [f"Undecided everywhere: {', '.join(undecided)}."] if undecided else []
+    sentences += [f"Not comparable: {', '.join(silent)}."] if silent else []
+    return " ".join(sentences if compared else sentences[2:])
+
+
+def _extreme(standing: Standing, verdict: Verdict) -> str:
+    row, comparison = standing.extreme(verdict)
+    scatter = "no scatter" if math.isinf(comparison.sigmas) else f"{abs(comparison.sigmas):.0f}σ"
+    return f"by {abs(comparison.gain):.3f} at {_place(row)}; {scatter}"
+
+
+def energy_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
+    """For every energy: at which T it helps and harms, how much and how surely, and at what cost."""
+    kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
+    bullets = []
+    for energy, found in standings(topic, rows).items():
+        own = [row for row in kept if row["energy"] == energy]
+        sentences = [_help(topic, found.steps, kept)]
+        if found.steps.count(Verdict.WORSE):
+            row, comparison = found.steps.extreme(Verdict.WORSE)
+            where = ", ".join(map(str, found.steps.steps(Verdict.WORSE)))
+            sentences.append(f"Harms at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}.")
+        if energy != UNIFORM:
+            sentences += _worth(topic, found.steps, kept) + _sharpening(topic, own, kept)
+        bullets.append(Bullet(title(energy), " ".join(sentences)))
+    return bullets
+
+
+def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
+    """How many rows show published behaviour, if any do."""
+    count = sum(bool(row["legacy"]) for row in rows)
+    text = (
+        f"Rows that show published behaviour, its errors included: {count}. They are labelled '{LEGACY}' wherever they "
+        "stand, and no other finding counts them."
+    )
+    return [Bullet("Legacy", text)] if count else []
+
+
+def _help(topic: Topic, standing: Standing, rows: Sequence[Row]) -> str:
+    if not standing.compared:
+        return "Not comparable at the same T: plain diffusion was not measured there."
+    if not standing.count(Verdict.BETTER):
+        return f"Helps in none of {len(standing.compared)} samplers beyond doubt."
+    row, comparison = standing.extreme(Verdict.BETTER)
+    where = ", ".join(map(str, standing.steps(Verdict.BETTER)))
+    price = _price(topic, row, rows)
+    return f"Helps at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}{price}."
+
+
+def _worth(topic: Topic, standing: Standing, rows: Sequence[Row]) -> list[str]:
+    """Of the samplers that help beyond doubt, the one worth the most steps of plain diffusion for each of its own."""
+    worth = [
+        (row, steps)
+        for row, comparison in standing.compared
+        if comparison.verdict == Verdict.BETTER
+        and isinstance(steps := equal_plain_steps(row, rows, topic.y), float)
+        and steps > WORTH_SAYING * row["steps"]
+    ]
+    if not worth:
+        return []
+    row, steps = max(worth, key=lambda pair: pair[1] / pair[0]["steps"])
+    return [f"At {_place(row)} it is as good as plain diffusion at T = {steps:.1f}."]
+
+
+def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+    """Texts of lower entropy please a judge without being better."""
+    if topic.y is not JUDGED:
+        return []
+    lower = 0
+    for row in own:
+        twin = next((p for p in plain_curve(row, rows, ENTROPY) if p["steps"] == row["steps"]), None)
+        drop = unpaired(ENTROPY.value(twin), ENTROPY.error_of(twin), row, ENTROPY) if twin else None
+        lower += drop is not None and drop.sigmas > DOUBT
+    if not lower:
+        return []
+    return [
+        f"In {lower} of {len(own)} its texts have a lower entropy than plain diffusion's at the same T (by more than 2 "
+        "standard errors): there the judge may be pleased by sharper, not by better texts."
+    ]
+
+
+def price(topic: Topic, row: Row, rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """How many times the calls and the seconds of plain diffusion with as many steps the row costs."""
+    twin = next((p for p in plain_curve(row, rows, topic.y) if p["steps"] == row["steps"]), None)
+    return [
+        (cost.value(row) / cost.value(twin), name)
+        for cost, name in ((CALLS, CALLS.name), (topic.seconds, "seconds"))
+        if twin and len(measured([row, twin], cost)) == 2
+    ]
+
+
+def _price(topic: Topic, row: Row, rows: Sequence[Row]) -> str:
+    parts = [f"{times:.1f} times the {name}" for times, name in price(topic, row, rows)]
+    return f", for {' and '.join(parts)}" if parts else ""
+
+
+def _by(comparison: Comparison, y: Quantity) -> str:
+    """The size of a difference and how sure it is."""
+    size = f"{abs(comparison.gain):.3f} {y.unit}"
+    if math.isinf(comparison.sigmas):
+        return f"{size} (without scatter)"
+    return f"{size} ({abs(comparison.sigmas):.0f} {'paired ' if comparison.paired else ''}standard errors)"
+
+
+def sampler_at(row: Row) -> str:
+    """`step, T = 8, k = 8`; plain diffusion needs no k."""
+    name = title(row["energy"])
+    return f"{name}, T = {row['steps']}" if row["energy"] == PLAIN else f"{name}, {_place(row)}"
+
+
+def _place(row: Row) -> str:
+    return f"T = {row['steps']}, {words(row)}"
+
+
+def plus_minus(value: float, error: float) -> str:
+    """A number with its standard error; `–` where there is none."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
+
+
+def refusals(found: Sequence[Standing]) -> list[str]:
+    """Why samplers could not be compared, each reason once with how many it keeps out."""
+    counts = Counter(refused.reason.partition(", this is")[0] for standing in found for refused in standing.refused)
+    return [f"{reason} ({count})" for reason, count in counts.items()]

@@ -1,0 +1,75 @@
+"""A document as Markdown: figures lie beside it as PNG files, and the columns of its tables align."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from workflows.document import (
+    Block,
+    Bullets,
+    Document,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    Verbatim,
+    visible,
+)
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
+
+
+def markdown_page(document: Document) -> str:
+    """The whole text; a picture is `NAME.png` in the same folder."""
+    return "\n\n".join([f"# {_text(document.title)}", *(_block(block) for block in document.blocks)]) + "\n"
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {_text(text)}"
+        case Paragraph(text):
+            return _text(text)
+        case Bullets(items):
+            return "\n".join(f"- **{_text(item.lead)}:** {_text(item.text)}" for item in items)
+        case Table():
+            return f"*{_text(block.caption)}*\n\n{_table(block)}"
+        case Picture(name, _, caption):
+            return f"![{_text(caption)}]({name}.png)\n\n*{_text(caption)}*"
+        case Verbatim(caption, text, _):
+            return f"**{_text(caption)}**\n\n{_fenced(text)}"
+
+
+def _table(table: Table) -> str:
+    cells = [[_text(cell) for cell in row] for row in (table.columns, *table.rows)]
+    numeric = [table.numeric(i) for i in range(len(table.columns))]
+    widths = [max(3, *(_width(row[i]) for row in cells)) for i in range(len(numeric))]
+    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)) + "|"
+    lines = [_line(row, widths, numeric) for row in cells]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    padded = []
+    for cell, width, right in zip(cells, widths, numeric, strict=True):
+        space = " " * (width - _width(cell))
+        padded.append(space + cell if right else cell + space)
+    return "| " + " | ".join(padded) + " |"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fenced(text: str) -> str:
+    """A code block whose fence is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = "\n".join(visible(line) for line in text.split("\n"))
+    return f"{fence}text\n{lines}\n{fence}"
+
+
+def _text(text: str) -> str:
+    """The text with every character escaped that Markdown, or HTML within it, would take for its own."""
+    return _SPECIAL.sub(r"\\\1", visible(text))

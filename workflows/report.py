@@ -1,0 +1,156 @@
+"""Report: one page (HTML, and the same in Markdown) that tells an experiment's results, from its outputs and its runs.
+
+python -m workflows.report EXPERIMENT.yaml [--report.folder FOLDER ...]
+"""
+
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from cluster.figures import Curves
+from cluster.parameters import redacted
+from cluster.tracking import DOTS_PER_INCH, RunTracker
+from edlm.config import ConfigurationError, from_command_line, plain
+from edlm.storage import join, local_copy, publish
+from workflows.autoregress import autoregress, judge
+from workflows.chapters import (
+    METHOD,
+    finding_blocks,
+    likelihood_blocks,
+    missing_blocks,
+    text_blocks,
+    training_blocks,
+    weight_blocks,
+    zero_shot_blocks,
+)
+from workflows.document import Bullets, Document, Heading, Paragraph
+from workflows.evaluate import evaluate
+from workflows.experiment import Experiment
+from workflows.finetune import finetune
+from workflows.html_page import html_page
+from workflows.markdown_page import markdown_page
+from workflows.origin import StageRecord, origin_blocks
+from workflows.prepare import prepare
+from workflows.pretrain import pretrain
+from workflows.results import Results, read_results
+from workflows.stage import Session, say, session
+
+HTML, MARKDOWN = "report.html", "report.md"
+ARTIFACTS = "report"  # the folder among the artifacts of the run
+
+
+def report(session: Session, measured: str) -> str:
+    """The URI of the page about this evaluation; it is among the artifacts of the evaluation's run too.
+
+    It tells of the stages that the session was asked for. Written anew each time: it takes seconds.
+    """
+    experiment = session.experiment
+    folder = experiment.report.folder or join(session.root, experiment.name, "report")
+    stages = [_record(session, row["stage"], row["output"]) for row in session.reports]
+    settings = yaml.safe_dump(redacted(plain(experiment)), sort_keys=False, allow_unicode=True)
+    written = datetime.now(UTC)
+    results = read_results(local_copy(measured))
+    document = compose(experiment, results, _curves(session), stages, settings, written)
+    images = draw(document)
+    with tempfile.TemporaryDirectory(prefix="edlm-report-") as scratch:
+        page = Path(scratch) / "page"
+        write(document, images, page)
+        try:
+            publish(page, folder, facts={"stage": "report", "measured": redacted(measured)})
+        except ValueError as error:
+            raise ConfigurationError(f"report.folder: {error}") from error
+        run_id = session.run_of(measured)
+        if run_id is not None and session.runs.facts(run_id) is not None:
+            _tell(session.runs.tracker(run_id, Path(scratch) / "journal"), page, images)
+    say("report", f"written: {join(folder, HTML)}")
+    return folder
+
+
+def compose(
+    experiment: Experiment,
+    results: Results,
+    training: Mapping[str, Curves],
+    stages: Sequence[StageRecord],
+    settings: str,
+    written: datetime,
+) -> Document:
+    """The whole document: question, findings, method, tables, figures, what is missing, and where it all comes from."""
+    summary = results.summary
+    unknown = [record.stage for record in stages if record.facts is None]
+    return Document(
+        f"{experiment.name}: what the energies are worth",
+        [
+            Heading("Question"),
+            Paragraph(experiment.report.question),
+            Paragraph(f"Measured on {summary['sequences']} validation sequences of {summary['length']} tokens."),
+            *finding_blocks(results),
+            Heading("Method"),
+            Bullets(METHOD),
+            *likelihood_blocks(results),
+            *text_blocks(results),
+            *weight_blocks(results),
+            *zero_shot_blocks(results),
+            *training_blocks(training),
+            *missing_blocks(results, unknown),
+            *origin_blocks(stages, settings, written),
+        ],
+    )
+
+
+def draw(document: Document) -> dict[str, bytes]:
+    """The PNG of every picture, by name."""
+    images = {}
+    for picture in document.pictures:
+        content = io.BytesIO()
+        picture.figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
+        images[picture.name] = content.getvalue()
+    return images
+
+
+def write(document: Document, images: Mapping[str, bytes], folder: Path) -> None:
+    """Afterwards the folder holds the HTML page, and the Markdown with its figures beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HTML).write_text(html_page(document, images), encoding="utf-8")
+    (folder / MARKDOWN).write_text(markdown_page(document), encoding="utf-8")
+    for name, content in images.items():
+        (folder / f"{name}.png").write_bytes(content)
+
+
+def _tell(tracker: RunTracker, page: Path, images: Mapping[str, bytes]) -> None:
+    for name in (HTML, MARKDOWN):
+        tracker.text(f"{ARTIFACTS}/{name}", (page / name).read_text(encoding="utf-8"))
+    for name, content in images.items():
+        tracker.picture(f"{ARTIFACTS}/{name}.png", content)
+    tracker.close()
+
+
+def _record(session: Session, stage: str, output: str) -> StageRecord:
+    run_id = session.run_of(output)
+    return StageRecord(stage, redacted(output), session.runs.facts(run_id) if run_id else None)
+
+
+def _curves(session: Session) -> dict[str, Curves]:
+    """The training curves of all stages whose runs are known."""
+    found = {}
+    for row in session.reports:
+        run_id = session.run_of(row["output"])
+        if run_id is not None and session.runs.facts(run_id) is not None:
+            found[row["stage"]] = session.runs.history(run_id)
+    return found
+
+
+def main() -> None:
+    experiment = from_command_line(Experiment, description=__doc__)
+    with session(experiment) as opened:
+        data = prepare(opened)
+        denoiser, ar, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
+        energies = finetune(opened, data, denoiser, ar)
+        report(opened, evaluate(opened, data, denoiser, ar, judging, energies))
+
+
+if __name__ == "__main__":
+    main()

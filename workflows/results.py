@@ -1,0 +1,107 @@
+"""Results: what an evaluation left in its output folder, and what it did not measure."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from workflows.samplers import Row
+
+SUMMARY = "summary.json"
+
+_COMMON = ("seed", "precision", "legacy", "seconds", "sequences")
+_SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A table that an evaluation may write: what it tells, the columns it must have, and numbers it may lack."""
+
+    name: str
+    tells: str
+    columns: Sequence[str]
+    numbers: Sequence[str] = ()
+
+    @property
+    def file(self) -> str:
+        """Its name in the output folder."""
+        return f"{self.name}.parquet"
+
+
+TABLES = (
+    Expected(
+        "bounds", "the T-step bounds of the samplers",
+        (*_SAMPLER, *_COMMON, "repeats", "bound_nats_per_token", "standard_error", "gain_nats_per_token",
+         "gain_standard_error"),
+        ("denoiser_calls", "energy_calls"),
+    ),
+    Expected(
+        "quality", "what a judge makes of generated texts",
+        (*_SAMPLER, *_COMMON, "nll_nats_per_token", "nll_standard_error", "entropy_nats", "entropy_standard_error",
+         "texts"),
+        ("judge", "generative_perplexity", "distinct_ngrams", "repetition", "divergence", "flags", "ess",
+         "distinct_candidates", "denoiser_calls", "energy_calls", "seconds_per_text"),
+    ),
+    Expected(
+        "trajectory", "the weights and the candidates along the trajectory",
+        (*_SAMPLER, *_COMMON, "t", "ess", "distinct_candidates"),
+    ),
+    Expected(
+        "calibration", "how the energies tell data from drafts",
+        (*_COMMON, "energy", "t_from", "t_to", "auc", "bins", "data_energies", "draft_energies"),
+    ),
+    Expected(
+        "partition", "the bracket of log Z by the number of drafts",
+        (*_COMMON, "energy", "draws", "low_nats_per_token", "low_standard_error", "high_nats_per_token",
+         "high_standard_error"),
+    ),
+    Expected(
+        "zero_shot", "likelihood on other corpora",
+        (*_COMMON, "corpus", "model", "nats_per_token", "standard_error", "perplexity", "tokens", "convention"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of every table (none where it was not measured), and what is missing: the table, and why."""
+
+    summary: Row
+    bounds: Sequence[Row] = ()
+    quality: Sequence[Row] = ()
+    trajectory: Sequence[Row] = ()
+    calibration: Sequence[Row] = ()
+    partition: Sequence[Row] = ()
+    zero_shot: Sequence[Row] = ()
+    missing: Sequence[tuple[str, str]] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of all tables."""
+        return [row for table in TABLES for row in getattr(self, table.name)]
+
+
+def read_results(folder: Path) -> Results:
+    """Everything that the evaluation's output folder holds; a table that is not there is said to be missing."""
+    tables, missing = {}, []
+    for expected in TABLES:
+        tables[expected.name], lacking = _read(folder / expected.file, expected)
+        missing += [(expected.name, f"{expected.tells}: {lacking}.")] if lacking else []
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return Results(summary=summary, missing=missing, **tables)
+
+
+def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
+    """The rows, and what is missing; without a column that says what a row is about there are no rows."""
+    if not path.exists():
+        return [], f"not measured, there is no {path.name}"
+    table = pq.read_table(path)
+    if not table.num_rows:
+        return [], f"not measured, {path.name} has no rows"
+    absent = [name for name in expected.columns if name not in table.column_names]
+    if absent:
+        return [], f"not usable, {path.name} has no {', '.join(absent)}"
+    lacking = [name for name in expected.numbers if name not in table.column_names]
+    return table.to_pylist(), f"not measured are {', '.join(lacking)}" if lacking else ""
