@@ -102,7 +102,7 @@ def test_a_sampler_that_was_not_timed_is_compared_at_no_seconds():
     row = bound("coar", 4, 2.3, seconds_per_text=float("nan"))
     outcome = same_cost(row, [*PLAIN, row], BOUND, TEXT_SECONDS)
     assert isinstance(outcome, Refused)
-    assert "no seconds per text of this row" in outcome.reason
+    assert "seconds per text of the row were not measured" in outcome.reason
 
 
 @pytest.mark.parametrize(

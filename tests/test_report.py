@@ -4,7 +4,9 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
+from unicodedata import combining, east_asian_width
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +17,10 @@ from cluster.tracking import RunFacts
 from edlm.config import load, plain
 from tests import measurements
 from tests.test_figures import BOUNDS, QUALITY, TRAJECTORY
+from workflows.chapters import by_judge
 from workflows.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim, visible
 from workflows.experiment import Experiment
+from workflows.findings import TEXTS, short_findings
 from workflows.html_page import html_page
 from workflows.markdown_page import markdown_page
 from workflows.origin import StageRecord, origin_blocks
@@ -155,7 +159,20 @@ def test_any_text_goes_through_every_kind_of_block(text):
     page = parsed(html_page(Document(text, blocks), {}))
     assert "".join(page.text).count(visible(text)) >= 2
     assert page.all("script") == []
-    assert markdown_page(Document(text, blocks)).count("\n|--") == 2
+    lines = markdown_page(Document(text, blocks)).split("\n")
+    for start in (i for i, line in enumerate(lines) if line.startswith("|--")):
+        assert [len(bars(lines[start + i])) for i in (-1, 0, 1)] == [3, 3, 3]
+    assert sum(line.startswith("|--") for line in lines) == 2
+
+
+def bars(line: str) -> list[int]:
+    """Where the cells of a line end, in columns of a terminal."""
+    places, column = [], 0
+    for before, c in pairwise(" " + line):
+        if c == "|" and before != "\\":
+            places.append(column)
+        column += 2 if east_asian_width(c) in "WF" else 0 if combining(c) else 1
+    return places
 
 
 def test_the_markdown_has_every_table_and_its_columns_align(document, folder):
@@ -165,9 +182,8 @@ def test_the_markdown_has_every_table_and_its_columns_align(document, folder):
     assert len(starts) == len(wanted) > 10
     for start, table in zip(starts, wanted, strict=True):
         own = lines[start - 1 : start + 1 + len(table.rows)]
-        bars = [[i for i, c in enumerate(line) if c == "|" and line[i - 1] != "\\"] for line in own]
-        assert len(bars[0]) == len(table.columns) + 1
-        assert all(places == bars[0] for places in bars)
+        assert len(bars(own[0])) == len(table.columns) + 1
+        assert all(bars(line) == bars(own[0]) for line in own)
         assert lines[start + 1 + len(table.rows)] == ""
 
 
@@ -212,6 +228,30 @@ def test_tables_are_read_as_they_were_written(tmp_path):
     assert found.bounds == measurements.bounds()
     assert found.calibration == measurements.calibration()
     assert found.zero_shot == measurements.zero_shot()
+
+
+def test_judges_are_not_mixed():
+    other = [row | {"judge": "another", "nll_nats_per_token": row["nll_nats_per_token"] + 9} for row in QUALITY]
+    one = by_judge(QUALITY)["ar-64"]
+    both = by_judge([*QUALITY, *other])
+    assert list(both) == ["ar-64", "another"]
+    assert short_findings(TEXTS, both["ar-64"]) == short_findings(TEXTS, one)
+    document = compose(
+        load(Experiment, SMALLEST), Results(measurements.summary(), quality=[*QUALITY, *other]), {}, [], "", NOW
+    )
+    names = [picture.name for picture in document.pictures]
+    assert len(names) == len(set(names)) == 6
+
+
+def test_what_no_diffusion_sampler_wrote_has_no_steps(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(measurements.summary()))
+    nothing = dict.fromkeys(("steps", "candidates", "window_from", "window_to", "temperature", "seconds_per_text"))
+    rows = [row | nothing if row["energy"] in ("data", "autoregressive") else row for row in QUALITY]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "quality.parquet")
+    found = read_results(tmp_path)
+    document = compose(load(Experiment, SMALLEST), found, {}, [], "", NOW)
+    table = next(b for b in document.blocks if isinstance(b, Table) and b.caption.startswith("Generated texts"))
+    assert [row[:3] for row in table.rows[:2]] == [("data", "–", "–"), ("autoregressive sampler", "–", "–")]
 
 
 def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_path):

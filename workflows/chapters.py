@@ -97,14 +97,31 @@ def finding_blocks(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Findings")]
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
-    for name, topic, rows in (("Bounds", LIKELIHOOD, results.bounds), ("Generated texts", TEXTS, results.quality)):
-        bullets = short_findings(topic, rows)
-        blocks += [Heading(f"{name} in short", 3)]
-        if bullets:
-            blocks += [Paragraph(SIGMAS), Bullets(bullets), standing_table(topic, rows), Paragraph(_notes(topic, rows))]
-        else:
-            blocks += [Paragraph("Nothing was measured that could be compared.")]
+    blocks += _in_short("Bounds in short", LIKELIHOOD, results.bounds)
+    for judge, rows in by_judge(results.quality).items() or {"no judge": []}.items():
+        blocks += _in_short(f"Generated texts in short, under {judge}", TEXTS, rows)
     return blocks
+
+
+def by_judge(quality: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each judge: what two judges say of a text is not comparable."""
+    found: dict[str, list[Row]] = {}
+    for row in quality:
+        found.setdefault(row.get("judge") or "a judge without a name", []).append(row)
+    return found
+
+
+def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[Block]:
+    bullets = short_findings(topic, rows)
+    if not bullets:
+        return [Heading(name, 3), Paragraph("Nothing was measured that could be compared.")]
+    return [
+        Heading(name, 3),
+        Paragraph(SIGMAS),
+        Bullets(bullets),
+        standing_table(topic, rows),
+        Paragraph(_notes(topic, rows)),
+    ]
 
 
 def likelihood_blocks(results: Results) -> list[Block]:
@@ -136,28 +153,34 @@ def likelihood_blocks(results: Results) -> list[Block]:
 
 
 def text_blocks(results: Results) -> list[Block]:
-    """What the samplers write, and what the judge makes of it."""
-    rows = results.quality
-    if not rows:
+    """What the samplers write, and what each judge makes of it."""
+    judges = by_judge(results.quality)
+    if not judges:
         return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
+    blocks: list[Block] = [Heading("Generated texts")]
+    for i, (judge, rows) in enumerate(judges.items(), 1):
+        blocks += [Heading(f"Under {judge}", 3), *_judged(rows, "" if i == 1 else f"-judge-{i}")]
+    texts = _texts(next(iter(judges.values())))
+    return [*blocks, Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
+
+
+def _judged(rows: Sequence[Row], suffix: str) -> list[Block]:
+    """Figures and tables of one judge; the suffix tells its pictures from another's."""
     return [
-        Heading("Generated texts"),
-        Paragraph(f"Judge: {', '.join(dict.fromkeys(str(row.get('judge')) for row in rows))}."),
         *_picture(
-            "quality-calls", "The judge's nats per token against network calls.",
+            f"quality-calls{suffix}", "The judge's nats per token against network calls.",
             rows, (JUDGED, CALLS), lambda: quality_calls_figure(rows),
         ),
         *_picture(
-            "quality-seconds", "The judge's nats per token against seconds per text.",
+            f"quality-seconds{suffix}", "The judge's nats per token against seconds per text.",
             rows, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(rows),
         ),
         *_picture(
-            "quality-entropy", "The judge's nats per token against the entropy of the same texts.",
+            f"quality-entropy{suffix}", "The judge's nats per token against the entropy of the same texts.",
             rows, (JUDGED, ENTROPY), lambda: quality_figure(rows),
         ),
         quality_table(rows),
         *_energy_by_energy(TEXTS, "The judge, energy by energy", rows),
-        Verbatim(f"Texts of the largest T, the first {TEXTS_SHOWN} of each sampler", _texts(rows), folded=True),
     ]  # fmt: skip
 
 

@@ -82,7 +82,9 @@ def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     if not row["candidates"]:
         return Refused("exact sampling has no candidates to weigh uniformly")
     controls = (r for r in rows if r["energy"] == UNIFORM and r["steps"] == row["steps"])
-    twin = next((r for r in controls if same_sampler(r, row, besides=("legacy",)) and not r["legacy"]), None)
+    twin = next(
+        (r for r in controls if same_sampler(r, row, besides=("legacy", "temperature")) and not r["legacy"]), None
+    )
     if twin is None:
         return Refused("the control was not measured for this sampler")
     if y.gain is not None:
@@ -98,9 +100,9 @@ def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Out
     """
     curve = sorted(measured(plain_curve(row, rows, y), cost, y), key=cost.value)
     if not measured([row], cost, y):
-        return Refused(f"no {cost.name} of this row that could be compared")
+        return Refused(f"{cost.name} of the row were not measured")
     if len(curve) < 2:
-        return Refused(f"plain diffusion has {len(curve)} measurements of {cost.name}; two are needed")
+        return Refused(f"of plain diffusion {len(curve)} {cost.name} were measured, and two are needed")
     at = cost.value(row)
     first, last = cost.value(curve[0]), cost.value(curve[-1])
     if at < first:

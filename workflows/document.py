@@ -1,9 +1,12 @@
 """A document before it is a page: headings, paragraphs, findings, tables, pictures, texts as they are."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+
+_NUMBER = re.compile(r"[(+\-−]*\d[\d.]*( |$)")  # and a date, or a digest that begins with digits, is none
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Table:
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers, which stand at the right."""
         cells = [row[column] for row in self.rows if row[column] not in ("", "–")]
-        return bool(cells) and all(cell[0].isdigit() or cell[0] in "+-−<>±" for cell in cells)
+        return bool(cells) and all(_NUMBER.match(cell) for cell in cells)
 
 
 @dataclass(frozen=True)

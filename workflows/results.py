@@ -1,18 +1,21 @@
 """Results: what an evaluation left in its output folder, and what it did not measure."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.samplers import Row
+from workflows.samplers import AUTOREGRESSIVE, DATA, Row
 
 SUMMARY = "summary.json"
 
 _COMMON = ("seed", "precision", "legacy", "seconds", "sequences")
 _SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
+_NO_STEPS: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -104,4 +107,14 @@ def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
     if absent:
         return [], f"not usable, {path.name} has no {', '.join(absent)}"
     lacking = [name for name in expected.numbers if name not in table.column_names]
-    return table.to_pylist(), f"not measured are {', '.join(lacking)}" if lacking else ""
+    numbers = {field.name for field in table.schema if pa.types.is_floating(field.type)}
+    rows = [_whole(row, numbers) for row in table.to_pylist()]
+    return rows, f"not measured are {', '.join(lacking)}" if lacking else ""
+
+
+def _whole(row: Row, numbers: set[str]) -> Row:
+    """The row with nan for every number that is not there; what no diffusion sampler wrote has no steps."""
+    filled = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
+    if row.get("energy") in (DATA, AUTOREGRESSIVE) and "steps" in row:
+        filled |= _NO_STEPS
+    return filled

@@ -186,8 +186,8 @@ def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
     cells = [
         (
             row["corpus"], row["model"] + (", legacy" if row["legacy"] else ""),
-            plus_minus(row["nats_per_token"], row["standard_error"]), number(row["perplexity"], 2), str(row["tokens"]),
-            row["convention"],
+            plus_minus(row["nats_per_token"], row["standard_error"]), number(column("perplexity")(row), 2),
+            str(row["tokens"]), row["convention"],
         )
         for row in zero_shot
     ]  # fmt: skip
