@@ -6,6 +6,7 @@ They have the interfaces of the trained ones, so that the sampler, the bounds an
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
@@ -88,7 +89,10 @@ class ExactConditional:
 
 
 class ExactAutoregressive:
-    """log q(x^l | x^<l), from the first token on: for the energies `ar` and `coar`, as a judge and as a baseline."""
+    """log q(x^l | x^<l), from the first token on: for the energies `ar` and `coar`, as a baseline and as a judge.
+
+    `Judge("exact", ExactAutoregressive(law), tokenizer, law.length + 1, start=law.vocabulary)` is the judge.
+    """
 
     def __init__(self, law: Law) -> None:
         self.law, self.vocabulary = law, law.vocabulary
@@ -97,3 +101,8 @@ class ExactAutoregressive:
         """At the selected positions (all by default), 0 elsewhere; uniform behind what is impossible."""
         log_p = self.law.increments(x)
         return log_p if where is None else torch.where(where, log_p, 0.0)
+
+    def __call__(self, tokens: Int[Tensor, "b w"]) -> tuple[Float64[Tensor, "b w-1"], Float64[Tensor, "b w s"]]:
+        """As a judge's network: log q of every token behind the start token, and the beliefs about the next state."""
+        read = F.pad(tokens[:, 1:], (0, 1), value=self.vocabulary)
+        return self.law.increments(read)[:, :-1], self.law.beliefs(read)

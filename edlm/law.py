@@ -72,14 +72,16 @@ class Law:
         by_position = torch.where(impossible, -math.log(self.vocabulary), by_position)
         return torch.where(x == self.vocabulary, 0.0, by_position)
 
+    def beliefs(self, x: Int[Tensor, "b l"]) -> Float64[Tensor, "b l s"]:
+        """P(state at l | the tokens of x to the left) at every position: all that they say of what follows."""
+        return torch.stack([state for state, _ in self._forward(x)], dim=1)
+
     def posteriors(self, xt: Int[Tensor, "b l"]) -> Float64[Tensor, "b l v"]:
         """q(x^l | x_t) of every token at every position; a known token has probability 1.
 
         At masked positions it is uniform where x_t itself is impossible.
         """
-        left = torch.stack([state for state, _ in self._forward(xt)], dim=1)
-        right = self._backward(xt)
-        p = (left * right) @ self.emissions.to(xt.device)
+        p = (self.beliefs(xt) * self._backward(xt)) @ self.emissions.to(xt.device)
         total = p.sum(dim=-1, keepdim=True)
         p = torch.where(total > 0, p / total, 1 / self.vocabulary)
         known = F.one_hot(xt, self.vocabulary + 1)[..., :-1].double()

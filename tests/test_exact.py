@@ -6,11 +6,13 @@ import torch
 from edlm import equations
 from edlm.energy import AutoregressiveEnergy
 from edlm.exact import ExactAutoregressive, ExactConditional, ExactDenoiser, ExactEnergy
-from edlm.judge import assess
+from edlm.judge import Judge
 from edlm.likelihood import Estimate, autoregressive_nll, difference, nelbo, sampler_bound
+from edlm.quality import assess
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import Cosine, LogLinear
 from edlm.sources import Agree, HiddenMarkov, Markov
+from edlm.tokenizer import Symbols
 from tests import worlds
 from tests.laws import Step
 
@@ -178,9 +180,12 @@ def test_at_full_length_the_autoregressive_energy_is_the_exact_one_but_for_a_con
 def test_the_exact_autoregressive_model_is_a_judge():
     law = LONG["markov"].law()
     texts = sequences(law)
-    quality = assess(texts, ExactAutoregressive(law))  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(quality.nll_nats_per_token, -law.log_p(texts) / law.length)
-    assert abs(quality.nll_nats_per_token.mean() - law.entropy().mean / law.length) < 4 * quality.nll_standard_error
+    tokenizer = Symbols(size=law.vocabulary).build([])
+    judge = Judge("exact", ExactAutoregressive(law), tokenizer, law.length + 1, start=law.vocabulary)
+    quality = assess(texts, judge)
+    torch.testing.assert_close(quality.nats, -law.log_p(texts))
+    assert not quality.retokenised
+    torch.testing.assert_close(quality.features, law.moves[texts[:, -1]])
 
 
 def test_what_makes_no_sense_is_refused():
