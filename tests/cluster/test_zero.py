@@ -74,7 +74,7 @@ def test_offload_to_the_host_changes_no_loss(two, stage):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", list(objectives()))
 def test_every_objective_says_what_one_process_says(two, name, stage):
     alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)

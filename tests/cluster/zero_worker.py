@@ -121,7 +121,7 @@ def main(rank: int, port: int, output: Path) -> None:
     torch.distributed.init_process_group("gloo")
     results = stages()
     for name, build in objectives().items():
-        for stage in (2, 3):
+        for stage in (0, 1, 2, 3):
             engine = ZeroEngine(build(), SCIENCE, Zero(stage=stage), CPU)
             results[f"{name} {stage}"] = {"full": curve(engine, SCIENCE, science_rows)}
     if rank == 0:
