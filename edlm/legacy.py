@@ -22,6 +22,8 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.config import ConfigurationError, Fraction, config
+from edlm.judge import whole_texts
+from edlm.quality import average, unigram_entropy
 from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, State, StepResult, chunks, join
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, seeds, uniforms
@@ -241,18 +243,7 @@ def entropy_against_steps(
         exact = Sampler(steps=count)
         legacy = LegacySampler(sampler=exact, precision=precision)
         for label, sampler in ((EXACT_LABEL, exact), (legacy.label, legacy)):
-            entropy = unigram_entropy(sampler.sample(canvas, denoiser, None, schedule, keys))
-            mean, error = entropy.mean().item(), _standard_error(entropy)
-            rows.append(EntropyRow(count, label, mean, error, mean / math.log(2)))
+            texts = sampler.sample(canvas, denoiser, None, schedule, keys).cpu()
+            entropy = average(unigram_entropy(texts, whole_texts(texts)))
+            rows.append(EntropyRow(count, label, entropy.mean, entropy.standard_error, entropy.mean / math.log(2)))
     return rows
-
-
-def unigram_entropy(texts: Int[Tensor, "b l"]) -> Float64[Tensor, " b"]:
-    """Entropy in nats of each text's own token frequencies; in bits, as published, it is this over log 2."""
-    counts = texts.new_zeros(len(texts), int(texts.max()) + 1).scatter_add_(1, texts, torch.ones_like(texts))
-    frequency = counts.double() / texts.shape[1]
-    return -torch.special.xlogy(frequency, frequency).sum(dim=-1)
-
-
-def _standard_error(values: Float64[Tensor, " b"]) -> float:
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan

@@ -100,7 +100,7 @@ def assess(texts: Int[Tensor, "b l"], judge: Judge, lengths: Int[Tensor, " b"] |
         tokens=lengths,
         characters=reading.characters,
         judge_tokens=reading.judge_tokens,
-        unigram_entropy=_unigram_entropy(texts, lengths),
+        unigram_entropy=unigram_entropy(texts, lengths),
         repetition=_repetition(texts, lengths),
         distinct=tuple(_distinct(texts, lengths, n) for n in DISTINCT),
         features=reading.features,
@@ -112,6 +112,15 @@ def average(values: Float64[Tensor, " b"]) -> Average:
     return _ratio(values, torch.ones_like(values))
 
 
+def unigram_entropy(texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"]) -> Float64[Tensor, " b"]:
+    """Nats: -sum p log p over the tokens of each text, p their frequencies in it."""
+    _, keys = _ngrams(texts, lengths, 1)
+    kinds, counts = keys.unique(return_counts=True)
+    row = kinds // texts.numel()
+    p = counts.double() / lengths[row]
+    return torch.zeros(len(texts), dtype=torch.float64).index_add(0, row, -p * p.log())
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Average:
     """sum over sum; its error by linearisation, that of the mean where the denominators are equal."""
     n, total = len(numerator), denominator.double().sum()
@@ -120,15 +129,6 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Average:
         return Average(mean, math.nan)
     residual = numerator - mean * denominator
     return Average(mean, (math.sqrt(n / (n - 1)) * residual.square().sum().sqrt() / total).item())
-
-
-def _unigram_entropy(texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"]) -> Float64[Tensor, " b"]:
-    """-sum p log p over the tokens of each text, p their frequencies in it."""
-    _, keys = _ngrams(texts, lengths, 1)
-    kinds, counts = keys.unique(return_counts=True)
-    row = kinds // texts.numel()
-    p = counts.double() / lengths[row]
-    return torch.zeros(len(texts), dtype=torch.float64).index_add(0, row, -p * p.log())
 
 
 def _distinct(texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"], n: int) -> float:

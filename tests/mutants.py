@@ -26,9 +26,12 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY = (
-    f"tests/test_{name}.py" for name in ("sampler_law", "bounds", "identities", "energy", "judge", "quality")
-)
+LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER = (
+    f"tests/test_{name}.py"
+    for name in (
+        "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate"
+    )
+)  # fmt: skip
 
 MUTANTS = (
     Mutant(
@@ -167,6 +170,69 @@ MUTANTS = (
         "index_add(0, row, -p * p.log())",
         "index_add(0, row, -p * p.log2())",
         (QUALITY,),
+    ),
+    Mutant(
+        "the uniform control weighs",
+        "control.py",
+        "return torch.zeros_like(log_p)",
+        "return -log_p",
+        (CONTROL,),
+    ),
+    Mutant(
+        "the uniform control favours its first candidate",
+        "control.py",
+        "return torch.zeros_like(log_p)",
+        "return torch.arange(log_p.shape[1], dtype=log_p.dtype)[None, :, None].expand_as(log_p)",
+        (CONTROL,),
+    ),
+    Mutant(
+        "the published race draws tokens without the mask's competition",
+        "legacy.py",
+        "return race(q, u, dtype)",
+        "return torch.where(u[:, -1] < share, race(log_p.exp(), u[:, :-1], dtype), q.shape[1] - 1)",
+        (LEGACY,),
+    ),
+    Mutant(
+        "the published race has exact noise",
+        "legacy.py",
+        "return torch.where(rounded == 1, 0, rounded)",
+        "return u",
+        (LEGACY,),
+    ),
+    Mutant(
+        "the race forgets the share that a step reveals",
+        "legacy.py",
+        "q = torch.cat([log_p.exp() * share[:, None], 1 - share[:, None]], dim=-1)",
+        "q = torch.cat([log_p.exp(), 1 - share[:, None]], dim=-1)",
+        (LEGACY,),
+    ),
+    Mutant(
+        "all drafts of the published generator are one draft",
+        "legacy.py",
+        "tokens = race(log_p.exp()[:, None].expand_as(u), u, self.dtype)",
+        "tokens = race(log_p.exp()[:, None].expand_as(u), u[:, :1].expand_as(u), self.dtype)",
+        (LEGACY,),
+    ),
+    Mutant(
+        "what is left at the end of the published generator is its first token",
+        "legacy.py",
+        "x[chunk] = denoiser.log_p(context, chunk).argmax(dim=-1)",
+        "x[chunk] = 0",
+        (LEGACY,),
+    ),
+    Mutant(
+        "the masks of the paper's estimator are averaged over tokens that are kept",
+        "carry_over_estimate.py",
+        "schedule.weight(t) * (1 - schedule.alpha(t))",
+        "schedule.weight(t) * schedule.alpha(t)",
+        (CARRY_OVER,),
+    ),
+    Mutant(
+        "log Z of an energy that is not `coar` is taken for known",
+        "likelihood.py",
+        "if log_partition_draws is None and not isinstance(energy, CarryOverEnergy):",
+        "if log_partition_draws is None and not energy.drafts:",
+        (CARRY_OVER,),
     ),
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from edlm import equations
 from edlm.config import ConfigurationError, dump, parse, plain
 from edlm.control import Uniform
-from edlm.legacy import EXACT_LABEL, LegacySampler, entropy_against_steps, grained, race, reverse, unigram_entropy
+from edlm.legacy import EXACT_LABEL, LegacySampler, entropy_against_steps, grained, race, reverse
 from edlm.sampler import Sampler, StepResult
 from edlm.schedule import Cosine, LogLinear
 from edlm.streams import Purpose, uniforms
@@ -112,12 +112,11 @@ def raced_law(p: Tensor, steps: int, grain: float) -> Tensor:
 
 def test_entropy_falls_with_the_number_of_steps_in_float32_and_not_in_float64():
     exact = entropy(ZIPF)
-    lost = [exact - entropy(raced_law(ZIPF, steps, GRAIN["float32"])) for steps in (1, 16, 128, 1024)]
-    assert lost[0] > 0.002
+    lost = [exact - entropy(raced_law(ZIPF, steps, GRAIN["float32"])) for steps in (1, 16, 256)]
+    assert lost[0] > 0.005
     assert all(more > 2 * fewer for fewer, more in itertools.pairwise(lost))
     assert lost[-1] > 0.5
-    for steps in (1, 64):
-        assert abs(exact - entropy(raced_law(ZIPF, steps, GRAIN["float64"]))) < 1e-7
+    assert abs(exact - entropy(raced_law(ZIPF, 16, GRAIN["float64"]))) < 1e-7
 
 
 def test_our_draws_keep_the_whole_vocabulary_at_its_probability():
@@ -140,31 +139,31 @@ def marginal(sampler: Sampler | LegacySampler, p: Tensor, count: int) -> Tensor:
 
 def test_the_whole_sampler_loses_entropy_with_its_steps_in_low_precision_alone():
     """In bfloat16, whose grain is 2^-8, so that a vocabulary of 100 is large enough and the texts few."""
-    p, count = zipf(100), 1200
+    p, count = zipf(100), 800
     found = {
         (steps, how): entropy(marginal(sampler, p, count))
-        for steps in (1, 8, 32)
+        for steps in (1, 4, 16)
         for how, sampler in {
             "low": LegacySampler(sampler=Sampler(steps=steps), precision="bfloat16"),
             "high": LegacySampler(sampler=Sampler(steps=steps), precision="float64"),
             "ours": Sampler(steps=steps),
         }.items()
     }
-    error = 0.03  # the standard error of these entropies: 1.1 nats of spread over 1200 tokens
+    error = 0.04  # the standard error of these entropies: 1.1 nats of spread over 800 tokens
     assert found[1, "high"] - found[1, "low"] > 4 * error
-    assert found[1, "low"] - found[8, "low"] > 8 * error
-    assert found[8, "low"] - found[32, "low"] > 8 * error
-    for steps in (1, 8, 32):
+    assert found[1, "low"] - found[4, "low"] > 6 * error
+    assert found[4, "low"] - found[16, "low"] > 6 * error
+    for steps in (1, 4, 16):
         assert abs(found[steps, "high"] - found[1, "ours"]) < 4 * error
         assert abs(found[steps, "ours"] - found[1, "ours"]) < 4 * error
 
 
 def test_drafts_are_raced_without_the_mask_so_that_weighing_nothing_restores_entropy():
     """In low precision k candidates with uniform weights are NOT plain diffusion: drafts lose less of the tail."""
-    p, count = zipf(100), 1200
+    p, count = zipf(100), 800
     canvas = torch.full((count // 8, 8), len(p))
     plain, control = (
-        LegacySampler(sampler=Sampler(steps=32, candidates=k), precision="bfloat16").sample(
+        LegacySampler(sampler=Sampler(steps=16, candidates=k), precision="bfloat16").sample(
             canvas, Same(p), Uniform(), LogLinear(), torch.arange(len(canvas))
         )
         for k in (1, 2)
@@ -283,11 +282,6 @@ def test_entropy_against_steps_is_a_table_in_nats_and_bits_with_every_row_labell
     assert many > few + 0.2
     again = entropy_against_steps(canvas, Same(p), LogLinear(), steps=(1, 16), seed=0, precision="bfloat16")
     assert rows == again
-
-
-def test_unigram_entropy_is_that_of_a_texts_own_frequencies():
-    texts = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 7], [3, 3, 5, 5]])
-    assert unigram_entropy(texts).tolist() == pytest.approx([0, math.log(4), math.log(2)])
 
 
 def test_the_error_of_a_single_text_is_not_known():

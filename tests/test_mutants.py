@@ -8,6 +8,7 @@ QUICK = {
     "a block sees the new tokens of its neighbours",
     "the autoregressive energy drops the first token",
     "softplus is log(sigmoid + 1e-8)",
+    "log Z of an energy that is not `coar` is taken for known",
 }
 
 
