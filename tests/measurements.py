@@ -88,7 +88,7 @@ def _bound(energy, steps, k, bound, gain, error, seconds) -> Row:
 def quality() -> list[Row]:
     rows = [
         _quality("data", 0, 1, 1.57, 2.81, 0.0, 0.0, 0.0),
-        _quality("autoregressive", 64, 1, 1.72, 2.80, 64.0, 0.0, 0.2),
+        _quality("autoregressive", 0, 1, 1.72, 2.80, 64.0, 0.0, 0.2),
     ]
     judged = dict(zip((1, 2, 4, 8, 16, 32), (3.9, 3.5, 3.22, 2.96, 2.81, 2.74), strict=True))
     for steps, value in judged.items():
@@ -104,7 +104,7 @@ def quality() -> list[Row]:
 
 def _quality(energy, steps, k, nll, entropy, denoiser_calls, energy_calls, seconds) -> Row:
     return {
-        "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "judge": "ar-64",
+        "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "judge": "ar-64", "token_temperature": 1.0,
         "generative_perplexity": math.exp(nll),
         "nll_nats_per_token": nll, "nll_standard_error": 0.022, "entropy_nats": entropy,
         "entropy_standard_error": 0.008,
@@ -114,6 +114,95 @@ def _quality(energy, steps, k, nll, entropy, denoiser_calls, energy_calls, secon
         "texts": [f"a text of {energy} in {steps} steps, k = {k}", "and another"], **COMMON,
         "seconds": seconds * SEQUENCES,
     }  # fmt: skip
+
+
+def sweep() -> list[Row]:
+    """`quality` at three token temperatures: colder texts please the judge and vary less."""
+    return [
+        row
+        | {
+            "token_temperature": warmth,
+            "nll_nats_per_token": row["nll_nats_per_token"] + 1.5 * (warmth - 1),
+            "entropy_nats": row["entropy_nats"] + 0.4 * (warmth - 1),
+        }
+        for warmth in (0.9, 1.0, 1.1)
+        for row in quality()
+        if warmth == 1 or row["energy"] not in ("data", "uniform")
+    ]
+
+
+def matched() -> list[Row]:
+    """What `sweep` comes to at the entropy of the data; one sampler does not reach it."""
+    rows = []
+    for row in quality():
+        if row["energy"] in ("data", "uniform"):
+            continue
+        reached = row["energy"] != "copula"
+        nll = row["nll_nats_per_token"] + 3.75 * (2.81 - row["entropy_nats"])
+        names = ("energy", "steps", "candidates", *ALL_STEPS, "judge", "denoiser_calls", "energy_calls")
+        rows.append(
+            {
+                **{name: row[name] for name in (*names, "seconds_per_text")}, **COMMON, "entropy_nats": 2.81,
+                "nll_nats_per_token": nll if reached else math.nan,
+                "nll_standard_error": 0.03 if reached else math.nan,
+                "token_temperature_from": 1.0, "token_temperature_to": 1.1,
+                "reason": "" if reached else "its texts are less varied at every temperature", "seconds": 0.0,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def cost() -> list[Row]:
+    return [
+        {name: row[name] for name in ("energy", "steps", "candidates", *ALL_STEPS, "denoiser_calls", "energy_calls")}
+        | {"seconds_per_text": row["seconds_per_text"], "seconds_least": 0.9 * row["seconds_per_text"]}
+        | {"seconds_most": 1.2 * row["seconds_per_text"], "texts_at_once": 4, **COMMON, "seconds": 1.0}
+        for row in quality()
+        if row["energy"] != "data"
+    ]
+
+
+def paper() -> list[Row]:
+    return [
+        {"energy": "coar", "how": how, "nats_per_token": nats, "standard_error": 0.05, **COMMON, "seconds": 1.0}
+        for how, nats in (("log Z from 8 drafts", 0.955), ("log Z = 0, as it is", 1.545))
+    ]
+
+
+def legacy_entropy() -> list[Row]:
+    return [
+        {"steps": steps, "sampler": sampler, "entropy_nats": nats, "entropy_standard_error": 0.01,
+         "entropy_bits": nats / math.log(2), **COMMON, "legacy": sampler != "exact", "seconds": 1.0}
+        for steps in (8, 32)
+        for sampler, nats in (("exact", 2.80), ("races in float32", 2.71))
+    ]  # fmt: skip
+
+
+def marginal_truth() -> list[Row]:
+    return [
+        {"t_from": i / 4, "t_to": (i + 1) / 4, "kl_nats_per_position": 0.01 * (4 - i), "kl_standard_error": 0.001,
+         "nelbo_above_entropy_nats_per_token": 0.02, "nelbo_standard_error": 0.002, **COMMON, "seconds": 1.0}
+        for i in range(4)
+    ]  # fmt: skip
+
+
+def energy_truth() -> list[Row]:
+    names = ("choice_total_variation", "exact_gain", "lost_gain")
+    numbers = dict.fromkeys(names, 0.3) | {f"{name}_standard_error": 0.01 for name in names}
+    return [
+        {"energy": "step-blocks", "candidates": 8, "where": where, **numbers, "correlation_misleading": 0.98, **COMMON,
+         "seconds": 1.0}
+        for where in ("all steps", "t 0 to 0.25", "2 to 3 new tokens")
+    ]  # fmt: skip
+
+
+def sample_truth() -> list[Row]:
+    return [
+        {"energy": energy, "steps": 8, "candidates": k, **ALL_STEPS, "possible_share": 0.97,
+         "excess_nats_per_token": 0.12, "excess_standard_error": 0.01, "pair_total_variation": 0.05,
+         "pair_total_variation_of_law": 0.04, **COMMON, "seconds": 1.0}
+        for energy, k in (("plain", 1), ("step-blocks", 8), ("conditional", 0))
+    ]  # fmt: skip
 
 
 def trajectory() -> list[Row]:
@@ -126,7 +215,7 @@ def trajectory() -> list[Row]:
                 rows.append(
                     {"energy": energy, "steps": steps, "candidates": 8, **ALL_STEPS, "t": t, "ess": ess,
                      "distinct_candidates": 8 - 6 * math.exp(-0.3 * LENGTH / steps), "revealed": LENGTH / steps,
-                     **COMMON, "seconds": 1.0}
+                     "token_temperature": 1.0, **COMMON, "seconds": 1.0}
                 )  # fmt: skip
     return rows
 
@@ -172,8 +261,9 @@ def zero_shot() -> list[Row]:
             nats = value + offset
             rows.append(
                 {"corpus": corpus, "model": model, "nats_per_token": nats, "standard_error": 0.01,
-                 "perplexity": math.exp(nats), "tokens": 19200, "convention": "whole windows, no overlap", **COMMON,
-                 "seconds": 4.0}
+                 "perplexity": math.exp(nats), "word_perplexity": math.exp(5 * nats),
+                 "bits_per_byte": nats / math.log(2), "tokens": 19200, "convention": "whole windows, no overlap",
+                 **COMMON, "seconds": 4.0}
             )  # fmt: skip
     return rows
 

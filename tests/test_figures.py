@@ -99,7 +99,7 @@ def test_bars_are_two_standard_errors():
 def test_the_entropy_of_a_known_source_stands_for_the_autoregressive_level():
     assert [level.name for level in levels(SUMMARY)] == ["NELBO, T = ∞", "AR model"]
     known = levels(SUMMARY | {"entropy_nats_per_token": 1.5})
-    assert [(level.name, level.value) for level in known][1] == ("entropy of the source", 1.5)
+    assert [(level.name, level.value) for level in known][1] == ("the source's own law", 1.5)
 
 
 def test_numbers_that_are_not_finite_are_left_out():

@@ -25,7 +25,8 @@ from workflows.findings import (
 )
 from workflows.quantities import BOUND, CALLS, JUDGED, TEXT_SECONDS
 from workflows.samplers import series, words
-from workflows.tabulation import bound_table, comparison_table, gain_table, level_table, outcome_cell, quality_table
+from workflows.tabulation import bound_table, comparison_table, gain_table, level_table, outcome_cell
+from workflows.text_tabulation import quality_table
 
 
 def bound(energy: str, steps: int, value: float, gain: float = 0.0, error: float = 0.01, **changes):

@@ -17,15 +17,16 @@ from cluster.tracking import RunFacts
 from edlm.config import load, plain
 from tests import measurements
 from tests.test_figures import BOUNDS, QUALITY, TRAJECTORY
-from workflows.chapters import by_judge
+from workflows.chapters import at_temperature_one, by_judge
 from workflows.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim, visible
 from workflows.experiment import Experiment
-from workflows.findings import TEXTS, short_findings
+from workflows.findings import MATCHED, TEXTS, short_findings
 from workflows.html_page import html_page
 from workflows.markdown_page import markdown_page
 from workflows.origin import StageRecord, origin_blocks
 from workflows.report import HTML, MARKDOWN, compose, draw, write
 from workflows.results import TABLES, Results, read_results
+from workflows.text_tabulation import quality_table
 
 SMALLEST = Path(__file__).parent / "cluster" / "smallest.yaml"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -75,10 +76,18 @@ def record(stage: str, **changes) -> StageRecord:
 
 
 def results() -> Results:
-    quality = [dict(row) for row in QUALITY]
+    names = ("plain", "uniform", "data", "autoregressive", "published-nce")
+    bounds, trajectory = (
+        [row for row in rows if row["energy"] in names or row["energy"] == "coar"] for rows in (BOUNDS, TRAJECTORY)
+    )
+    quality = [dict(row) for row in QUALITY if row["energy"] in names]
     quality[-1]["texts"] = [HOSTILE]
     return Results(
-        measurements.summary(), BOUNDS, quality, TRAJECTORY, measurements.calibration(), measurements.partition(),
+        measurements.summary(), bounds, quality, trajectory, measurements.calibration()[:4], measurements.partition(),
+        matched=[row for row in measurements.matched() if row["energy"] in ("plain", "copula")],
+        cost=measurements.cost(), paper=measurements.paper(), legacy_entropy=measurements.legacy_entropy(),
+        marginal_truth=measurements.marginal_truth(), energy_truth=measurements.energy_truth(),
+        sample_truth=measurements.sample_truth(),
         missing=[("zero_shot", "likelihood on other corpora: not measured, there is no zero_shot.parquet.")],
     )  # fmt: skip
 
@@ -220,14 +229,14 @@ def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
 
 def test_tables_are_read_as_they_were_written(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(measurements.summary()))
-    for name in ("bounds", "quality", "trajectory", "calibration", "partition", "zero_shot"):
-        rows = getattr(measurements, name)()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    for table in TABLES:
+        rows = getattr(measurements, table.name)()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{table.name}.parquet")
     found = read_results(tmp_path)
     assert found.missing == []
-    assert found.bounds == measurements.bounds()
-    assert found.calibration == measurements.calibration()
-    assert found.zero_shot == measurements.zero_shot()
+    for table in TABLES:
+        for read, row in zip(getattr(found, table.name), getattr(measurements, table.name)(), strict=True):
+            assert {name: str(read[name]) for name in row} == {name: str(value) for name, value in row.items()}
 
 
 def test_judges_are_not_mixed():
@@ -241,6 +250,33 @@ def test_judges_are_not_mixed():
     )
     names = [picture.name for picture in document.pictures]
     assert len(names) == len(set(names)) == 6
+
+
+def test_a_sweep_of_token_temperatures_is_told_at_equal_entropy_and_not_mixed_into_the_findings():
+    swept = [row for row in measurements.sweep() if row["energy"] in ("plain", "coar", "data", "autoregressive")]
+    alone = at_temperature_one(swept)
+    assert {row["token_temperature"] for row in alone} == {1.0}
+    told = Results(measurements.summary(), quality=swept, matched=measurements.matched())
+    document = compose(load(Experiment, SMALLEST), told, {}, [], "", NOW)
+    names = [block.text for block in document.blocks if isinstance(block, Heading)]
+    assert "Texts under the judge in short (ar-64)" in names
+    assert "Texts at the data's entropy in short (ar-64)" in names
+    bullets = [block.items for block in document.blocks if isinstance(block, Bullets)]
+    assert short_findings(TEXTS, alone) in bullets
+    assert short_findings(MATCHED, measurements.matched()) in bullets
+    by_name = {picture.name: picture for picture in document.pictures}
+    assert "matched-seconds" in by_name
+    overview = by_name["quality-entropy"].figure.axes[0]
+    assert "T = 32" in overview.get_title("left")
+    table = next(b for b in document.blocks if isinstance(b, Table) and b.caption.startswith("Texts at the entropy"))
+    reached = {row[0]: row[3] for row in table.rows}
+    assert reached["copula"] == "its texts are less varied at every temperature"
+
+
+def test_the_repeater_is_no_energy():
+    repeater = QUALITY[0] | {"energy": "repeater", "nll_nats_per_token": 0.1, "entropy_nats": 2.8}
+    assert short_findings(TEXTS, [*QUALITY, repeater]) == short_findings(TEXTS, QUALITY)
+    assert quality_table([*QUALITY, repeater]).rows[2][:3] == ("repeater (sanity check)", "–", "–")
 
 
 def test_what_no_diffusion_sampler_wrote_has_no_steps(tmp_path):

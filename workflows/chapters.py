@@ -14,6 +14,7 @@ from workflows.figures.training import gain_by_time_figure, loss_figure
 from workflows.figures.trajectory import distinct_figure, ess_figure
 from workflows.findings import (
     LIKELIHOOD,
+    MATCHED,
     TEXTS,
     Topic,
     energy_findings,
@@ -31,14 +32,14 @@ from workflows.tabulation import (
     bound_table,
     calibration_table,
     comparison_table,
+    cost_table,
     gain_table,
     level_table,
     partition_table,
-    quality_table,
     standing_table,
-    trajectory_table,
     zero_shot_table,
 )
+from workflows.text_tabulation import legacy_entropy_table, matched_table, quality_table, trajectory_table
 
 TEXTS_SHOWN = 2  # of each sampler
 
@@ -72,7 +73,7 @@ METHOD = (
         "extrapolated. Where its curve is convex, as it is as a rule, the straight line lies above it and favours the "
         "energies. Each candidate counts as one network call, whatever part of a pass it takes, which counts against "
         "light energies. "
-        "Seconds are wall time, on a machine that may have had other work.",
+        "Seconds are those of drawing texts, timed with no other cell of the evaluation beside it.",
     ),
     Bullet(
         "Beyond doubt",
@@ -98,9 +99,16 @@ def finding_blocks(results: Results) -> list[Block]:
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
     blocks += _in_short("Bounds in short", LIKELIHOOD, results.bounds)
-    for judge, rows in by_judge(results.quality).items() or {"no judge": []}.items():
-        blocks += _in_short(f"Generated texts in short, under {judge}", TEXTS, rows)
+    judged = [(TEXTS, judge, rows) for judge, rows in by_judge(at_temperature_one(results.quality)).items()]
+    judged += [(MATCHED, judge, rows) for judge, rows in by_judge(results.matched).items()]
+    for topic, judge, rows in judged:
+        blocks += _in_short(f"{topic.name} in short ({judge})", topic, rows)
     return blocks
+
+
+def at_temperature_one(rows: Sequence[Row]) -> list[Row]:
+    """Without the sweep of token temperatures, which `matched` sums up."""
+    return [row for row in rows if row.get("token_temperature", 1.0) == 1]
 
 
 def by_judge(quality: Sequence[Row]) -> dict[str, list[Row]]:
@@ -127,10 +135,10 @@ def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[Block]:
 def likelihood_blocks(results: Results) -> list[Block]:
     """Bounds: figures, then each energy in words and numbers."""
     rows, summary = results.bounds, results.summary
-    blocks: list[Block] = [Heading("Likelihood"), level_table(summary)]
+    blocks: list[Block] = [Heading("Likelihood"), level_table(summary, results.paper)]
     if not rows:
         return [*blocks, Paragraph("Bounds were not measured.")]
-    tables = [bound_table(rows), gain_table(rows)]
+    tables = [bound_table(rows), gain_table(rows), *([cost_table(results.cost)] if results.cost else [])]
     return [
         *blocks,
         *_picture("bound-steps", "T-step bound against T.", rows, (BOUND,), lambda: bound_figure(summary, rows)),
@@ -154,40 +162,58 @@ def likelihood_blocks(results: Results) -> list[Block]:
 
 def text_blocks(results: Results) -> list[Block]:
     """What the samplers write, and what each judge makes of it."""
-    judges = by_judge(results.quality)
+    judges, matched = by_judge(results.quality), by_judge(results.matched)
     if not judges:
         return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
     blocks: list[Block] = [Heading("Generated texts")]
     for i, (judge, rows) in enumerate(judges.items(), 1):
-        blocks += [Heading(f"Under {judge}", 3), *_judged(rows, "" if i == 1 else f"-judge-{i}")]
-    texts = _texts(next(iter(judges.values())))
-    return [*blocks, Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
+        suffix = "" if i == 1 else f"-judge-{i}"
+        blocks += [Heading(f"Judge: {judge}", 3), *_judged(rows, suffix), *_matched(matched.get(judge, []), suffix)]
+    texts = _texts(at_temperature_one(next(iter(judges.values()))))
+    blocks += [Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
+    return blocks + ([legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else [])
+
+
+def _matched(rows: Sequence[Row], suffix: str) -> list[Block]:
+    """The same at equal entropy."""
+    if not rows:
+        return [Paragraph("At equal entropy: not measured; a sweep of evaluate.token_temperatures measures it.")]
+    return [
+        Heading("At the entropy of the data", 3),
+        matched_table(rows),
+        *_picture(
+            f"matched-seconds{suffix}", "The judge's nats per token at the entropy of the data, against seconds.",
+            rows, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(rows),
+        ),
+        *_energy_by_energy(MATCHED, "At the entropy of the data, energy by energy", rows),
+    ]  # fmt: skip
 
 
 def _judged(rows: Sequence[Row], suffix: str) -> list[Block]:
     """Figures and tables of one judge; the suffix tells its pictures from another's."""
+    ones = at_temperature_one(rows)
     return [
         *_picture(
             f"quality-calls{suffix}", "The judge's nats per token against network calls.",
-            rows, (JUDGED, CALLS), lambda: quality_calls_figure(rows),
+            ones, (JUDGED, CALLS), lambda: quality_calls_figure(ones),
         ),
         *_picture(
             f"quality-seconds{suffix}", "The judge's nats per token against seconds per text.",
-            rows, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(rows),
+            ones, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(ones),
         ),
         *_picture(
             f"quality-entropy{suffix}", "The judge's nats per token against the entropy of the same texts.",
             rows, (JUDGED, ENTROPY), lambda: quality_figure(rows),
         ),
         quality_table(rows),
-        *_energy_by_energy(TEXTS, "The judge, energy by energy", rows),
+        *_energy_by_energy(TEXTS, "The judge, energy by energy", ones),
     ]  # fmt: skip
 
 
 def weight_blocks(results: Results) -> list[Block]:
     """How the energies behave inside the sampler and out of it."""
     blocks: list[Block] = []
-    if rows := results.trajectory:
+    if rows := at_temperature_one(results.trajectory):
         blocks += [
             Heading("Weights along the trajectory", 3),
             Picture("ess", ess_figure(rows), "Effective sample size of the candidates, from t = 1 to 0."),

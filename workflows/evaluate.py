@@ -21,6 +21,7 @@ from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
 from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
 from workflows.cells.likelihood import Bound
+from workflows.cells.quality import AbstractTexts
 from workflows.experiment import Experiment
 from workflows.figures.bounds import bound_figure
 from workflows.figures.quality import quality_figure
@@ -89,9 +90,11 @@ def _require_same_tokens(inputs: Mapping[str, str]) -> None:
 def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str], length: int) -> Tables:
     """One tidy table of each kind, in the order in which a person reads them."""
     tables: Tables = {}
-    for _, one in found:
+    for cell, one in found:
+        # Each temperature has trajectories of its own, which their cells do not tell apart.
+        warmth = {"token_temperature": cell.token_temperature} if isinstance(cell, AbstractTexts) else {}
         for name, rows in one.rows.items():
-            tables.setdefault(name, []).extend(dict(row) for row in rows)
+            tables.setdefault(name, []).extend({**row, **warmth} for row in rows)
     bounds = [(cell, one) for cell, one in found if isinstance(cell, Bound)]
     if bounds:
         tables["bounds"] = bound_rows(bounds, tables.get("cost", []), length)

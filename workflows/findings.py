@@ -40,6 +40,7 @@ class Topic:
 
 LIKELIHOOD = Topic(BOUND, "Bound", TEXT_SECONDS)
 TEXTS = Topic(JUDGED, "Texts under the judge", TEXT_SECONDS)
+MATCHED = Topic(JUDGED, "Texts at the data's entropy", TEXT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
         if summary.get(key)
     ]
     if summary.get("entropy_nats_per_token") is not None:
-        levels.append(f"entropy of the source {summary['entropy_nats_per_token']:.3f} (exact)")
+        levels.append(f"the source's own law {summary['entropy_nats_per_token']:.3f} (exact)")
     found = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
     kept = [row for row in measured(bounds, BOUND) if not row["legacy"]]
     if kept:

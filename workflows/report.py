@@ -38,8 +38,10 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.results import Results, read_results
 from workflows.stage import Session, say, session
+from workflows.truth_chapter import truth_blocks
 
 HTML, MARKDOWN = "report.html", "report.md"
+ENOUGH = 30  # sequences, from which on a mean's error is nearly normal
 ARTIFACTS = "report"  # the folder among the artifacts of the run
 
 
@@ -86,19 +88,26 @@ def compose(
         [
             Heading("Question"),
             Paragraph(experiment.report.question),
-            Paragraph(f"Measured on {summary['sequences']} validation sequences of {summary['length']} tokens."),
+            Paragraph(_sample(summary["sequences"], summary["length"])),
             *finding_blocks(results),
             Heading("Method"),
             Bullets(METHOD),
             *likelihood_blocks(results),
             *text_blocks(results),
             *weight_blocks(results),
+            *truth_blocks(results),
             *zero_shot_blocks(results),
             *training_blocks(training),
             *missing_blocks(results, unknown),
             *origin_blocks(stages, settings, written),
         ],
     )
+
+
+def _sample(sequences: int, length: int) -> str:
+    """What the likelihoods were measured on, and whether that is enough to trust their errors."""
+    text = f"Measured on {sequences} validation sequences of {length} tokens."
+    return text if sequences >= ENOUGH else f"{text} The standard errors of so few are themselves uncertain."
 
 
 def draw(document: Document) -> dict[str, bytes]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.samplers import AUTOREGRESSIVE, DATA, Row
+from workflows.samplers import NO_STEPS, Row
 
 SUMMARY = "summary.json"
 
 _COMMON = ("seed", "precision", "legacy", "seconds", "sequences")
 _SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
-_NO_STEPS: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
+_NOBODY: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ TABLES = (
         "quality", "what a judge makes of generated texts",
         (*_SAMPLER, *_COMMON, "nll_nats_per_token", "nll_standard_error", "entropy_nats", "entropy_standard_error",
          "texts"),
-        ("judge", "generative_perplexity", "distinct_ngrams", "repetition", "divergence", "flags", "ess",
-         "distinct_candidates", "denoiser_calls", "energy_calls", "seconds_per_text"),
+        ("judge", "token_temperature", "generative_perplexity", "distinct_ngrams", "repetition", "divergence", "flags",
+         "ess", "distinct_candidates", "denoiser_calls", "energy_calls", "seconds_per_text"),
     ),
     Expected(
         "trajectory", "the weights and the candidates along the trajectory",
         (*_SAMPLER, *_COMMON, "t", "ess", "distinct_candidates"),
+        ("token_temperature",),
     ),
     Expected(
         "calibration", "how the energies tell data from drafts",
@@ -62,7 +63,39 @@ TABLES = (
     ),
     Expected(
         "zero_shot", "likelihood on other corpora",
-        (*_COMMON, "corpus", "model", "nats_per_token", "standard_error", "perplexity", "tokens", "convention"),
+        (*_COMMON, "corpus", "model", "nats_per_token", "standard_error", "tokens", "convention"),
+        ("perplexity", "bits_per_byte", "word_perplexity"),
+    ),
+    Expected(
+        "matched", "texts at the entropy of the data, by a sweep of the token temperature",
+        (*_SAMPLER, *_COMMON, "judge", "entropy_nats", "nll_nats_per_token", "nll_standard_error", "reason",
+         "token_temperature_from", "token_temperature_to"),
+        ("denoiser_calls", "energy_calls", "seconds_per_text"),
+    ),
+    Expected(
+        "cost", "seconds of samplers, timed alone",
+        (*_SAMPLER, *_COMMON, "seconds_per_text", "seconds_least", "seconds_most", "texts_at_once"),
+        ("denoiser_calls", "energy_calls"),
+    ),
+    Expected("paper", "the published estimator", (*_COMMON, "energy", "how", "nats_per_token", "standard_error")),
+    Expected(
+        "legacy_entropy", "the entropy of texts by the published races",
+        (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
+    ),
+    Expected(
+        "marginal_truth", "the denoiser against the law of the source, where that is known",
+        (*_COMMON, "t_from", "t_to", "kl_nats_per_position", "kl_standard_error",
+         "nelbo_above_entropy_nats_per_token", "nelbo_standard_error"),
+    ),
+    Expected(
+        "energy_truth", "the energies against the law of the source, where that is known",
+        (*_COMMON, "energy", "candidates", "where", "choice_total_variation", "choice_total_variation_standard_error",
+         "exact_gain", "exact_gain_standard_error", "lost_gain", "lost_gain_standard_error", "correlation_misleading"),
+    ),
+    Expected(
+        "sample_truth", "the texts against the law of the source, where that is known",
+        (*_SAMPLER, *_COMMON, "possible_share", "excess_nats_per_token", "excess_standard_error",
+         "pair_total_variation", "pair_total_variation_of_law"),
     ),
 )  # fmt: skip
 
@@ -78,6 +111,13 @@ class Results:
     calibration: Sequence[Row] = ()
     partition: Sequence[Row] = ()
     zero_shot: Sequence[Row] = ()
+    matched: Sequence[Row] = ()
+    cost: Sequence[Row] = ()
+    paper: Sequence[Row] = ()
+    legacy_entropy: Sequence[Row] = ()
+    marginal_truth: Sequence[Row] = ()
+    energy_truth: Sequence[Row] = ()
+    sample_truth: Sequence[Row] = ()
     missing: Sequence[tuple[str, str]] = ()
 
     @property
@@ -113,8 +153,12 @@ def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
 
 
 def _whole(row: Row, numbers: set[str]) -> Row:
-    """The row with nan for every number that is not there; what no diffusion sampler wrote has no steps."""
+    """The row with nan for every number that is not there; what no diffusion sampler wrote has no steps.
+
+    Tokens are drawn at temperature 1 where nothing else is said.
+    """
     filled = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
-    if row.get("energy") in (DATA, AUTOREGRESSIVE) and "steps" in row:
-        filled |= _NO_STEPS
+    filled.setdefault("token_temperature", 1.0)
+    if row.get("energy") in NO_STEPS and "steps" in row:
+        filled |= _NOBODY
     return filled

@@ -7,8 +7,9 @@ from typing import Any
 Row = dict[str, Any]
 
 # What the column `energy` says where no energy was weighed.
-PLAIN, UNIFORM, DATA, AUTOREGRESSIVE = "plain", "uniform", "data", "autoregressive"
-CONTROLS = (PLAIN, UNIFORM, DATA, AUTOREGRESSIVE)
+PLAIN, UNIFORM, DATA, AUTOREGRESSIVE, REPEATER = "plain", "uniform", "data", "autoregressive", "repeater"
+NO_STEPS = (DATA, AUTOREGRESSIVE, REPEATER)  # no diffusion sampler wrote these
+CONTROLS = (PLAIN, UNIFORM, *NO_STEPS)
 LEGACY = "legacy"
 
 _TITLES = {
@@ -16,6 +17,7 @@ _TITLES = {
     UNIFORM: "uniform weights (control)",
     DATA: "data",
     AUTOREGRESSIVE: "autoregressive sampler",
+    REPEATER: "repeater (sanity check)",
 }
 
 
@@ -82,4 +84,5 @@ def same_sampler(one: Row, other: Row, besides: Sequence[str] = ()) -> bool:
 
 
 def _order(row: Row) -> tuple:
-    return row["legacy"], not every_step(row), row["candidates"] or float("inf"), row["temperature"], row["steps"]
+    k = row["candidates"] or float("inf")
+    return row["legacy"], not every_step(row), k, row["temperature"], row["steps"], row.get("token_temperature", 1)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 from workflows.comparison import (
     Comparison,
@@ -15,16 +14,17 @@ from workflows.comparison import (
     same_steps,
 )
 from workflows.document import Table
+from workflows.figures.calibration import pairs_of
 from workflows.findings import Standing, Topic, plus_minus, price, standings
-from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column, measured
-from workflows.samplers import AUTOREGRESSIVE, DATA, PLAIN, Row, energies, last_step_only, series, title, words
+from workflows.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
+from workflows.samplers import NO_STEPS, PLAIN, Row, energies, last_step_only, series, title, words
 
 NONE = "–"
 MOST_SIGMAS = 99
 
 
-def level_table(summary: Row) -> Table:
-    """The numbers that belong to no sampler, and for each whether it is a bound."""
+def level_table(summary: Row, paper: Sequence[Row] = ()) -> Table:
+    """The numbers that belong to no sampler, and for each whether it is a bound; `paper` if its estimator has rows."""
     rows = []
     for key, name, kind in (
         ("denoiser_nelbo", "denoiser, NELBO (T = ∞)", "upper bound on −log p"),
@@ -35,10 +35,12 @@ def level_table(summary: Row) -> Table:
             rows.append((name, plus_minus(value, summary[key]["standard_error"]), _perplexity(value), kind))
     if summary.get("entropy_nats_per_token") is not None:
         value = summary["entropy_nats_per_token"]
-        rows.append(("entropy of the source", f"{value:.3f}", _perplexity(value), "exact: no model can be lower"))
-    for energy, value in summary.get("paper_ppl_nats_NOT_A_BOUND", {}).items():
-        name, nats = f"the paper's estimator, {energy}", value["nats_per_token"]
-        rows.append((name, plus_minus(nats, value["standard_error"]), _perplexity(nats), "NOT a bound"))
+        rows.append(("the source's own law", f"{value:.3f}", _perplexity(value), "exact −log q of these sequences"))
+    estimates = [(f"{row['energy']}, {row['how']}", row) for row in paper]
+    for name, value in estimates or summary.get("paper_ppl_nats_NOT_A_BOUND", {}).items():
+        nats = value["nats_per_token"]
+        number_of = (f"the paper's estimator, {name}", plus_minus(nats, value["standard_error"]), _perplexity(nats))
+        rows.append((*number_of, "NOT a bound"))
     return Table("Likelihood without a sampler", ("what", "nats per token", "perplexity", "kind of number"), rows)
 
 
@@ -91,7 +93,7 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
     """Every sampler of one energy beside plain diffusion at the same T, calls and seconds, and beside the control."""
     own = [row for row in rows if row["energy"] == energy]
     cells = []
-    for row in (row for group in series(own).values() for row in _own(group)):
+    for row in (row for group in series(own).values() for row in own_rows(group)):
         steps = equal_plain_steps(row, rows, topic.y)
         cells.append(
             (
@@ -111,59 +113,27 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
     return Table(f"{title(energy)}: {topic.y.name} beside plain diffusion and the control", columns, cells, folded=True)
 
 
-def quality_table(quality: Sequence[Row]) -> Table:
-    """What the judge makes of every sampler's texts, with their entropy, diversity and cost."""
-    names = [DATA, AUTOREGRESSIVE, PLAIN, *energies(quality)]
-    ordered = sorted(
-        quality, key=lambda row: (row["steps"] if row["energy"] not in names[:2] else 0, names.index(row["energy"]))
-    )
+def cost_table(cost: Sequence[Row]) -> Table:
+    """Seconds of every sampler that was timed, and their spread."""
     cells = [
         (
-            title(row["energy"]), NONE if row["energy"] in names[:2] else str(row["steps"]), _sampler(row),
-            plus_minus(JUDGED.value(row), JUDGED.error_of(row)), number(column("generative_perplexity")(row), 2),
-            plus_minus(ENTROPY.value(row), ENTROPY.error_of(row)),
-            plus_minus(column("divergence")(row), column("divergence_standard_error")(row)),
-            number(column("distinct_ngrams")(row), 3), number(column("repetition")(row), 3),
-            number(column("ess")(row), 2), number(column("distinct_candidates")(row), 2),
+            title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row), number(TEXT_SECONDS.value(row), 4),
+            f"{row['seconds_least']:.4f} to {row['seconds_most']:.4f}", str(row["texts_at_once"]),
             number(column("denoiser_calls")(row), 1), number(column("energy_calls")(row), 1),
-            number(TEXT_SECONDS.value(row), 3), ", ".join(row.get("flags") or []) or NONE,
         )
-        for row in ordered
+        for row in cost
     ]  # fmt: skip
     columns = (
-        "energy", "T", "sampler", "judge, nats per token", "generative perplexity", "entropy, nats", "divergence",
-        "distinct n-grams", "repetition", "ESS", "distinct candidates", "denoiser calls", "energy calls",
-        "seconds per text", "flags",
+        "energy", "T", "sampler", "seconds per text, median", "rounds from, to", "texts at once", "denoiser calls",
+        "energy calls",
     )  # fmt: skip
-    return Table("Generated texts (perplexity counts only beside entropy)", columns, cells)
-
-
-def trajectory_table(trajectory: Sequence[Row]) -> Table:
-    """The effective sample size and the distinct candidates at both ends of each trajectory."""
-    cells = []
-    for energy in energies(trajectory):
-        for name, group in series([row for row in trajectory if row["energy"] == energy]).items():
-            for steps, along in groupby(_own(group), key=lambda row: row["steps"]):
-                ends = sorted(along, key=lambda row: -row["t"])
-                ess, distinct = column("ess"), column("distinct_candidates")
-                both = (number(of(row), 2) for of in (ess, distinct) for row in (ends[0], ends[-1]))
-                cells.append((title(energy), name, str(steps), *both))
-    columns = (
-        "energy",
-        "sampler",
-        "T",
-        "ESS, first step",
-        "ESS, last step",
-        "distinct, first step",
-        "distinct, last step",
-    )
-    return Table("Weights along the trajectory", columns, cells, folded=True)
+    return Table("Cost: samplers timed with nothing beside them", columns, cells, folded=True)
 
 
 def calibration_table(calibration: Sequence[Row]) -> Table:
     """How well each energy tells data from drafts, by t."""
     cells = [
-        (_named(row), f"{row['t_from']:g} to {row['t_to']:g}", number(row["auc"], 3), str(len(row["data_energies"])))
+        (_named(row), f"{row['t_from']:g} to {row['t_to']:g}", number(row["auc"], 3), str(pairs_of(row)))
         for row in sorted(calibration, key=lambda row: (row["energy"], row["t_from"]))
     ]
     return Table("Data against drafts", ("energy", "t", "area under the ROC curve", "pairs"), cells)
@@ -186,12 +156,15 @@ def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
     cells = [
         (
             row["corpus"], row["model"] + (", legacy" if row["legacy"] else ""),
-            plus_minus(row["nats_per_token"], row["standard_error"]), number(column("perplexity")(row), 2),
+            plus_minus(row["nats_per_token"], row["standard_error"]),
+            *(number(column(name)(row), 3) for name in ("perplexity", "word_perplexity", "bits_per_byte")),
             str(row["tokens"]), row["convention"],
         )
         for row in zero_shot
     ]  # fmt: skip
-    columns = ("corpus", "model", "nats per token", "perplexity", "tokens", "convention")
+    columns = (
+        "corpus", "model", "nats per token", "perplexity", "word perplexity", "bits per byte", "tokens", "convention"
+    )  # fmt: skip
     return Table("Zero-shot: corpora that nothing was trained on", columns, cells)
 
 
@@ -229,18 +202,23 @@ def _by_steps(caption: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> 
     cells = []
     for energy in (PLAIN, *energies(rows)):
         for name, group in series([row for row in rows if row["energy"] == energy]).items():
-            by_steps = {row["steps"]: cell(row) for row in _own(group)}
+            by_steps = {row["steps"]: cell(row) for row in own_rows(group)}
             cells.append((title(energy), NONE if energy == PLAIN else name, *(by_steps.get(t, "") for t in steps)))
     return Table(caption, ("energy", "sampler", *(f"T = {t}" for t in steps)), cells)
 
 
-def _own(group: Sequence[Row]) -> list[Row]:
+def own_rows(group: Sequence[Row]) -> list[Row]:
     """Without the row of one step that a series of the last step alone borrows from another."""
     return [row for row in group if last_step_only(row)] or list(group)
 
 
-def _sampler(row: Row) -> str:
-    return ("legacy" if row["legacy"] else NONE) if row["energy"] in (DATA, AUTOREGRESSIVE, PLAIN) else words(row)
+def steps_of(row: Row) -> int:
+    """0 for what no diffusion sampler wrote."""
+    return 0 if row["energy"] in NO_STEPS else row["steps"]
+
+
+def sampler_of(row: Row) -> str:
+    return ("legacy" if row["legacy"] else NONE) if row["energy"] in (*NO_STEPS, PLAIN) else words(row)
 
 
 def _named(row: Row) -> str:

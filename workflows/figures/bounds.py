@@ -45,7 +45,7 @@ def levels(summary: Row) -> list[Level]:
     if nelbo is not None:
         found.append(Level("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
     if entropy is not None:
-        found.append(Level("entropy of the source", entropy, dash="-."))
+        found.append(Level("the source's own law", entropy, dash="-."))
     elif ar is not None:
         found.append(Level("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
     return found

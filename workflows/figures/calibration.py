@@ -83,7 +83,7 @@ def _auc(axes: Axes, rows: Sequence[Row]) -> None:
     kept = [row for row in rows if math.isfinite(row["auc"])]
     for row, shade in zip(rows, _shades(rows), strict=True):
         if row in kept:
-            error = auc_error(row["auc"], len(row["data_energies"]), len(row["draft_energies"]))
+            error = auc_error(row["auc"], pairs_of(row), pairs_of(row))
             axes.errorbar(
                 (row["t_from"] + row["t_to"]) / 2, row["auc"], xerr=(row["t_to"] - row["t_from"]) / 2,
                 yerr=ERRORS * error, color=shade, marker="o", markersize=5, linewidth=1.4,
@@ -96,6 +96,11 @@ def _auc(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _shades(rows: Sequence[Row]) -> list:
     return list(colormaps["viridis_r"](np.linspace(0.3, 0.95, len(rows))))
+
+
+def pairs_of(row: Row) -> int:
+    """How many pairs of data and draft were compared; the energies that a row keeps are the first of them."""
+    return sum(one["count"] for one in row["bins"]) // 2
 
 
 def proportion_error(share: float, count: int) -> float:

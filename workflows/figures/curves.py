@@ -125,7 +125,9 @@ def _panel(
 ) -> None:
     """All samplers of one energy, in the overview's frame."""
     draw_levels(axes, levels)
-    plain = sorted((row for row in rows if row["energy"] == PLAIN and not row["legacy"]), key=lambda row: row["steps"])
+    plain = [
+        row for group in series([r for r in rows if r["energy"] == PLAIN and not r["legacy"]]).values() for row in group
+    ]
     ends = [End("plain", x.value(row), y.value(row), INK) for row in line(axes, plain, x, y, INK, "s")[-1:]]
     scale(axes, x, rows)
     _set_y_scale(axes, y)

@@ -6,16 +6,20 @@ from matplotlib.figure import Figure
 
 from workflows.figures.curves import curves, frontier, lowest
 from workflows.figures.style import Level
-from workflows.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity
-from workflows.samplers import DATA, Row
+from workflows.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, Row, series
 
 
 def quality_figure(quality: Sequence[Row]) -> Figure:
     """Nats per token under the judge against the entropy of the same texts: lower counts at equal entropy only."""
     name = "Texts under the judge, against their entropy (lower is better at equal entropy)"
-    return curves(
-        name, quality, ENTROPY, JUDGED, [], lowest, "best sampler of each energy at each T, joined in the order of T"
-    )
+    if len({row.get("token_temperature", 1.0) for row in quality}) == 1:
+        note = "best sampler of each energy at each T, joined in the order of T"
+        return curves(name, quality, ENTROPY, JUDGED, [], lowest, note)
+    most = max(row["steps"] for row in quality if row["energy"] == PLAIN)
+    swept = [row for row in quality if row["steps"] == most or row["energy"] in (DATA, AUTOREGRESSIVE)]
+    note = f"T = {most}, most candidates of each energy, joined in the order of the token temperature"
+    return curves(name, swept, ENTROPY, JUDGED, [], _sweep, note)
 
 
 def quality_calls_figure(quality: Sequence[Row]) -> Figure:
@@ -28,8 +32,14 @@ def quality_seconds_figure(quality: Sequence[Row]) -> Figure:
     return _against_cost("Texts under the judge against seconds", TEXT_SECONDS, quality)
 
 
+def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
+    """The last sampler of an energy, exact if it can be, from the coldest tokens to the warmest."""
+    found = list(series(measured(rows, x, y)).values())
+    return sorted(found[-1], key=lambda row: row["token_temperature"]) if found else []
+
+
 def _against_cost(name: str, cost: Quantity, quality: Sequence[Row]) -> Figure:
     data = [Level("data", JUDGED.value(row), JUDGED.error_of(row), "-.") for row in quality if row["energy"] == DATA]
-    rows = [row for row in quality if row["energy"] != DATA]
+    rows = [row for row in quality if row["energy"] not in (DATA, REPEATER)]
     note = "frontier of each energy: the best for its cost (entropy is in the next figure)"
     return curves(f"{name} (lower and further left is better)", rows, cost, JUDGED, data, frontier, note)

@@ -61,7 +61,7 @@ def energy_colours(names: Sequence[str]) -> dict[str, tuple[Any, str]]:
     """The colour and the marker of each energy, the same in every figure of an experiment."""
     own = [name for name in names if name not in CONTROL_COLOURS]
     found: dict[str, tuple[Any, str]] = {
-        name: (ACCENTS[i % len(ACCENTS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(own)
+        name: (ACCENTS[i % len(ACCENTS)], MARKERS[(i + i // len(ACCENTS)) % len(MARKERS)]) for i, name in enumerate(own)
     }
     return found | {name: (colour, "s") for name, colour in CONTROL_COLOURS.items()}
 

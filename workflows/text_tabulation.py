@@ -1,0 +1,88 @@
+"""Tabulation of texts: what judges make of them, at which entropy, and how they came about."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from workflows.document import Table
+from workflows.findings import plus_minus
+from workflows.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
+from workflows.samplers import NO_STEPS, PLAIN, Row, energies, series, title
+from workflows.tabulation import NONE, number, own_rows, sampler_of, steps_of
+
+
+def quality_table(quality: Sequence[Row]) -> Table:
+    """What the judge makes of every sampler's texts, with their entropy, diversity and cost."""
+    names = [*NO_STEPS, PLAIN, *energies(quality)]
+    ordered = sorted(quality, key=lambda row: (steps_of(row), names.index(row["energy"])))
+    cells = [
+        (
+            title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row), f"{column('token_temperature')(row):g}",
+            plus_minus(JUDGED.value(row), JUDGED.error_of(row)), number(column("generative_perplexity")(row), 2),
+            plus_minus(ENTROPY.value(row), ENTROPY.error_of(row)),
+            plus_minus(column("divergence")(row), column("divergence_standard_error")(row)),
+            number(column("distinct_ngrams")(row), 3), number(column("repetition")(row), 3),
+            number(column("ess")(row), 2), number(column("distinct_candidates")(row), 2),
+            number(column("denoiser_calls")(row), 1), number(column("energy_calls")(row), 1),
+            number(TEXT_SECONDS.value(row), 4), ", ".join(row.get("flags") or []) or NONE,
+        )
+        for row in ordered
+    ]  # fmt: skip
+    columns = (
+        "energy", "T", "sampler", "token temperature", "judge, nats per token", "generative perplexity",
+        "entropy, nats", "divergence (MAUVE)", "distinct n-grams", "repetition", "ESS", "distinct candidates",
+        "denoiser calls", "energy calls", "seconds per text", "flags",
+    )  # fmt: skip
+    return Table("Generated texts (perplexity counts only beside entropy)", columns, cells)
+
+
+def matched_table(matched: Sequence[Row]) -> Table:
+    """What each sampler reaches at the entropy of the data, or why it does not reach that."""
+    cells = [
+        (
+            title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row),
+            row["reason"] or plus_minus(JUDGED.value(row), JUDGED.error_of(row)), number(ENTROPY.value(row), 3),
+            f"{row['token_temperature_from']:g} to {row['token_temperature_to']:g}" if not row["reason"] else NONE,
+            number(CALLS.value(row), 1), number(TEXT_SECONDS.value(row), 4),
+        )
+        for row in matched
+    ]  # fmt: skip
+    columns = (
+        "energy", "T", "sampler", "judge, nats per token", "entropy, nats", "between token temperatures", "calls",
+        "seconds per text",
+    )  # fmt: skip
+    return Table("Texts at the entropy of the data: between two token temperatures, never beyond", columns, cells)
+
+
+def legacy_entropy_table(rows: Sequence[Row]) -> Table:
+    """The entropy of plain diffusion's texts by the published races, and exactly."""
+    cells = [
+        (
+            str(row["steps"]), row["sampler"] + (", legacy" if row["legacy"] else ""),
+            plus_minus(row["entropy_nats"], row["entropy_standard_error"]), number(row["entropy_bits"], 3),
+        )
+        for row in rows
+    ]  # fmt: skip
+    caption = "Unigram entropy of plain diffusion's texts, by the published races in float32 (legacy) and exactly"
+    return Table(caption, ("T", "draws", "entropy, nats", "entropy, bits"), cells)
+
+
+def trajectory_table(trajectory: Sequence[Row]) -> Table:
+    """The effective sample size and the distinct candidates at both ends of each trajectory."""
+    cells = []
+    for energy in energies(trajectory):
+        for name, group in series([row for row in trajectory if row["energy"] == energy]).items():
+            for steps, along in groupby(own_rows(group), key=lambda row: row["steps"]):
+                ends = sorted(along, key=lambda row: -row["t"])
+                ess, distinct = column("ess"), column("distinct_candidates")
+                both = (number(of(row), 2) for of in (ess, distinct) for row in (ends[0], ends[-1]))
+                cells.append((title(energy), name, str(steps), *both))
+    columns = (
+        "energy",
+        "sampler",
+        "T",
+        "ESS, first step",
+        "ESS, last step",
+        "distinct, first step",
+        "distinct, last step",
+    )
+    return Table("Weights along the trajectory", columns, cells, folded=True)
