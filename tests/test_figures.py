@@ -89,6 +89,12 @@ def test_legacy_samplers_are_labelled_and_hollow():
     assert any(line.get_markerfacecolor() == "white" for line in panel.lines if line.get_linestyle() == "-.")
 
 
+def test_published_plain_diffusion_stands_labelled_beside_ours():
+    legacy = [row | {"legacy": True} for row in QUALITY if row["energy"] == "plain"]
+    panel = panels(quality_figure([*QUALITY, *legacy]))[1]
+    assert "plain, legacy" in {text.get_text().strip() for text in panel.texts}
+
+
 def test_bars_are_two_standard_errors():
     figure = bound_figure(SUMMARY, [row for row in BOUNDS if row["energy"] == "plain"])
     (bars,) = (one for one in panels(figure)[0].containers if hasattr(one, "has_yerr") and one.has_yerr)

@@ -9,7 +9,12 @@ from workflows.document import Block, Bullet, Bullets, Heading, Paragraph, Pictu
 from workflows.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure
 from workflows.figures.calibration import calibration_figure
 from workflows.figures.partition import partition_figure
-from workflows.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
+from workflows.figures.quality import (
+    matched_seconds_figure,
+    quality_calls_figure,
+    quality_figure,
+    quality_seconds_figure,
+)
 from workflows.figures.training import gain_by_time_figure, loss_figure
 from workflows.figures.trajectory import distinct_figure, ess_figure
 from workflows.findings import (
@@ -183,7 +188,7 @@ def _matched(rows: Sequence[Row], suffix: str) -> list[Block]:
         matched_table(rows),
         *_picture(
             f"matched-seconds{suffix}", "The judge's nats per token at the entropy of the data, against seconds.",
-            rows, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(rows),
+            rows, (JUDGED, TEXT_SECONDS), lambda: matched_seconds_figure(rows),
         ),
         *_energy_by_energy(MATCHED, "At the entropy of the data, energy by energy", rows),
     ]  # fmt: skip

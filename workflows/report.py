@@ -48,7 +48,7 @@ ARTIFACTS = "report"  # the folder among the artifacts of the run
 def report(session: Session, measured: str) -> str:
     """The URI of the page about this evaluation; it is among the artifacts of the evaluation's run too.
 
-    It tells of the stages that the session was asked for. Written anew each time: it takes seconds.
+    It tells of the stages that the session was asked for. Written anew each time, which takes less than a minute.
     """
     experiment = session.experiment
     folder = experiment.report.folder or join(session.root, experiment.name, "report")

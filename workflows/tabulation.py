@@ -110,7 +110,9 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
         "sampler", "T", f"{topic.y.name}, {topic.y.unit}", "calls", "seconds", "gain at the same T",
         "at the same calls", "at the same seconds", "over uniform weights", "T of plain diffusion as good",
     )  # fmt: skip
-    return Table(f"{title(energy)}: {topic.y.name} beside plain diffusion and the control", columns, cells, folded=True)
+    return Table(
+        f"{title(energy)}: {topic.name.lower()}, beside plain diffusion and the control", columns, cells, folded=True
+    )
 
 
 def cost_table(cost: Sequence[Row]) -> Table:

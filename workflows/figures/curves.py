@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from workflows.figures.style import (
+    ERRORS,
     INK,
     PALE,
     End,
@@ -125,13 +126,14 @@ def _panel(
 ) -> None:
     """All samplers of one energy, in the overview's frame."""
     draw_levels(axes, levels)
-    plain = [
-        row for group in series([r for r in rows if r["energy"] == PLAIN and not r["legacy"]]).values() for row in group
-    ]
-    ends = [End("plain", x.value(row), y.value(row), INK) for row in line(axes, plain, x, y, INK, "s")[-1:]]
-    scale(axes, x, rows)
     _set_y_scale(axes, y)
     axes.set_ylim(*frame)
+    ends = []
+    for name, group in series([row for row in rows if row["energy"] == PLAIN]).items():
+        drawn = line(axes, group, x, y, INK, "s", _dash(group[-1]))
+        mark_beyond(axes, group, x, y, INK)
+        ends += [End(name.replace("k = 1", "plain"), x.value(row), y.value(row), INK) for row in drawn[-1:]]
+    scale(axes, x, rows)
     for name, group in series([row for row in rows if row["energy"] == energy]).items():
         colour = shades[group[-1]["candidates"]]
         drawn = line(axes, group, x, y, colour, "o", _dash(group[-1]))
@@ -151,7 +153,10 @@ def _dash(row: Row) -> str:
 def _scale_y(axes: Axes, y: Quantity, shown: Sequence[Row], levels: Sequence[Level]) -> None:
     """Afterwards the frame holds what the overview shows and a little more; a panel's outliers may lie beyond it."""
     _set_y_scale(axes, y)
-    values = [y.value(row) for row in measured(shown, y)] + [level.value for level in levels]
+    values = [level.value for level in levels]
+    for row in measured(shown, y):
+        bar = ERRORS * y.error_of(row) if math.isfinite(y.error_of(row)) else 0.0
+        values += [y.value(row) - bar, y.value(row) + bar]
     values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     if y.linear_within is not None:  # a factor beyond the outermost values
         axes.set_ylim(2 * min(*values, -y.linear_within), 2 * max(*values, y.linear_within))

@@ -32,6 +32,11 @@ def quality_seconds_figure(quality: Sequence[Row]) -> Figure:
     return _against_cost("Texts under the judge against seconds", TEXT_SECONDS, quality)
 
 
+def matched_seconds_figure(matched: Sequence[Row]) -> Figure:
+    """The judge's nats per token at the entropy of the data against seconds per text."""
+    return _against_cost("Texts at the entropy of the data under the judge, against seconds", TEXT_SECONDS, matched)
+
+
 def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
     """The last sampler of an energy, exact if it can be, from the coldest tokens to the warmest."""
     found = list(series(measured(rows, x, y)).values())
@@ -41,5 +46,5 @@ def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
 def _against_cost(name: str, cost: Quantity, quality: Sequence[Row]) -> Figure:
     data = [Level("data", JUDGED.value(row), JUDGED.error_of(row), "-.") for row in quality if row["energy"] == DATA]
     rows = [row for row in quality if row["energy"] not in (DATA, REPEATER)]
-    note = "frontier of each energy: the best for its cost (entropy is in the next figure)"
+    note = "frontier of each energy: the best for its cost; lower is better only at equal entropy"
     return curves(f"{name} (lower and further left is better)", rows, cost, JUDGED, data, frontier, note)
