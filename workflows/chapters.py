@@ -269,10 +269,11 @@ def _picture(
 
 
 def _energy_by_energy(topic: Topic, name: str, rows: Sequence[Row]) -> list[Block]:
-    if not energies(rows):
+    bullets = energy_findings(topic, rows)
+    if not bullets:
         return []
     tables: list[Table] = [comparison_table(topic, energy, rows) for energy in energies(rows)]
-    return [Heading(name, 3), Bullets(energy_findings(topic, rows)), Paragraph(READING), *tables]
+    return [Heading(name, 3), Bullets(bullets), Paragraph(READING), *tables]
 
 
 def _notes(topic: Topic, rows: Sequence[Row]) -> str:
