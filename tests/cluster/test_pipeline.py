@@ -125,12 +125,12 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
 
 @pytest.mark.usefixtures("first")
 def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(home, tmp_path):
-    long = ("--pretrain.steps", "600", "--pretrain.checkpoint_every", "100", "--pretrain.log_every", "100")
+    long = ("--pretrain.steps", "900", "--pretrain.checkpoint_every", "100", "--pretrain.log_every", "100")
     whole = run(home, "pretrain", *long)
     arguments, settings = command(tmp_path, "pretrain", *long)
     with subprocess.Popen(arguments, **settings) as victim:
         for line in victim.stdout:
-            if "step 300/600" in line:
+            if "step 300/900" in line:
                 os.killpg(victim.pid, signal.SIGKILL)
                 break
         else:
