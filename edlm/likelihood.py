@@ -14,7 +14,17 @@ from torch import Tensor
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
 from edlm.energy import CarryOverEnergy
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, chunks, proposal_of, propose, propose_from
+from edlm.sampler import (
+    EXACT,
+    AnyDenoiser,
+    AnyEnergy,
+    Sampler,
+    chunks,
+    draw_candidates,
+    proposal_of,
+    propose,
+    propose_from,
+)
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, seeds, uniforms
 
@@ -248,11 +258,7 @@ def _log_partition(xt, t, context, denoiser, energy, seed, i, draws) -> tuple[Te
     """Both ends of log Z of every sequence, summed over groups."""
     rows = torch.arange(len(xt), device=xt.device)
     u = uniforms(seed, i, rows, Purpose.NEGATIVE, (draws, xt.shape[1]))
-    if (proposal := proposal_of(energy)) is not None:
-        x, log_p = propose_from(proposal, context, xt, xt == denoiser.mask, u)
-    else:
-        x, by_position = propose(denoiser, context, xt, xt == denoiser.mask, u)
-        log_p = equations.sum_by_group(by_position, energy.block)
+    x, log_p = draw_candidates(denoiser, energy, context, xt, xt == denoiser.mask, u)
     e = energy(x, xt, t, log_p, context)
     low, high = equations.log_partition(equations.log_weight(e).double().transpose(0, 1))
     return low.sum(dim=-1), high.sum(dim=-1)

@@ -165,11 +165,7 @@ class Sampler:
         filled = now.xt == denoiser.mask if energy.drafts else now.revealed
         context = denoiser.read(now.xt, now.t)
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
-        if (proposal := proposal_of(energy)) is not None:
-            x, log_p = propose_from(proposal, context, now.xt, filled, u)
-        else:
-            x, by_position = propose(denoiser, context, now.xt, filled, u)
-            log_p = equations.sum_by_group(by_position, block)
+        x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
         energies = energy(x, now.xt, now.t, log_p, context)
         log_v = equations.log_weight(energies, self.temperature)
         # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
@@ -259,6 +255,21 @@ def propose(
 def proposal_of(energy: AnyEnergy) -> Proposal | None:
     """The energy whose law candidates come from where it is not the denoiser's."""
     return getattr(energy, "proposal", None)
+
+
+def draw_candidates(
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k g"]]:
+    """k candidates for an energy to weigh, from its proposal or else from p_theta, and log p of each by group."""
+    if (proposal := proposal_of(energy)) is not None:
+        return propose_from(proposal, context, xt, where, u)
+    x, by_position = propose(denoiser, context, xt, where, u)
+    return x, equations.sum_by_group(by_position, energy.block)
 
 
 def propose_from(

@@ -90,8 +90,8 @@ MUTANTS = (
     Mutant(
         "the sampler passes probabilities for log-probabilities",
         "sampler.py",
-        "            log_p = equations.sum_by_group(by_position, block)\n        energies",
-        "            log_p = equations.sum_by_group(by_position.exp(), block)\n        energies",
+        "return x, equations.sum_by_group(by_position, energy.block)",
+        "return x, equations.sum_by_group(by_position.exp(), energy.block)",
         (LAW,),
     ),
     Mutant(
