@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests import measurements
-from workflows.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure, levels
-from workflows.figures.calibration import auc_error, calibration_figure, proportion_error
-from workflows.figures.curves import frontier, lowest
-from workflows.figures.partition import partition_figure
-from workflows.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
-from workflows.figures.style import ACCENTS, energy_colours, spread
-from workflows.figures.training import gain_by_time_figure, loss_figure
-from workflows.figures.trajectory import distinct_figure, ess_figure
-from workflows.quantities import BOUND, CALLS, STEPS
+from workflows.reporting.figures.bounds import (
+    bound_calls_figure,
+    bound_figure,
+    bound_seconds_figure,
+    gain_figure,
+    levels,
+)
+from workflows.reporting.figures.calibration import auc_error, calibration_figure, proportion_error
+from workflows.reporting.figures.curves import frontier, lowest
+from workflows.reporting.figures.partition import partition_figure
+from workflows.reporting.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
+from workflows.reporting.figures.style import ACCENTS, energy_colours, spread
+from workflows.reporting.figures.training import gain_by_time_figure, loss_figure
+from workflows.reporting.figures.trajectory import distinct_figure, ess_figure
+from workflows.reporting.quantities import BOUND, CALLS, STEPS
 
 FEW = ("plain", "uniform", "data", "autoregressive", "conditional", "coar", "published-nce")
 SUMMARY = measurements.summary()

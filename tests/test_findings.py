@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests import measurements
-from workflows.comparison import (
+from workflows.reporting.comparison import (
     Comparison,
     Refused,
     Verdict,
@@ -14,7 +14,7 @@ from workflows.comparison import (
     same_cost,
     same_steps,
 )
-from workflows.findings import (
+from workflows.reporting.findings import (
     LIKELIHOOD,
     TEXTS,
     energy_findings,
@@ -23,10 +23,10 @@ from workflows.findings import (
     short_findings,
     standings,
 )
-from workflows.quantities import BOUND, CALLS, JUDGED, TEXT_SECONDS
-from workflows.samplers import series, words
-from workflows.tabulation import bound_table, comparison_table, gain_table, level_table, outcome_cell
-from workflows.text_tabulation import quality_table
+from workflows.reporting.quantities import BOUND, CALLS, JUDGED, TEXT_SECONDS
+from workflows.reporting.samplers import series, words
+from workflows.reporting.tabulation import bound_table, comparison_table, gain_table, level_table, outcome_cell
+from workflows.reporting.text_tabulation import quality_table
 
 
 def bound(energy: str, steps: int, value: float, gain: float = 0.0, error: float = 0.01, **changes):
@@ -69,6 +69,15 @@ def test_plain_diffusion_is_interpolated_in_the_logarithm_of_the_cost():
     assert outcome.gain == pytest.approx((2.4 + 2.1) / 2 - 2.2)
     assert outcome.standard_error == pytest.approx(math.hypot(0.03, 0.03))
     assert not outcome.paired
+
+
+def test_at_the_same_cost_too_what_makes_a_sequence_hard_for_both_sides_cancels():
+    hard = [0.0, 1.0, 5.0]
+    plain = [row | {"by_sequence": [row["bound_nats_per_token"] + one for one in hard]} for row in PLAIN]
+    row = bound("step", 1, 2.2, denoiser_calls=2.0, energy_calls=6.0)
+    row |= {"by_sequence": [2.2 + one + off for one, off in zip(hard, (0.01, 0.0, -0.01), strict=True)]}
+    outcome = same_cost(row, [*plain, row], BOUND, CALLS)
+    assert outcome == Comparison(pytest.approx((2.4 + 2.1) / 2 - 2.2), pytest.approx(0.01 / math.sqrt(3)), paired=True)
 
 
 def test_at_a_cost_that_was_measured_nothing_is_interpolated():
@@ -125,9 +134,10 @@ def test_a_difference_within_two_standard_errors_is_none(gain, error, verdict):
 
 
 def test_the_control_is_the_same_sampler_with_uniform_weights():
-    row = bound("step", 4, 2.3, gain=0.1, error=0.03)
-    control = bound("uniform", 4, 2.41, gain=-0.01, error=0.04)
-    assert against_uniform(row, [*PLAIN, control, row], BOUND) == Comparison(pytest.approx(0.11), 0.05, paired=True)
+    row = bound("step", 4, 2.3, by_sequence=[1.0, 3.6])
+    control = bound("uniform", 4, 2.41, by_sequence=[1.1, 3.72])
+    outcome = against_uniform(row, [*PLAIN, control, row], BOUND)
+    assert outcome == Comparison(pytest.approx(0.11), pytest.approx(0.01), paired=True)
     assert isinstance(against_uniform(row | {"candidates": 2}, [*PLAIN, control], BOUND), Refused)
     exact = against_uniform(row | {"candidates": 0}, [*PLAIN, control], BOUND)
     assert isinstance(exact, Refused)

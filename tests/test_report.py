@@ -17,16 +17,16 @@ from cluster.tracking import RunFacts
 from edlm.config import load, plain
 from tests import measurements
 from tests.test_figures import BOUNDS, QUALITY, TRAJECTORY
-from workflows.chapters import at_temperature_one, by_judge
-from workflows.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim, visible
 from workflows.experiment import Experiment
-from workflows.findings import MATCHED, TEXTS, short_findings
-from workflows.html_page import html_page
-from workflows.markdown_page import markdown_page
-from workflows.origin import StageRecord, origin_blocks
 from workflows.report import HTML, MARKDOWN, compose, draw, write
-from workflows.results import TABLES, Results, read_results
-from workflows.text_tabulation import quality_table
+from workflows.reporting.chapters import at_temperature_one, by_judge
+from workflows.reporting.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim, visible
+from workflows.reporting.findings import MATCHED, TEXTS, short_findings
+from workflows.reporting.html_page import html_page
+from workflows.reporting.markdown_page import markdown_page
+from workflows.reporting.origin import StageRecord, origin_blocks
+from workflows.reporting.results import TABLES, Results, read_results
+from workflows.reporting.text_tabulation import quality_table
 
 SMALLEST = Path(__file__).parent / "cluster" / "smallest.yaml"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

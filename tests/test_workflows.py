@@ -13,8 +13,8 @@ from workflows.cells.cell import Found, Subject
 from workflows.cells.likelihood import Bound, sampler_columns
 from workflows.evaluate import bound_rows, tabulate
 from workflows.experiment import Experiment
+from workflows.reporting.terminal import report
 from workflows.stage import fingerprint, storage_root
-from workflows.tables import report
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "workflows" / "experiments").glob("*.yaml"))
 SMALLEST = Path(__file__).parent / "cluster" / "smallest.yaml"

@@ -23,16 +23,16 @@ from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
 from workflows.cells.likelihood import Bound
 from workflows.cells.quality import AbstractTexts
 from workflows.experiment import Experiment
-from workflows.figures.bounds import bound_figure
-from workflows.figures.quality import quality_figure
 from workflows.finetune import finetune
 from workflows.grid import exact_kinds, grid
 from workflows.matched import matched_rows
 from workflows.measuring import measure_all
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
+from workflows.reporting.figures.bounds import bound_figure
+from workflows.reporting.figures.quality import quality_figure
+from workflows.reporting.terminal import report
 from workflows.stage import Session, Work, session
-from workflows.tables import report
 
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
 SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
@@ -126,6 +126,7 @@ def bound_rows(found: list[tuple[Bound, Found]], cost: list[Row], length: int) -
                 "gain_nats_per_token": gain.mean / length,
                 "gain_standard_error": gain.standard_error / length,
                 "seconds_per_text": timed["seconds_per_text"] if timed else float("nan"),
+                "by_sequence": [nats / length for nats in one.nats or ()],  # so that any two rows can be paired
             }
         )
     return rows
@@ -200,7 +201,7 @@ def _flat(row: Row) -> Row:
     return {k: v if not isinstance(v, list) else ", ".join(map(str, v)) for k, v in row.items() if k not in _LONG}
 
 
-_LONG = ("texts", "data_energies", "draft_energies", "bins")
+_LONG = ("by_sequence", "texts", "data_energies", "draft_energies", "bins")
 
 
 def _sample_rows(quality: list[Row]) -> list[Row]:

@@ -17,7 +17,12 @@ from cluster.tracking import DOTS_PER_INCH, RunTracker
 from edlm.config import ConfigurationError, from_command_line, plain
 from edlm.storage import join, local_copy, publish
 from workflows.autoregress import autoregress, judge
-from workflows.chapters import (
+from workflows.evaluate import evaluate
+from workflows.experiment import Experiment
+from workflows.finetune import finetune
+from workflows.prepare import prepare
+from workflows.pretrain import pretrain
+from workflows.reporting.chapters import (
     METHOD,
     finding_blocks,
     likelihood_blocks,
@@ -27,18 +32,13 @@ from workflows.chapters import (
     weight_blocks,
     zero_shot_blocks,
 )
-from workflows.document import Bullets, Document, Heading, Paragraph
-from workflows.evaluate import evaluate
-from workflows.experiment import Experiment
-from workflows.finetune import finetune
-from workflows.html_page import html_page
-from workflows.markdown_page import markdown_page
-from workflows.origin import StageRecord, origin_blocks
-from workflows.prepare import prepare
-from workflows.pretrain import pretrain
-from workflows.results import Results, read_results
+from workflows.reporting.document import Bullets, Document, Heading, Paragraph
+from workflows.reporting.html_page import html_page
+from workflows.reporting.markdown_page import markdown_page
+from workflows.reporting.origin import StageRecord, origin_blocks
+from workflows.reporting.results import Results, read_results
+from workflows.reporting.truth_chapter import truth_blocks
 from workflows.stage import Session, say, session
-from workflows.truth_chapter import truth_blocks
 
 HTML, MARKDOWN = "report.html", "report.md"
 ENOUGH = 30  # sequences, from which on a mean's error is nearly normal

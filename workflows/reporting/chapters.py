@@ -5,19 +5,19 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 
 from cluster.figures import Curves
-from workflows.document import Block, Bullet, Bullets, Heading, Paragraph, Picture, Table, Verbatim, visible
-from workflows.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure
-from workflows.figures.calibration import calibration_figure
-from workflows.figures.partition import partition_figure
-from workflows.figures.quality import (
+from workflows.reporting.document import Block, Bullet, Bullets, Heading, Paragraph, Picture, Table, Verbatim, visible
+from workflows.reporting.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure
+from workflows.reporting.figures.calibration import calibration_figure
+from workflows.reporting.figures.partition import partition_figure
+from workflows.reporting.figures.quality import (
     matched_seconds_figure,
     quality_calls_figure,
     quality_figure,
     quality_seconds_figure,
 )
-from workflows.figures.training import gain_by_time_figure, loss_figure
-from workflows.figures.trajectory import distinct_figure, ess_figure
-from workflows.findings import (
+from workflows.reporting.figures.training import gain_by_time_figure, loss_figure
+from workflows.reporting.figures.trajectory import distinct_figure, ess_figure
+from workflows.reporting.findings import (
     LIKELIHOOD,
     MATCHED,
     TEXTS,
@@ -30,10 +30,10 @@ from workflows.findings import (
     short_findings,
     standings,
 )
-from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.results import Results
-from workflows.samplers import LEGACY, PLAIN, Row, energies, title
-from workflows.tabulation import (
+from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.reporting.results import Results
+from workflows.reporting.samplers import LEGACY, PLAIN, Row, energies, title
+from workflows.reporting.tabulation import (
     bound_table,
     calibration_table,
     comparison_table,
@@ -44,7 +44,7 @@ from workflows.tabulation import (
     standing_table,
     zero_shot_table,
 )
-from workflows.text_tabulation import legacy_entropy_table, matched_table, quality_table, trajectory_table
+from workflows.reporting.text_tabulation import legacy_entropy_table, matched_table, quality_table, trajectory_table
 
 TEXTS_SHOWN = 2  # of each sampler
 
@@ -83,8 +83,9 @@ METHOD = (
     Bullet(
         "Beyond doubt",
         "A difference of more than 3 standard errors; what is less is undecided, because dozens of comparisons stand "
-        "here. Errors at the same T are paired sequence by sequence where it says so; others count both sides as if "
-        "independent, and are upper limits. The best of several samplers is chosen after the fact.",
+        "here. Bounds are compared sequence by sequence, so that what makes a text hard for both sides cancels; texts "
+        "have no pairs, and their errors count both sides as if independent. The best of several samplers is chosen "
+        "after the fact.",
     ),
 )
 

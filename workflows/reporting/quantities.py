@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workflows.samplers import Row
+from workflows.reporting.samplers import Row
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Quantity:
     value: Callable[[Row], float]
     error: Callable[[Row], float] | None = None
     """None: exact, or its scatter is not known."""
+    each: str | None = None
+    """The column that holds the number of every sequence, for pairs; None: there is none."""
     base: int | None = None
     """Of the logarithmic axis it is drawn on; None: a linear one."""
     gain: "Quantity | None" = None
@@ -27,6 +29,10 @@ class Quantity:
     def axis(self) -> str:
         """The words beside an axis."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def each_of(self, row: Row) -> Sequence[float]:
+        """The number of every sequence; empty where it was not kept."""
+        return (row.get(self.each) or ()) if self.each else ()
 
     def error_of(self, row: Row) -> float:
         """The standard error; nan where it is not known."""
@@ -53,7 +59,10 @@ GAIN = Quantity(
     "gain over plain diffusion", "nats per token", column("gain_nats_per_token"), column("gain_standard_error"),
     linear_within=0.01,
 )  # fmt: skip
-BOUND = Quantity("T-step bound", "nats per token", column("bound_nats_per_token"), column("standard_error"), gain=GAIN)
+BOUND = Quantity(
+    "T-step bound", "nats per token", column("bound_nats_per_token"), column("standard_error"), each="by_sequence",
+    gain=GAIN,
+)  # fmt: skip
 JUDGED = Quantity("judge", "nats per token", column("nll_nats_per_token"), column("nll_standard_error"))
 ENTROPY = Quantity("unigram entropy of the texts", "nats", column("entropy_nats"), column("entropy_standard_error"))
 TEXT_SECONDS = Quantity("seconds per text", "timed alone", column("seconds_per_text"), base=10)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.samplers import NO_STEPS, Row
+from workflows.reporting.samplers import NO_STEPS, Row
 
 SUMMARY = "summary.json"
 
@@ -38,7 +38,7 @@ TABLES = (
         "bounds", "the T-step bounds of the samplers",
         (*_SAMPLER, *_COMMON, "repeats", "bound_nats_per_token", "standard_error", "gain_nats_per_token",
          "gain_standard_error"),
-        ("denoiser_calls", "energy_calls"),
+        ("denoiser_calls", "energy_calls", "by_sequence"),
     ),
     Expected(
         "quality", "what a judge makes of generated texts",

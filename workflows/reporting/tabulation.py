@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from workflows.comparison import (
+from workflows.reporting.comparison import (
     Comparison,
     Outcome,
     Refused,
@@ -13,11 +13,11 @@ from workflows.comparison import (
     same_cost,
     same_steps,
 )
-from workflows.document import Table
-from workflows.figures.calibration import pairs_of
-from workflows.findings import Standing, Topic, plus_minus, price, standings
-from workflows.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
-from workflows.samplers import NO_STEPS, PLAIN, Row, energies, last_step_only, series, title, words
+from workflows.reporting.document import Table
+from workflows.reporting.figures.calibration import pairs_of
+from workflows.reporting.findings import Standing, Topic, plus_minus, price, standings
+from workflows.reporting.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
+from workflows.reporting.samplers import NO_STEPS, PLAIN, Row, energies, last_step_only, series, title, words
 
 NONE = "–"
 MOST_SIGMAS = 99

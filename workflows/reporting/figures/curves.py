@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from workflows.figures.style import (
+from workflows.reporting.figures.style import (
     ERRORS,
     INK,
     PALE,
@@ -24,8 +24,8 @@ from workflows.figures.style import (
     scale,
     sheet,
 )
-from workflows.quantities import Quantity, measured
-from workflows.samplers import (
+from workflows.reporting.quantities import Quantity, measured
+from workflows.reporting.samplers import (
     AUTOREGRESSIVE,
     DATA,
     PLAIN,

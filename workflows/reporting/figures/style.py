@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from workflows.quantities import Quantity, measured
-from workflows.samplers import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM, Row
+from workflows.reporting.quantities import Quantity, measured
+from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM, Row
 
 INK, FAINT, PALE = "#22262b", "#b9c0c8", "#6b737c"
 # After Paul Tol's muted scheme; neighbours differ in lightness too, and all are legible on white.

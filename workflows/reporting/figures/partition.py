@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workflows.figures.style import ACCENTS, End, finish, label_ends, line, scale, sheet
-from workflows.quantities import Quantity, column, measured
-from workflows.samplers import Row, energies, title
+from workflows.reporting.figures.style import ACCENTS, End, finish, label_ends, line, scale, sheet
+from workflows.reporting.quantities import Quantity, column, measured
+from workflows.reporting.samplers import Row, energies, title
 
 COLUMNS = 3
 PANEL_INCHES, FRAME_INCHES = 2.8, 0.8

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from workflows.document import (
+from workflows.reporting.document import (
     Block,
     Bullets,
     Document,

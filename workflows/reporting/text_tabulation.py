@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from workflows.document import Table
-from workflows.findings import plus_minus
-from workflows.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
-from workflows.samplers import NO_STEPS, PLAIN, Row, energies, series, title
-from workflows.tabulation import NONE, number, own_rows, sampler_of, steps_of
+from workflows.reporting.document import Table
+from workflows.reporting.findings import plus_minus
+from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
+from workflows.reporting.samplers import NO_STEPS, PLAIN, Row, energies, series, title
+from workflows.reporting.tabulation import NONE, number, own_rows, sampler_of, steps_of
 
 
 def quality_table(quality: Sequence[Row]) -> Table:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from workflows.figures.curves import curves, frontier, highest, lowest
-from workflows.figures.style import Level
-from workflows.quantities import BOUND, CALLS, GAIN, STEPS, TEXT_SECONDS, Quantity
-from workflows.samplers import PLAIN, Row
+from workflows.reporting.figures.curves import curves, frontier, highest, lowest
+from workflows.reporting.figures.style import Level
+from workflows.reporting.quantities import BOUND, CALLS, GAIN, STEPS, TEXT_SECONDS, Quantity
+from workflows.reporting.samplers import PLAIN, Row
 
 
 def bound_figure(summary: Row, bounds: Sequence[Row]) -> Figure:

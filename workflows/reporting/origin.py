@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cluster.tracking import RunFacts
-from workflows.document import Block, Bullet, Bullets, Heading, Paragraph, Table, Verbatim
+from workflows.reporting.document import Block, Bullet, Bullets, Heading, Paragraph, Table, Verbatim
 
 UNKNOWN = "not recorded"
 

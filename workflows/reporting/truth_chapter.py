@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from workflows.document import Block, Heading, Paragraph, Table
-from workflows.findings import plus_minus
-from workflows.results import Results
-from workflows.samplers import PLAIN, Row, title, words
-from workflows.tabulation import NONE, number
+from workflows.reporting.document import Block, Heading, Paragraph, Table
+from workflows.reporting.findings import plus_minus
+from workflows.reporting.results import Results
+from workflows.reporting.samplers import PLAIN, Row, title, words
+from workflows.reporting.tabulation import NONE, number
 
 
 def truth_blocks(results: Results) -> list[Block]:

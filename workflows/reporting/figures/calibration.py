@@ -9,8 +9,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workflows.figures.style import ERRORS, PALE, SMALL, End, finish, label_ends, sheet
-from workflows.samplers import Row
+from workflows.reporting.figures.style import ERRORS, PALE, SMALL, End, finish, label_ends, sheet
+from workflows.reporting.samplers import Row
 
 DATA_COLOUR, DRAFT_COLOUR = "#0077bb", "#cc6677"
 BINS = 30

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.truth_tables import truth_lines
+from workflows.reporting.terminal_truth import truth_lines
 
 Row = dict[str, Any]
 NAME = 18  # columns for an energy's name

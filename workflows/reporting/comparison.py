@@ -1,18 +1,19 @@
 """Comparison: how much better one row is than another, or than plain diffusion at the same cost, and how sure that is.
 
-Lower is better in everything that is compared, and a gain is what is lower by. Differences that the evaluation did not
-pair count with the errors of both sides, as if they were independent; rows that saw the same sequences are not, so that
-such an error is an upper limit.
+Lower is better in everything that is compared, and a gain is what is lower by. Where both sides kept the number of
+every sequence, and of the same sequences, differences are paired. Others count with the errors of both sides, as if
+they were independent; rows that saw the same sequences are not, so that such an error is an upper limit.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from workflows.quantities import STEPS, Quantity, measured
-from workflows.samplers import PLAIN, UNIFORM, Row, same_sampler
+from workflows.reporting.quantities import STEPS, Quantity, measured
+from workflows.reporting.samplers import PLAIN, UNIFORM, Row, same_sampler
 
 DOUBT, BEYOND_DOUBT = 2.0, 3.0  # standard errors
 
@@ -67,6 +68,30 @@ class Refused:
 Outcome = Comparison | Refused
 
 
+@dataclass(frozen=True)
+class Level:
+    """What a row is compared with: a value, its standard error, and the value of every sequence where it was kept."""
+
+    value: float
+    standard_error: float
+    each: Sequence[float] = ()
+
+
+def level(row: Row, y: Quantity) -> Level:
+    """A measured row as something to compare with."""
+    return Level(y.value(row), y.error_of(row), y.each_of(row))
+
+
+def gain_over(one: Level, row: Row, y: Quantity) -> Comparison:
+    """What the row is lower by, paired sequence by sequence where both sides allow it."""
+    each = y.each_of(row)
+    if not each or len(each) != len(one.each):
+        return unpaired(one.value, one.standard_error, row, y)
+    gains = [theirs - own for theirs, own in zip(one.each, each, strict=True)]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    return Comparison(statistics.fmean(gains), error, paired=True)
+
+
 def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     """The row against plain diffusion with as many steps, paired where the row brings its gain with it."""
     if y.gain is not None:
@@ -74,7 +99,7 @@ def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     twin = next((p for p in plain_curve(row, rows, y) if p["steps"] == row["steps"]), None)
     if twin is None:
         return Refused(f"plain diffusion was not measured at T = {row['steps']}")
-    return _finite(unpaired(y.value(twin), y.error_of(twin), row, y))
+    return _finite(gain_over(level(twin, y), row, y))
 
 
 def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
@@ -87,10 +112,7 @@ def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     )
     if twin is None:
         return Refused("the control was not measured for this sampler")
-    if y.gain is not None:
-        error = math.hypot(y.gain.error_of(row), y.gain.error_of(twin))
-        return _finite(Comparison(y.gain.value(row) - y.gain.value(twin), error, paired=True))
-    return _finite(unpaired(y.value(twin), y.error_of(twin), row, y))
+    return _finite(gain_over(level(twin, y), row, y))
 
 
 def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Outcome:
@@ -108,14 +130,13 @@ def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Out
     if at < first:
         return Refused(f"plain diffusion was measured from {first:.3g} {cost.name} on, this is {at:.3g}")
     if at > last:
-        cheaper = unpaired(y.value(curve[-1]), y.error_of(curve[-1]), row, y)
+        cheaper = gain_over(level(curve[-1], y), row, y)
         return Refused(f"plain diffusion was measured up to {last:.3g} {cost.name}, this is {at:.3g}", cheaper)
-    value, error = interpolated(curve, y, cost, at)
-    return unpaired(value, error, row, y)
+    return gain_over(interpolated(curve, y, cost, at), row, y)
 
 
-def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -> tuple[float, float]:
-    """y of the curve at a cost within it, and its standard error, that of two fully correlated neighbours.
+def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -> Level:
+    """y of the curve at a cost within it; its standard error is that of two fully correlated neighbours.
 
     The curve is sorted by cost. Between neighbours y is a straight line in log cost; where plain diffusion's curve is
     convex, as it is as a rule, the line lies above it, which favours what it is compared with.
@@ -123,11 +144,15 @@ def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -
     after = next(i for i, row in enumerate(curve) if cost.value(row) >= at)
     right = curve[after]
     if cost.value(right) == at:
-        return y.value(right), y.error_of(right)
-    left = curve[after - 1]
-    share = math.log(at / cost.value(left)) / math.log(cost.value(right) / cost.value(left))
-    value = (1 - share) * y.value(left) + share * y.value(right)
-    return value, (1 - share) * y.error_of(left) + share * y.error_of(right)
+        return level(right, y)
+    before, behind = level(curve[after - 1], y), level(right, y)
+    share = math.log(at / cost.value(curve[after - 1])) / math.log(cost.value(right) / cost.value(curve[after - 1]))
+
+    def between(one: float, other: float) -> float:
+        return (1 - share) * one + share * other
+
+    each = [between(*pair) for pair in zip(before.each, behind.each, strict=False)]
+    return Level(between(before.value, behind.value), between(before.standard_error, behind.standard_error), each)
 
 
 def equal_plain_steps(row: Row, rows: Sequence[Row], y: Quantity) -> float | Refused:

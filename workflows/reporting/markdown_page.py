@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from workflows.document import (
+from workflows.reporting.document import (
     Block,
     Bullets,
     Document,

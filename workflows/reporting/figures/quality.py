@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from workflows.figures.curves import curves, frontier, lowest
-from workflows.figures.style import Level
-from workflows.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, Row, series
+from workflows.reporting.figures.curves import curves, frontier, lowest
+from workflows.reporting.figures.style import Level
+from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, Row, series
 
 
 def quality_figure(quality: Sequence[Row]) -> Figure:

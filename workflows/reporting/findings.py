@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workflows.comparison import (
+from workflows.reporting.comparison import (
     DOUBT,
     Comparison,
     Outcome,
@@ -21,9 +21,9 @@ from workflows.comparison import (
     same_steps,
     unpaired,
 )
-from workflows.document import Bullet
-from workflows.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
+from workflows.reporting.document import Bullet
+from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
+from workflows.reporting.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
 
 WORTH_SAYING = 1.05  # times the steps
 NAMED = 3  # energies in a sentence; the table names all

@@ -8,9 +8,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workflows.figures.style import End, Level, draw_levels, finish, label_ends, line, sheet
-from workflows.quantities import Quantity, column
-from workflows.samplers import Row, energies, series, title
+from workflows.reporting.figures.style import End, Level, draw_levels, finish, label_ends, line, sheet
+from workflows.reporting.quantities import Quantity, column
+from workflows.reporting.samplers import Row, energies, series, title
 
 COLUMNS = 3
 PANEL_INCHES, FRAME_INCHES = 2.5, 0.8

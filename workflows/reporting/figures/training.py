@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cluster.figures import LOSS, Curves, draw_gains, draw_loss, gains_by_time
-from workflows.figures.style import sheet
+from workflows.reporting.figures.style import sheet
 
 LOSS_COLUMNS, GAIN_COLUMNS = 3, 2
 PANEL_INCHES = 2.5

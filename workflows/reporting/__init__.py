@@ -1,0 +1,1 @@
+"""The report: rows of an evaluation in, sentences, tables and figures out, for the terminal and for a page."""
