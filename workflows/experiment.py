@@ -55,6 +55,8 @@ class Evaluate:
 
     sequences: Positive = 64
     steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
+    plain_steps: tuple[Positive, ...] = ()
+    """T at which plain diffusion alone is measured, too: at more steps it costs what energies cost at fewer."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
     windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
     """Whole drafts are weighed in the last step alone, too."""
@@ -71,6 +73,8 @@ class Evaluate:
     calibration_draws: Positive = 2
     samples: Positive = 64
     sample_steps: tuple[Positive, ...] = (8,)
+    sample_candidates: tuple[Annotated[int, pydantic.Field(ge=2)], ...] | None = None
+    """k of the samplers whose texts are judged; None: the largest of `candidates`."""
     token_temperatures: tuple[PositiveFloat, ...] = (1.0,)
     """Of the logits that tokens are drawn from: a sweep, to compare qualities at the entropy of the data."""
     judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = OwnJudge()
@@ -85,8 +89,8 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
-        for field in (*lists, "token_temperatures", "timed_steps"):
-            if not getattr(self, field):
+        for field in (*lists, "token_temperatures", "timed_steps", "sample_candidates"):
+            if getattr(self, field) == ():
                 raise ConfigurationError(f"evaluate.{field} is empty; name at least one")
         if 1 not in self.candidates:
             raise ConfigurationError("evaluate.candidates must hold 1: gains are measured against plain diffusion")

@@ -58,9 +58,14 @@ def is_normalised(energy: AnyEnergy) -> bool:
     return getattr(energy, "normalised", False)
 
 
-def candidates_of(energy: AnyEnergy, wanted: Evaluate) -> list[int]:
+def candidates_of(energy: AnyEnergy, candidates: Iterable[int]) -> list[int]:
     """Every k above 1, and the exact sampler where the energy has one."""
-    return [k for k in wanted.candidates if k > 1] + ([EXACT] if is_normalised(energy) else [])
+    return [k for k in candidates if k > 1] + ([EXACT] if is_normalised(energy) else [])
+
+
+def plain_steps(wanted: Evaluate, steps: Iterable[int]) -> list[int]:
+    """T at which plain diffusion is measured beside energies that are measured at `steps`."""
+    return sorted({*steps, *wanted.plain_steps})
 
 
 def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[float, float]]:
@@ -70,14 +75,15 @@ def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[fl
 
 
 def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
-    for steps in wanted.steps:
+    for steps in plain_steps(wanted, wanted.steps):
         yield Bound(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps))
+    for steps in wanted.steps:
         control = Sampler(steps=steps, candidates=max(wanted.candidates))
         if control.candidates > 1:
             yield Bound(subject=subject, energy=UNIFORM, sampler=control)
         for name, energy in energies.items():
             windows = windows_of(energy, wanted, steps)
-            for k, window, tau in product(candidates_of(energy, wanted), windows, wanted.temperatures):
+            for k, window, tau in product(candidates_of(energy, wanted.candidates), windows, wanted.temperatures):
                 if k == EXACT and (tau != 1 or window != WHOLE_WINDOW):
                     continue
                 sampler = Sampler(steps=steps, candidates=k, window=window, temperature=tau)
@@ -107,12 +113,12 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
     yield DataTexts(**of, repeated=True)
     for warmth in wanted.token_temperatures:
         yield AutoregressiveSamples(**of, token_temperature=warmth)
-        for steps in wanted.sample_steps:
+        for steps in plain_steps(wanted, wanted.sample_steps):
             yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=warmth)
-            for name, energy in energies.items():
-                for many in ([k] if k > 1 else []) + ([EXACT] if is_normalised(energy) else []):
-                    how = Sampler(steps=steps, candidates=many)
-                    yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+        for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
+            for many in candidates_of(energy, wanted.sample_candidates or [k]):
+                how = Sampler(steps=steps, candidates=many)
+                yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
     for steps in wanted.sample_steps:
         if k > 1:
             yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=k))
@@ -136,7 +142,7 @@ def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
         yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=wanted.samples)
     for name, energy in energies.items():
         yield EnergyTruth(subject=subject, energy=name, steps=wanted.sample_steps, candidates=max(2, k))
-        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted)):
+        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted.candidates)):
             how = Sampler(steps=steps, candidates=many)
             yield SampleTruth(subject=subject, energy=name, sampler=how, count=wanted.samples)
 
@@ -146,8 +152,8 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
         return Cost(subject=subject, energy=energy, sampler=sampler, texts=wanted.timed_texts)
 
     yield cost(AUTOREGRESSIVE, Sampler(steps=1))
-    for steps in wanted.steps:
+    for steps in plain_steps(wanted, wanted.steps):
         yield cost(PLAIN, Sampler(steps=steps))
     for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
-        for k, window in product(candidates_of(energy, wanted), windows_of(energy, wanted, steps)):
+        for k, window in product(candidates_of(energy, wanted.candidates), windows_of(energy, wanted, steps)):
             yield cost(name, Sampler(steps=steps, candidates=k, window=window))

@@ -43,6 +43,7 @@ from workflows.stage import Session, say, session
 HTML, MARKDOWN = "report.html", "report.md"
 ENOUGH = 30  # sequences, from which on a mean's error is nearly normal
 ARTIFACTS = "report"  # the folder among the artifacts of the run
+STORAGE = "<storage>"  # how the page calls the place of all outputs, which is another on every machine
 
 
 def report(session: Session, measured: str) -> str:
@@ -54,6 +55,7 @@ def report(session: Session, measured: str) -> str:
     folder = experiment.report.folder or join(session.root, experiment.name, "report")
     stages = [_record(session, row["stage"], row["output"]) for row in session.reports]
     settings = yaml.safe_dump(redacted(plain(experiment)), sort_keys=False, allow_unicode=True)
+    settings = settings.replace(session.root, STORAGE)
     written = datetime.now(UTC)
     results = read_results(local_copy(measured))
     document = compose(experiment, results, _curves(session), stages, settings, written)
@@ -139,7 +141,9 @@ def _tell(tracker: RunTracker, page: Path, images: Mapping[str, bytes]) -> None:
 
 def _record(session: Session, stage: str, output: str) -> StageRecord:
     run_id = session.run_of(output)
-    return StageRecord(stage, redacted(output), session.runs.facts(run_id) if run_id else None)
+    return StageRecord(
+        stage, redacted(output).replace(session.root, STORAGE), session.runs.facts(run_id) if run_id else None
+    )
 
 
 def _curves(session: Session) -> dict[str, Curves]:

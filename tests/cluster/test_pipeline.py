@@ -67,7 +67,7 @@ def first(home, port) -> str:
     return run(home, "pipeline", "--serving.port", str(port))
 
 
-def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, port):
+def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
     assert states(first) == {**dict.fromkeys(STAGES, "started")}
     for wanted in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
         assert wanted in first
@@ -78,6 +78,8 @@ def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, port)
     html = Path(page[1]).read_text(encoding="utf-8")
     for wanted in ("Beside plain diffusion at the same T", "T-step bounds, nats per token", "Not measured", "register"):
         assert wanted in html
+    assert "&lt;storage&gt;/smallest/pretrain-" in html
+    assert str(home) not in html  # the page may be published
     assert html.count('src="data:image/png;base64,') == len(list(Path(page[1]).parent.glob("*.png"))) > 4
 
 

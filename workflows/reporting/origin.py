@@ -25,7 +25,8 @@ def origin_blocks(stages: Sequence[StageRecord], settings: str, written: datetim
         Heading("Stages"),
         _stages(stages),
         Paragraph(
-            "Seconds are from a stage's start to its end; of a stage that was stopped and resumed they hold the pause."
+            "Seconds are from a stage's start to its end; of a stage that was stopped and resumed they hold the pause. "
+            "<storage> is where the experiment's outputs went."
         ),
         Heading("Code and machine"),
         Bullets(_facts(stages, written)),
