@@ -159,6 +159,7 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
         return {key: row[f"{low}{key}"] for key in ("nats_per_token", "standard_error")}
 
     reference = {row["name"]: pair(row) for row in tables["reference"]}
+    each = {row["name"]: row["by_sequence"] for row in tables["reference"]}
     brackets: dict[str, list[Row]] = {}
     for row in tables.get("partition", []):  # the most drafts come last
         brackets[row["energy"]] = [pair(row, "low_"), pair(row, "high_")]
@@ -168,6 +169,7 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
         "length": length,
         **reference,
         "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
+        "entropy_by_sequence": each.get("entropy"),
         "paper_ppl_nats_NOT_A_BOUND": {
             row["energy"]: pair(row) for row in tables.get("paper", []) if row["how"].endswith("drafts")
         },

@@ -16,6 +16,7 @@ from workflows.cells.likelihood import Bound, Paper, Partition, Reference
 from workflows.cells.quality import AutoregressiveSamples, DataTexts, Samples
 from workflows.cells.truth import EnergyTruth, MarginalTruth, SampleTruth
 from workflows.experiment import Evaluate, Experiment
+from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_twin
 
 Energies = Mapping[str, AnyEnergy]
 
@@ -47,9 +48,9 @@ def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
     """The exact energies that stand beside the trained ones where the source's law is known, by name."""
     blocks = {energy.block for energy in energies if isinstance(energy, Step)}
     return {
-        "exact-drafts": ExactKind(drafts=True),
-        "exact-conditional": ExactKind(drafts=False, normalised=True),
-        **{f"exact-step{f'-{block}' if block else ''}": ExactKind(drafts=False, block=block) for block in blocks},
+        EXACT_DRAFTS: ExactKind(drafts=True),
+        EXACT_CONDITIONAL: ExactKind(drafts=False, normalised=True),
+        **{exact_twin(False, block): ExactKind(drafts=False, block=block) for block in {*blocks, None}},
     }
 
 

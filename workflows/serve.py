@@ -7,17 +7,20 @@ import json
 import signal
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
 from cluster.serving import deploy, wait_until_ready
 from cluster.session import is_private
 from edlm.config import from_command_line
+from edlm.tokenizer import Symbols
 from workflows.experiment import Experiment
 from workflows.stage import Session, say, session
 
 START_SECONDS = 180
 QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
+NO_PROMPT = {"prompt": "", "max_tokens": 16}  # what differs where the texts are a source's symbols, and no words
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,12 @@ class Answer:
 
 def ask(session: Session) -> Answer:
     """One answer of the endpoint. It stays up on a cluster; a private Ray takes it down when the command ends."""
-    return _ask(_start(session))
+    return _ask(_start(session), question(session.experiment))
+
+
+def question(experiment: Experiment) -> dict[str, Any]:
+    """What the endpoint is asked: to go on from a word, where the tokenizer knows words."""
+    return QUESTION | (NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {})
 
 
 def _start(session: Session) -> str:
@@ -42,23 +50,23 @@ def _start(session: Session) -> str:
     return url
 
 
-def _ask(url: str) -> Answer:
-    response = httpx.post(f"{url}/v1/completions", json=QUESTION, timeout=START_SECONDS, trust_env=False)
+def _ask(url: str, asked: dict[str, Any]) -> Answer:
+    response = httpx.post(f"{url}/v1/completions", json=asked, timeout=START_SECONDS, trust_env=False)
     if response.status_code != httpx.codes.OK:
-        raise RuntimeError(f"the endpoint answered {response.status_code} to {json.dumps(QUESTION)}: {response.text}")
-    return Answer(text=QUESTION["prompt"] + response.json()["choices"][0]["text"], curl=curl(url))
+        raise RuntimeError(f"the endpoint answered {response.status_code} to {json.dumps(asked)}: {response.text}")
+    return Answer(text=asked["prompt"] + response.json()["choices"][0]["text"], curl=curl(url, asked))
 
 
-def curl(url: str) -> str:
-    """The command that asks what `ask` asks."""
-    return f"curl -s {url}/v1/completions -H 'content-type: application/json' -d '{json.dumps(QUESTION)}'"
+def curl(url: str, asked: dict[str, Any]) -> str:
+    """The command that asks the same."""
+    return f"curl -s {url}/v1/completions -H 'content-type: application/json' -d '{json.dumps(asked)}'"
 
 
 def main() -> None:
     experiment = from_command_line(Experiment, description=__doc__)
     with session(experiment) as opened:
         url = _start(opened)
-        print(f"try: {curl(url)}", flush=True)
+        print(f"try: {curl(url, question(experiment))}", flush=True)
         if not is_private(experiment.cluster):
             return  # the cluster keeps it up
         stopped = threading.Event()

@@ -99,6 +99,8 @@ class Bound(AbstractCell):
         estimate, repeats, left = tightened(bound, self.repeats, self.tightness, denoiser.length)
         row = {
             **sampler_columns(self.energy, self.sampler),
+            "drafts": None if energy is None else energy.drafts,
+            "block": None if energy is None else energy.block,
             "repeats": repeats,
             "last_doubling_gained": left,
             "bound_nats_per_token": estimate.mean / denoiser.length,
@@ -135,7 +137,11 @@ class Reference(AbstractCell):
         }
         if self.subject.source is not None:  # of these very sequences, so that differences to it are paired
             found["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
-        rows = [{"name": name, **per_token(e, denoiser.length), **self.common()} for name, e in found.items()]
+        rows = [
+            {"name": name, **per_token(e, denoiser.length), **self.common()}
+            | {"by_sequence": (e.values / denoiser.length).tolist()}
+            for name, e in found.items()
+        ]
         return Found({"reference": rows})
 
 

@@ -38,7 +38,7 @@ TABLES = (
         "bounds", "the T-step bounds of the samplers",
         (*_SAMPLER, *_COMMON, "repeats", "bound_nats_per_token", "standard_error", "gain_nats_per_token",
          "gain_standard_error"),
-        ("denoiser_calls", "energy_calls", "by_sequence"),
+        ("denoiser_calls", "energy_calls", "by_sequence", "drafts", "block"),
     ),
     Expected(
         "quality", "what a judge makes of generated texts",

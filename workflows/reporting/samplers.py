@@ -12,6 +12,10 @@ NO_STEPS = (DATA, AUTOREGRESSIVE, REPEATER)  # no diffusion sampler wrote these
 CONTROLS = (PLAIN, UNIFORM, *NO_STEPS)
 LEGACY = "legacy"
 
+# Energies that are not learned: log p_theta - log q, where the law q of the source is known.
+EXACT_PREFIX = "exact-"
+EXACT_DRAFTS, EXACT_CONDITIONAL = f"{EXACT_PREFIX}drafts", f"{EXACT_PREFIX}conditional"
+
 _TITLES = {
     PLAIN: "plain diffusion",
     UNIFORM: "uniform weights (control)",
@@ -24,6 +28,11 @@ _TITLES = {
 def title(energy: str) -> str:
     """The words for what the column `energy` says."""
     return _TITLES.get(energy, energy)
+
+
+def exact_twin(drafts: bool, block: int | None) -> str:
+    """The exact energy that weighs what an energy with these attributes weighs."""
+    return EXACT_DRAFTS if drafts else f"{EXACT_PREFIX}step{f'-{block}' if block else ''}"
 
 
 def energies(rows: Sequence[Row]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
+
 Row = dict[str, Any]
 NAME = 18  # columns for an energy's name
 
@@ -10,48 +12,42 @@ def truth_lines(summary: Row, tables: dict[str, list[Row]]) -> list[str]:
     """Nothing, where the law is not known."""
     if summary["entropy_nats_per_token"] is None:
         return []
-    entropy, nelbo = summary["entropy_nats_per_token"], summary["denoiser_nelbo"]["nats_per_token"]
     return [
         "Against the truth: the source's law is known",
-        f"  -log q of these sequences {entropy:.4f} nats per token, the denoiser's NELBO {nelbo / entropy - 1:+.2%}",
+        *_nelbo(summary, tables.get("marginal_truth", [])),
         *_shares(tables["bounds"]),
-        *_excess(tables["bounds"], entropy),
+        *_excess(tables["bounds"], summary),
         *_marginals(tables.get("marginal_truth", [])),
         *_energies(tables.get("energy_truth", [])),
         *_samples(tables.get("sample_truth", [])),
     ]
 
 
-def _shares(bounds: list[Row]) -> list[str]:
-    """Of what the exact energy of the same kind gains on this denoiser, how much the learned one gains."""
-    steps = sorted({row["steps"] for row in bounds})
-    whole = [row for row in bounds if (row["window_from"], row["window_to"], row["temperature"]) == (0, 1, 1)]
-    gains = {(r["energy"], r["candidates"], r["steps"]): r["gain_nats_per_token"] for r in whole}
-    lines = ["  share of the exact energy's gain, same k, T and blocks:"]
-    for energy in dict.fromkeys(row["energy"] for row in whole):
-        if energy.startswith("exact") or energy in ("plain", "uniform"):
-            continue
-        for k in sorted({row["candidates"] for row in whole if row["energy"] == energy and row["candidates"] > 1}):
-            for exact in dict.fromkeys(r["energy"] for r in whole if r["energy"].startswith("exact-step")):
-                cells = [
-                    f"T={t} {gains[energy, k, t] / gains[exact, k, t]:.0%}"
-                    for t in steps
-                    if gains.get((exact, k, t), 0) > 0 and (energy, k, t) in gains
-                ]
-                lines.append(f"    {energy:<{NAME}}k = {k:<3} of {exact:<14}{'  '.join(cells)}")
+def _nelbo(summary: Row, marginals: list[Row]) -> list[str]:
+    entropy = summary["entropy_nats_per_token"]
+    lines = [f"  -log q of these sequences {entropy:.4f} nats per token"]
+    if marginals:
+        above, error = nelbo_excess(marginals)
+        lines[0] += f"; the denoiser's NELBO is {above / entropy:+.2%} ± {error / entropy:.2%} above it"
     return lines
 
 
-def _excess(bounds: list[Row], entropy: float) -> list[str]:
+def _shares(bounds: list[Row]) -> list[str]:
+    """Of what the exact energy of the same kind gains on this denoiser, how much the learned one gains."""
+    lines = ["  share of the gain of the exact energy that weighs the same, same k and T:"]
+    for one in gain_shares(bounds):
+        cells = "  ".join(f"T={t} {share:.0%}" for t, share in one.by_steps.items())
+        lines.append(f"    {one.energy:<{NAME}}k = {one.candidates:<3} of {one.of:<14}{cells}")
+    return lines
+
+
+def _excess(bounds: list[Row], summary: Row) -> list[str]:
     """How far above the entropy exactly sampled energies are."""
-    lines = []
-    for energy in dict.fromkeys(row["energy"] for row in bounds if row["candidates"] == 0):
-        cells = [
-            f"T={row['steps']} {row['bound_nats_per_token'] / entropy - 1:+.2%}"
-            for row in bounds
-            if row["energy"] == energy and row["candidates"] == 0
-        ]
-        lines.append(f"  {energy}, exact, above the entropy: {'  '.join(cells)}")
+    entropy, lines = summary["entropy_nats_per_token"], []
+    for rows in by_sampler(bounds):
+        if rows[0]["candidates"] == 0:
+            cells = "  ".join(f"T={row['steps']} {excess(row, summary).gain / entropy:+.2%}" for row in rows)
+            lines.append(f"  {rows[0]['energy']}, exact, above the entropy: {cells}")
     return lines
 
 

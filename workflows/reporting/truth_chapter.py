@@ -7,18 +7,23 @@ from workflows.reporting.findings import plus_minus
 from workflows.reporting.results import Results
 from workflows.reporting.samplers import PLAIN, Row, title, words
 from workflows.reporting.tabulation import NONE, number
+from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
 
 
 def truth_blocks(results: Results) -> list[Block]:
     """Nothing, where the law of the source is not known."""
+    known = results.summary.get("entropy_nats_per_token") is not None
     tables = [
-        table(rows)
-        for table, rows in (
-            (marginal_table, results.marginal_truth),
-            (energy_table, results.energy_truth),
-            (sample_table, results.sample_truth),
-        )
-        if rows
+        *([share_table(results.bounds), excess_table(results.bounds, results.summary)] if known else []),
+        *(
+            table(rows)
+            for table, rows in (
+                (marginal_table, results.marginal_truth),
+                (energy_table, results.energy_truth),
+                (sample_table, results.sample_truth),
+            )
+            if rows
+        ),
     ]
     if not tables:
         return []
@@ -27,7 +32,39 @@ def truth_blocks(results: Results) -> list[Block]:
         "not learned: they are log p_θ − log q. The correlation of a learned energy with the exact one is high for any "
         "energy that finds impossible text unlikely; what counts is the gain that is lost."
     )
-    return [Heading("Against the truth"), Paragraph(explained), *tables]
+    level: list[Block] = []
+    if known and results.marginal_truth:
+        entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_truth)
+        text = f"The denoiser's NELBO lies {above / entropy:.2%} ± {error / entropy:.2%} above the entropy."
+        level = [Paragraph(text)]
+    return [Heading("Against the truth"), Paragraph(explained), *level, *tables]
+
+
+def share_table(bounds: Sequence[Row]) -> Table:
+    """What the learned energies gain, as a share of what the exact ones do."""
+    shares = gain_shares(bounds)
+    steps = sorted({t for one in shares for t in one.by_steps})
+    cells = []
+    for one in shares:
+        percent = (f"{one.by_steps[t]:.0%}" if t in one.by_steps else NONE for t in steps)
+        cells.append((one.energy, str(one.candidates), one.of, *percent))
+    caption = "Gain over plain diffusion, as a share of the gain of the exact energy that weighs the same"
+    return Table(caption, ("energy", "k", "exact energy", *(f"T = {t}" for t in steps)), cells)
+
+
+def excess_table(bounds: Sequence[Row], summary: Row) -> Table:
+    """How far every sampler's bound lies above the entropy."""
+    entropy, steps = summary["entropy_nats_per_token"], sorted({row["steps"] for row in bounds})
+    cells = []
+    for rows in by_sampler(bounds):
+        found = {row["steps"]: excess(row, summary) for row in rows}
+        percent = (
+            f"{found[t].gain / entropy:+.2%} ± {found[t].standard_error / entropy:.2%}" if t in found else NONE
+            for t in steps
+        )  # fmt: skip
+        cells.append((title(rows[0]["energy"]), NONE if rows[0]["energy"] == PLAIN else words(rows[0]), *percent))
+    caption = "Bounds above the entropy of the source, as a share of it, paired sequence by sequence"
+    return Table(caption, ("energy", "sampler", *(f"T = {t}" for t in steps)), cells)
 
 
 def marginal_table(rows: Sequence[Row]) -> Table:
