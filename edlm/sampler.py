@@ -16,6 +16,7 @@ from edlm.config import NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, uniforms
 from edlm.transformer import CHUNK, ROWS_MULTIPLE
+from edlm.weighing import weigh
 
 EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
 
@@ -166,7 +167,7 @@ class Sampler:
         context = denoiser.read(now.xt, now.t)
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
-        energies = energy(x, now.xt, now.t, log_p, context)
+        energies, distinct = weigh(energy, x, now.xt, now.t, log_p, context)
         log_v = equations.log_weight(energies, self.temperature)
         # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
         joint = equations.sum_by_group(now.revealed.long(), block) > 1
@@ -179,7 +180,7 @@ class Sampler:
             energies=torch.where(joint[:, None], energies, torch.nan),
             picked=picked,
             ess=_mean_where(equations.effective_sample_size(log_v), joint),
-            distinct=torch.tensor([row.unique(dim=0).shape[0] for row in x], device=x.device),
+            distinct=distinct,
         )
 
 

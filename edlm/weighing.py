@@ -1,0 +1,58 @@
+"""Weighing: the energies of k candidates at the price of the different ones, a bounded number of tokens at a time."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TOKENS_AT_ONCE = 2**15  # that enter an energy together: what bounds the memory of its layers
+
+
+class Weighs(Protocol):
+    """An energy, as far as weighing goes."""
+
+    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
+
+
+def weigh(
+    energy: Weighs,
+    x: Int[Tensor, "b k l"],
+    xt: Int[Tensor, "b l"],
+    t: Float[Tensor, " b"],
+    log_p: Float[Tensor, "b k g"],
+    context: Tensor,
+) -> tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]:
+    """The energy of every candidate, and how many of each sequence's candidates differ.
+
+    Equal candidates of a sequence have one energy, which is computed once; all sequences compute as many as the one
+    with the most different ones. With `TOKENS_AT_ONCE` or fewer tokens there is one call.
+    """
+    k, length = x.shape[1:]
+    first = (x[:, :, None] == x[:, None]).all(dim=-1).byte().argmax(dim=2)  # of the candidates equal to each
+    new = first == torch.arange(k, device=x.device)
+    distinct = new.sum(dim=1)
+    most = int(distinct.max())
+    kept = torch.sort((~new).byte(), dim=1, stable=True).indices[:, :most]
+    x, log_p = _taken(x, kept), _taken(log_p, kept)
+    rows = max(1, TOKENS_AT_ONCE // (most * length))
+    many = max(1, TOKENS_AT_ONCE // length)  # candidates of one sequence
+    energies = torch.cat(
+        [
+            torch.cat(
+                [
+                    energy(x[r, c], xt[r], t[r], log_p[r, c], context[r])
+                    for c in (slice(i, i + many) for i in range(0, most, many))
+                ],
+                dim=1,
+            )
+            for r in (slice(i, i + rows) for i in range(0, len(x), rows))
+        ]
+    )
+    place = new.cumsum(dim=1) - 1  # of each new candidate among those that were weighed
+    return _taken(energies, place.gather(1, first)), distinct
+
+
+def _taken(values: Tensor, candidates: Int[Tensor, "b n"]) -> Tensor:
+    """[b k x] -> [b n x]: these candidates of each sequence."""
+    return values.gather(1, candidates[..., None].expand(-1, -1, values.shape[-1]))

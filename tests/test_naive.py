@@ -1,0 +1,33 @@
+"""The naive sampler, which the fast one is timed against, writes by the same law: else the race would be unfair."""
+
+import pytest
+import torch
+
+from edlm.naive import NaiveSampler
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from tests.laws import chi_square, sampler_law
+from tests.test_sampler_law import DENSE, FAR, N, counts, denoiser
+from tests.worlds import Residual
+
+M = DENSE.mask
+WHOLE = Residual(DENSE, drafts=True)
+CASES = {
+    "plain diffusion": (None, Sampler(steps=3), [M, M, M]),
+    "whole drafts": (WHOLE, Sampler(steps=2, candidates=3), [M, M, M]),
+    "whole drafts in a window": (WHOLE, Sampler(steps=3, candidates=3, window=(0.6, 1)), [M, M, M]),
+    "whole drafts beside a prompt": (WHOLE, Sampler(steps=2, candidates=2), [1, M, M]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_naive_sampler_follows_the_law_of_the_fast_one(name):
+    energy, sampler, canvas = CASES[name]
+    reader, schedule = denoiser(DENSE), LogLinear()
+    canvas = torch.tensor(canvas)
+    generator = torch.Generator().manual_seed(1)
+    texts = NaiveSampler(sampler).sample(canvas.repeat(N, 1), reader, energy, schedule, generator)
+    assert chi_square(counts(DENSE, texts), sampler_law(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+    if energy is not None:
+        plain = sampler_law(DENSE, reader, None, sampler, schedule, canvas)
+        assert chi_square(counts(DENSE, texts), plain) > FAR + 1
