@@ -1,7 +1,9 @@
-"""The machine that a command runs on, and the packages it runs with, as facts that a run keeps."""
+"""The machine that a command runs on, the packages it runs with and the commit, as facts that a run keeps."""
 
 import os
 import platform
+import subprocess
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,6 +28,28 @@ def machine() -> dict[str, str]:
 def packages() -> dict[str, str]:
     """The versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Of the repository that the code lies in, and whether files in it differ from it."""
+
+    digest: str
+    changed: bool
+
+    def __str__(self) -> str:
+        return self.digest + (", with uncommitted changes" if self.changed else "")
+
+
+def commit() -> Commit | None:
+    """None where the code lies in no repository, or nothing can read it."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return Commit(head.stdout.strip(), bool(changed.stdout.strip())) if head.returncode == 0 else None
 
 
 def _processor() -> str:

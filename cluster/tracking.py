@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from cluster.config import Tracking
 from cluster.connection import answering, artifact_location, connect, tracking_uri
 from cluster.journal import ENTRIES, Journal
-from cluster.machine import machine, packages
+from cluster.machine import commit, machine, packages
 from cluster.parameters import parameters, redacted
 from cluster.registry import Registry
 from cluster.shipping import Shipping, points
@@ -201,15 +200,10 @@ def provenance() -> dict[str, str]:
     facts = {"edlm.version": version("edlm")}
     facts |= {MACHINE + name: value for name, value in machine().items()}
     facts |= {PACKAGE + name: value for name, value in packages().items()}
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return facts
-    if commit.returncode == 0:
-        facts["mlflow.source.git.commit"] = commit.stdout.strip()
-        facts["edlm.uncommitted_changes"] = str(bool(changed.stdout.strip())).lower()
+    code = commit()
+    if code is not None:
+        facts["mlflow.source.git.commit"] = code.digest
+        facts["edlm.uncommitted_changes"] = str(code.changed).lower()
     return facts
 
 

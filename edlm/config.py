@@ -85,6 +85,15 @@ def dump(settings: Any) -> str:
     return yaml.dump(plain(settings), Dumper=_YamlWriter, sort_keys=False)
 
 
+def from_flags(cls: type[T], arguments: Sequence[str], description: str) -> T:
+    """The defaults of `cls` with `[--key value ...]` laid over them; a mistake ends the process with status 2."""
+    try:
+        return _overridden(cls, cls(), arguments, description)
+    except ConfigurationError as error:
+        print(f"configuration error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, description: str | None = None) -> T:
     """The configuration of `EXPERIMENT.yaml [--section.key value ...]`: the file, with the overrides laid over it.
 
@@ -98,19 +107,23 @@ def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, desc
         print(usage.strip(), file=sys.stdout if asked else sys.stderr)
         raise SystemExit(0 if asked else 2)
     try:
-        settings = load(cls, arguments[0])
-        changed = tyro.cli(
-            cls,
-            default=settings,
-            args=arguments[1:],
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-            registry=_REGISTRY,
-        )
-        return parse(cls, plain(changed), source="command line")
+        return _overridden(cls, load(cls, arguments[0]), arguments[1:], description)
     except ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _overridden(cls: type[T], settings: T, arguments: Sequence[str], description: str | None) -> T:
+    """The settings with the flags laid over them, checked as a whole."""
+    changed = tyro.cli(
+        cls,
+        default=settings,
+        args=arguments,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=_REGISTRY,
+    )
+    return parse(cls, plain(changed), source="command line")
 
 
 def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:

@@ -1,0 +1,59 @@
+"""The race is run by everybody in every round, and what is told follows from the times."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from workflows.benchmark import SampleBenchmark, sample
+from workflows.benchmarking.race import Contestant, Lap, Times, race
+from workflows.reporting.document import Table
+
+SMALL = SampleBenchmark(
+    vocabularies=(9,), lengths=(8,), steps=(4,), candidates=(1, 2), width=16, layers=1, head_width=16, rounds=2
+)  # fmt: skip
+
+
+def test_every_round_has_everybody_once_in_turn_and_the_first_warms_up():
+    ran: list[str] = []
+    contestants = [Contestant(name, [Lap(lambda name=name: ran.append(name))]) for name in "abc"]
+    found = race(contestants, 2, torch.device("cpu"))
+    assert ran == [*"abc", *"bca", *"cab"]
+    assert [len(times.rounds) for times in found.values()] == [2, 2, 2]
+
+
+def test_a_lap_stands_for_as_many_as_it_says():
+    found = race([Contestant("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"))
+    assert found["steps"].median == 0.0
+
+
+def test_ratios_are_of_the_same_round():
+    assert Times([1.0, 2.0, 4.0]).times_of(Times([2.0, 6.0, 4.0])) == (2.0, 1.0, 3.0)
+
+
+def test_every_sampler_stands_in_the_table_of_its_size():
+    (table,) = [block for block in sample(SMALL).blocks if isinstance(block, Table)]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells) == [
+        "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole drafts, k = 2",
+        "naive whole drafts, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
+        "conditional, exact",
+    ]  # fmt: skip
+    assert cells["naive plain (1 of 4 steps timed)"]["denoiser calls"] == "4.0"
+    assert cells["naive whole drafts, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
+    assert cells["plain"]["times plain"].startswith("1.00 ")
+    assert cells["autoregressive"]["times faster than naive"] == "–"
+    assert "(" in cells["plain"]["times faster than naive"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "python -m workflows.benchmark sample"), (["sample", "--rounds", "0"], "rounds")],
+)
+def test_what_cannot_be_run_is_said(arguments, said):
+    command = [sys.executable, "-m", "workflows.benchmark", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=120)
+    assert done.returncode == 2
+    assert said in done.stderr

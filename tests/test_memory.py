@@ -1,0 +1,61 @@
+"""Generation holds no more memory than it promises, and not much less either, or the promise would say nothing."""
+
+import pytest
+import torch
+
+from edlm import sampler as sampling
+from edlm import transformer, weighing
+from edlm.denoiser import Denoiser
+from edlm.energy import Bidirectional, Conditional, Step
+from edlm.memory import peak_bytes, promised_bytes
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from edlm.transformer import Trunk
+
+CPU = torch.device("cpu")
+WIDTH = 32
+
+
+def test_what_is_freed_is_not_counted():
+    def compute() -> None:
+        first = torch.zeros(1000, 1000)
+        second = first + 1
+        del first
+        second.double()
+
+    assert peak_bytes(compute, CPU) == 12_000_000
+
+
+def peak(rows: int, length: int, vocabulary: int, candidates: int, energy=None, steps: int = 3) -> int:
+    torch.manual_seed(0)
+    denoiser = Denoiser(Trunk(width=WIDTH, layers=2, heads=2), vocabulary).eval()
+    built = None if energy is None else energy.build(denoiser).eval()
+    canvas = torch.full((rows, length), denoiser.mask)
+    sampler = Sampler(steps=steps, candidates=candidates)
+    return peak_bytes(lambda: sampler.sample(canvas, denoiser, built, LogLinear(), torch.arange(rows)), CPU)
+
+
+SIZES = {
+    "features": (8, 256, 20, 1, None),
+    "vocabulary": (2, 64, 4000, 1, None),
+    "drafts": (2, 128, 20, 16, Bidirectional()),
+    "drafts of a large vocabulary": (2, 64, 4000, 8, Bidirectional()),
+    "light heads": (4, 128, 20, 8, Step(block=8, width=WIDTH, layers=1, heads=2)),
+    "exact": (4, 128, 400, 0, Conditional(width=WIDTH, layers=1, heads=2)),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_generation_keeps_its_promise(name, monkeypatch):
+    monkeypatch.setattr(weighing, "TOKENS_AT_ONCE", 512)
+    for module in (transformer, sampling):
+        monkeypatch.setattr(module, "CHUNK", 2**16)
+    rows, length, vocabulary, candidates, energy = SIZES[name]
+    promised = promised_bytes(rows, length, vocabulary, candidates, WIDTH, 512, 2**16)
+    held = peak(rows, length, vocabulary, candidates, energy)
+    assert held <= promised
+    assert held > promised / 5
+
+
+def test_more_steps_take_no_more_memory():
+    assert peak(2, 64, 500, 1, steps=12) <= peak(2, 64, 500, 1, steps=2)

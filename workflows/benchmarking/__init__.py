@@ -1,0 +1,1 @@
+"""Benchmarks: who runs, how the race is timed, and what a person reads afterwards."""
