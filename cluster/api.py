@@ -246,8 +246,7 @@ def require_affordable(rows: int, blocks: int, length: int, sampler: Sampler) ->
 
 def passes(sampler: Sampler, length: int) -> int:
     """Passes to fill one canvas: a step that reveals nothing costs nothing, so never more steps than positions."""
-    low, high = sampler.window
-    resampled = sum(low <= i / sampler.steps <= high for i in range(1, sampler.steps + 1))
+    resampled = int(sampler.in_window(sampler.times()[1:]).sum())
     share = 0 if sampler.candidates == 1 else ENERGY_SHARE * max(sampler.candidates, 1)
     return min(sampler.steps, length) + round(min(resampled, length) * share)
 

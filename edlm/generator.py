@@ -275,8 +275,9 @@ class TextGenerator:
         xt = torch.stack(list(canvases)).to(self._device)
         seeds = torch.tensor([draft.seed for draft in drafts], device=self._device)
         network, schedule = self.denoiser.network, self.denoiser.schedule
+        times = sampler.times().to(self._device)
         for i in range(sampler.steps, 0, -1):
-            t, s = (torch.full(seeds.shape, j / sampler.steps, device=self._device).double() for j in (i, i - 1))
+            t, s = times[i].expand(seeds.shape), times[i - 1].expand(seeds.shape)
             index = torch.full_like(seeds, block * sampler.steps + i)
             result = sampler.step(xt, t, s, index, network, energy, schedule, seeds)
             xt = result.xs

@@ -83,6 +83,8 @@ class LegacySampler:
     def __post_init__(self) -> None:
         if self.sampler.candidates == EXACT:
             raise ConfigurationError("sampler.candidates is 0 (exact); the published generator has k >= 1 candidates")
+        if self.sampler.grid is not None:
+            raise ConfigurationError("sampler.grid is set; the published generator's steps are of equal length")
 
     @property
     def label(self) -> str:

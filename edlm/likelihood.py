@@ -92,11 +92,12 @@ def sampler_bound(
     """
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        reveal_at = _reveal_times(x0, schedule, sampler.steps, seed, draw)
+        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw)
         for i in range(sampler.steps, 0, -1):
             xt = torch.where(reveal_at <= i, denoiser.mask, x0)
             revealed = reveal_at == i
-            total += _step_bound(x0, xt, revealed, i, denoiser, energy, sampler, seed, draw, repeats).cpu()
+            t = sampler.times()[i].item()
+            total += step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats).cpu()
     return Estimate(total / draws, draws)
 
 
@@ -213,29 +214,46 @@ def _resampled_nll(
     return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
 
 
-def _step_bound(x0, xt, revealed, i, denoiser, energy, sampler, seed, draw, repeats) -> Float64[Tensor, " b"]:
-    """Nats of one step for every sequence; sequences that reveal nothing cost nothing."""
+def step_bound(
+    x0: Int[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    revealed: Bool[Tensor, "b l"],
+    t: float,
+    index: int,
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    sampler: Sampler,
+    seed: int,
+    draw: int,
+    repeats: int,
+) -> Float64[Tensor, " b"]:
+    """Nats of one step at time t for every sequence; sequences that reveal nothing cost nothing.
+
+    `index` and `draw` name the step and the trajectory in the random streams of the other candidates.
+    """
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     rows = torch.nonzero(revealed.any(dim=1))[:, 0]
     if len(rows) == 0:
         return total
-    t = torch.full((len(rows),), i / sampler.steps, dtype=torch.float64, device=x0.device)
+    time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
     x0, xt, revealed = x0[rows], xt[rows], revealed[rows]
-    if energy is None or sampler.candidates == 1 or not sampler.in_window(t).any():
-        total[rows] = -_log_p_of(denoiser, denoiser.read(xt, t), revealed, x0).sum(dim=-1)
+    if energy is None or sampler.candidates == 1 or not sampler.in_window(time).any():
+        total[rows] = -_log_p_of(denoiser, denoiser.read(xt, time), revealed, x0).sum(dim=-1)
         return total
-    keys = seeds(seed, i, rows, Purpose.REPEAT)
+    keys = seeds(seed, index, rows, Purpose.REPEAT)
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
-    total[rows] = step_nll(x0, xt, revealed, t, denoiser, energy, sampler.candidates, sampler.temperature, u)
+    total[rows] = step_nll(x0, xt, revealed, time, denoiser, energy, sampler.candidates, sampler.temperature, u)
     return total
 
 
-def _reveal_times(x0, schedule: AbstractSchedule, steps: int, seed: int, draw: int) -> Int[Tensor, "b l"]:
-    """For each position the step i (from t = i / T to (i - 1) / T) that reveals it: P(masked at t) = 1 - alpha_t."""
+def reveal_times(
+    x0: Int[Tensor, "b l"], schedule: AbstractSchedule, times: Float64[Tensor, " i"], seed: int, draw: int
+) -> Int[Tensor, "b l"]:
+    """For each position the step i (from t_i to t_(i - 1)) that reveals it: P(masked at t) = 1 - alpha_t."""
     rows = torch.arange(len(x0), device=x0.device)
     u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
-    grid = torch.arange(1, steps + 1, dtype=torch.float64, device=x0.device) / steps
-    return torch.searchsorted(1 - schedule.alpha(grid), u).clamp(max=steps - 1) + 1
+    reached = times[1:].to(x0.device)
+    return torch.searchsorted(1 - schedule.alpha(reached), u).clamp(max=len(reached) - 1) + 1
 
 
 def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int):

@@ -49,10 +49,11 @@ class NaiveSampler:
         schedule: AbstractSchedule,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
-        """x_s from x_t at t = i / steps, s = (i - 1) / steps."""
+        """x_s from x_t, from the i-th time of the grid to the one before."""
         b, length = xt.shape
-        t = torch.full((b,), i / self.sampler.steps, dtype=torch.float64, device=xt.device)
-        share = schedule.reveal(t, t - 1 / self.sampler.steps)[:, None]
+        times = self.sampler.times().to(xt.device)
+        t = times[i].expand(b)
+        share = schedule.reveal(t, times[i - 1].expand(b))[:, None]
         everywhere = torch.ones_like(xt, dtype=torch.bool)
         context = denoiser.read(xt, t)
         log_p = denoiser.log_p(context, everywhere).unflatten(0, (b, length))

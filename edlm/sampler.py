@@ -5,14 +5,15 @@ Prompts, infilling and unconditional text are one thing: a canvas. Masked places
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.config import NonNegative, Positive, PositiveFloat, config
+from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, uniforms
 from edlm.transformer import CHUNK, ROWS_MULTIPLE
@@ -77,7 +78,7 @@ class StepResult:
 
 @config
 class Sampler:
-    """The k-candidate sampler on the grid t = i / steps, i = steps..1."""
+    """The k-candidate sampler, from t = 1 to 0 in `steps` steps."""
 
     steps: Positive
     candidates: NonNegative = 1
@@ -86,11 +87,25 @@ class Sampler:
     """A step from t to s resamples if window[0] <= t <= window[1]; elsewhere it is a plain diffusion step."""
     temperature: PositiveFloat = 1.0
     """tau of the weights exp(-E / tau)."""
+    grid: tuple[Fraction, ...] | None = None
+    """steps + 1 times from 0 to 1 between which it steps, as `edlm.step_grid` fits them; None: i / steps."""
 
     def __post_init__(self) -> None:
         low, high = self.window
         if not 0 <= low <= high <= 1:
             raise ValueError(f"window is [from, to] with 0 <= from <= to <= 1; got [{low}, {high}]")
+        if self.grid is not None:
+            ascending = all(s < t for s, t in pairwise(self.grid))
+            if len(self.grid) != self.steps + 1 or not ascending or (self.grid[0], self.grid[-1]) != (0, 1):
+                raise ValueError(
+                    f"grid is steps + 1 = {self.steps + 1} ascending times from 0 to 1; got {list(self.grid)}"
+                )
+
+    def times(self) -> Float64[Tensor, " i"]:
+        """t_0 = 0 to t_T = 1."""
+        if self.grid is not None:
+            return torch.tensor(self.grid, dtype=torch.float64)
+        return torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
 
     def in_window(self, t: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
         # A hair of tolerance: t = i / steps and a window of 1 / steps must meet in floating point.
@@ -107,10 +122,11 @@ class Sampler:
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
         """The canvas with every masked place filled; each row a function of its own canvas and seed alone."""
+        times = self.times().to(xt.device)
         for i in range(self.steps, 0, -1):
             index = torch.full_like(seeds, i)
-            t = index.double() / self.steps
-            result = self.step(xt, t, (index - 1).double() / self.steps, index, denoiser, energy, schedule, seeds)
+            t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
+            result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
             xt = result.xs
             if on_step is not None:
                 on_step(result)

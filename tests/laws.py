@@ -122,11 +122,12 @@ def sampler_law(
     weighing = Step(world, denoiser, energy, sampler.candidates, sampler.temperature)
     laws = {tuple(canvas.tolist()): 1.0}
     for i in range(sampler.steps, 0, -1):
-        t, after = i / sampler.steps, {}
+        t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
+        after = {}
         inside = sampler.window[0] - 1e-9 <= t <= sampler.window[1] + 1e-9
         step = weighing if inside else replace(weighing, candidates=1)
         for xt, weight in laws.items():
-            for xs, probability in step_law(step, torch.tensor(xt), t, (i - 1) / sampler.steps, schedule).items():
+            for xs, probability in step_law(step, torch.tensor(xt), t, s, schedule).items():
                 after[xs] = after.get(xs, 0.0) + weight * probability
         laws = after
     return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)

@@ -131,6 +131,13 @@ def test_the_tally_counts_what_the_energy_was_asked(generator):
     assert exact.tokens != plain.tokens
 
 
+@pytest.mark.parametrize("steps", [3, 7, 11])
+def test_a_window_of_the_last_step_holds_it_however_its_time_rounds(generator, steps):
+    sampler = Sampler(steps=steps, candidates=3, window=(0.0, 1 / steps))
+    tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(8)]
+    assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to reveal
+
+
 def test_the_step_callback_ends_the_work_by_raising(generator):
     def stop(_: StepResult) -> None:
         raise InterruptedError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm import weighing
@@ -30,6 +30,7 @@ def some(b: int, k: int, length: int, tokens: int, seed: int = 0):
     return x, *rest, torch.rand(b, length, generator=of)
 
 
+@settings(deadline=None)
 @given(
     b=st.integers(1, 5), k=st.integers(1, 6), length=st.integers(1, 5), tokens=st.integers(1, 3),
     at_once=st.integers(1, 40), seed=st.integers(0, 99),

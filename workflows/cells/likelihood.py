@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
 from edlm.carry_over_estimate import carry_over_estimate
 from edlm.energy import CarryOverEnergy
 from edlm.likelihood import (
@@ -58,7 +56,7 @@ def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, we
 
     Every position is revealed in step i with probability alpha_s - alpha_t, on its own.
     """
-    grid = torch.arange(sampler.steps + 1, dtype=torch.float64) / sampler.steps
+    grid = sampler.times()
     moves = 1 - (1 - schedule.alpha(grid).diff().neg()) ** length
     resampled = moves * sampler.in_window(grid[1:])
     each = 0 if not weighed or sampler.candidates == 1 else max(sampler.candidates, 1)
