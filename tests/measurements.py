@@ -179,6 +179,12 @@ def legacy_entropy() -> list[Row]:
     ]  # fmt: skip
 
 
+def step_grids() -> list[Row]:
+    row = {"energy": "step-blocks", "steps": 2, "candidates": 8, **ALL_STEPS, **COMMON, "seconds": 1.0}
+    numbers = {"bound_nats_per_token": 2.2, "standard_error": 0.01, "gain_over_equal_steps": 0.03}
+    return [row | numbers | {"gain_standard_error": 0.002, "times": [0.0, 0.375, 1.0]}]
+
+
 def marginal_truth() -> list[Row]:
     return [
         {"t_from": i / 4, "t_to": (i + 1) / 4, "kl_nats_per_position": 0.01 * (4 - i), "kl_standard_error": 0.001,

@@ -45,6 +45,7 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
         ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
+        ({"evaluate": {"fitted_steps": [8], "fitted_points": 4}}, "8 steps cannot be made of 4 times"),
         ({"evaluate": {"sample_candidates": []}}, "evaluate.sample_candidates is empty"),
         ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),
         ({"denoiser": {"width": 20, "heads": 4}}, "multiple of 2 x heads"),

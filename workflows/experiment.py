@@ -66,6 +66,10 @@ class Evaluate:
     """Independent sets of candidates inside a whole-draft bound's logarithm, to begin with."""
     tightness: PositiveFloat | None = None
     """Nats per token: whole-draft repeats are doubled until a doubling gains less. None: never."""
+    fitted_steps: tuple[Positive, ...] = ()
+    """T at which the times of the steps are fitted, too, for every sampler of step energies and for plain diffusion."""
+    fitted_points: Positive = 16
+    """Equally spaced times that a fitted grid may be made of; no T in `fitted_steps` is larger."""
     nelbo_draws: Positive = 16
     paper_draws: Positive = 4
     log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
@@ -97,6 +101,11 @@ class Evaluate:
         for low, high in self.windows:
             if low > high:
                 raise ConfigurationError(f"evaluate.windows: [{low}, {high}] is not [from, to] with from <= to")
+        if self.fitted_steps and max(self.fitted_steps) > self.fitted_points:
+            raise ConfigurationError(
+                f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
+                "raise evaluate.fitted_points"
+            )
         names = [where.name for where in self.zero_shot]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")

@@ -14,6 +14,7 @@ from workflows.cells.elsewhere import AutoregressiveElsewhere, DenoiserElsewhere
 from workflows.cells.legacy import LegacyEntropy
 from workflows.cells.likelihood import Bound, Paper, Partition, Reference
 from workflows.cells.quality import AutoregressiveSamples, DataTexts, Samples
+from workflows.cells.step_grid import FittedGrid
 from workflows.cells.truth import EnergyTruth, MarginalTruth, SampleTruth
 from workflows.experiment import Evaluate, Experiment
 from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_twin
@@ -32,6 +33,7 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractCell], 
     together = [
         Reference(subject=subject, draws=wanted.nelbo_draws),
         *_bounds(wanted, subject, {**energies, **exact}),
+        *_fitted(wanted, subject, energies),
         *_estimates(experiment, subject, energies),
         *_texts(wanted, subject, energies),
         *_elsewhere(experiment, subject, energies),
@@ -91,6 +93,18 @@ def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
                 # Only beside whole drafts does anything random stand that repeats could average.
                 repeats, tightness = (wanted.repeats, wanted.tightness) if energy.drafts else (1, None)
                 yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
+
+
+def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    if not wanted.fitted_steps:
+        return
+    samplers = [(PLAIN, 1)]
+    for name, energy in energies.items():
+        samplers += [(name, k) for k in candidates_of(energy, wanted.candidates) if not energy.drafts]
+    for name, k in samplers:
+        how = Sampler(steps=1, candidates=k)
+        of = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
+        yield FittedGrid(energy=name, sampler=how, **of)
 
 
 def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:

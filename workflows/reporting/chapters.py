@@ -42,6 +42,7 @@ from workflows.reporting.tabulation import (
     level_table,
     partition_table,
     standing_table,
+    step_grid_table,
     zero_shot_table,
 )
 from workflows.reporting.text_tabulation import legacy_entropy_table, matched_table, quality_table, trajectory_table
@@ -145,6 +146,7 @@ def likelihood_blocks(results: Results) -> list[Block]:
     if not rows:
         return [*blocks, Paragraph("Bounds were not measured.")]
     tables = [bound_table(rows), gain_table(rows), *([cost_table(results.cost)] if results.cost else [])]
+    tables += [step_grid_table(results.step_grids)] if results.step_grids else []
     return [
         *blocks,
         *_picture("bound-steps", "T-step bound against T.", rows, (BOUND,), lambda: bound_figure(summary, rows)),

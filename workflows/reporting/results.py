@@ -83,6 +83,11 @@ TABLES = (
         (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
     ),
     Expected(
+        "step_grids", "the times of the steps fitted to the bound",
+        (*_SAMPLER, *_COMMON, "times", "bound_nats_per_token", "standard_error", "gain_over_equal_steps",
+         "gain_standard_error"),
+    ),
+    Expected(
         "marginal_truth", "the denoiser against the law of the source, where that is known",
         (*_COMMON, "t_from", "t_to", "kl_nats_per_position", "kl_standard_error",
          "nelbo_above_entropy_nats_per_token", "nelbo_standard_error"),
@@ -115,6 +120,7 @@ class Results:
     cost: Sequence[Row] = ()
     paper: Sequence[Row] = ()
     legacy_entropy: Sequence[Row] = ()
+    step_grids: Sequence[Row] = ()
     marginal_truth: Sequence[Row] = ()
     energy_truth: Sequence[Row] = ()
     sample_truth: Sequence[Row] = ()

@@ -56,6 +56,18 @@ def gain_table(bounds: Sequence[Row]) -> Table:
     return _by_steps(caption, rows, lambda row: outcome_cell(same_steps(row, bounds, BOUND)))
 
 
+def step_grid_table(rows: Sequence[Row]) -> Table:
+    """Where the steps of each sampler are put best, and what that gains over equal steps."""
+    cells = []
+    for row in rows:
+        gain = Comparison(row["gain_over_equal_steps"], row["gain_standard_error"], paired=True)
+        sampler = NONE if row["energy"] == PLAIN else words(row)
+        times = ", ".join(f"{t:.3g}" for t in row["times"])
+        cells.append((title(row["energy"]), sampler, str(row["steps"]), _bound(row), outcome_cell(gain), times))
+    columns = ("energy", "sampler", "T", "bound, nats per token", "gain over equal steps", "times")
+    return Table("Steps fitted to the bound (on training sequences, by dynamic programming)", columns, cells)
+
+
 def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
     """Every energy in a line: its largest sure gain with its cost, and its verdicts beside everything compared with."""
     cells = []
