@@ -41,7 +41,7 @@ def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Te
     One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail: it
     lowers the entropy and flatters generative perplexity (Zheng et al. 2024).
     """
-    cdf = log_p.to(torch.float64, copy=True).exp_()  # in place: the largest thing that generation ever holds
+    cdf = log_p.detach().to(torch.float64, copy=True).exp_()  # in place: the largest thing that generation ever holds
     torch.cumsum(cdf, dim=-1, out=cdf)
     tokens = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=log_p.shape[-1] - 1)
     return tokens, log_p.gather(-1, tokens)

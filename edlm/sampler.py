@@ -15,6 +15,7 @@ from torch import Tensor
 from edlm import equations
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
+from edlm.speculative import Verifiable, verify
 from edlm.streams import Purpose, uniforms
 from edlm.transformer import CHUNK, ROWS_MULTIPLE
 from edlm.weighing import weigh
@@ -87,6 +88,8 @@ class Sampler:
     """A step from t to s resamples if window[0] <= t <= window[1]; elsewhere it is a plain diffusion step."""
     temperature: PositiveFloat = 1.0
     """tau of the weights exp(-E / tau)."""
+    speculative: bool = False
+    """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; the same law."""
     grid: tuple[Fraction, ...] | None = None
     """steps + 1 times from 0 to 1 between which it steps, as `edlm.step_grid` fits them; None: i / steps."""
 
@@ -94,6 +97,8 @@ class Sampler:
         low, high = self.window
         if not 0 <= low <= high <= 1:
             raise ValueError(f"window is [from, to] with 0 <= from <= to <= 1; got [{low}, {high}]")
+        if self.speculative and self.candidates != EXACT:
+            raise ValueError(f"speculative is for exact sampling, candidates = 0; got candidates = {self.candidates}")
         if self.grid is not None:
             ascending = all(s < t for s, t in pairwise(self.grid))
             if len(self.grid) != self.steps + 1 or not ascending or (self.grid[0], self.grid[-1]) != (0, 1):
@@ -172,9 +177,18 @@ class Sampler:
             raise ValueError(
                 f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
             )
-        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))[:, 0]
-        x = energy.draw(now.xt, now.revealed, denoiser.read(now.xt, now.t), u)
-        return now.advanced(x, energy, energy_calls=1)
+        u = now.uniforms(Purpose.CANDIDATE)
+        context = denoiser.read(now.xt, now.t)
+        if not self.speculative:
+            return now.advanced(energy.draw(now.xt, now.revealed, context, u), energy, energy_calls=1)
+        if not isinstance(energy, Verifiable):
+            raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
+        draft, log_p = propose(denoiser, context, now.xt, now.revealed, u[:, None])
+        found = verify(
+            draft[:, 0], log_p[:, 0], now.xt, now.revealed, context, denoiser, energy, now.uniforms(Purpose.KEEP),
+            now.uniforms(Purpose.AGAIN),
+        )  # fmt: skip
+        return replace(now.advanced(found.x, energy), energy_calls=found.passes)
 
     def _resample(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         assert energy is not None
@@ -210,6 +224,10 @@ class State:
     index: Int[Tensor, " b"]
     seeds: Int[Tensor, " b"]
     revealed: Bool[Tensor, "b l"]
+
+    def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
+        """One for every position of every row."""
+        return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]
 
     def advanced(
         self, x: Int[Tensor, "b l"], energy: AnyEnergy | None, denoiser_calls: int = 1, energy_calls: int = 0

@@ -100,13 +100,32 @@ class ConditionalEnergy(AbstractEnergy):
         new, x = _new_positions(x, xt, self.mask)
         result = context.new_zeros(b, k, dtype=torch.float32)
         for packed in pack(new, None, one_size=self.training):
-            rows, at, valid = packed.rows[:, None], packed.positions, packed.valid[:, None].expand(-1, k, -1)
-            corrected = self._corrected(packed, x[packed.rows], context)
-            tokens = x[rows, :, at].transpose(1, 2)
-            log_p = self._denoiser[0].readout.log_p_of(corrected[valid], tokens[valid])
-            whole = torch.zeros(valid.shape, device=log_p.device).masked_scatter(valid, log_p)
-            result[packed.rows] = whole.sum(dim=-1)
+            result[packed.rows] = self._of_tokens(packed, x, context).sum(dim=-1)
         return result
+
+    def by_position(
+        self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
+    ) -> Float[Tensor, "b k l"]:
+        """The same before it is summed: log p_c of each new token given those before it; 0 elsewhere."""
+        new, x = _new_positions(x, xt, self.mask)
+        result = context.new_zeros(x.shape, dtype=torch.float32)
+        for packed in pack(new, None, one_size=self.training):
+            rows, place = torch.nonzero(packed.valid, as_tuple=True)
+            log_p = self._of_tokens(packed, x, context)
+            result[packed.rows[rows], :, packed.positions[rows, place]] = log_p[rows, :, place]
+        return result
+
+    def distribution(
+        self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], at: Bool[Tensor, "b l"], context: Float[Tensor, "b l h"]
+    ) -> Float[Tensor, "n v"]:
+        """log p_c of every token at the selected new positions, given the new tokens of x before each."""
+        new, whole = _new_positions(x[:, None], xt, self.mask)
+        corrected = torch.zeros_like(context)
+        for packed in pack(new, None, one_size=self.training):
+            rows, place = torch.nonzero(packed.valid, as_tuple=True)
+            features = self._corrected(packed, whole[packed.rows], context)[:, 0]
+            corrected[packed.rows[rows], packed.positions[rows, place]] = features[rows, place]
+        return self._denoiser[0].readout.distribution(corrected[at])
 
     @torch.no_grad()
     def draw(
@@ -137,6 +156,14 @@ class ConditionalEnergy(AbstractEnergy):
                 last, valid = tokens[:, 0], packed.valid[:, i]
                 x[rows[valid], here[valid]] = last[valid]
         return x
+
+    def _of_tokens(self, packed: Packed, x: Int[Tensor, "b k l"], context: Tensor) -> Float[Tensor, "n k m"]:
+        """log p_c of the new token at every packed place, 0 where none is."""
+        valid = packed.valid[:, None].expand(-1, x.shape[1], -1)
+        corrected = self._corrected(packed, x[packed.rows], context)
+        tokens = x[packed.rows[:, None], :, packed.positions].transpose(1, 2)
+        log_p = self._denoiser[0].readout.log_p_of(corrected[valid], tokens[valid])
+        return torch.zeros(valid.shape, device=log_p.device).masked_scatter(valid, log_p)
 
     def _corrected(self, packed: Packed, x: Int[Tensor, "n k l"], context: Tensor) -> Float[Tensor, "n k m h"]:
         """The features of the new positions, corrected for the new tokens before each."""

@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     TRUTH = 14  # what a learned energy is compared on: tokens from the law itself
     CENTRE = 15  # where the clusters of a divergence start
     RESAMPLE = 16  # which texts a bootstrap takes
+    KEEP = 17  # whether a verified draft keeps its token
+    AGAIN = 18  # the token that takes its place
 
 
 def uniforms(

@@ -39,6 +39,8 @@ CASES = {
     "step in uneven blocks": (LONGER, Residual(LONGER, drafts=False, block=3), Sampler(steps=1, candidates=2)),
     "step in blocks of a hidden chain": (HIDDEN, Residual(HIDDEN, False, block=2), Sampler(steps=2, candidates=3)),
     "exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0)),
+    "exact, by verifying drafts": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0, speculative=True)),
+    "verifying longer drafts": (LONGER, Conditional(LONGER), Sampler(steps=1, candidates=0, speculative=True)),
     "conditional, resampled": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=3)),
     "a residual energy on a proposal": (
         DENSE,

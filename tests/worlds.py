@@ -150,6 +150,24 @@ class Conditional(Residual):
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
         return self.world.log_conditional(x, xt[:, None])
 
+    def by_position(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
+        new = (xt[:, None] == self.world.mask) & (x != self.world.mask)
+        told = []
+        for at in range(self.world.length):
+            log_p = self._given_before(x, xt[:, None].expand_as(x), at)
+            token = x[..., at, None].clamp(max=self.world.vocabulary - 1)
+            told.append(torch.where(new[..., at], log_p.gather(-1, token)[..., 0], 0.0))
+        return torch.stack(told, dim=-1)
+
+    def distribution(self, x: Tensor, xt: Tensor, at: Tensor, context: Tensor) -> Tensor:
+        every = torch.stack([self._given_before(x, xt, place) for place in range(self.world.length)], dim=1)
+        return every[at]
+
+    def _given_before(self, x: Tensor, xt: Tensor, at: int) -> Tensor:
+        """log q of every token at a place, given x_t and the new tokens before the place."""
+        before = torch.arange(self.world.length) < at
+        return self.world.next_token(torch.where(before, x, xt), at)
+
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor:
         x = xt.clone()
         for at in range(self.world.length):

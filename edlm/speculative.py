@@ -1,0 +1,85 @@
+"""Exact draws from a conditional law by verifying the denoiser's parallel draft (docs/mathematics.md 4.2).
+
+Each new position, in reading order, keeps its draft token v with probability min(1, p_c(v) / p_theta(v)), where p_c
+sees the tokens settled before it; at the first that is not kept a token is drawn from the residual max(0, p_c -
+p_theta), and the positions behind it are verified again. So every token follows p_c (Leviathan et al. 2023, theorem 1),
+whatever the drafts, and one pass of the head settles as many positions as agree. All positions draw from streams of
+their own.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+
+
+class DraftedBy(Protocol):
+    """What verification asks of a denoiser."""
+
+    def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A normalised energy that tells p_c of all tokens of a draft in one pass."""
+
+    def by_position(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+
+    def distribution(self, x: Tensor, xt: Tensor, at: Tensor, context: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The new tokens, and the passes of the head that each sequence took."""
+
+    x: Int[Tensor, "b l"]
+    passes: Int[Tensor, " b"]
+
+
+@torch.no_grad()
+def verify(
+    draft: Int[Tensor, "b l"],
+    log_p: Float[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    context: Tensor,
+    denoiser: DraftedBy,
+    energy: Verifiable,
+    u_keep: Float64[Tensor, "b l"],
+    u_again: Float64[Tensor, "b l"],
+) -> Verified:
+    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there."""
+    x, settled = draft.clone(), ~where
+    passes = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    places = torch.arange(x.shape[1], device=x.device)
+    while len(rows := torch.nonzero((~settled).any(dim=1))[:, 0]):
+        passes[rows] += 1
+        log_c = energy.by_position(x[rows][:, None], xt[rows], context[rows])[:, 0]
+        kept = settled[rows] | (u_keep[rows].log() < log_c.double() - log_p[rows].double())
+        refused = ~kept.all(dim=1)
+        first = (~kept).byte().argmax(dim=1)  # in reading order
+        settled[rows] |= ~refused[:, None] | (places <= first[:, None])
+        if refused.any():
+            again, first = rows[refused], first[refused]
+            at = places == first[:, None]
+            p_c = energy.distribution(x[again], xt[again], at, context[again]).double().exp()
+            p_theta = denoiser.log_p(context[again], at).double().exp()
+            x[again, first] = _residual(p_c, p_theta, u_again[again, first])
+    return Verified(x, passes)
+
+
+def _residual(
+    p_c: Float64[Tensor, "n v"], p_theta: Float64[Tensor, "n v"], u: Float64[Tensor, " n"]
+) -> Int[Tensor, " n"]:
+    """A token of max(0, p_c - p_theta), normalised.
+
+    Where the two laws agree up to rounding, a token is refused with a probability of the rounding's size, and nothing
+    is left over: then it is drawn from p_c, which is the same up to rounding.
+    """
+    left = (p_c - p_theta).clamp(min=0)
+    left = torch.where(left.sum(dim=-1, keepdim=True) > 0, left, p_c)
+    return equations.draw(left.log(), u[:, None])[0][:, 0]
