@@ -126,7 +126,11 @@ class Sampler:
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
-        """The canvas with every masked place filled; each row a function of its own canvas and seed alone."""
+        """The canvas with every masked place filled; each row a function of its own canvas and seed alone.
+
+        Raises ValueError where the canvas holds what is neither a token nor the mask.
+        """
+        _check(xt, denoiser)
         times = self.times().to(xt.device)
         for i in range(self.steps, 0, -1):
             index = torch.full_like(seeds, i)
@@ -327,6 +331,16 @@ def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor,
     count = where.flatten().cumsum(0).view_as(where)
     for start in range(0, int(where.sum()), size):
         yield where & (count > start) & (count <= start + size)
+
+
+def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:
+    wrong = torch.nonzero((xt < 0) | (xt > denoiser.mask))
+    if len(wrong):
+        row, place = wrong[0].tolist()
+        raise ValueError(
+            f"row {row} of the canvas holds {xt[row, place].item()} at position {place}; tokens are 0 to "
+            f"{denoiser.vocabulary - 1}, and {denoiser.mask} is the mask"
+        )
 
 
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:

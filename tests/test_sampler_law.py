@@ -149,3 +149,28 @@ def test_rows_at_different_times_in_one_batch_each_follow_the_law_of_their_own_s
         codes = (result.xs[kinds == kind] * places).sum(dim=1)
         found = torch.bincount(codes, minlength=len(expected))
         assert chi_square(found, expected) < FAR, kind
+
+
+@pytest.mark.parametrize("wrong", [-1, M + 1])
+def test_a_canvas_with_what_is_no_token_is_refused_by_its_place(wrong):
+    canvas = torch.tensor([[0, M, M], [M, 1, wrong]])
+    with pytest.raises(
+        ValueError, match=f"row 1 of the canvas holds {wrong} at position 2; tokens are 0 to 2, and 3 is"
+    ):
+        Sampler(steps=2).sample(canvas, denoiser(DENSE), None, LogLinear(), torch.arange(2))
+
+
+def test_where_nothing_is_masked_nothing_is_asked():
+    class Nobody:
+        mask, vocabulary = DENSE.mask, DENSE.vocabulary
+
+        def read(self, xt, t):
+            raise AssertionError("asked")
+
+        def log_p(self, context, where):
+            raise AssertionError("asked")
+
+    canvas = torch.tensor([[0, 1, 2]])
+    assert torch.equal(
+        Sampler(steps=3, candidates=4).sample(canvas, Nobody(), None, LogLinear(), torch.arange(1)), canvas
+    )
