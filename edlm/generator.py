@@ -16,7 +16,7 @@ from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
 from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
-from edlm.sampler import EXACT, Sampler, StepResult
+from edlm.sampler import EXACT, BrokenRows, Sampler, StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
 from edlm.streams import Purpose, uniforms
 from edlm.tokenizer import Tokenizer, open_tokenizer
@@ -281,6 +281,8 @@ class TextGenerator:
             index = torch.full_like(seeds, block * sampler.steps + i)
             result = sampler.step(xt, t, s, index, network, energy, schedule, seeds)
             xt = result.xs
+            if result.broken.any():
+                raise BrokenRows(torch.nonzero(result.broken)[:, 0].tolist(), xt)
             for row, draft in enumerate(drafts):
                 draft.tally.add(result, row)
             if on_step is not None:

@@ -75,6 +75,21 @@ class StepResult:
     denoiser_calls: Int[Tensor, " b"]
     energy_calls: Int[Tensor, " b"]
     """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs."""
+    broken: Bool[Tensor, " b"]
+    """Whether logits or energies of the sequence were not numbers: nothing was revealed in it."""
+
+
+class BrokenRows(FloatingPointError):
+    """Logits or energies of some sequences were not numbers; the others are finished.
+
+    `x` holds all of them; in those of `rows` places are still masked.
+    """
+
+    def __init__(self, rows: list[int], x: Int[Tensor, "b l"]) -> None:
+        super().__init__(
+            f"logits or energies of rows {rows} of {len(x)} are not numbers; the network or its input is broken"
+        )
+        self.rows, self.x = rows, x
 
 
 @config
@@ -128,17 +143,21 @@ class Sampler:
     ) -> Int[Tensor, "b l"]:
         """The canvas with every masked place filled; each row a function of its own canvas and seed alone.
 
-        Raises ValueError where the canvas holds what is neither a token nor the mask.
+        Raises ValueError where the canvas holds what is neither a token nor the mask, and BrokenRows, once the others
+        are finished, where a row's logits or energies are not numbers.
         """
         _check(xt, denoiser)
+        broken = torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
         times = self.times().to(xt.device)
         for i in range(self.steps, 0, -1):
             index = torch.full_like(seeds, i)
             t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
             result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
-            xt = result.xs
+            xt, broken = result.xs, broken | result.broken
             if on_step is not None:
                 on_step(result)
+        if broken.any():
+            raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
         return xt
 
     @torch.no_grad()
@@ -173,8 +192,8 @@ class Sampler:
 
     def _plain(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))
-        x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)
-        return now.advanced(x[:, 0], energy)
+        x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)
+        return now.advanced(x[:, 0], energy, broken=_nan(log_p))
 
     def _exact(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         if not isinstance(energy, NormalisedEnergy):
@@ -184,7 +203,8 @@ class Sampler:
         u = now.uniforms(Purpose.CANDIDATE)
         context = denoiser.read(now.xt, now.t)
         if not self.speculative:
-            return now.advanced(energy.draw(now.xt, now.revealed, context, u), energy, energy_calls=1)
+            x = energy.draw(now.xt, now.revealed, context, u)
+            return now.advanced(x, energy, energy_calls=1, broken=_nan(context))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
         draft, log_p = propose(denoiser, context, now.xt, now.revealed, u[:, None])
@@ -192,7 +212,7 @@ class Sampler:
             draft[:, 0], log_p[:, 0], now.xt, now.revealed, context, denoiser, energy, now.uniforms(Purpose.KEEP),
             now.uniforms(Purpose.AGAIN),
         )  # fmt: skip
-        return replace(now.advanced(found.x, energy), energy_calls=found.passes)
+        return replace(now.advanced(found.x, energy, broken=_nan(log_p)), energy_calls=found.passes)
 
     def _resample(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         assert energy is not None
@@ -202,13 +222,15 @@ class Sampler:
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
         energies, distinct = weigh(energy, x, now.xt, now.t, log_p, context)
+        broken = _nan(log_p) | _nan(energies)
+        energies = torch.where(broken[:, None, None], 0.0, energies)
         log_v = equations.log_weight(energies, self.temperature)
         # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
         joint = equations.sum_by_group(now.revealed.long(), block) > 1
         u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
         picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
         chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]
-        result = now.advanced(chosen, energy, energy_calls=self.candidates)
+        result = now.advanced(chosen, energy, energy_calls=self.candidates, broken=broken)
         return replace(
             result,
             energies=torch.where(joint[:, None], energies, torch.nan),
@@ -234,23 +256,31 @@ class State:
         return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]
 
     def advanced(
-        self, x: Int[Tensor, "b l"], energy: AnyEnergy | None, denoiser_calls: int = 1, energy_calls: int = 0
+        self,
+        x: Int[Tensor, "b l"],
+        energy: AnyEnergy | None,
+        denoiser_calls: int = 1,
+        energy_calls: int = 0,
+        broken: Bool[Tensor, " b"] | None = None,
     ) -> StepResult:
-        """The rows with x at the revealed positions; nothing resampled."""
+        """The rows with x at the revealed positions, the broken ones as they were; nothing resampled."""
         b, length = self.xt.shape
+        broken = torch.zeros(b, dtype=torch.bool, device=x.device) if broken is None else broken
+        revealed = self.revealed & ~broken[:, None]
         one = torch.ones(b, dtype=torch.long, device=x.device)
         groups = equations.group_count(length, None if energy is None else energy.block)
         return StepResult(
             t=self.t,
             s=self.s,
-            xs=equations.carry_over(self.xt, x, self.revealed),
-            revealed=self.revealed,
+            xs=equations.carry_over(self.xt, x, revealed),
+            revealed=revealed,
             energies=None,
             picked=one.new_zeros(b, groups),
             ess=one.double(),
             distinct=one,
             denoiser_calls=one * denoiser_calls,
             energy_calls=one * energy_calls,
+            broken=broken,
         )
 
 
@@ -331,6 +361,11 @@ def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor,
     count = where.flatten().cumsum(0).view_as(where)
     for start in range(0, int(where.sum()), size):
         yield where & (count > start) & (count <= start + size)
+
+
+def _nan(values: Tensor) -> Bool[Tensor, " b"]:
+    """Which rows hold what is not a number."""
+    return values.flatten(1).isnan().any(dim=1)
 
 
 def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
-from edlm.sampler import Sampler
+from edlm.sampler import BrokenRows, Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.laws import Step, chi_square, sampler_law, step_law
 from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
@@ -174,3 +174,35 @@ def test_where_nothing_is_masked_nothing_is_asked():
     assert torch.equal(
         Sampler(steps=3, candidates=4).sample(canvas, Nobody(), None, LogLinear(), torch.arange(1)), canvas
     )
+
+
+class BrokenReader(Marginals):
+    """The law as it is, but for rows that begin with token 2: their logits are not numbers."""
+
+    def read(self, xt, t):
+        return torch.where((xt[:, 0] == 2)[:, None, None], torch.nan, super().read(xt, t))
+
+
+class BrokenEnergy(Residual):
+    """The same for an energy."""
+
+    def __call__(self, x, xt, t, log_p, context):
+        return torch.where((xt[:, 0] == 2)[:, None, None], torch.nan, super().__call__(x, xt, t, log_p, context))
+
+
+@pytest.mark.parametrize(
+    ("reader", "energy", "sampler"),
+    [
+        (BrokenReader(DENSE), None, Sampler(steps=2)),
+        (BrokenReader(DENSE), Residual(DENSE, drafts=False), Sampler(steps=2, candidates=3)),
+        (BrokenReader(DENSE), Conditional(DENSE), Sampler(steps=2, candidates=0)),
+        (Marginals(DENSE), BrokenEnergy(DENSE, drafts=False), Sampler(steps=1, candidates=3)),
+    ],
+)
+def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler):
+    canvas = torch.tensor([[0, M, M], [2, M, M], [1, M, M]])
+    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3 are not numbers") as raised:
+        sampler.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
+    alone = sampler.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
+    assert torch.equal(raised.value.x[[0, 2]], alone)
+    assert raised.value.x[1].tolist() == [2, M, M]
