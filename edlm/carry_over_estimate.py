@@ -7,9 +7,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.candidates import AnyDenoiser, chunks
 from edlm.energy import CarryOverEnergy
 from edlm.likelihood import Estimate
-from edlm.sampler import AnyDenoiser, chunks
 from edlm.schedule import AbstractSchedule
 
 

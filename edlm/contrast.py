@@ -5,7 +5,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.sampler import AnyDenoiser, AnyEnergy, chunks, proposal_of, propose, propose_from
+from edlm.candidates import AnyDenoiser, AnyEnergy, chunks, proposal_of, propose, propose_from
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, uniforms
 

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.candidates import AnyDenoiser, AnyEnergy, chunks, proposal_of, propose, propose_from
 from edlm.exact import ExactEnergy
 from edlm.law import Law
 from edlm.likelihood import Estimate
-from edlm.sampler import AnyDenoiser, AnyEnergy, chunks, proposal_of, propose, propose_from
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, uniforms
 from edlm.truth import QUARTERS, Interval, ratio

@@ -16,7 +16,8 @@ from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
 from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
-from edlm.sampler import EXACT, BrokenRows, Sampler, StepResult
+from edlm.sampler import EXACT, Sampler
+from edlm.step import BrokenRows, StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
 from edlm.streams import Purpose, uniforms
 from edlm.tokenizer import Tokenizer, open_tokenizer

@@ -21,11 +21,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.candidates import AnyDenoiser, AnyEnergy, chunks
 from edlm.config import ConfigurationError, Fraction, config
 from edlm.judge import whole_texts
 from edlm.quality import average, unigram_entropy
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, State, StepResult, chunks, join
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
+from edlm.step import State, StepResult, join
 from edlm.streams import Purpose, seeds, uniforms
 
 Precision = Literal["bfloat16", "float32", "float64"]

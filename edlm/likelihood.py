@@ -13,18 +13,9 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
+from edlm.candidates import AnyDenoiser, AnyEnergy, chunks, draw_candidates, proposal_of, propose, propose_from
 from edlm.energy import CarryOverEnergy
-from edlm.sampler import (
-    EXACT,
-    AnyDenoiser,
-    AnyEnergy,
-    Sampler,
-    chunks,
-    draw_candidates,
-    proposal_of,
-    propose,
-    propose_from,
-)
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, seeds, uniforms
 

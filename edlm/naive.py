@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.sampler import AnyDenoiser, AnyEnergy, Sampler
+from edlm.candidates import AnyDenoiser, AnyEnergy
+from edlm.sampler import Sampler
 from edlm.schedule import AbstractSchedule
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
+from edlm.candidates import Proposal, propose_from
 from edlm.denoiser import Denoiser
-from edlm.sampler import Proposal, propose_from
 from edlm.schedule import AbstractSchedule, draw_times
 from edlm.step_energy import ConditionalEnergy
 from edlm.streams import Purpose, uniforms

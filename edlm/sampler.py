@@ -3,93 +3,24 @@
 Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
 from edlm.speculative import Verifiable, verify
+from edlm.step import BrokenRows, State, StepResult, join
 from edlm.streams import Purpose, uniforms
-from edlm.transformer import CHUNK, ROWS_MULTIPLE
 from edlm.weighing import weigh
 
 EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
-
-
-class AnyDenoiser(Protocol):
-    """What the sampler and the estimates ask of a denoiser: a network, or a lookup table."""
-
-    mask: int
-    vocabulary: int
-
-    def read(self, xt: Tensor, t: Tensor) -> Tensor: ...
-
-    def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
-
-
-class AnyEnergy(Protocol):
-    """What they ask of an energy: see `edlm.energy.AbstractEnergy`."""
-
-    drafts: bool
-    block: int | None
-
-    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class NormalisedEnergy(AnyEnergy, Protocol):
-    """An energy with Z = 1, which samples p_theta exp(-E) itself."""
-
-    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Proposal(NormalisedEnergy, Protocol):
-    """A normalised energy whose law others draw their candidates from."""
-
-    def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did to each sequence."""
-
-    t: Float[Tensor, " b"]
-    s: Float[Tensor, " b"]
-    xs: Int[Tensor, "b l"]
-    revealed: Bool[Tensor, "b l"]
-    energies: Float[Tensor, "b k g"] | None
-    """Of the candidates of rows and groups that were resampled; nan elsewhere. None: nothing was resampled."""
-    picked: Int[Tensor, "b g"]
-    ess: Float[Tensor, " b"]
-    """Effective sample size, a mean over the groups that were resampled; 1 where none was."""
-    distinct: Int[Tensor, " b"]
-    """How many of the candidates differ anywhere in what was weighed; 1 where nothing was resampled."""
-    denoiser_calls: Int[Tensor, " b"]
-    energy_calls: Int[Tensor, " b"]
-    """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs."""
-    broken: Bool[Tensor, " b"]
-    """Whether logits or energies of the sequence were not numbers: nothing was revealed in it."""
-
-
-class BrokenRows(FloatingPointError):
-    """Logits or energies of some sequences were not numbers; the others are finished.
-
-    `x` holds all of them; in those of `rows` places are still masked.
-    """
-
-    def __init__(self, rows: list[int], x: Int[Tensor, "b l"]) -> None:
-        super().__init__(
-            f"logits or energies of rows {rows} of {len(x)} are not numbers; the network or its input is broken"
-        )
-        self.rows, self.x = rows, x
 
 
 @config
@@ -238,129 +169,6 @@ class Sampler:
             ess=_mean_where(equations.effective_sample_size(log_v), joint),
             distinct=distinct,
         )
-
-
-@dataclass(frozen=True)
-class State:
-    """Rows on their way from t to s: what is known, what will be revealed, and the streams they draw from."""
-
-    xt: Int[Tensor, "b l"]
-    t: Float[Tensor, " b"]
-    s: Float[Tensor, " b"]
-    index: Int[Tensor, " b"]
-    seeds: Int[Tensor, " b"]
-    revealed: Bool[Tensor, "b l"]
-
-    def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
-        """One for every position of every row."""
-        return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]
-
-    def advanced(
-        self,
-        x: Int[Tensor, "b l"],
-        energy: AnyEnergy | None,
-        denoiser_calls: int = 1,
-        energy_calls: int = 0,
-        broken: Bool[Tensor, " b"] | None = None,
-    ) -> StepResult:
-        """The rows with x at the revealed positions, the broken ones as they were; nothing resampled."""
-        b, length = self.xt.shape
-        broken = torch.zeros(b, dtype=torch.bool, device=x.device) if broken is None else broken
-        revealed = self.revealed & ~broken[:, None]
-        one = torch.ones(b, dtype=torch.long, device=x.device)
-        groups = equations.group_count(length, None if energy is None else energy.block)
-        return StepResult(
-            t=self.t,
-            s=self.s,
-            xs=equations.carry_over(self.xt, x, revealed),
-            revealed=revealed,
-            energies=None,
-            picked=one.new_zeros(b, groups),
-            ess=one.double(),
-            distinct=one,
-            denoiser_calls=one * denoiser_calls,
-            energy_calls=one * energy_calls,
-            broken=broken,
-        )
-
-
-def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
-    """One result for all rows, from results for disjoint selections of them."""
-    joined = {}
-    for field in fields(StepResult):
-        values = [(rows, value) for rows, part in parts if (value := getattr(part, field.name)) is not None]
-        joined[field.name] = None
-        if values:
-            rows, value = values[0]
-            blank = torch.nan if field.name == "energies" else 0
-            whole = value.new_full((rows.shape[0], *value.shape[1:]), blank)
-            for rows, value in values:
-                whole[rows] = value
-            joined[field.name] = whole
-    return StepResult(**joined)
-
-
-def propose(
-    denoiser: AnyDenoiser,
-    context: Tensor,
-    xt: Int[Tensor, "b l"],
-    where: Bool[Tensor, "b l"],
-    u: Float[Tensor, "b k l"],
-) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
-    """k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, and their log-probabilities.
-
-    Positions are taken in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
-    """
-    x = xt[:, None].expand_as(u).clone()
-    by_position = torch.zeros_like(u)
-    for chunk in chunks(where, denoiser.vocabulary):
-        rows, at = torch.nonzero(chunk, as_tuple=True)
-        tokens, log_p = equations.draw(denoiser.log_p(context, chunk), u[rows, :, at])
-        x[rows, :, at] = tokens
-        by_position[rows, :, at] = log_p.to(by_position.dtype)
-    return x, by_position
-
-
-def proposal_of(energy: AnyEnergy) -> Proposal | None:
-    """The energy whose law candidates come from where it is not the denoiser's."""
-    return getattr(energy, "proposal", None)
-
-
-def draw_candidates(
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy,
-    context: Tensor,
-    xt: Int[Tensor, "b l"],
-    where: Bool[Tensor, "b l"],
-    u: Float[Tensor, "b k l"],
-) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k g"]]:
-    """k candidates for an energy to weigh, from its proposal or else from p_theta, and log p of each by group."""
-    if (proposal := proposal_of(energy)) is not None:
-        return propose_from(proposal, context, xt, where, u)
-    x, by_position = propose(denoiser, context, xt, where, u)
-    return x, equations.sum_by_group(by_position, energy.block)
-
-
-def propose_from(
-    proposal: Proposal,
-    context: Tensor,
-    xt: Int[Tensor, "b l"],
-    where: Bool[Tensor, "b l"],
-    u: Float[Tensor, "b k l"],
-) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
-    """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
-    k = u.shape[1]
-    x = proposal.draw(
-        xt.repeat_interleave(k, 0), where.repeat_interleave(k, 0), context.repeat_interleave(k, 0), u.flatten(0, 1)
-    ).unflatten(0, (-1, k))
-    return x, proposal.log_p(x, xt, context)[..., None]
-
-
-def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
-    size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
-    count = where.flatten().cumsum(0).view_as(where)
-    for start in range(0, int(where.sum()), size):
-        yield where & (count > start) & (count <= start + size)
 
 
 def _nan(values: Tensor) -> Bool[Tensor, " b"]:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from edlm.candidates import AnyDenoiser, AnyEnergy
 from edlm.likelihood import reveal_times, step_bound
-from edlm.sampler import AnyDenoiser, AnyEnergy, Sampler
+from edlm.sampler import Sampler
 from edlm.schedule import AbstractSchedule
 
 

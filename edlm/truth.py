@@ -11,9 +11,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.candidates import AnyDenoiser, chunks
 from edlm.law import Entropy, Law
 from edlm.likelihood import Estimate, difference
-from edlm.sampler import AnyDenoiser, chunks
 from edlm.schedule import AbstractSchedule
 from edlm.streams import Purpose, uniforms
 

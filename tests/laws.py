@@ -9,8 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from edlm.candidates import AnyDenoiser, AnyEnergy, proposal_of
 from edlm.likelihood import step_nll
-from edlm.sampler import EXACT, AnyDenoiser, AnyEnergy, Sampler, proposal_of
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from tests.worlds import World, cartesian
 

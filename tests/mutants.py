@@ -50,8 +50,8 @@ MUTANTS = (
     ),
     Mutant(
         "a whole draft is revealed, not only the step's positions (no carry-over)",
-        "sampler.py",
-        "xs=equations.carry_over(self.xt, x, self.revealed),",
+        "step.py",
+        "xs=equations.carry_over(self.xt, x, revealed),",
         "xs=x,",
         (LAW,),
     ),
@@ -65,8 +65,8 @@ MUTANTS = (
     Mutant(
         "the last step takes the likeliest token",
         "sampler.py",
-        "x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)",
-        "x, _ = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)\n"
+        "x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)",
+        "x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)\n"
         "        if bool((now.s == 0).all()):\n"
         "            rows, at = torch.nonzero(now.revealed, as_tuple=True)\n"
         "            likeliest = denoiser.log_p(denoiser.read(now.xt, now.t), now.revealed).argmax(dim=-1)\n"
@@ -89,7 +89,7 @@ MUTANTS = (
     ),
     Mutant(
         "the sampler passes probabilities for log-probabilities",
-        "sampler.py",
+        "candidates.py",
         "return x, equations.sum_by_group(by_position, energy.block)",
         "return x, equations.sum_by_group(by_position.exp(), energy.block)",
         (LAW,),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import edlm.sampler
+from edlm.candidates import AnyDenoiser, AnyEnergy
 from edlm.control import Uniform
 from edlm.likelihood import sampler_bound
-from edlm.sampler import AnyDenoiser, AnyEnergy, Sampler
+from edlm.sampler import Sampler
 from edlm.schedule import AbstractSchedule, Cosine, LogLinear
 from edlm.streams import Purpose
 from tests.laws import sampler_law, subsets

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from edlm import equations
+from edlm.candidates import propose
 from edlm.config import ConfigurationError
 from edlm.energy import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
-from edlm.sampler import propose
 from tests.networks import autoregressive, denoiser, stirred
 
 V, L = 5, 12

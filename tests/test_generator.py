@@ -13,8 +13,9 @@ from edlm.canvas import block_count
 from edlm.denoiser import Denoiser
 from edlm.generator import Bundle, TextGenerator, save_bundle
 from edlm.models import OpenDenoiser
-from edlm.sampler import Sampler, StepResult
+from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
+from edlm.step import StepResult
 from edlm.storage import committed, publish
 from edlm.tokenizer import Bytes, Characters, TokenizerConfig
 from tests.bundles import LENGTH, make_bundle, save_models

@@ -11,8 +11,9 @@ from edlm import equations
 from edlm.config import ConfigurationError, dump, parse, plain
 from edlm.control import Uniform
 from edlm.legacy import EXACT_LABEL, LegacySampler, entropy_against_steps, grained, race, reverse
-from edlm.sampler import Sampler, StepResult
+from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
+from edlm.step import StepResult
 from edlm.streams import Purpose, uniforms
 from tests.laws import Step, chi_square, resampled, sampler_law
 from tests.networks import denoiser

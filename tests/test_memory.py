@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm import sampler as sampling
+from edlm import candidates as proposing
 from edlm import transformer, weighing
 from edlm.denoiser import Denoiser
 from edlm.energy import Bidirectional, Conditional, Step
@@ -48,7 +48,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_generation_keeps_its_promise(name, monkeypatch):
     monkeypatch.setattr(weighing, "TOKENS_AT_ONCE", 512)
-    for module in (transformer, sampling):
+    for module in (transformer, proposing):
         monkeypatch.setattr(module, "CHUNK", 2**16)
     rows, length, vocabulary, candidates, energy = SIZES[name]
     promised = promised_bytes(rows, length, vocabulary, candidates, WIDTH, 512, 2**16)

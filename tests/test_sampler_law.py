@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
-from edlm.sampler import BrokenRows, Sampler
+from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
+from edlm.step import BrokenRows
 from tests.laws import Step, chi_square, sampler_law, step_law
 from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from edlm.sampler import Sampler, propose
+from edlm.candidates import propose
+from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.speculative import verify
 from edlm.step_energy import ConditionalEnergy

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
+from edlm.candidates import AnyEnergy
 from edlm.energy import EnergyConfig, Step
 from edlm.models import open_denoiser, open_energy
-from edlm.sampler import EXACT, AnyEnergy, Sampler
+from edlm.sampler import EXACT, Sampler
 from edlm.storage import local_copy
 from workflows.cells.calibration import Calibration
 from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Subject, law_of

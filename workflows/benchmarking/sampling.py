@@ -17,8 +17,9 @@ from edlm.denoiser import Denoiser
 from edlm.energy import Bidirectional, Conditional, Step
 from edlm.memory import peak_bytes
 from edlm.naive import NaiveSampler
-from edlm.sampler import EXACT, Sampler, StepResult
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import LogLinear
+from edlm.step import StepResult
 from edlm.transformer import Trunk
 from workflows.benchmarking.race import Contestant, Lap, Times, race
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
+from edlm.candidates import AnyEnergy
 from edlm.config import plain
 from edlm.control import Uniform
 from edlm.exact import ExactConditional, ExactEnergy
 from edlm.law import Law
 from edlm.likelihood import Estimate
 from edlm.models import OpenDenoiser, open_autoregressive, open_denoiser, open_energy
-from edlm.sampler import AnyEnergy
 from edlm.sources import AbstractSource
 from edlm.storage import committed, local_copy
 from edlm.tokens import TokenFile, whole

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from edlm.sampler import Sampler, StepResult
+from edlm.sampler import Sampler
+from edlm.step import StepResult
 from edlm.streams import Purpose, seeds
 from workflows.cells.cell import AbstractCell, Found, autoregressive, energy_inputs, models
 from workflows.cells.likelihood import sampler_columns, sampler_label

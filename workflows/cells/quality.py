@@ -13,7 +13,8 @@ from edlm.divergence import mauve_on_judge_features
 from edlm.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, first_documents
 from edlm.legacy import LegacySampler
 from edlm.quality import Quality, assess
-from edlm.sampler import Sampler, StepResult
+from edlm.sampler import Sampler
+from edlm.step import StepResult
 from edlm.storage import local_copy
 from edlm.streams import Purpose, seeds
 from edlm.tokenizer import Tokenizer, open_tokenizer

@@ -1,0 +1,108 @@
+"""Candidates: what is drawn from p_theta, or from a proposal, for an energy to weigh; and what both are asked for."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.transformer import CHUNK, ROWS_MULTIPLE
+
+
+class AnyDenoiser(Protocol):
+    """What the sampler and the estimates ask of a denoiser: a network, or a lookup table."""
+
+    mask: int
+    vocabulary: int
+
+    def read(self, xt: Tensor, t: Tensor) -> Tensor: ...
+
+    def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
+
+
+class AnyEnergy(Protocol):
+    """What they ask of an energy: see `edlm.energy.AbstractEnergy`."""
+
+    drafts: bool
+    block: int | None
+
+    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class NormalisedEnergy(AnyEnergy, Protocol):
+    """An energy with Z = 1, which samples p_theta exp(-E) itself."""
+
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Proposal(NormalisedEnergy, Protocol):
+    """A normalised energy whose law others draw their candidates from."""
+
+    def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+
+
+def proposal_of(energy: AnyEnergy) -> Proposal | None:
+    """The energy whose law candidates come from where it is not the denoiser's."""
+    return getattr(energy, "proposal", None)
+
+
+def draw_candidates(
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k g"]]:
+    """k candidates for an energy to weigh, from its proposal or else from p_theta, and log p of each by group."""
+    if (proposal := proposal_of(energy)) is not None:
+        return propose_from(proposal, context, xt, where, u)
+    x, by_position = propose(denoiser, context, xt, where, u)
+    return x, equations.sum_by_group(by_position, energy.block)
+
+
+def propose(
+    denoiser: AnyDenoiser,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
+    """k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, and their log-probabilities.
+
+    Positions are taken in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
+    """
+    x = xt[:, None].expand_as(u).clone()
+    by_position = torch.zeros_like(u)
+    for chunk in chunks(where, denoiser.vocabulary):
+        rows, at = torch.nonzero(chunk, as_tuple=True)
+        tokens, log_p = equations.draw(denoiser.log_p(context, chunk), u[rows, :, at])
+        x[rows, :, at] = tokens
+        by_position[rows, :, at] = log_p.to(by_position.dtype)
+    return x, by_position
+
+
+def propose_from(
+    proposal: Proposal,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    u: Float[Tensor, "b k l"],
+) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
+    """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
+    k = u.shape[1]
+    x = proposal.draw(
+        xt.repeat_interleave(k, 0), where.repeat_interleave(k, 0), context.repeat_interleave(k, 0), u.flatten(0, 1)
+    ).unflatten(0, (-1, k))
+    return x, proposal.log_p(x, xt, context)[..., None]
+
+
+def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
+    size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+    count = where.flatten().cumsum(0).view_as(where)
+    for start in range(0, int(where.sum()), size):
+        yield where & (count > start) & (count <= start + size)
