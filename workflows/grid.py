@@ -136,8 +136,8 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
                 how = Sampler(steps=steps, candidates=many)
                 yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
     for steps in wanted.sample_steps:
-        if k > 1:
-            yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=k))
+        for many in wanted.sample_candidates or ([k] if k > 1 else []):
+            yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=many))
         if wanted.legacy:
             yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
 
