@@ -51,6 +51,8 @@ def test_the_quarters_of_the_nelbo_add_up():
 
 def test_every_row_is_in_the_series_of_its_own_sampler():
     rows = [bound("a", 0.0), bound("a", 0.0, steps=4), bound("a", 0.0, candidates=0), bound("b", 0.0)]
+    last = [bound("c", 0.0, steps=t, window_to=1 / t) for t in (2, 4)]
+    assert by_sampler(last) == [last]
     assert [[(r["energy"], r["candidates"], r["steps"]) for r in one] for one in by_sampler(rows)] == [
         [("a", 8, 2), ("a", 8, 4)],
         [("a", 0, 2)],

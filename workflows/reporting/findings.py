@@ -261,11 +261,11 @@ def _place(row: Row) -> str:
     return f"T = {row['steps']}, {words(row)}"
 
 
-def plus_minus(value: float, error: float) -> str:
+def plus_minus(value: float, error: float, digits: int = 3) -> str:
     """A number with its standard error; `–` where there is none."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
+    return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
 
 
 def refusals(found: Sequence[Standing]) -> list[str]:

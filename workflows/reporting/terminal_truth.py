@@ -28,7 +28,7 @@ def _nelbo(summary: Row, marginals: list[Row]) -> list[str]:
     lines = [f"  -log q of these sequences {entropy:.4f} nats per token"]
     if marginals:
         above, error = nelbo_excess(marginals)
-        lines[0] += f"; the denoiser's NELBO is {above / entropy:+.2%} ± {error / entropy:.2%} above it"
+        lines[0] += f"; the denoiser's NELBO is {above / entropy:+.3%} ± {error / entropy:.3%} above it"
     return lines
 
 

@@ -1,12 +1,12 @@
 """Numbers against the truth, where the law of the source is known: of the bounds and of the denoiser."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workflows.reporting.comparison import Comparison, gain_over, level
 from workflows.reporting.quantities import BOUND
-from workflows.reporting.samplers import CONTROLS, EXACT_PREFIX, Row, exact_twin, same_sampler
+from workflows.reporting.samplers import CONTROLS, EXACT_PREFIX, Row, exact_twin, same_sampler, words
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,9 @@ def nelbo_excess(marginals: Sequence[Row]) -> tuple[float, float]:
     return sum(row["nelbo_above_entropy_nats_per_token"] for row in marginals), error
 
 
-def by_sampler(bounds: Sequence[Row]) -> Iterator[list[Row]]:
-    """The rows of one sampler of one energy, by T."""
-    rows = list(bounds)
-    while rows:
-        first = rows[0]
-        own = [row for row in rows if row["energy"] == first["energy"] and same_sampler(row, first)]
-        rows = [row for row in rows if row not in own]
-        yield own
+def by_sampler(bounds: Sequence[Row]) -> list[list[Row]]:
+    """The rows of one sampler of one energy, by T; samplers of the last step alone are one, whatever their T."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in bounds:
+        found.setdefault((row["energy"], words(row)), []).append(row)
+    return list(found.values())

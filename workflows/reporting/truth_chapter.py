@@ -35,7 +35,7 @@ def truth_blocks(results: Results) -> list[Block]:
     level: list[Block] = []
     if known and results.marginal_truth:
         entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_truth)
-        text = f"The denoiser's NELBO lies {above / entropy:.2%} ± {error / entropy:.2%} above the entropy."
+        text = f"The denoiser's NELBO lies {above / entropy:.3%} ± {error / entropy:.3%} above the entropy."
         level = [Paragraph(text)]
     return [Heading("Against the truth"), Paragraph(explained), *level, *tables]
 
@@ -71,8 +71,9 @@ def marginal_table(rows: Sequence[Row]) -> Table:
     """The denoiser's marginals, by t."""
     cells = [
         (
-            f"{row['t_from']:g} to {row['t_to']:g}", plus_minus(row["kl_nats_per_position"], row["kl_standard_error"]),
-            plus_minus(row["nelbo_above_entropy_nats_per_token"], row["nelbo_standard_error"]),
+            f"{row['t_from']:g} to {row['t_to']:g}",
+            plus_minus(row["kl_nats_per_position"], row["kl_standard_error"], 5),
+            plus_minus(row["nelbo_above_entropy_nats_per_token"], row["nelbo_standard_error"], 5),
         )
         for row in rows
     ]  # fmt: skip
