@@ -3,6 +3,7 @@
 python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...]
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from edlm.sources import AbstractSource
 from edlm.storage import local_copy
 from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
-from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
+from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject, code_of_cells
 from workflows.cells.likelihood import Bound
 from workflows.cells.quality import AbstractTexts
 from workflows.experiment import Experiment
@@ -69,11 +70,20 @@ def evaluate(
         return _write(experiment, work, tables, length)
 
     settings = {
+        "code": _code(),
         "evaluate": plain(experiment.evaluate),
         "seed": experiment.seed,
         "zero_shot": [where.corpus.version() for where in experiment.evaluate.zero_shot],
     }
     return session.run_stage("evaluate", settings, inputs, work)
+
+
+def _code() -> str:
+    """SHA-256 of what decides which cells there are, what they measure, and how their rows become tables and text."""
+    here, digest = Path(__file__).parent, hashlib.sha256(code_of_cells().encode())
+    for name in ("evaluate.py", "grid.py", "matched.py", "reporting/terminal.py", "reporting/terminal_truth.py"):
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _require_same_tokens(inputs: Mapping[str, str]) -> None:
