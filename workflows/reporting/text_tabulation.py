@@ -69,7 +69,8 @@ def legacy_entropy_table(rows: Sequence[Row]) -> Table:
 def _entropies(caption: str, rows: Sequence[Row]) -> Table:
     cells = [
         (
-            str(row["steps"]), row["sampler"] + (", legacy" if row["legacy"] else ""),
+            str(row["steps"]),
+            row["sampler"] + (", legacy" if row["legacy"] and "legacy" not in row["sampler"] else ""),
             plus_minus(row["entropy_nats"], row["entropy_standard_error"]), number(row["entropy_bits"], 3),
         )
         for row in rows
