@@ -179,6 +179,10 @@ def legacy_entropy() -> list[Row]:
     ]  # fmt: skip
 
 
+def race_entropy() -> list[Row]:
+    return [row | {"sampler": "exact" if not row["legacy"] else "float32 race"} for row in legacy_entropy()]
+
+
 def step_grids() -> list[Row]:
     row = {"energy": "step-blocks", "steps": 2, "candidates": 8, **ALL_STEPS, **COMMON, "seconds": 1.0}
     numbers = {"bound_nats_per_token": 2.2, "standard_error": 0.01, "gain_over_equal_steps": 0.03}

@@ -12,7 +12,7 @@ from workflows.cells.calibration import Calibration
 from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Subject, law_of
 from workflows.cells.cost import AUTOREGRESSIVE, Cost
 from workflows.cells.elsewhere import AutoregressiveElsewhere, DenoiserElsewhere, SamplerElsewhere
-from workflows.cells.legacy import LegacyEntropy
+from workflows.cells.legacy import LegacyEntropy, RaceEntropy
 from workflows.cells.likelihood import Bound, Paper, Partition, Reference
 from workflows.cells.quality import AutoregressiveSamples, DataTexts, Samples
 from workflows.cells.step_grid import FittedGrid
@@ -23,6 +23,7 @@ from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_
 Energies = Mapping[str, AnyEnergy]
 
 WHOLE_WINDOW = (0.0, 1.0)
+RACE_STEPS = (1, 16, 128, 1024)  # in closed form a T costs nothing
 
 
 def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractCell], list[AbstractCell]]:
@@ -40,6 +41,7 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractCell], 
         *_elsewhere(experiment, subject, energies),
     ]
     if wanted.legacy:
+        together.append(RaceEntropy(subject=subject, steps=RACE_STEPS))
         together += [LegacyEntropy(subject=subject, steps=steps, texts=wanted.samples) for steps in wanted.steps]
     if subject.source is not None:
         together += _truths(wanted, subject, energies)

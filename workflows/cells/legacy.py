@@ -1,11 +1,15 @@
-"""A cell of the published artefact: the entropy of texts against T, by the published races and exactly."""
+"""Cells of the published artefact: entropy against T by the published races and exactly, of texts and of laws."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from edlm.legacy import EXACT_LABEL, entropy_against_steps
-from workflows.cells.cell import PLAIN, AbstractCell, Found, models
+from edlm.race_entropy import race_entropy
+from workflows.cells.cell import PLAIN, AbstractCell, Found, models, validation
+
+RACED = "float32 race"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +48,40 @@ class LegacyEntropy(AbstractCell):
             for row in found
         ]
         return Found({"legacy_entropy": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceEntropy(AbstractCell):
+    """Of the laws that the denoiser draws tokens from, on validation sequences: as they are, and what a race leaves."""
+
+    steps: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return "entropy of the denoiser's laws by the published races, in closed form"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser")
+
+    @property
+    def cost(self) -> float:
+        return 4.0 * len(self.steps)
+
+    def find(self) -> Found:
+        (denoiser, _), rows = models(self.subject, PLAIN), []
+        x0 = validation(self.subject)
+        for steps in self.steps:
+            found = race_entropy(x0, denoiser.network, denoiser.schedule, steps, self.subject.seed)
+            for sampler, estimate in zip((EXACT_LABEL, RACED), found, strict=True):
+                rows.append(
+                    {
+                        "steps": steps,
+                        "sampler": sampler,
+                        "entropy_nats": estimate.mean,
+                        "entropy_standard_error": estimate.standard_error,
+                        "entropy_bits": estimate.mean / math.log(2),
+                        **self.common(legacy=sampler == RACED),
+                    }
+                )
+        return Found({"race_entropy": rows})

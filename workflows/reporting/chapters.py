@@ -45,7 +45,13 @@ from workflows.reporting.tabulation import (
     step_grid_table,
     zero_shot_table,
 )
-from workflows.reporting.text_tabulation import legacy_entropy_table, matched_table, quality_table, trajectory_table
+from workflows.reporting.text_tabulation import (
+    legacy_entropy_table,
+    matched_table,
+    quality_table,
+    race_entropy_table,
+    trajectory_table,
+)
 
 TEXTS_SHOWN = 2  # of each sampler
 
@@ -179,7 +185,8 @@ def text_blocks(results: Results) -> list[Block]:
         blocks += [Heading(f"Judge: {judge}", 3), *_judged(rows, suffix), *_matched(matched.get(judge, []), suffix)]
     texts = _texts(at_temperature_one(next(iter(judges.values()))))
     blocks += [Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
-    return blocks + ([legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else [])
+    blocks += [legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else []
+    return blocks + ([race_entropy_table(results.race_entropy)] if results.race_entropy else [])
 
 
 def _matched(rows: Sequence[Row], suffix: str) -> list[Block]:

@@ -83,6 +83,10 @@ TABLES = (
         (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
     ),
     Expected(
+        "race_entropy", "what the published race leaves of the entropy of the denoiser's laws",
+        (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
+    ),
+    Expected(
         "step_grids", "the times of the steps fitted to the bound",
         (*_SAMPLER, *_COMMON, "times", "bound_nats_per_token", "standard_error", "gain_over_equal_steps",
          "gain_standard_error"),
@@ -120,6 +124,7 @@ class Results:
     cost: Sequence[Row] = ()
     paper: Sequence[Row] = ()
     legacy_entropy: Sequence[Row] = ()
+    race_entropy: Sequence[Row] = ()
     step_grids: Sequence[Row] = ()
     marginal_truth: Sequence[Row] = ()
     energy_truth: Sequence[Row] = ()

@@ -19,7 +19,8 @@ def report(summary: Row, tables: dict[str, list[Row]]) -> str:
         _matched(tables.get("matched", [])),
         _calibration(tables.get("calibration", [])),
         _zero_shot(tables.get("zero_shot", [])),
-        _legacy(tables.get("legacy_entropy", [])),
+        _legacy("of plain diffusion's texts", tables.get("legacy_entropy", [])),
+        _legacy("of the laws that tokens are drawn from", tables.get("race_entropy", [])),
         _texts(tables["quality"]),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -127,10 +128,10 @@ def _zero_shot(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _legacy(rows: list[Row]) -> list[str]:
+def _legacy(what: str, rows: list[Row]) -> list[str]:
     if not rows:
         return []
-    lines = ["LEGACY: unigram entropy of plain diffusion by the published races, and exactly (nats; bits as published)"]
+    lines = [f"LEGACY: entropy {what}, by the published races and exactly (nats; bits as published)"]
     for row in rows:
         entropy = _with(row["entropy_nats"], row["entropy_standard_error"])
         lines.append(f"  T = {row['steps']:<5}{row['sampler']:<24}{entropy:>16}{row['entropy_bits']:>9.3f} bits")

@@ -53,16 +53,28 @@ def matched_table(matched: Sequence[Row]) -> Table:
     return Table("Texts at the entropy of the data: between two token temperatures, never beyond", columns, cells)
 
 
+def race_entropy_table(rows: Sequence[Row]) -> Table:
+    """What the race leaves of the entropy of the denoiser's own laws."""
+    return _entropies(
+        "Entropy of the laws that tokens are drawn from, and of what the float32 race leaves (legacy)", rows
+    )
+
+
 def legacy_entropy_table(rows: Sequence[Row]) -> Table:
     """The entropy of plain diffusion's texts by the published races, and exactly."""
+    caption = "Unigram entropy of plain diffusion's texts, by the published races in float32 (legacy) and exactly"
+    return _entropies(caption, rows)
+
+
+def _entropies(caption: str, rows: Sequence[Row]) -> Table:
     cells = [
         (
-            str(row["steps"]), row["sampler"] + (", legacy" if row["legacy"] else ""),
+            str(row["steps"]),
+            row["sampler"] + (", legacy" if row["legacy"] and "legacy" not in row["sampler"] else ""),
             plus_minus(row["entropy_nats"], row["entropy_standard_error"]), number(row["entropy_bits"], 3),
         )
         for row in rows
     ]  # fmt: skip
-    caption = "Unigram entropy of plain diffusion's texts, by the published races in float32 (legacy) and exactly"
     return Table(caption, ("T", "draws", "entropy, nats", "entropy, bits"), cells)
 
 
