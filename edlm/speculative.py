@@ -15,12 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-
-
-class DraftedBy(Protocol):
-    """What verification asks of a denoiser."""
-
-    def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
+from edlm.candidates import AnyDenoiser
 
 
 @runtime_checkable
@@ -47,7 +42,7 @@ def verify(
     xt: Int[Tensor, "b l"],
     where: Bool[Tensor, "b l"],
     context: Tensor,
-    denoiser: DraftedBy,
+    denoiser: AnyDenoiser,
     energy: Verifiable,
     u_keep: Float64[Tensor, "b l"],
     u_again: Float64[Tensor, "b l"],

@@ -1,22 +1,16 @@
 """Weighing: the energies of k candidates at the price of the different ones, a bounded number of tokens at a time."""
 
-from typing import Protocol
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edlm.candidates import AnyEnergy
+
 TOKENS_AT_ONCE = 2**15  # that enter an energy together: what bounds the memory of its layers
 
 
-class Weighs(Protocol):
-    """An energy, as far as weighing goes."""
-
-    def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
-
-
 def weigh(
-    energy: Weighs,
+    energy: AnyEnergy,
     x: Int[Tensor, "b k l"],
     xt: Int[Tensor, "b l"],
     t: Float[Tensor, " b"],
