@@ -1,8 +1,9 @@
 """Settings of the machines: how many workers, how they shard, where numbers and files go, how the service scales."""
 
+import ipaddress
 from typing import Literal
 
-from edlm.config import NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 
 
 @config
@@ -44,18 +45,61 @@ class Tracking:
 
 @config
 class Serving:
-    """The endpoint: address, the model it loads, and how replicas scale."""
+    """The endpoint: address, who may ask, the model it loads, what a replica takes on, and how replicas scale."""
 
     host: str = "127.0.0.1"
     port: Positive = 8000
+    key_file: str | None = None
+    """File with the hashes of API keys. None: nobody is asked for a key, and only this machine is listened to."""
+    open: bool = False
+    """Listen beyond this machine without a key file: whoever reaches the port may ask."""
     alias: str = "champion"
-    min_replicas: NonNegative = 1
-    max_replicas: Positive = 2
-    target_ongoing_requests: PositiveFloat = 4.0
-    max_ongoing_requests: Positive = 16
+    cache: str | None = None
+    """Folder of verified copies of models, on each machine. None: in the folder for temporary files."""
+    slots: Positive = 16
+    """Texts that a replica fills at once."""
+    waiting: NonNegative = 64
+    """Texts that may wait for a place in a replica; more are refused with 429."""
+    patience_seconds: PositiveFloat = 10.0
+    """A text that would wait longer than this for its place is refused with 429."""
+    request_timeout_seconds: PositiveFloat = 120.0
+    """The longest deadline of a request, and its deadline where it names none."""
+    drain_seconds: NonNegativeFloat | None = None
+    """How long texts on their way may take when the endpoint is taken down. None: as long as the longest deadline."""
     max_queued_requests: Positive = 32
+    """Requests that may wait in the proxy for a replica that takes them."""
+    min_replicas: NonNegative = 1
+    """0: without requests no replica runs, and the first request waits until one has started."""
+    max_replicas: Positive = 2
+    target_backlog_seconds: PositiveFloat = 2.0
+    """Seconds of work that a replica has before it; more in the mean, and another replica is started."""
+    upscale_delay_seconds: NonNegativeFloat = 10.0
+    downscale_delay_seconds: NonNegativeFloat = 600.0
+    downscale_to_zero_delay_seconds: NonNegativeFloat = 600.0
+    """The last replica goes after this long without a request, where `min_replicas` is 0."""
     cpus_per_replica: PositiveFloat = 1.0
     gpus_per_replica: NonNegativeFloat = 0.0
-    upscale_delay_seconds: PositiveFloat = 10.0
-    downscale_delay_seconds: PositiveFloat = 600.0
-    request_timeout_seconds: PositiveFloat = 120.0
+    """A fraction shares a GPU among replicas."""
+
+    def __post_init__(self) -> None:
+        if self.min_replicas > self.max_replicas:
+            raise ConfigurationError(
+                f"serving.min_replicas: {self.min_replicas} is more than serving.max_replicas, {self.max_replicas}"
+            )
+        if self.gpus_per_replica > 1 and not self.gpus_per_replica.is_integer():
+            raise ConfigurationError(
+                f"serving.gpus_per_replica: {self.gpus_per_replica:g}; give a fraction below 1, or a whole number"
+            )
+        if self.key_file is None and not self.open and not is_loopback(self.host):
+            raise ConfigurationError(
+                f"serving.host: {self.host} is no loopback address, and no key would be asked for; name a "
+                "serving.key_file, or say --serving.open that whoever reaches the port may ask"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine's own programs can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

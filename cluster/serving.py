@@ -1,6 +1,5 @@
 """Serving: the registered model behind an HTTP endpoint on Ray Serve, in as many replicas as its load asks for."""
 
-import ipaddress
 import logging
 import socket
 import tempfile
@@ -13,7 +12,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from cluster.config import Serving, Tracking
+from cluster.config import Serving, Tracking, is_loopback
 from cluster.endpoint import Endpoint, make_app
 from cluster.queue import Queue
 from cluster.registry import ModelVersion
@@ -25,6 +24,7 @@ from edlm.storage import committed
 
 APPLICATION = "edlm"
 SPARE_REQUESTS = 32  # let through beyond the queue's limit, so that the replica refuses in OpenAI's form, not Serve
+BUSY = 0.7  # of its slots: a replica with more requests is not enough, where it does not say how long they will take
 SPARE_SECONDS = 10.0  # the same, for requests that take too long
 START_ATTEMPTS = 2  # failed once, it may be the storage's fault; twice, it is the model's
 POLL_SECONDS = 0.2
@@ -40,7 +40,7 @@ class Replica:
         device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         cache = Path(tempfile.gettempdir()) / "edlm-cache"
         generator = TextGenerator.load(version.uri, cache, version.digest, device)
-        queue = Queue(serving.max_ongoing_requests, serving.request_timeout_seconds)
+        queue = Queue(serving.slots + serving.waiting, serving.request_timeout_seconds)
         self._app = make_app(Endpoint(generator, version, queue), is_loopback(serving.host))
 
     def __serve_build_asgi_app__(self):
@@ -64,7 +64,7 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
         )
     needed = {"CPU": serving.cpus_per_replica, "GPU": serving.gpus_per_replica}
     require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
-    if not is_loopback(serving.host):
+    if not is_loopback(serving.host) and serving.key_file is None:
         log.warning("%s is not a loopback address, and the endpoint asks nobody for a key", serving.host)
     _start(serving)
     application = _deployment(serving).bind(version, serving)
@@ -103,14 +103,6 @@ def url(serving: Serving) -> str:
     return f"http://[{host}]:{serving.port}" if ":" in host else f"http://{host}:{serving.port}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine's own programs can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _start(serving: Serving) -> None:
     """Afterwards Serve listens at the configured address."""
     if serve.status().proxies:
@@ -128,11 +120,12 @@ def _deployment(serving: Serving) -> serve.Deployment:
         autoscaling_config=AutoscalingConfig(
             min_replicas=serving.min_replicas,
             max_replicas=serving.max_replicas,
-            target_ongoing_requests=serving.target_ongoing_requests,
+            target_ongoing_requests=BUSY * serving.slots,
             upscale_delay_s=serving.upscale_delay_seconds,
             downscale_delay_s=serving.downscale_delay_seconds,
+            downscale_to_zero_delay_s=serving.downscale_to_zero_delay_seconds,
         ),
-        max_ongoing_requests=serving.max_ongoing_requests + SPARE_REQUESTS,
+        max_ongoing_requests=serving.slots + serving.waiting + SPARE_REQUESTS,
         max_queued_requests=serving.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         max_constructor_retry_count=START_ATTEMPTS,

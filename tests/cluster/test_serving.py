@@ -12,8 +12,8 @@ import httpx
 import pytest
 import ray
 
-from cluster.config import Serving, Tracking
-from cluster.serving import deploy, is_loopback, undeploy, url, wait_until_ready
+from cluster.config import Serving, Tracking, is_loopback
+from cluster.serving import deploy, undeploy, url, wait_until_ready
 from cluster.tracking import open_tracking
 from edlm.config import ConfigurationError
 from edlm.storage import publish
@@ -161,5 +161,22 @@ def test_only_addresses_of_this_machine_are_loopback():
 
 
 def test_a_server_on_all_addresses_is_reached_on_its_own():
-    assert url(Serving(host="0.0.0.0", port=81)) == "http://127.0.0.1:81"
+    assert url(Serving(host="0.0.0.0", port=81, open=True)) == "http://127.0.0.1:81"
     assert url(Serving(host="::1", port=81)) == "http://[::1]:81"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0 is no loopback address, and no key would be asked for"),
+        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas: 3 is more than serving.max_replicas, 2"),
+        ({"gpus_per_replica": 1.5}, "gpus_per_replica: 1.5; give a fraction below 1, or a whole number"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_named(settings, said):
+    with pytest.raises(ConfigurationError, match=said):
+        Serving(**settings)
+
+
+def test_beyond_this_machine_the_endpoint_asks_for_keys_or_says_that_it_is_open():
+    assert Serving(host="0.0.0.0", key_file="/etc/edlm/keys").host == Serving(host="0.0.0.0", open=True).host
