@@ -15,7 +15,7 @@ import ray
 from cluster.config import Serving, Tracking, is_loopback
 from cluster.serving import deploy, undeploy, url, wait_until_ready
 from cluster.tracking import open_tracking
-from edlm.config import ConfigurationError
+from edlm.config import ConfigurationError, parse
 from edlm.storage import publish
 from tests.bundles import make_bundle
 
@@ -175,7 +175,7 @@ def test_a_server_on_all_addresses_is_reached_on_its_own():
 )
 def test_settings_that_contradict_one_another_are_named(settings, said):
     with pytest.raises(ConfigurationError, match=said):
-        Serving(**settings)
+        parse(Serving, settings)
 
 
 def test_beyond_this_machine_the_endpoint_asks_for_keys_or_says_that_it_is_open():
