@@ -104,35 +104,59 @@ class Sampler:
         seeds: Int[Tensor, " b"],
     ) -> StepResult:
         """x_s from x_t; every row may stand at its own time. `index` names the step in the row's random streams."""
-        masked = xt == denoiser.mask
-        u = uniforms(seeds, index, 0, Purpose.REVEAL, (xt.shape[1],))
-        revealed = equations.reveal(masked, schedule.reveal(t, s), u)
-        moves = revealed.any(dim=1)
-        weighed = moves & self.in_window(t) & (self.candidates != 1) & (energy is not None)
-        advance = self._exact if self.candidates == EXACT else self._resample
+        now = self.reveal(xt, t, s, index, denoiser, schedule, seeds)
         parts = []
-        for rows, how in ((~moves, self._stay), (moves & ~weighed, self._plain), (weighed, advance)):
-            if rows.any():
-                state = State(xt[rows], t[rows], s[rows], index[rows], seeds[rows], revealed[rows])
-                parts.append((rows, how(state, denoiser, energy)))
+        if (stays := ~now.moves).any():
+            parts.append((stays, now.at(stays).stayed(energy)))
+        if now.moves.any():
+            going = now.at(now.moves)
+            context = denoiser.read(going.xt, going.t)
+            parts.append((now.moves, self.advance(going, context, denoiser, energy)))
         return join(parts)
 
-    def _stay(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
-        """Nothing is revealed, so nothing is read."""
-        return now.advanced(now.xt, energy, denoiser_calls=0)
+    @staticmethod
+    def reveal(
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        s: Float[Tensor, " b"],
+        index: Int[Tensor, " b"],
+        denoiser: AnyDenoiser,
+        schedule: AbstractSchedule,
+        seeds: Int[Tensor, " b"],
+    ) -> State:
+        """The rows and what each will reveal between t and s: it depends on no network, and on no setting."""
+        u = uniforms(seeds, index, 0, Purpose.REVEAL, (xt.shape[1],))
+        return State(xt, t, s, index, seeds, equations.reveal(xt == denoiser.mask, schedule.reveal(t, s), u))
 
-    def _plain(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    @torch.no_grad()
+    def advance(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+        """The rows at s; each reveals something. `context` is what the denoiser read in them.
+
+        So rows of samplers that differ share one pass of the denoiser, and part after it.
+        """
+        weighed = self.weighs(now.t, energy)
+        advance = self._exact if self.candidates == EXACT else self._resample
+        parts = []
+        for rows, how in ((~weighed, self._plain), (weighed, advance)):
+            if rows.any():
+                parts.append((rows, how(now.at(rows), context[rows], denoiser, energy)))
+        return join(parts)
+
+    def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
+        """Whether a step from t asks the energy."""
+        return self.in_window(t) & (self.candidates != 1) & (energy is not None)
+
+    def _plain(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))
-        x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)
+        x, log_p = propose(denoiser, context, now.xt, now.revealed, u)
         return now.advanced(x[:, 0], energy, broken=_nan(log_p))
 
-    def _exact(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    def _exact(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         if not isinstance(energy, NormalisedEnergy):
             raise ValueError(
                 f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
             )
         u = now.uniforms(Purpose.CANDIDATE)
-        context = denoiser.read(now.xt, now.t)
         if not self.speculative:
             x = energy.draw(now.xt, now.revealed, context, u)
             return now.advanced(x, energy, energy_calls=1, broken=_nan(context))
@@ -145,11 +169,10 @@ class Sampler:
         )  # fmt: skip
         return replace(now.advanced(found.x, energy, broken=_nan(log_p)), energy_calls=found.passes)
 
-    def _resample(self, now: "State", denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    def _resample(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         assert energy is not None
         length, block = now.xt.shape[1], energy.block
         filled = now.xt == denoiser.mask if energy.drafts else now.revealed
-        context = denoiser.read(now.xt, now.t)
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
         energies, distinct = weigh(energy, x, now.xt, now.t, log_p, context)

@@ -57,6 +57,19 @@ class State:
     seeds: Int[Tensor, " b"]
     revealed: Bool[Tensor, "b l"]
 
+    @property
+    def moves(self) -> Bool[Tensor, " b"]:
+        """Which rows reveal anything; the others need no network."""
+        return self.revealed.any(dim=1)
+
+    def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "State":
+        """These rows alone."""
+        return State(self.xt[rows], self.t[rows], self.s[rows], self.index[rows], self.seeds[rows], self.revealed[rows])
+
+    def stayed(self, energy: AnyEnergy | None) -> StepResult:
+        """The rows as they were: nothing is revealed, so nothing was read."""
+        return self.advanced(self.xt, energy, denoiser_calls=0)
+
     def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
         """One for every position of every row."""
         return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]

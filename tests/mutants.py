@@ -65,11 +65,11 @@ MUTANTS = (
     Mutant(
         "the last step takes the likeliest token",
         "sampler.py",
-        "x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)",
-        "x, log_p = propose(denoiser, denoiser.read(now.xt, now.t), now.xt, now.revealed, u)\n"
+        "x, log_p = propose(denoiser, context, now.xt, now.revealed, u)",
+        "x, log_p = propose(denoiser, context, now.xt, now.revealed, u)\n"
         "        if bool((now.s == 0).all()):\n"
         "            rows, at = torch.nonzero(now.revealed, as_tuple=True)\n"
-        "            likeliest = denoiser.log_p(denoiser.read(now.xt, now.t), now.revealed).argmax(dim=-1)\n"
+        "            likeliest = denoiser.log_p(context, now.revealed).argmax(dim=-1)\n"
         "            x[rows, 0, at] = likeliest",
         (LAW,),
     ),
