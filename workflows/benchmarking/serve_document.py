@@ -1,0 +1,91 @@
+"""The contest of the ways to batch, as a document: what was asked of all of them, and what each made of it."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from workflows.benchmarking.contest import Found, Loads
+from workflows.benchmarking.load import Outcome
+from workflows.benchmarking.load_tables import endings_table, latency_table
+from workflows.benchmarking.summary import by_steps, percentile, summary
+from workflows.reporting.document import Block, Bullet, Bullets, Heading, Paragraph, Table
+
+OURS, ONE, STATIC = "step-level", "one at a time", "@serve.batch"
+
+METHOD = (
+    "Three services of the same model stand behind the same Ray Serve, each a replica of one thread with the same HTTP "
+    "app; they differ in how they batch, and one after the other gets the very same requests, in turns. Step-level: a "
+    "text joins and leaves between steps, and rows at different times share passes of the network. One at a time: the "
+    "same with one place. @serve.batch: what comes within its wait is filled together by one call of the sampler, so "
+    "that all of the batch take the most steps that one of them asked for, and nobody has his text before all have. "
+    "The network is untrained; what a pass costs does not depend on what was learned. The loop is open: a request is "
+    "sent when it is due, and its seconds count from then. On a processor a pass of B rows costs about B passes of "
+    "one, so that the gain over the static batch is the mix of steps and not the batching itself."
+)
+
+
+def contest_blocks(found: Found, wanted: Loads) -> list[Block]:
+    """What was asked, what came of it, and the tables."""
+    texts = {name: [summary(each, 1).texts_per_second for each in rounds] for name, rounds in found.saturated.items()}
+    mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.candidates)}"
+    return [
+        Paragraph(METHOD),
+        Bullets([*_findings(found, wanted, texts)]),
+        Heading("At saturation"),
+        _saturation(f"{wanted.requests} requests at once, {mix}; {wanted.rounds} rounds", found, texts),
+        Heading("Short texts among long ones"),
+        latency_table(
+            f"{wanted.shorts} texts of T = {wanted.short_steps} come one after the other while {wanted.longs} of "
+            f"T = {wanted.long_steps} are on their way",
+            found.long_short,
+        ),
+        Heading("Open loop"),
+        Paragraph(
+            f"{found.rate:.2f} requests a second, which is {wanted.open_load:.0%} of what step-level batching made at "
+            f"saturation, as a Poisson process; {wanted.cancels:.0%} are given up by their clients; the rest have a "
+            f"deadline of {wanted.deadline_seconds:g} s, and are streamed with their denoising states."
+        ),
+        endings_table(f"What became of the requests, {mix}", found.opened, wanted.deadline_seconds),
+        latency_table("Seconds of those that were done", found.opened),
+    ]
+
+
+def _findings(found: Found, wanted: Loads, texts: Mapping[str, Sequence[float]]) -> list[Bullet]:
+    over_static = ratios(texts[OURS], texts[STATIC])
+    over_one = ratios(texts[OURS], texts[ONE])
+    short = {name: _short_seconds(outcomes, wanted) for name, outcomes in found.long_short.items()}
+    return [
+        Bullet("Throughput", f"step-level batching makes {over_static} times the texts of the static batch, and "
+               f"{over_one} times those of one at a time (median, least and most of the rounds)."),
+        Bullet("A short text among long ones", f"T = {wanted.short_steps} takes {short[OURS]:.3g} s; "
+               f"in the static batch {short[STATIC] / short[OURS]:.0f} times as long, and one at a time "
+               f"{short[ONE] / short[OURS]:.0f} times (medians)."),
+    ]  # fmt: skip
+
+
+def _saturation(caption: str, found: Found, texts: Mapping[str, Sequence[float]]) -> Table:
+    rows = []
+    for name, rounds in found.saturated.items():
+        seconds = statistics.median(summary(each, 1).seconds for each in rounds)
+        tokens = statistics.median(summary(each, 1).tokens_per_second for each in rounds)
+        rows.append(
+            (
+                name, f"{seconds:.1f}", f"{statistics.median(texts[name]):.2f}", f"{tokens:.0f}",
+                ratios(texts[name], texts[STATIC]), str(sum(one.ending != "done" for each in rounds for one in each)),
+            )
+        )  # fmt: skip
+    columns = ("batching", "seconds", "texts a second", "tokens a second", "times static", "not done")
+    return Table(caption, columns, rows)
+
+
+def ratios(own: Sequence[float], others: Sequence[float]) -> str:
+    """How many times the others' number: the median, the least and the most of the rounds, each of the same round."""
+    found = [mine / theirs for mine, theirs in zip(own, others, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def _short_seconds(outcomes: Sequence[Outcome], wanted: Loads) -> float:
+    return percentile([one.seconds for one in by_steps(outcomes).get(wanted.short_steps, [])], 50)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

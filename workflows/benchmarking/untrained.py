@@ -1,0 +1,35 @@
+"""An untrained model as a bundle, of any size: what a pass of it costs does not depend on what was learned."""
+
+from pathlib import Path
+
+import torch
+
+from edlm.energy import Step
+from edlm.generator import Bundle, save_bundle
+from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from edlm.tokenizer import FILE, Characters
+from edlm.transformer import Trunk
+from workflows.benchmarking.sampling import BLOCK, HEADS, Sampling, networks
+
+NAME = "untrained"
+
+
+def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, length: int, seed: int) -> Path:
+    """Afterwards `folder`/bundle is a bundle of 27 characters with a step energy, the same for the same seed."""
+    tokenizer = Characters().build([])
+    tokenizer.save(folder)
+    built = networks(
+        Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
+    )
+    model, weigher = folder / "denoiser", folder / "step"
+    trunk = Trunk(width=width, layers=layers, heads=HEADS)
+    save_denoiser(model, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
+    energy = Step(block=BLOCK, width=head_width, layers=1, heads=HEADS)
+    network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(model).digest)
+    save_energy(weigher, built.step.state_dict(), network, length, folder / FILE, {})
+    save_bundle(
+        folder / "bundle", Bundle(name=NAME, energy="step", sampler=Sampler(steps=16)), model, {"step": weigher}
+    )
+    return folder / "bundle"
