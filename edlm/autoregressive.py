@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm.streams import Purpose, uniforms
@@ -22,23 +22,47 @@ class AutoregressiveModel(nn.Module):
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
         """log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32."""
         where = torch.ones_like(x, dtype=torch.bool) if where is None else where
+        return self.log_p_of(self.read(x), where, x)
+
+    def read(self, x: Int[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
+        """The features of what stands left of each position: ONE network pass."""
         context = F.pad(x[:, :-1], (1, 0), value=self.bos)
-        features = self.transformer(self.embedding(context), torch.zeros(x.shape[0], device=x.device))
+        return self.transformer(self.embedding(context), torch.zeros(x.shape[0], device=x.device))
+
+    def log_p_of(
+        self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l"]:
+        """log p of the tokens of x at the selected positions, 0 elsewhere; the vocabulary in chunks."""
         log_p = self.readout.log_p_of(features[where], x[where])
         return torch.zeros(x.shape, device=log_p.device).masked_scatter(where, log_p)
 
-    @torch.no_grad()
+    def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
+        """log p of every token at the selected positions, in (b, l) order; float32."""
+        return self.readout.distribution(features[where])
+
     def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
-        """Texts of `length` tokens, one after the other from the keys and values of those before; of each row its own
-        seed alone.
+        """Texts of `length` tokens; of each row its own seed alone."""
+        where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
+        return self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,)))
+
+    @torch.no_grad()
+    def fill(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """x with the selected positions drawn one after the other, each from p(. | what stands left of it).
+
+        The others are fed as they are, from the keys and values of those before; left of the last selected position
+        every one must be a token.
         """
+        rows = len(x)
         # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
-        rows = F.pad(seeds, (0, -len(seeds) % ROWS_MULTIPLE))
-        u = uniforms(rows, 0, 0, Purpose.CANDIDATE, (length,))
-        seen = self.transformer.start(len(rows), length)
-        token, texts = torch.full_like(rows, self.bos), []
-        for place in range(length):
+        x, where, u = (F.pad(values, (0, 0, 0, -rows % ROWS_MULTIPLE)) for values in (x, where, u))
+        drawn = where.any(dim=0).tolist()
+        end = len(drawn) - drawn[::-1].index(True) if any(drawn) else 0
+        seen = self.transformer.start(len(x), end)
+        token = torch.full_like(x[:, 0], self.bos)
+        for place in range(end):
             features = self.transformer.extend(self.embedding(token)[:, None], place, seen)[:, 0]
-            token = self.readout.draw(features, u[:, place, None])[0][:, 0]
-            texts.append(token)
-        return torch.stack(texts, dim=1)[: len(seeds)]
+            if drawn[place]:
+                token = self.readout.draw(features, u[:, place, None])[0][:, 0]
+                x[:, place] = torch.where(where[:, place], token, x[:, place])
+            token = x[:, place]
+        return x[:rows]

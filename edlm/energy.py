@@ -10,7 +10,8 @@ Every energy is called alike; what it is a function of differs, and `drafts` say
 from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
 
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
@@ -65,9 +66,14 @@ class AutoregressiveEnergy(AbstractEnergy):
 
 
 class CarryOverEnergy(AbstractEnergy):
-    """`coar`: as `ar`, but only masked positions count, in both terms: Z = 1 exactly (EDLM sec. 4.1)."""
+    """`coar`: as `ar`, but only masked positions count, in both terms: Z = 1 exactly (EDLM sec. 4.1).
+
+    Its law fills ALL masked positions, in reading order, each from what stands left of it. Of what a step keeps alone
+    it is a sum over the rest: who samples it draws the whole draft, up to the last position that is kept.
+    """
 
     drafts = True
+    normalised = True
 
     def __init__(self, model: AutoregressiveModel, mask: int) -> None:
         super().__init__()
@@ -77,6 +83,26 @@ class CarryOverEnergy(AbstractEnergy):
         masked = (xt == self.mask)[:, None].expand_as(x).flatten(0, 1)
         by_position = self.model.log_p(x.flatten(0, 1), masked)
         return log_p - equations.carry_over_log_p(by_position, masked).unflatten(0, x.shape[:2])[..., None]
+
+    def draw(
+        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
+    ) -> Int[Tensor, "b l"]:
+        """Tokens at the selected positions, each given what stands left of it; x_t elsewhere. The denoiser's context
+        says nothing here.
+        """
+        return self.model.fill(xt, where, u)
+
+    def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
+        """The autoregressive model's features of a draft, for `log_p_of` and `distribution`."""
+        return self.model.read(x)
+
+    def log_p_of(self, features: Tensor, where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+        """log p of the tokens of x at the selected positions, 0 elsewhere."""
+        return self.model.log_p_of(features, where, x)
+
+    def distribution(self, features: Tensor, where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
+        """log p of every token at the selected positions."""
+        return self.model.distribution(features, where)
 
 
 @config

@@ -116,6 +116,11 @@ def reveal(
     return masked & (u < probability[:, None])
 
 
+def up_to_last(masked: Bool[Tensor, "b l"], revealed: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    """The masked positions but for those behind the last of U: a law in reading order needs no more to know x_U."""
+    return masked & (revealed.flip(1).cumsum(dim=1).flip(1) > 0)
+
+
 def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]) -> Int[Tensor, "b g"]:
     """J ~ Categorical(v / sum v) over the candidates of the SAME sequence and group (EDLM alg. 1).
 

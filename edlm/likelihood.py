@@ -13,10 +13,20 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
-from edlm.candidates import AnyDenoiser, AnyEnergy, chunks, draw_candidates, proposal_of, propose, propose_from
+from edlm.candidates import (
+    AnyDenoiser,
+    AnyEnergy,
+    NormalisedEnergy,
+    chunks,
+    draw_candidates,
+    proposal_of,
+    propose,
+    propose_from,
+)
 from edlm.energy import CarryOverEnergy
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
+from edlm.speculative import Verifiable
 from edlm.streams import Purpose, seeds, uniforms
 
 
@@ -163,16 +173,14 @@ def step_nll(
 
     Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn by `u` from
     p_theta, or from the energy's proposal. Groups with one new token are not resampled: for them it is -log p_theta.
+    With candidates = 0 it is that of p_theta exp(-E) itself.
     """
-    if candidates == EXACT and not getattr(energy, "normalised", False):
-        raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
     context, block = denoiser.read(xt, t), energy.block
+    if candidates == EXACT:
+        return _exact_nll(x0, xt, revealed, t, context, denoiser, energy, u)
     if (proposal := proposal_of(energy)) is not None:
         return _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u)
     log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), block)
-    if candidates == EXACT:
-        x = equations.carry_over(xt, x0, revealed)[:, None]
-        return (energy(x, xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
     filled = xt == denoiser.mask if energy.drafts else revealed
     repeats, k = u.shape[1:3]
     x, by_position = propose(denoiser, context, xt, filled, u.flatten(1, 2))
@@ -182,6 +190,30 @@ def step_nll(
     by_position[:, :, 0] = torch.where(revealed[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
     drawn = equations.sum_by_group(by_position.flatten(1, 2), block)
     return _resampled_nll(x, xt, revealed, t, context, energy, drawn, log_p, temperature)
+
+
+def _exact_nll(
+    x0, xt, revealed, t, context, denoiser: AnyDenoiser, energy: AnyEnergy, u: Float64[Tensor, "b r k l"]
+) -> Float64[Tensor, " b"]:
+    """-log of p_theta exp(-E) of the revealed tokens: exactly where E is a function of them alone.
+
+    On whole drafts it is a sum over the tokens that are thrown away. They are drawn from the law itself, in reading
+    order, with the true tokens in place; the mean over the repeats of what the true tokens then have is unbiased, and
+    minus its logarithm a bound.
+    """
+    if not isinstance(energy, NormalisedEnergy):
+        raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
+    truth = equations.carry_over(xt, x0, revealed)
+    if not energy.drafts:
+        log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), energy.block)
+        return (energy(truth[:, None], xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
+    if not isinstance(energy, Verifiable):
+        raise ValueError(f"{type(energy).__name__} weighs whole drafts and cannot tell log p of a part of one")
+    repeats = u.shape[1]
+    truth, xt, revealed, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, revealed, context))
+    x = energy.draw(truth, equations.up_to_last(truth == denoiser.mask, revealed), context, u[:, :, 0].flatten(0, 1))
+    log_p = energy.log_p_of(energy.read(x, xt, context), revealed, x).double().sum(dim=1).unflatten(0, (-1, repeats))
+    return math.log(repeats) - log_p.logsumexp(dim=1)
 
 
 def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:

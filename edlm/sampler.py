@@ -35,7 +35,9 @@ class Sampler:
     temperature: PositiveFloat = 1.0
     """tau of the weights exp(-E / tau)."""
     speculative: bool = False
-    """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; the same law."""
+    """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; the same law.
+
+    Which is faster depends on the networks and on how many tokens a step reveals: `workflows.benchmark` times both."""
     grid: tuple[Fraction, ...] | None = None
     """steps + 1 times from 0 to 1 between which it steps, as `edlm.step_grid` fits them; None: i / steps."""
 
@@ -157,17 +159,19 @@ class Sampler:
                 f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
             )
         u = now.uniforms(Purpose.CANDIDATE)
+        filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.drafts else now.revealed
         if not self.speculative:
-            x = energy.draw(now.xt, now.revealed, context, u)
+            x = energy.draw(now.xt, filled, context, u)
             return now.advanced(x, energy, energy_calls=1, broken=_nan(context))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
-        draft, log_p = propose(denoiser, context, now.xt, now.revealed, u[:, None])
+        draft, log_p = propose(denoiser, context, now.xt, filled, u[:, None])
         found = verify(
-            draft[:, 0], log_p[:, 0], now.xt, now.revealed, context, denoiser, energy, now.uniforms(Purpose.KEEP),
+            draft[:, 0], log_p[:, 0], now.xt, filled, context, denoiser, energy, now.uniforms(Purpose.KEEP),
             now.uniforms(Purpose.AGAIN),
         )  # fmt: skip
-        return replace(now.advanced(found.x, energy, broken=_nan(log_p)), energy_calls=found.passes)
+        result = now.advanced(found.x, energy, broken=_nan(log_p) | found.broken)
+        return replace(result, energy_calls=found.passes, accepted=found.accepted)
 
     def _resample(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         assert energy is not None

@@ -20,19 +20,28 @@ from edlm.candidates import AnyDenoiser
 
 @runtime_checkable
 class Verifiable(Protocol):
-    """A normalised energy that tells p_c of all tokens of a draft in one pass."""
+    """A normalised energy that reads a whole draft in one pass, and then tells p_c of any token of it.
 
-    def by_position(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+    What it tells at a position depends on the draft's tokens before the position alone, so that one reading serves
+    both the verdict on a token and the law that its successor is drawn from.
+    """
 
-    def distribution(self, x: Tensor, xt: Tensor, at: Tensor, context: Tensor) -> Tensor: ...
+    def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+
+    def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor: ...
+
+    def distribution(self, features: Tensor, where: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The new tokens, and the passes of the head that each sequence took."""
+    """The new tokens, what they took of each sequence, and where the head's numbers were none."""
 
     x: Int[Tensor, "b l"]
     passes: Int[Tensor, " b"]
+    accepted: Int[Tensor, " b"]
+    """Tokens of the draft that were kept; the other new ones were drawn again, one in a pass at most."""
+    broken: Bool[Tensor, " b"]
 
 
 @torch.no_grad()
@@ -47,24 +56,31 @@ def verify(
     u_keep: Float64[Tensor, "b l"],
     u_again: Float64[Tensor, "b l"],
 ) -> Verified:
-    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there."""
+    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there.
+
+    Where p_c of a draft is not a number its row is given up, and is broken.
+    """
     x, settled = draft.clone(), ~where
-    passes = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    passes, accepted = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
+    broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     places = torch.arange(x.shape[1], device=x.device)
     while len(rows := torch.nonzero((~settled).any(dim=1))[:, 0]):
         passes[rows] += 1
-        log_c = energy.by_position(x[rows][:, None], xt[rows], context[rows])[:, 0]
-        kept = settled[rows] | (u_keep[rows].log() < log_c.double() - log_p[rows].double())
-        refused = ~kept.all(dim=1)
-        first = (~kept).byte().argmax(dim=1)  # in reading order
-        settled[rows] |= ~refused[:, None] | (places <= first[:, None])
+        features, open_ = energy.read(x[rows], xt[rows], context[rows]), ~settled[rows]
+        log_c = energy.log_p_of(features, open_, x[rows]).double()
+        broken[rows] = log_c.isnan().any(dim=1)
+        kept = ~open_ | (u_keep[rows].log() < log_c - log_p[rows].double())
+        refused = ~kept.all(dim=1) & ~broken[rows]
+        first = torch.where(refused, (~kept).byte().argmax(dim=1), x.shape[1])  # in reading order
+        accepted[rows] += (open_ & (places < first[:, None])).sum(dim=1)
+        settled[rows] |= places <= first[:, None]
         if refused.any():
             again, first = rows[refused], first[refused]
             at = places == first[:, None]
-            p_c = energy.distribution(x[again], xt[again], at, context[again]).double().exp()
+            p_c = energy.distribution(features[refused], at).double().exp()
             p_theta = denoiser.log_p(context[again], at).double().exp()
             x[again, first] = _residual(p_c, p_theta, u_again[again, first])
-    return Verified(x, passes)
+    return Verified(x, passes, accepted, broken)
 
 
 def _residual(

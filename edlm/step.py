@@ -28,7 +28,10 @@ class StepResult:
     """How many of the candidates differ anywhere in what was weighed; 1 where nothing was resampled."""
     denoiser_calls: Int[Tensor, " b"]
     energy_calls: Int[Tensor, " b"]
-    """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs."""
+    """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs, and so
+    does an exact draw position by position."""
+    accepted: Int[Tensor, " b"]
+    """Tokens of a speculative draft that its verification kept, in `energy_calls` passes; 0 where none was verified."""
     broken: Bool[Tensor, " b"]
     """Whether logits or energies of the sequence were not numbers: nothing was revealed in it."""
 
@@ -99,6 +102,7 @@ class State:
             distinct=one,
             denoiser_calls=one * denoiser_calls,
             energy_calls=one * energy_calls,
+            accepted=one * 0,
             broken=broken,
         )
 

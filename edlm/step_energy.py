@@ -103,29 +103,27 @@ class ConditionalEnergy(AbstractEnergy):
             result[packed.rows] = self._of_tokens(packed, x, context).sum(dim=-1)
         return result
 
-    def by_position(
-        self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
-    ) -> Float[Tensor, "b k l"]:
-        """The same before it is summed: log p_c of each new token given those before it; 0 elsewhere."""
-        new, x = _new_positions(x, xt, self.mask)
-        result = context.new_zeros(x.shape, dtype=torch.float32)
-        for packed in pack(new, None, one_size=self.training):
-            rows, place = torch.nonzero(packed.valid, as_tuple=True)
-            log_p = self._of_tokens(packed, x, context)
-            result[packed.rows[rows], :, packed.positions[rows, place]] = log_p[rows, :, place]
-        return result
-
-    def distribution(
-        self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], at: Bool[Tensor, "b l"], context: Float[Tensor, "b l h"]
-    ) -> Float[Tensor, "n v"]:
-        """log p_c of every token at the selected new positions, given the new tokens of x before each."""
+    def read(
+        self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
+    ) -> Float[Tensor, "b l h"]:
+        """The features of each new position, corrected for the new tokens of x before it: ONE pass of the head."""
         new, whole = _new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
         for packed in pack(new, None, one_size=self.training):
             rows, place = torch.nonzero(packed.valid, as_tuple=True)
             features = self._corrected(packed, whole[packed.rows], context)[:, 0]
             corrected[packed.rows[rows], packed.positions[rows, place]] = features[rows, place]
-        return self._denoiser[0].readout.distribution(corrected[at])
+        return corrected
+
+    def log_p_of(
+        self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l"]:
+        """log p_c of the tokens of x at the selected new positions, 0 elsewhere, from what `read` gave."""
+        return self._denoiser[0].log_p_of(features, where, x)
+
+    def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
+        """log p_c of every token at the selected new positions."""
+        return self._denoiser[0].log_p(features, where)
 
     @torch.no_grad()
     def draw(

@@ -166,6 +166,37 @@ def test_the_exact_bound_of_an_exact_law_is_the_texts_own_log_probability_in_eve
     torch.testing.assert_close(found.values, -DENSE.p.log().repeat(3))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_exact_bound_of_coar_lies_above_the_law_of_what_is_kept_and_repeats_bring_it_there(steps):
+    energy, copies = ENERGIES["coar"][1], 400
+    truth = exact_bound(Step(DENSE, reader(DENSE), energy, EXACT), steps, LogLinear())
+    means = []
+    for repeats in (1, 12):
+        found = sampler_bound(
+            DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), Sampler(steps=steps, candidates=EXACT),
+            seed=3, draws=1, repeats=repeats,
+        )  # fmt: skip
+        mean, error = weighted(found, DENSE, copies)
+        assert error < 0.04
+        assert mean > truth - 4 * error
+        means.append(mean)
+    assert mean < truth + 4 * error + 0.02
+    assert (means[0] > means[1] + 0.02) == (steps > 1)  # in one step nothing is thrown away
+
+
+def test_many_candidates_meet_the_exact_bound_of_coar():
+    energy, x0 = ENERGIES["coar"][1], DENSE.texts.repeat(4, 1)
+
+    def bound(k: int) -> Estimate:
+        return sampler_bound(x0, reader(DENSE), energy, LogLinear(), Sampler(steps=1, candidates=k), seed=1, draws=1)
+
+    exact = bound(EXACT)
+    torch.testing.assert_close(exact.values, -DENSE.p.log().repeat(4))
+    gaps = [abs(weighted(difference(bound(k), exact), DENSE, 4)[0]) for k in (4, 64, 4096)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 0.01
+
+
 def test_the_exact_bound_asks_for_a_normalised_energy():
     energy = Residual(DENSE, drafts=False)
     sampler = Sampler(steps=1, candidates=EXACT)

@@ -17,6 +17,7 @@ from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, 
 FAR = 3.9
 N = 8000
 DENSE = world("dense", seed=1)
+M = DENSE.mask
 LONGER = world("markov", length=4, seed=2)
 HIDDEN = world("hidden-markov", length=4, seed=1)
 
@@ -32,6 +33,7 @@ def counts(of: World, texts: torch.Tensor) -> torch.Tensor:
 
 
 ar = ExactAutoregressive(DENSE)
+COAR = CarryOverEnergy(ar, DENSE.mask)  # pyright: ignore[reportArgumentType]
 CASES = {
     "whole drafts": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=2, candidates=3)),
     "whole drafts in one step": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=1, candidates=2)),
@@ -62,7 +64,10 @@ CASES = {
     "a high temperature": (DENSE, Residual(DENSE, drafts=False), Sampler(steps=1, candidates=3, temperature=3.0)),
     "a low temperature": (DENSE, Residual(DENSE, drafts=True), Sampler(steps=1, candidates=2, temperature=0.3)),
     "ar": (DENSE, AutoregressiveEnergy(ar), Sampler(steps=2, candidates=3)),  # pyright: ignore[reportArgumentType]
-    "coar": (DENSE, CarryOverEnergy(ar, DENSE.mask), Sampler(steps=2, candidates=3)),  # pyright: ignore[reportArgumentType]
+    "coar": (DENSE, COAR, Sampler(steps=2, candidates=3)),
+    "coar, exact": (DENSE, COAR, Sampler(steps=2, candidates=0)),
+    "coar, exact in a window": (DENSE, COAR, Sampler(steps=3, candidates=0, window=(0.0, 0.7))),
+    "coar, exact, by verifying drafts": (DENSE, COAR, Sampler(steps=2, candidates=0, speculative=True)),
 }
 
 
@@ -76,6 +81,24 @@ def test_the_texts_follow_p_k(name):
     assert law.sum().item() == pytest.approx(1)
     assert chi_square(found, law) < FAR
     assert chi_square(found, sampler_law(here, reader, None, sampler, schedule, canvas)) > FAR + 1
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+def test_coar_ignores_what_is_known_behind_a_token_and_sums_over_what_it_throws_away(speculative):
+    canvas = torch.tensor([M, M, 1])
+    reader, sampler = denoiser(DENSE), Sampler(steps=1, candidates=0, speculative=speculative)
+    texts = sampler.sample(canvas.repeat(N, 1), reader, COAR, LogLinear(), torch.arange(N))
+    left = torch.where(torch.arange(3) < 2, DENSE.texts, M)  # q(x^1, x^2) with whatever behind it
+    law = torch.where(DENSE.texts[:, 2] == 1, DENSE.probability(left), 0.0)
+    assert chi_square(counts(DENSE, texts), law) < FAR
+    result = sampler.step(
+        DENSE.canvas(N), torch.ones(N, dtype=torch.float64), torch.full((N,), 0.6, dtype=torch.float64),
+        torch.ones(N, dtype=torch.long), reader, COAR, LogLinear(), torch.arange(N),
+    )  # fmt: skip
+    alone = (result.revealed == torch.tensor([False, False, True])).all(dim=1)
+    marginal = torch.stack([DENSE.p[DENSE.texts[:, 2] == token].sum() for token in range(3)])
+    assert alone.sum() > 500
+    assert chi_square(torch.bincount(result.xs[alone, 2], minlength=3), marginal) < FAR
 
 
 @pytest.mark.parametrize("energy", [None, Constant(2.5), Constant(-1.0, drafts=False, block=2)])
@@ -115,7 +138,6 @@ def test_exact_sampling_of_an_exact_law_is_the_source_at_any_number_of_steps():
         assert chi_square(counts(DENSE, texts), DENSE.p) < FAR
 
 
-M = DENSE.mask
 MIXED = {  # canvas, t, s, index of the step
     "first step": ([M, M, M], 1.0, 0.5, 2),
     "last step": ([M, 1, M], 0.5, 0.0, 1),

@@ -4,81 +4,175 @@ import pytest
 import torch
 
 from edlm.candidates import propose
+from edlm.energy import CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.speculative import verify
+from edlm.speculative import Verifiable, verify
 from edlm.step_energy import ConditionalEnergy
 from edlm.streams import Purpose, uniforms
 from tests.laws import chi_square
-from tests.networks import denoiser, stirred
+from tests.networks import autoregressive, denoiser, stirred
 from tests.worlds import Marginals, Residual, cartesian, world
 
 V, N = 4, 9000
 READER = denoiser(V)
-ENERGY = stirred(ConditionalEnergy(16, 1, 2, READER), seed=5, scale=0.5)
+CONDITIONAL = stirred(ConditionalEnergy(16, 1, 2, READER), seed=5, scale=0.5)
+COAR = CarryOverEnergy(autoregressive(V), V)
+ENERGIES = {"conditional": CONDITIONAL, "coar": COAR}
+energies = pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES)
 XT = torch.tensor([V, 2, V, V, V])
 WHERE = torch.tensor([True, False, True, False, True])  # the fourth stays masked
 
 
-def verified(rows: int, seed: int = 0):
-    xt, where = XT.repeat(rows, 1), WHERE.repeat(rows, 1)
+def new(energy) -> torch.Tensor:
+    """The positions that are drawn: of whole drafts all that are masked."""
+    return XT == V if energy.drafts else WHERE
+
+
+def verified(energy, rows: int, seed: int = 0):
+    xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
     context = READER.read(xt, torch.full((rows,), 0.7))
     keys = torch.arange(rows) + seed
     u = [uniforms(keys, 1, 0, purpose, (5,)) for purpose in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)]
     draft, log_p = propose(READER, context, xt, where, u[0][:, None])
-    return verify(draft[:, 0], log_p[:, 0], xt, where, context, READER, ENERGY, *u[1:])
+    return verify(draft[:, 0], log_p[:, 0], xt, where, context, READER, energy, *u[1:])
+
+
+def drawn(energy, rows: int) -> torch.Tensor:
+    """The same position by position."""
+    xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
+    context = READER.read(xt, torch.full((rows,), 0.7))
+    return energy.draw(xt, where, context, uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,)))
+
+
+def drafts(energy) -> torch.Tensor:
+    """All ways to fill the new positions."""
+    x = XT.repeat(V ** int(new(energy).sum()), 1)
+    x[:, new(energy)] = cartesian(V, int(new(energy).sum()))
+    return x
 
 
 @torch.no_grad()
-def law() -> torch.Tensor:
-    """p_c of all ways to fill the new positions."""
-    x = XT.repeat(V**3, 1)
-    x[:, WHERE] = cartesian(V, 3)
-    return ENERGY.log_p(x[None], XT[None], READER.read(XT[None], torch.tensor([0.7])))[0].double().exp()
+def laws(energy) -> tuple[torch.Tensor, torch.Tensor]:
+    """p_c and p_theta of each of them."""
+    x, where = drafts(energy), new(energy)
+    context = READER.read(XT[None], torch.tensor([0.7]))
+    p = READER.log_p(context, where[None]).double()
+    log_p = torch.stack([p[i, x[:, place]] for i, place in enumerate(torch.nonzero(where)[:, 0])]).sum(dim=0)
+    e = energy(x[None], XT[None], torch.tensor([0.7]), log_p[None, :, None].float(), context)[0, :, 0].double()
+    return (log_p - e).exp(), log_p.exp()
 
 
-def test_what_is_kept_follows_the_conditional_law():
-    found = verified(N)
-    assert bool((found.x[:, ~WHERE] == XT[~WHERE]).all())
-    counts = torch.bincount((found.x[:, WHERE] * torch.tensor([V * V, V, 1])).sum(dim=1), minlength=V**3)
-    assert law().sum().item() == pytest.approx(1, abs=1e-5)
-    assert chi_square(counts, law()) < 3.9
-    x = XT.repeat(V**3, 1)
-    x[:, WHERE] = cartesian(V, 3)
-    p = READER.log_p(READER.read(XT[None], torch.tensor([0.7])), WHERE[None]).double().exp()
-    drafts = torch.stack([p[i, x[:, place]] for i, place in enumerate((0, 2, 4))]).prod(dim=0)
-    assert chi_square(counts, drafts / drafts.sum()) > 9  # the draft's own law is another
+def counts(energy, x: torch.Tensor) -> torch.Tensor:
+    where = new(energy)
+    places = V ** torch.arange(int(where.sum()) - 1, -1, -1)
+    return torch.bincount((x[:, where] * places).sum(dim=1), minlength=V ** int(where.sum()))
 
 
-def test_a_pass_settles_one_position_at_least_and_all_where_the_laws_agree():
-    assert set(verified(400).passes.tolist()) == {1, 2, 3}
+@energies
+@pytest.mark.parametrize("how", ["by verifying drafts", "position by position"])
+def test_what_is_kept_follows_the_conditional_law(energy, how):
+    x = verified(energy, N).x if how == "by verifying drafts" else drawn(energy, N)
+    assert torch.equal(x[:, ~new(energy)], XT[~new(energy)].expand(N, -1))
+    p_c, p_theta = laws(energy)
+    assert p_c.sum().item() == pytest.approx(1, abs=1e-5)
+    assert chi_square(counts(energy, x), p_c) < 3.9
+    assert chi_square(counts(energy, x), p_theta / p_theta.sum()) > 9  # the draft's own law is another
+
+
+@energies
+def test_a_pass_settles_one_position_at_least_and_draws_one_again_at_most(energy):
+    found, many = verified(energy, 400), int(new(energy).sum())
+    assert set(found.passes.tolist()) == set(range(1, many + 1))
+    again = many - found.accepted
+    assert bool((again >= found.passes - 1).all())
+    assert bool((again <= found.passes).all())
+    assert not found.broken.any()
+
+
+def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
     same = ConditionalEnergy(16, 1, 2, READER).eval()  # before training p_c is p_theta
     context = READER.read(XT[None], torch.tensor([0.7]))
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))
     found = verify(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
-    assert found.passes.tolist() == [1]
+    assert (found.passes.tolist(), found.accepted.tolist()) == ([1], [3])
     assert torch.equal(found.x, draft[:, 0])
 
 
-def test_a_row_does_not_depend_on_its_mates():
-    together, later = verified(64), verified(1, seed=37)
+@energies
+def test_a_row_does_not_depend_on_its_mates(energy):
+    together, later = verified(energy, 64), verified(energy, 1, seed=37)
     assert torch.equal(together.x[37], later.x[0])
     assert together.passes[37] == later.passes[0]
+    assert together.accepted[37] == later.accepted[0]
+    assert torch.equal(drawn(energy, 64)[:3], drawn(energy, 3))
 
 
+@energies
 @torch.no_grad()
-def test_the_two_views_of_the_law_agree_with_its_log_probability():
-    x = XT.repeat(V**3, 1)
-    x[:, WHERE] = cartesian(V, 3)
-    xt = XT.repeat(V**3, 1)
-    context = READER.read(xt, torch.full((V**3,), 0.7))
-    each = ENERGY.by_position(x[:, None], xt, context)[:, 0]
-    assert torch.allclose(each.sum(dim=1), ENERGY.log_p(x[:, None], xt, context)[:, 0], atol=1e-5)
-    assert bool((each[:, ~WHERE] == 0).all())
-    every = ENERGY.distribution(x, xt, WHERE.repeat(V**3, 1), context)
+def test_one_reading_of_a_draft_tells_its_log_probability_and_every_law_in_it(energy):
+    x, where = drafts(energy), new(energy)
+    xt, at = XT.repeat(len(x), 1), where.repeat(len(x), 1)
+    context = READER.read(xt, torch.full((len(x),), 0.7))
+    features = energy.read(x, xt, context)
+    each = energy.log_p_of(features, at, x)
+    assert torch.allclose(each.sum(dim=1).double(), laws(energy)[0].log(), atol=1e-5)
+    assert bool((each[:, ~where] == 0).all())
+    every = energy.distribution(features, at)
     assert torch.allclose(every.exp().sum(dim=1), torch.ones(len(every)), atol=1e-5)
-    assert torch.allclose(every.gather(1, x[:, WHERE].reshape(-1, 1))[:, 0], each[:, WHERE].reshape(-1), atol=1e-5)
+    assert torch.allclose(every.gather(1, x[:, where].reshape(-1, 1))[:, 0], each[:, where].reshape(-1), atol=1e-5)
+
+
+def test_accepted_tokens_are_counted_where_drafts_are_verified_and_nowhere_else():
+    canvas, seeds = torch.full((6, 5), V), torch.arange(6)
+    steps = {True: [], False: []}
+    for speculative, told in steps.items():
+        sampler = Sampler(steps=2, candidates=0, speculative=speculative)
+        sampler.sample(canvas, READER, CONDITIONAL, LogLinear(), seeds, on_step=told.append)
+    accepted, calls, revealed = (
+        torch.stack([getattr(step, name) for step in steps[True]]).sum(dim=0)
+        for name in ("accepted", "energy_calls", "revealed")
+    )
+    assert bool((accepted > 0).any())
+    assert bool((revealed.sum(dim=1) == 5).all())
+    assert bool((accepted >= 5 - calls).all())
+    assert all(step.accepted.sum() == 0 for step in steps[False])
+
+
+class Torn(Marginals):
+    """Cannot tell p_c of what follows token 2, which is then not a number."""
+
+    drafts, block, normalised = False, None, True
+
+    def __call__(self, x, xt, t, log_p, context):
+        raise AssertionError("nothing is weighed")
+
+    def draw(self, xt, where, context, u):
+        raise AssertionError("nothing is drawn token by token")
+
+    def read(self, x, xt, context):  # type: ignore[override]
+        return torch.where((x[:, :1] == 2)[..., None], torch.nan, context)
+
+    def log_p_of(self, features, where, x):
+        tokens = x.clamp(max=self.vocabulary - 1)[..., None]
+        return torch.where(where, features.gather(-1, tokens)[..., 0], 0.0)
+
+    def distribution(self, features, where):
+        return features[where]
+
+
+def test_a_row_whose_head_tells_no_number_is_broken_and_the_others_are_not():
+    of = world("dense")
+    energy = Torn(of)
+    assert isinstance(energy, Verifiable)
+    canvas = torch.tensor([[0, 3, 3], [2, 3, 3], [1, 3, 3]])
+    t = torch.ones(3, dtype=torch.float64)
+    result = Sampler(steps=1, candidates=0, speculative=True).step(
+        canvas, t, t * 0, torch.ones(3, dtype=torch.long), Marginals(of), energy, LogLinear(), torch.arange(3)
+    )
+    assert result.broken.tolist() == [False, True, False]
+    assert (result.xs == 3).any(dim=1).tolist() == [False, True, False]
 
 
 def test_only_exact_sampling_is_speculative():

@@ -150,23 +150,17 @@ class Conditional(Residual):
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
         return self.world.log_conditional(x, xt[:, None])
 
-    def by_position(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
-        new = (xt[:, None] == self.world.mask) & (x != self.world.mask)
-        told = []
-        for at in range(self.world.length):
-            log_p = self._given_before(x, xt[:, None].expand_as(x), at)
-            token = x[..., at, None].clamp(max=self.world.vocabulary - 1)
-            told.append(torch.where(new[..., at], log_p.gather(-1, token)[..., 0], 0.0))
-        return torch.stack(told, dim=-1)
+    def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
+        """log q of every token at every place, given x_t and the new tokens before the place: [b, l, v]."""
+        places = torch.arange(self.world.length)
+        told = [self.world.next_token(torch.where(places < at, x, xt), at) for at in places.tolist()]
+        return torch.stack(told, dim=1)
 
-    def distribution(self, x: Tensor, xt: Tensor, at: Tensor, context: Tensor) -> Tensor:
-        every = torch.stack([self._given_before(x, xt, place) for place in range(self.world.length)], dim=1)
-        return every[at]
+    def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor:
+        return told(features, where, x)
 
-    def _given_before(self, x: Tensor, xt: Tensor, at: int) -> Tensor:
-        """log q of every token at a place, given x_t and the new tokens before the place."""
-        before = torch.arange(self.world.length) < at
-        return self.world.next_token(torch.where(before, x, xt), at)
+    def distribution(self, features: Tensor, where: Tensor) -> Tensor:
+        return features[where]
 
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor:
         x = xt.clone()
@@ -213,3 +207,29 @@ class ExactAutoregressive(torch.nn.Module):
         pairs = itertools.pairwise(prefixes)
         log_p = torch.stack([self.world.log_conditional(longer, shorter) for shorter, longer in pairs], dim=1)
         return log_p if where is None else torch.where(where, log_p, 0.0)
+
+    def read(self, x: Tensor) -> Tensor:
+        """log p of every token at every place, given what stands left of it: [b, l, v]."""
+        places, mask = torch.arange(self.world.length), self.world.mask
+        laws = [self.world.next_token(torch.where(places < at, x, mask), at) for at in places.tolist()]
+        return torch.stack(laws, dim=1)
+
+    def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor:
+        return told(features, where, x)
+
+    def distribution(self, features: Tensor, where: Tensor) -> Tensor:
+        return features[where]
+
+    def fill(self, x: Tensor, where: Tensor, u: Tensor) -> Tensor:
+        x = x.clone()
+        for at in range(self.world.length):
+            law = self.world.next_token(torch.where(torch.arange(self.world.length) < at, x, self.world.mask), at)
+            tokens = (u[:, at, None] >= law.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
+            x[:, at] = torch.where(where[:, at], tokens, x[:, at])
+        return x
+
+
+def told(features: Tensor, where: Tensor, x: Tensor) -> Tensor:
+    """log p of the tokens of x at the selected places, 0 elsewhere, from a table of all tokens [b, l, v]."""
+    tokens = x.clamp(max=features.shape[-1] - 1)[..., None]
+    return torch.where(where, features.gather(-1, tokens)[..., 0], 0.0)
