@@ -19,7 +19,10 @@ class Choice:
     text: str
     finish_reason: str | None = None
     """`stop`: the model or a stop string ended it. Of a stream None until the text ends."""
-    logprobs: dict[str, Any] | None = None
+    token_ids: tuple[int, ...] | None = None
+    """Where the request asked for them."""
+    revealed_at: tuple[int, ...] | None = None
+    """The step that revealed each token, where the request asked for the trajectory."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Infilled:
     text: str
     tokens: tuple[int, ...]
     finish_reason: str | None = None
+    revealed_at: tuple[int, ...] | None = None
+    """The step that revealed each token, 0 where it was given, where the request asked for the trajectory."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class Details:
     """Effective number of candidates, a mean over the steps that had something to choose."""
     denoiser_calls: int | None = None
     energy_calls: int | None = None
+    prompt: tuple[str, ...] | None = None
+    """What was read: a tokenizer may drop capitals or signs."""
+    best_of_energies: tuple[tuple[float | None, ...], ...] | None = None
+    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of its seeds."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -42,10 +42,13 @@ class Settings:
     energy_temperature: float | None = None
     energy: str | None = None
     timeout_seconds: float | None = None
+    returned: tuple[Literal["token_ids", "trajectory"], ...] | None = None
+    """What a choice holds besides its text (`return`, which is no name in Python)."""
 
     @property
     def fields(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {"return" if name == "returned" else name: value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -160,9 +163,7 @@ class Client:
 
     def _stream(self, path: str, body: dict[str, Any], denoising: bool) -> "Stream":
         options = {"include_usage": True, "denoising": denoising}
-        wanted = body | {"stream": True}
-        if path == "/v1/completions":
-            wanted["stream_options"] = options
+        wanted = body | {"stream": True, "stream_options": options}
         return Stream(self._send("POST", path, wanted, stream=True), body["seed"])
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:

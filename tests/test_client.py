@@ -189,9 +189,11 @@ def client(url, protocol) -> Iterator[Client]:
 
 
 def test_every_answer_has_its_type(client, protocol):
-    done = client.complete("x", max_tokens=2, seed=5, settings=Settings(steps=4, window=(0.5, 1.0)), n=1)
+    done = client.complete(
+        "x", max_tokens=2, seed=5, settings=Settings(steps=4, window=(0.5, 1.0), returned=("token_ids",)), n=1
+    )
     assert (done.choices, done.details.seed, done.details.energy) == ((Choice(0, "ab", "length"),), 5, "step")
-    assert protocol.asked[0]["edlm"] == {"steps": 4, "window": [0.5, 1.0]}
+    assert protocol.asked[0]["edlm"] == {"steps": 4, "window": [0.5, 1.0], "return": ["token_ids"]}
     assert (protocol.asked[0]["n"], protocol.asked[0]["key"]) == (1, "Bearer secret")
     assert client.infill(["a", 1, "c"]).choices == (Infilled(0, "abc", (1, 2, 3), "length"),)
     assert client.score("a", draws=4).energies["step"].nats == 2.0
