@@ -17,9 +17,14 @@ class Denoiser(nn.Module):
         self.transformer = Transformer(trunk, causal=False)
         self.readout = Readout(trunk.width, vocabulary)
 
-    def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
-        """The features of x_t: ONE network pass, shared by the drafts and by every energy built on them."""
-        return self.transformer(self.embedding(xt), t)
+    def read(
+        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b l h"]:
+        """The features of x_t: ONE network pass, shared by the drafts and by every energy built on them.
+
+        Given `where`, of those positions alone, for less work; zeros elsewhere.
+        """
+        return self.transformer(self.embedding(xt), t, where)
 
     def log_p(self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order; float32.

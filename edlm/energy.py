@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
-from edlm.config import ConfigurationError, Positive, config
+from edlm.config import ConfigurationError, NonNegative, Positive, config
 from edlm.denoiser import Denoiser
 from edlm.step_energy import ConditionalEnergy, ResidualEnergy, StepEnergy
 from edlm.transformer import ScalarHead, Transformer
@@ -127,9 +127,13 @@ class Conditional:
     width: Positive = 128
     layers: Positive = 2
     heads: Positive = 4
+    left: Positive = 1
+    """How many tokens to the left of a new one it is told at once, known or just drawn."""
+    right: NonNegative = 0
+    """How many to the right, as far as they are known."""
 
     def build(self, denoiser: Denoiser, borrowed: Borrowed = None) -> ConditionalEnergy:
-        return ConditionalEnergy(self.width, self.layers, self.heads, denoiser)
+        return ConditionalEnergy(self.width, self.layers, self.heads, self.left, self.right, denoiser)
 
 
 @config

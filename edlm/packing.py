@@ -29,12 +29,12 @@ class Packed:
         return Packed(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)))
 
 
-def pack(new: Bool[Tensor, "b l"], block: int | None, one_size: bool = False) -> Iterator[Packed]:
+def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) -> Iterator[Packed]:
     """The groups that have new positions, packed in batches whose sizes m are powers of two.
 
     A unit's size depends on its own count alone, so what is computed from it does not depend on its batch mates.
-    `one_size` gives all units, empty ones too, in one batch of full size: in sharded training every worker must make
-    the same calls.
+    With `every_size` no size is left out: one that no group has comes with the first group, no place of it valid. In
+    sharded training every worker must make the same calls.
     """
     length = new.shape[1]
     size = length if block is None else block
@@ -44,12 +44,23 @@ def pack(new: Bool[Tensor, "b l"], block: int | None, one_size: bool = False) ->
     start = torch.arange(grouped.shape[1], device=new.device)[:, None] * size
     positions = (order + start).clamp(max=length - 1)
     places = torch.arange(size, device=new.device)
-    if one_size:
-        sizes, bucket = [size], torch.full_like(counts, size)
-    else:
-        powers = 2 ** counts.clamp(min=SMALLEST).double().log2().ceil().long()
-        bucket = torch.where(counts > 0, powers.clamp(max=size), 0)
-        sizes = [m for m in bucket.unique().tolist() if m > 0]
-    for m in sizes:
+    powers = 2 ** counts.clamp(min=SMALLEST).double().log2().ceil().long()
+    bucket = torch.where(counts > 0, powers.clamp(max=size), 0)
+    for m in _sizes(size) if every_size else [m for m in bucket.unique().tolist() if m > 0]:
         rows, groups = torch.nonzero(bucket == m, as_tuple=True)
+        if not len(rows):
+            rows = groups = bucket.new_zeros(1)
+            yield Packed(
+                rows, groups, positions[rows, groups, :m], torch.zeros(1, m, dtype=torch.bool, device=new.device)
+            )
+            continue
         yield Packed(rows, groups, positions[rows, groups, :m], places[:m] < counts[rows, groups][:, None])
+
+
+def _sizes(largest: int) -> list[int]:
+    """The powers of two from the smallest size, and `largest` itself."""
+    sizes, m = [], SMALLEST
+    while m < largest:
+        sizes.append(m)
+        m *= 2
+    return [*sizes, largest]

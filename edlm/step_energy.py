@@ -3,6 +3,8 @@
 They see this step's new tokens and masks elsewhere (docs/mathematics.md 3.3 to 3.5).
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
@@ -39,8 +41,8 @@ class StepEnergy(AbstractEnergy):
         b, k, length = x.shape
         new, x = _new_positions(x, xt, self.mask)
         energy = context.new_zeros(b, k, equations.group_count(length, self.block), dtype=torch.float32)
-        for packed in pack(new, self.block, one_size=self.training):
-            energy[packed.rows, :, packed.groups] = self._weigh(packed, x, xt, context)
+        for packed in pack(new, self.block, every_size=self.training):
+            energy[packed.rows, :, packed.groups] += self._weigh(packed, x, xt, context)
         return energy
 
     def _weigh(self, packed: Packed, x: Tensor, xt: Tensor, context: Tensor) -> Float[Tensor, "n k"]:
@@ -71,19 +73,24 @@ class ConditionalEnergy(AbstractEnergy):
     """Ours (docs/mathematics.md 3.4): E = log p_theta(x_U | x_t) - log p_c(x_U | x_t), Z = 1 exactly.
 
     p_c goes through the new positions in reading order. Its logits are the denoiser's plus a correction, zero before
-    training, from light causal layers over the features of x_t, the token to the left and the last new token.
+    training, from light causal layers over the features of x_t, the last new token, the `left` tokens to the left,
+    known or just drawn, and the `right` ones to the right, as far as x_t knows them.
     It is added to the features, before the denoiser's own readout: no second vocabulary matrix.
     """
 
     drafts = False
     normalised = True
 
-    def __init__(self, width: int, layers: int, heads: int, denoiser: Denoiser) -> None:
+    def __init__(self, width: int, layers: int, heads: int, left: int, right: int, denoiser: Denoiser) -> None:
         super().__init__()
         self.mask = denoiser.mask
         self._denoiser = (denoiser,)  # in a tuple: borrowed, not a part of this module and not saved with it
         self.features = nn.Linear(denoiser.trunk.width, width)
-        self.left, self.last = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
+        # one more id than the denoiser has: the edge of the canvas
+        table = functools.partial(nn.Embedding, denoiser.vocabulary + 2, width)
+        self.left, self.last = table(), table()
+        self.further_left = nn.ModuleList(table() for _ in range(1, left))
+        self.right = nn.ModuleList(table() for _ in range(right))
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         self.correction = nn.Linear(width, denoiser.trunk.width, bias=False)
@@ -99,8 +106,8 @@ class ConditionalEnergy(AbstractEnergy):
         b, k, _ = x.shape
         new, x = _new_positions(x, xt, self.mask)
         result = context.new_zeros(b, k, dtype=torch.float32)
-        for packed in pack(new, None, one_size=self.training):
-            result[packed.rows] = self._of_tokens(packed, x, context).sum(dim=-1)
+        for packed in pack(new, None, every_size=self.training):
+            result[packed.rows] += self._of_tokens(packed, x, xt, context).sum(dim=-1)
         return result
 
     def read(
@@ -109,9 +116,9 @@ class ConditionalEnergy(AbstractEnergy):
         """The features of each new position, corrected for the new tokens of x before it: ONE pass of the head."""
         new, whole = _new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
-        for packed in pack(new, None, one_size=self.training):
+        for packed in pack(new, None, every_size=self.training):
             rows, place = torch.nonzero(packed.valid, as_tuple=True)
-            features = self._corrected(packed, whole[packed.rows], context)[:, 0]
+            features = self._corrected(packed, whole[packed.rows], xt[packed.rows], context)[:, 0]
             corrected[packed.rows[rows], packed.positions[rows, place]] = features[rows, place]
         return corrected
 
@@ -135,47 +142,62 @@ class ConditionalEnergy(AbstractEnergy):
     ) -> Int[Tensor, "b l"]:
         """x_U ~ p_c(. | x_t) exactly, position by position in reading order; x_t elsewhere."""
         x = xt.clone()
-        for packed in pack(where, None, one_size=self.training):
+        for packed in pack(where, None, every_size=self.training):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
             packed = packed.padded(ROWS_MULTIPLE)
             rows, at = packed.rows, packed.positions
             layers = [layer for layer in self.layers if isinstance(layer, Layer)]
             seen = [Seen(len(rows), at.shape[1], layer, self.norm.weight) for layer in layers]
+            features = context[rows[:, None], at]
+            given = self.features(features) + self._known_right(at, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
             for i in range(at.shape[1]):
-                here = at[:, i]
-                left = torch.where(here == 0, self.mask + 1, x[rows, (here - 1).clamp(min=0)])
-                features = context[rows, here][:, None]
-                z = self.features(features) + self.left(left)[:, None] + self.last(last)[:, None]
+                here = at[:, i : i + 1]
+                z = given[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(here, x[rows])
                 for layer, passed in zip(layers, seen, strict=True):
-                    z = layer.extend(z, here[:, None], passed)
-                corrected = (features + self.correction(self.norm(z)))[:, 0]
-                tokens, _ = self._denoiser[0].readout.draw(corrected, u[rows, here][:, None])
+                    z = layer.extend(z, here, passed)
+                corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
+                tokens, _ = self._denoiser[0].readout.draw(corrected, u[rows[:, None], here])
                 last, valid = tokens[:, 0], packed.valid[:, i]
-                x[rows[valid], here[valid]] = last[valid]
+                x[rows[valid], here[valid, 0]] = last[valid]
         return x
 
-    def _of_tokens(self, packed: Packed, x: Int[Tensor, "b k l"], context: Tensor) -> Float[Tensor, "n k m"]:
+    def _of_tokens(
+        self, packed: Packed, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
+    ) -> Float[Tensor, "n k m"]:
         """log p_c of the new token at every packed place, 0 where none is."""
         valid = packed.valid[:, None].expand(-1, x.shape[1], -1)
-        corrected = self._corrected(packed, x[packed.rows], context)
+        corrected = self._corrected(packed, x[packed.rows], xt[packed.rows], context)
         tokens = x[packed.rows[:, None], :, packed.positions].transpose(1, 2)
         log_p = self._denoiser[0].readout.log_p_of(corrected[valid], tokens[valid])
         return torch.zeros(valid.shape, device=log_p.device).masked_scatter(valid, log_p)
 
-    def _corrected(self, packed: Packed, x: Int[Tensor, "n k l"], context: Tensor) -> Float[Tensor, "n k m h"]:
+    def _corrected(
+        self, packed: Packed, x: Int[Tensor, "n k l"], xt: Int[Tensor, "n l"], context: Tensor
+    ) -> Float[Tensor, "n k m h"]:
         """The features of the new positions, corrected for the new tokens before each."""
-        at, k, edge = packed.positions, x.shape[1], self.mask + 1
-        features = context[packed.rows[:, None], at][:, None]
-        tokens = x.gather(2, at[:, None].expand(-1, k, -1))
-        left = x.gather(2, (at - 1).clamp(min=0)[:, None].expand(-1, k, -1))
-        left = torch.where((at == 0)[:, None], edge, left)
-        last = F.pad(tokens[..., :-1], (1, 0), value=edge)
-        z = (self.features(features) + self.left(left) + self.last(last)).flatten(0, 1)
+        at, k = packed.positions, x.shape[1]
         at_k, valid_k = at.repeat_interleave(k, 0), packed.valid.repeat_interleave(k, 0)
+        features = context[packed.rows[:, None], at][:, None]
+        x = x.flatten(0, 1)
+        last = F.pad(x.gather(1, at_k)[:, :-1], (1, 0), value=self.mask + 1)
+        given = (self.features(features[:, 0]) + self._known_right(at, xt)).repeat_interleave(k, 0)
+        z = given + self.last(last) + self._settled_left(at_k, x)
         for layer in self.layers:
             z = layer(z, at_k, causal=True, valid=valid_k)
         return features + self.correction(self.norm(z)).unflatten(0, (-1, k))
+
+    def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:
+        """The tokens of x to the left of each place, new ones included."""
+        z = self.left(_beside(at, x, -1, self.mask + 1))
+        for i, table in enumerate(self.further_left):
+            z = z + table(_beside(at, x, -2 - i, self.mask + 1))
+        return z
+
+    def _known_right(self, at: Int[Tensor, "n m"], xt: Int[Tensor, "n l"]) -> Tensor | float:
+        """What x_t holds to the right of each place; a new token is a mask there."""
+        tables = enumerate(self.right)
+        return sum((table(_beside(at, xt, 1 + i, self.mask + 1)) for i, table in tables), start=0.0)
 
 
 class ResidualEnergy(AbstractEnergy):
@@ -199,3 +221,10 @@ def _new_positions(x: Tensor, xt: Tensor, mask: int) -> tuple[Bool[Tensor, "b l"
     """U, where x_t is masked and x is not; and x with the known tokens of x_t in place."""
     masked = xt == mask
     return masked & (x[:, 0] != mask), equations.carry_over(xt[:, None].expand_as(x), x, masked[:, None].expand_as(x))
+
+
+def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offset: int, edge: int) -> Int[Tensor, "n m"]:
+    """The tokens of x at `offset` from each place, `edge` beyond the canvas."""
+    place = at + offset
+    token = x.gather(1, place.clamp(0, x.shape[1] - 1))
+    return torch.where((place < 0) | (place >= x.shape[1]), edge, token)

@@ -1,7 +1,7 @@
 """The one transformer that every network here is made of: bidirectional or causal, rotary, with or without time."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from edlm import equations
 from edlm.config import ConfigurationError, Fraction, Positive, config
+from edlm.packing import Packed, pack
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
 ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
@@ -48,12 +49,27 @@ class Transformer(nn.Module):
         )
         self.norm = Modulation(trunk.width, trunk.time_conditioning)
 
-    def forward(self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
+    def forward(
+        self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b l h"]:
+        """The features; given `where`, of those positions alone, and zeros elsewhere.
+
+        The last layer then computes keys and values everywhere, and the rest only where it is asked for.
+        """
         condition = None if self.time is None else self.time(t, x.dtype)
         positions = torch.arange(x.shape[1], device=x.device)
-        for layer in self.layers:
+        *before, last = self._layers
+        for layer in before:
             x = layer(x, positions, condition, causal=self.causal)
-        return self.norm(x, condition)[0]
+        if where is None:
+            return self.norm(last(x, positions, condition, causal=self.causal), condition)[0]
+        assert not self.causal
+        features = torch.zeros_like(x)
+        for packed, y in last.only(x, positions, condition, where):
+            row, place = torch.nonzero(packed.valid, as_tuple=True)
+            y = self.norm(y, None if condition is None else condition[packed.rows])[0]
+            features[packed.rows[row], packed.positions[row, place]] = y[row, place]
+        return features
 
     def start(self, rows: int, places: int) -> "list[Seen]":
         """For a causal pass that is taken place by place: nothing seen yet in any layer."""
@@ -106,6 +122,26 @@ class Layer(nn.Module):
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self.down(F.gelu(self.up(y), approximate="tanh")))
 
+    def only(
+        self,
+        x: Float[Tensor, "b l h"],
+        positions: Int[Tensor, " l"],
+        condition: Float[Tensor, "b c"] | None,
+        where: Bool[Tensor, "b l"],
+    ) -> Iterator[tuple[Packed, Float[Tensor, "n m h"]]]:
+        """What `forward` gives (bidirectional) at the selected positions alone, packed: the others are only seen."""
+        y, gate = self.norm_attention(x, condition)
+        width = x.shape[-1]
+        k, v = self._by_head(F.linear(y, self.qkv.weight[width:]), 2)
+        k = rotate(k, positions)
+        for packed in pack(where, None):
+            rows, at = packed.rows, packed.positions
+            (q,) = self._by_head(F.linear(y[rows[:, None], at], self.qkv.weight[:width]), 1)
+            attended = F.scaled_dot_product_attention(rotate(q, at), k[rows], v[rows])
+            z = x[rows[:, None], at] + _of(gate, rows) * self._joined(attended)
+            inward, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
+            yield packed, z + gate_mlp * self.down(F.gelu(self.up(inward), approximate="tanh"))
+
     def extend(
         self, x: Float[Tensor, "b one h"], positions: Int[Tensor, "b one"], seen: "Seen"
     ) -> Float[Tensor, "b one h"]:
@@ -117,8 +153,12 @@ class Layer(nn.Module):
         return x + self.down(F.gelu(self.up(y), approximate="tanh"))
 
     def _projected(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self._by_head(self.qkv(x), 3)
         return rotate(q, positions), rotate(k, positions), v
+
+    def _by_head(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """`parts` tensors [b a l c] that were projected beside one another."""
+        return tuple(x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(-2))
@@ -138,6 +178,11 @@ class Layer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
+    """A gate of these rows; without time it is a number."""
+    return gate[rows] if isinstance(gate, Tensor) else gate
 
 
 class Seen:
@@ -160,7 +205,7 @@ class Modulation(nn.Module):
     def __init__(self, width: int, time_conditioning: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
-        self.modulate = nn.Linear(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
+        self.modulate = OfRows(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
         if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time matters only once learned
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
@@ -172,13 +217,20 @@ class Modulation(nn.Module):
         return self.norm(x) * (1 + scale) + shift, 1 + gate
 
 
+class OfRows(nn.Linear):
+    """A linear map of one vector for each sequence [b c], whose bits do not depend on how many there are."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, (0, 0, 0, -len(input) % ROWS_MULTIPLE)))[: len(input)]
+
+
 class TimeEmbedding(nn.Module):
     """t in [0, 1] as sines and cosines, mixed by two layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Linear(TIME_FREQUENCIES, width)
-        self.second = nn.Linear(width, TIME_FREQUENCIES)
+        self.first = OfRows(TIME_FREQUENCIES, width)
+        self.second = OfRows(width, TIME_FREQUENCIES)
 
     def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
         half = TIME_FREQUENCIES // 2

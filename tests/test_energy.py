@@ -14,6 +14,7 @@ CONFIGS = {
     "step in blocks": Step(block=4, width=16, layers=2, heads=2),
     "step whole": Step(block=None, width=16, layers=1, heads=2),
     "conditional": Conditional(width=16, layers=2, heads=2),
+    "conditional, far": Conditional(width=16, layers=2, heads=2, left=3, right=2),
     "residual": Residual(width=16, layers=1, heads=2),
     "bidirectional": Bidirectional(),
     "ar": Autoregressive(),
@@ -70,7 +71,7 @@ def test_before_training_the_model_is_plain_diffusion(name):
     torch.testing.assert_close(values, torch.zeros_like(values), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("config", [CONFIGS["step in blocks"], CONFIGS["step whole"], CONFIGS["conditional"]])
+@pytest.mark.parametrize("config", [CONFIGS["step in blocks"], CONFIGS["step whole"], CONFIGS["conditional, far"]])
 def test_padding_and_packing_change_no_energy(config):
     _, energy, arguments = situation(config)
     packed = energy(*arguments)
@@ -96,8 +97,9 @@ def test_a_step_energy_sums_over_the_new_positions_only(name):
     assert torch.equal(energy(nothing, xt, t, log_p, context), torch.zeros_like(log_p, dtype=torch.float32))
 
 
-def test_the_conditional_law_is_normalised_and_its_energy_is_the_log_ratio():
-    net, energy, (_, xt, t, _, context) = situation(CONFIGS["conditional"])
+@pytest.mark.parametrize("name", ["conditional", "conditional, far"])
+def test_the_conditional_law_is_normalised_and_its_energy_is_the_log_ratio(name):
+    net, energy, (_, xt, t, _, context) = situation(CONFIGS[name])
     new = torch.zeros_like(xt, dtype=torch.bool)
     for row in range(len(xt)):
         new[row, torch.nonzero(xt[row] == net.mask)[:3, 0]] = True
@@ -113,8 +115,9 @@ def test_the_conditional_law_is_normalised_and_its_energy_is_the_log_ratio():
         torch.testing.assert_close(energy(x[None], xt[one], t[one], log_p, context[one]), log_p - log_p_c[..., None])
 
 
-def test_exact_draws_of_the_conditional_law_follow_it():
-    net, energy, (_, xt, _, _, context) = situation(CONFIGS["conditional"])
+@pytest.mark.parametrize("name", ["conditional", "conditional, far"])
+def test_exact_draws_of_the_conditional_law_follow_it(name):
+    net, energy, (_, xt, _, _, context) = situation(CONFIGS[name])
     row = len(xt) - 1
     where = torch.zeros(L, dtype=torch.bool)
     where[[1, 2, 9]] = True

@@ -14,10 +14,10 @@ def selections(draw):
 
 @given(selections(), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selection, one_size):
+def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selection, every_size):
     new, block = selection
     found = []
-    for packed in pack(new, block, one_size):
+    for packed in pack(new, block, every_size):
         for row, group, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True):
             positions = at[valid].tolist()
             assert positions == sorted(positions)
@@ -41,9 +41,10 @@ def test_a_rows_packing_does_not_depend_on_its_mates(selection):
                 assert together[row, int(group)] == (at.tolist(), valid.tolist())
 
 
-def test_one_size_makes_one_call_whatever_is_new():
+def test_every_size_is_one_call_whatever_is_new():
+    shares = (0.0, 0.1, 0.5, 1.0)
     sizes = [
-        [packed.positions.shape for packed in pack(torch.rand(3, 16) < share, 8, one_size=True)]
-        for share in (0.0, 0.5, 1.0)
+        [packed.positions.shape[1] for packed in pack(torch.rand(3, 40) < share, None, every_size=True)]
+        for share in shares
     ]
-    assert sizes == [[(6, 8)]] * 3
+    assert sizes == [[4, 8, 16, 32, 40]] * len(shares)

@@ -16,7 +16,7 @@ from tests.worlds import Marginals, Residual, cartesian, world
 
 V, N = 4, 9000
 READER = denoiser(V)
-CONDITIONAL = stirred(ConditionalEnergy(16, 1, 2, READER), seed=5, scale=0.5)
+CONDITIONAL = stirred(ConditionalEnergy(16, 1, 2, 3, 2, READER), seed=5, scale=0.5)
 COAR = CarryOverEnergy(autoregressive(V), V)
 ENERGIES = {"conditional": CONDITIONAL, "coar": COAR}
 energies = pytest.mark.parametrize("energy", ENERGIES.values(), ids=ENERGIES)
@@ -91,7 +91,7 @@ def test_a_pass_settles_one_position_at_least_and_draws_one_again_at_most(energy
 
 
 def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
-    same = ConditionalEnergy(16, 1, 2, READER).eval()  # before training p_c is p_theta
+    same = ConditionalEnergy(16, 1, 2, 3, 2, READER).eval()  # before training p_c is p_theta
     context = READER.read(XT[None], torch.tensor([0.7]))
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))

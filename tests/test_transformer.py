@@ -32,11 +32,25 @@ def test_time_matters_only_with_time_conditioning(x):
     assert torch.equal(features(without, False, x, 0.1), features(without, False, x, 0.9))
 
 
-def test_rows_are_computed_independently_to_the_last_bit(x):
-    net = stirred(Transformer(Trunk(width=16, layers=2, heads=2), causal=False))
-    whole = net(x, torch.zeros(3))
+@pytest.mark.parametrize("time", [False, True])
+def test_rows_are_computed_independently_to_the_last_bit(x, time):
+    net = stirred(Transformer(Trunk(width=16, layers=2, heads=2, time_conditioning=time), causal=False))
+    t, where = torch.tensor([0.1, 0.5, 0.9]), torch.arange(7) < torch.tensor([[1], [4], [7]])
+    whole, some = net(x, t), net(x, t, where)
     for row in range(3):
-        assert torch.equal(net(x[row : row + 1], torch.zeros(1))[0], whole[row])
+        assert torch.equal(net(x[row : row + 1], t[row : row + 1])[0], whole[row])
+        assert torch.equal(net(x[row : row + 1], t[row : row + 1], where[row : row + 1])[0], some[row])
+
+
+@settings(deadline=None)
+@given(where=st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=3, max_size=3), time=st.booleans())
+def test_features_of_some_positions_are_those_of_the_whole_pass(where, time):
+    torch.manual_seed(0)
+    net = stirred(Transformer(Trunk(width=16, layers=2, heads=2, time_conditioning=time), causal=False))
+    x, t, where = torch.randn(3, 7, 16), torch.tensor([0.1, 0.5, 0.9]), torch.tensor(where)
+    some = net(x, t, where)
+    torch.testing.assert_close(some[where], net(x, t)[where])
+    assert not some[~where].any()
 
 
 def test_what_is_not_valid_is_seen_by_nobody(x):
