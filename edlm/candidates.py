@@ -22,6 +22,13 @@ class AnyDenoiser(Protocol):
     def log_p(self, context: Tensor, where: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class ReadsSome(Protocol):
+    """A denoiser that has less work where its context is wanted at some positions alone."""
+
+    def read_at(self, xt: Tensor, t: Tensor, where: Tensor) -> Tensor: ...
+
+
 class AnyEnergy(Protocol):
     """What they ask of an energy: see `edlm.energy.AbstractEnergy`."""
 
@@ -48,6 +55,11 @@ class Proposal(NormalisedEnergy, Protocol):
 def proposal_of(energy: AnyEnergy) -> Proposal | None:
     """The energy whose law candidates come from where it is not the denoiser's."""
     return getattr(energy, "proposal", None)
+
+
+def read(denoiser: AnyDenoiser, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]) -> Tensor:
+    """The context of the sequences, which need not be right but at the selected positions."""
+    return denoiser.read_at(xt, t, where) if isinstance(denoiser, ReadsSome) else denoiser.read(xt, t)
 
 
 def draw_candidates(

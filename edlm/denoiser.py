@@ -17,13 +17,14 @@ class Denoiser(nn.Module):
         self.transformer = Transformer(trunk, causal=False)
         self.readout = Readout(trunk.width, vocabulary)
 
-    def read(
-        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None
-    ) -> Float[Tensor, "b l h"]:
-        """The features of x_t: ONE network pass, shared by the drafts and by every energy built on them.
+    def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
+        """The features of x_t: ONE network pass, shared by the drafts and by every energy built on them."""
+        return self.transformer(self.embedding(xt), t)
 
-        Given `where`, of those positions alone, for less work; zeros elsewhere.
-        """
+    def read_at(
+        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l h"]:
+        """The same at the selected positions alone, for less work; zeros elsewhere."""
         return self.transformer(self.embedding(xt), t, where)
 
     def log_p(self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose
+from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose, read
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
 from edlm.speculative import Verifiable, verify
@@ -112,7 +112,7 @@ class Sampler:
             parts.append((stays, now.at(stays).stayed(energy)))
         if now.moves.any():
             going = now.at(now.moves)
-            context = denoiser.read(going.xt, going.t)
+            context = read(denoiser, going.xt, going.t, self.reads(going, denoiser, energy))
             parts.append((now.moves, self.advance(going, context, denoiser, energy)))
         return join(parts)
 
@@ -143,6 +143,11 @@ class Sampler:
             if rows.any():
                 parts.append((rows, how(now.at(rows), context[rows], denoiser, energy)))
         return join(parts)
+
+    def reads(self, now: State, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
+        """Where `advance` looks at the context: at what it reveals, or, for drafts, at all that is masked."""
+        whole = self.weighs(now.t, energy) & (energy is not None and energy.drafts)
+        return now.revealed | (whole[:, None] & (now.xt == denoiser.mask))
 
     def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Whether a step from t asks the energy."""
