@@ -3,8 +3,6 @@
 They see this step's new tokens and masks elsewhere (docs/mathematics.md 3.3 to 3.5).
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
@@ -87,10 +85,10 @@ class ConditionalEnergy(AbstractEnergy):
         self._denoiser = (denoiser,)  # in a tuple: borrowed, not a part of this module and not saved with it
         self.features = nn.Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
-        table = functools.partial(nn.Embedding, denoiser.vocabulary + 2, width)
-        self.left, self.last = table(), table()
-        self.further_left = nn.ModuleList(table() for _ in range(1, left))
-        self.right = nn.ModuleList(table() for _ in range(right))
+        self.left, self.last = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
+        # the other neighbours', one table after the other
+        self.near = nn.Embedding((left - 1 + right) * (denoiser.vocabulary + 2), width) if left - 1 + right else None
+        self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         self.correction = nn.Linear(width, denoiser.trunk.width, bias=False)
@@ -151,7 +149,7 @@ class ConditionalEnergy(AbstractEnergy):
             features = context[rows[:, None], at]
             given = self.features(features) + self._known_right(at, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
-            for i in range(at.shape[1]):
+            for i in range(int(packed.valid.sum(dim=1).max())):
                 here = at[:, i : i + 1]
                 z = given[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(here, x[rows])
                 for layer, passed in zip(layers, seen, strict=True):
@@ -189,15 +187,18 @@ class ConditionalEnergy(AbstractEnergy):
 
     def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:
         """The tokens of x to the left of each place, new ones included."""
-        z = self.left(_beside(at, x, -1, self.mask + 1))
-        for i, table in enumerate(self.further_left):
-            z = z + table(_beside(at, x, -2 - i, self.mask + 1))
-        return z
+        beside = self.left(_beside(at, x, range(-1, 0), self.mask + 1)[..., 0])
+        return beside + self._near(at, x, self.further_left, 0) if self.further_left else beside
 
     def _known_right(self, at: Int[Tensor, "n m"], xt: Int[Tensor, "n l"]) -> Tensor | float:
         """What x_t holds to the right of each place; a new token is a mask there."""
-        tables = enumerate(self.right)
-        return sum((table(_beside(at, xt, 1 + i, self.mask + 1)) for i, table in tables), start=0.0)
+        return self._near(at, xt, self.right, len(self.further_left)) if self.right else 0.0
+
+    def _near(self, at: Tensor, x: Tensor, offsets: range, table: int) -> Float[Tensor, "n m h"]:
+        """The sum of what the tables from `table` on hold for the tokens at `offsets` from each place."""
+        assert self.near is not None
+        tables = torch.arange(table, table + len(offsets), device=x.device)
+        return self.near(_beside(at, x, offsets, self.mask + 1) + tables * (self.mask + 2)).sum(dim=2)
 
 
 class ResidualEnergy(AbstractEnergy):
@@ -223,8 +224,9 @@ def _new_positions(x: Tensor, xt: Tensor, mask: int) -> tuple[Bool[Tensor, "b l"
     return masked & (x[:, 0] != mask), equations.carry_over(xt[:, None].expand_as(x), x, masked[:, None].expand_as(x))
 
 
-def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offset: int, edge: int) -> Int[Tensor, "n m"]:
-    """The tokens of x at `offset` from each place, `edge` beyond the canvas."""
-    place = at + offset
-    token = x.gather(1, place.clamp(0, x.shape[1] - 1))
-    return torch.where((place < 0) | (place >= x.shape[1]), edge, token)
+def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offsets: range, edge: int) -> Int[Tensor, "n m o"]:
+    """The tokens of x at `offsets` from each place, `edge` beyond the canvas."""
+    place = at[..., None] + torch.arange(offsets.start, offsets.stop, device=x.device)
+    inside = place.clamp(0, x.shape[1] - 1)
+    token = x.gather(1, inside.flatten(1)).view_as(place)
+    return torch.where(place == inside, token, edge)
