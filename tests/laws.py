@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -83,11 +83,19 @@ def resampled(p: Tensor, energy: Tensor, k: int) -> Tensor:
     if k == EXACT:
         weight = p * (-energy).exp()
         return weight / weight.sum()
-    tuples = cartesian(len(p), k)
-    log_v = -torch.where(p > 0, energy, 0.0)[tuples]
-    share = torch.where((log_v == -math.inf).all(dim=1, keepdim=True), 0.0, log_v).softmax(dim=1)
-    share = share * p[tuples].prod(dim=1, keepdim=True)
-    return torch.zeros_like(p).index_add(0, tuples.flatten(), share.flatten())
+    often = multisets(len(p), k)
+    ways = (math.lgamma(k + 1) - (often + 1).lgamma().sum(dim=1)).exp()
+    probability = ways * (p**often).prod(dim=1)
+    log_v = torch.where(often > 0, often.log() - torch.where(p > 0, energy, 0.0), -math.inf)
+    impossible = (log_v == -math.inf).all(dim=1, keepdim=True)
+    return probability @ torch.where(impossible, often.log(), log_v).softmax(dim=1)
+
+
+@cache
+def multisets(n: int, k: int) -> Tensor:
+    """Every way in which k draws fall on n outcomes, as how often each is drawn: [(n + k - 1 over k) n]."""
+    drawn = torch.tensor(list(itertools.combinations_with_replacement(range(n), k))).view(-1, k)
+    return torch.zeros(len(drawn), n, dtype=torch.float64).scatter_add(1, drawn, torch.ones(drawn.shape).double())
 
 
 def subsets(masked: Tensor) -> list[Tensor]:
@@ -120,18 +128,37 @@ def sampler_law(
     canvas: Tensor,
 ) -> Tensor:
     """The law over `world.texts` of the texts that the sampler writes on a canvas."""
+    return sampler_laws(world, denoiser, energy, sampler, schedule, [canvas])[0]
+
+
+def sampler_laws(
+    world: World,
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    sampler: Sampler,
+    schedule: AbstractSchedule,
+    canvases: Iterable[Tensor],
+) -> list[Tensor]:
+    """The same for several canvases, which share what they have in common."""
     weighing = Step(world, denoiser, energy, sampler.candidates, sampler.temperature)
-    laws = {tuple(canvas.tolist()): 1.0}
-    for i in range(sampler.steps, 0, -1):
-        t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
-        after = {}
-        inside = sampler.window[0] - 1e-9 <= t <= sampler.window[1] + 1e-9
-        step = weighing if inside else replace(weighing, candidates=1)
-        for xt, weight in laws.items():
-            for xs, probability in step_law(step, torch.tensor(xt), t, s, schedule).items():
-                after[xs] = after.get(xs, 0.0) + weight * probability
-        laws = after
-    return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
+    plain, times = replace(weighing, candidates=1), sampler.times().tolist()
+
+    @cache
+    def after(xt: tuple[int, ...], i: int) -> dict[tuple[int, ...], float]:
+        inside = sampler.window[0] - 1e-9 <= times[i] <= sampler.window[1] + 1e-9
+        return step_law(weighing if inside else plain, torch.tensor(xt), times[i], times[i - 1], schedule)
+
+    def law(canvas: Tensor) -> Tensor:
+        laws = {tuple(canvas.tolist()): 1.0}
+        for i in range(sampler.steps, 0, -1):
+            reached = {}
+            for xt, weight in laws.items():
+                for xs, probability in after(xt, i).items():
+                    reached[xs] = reached.get(xs, 0.0) + weight * probability
+            laws = reached
+        return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
+
+    return [law(canvas) for canvas in canvases]
 
 
 def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callable[..., float] = Step.nll) -> float:
