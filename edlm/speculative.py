@@ -1,10 +1,11 @@
 """Exact draws from a conditional law by verifying the denoiser's parallel draft (docs/mathematics.md 4.2).
 
-Each new position, in reading order, keeps its draft token v with probability min(1, p_c(v) / p_theta(v)), where p_c
-sees the tokens settled before it; at the first that is not kept a token is drawn from the residual max(0, p_c -
-p_theta), and the positions behind it are verified again. So every token follows p_c (Leviathan et al. 2023, theorem 1),
-whatever the drafts, and one pass of the head settles as many positions as agree. All positions draw from streams of
-their own.
+Each new position keeps its draft token v with probability min(1, p_c(v) / p_theta(v)), where p_c sees the tokens before
+it, and else takes one from the residual max(0, p_c - p_theta): so it follows p_c (Leviathan et al. 2023, theorem 1),
+whatever the drafts. Every position draws from streams of its own, hence its token is a function of the tokens before
+it. One pass of the head evaluates this function at all positions, on the tokens of the pass before; what stands up to
+the first token that changed is settled, and the others are evaluated again (Jacobi's iteration, Song et al. 2021). The
+fixed point is what going from left to right would give.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.candidates import AnyDenoiser
+from edlm.candidates import AnyDenoiser, chunks
 
 
 @runtime_checkable
@@ -40,7 +41,7 @@ class Verified:
     x: Int[Tensor, "b l"]
     passes: Int[Tensor, " b"]
     accepted: Int[Tensor, " b"]
-    """Tokens of the draft that were kept; the other new ones were drawn again, one in a pass at most."""
+    """Tokens of the draft that were kept; the other new ones were drawn again."""
     broken: Bool[Tensor, " b"]
 
 
@@ -67,19 +68,21 @@ def verify(
     while len(rows := torch.nonzero((~settled).any(dim=1))[:, 0]):
         passes[rows] += 1
         features, open_ = energy.read(x[rows], xt[rows], context[rows]), ~settled[rows]
-        log_c = energy.log_p_of(features, open_, x[rows]).double()
+        log_c = energy.log_p_of(features, open_, draft[rows]).double()
         broken[rows] = log_c.isnan().any(dim=1)
-        kept = ~open_ | (u_keep[rows].log() < log_c - log_p[rows].double())
-        refused = ~kept.all(dim=1) & ~broken[rows]
-        first = torch.where(refused, (~kept).byte().argmax(dim=1), x.shape[1])  # in reading order
-        accepted[rows] += (open_ & (places < first[:, None])).sum(dim=1)
-        settled[rows] |= places <= first[:, None]
-        if refused.any():
-            again, first = rows[refused], first[refused]
-            at = places == first[:, None]
-            p_c = energy.distribution(features[refused], at).double().exp()
-            p_theta = denoiser.log_p(context[again], at).double().exp()
-            x[again, first] = _residual(p_c, p_theta, u_again[again, first])
+        kept = u_keep[rows].log() < log_c - log_p[rows].double()
+        again = open_ & ~kept & ~broken[rows, None]
+        settling = torch.where(open_ & ~again, draft[rows], x[rows])
+        for chunk in chunks(again, denoiser.vocabulary):
+            p_c = energy.distribution(features, chunk).double().exp()
+            p_theta = denoiser.log_p(context[rows], chunk).double().exp()
+            settling[chunk] = _residual(p_c, p_theta, u_again[rows][chunk])
+        changed = settling != x[rows]
+        first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # in reading order
+        known = open_ & (places <= first[:, None])
+        x[rows] = settling
+        accepted[rows] += (known & kept).sum(dim=1)
+        settled[rows] |= known
     return Verified(x, passes, accepted, broken)
 
 
