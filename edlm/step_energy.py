@@ -12,7 +12,7 @@ from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.denoiser import Denoiser
 from edlm.packing import Packed, pack
-from edlm.transformer import ROWS_MULTIPLE, Layer, ScalarHead, Seen
+from edlm.transformer import ROWS_MULTIPLE, Layer, Layers, ScalarHead, Seen
 
 
 class StepEnergy(AbstractEnergy):
@@ -31,7 +31,7 @@ class StepEnergy(AbstractEnergy):
         self.features = nn.Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
         self.own, self.left, self.right = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
+        self.layers = Layers(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         self.scalar = ScalarHead(width)
 
@@ -49,9 +49,10 @@ class StepEnergy(AbstractEnergy):
         z = self.features(context[rows[:, None], at])[:, None]  # the same for all candidates
         z = z + self.own(x[rows[:, None], :, at].transpose(1, 2))
         z = z + self.left(self._neighbour(packed, x, xt, -1)) + self.right(self._neighbour(packed, x, xt, +1))
-        z, at_k, valid_k = z.flatten(0, 1), at.repeat_interleave(k, 0), valid.repeat_interleave(k, 0)
+        z, valid_k = z.flatten(0, 1), valid.repeat_interleave(k, 0)
+        turn = self.layers.turn(at.repeat_interleave(k, 0))
         for layer in self.layers:
-            z = layer(z, at_k, valid=valid_k)
+            z = layer(z, turn, valid=valid_k)
         return (self.scalar(self.norm(z)) * valid_k).sum(dim=-1).unflatten(0, (-1, k))
 
     def _neighbour(self, packed: Packed, x: Tensor, xt: Tensor, offset: int) -> Int[Tensor, "n k m"]:
@@ -89,7 +90,7 @@ class ConditionalEnergy(AbstractEnergy):
         # the other neighbours', one table after the other
         self.near = nn.Embedding((left - 1 + right) * (denoiser.vocabulary + 2), width) if left - 1 + right else None
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
+        self.layers = Layers(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         self.correction = nn.Linear(width, denoiser.trunk.width, bias=False)
         nn.init.zeros_(self.correction.weight)
@@ -144,16 +145,16 @@ class ConditionalEnergy(AbstractEnergy):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
             packed = packed.padded(ROWS_MULTIPLE)
             rows, at = packed.rows, packed.positions
-            layers = [layer for layer in self.layers if isinstance(layer, Layer)]
-            seen = [Seen(len(rows), at.shape[1], layer, self.norm.weight) for layer in layers]
+            seen = [Seen(len(rows), at.shape[1], layer, self.norm.weight) for layer in self.layers]
             features = context[rows[:, None], at]
             given = self.features(features) + self._known_right(at, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
             for i in range(int(packed.valid.sum(dim=1).max())):
                 here = at[:, i : i + 1]
                 z = given[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(here, x[rows])
-                for layer, passed in zip(layers, seen, strict=True):
-                    z = layer.extend(z, here, passed)
+                turn = self.layers.turn(here)
+                for layer, passed in zip(self.layers, seen, strict=True):
+                    z = layer.extend(z, turn, passed)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
                 tokens, _ = self._denoiser[0].readout.draw(corrected, u[rows[:, None], here])
                 last, valid = tokens[:, 0], packed.valid[:, i]
@@ -181,8 +182,9 @@ class ConditionalEnergy(AbstractEnergy):
         last = F.pad(x.gather(1, at_k)[:, :-1], (1, 0), value=self.mask + 1)
         given = (self.features(features[:, 0]) + self._known_right(at, xt)).repeat_interleave(k, 0)
         z = given + self.last(last) + self._settled_left(at_k, x)
+        turn = self.layers.turn(at_k)
         for layer in self.layers:
-            z = layer(z, at_k, causal=True, valid=valid_k)
+            z = layer(z, turn, causal=True, valid=valid_k)
         return features + self.correction(self.norm(z)).unflatten(0, (-1, k))
 
     def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:

@@ -5,17 +5,23 @@ that are computed beside it, or on how many workers there are: that is what make
 independent of its batch mates.
 """
 
+import functools
 from enum import IntEnum
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-# SplitMix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finaliser, as signed 64-bit integers.
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
-_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
-_SECOND = 0x94D049BB133111EB - (1 << 64)
+# SplitMix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finaliser.
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
 _BITS = 52  # with 52 bits and the half-step below, every value is exact in float64 and never 0 or 1
+# 64 bits each: int64 tensors on an accelerator, uint64 in NumPy, whose small calls are faster. Their operators are the
+# same, which a type checker cannot see.
+Words = Any
 
 
 class Purpose(IntEnum):
@@ -54,7 +60,7 @@ def uniforms(
     The value at an index is the same for every `shape` that contains the index. Tensors decide the device; with
     integers alone it is `device`.
     """
-    return _to_unit(_spread(_key(seed, step, row, purpose, device), shape))
+    return _unit(_spread(_key(seed, step, row, purpose, device), shape))
 
 
 def seeds(
@@ -66,36 +72,76 @@ def seeds(
     device: torch.device | str | None = None,
 ) -> Int64[Tensor, "..."]:
     """Non-negative 63-bit integers of the same streams, to be used as seeds of something else."""
-    return _shift_right(_spread(_key(seed, step, row, purpose, device), shape), 1)
+    return _tensor(_shift_right(_spread(_key(seed, step, row, purpose, device), shape), 1))
 
 
-def _key(seed, step, row, purpose: Purpose, device) -> Tensor:
-    words = [torch.as_tensor(word, dtype=torch.int64) for word in (seed, step, row)]
-    device = next((word.device for word in words if word.device.type != "cpu"), device)
+@np.errstate(over="ignore")  # scalars, unlike arrays, do not wrap around in silence
+def _key(seed, step, row, purpose: Purpose, device) -> Words:
+    parts = (seed, step, row)
+    devices = [part.device for part in parts if isinstance(part, Tensor) and part.device.type != "cpu"]
+    device = devices[0] if devices else torch.device(device or "cpu")
+    key: Words = _of_purpose(purpose)
+    if device.type != "cpu":
+        key = torch.tensor(int(key.view(np.int64)), device=device)
+    for part in parts:
+        key = _mix((key ^ _words(part, device)) + _like(_GOLDEN, key))
+    return key
+
+
+@functools.cache
+def _of_purpose(purpose: Purpose) -> np.uint64:
     # The purpose is mixed before the seed comes in: of two small integers, 3 ^ 0 and 2 ^ 1 would be one stream.
-    key = _mix(torch.full((), int(purpose), dtype=torch.int64, device=device) * _GOLDEN)
-    for word in words:
-        key = _mix((key ^ word.to(key.device)) + _GOLDEN)
-    return key
+    return _mix(np.array([int(purpose)], dtype=np.uint64) * np.uint64(_GOLDEN))[0]
 
 
-def _spread(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _words(part: int | Tensor, device: torch.device) -> Words:
+    if device.type != "cpu":
+        return torch.as_tensor(part, dtype=torch.int64, device=device)
+    return part.long().numpy().view(np.uint64) if isinstance(part, Tensor) else np.uint64(part % 2**64)
+
+
+@np.errstate(over="ignore")
+def _spread(key: Words, shape: tuple[int, ...]) -> Words:
     for size in shape:
-        index = torch.arange(1, size + 1, dtype=torch.int64, device=key.device)
-        key = _mix(key.unsqueeze(-1) + index * _GOLDEN)
+        if isinstance(key, Tensor):
+            index = torch.arange(1, size + 1, dtype=torch.int64, device=key.device)
+        else:
+            index = np.arange(1, size + 1, dtype=np.uint64)
+        key = _mix(key[..., None] + index * _like(_GOLDEN, key))
     return key
 
 
-def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift_right(z, 30)) * _FIRST
-    z = (z ^ _shift_right(z, 27)) * _SECOND
+def _mix(z: Words) -> Words:
+    z = (z ^ _shift_right(z, 30)) * _like(_FIRST, z)
+    z = (z ^ _shift_right(z, 27)) * _like(_SECOND, z)
     return z ^ _shift_right(z, 31)
 
 
-def _shift_right(z: Tensor, bits: int) -> Tensor:
+def _shift_right(z: Words, bits: int) -> Words:
     """Logical shift: torch's >> on signed integers copies the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits) & ((1 << (64 - bits)) - 1) if isinstance(z, Tensor) else z >> np.uint64(bits)
 
 
-def _to_unit(z: Tensor) -> Tensor:
-    return (_shift_right(z, 64 - _BITS).double() + 0.5) * 2.0**-_BITS
+def _like(constant: int, z: Words) -> Words:
+    """64 bits, as what can be added to z and multiplied with it."""
+    return _signed(constant) if isinstance(z, Tensor) else np.uint64(constant)
+
+
+def _signed(bits: int) -> int:
+    """The integer that these 64 bits are in two's complement."""
+    return (bits + 2**63) % 2**64 - 2**63
+
+
+def _unit(z: Words) -> Tensor:
+    high = _shift_right(z, 64 - _BITS)
+    if isinstance(high, Tensor):
+        return (high.double() + 0.5) * 2.0**-_BITS
+    return _tensor((high.astype(np.float64) + 0.5) * 2.0**-_BITS)
+
+
+def _tensor(values: Words) -> Tensor:
+    """NumPy's as a tensor; what has no axis comes as a scalar."""
+    if isinstance(values, Tensor):
+        return values
+    values = np.asarray(values)
+    return torch.from_numpy(values.view(np.int64) if values.dtype == np.uint64 else values)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.causal = causal
         self.time = TimeEmbedding(trunk.width) if trunk.time_conditioning else None
-        self.layers = nn.ModuleList(
+        self.layers = Layers(
             Layer(trunk.width, trunk.heads, trunk.dropout, trunk.time_conditioning) for _ in range(trunk.layers)
         )
         self.norm = Modulation(trunk.width, trunk.time_conditioning)
@@ -57,15 +58,15 @@ class Transformer(nn.Module):
         The last layer then computes keys and values everywhere, and the rest only where it is asked for.
         """
         condition = None if self.time is None else self.time(t, x.dtype)
-        positions = torch.arange(x.shape[1], device=x.device)
-        *before, last = self._layers
+        *before, last = self.layers
+        turn = self.layers.turn(torch.arange(x.shape[1], device=x.device))
         for layer in before:
-            x = layer(x, positions, condition, causal=self.causal)
+            x = layer(x, turn, condition, causal=self.causal)
         if where is None:
-            return self.norm(last(x, positions, condition, causal=self.causal), condition)[0]
+            return self.norm(last(x, turn, condition, causal=self.causal), condition)[0]
         assert not self.causal
         features = torch.zeros_like(x)
-        for packed, y in last.only(x, positions, condition, where):
+        for packed, y in last.only(x, turn, condition, where):
             row, place = torch.nonzero(packed.valid, as_tuple=True)
             y = self.norm(y, None if condition is None else condition[packed.rows])[0]
             features[packed.rows[row], packed.positions[row, place]] = y[row, place]
@@ -73,20 +74,16 @@ class Transformer(nn.Module):
 
     def start(self, rows: int, places: int) -> "list[Seen]":
         """For a causal pass that is taken place by place: nothing seen yet in any layer."""
-        return [Seen(rows, places, layer, layer.qkv.weight) for layer in self._layers]
+        return [Seen(rows, places, layer, layer.qkv.weight) for layer in self.layers]
 
     def extend(self, x: Float[Tensor, "b one h"], place: int, seen: "list[Seen]") -> Float[Tensor, "b one h"]:
         """What `forward` gives at one more place of a causal pass without time, from the places that went before."""
         assert self.causal
         assert self.time is None
-        positions = torch.full((x.shape[0], 1), place, device=x.device)
-        for layer, passed in zip(self._layers, seen, strict=True):
-            x = layer.extend(x, positions, passed)
+        turn = self.layers.turn(torch.tensor([place], device=x.device))
+        for layer, passed in zip(self.layers, seen, strict=True):
+            x = layer.extend(x, turn, passed)
         return self.norm(x, None)[0]
-
-    @property
-    def _layers(self) -> "list[Layer]":
-        return [layer for layer in self.layers if isinstance(layer, Layer)]
 
 
 class Layer(nn.Module):
@@ -111,21 +108,21 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l h"],
-        positions: Int[Tensor, "*b l"],
+        turn: "Turn",
         condition: Float[Tensor, "b c"] | None = None,
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
-        """`positions` turn queries and keys (rotary); places that are not `valid` are seen by nobody."""
+        """Places that are not `valid` are seen by nobody."""
         y, gate = self.norm_attention(x, condition)
-        x = x + gate * self._drop(self._attend(y, positions, causal, valid))
+        x = x + gate * self._drop(self._attend(y, turn, causal, valid))
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self.down(F.gelu(self.up(y), approximate="tanh")))
 
     def only(
         self,
         x: Float[Tensor, "b l h"],
-        positions: Int[Tensor, " l"],
+        turn: "Turn",
         condition: Float[Tensor, "b c"] | None,
         where: Bool[Tensor, "b l"],
     ) -> Iterator[tuple[Packed, Float[Tensor, "n m h"]]]:
@@ -133,28 +130,26 @@ class Layer(nn.Module):
         y, gate = self.norm_attention(x, condition)
         width = x.shape[-1]
         k, v = self._by_head(F.linear(y, self.qkv.weight[width:]), 2)
-        k = rotate(k, positions)
+        k = turn(k)
         for packed in pack(where, None):
             rows, at = packed.rows, packed.positions
             (q,) = self._by_head(F.linear(y[rows[:, None], at], self.qkv.weight[:width]), 1)
-            attended = F.scaled_dot_product_attention(rotate(q, at), k[rows], v[rows])
+            attended = F.scaled_dot_product_attention(turn.of(at)(q), k[rows], v[rows])
             z = x[rows[:, None], at] + _of(gate, rows) * self._joined(attended)
             inward, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield packed, z + gate_mlp * self.down(F.gelu(self.up(inward), approximate="tanh"))
 
-    def extend(
-        self, x: Float[Tensor, "b one h"], positions: Int[Tensor, "b one"], seen: "Seen"
-    ) -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], turn: "Turn", seen: "Seen") -> Float[Tensor, "b one h"]:
         """One more place of a causal pass: what `forward` gives there, from the places that went before (no time)."""
         y, _ = self.norm_attention(x, None)
-        q, k, v = self._projected(y, positions)
+        q, k, v = self._projected(y, turn)
         x = x + self._joined(F.scaled_dot_product_attention(q, *seen.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
         return x + self.down(F.gelu(self.up(y), approximate="tanh"))
 
-    def _projected(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(self, x: Tensor, turn: "Turn") -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self._by_head(self.qkv(x), 3)
-        return rotate(q, positions), rotate(k, positions), v
+        return turn(q), turn(k), v
 
     def _by_head(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """`parts` tensors [b a l c] that were projected beside one another."""
@@ -163,8 +158,8 @@ class Layer(nn.Module):
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(-2))
 
-    def _attend(self, x: Tensor, positions: Tensor, causal: bool, valid: Tensor | None) -> Tensor:
-        q, k, v = self._projected(x, positions)
+    def _attend(self, x: Tensor, turn: "Turn", causal: bool, valid: Tensor | None) -> Tensor:
+        q, k, v = self._projected(x, turn)
         seen = None
         if valid is not None:
             square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
@@ -178,6 +173,18 @@ class Layer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+class Layers(nn.ModuleList):
+    """Layers of one shape, from the first to the last."""
+
+    def __iter__(self) -> Iterator[Layer]:
+        return super().__iter__()  # pyright: ignore[reportReturnType]
+
+    def turn(self, positions: Int[Tensor, "*b l"]) -> "Turn":
+        """The angles by which each of them turns queries and keys at these positions."""
+        first = next(iter(self))
+        return Turn.at(positions, first.out.in_features // first.heads)
 
 
 def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
@@ -316,12 +323,30 @@ def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
     return equations.draw(equations.substitute(logits), u)
 
 
-def rotate(x: Float[Tensor, "b a l c"], positions: Int[Tensor, "*b l"]) -> Float[Tensor, "b a l c"]:
-    """Rotary position embedding (Su et al. 2021), computed in float32: bfloat16 cannot tell far positions apart."""
-    half = x.shape[-1] // 2
-    frequency = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = positions.float()[..., None] * frequency
-    angle = angle if angle.dim() == 2 else angle[:, None]  # [l c] for all rows, or [b 1 l c]
-    cos, sin = angle.cos(), angle.sin()
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+@dataclass(frozen=True)
+class Turn:
+    """Rotary position embedding (Su et al. 2021): pairs of channels of queries and keys turn with the position.
+
+    In float32: bfloat16 cannot tell far positions apart.
+    """
+
+    cos: Float[Tensor, "*b l c"]
+    sin: Float[Tensor, "*b l c"]
+
+    @classmethod
+    def at(cls, positions: Int[Tensor, "*b l"], channels: int) -> "Turn":
+        """The angles at positions [l] for all rows, or [b l]."""
+        half = channels // 2
+        frequency = ROTARY_BASE ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
+        angle = positions.float()[..., None] * frequency
+        return cls(angle.cos(), angle.sin())
+
+    def of(self, places: Int[Tensor, "n m"]) -> "Turn":
+        """From the angles of all positions those at some places of each row."""
+        return Turn(self.cos[places], self.sin[places])
+
+    def __call__(self, x: Float[Tensor, "b a l c"]) -> Float[Tensor, "b a l c"]:
+        """The channels of x, turned."""
+        cos, sin = self.cos.unsqueeze(-3), self.sin.unsqueeze(-3)
+        first, second = x.float().chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm import transformer
-from edlm.transformer import Layer, Readout, Transformer, Trunk, rotate
+from edlm.transformer import Layer, Readout, Transformer, Trunk, Turn
 from tests.networks import stirred
 
 
@@ -57,18 +57,18 @@ def test_what_is_not_valid_is_seen_by_nobody(x):
     layer, valid = stirred(Layer(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
     changed = x.clone()
     changed[:, 5:] += 1
-    positions = torch.arange(7)
+    turn = Turn.at(torch.arange(7), 8)
     torch.testing.assert_close(
-        layer(x, positions, valid=valid)[:, :5], layer(changed, positions, valid=valid)[:, :5], rtol=0, atol=0
+        layer(x, turn, valid=valid)[:, :5], layer(changed, turn, valid=valid)[:, :5], rtol=0, atol=0
     )
-    torch.testing.assert_close(layer(x[:, :5], positions[:5]), layer(x, positions, valid=valid)[:, :5])
+    torch.testing.assert_close(layer(x[:, :5], Turn.at(torch.arange(5), 8)), layer(x, turn, valid=valid)[:, :5])
 
 
 def test_causal_and_valid_together_are_the_causal_prefix(x):
     layer, valid = stirred(Layer(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
-    positions = torch.arange(7)
+    turn = Turn.at(torch.arange(7), 8)
     torch.testing.assert_close(
-        layer(x[:, :5], positions[:5], causal=True), layer(x, positions, causal=True, valid=valid)[:, :5]
+        layer(x[:, :5], Turn.at(torch.arange(5), 8), causal=True), layer(x, turn, causal=True, valid=valid)[:, :5]
     )
 
 
@@ -78,8 +78,9 @@ def test_rotary_scores_depend_on_distances_alone(shift):
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 2, 6, 8, generator=g), torch.randn(1, 2, 6, 8, generator=g)
     at = torch.arange(6)
-    scores = rotate(q, at) @ rotate(k, at).transpose(-1, -2)
-    moved = rotate(q, at + shift) @ rotate(k, at + shift).transpose(-1, -2)
+    turn, later = Turn.at(at, 8), Turn.at(at + shift, 8)
+    scores = turn(q) @ turn(k).transpose(-1, -2)
+    moved = later(q) @ later(k).transpose(-1, -2)
     torch.testing.assert_close(scores, moved, rtol=1e-3, atol=1e-3)
 
 
