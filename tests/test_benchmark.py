@@ -39,10 +39,12 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole drafts, k = 2",
         "naive whole drafts, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
-        "conditional, exact",
+        "conditional, exact", "conditional, verifying drafts",
     ]  # fmt: skip
     assert cells["naive plain (1 of 4 steps timed)"]["denoiser calls"] == "4.0"
     assert cells["naive whole drafts, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
+    assert 1 <= float(cells["conditional, verifying drafts"]["kept a call"]) <= 8
+    assert cells["conditional, exact"]["kept a call"] == "–"
     assert cells["plain"]["times plain"].startswith("1.00 ")
     assert cells["autoregressive"]["times faster than naive"] == "–"
     assert "(" in cells["plain"]["times faster than naive"]

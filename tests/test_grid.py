@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from tests.networks import autoregressive
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
 from workflows.cells.calibration import Calibration, auc, reliability
 from workflows.cells.cell import Subject
-from workflows.cells.likelihood import Bound, expected_calls
+from workflows.cells.likelihood import Bound, expected_calls, sampler_columns
 from workflows.cells.tightness import MOST_REPEATS, tightened
+from workflows.evaluate import verifying_rows
 
 DENSE = world("dense", seed=1)
 
@@ -116,3 +118,28 @@ def test_a_cell_is_known_by_its_settings_and_by_the_content_of_what_it_reads(tmp
     assert Bound(subject=subject(), energy="step", sampler=Sampler(steps=2, candidates=3)).key("code") != key
     assert Calibration(subject=subject(), energy="step", draws=1).key("code") != key
     assert cell.key("other code") != key
+
+
+def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_be_anothers():
+    exact = Sampler(steps=2, candidates=0)
+    told = [
+        sampler_columns("conditional", how)
+        for how in (exact, replace(exact, speculative=True), replace(exact, grid=(0.0, 0.3, 1.0)))
+    ]
+    assert [(row["energy"], row["law"]) for row in told] == [
+        ("conditional", "conditional"),
+        ("conditional, verifying drafts", "conditional"),
+        ("conditional, fitted steps", "conditional, fitted steps"),
+    ]
+
+
+def test_samplers_that_verify_drafts_have_the_bound_of_the_law_that_they_draw_from_and_their_own_cost():
+    exact = Sampler(steps=2, candidates=0)
+    bound = {**sampler_columns("conditional", exact), "bound_nats_per_token": 1.5, "energy_calls": 2.0}
+    cost = [
+        {**sampler_columns("conditional", how), "seconds_per_text": 0.1, "denoiser_calls": 2.0, "energy_calls": 7.5}
+        for how in (exact, replace(exact, speculative=True), replace(exact, steps=4, speculative=True))
+    ]
+    (row,) = verifying_rows([bound], cost)
+    assert row["energy"] == "conditional, verifying drafts"
+    assert (row["bound_nats_per_token"], row["energy_calls"], row["seconds_per_text"]) == (1.5, 7.5, 0.1)

@@ -3,6 +3,7 @@
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ METHOD = (
     "untrained: no two candidates are equal, the dearest case. Naive is the published sampler as its description "
     "reads, with its mistakes mended; its steps cost alike, so that one within the window and one outside stand for "
     "all. Whole drafts are weighed by the paper's NCE network where t is from 0.8 to 1, light heads in every step. "
+    "Kept a call are the tokens of a draft that a pass of the head kept; how many depends on how near the laws are, "
+    "and of these networks they refuse about one in three. "
     "Memory is the most that tensors took at once beyond the weights (of naive: in a step)."
 )
 
@@ -70,14 +73,15 @@ def _table(size: Size, rows: Sequence[Measured]) -> Table:
                 f"{seconds[0]:.3g} ({seconds[1]:.3g} to {seconds[2]:.3g})",
                 f"{size.length / seconds[0]:,.0f}",
                 f"{row.calls[0]:.1f}", f"{row.calls[1]:.1f}",
+                NONE if math.isnan(row.calls[2]) else f"{row.calls[2]:.1f}",
                 f"{row.peak_bytes / MIB:.1f}",
                 _ratio(plain.times.times_of(row.times)) if plain else NONE,
                 _ratio(row.times.times_of(by_name[row.naive].times)) if row.naive else NONE,
             )
         )  # fmt: skip
     columns = (
-        "sampler", "seconds a sequence", "tokens a second", "denoiser calls", "energy calls", "memory, MiB",
-        "times plain", "times faster than naive",
+        "sampler", "seconds a sequence", "tokens a second", "denoiser calls", "energy calls", "kept a call",
+        "memory, MiB", "times plain", "times faster than naive",
     )  # fmt: skip
     caption = f"|V| = {size.vocabulary:,}, L = {size.length}, {size.batch} at once, T = {size.steps}"
     return Table(caption, columns, cells)

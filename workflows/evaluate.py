@@ -21,11 +21,11 @@ from edlm.storage import local_copy
 from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
 from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject, code_of_cells
-from workflows.cells.likelihood import Bound
+from workflows.cells.likelihood import Bound, name_of
 from workflows.cells.quality import AbstractTexts
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
-from workflows.grid import exact_kinds, grid
+from workflows.grid import exact_kinds, fitted_grid, grid
 from workflows.matched import matched_rows
 from workflows.measuring import measure_all
 from workflows.prepare import prepare
@@ -65,6 +65,7 @@ def evaluate(
             exact={} if source is None else exact_kinds(one.energy for one in experiment.finetune),
         )
         found = measure_all(session, *grid(experiment, subject))
+        found += measure_all(session, *fitted_grid(experiment, subject, found))
         length = open_denoiser(local_copy(denoiser)).length
         tables = tabulate(found, [PLAIN, *energies, *subject.exact], length)
         return _write(experiment, work, tables, length)
@@ -125,7 +126,9 @@ def bound_rows(found: list[tuple[Bound, Found]], cost: list[Row], length: int) -
     def estimate(one: Found) -> Estimate:
         return Estimate(torch.tensor(one.nats, dtype=torch.float64), 1)
 
-    plain_by_steps = {cell.sampler.steps: estimate(one) for cell, one in found if cell.energy == PLAIN}
+    plain_by_steps = {
+        cell.sampler.steps: estimate(one) for cell, one in found if name_of(cell.energy, cell.sampler) == PLAIN
+    }
     rows = []
     for cell, one in found:
         (row,) = one.rows["bounds"]
@@ -139,7 +142,18 @@ def bound_rows(found: list[tuple[Bound, Found]], cost: list[Row], length: int) -
                 "by_sequence": [nats / length for nats in one.nats or ()],  # so that any two rows can be paired
             }
         )
-    return rows
+    return rows + verifying_rows(rows, cost)
+
+
+def verifying_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
+    """The bounds of timed samplers that verify drafts: those of the law that they draw from, with their own cost."""
+    own = ("energy", "seconds_per_text", "denoiser_calls", "energy_calls")
+    timed = [row for row in cost if row["law"] != row["energy"]]
+    return [
+        {**twin, **{name: row[name] for name in own}}
+        for row in timed
+        if (twin := _same(bounds, {**row, "energy": row["law"]})) is not None
+    ]
 
 
 def _same(rows: list[Row], wanted: Row) -> Row | None:
@@ -149,8 +163,9 @@ def _same(rows: list[Row], wanted: Row) -> Row | None:
 
 def _order(row: Row, place: dict[str, int]) -> tuple:
     energy = row.get("energy", row.get("model", ""))
+    base = energy.partition(",")[0]  # before what tells it from the usual sampler
     return (
-        place.get(energy, len(place)),
+        place.get(energy, place.get(base, len(place)) + 0.5),
         row.get("legacy", False),
         row.get("window_to", 1) < 1,
         row.get("candidates", 1) or float("inf"),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
-from edlm.config import ConfigurationError, Fraction, Positive, PositiveFloat, config
+from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.energy import EnergyConfig
 from edlm.judge import JudgeConfig, OwnJudge
 from edlm.objective import LARGEST_GRID
@@ -70,6 +70,10 @@ class Evaluate:
     """T at which the times of the steps are fitted, too, for every sampler of step energies and for plain diffusion."""
     fitted_points: Positive = 16
     """Equally spaced times that a fitted grid may be made of; no T in `fitted_steps` is larger."""
+    fitted_candidates: tuple[NonNegative, ...] | None = None
+    """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: every one."""
+    speculative: bool = False
+    """Time exact samplers, and judge their texts, by verifying drafts, too; their bounds are those of exact."""
     nelbo_draws: Positive = 16
     paper_draws: Positive = 4
     log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)

@@ -1,15 +1,17 @@
 """The grid: which cells an experiment's evaluation has, the controls of every comparison among them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 from edlm.candidates import AnyEnergy
 from edlm.energy import EnergyConfig, Step
 from edlm.models import open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
+from edlm.speculative import Verifiable
 from edlm.storage import local_copy
 from workflows.cells.calibration import Calibration
-from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Subject, law_of
+from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Found, Subject, law_of
 from workflows.cells.cost import AUTOREGRESSIVE, Cost
 from workflows.cells.elsewhere import AutoregressiveElsewhere, DenoiserElsewhere, SamplerElsewhere
 from workflows.cells.legacy import LegacyEntropy, RaceEntropy
@@ -69,6 +71,12 @@ def candidates_of(energy: AnyEnergy, candidates: Iterable[int]) -> list[int]:
     return [k for k in candidates if k > 1] + ([EXACT] if is_normalised(energy) else [])
 
 
+def exact_samplers(energy: AnyEnergy, wanted: Evaluate, sampler: Sampler) -> list[Sampler]:
+    """The sampler; and where it samples exactly the one that verifies drafts, if that is wanted and can be done."""
+    verifies = wanted.speculative and sampler.candidates == EXACT and isinstance(energy, Verifiable)
+    return [sampler, replace(sampler, speculative=True)] if verifies else [sampler]
+
+
 def plain_steps(wanted: Evaluate, steps: Iterable[int]) -> list[int]:
     """T at which plain diffusion is measured beside energies that are measured at `steps`."""
     return sorted({*steps, *wanted.plain_steps})
@@ -105,9 +113,33 @@ def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
     for name, energy in energies.items():
         samplers += [(name, k) for k in candidates_of(energy, wanted.candidates) if not energy.drafts]
     for name, k in samplers:
-        how = Sampler(steps=1, candidates=k)
-        of = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
-        yield FittedGrid(energy=name, sampler=how, **of)
+        if wanted.fitted_candidates is None or k in wanted.fitted_candidates:
+            how = Sampler(steps=1, candidates=k)
+            of = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
+            yield FittedGrid(energy=name, sampler=how, **of)
+
+
+def fitted_grid(
+    experiment: Experiment, subject: Subject, found: Iterable[tuple[AbstractCell, Found]]
+) -> tuple[list[AbstractCell], list[AbstractCell]]:
+    """The cells of the samplers whose steps were fitted, which had to be found first: bounds, texts, and costs."""
+    wanted = experiment.evaluate
+    together, alone = [], []
+    for cell, one in found:
+        if not isinstance(cell, FittedGrid):
+            continue
+        for row in one.rows["step_grids"]:
+            how = replace(cell.sampler, steps=row["steps"], grid=tuple(row["times"]))
+            together.append(Bound(subject=subject, energy=cell.energy, sampler=how))
+            if cell.energy == PLAIN or how.steps in wanted.timed_steps:
+                alone.append(Cost(subject=subject, energy=cell.energy, sampler=how, texts=wanted.timed_texts))
+            if how.steps in wanted.sample_steps:
+                of = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
+                together += [
+                    Samples(**of, weighing=cell.energy, how=how, token_temperature=warmth)
+                    for warmth in wanted.token_temperatures
+                ]
+    return sorted(together, key=lambda cell: -cell.cost), alone
 
 
 def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
@@ -117,7 +149,7 @@ def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> 
         if energy.drafts:
             most = max(wanted.log_partition_draws)
             yield Paper(subject=subject, energy=name, draws=wanted.paper_draws, log_partition_draws=most)
-        if not is_normalised(energy):
+        if energy.drafts or not is_normalised(energy):
             for drafts in wanted.log_partition_draws:
                 yield Partition(subject=subject, energy=name, draws=wanted.paper_draws, drafts=drafts)
         if name in contrasted and not is_normalised(energy):
@@ -135,8 +167,8 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
             yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=warmth)
         for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
             for many in candidates_of(energy, wanted.sample_candidates or [k]):
-                how = Sampler(steps=steps, candidates=many)
-                yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+                for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=many)):
+                    yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
     for steps in wanted.sample_steps:
         for many in wanted.sample_candidates or ([k] if k > 1 else []):
             yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=many))
@@ -174,4 +206,7 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
         yield cost(PLAIN, Sampler(steps=steps))
     for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
         for k, window in product(candidates_of(energy, wanted.candidates), windows_of(energy, wanted, steps)):
-            yield cost(name, Sampler(steps=steps, candidates=k, window=window))
+            if k == EXACT and window != WHOLE_WINDOW:
+                continue
+            for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):
+                yield cost(name, how)

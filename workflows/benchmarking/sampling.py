@@ -4,8 +4,9 @@ The networks are untrained and of the sizes that are asked for: what a step cost
 and from a denoiser that knows nothing no two candidates are equal, which is the dearest case.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ BLOCK = 8
 HEADS = 4
 HALF = 0.5  # of the canvas is masked where one step stands for others outside the window
 SCALE = 0.02  # of the untrained readout, which would else give every token exactly the same probability
+CORRECTION = 0.2  # of the conditional head's, which would else keep every draft: so it refuses about one token in three
 
 
 @config
@@ -67,8 +69,8 @@ class Runner:
     contestant: Contestant
     scaled: str
     """What was timed, where it was not whole samples; empty where it was."""
-    calls: Callable[[], tuple[float, float]]
-    """(denoiser, energy) network passes of a sequence."""
+    calls: Callable[[], tuple[float, float, float]]
+    """(denoiser, energy) network passes of a sequence, and the draft's tokens that one of the latter kept, or nan."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Measured:
     candidates: int
     scaled: str
     times: Times
-    calls: tuple[float, float]
+    calls: tuple[float, float, float]
     peak_bytes: int
     naive: str
     """The name of the naive sampler of the same law; empty where there is none."""
@@ -107,6 +109,7 @@ def networks(wanted: Sampling, vocabulary: int, device: torch.device) -> Network
     width = wanted.head_width
     step = Step(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
     conditional = Conditional(width=width, layers=1, heads=HEADS).build(denoiser)
+    nn.init.normal_(conditional.correction.weight, std=CORRECTION)
     found = Networks(denoiser, autoregressive, Bidirectional().build(denoiser), step, conditional)
     for network in (found.denoiser, found.autoregressive, found.whole, found.step, found.conditional):
         network.to(device).eval()
@@ -145,7 +148,7 @@ def _runners(wanted: Sampling, of: Networks, size: Size, device: torch.device) -
         of.autoregressive.draw(keys, size.length)
 
     name = "autoregressive"
-    yield Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: (0.0, float(size.length)))
+    yield Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: (0.0, float(size.length), math.nan))
     for k in wanted.candidates:
         if k == 1:
             yield from _both("plain", Sampler(steps=size.steps), of, None, size, keys)
@@ -155,7 +158,9 @@ def _runners(wanted: Sampling, of: Networks, size: Size, device: torch.device) -
         every = Sampler(steps=size.steps, candidates=k)
         yield _fast(f"step, blocks of {BLOCK}, k = {k}", every, of, of.step, size, keys)
         yield _fast(f"conditional, k = {k}", every, of, of.conditional, size, keys)
-    yield _fast("conditional, exact", Sampler(steps=size.steps, candidates=EXACT), of, of.conditional, size, keys)
+    exact = Sampler(steps=size.steps, candidates=EXACT)
+    yield _fast("conditional, exact", exact, of, of.conditional, size, keys)
+    yield _fast("conditional, verifying drafts", replace(exact, speculative=True), of, of.conditional, size, keys)
 
 
 def _both(
@@ -171,11 +176,14 @@ def _fast(name: str, sampler: Sampler, of: Networks, energy: AbstractEnergy | No
     def run(on_step: Callable[[StepResult], None] | None = None) -> None:
         sampler.sample(canvas, of.denoiser, energy, LogLinear(), keys, on_step)
 
-    def calls() -> tuple[float, float]:
+    def calls() -> tuple[float, float, float]:
         steps: list[StepResult] = []
         run(steps.append)
-        counts = [torch.stack([getattr(s, which) for s in steps]) for which in ("denoiser_calls", "energy_calls")]
-        return tuple(count.sum(dim=0).double().mean().item() for count in counts)  # pyright: ignore[reportReturnType]
+        denoised, weighed, accepted = (
+            torch.stack([getattr(step, which) for step in steps]).sum().item() / size.batch
+            for which in ("denoiser_calls", "energy_calls", "accepted")
+        )
+        return denoised, weighed, accepted / weighed if sampler.speculative else math.nan
 
     return Runner(name, sampler.candidates, Contestant(name, [Lap(run)]), "", calls)
 
@@ -201,4 +209,4 @@ def _naive(
     laps = [lap(steps[len(steps) // 2], len(steps)) for steps in kinds if steps]
     calls = float(size.steps), float(sampler.candidates * int(weighing.sum()))
     scaled = f"{len(laps)} of {size.steps} steps"
-    return Runner(name, sampler.candidates, Contestant(name, laps), scaled, lambda: calls)
+    return Runner(name, sampler.candidates, Contestant(name, laps), scaled, lambda: (*calls, math.nan))

@@ -50,6 +50,7 @@ class Cost(AbstractCell):
             "texts_at_once": self.texts,
             "denoiser_calls": _calls([step.denoiser_calls for step in steps]),
             "energy_calls": _calls([step.energy_calls for step in steps]),
+            "accepted_per_call": _accepted(steps) if self.sampler.speculative else float("nan"),
             **self.common(),
         }
         return Found({"cost": [row]})
@@ -62,6 +63,11 @@ class Cost(AbstractCell):
         denoiser, energy = models(self.subject, self.energy)
         canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)
         self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows, on_step=steps.append)
+
+
+def _accepted(steps: list[StepResult]) -> float:
+    """Tokens of the drafts that were kept, in each pass that verified one."""
+    return sum(step.accepted.sum().item() for step in steps) / sum(step.energy_calls.sum().item() for step in steps)
 
 
 def _calls(by_step: list[torch.Tensor]) -> float:

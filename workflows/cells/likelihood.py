@@ -1,7 +1,7 @@
 """Cells of likelihood: the samplers' bounds, the numbers that belong to no sampler, and the published estimator."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edlm.carry_over_estimate import carry_over_estimate
 from edlm.energy import CarryOverEnergy
@@ -32,10 +32,21 @@ from workflows.cells.tightness import tightened
 WORK_OF_A_DRAFT = 8  # of a whole draft's energy beside a denoiser's pass, roughly
 
 
+VERIFYING, FITTED = "verifying drafts", "fitted steps"
+
+
+def name_of(energy: str, sampler: Sampler) -> str:
+    """What the column `energy` says: its name, and whatever else tells the sampler from the usual one."""
+    others = ((VERIFYING, sampler.speculative), (FITTED, sampler.grid is not None))
+    return ", ".join([energy, *(words for words, so in others if so)])
+
+
 def sampler_columns(energy: str, sampler: Sampler) -> Row:
     """The columns that say which sampler a row is about."""
     return {
-        "energy": energy,
+        "energy": name_of(energy, sampler),
+        # Verifying drafts is another way to draw from the same law, and has the bound of that.
+        "law": name_of(energy, replace(sampler, speculative=False)),
         "steps": sampler.steps,
         "candidates": sampler.candidates,
         "window_from": sampler.window[0],
@@ -48,7 +59,8 @@ def sampler_label(energy: str, sampler: Sampler) -> str:
     """The same in words."""
     low, high = sampler.window
     k = sampler.candidates or "exact"
-    return f"{energy}, T = {sampler.steps}, k = {k}, window [{low:g}, {high:g}], temperature {sampler.temperature:g}"
+    name = name_of(energy, sampler)
+    return f"{name}, T = {sampler.steps}, k = {k}, window [{low:g}, {high:g}], temperature {sampler.temperature:g}"
 
 
 def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, weighed: bool) -> Row:

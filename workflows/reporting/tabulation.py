@@ -134,12 +134,13 @@ def cost_table(cost: Sequence[Row]) -> Table:
             title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row), number(TEXT_SECONDS.value(row), 4),
             f"{row['seconds_least']:.4f} to {row['seconds_most']:.4f}", str(row["texts_at_once"]),
             number(column("denoiser_calls")(row), 1), number(column("energy_calls")(row), 1),
+            number(column("accepted_per_call")(row), 1),
         )
         for row in cost
     ]  # fmt: skip
     columns = (
         "energy", "T", "sampler", "seconds per text, median", "rounds from, to", "texts at once", "denoiser calls",
-        "energy calls",
+        "energy calls", "kept a call",
     )  # fmt: skip
     return Table("Cost: samplers timed with nothing beside them", columns, cells, folded=True)
 
