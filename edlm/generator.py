@@ -14,6 +14,7 @@ from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
+from edlm.execution import Execution
 from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
@@ -51,15 +52,17 @@ def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[
     open_bundle(folder)
 
 
-def open_bundle(folder: Path, device: str = "cpu") -> "TextGenerator":
+def open_bundle(folder: Path, device: str = "cpu", execution: Execution = Execution()) -> "TextGenerator":
     """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder} is no bundle (no {CARD}); the register stage makes one")
     bundle = load(Bundle, folder / CARD)
     denoiser = open_denoiser(folder / DENOISER)
-    denoiser.network.to(device)
+    execution.prepare(denoiser.network.to(device))
     places = sorted((folder / ENERGIES).iterdir()) if (folder / ENERGIES).is_dir() else []
     energies = {place.name: open_energy(place, denoiser).to(device) for place in places}
+    for energy in energies.values():
+        execution.prepare(energy)
     generator = TextGenerator(bundle, denoiser, energies, open_tokenizer(folder / DENOISER))
     generator.energy_for(bundle.sampler, bundle.energy)
     return generator
