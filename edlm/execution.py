@@ -29,3 +29,6 @@ class Execution:
                     # One graph for all batches: rows come and go with every request.
                     layer.compile(dynamic=True, mode="reduce-overhead" if on_gpu else "default")
         return network
+
+
+AS_TRAINED = Execution()

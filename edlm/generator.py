@@ -14,7 +14,7 @@ from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
-from edlm.execution import Execution
+from edlm.execution import AS_TRAINED, Execution
 from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
@@ -52,7 +52,7 @@ def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[
     open_bundle(folder)
 
 
-def open_bundle(folder: Path, device: str = "cpu", execution: Execution = Execution()) -> "TextGenerator":
+def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRAINED) -> "TextGenerator":
     """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder} is no bundle (no {CARD}); the register stage makes one")
