@@ -22,6 +22,7 @@ from workflows.reporting.figures.calibration import auc_error, calibration_figur
 from workflows.reporting.figures.curves import frontier, lowest
 from workflows.reporting.figures.partition import partition_figure
 from workflows.reporting.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
+from workflows.reporting.figures.quality_cost import MOST, curves_of, quality_cost_figure
 from workflows.reporting.figures.style import ACCENTS, energy_colours, spread
 from workflows.reporting.figures.training import gain_by_time_figure, loss_figure
 from workflows.reporting.figures.trajectory import distinct_figure, ess_figure
@@ -37,6 +38,8 @@ def few(rows):
 
 BOUNDS, QUALITY = few(measurements.bounds()), few(measurements.quality())
 TRAJECTORY = [row for row in measurements.trajectory() if row["energy"] in FEW and row["steps"] <= 8]
+MATCHED = few(measurements.matched())
+HELD_OUT = next(row for row in QUALITY if row["energy"] == "data")
 FIGURES = {
     "bound": lambda: bound_figure(SUMMARY, BOUNDS),
     "bound by calls": lambda: bound_calls_figure(SUMMARY, BOUNDS),
@@ -45,6 +48,8 @@ FIGURES = {
     "quality": lambda: quality_figure(QUALITY),
     "quality by calls": lambda: quality_calls_figure(QUALITY),
     "quality by seconds": lambda: quality_seconds_figure(QUALITY),
+    "quality by cost": lambda: quality_cost_figure(SUMMARY, BOUNDS, MATCHED, measurements.cost(), HELD_OUT),
+    "quality by cost, without texts": lambda: quality_cost_figure(SUMMARY, BOUNDS, [], [], None),
     "ess": lambda: ess_figure(TRAJECTORY),
     "distinct": lambda: distinct_figure(TRAJECTORY),
     "calibration": lambda: calibration_figure("step-blocks", measurements.calibration()),
@@ -167,6 +172,32 @@ def test_the_frontier_holds_what_nothing_cheaper_beats():
     assert [CALLS.value(row) for row in frontier(rows, CALLS, BOUND)] == [1, 4]
     both = [row | {"steps": 1} for row in rows[:2]]
     assert [BOUND.value(row) for row in lowest(both, STEPS, BOUND)] == [3.0]
+
+
+def test_quality_and_cost_stand_in_one_view_with_the_frontier_and_what_is_token_by_token():
+    figure = quality_cost_figure(SUMMARY, BOUNDS, MATCHED, measurements.cost(), HELD_OUT)
+    calls, seconds, judged, _ = panels(figure)
+    assert calls.get_ylim() == seconds.get_ylim()
+    named = {text.get_text().strip() for text in seconds.texts}
+    assert {"plain diffusion", "conditional, k = 8", "conditional, exact", "NELBO, T = ∞"} <= named
+    stars = [line for line in calls.lines if line.get_marker() == "*"]
+    assert [star.get_xdata().tolist() for star in stars] == [[64.0]]  # a call for each of 64 tokens
+    band = next(line for line in seconds.lines if line.get_linewidth() == 7)
+    assert all(a > b for a, b in pairwise(band.get_ydata()))
+    assert judged.get_yscale() == "log"
+    assert "data" in {text.get_text().strip() for text in panels(figure)[3].texts}
+
+
+def test_of_too_many_samplers_the_best_of_each_energy_are_drawn():
+    rows = [row for row in measurements.bounds() if row["energy"] != "uniform"]
+    shown = curves_of(rows, BOUND, energy_colours(list(measurements.ENERGIES)))
+    assert len(shown) <= MOST
+    assert {curve.rows[0]["energy"] for curve in shown} == {row["energy"] for row in rows}
+    few_rows = [row for row in rows if row["energy"] in ("plain", "conditional")]
+    of_few = curves_of(few_rows, BOUND, energy_colours(["conditional"]))
+    wanted = {row["candidates"] for row in few_rows if row["energy"] == "conditional"}
+    assert {curve.rows[0]["candidates"] for curve in of_few[1:]} == wanted
+    assert not {row["legacy"] for curve in shown for row in curve.rows} & {True}
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))

@@ -58,6 +58,8 @@ class Evaluate:
     plain_steps: tuple[Positive, ...] = ()
     """T at which plain diffusion alone is measured, too: at more steps it costs what energies cost at fewer."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
+    whole_draft_candidates: tuple[Positive, ...] | None = None
+    """k of energies on whole drafts, each of which costs a pass as long as the denoiser's; None: `candidates`."""
     windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
     """Whole drafts are weighed in the last step alone, too."""
     temperatures: tuple[PositiveFloat, ...] = (1.0,)

@@ -66,9 +66,11 @@ def is_normalised(energy: AnyEnergy) -> bool:
     return getattr(energy, "normalised", False)
 
 
-def candidates_of(energy: AnyEnergy, candidates: Iterable[int]) -> list[int]:
-    """Every k above 1, and the exact sampler where the energy has one."""
-    return [k for k in candidates if k > 1] + ([EXACT] if is_normalised(energy) else [])
+def candidates_of(energy: AnyEnergy, wanted: Evaluate, candidates: Iterable[int]) -> list[int]:
+    """Every k above 1 that its kind of energy is measured with, and the exact sampler where the energy has one."""
+    dear = wanted.whole_draft_candidates if energy.drafts else None
+    resampled = [k for k in candidates if k > 1 and (dear is None or k in dear)]
+    return resampled + ([EXACT] if is_normalised(energy) else [])
 
 
 def exact_samplers(energy: AnyEnergy, wanted: Evaluate, sampler: Sampler) -> list[Sampler]:
@@ -97,7 +99,9 @@ def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
             yield Bound(subject=subject, energy=UNIFORM, sampler=control)
         for name, energy in energies.items():
             windows = windows_of(energy, wanted, steps)
-            for k, window, tau in product(candidates_of(energy, wanted.candidates), windows, wanted.temperatures):
+            for k, window, tau in product(
+                candidates_of(energy, wanted, wanted.candidates), windows, wanted.temperatures
+            ):
                 if k == EXACT and (tau != 1 or window != WHOLE_WINDOW):
                     continue
                 sampler = Sampler(steps=steps, candidates=k, window=window, temperature=tau)
@@ -111,7 +115,7 @@ def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
         return
     samplers = [(PLAIN, 1)]
     for name, energy in energies.items():
-        samplers += [(name, k) for k in candidates_of(energy, wanted.candidates) if not energy.drafts]
+        samplers += [(name, k) for k in candidates_of(energy, wanted, wanted.candidates) if not energy.drafts]
     for name, k in samplers:
         if wanted.fitted_candidates is None or k in wanted.fitted_candidates:
             how = Sampler(steps=1, candidates=k)
@@ -166,7 +170,7 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
         for steps in plain_steps(wanted, wanted.sample_steps):
             yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=warmth)
         for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
-            for many in candidates_of(energy, wanted.sample_candidates or [k]):
+            for many in candidates_of(energy, wanted, wanted.sample_candidates or [k]):
                 for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=many)):
                     yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
     for steps in wanted.sample_steps:
@@ -192,7 +196,7 @@ def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
         yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=wanted.samples)
     for name, energy in energies.items():
         yield EnergyTruth(subject=subject, energy=name, steps=wanted.sample_steps, candidates=max(2, k))
-        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted.candidates)):
+        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted, wanted.candidates)):
             how = Sampler(steps=steps, candidates=many)
             yield SampleTruth(subject=subject, energy=name, sampler=how, count=wanted.samples)
 
@@ -205,7 +209,7 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
     for steps in plain_steps(wanted, wanted.steps):
         yield cost(PLAIN, Sampler(steps=steps))
     for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
-        for k, window in product(candidates_of(energy, wanted.candidates), windows_of(energy, wanted, steps)):
+        for k, window in product(candidates_of(energy, wanted, wanted.candidates), windows_of(energy, wanted, steps)):
             if k == EXACT and window != WHOLE_WINDOW:
                 continue
             for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):

@@ -15,6 +15,7 @@ from workflows.reporting.figures.quality import (
     quality_figure,
     quality_seconds_figure,
 )
+from workflows.reporting.figures.quality_cost import quality_cost_figure
 from workflows.reporting.figures.training import gain_by_time_figure, loss_figure
 from workflows.reporting.figures.trajectory import distinct_figure, ess_figure
 from workflows.reporting.findings import (
@@ -32,7 +33,7 @@ from workflows.reporting.findings import (
 )
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import LEGACY, PLAIN, Row, energies, title
+from workflows.reporting.samplers import DATA, LEGACY, PLAIN, Row, energies, title
 from workflows.reporting.tabulation import (
     bound_table,
     calibration_table,
@@ -111,12 +112,28 @@ def finding_blocks(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Findings")]
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
+    blocks += _quality_cost(results)
     blocks += _in_short("Bounds in short", LIKELIHOOD, results.bounds)
     judged = [(TEXTS, judge, rows) for judge, rows in by_judge(at_temperature_one(results.quality)).items()]
     judged += [(MATCHED, judge, rows) for judge, rows in by_judge(results.matched).items()]
     for topic, judge, rows in judged:
         blocks += _in_short(f"{topic.name} in short ({judge})", topic, rows)
     return blocks
+
+
+def _quality_cost(results: Results) -> list[Block]:
+    """The one figure that answers whether an energy is worth its cost; of several judges the first speaks."""
+    judge, matched = next(iter(by_judge(results.matched).items()), (None, []))
+    data = next((row for row in results.quality if row["energy"] == DATA and row.get("judge") == judge), None)
+    caption = (
+        "Every sampler that resamples in all steps, by network calls and by seconds: its T-step bound, and where it "
+        "was judged the generative perplexity of its texts at the entropy of the data (bars: 2 standard errors). The "
+        "pale band joins what no other sampler beats at its cost."
+    )
+    return _picture(
+        "quality-cost", caption, results.bounds, (BOUND, TEXT_SECONDS),
+        lambda: quality_cost_figure(results.summary, results.bounds, matched, results.cost, data),
+    )  # fmt: skip
 
 
 def at_temperature_one(rows: Sequence[Row]) -> list[Row]:

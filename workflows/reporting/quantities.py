@@ -64,6 +64,10 @@ BOUND = Quantity(
     gain=GAIN,
 )  # fmt: skip
 JUDGED = Quantity("judge", "nats per token", column("nll_nats_per_token"), column("nll_standard_error"))
+PERPLEXITY = Quantity(
+    "generative perplexity", "per token, at the entropy of the data", lambda row: math.exp(JUDGED.value(row)),
+    lambda row: math.exp(JUDGED.value(row)) * JUDGED.error_of(row), base=10,
+)  # fmt: skip
 ENTROPY = Quantity("unigram entropy of the texts", "nats", column("entropy_nats"), column("entropy_standard_error"))
 TEXT_SECONDS = Quantity("seconds per text", "timed alone", column("seconds_per_text"), base=10)
 
