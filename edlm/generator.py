@@ -4,23 +4,22 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
+from edlm.bites import Bites, finished
 from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
 from edlm.execution import AS_TRAINED, Execution
-from edlm.likelihood import Estimate, nelbo, sampler_bound
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
+from edlm.scoring import Score, scoring
 from edlm.step import BrokenRows, StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
-from edlm.streams import Purpose, uniforms
+from edlm.text import Tally, Text
 from edlm.tokenizer import Tokenizer, open_tokenizer
 
 CARD = "bundle.yaml"
@@ -69,52 +68,6 @@ def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRA
 
 
 @dataclass
-class Tally:
-    """What it took to fill one row."""
-
-    denoiser_calls: int = 0
-    energy_calls: int = 0
-    ess: list[float] = field(default_factory=list)
-    """Effective sample size of each step that had something to choose."""
-
-    def add(self, step: StepResult, row: int) -> None:
-        """Afterwards `row` of this step is counted."""
-        self.denoiser_calls += int(step.denoiser_calls[row])
-        self.energy_calls += int(step.energy_calls[row])
-        if step.energies is not None and not step.energies[row].isnan().all():
-            self.ess.append(float(step.ess[row]))
-
-    @property
-    def mean_ess(self) -> float | None:
-        """None where no step resampled."""
-        return sum(self.ess) / len(self.ess) if self.ess else None
-
-
-@dataclass(frozen=True)
-class Text:
-    """One generated text: of `write` what follows the prompt, of `infill` the whole, given parts included."""
-
-    tokens: tuple[int, ...]
-    text: str
-    seed: int
-    finish_reason: Literal["stop", "length"]
-    """`stop`: the model ended the document there."""
-    tally: Tally
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely a text is, in nats, each number with the standard error of its noise samples."""
-
-    nelbo: Estimate
-    """Of plain diffusion, in continuous time."""
-    bound: Estimate
-    """Of the very sampler that generates, in T steps."""
-    energies: Mapping[str, Estimate]
-    """E(x_0, x_t, t) of every energy, its mean over the noise: low is likely, its zero is arbitrary."""
-
-
-@dataclass
 class _Draft:
     """A row on its way: its seed, the tokens that stand, and what they took."""
 
@@ -138,7 +91,7 @@ class TextGenerator:
     ) -> None:
         self.bundle, self.denoiser, self.energies, self.tokenizer = bundle, denoiser, energies, tokenizer
         self.length, self.mask = denoiser.length, denoiser.network.mask
-        self._device = next(denoiser.network.parameters()).device
+        self.device = next(denoiser.network.parameters()).device
 
     @classmethod
     def load(cls, uri: str, cache: Path, digest: str | None = None, device: str = "cpu") -> "TextGenerator":
@@ -242,28 +195,21 @@ class TextGenerator:
         A text shorter than the canvas is scored as a canvas of its own length, for rows are never padded.
         Raises ValueError for a text of another length.
         """
+        return finished(self.scoring(tokens, seed, draws, sampler, energy))
+
+    def scoring(
+        self,
+        tokens: Sequence[int],
+        seed: int,
+        draws: int,
+        sampler: Sampler,
+        energy: str | None = None,
+    ) -> Bites[Score]:
+        """As `score`, in bites; what is wrong with the request is raised at once."""
         if not 1 <= len(tokens) <= self.length:
             raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
-        weigh, network, schedule = self.energy_for(sampler, energy), self.denoiser.network, self.denoiser.schedule
-        # One row for each noise sample: the standard error over rows is then that of the noise.
-        x0 = canvas(tokens, len(tokens), self.mask).to(self._device).repeat(draws, 1)
-        return Score(
-            nelbo=nelbo(x0, network, schedule, seed, draws=1),
-            bound=sampler_bound(x0, network, weigh, schedule, sampler, seed, draws=1),
-            energies={name: self._mean_energy(x0, one, seed) for name, one in self.energies.items()},
-        )
-
-    @torch.no_grad()
-    def _mean_energy(self, x0: Int64[Tensor, "b l"], energy: AbstractEnergy, seed: int) -> Estimate:
-        """E(x_0, x_t, t) with everything masked as new, t uniform; of each row its own noise."""
-        network, rows = self.denoiser.network, torch.arange(len(x0), device=x0.device)
-        t = uniforms(seed, 0, rows, Purpose.TIME)
-        u = uniforms(seed, 0, rows, Purpose.MASK, (x0.shape[1],))
-        xt = equations.noise(x0, self.denoiser.schedule.alpha(t), u, self.mask)
-        context = network.read(xt, t)
-        log_p = equations.sum_by_group(network.log_p_of(context, xt == self.mask, x0), energy.block)
-        values = energy(x0[:, None], xt, t, log_p[:, None], context).double().sum(dim=(1, 2))
-        return Estimate(values.cpu(), draws=1)
+        x0 = canvas(tokens, len(tokens), self.mask).to(self.device).repeat(draws, 1)
+        return scoring(x0, self.denoiser, self.energies, self.energy_for(sampler, energy), sampler, seed)
 
     @torch.no_grad()
     def _fill(
@@ -276,10 +222,10 @@ class TextGenerator:
         on_step: OnStep | None,
     ) -> list[list[int]]:
         """The canvases filled. Each block has its own steps in a row's random streams, hence its own numbers."""
-        xt = torch.stack(list(canvases)).to(self._device)
-        seeds = torch.tensor([draft.seed for draft in drafts], device=self._device)
+        xt = torch.stack(list(canvases)).to(self.device)
+        seeds = torch.tensor([draft.seed for draft in drafts], device=self.device)
         network, schedule = self.denoiser.network, self.denoiser.schedule
-        times = sampler.times().to(self._device)
+        times = sampler.times().to(self.device)
         for i in range(sampler.steps, 0, -1):
             t, s = times[i].expand(seeds.shape), times[i - 1].expand(seeds.shape)
             index = torch.full_like(seeds, block * sampler.steps + i)
@@ -288,7 +234,7 @@ class TextGenerator:
             if result.broken.any():
                 raise BrokenRows(torch.nonzero(result.broken)[:, 0].tolist(), xt)
             for row, draft in enumerate(drafts):
-                draft.tally.add(result, row)
+                draft.tally = draft.tally.plus(result, row)
             if on_step is not None:
                 on_step(result)
         return xt.tolist()

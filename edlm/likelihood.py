@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.autoregressive import AutoregressiveModel
+from edlm.bites import Bites, finished
 from edlm.candidates import (
     AnyDenoiser,
     AnyEnergy,
@@ -61,20 +62,27 @@ def autoregressive_nll(x0: Int[Tensor, "b l"], model: AutoregressiveModel) -> Es
 
 
 @torch.no_grad()
-def nelbo(x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, draws: int) -> Estimate:
+def nelbo(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    seed: int,
+    draws: int,
+    first_row: int = 0,
+) -> Estimate:
     """The continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
 
-    Each sequence's times are stratified over its `draws`.
+    Each sequence's times are stratified over its `draws`. The sequences are those from `first_row` on of a longer list,
+    and get the numbers that they would get in it; so in the other estimates here.
     """
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
-        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
+        t, xt = _noised(x0, denoiser, schedule, seed, i, draws, first_row)
         nll = -_log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
         total += equations.nelbo_integrand(nll, schedule.weight(t)).cpu()
     return Estimate(total / draws, draws)
 
 
-@torch.no_grad()
 def sampler_bound(
     x0: Int[Tensor, "b l"],
     denoiser: AnyDenoiser,
@@ -91,14 +99,32 @@ def sampler_bound(
     tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
     normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law.
     """
+    return finished(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
+
+
+@torch.no_grad()
+def bounding(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    seed: int,
+    draws: int,
+    repeats: int = 1,
+    first_row: int = 0,
+) -> Bites[Estimate]:
+    """As `sampler_bound`, one step of all the sequences a bite."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw)
+        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw, first_row)
         for i in range(sampler.steps, 0, -1):
             xt = torch.where(reveal_at <= i, denoiser.mask, x0)
             revealed = reveal_at == i
             t = sampler.times()[i].item()
-            total += step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats).cpu()
+            nats = step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats, first_row)
+            total += nats.cpu()
+            yield
     return Estimate(total / draws, draws)
 
 
@@ -249,6 +275,7 @@ def step_bound(
     seed: int,
     draw: int,
     repeats: int,
+    first_row: int = 0,
 ) -> Float64[Tensor, " b"]:
     """Nats of one step at time t for every sequence; sequences that reveal nothing cost nothing.
 
@@ -263,25 +290,30 @@ def step_bound(
     if energy is None or sampler.candidates == 1 or not sampler.in_window(time).any():
         total[rows] = -_log_p_of(denoiser, denoiser.read(xt, time), revealed, x0).sum(dim=-1)
         return total
-    keys = seeds(seed, index, rows, Purpose.REPEAT)
+    keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
     total[rows] = step_nll(x0, xt, revealed, time, denoiser, energy, sampler.candidates, sampler.temperature, u)
     return total
 
 
 def reveal_times(
-    x0: Int[Tensor, "b l"], schedule: AbstractSchedule, times: Float64[Tensor, " i"], seed: int, draw: int
+    x0: Int[Tensor, "b l"],
+    schedule: AbstractSchedule,
+    times: Float64[Tensor, " i"],
+    seed: int,
+    draw: int,
+    first_row: int = 0,
 ) -> Int[Tensor, "b l"]:
     """For each position the step i (from t_i to t_(i - 1)) that reveals it: P(masked at t) = 1 - alpha_t."""
-    rows = torch.arange(len(x0), device=x0.device)
+    rows = first_row + torch.arange(len(x0), device=x0.device)
     u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
     reached = times[1:].to(x0.device)
     return torch.searchsorted(1 - schedule.alpha(reached), u).clamp(max=len(reached) - 1) + 1
 
 
-def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int):
+def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int, first_row: int = 0):
     """(t, x_t) of the i-th of `draws` noise samples of every sequence."""
-    rows = torch.arange(len(x0), device=x0.device)
+    rows = first_row + torch.arange(len(x0), device=x0.device)
     t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0
     u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
     return t, equations.noise(x0, schedule.alpha(t), u, denoiser.mask)

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.bites import Bites, finished
 from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose, read
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.schedule import AbstractSchedule
 from edlm.speculative import Verifiable, verify
 from edlm.step import BrokenRows, State, StepResult, join
 from edlm.streams import Purpose, uniforms
-from edlm.weighing import weigh
+from edlm.weighing import weighing
 
 EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
 
@@ -130,18 +131,33 @@ class Sampler:
         u = uniforms(seeds, index, 0, Purpose.REVEAL, (xt.shape[1],))
         return State(xt, t, s, index, seeds, equations.reveal(xt == denoiser.mask, schedule.reveal(t, s), u))
 
-    @torch.no_grad()
     def advance(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         """The rows at s; each reveals something. `context` is what the denoiser read in them.
 
         So rows of samplers that differ share one pass of the denoiser, and part after it.
         """
+        return finished(self.advancing(now, context, denoiser, energy))
+
+    @torch.no_grad()
+    def advancing(
+        self,
+        now: State,
+        context: Tensor,
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        tokens_at_once: int | None = None,
+    ) -> Bites[StepResult]:
+        """As `advance`, in bites: in each at most so many tokens enter the energy (None: as many as memory bears)."""
         weighed = self.weighs(now.t, energy)
-        advance = self._exact if self.candidates == EXACT else self._resample
         parts = []
-        for rows, how in ((~weighed, self._plain), (weighed, advance)):
-            if rows.any():
-                parts.append((rows, how(now.at(rows), context[rows], denoiser, energy)))
+        if (plain := ~weighed).any():
+            parts.append((plain, self._plain(now.at(plain), context[plain], denoiser, energy)))
+        if weighed.any():
+            rows = (now.at(weighed), context[weighed], denoiser, energy)
+            if self.candidates == EXACT:
+                parts.append((weighed, self._exact(*rows)))
+            else:
+                parts.append((weighed, (yield from self._resample(*rows, tokens_at_once))))
         return join(parts)
 
     def reads(self, now: State, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
@@ -178,14 +194,17 @@ class Sampler:
         result = now.advanced(found.x, energy, broken=_nan(log_p) | found.broken)
         return replace(result, energy_calls=found.passes, accepted=found.accepted)
 
-    def _resample(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    def _resample(
+        self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None, tokens_at_once: int | None
+    ) -> Bites[StepResult]:
         assert energy is not None
         length, block = now.xt.shape[1], energy.block
         filled = now.xt == denoiser.mask if energy.drafts else now.revealed
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
-        energies, distinct = weigh(energy, x, now.xt, now.t, log_p, context)
-        broken = _nan(log_p) | _nan(energies)
+        energies, distinct = yield from weighing(energy, x, now.xt, now.t, log_p, context, tokens_at_once)
+        # E = inf is what cannot be; E = -inf would be an infinite weight, which no energy can mean.
+        broken = _nan(log_p) | _nan(energies) | (energies == -torch.inf).flatten(1).any(dim=1)
         energies = torch.where(broken[:, None, None], 0.0, energies)
         log_v = equations.log_weight(energies, self.temperature)
         # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).

@@ -1,0 +1,395 @@
+"""Continuous batching: texts join and leave between denoising steps, and one thread alone touches the model.
+
+Whoever submits gets a ticket, and the latest state of it whenever they look: nothing queues up for who does not. A text
+is a function of its job and the model, whoever shares its passes; tokens that are revealed never change.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from edlm.bites import Bites
+from edlm.draft import Draft
+from edlm.fairness import Place, Shares, seated
+from edlm.generator import TextGenerator
+from edlm.job import (
+    BrokenRow,
+    Cancelled,
+    EngineFailed,
+    Expired,
+    Full,
+    Job,
+    Limits,
+    OutOfMemory,
+    Statistics,
+    reason_of,
+)
+from edlm.step import StepResult
+from edlm.ticket import Pending, Ticket
+from edlm.turn import Turns, is_out_of_memory
+from edlm.work import Work
+
+T = TypeVar("T")
+JOIN_SECONDS = 30.0  # the longest that one step may take when the engine is to stop
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator and what its version is called."""
+
+    generator: TextGenerator
+    version: str
+
+
+@dataclass(eq=False, kw_only=True)
+class _Present(Place):
+    """Somebody in the engine, from `submit` or `run` until the ticket's end."""
+
+    deadline: float
+    seated: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class _Writing(_Present):
+    ticket: Ticket
+    draft: Draft
+
+
+@dataclass(eq=False, kw_only=True)
+class _Biting(_Present):
+    ticket: Pending[Any]
+    bites: Bites[Any]
+    seconds: float
+    """Of the next bite, as expected."""
+    left: float
+    """Seconds of all the bites to come, as expected."""
+
+
+_Entry = _Writing | _Biting
+
+
+class ContinuousBatch:
+    """The engine. Any thread may call it; close it, or use it as a context, or its thread goes on."""
+
+    def __init__(self, generator: TextGenerator, version: str, limits: Limits) -> None:
+        self.model, self.limits = Model(generator, version), limits
+        self._changed = threading.Condition()
+        self._entries: list[_Entry] = []
+        self._closed, self._stop = False, False
+        self._failure: BaseException | None = None
+        self._turns, self._shares = Turns(limits.slots, limits.turn_seconds), Shares()
+        self._finished, self._rejected = Counter[str](), Counter[str]()
+        self._submitted = self._turn_count = self._rows = self._tokens = self._order = 0
+        self._busy_seconds, self._beat = 0.0, time.monotonic()
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "ContinuousBatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def generator(self) -> TextGenerator:
+        """Of new texts."""
+        return self.model.generator
+
+    @property
+    def version(self) -> str:
+        """Of new texts."""
+        return self.model.version
+
+    def swap(self, generator: TextGenerator, version: str) -> None:
+        """Afterwards new texts are the new model's; those that were submitted before are finished by their own."""
+        self.model = Model(generator, version)
+
+    def submit(self, jobs: Sequence[Job], model: Model | None = None) -> list[Ticket]:
+        """A ticket for each text, by `model` (None: the one of now; give the one that read the prompts).
+
+        All are accepted or none. Raises Full, EngineFailed, or ValueError where the model cannot do what is asked.
+        """
+        model = model or self.model
+        most = self.limits.slots + self.limits.waiting
+        if len(jobs) > most:
+            raise ValueError(f"{len(jobs)} texts at once; at most {most} are on their way or wait here")
+        drafts = [Draft(job, model.generator) for job in jobs]
+        with self._changed:
+            self._require_open()
+            now = time.monotonic()
+            costs = [self._cost(draft) for draft in drafts]
+            if jobs:
+                self._require_room(jobs[0].key, sum(costs), now, min(job.deadline for job in jobs), len(jobs))
+            entries = [
+                _Writing(
+                    key=job.key,
+                    due=now + cost,
+                    order=self._next(),
+                    ticket=Ticket(model.version, self._wake, draft.frame),
+                    deadline=job.deadline,
+                    draft=draft,
+                )
+                for job, draft, cost in zip(jobs, drafts, costs, strict=True)
+            ]
+            tickets = [entry.ticket for entry in entries]
+            self._entries += entries
+            self._changed.notify_all()
+        return tickets
+
+    def run(self, cost: float, bites: Bites[T], key: str, deadline: float) -> Pending[T]:
+        """A ticket for other work on the model, `cost` passes of the denoiser in all, done a bite at a time.
+
+        Raises Full or EngineFailed. A ValueError or FloatingPointError of the work is its ticket's.
+        """
+        with self._changed:
+            self._require_open()
+            now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), "", False)
+            self._require_room(key, seconds, now, deadline, 1)
+            ticket: Pending[T] = Pending(self.version, self._wake)
+            entry = _Biting(
+                key=key, due=now + seconds, order=self._next(), ticket=ticket, deadline=deadline, bites=bites,
+                seconds=min(seconds, self.limits.turn_seconds), left=seconds,
+            )  # fmt: skip
+            self._entries.append(entry)
+            self._changed.notify_all()
+        return ticket
+
+    def estimate(self, jobs: Sequence[Job]) -> float:
+        """Seconds that these texts would wait and take, if nobody else came."""
+        drafts = [Draft(job, self.generator) for job in jobs]
+        with self._changed:
+            own = sum(self._cost(draft) for draft in drafts)
+            return own + (self._wait(jobs[0].key, own) if jobs else 0.0)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Seconds that everything takes that is on its way or waits."""
+        with self._changed:
+            return sum(self._left(entry) for entry in self._entries)
+
+    @property
+    def beat_age_seconds(self) -> float:
+        """Since when nothing has moved although there is something to do; 0 where there is nothing."""
+        with self._changed:
+            return time.monotonic() - self._beat if self._entries else 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can do anything: what failed never comes back."""
+        return self._failure is None and self._thread.is_alive()
+
+    def statistics(self) -> Statistics:
+        """What was done so far."""
+        with self._changed:
+            running = sum(entry.seated for entry in self._entries)
+            return Statistics(
+                submitted=self._submitted,
+                running=running,
+                waiting=len(self._entries) - running,
+                finished=dict(self._finished),
+                rejected=dict(self._rejected),
+                turns=self._turn_count,
+                rows=self._rows,
+                passes=dict(self._turns.passes),
+                tokens=self._tokens,
+                busy_seconds=self._busy_seconds,
+                slots=self.limits.slots,
+            )
+
+    def drain(self, timeout: float) -> bool:
+        """Afterwards it is closed: nothing new was begun, and what was not over in `timeout` seconds has failed.
+
+        True where everything came to its own end. Raises TimeoutError where the thread is stuck in a step.
+        """
+        with self._changed:
+            self._closed = True
+            done = self._changed.wait_for(lambda: not self._entries or not self.alive, timeout)
+            self._stop = True
+            self._changed.notify_all()
+        self._thread.join(JOIN_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the engine's thread is stuck: its step takes more than {JOIN_SECONDS:g} s")
+        return done and self._failure is None
+
+    def close(self) -> None:
+        """Afterwards it is closed, and what was on its way has failed."""
+        self.drain(0.0)
+
+    # ---------------------------------------------------------------- who may come in; the lock is held
+
+    def _require_open(self) -> None:
+        if self._failure is not None or (self._stop and self._closed):
+            raise EngineFailed("the engine has failed" if self._failure is not None else "the engine is closed")
+        if self._closed:
+            self._refuse("draining", 1.0)
+
+    def _require_room(self, key: str, seconds: float, now: float, deadline: float, count: int) -> None:
+        """Full where there are too many, or where the wait would be too long; who is alone is always let in."""
+        wait = self._wait(key, seconds)
+        if len(self._entries) + count > self.limits.slots + self.limits.waiting:
+            self._refuse("waiting", wait)
+        if wait > self.limits.patience_seconds:
+            self._refuse("patience", wait - self.limits.patience_seconds)
+        if wait > 0 and now + wait + seconds > deadline:
+            self._refuse("deadline", now + wait + seconds - deadline)
+        self._submitted += count
+
+    def _refuse(self, reason: str, retry_after_seconds: float) -> None:
+        self._rejected[reason] += 1
+        raise Full(max(1.0, retry_after_seconds), reason)
+
+    def _wait(self, key: str, seconds: float) -> float:
+        """How long others hold up a key's next `seconds` of work: of each other key as much as is as long as all its
+        own, for keys share alike."""
+        by_key: dict[str, float] = {}
+        for entry in self._entries:
+            by_key[entry.key] = by_key.get(entry.key, 0.0) + self._left(entry)
+        before = by_key.pop(key, 0.0)
+        own = before + seconds
+        return before + sum(min(other, own) for other in by_key.values())
+
+    def _left(self, entry: _Entry) -> float:
+        return self._cost(entry.draft) if isinstance(entry, _Writing) else max(0.0, entry.left)
+
+    def _cost(self, draft: Draft) -> float:
+        return self._turns.pace.seconds(draft.left, draft.kind, draft.energy is not None and draft.energy.drafts)
+
+    def _next(self) -> int:
+        self._order += 1
+        return self._order
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # ---------------------------------------------------------------- the engine's thread
+
+    def _live(self) -> None:
+        try:
+            while self._is_wanted():
+                self._turn()
+            self._abandon("the engine was stopped before this was finished")
+        except BaseException as error:  # whatever it is, nobody may wait for ever
+            log.exception("the engine failed")
+            self._failure = error
+            self._abandon(f"the engine failed ({type(error).__name__}), and everything on its way with it")
+
+    def _is_wanted(self) -> bool:
+        """Waits until there is something to do; False where it is to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._entries or self._stop)
+            self._beat = time.monotonic()
+            return not self._stop
+
+    def _turn(self) -> None:
+        """One step, or one bite, of as many as a turn has time for."""
+        self._see_off()
+        with self._changed:
+            entries = list(self._entries)
+            self._shares.keep(entry.key for entry in entries)
+            here = seated(entries, self.limits.slots)
+            for entry in entries:
+                entry.seated = False
+            for entry in here:
+                entry.seated = True
+        if not here:
+            return
+        started = time.monotonic()
+        chosen = self._shares.picked(here, self._seconds, self.limits.turn_seconds)
+        steps: list[_Writing] = []
+        for entry in chosen:
+            entry.ticket.begin()
+            if isinstance(entry, _Biting):
+                self._bite(entry)
+            elif not self._turns.is_heavy(entry.draft):
+                steps.append(entry)
+            elif (took := self._turns.bite(entry.draft)) is not None:
+                self._take(entry, *took[1:])
+        if steps:
+            of = {entry.draft: entry for entry in steps}
+            for draft, result, row in self._turns.step(list(of)):
+                self._take(of[draft], result, row)
+        with self._changed:
+            self._turn_count += 1
+            self._busy_seconds += time.monotonic() - started
+
+    def _see_off(self) -> None:
+        """Afterwards whoever is cancelled, too late, or had nothing to do has left."""
+        now = time.monotonic()
+        with self._changed:
+            entries = list(self._entries)
+        for entry in entries:
+            if entry.ticket.cancelled:
+                self._end(entry, Cancelled("nobody waits for this any more"))
+            elif now > entry.deadline:
+                self._end(entry, Expired("not finished by its deadline"))
+            elif isinstance(entry, _Writing) and entry.draft.finished:
+                self._end(entry, entry.draft.text())
+
+    def _seconds(self, entry: _Entry) -> float:
+        return self._turns.seconds(entry.draft) if isinstance(entry, _Writing) else entry.seconds
+
+    def _bite(self, entry: _Biting) -> None:
+        started = time.monotonic()
+        try:
+            next(entry.bites)
+        except StopIteration as end:
+            self._end(entry, end.value)
+        except (ValueError, FloatingPointError) as error:
+            broken = BrokenRow(str(error)) if isinstance(error, FloatingPointError) else error
+            self._end(entry, broken)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._end(entry, OutOfMemory("this work does not fit the memory"))
+        else:
+            entry.seconds = time.monotonic() - started
+            entry.left -= entry.seconds
+
+    def _take(self, entry: _Writing, result: StepResult | OutOfMemory, row: int) -> None:
+        """Afterwards the text has taken its step, and whoever watches it knows."""
+        if isinstance(result, OutOfMemory):
+            self._end(entry, result)
+            return
+        before = entry.draft.frame.masked
+        try:
+            entry.draft.take(result, row)
+        except BrokenRow as error:
+            self._end(entry, error)
+            return
+        with self._changed:
+            self._rows += 1
+            self._tokens += before - entry.draft.frame.masked
+        if entry.draft.finished:
+            entry.ticket.keep(entry.draft.frame)
+            self._end(entry, entry.draft.text())
+        else:
+            entry.ticket.show(entry.draft.frame)
+
+    def _end(self, entry: _Entry, outcome: Any) -> None:
+        """Afterwards the entry's place is free, and its ticket over."""
+        if isinstance(outcome, Exception):
+            reason = reason_of(outcome)
+        else:
+            reason = outcome.finish_reason if isinstance(entry, _Writing) else "scored"
+        with self._changed:
+            self._entries.remove(entry)
+            self._finished[reason] += 1
+            self._changed.notify_all()
+        if isinstance(entry, _Writing):
+            self._turns.forget(entry.draft)
+        entry.ticket.end(outcome)
+
+    def _abandon(self, why: str) -> None:
+        """Afterwards everybody has failed."""
+        while True:
+            with self._changed:
+                if not self._entries:
+                    return
+                entry = self._entries[0]
+            self._end(entry, EngineFailed(why))

@@ -1,0 +1,75 @@
+"""Fairness: who is on their way, and whose step is next.
+
+Keys share the work alike, however much each asks for: the key that was served least goes first. Within a key a text
+stands where its due time puts it, the moment it came plus the time that it would take alone: a short one passes a long
+one, but only for as long as the long one would take, so that nobody waits for ever.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+
+@dataclass(eq=False)
+class Place:
+    """Where somebody stands."""
+
+    key: str
+    due: float
+    order: int
+    """In which order they came."""
+    turn: int = 0
+    """The latest turn that it took part in."""
+
+
+P = TypeVar("P", bound=Place)
+
+
+def seated(places: Iterable[P], slots: int) -> list[P]:
+    """Who is on their way: at most `slots`, the keys taking turns, each with its due ones first."""
+    by_key: dict[str, int] = {}
+    ranked = []
+    for place in sorted(places, key=lambda place: (place.due, place.order)):
+        rank = by_key.get(place.key, 0)
+        by_key[place.key] = rank + 1
+        ranked.append((rank, place))
+    return [place for _, place in sorted(ranked, key=lambda one: one[0])[:slots]]
+
+
+class Shares:
+    """How many seconds of work each key had, as far as it matters for what is still to do."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, float] = {}
+        self._turn = 0
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Afterwards these keys alone have shares; a new one begins level with the one that had least."""
+        active = dict.fromkeys(keys)
+        least = min((self._served[key] for key in active if key in self._served), default=0.0)
+        self._served = {key: self._served.get(key, least) - least for key in active}
+
+    def picked(self, places: Sequence[P], seconds: Callable[[P], float], budget: float) -> list[P]:
+        """Who takes part in this turn: the key served least first, of it whoever waited longest.
+
+        At least one does, and others while the seconds that all of them take stay within the budget. Their keys are
+        charged. Nobody who is next in line is passed over for being large.
+        """
+        self._turn += 1
+        lines: dict[str, list[P]] = {}
+        for place in sorted(places, key=lambda place: (place.turn, place.due, place.order), reverse=True):
+            lines.setdefault(place.key, []).append(place)
+        chosen: list[P] = []
+        total = 0.0
+        while lines:
+            key = min(lines, key=lambda key: self._served[key])
+            cost = seconds(lines[key][-1])
+            if chosen and total + cost > budget:
+                break
+            place = lines[key].pop()
+            place.turn, total = self._turn, total + cost
+            self._served[key] += cost
+            chosen.append(place)
+            if not lines[key]:
+                del lines[key]
+        return chosen

@@ -1,0 +1,44 @@
+"""A generated text, and what it took."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edlm.step import StepResult
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What it took to fill one row."""
+
+    denoiser_calls: int = 0
+    energy_calls: int = 0
+    ess: tuple[float, ...] = ()
+    """Effective sample size of each step that had something to choose."""
+
+    def plus(self, step: StepResult, row: int) -> "Tally":
+        """With `row` of this step counted."""
+        counted = replace(
+            self,
+            denoiser_calls=self.denoiser_calls + int(step.denoiser_calls[row]),
+            energy_calls=self.energy_calls + int(step.energy_calls[row]),
+        )
+        if step.energies is None or bool(step.energies[row].isnan().all()):
+            return counted
+        return replace(counted, ess=(*self.ess, float(step.ess[row])))
+
+    @property
+    def mean_ess(self) -> float | None:
+        """None where no step resampled."""
+        return sum(self.ess) / len(self.ess) if self.ess else None
+
+
+@dataclass(frozen=True)
+class Text:
+    """One generated text: of a completion what follows the prompt, of an infill the whole, given parts included."""
+
+    tokens: tuple[int, ...]
+    text: str
+    seed: int
+    finish_reason: Literal["stop", "length"]
+    """`stop`: the model ended the document there, or a stop string was met."""
+    tally: Tally

@@ -1,0 +1,209 @@
+"""A turn: the upcoming steps of many texts, whatever their times, k and windows, in one pass of the denoiser.
+
+After the pass rows part: those that weigh nothing go on together, and those that weigh by energy, k and temperature. A
+row whose weighing alone would outlast a turn goes on by itself, a bite at a time, so that nobody waits for it.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from edlm.abstract_energy import AbstractEnergy
+from edlm.bites import Bites
+from edlm.candidates import read
+from edlm.draft import Draft, state_of
+from edlm.job import OutOfMemory
+from edlm.sampler import EXACT, Sampler
+from edlm.step import StepResult
+from edlm.work import PASS, Pace, Work
+
+PLAIN = Sampler(steps=1)
+
+Took = tuple[Draft, StepResult | OutOfMemory, int]
+"""A draft with the result of which one row is its own, and that row; or why it has none."""
+
+
+class Turns:
+    """What computes: it knows how fast this machine is, and how many rows fit its memory."""
+
+    def __init__(self, rows: int, turn_seconds: float) -> None:
+        self.pace, self.turn_seconds, self.bucket = Pace(), turn_seconds, rows
+        self.passes = {PASS: 0}
+        """Of canvases, by network."""
+        self._begun: dict[Draft, Bites[StepResult]] = {}
+
+    def seconds(self, draft: Draft) -> float:
+        """What the draft's next step or bite will take."""
+        return self.turn_seconds if self.is_heavy(draft) else self._seconds(draft, draft.upcoming().work)
+
+    def is_heavy(self, draft: Draft) -> bool:
+        """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun."""
+        move = draft.upcoming()
+        if draft in self._begun:
+            return True
+        divisible = move.weighed and draft.weigher.candidates != EXACT
+        return divisible and self._seconds(draft, move.work) > self.turn_seconds
+
+    def step(self, drafts: Sequence[Draft]) -> list[Took]:
+        """One step of each draft; of those that do not fit the memory, even in half a batch, an error."""
+        took: list[Took] = []
+        for batch in _by_generator(drafts):
+            for some in _split(batch, self.bucket):
+                took += self._step(some)
+        return took
+
+    def bite(self, draft: Draft) -> Took | None:
+        """One bite of a heavy draft's step; None while the step is not over."""
+        for _ in range(2):
+            bites = self._begun.get(draft)
+            if bites is None:
+                bites = self._begun[draft] = self._weighing(draft)
+            try:
+                next(bites)
+            except StopIteration as end:
+                del self._begun[draft]
+                return draft, end.value, 0
+            except Exception as error:
+                del self._begun[draft]
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(1)
+            else:
+                return None
+        return draft, OutOfMemory("a step of this text does not fit the memory"), 0
+
+    def forget(self, draft: Draft) -> None:
+        """Afterwards nothing is kept of a draft that ends in the middle of a step."""
+        self._begun.pop(draft, None)
+
+    def _seconds(self, draft: Draft, work: Work) -> float:
+        return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.drafts)
+
+    def _step(self, drafts: Sequence[Draft]) -> list[Took]:
+        took = self._attempt(drafts)
+        if took is not None:
+            return took
+        self._shrink(len(drafts))
+        halves: list[Took] = []
+        for half in _split(drafts, self.bucket):
+            again = self._attempt(half)
+            lost = OutOfMemory(f"a step of {len(half)} texts does not fit the memory")
+            halves += [(draft, lost, 0) for draft in half] if again is None else again
+        return halves
+
+    def _attempt(self, drafts: Sequence[Draft]) -> list[Took] | None:
+        """None: it did not fit the memory. Nothing has changed then, so it can be tried again."""
+        try:
+            return self._computed(drafts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _shrink(self, rows: int) -> None:
+        """Afterwards batches are at most half of `rows`."""
+        self.bucket = max(1, min(self.bucket, rows // 2))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _computed(self, drafts: Sequence[Draft]) -> list[Took]:
+        generator = drafts[0].generator
+        network, started = generator.denoiser.network, time.monotonic()
+        now, groups = state_of(drafts, generator.device), list(_alike(drafts))
+        where = now.revealed.clone()
+        for rows in groups:
+            sampler, energy = _how(drafts[rows[0]])
+            where[rows] = sampler.reads(now.at(torch.tensor(rows, device=generator.device)), network, energy)
+        context = read(network, now.xt, now.t, where)
+        _synchronise(generator.device)
+        plain_seconds, took = time.monotonic() - started, []
+        for rows in groups:
+            first, began = drafts[rows[0]], time.monotonic()
+            weighed, (sampler, energy) = first.upcoming().weighed, _how(first)
+            at = torch.tensor(rows, device=generator.device)
+            result = _on_cpu(sampler.advance(now.at(at), context[at], network, energy))
+            took += [(drafts[row], result, place) for place, row in enumerate(rows)]
+            if weighed:
+                candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
+                self.pace.measured(first.kind, candidates, time.monotonic() - began)
+                self._count(first.energy_name, result.energy_calls)
+            else:
+                plain_seconds += time.monotonic() - began
+            self._count(PASS, result.denoiser_calls)
+        self.pace.measured(PASS, len(drafts), plain_seconds)
+        return took
+
+    @torch.no_grad()
+    def _weighing(self, draft: Draft) -> Bites[StepResult]:
+        """The draft's step alone, no bite of it longer than a turn as far as one candidate is not."""
+        generator, began = draft.generator, time.monotonic()
+        network, work = generator.denoiser.network, draft.upcoming().work
+        now = state_of([draft], generator.device)
+        context = read(network, now.xt, now.t, draft.weigher.reads(now, network, draft.energy))
+        _synchronise(generator.device)
+        self.pace.measured(PASS, 1, time.monotonic() - began)
+        one = self._seconds(draft, Work(0.0, work.candidates / draft.weigher.candidates))
+        candidates = max(1, int(self.turn_seconds / one))
+        bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
+        seconds = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                next(bites)
+            except StopIteration as end:
+                result = _on_cpu(end.value)
+                self.pace.measured(draft.kind, work.candidates, seconds + time.monotonic() - began)
+                self._count(PASS, result.denoiser_calls)
+                self._count(draft.energy_name, result.energy_calls)
+                return result
+            _synchronise(generator.device)
+            seconds += time.monotonic() - began
+            yield
+
+    def _count(self, network: str, calls: Tensor) -> None:
+        self.passes[network] = self.passes.get(network, 0) + int(calls.sum())
+
+
+def _by_generator(drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    generators = dict.fromkeys(draft.generator for draft in drafts)
+    for generator in generators:
+        yield [draft for draft in drafts if draft.generator is generator]
+
+
+def _split(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:
+    for start in range(0, len(drafts), size):
+        yield drafts[start : start + size]
+
+
+def _alike(drafts: Sequence[Draft]) -> Iterator[list[int]]:
+    """The rows that advance together: those that weigh nothing, and those that weigh in the same way."""
+    groups: dict[object, list[int]] = {}
+    for row, draft in enumerate(drafts):
+        groups.setdefault(_how(draft), []).append(row)
+    yield from groups.values()
+
+
+def _how(draft: Draft) -> tuple[Sampler, AbstractEnergy | None]:
+    """By what sampler and energy its upcoming step is taken."""
+    return (draft.weigher, draft.energy) if draft.upcoming().weighed else (PLAIN, None)
+
+
+def _on_cpu(result: StepResult) -> StepResult:
+    values = {field.name: getattr(result, field.name) for field in fields(StepResult)}
+    return replace(result, **{name: value.cpu() for name, value in values.items() if value is not None})
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocator gave up, the device's or the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
