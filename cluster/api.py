@@ -1,4 +1,4 @@
-"""What a request may say and what an answer looks like: OpenAI's completions, with one object `edlm` of our own."""
+"""What a request may say: OpenAI's completions, with one object `edlm` of our own, and what OpenAI has no word for."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,22 +17,17 @@ MAX_TOKENS = 4096
 MAX_STEPS = 1024
 MAX_CANDIDATES = 64
 MAX_DRAWS = 64
-MAX_WORK = 2**14  # passes of the denoiser in one request, an energy's candidate counting as three quarters of one
-ENERGY_SHARE = 0.75
+MAX_STOPS = 4
+MAX_STOP_LETTERS = 64
+MAX_SECONDS = 3600
 MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exactly
 
 # OpenAI's fields that this server does not act on, with the value that asks for nothing.
 NEUTRAL: dict[str, Any] = {
-    "best_of": 1,
-    "echo": False,
     "frequency_penalty": 0,
     "logit_bias": {},
     "logprobs": None,
     "presence_penalty": 0,
-    "stop": None,
-    "stream": False,
-    "stream_options": None,
-    "suffix": None,
     "temperature": 1,
     "top_p": 1,
 }
@@ -42,11 +37,16 @@ Token = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Prompt = Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
 TokenPrompt = Annotated[list[Token], Field(min_length=1, max_length=MAX_PROMPT)]
 Gap = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Stop = Annotated[str, Field(max_length=MAX_STOP_LETTERS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+# The most is told in the document and checked by hand: one more is OpenAI's 400, not a 422.
+Choices = Annotated[int, Field(ge=1, json_schema_extra={"maximum": MAX_CHOICES})]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Settings(_Strict):
@@ -59,6 +59,10 @@ class Settings(_Strict):
     """[from, to]: steps at a time t in it choose among the candidates."""
     energy_temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
     energy: Annotated[str, Field(max_length=64)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
+    """After this time the request is ended; the server has a limit of its own."""
+    return_: Annotated[list[Literal["token_ids", "trajectory"]], Field(alias="return", max_length=2)] = []
+    """What a choice shows beside its text: its token ids; for each of them the step that revealed it."""
 
     @field_validator("window")
     @classmethod
@@ -68,14 +72,29 @@ class Settings(_Strict):
         return window
 
     def sampler(self, default: Sampler) -> Sampler:
-        """The default with what the request changed."""
+        """The default with what the request changed. Times that were fitted to other steps are not kept."""
         given = {
             "steps": self.steps,
             "candidates": self.candidates,
             "window": None if self.window is None else tuple(self.window),
             "temperature": self.energy_temperature,
         }
-        return replace(default, **{name: value for name, value in given.items() if value is not None})
+        changed = {name: value for name, value in given.items() if value is not None}
+        if self.steps not in (None, default.steps):
+            changed["grid"] = None
+        if self.candidates not in (None, default.candidates):
+            changed["speculative"] = False
+        return replace(default, **changed)
+
+
+class StreamOptions(_Strict):
+    """What a stream shows beside its text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Accepted as OpenAI's clients send it, and not used."""
+    denoising: bool | None = None
+    """The states of the canvas on its way. Left out: an infill shows them, a completion does not."""
 
 
 class _Request(_Strict):
@@ -88,31 +107,54 @@ class _Request(_Strict):
     """Accepted as OpenAI's clients send it, and not used."""
 
 
-class CompletionRequest(_Request):
+class _Stream(_Request):
+    n: Choices = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    def require_consistent(self) -> None:
+        """Refused where fields that are right by themselves do not go together."""
+        if self.n > MAX_CHOICES:
+            raise Refused(400, f"n is {self.n}; at most {MAX_CHOICES} are written at once", "n", "invalid_value")
+        if self.stream_options is not None and not self.stream:
+            raise Refused(400, "stream_options is for stream: true", "stream_options", "invalid_value")
+
+
+class CompletionRequest(_Stream):
     """POST /v1/completions."""
 
     prompt: Prompt | TokenPrompt = ""
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 16
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Choices | None = None
+    """Write so many, and show the n of lowest energy (a token, as /v1/score measures it)."""
     echo: bool = False
+    """Begin each text with its prompt, as it was read."""
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    """The text ends before the first of these."""
+    suffix: Text | None = None
+    """What stands behind the text: prompt, max_tokens and suffix share one canvas."""
     frequency_penalty: Number | None = None
     logit_bias: dict[str, Number] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
     presence_penalty: Number | None = None
-    stop: str | list[str] | None = None
-    stream: bool = False
-    stream_options: dict[str, Any] | None = None
-    suffix: str | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
-    def require_supported(self) -> None:
-        """Refused where a field of OpenAI's asks for what this server cannot do."""
+    def require_consistent(self) -> None:
+        """Refused where a field asks for what this server cannot do, or two of them do not go together."""
+        super().require_consistent()
         for field, neutral in NEUTRAL.items():
             if getattr(self, field) not in (None, neutral):
-                message = f"{field} is not supported yet; leave it out"
-                raise Refused(400, message, field, "unsupported_parameter")
+                raise Refused(400, f"{field} is not supported; leave it out", field, "unsupported_parameter")
+        if "" in self.stops:
+            raise Refused(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
+        if self.best_of is None:
+            return
+        if not self.n <= self.best_of <= MAX_CHOICES:
+            message = f"best_of is {self.best_of}; it must be at least n = {self.n} and at most {MAX_CHOICES}"
+            raise Refused(400, message, "best_of", "invalid_value")
+        if self.stream:
+            raise Refused(400, "best_of compares finished texts; leave out stream", "best_of", "invalid_value")
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
@@ -121,15 +163,21 @@ class CompletionRequest(_Request):
             return self.prompt  # type: ignore[return-value]
         return [self.prompt]  # type: ignore[list-item]
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings, none or one or several."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-class InfillRequest(_Request):
+
+class InfillRequest(_Stream):
     """POST /v1/infill: a text with gaps, as tokens or in parts."""
 
     tokens: Annotated[list[Token | None], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
     """null for each hole."""
     parts: Annotated[list[Text | Gap], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     """Pieces of text, and numbers of tokens to fill in between."""
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "InfillRequest":
@@ -149,106 +197,18 @@ class ScoreRequest(_Request):
         return _exactly_one(self, "text", "tokens")
 
 
-class Choice(BaseModel):
-    index: int
-    text: str
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
+class TokenizeRequest(_Strict):
+    """POST /v1/tokenize."""
+
+    text: Text
+    model: Annotated[str, Field(max_length=256)] | None = None
 
 
-class InfillChoice(BaseModel):
-    index: int
-    text: str
-    tokens: list[int]
+class DetokenizeRequest(_Strict):
+    """POST /v1/detokenize."""
 
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Details(BaseModel):
-    """The object `edlm` of an answer: what made it, so that it can be made again, and what it took."""
-
-    seed: int
-    steps: int
-    candidates: int
-    window: tuple[float, float]
-    energy_temperature: float
-    energy: str | None
-    """None: nothing was weighed."""
-    ess: float | None = None
-    """Effective number of candidates, a mean over the steps that had something to choose."""
-    denoiser_calls: int | None = None
-    energy_calls: int | None = None
-    seconds: float
-    """From the request to the answer, the wait for other requests included."""
-    prompt: list[str] | None = None
-    """What was read: a tokenizer may drop capitals or signs."""
-    context_tokens: list[int] | None = None
-    """How many of the last tokens of each prompt the first canvas showed."""
-    model_version: str
-    digest: str
-
-
-class CompletionResponse(BaseModel):
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    edlm: Details
-
-
-class InfillResponse(BaseModel):
-    id: str
-    object: Literal["infill"] = "infill"
-    created: int
-    model: str
-    choices: list[InfillChoice]
-    usage: Usage
-    edlm: Details
-
-
-class Measured(BaseModel):
-    nats: float
-    standard_error: float
-
-
-class ScoreResponse(BaseModel):
-    id: str
-    object: Literal["score"] = "score"
-    created: int
-    model: str
-    tokens: int
-    text: str
-    """As it was read."""
-    nelbo: Measured
-    bound: Measured
-    energies: dict[str, Measured]
-    edlm: Details
-
-
-def require_affordable(rows: int, blocks: int, length: int, sampler: Sampler) -> int:
-    """The denoiser passes that a request may cost; Refused where they are too many."""
-    work = rows * blocks * passes(sampler, length)
-    if work > MAX_WORK:
-        raise Refused(
-            400,
-            f"the request costs up to {work} passes of the network, and the limit is {MAX_WORK}; "
-            "ask for fewer steps, candidates, tokens or choices",
-            code="work_limit_exceeded",
-        )
-    return work
-
-
-def passes(sampler: Sampler, length: int) -> int:
-    """Passes to fill one canvas: a step that reveals nothing costs nothing, so never more steps than positions."""
-    resampled = int(sampler.in_window(sampler.times()[1:]).sum())
-    share = 0 if sampler.candidates == 1 else ENERGY_SHARE * max(sampler.candidates, 1)
-    return min(sampler.steps, length) + round(min(resampled, length) * share)
+    tokens: Annotated[list[Token], Field(max_length=MAX_PROMPT)]
+    model: Annotated[str, Field(max_length=256)] | None = None
 
 
 def _exactly_one(request: Any, *fields: str) -> Any:

@@ -53,6 +53,8 @@ class Serving:
     """File with the hashes of API keys. None: nobody is asked for a key, and only this machine is listened to."""
     open: bool = False
     """Listen beyond this machine without a key file: whoever reaches the port may ask."""
+    hosts: tuple[str, ...] | None = None
+    """Names in the Host header that are answered. None: this machine's own where only it is listened to, else any."""
     alias: str = "champion"
     cache: str | None = None
     """Folder of verified copies of models, on each machine. None: in the folder for temporary files."""
@@ -64,6 +66,12 @@ class Serving:
     """A text that would wait longer than this for its place is refused with 429."""
     request_timeout_seconds: PositiveFloat = 120.0
     """The longest deadline of a request, and its deadline where it names none."""
+    max_work: Positive = 2**14
+    """Passes of the denoiser that one request may cost."""
+    work_per_second: PositiveFloat | None = None
+    """Passes of the denoiser that each API key may use on average, in each replica. None: all there are."""
+    burst_seconds: PositiveFloat = 60.0
+    """A key that was idle may use so many seconds' worth at once."""
     drain_seconds: NonNegativeFloat | None = None
     """How long texts on their way may take when the endpoint is taken down. None: as long as the longest deadline."""
     max_queued_requests: Positive = 32

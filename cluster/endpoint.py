@@ -1,248 +1,218 @@
-"""The endpoint: a FastAPI app around one text generator; what to say to every request, good or bad."""
+"""The endpoint: a FastAPI app around one engine; which request goes where."""
 
-import logging
-import secrets
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.responses import PlainTextResponse, Response
 
-from cluster.api import (
-    MAX_CHOICES,
-    MAX_SEED,
-    Choice,
-    CompletionRequest,
+from cluster import completions, infills, page, scores
+from cluster.access import Access
+from cluster.admission import Admission
+from cluster.answers import (
     CompletionResponse,
-    Details,
-    InfillChoice,
-    InfillRequest,
+    DetokenizeResponse,
+    Health,
     InfillResponse,
-    Measured,
-    ScoreRequest,
+    Model,
+    ModelList,
+    Readiness,
+    Refusal,
     ScoreResponse,
-    Usage,
-    require_affordable,
+    TokenizeResponse,
 )
-from cluster.gate import Gate
-from cluster.queue import Full, Queue
+from cluster.api import (
+    CompletionRequest,
+    DetokenizeRequest,
+    InfillRequest,
+    ScoreRequest,
+    StreamOptions,
+    TokenizeRequest,
+)
+from cluster.completions import Completions
+from cluster.events import EventStream
+from cluster.gate import OPEN, Gate
+from cluster.hangup import Hangup
+from cluster.infills import Infills
+from cluster.keys import Keys
+from cluster.meters import Meters, OwnMeters
+from cluster.order import Way, way
+from cluster.readings import Readings
 from cluster.refusal import HANDLERS, Refused
-from cluster.registry import ModelVersion
-from edlm.canvas import block_count, canvas, context_tokens
-from edlm.config import plain
-from edlm.generator import OnStep, Score, Text, TextGenerator
-from edlm.likelihood import Estimate
-from edlm.sampler import Sampler
+from cluster.rules import Rules
+from cluster.served import Served, or_refuse
+from cluster.visit import visit_of
+from cluster.writing import stream
+from edlm.continuous import ContinuousBatch
 
-log = logging.getLogger(__name__)
-Value = TypeVar("Value")
+HUNG_SECONDS = 10.0  # without a sign of life, while there is work
+MEANINGS = {
+    400: "The request is well-formed, and cannot be answered: a field's value, or the cost of all together.",
+    401: "The API key is missing or wrong.",
+    403: "The Host header names another server.",
+    404: "No such route, or no such model.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The body is not application/json.",
+    422: "A field is unknown, or its value is not of its type or range.",
+    429: "Too much is waiting, or the API key has used up its work; Retry-After says when to come back.",
+    431: "The headers are too large.",
+    500: "The server failed.",
+    503: "The engine failed or is not ready.",
+    504: "Not done in time.",
+}
+ALWAYS = (403, 404, 431, 500)
+READ = (*ALWAYS, 401)
+POSTED = (*READ, 400, 408, 413, 415, 422)
+WORKED = (*POSTED, 429, 503, 504)
 
 
 class Endpoint:
-    """What the routes do: check the request, let the generator work in its thread, and wrap what it made."""
+    """What the routes do: check the request, have the engine work, and wrap what it made."""
 
-    def __init__(self, generator: TextGenerator, version: ModelVersion, queue: Queue) -> None:
-        self.generator, self.version, self.queue = generator, version, queue
-        self.name, self.since = generator.bundle.name, int(time.time())
-
-    async def complete(self, request: CompletionRequest) -> CompletionResponse:
-        """POST /v1/completions"""
-        request.require_supported()
-        sampler, seed = self._settings(request)
-        generator, energy = self.generator, request.edlm.energy
-        prompts = [_or_refuse("prompt", generator.read, prompt) for prompt in request.prompts]
-        blocks = max(block_count(len(prompt), request.max_tokens, generator.length) for prompt in prompts)
-        work = self._work(sampler, len(prompts) * request.n, blocks)
-        seeds = _seeds(seed, request.n)
-
-        def task(check: Callable[[], None]) -> list[Text]:
-            on_step = _on_step(check)
-            return [
-                text
-                for prompt in prompts
-                for text in generator.write(prompt, request.max_tokens, seeds, sampler, energy, on_step)
-            ]
-
-        texts, seconds = await self._run(work, task)
-        read = [generator.tokenizer.decode(prompt) for prompt in prompts]
-        shown = [context_tokens(len(prompt), request.max_tokens, generator.length) for prompt in prompts]
-        return CompletionResponse(
-            id=_id("cmpl"),
-            created=int(time.time()),
-            model=self.name,
-            choices=[Choice(index=i, text=text.text, finish_reason=text.finish_reason) for i, text in enumerate(texts)],
-            usage=_usage(sum(map(len, prompts)), sum(len(text.tokens) for text in texts)),
-            edlm=self._details(request, seed, sampler, seconds, texts, prompt=read, context_tokens=shown),
-        )
-
-    async def infill(self, request: InfillRequest) -> InfillResponse:
-        """POST /v1/infill"""
-        sampler, seed = self._settings(request)
-        generator, energy = self.generator, request.edlm.energy
-        if request.parts is not None:
-            field, tokens = "parts", _or_refuse("parts", generator.places, request.parts)
-        else:
-            field, tokens = "tokens", tuple(request.tokens or ())
-        _or_refuse(field, lambda known: canvas(known, generator.length, generator.mask), tokens)
-        work = self._work(sampler, request.n, 1)
-        seeds = _seeds(seed, request.n)
-        texts, seconds = await self._run(
-            work, lambda check: generator.infill(tokens, seeds, sampler, energy, _on_step(check))
-        )
-        holes = tokens.count(None)
-        return InfillResponse(
-            id=_id("infill"),
-            created=int(time.time()),
-            model=self.name,
-            choices=[InfillChoice(index=i, text=text.text, tokens=list(text.tokens)) for i, text in enumerate(texts)],
-            usage=_usage(len(tokens) - holes, holes * request.n),
-            edlm=self._details(request, seed, sampler, seconds, texts),
-        )
-
-    async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """POST /v1/score"""
-        sampler, seed = self._settings(request)
-        generator, energy, draws = self.generator, request.edlm.energy, request.draws
-        if request.text is not None:
-            field, tokens = "text", _or_refuse("text", generator.read, request.text)
-        else:
-            field, tokens = "tokens", _or_refuse("tokens", generator.read, request.tokens or ())
-        if not 1 <= len(tokens) <= generator.length:
-            raise Refused(400, f"{len(tokens)} tokens; a score needs 1 to {generator.length}, so cut the text", field)
-        work = self._work(sampler, draws, 1)
-
-        def task(_: Callable[[], None]) -> Score:
-            return generator.score(tokens, seed, draws, sampler, energy)
-
-        score, seconds = await self._run(work, task)
-        return ScoreResponse(
-            id=_id("score"),
-            created=int(time.time()),
-            model=self.name,
-            tokens=len(tokens),
-            text=generator.tokenizer.decode(tokens),
-            nelbo=_measured(score.nelbo),
-            bound=_measured(score.bound),
-            energies={name: _measured(value) for name, value in score.energies.items()},
-            edlm=self._details(request, seed, sampler, seconds),
-        )
-
-    def models(self) -> dict[str, Any]:
-        """GET /v1/models"""
-        generator = self.generator
-        facts = {
-            **self._identity,
-            "length": generator.length,
-            "energies": list(generator.energies),
-            "energy": generator.bundle.energy,
-            "sampler": plain(generator.bundle.sampler),
-        }
-        model = {"id": self.name, "object": "model", "created": self.since, "owned_by": "edlm", "edlm": facts}
-        return {"object": "list", "data": [model]}
-
-    def ready(self) -> dict[str, Any]:
-        """GET /readyz"""
-        return {"status": "ready", "model": self.name, **self._identity}
+    def __init__(self, batch: ContinuousBatch, rules: Rules, meters: Meters) -> None:
+        self.batch, self.rules, self.meters = batch, rules, meters
+        self.admission = Admission(batch, rules, meters)
+        self.readings = Readings(batch, meters)
+        self.warm = False
+        """Whether the engine has done its first work; /readyz says 503 until then."""
+        self._since = int(time.time())
+        self._served = Served(batch.model)
 
     @property
-    def _identity(self) -> dict[str, str]:
-        return {"model_version": self.version.version, "digest": self.version.digest}
+    def served(self) -> Served:
+        """The model that a request gets now."""
+        model = self.batch.model
+        if self._served.model is not model:
+            self._served = Served(model)
+        return self._served
 
-    def _settings(self, request: CompletionRequest | InfillRequest | ScoreRequest) -> tuple[Sampler, int]:
-        """How to generate, and the seed; Refused where this model cannot."""
-        if request.model not in (None, self.name):
-            raise Refused(404, f"no model {request.model!r}; this server has {self.name!r}", "model", "model_not_found")
-        sampler = request.edlm.sampler(self.generator.bundle.sampler)
-        _or_refuse("edlm.energy", self.generator.energy_for, sampler, request.edlm.energy)
-        return sampler, secrets.randbelow(MAX_SEED - MAX_CHOICES) if request.seed is None else request.seed
+    async def complete(self, request: CompletionRequest, http: Request) -> Any:
+        """Writes what follows the prompt, or stands between it and the suffix; with `stream`, as it becomes certain."""
+        return await self._written(request, http, completions.order, states=False)
 
-    def _work(self, sampler: Sampler, rows: int, blocks: int) -> int:
-        return require_affordable(rows, blocks, self.generator.length, sampler)
+    async def infill(self, request: InfillRequest, http: Request) -> Any:
+        """Fills the gaps of a text; with `stream`, shows every state of it on its way."""
+        return await self._written(request, http, infills.order, states=True)
 
-    async def _run(self, work: int, task: Callable[[Callable[[], None]], Value]) -> tuple[Value, float]:
-        """What the task returns, and the seconds from the request to it, the wait for others included."""
-        started = time.monotonic()
-        try:
-            result = await self.queue.run(work, task)
-        except Full as full:
-            raise Refused(
-                429, "too many requests are waiting; try again later", None, "queue_full", full.retry_after_seconds
-            ) from None
-        except TimeoutError:
-            seconds = self.queue.timeout_seconds
-            raise Refused(504, f"not done within {seconds:g} s; ask for less", None, "deadline_exceeded") from None
-        except FloatingPointError:
-            log.exception("a network gave something that is not a number")
-            raise Refused(500, "the model gave something that is not a number", None, "numerical_error") from None
-        return result, time.monotonic() - started
+    async def score(self, request: ScoreRequest, http: Request) -> ScoreResponse:
+        """Measures how likely a text is: bounds on its log-likelihood, and its energies."""
+        return await scores.answer(request, self._way(request, http), self.admission)
 
-    def _details(
-        self,
-        request: CompletionRequest | InfillRequest | ScoreRequest,
-        seed: int,
-        sampler: Sampler,
-        seconds: float,
-        texts: Sequence[Text] = (),
-        **read: Any,
-    ) -> Details:
-        weighs = sampler.candidates != 1
-        ess = [text.tally.mean_ess for text in texts if text.tally.mean_ess is not None]
-        return Details(
-            seed=seed,
-            steps=sampler.steps,
-            candidates=sampler.candidates,
-            window=sampler.window,
-            energy_temperature=sampler.temperature,
-            energy=(request.edlm.energy or self.generator.bundle.energy) if weighs else None,
-            ess=sum(ess) / len(ess) if ess else None,
-            denoiser_calls=sum(text.tally.denoiser_calls for text in texts) if texts else None,
-            energy_calls=sum(text.tally.energy_calls for text in texts) if texts else None,
-            seconds=round(seconds, 4),
-            model_version=self.version.version,
-            digest=self.version.digest,
-            **read,
+    async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
+        """Shows how the model reads a text."""
+        served = self.served
+        served.require_named(request.model)
+        tokens = await asyncio.to_thread(or_refuse, "text", served.generator.read, request.text)
+        return TokenizeResponse(
+            tokens=list(tokens), pieces=[served.pieces[token] for token in tokens], count=len(tokens)
         )
 
+    async def detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
+        """Shows the text of tokens."""
+        served = self.served
+        served.require_named(request.model)
+        return DetokenizeResponse(text=or_refuse("tokens", served.generator.tokenizer.decode, request.tokens))
 
-def make_app(endpoint: Endpoint, loopback: bool) -> FastAPI:
-    """The app with its routes; where it is bound to `loopback`, it answers to no other host's name."""
+    def models(self) -> ModelList:
+        """Names the model that is served."""
+        return ModelList(data=[self._model()])
+
+    def model(self, model: str) -> Model:
+        """Describes the model of that name."""
+        self.served.require_named(model)
+        return self._model()
+
+    def ready(self) -> Readiness:
+        """Says whether requests are answered now, and with which model."""
+        served, batch = self.served, self.batch
+        if not self.warm or not batch.alive:
+            message = "the engine has not started yet" if batch.alive else "the engine has failed"
+            raise Refused(503, message, code="not_ready")
+        if batch.backlog_seconds > 0 and batch.beat_age_seconds > HUNG_SECONDS:
+            raise Refused(503, f"the engine gave no sign for {HUNG_SECONDS:g} s", code="not_ready")
+        return Readiness(
+            model=served.name,
+            model_version=served.version,
+            digest=served.digest,
+            warm=self.warm,
+            alive=batch.alive,
+            beat_age_seconds=round(batch.beat_age_seconds, 3),
+            backlog_seconds=round(batch.backlog_seconds, 3),
+        )
+
+    def _model(self) -> Model:
+        return Model(id=self.served.name, created=self._since, edlm=self.served.facts)
+
+    def _way(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> Way:
+        visit = visit_of(http.scope)
+        return way(request, self.served, visit, self.admission.deadline(visit, request.edlm.timeout_seconds))
+
+    async def _written(
+        self, request: Any, http: Request, make: Callable[[Any, Way], Completions | Infills], states: bool
+    ) -> Any:
+        """The answer, whole or as a stream, which shows `states` unless it is told otherwise."""
+        request.require_consistent()
+        order = await asyncio.to_thread(make, request, self._way(request, http))
+        self.admission.require_affordable(order.work)
+        if not request.stream:
+            return await order.answer(self.admission)
+        options = request.stream_options or StreamOptions()
+        pieces = stream(order, self.admission, options, states if options.denoising is None else options.denoising)
+        await anext(pieces)  # once the first text has its turn: until then an error keeps its status
+        return EventStream(pieces, order.way.deadline, order.way.visit)
+
+
+def make_app(endpoint: Endpoint) -> FastAPI:
+    """The app with its routes, and what stands before them. BadKeyFile where the file of API keys is not good."""
     # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
-    app = FastAPI(title="edlm", docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, loopback=loopback)
+    app = FastAPI(title="edlm", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    keys = None if endpoint.rules.keys is None else Keys(endpoint.rules.keys)
+    # From the innermost to the outermost.
+    app.add_middleware(Hangup)
+    app.add_middleware(Gate, hosts=endpoint.rules.hosts, keys=keys)
+    app.add_middleware(Access, meters=endpoint.meters)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    app.post("/v1/completions")(endpoint.complete)
-    app.post("/v1/infill")(endpoint.infill)
-    app.post("/v1/score")(endpoint.score)
-    app.get("/v1/models")(endpoint.models)
-    app.get("/readyz")(endpoint.ready)
-    app.get("/healthz")(lambda: {"status": "ok"})
+    streamed = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    post, get = app.post, app.get
+    post("/v1/completions", response_model=CompletionResponse, responses=streamed | told(WORKED))(endpoint.complete)
+    post("/v1/infill", response_model=InfillResponse, responses=streamed | told(WORKED))(endpoint.infill)
+    post("/v1/score", responses=told(WORKED))(endpoint.score)
+    post("/v1/tokenize", responses=told(POSTED))(endpoint.tokenize)
+    post("/v1/detokenize", responses=told(POSTED))(endpoint.detokenize)
+    get("/v1/models", responses=told(READ))(endpoint.models)
+    get("/v1/models/{model}", responses=told(READ))(endpoint.model)
+    if isinstance(own := endpoint.meters, OwnMeters):
+        get("/metrics", include_in_schema=False)(lambda: _scraped(endpoint.readings, own))
+    get("/readyz", responses=told((*ALWAYS, 503)))(endpoint.ready)
+    get("/healthz", responses=told(ALWAYS))(health)
+    playground = page.page(page.FILE.read_bytes())
+    get("/", include_in_schema=False)(lambda: playground)
+    _tell_of_keys(app.openapi())
     return app
 
 
-def _or_refuse(param: str, check: Callable[..., Value], *arguments: Any) -> Value:
-    """`check(*arguments)`, whose ValueError is the client's mistake in the field `param`."""
-    try:
-        return check(*arguments)
-    except ValueError as error:
-        raise Refused(400, str(error), param, "invalid_value") from None
+def _tell_of_keys(document: dict[str, Any]) -> None:
+    """Afterwards the document says where a key may be asked for: the gate does it, which FastAPI does not know."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, route in document["paths"].items():
+        for operation in route.values():
+            operation["security"] = [{}] if path in OPEN else [{"key": []}, {}]
 
 
-def _on_step(check: Callable[[], None]) -> OnStep:
-    return lambda _: check()
+def health() -> Health:
+    """Says that the process lives."""
+    return Health()
 
 
-def _seeds(seed: int, count: int) -> list[int]:
-    return [seed + i for i in range(count)]
+def told(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
+    """The refusals of a route, for its documentation."""
+    return {status: {"model": Refusal, "description": MEANINGS[status]} for status in sorted(statuses)}
 
 
-def _id(kind: str) -> str:
-    return f"{kind}-{secrets.token_hex(12)}"
-
-
-def _usage(prompt: int, completion: int) -> Usage:
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def _measured(estimate: Estimate) -> Measured:
-    return Measured(nats=estimate.mean, standard_error=estimate.standard_error)
+def _scraped(readings: Readings, own: OwnMeters) -> Response:
+    readings.take()
+    return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")

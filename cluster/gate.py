@@ -1,61 +1,102 @@
-"""The gate before the routes: whose name was called, how much may come in, and in what form."""
+"""The gate before the routes: whose name was called, who asks, how much may come in, and in what form."""
+
+import asyncio
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.keys import BadKeyFile, Keys
 from cluster.refusal import Refused
+from cluster.visit import visit_of
 
 MAX_BODY_BYTES = 2**20
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+MAX_HEADER_BYTES = 2**14
+BODY_SECONDS = 30.0  # for a client that sends its body byte by byte
+OPEN = frozenset({"/", "/healthz", "/readyz"})  # the page asks for a key, the probes have none
+ANY = "*"
+
+
+class ClientGone(Exception):
+    """The client went away before it had sent its request."""
 
 
 class Gate:
-    """ASGI middleware. With `loopback`, a page whose name was bound to 127.0.0.1 (DNS rebinding) gets no answer."""
+    """ASGI middleware. A page whose name was bound to this machine's address (DNS rebinding) gets no answer."""
 
-    def __init__(self, app: ASGIApp, loopback: bool) -> None:
-        self.app, self.loopback = app, loopback
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], keys: Keys | None) -> None:
+        self.app, self.hosts, self.keys = app, hosts, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
+                require_small_headers(scope)
                 headers = Headers(scope=scope)
                 self._check_host(headers)
+                if scope["path"] not in OPEN:
+                    self._check_key(scope, headers)
                 if scope["method"] == "POST":
                     _check_form(headers)
-                    receive = _again(await _body(receive), receive)
+                receive = again(await read_body(headers, receive), receive)
             except Refused as refused:
+                visit_of(scope).code = refused.code
                 await refused.response(scope, receive, send)
+                return
+            except ClientGone:
                 return
         await self.app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> None:
         host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if self.loopback and name not in LOOPBACK:
-            raise Refused(403, "this server answers to 127.0.0.1 and localhost only", code="forbidden_host")
+        if ANY not in self.hosts and name not in self.hosts:
+            raise Refused(403, f"this server answers to {', '.join(self.hosts)} only", code="forbidden_host")
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if self.keys is None:
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        try:
+            owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        except BadKeyFile:
+            message = "the server cannot read its API keys; its operator can check them with a restart"
+            raise Refused(503, message, None, "keys_unavailable") from None
+        if owner is None:
+            raise Refused(401, "send the header Authorization: Bearer YOUR-API-KEY", None, "invalid_api_key")
+        visit_of(scope).key = owner
 
 
-def _check_form(headers: Headers) -> None:
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "send the header content-type: application/json", code="unsupported_media_type")
+def require_small_headers(scope: Scope) -> None:
+    """Refused where the headers are larger than a client of this server needs."""
+    size = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    if size > MAX_HEADER_BYTES:
+        raise Refused(
+            431, f"the headers are larger than {MAX_HEADER_BYTES} bytes; send less", None, "headers_too_large"
+        )
+
+
+async def read_body(headers: Headers, receive: Receive) -> bytes:
+    """The whole body, which may come in pieces of no declared size. Refused where it is too large or too slow."""
     declared = headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+    if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > MAX_BODY_BYTES:
         raise _too_large()
+    pieces, size, more = [], 0, True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refused(408, f"the body did not come within {BODY_SECONDS:g} s", None, "body_too_slow") from None
+    return b"".join(pieces)
 
 
-async def _body(receive: Receive) -> bytes:
-    """The whole body, which may come in pieces of no declared size."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-    return body
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
+def again(body: bytes, receive: Receive) -> Receive:
     """`receive` for the app, which has not read the body yet."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -63,6 +104,11 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return next_message
+
+
+def _check_form(headers: Headers) -> None:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "send the header content-type: application/json", code="unsupported_media_type")
 
 
 def _too_large() -> Refused:

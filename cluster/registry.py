@@ -24,6 +24,11 @@ class ModelVersion:
     uri: str
     digest: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Both in one word, as answers give it."""
+        return f"{self.version}/{self.digest}"
+
 
 class Registry:
     """The registered models of one MLflow server or database."""

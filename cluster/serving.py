@@ -12,14 +12,18 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
+from cluster.access import log_to_standard_error
 from cluster.config import Serving, Tracking, is_loopback
 from cluster.endpoint import Endpoint, make_app
-from cluster.queue import Queue
+from cluster.ray_meters import RayMeters
 from cluster.registry import ModelVersion
+from cluster.rules import rules_of
 from cluster.session import require_resources
 from cluster.tracking import open_tracking
 from edlm.config import ConfigurationError
+from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator
+from edlm.job import Limits
 from edlm.storage import committed
 
 APPLICATION = "edlm"
@@ -40,8 +44,12 @@ class Replica:
         device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         cache = Path(tempfile.gettempdir()) / "edlm-cache"
         generator = TextGenerator.load(version.uri, cache, version.digest, device)
-        queue = Queue(serving.slots + serving.waiting, serving.request_timeout_seconds)
-        self._app = make_app(Endpoint(generator, version, queue), is_loopback(serving.host))
+        limits = Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
+        batch = ContinuousBatch(generator, version.fingerprint, limits)
+        endpoint = Endpoint(batch, rules_of(serving), RayMeters())
+        endpoint.warm = True
+        log_to_standard_error()
+        self._app = make_app(endpoint)
 
     def __serve_build_asgi_app__(self):
         return self._app

@@ -49,13 +49,13 @@ def scoring(
         yield
         bounds.append((yield from bounding(rows, network, weigh, schedule, sampler, seed, 1, first_row=first)))
         for name, energy in energies.items():
-            of[name].append(_mean_energy(rows, denoiser, energy, seed, first))
+            of[name].append(mean_energy(rows, denoiser, energy, seed, first))
             yield
     return Score(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in of.items()})
 
 
 @torch.no_grad()
-def _mean_energy(
+def mean_energy(
     x0: Int64[Tensor, "b l"], denoiser: OpenDenoiser, energy: AbstractEnergy, seed: int, first_row: int
 ) -> Estimate:
     """E(x_0, x_t, t) with everything masked as new, t uniform; of each row its own noise."""

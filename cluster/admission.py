@@ -1,0 +1,124 @@
+"""Admission: what lets work in to the engine, waits for it, and calls it off when nobody waits any more."""
+
+import math
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from cluster import meters
+from cluster.allowance import Allowance
+from cluster.meters import Meters
+from cluster.order import Way
+from cluster.refusal import Refused
+from cluster.rules import Rules
+from cluster.served import or_refuse
+from cluster.visit import Visit
+from cluster.watch import Watch
+from edlm.bites import Bites
+from edlm.continuous import ContinuousBatch
+from edlm.job import BrokenRow, Cancelled, EngineFailed, Expired, Full, Job, OutOfMemory
+from edlm.ticket import Pending, Ticket
+
+Value = TypeVar("Value")
+FAULTS: dict[type[Exception], tuple[int, str, str]] = {
+    Expired: (504, "not done in time; ask for less, or for more time", "deadline_exceeded"),
+    BrokenRow: (500, "the model gave something that is not a number", "numerical_error"),
+    OutOfMemory: (503, "the device has not enough memory for this; try again later", "out_of_memory"),
+    EngineFailed: (503, "the engine stopped before this was done; try again", "engine_failed"),
+    Cancelled: (503, "this was called off by the server; try again", "cancelled"),
+}
+
+
+FULL = {
+    "waiting": "as many texts are waiting as may",
+    "patience": "it would wait too long",
+    "deadline": "it could not be done by its deadline",
+    "draining": "the server is stopping",
+}
+
+
+class Admission:
+    """The way in to one engine."""
+
+    def __init__(self, batch: ContinuousBatch, rules: Rules, meters: Meters) -> None:
+        self.batch, self.rules, self.meters = batch, rules, meters
+        per_second = rules.work_per_second
+        self._allowance = None if per_second is None else Allowance(per_second, per_second * rules.burst_seconds)
+
+    def deadline(self, visit: Visit, wanted_seconds: float | None) -> float:
+        """When the request ends, in the time of time.monotonic(). Refused where it asks for more than it may have."""
+        most = self.rules.max_seconds
+        if wanted_seconds is not None and wanted_seconds > most:
+            message = f"edlm.timeout_seconds is {wanted_seconds:g}, and this server waits at most {most:g} s"
+            raise Refused(400, message, "edlm.timeout_seconds", "invalid_value")
+        return visit.arrived + (wanted_seconds or most)
+
+    def require_affordable(self, work: float) -> None:
+        """Refused where a request costs more than any may."""
+        if work > self.rules.max_work:
+            raise Refused(
+                400,
+                f"the request costs up to {math.ceil(work)} passes of the network, and the limit is "
+                f"{self.rules.max_work:g}; ask for fewer steps, candidates, tokens or choices",
+                code="work_limit_exceeded",
+            )
+
+    @asynccontextmanager
+    async def texts(self, jobs: Sequence[Job], work: float, way: Way) -> AsyncIterator[list[Ticket]]:
+        """The tickets of these jobs; afterwards none of them is worked on any more."""
+        with self._entering(way.visit, work):
+            tickets = or_refuse("n", self.batch.submit, jobs, way.served.model)
+        try:
+            yield tickets
+        finally:
+            self._leave(tickets)
+
+    async def measured(self, work: float, bites: Bites[Value], way: Way) -> Value:
+        """What the bites return, once they are taken; they are called off when nobody waits."""
+        with self._entering(way.visit, work):
+            ticket = self.batch.run(work, bites, way.visit.key, way.deadline)
+        try:
+            async for _ in Watch([ticket], steps=False).changes():
+                pass
+            return outcome(ticket)
+        finally:
+            self._leave([ticket])
+
+    @contextmanager
+    def _entering(self, visit: Visit, work: float) -> Iterator[None]:
+        """Within, work may be given to the engine; where it, or the key's allowance, has no room, it is Refused."""
+        if self._allowance is not None and (wait := self._allowance.wait_seconds(visit.key)):
+            self.meters.add(meters.REJECTED, 1, "allowance")
+            raise Refused(429, "this API key has used up its work for now", None, "rate_limit_exceeded", wait)
+        try:
+            yield
+        except Full as full:
+            self.meters.add(meters.REJECTED, 1, full.reason)
+            wait = max(1, math.ceil(full.retry_after_seconds))
+            status = 503 if full.reason == "draining" else 429
+            raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, "queue_full", wait) from None
+        except EngineFailed as error:
+            raise _told(error) from error
+        if self._allowance is not None:
+            self._allowance.use(visit.key, work)
+
+    def _leave(self, tickets: Sequence[Pending[Any]]) -> None:
+        """Afterwards nobody waits for the tickets, and how long they waited is counted."""
+        for ticket in tickets:
+            if not ticket.done:
+                ticket.cancel()
+            if ticket.started is not None:
+                self.meters.observe(meters.QUEUE_SECONDS, ticket.started - ticket.submitted)
+
+
+def outcome(ticket: Pending[Value]) -> Value:
+    """What a ticket that is done was for; Refused where nothing came of it."""
+    try:
+        return ticket.result(0)
+    except tuple(FAULTS) as error:
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> Refused:
+    status, message, code = FAULTS[type(error)]
+    return Refused(status, message, None, code)

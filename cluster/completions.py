@@ -1,0 +1,180 @@
+"""Completions: what follows a prompt, or stands between it and a suffix, as OpenAI's clients ask for it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import cost
+from cluster.admission import Admission
+from cluster.answers import Choice, CompletionResponse
+from cluster.api import CompletionRequest
+from cluster.order import Way, seeds, usage
+from cluster.prefix import CertainText
+from cluster.ranking import energies_per_token, ranking_work, require_rankable
+from cluster.refusal import Refused
+from cluster.served import or_refuse
+from cluster.writing import Written, write
+from edlm.canvas import context_tokens
+from edlm.frame import Frame
+from edlm.job import Job
+from edlm.stop import cut
+from edlm.text import Text
+
+
+@dataclass(frozen=True)
+class Completions:
+    """An order for texts after prompts: of each prompt `rows` in succession, or as many as best_of asks for."""
+
+    request: CompletionRequest
+    way: Way
+    prompts: tuple[tuple[int, ...], ...]
+    suffix: tuple[int, ...] | None
+    rows: int
+    jobs: tuple[Job, ...]
+    work: float
+
+    kind = "cmpl"
+    piece = "text_completion"
+
+    @property
+    def shown(self) -> Sequence[slice]:
+        """Of a completion the engine shows what is new; of a canvas with a suffix, the whole."""
+        if self.suffix is None:
+            return [slice(None)] * len(self.jobs)
+        starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
+        return [slice(start, start + self.request.max_tokens) for start in starts]
+
+    def beginnings(self) -> list["_Echoed"]:
+        """For each choice what tells a stream of its text."""
+        generator = self.way.served.generator
+        return [
+            _Echoed(self._lead(i), CertainText(generator.tokenizer, generator.mask, self.request.stops))
+            for i in range(len(self.jobs))
+        ]
+
+    def written(self, index: int, text: Text, frame: Frame) -> Written:
+        """What choice `index` shows of its finished text."""
+        if self.suffix is None:
+            revealed_at = frame.revealed_at[: len(text.tokens)]
+            return Written(text.text, text.tokens, text.finish_reason, revealed_at, text.tally)
+        tokenizer = self.way.served.generator.tokenizer
+        shown = self.shown[index]
+        tokens = text.tokens[shown]
+        stopped = tokenizer.separator is not None and tokenizer.separator in tokens
+        if stopped:
+            tokens = tokens[: tokens.index(tokenizer.separator)]
+        whole = tokenizer.decode(tokens)
+        end = cut(whole, self.request.stops)
+        reason = "stop" if stopped or end is not None else "length"
+        return Written(whole[:end], tokens, reason, frame.revealed_at[shown][: len(tokens)], text.tally)
+
+    def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
+        """The choice of a piece of a stream."""
+        return self._choice(index, text, written).model_dump(exclude_defaults=True) | {"logprobs": None}
+
+    def ended(self, written: Sequence[Written], **more: Any) -> dict[str, Any]:
+        """The details and the usage of an answer."""
+        generator, most = self.way.served.generator, self.request.max_tokens
+        details = self.way.details(
+            [one.tally for one in written],
+            prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
+            context_tokens=[
+                len(prompt) if self.suffix is not None else context_tokens(len(prompt), most, generator.length)
+                for prompt in self.prompts
+            ],
+            **more,
+        )
+        read = sum(map(len, self.prompts)) + len(self.prompts) * len(self.suffix or ())
+        self.way.visit.prompt_tokens = read
+        used = usage(read, sum(len(one.tokens) for one in written))
+        return {"edlm": details.model_dump(), "usage": used.model_dump()}
+
+    async def answer(self, admission: Admission) -> CompletionResponse:
+        """The whole answer."""
+        written = await write(self, admission)
+        kept, more = list(range(len(written))), {}
+        if self.request.best_of is not None:
+            texts = [(*self._prompt(i), *one.tokens, *(self.suffix or ())) for i, one in enumerate(written)]
+            energies = await energies_per_token(self.way, texts, admission)
+            kept = [i for at in range(0, len(texts), self.rows) for i in self._best(energies, at)]
+            more = {"best_of_energies": [energies[at : at + self.rows] for at in range(0, len(texts), self.rows)]}
+        choices = [self._choice(number, self._lead(i) + written[i].text, written[i]) for number, i in enumerate(kept)]
+        ended = self.ended(written, **more)
+        return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
+
+    def _choice(self, index: int, text: str, written: Written | None) -> Choice:
+        if written is None:
+            return Choice(index=index, text=text, finish_reason=None)
+        wanted = self.request.edlm.return_
+        return Choice(
+            index=index,
+            text=text,
+            finish_reason=written.finish_reason,
+            token_ids=list(written.tokens) if "token_ids" in wanted else None,
+            revealed_at=list(written.revealed_at) if "trajectory" in wanted else None,
+        )
+
+    def _best(self, energies: Sequence[float | None], start: int) -> list[int]:
+        """Of a prompt's texts, from `start` on, the n of lowest energy; one without a token comes last."""
+        ranked = sorted(
+            range(start, start + self.rows), key=lambda i: math.inf if (energy := energies[i]) is None else energy
+        )
+        return ranked[: self.request.n]
+
+    def _prompt(self, index: int) -> tuple[int, ...]:
+        return self.prompts[index // self.rows]
+
+    def _lead(self, index: int) -> str:
+        return self.way.served.generator.tokenizer.decode(self._prompt(index)) if self.request.echo else ""
+
+
+class _Echoed:
+    """Tells of a text that begins with its prompt."""
+
+    def __init__(self, lead: str, text: CertainText) -> None:
+        self._lead, self._text = lead, text
+
+    def more(self, tokens: Sequence[int]) -> str:
+        return self._led(self._text.more(tokens))
+
+    def rest(self, text: str) -> str:
+        return self._led(self._text.rest(text))
+
+    def _led(self, text: str) -> str:
+        lead, self._lead = self._lead, ""
+        return lead + text
+
+
+def order(request: CompletionRequest, way: Way) -> Completions:
+    """The order of a request; Refused where this model cannot write it."""
+    generator = way.served.generator
+    prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
+    suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
+    rows = request.best_of or request.n
+    if request.best_of is not None:
+        require_rankable(way, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
+    jobs, work = [], 0.0
+    for prompt in prompts:
+        if suffix is None:
+            jobs += [way.job(prompt, request.max_tokens, seed, request.stops) for seed in seeds(way.seed, rows)]
+        else:
+            known = _between(prompt, request.max_tokens, suffix, generator.length)
+            jobs += [way.job(known, None, seed) for seed in seeds(way.seed, rows)]
+        work += rows * cost.of_job(jobs[-1], generator)  # they differ in their seeds only
+    if request.best_of is not None:
+        work += ranking_work(len(jobs))
+    return Completions(request, way, prompts, suffix, rows, tuple(jobs), work)
+
+
+def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], length: int) -> tuple[int | None, ...]:
+    needed = len(prompt) + holes + len(suffix)
+    if needed > length:
+        raise Refused(
+            400,
+            f"prompt, max_tokens and suffix need {len(prompt)} + {holes} + {len(suffix)} places, and this model's "
+            f"canvas has {length}; ask for less",
+            "suffix",
+            "invalid_value",
+        )
+    return (*prompt, *[None] * holes, *suffix)

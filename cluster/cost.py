@@ -1,0 +1,61 @@
+"""What a request may cost at most, in passes of the denoiser over one canvas."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from edlm.abstract_energy import AbstractEnergy
+from edlm.canvas import context_tokens
+from edlm.generator import TextGenerator
+from edlm.job import Job
+from edlm.sampler import EXACT, Sampler
+from edlm.schedule import AbstractSchedule
+from edlm.work import of_canvas
+
+# A candidate that fills a whole canvas, as a share of a pass: a network on whole drafts needs as much; a light head
+# 0.4 where the vocabulary is 50,257, and 0.72 where it is 28 (docs/benchmarks/sample.md).
+CANDIDATE_SHARE = 0.75
+EXACT_SHARE = 0.5  # a token that is drawn exactly, where the vocabulary is large (the same table)
+
+
+def of_job(job: Job, generator: TextGenerator) -> float:
+    """Passes to write the text, if no stop ends it early."""
+    energy = generator.energy_for(job.sampler, job.energy)
+    schedule = generator.denoiser.schedule
+    canvases = Counter(_masked(job, generator.length))
+    return sum(
+        count * _of_canvas(masked, generator.length, job.sampler, energy, schedule)
+        for masked, count in canvases.items()
+    )
+
+
+def of_score(tokens: int, draws: int, sampler: Sampler, energy: str | None, generator: TextGenerator) -> float:
+    """Passes to score a text: for each draw the NELBO, the steps of the bound, and every energy once."""
+    weigh = generator.energy_for(sampler, energy)
+    bound = _of_canvas(tokens, tokens, sampler, weigh, generator.denoiser.schedule)
+    return draws * (1 + bound + of_energies(len(generator.energies)))
+
+
+def of_energies(count: int) -> float:
+    """Passes to measure so many energies of one text, each in its own noise."""
+    return count * (1 + CANDIDATE_SHARE)
+
+
+def _masked(job: Job, length: int) -> Iterator[int]:
+    """Of each canvas how many places are filled."""
+    if job.max_tokens is None:
+        yield job.known.count(None)
+        return
+    known, wanted = len(job.known), job.max_tokens
+    while wanted > 0:
+        written = min(wanted, length - context_tokens(known, wanted, length))
+        yield written
+        known, wanted = known + written, wanted - written
+
+
+def _of_canvas(
+    masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None, schedule: AbstractSchedule
+) -> float:
+    work = of_canvas(masked, length, sampler, energy, schedule)
+    if energy is not None and sampler.candidates == EXACT:
+        return work.passes + EXACT_SHARE * work.candidates * length
+    return work.passes + CANDIDATE_SHARE * work.candidates

@@ -1,0 +1,95 @@
+"""Infills: a text with gaps, each gap filled so that it fits what stands on both its sides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import cost
+from cluster.admission import Admission
+from cluster.answers import InfillChoice, InfillResponse
+from cluster.api import InfillRequest
+from cluster.order import Way, seeds, usage
+from cluster.served import or_refuse
+from cluster.writing import Written, write
+from edlm.canvas import canvas
+from edlm.frame import Frame
+from edlm.job import Job
+from edlm.text import Text
+
+
+@dataclass(frozen=True)
+class Infills:
+    """An order for one text with gaps, filled `n` times."""
+
+    request: InfillRequest
+    way: Way
+    tokens: tuple[int | None, ...]
+    jobs: tuple[Job, ...]
+    work: float
+
+    kind = "infill"
+    piece = "infill.chunk"
+
+    @property
+    def shown(self) -> Sequence[slice]:
+        """The whole of each text."""
+        return [slice(len(self.tokens))] * len(self.jobs)
+
+    def beginnings(self) -> list["_Nothing"]:
+        """A stream tells of its states, and shows a text once it is whole."""
+        return [_Nothing()] * len(self.jobs)
+
+    def written(self, index: int, text: Text, frame: Frame) -> Written:
+        """What choice `index` shows of its finished text."""
+        return Written(text.text, text.tokens, text.finish_reason, frame.revealed_at, text.tally)
+
+    def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
+        """The choice of the last piece of a stream."""
+        assert written is not None
+        return self._choice(index, written).model_dump(exclude_none=True)
+
+    def ended(self, written: Sequence[Written]) -> dict[str, Any]:
+        """The details and the usage of an answer."""
+        holes = self.tokens.count(None)
+        used = usage(len(self.tokens) - holes, holes * len(written))
+        self.way.visit.prompt_tokens = used.prompt_tokens
+        details = self.way.details([one.tally for one in written])
+        return {"edlm": details.model_dump(), "usage": used.model_dump()}
+
+    async def answer(self, admission: Admission) -> InfillResponse:
+        """The whole answer."""
+        written = await write(self, admission)
+        choices = [self._choice(i, one) for i, one in enumerate(written)]
+        return InfillResponse(choices=choices, **self.way.heading(self.kind), **self.ended(written))
+
+    def _choice(self, index: int, written: Written) -> InfillChoice:
+        trajectory = "trajectory" in self.request.edlm.return_
+        return InfillChoice(
+            index=index,
+            text=written.text,
+            tokens=list(written.tokens),
+            finish_reason=written.finish_reason,
+            revealed_at=list(written.revealed_at) if trajectory else None,
+        )
+
+
+class _Nothing:
+    """Tells nothing of a text before it is whole: its gaps are filled in any order."""
+
+    def more(self, tokens: Sequence[int]) -> str:
+        return ""
+
+    def rest(self, text: str) -> str:
+        return text
+
+
+def order(request: InfillRequest, way: Way) -> Infills:
+    """The order of a request; Refused where this model cannot fill it."""
+    generator = way.served.generator
+    if request.parts is not None:
+        field, tokens = "parts", or_refuse("parts", generator.places, request.parts)
+    else:
+        field, tokens = "tokens", tuple(request.tokens or ())
+    or_refuse(field, canvas, tokens, generator.length, generator.mask)
+    jobs = tuple(way.job(tokens, None, seed) for seed in seeds(way.seed, request.n))
+    return Infills(request, way, tokens, jobs, len(jobs) * cost.of_job(jobs[0], generator))

@@ -1,0 +1,93 @@
+"""The endpoint in one process, without Ray: for tests, for work on the page, and for a look at a bundle.
+
+python -m cluster.local FOLDER [--port 8000] [--keys FILE]
+"""
+
+import argparse
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+
+from cluster.access import log_to_standard_error
+from cluster.endpoint import Endpoint, make_app
+from cluster.meters import OwnMeters
+from cluster.rules import Rules
+from edlm.continuous import ContinuousBatch
+from edlm.generator import TextGenerator, open_bundle
+from edlm.job import Limits
+from edlm.storage import committed
+
+HOST = "127.0.0.1"
+RULES, LIMITS = Rules(), Limits()
+
+
+@dataclass(frozen=True)
+class Service:
+    """An endpoint that answers at `url`."""
+
+    url: str
+    endpoint: Endpoint
+    meters: OwnMeters
+
+
+@contextmanager
+def serving(
+    generator: TextGenerator, version: str, port: int = 0, rules: Rules = RULES, limits: Limits = LIMITS
+) -> Iterator[Service]:
+    """The generator behind an endpoint of its own, while the block runs; port 0: a free one."""
+    with ContinuousBatch(generator, version, limits) as batch:
+        meters = OwnMeters()
+        endpoint = Endpoint(batch, rules, meters)
+        endpoint.warm = True
+        with listening(make_app(endpoint), port) as url:
+            yield Service(url, endpoint, meters)
+
+
+@contextmanager
+def listening(app: Any, port: int = 0) -> Iterator[str]:
+    """The URL at which the app answers from a thread of this process, while the block runs."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server((HOST, port)) as bound:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="http")
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                thread.join(0.01)
+            yield f"http://{HOST}:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a bundle's folder, as the register stage makes it")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--keys", type=Path, help="file of API keys, as cluster.keys writes it")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    log_to_standard_error()
+    torch.set_num_threads(1)
+    marker = committed(str(given.folder))
+    version = f"local/{'unpublished' if marker is None else marker.digest}"
+    with serving(open_bundle(given.folder), version, given.port, Rules(keys=given.keys)) as service:
+        print(f"{service.url}; Ctrl-C stops it", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return
+
+
+if __name__ == "__main__":
+    main()

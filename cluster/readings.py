@@ -1,0 +1,39 @@
+"""Readings of the engine: what it counts itself, brought to the meters."""
+
+from cluster import meters
+from cluster.meters import Meters
+from edlm.continuous import ContinuousBatch
+from edlm.job import Statistics
+
+
+class Readings:
+    """Takes what the engine did since the reading before."""
+
+    def __init__(self, batch: ContinuousBatch, meters: Meters) -> None:
+        self._batch, self._meters = batch, meters
+        self._last = batch.statistics()
+
+    def take(self) -> None:
+        """Afterwards the meters show the engine as it is now."""
+        now, before, own = self._batch.statistics(), self._last, self._meters
+        self._last = now
+        own.set(meters.RUNNING, now.running)
+        own.set(meters.WAITING, now.waiting)
+        own.set(meters.BACKLOG_SECONDS, self._batch.backlog_seconds)
+        own.set(meters.BEAT_AGE_SECONDS, self._batch.beat_age_seconds)
+        own.set(meters.BATCH_FILL, _fill(now, before))
+        version, _, digest = self._batch.version.partition("/")
+        own.set(meters.MODEL, 1, version, digest)
+        own.add(meters.TOKENS, now.tokens - before.tokens)
+        for network, count in now.passes.items():
+            own.add(meters.FORWARDS, count - before.passes.get(network, 0), network)
+        for reason, count in now.finished.items():
+            own.add(meters.TEXTS, count - before.finished.get(reason, 0), reason)
+        own.add(meters.TURNS, now.turns - before.turns)
+        own.add(meters.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
+
+
+def _fill(now: Statistics, before: Statistics) -> float:
+    """Rows of a turn since the reading before, a mean, as a share of the slots."""
+    turns = now.turns - before.turns
+    return (now.rows - before.rows) / (turns * now.slots) if turns else 0.0

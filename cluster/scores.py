@@ -1,0 +1,39 @@
+"""Scores: how likely a text is, measured in bites between the engine's turns."""
+
+from cluster import cost
+from cluster.admission import Admission
+from cluster.answers import Measured, ScoreResponse
+from cluster.api import ScoreRequest
+from cluster.order import Way
+from cluster.refusal import Refused
+from cluster.served import or_refuse
+from edlm.likelihood import Estimate
+
+
+async def answer(request: ScoreRequest, way: Way, admission: Admission) -> ScoreResponse:
+    """The whole answer. Refused where the text does not fit a canvas, or measuring it costs too much."""
+    generator = way.served.generator
+    if request.text is not None:
+        field, tokens = "text", or_refuse("text", generator.read, request.text)
+    else:
+        field, tokens = "tokens", or_refuse("tokens", generator.read, request.tokens or ())
+    if not 1 <= len(tokens) <= generator.length:
+        raise Refused(400, f"{len(tokens)} tokens; a score needs 1 to {generator.length}, so cut the text", field)
+    way.visit.prompt_tokens = len(tokens)
+    work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
+    admission.require_affordable(work)
+    bites = generator.scoring(tokens, way.seed, request.draws, way.sampler, way.energy)
+    score = await admission.measured(work, bites, way)
+    return ScoreResponse(
+        **way.heading("score"),
+        tokens=len(tokens),
+        text=generator.tokenizer.decode(tokens),
+        nelbo=_measured(score.nelbo),
+        bound=_measured(score.bound),
+        energies={name: _measured(value) for name, value in score.energies.items()},
+        edlm=way.details(),
+    )
+
+
+def _measured(estimate: Estimate) -> Measured:
+    return Measured(nats=estimate.mean, standard_error=estimate.standard_error)

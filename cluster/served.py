@@ -1,0 +1,73 @@
+"""The model that a request is answered with: its generator, and the name, version and digest that the answer gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from cluster.pieces import Pieces
+from cluster.refusal import Refused
+from edlm.config import plain
+from edlm.continuous import Model as EngineModel
+from edlm.generator import TextGenerator
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model, as the engine knows it."""
+
+    model: EngineModel
+
+    @property
+    def generator(self) -> TextGenerator:
+        return self.model.generator
+
+    @property
+    def fingerprint(self) -> str:
+        """version/digest"""
+        return self.model.version
+
+    @property
+    def name(self) -> str:
+        return self.generator.bundle.name
+
+    @property
+    def version(self) -> str:
+        return self.fingerprint.partition("/")[0]
+
+    @property
+    def digest(self) -> str:
+        return self.fingerprint.partition("/")[2]
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        return Pieces(self.generator.tokenizer)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What /v1/models tells of it."""
+        return {
+            "model_version": self.version,
+            "digest": self.digest,
+            "length": self.generator.length,
+            "mask": self.generator.mask,
+            "separator": self.generator.tokenizer.separator,
+            "energies": list(self.generator.energies),
+            "energy": self.generator.bundle.energy,
+            "sampler": plain(self.generator.bundle.sampler),
+        }
+
+    def require_named(self, name: str | None) -> None:
+        """Refused where a request asks for another model."""
+        if name not in (None, self.name):
+            raise Refused(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
+
+
+def or_refuse(param: str, check: Callable[..., Value], *arguments: Any) -> Value:
+    """`check(*arguments)`, whose ValueError is the client's mistake in the field `param`."""
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise Refused(400, str(error), param, "invalid_value") from None

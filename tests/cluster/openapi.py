@@ -1,0 +1,37 @@
+"""The OpenAPI document of the endpoint, which is committed so that a change of the interface is seen.
+
+python -m tests.cluster.openapi        # afterwards docs/openapi.json is what the endpoint says of itself now
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cluster.endpoint import Endpoint, make_app
+from cluster.meters import OwnMeters
+from cluster.rules import Rules
+from edlm.continuous import ContinuousBatch
+from edlm.generator import open_bundle
+from edlm.job import Limits
+from tests.bundles import make_bundle
+
+FILE = Path(__file__).parent.parent.parent / "docs" / "openapi.json"
+
+
+def written(document: Any) -> str:
+    """The document as it is committed."""
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        generator = open_bundle(make_bundle(Path(folder)))
+    with ContinuousBatch(generator, "7/0", Limits()) as batch:
+        document = make_app(Endpoint(batch, Rules(), OwnMeters())).openapi()
+    FILE.write_text(written(document), encoding="utf-8")
+    print(f"wrote {FILE}")
+
+
+if __name__ == "__main__":
+    main()

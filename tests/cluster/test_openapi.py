@@ -1,0 +1,64 @@
+"""The OpenAPI document is the committed one, and nothing that it allows makes the endpoint fail."""
+
+import json
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.cluster.asking import ask
+from tests.cluster.openapi import FILE, written
+
+EXAMPLES = 25  # of each route
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+ROUTES = [
+    (path, method) for path, route in json.loads(FILE.read_text(encoding="utf-8"))["paths"].items() for method in route
+]
+
+
+@pytest.fixture(scope="session")
+def document(url):
+    return schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+def test_the_document_is_the_committed_one(url):
+    found = written(ask(url, "/openapi.json", method="GET").json())
+    assert found == FILE.read_text(encoding="utf-8"), (
+        "the endpoint's interface has changed: if that is meant, run `python -m tests.cluster.openapi` and commit it"
+    )
+
+
+def test_every_refusal_is_documented(url):
+    paths = ask(url, "/openapi.json", method="GET").json()["paths"]
+    worked = {"400", "401", "403", "404", "413", "415", "422", "429", "500", "503", "504"}
+    for path in ("/v1/completions", "/v1/infill", "/v1/score"):
+        assert worked <= set(paths[path]["post"]["responses"])
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_nothing_that_the_document_allows_or_forbids_makes_the_endpoint_fail(document, path, method):
+    cases = document[path][method].as_strategy()
+    forbidden = document[path][method].as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=cases | forbidden)
+    def hold(case):
+        case.call_and_validate(checks=CHECKS)
+
+    hold()
