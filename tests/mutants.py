@@ -26,10 +26,11 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER = (
+LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING = (
     f"tests/test_{name}.py"
     for name in (
-        "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate"
+        "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate",
+        "fast_paths", "speculative",
     )
 )  # fmt: skip
 
@@ -135,6 +136,34 @@ MUTANTS = (
         "joint = equations.sum_by_group(now.revealed.long(), block) > 1",
         "joint = equations.sum_by_group(now.revealed.long(), block) > 0",
         (LAW,),
+    ),
+    Mutant(
+        "exact draws of `coar` fill nothing but what is kept",
+        "sampler.py",
+        "filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.drafts else now.revealed",
+        "filled = now.revealed",
+        (LAW,),
+    ),
+    Mutant(
+        "a verified draft keeps every token",
+        "speculative.py",
+        "kept = u_keep[rows].log() < log_c - log_p[rows].double()",
+        "kept = log_c == log_c",
+        (LAW, VERIFYING),
+    ),
+    Mutant(
+        "candidates change places where few tokens enter at once",
+        "weighing.py",
+        "energies.append(torch.cat(parts, dim=1))",
+        "energies.append(torch.cat(parts[::-1], dim=1))",
+        (FAST,),
+    ),
+    Mutant(
+        "the last position of a chunk of the vocabulary is not drawn",
+        "candidates.py",
+        "(count <= start + size)",
+        "(count < start + size)",
+        (FAST,),
     ),
     Mutant(
         "negatives enter the ranking loss with the wrong sign",

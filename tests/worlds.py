@@ -223,6 +223,8 @@ class ExactAutoregressive(torch.nn.Module):
     def fill(self, x: Tensor, where: Tensor, u: Tensor) -> Tensor:
         x = x.clone()
         for at in range(self.world.length):
+            # A network would take a mask for a token, and not sum over it as this table could.
+            assert bool((x[where[:, at], :at] != self.world.mask).all())
             law = self.world.next_token(torch.where(torch.arange(self.world.length) < at, x, self.world.mask), at)
             tokens = (u[:, at, None] >= law.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])

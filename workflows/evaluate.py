@@ -241,7 +241,8 @@ def _metrics(summary: Row, bounds: list[Row]) -> dict[str, float]:
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
         tau = "" if row["temperature"] == 1 else f"/tau_{row['temperature']:g}"
-        name = f"bound/{row['energy']}{window}{tau}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
+        energy = row["energy"].replace(", ", "/")  # MLflow takes no comma
+        name = f"bound/{energy}{window}{tau}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
         metrics[name] = row["bound_nats_per_token"]
     return metrics
 

@@ -5,7 +5,7 @@ from typing import Any
 from workflows.reporting.terminal_truth import truth_lines
 
 Row = dict[str, Any]
-NAME = 18  # columns for an energy's name
+NAME = 36  # columns for an energy's name
 MOST_SIGMAS = 99
 
 

@@ -95,7 +95,8 @@ def curves_of(rows: Sequence[Row], y: Quantity, colours: dict[str, tuple[Any, st
         own = series(measured([row for row in usual if row["energy"] == energy], y))
         colour, marker = colours[energy]
         for i, (words, group) in enumerate(own.items()):
-            name = title(energy) + (f", {words}" if energy not in (PLAIN, AUTOREGRESSIVE) else "")
+            weighs = group[0]["candidates"] != 1
+            name = title(energy) + (f", {words}" if weighs else "")
             pale = PALEST * (1 - (i + 1) / len(own))
             found.setdefault(energy, []).append(Curve(name, group, _mixed(colour, pale), marker))
     found.pop(UNIFORM, None)
@@ -125,7 +126,7 @@ def _panel(axes: Axes, drawn: Sequence[Curve], x: Quantity, y: Quantity, beside:
     _frame(axes, drawn, y, beside)
     for curve in drawn:
         mark_beyond(axes, curve.rows, x, y, curve.colour)
-    finish(axes, x.axis, words, f"{y.name} against {x.name}")
+    finish(axes, x.axis, words, f"against {x.name}")
     if best:
         axes.annotate(
             "frontier of all samplers", (x.value(best[0]), y.value(best[0])), xytext=(6, 4),
