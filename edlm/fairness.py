@@ -18,8 +18,8 @@ class Place:
     due: float
     order: int
     """In which order they came."""
-    turn: int = 0
-    """The latest turn that it took part in."""
+    last: int = 0
+    """When it was last picked, counted in picks."""
 
 
 P = TypeVar("P", bound=Place)
@@ -41,7 +41,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
-        self._turn = 0
+        self._picks = 0
 
     def keep(self, keys: Iterable[str]) -> None:
         """Afterwards these keys alone have shares; a new one begins level with the one that had least."""
@@ -55,21 +55,25 @@ class Shares:
         At least one does, and others while the seconds that all of them take stay within the budget. Their keys are
         charged. Nobody who is next in line is passed over for being large.
         """
-        self._turn += 1
         lines: dict[str, list[P]] = {}
-        for place in sorted(places, key=lambda place: (place.turn, place.due, place.order), reverse=True):
+        for place in sorted(places, key=lambda place: (place.last, place.due, place.order), reverse=True):
             lines.setdefault(place.key, []).append(place)
         chosen: list[P] = []
-        total = 0.0
+        total = dearest = 0.0
         while lines:
             key = min(lines, key=lambda key: self._served[key])
             cost = seconds(lines[key][-1])
             if chosen and total + cost > budget:
                 break
             place = lines[key].pop()
-            place.turn, total = self._turn, total + cost
+            self._picks += 1
             self._served[key] += cost
+            place.last, total, dearest = self._picks, total + cost, max(dearest, cost)
             chosen.append(place)
             if not lines[key]:
                 del lines[key]
+        # Who asks for less than its share saves up a turn's worth at most.
+        dearest = max(dearest, *(seconds(line[-1]) for line in lines.values()), 0.0)
+        floor = max(self._served.values(), default=0.0) - budget - dearest
+        self._served = {key: max(had, floor) for key, had in self._served.items()}
         return chosen

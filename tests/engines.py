@@ -1,0 +1,174 @@
+"""Jobs and generators for tests of the engine: networks that wait, break, or betray whose text they read."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edlm.abstract_energy import AbstractEnergy
+from edlm.continuous import ContinuousBatch
+from edlm.denoiser import Denoiser
+from edlm.frame import Frame
+from edlm.generator import Bundle, TextGenerator
+from edlm.job import Job, Limits
+from edlm.models import OpenDenoiser
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from edlm.text import Text
+from edlm.ticket import Ticket
+from edlm.tokenizer import Characters
+from edlm.transformer import Trunk
+from tests.bundles import ENERGIES, LENGTH
+from tests.networks import stirred
+
+PATIENT = Limits(waiting=10_000, patience_seconds=1e6)
+SECONDS = 120.0  # that a test waits before it fails
+
+
+def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, seed: int = 1, **changes: Any) -> Job:
+    """A plain job of few steps; `changes` are fields of Job, or of its sampler."""
+    fields = {name: changes.pop(name) for name in ("energy", "key", "deadline", "stop") if name in changes}
+    sampler = replace(Sampler(steps=4), **changes)
+    defaults = {"energy": None, "key": "a", "deadline": time.monotonic() + 1e6}
+    return Job(known=known, max_tokens=max_tokens, seed=seed, sampler=sampler, **{**defaults, **fields})
+
+
+def alone(generator: TextGenerator, one: Job) -> Text:
+    """What the generator writes for this job by itself, stop strings left aside."""
+    if one.max_tokens is None:
+        return generator.infill(one.known, [one.seed], one.sampler, one.energy)[0]
+    return generator.write([token for token in one.known if token is not None], one.max_tokens, [one.seed], one.sampler,
+                           one.energy)[0]  # fmt: skip
+
+
+def same(a: Text, b: Text) -> bool:
+    """Whether they are one text; what it took may differ, for the engine leaves out what no text needs."""
+    return replace(a, tally=b.tally) == b
+
+
+@st.composite
+def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Job:
+    """Any job that the tiny bundle can do."""
+    tokens = st.integers(0, vocabulary - 1)
+    candidates = draw(st.sampled_from([0, 1, 1, 2, 3, 9]))
+    if draw(st.booleans()):
+        known, max_tokens = draw(st.lists(st.none() | tokens, min_size=1, max_size=length)), None
+    else:
+        known, max_tokens = draw(st.lists(tokens, max_size=2 * length)), draw(st.integers(1, 3 * length))
+    return job(
+        tuple(known),
+        max_tokens,
+        draw(st.integers(0, 2**53)),
+        steps=draw(st.sampled_from([1, 2, 5, 40])),
+        candidates=candidates,
+        window=draw(st.sampled_from([(0.0, 1.0), (0.5, 1.0), (0.0, 0.3)])),
+        temperature=draw(st.sampled_from([1.0, 0.5])),
+        speculative=candidates == 0 and draw(st.booleans()),
+        energy="conditional" if candidates == 0 else draw(st.sampled_from([None, "step", "conditional"])),
+        key=draw(st.sampled_from("abc")),
+    )
+
+
+def watched(
+    generator: TextGenerator,
+    before: Callable[[Tensor], None] | None = None,
+    after: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> TextGenerator:
+    """The generator, whose denoiser calls `before` with the canvases of each pass, and hands on what `after` makes."""
+    network: Any = generator.denoiser.network
+
+    def hooked(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def read(xt: Tensor, *rest: Tensor) -> Tensor:
+            if before is not None:
+                before(xt)
+            context = inner(xt, *rest)
+            return context if after is None else after(xt, context)
+
+        return read
+
+    network.read, network.read_at = hooked(network.read), hooked(network.read_at)
+    return generator
+
+
+class Gate:
+    """Holds up the engine before each pass, until the test lets so many through."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Semaphore(0), threading.Semaphore(0)
+        self.rows: list[int] = []
+
+    def __call__(self, xt: Tensor) -> None:
+        self.rows.append(len(xt))
+        self._reached.release()
+        assert self._open.acquire(timeout=SECONDS)
+
+    def wait(self) -> None:
+        """Returns when the engine stands before a pass that nobody waited for yet."""
+        assert self._reached.acquire(timeout=SECONDS)
+
+    def let(self, passes: int = 1) -> None:
+        self._open.release(passes)
+
+
+@contextmanager
+def gated(generator: TextGenerator, limits: Limits = PATIENT):
+    """An engine that stands before its first pass, and its gate, which is open for good at the end."""
+    gate = Gate()
+    engine = ContinuousBatch(watched(generator, before=gate), "1", limits)
+    try:
+        yield engine, gate
+    finally:
+        gate.let(1_000_000)
+        engine.close()
+
+
+class Table(AbstractEnergy):
+    """An energy that a test makes up: from the shape [b k l] of the candidates, one number each."""
+
+    drafts = False
+
+    def __init__(self, energies: Callable[[int, int], Tensor]) -> None:
+        super().__init__()
+        self._energies = energies
+
+    def forward(self, x, xt, t, log_p, context):
+        return self._energies(x.shape[0], x.shape[1])[..., None].float()
+
+
+class Echo(Denoiser):
+    """Predicts the first token of the canvas everywhere: a text that holds another was mixed with somebody else's."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(Trunk(width=32, layers=1, heads=2), vocabulary)
+        with torch.no_grad():
+            self.readout.weight.copy_(torch.eye(vocabulary, 32))
+
+    def read(self, xt: Tensor, t: Tensor) -> Tensor:
+        return 60.0 * F.one_hot(xt[:, :1], 32).float().expand(-1, xt.shape[1], -1)
+
+    def read_at(self, xt: Tensor, t: Tensor, where: Tensor) -> Tensor:
+        return self.read(xt, t)
+
+
+def echo() -> TextGenerator:
+    """A generator that repeats the first token of its prompt, with the usual energies to choose by."""
+    tokenizer = Characters().build([])
+    network = Echo(tokenizer.size).eval()
+    energies = {name: stirred(energy.build(network), seed=3, scale=0.1) for name, energy in ENERGIES.items()}
+    denoiser = OpenDenoiser(network, LogLinear(), LENGTH, Path())
+    return TextGenerator(Bundle(name="echo", energy="step", sampler=Sampler(steps=4)), denoiser, energies, tokenizer)
+
+
+def recorded(ticket: Ticket) -> list[Frame]:
+    """The list that every later state of the ticket is added to."""
+    frames: list[Frame] = []
+    ticket.watch(lambda: frames.append(ticket.frame()))
+    return frames
