@@ -1,5 +1,6 @@
 """Admission: what lets work in to the engine, waits for it, and calls it off when nobody waits any more."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -67,11 +68,20 @@ class Admission:
     async def texts(self, jobs: Sequence[Job], work: float, way: Way) -> AsyncIterator[list[Ticket]]:
         """The tickets of these jobs; afterwards none of them is worked on any more."""
         with self._entering(way.visit, work):
-            tickets = or_refuse("n", self.batch.submit, jobs, way.served.model)
+            tickets = await self._submitted(jobs, way)
         try:
             yield tickets
         finally:
             self._leave(tickets)
+
+    async def _submitted(self, jobs: Sequence[Job], way: Way) -> list[Ticket]:
+        """The tickets; in a thread, for drafts of long texts take a while to prepare."""
+        coming = asyncio.ensure_future(asyncio.to_thread(or_refuse, "n", self.batch.submit, jobs, way.served.model))
+        try:
+            return await asyncio.shield(coming)
+        except asyncio.CancelledError:  # the client went away meanwhile; the thread cannot be stopped
+            coming.add_done_callback(_call_off)
+            raise
 
     async def measured(self, work: float, bites: Bites[Value], way: Way) -> Value:
         """What the bites return, once they are taken; they are called off when nobody waits."""
@@ -109,6 +119,13 @@ class Admission:
                 ticket.cancel()
             if ticket.started is not None:
                 self.meters.observe(meters.QUEUE_SECONDS, ticket.started - ticket.submitted)
+
+
+def _call_off(coming: "asyncio.Future[list[Ticket]]") -> None:
+    """Afterwards nobody works for tickets that nobody took."""
+    if coming.exception() is None:
+        for ticket in coming.result():
+            ticket.cancel()
 
 
 def outcome(ticket: Pending[Value]) -> Value:

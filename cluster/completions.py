@@ -85,9 +85,7 @@ class Completions:
             ],
             **more,
         )
-        read = sum(map(len, self.prompts)) + len(self.prompts) * len(self.suffix or ())
-        self.way.visit.prompt_tokens = read
-        used = usage(read, sum(len(one.tokens) for one in written))
+        used = usage(self.way.visit.prompt_tokens or 0, sum(len(one.tokens) for one in written))
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
 
     async def answer(self, admission: Admission) -> CompletionResponse:
@@ -151,6 +149,7 @@ def order(request: CompletionRequest, way: Way) -> Completions:
     generator = way.served.generator
     prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
     suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
+    way.visit.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
     rows = request.best_of or request.n
     if request.best_of is not None:
         require_rankable(way, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))

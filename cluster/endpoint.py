@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -116,16 +116,16 @@ class Endpoint:
         served.require_named(request.model)
         return DetokenizeResponse(text=or_refuse("tokens", served.generator.tokenizer.decode, request.tokens))
 
-    def models(self) -> ModelList:
+    async def models(self) -> ModelList:
         """Names the model that is served."""
         return ModelList(data=[self._model()])
 
-    def model(self, model: str) -> Model:
+    async def model(self, model: str) -> Model:
         """Describes the model of that name."""
         self.served.require_named(model)
         return self._model()
 
-    def ready(self) -> Readiness:
+    async def ready(self) -> Readiness:
         """Says whether requests are answered now, and with which model."""
         served, batch = self.served, self.batch
         if not self.warm or not batch.alive:
@@ -185,12 +185,11 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     post("/v1/detokenize", responses=told(POSTED))(endpoint.detokenize)
     get("/v1/models", responses=told(READ))(endpoint.models)
     get("/v1/models/{model}", responses=told(READ))(endpoint.model)
-    if isinstance(own := endpoint.meters, OwnMeters):
-        get("/metrics", include_in_schema=False)(lambda: _scraped(endpoint.readings, own))
+    if isinstance(endpoint.meters, OwnMeters):  # those of a replica are Ray's to export
+        get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.meters))
     get("/readyz", responses=told((*ALWAYS, 503)))(endpoint.ready)
     get("/healthz", responses=told(ALWAYS))(health)
-    playground = page.page(page.FILE.read_bytes())
-    get("/", include_in_schema=False)(lambda: playground)
+    get("/", include_in_schema=False)(_always(page.page(page.FILE.read_bytes())))
     _tell_of_keys(app.openapi())
     return app
 
@@ -203,7 +202,7 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
             operation["security"] = [{}] if path in OPEN else [{"key": []}, {}]
 
 
-def health() -> Health:
+async def health() -> Health:
     """Says that the process lives."""
     return Health()
 
@@ -213,6 +212,16 @@ def told(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal, "description": MEANINGS[status]} for status in sorted(statuses)}
 
 
-def _scraped(readings: Readings, own: OwnMeters) -> Response:
-    readings.take()
-    return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")
+def _always(response: Response) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return response
+
+    return answer
+
+
+def _scraped(readings: Readings, own: OwnMeters) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        readings.take()
+        return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")
+
+    return answer

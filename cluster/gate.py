@@ -1,6 +1,7 @@
 """The gate before the routes: whose name was called, who asks, how much may come in, and in what form."""
 
 import asyncio
+import logging
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ MAX_HEADER_BYTES = 2**14
 BODY_SECONDS = 30.0  # for a client that sends its body byte by byte
 OPEN = frozenset({"/", "/healthz", "/readyz"})  # the page asks for a key, the probes have none
 ANY = "*"
+log = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
@@ -57,9 +59,11 @@ class Gate:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         try:
             owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
-        except BadKeyFile:
-            message = "the server cannot read its API keys; its operator can check them with a restart"
-            raise Refused(503, message, None, "keys_unavailable") from None
+        except BadKeyFile as error:
+            log.error("nobody is let in: %s", error)
+            raise Refused(
+                503, "the server cannot read its API keys; its log says why", None, "keys_unavailable"
+            ) from None
         if owner is None:
             raise Refused(401, "send the header Authorization: Bearer YOUR-API-KEY", None, "invalid_api_key")
         visit_of(scope).key = owner

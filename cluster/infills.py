@@ -52,7 +52,6 @@ class Infills:
         """The details and the usage of an answer."""
         holes = self.tokens.count(None)
         used = usage(len(self.tokens) - holes, holes * len(written))
-        self.way.visit.prompt_tokens = used.prompt_tokens
         details = self.way.details([one.tally for one in written])
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
 
@@ -91,5 +90,6 @@ def order(request: InfillRequest, way: Way) -> Infills:
     else:
         field, tokens = "tokens", tuple(request.tokens or ())
     or_refuse(field, canvas, tokens, generator.length, generator.mask)
+    way.visit.prompt_tokens = len(tokens) - tokens.count(None)
     jobs = tuple(way.job(tokens, None, seed) for seed in seeds(way.seed, request.n))
     return Infills(request, way, tokens, jobs, len(jobs) * cost.of_job(jobs[0], generator))

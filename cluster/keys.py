@@ -91,7 +91,8 @@ def _require_private(path: Path) -> tuple[int, ...]:
 
 def _parse(path: Path) -> dict[str, bytes]:
     hashes = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Whatever is no text is no line of ours either.
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())

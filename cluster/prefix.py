@@ -21,11 +21,12 @@ class CertainText:
 
     def more(self, tokens: Sequence[int]) -> str:
         """What is new, given the tokens as they are now (the mask where there is none yet)."""
-        count = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
-        if count == self._count:
+        before = self._count
+        while self._count < len(tokens) and tokens[self._count] not in self._ends:
+            self._count += 1
+        if self._count == before:
             return ""
-        self._count = count
-        text = self._tokenizer.decode(tokens[:count])
+        text = self._tokenizer.decode(tokens[: self._count])
         end = cut(text, self._stops)
         return self._say(text[: settled(text, self._stops) if end is None else end])
 

@@ -102,7 +102,7 @@ def test_unknown_routes_and_methods_have_the_same_form(url):
     error(ask(url, COMPLETIONS, method="GET"), 405)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     body=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -53,11 +53,12 @@ def test_a_file_that_others_may_read_or_write_is_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("anna sha256:12", "line 1"), ("anna", "line 1"), ("\n\nb c d", "line 3")]
+    ("text", "message"),
+    [("anna sha256:12", "line 1"), ("anna", "line 1"), ("\n\nb c d", "line 3"), ("anna \xff", "line 1")],
 )
 def test_a_damaged_file_is_refused_by_its_line(tmp_path, text, message):
     path = tmp_path / "keys"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     path.chmod(0o600)
     with pytest.raises(BadKeyFile, match=message):
         Keys(path)
