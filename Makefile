@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve ui lint test
+.PHONY: help install run serve ui lint test test-chaos
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -17,7 +17,7 @@ INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "EXPERIMENT=$(EXPERIMENT)  EDLM_HOME=$(EDLM_HOME)"
 
 install: $(INSTALLED) ## set up .venv with the pinned versions
@@ -37,8 +37,11 @@ lint: install ## style, types and the direction of the imports
 	@echo "== pyright" && $(BIN)/pyright
 	@echo "== import-linter" && $(BIN)/lint-imports
 
-test: lint ## lint, then every test
+test: lint ## lint, then every test but those of the next line
 	@echo "== pytest" && $(BIN)/python -m pytest
+
+test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20)
+	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m pytest -m chaos --timeout 7200 tests/chaos
 
 # torch first and alone: an unpinned torch, asked for beside the rest, may bring another build than the tested one.
 $(INSTALLED): pyproject.toml constraints.txt

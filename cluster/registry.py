@@ -64,12 +64,16 @@ class Registry:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise ValueError(self._what_exists(name, alias)) from error
-        missing = [key for key in (URI, DIGEST) if not version.tags.get(key)]
-        if missing:
-            raise ValueError(
-                f"model {name!r} version {version.version} has no tag {missing[0]}; register its folder again"
-            )
-        return ModelVersion(version=str(version.version), uri=version.tags[URI], digest=version.tags[DIGEST])
+        return _told(name, version)
+
+    def numbered(self, name: str, number: int) -> ModelVersion:
+        """Version `number` of the model `name`; ValueError, saying which there are, if missing."""
+        with answering(self.client.tracking_uri):
+            versions = {int(one.version): one for one in self.client.search_model_versions(f"name='{name}'")}
+        if number not in versions:
+            known = ", ".join(map(str, sorted(versions))) or "none"
+            raise ValueError(f"model {name!r} has no version {number} (versions: {known})")
+        return _told(name, versions[number])
 
     def _find_or_add(self, name: str, uri: str, run_id: str, digest: str, tags: Mapping[str, str]) -> MlflowVersion:
         try:
@@ -94,3 +98,11 @@ class Registry:
         aliases = self.client.get_registered_model(name).aliases
         known = ", ".join(f"{alias} -> version {version}" for alias, version in aliases.items()) or "none"
         return f"model {name!r} has no alias {alias!r} (aliases: {known}); run the register stage"
+
+
+def _told(name: str, version: MlflowVersion) -> ModelVersion:
+    """What the registry says of a version; ValueError where it was not registered by us."""
+    missing = [key for key in (URI, DIGEST) if not version.tags.get(key)]
+    if missing:
+        raise ValueError(f"model {name!r} version {version.version} has no tag {missing[0]}; register its folder again")
+    return ModelVersion(version=str(version.version), uri=version.tags[URI], digest=version.tags[DIGEST])

@@ -15,6 +15,8 @@ from cluster.progress import relaying
 from edlm.config import ConfigurationError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # metrics, measurements and small models; weights travel through the storage
+CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+INTAKE = "cluster.proxy.middlewares"  # limits what comes in, before Ray's proxy buffers it
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the entrypoint
 
 
@@ -24,7 +26,7 @@ def connect(cluster: Cluster) -> Iterator[None]:
 
     Lines that workers say through `cluster.progress` are printed meanwhile.
     """
-    for name, value in _ray_train_settings(cluster).items():
+    for name, value in _ray_settings(cluster).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -56,6 +58,11 @@ def is_private(cluster: Cluster) -> bool:
     return cluster.address is None and IN_A_JOB not in os.environ
 
 
+def address() -> str:
+    """Where other programs of this machine find the Ray of this command."""
+    return ray.get_runtime_context().gcs_address
+
+
 def require_resources(what: str, needed: dict[str, float], timeout_seconds: float) -> None:
     """Nothing, once the cluster has these resources in all.
 
@@ -78,11 +85,12 @@ def require_resources(what: str, needed: dict[str, float], timeout_seconds: floa
         time.sleep(0.5)
 
 
-def _ray_train_settings(cluster: Cluster) -> dict[str, str]:
+def _ray_settings(cluster: Cluster) -> dict[str, str]:
     return {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of the controller's poll: what ends is noticed sooner
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(cluster.start_timeout_seconds),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(cluster.collective_timeout_seconds),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        CALLBACK: INTAKE,
     }

@@ -1,20 +1,28 @@
 """Serve: the registered model behind an HTTP endpoint, until Ctrl-C; on a cluster, until it is taken down.
 
 python -m workflows.serve EXPERIMENT.yaml [--serving.port 8000 ...]
+python -m workflows.serve promote [--alias champion | --version 3] ...   another version answers, or the old one goes on
+python -m workflows.serve key NAME --file FILE   a new API key, shown once; its hash goes to the file
 """
 
+import argparse
 import json
 import signal
+import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from cluster.serving import deploy, wait_until_ready
-from cluster.session import is_private
+from cluster.keys import add_key
+from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.session import address, is_private
 from edlm.config import from_command_line
 from edlm.tokenizer import Symbols
+from workflows import promote
 from workflows.experiment import Experiment
 from workflows.stage import Session, say, session
 
@@ -62,8 +70,8 @@ def curl(url: str, asked: dict[str, Any]) -> str:
     return f"curl -s {url}/v1/completions -H 'content-type: application/json' -d '{json.dumps(asked)}'"
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
+def serve(experiment: Experiment) -> None:
+    """The endpoint, until it is stopped: nothing new is taken, what is on its way ends, and then it is gone."""
     with session(experiment) as opened:
         url = _start(opened)
         print(f"try: {curl(url, question(experiment))}", flush=True)
@@ -72,8 +80,32 @@ def main() -> None:
         stopped = threading.Event()
         for wanted in (signal.SIGINT, signal.SIGTERM):
             signal.signal(wanted, lambda *_: stopped.set())
+        print(f"another version: python -m workflows.serve promote --address {address()}")
         print("Ctrl-C stops it", flush=True)
         stopped.wait()
+        say("serve", "stopping: what is on its way may end")
+        undeploy(experiment.serving)
+
+
+def key(arguments: Sequence[str]) -> None:
+    """Afterwards the file knows a new key, which is printed and kept nowhere else."""
+    parser = argparse.ArgumentParser(prog="python -m workflows.serve key", description=key.__doc__)
+    parser.add_argument("name", help="whose it is; for the logs, and for fairness among those who ask")
+    parser.add_argument("--file", type=Path, required=True, help="what serving.key_file names")
+    given = parser.parse_args(arguments)
+    try:
+        print(add_key(given.file, given.name))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def main() -> None:
+    commands = {"promote": promote.main, "key": key}
+    if command := commands.get("".join(sys.argv[1:2])):
+        command(sys.argv[2:])
+    else:
+        serve(from_command_line(Experiment, description=__doc__))
 
 
 if __name__ == "__main__":

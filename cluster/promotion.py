@@ -1,0 +1,137 @@
+"""Promotion: another version of the model answers everywhere, as a request shows; else the one before does again."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import httpx
+from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus, ServeApplicationSchema
+
+from cluster.registry import ModelVersion
+from cluster.serving import APPLICATION, POLL_SECONDS, Arguments, apply, deployed, reasons, url
+from cluster.tracking import open_tracking
+from edlm.config import ConfigurationError, parse
+
+ASK_SECONDS = 5.0  # for replicas to say how they stand
+KEY = "EDLM_API_KEY"  # in the environment of whoever promotes, where the endpoint asks for one
+FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+
+class NotPromoted(RuntimeError):
+    """The version does not answer everywhere; its message says why, and what answers now."""
+
+
+class Promotion:
+    """The endpoint of this cluster, whose model is to be another version."""
+
+    def __init__(self, timeout_seconds: float, key: str | None) -> None:
+        """ConfigurationError where nothing is deployed. `timeout_seconds` is how long a version has to answer."""
+        try:
+            before = deployed().get(APPLICATION)
+        except RayServeException as error:
+            raise ConfigurationError("Serve does not run on this cluster; deploy the model first") from error
+        if before is None:
+            raise ConfigurationError("nothing is deployed on this cluster that could be promoted; deploy it first")
+        self._before = before
+        self.arguments = parse(Arguments, before.args, source="the deployed application's args")
+        if self.arguments.serving.key_file is not None and key is None:
+            raise ConfigurationError(f"the endpoint asks for an API key: put one into {KEY} for the request that tries")
+        self._timeout_seconds = timeout_seconds
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._handle = serve.get_app_handle(APPLICATION)
+
+    def resolve(self, alias: str | None, number: int | None, storage: str | None) -> ModelVersion:
+        """The version of the deployed model that an alias stands for, or a number. ValueError where there is none."""
+        root = self.arguments.storage or storage
+        if root is None:
+            raise ConfigurationError("EDLM_HOME: not set, and the deployed application names no storage")
+        registry = open_tracking(self.arguments.tracking, root).registry
+        if number is not None:
+            return registry.numbered(self.arguments.model, number)
+        return registry.resolve(self.arguments.model, alias or self.arguments.serving.alias)
+
+    def run(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
+        """Afterwards every replica answers with `version`, and has shown it on the request `canary`.
+
+        Raises NotPromoted where that does not come about in time; what was deployed before is then deployed again.
+        """
+        answered = {one["answers"]["digest"] for one in standings(self._handle)}
+        apply(with_version(self._before, version))
+        try:
+            self._wait(version, canary)
+        except NotPromoted as error:
+            apply(self._before)
+            answers = "answers" if self._wait_for(answered) else "does not answer everywhere yet"
+            raise NotPromoted(f"{error}; the version before {answers}") from error
+
+    def _wait(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
+        """Nothing, once every replica stands by `version` and one has answered with it."""
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            application = serve.status().applications[APPLICATION]
+            if application.status in FAILED:
+                raise NotPromoted(reasons(application))
+            said = standings(self._handle)
+            failed = [one["error"] for one in said if one["state"] == "failed" and one["wanted"] == asdict(version)]
+            if failed:
+                raise NotPromoted(failed[0])
+            behind = [one for one in said if one["answers"]["digest"] != version.digest]
+            # Where Serve may scale to zero there may be no replica, and the request starts one.
+            if not behind and len(said) == _replicas() and self._answered(version, canary, deadline):
+                return
+            if time.monotonic() > deadline:
+                missing = f"{len(behind)} of {len(said)} replicas answer with another version"
+                raise NotPromoted(f"after {self._timeout_seconds:g} s {missing}, and there are {_replicas()}")
+            time.sleep(POLL_SECONDS)
+
+    def _answered(self, version: ModelVersion, canary: Mapping[str, Any], deadline: float) -> bool:
+        """Whether the request was answered with `version`; NotPromoted for a bad answer, or none."""
+        left = max(1.0, deadline - time.monotonic())
+        where = f"{url(self.arguments.serving)}/v1/completions"
+        try:
+            response = httpx.post(where, json=dict(canary), headers=self._headers, timeout=left, trust_env=False)
+        except httpx.HTTPError as error:
+            raise NotPromoted(f"the request that tries it got no answer from {where} ({error})") from error
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            return False  # busy with the requests of others: tried again
+        if response.status_code != httpx.codes.OK:
+            raise NotPromoted(f"the request that tries it was answered {response.status_code}: {response.text[:300]}")
+        return response.json()["edlm"]["digest"] == version.digest
+
+    def _wait_for(self, digests: set[str]) -> bool:
+        """Whether in time every replica answers with one of these."""
+        deadline = time.monotonic() + self._timeout_seconds
+        while time.monotonic() < deadline:
+            said = standings(self._handle)
+            stand = all(one["state"] == "stands" and one["answers"]["digest"] in digests for one in said)
+            if stand and len(said) == _replicas():
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+
+def with_version(application: ServeApplicationSchema, version: ModelVersion) -> ServeApplicationSchema:
+    """The same config with another model: nothing that would start a new replica."""
+    tree = application.model_dump(exclude_unset=True)
+    settings = {one["name"]: one for one in tree.get("deployments", [])}
+    settings[APPLICATION] = {**settings.get(APPLICATION, {"name": APPLICATION}), "user_config": asdict(version)}
+    return ServeApplicationSchema.model_validate({**tree, "deployments": list(settings.values())})
+
+
+def standings(handle: DeploymentHandle) -> list[dict[str, Any]]:
+    """How each running replica stands; one that is going away says nothing."""
+    try:
+        said = handle.broadcast("standing").results(timeout_s=ASK_SECONDS, return_exceptions=True)
+    except DeploymentUnavailableError:  # none is running
+        return []
+    return [one for one in said if not isinstance(one, Exception)]
+
+
+def _replicas() -> int:
+    """The replicas that answer, or are just being told of a version; those that start are told of it first."""
+    states = serve.status().applications[APPLICATION].deployments[APPLICATION].replica_states
+    return sum(count for state, count in states.items() if state in ("RUNNING", "UPDATING"))

@@ -1,0 +1,176 @@
+"""A replica: one copy of one version of the model on Ray Serve, which another version may follow while it answers."""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from ray import serve
+
+from cluster import meters
+from cluster.access import log_to_standard_error
+from cluster.config import Serving, is_loopback
+from cluster.endpoint import HUNG_SECONDS, Endpoint, make_app
+from cluster.later_app import LaterApp
+from cluster.ray_meters import RayMeters
+from cluster.registry import ModelVersion
+from cluster.rules import rules_of
+from cluster.scaling import BACKLOG
+from cluster.session import CALLBACK, INTAKE
+from cluster.shelf import shelf, take
+from cluster.succession import Succession
+from cluster.warming import warmed, warming
+from edlm.config import ConfigurationError, config, parse
+from edlm.continuous import ContinuousBatch
+from edlm.generator import TextGenerator, open_bundle
+from edlm.job import EngineFailed, Full, Limits
+from edlm.storage import Sha256
+
+PASSES = 8.0  # about, that warming takes
+WARMING_SECONDS = 120.0  # that a new model has to fill its first canvases, beside the texts of the old one
+log = logging.getLogger(__name__)
+
+
+@config
+class Wanted:
+    """Which model a replica is to answer with: what Serve calls the `user_config`, never an alias."""
+
+    version: str
+    uri: str
+    digest: Sha256
+
+    @property
+    def known(self) -> ModelVersion:
+        return ModelVersion(version=self.version, uri=self.uri, digest=self.digest)
+
+
+@serve.ingress()
+class Replica:
+    """Loads what it is told to, answers, and says how it stands; it never looks up which model that should be."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._endpoint: Endpoint | None = None
+        require_intake(serving)
+        torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
+        log_to_standard_error()
+        self._serving = serving
+        self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
+        self._app, self._meters = LaterApp(), RayMeters()
+        self._succession: Succession[TextGenerator] | None = None
+        self._drained = False
+
+    def __serve_build_asgi_app__(self) -> LaterApp:
+        return self._app
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """The first time, afterwards the model answers, or the replica does not start: the error says why.
+
+        Later, afterwards the model is on its way and the old one answers meanwhile. Never raises then: a replica whose
+        reconfiguration fails is killed, however well it answers.
+        """
+        if self._succession is None:
+            first = wanted_version(user_config)
+            generator = await asyncio.to_thread(self._first, first)
+            self._endpoint = Endpoint(self._engine(generator, first), rules_of(self._serving), self._meters)
+            self._app.app = make_app(self._endpoint)
+            self._succession = Succession(first, self._load, self._swap, self._ended)
+            self._endpoint.warm = True
+            return
+        try:
+            self._succession.ask(wanted_version(user_config))
+        except ConfigurationError as error:
+            self._succession.refuse(str(error))
+
+    async def check_health(self) -> None:
+        """Raises where the engine can do nothing any more; Serve then starts another replica in this one's place."""
+        if self._endpoint is None or self._drained:
+            return
+        self._endpoint.readings.take()
+        batch = self._endpoint.batch
+        if not batch.alive:
+            raise EngineFailed("the engine has failed; the log says why")
+        if batch.beat_age_seconds > HUNG_SECONDS:
+            raise EngineFailed(f"there is work, and the engine gave no sign of life for {HUNG_SECONDS:g} s")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `cluster.scaling` goes by."""
+        return {BACKLOG: 0.0 if self._endpoint is None else self._endpoint.batch.backlog_seconds}
+
+    async def standing(self) -> dict[str, Any]:
+        """How things stand, for whoever deploys: the models, the process, and what the engine has counted."""
+        assert self._succession is not None
+        assert self._endpoint is not None
+        counts = dataclasses.asdict(self._endpoint.batch.statistics())
+        return {**dataclasses.asdict(self._succession.standing), "pid": os.getpid(), "counts": counts}
+
+    async def drain(self, seconds: float) -> bool:
+        """Afterwards nothing new was begun, and what was on its way has ended, or has failed after `seconds`.
+
+        Whether everything came to its own end.
+        """
+        assert self._endpoint is not None
+        self._drained = True
+        return await asyncio.to_thread(self._endpoint.batch.drain, seconds)
+
+    def __del__(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.batch.close()
+
+    def _first(self, version: ModelVersion) -> TextGenerator:
+        generator = open_bundle(take(version, shelf(self._serving.cache)), self._device)
+        warmed(generator)
+        return generator
+
+    def _engine(self, generator: TextGenerator, version: ModelVersion) -> ContinuousBatch:
+        serving = self._serving
+        limits = Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
+        return ContinuousBatch(generator, version.fingerprint, limits)
+
+    def _load(self, version: ModelVersion) -> TextGenerator:
+        """Opened on the processor, in this thread; the engine's thread, which alone touches the device, does the rest.
+
+        Raises whatever is wrong with the model.
+        """
+        assert self._endpoint is not None
+        generator = open_bundle(take(version, shelf(self._serving.cache)))
+        batch, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
+        while True:
+            try:
+                ticket = batch.run(PASSES, warming(generator, self._device), "warming", deadline)
+                break
+            except Full as full:  # the texts of the old model come first
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(min(1.0, full.retry_after_seconds))
+        done = ticket.result(WARMING_SECONDS + HUNG_SECONDS)
+        if isinstance(done, Exception):
+            raise done
+        return done
+
+    def _swap(self, generator: TextGenerator, version: ModelVersion) -> None:
+        assert self._endpoint is not None
+        self._endpoint.batch.swap(generator, version.fingerprint)
+
+    def _ended(self, result: Literal["done", "failed"]) -> None:
+        self._meters.add(meters.SWAPS, 1, result)
+
+
+def wanted_version(user_config: Any) -> ModelVersion:
+    """The version that a user_config names; ConfigurationError where it names none, or more."""
+    if not isinstance(user_config, Mapping):
+        raise ConfigurationError(f"user_config: version, uri and digest of a model are needed, got {user_config!r}")
+    return parse(Wanted, dict(user_config), source="user_config").known
+
+
+def require_intake(serving: Serving) -> None:
+    """Nothing where Ray's proxy limits what comes in; ConfigurationError where it does not, and strangers may ask."""
+    if os.environ.get(CALLBACK) == INTAKE:
+        return
+    message = f"{CALLBACK}={INTAKE} was not set where Ray was started: its proxy buffers bodies of any size"
+    if not is_loopback(serving.host):
+        raise ConfigurationError(f"{message}, and serving.host is {serving.host}; set it, and start Ray again")
+    log.warning("%s", message)

@@ -1,0 +1,44 @@
+"""Warming: a model's first canvases are nobody's, so that no request pays for what only the first ones cost."""
+
+from collections.abc import Iterator
+
+from edlm.bites import Bites
+from edlm.generator import TextGenerator
+from edlm.sampler import Sampler
+
+PLAIN, WEIGHING = Sampler(steps=1), Sampler(steps=1, candidates=2)
+
+
+def warmed(generator: TextGenerator) -> None:
+    """Afterwards every network has filled a canvas. Raises where one gave something that is not a number."""
+    for _ in _canvases(generator):
+        pass
+
+
+def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Exception]:
+    """Bites for the engine, which end with the generator on `device`, warmed; or with what went wrong.
+
+    That is not raised: the engine would die of it, and the texts of the good model with it.
+    """
+    try:
+        there = moved(generator, device)
+        yield
+        yield from _canvases(there)
+    except Exception as error:
+        return error
+    return there
+
+
+def moved(generator: TextGenerator, device: str) -> TextGenerator:
+    """The generator with its networks on `device`."""
+    generator.denoiser.network.to(device)
+    for energy in generator.energies.values():
+        energy.to(device)
+    return TextGenerator(generator.bundle, generator.denoiser, generator.energies, generator.tokenizer)
+
+
+def _canvases(generator: TextGenerator) -> Iterator[None]:
+    """One step fills a canvas by plain diffusion, and one by each energy."""
+    for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
+        generator.write((), generator.length, [0], sampler, name)
+        yield

@@ -1,0 +1,58 @@
+"""A Ray cluster and an endpoint of a test's own, and the processes of it, which are the only ones that it may kill."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from cluster.config import Serving
+from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.session import CALLBACK, INTAKE
+from tests.cluster.serving.spoiled import NAME
+from tests.cluster.serving.stage import START_SECONDS, TRACKING, Stage, register_all
+
+# A dead proxy is noticed after three checks; with the ten seconds of Ray between them it takes half a minute.
+QUICK = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2"}
+
+
+@contextmanager
+def own_stage(serving: Serving, warm: bool = True) -> Iterator[Stage]:
+    """An endpoint with the version `first` on a private Ray, which is gone afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serving = replace(serving, port=port, cache=str(root / "shelf"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {CALLBACK: INTAKE, **QUICK}.items():
+            environment.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            _temp_dir=str(root / "ray"),
+            log_to_driver=False,
+        )
+        try:
+            versions = register_all(root)
+            url = deploy(serving, TRACKING, str(root), NAME)
+            if warm:
+                wait_until_ready(url, START_SECONDS)
+            yield Stage(root, serving, url, versions)
+        finally:
+            undeploy(serving)
+            ray.shutdown()
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def own(name: str) -> list[psutil.Process]:
+    """The processes with this title among the descendants of this test."""
+    return [process for process in psutil.Process().children(recursive=True) if name in "".join(process.cmdline())]

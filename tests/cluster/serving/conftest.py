@@ -1,0 +1,68 @@
+"""One private Ray for all of these tests, and one endpoint on it whose model can be promoted."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.config import Serving
+from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.session import CALLBACK, INTAKE
+from tests.cluster.serving.stage import NAME, START_SECONDS, TRACKING, Stage, register_all
+
+
+@pytest.fixture(scope="package")
+def root() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))  # short, as the names of Ray's sockets must be
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="package")
+def machine(root) -> Iterator[Path]:
+    """Ray with two CPUs; the folder is its own."""
+    environment = pytest.MonkeyPatch()
+    environment.setenv(CALLBACK, INTAKE)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        _temp_dir=str(root / "ray"),
+        log_to_driver=False,
+    )
+    yield root
+    ray.shutdown()
+    environment.undo()
+
+
+@pytest.fixture(scope="package")
+def settings(machine) -> Iterator[Serving]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serving = Serving(
+        port=port,
+        min_replicas=2,
+        max_replicas=2,
+        cpus_per_replica=0.5,
+        slots=4,
+        waiting=8,
+        cache=str(machine / "shelf"),
+        drain_seconds=5.0,
+    )
+    yield serving
+    undeploy(serving)
+
+
+@pytest.fixture(scope="package")
+def stage(machine, settings) -> Stage:
+    """The endpoint, with the version `first`."""
+    versions = register_all(machine)
+    url = deploy(settings, TRACKING, str(machine), NAME)
+    wait_until_ready(url, START_SECONDS)
+    return Stage(machine, settings, url, versions)

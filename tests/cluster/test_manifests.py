@@ -1,0 +1,139 @@
+"""The manifests in `cluster/deploy` are what Serve and KubeRay take, and agree with themselves and with the code."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+
+from cluster.config import Serving
+from cluster.proxy import middlewares
+from cluster.serving import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
+from cluster.session import CALLBACK, INTAKE
+from edlm.config import ConfigurationError, load, parse
+from workflows.experiment import Experiment
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+DEPLOY = PROJECT / "cluster" / "deploy"
+SCHEMAS = PROJECT.parent / "shared" / "kuberay"
+
+
+def text(name: str) -> str:
+    return (DEPLOY / name).read_text(encoding="utf-8")
+
+
+def service() -> dict[str, Any]:
+    return yaml.safe_load(text("ray_service.yaml"))
+
+
+def serve_config(name: str) -> ServeDeploySchema:
+    raw = text(name) if name == "serve.yaml" else service()["spec"]["serveConfigV2"]
+    return ServeDeploySchema.model_validate(yaml.safe_load(raw))
+
+
+@pytest.fixture(params=["serve.yaml", "ray_service.yaml"])
+def config(request) -> ServeDeploySchema:
+    return serve_config(request.param)
+
+
+def ours(config: ServeDeploySchema) -> tuple[ServeApplicationSchema, Serving]:
+    (one,) = config.applications
+    return one, parse(Arguments, one.args).serving
+
+
+def test_serve_takes_the_config_and_finds_the_application(config):
+    one, _ = ours(config)
+    assert (one.name, one.route_prefix, one.import_path) == (APPLICATION, "/", BUILDER)
+
+
+def test_address_and_patience_of_the_proxy_are_those_of_the_endpoint(config):
+    _, serving = ours(config)
+    assert (config.http_options.host, config.http_options.port) == (serving.host, serving.port)
+    assert config.http_options.request_timeout_s == serving.request_timeout_seconds + SPARE_SECONDS
+
+
+def test_the_shipped_config_serves_what_the_main_job_registers():
+    one, serving = ours(serve_config("serve.yaml"))
+    tiny = load(Experiment, PROJECT / "workflows" / "experiments" / "tiny.yaml")
+    assert (one.args["model"], serving.alias) == (tiny.register.model, tiny.serving.alias)
+    assert serving.host == "127.0.0.1"
+
+
+def test_beyond_its_own_machine_the_shipped_service_asks_for_keys():
+    _, serving = ours(serve_config("ray_service.yaml"))
+    assert serving.key_file == "/keys/keys"
+    with pytest.raises(ConfigurationError, match="no key would be asked for"):
+        parse(Arguments, {"model": "edlm", "serving": {"host": "0.0.0.0"}})
+
+
+def test_a_misspelt_setting_is_named_before_anything_starts():
+    with pytest.raises(ConfigurationError, match=r"serving.max_replica: unknown key; did you mean 'max_replicas'"):
+        application({"model": "edlm", "pinned": True, "serving": {"max_replica": 3}})
+    with pytest.raises(ConfigurationError, match="model: missing"):
+        application({"pinned": True})
+
+
+def test_the_limits_of_rays_proxy_are_where_it_is_told_to_look():
+    assert f"{middlewares.__module__}.{middlewares.__name__}" == INTAKE
+
+
+def test_every_node_limits_bodies_before_it_buffers_them():
+    for spec in nodes():
+        (container,) = spec["containers"]
+        assert {one["name"]: one["value"] for one in container["env"]}[CALLBACK] == INTAKE
+    assert f"{CALLBACK}={INTAKE}" in text("Dockerfile")
+    assert f"{CALLBACK}={INTAKE}" in text("serve.yaml")
+
+
+def test_a_pod_lives_as_long_as_its_longest_request():
+    _, serving = ours(serve_config("ray_service.yaml"))
+    for spec in nodes():
+        assert spec["terminationGracePeriodSeconds"] > serving.request_timeout_seconds + SPARE_SECONDS
+
+
+def nodes() -> list[dict[str, Any]]:
+    cluster = service()["spec"]["rayClusterConfig"]
+    return [cluster["headGroupSpec"]["template"]["spec"], *(g["template"]["spec"] for g in cluster["workerGroupSpecs"])]
+
+
+def test_the_service_is_of_the_ray_that_was_tested():
+    assert service()["spec"]["rayClusterConfig"]["rayVersion"] == ray.__version__
+
+
+def test_the_service_agrees_with_kuberays_schema():
+    validator = jsonschema.Draft7Validator(_schema())
+    validator.validate(service())
+    misspelt = copy.deepcopy(service())
+    misspelt["spec"]["serveConfigV3"] = misspelt["spec"].pop("serveConfigV2")
+    with pytest.raises(jsonschema.ValidationError, match="serveConfigV3"):
+        validator.validate(misspelt)
+
+
+def _schema() -> dict[str, Any]:
+    file = SCHEMAS / "RayService.v1.json"
+    if not file.is_file():
+        pytest.skip("KubeRay's schemas are not beside this checkout (shared/kuberay)")
+    return _closed(json.loads(file.read_text(encoding="utf-8")), top=True)
+
+
+def _closed(schema: Any, top: bool = False) -> Any:
+    """A Kubernetes schema as JSON schema: unknown keys are mistakes, and what has a default may be missing."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if closed.pop("x-kubernetes-int-or-string", False):
+        closed.pop("anyOf", None)
+        closed["type"] = ["integer", "string"]
+    properties = closed.get("properties")
+    if isinstance(properties, dict) and closed.get("type") == "object" and not top:
+        closed.setdefault("additionalProperties", False)
+        if "required" in closed:
+            closed["required"] = [name for name in closed["required"] if "default" not in properties.get(name, {})]
+    return closed
