@@ -90,23 +90,23 @@ def curves_of(rows: Sequence[Row], y: Quantity, colours: dict[str, tuple[Any, st
     Where there are more than `MOST`, those of each energy that reach the least y, as many of each as there is room for.
     """
     usual = [row for row in rows if not row["legacy"] and row["temperature"] == 1 and every_step(row)]
-    found: dict[str, list[Curve]] = {}
-    for energy in (PLAIN, *energies(usual), AUTOREGRESSIVE):
-        own = series(measured([row for row in usual if row["energy"] == energy], y))
-        colour, marker = colours[energy]
-        for i, (words, group) in enumerate(own.items()):
-            weighs = group[0]["candidates"] != 1
-            name = title(energy) + (f", {words}" if weighs else "")
-            pale = PALEST * (1 - (i + 1) / len(own))
-            found.setdefault(energy, []).append(Curve(name, group, _mixed(colour, pale), marker))
-    found.pop(UNIFORM, None)
-    many = max(map(len, found.values()), default=0)
+    found = {
+        energy: list(series(measured([row for row in usual if row["energy"] == energy], y)).items())
+        for energy in (PLAIN, *energies(usual), AUTOREGRESSIVE)
+        if energy != UNIFORM
+    }
+    many = max(map(len, found.values()))
     while many > 1 and sum(min(many, len(own)) for own in found.values()) > MOST:
         many -= 1
+    drawn = []
     for energy, own in found.items():
-        best = sorted(own, key=lambda curve: min(map(y.value, curve.rows)))[:many]
-        found[energy] = [curve for curve in own if curve in best]
-    return [curve for own in found.values() for curve in own]
+        best = sorted(own, key=lambda sampler: min(map(y.value, sampler[1])))[:many]
+        kept = [sampler for sampler in own if sampler in best]
+        for i, (words, group) in enumerate(kept, 1):
+            colour, marker = colours[energy]
+            name = title(energy) + (f", {words}" if group[0]["candidates"] != 1 else "")
+            drawn.append(Curve(name, group, _mixed(colour, PALEST * (1 - i / len(kept))), marker))
+    return drawn
 
 
 def _mixed(colour: Any, white: float) -> tuple[float, ...]:
