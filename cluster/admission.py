@@ -54,8 +54,11 @@ class Admission:
             raise Refused(400, message, "edlm.timeout_seconds", "invalid_value")
         return visit.arrived + (wanted_seconds or most)
 
-    def require_affordable(self, work: float) -> None:
-        """Refused where a request costs more than any may."""
+    def charge(self, visit: Visit, work: float) -> None:
+        """Afterwards the request's work is taken from its key's allowance; what the engine has no room for comes back.
+
+        Refused where the request costs more than any may, or where the allowance is used up.
+        """
         if work > self.rules.max_work:
             raise Refused(
                 400,
@@ -63,11 +66,17 @@ class Admission:
                 f"{self.rules.max_work:g}; ask for fewer steps, candidates, tokens or choices",
                 code="work_limit_exceeded",
             )
+        if self._allowance is None:
+            return
+        if wait := self._allowance.wait_seconds(visit.key):
+            self.meters.add(meters.REJECTED, 1, "allowance")
+            raise Refused(429, "this API key has used up its work for now", None, "rate_limit_exceeded", wait)
+        self._allowance.use(visit.key, work)
 
     @asynccontextmanager
-    async def texts(self, jobs: Sequence[Job], work: float, way: Way) -> AsyncIterator[list[Ticket]]:
+    async def texts(self, jobs: Sequence[Job], charged: float, way: Way) -> AsyncIterator[list[Ticket]]:
         """The tickets of these jobs; afterwards none of them is worked on any more."""
-        with self._entering(way.visit, work):
+        with self._entering(way.visit, charged):
             tickets = await self._submitted(jobs, way)
         try:
             yield tickets
@@ -83,9 +92,9 @@ class Admission:
             coming.add_done_callback(_call_off)
             raise
 
-    async def measured(self, work: float, bites: Bites[Value], way: Way) -> Value:
+    async def measured(self, work: float, bites: Bites[Value], charged: float, way: Way) -> Value:
         """What the bites return, once they are taken; they are called off when nobody waits."""
-        with self._entering(way.visit, work):
+        with self._entering(way.visit, charged):
             ticket = self.batch.run(work, bites, way.visit.key, way.deadline)
         try:
             async for _ in Watch([ticket], steps=False).changes():
@@ -95,22 +104,19 @@ class Admission:
             self._leave([ticket])
 
     @contextmanager
-    def _entering(self, visit: Visit, work: float) -> Iterator[None]:
-        """Within, work may be given to the engine; where it, or the key's allowance, has no room, it is Refused."""
-        if self._allowance is not None and (wait := self._allowance.wait_seconds(visit.key)):
-            self.meters.add(meters.REJECTED, 1, "allowance")
-            raise Refused(429, "this API key has used up its work for now", None, "rate_limit_exceeded", wait)
+    def _entering(self, visit: Visit, charged: float) -> Iterator[None]:
+        """Within, work may be given to the engine; where it has no room, the work is Refused, and costs nothing."""
         try:
             yield
         except Full as full:
             self.meters.add(meters.REJECTED, 1, full.reason)
+            if self._allowance is not None:
+                self._allowance.use(visit.key, -charged)
             wait = max(1, math.ceil(full.retry_after_seconds))
             status = 503 if full.reason == "draining" else 429
             raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, "queue_full", wait) from None
         except EngineFailed as error:
             raise _told(error) from error
-        if self._allowance is not None:
-            self._allowance.use(visit.key, work)
 
     def _leave(self, tickets: Sequence[Pending[Any]]) -> None:
         """Afterwards nobody waits for the tickets, and how long they waited is counted."""

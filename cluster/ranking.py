@@ -36,7 +36,7 @@ async def energies_per_token(way: Way, texts: Sequence[Sequence[int]], admission
     the token: an energy is a sum over what is masked.
     """
     bites = _energies(way, texts)
-    return await admission.measured(ranking_work(len(texts)), bites, way)
+    return await admission.measured(ranking_work(len(texts)), bites, 0.0, way)
 
 
 def ranking_work(texts: int) -> float:

@@ -21,9 +21,9 @@ async def answer(request: ScoreRequest, way: Way, admission: Admission) -> Score
         raise Refused(400, f"{len(tokens)} tokens; a score needs 1 to {generator.length}, so cut the text", field)
     way.visit.prompt_tokens = len(tokens)
     work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
-    admission.require_affordable(work)
+    admission.charge(way.visit, work)
     bites = generator.scoring(tokens, way.seed, request.draws, way.sampler, way.energy)
-    score = await admission.measured(work, bites, way)
+    score = await admission.measured(work, bites, work, way)
     return ScoreResponse(
         **way.heading("score"),
         tokens=len(tokens),

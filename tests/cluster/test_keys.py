@@ -1,6 +1,7 @@
 """API keys: only hashes are kept, only the owner reads them, and who has none learns nothing."""
 
 import stat
+import time
 
 import pytest
 
@@ -8,7 +9,8 @@ from cluster.allowance import Allowance
 from cluster.keys import BadKeyFile, Keys, add_key
 from cluster.local import serving
 from cluster.rules import Rules
-from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, error
+from edlm.job import Limits
+from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, error, eventually
 from tests.cluster.conftest import PATIENT
 
 
@@ -124,6 +126,31 @@ def test_each_key_has_its_own_work_and_learns_when_there_is_more(generator, tmp_
         assert int(response.headers["retry-after"]) > 60
         error(ask(service.url, "/v1/score", {"text": "a"}, headers=bearing(anna)), 429)
         assert ask(service.url, COMPLETIONS, {}, headers=bearing(ben)).status_code == 200
+
+
+def test_what_the_engine_has_no_room_for_costs_nothing(generator, tmp_path):
+    anna = add_key(tmp_path / "keys", "anna")
+    rules = Rules(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3, max_seconds=3600)
+    with serving(generator, "7/0", rules=rules, limits=Limits(patience_seconds=1e-6)) as service:
+        blocker = service.endpoint.batch.run(1e6, _endless(), "other", time.monotonic() + 3600)
+        refused = [ask(service.url, COMPLETIONS, {}, headers=bearing(anna)) for _ in range(3)]
+        assert [error(one, 429)["code"] for one in refused] == ["queue_full"] * 3
+        blocker.cancel()
+        eventually(lambda: ask(service.url, COMPLETIONS, {}, headers=bearing(anna)).status_code == 200)
+
+
+def _endless():
+    while True:
+        time.sleep(0.001)
+        yield
+
+
+def test_best_of_is_paid_for_once(generator, tmp_path):
+    anna = add_key(tmp_path / "keys", "anna")
+    rules = Rules(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3)
+    with serving(generator, "7/0", rules=rules, limits=PATIENT) as service:
+        request = {"max_tokens": 4, "best_of": 2}
+        assert ask(service.url, COMPLETIONS, request, headers=bearing(anna)).status_code == 200
 
 
 def test_what_was_used_comes_back_with_time_up_to_the_burst():
