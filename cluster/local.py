@@ -20,6 +20,7 @@ from cluster.access import log_to_standard_error
 from cluster.endpoint import Endpoint, make_app
 from cluster.meters import OwnMeters
 from cluster.rules import Rules
+from cluster.warming import warmed
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator, open_bundle
 from edlm.job import Limits
@@ -81,7 +82,9 @@ def main() -> None:
     torch.set_num_threads(1)
     marker = committed(str(given.folder))
     version = f"local/{'unpublished' if marker is None else marker.digest}"
-    with serving(open_bundle(given.folder), version, given.port, Rules(keys=given.keys)) as service:
+    generator = open_bundle(given.folder)
+    warmed(generator)
+    with serving(generator, version, given.port, Rules(keys=given.keys)) as service:
         print(f"{service.url}; Ctrl-C stops it", flush=True)
         try:
             threading.Event().wait()

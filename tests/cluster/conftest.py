@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import Service, serving
+from cluster.warming import warmed
 from edlm.generator import TextGenerator
 from edlm.job import Limits
 from edlm.storage import publish
@@ -30,7 +31,9 @@ def generator(bundle: Path) -> TextGenerator:
 
 @pytest.fixture(scope="session")
 def service(bundle: Path) -> Iterator[Service]:
-    with serving(TextGenerator.load(str(bundle), bundle), f"{VERSION}/{DIGEST}", limits=PATIENT) as service:
+    generator = TextGenerator.load(str(bundle), bundle)
+    warmed(generator)
+    with serving(generator, f"{VERSION}/{DIGEST}", limits=PATIENT) as service:
         yield service
 
 

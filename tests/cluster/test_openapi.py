@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.cluster.asking import ask
 from tests.cluster.openapi import FILE, written
 
-EXAMPLES = 25  # of each route
+EXAMPLES = 100  # of each route
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
