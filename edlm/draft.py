@@ -15,6 +15,7 @@ from edlm.canvas import canvas, checked, context_tokens
 from edlm.frame import NOT_YET, Frame
 from edlm.generator import TextGenerator
 from edlm.job import BrokenRow, Job
+from edlm.reveal import AtRandom
 from edlm.step import State, StepResult
 from edlm.stop import REPLACEMENT, cut, tokens_of
 from edlm.text import Tally, Text
@@ -44,6 +45,11 @@ class Draft:
 
     def __init__(self, job: Job, generator: TextGenerator) -> None:
         """ValueError where the model cannot do what the job asks."""
+        if job.sampler.revealing != AtRandom():
+            raise ValueError(
+                f"revealing is {job.sampler.revealing.kind}: texts that share steps reveal at_random, so that their "
+                "course is known before and what is read of them never changes"
+            )
         self.job, self.generator = job, generator
         self.energy = generator.energy_for(job.sampler, job.energy)
         self.energy_name = (job.energy or generator.bundle.energy or "") if self.energy is not None else ""
@@ -225,13 +231,15 @@ def state_of(drafts: Sequence[Draft], device: torch.device) -> State:
     t, s = (
         torch.stack([draft._times[move.i - back] for draft, move in zip(drafts, moves, strict=True)]) for back in (0, 1)
     )
+    canvases = torch.stack([draft._canvas for draft in drafts]).to(device)
     return State(
-        torch.stack([draft._canvas for draft in drafts]).to(device),
+        canvases,
         t.to(device),
         s.to(device),
         torch.tensor(steps, device=device),
         torch.tensor([draft.job.seed for draft in drafts], device=device),
         torch.stack([draft._reveal == move.i for draft, move in zip(drafts, moves, strict=True)]).to(device),
+        rest=canvases,
     )
 
 

@@ -144,6 +144,29 @@ def _log_shares(log_v: Tensor, dim: int) -> Float64[Tensor, "..."]:
     return torch.where(impossible, 0.0, log_v).log_softmax(dim=dim)
 
 
+# ---------------------------------------------------------------- remasking
+
+
+def most_remasked(alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """min(1, (1 - alpha_s) / alpha_t): the largest share sigma of the revealed positions that may be masked again.
+
+    With more, the masked share at s would exceed 1 - alpha_s whatever is revealed (Wang et al. 2025, sec. 3.1). 0 where
+    nothing is revealed yet, and at s = 0.
+    """
+    return torch.where(alpha_t > 0, ((1 - alpha_s) / alpha_t).clamp(max=1), 0.0)
+
+
+def reveal_beside_remasking(
+    alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t): P(a masked position is revealed) that keeps q(x_s | x_0).
+
+    Of the share alpha_t that is clean at t, (1 - sigma) alpha_t stays clean; the rest of alpha_s comes from the share
+    1 - alpha_t that is masked (Wang et al. 2025, eq. 4).
+    """
+    return (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+
+
 # ---------------------------------------------------------------- likelihood
 
 

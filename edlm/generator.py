@@ -225,11 +225,11 @@ class TextGenerator:
         xt = torch.stack(list(canvases)).to(self.device)
         seeds = torch.tensor([draft.seed for draft in drafts], device=self.device)
         network, schedule = self.denoiser.network, self.denoiser.schedule
-        times = sampler.times().to(self.device)
+        times, given = sampler.times().to(self.device), xt != self.mask
         for i in range(sampler.steps, 0, -1):
             t, s = times[i].expand(seeds.shape), times[i - 1].expand(seeds.shape)
             index = torch.full_like(seeds, block * sampler.steps + i)
-            result = sampler.step(xt, t, s, index, network, energy, schedule, seeds)
+            result = sampler.step(xt, t, s, index, network, energy, schedule, seeds, given)
             xt = result.xs
             if result.broken.any():
                 raise BrokenRows(torch.nonzero(result.broken)[:, 0].tolist(), xt)

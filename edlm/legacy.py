@@ -25,6 +25,7 @@ from edlm.candidates import AnyDenoiser, AnyEnergy, chunks
 from edlm.config import ConfigurationError, Fraction, config
 from edlm.judge import whole_texts
 from edlm.quality import average, unigram_entropy
+from edlm.reveal import AtRandom
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from edlm.step import State, StepResult, join
@@ -87,6 +88,10 @@ class LegacySampler:
             raise ConfigurationError("sampler.candidates is 0 (exact); the published generator has k >= 1 candidates")
         if self.sampler.grid is not None:
             raise ConfigurationError("sampler.grid is set; the published generator's steps are of equal length")
+        if self.sampler.revealing != AtRandom():
+            raise ConfigurationError(
+                f"sampler.revealing is {self.sampler.revealing.kind}; the published generator reveals at_random"
+            )
 
     @property
     def label(self) -> str:
@@ -114,7 +119,7 @@ class LegacySampler:
             t, s = (self.end + (1 - self.end) * j.double() / steps for j in (index, index - 1))
             if i == 0:
                 result = _likeliest(
-                    State(xt, t, torch.zeros_like(t), index, seeds, xt == denoiser.mask), denoiser, energy
+                    State(xt, t, torch.zeros_like(t), index, seeds, xt == denoiser.mask, xt), denoiser, energy
                 )
             else:
                 result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
@@ -146,7 +151,7 @@ class LegacySampler:
         parts = []
         for rows, how in ((~weighed, self._plain), (weighed, self._resample)):
             if rows.any():
-                state = State(xt[rows], t[rows], s[rows], index[rows], seeds[rows], masked[rows])
+                state = State(xt[rows], t[rows], s[rows], index[rows], seeds[rows], masked[rows], xt[rows])
                 parts.append((rows, how(state, share[rows], denoiser, energy)))
         return join(parts)
 

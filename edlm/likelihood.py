@@ -29,6 +29,7 @@ from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from edlm.speculative import Verifiable
 from edlm.streams import Purpose, seeds, uniforms
+from edlm.trajectory import trajectory
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ def sampler_bound(
 ) -> Estimate:
     """The rigorous T-step bound on -log p(x_0) of this very sampler (docs/mathematics.md 5.1).
 
-    All T steps of `draws` trajectories q(x_t..., U | x_0) are walked; `repeats` independent sets of other candidates
-    tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
-    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law.
+    All T steps of `draws` paths to each text are walked (`edlm.trajectory`); `repeats` independent sets of other
+    candidates tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
+    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law, and so is
+    what it reveals.
     """
     return finished(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
 
@@ -117,10 +119,7 @@ def bounding(
     """As `sampler_bound`, one step of all the sequences a bite."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw, first_row)
-        for i in range(sampler.steps, 0, -1):
-            xt = torch.where(reveal_at <= i, denoiser.mask, x0)
-            revealed = reveal_at == i
+        for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw, first_row):
             t = sampler.times()[i].item()
             nats = step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats, first_row)
             total += nats.cpu()
@@ -294,21 +293,6 @@ def step_bound(
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
     total[rows] = step_nll(x0, xt, revealed, time, denoiser, energy, sampler.candidates, sampler.temperature, u)
     return total
-
-
-def reveal_times(
-    x0: Int[Tensor, "b l"],
-    schedule: AbstractSchedule,
-    times: Float64[Tensor, " i"],
-    seed: int,
-    draw: int,
-    first_row: int = 0,
-) -> Int[Tensor, "b l"]:
-    """For each position the step i (from t_i to t_(i - 1)) that reveals it: P(masked at t) = 1 - alpha_t."""
-    rows = first_row + torch.arange(len(x0), device=x0.device)
-    u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
-    reached = times[1:].to(x0.device)
-    return torch.searchsorted(1 - schedule.alpha(reached), u).clamp(max=len(reached) - 1) + 1
 
 
 def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int, first_row: int = 0):

@@ -3,10 +3,12 @@
 Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Annotated
 
+import pydantic
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
@@ -15,6 +17,7 @@ from edlm import equations
 from edlm.bites import Bites, finished
 from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose, read
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
+from edlm.reveal import AtRandom, Remasking, RevealConfig
 from edlm.schedule import AbstractSchedule
 from edlm.speculative import Verifiable, verify
 from edlm.step import BrokenRows, State, StepResult, join
@@ -41,6 +44,8 @@ class Sampler:
     Which is faster depends on the networks and on how many tokens a step reveals: `workflows.benchmark` times both."""
     grid: tuple[Fraction, ...] | None = None
     """steps + 1 times from 0 to 1 between which it steps, as `edlm.step_grid` fits them; None: i / steps."""
+    revealing: Annotated[RevealConfig, pydantic.Field(discriminator="kind")] = AtRandom()
+    """What a step reveals. Anything but `at_random` is another law than that of masked diffusion."""
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -65,7 +70,6 @@ class Sampler:
         # A hair of tolerance: t = i / steps and a window of 1 / steps must meet in floating point.
         return (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
 
-    @torch.no_grad()
     def sample(
         self,
         xt: Int[Tensor, "b l"],
@@ -80,19 +84,7 @@ class Sampler:
         Raises ValueError where the canvas holds what is neither a token nor the mask, and BrokenRows, once the others
         are finished, where a row's logits or energies are not numbers.
         """
-        _check(xt, denoiser)
-        broken = torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
-        times = self.times().to(xt.device)
-        for i in range(self.steps, 0, -1):
-            index = torch.full_like(seeds, i)
-            t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
-            result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
-            xt, broken = result.xs, broken | result.broken
-            if on_step is not None:
-                on_step(result)
-        if broken.any():
-            raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
-        return xt
+        return sample_in_turn([(self, energy)] * self.steps, xt, denoiser, schedule, seeds, on_step)
 
     @torch.no_grad()
     def step(
@@ -105,9 +97,13 @@ class Sampler:
         energy: AnyEnergy | None,
         schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
+        given: Bool[Tensor, "b l"] | None = None,
     ) -> StepResult:
-        """x_s from x_t; every row may stand at its own time. `index` names the step in the row's random streams."""
-        now = self.reveal(xt, t, s, index, denoiser, schedule, seeds)
+        """x_s from x_t; every row may stand at its own time. `index` names the step in the row's random streams.
+
+        `given` are the places where the canvas held text from the start; a sampler that remasks must know them.
+        """
+        now = self.reveal(xt, t, s, index, denoiser, schedule, seeds, given)
         parts = []
         if (stays := ~now.moves).any():
             parts.append((stays, now.at(stays).stayed(energy)))
@@ -117,8 +113,8 @@ class Sampler:
             parts.append((now.moves, self.advance(going, context, denoiser, energy)))
         return join(parts)
 
-    @staticmethod
     def reveal(
+        self,
         xt: Int[Tensor, "b l"],
         t: Float[Tensor, " b"],
         s: Float[Tensor, " b"],
@@ -126,10 +122,18 @@ class Sampler:
         denoiser: AnyDenoiser,
         schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
+        given: Bool[Tensor, "b l"] | None = None,
     ) -> State:
-        """The rows and what each will reveal between t and s: it depends on no network, and on no setting."""
-        u = uniforms(seeds, index, 0, Purpose.REVEAL, (xt.shape[1],))
-        return State(xt, t, s, index, seeds, equations.reveal(xt == denoiser.mask, schedule.reveal(t, s), u))
+        """The rows and what changes in each between t and s: it depends on no network, and on `revealing` alone."""
+        masked, places = xt == denoiser.mask, (xt.shape[1],)
+        share, again = self.revealing.shares(t, s, schedule)
+        revealed = equations.reveal(masked, share, uniforms(seeds, index, 0, Purpose.REVEAL, places))
+        rest = xt
+        if isinstance(self.revealing, Remasking):
+            assert given is not None
+            u = uniforms(seeds, index, 0, Purpose.REMASK, places)
+            rest = torch.where(equations.reveal(~masked & ~given, again, u), denoiser.mask, xt)
+        return State(xt, t, s, index, seeds, revealed, rest)
 
     def advance(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         """The rows at s; each reveals something. `context` is what the denoiser read in them.
@@ -148,6 +152,7 @@ class Sampler:
         tokens_at_once: int | None = None,
     ) -> Bites[StepResult]:
         """As `advance`, in bites: in each at most so many tokens enter the energy (None: as many as memory bears)."""
+        now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
         weighed = self.weighs(now.t, energy)
         parts = []
         if (plain := ~weighed).any():
@@ -161,9 +166,9 @@ class Sampler:
         return join(parts)
 
     def reads(self, now: State, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
-        """Where `advance` looks at the context: at what it reveals, or, for drafts, at all that is masked."""
-        whole = self.weighs(now.t, energy) & (energy is not None and energy.drafts)
-        return now.revealed | (whole[:, None] & (now.xt == denoiser.mask))
+        """Where `advance` looks at the context: at what it may reveal, or, for drafts, at all that is masked."""
+        whole, masked = self.weighs(now.t, energy) & (energy is not None and energy.drafts), now.xt == denoiser.mask
+        return self.revealing.open(now.revealed, masked) | (whole[:, None] & masked)
 
     def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Whether a step from t asks the energy."""
@@ -220,6 +225,31 @@ class Sampler:
             ess=_mean_where(equations.effective_sample_size(log_v), joint),
             distinct=distinct,
         )
+
+
+@torch.no_grad()
+def sample_in_turn(
+    turns: Sequence[tuple[Sampler, AnyEnergy | None]],
+    xt: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    seeds: Int[Tensor, " b"],
+    on_step: Callable[[StepResult], None] | None = None,
+) -> Int[Tensor, "b l"]:
+    """As `Sampler.sample`, where each step, from t = 1 on, has a sampler and an energy of its own on the same grid."""
+    _check(xt, denoiser)
+    broken, given = torch.zeros(len(xt), dtype=torch.bool, device=xt.device), xt != denoiser.mask
+    times = turns[0][0].times().to(xt.device)
+    for i, (sampler, energy) in zip(range(len(turns), 0, -1), turns, strict=True):
+        index = torch.full_like(seeds, i)
+        t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
+        result = sampler.step(xt, t, s, index, denoiser, energy, schedule, seeds, given)
+        xt, broken = result.xs, broken | result.broken
+        if on_step is not None:
+            on_step(result)
+    if broken.any():
+        raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
+    return xt
 
 
 def _nan(values: Tensor) -> Bool[Tensor, " b"]:

@@ -51,7 +51,7 @@ class BrokenRows(FloatingPointError):
 
 @dataclass(frozen=True)
 class State:
-    """Rows on their way from t to s: what is known, what will be revealed, and the streams they draw from."""
+    """Rows on their way from t to s: what is known, what will change, and the streams they draw from."""
 
     xt: Int[Tensor, "b l"]
     t: Float[Tensor, " b"]
@@ -59,6 +59,8 @@ class State:
     index: Int[Tensor, " b"]
     seeds: Int[Tensor, " b"]
     revealed: Bool[Tensor, "b l"]
+    rest: Int[Tensor, "b l"]
+    """What every other position will hold: what it holds now, or the mask where it is masked again."""
 
     @property
     def moves(self) -> Bool[Tensor, " b"]:
@@ -67,10 +69,10 @@ class State:
 
     def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "State":
         """These rows alone."""
-        return State(self.xt[rows], self.t[rows], self.s[rows], self.index[rows], self.seeds[rows], self.revealed[rows])
+        return State(**{field.name: getattr(self, field.name)[rows] for field in fields(State)})
 
     def stayed(self, energy: AnyEnergy | None) -> StepResult:
-        """The rows as they were: nothing is revealed, so nothing was read."""
+        """The rows without anything new: nothing is revealed, so nothing was read."""
         return self.advanced(self.xt, energy, denoiser_calls=0)
 
     def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
@@ -94,7 +96,7 @@ class State:
         return StepResult(
             t=self.t,
             s=self.s,
-            xs=equations.carry_over(self.xt, x, revealed),
+            xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, revealed),
             revealed=revealed,
             energies=None,
             picked=one.new_zeros(b, groups),

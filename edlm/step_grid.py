@@ -10,9 +10,10 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm.candidates import AnyDenoiser, AnyEnergy
-from edlm.likelihood import reveal_times, step_bound
+from edlm.likelihood import step_bound
 from edlm.sampler import Sampler
 from edlm.schedule import AbstractSchedule
+from edlm.trajectory import reveal_times
 
 
 @torch.no_grad()

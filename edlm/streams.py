@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     RESAMPLE = 16  # which texts a bootstrap takes
     KEEP = 17  # whether a verified draft keeps its token
     AGAIN = 18  # the token that takes its place
+    REMASK = 19  # which revealed positions a step masks again
 
 
 def uniforms(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edlm.candidates import AnyDenoiser, AnyEnergy, proposal_of
 from edlm.likelihood import step_nll
+from edlm.reveal import AbstractReveal, AtRandom, MostCertain, Remasking
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from tests.worlds import World, cartesian
@@ -107,16 +108,48 @@ def subsets(masked: Tensor) -> list[Tensor]:
     return list(result)
 
 
-def step_law(step: Step, xt: Tensor, t: float, s: float, schedule: AbstractSchedule) -> dict[tuple[int, ...], float]:
-    """P(x_s | x_t) of a step from t to s: over the positions that are revealed, and over the draws."""
-    share = schedule.reveal(*torch.tensor([t, s], dtype=torch.float64)).item()
+def step_law(
+    step: Step,
+    xt: Tensor,
+    t: float,
+    s: float,
+    schedule: AbstractSchedule,
+    revealing: AbstractReveal = AtRandom(),  # noqa: B008 - it is frozen
+    given: Tensor | None = None,
+) -> dict[tuple[int, ...], float]:
+    """P(x_s | x_t) of a step from t to s: over what is revealed and what is masked again, and over the draws."""
+    times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
+    share, again = (one.item() for one in revealing.shares(*times, schedule))
     masked, result = xt == step.world.mask, {}
-    for revealed in subsets(masked):
-        count = int(revealed.sum())
-        weight = share**count * (1 - share) ** (int(masked.sum()) - count)
-        for xs, probability in step.law(xt, t, revealed).items() if weight > 0 else ():
-            result[xs] = result.get(xs, 0.0) + weight * probability
+    free = ~masked if given is None else ~masked & ~given
+    for drawn in subsets(masked):
+        weight = _chance(drawn, masked, share)
+        if weight == 0:
+            continue
+        law = step.law(xt, t, _settled(step, revealing, drawn, xt, t))
+        ways = subsets(free) if again else [torch.zeros_like(free)]
+        for hidden, (xs, probability) in itertools.product(ways, law.items()):
+            key = tuple(torch.where(hidden, step.world.mask, torch.tensor(xs)).tolist())
+            result[key] = result.get(key, 0.0) + weight * _chance(hidden, free, again) * probability
     return result
+
+
+def _chance(chosen: Tensor, of: Tensor, share: float) -> float:
+    """P(these and no others), where each joins on its own."""
+    count = int(chosen.sum())
+    return share**count * (1 - share) ** (int(of.sum()) - count)
+
+
+def _settled(step: Step, revealing: AbstractReveal, drawn: Tensor, xt: Tensor, t: float) -> Tensor:
+    """U: where the order is by certainty, the likeliest positions by the table, and not by the code under test."""
+    if not isinstance(revealing, MostCertain):
+        return drawn
+    table = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))[0]
+    places = torch.nonzero(xt == step.world.mask)[:, 0].tolist()
+    places.sort(key=lambda at: (-table[at].max().item(), at))
+    revealed = torch.zeros_like(drawn)
+    revealed[places[: int(drawn.sum())]] = True
+    return revealed
 
 
 def sampler_law(
@@ -144,16 +177,19 @@ def sampler_laws(
     plain, times = replace(weighing, candidates=1), sampler.times().tolist()
 
     @cache
-    def after(xt: tuple[int, ...], i: int) -> dict[tuple[int, ...], float]:
+    def after(xt: tuple[int, ...], i: int, given: tuple[bool, ...] | None) -> dict[tuple[int, ...], float]:
         inside = sampler.window[0] - 1e-9 <= times[i] <= sampler.window[1] + 1e-9
-        return step_law(weighing if inside else plain, torch.tensor(xt), times[i], times[i - 1], schedule)
+        step, kept = weighing if inside else plain, None if given is None else torch.tensor(given)
+        return step_law(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.revealing, kept)
 
     def law(canvas: Tensor) -> Tensor:
         laws = {tuple(canvas.tolist()): 1.0}
+        # Only what masks again has to know what the canvas gave.
+        given = tuple((canvas != world.mask).tolist()) if isinstance(sampler.revealing, Remasking) else None
         for i in range(sampler.steps, 0, -1):
             reached = {}
             for xt, weight in laws.items():
-                for xs, probability in after(xt, i).items():
+                for xs, probability in after(xt, i, given).items():
                     reached[xs] = reached.get(xs, 0.0) + weight * probability
             laws = reached
         return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
@@ -179,6 +215,30 @@ def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callab
                 weight = p_masked * share**u * (1 - share) ** (m - u)
                 for x0, p in texts if weight > 0 else ():
                     total += weight * p * cost(step, x0, torch.where(masked, world.mask, x0), t.item(), revealed)
+    return total
+
+
+def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Tensor) -> float:
+    """The mean over the sampler's paths to x_0 of sum_i -log p_k(x_0 at U_i | x_{t_i}), nothing drawn."""
+    world, total = step.world, 0.0
+    places = {tuple([True] * world.length): 1.0}  # which are masked
+    for i in range(sampler.steps, 0, -1):
+        t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
+        times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
+        share, again = (one.item() for one in sampler.revealing.shares(*times, schedule))
+        after = {}
+        for key, weight in places.items():
+            masked = torch.tensor(key)
+            xt = torch.where(masked, world.mask, x0)
+            for drawn, hidden in itertools.product(subsets(masked), subsets(~masked)):
+                chance = weight * _chance(drawn, masked, share) * _chance(hidden, ~masked, again)
+                if chance == 0:
+                    continue
+                revealed = _settled(step, sampler.revealing, drawn, xt, t)
+                total += chance * step.nll(x0, xt, t, revealed) if revealed.any() else 0.0
+                left = tuple(((masked & ~revealed) | hidden).tolist())
+                after[left] = after.get(left, 0.0) + chance
+        places = after
     return total
 
 

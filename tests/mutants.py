@@ -26,11 +26,11 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING = (
+LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL = (
     f"tests/test_{name}.py"
     for name in (
         "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate",
-        "fast_paths", "speculative",
+        "fast_paths", "speculative", "reveal",
     )
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant(
         "a whole draft is revealed, not only the step's positions (no carry-over)",
         "step.py",
-        "xs=equations.carry_over(self.xt, x, revealed),",
+        "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, revealed),",
         "xs=x,",
         (LAW,),
     ),
@@ -262,6 +262,34 @@ MUTANTS = (
         "if log_partition_draws is None and not isinstance(energy, CarryOverEnergy):",
         "if log_partition_draws is None and not energy.drafts:",
         (CARRY_OVER,),
+    ),
+    Mutant(
+        "the least certain come first",
+        "reveal.py",
+        "order = certainty.argsort(dim=1, descending=True, stable=True)",
+        "order = torch.where(unsure, certainty, torch.inf).argsort(dim=1, stable=True)",
+        (REVEAL,),
+    ),
+    Mutant(
+        "beside remasking no more is revealed than without it",
+        "equations.py",
+        "return (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)",
+        "return (alpha_s - alpha_t) / (1 - alpha_t)",
+        (REVEAL,),
+    ),
+    Mutant(
+        "what the canvas gave is masked again",
+        "sampler.py",
+        "equations.reveal(~masked & ~given, again, u)",
+        "equations.reveal(~masked, again, u)",
+        (REVEAL,),
+    ),
+    Mutant(
+        "a bound does not pay for what is masked again",
+        "trajectory.py",
+        "masked = (masked & ~new) | (~masked & (u[1] < again))",
+        "masked = masked & ~new",
+        (REVEAL,),
     ),
 )
 

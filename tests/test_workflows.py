@@ -10,7 +10,7 @@ from edlm.likelihood import Estimate
 from edlm.sampler import Sampler
 from edlm.storage import publish
 from workflows.cells.cell import Found, Subject
-from workflows.cells.likelihood import Bound, sampler_columns
+from workflows.cells.likelihood import Bound, bound_columns, sampler_columns
 from workflows.evaluate import bound_rows, tabulate
 from workflows.experiment import Experiment
 from workflows.reporting.terminal import report
@@ -96,16 +96,12 @@ def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound,
     subject = Subject("", "", "", "", {"step": ""}, len(values), seed=0)
     cell = Bound(subject=subject, energy=energy, sampler=Sampler(steps=2, candidates=candidates))
     estimate = Estimate(torch.tensor(values, dtype=torch.float64), draws=1)
-    row = sampler_columns(energy, cell.sampler) | {
-        "bound_nats_per_token": estimate.mean / 10,
-        "standard_error": estimate.standard_error / 10,
-    }
-    return cell, Found({"bounds": [row]}, values)
+    return cell, Found({"bounds": [sampler_columns(energy, cell.sampler) | bound_columns(estimate, length=10)]})
 
 
 def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
     found = [_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])]
-    rows = tabulate([*found], ["plain", "step"], length=10)["bounds"]
+    rows = tabulate([*found], ["plain", "step"])["bounds"]
     assert [row["energy"] for row in rows] == ["plain", "step"]
     assert rows[1]["gain_nats_per_token"] == pytest.approx(0.1)
     assert rows[1]["gain_standard_error"] == pytest.approx(0.0)
@@ -115,13 +111,14 @@ def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
 def test_a_sampler_gets_the_seconds_that_it_was_timed_at_and_no_other():
     timed = sampler_columns("step", Sampler(steps=2, candidates=8)) | {"seconds_per_text": 0.25}
     found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
-    rows = bound_rows(found, [timed], length=10)
+    rows = bound_rows([one.rows["bounds"][0] for _, one in found], [timed])
     assert math.isnan(rows[0]["seconds_per_text"])
     assert rows[1]["seconds_per_text"] == 0.25
 
 
 def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
-    bounds = bound_rows([_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])], [], length=10)
+    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])]
+    bounds = bound_rows([one.rows["bounds"][0] for _, one in found], [])
     names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
     names += ["entropy_standard_error", "distinct_ngrams", "divergence", "ess", "distinct_candidates"]
     names += ["denoiser_calls", "energy_calls", "seconds_per_text", "token_temperature"]

@@ -21,8 +21,6 @@ from edlm.storage import local_copy
 from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
 from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject, code_of_cells
-from workflows.cells.likelihood import Bound, name_of
-from workflows.cells.quality import AbstractTexts
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.grid import exact_kinds, fitted_grid, grid
@@ -67,7 +65,7 @@ def evaluate(
         found = measure_all(session, *grid(experiment, subject))
         found += measure_all(session, *fitted_grid(experiment, subject, found))
         length = open_denoiser(local_copy(denoiser)).length
-        tables = tabulate(found, [PLAIN, *energies, *subject.exact], length)
+        tables = tabulate(found, [PLAIN, *energies, *subject.exact])
         return _write(experiment, work, tables, length)
 
     settings = {
@@ -98,17 +96,14 @@ def _require_same_tokens(inputs: Mapping[str, str]) -> None:
             )
 
 
-def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str], length: int) -> Tables:
+def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str]) -> Tables:
     """One tidy table of each kind, in the order in which a person reads them."""
     tables: Tables = {}
-    for cell, one in found:
-        # Each temperature has trajectories of its own, which their cells do not tell apart.
-        warmth = {"token_temperature": cell.token_temperature} if isinstance(cell, AbstractTexts) else {}
+    for _, one in found:
         for name, rows in one.rows.items():
-            tables.setdefault(name, []).extend({**row, **warmth} for row in rows)
-    bounds = [(cell, one) for cell, one in found if isinstance(cell, Bound)]
-    if bounds:
-        tables["bounds"] = bound_rows(bounds, tables.get("cost", []), length)
+            tables.setdefault(name, []).extend(dict(row) for row in rows)
+    if "bounds" in tables:
+        tables["bounds"] = bound_rows(tables["bounds"], tables.get("cost", []))
     for row in tables.get("quality", []):
         timed = None if row["legacy"] else _same(tables.get("cost", []), row)
         row["seconds_per_text"] = timed["seconds_per_text"] if timed else float("nan")
@@ -120,26 +115,22 @@ def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str], length: 
     return tables
 
 
-def bound_rows(found: list[tuple[Bound, Found]], cost: list[Row], length: int) -> list[Row]:
+def bound_rows(found: list[Row], cost: list[Row]) -> list[Row]:
     """The bounds with their gain over plain diffusion at the same T, paired sequence by sequence, and their cost."""
 
-    def estimate(one: Found) -> Estimate:
-        return Estimate(torch.tensor(one.nats, dtype=torch.float64), 1)
+    def estimate(row: Row) -> Estimate:
+        return Estimate(torch.tensor(row["by_sequence"], dtype=torch.float64), 1)
 
-    plain_by_steps = {
-        cell.sampler.steps: estimate(one) for cell, one in found if name_of(cell.energy, cell.sampler) == PLAIN
-    }
+    plain_by_steps = {row["steps"]: estimate(row) for row in found if row["energy"] == PLAIN}
     rows = []
-    for cell, one in found:
-        (row,) = one.rows["bounds"]
-        gain, timed = difference(plain_by_steps[cell.sampler.steps], estimate(one)), _same(cost, row)
+    for row in found:
+        gain, timed = difference(plain_by_steps[row["steps"]], estimate(row)), _same(cost, row)
         rows.append(
             {
                 **row,
-                "gain_nats_per_token": gain.mean / length,
-                "gain_standard_error": gain.standard_error / length,
+                "gain_nats_per_token": gain.mean,
+                "gain_standard_error": gain.standard_error,
                 "seconds_per_text": timed["seconds_per_text"] if timed else float("nan"),
-                "by_sequence": [nats / length for nats in one.nats or ()],  # so that any two rows can be paired
             }
         )
     return rows + verifying_rows(rows, cost)
@@ -163,7 +154,7 @@ def _same(rows: list[Row], wanted: Row) -> Row | None:
 
 def _order(row: Row, place: dict[str, int]) -> tuple:
     energy = row.get("energy", row.get("model", ""))
-    base = energy.partition(",")[0]  # before what tells it from the usual sampler
+    base = str(energy).partition(",")[0]  # before what tells it from the usual sampler
     return (
         place.get(energy, place.get(base, len(place)) + 0.5),
         row.get("legacy", False),

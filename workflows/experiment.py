@@ -9,6 +9,7 @@ from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, Pos
 from edlm.energy import EnergyConfig
 from edlm.judge import JudgeConfig, OwnJudge
 from edlm.objective import LARGEST_GRID
+from edlm.reveal import AtRandom, RevealConfig
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.tokens import Data
@@ -76,6 +77,13 @@ class Evaluate:
     """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: every one."""
     speculative: bool = False
     """Time exact samplers, and judge their texts, by verifying drafts, too; their bounds are those of exact."""
+    revealing: tuple[Annotated[RevealConfig, pydantic.Field(discriminator="kind")], ...] = ()
+    """Other ways to choose what a step reveals, for plain diffusion and every energy on what a step keeps, at the
+    largest k. Each makes ANOTHER LAW, and every number of it says so."""
+    effort_steps: tuple[Positive, ...] = ()
+    """T at which the energy and the k of every step are planned by what they gain for their seconds."""
+    effort_budgets: tuple[Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)], ...] = (1.25, 1.5, 2.0)
+    """What a plan may take, in times the seconds of plain diffusion at the same T."""
     nelbo_draws: Positive = 16
     paper_draws: Positive = 4
     log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
@@ -99,7 +107,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
-        for field in (*lists, "token_temperatures", "timed_steps", "sample_candidates"):
+        for field in (*lists, "token_temperatures", "timed_steps", "sample_candidates", "effort_budgets"):
             if getattr(self, field) == ():
                 raise ConfigurationError(f"evaluate.{field} is empty; name at least one")
         if 1 not in self.candidates:
@@ -112,6 +120,8 @@ class Evaluate:
                 f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
                 "raise evaluate.fitted_points"
             )
+        if at_random := [how.kind for how in self.revealing if isinstance(how, AtRandom)]:
+            raise ConfigurationError(f"evaluate.revealing: {at_random[0]} is what is measured anyway; leave it out")
         names = [where.name for where in self.zero_shot]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")
@@ -190,5 +200,9 @@ class Experiment:
                 )
         if self.register.energy not in names:
             raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")
+        if self.register.sampler.revealing != AtRandom():
+            raise ConfigurationError(
+                f"register.sampler.revealing: {self.register.sampler.revealing.kind}; the endpoint reveals at_random"
+            )
         if self.autoregressive.time_conditioning:
             raise ConfigurationError("autoregressive.time_conditioning: an autoregressive model has no diffusion time")

@@ -108,6 +108,17 @@ def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
                 # Only beside whole drafts does anything random stand that repeats could average.
                 repeats, tightness = (wanted.repeats, wanted.tightness) if energy.drafts else (1, None)
                 yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
+        for name, sampler in _other_laws(wanted, energies, steps):
+            yield Bound(subject=subject, energy=name, sampler=sampler)
+
+
+def _other_laws(wanted: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
+    """Samplers that choose otherwise what a step reveals, with the energies that weigh what it keeps."""
+    many = [(PLAIN, 1)]
+    for name, energy in energies.items():
+        many += [(name, k) for k in candidates_of(energy, wanted, [max(wanted.candidates)]) if not energy.drafts]
+    for how, (name, k) in product(wanted.revealing, many):
+        yield name, Sampler(steps=steps, candidates=k, revealing=how)
 
 
 def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
@@ -173,6 +184,9 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
             for many in candidates_of(energy, wanted, wanted.sample_candidates or [k]):
                 for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=many)):
                     yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+        for steps in wanted.sample_steps:
+            for name, how in _other_laws(wanted, energies, steps):
+                yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
     for steps in wanted.sample_steps:
         for many in wanted.sample_candidates or ([k] if k > 1 else []):
             yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=many))
@@ -214,3 +228,6 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
                 continue
             for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):
                 yield cost(name, how)
+    for steps in wanted.timed_steps:
+        for name, how in _other_laws(wanted, energies, steps):
+            yield cost(name, how)

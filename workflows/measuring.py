@@ -81,7 +81,7 @@ def _measured(
         else:
             seconds, result = outcome.result
             rows = {name: [{**row, "seconds": seconds} for row in rows] for name, rows in result.rows.items()}
-            yield outcome.item, Found(rows, result.nats)
+            yield outcome.item, Found(rows)
 
 
 def _find(cell: AbstractCell) -> tuple[float, Found]:

@@ -67,10 +67,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Found:
-    """The rows that a cell adds to each table; and for a bound the nats of every sequence, so that it can be paired."""
+    """The rows that a cell adds to each table."""
 
     rows: Mapping[str, list[Row]]
-    nats: list[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

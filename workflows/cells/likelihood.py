@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from edlm.carry_over_estimate import carry_over_estimate
 from edlm.energy import CarryOverEnergy
 from edlm.likelihood import (
@@ -30,14 +33,17 @@ from workflows.cells.cell import (
 from workflows.cells.tightness import tightened
 
 WORK_OF_A_DRAFT = 8  # of a whole draft's energy beside a denoiser's pass, roughly
-
-
-VERIFYING, FITTED = "verifying drafts", "fitted steps"
+VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another law"
 
 
 def name_of(energy: str, sampler: Sampler) -> str:
     """What the column `energy` says: its name, and whatever else tells the sampler from the usual one."""
-    others = ((VERIFYING, sampler.speculative), (FITTED, sampler.grid is not None))
+    other = sampler.revealing.name
+    others = (
+        (VERIFYING, sampler.speculative),
+        (FITTED, sampler.grid is not None),
+        (f"{other} ({ANOTHER_LAW})", bool(other)),
+    )
     return ", ".join([energy, *(words for words, so in others if so)])
 
 
@@ -63,16 +69,31 @@ def sampler_label(energy: str, sampler: Sampler) -> str:
     return f"{name}, T = {sampler.steps}, k = {k}, window [{low:g}, {high:g}], temperature {sampler.temperature:g}"
 
 
-def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, weighed: bool) -> Row:
-    """Network passes per text that is drawn from nothing: a step that reveals nothing has none.
+def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) -> Float64[Tensor, " i"]:
+    """P(the step from t_i reveals anything), i = 1 to T, in a text that is drawn from nothing.
 
-    Every position is revealed in step i with probability alpha_s - alpha_t, on its own.
+    Every position is masked at t with probability 1 - alpha_t, and revealed then with the sampler's share, on its own.
     """
     grid = sampler.times()
-    moves = 1 - (1 - schedule.alpha(grid).diff().neg()) ** length
-    resampled = moves * sampler.in_window(grid[1:])
+    share, _ = sampler.revealing.shares(grid[1:], grid[:-1], schedule)
+    return 1 - (1 - (1 - schedule.alpha(grid[1:])) * share) ** length
+
+
+def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, weighed: bool) -> Row:
+    """Network passes per text that is drawn from nothing: a step that reveals nothing has none."""
+    moves = expected_moves(sampler, schedule, length)
+    resampled = moves * sampler.in_window(sampler.times()[1:])
     each = 0 if not weighed or sampler.candidates == 1 else max(sampler.candidates, 1)
     return {"denoiser_calls": moves.sum().item(), "energy_calls": each * resampled.sum().item()}
+
+
+def bound_columns(estimate: Estimate, length: int) -> Row:
+    """Nats per token, and those of every sequence, so that any two rows can be paired."""
+    return {
+        "bound_nats_per_token": estimate.mean / length,
+        "standard_error": estimate.standard_error / length,
+        "by_sequence": (estimate.values / length).tolist(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +134,11 @@ class Bound(AbstractCell):
             "block": None if energy is None else energy.block,
             "repeats": repeats,
             "last_doubling_gained": left,
-            "bound_nats_per_token": estimate.mean / denoiser.length,
-            "standard_error": estimate.standard_error / denoiser.length,
+            **bound_columns(estimate, denoiser.length),
             **expected_calls(self.sampler, denoiser.schedule, denoiser.length, weighed=energy is not None),
             **self.common(),
         }
-        return Found({"bounds": [row]}, estimate.values.tolist())
+        return Found({"bounds": [row]})
 
 
 @dataclass(frozen=True, kw_only=True)

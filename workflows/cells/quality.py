@@ -106,6 +106,7 @@ class AbstractTexts(AbstractCell):
                 rows.append(
                     {
                         **sampler_columns(self.energy, self.sampler),
+                        "token_temperature": self.token_temperature,
                         "t": step.t.double().mean().item(),
                         "ess": step.ess[weighed].double().mean().item(),
                         "distinct_candidates": step.distinct[weighed].double().mean().item(),

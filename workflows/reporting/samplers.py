@@ -26,8 +26,9 @@ _TITLES = {
 
 
 def title(energy: str) -> str:
-    """The words for what the column `energy` says."""
-    return _TITLES.get(energy, energy)
+    """The words for what the column `energy` says; of another law, too, which stands behind a comma."""
+    name, comma, law = energy.partition(",")
+    return _TITLES.get(name, name) + comma + law
 
 
 def exact_twin(drafts: bool, block: int | None) -> str:

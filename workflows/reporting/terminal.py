@@ -42,22 +42,28 @@ def _likelihood(summary: Row, paper: list[Row]) -> list[str]:
 def _bounds(bounds: list[Row]) -> list[str]:
     steps = sorted({row["steps"] for row in bounds})
     lines = ["T-step bounds of the samplers, nats per token (standard error in the last digits); lower is better"]
-    lines.append("  " + f"{'energy':<{NAME}}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
+    wide = _width(bounds)
+    lines.append("  " + f"{'energy':<{wide}}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
     groups: dict[tuple, dict[int, Row]] = {}
     for row in bounds:
         name = row["energy"] + ("" if row["temperature"] == 1 else f", tau {row['temperature']:g}")
         groups.setdefault((name, _window(row), row["candidates"]), {})[row["steps"]] = row
     for (name, window, candidates), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        lines.append(f"  {name:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{wide}}{window:<11}{_k(candidates):>6}{cells}")
     lines.append("Gain over plain diffusion at the same T, in paired standard errors (above 3 is beyond doubt)")
     for (name, window, candidates), by_steps in groups.items():
         if name == "plain":
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        lines.append(f"  {name:<{NAME}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{wide}}{window:<11}{_k(candidates):>6}{cells}")
     lines.append("  uniform: the control, k candidates of which one is kept whatever it is")
     return lines
+
+
+def _width(rows: list[Row]) -> int:
+    """Columns for the longest name."""
+    return max(NAME, *(len(row["energy"]) + 2 for row in rows))
 
 
 def _window(row: Row) -> str:
@@ -70,15 +76,16 @@ def _window(row: Row) -> str:
 def _quality(quality: list[Row]) -> list[str]:
     judges = ", ".join(dict.fromkeys(row["judge"] + (" (retokenised)" * row["retokenised"]) for row in quality))
     lines = [f"Texts under the judge {judges}: generative perplexity never without entropy (means over texts)"]
+    wide = _width(quality)
     lines.append(
-        f"  {'energy':<{NAME}}{'T':>4}{'k':>6}{'warmth':>7}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}"
+        f"  {'energy':<{wide}}{'T':>4}{'k':>6}{'warmth':>7}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}"
         f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms a text':>10}"
     )
     for row in quality:
         drawn = row["energy"] not in ("data", "repeater", "autoregressive")
         steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
         lines.append(
-            f"  {row['energy'] + ' legacy' * row['legacy']:<{NAME}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
+            f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
             f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
             f"{_with(row['entropy_nats'], row['entropy_standard_error']):>14}{row['distinct_ngrams']:>11.3f}"
             f"{row['divergence']:>7.2f}{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
@@ -94,11 +101,12 @@ def _matched(rows: list[Row]) -> list[str]:
     if not rows:
         return []
     lines = ["The same at the entropy of the data, by a sweep of the token temperature: judge, nats per token"]
+    wide = _width(rows)
     for row in rows:
         drawn = row["energy"] != "autoregressive"
         steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
-        lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{NAME}}{steps:>4}{k:>6}  {reached}")
+        lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
     return lines
 
 
