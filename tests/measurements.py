@@ -189,6 +189,13 @@ def step_grids() -> list[Row]:
     return [row | numbers | {"gain_standard_error": 0.002, "times": [0.0, 0.375, 1.0]}]
 
 
+def effort() -> list[Row]:
+    row = {"energy": "adaptive effort, 1.5 times plain", "steps": 3, "candidates": 8, **ALL_STEPS, **COMMON}
+    numbers = {"bound_nats_per_token": 2.1, "standard_error": 0.01, "gain_over_plain": 0.05, "promised_gain": 0.06}
+    numbers |= {"gain_standard_error": 0.004, "planned_seconds": 0.04, "seconds_per_text": 0.041, "budget": 1.5}
+    return [row | numbers | {"plan": ["plain", "plain", "step-blocks, k = 8"], "seconds": 1.0}]
+
+
 def marginal_truth() -> list[Row]:
     return [
         {"t_from": i / 4, "t_to": (i + 1) / 4, "kl_nats_per_position": 0.01 * (4 - i), "kl_standard_error": 0.001,

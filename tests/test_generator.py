@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from edlm.canvas import block_count
 from edlm.denoiser import Denoiser
+from edlm.draft import Draft
 from edlm.generator import Bundle, TextGenerator, save_bundle
+from edlm.job import Job
 from edlm.models import OpenDenoiser
+from edlm.reveal import MostCertain, Remasking
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.step import StepResult
@@ -236,3 +240,21 @@ def test_a_bundle_is_made_of_published_models(tmp_path):
     publish(tmp_path / "bundle", "memory://bundles/x")
     generator = TextGenerator.load("memory://bundles/x", tmp_path / "cache")
     assert list(generator.energies) == ["conditional", "step"]
+
+
+def test_remasking_keeps_a_prompt_on_every_canvas(generator):
+    sampler, prompt, steps = Sampler(steps=6, revealing=Remasking(share=1.0)), [3, 4, 5], []
+    (text,) = generator.write(prompt, 2 * LENGTH, [5], sampler, on_step=steps.append)
+    assert len(text.tokens) == 2 * LENGTH
+    assert all(step.xs[0, :3].tolist() == prompt for step in steps[:6])
+    assert any(bool(((a.xs != generator.mask) & (b.xs == generator.mask)).any()) for a, b in pairwise(steps[:6]))
+    kept = [step.xs[0].tolist() for step in steps[6:12]]  # half a canvas of what was written is the context of the next
+    assert len({tuple(canvas[: LENGTH // 2]) for canvas in kept}) == 1
+
+
+@pytest.mark.parametrize("revealing", [MostCertain(), Remasking(share=0.5)])
+def test_texts_that_share_steps_reveal_at_random(generator, revealing):
+    sampler = Sampler(steps=4, revealing=revealing)
+    job = Job(known=(1, 2), max_tokens=3, seed=0, sampler=sampler, energy=None, key="", deadline=0.0)
+    with pytest.raises(ValueError, match=f"revealing is {revealing.kind}: texts that share steps reveal at_random"):
+        Draft(job, generator)

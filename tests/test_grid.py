@@ -6,6 +6,7 @@ import torch
 
 from edlm.contrast import energies_of_pairs
 from edlm.likelihood import Estimate
+from edlm.reveal import MostCertain, Remasking
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
 from edlm.storage import publish
@@ -75,7 +76,15 @@ def test_a_residual_energy_is_told_apart_from_its_own_proposal():
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
-@pytest.mark.parametrize("sampler", [Sampler(steps=4), Sampler(steps=5, candidates=3, window=(0.0, 0.6))])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(steps=4),
+        Sampler(steps=5, candidates=3, window=(0.0, 0.6)),
+        Sampler(steps=4, revealing=MostCertain()),
+        Sampler(steps=4, candidates=2, revealing=Remasking(share=0.8)),
+    ],
+)
 def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedule, sampler):
     n, steps = 4000, []
     energy = Constant(0.0, drafts=False)
@@ -124,12 +133,21 @@ def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_
     exact = Sampler(steps=2, candidates=0)
     told = [
         sampler_columns("conditional", how)
-        for how in (exact, replace(exact, speculative=True), replace(exact, grid=(0.0, 0.3, 1.0)))
+        for how in (
+            exact,
+            replace(exact, speculative=True),
+            replace(exact, grid=(0.0, 0.3, 1.0)),
+            replace(exact, revealing=MostCertain()),
+            replace(exact, speculative=True, revealing=Remasking(share=0.5, window=(0.1, 1.0))),
+        )
     ]
+    again = "conditional, remasking 0.5 in [0.1, 1] (another law)"
     assert [(row["energy"], row["law"]) for row in told] == [
         ("conditional", "conditional"),
         ("conditional, verifying drafts", "conditional"),
         ("conditional, fitted steps", "conditional, fitted steps"),
+        ("conditional, most certain first (another law)", "conditional, most certain first (another law)"),
+        (again.replace(",", ", verifying drafts,", 1), again),
     ]
 
 

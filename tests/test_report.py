@@ -86,7 +86,7 @@ def results() -> Results:
         measurements.summary(), bounds, quality, trajectory, measurements.calibration()[:4], measurements.partition(),
         matched=[row for row in measurements.matched() if row["energy"] in ("plain", "copula")],
         cost=measurements.cost(), paper=measurements.paper(), legacy_entropy=measurements.legacy_entropy(),
-        step_grids=measurements.step_grids(), race_entropy=measurements.race_entropy(),
+        step_grids=measurements.step_grids(), effort=measurements.effort(), race_entropy=measurements.race_entropy(),
         marginal_truth=measurements.marginal_truth(), energy_truth=measurements.energy_truth(),
         sample_truth=measurements.sample_truth(),
         missing=[("zero_shot", "likelihood on other corpora: not measured, there is no zero_shot.parquet.")],

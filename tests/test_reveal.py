@@ -14,9 +14,10 @@ from edlm.likelihood import sampler_bound
 from edlm.reveal import AtRandom, MostCertain, Remasking
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
+from edlm.step import BrokenRows
 from edlm.streams import Purpose, uniforms
 from tests.laws import Step, chi_square, path_bound, sampler_law, step_law, subsets
-from tests.test_sampler_law import DENSE, FAR, LONGER, N, counts, denoiser
+from tests.test_sampler_law import DENSE, FAR, LONGER, BrokenReader, N, counts, denoiser
 from tests.worlds import Conditional, Marginals, Residual, World
 
 CERTAIN, AGAIN = MostCertain(), Remasking(share=0.7)
@@ -180,6 +181,17 @@ def test_in_one_step_every_way_of_revealing_is_the_same(revealing):
         for how in (AtRandom(), revealing)
     ]
     torch.testing.assert_close(bounds[0], bounds[1])
+
+
+@pytest.mark.parametrize("revealing", [CERTAIN, Remasking(share=1.0)])
+def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished(revealing):
+    m = DENSE.mask
+    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
+        Sampler(steps=5, revealing=revealing).sample(
+            torch.tensor([[0, m, m], [2, m, m], [1, m, m]]), BrokenReader(DENSE), None, LogLinear(), torch.arange(3)
+        )
+    assert raised.value.x[1].tolist() == [2, m, m]
+    assert bool((raised.value.x[[0, 2]] != m).all())
 
 
 def test_a_row_does_not_depend_on_its_mates():

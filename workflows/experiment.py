@@ -120,8 +120,11 @@ class Evaluate:
                 f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
                 "raise evaluate.fitted_points"
             )
-        if at_random := [how.kind for how in self.revealing if isinstance(how, AtRandom)]:
-            raise ConfigurationError(f"evaluate.revealing: {at_random[0]} is what is measured anyway; leave it out")
+        ways = [how.name for how in self.revealing]
+        if AtRandom().name in ways:
+            raise ConfigurationError("evaluate.revealing: at_random is what is measured anyway; leave it out")
+        if twice := next((name for name in ways if ways.count(name) > 1), None):
+            raise ConfigurationError(f"evaluate.revealing: two share the name {twice!r}; leave one out")
         names = [where.name for where in self.zero_shot]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")

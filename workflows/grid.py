@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 from edlm.candidates import AnyEnergy
+from edlm.effort import Choice
 from edlm.energy import EnergyConfig, Step
 from edlm.models import open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
@@ -13,6 +14,7 @@ from edlm.storage import local_copy
 from workflows.cells.calibration import Calibration
 from workflows.cells.cell import PLAIN, UNIFORM, AbstractCell, ExactKind, Found, Subject, law_of
 from workflows.cells.cost import AUTOREGRESSIVE, Cost
+from workflows.cells.effort import AdaptiveEffort
 from workflows.cells.elsewhere import AutoregressiveElsewhere, DenoiserElsewhere, SamplerElsewhere
 from workflows.cells.legacy import LegacyEntropy, RaceEntropy
 from workflows.cells.likelihood import Bound, Paper, Partition, Reference
@@ -47,7 +49,7 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractCell], 
         together += [LegacyEntropy(subject=subject, steps=steps, texts=wanted.samples) for steps in wanted.steps]
     if subject.source is not None:
         together += _truths(wanted, subject, energies)
-    alone = list(_costs(wanted, subject, energies))
+    alone = [*_costs(wanted, subject, energies), *_efforts(wanted, subject, energies)]
     return sorted(together, key=lambda cell: -cell.cost), alone
 
 
@@ -91,7 +93,7 @@ def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[fl
 
 
 def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
-    for steps in plain_steps(wanted, wanted.steps):
+    for steps in plain_steps(wanted, {*wanted.steps, *wanted.fitted_steps, *wanted.effort_steps}):
         yield Bound(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps))
     for steps in wanted.steps:
         control = Sampler(steps=steps, candidates=max(wanted.candidates))
@@ -132,6 +134,22 @@ def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
             how = Sampler(steps=1, candidates=k)
             of = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
             yield FittedGrid(energy=name, sampler=how, **of)
+
+
+def _efforts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractCell]:
+    """Plans of effort among all that weigh what a step keeps. They time their steps themselves, and so run alone."""
+    choices = [
+        Choice(name, k)
+        for name, energy in energies.items()
+        if not energy.drafts
+        for k in candidates_of(energy, wanted, wanted.candidates)
+    ]
+    for steps in wanted.effort_steps:
+        yield AdaptiveEffort(
+            subject=subject, steps=steps, choices=tuple(choices), budgets=wanted.effort_budgets,
+            timed_texts=wanted.timed_texts, judge=wanted.judge, count=wanted.samples,
+            token_temperatures=wanted.token_temperatures,
+        )  # fmt: skip
 
 
 def fitted_grid(
@@ -220,7 +238,7 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
         return Cost(subject=subject, energy=energy, sampler=sampler, texts=wanted.timed_texts)
 
     yield cost(AUTOREGRESSIVE, Sampler(steps=1))
-    for steps in plain_steps(wanted, wanted.steps):
+    for steps in plain_steps(wanted, {*wanted.steps, *wanted.fitted_steps, *wanted.effort_steps}):
         yield cost(PLAIN, Sampler(steps=steps))
     for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
         for k, window in product(candidates_of(energy, wanted, wanted.candidates), windows_of(energy, wanted, steps)):

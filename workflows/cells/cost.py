@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from edlm.sampler import Sampler
 from edlm.step import StepResult
 from edlm.streams import Purpose, seeds
-from workflows.cells.cell import AbstractCell, Found, autoregressive, energy_inputs, models
+from workflows.cells.cell import AbstractCell, Found, Row, autoregressive, energy_inputs, models
 from workflows.cells.likelihood import sampler_columns, sampler_label
 
 AUTOREGRESSIVE = "autoregressive"
@@ -35,25 +36,9 @@ class Cost(AbstractCell):
         return energy_inputs(self.subject, self.energy)
 
     def find(self) -> Found:
-        spent, steps = [], []
-        for _ in range(1 + ROUNDS):
-            steps = []
-            started = time.perf_counter()
-            self._draw(steps)
-            spent.append(time.perf_counter() - started)
-        per_text = [seconds / self.texts for seconds in spent[1:]]
-        row = {
-            **sampler_columns(self.energy, self.sampler),
-            "seconds_per_text": statistics.median(per_text),
-            "seconds_least": min(per_text),
-            "seconds_most": max(per_text),
-            "texts_at_once": self.texts,
-            "denoiser_calls": _calls([step.denoiser_calls for step in steps]),
-            "energy_calls": _calls([step.energy_calls for step in steps]),
-            "accepted_per_call": _accepted(steps) if self.sampler.speculative else float("nan"),
-            **self.common(),
-        }
-        return Found({"cost": [row]})
+        columns, (spent, steps) = sampler_columns(self.energy, self.sampler), timed(self._draw, self.texts)
+        accepted = _accepted(steps) if self.sampler.speculative else float("nan")
+        return Found({"cost": [{**columns, **spent, "accepted_per_call": accepted, **self.common()}]})
 
     def _draw(self, steps: list[StepResult]) -> None:
         rows = seeds(self.subject.seed, 0, torch.arange(self.texts), Purpose.ROWS)
@@ -63,6 +48,26 @@ class Cost(AbstractCell):
         denoiser, energy = models(self.subject, self.energy)
         canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)
         self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows, on_step=steps.append)
+
+
+def timed(draw: Callable[[list[StepResult]], object], texts: int) -> tuple[Row, list[StepResult]]:
+    """The columns of what it takes to draw so many texts at once, and the steps of the last round."""
+    spent, steps = [], []
+    for _ in range(1 + ROUNDS):
+        steps = []
+        started = time.perf_counter()
+        draw(steps)
+        spent.append(time.perf_counter() - started)
+    per_text = [seconds / texts for seconds in spent[1:]]
+    columns = {
+        "seconds_per_text": statistics.median(per_text),
+        "seconds_least": min(per_text),
+        "seconds_most": max(per_text),
+        "texts_at_once": texts,
+        "denoiser_calls": _calls([step.denoiser_calls for step in steps]),
+        "energy_calls": _calls([step.energy_calls for step in steps]),
+    }
+    return columns, steps
 
 
 def _accepted(steps: list[StepResult]) -> float:

@@ -39,6 +39,7 @@ from workflows.reporting.tabulation import (
     calibration_table,
     comparison_table,
     cost_table,
+    effort_table,
     gain_table,
     level_table,
     partition_table,
@@ -170,6 +171,7 @@ def likelihood_blocks(results: Results) -> list[Block]:
         return [*blocks, Paragraph("Bounds were not measured.")]
     tables = [bound_table(rows), gain_table(rows), *([cost_table(results.cost)] if results.cost else [])]
     tables += [step_grid_table(results.step_grids)] if results.step_grids else []
+    tables += [effort_table(results.effort)] if results.effort else []
     return [
         *blocks,
         *_picture("bound-steps", "T-step bound against T.", rows, (BOUND,), lambda: bound_figure(summary, rows)),

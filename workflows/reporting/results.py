@@ -92,6 +92,11 @@ TABLES = (
          "gain_standard_error"),
     ),
     Expected(
+        "effort", "the plans of adaptive effort",
+        (*_SAMPLER, *_COMMON, "budget", "plan", "promised_gain", "planned_seconds", "bound_nats_per_token",
+         "standard_error", "gain_over_plain", "gain_standard_error", "seconds_per_text"),
+    ),
+    Expected(
         "marginal_truth", "the denoiser against the law of the source, where that is known",
         (*_COMMON, "t_from", "t_to", "kl_nats_per_position", "kl_standard_error",
          "nelbo_above_entropy_nats_per_token", "nelbo_standard_error"),
@@ -126,6 +131,7 @@ class Results:
     legacy_entropy: Sequence[Row] = ()
     race_entropy: Sequence[Row] = ()
     step_grids: Sequence[Row] = ()
+    effort: Sequence[Row] = ()
     marginal_truth: Sequence[Row] = ()
     energy_truth: Sequence[Row] = ()
     sample_truth: Sequence[Row] = ()

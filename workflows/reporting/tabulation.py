@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from workflows.reporting.comparison import (
     Comparison,
@@ -66,6 +67,25 @@ def step_grid_table(rows: Sequence[Row]) -> Table:
         cells.append((title(row["energy"]), sampler, str(row["steps"]), _bound(row), outcome_cell(gain), times))
     columns = ("energy", "sampler", "T", "bound, nats per token", "gain over equal steps", "times")
     return Table("Steps fitted to the bound (on training sequences, by dynamic programming)", columns, cells)
+
+
+def effort_table(rows: Sequence[Row]) -> Table:
+    """What every plan of effort does at each step, what it promised on training sequences, and what it came to."""
+    cells = []
+    for row in rows:
+        gain = Comparison(row["gain_over_plain"], row["gain_standard_error"], paired=True)
+        plan = "; ".join(f"{len(list(alike))} × {step}" for step, alike in groupby(row["plan"]))
+        cells.append(
+            (
+                str(row["steps"]), f"{row['budget']:g} ×", _bound(row), number(row["promised_gain"], 3),
+                outcome_cell(gain), number(row["planned_seconds"], 4), number(row["seconds_per_text"], 4), plan,
+            )
+        )  # fmt: skip
+    columns = (
+        "T", "budget, of plain's seconds", "bound, nats per token", "gain promised", "gain over plain",
+        "seconds planned", "seconds per text", "steps from t = 1 on",
+    )  # fmt: skip
+    return Table("Adaptive effort: the energy and k of every step, planned within a budget", columns, cells)
 
 
 def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
