@@ -26,11 +26,11 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL = (
+LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL, EFFORT = (
     f"tests/test_{name}.py"
     for name in (
         "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate",
-        "fast_paths", "speculative", "reveal",
+        "fast_paths", "speculative", "reveal", "effort",
     )
 )  # fmt: skip
 
@@ -283,6 +283,20 @@ MUTANTS = (
         "equations.reveal(~masked & ~given, again, u)",
         "equations.reveal(~masked, again, u)",
         (REVEAL,),
+    ),
+    Mutant(
+        "the seconds of a plan are rounded down",
+        "effort.py",
+        "prices = (seconds / budget_seconds * ticks - 1e-9).ceil().long()",
+        "prices = (seconds / budget_seconds * ticks).floor().long()",
+        (EFFORT,),
+    ),
+    Mutant(
+        "a plan is carried out backwards",
+        "effort.py",
+        "return tuple(reversed(plan))",
+        "return tuple(plan)",
+        (EFFORT,),
     ),
     Mutant(
         "a bound does not pay for what is masked again",

@@ -97,7 +97,7 @@ class AdaptiveEffort(AbstractCell):
         denoiser, energies = _opened(self)
         x0, schedule, seed, length = validation(self.subject), denoiser.schedule, self.subject.seed, denoiser.length
         name = f"adaptive effort, {budget:g} times plain"
-        columns = sampler_columns(name, self._widest())
+        columns = sampler_columns(name, self.widest())
         bounds = [
             planned_bound(x0, denoiser.network, energies, schedule, one, seed, draws=1)
             for one in (PlannedSampler(planned.sampler, (PLAIN_STEP,) * self.steps), planned)
@@ -148,7 +148,7 @@ class PlannedTexts(AbstractTexts):
 
     @property
     def sampler(self) -> Sampler:
-        return self.cell._widest()
+        return self.cell.widest()
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
         denoiser, energies = _opened(self.cell, self.token_temperature)
