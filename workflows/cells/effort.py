@@ -78,6 +78,10 @@ class AdaptiveEffort(AbstractCell):
                 tables[name] += rows
         return Found(tables)
 
+    def widest(self) -> Sampler:
+        """What stands in the columns of a sampler: the most candidates that a step may have."""
+        return Sampler(steps=self.steps, candidates=max((one.candidates for one in self.choices), default=1) or 1)
+
     def _seconds(
         self, denoiser: OpenDenoiser, energies: dict[str, AnyEnergy], plans: Sequence[tuple[Choice, ...]]
     ) -> Float64[Tensor, "i c"]:
@@ -128,10 +132,6 @@ class AdaptiveEffort(AbstractCell):
             for table, rows in drawn.rows.items():
                 texts[table] += rows
         return {"effort": [effort], "bounds": [bound], "cost": [cost | self.common()], **texts}
-
-    def _widest(self) -> Sampler:
-        """What stands in the columns of a sampler: the most candidates that a step may have."""
-        return Sampler(steps=self.steps, candidates=max((one.candidates for one in self.choices), default=1) or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
