@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from cluster.local import listening
 from edlm.answers import (
     Busy,
     Choice,
@@ -33,7 +34,6 @@ from edlm.answers import (
 )
 from edlm.client import Client, Patience, Settings
 from edlm.sse import Events
-from tests.local_server import serving
 
 DETAILS = {
     "seed": 7, "steps": 4, "candidates": 2, "window": [0.0, 1.0], "energy_temperature": 1.0, "energy": "step",
@@ -176,7 +176,7 @@ def protocol() -> Protocol:
 
 @pytest.fixture(scope="module")
 def url(protocol) -> Iterator[str]:
-    with serving(protocol.app) as at:
+    with listening(protocol.app) as at:
         yield at
 
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from tests.local_server import serving
+from cluster.local import listening
 from tests.test_client import DETAILS, STATE, USAGE, event, refusal
 from workflows.benchmarking.arrivals import Planned, delayed, plan, poisson, together
 from workflows.benchmarking.load import Asking, Outcome, burst, load
@@ -51,7 +51,7 @@ async def answer(request: Request):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])) as at:
+    with listening(Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])) as at:
         yield at
 
 

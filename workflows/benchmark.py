@@ -1,11 +1,17 @@
-"""Benchmark: how fast the samplers are, in one race with the published sampler and the autoregressive one.
+"""Benchmark: how fast the samplers are, and how much a service of them takes.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
+    one race with the published sampler and the autoregressive one
+python -m workflows.benchmark serve [--requests 48 --width 256 --folder FOLDER ...]
+    the three ways to batch requests against one another, on a Ray of this command
+python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancels 0.1 ...]
+    a service that runs already; an API key is read from EDLM_API_KEY
 """
 
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +19,18 @@ from pathlib import Path
 import torch
 
 from cluster.machine import commit, machine, packages
-from edlm.config import config, dump, from_flags
+from edlm.config import Positive, PositiveFloat, config, dump, from_flags
+from workflows.benchmarking.arrivals import plan
+from workflows.benchmarking.contest import Loads, contest
+from workflows.benchmarking.load import Asking, load
+from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
 from workflows.benchmarking.sampling import Measured, Sampling, Size, measure
-from workflows.reporting.document import Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim
+from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
+from workflows.benchmarking.untrained import untrained_bundle
+from workflows.reporting.document import Block, Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim
 from workflows.reporting.markdown_page import markdown_page
 
 MIB = 2**20
-NONE = "–"
-
 METHOD = (
     "All samplers of a size run one after the other in every round, after a round that does not count; seconds are "
     "medians over the rounds, in brackets the least and the most. Ratios are of the same round. The networks are "
@@ -41,23 +51,93 @@ class SampleBenchmark(Sampling):
     """Where `sample.md` goes; None prints it alone."""
 
 
+@config
+class ServeBenchmark(Loads):
+    """Flags of `serve`."""
+
+    url: str | None = None
+    """A service that runs; None: the three ways to batch, behind a Ray Serve of this command."""
+    rate: PositiveFloat | None = None
+    """Requests a second that are offered to `url`; None: all at once."""
+    width: Positive = 256
+    """Of the untrained model that is served, where `url` is None; its layers, the width of its light head, L."""
+    layers: Positive = 3
+    head_width: Positive = 128
+    length: Positive = 128
+    slots: Positive = 16
+    """Texts on their way at once, and the largest static batch."""
+    turn_seconds: PositiveFloat = 0.1
+    """Of step-level batching. A turn is whole passes: on a processor one of them takes longer than on a GPU."""
+    wait_seconds: PositiveFloat = 0.02
+    """How long a static batch waits for more."""
+    port: Positive = 8765
+    folder: str | None = None
+    """Where `serve.md` goes; None prints it alone."""
+
+
 def sample(wanted: SampleBenchmark) -> Document:
     """The race, as a document."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that measures memory talks on standard error
-    rows = list(measure(wanted, device, lambda line: print(f"[benchmark] {line}", flush=True)))
-    facts = {**machine(), **packages(), "threads": str(torch.get_num_threads()), "commit": str(commit() or NONE)}
+    rows = list(measure(wanted, device, _say))
     return Document(
         "How fast the samplers are",
         [
             Paragraph(METHOD),
             *(_table(size, rows) for size in dict.fromkeys(row.size for row in rows)),
-            Heading("Settings and machine"),
-            Bullets([Bullet(name, value) for name, value in facts.items()]),
-            Bullets([Bullet("Written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]),
-            Verbatim("Settings", dump(wanted)),
+            *_origin(wanted),
         ],
     )
+
+
+def serve(wanted: ServeBenchmark) -> Document:
+    """What a service takes, as a document."""
+    title, blocks = _loaded(wanted.url, wanted) if wanted.url is not None else _contest(wanted)
+    return Document(title, [*blocks, *_origin(wanted)])
+
+
+def _contest(wanted: ServeBenchmark) -> tuple[str, list[Block]]:
+    from cluster.contestants import contestants  # Ray takes seconds
+
+    names = {"continuous": OURS, "one": ONE, "static": STATIC}
+    with tempfile.TemporaryDirectory(prefix="edlm-") as folder:
+        bundle = untrained_bundle(
+            Path(folder), wanted.width, wanted.layers, wanted.head_width, wanted.length, wanted.seed
+        )
+        with contestants(bundle, wanted.slots, wanted.turn_seconds, wanted.wait_seconds, wanted.port) as by_way:
+            urls = {names[way]: url for way, url in by_way.items()}
+            found = contest(urls, OURS, wanted, _say)
+    return "How many requests the service takes", contest_blocks(found, wanted)
+
+
+def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[Block]]:
+    """The load of a service that runs, whose model, limits and machine are its own."""
+    requests = plan(
+        wanted.requests, wanted.rate, wanted.steps, wanted.candidates, wanted.seed, wanted.cancels,
+        wanted.cancel_seconds,
+    )  # fmt: skip
+    deadline = wanted.deadline_seconds
+    asking = Asking(max_tokens=wanted.max_tokens, deadline=deadline, states=True, key=os.environ.get("EDLM_API_KEY"))
+    found = {"as served": load(url, requests, asking)}
+    offered = "all at once" if wanted.rate is None else f"{wanted.rate:g} a second"
+    return f"What {url} takes", [
+        endings_table(f"{len(requests)} requests, {offered}, each with a deadline of {deadline:g} s", found, deadline),
+        latency_table("Seconds of those that were done", found),
+    ]
+
+
+def _say(line: str) -> None:
+    print(f"[benchmark] {line}", flush=True)
+
+
+def _origin(wanted: object) -> list[Block]:
+    facts = {**machine(), **packages(), "threads": str(torch.get_num_threads()), "commit": str(commit() or NONE)}
+    return [
+        Heading("Settings and machine"),
+        Bullets([Bullet(name, value) for name, value in facts.items()]),
+        Bullets([Bullet("Written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]),
+        Verbatim("Settings", dump(wanted)),
+    ]
 
 
 def _table(size: Size, rows: Sequence[Measured]) -> Table:
@@ -93,15 +173,20 @@ def _ratio(ratio: tuple[float, float, float]) -> str:
 
 def main() -> None:
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] != "sample":
+    if not arguments or arguments[0] not in ("sample", "serve"):
         print(__doc__, file=sys.stderr)
         raise SystemExit(2)
-    wanted = from_flags(SampleBenchmark, arguments[1:], __doc__ or "")
-    text = markdown_page(sample(wanted))
+    name, flags = arguments[0], arguments[1:]
+    if name == "sample":
+        wanted = from_flags(SampleBenchmark, flags, __doc__ or "")
+        text = markdown_page(sample(wanted))
+    else:
+        wanted = from_flags(ServeBenchmark, flags, __doc__ or "")
+        text = markdown_page(serve(wanted))
     if wanted.folder is not None:
         folder = Path(wanted.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sample.md").write_text(text, encoding="utf-8")
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -1,5 +1,6 @@
 """A contest: the same loads for services that batch differently, in turns, so that what slows the machine slows all."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from workflows.benchmarking.load import Asking, Outcome, load
 from workflows.benchmarking.summary import summary
 
 LONG_SEED, SHORT_SEED, OPEN_SEED = 10_000, 20_000, 30_000  # far apart, so that no two loads share a text's seed
+PATIENT = Asking(deadline=600.0, spare=600.0)  # a service that knows no deadline is late, and does not hang
 HEAD_START = 0.5  # seconds that the long texts have before the first short one
 
 
@@ -20,9 +22,9 @@ class Loads:
     steps: tuple[Positive, ...] = (4, 16, 64)
     """T of the mix, each equally often."""
     candidates: tuple[NonNegative, ...] = (1,)
-    """k of the mix."""
-    max_tokens: Positive = 64
-    requests: Positive = 48
+    """k of the mix, at saturation."""
+    max_tokens: Positive = 128
+    requests: Positive = 32
     """Of a round at saturation, where all come at once."""
     rounds: Positive = 3
     long_steps: Positive = 200
@@ -32,16 +34,29 @@ class Loads:
     shorts: Positive = 6
     short_gap_seconds: PositiveFloat = 0.5
     """Between short ones, in the mean."""
-    open_load: PositiveFloat = 0.7
+    open_loads: tuple[PositiveFloat, ...] = (0.7, 1.5)
     """Of the throughput that continuous batching had at saturation: so much is offered in the open loop."""
-    open_seconds: PositiveFloat = 20.0
+    open_candidates: tuple[NonNegative, ...] = (1, 8)
+    """k of the mix in the open loop."""
+    open_seconds: PositiveFloat = 12.0
     cancels: Fraction = 0.1
     """Share of the requests in the open loop whose client gives up."""
     cancel_seconds: PositiveFloat = 2.0
     """Within which those give up."""
-    deadline_seconds: PositiveFloat = 10.0
+    deadline_seconds: PositiveFloat = 15.0
     """Of the open loop: goodput counts what is done by then."""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open loop."""
+
+    load: float
+    """What was offered, as a share of what continuous batching made at saturation."""
+    rate: float
+    """Requests a second."""
+    outcomes: Mapping[str, Sequence[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -51,32 +66,36 @@ class Found:
     saturated: Mapping[str, Sequence[Sequence[Outcome]]]
     """Of each round."""
     long_short: Mapping[str, Sequence[Outcome]]
-    opened: Mapping[str, Sequence[Outcome]]
-    rate: float
-    """Requests a second that were offered in the open loop."""
+    opened: Sequence[Opened]
 
 
 def contest(urls: Mapping[str, str], ours: str, wanted: Loads, say: Callable[[str], None]) -> Found:
     """The outcomes of all three loads. How much the open loop offers follows from what `ours` reached at saturation."""
-    patient = Asking(max_tokens=wanted.max_tokens, deadline=600.0)
-    for url in urls.values():  # what the first requests of a process cost is not counted
-        load(url, plan(4, None, (2,), wanted.candidates, seed=wanted.seed), patient)
+    patient = replace(PATIENT, max_tokens=wanted.max_tokens)
+    for name, url in urls.items():  # what the first requests of a process cost is not counted
+        _loaded(url, plan(4, None, (2,), wanted.open_candidates, seed=wanted.seed), patient, f"warm-up, {name}", say)
     saturated: dict[str, list[Sequence[Outcome]]] = {name: [] for name in urls}
     for i in range(wanted.rounds):
         asked = plan(wanted.requests, None, wanted.steps, wanted.candidates, wanted.seed + i * wanted.requests)
         for name in _turned(list(urls), i):
             saturated[name].append(_loaded(urls[name], asked, patient, f"saturation, round {i + 1}, {name}", say))
-    reached = [summary(outcomes, patient.deadline).texts_per_second for outcomes in saturated[ours]]
-    rate = wanted.open_load * sorted(reached)[len(reached) // 2]
     mixed = _long_and_short(wanted)
     long_short = {name: _loaded(url, mixed, patient, f"long and short, {name}", say) for name, url in urls.items()}
-    hurried = replace(patient, deadline=wanted.deadline_seconds, states=True)
-    open_plan = plan(
-        max(1, round(rate * wanted.open_seconds)), rate, wanted.steps, wanted.candidates, wanted.seed + OPEN_SEED,
+    reached = statistics.median(summary(outcomes, PATIENT.deadline).texts_per_second for outcomes in saturated[ours])
+    opened = [_opened(urls, share, share * reached, wanted, say) for share in wanted.open_loads]
+    return Found(saturated, long_short, opened)
+
+
+def _opened(urls: Mapping[str, str], share: float, rate: float, wanted: Loads, say: Callable[[str], None]) -> Opened:
+    asked = plan(
+        max(1, round(rate * wanted.open_seconds)), rate, wanted.steps, wanted.open_candidates, wanted.seed + OPEN_SEED,
         wanted.cancels, wanted.cancel_seconds,
     )  # fmt: skip
-    opened = {name: _loaded(url, open_plan, hurried, f"open loop, {name}", say) for name, url in urls.items()}
-    return Found(saturated, long_short, opened, rate)
+    hurried = replace(PATIENT, max_tokens=wanted.max_tokens, deadline=wanted.deadline_seconds, states=True)
+    what = f"open loop, {share:.0%} of saturation"
+    return Opened(
+        share, rate, {name: _loaded(url, asked, hurried, f"{what}, {name}", say) for name, url in urls.items()}
+    )
 
 
 def _loaded(
@@ -85,6 +104,11 @@ def _loaded(
     started = time.monotonic()
     outcomes = load(url, asked, asking)
     say(f"{what}: {len(asked)} requests in {time.monotonic() - started:.1f} s")
+    wrong = [one for one in outcomes if one.ending in ("lost", "failed", "hung")]
+    if wrong:
+        raise RuntimeError(
+            f"{what}: {len(wrong)} of {len(asked)} requests failed, as one that {wrong[0].ending}: {wrong[0].said}"
+        )
     return outcomes
 
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from workflows.benchmarking.contest import Found, Loads
+from workflows.benchmarking.contest import Found, Loads, Opened
 from workflows.benchmarking.load import Outcome
 from workflows.benchmarking.load_tables import endings_table, latency_table
 from workflows.benchmarking.summary import by_steps, percentile, summary
@@ -15,11 +15,11 @@ METHOD = (
     "Three services of the same model stand behind the same Ray Serve, each a replica of one thread with the same HTTP "
     "app; they differ in how they batch, and one after the other gets the very same requests, in turns. Step-level: a "
     "text joins and leaves between steps, and rows at different times share passes of the network. One at a time: the "
-    "same with one place. @serve.batch: what comes within its wait is filled together by one call of the sampler, so "
-    "that all of the batch take the most steps that one of them asked for, and nobody has his text before all have. "
-    "The network is untrained; what a pass costs does not depend on what was learned. The loop is open: a request is "
-    "sent when it is due, and its seconds count from then. On a processor a pass of B rows costs about B passes of "
-    "one, so that the gain over the static batch is the mix of steps and not the batching itself."
+    "next is begun when the one before is done. @serve.batch: what comes within its wait is filled together by one "
+    "call of the sampler, so that all of the batch take the most steps that one of them asked for, and nobody has his "
+    "text before all have. The network is untrained; what a pass costs does not depend on what was learned. The loop "
+    "is open: a request is sent when it is due, and its seconds count from then. On a processor a pass of B rows costs "
+    "about B passes of one, so that the gain over the static batch is the mix of steps and not the batching itself."
 )
 
 
@@ -31,21 +31,34 @@ def contest_blocks(found: Found, wanted: Loads) -> list[Block]:
         Paragraph(METHOD),
         Bullets([*_findings(found, wanted, texts)]),
         Heading("At saturation"),
-        _saturation(f"{wanted.requests} requests at once, {mix}; {wanted.rounds} rounds", found, texts),
+        _saturation(
+            f"{wanted.requests} requests at once, {mix}; {wanted.rounds} rounds",
+            found,
+            texts,
+        ),
         Heading("Short texts among long ones"),
         latency_table(
             f"{wanted.shorts} texts of T = {wanted.short_steps} come one after the other while {wanted.longs} of "
             f"T = {wanted.long_steps} are on their way",
             found.long_short,
         ),
-        Heading("Open loop"),
+        *(block for opened in found.opened for block in _open_blocks(opened, wanted)),
+    ]
+
+
+def _open_blocks(opened: Opened, wanted: Loads) -> list[Block]:
+    mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.open_candidates)}"
+    return [
+        Heading(f"Open loop, {opened.load:.0%} of saturation"),
         Paragraph(
-            f"{found.rate:.2f} requests a second, which is {wanted.open_load:.0%} of what step-level batching made at "
-            f"saturation, as a Poisson process; {wanted.cancels:.0%} are given up by their clients; the rest have a "
-            f"deadline of {wanted.deadline_seconds:g} s, and are streamed with their denoising states."
+            f"{opened.rate:.2f} requests a second, which is {opened.load:.0%} of what step-level batching made at "
+            f"saturation, as a Poisson process for {wanted.open_seconds:g} s. {wanted.cancels:.0%} are given up by "
+            f"their clients; the rest have a deadline of {wanted.deadline_seconds:g} s, and are streamed with their "
+            "denoising states. Step-level batching refuses (busy) what it could not finish in time; the others take "
+            "on everything, and know no deadline."
         ),
-        endings_table(f"What became of the requests, {mix}", found.opened, wanted.deadline_seconds),
-        latency_table("Seconds of those that were done", found.opened),
+        endings_table(f"What became of the requests, {mix}", opened.outcomes, wanted.deadline_seconds),
+        latency_table("Seconds of those that were done", opened.outcomes),
     ]
 
 
@@ -59,7 +72,15 @@ def _findings(found: Found, wanted: Loads, texts: Mapping[str, Sequence[float]])
         Bullet("A short text among long ones", f"T = {wanted.short_steps} takes {short[OURS]:.3g} s; "
                f"in the static batch {short[STATIC] / short[OURS]:.0f} times as long, and one at a time "
                f"{short[ONE] / short[OURS]:.0f} times (medians)."),
+        *(Bullet(f"Goodput at {each.load:.0%} of saturation", _goodput(each, wanted)) for each in found.opened),
     ]  # fmt: skip
+
+
+def _goodput(opened: Opened, wanted: Loads) -> str:
+    """What every way made within the deadline."""
+    by_name = {name: summary(each, wanted.deadline_seconds).goodput for name, each in opened.outcomes.items()}
+    told = ", ".join(f"{goodput:.2f} ({name})" for name, goodput in by_name.items())
+    return f"texts a second that were done within {wanted.deadline_seconds:g} s: {told}."
 
 
 def _saturation(caption: str, found: Found, texts: Mapping[str, Sequence[float]]) -> Table:
