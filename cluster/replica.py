@@ -23,7 +23,7 @@ from cluster.scaling import BACKLOG
 from cluster.session import CALLBACK, INTAKE
 from cluster.shelf import shelf, take
 from cluster.succession import Succession
-from cluster.warming import warmed, warming
+from cluster.warming import Unsound, warmed, warming
 from edlm.config import ConfigurationError, config, parse
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator, open_bundle
@@ -90,11 +90,7 @@ class Replica:
         if self._endpoint is None or self._drained:
             return
         self._endpoint.readings.take()
-        batch = self._endpoint.batch
-        if not batch.alive:
-            raise EngineFailed("the engine has failed; the log says why")
-        if batch.beat_age_seconds > HUNG_SECONDS:
-            raise EngineFailed(f"there is work, and the engine gave no sign of life for {HUNG_SECONDS:g} s")
+        require_living(self._endpoint.batch, HUNG_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `cluster.scaling` goes by."""
@@ -147,8 +143,8 @@ class Replica:
                     raise
                 time.sleep(min(1.0, full.retry_after_seconds))
         done = ticket.result(WARMING_SECONDS + HUNG_SECONDS)
-        if isinstance(done, Exception):
-            raise done
+        if isinstance(done, Unsound):
+            raise done.error
         return done
 
     def _swap(self, generator: TextGenerator, version: ModelVersion) -> None:
@@ -164,6 +160,14 @@ def wanted_version(user_config: Any) -> ModelVersion:
     if not isinstance(user_config, Mapping):
         raise ConfigurationError(f"user_config: version, uri and digest of a model are needed, got {user_config!r}")
     return parse(Wanted, dict(user_config), source="user_config").known
+
+
+def require_living(batch: ContinuousBatch, hung_seconds: float) -> None:
+    """Nothing where the engine works, or waits for work; EngineFailed where it can do nothing any more."""
+    if not batch.alive:
+        raise EngineFailed("the engine has failed; the log says why")
+    if batch.beat_age_seconds > hung_seconds:
+        raise EngineFailed(f"there is work, and the engine gave no sign of life for {hung_seconds:g} s")
 
 
 def require_intake(serving: Serving) -> None:

@@ -1,6 +1,7 @@
 """Warming: a model's first canvases are nobody's, so that no request pays for what only the first ones cost."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from edlm.bites import Bites
 from edlm.generator import TextGenerator
@@ -15,7 +16,14 @@ def warmed(generator: TextGenerator) -> None:
         pass
 
 
-def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Exception]:
+@dataclass(frozen=True)
+class Unsound:
+    """What went wrong with a model when it was warmed."""
+
+    error: Exception
+
+
+def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Unsound]:
     """Bites for the engine, which end with the generator on `device`, warmed; or with what went wrong.
 
     That is not raised: the engine would die of it, and the texts of the good model with it.
@@ -25,7 +33,7 @@ def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Exce
         yield
         yield from _canvases(there)
     except Exception as error:
-        return error
+        return Unsound(error)
     return there
 
 

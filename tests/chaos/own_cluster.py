@@ -1,5 +1,6 @@
 """A Ray cluster and an endpoint of a test's own, and the processes of it, which are the only ones that it may kill."""
 
+import contextlib
 import shutil
 import socket
 import tempfile
@@ -48,11 +49,18 @@ def own_stage(serving: Serving, warm: bool = True) -> Iterator[Stage]:
                 wait_until_ready(url, START_SECONDS)
             yield Stage(root, serving, url, versions)
         finally:
-            undeploy(serving)
-            ray.shutdown()
-            shutil.rmtree(root, ignore_errors=True)
+            try:
+                undeploy(serving)
+            finally:
+                ray.shutdown()
+                shutil.rmtree(root, ignore_errors=True)
 
 
 def own(name: str) -> list[psutil.Process]:
-    """The processes with this title among the descendants of this test."""
-    return [process for process in psutil.Process().children(recursive=True) if name in "".join(process.cmdline())]
+    """The living processes with this title among the descendants of this test."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+            if process.status() != psutil.STATUS_ZOMBIE and name in "".join(process.cmdline()):
+                found.append(process)
+    return found

@@ -1,0 +1,73 @@
+"""What a replica says of its engine, and how a model is warmed in it: without Serve."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cluster.replica import require_living
+from cluster.warming import Unsound, warming
+from edlm.bites import Bites
+from edlm.continuous import ContinuousBatch
+from edlm.generator import TextGenerator
+from edlm.job import EngineFailed, Limits
+
+
+@pytest.fixture
+def batch(generator) -> Iterator[ContinuousBatch]:
+    with ContinuousBatch(generator, "1/a", Limits(patience_seconds=600)) as engine:
+        yield engine
+
+
+def stuck(released: threading.Event) -> Bites[None]:
+    """A bite that does not end before it is released."""
+    yield
+    assert released.wait(30)
+
+
+def failing() -> Bites[None]:
+    raise RuntimeError("the device is gone")
+    yield
+
+
+def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):
+    """R12"""
+    require_living(batch, hung_seconds=0.05)
+    released = threading.Event()
+    ticket = batch.run(1.0, stuck(released), "key", time.monotonic() + 60)
+    deadline = time.monotonic() + 30
+    while batch.beat_age_seconds <= 0.05:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(EngineFailed, match=r"no sign of life for 0.05 s"):
+        require_living(batch, hung_seconds=0.05)
+    released.set()
+    ticket.result(30)
+    require_living(batch, hung_seconds=30)
+
+
+def test_an_engine_that_died_is_not_healthy(batch):
+    """R11"""
+    with pytest.raises(EngineFailed):
+        batch.run(1.0, failing(), "key", time.monotonic() + 60).result(30)
+    with pytest.raises(EngineFailed, match="the engine has failed"):
+        require_living(batch, hung_seconds=30)
+
+
+def test_a_warmed_model_generates_what_it_did_before(batch, generator):
+    warmed = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
+    assert isinstance(warmed, TextGenerator)
+    sampler = replace(generator.bundle.sampler, steps=3)
+    assert warmed.write((), 12, [5], sampler)[0].text == generator.write((), 12, [5], sampler)[0].text
+
+
+def test_a_model_that_breaks_while_it_is_warmed_does_not_take_the_engine_with_it(batch, generator):
+    for parameter in generator.energies["step"].parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    told = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
+    assert isinstance(told, Unsound)
+    assert isinstance(told.error, FloatingPointError)
+    assert batch.alive
