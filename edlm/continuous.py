@@ -31,7 +31,7 @@ from edlm.job import (
 from edlm.step import StepResult
 from edlm.ticket import Pending, Ticket
 from edlm.turn import Turns, is_out_of_memory
-from edlm.work import Work
+from edlm.work import PASS, Work
 
 T = TypeVar("T")
 JOIN_SECONDS = 30.0  # the longest that one step may take when the engine is to stop
@@ -148,7 +148,7 @@ class ContinuousBatch:
         """
         with self._changed:
             self._require_open()
-            now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), "", False)
+            now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), PASS, False, 1)
             self._require_room(key, seconds, now, deadline, 1)
             ticket: Pending[T] = Pending(self.version, self._wake)
             entry = _Biting(
@@ -257,7 +257,7 @@ class ContinuousBatch:
         return self._cost(entry.draft) if isinstance(entry, _Writing) else max(0.0, entry.left)
 
     def _cost(self, draft: Draft) -> float:
-        return self._turns.pace.seconds(draft.left, draft.kind, draft.energy is not None and draft.energy.drafts)
+        return self._turns.of(draft, draft.left, max(1, min(len(self._entries), self.limits.slots)))
 
     def _next(self) -> int:
         self._order += 1
@@ -300,7 +300,7 @@ class ContinuousBatch:
         if not here:
             return
         started = time.monotonic()
-        chosen = self._shares.picked(here, self._seconds, self.limits.turn_seconds)
+        chosen = self._shares.picked(here, lambda entry: self._seconds(entry, len(here)), self.limits.turn_seconds)
         steps: list[_Writing] = []
         for entry in chosen:
             entry.ticket.begin()
@@ -331,8 +331,8 @@ class ContinuousBatch:
             elif isinstance(entry, _Writing) and entry.draft.finished:
                 self._end(entry, entry.draft.text())
 
-    def _seconds(self, entry: _Entry) -> float:
-        return self._turns.seconds(entry.draft) if isinstance(entry, _Writing) else entry.seconds
+    def _seconds(self, entry: _Entry, rows: int) -> float:
+        return self._turns.seconds(entry.draft, rows) if isinstance(entry, _Writing) else entry.seconds
 
     def _bite(self, entry: _Biting) -> None:
         started = time.monotonic()
@@ -374,7 +374,7 @@ class ContinuousBatch:
     def _end(self, entry: _Entry, outcome: Any) -> None:
         """Afterwards the entry's place is free, and its ticket over."""
         if isinstance(outcome, Exception):
-            reason = reason_of(outcome)
+            outcome, reason = outcome.with_traceback(None), reason_of(outcome)  # its frames would hold on to the model
         else:
             reason = outcome.finish_reason if isinstance(entry, _Writing) else "scored"
         with self._changed:

@@ -67,8 +67,12 @@ class Draft:
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
         self._later = [Work()]  # what the canvases from each on will cost, the last canvas first
-        for block in reversed(self._blocks):
-            self._later.append(self._expected(block) + self._later[-1])
+        expected: dict[int, Work] = {}  # by what is masked, for most canvases of a long text begin alike
+        for masked in map(self._masked, reversed(self._blocks)):
+            if masked not in expected:
+                schedule = generator.denoiser.schedule
+                expected[masked] = of_canvas(masked, generator.length, job.sampler, self.energy, schedule)
+            self._later.append(self._later[-1] + expected[masked])
         self._course: list[Move] = []  # of this canvas, the next step last
         self._now = Work()
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
@@ -111,10 +115,11 @@ class Draft:
             raise BrokenRow("logits or energies of this text are not numbers, or leave nothing to choose")
         self._canvas = step.xs[row]
         block, number = self._blocks[self._block], self._number(move.i)
-        for place in torch.nonzero(self._reveal == move.i)[:, 0].tolist():
+        places = torch.nonzero(self._reveal == move.i)[:, 0]
+        for place, token in zip(places.tolist(), self._canvas[places].tolist(), strict=True):
             position = block.start + place - block.context
-            if block.start <= position < block.stop:
-                self._tokens[position], self._revealed_at[position] = int(self._canvas[place]), number
+            if position < block.stop:
+                self._tokens[position], self._revealed_at[position] = token, number
         self._tally = self._tally.plus(step, row)
         self._commit()
         self.frame = self._framed(step, row, number, self._times[move.i - 1].item())
@@ -141,12 +146,10 @@ class Draft:
             yield Block(start, stop, context)
             start = stop
 
-    def _expected(self, block: Block) -> Work:
-        """Of a canvas before it is begun."""
-        length = self.generator.length
-        known = block.context + sum(token != self.generator.mask for token in self._tokens[block.start : block.stop])
-        schedule = self.generator.denoiser.schedule
-        return of_canvas(length - known, length, self.job.sampler, self.energy, schedule)
+    def _masked(self, block: Block) -> int:
+        """The masks of a canvas before it is begun."""
+        given = sum(token != self.generator.mask for token in self._tokens[block.start : block.stop])
+        return self.generator.length - block.context - given
 
     def _open(self) -> None:
         """Afterwards the next canvas lies ready, and its course up to the last step that the text needs."""
@@ -158,11 +161,11 @@ class Draft:
         self._reveal = self._reveal_steps()
         own = self._reveal[block.context : len(known)]
         last = int(own[own > 0].min())  # the canvas may be longer than what is still wanted of the text
-        for i in torch.unique(self._reveal).tolist():
-            if i >= last:
-                weighed = bool(sampler.weighs(self._times[i], self.energy))
-                share = (self._reveal == i).sum().item() / generator.length
-                self._course.append(Move(i, weighed, of_step(share, weighed, sampler, self.energy)))
+        weighs = sampler.weighs(self._times, self.energy).tolist()
+        for i, count in enumerate(torch.bincount(self._reveal).tolist()):
+            if i >= last and count:
+                work = of_step(count / generator.length, weighs[i], sampler, self.energy)
+                self._course.append(Move(i, weighs[i], work))
         self._now = sum((move.work for move in self._course), Work())
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:

@@ -21,6 +21,7 @@ from edlm.step import StepResult
 from edlm.work import PASS, Pace, Work
 
 PLAIN = Sampler(steps=1)
+REGROWTH = 1000  # batches in a row that fitted, after which they may be twice as large again
 
 Took = tuple[Draft, StepResult | OutOfMemory, int]
 """A draft with the result of which one row is its own, and that row; or why it has none."""
@@ -30,14 +31,20 @@ class Turns:
     """What computes: it knows how fast this machine is, and how many rows fit its memory."""
 
     def __init__(self, rows: int, turn_seconds: float) -> None:
-        self.pace, self.turn_seconds, self.bucket = Pace(), turn_seconds, rows
+        self.pace, self.turn_seconds = Pace(), turn_seconds
+        self._most = self._bucket = rows
+        self._fitted = 0
         self.passes = {PASS: 0}
         """Of canvases, by network."""
         self._begun: dict[Draft, Bites[StepResult]] = {}
 
-    def seconds(self, draft: Draft) -> float:
-        """What the draft's next step or bite will take."""
-        return self.turn_seconds if self.is_heavy(draft) else self._seconds(draft, draft.upcoming().work)
+    def seconds(self, draft: Draft, rows: int) -> float:
+        """What the draft's next step or bite will take, in a batch of so many rows."""
+        return self.turn_seconds if self.is_heavy(draft) else self.of(draft, draft.upcoming().work, rows)
+
+    def of(self, draft: Draft, work: Work, rows: int) -> float:
+        """The seconds of a draft's work, in batches of so many rows."""
+        return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.drafts, rows)
 
     def is_heavy(self, draft: Draft) -> bool:
         """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun."""
@@ -45,13 +52,13 @@ class Turns:
         if draft in self._begun:
             return True
         divisible = move.weighed and draft.weigher.candidates != EXACT
-        return divisible and self._seconds(draft, move.work) > self.turn_seconds
+        return divisible and self.of(draft, move.work, 1) > self.turn_seconds
 
     def step(self, drafts: Sequence[Draft]) -> list[Took]:
         """One step of each draft; of those that do not fit the memory, even in half a batch, an error."""
         took: list[Took] = []
         for batch in _by_generator(drafts):
-            for some in _split(batch, self.bucket):
+            for some in _split(batch, self._bucket):
                 took += self._step(some)
         return took
 
@@ -79,16 +86,14 @@ class Turns:
         """Afterwards nothing is kept of a draft that ends in the middle of a step."""
         self._begun.pop(draft, None)
 
-    def _seconds(self, draft: Draft, work: Work) -> float:
-        return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.drafts)
-
     def _step(self, drafts: Sequence[Draft]) -> list[Took]:
         took = self._attempt(drafts)
         if took is not None:
+            self._grow()
             return took
         self._shrink(len(drafts))
         halves: list[Took] = []
-        for half in _split(drafts, self.bucket):
+        for half in _split(drafts, self._bucket):
             again = self._attempt(half)
             lost = OutOfMemory(f"a step of {len(half)} texts does not fit the memory")
             halves += [(draft, lost, 0) for draft in half] if again is None else again
@@ -104,10 +109,16 @@ class Turns:
             return None
 
     def _shrink(self, rows: int) -> None:
-        """Afterwards batches are at most half of `rows`."""
-        self.bucket = max(1, min(self.bucket, rows // 2))
+        """Afterwards batches are at most half of `rows`, and what the allocator kept for later is free."""
+        self._bucket, self._fitted = max(1, min(self._bucket, rows // 2)), 0
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _grow(self) -> None:
+        """Afterwards one batch more has fitted: what was lacking may have been somebody else's for a while."""
+        self._fitted += 1
+        if self._fitted >= REGROWTH:
+            self._bucket, self._fitted = min(self._most, 2 * self._bucket), 0
 
     @torch.no_grad()
     def _computed(self, drafts: Sequence[Draft]) -> list[Took]:
@@ -129,12 +140,12 @@ class Turns:
             took += [(drafts[row], result, place) for place, row in enumerate(rows)]
             if weighed:
                 candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
-                self.pace.measured(first.kind, candidates, time.monotonic() - began)
+                self.pace.measured(first.kind, candidates, len(rows), time.monotonic() - began)
                 self._count(first.energy_name, result.energy_calls)
             else:
                 plain_seconds += time.monotonic() - began
             self._count(PASS, result.denoiser_calls)
-        self.pace.measured(PASS, len(drafts), plain_seconds)
+        self.pace.measured(PASS, len(drafts), len(drafts), plain_seconds)
         return took
 
     @torch.no_grad()
@@ -145,8 +156,8 @@ class Turns:
         now = state_of([draft], generator.device)
         context = read(network, now.xt, now.t, draft.weigher.reads(now, network, draft.energy))
         _synchronise(generator.device)
-        self.pace.measured(PASS, 1, time.monotonic() - began)
-        one = self._seconds(draft, Work(0.0, work.candidates / draft.weigher.candidates))
+        self.pace.measured(PASS, 1, 1, time.monotonic() - began)
+        one = self.of(draft, Work(0.0, work.candidates / draft.weigher.candidates), 1)
         candidates = max(1, int(self.turn_seconds / one))
         bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
         seconds = 0.0
@@ -156,7 +167,7 @@ class Turns:
                 next(bites)
             except StopIteration as end:
                 result = _on_cpu(end.value)
-                self.pace.measured(draft.kind, work.candidates, seconds + time.monotonic() - began)
+                self.pace.measured(draft.kind, work.candidates, 1, seconds + time.monotonic() - began)
                 self._count(PASS, result.denoiser_calls)
                 self._count(draft.energy_name, result.energy_calls)
                 return result

@@ -26,11 +26,14 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL, EFFORT = (
+(
+    LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL, EFFORT,
+    CONTINUOUS, FAIRNESS,
+) = (
     f"tests/test_{name}.py"
     for name in (
         "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate",
-        "fast_paths", "speculative", "reveal", "effort",
+        "fast_paths", "speculative", "reveal", "effort", "continuous", "fairness",
     )
 )  # fmt: skip
 
@@ -304,6 +307,27 @@ MUTANTS = (
         "masked = (masked & ~new) | (~masked & (u[1] < again))",
         "masked = masked & ~new",
         (REVEAL,),
+    ),
+    Mutant(
+        "a text takes the token that a step gave its neighbour",
+        "turn.py",
+        "took += [(drafts[row], result, place) for place, row in enumerate(rows)]",
+        "took += [(drafts[row], result, place - (len(rows) > 2)) for place, row in enumerate(rows)]",
+        (f"{CONTINUOUS}::test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other",),
+    ),
+    Mutant(
+        "every canvas of a text has the randomness of the first",
+        "draft.py",
+        "steps = [draft._block * draft.job.sampler.steps + move.i for draft, move in zip(drafts, moves, strict=True)]",
+        "steps = [move.i for move in moves]",
+        (f"{CONTINUOUS}::test_it_takes_the_very_steps_that_the_generator_takes",),
+    ),
+    Mutant(
+        "the key that had most goes first",
+        "fairness.py",
+        "key = min(lines, key=lambda key: self._served[key])",
+        "key = max(lines, key=lambda key: self._served[key])",
+        (FAIRNESS,),
     ),
 )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edlm import turn
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator, open_bundle
 from edlm.job import BrokenRow, Cancelled, EngineFailed, Expired, Full, Job, Limits, OutOfMemory
@@ -212,6 +213,18 @@ def test_a_batch_that_does_not_fit_is_halved_and_nobody_notices(generator, whole
         for one, ticket in zip(some, engine.submit(some), strict=True):
             assert same(ticket.result(SECONDS), alone(whole, one))
         assert engine.statistics().finished == {"length": 4}
+
+
+def test_batches_grow_again_when_there_is_room_again(generator, monkeypatch):
+    monkeypatch.setattr(turn, "REGROWTH", 5)
+    fault, rows = [2], []
+    watched(generator, before=lambda xt: (rows.append(len(xt)), full(fault[0], ERRORS[0])(xt))[0])
+    with ContinuousBatch(generator, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
+        engine.submit([job((), 4, seed, steps=1) for seed in range(4)])[-1].result(SECONDS)
+        fault[0] = 4
+        engine.submit([job((), 6 * LENGTH, seed) for seed in range(4)])[-1].result(SECONDS)
+    assert rows[:3] == [4, 2, 2]
+    assert max(rows[3:]) == 4
 
 
 def test_what_does_not_fit_by_itself_ends_and_the_engine_lives(generator, whole):
