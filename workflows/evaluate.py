@@ -232,7 +232,7 @@ def _metrics(summary: Row, bounds: list[Row]) -> dict[str, float]:
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
         tau = "" if row["temperature"] == 1 else f"/tau_{row['temperature']:g}"
-        energy = row["energy"].replace(", ", "/")  # MLflow takes no comma
+        energy = row["energy"].replace(", ", "/").replace("(", "- ").replace(")", "")  # MLflow takes neither
         name = f"bound/{energy}{window}{tau}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
         metrics[name] = row["bound_nats_per_token"]
     return metrics
