@@ -3,7 +3,7 @@
 from cluster import meters
 from cluster.meters import Meters
 from edlm.continuous import ContinuousBatch
-from edlm.job import Statistics
+from edlm.ledger import Statistics
 
 
 class Readings:

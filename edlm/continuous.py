@@ -7,14 +7,14 @@ is a function of its job and the model, whoever shares its passes; tokens that a
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edlm.bites import Bites
 from edlm.draft import Draft
-from edlm.fairness import Place, Shares, seated
+from edlm.entry import Biting, Entry, Writing
+from edlm.fairness import Shares, held_up, seated
 from edlm.generator import TextGenerator
 from edlm.job import (
     BrokenRow,
@@ -25,9 +25,8 @@ from edlm.job import (
     Job,
     Limits,
     OutOfMemory,
-    Statistics,
-    reason_of,
 )
+from edlm.ledger import Ledger, Statistics
 from edlm.step import StepResult
 from edlm.ticket import Pending, Ticket
 from edlm.turn import Turns, is_out_of_memory
@@ -46,46 +45,17 @@ class Model:
     version: str
 
 
-@dataclass(eq=False, kw_only=True)
-class _Present(Place):
-    """Somebody in the engine, from `submit` or `run` until the ticket's end."""
-
-    deadline: float
-    seated: bool = False
-
-
-@dataclass(eq=False, kw_only=True)
-class _Writing(_Present):
-    ticket: Ticket
-    draft: Draft
-
-
-@dataclass(eq=False, kw_only=True)
-class _Biting(_Present):
-    ticket: Pending[Any]
-    bites: Bites[Any]
-    seconds: float
-    """Of the next bite, as expected."""
-    left: float
-    """Seconds of all the bites to come, as expected."""
-
-
-_Entry = _Writing | _Biting
-
-
 class ContinuousBatch:
     """The engine. Any thread may call it; close it, or use it as a context, or its thread goes on."""
 
     def __init__(self, generator: TextGenerator, version: str, limits: Limits) -> None:
         self.model, self.limits = Model(generator, version), limits
         self._changed = threading.Condition()
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._closed, self._stop = False, False
         self._failure: BaseException | None = None
         self._turns, self._shares = Turns(limits.slots, limits.turn_seconds), Shares()
-        self._finished, self._rejected = Counter[str](), Counter[str]()
-        self._submitted = self._turn_count = self._rows = self._tokens = self._order = 0
-        self._busy_seconds, self._beat = 0.0, time.monotonic()
+        self._ledger, self._order, self._beat = Ledger(), 0, time.monotonic()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
 
@@ -112,7 +82,8 @@ class ContinuousBatch:
     def submit(self, jobs: Sequence[Job], model: Model | None = None) -> list[Ticket]:
         """A ticket for each text, by `model` (None: the one of now; give the one that read the prompts).
 
-        All are accepted or none. Raises Full, EngineFailed, or ValueError where the model cannot do what is asked.
+        All are accepted or none; they have one key. Raises Full, EngineFailed, or ValueError where the model cannot do
+        what is asked.
         """
         model = model or self.model
         most = self.limits.slots + self.limits.waiting
@@ -121,12 +92,12 @@ class ContinuousBatch:
         drafts = [Draft(job, model.generator) for job in jobs]
         with self._changed:
             self._require_open()
-            now = time.monotonic()
-            costs = [self._cost(draft) for draft in drafts]
+            now, rows = time.monotonic(), self._row_count(len(jobs))
+            costs = [self._turns.of(draft, draft.left, rows) for draft in drafts]
             if jobs:
                 self._require_room(jobs[0].key, sum(costs), now, min(job.deadline for job in jobs), len(jobs))
             entries = [
-                _Writing(
+                Writing(
                     key=job.key,
                     due=now + cost,
                     order=self._next(),
@@ -151,9 +122,9 @@ class ContinuousBatch:
             now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), PASS, False, 1)
             self._require_room(key, seconds, now, deadline, 1)
             ticket: Pending[T] = Pending(self.version, self._wake)
-            entry = _Biting(
+            entry = Biting(
                 key=key, due=now + seconds, order=self._next(), ticket=ticket, deadline=deadline, bites=bites,
-                seconds=min(seconds, self.limits.turn_seconds), left=seconds,
+                expected=seconds, latest=min(seconds, self.limits.turn_seconds),
             )  # fmt: skip
             self._entries.append(entry)
             self._changed.notify_all()
@@ -163,14 +134,14 @@ class ContinuousBatch:
         """Seconds that these texts would wait and take, if nobody else came."""
         drafts = [Draft(job, self.generator) for job in jobs]
         with self._changed:
-            own = sum(self._cost(draft) for draft in drafts)
-            return own + (self._wait(jobs[0].key, own) if jobs else 0.0)
+            own = sum(self._turns.of(draft, draft.left, self._row_count(len(jobs))) for draft in drafts)
+            return own + (held_up(self._backlog(), jobs[0].key, own) if jobs else 0.0)
 
     @property
     def backlog_seconds(self) -> float:
         """Seconds that everything takes that is on its way or waits."""
         with self._changed:
-            return sum(self._left(entry) for entry in self._entries)
+            return sum(self._backlog().values())
 
     @property
     def beat_age_seconds(self) -> float:
@@ -187,19 +158,8 @@ class ContinuousBatch:
         """What was done so far."""
         with self._changed:
             running = sum(entry.seated for entry in self._entries)
-            return Statistics(
-                submitted=self._submitted,
-                running=running,
-                waiting=len(self._entries) - running,
-                finished=dict(self._finished),
-                rejected=dict(self._rejected),
-                turns=self._turn_count,
-                rows=self._rows,
-                passes=dict(self._turns.passes),
-                tokens=self._tokens,
-                busy_seconds=self._busy_seconds,
-                slots=self.limits.slots,
-            )
+            waiting = len(self._entries) - running
+            return self._ledger.statistics(running, waiting, self._turns.passes, self.limits.slots)
 
     def drain(self, timeout: float) -> bool:
         """Afterwards it is closed: nothing new was begun, and what was not over in `timeout` seconds has failed.
@@ -230,34 +190,29 @@ class ContinuousBatch:
 
     def _require_room(self, key: str, seconds: float, now: float, deadline: float, count: int) -> None:
         """Full where there are too many, or where the wait would be too long; who is alone is always let in."""
-        wait = self._wait(key, seconds)
+        wait = held_up(self._backlog(), key, seconds)
         if len(self._entries) + count > self.limits.slots + self.limits.waiting:
             self._refuse("waiting", wait)
         if wait > self.limits.patience_seconds:
             self._refuse("patience", wait - self.limits.patience_seconds)
         if wait > 0 and now + wait + seconds > deadline:
             self._refuse("deadline", now + wait + seconds - deadline)
-        self._submitted += count
+        self._ledger.submitted += count
 
     def _refuse(self, reason: str, retry_after_seconds: float) -> None:
-        self._rejected[reason] += 1
+        self._ledger.rejected[reason] += 1
         raise Full(max(1.0, retry_after_seconds), reason)
 
-    def _wait(self, key: str, seconds: float) -> float:
-        """How long others hold up a key's next `seconds` of work: of each other key as much as is as long as all its
-        own, for keys share alike."""
-        by_key: dict[str, float] = {}
+    def _backlog(self) -> dict[str, float]:
+        """Seconds of work that is on its way or waits, by key."""
+        backlog: dict[str, float] = {}
         for entry in self._entries:
-            by_key[entry.key] = by_key.get(entry.key, 0.0) + self._left(entry)
-        before = by_key.pop(key, 0.0)
-        own = before + seconds
-        return before + sum(min(other, own) for other in by_key.values())
+            backlog[entry.key] = backlog.get(entry.key, 0.0) + entry.left(self._turns, self._row_count())
+        return backlog
 
-    def _left(self, entry: _Entry) -> float:
-        return self._cost(entry.draft) if isinstance(entry, _Writing) else max(0.0, entry.left)
-
-    def _cost(self, draft: Draft) -> float:
-        return self._turns.of(draft, draft.left, max(1, min(len(self._entries), self.limits.slots)))
+    def _row_count(self, more: int = 0) -> int:
+        """How many rows a batch will have."""
+        return max(1, min(len(self._entries) + more, self.limits.slots))
 
     def _next(self) -> int:
         self._order += 1
@@ -300,11 +255,13 @@ class ContinuousBatch:
         if not here:
             return
         started = time.monotonic()
-        chosen = self._shares.picked(here, lambda entry: self._seconds(entry, len(here)), self.limits.turn_seconds)
-        steps: list[_Writing] = []
+        chosen = self._shares.picked(
+            here, lambda entry: entry.seconds(self._turns, len(here)), self.limits.turn_seconds
+        )
+        steps: list[Writing] = []
         for entry in chosen:
             entry.ticket.begin()
-            if isinstance(entry, _Biting):
+            if isinstance(entry, Biting):
                 self._bite(entry)
             elif not self._turns.is_heavy(entry.draft):
                 steps.append(entry)
@@ -315,8 +272,8 @@ class ContinuousBatch:
             for draft, result, row in self._turns.step(list(of)):
                 self._take(of[draft], result, row)
         with self._changed:
-            self._turn_count += 1
-            self._busy_seconds += time.monotonic() - started
+            self._ledger.turns += 1
+            self._ledger.busy_seconds += time.monotonic() - started
 
     def _see_off(self) -> None:
         """Afterwards whoever is cancelled, too late, or had nothing to do has left."""
@@ -328,16 +285,12 @@ class ContinuousBatch:
                 self._end(entry, Cancelled("nobody waits for this any more"))
             elif now > entry.deadline:
                 self._end(entry, Expired("not finished by its deadline"))
-            elif isinstance(entry, _Writing) and entry.draft.finished:
+            elif isinstance(entry, Writing) and entry.draft.finished:
                 self._end(entry, entry.draft.text())
 
-    def _seconds(self, entry: _Entry, rows: int) -> float:
-        return self._turns.seconds(entry.draft, rows) if isinstance(entry, _Writing) else entry.seconds
-
-    def _bite(self, entry: _Biting) -> None:
-        started = time.monotonic()
+    def _bite(self, entry: Biting) -> None:
         try:
-            next(entry.bites)
+            entry.bite()
         except StopIteration as end:
             self._end(entry, end.value)
         except (ValueError, FloatingPointError) as error:
@@ -347,11 +300,8 @@ class ContinuousBatch:
             if not is_out_of_memory(error):
                 raise
             self._end(entry, OutOfMemory("this work does not fit the memory"))
-        else:
-            entry.seconds = time.monotonic() - started
-            entry.left -= entry.seconds
 
-    def _take(self, entry: _Writing, result: StepResult | OutOfMemory, row: int) -> None:
+    def _take(self, entry: Writing, result: StepResult | OutOfMemory, row: int) -> None:
         """Afterwards the text has taken its step, and whoever watches it knows."""
         if isinstance(result, OutOfMemory):
             self._end(entry, result)
@@ -363,25 +313,23 @@ class ContinuousBatch:
             self._end(entry, error)
             return
         with self._changed:
-            self._rows += 1
-            self._tokens += before - entry.draft.frame.masked
+            self._ledger.rows += 1
+            self._ledger.tokens += before - entry.draft.frame.masked
         if entry.draft.finished:
             entry.ticket.keep(entry.draft.frame)
             self._end(entry, entry.draft.text())
         else:
             entry.ticket.show(entry.draft.frame)
 
-    def _end(self, entry: _Entry, outcome: Any) -> None:
+    def _end(self, entry: Entry, outcome: Any) -> None:
         """Afterwards the entry's place is free, and its ticket over."""
         if isinstance(outcome, Exception):
-            outcome, reason = outcome.with_traceback(None), reason_of(outcome)  # its frames would hold on to the model
-        else:
-            reason = outcome.finish_reason if isinstance(entry, _Writing) else "scored"
+            outcome = outcome.with_traceback(None)  # its frames would hold on to the model
         with self._changed:
+            self._ledger.end(outcome)
             self._entries.remove(entry)
-            self._finished[reason] += 1
             self._changed.notify_all()
-        if isinstance(entry, _Writing):
+        if isinstance(entry, Writing):
             self._turns.forget(entry.draft)
         entry.ticket.end(outcome)
 

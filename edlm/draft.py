@@ -4,6 +4,7 @@ Which step reveals a position depends on no network (`Sampler.reveal`), so a can
 steps that would reveal nothing are passed over, and what a text will cost is known when it comes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -74,10 +75,11 @@ class Draft:
                 expected[masked] = of_canvas(masked, generator.length, job.sampler, self.energy, schedule)
             self._later.append(self._later[-1] + expected[masked])
         self._course: list[Move] = []  # of this canvas, the next step last
-        self._now = Work()
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
         self._cut: str | None = None
         self._commit()
+        self.left = Work() if self.finished else self._later[-1]
+        """What it will still cost: of the canvas that it is on exactly, of those to come in expectation."""
         steps = max(1, len(self._blocks)) * job.sampler.steps
         self.frame = Frame(
             "queued", tuple(self._tokens), tuple(self._revealed_at), 0, steps, 1.0, 0, self._tokens.count(mask),
@@ -88,14 +90,6 @@ class Draft:
     def finished(self) -> bool:
         """Whether nothing is left to reveal that its text needs."""
         return self._stopped or self._committed == len(self._tokens)
-
-    @property
-    def left(self) -> Work:
-        """What it will still cost: exactly of the canvas that it is on, in expectation of those to come."""
-        if self.finished:
-            return Work()
-        begun = bool(self._course)
-        return (self._now if begun else Work()) + self._later[len(self._blocks) - self._block - begun]
 
     def upcoming(self) -> Move:
         """The next step; there is one until it is finished."""
@@ -110,7 +104,6 @@ class Draft:
         Raises BrokenRow where its numbers are none, or no candidate is possible.
         """
         move = self._course.pop()
-        self._now = self._now - move.work
         if bool(step.broken[row]) or _impossible(step, row):
             raise BrokenRow("logits or energies of this text are not numbers, or leave nothing to choose")
         self._canvas = step.xs[row]
@@ -123,6 +116,7 @@ class Draft:
         self._tally = self._tally.plus(step, row)
         self._commit()
         self.frame = self._framed(step, row, number, self._times[move.i - 1].item())
+        self.left = Work() if self.finished else self.left - move.work
         if not self._course:
             self._block += 1
 
@@ -166,7 +160,7 @@ class Draft:
             if i >= last and count:
                 work = of_step(count / generator.length, weighs[i], sampler, self.energy)
                 self._course.append(Move(i, weighs[i], work))
-        self._now = sum((move.work for move in self._course), Work())
+        self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:
         """For each place of the canvas the step i that reveals it; 0 where it is known."""
@@ -221,7 +215,8 @@ class Draft:
         if step.energies is None or bool(step.energies[row].isnan().all()):
             return frame
         energies = tuple(
-            tuple(None if energy != energy else energy for energy in group) for group in step.energies[row].T.tolist()
+            tuple(energy if math.isfinite(energy) else None for energy in group)
+            for group in step.energies[row].T.tolist()
         )
         picked = tuple(step.picked[row].tolist())
         return replace(frame, weighed_step=number, ess=float(step.ess[row]), energies=energies, picked=picked)

@@ -5,7 +5,7 @@ stands where its due time puts it, the moment it came plus the time that it woul
 one, but only for as long as the long one would take, so that nobody waits for ever.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,6 +34,15 @@ def seated(places: Iterable[P], slots: int) -> list[P]:
         by_key[place.key] = rank + 1
         ranked.append((rank, place))
     return [place for _, place in sorted(ranked, key=lambda one: one[0])[:slots]]
+
+
+def held_up(by_key: Mapping[str, float], key: str, seconds: float) -> float:
+    """How long what is there already, in seconds of work by key, holds up `seconds` more of a key.
+
+    All that the key has itself, and of each other one as much again at most, for keys share alike.
+    """
+    before = by_key.get(key, 0.0)
+    return before + sum(min(left, before + seconds) for other, left in by_key.items() if other != key)
 
 
 class Shares:

@@ -32,5 +32,5 @@ class Frame:
     """The latest step that chose among candidates; what follows is of it."""
     ess: float | None = None
     energies: tuple[tuple[float | None, ...], ...] | None = None
-    """For each group of positions those of its k candidates; None where it had nothing to choose."""
+    """For each group of positions those of its k candidates; None for what cannot be, and where nothing was chosen."""
     picked: tuple[int, ...] | None = None

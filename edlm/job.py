@@ -1,7 +1,7 @@
 """Jobs: what one text needs to be written, and the ways in which it may not come to its end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edlm.config import Positive, PositiveFloat, config
@@ -78,37 +78,6 @@ class OutOfMemory(Exception):
 
 class EngineFailed(Exception):
     """The engine died or was stopped, and its texts with it."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What was and is done; every count but `running` and `waiting` only grows.
-
-    At any moment submitted = the sum of `finished` + running + waiting.
-    """
-
-    submitted: int
-    running: int
-    waiting: int
-    finished: Mapping[str, int]
-    """By reason: stop, length, scored, cancelled, expired, broken, out of memory, failed."""
-    rejected: Mapping[str, int]
-    """By reason."""
-    turns: int
-    """That did any work."""
-    rows: int
-    """Rows that took a step, over all turns."""
-    passes: Mapping[str, int]
-    """Of canvases, by network: `denoiser`, and the candidates of each energy by its name."""
-    tokens: int
-    """That were revealed and belong to a text."""
-    busy_seconds: float
-    slots: int
-
-    @property
-    def fill(self) -> float:
-        """Rows of a turn, a mean over all, as a share of the slots."""
-        return self.rows / (self.turns * self.slots) if self.turns else 0.0
 
 
 def reason_of(error: BaseException) -> str:

@@ -37,6 +37,7 @@ class Turns:
         self.passes = {PASS: 0}
         """Of canvases, by network."""
         self._begun: dict[Draft, Bites[StepResult]] = {}
+        self._cramped: set[Draft] = set()  # those that did not fit: they begin again, one candidate a bite
 
     def seconds(self, draft: Draft, rows: int) -> float:
         """What the draft's next step or bite will take, in a batch of so many rows."""
@@ -49,7 +50,7 @@ class Turns:
     def is_heavy(self, draft: Draft) -> bool:
         """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun."""
         move = draft.upcoming()
-        if draft in self._begun:
+        if draft in self._begun or draft in self._cramped:
             return True
         divisible = move.weighed and draft.weigher.candidates != EXACT
         return divisible and self.of(draft, move.work, 1) > self.turn_seconds
@@ -64,27 +65,30 @@ class Turns:
 
     def bite(self, draft: Draft) -> Took | None:
         """One bite of a heavy draft's step; None while the step is not over."""
-        for _ in range(2):
-            bites = self._begun.get(draft)
-            if bites is None:
-                bites = self._begun[draft] = self._weighing(draft)
-            try:
-                next(bites)
-            except StopIteration as end:
-                del self._begun[draft]
-                return draft, end.value, 0
-            except Exception as error:
-                del self._begun[draft]
-                if not is_out_of_memory(error):
-                    raise
-                self._shrink(1)
-            else:
-                return None
-        return draft, OutOfMemory("a step of this text does not fit the memory"), 0
+        if draft not in self._begun:
+            self._begun[draft] = self._weighing(draft)
+        try:
+            next(self._begun[draft])
+        except StopIteration as end:
+            self.forget(draft)
+            return draft, end.value, 0
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return None
+        lost = draft in self._cramped
+        self.forget(draft)
+        _release()
+        if lost:
+            return draft, OutOfMemory("a step of this text does not fit the memory"), 0
+        self._cramped.add(draft)
+        return None
 
     def forget(self, draft: Draft) -> None:
-        """Afterwards nothing is kept of a draft that ends in the middle of a step."""
+        """Afterwards nothing is kept of a draft whose step is over, or that ends in the middle of it."""
         self._begun.pop(draft, None)
+        self._cramped.discard(draft)
 
     def _step(self, drafts: Sequence[Draft]) -> list[Took]:
         took = self._attempt(drafts)
@@ -106,13 +110,12 @@ class Turns:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return None
+        _release()  # not within `except`: there the error still holds what was computed
+        return None
 
     def _shrink(self, rows: int) -> None:
-        """Afterwards batches are at most half of `rows`, and what the allocator kept for later is free."""
+        """Afterwards batches are at most half of `rows`."""
         self._bucket, self._fitted = max(1, min(self._bucket, rows // 2)), 0
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _grow(self) -> None:
         """Afterwards one batch more has fitted: what was lacking may have been somebody else's for a while."""
@@ -158,7 +161,7 @@ class Turns:
         _synchronise(generator.device)
         self.pace.measured(PASS, 1, 1, time.monotonic() - began)
         one = self.of(draft, Work(0.0, work.candidates / draft.weigher.candidates), 1)
-        candidates = max(1, int(self.turn_seconds / one))
+        candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / one))
         bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
         seconds = 0.0
         while True:
@@ -211,6 +214,12 @@ def _on_cpu(result: StepResult) -> StepResult:
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _release() -> None:
+    """Afterwards what the device's allocator kept for later is free for whoever needs it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -176,6 +176,14 @@ def test_a_candidate_that_cannot_be_is_never_picked(generator, chance):
     assert {pick for (pick,) in picked} == {1, 2, 3}
 
 
+def test_an_energy_that_is_no_finite_number_is_shown_as_none(generator):
+    generator.energies = {**generator.energies, "table": Table(lambda b, k: torch.tensor([math.inf, 0.5]).expand(b, k))}
+    with ContinuousBatch(generator, "1", PATIENT) as engine:
+        (ticket,) = engine.submit([job((), LENGTH, 1, steps=1, candidates=2, energy="table")])
+        ticket.result(SECONDS)
+        assert ticket.frame().energies == ((None, 0.5),)
+
+
 @pytest.mark.parametrize("energy", [math.inf, -math.inf, math.nan])
 def test_where_no_candidate_can_be_or_one_is_beyond_measure_the_text_ends(generator, energy):
     assert all(isinstance(found, BrokenRow) for found in weighed(generator, lambda b, k: torch.full((b, k), energy), 3))
@@ -237,6 +245,25 @@ def test_what_does_not_fit_by_itself_ends_and_the_engine_lives(generator, whole)
         fault[0] = 100
         assert same(engine.submit([job()])[0].result(SECONDS), alone(whole, job()))
         assert engine.statistics().finished == {"out of memory": 6, "length": 1}
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_candidates_that_do_not_fit_together_are_weighed_one_by_one(generator, whole, fits):
+    def refuse(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if given[0].shape[1] > fits:
+            raise ERRORS[0]
+
+    one = job((), LENGTH, 3, steps=2, candidates=64)
+    hook = generator.energies["step"].register_forward_pre_hook(refuse)
+    with ContinuousBatch(generator, "1", Limits(turn_seconds=0.02)) as engine:
+        (ticket,) = engine.submit([one])
+        if fits:
+            assert same(ticket.result(SECONDS), alone(whole, one))
+        else:
+            with pytest.raises(OutOfMemory):
+                ticket.result(SECONDS)
+        hook.remove()
+        assert same(engine.submit([one])[0].result(SECONDS), alone(whole, one))
 
 
 # ---------------------------------------------------------------- the end of the engine

@@ -33,6 +33,21 @@ def test_a_short_text_passes_a_long_one_that_came_before_but_not_for_ever():
     assert seated([long, late], 1) == [long]
 
 
+@given(long=st.floats(1, 20), short=st.floats(0.1, 1), slots=st.integers(1, 3))
+def test_a_long_text_is_finished_however_many_short_ones_keep_coming(long, short, slots):
+    first, waiting, left = Place("a", due=long, order=0), [], long
+    for now in range(1, 200):
+        waiting += [
+            Place("a", due=now + short, order=slots * now + i) for i in range(slots)
+        ]  # as many as there is room
+        here = seated([first, *waiting], slots)
+        waiting = [place for place in waiting if place not in here]
+        left -= first in here
+        if left <= 0:
+            return
+    pytest.fail("the long text never ended")
+
+
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=4), st.integers(1, 5))
 def test_keys_share_the_work_alike_whatever_a_step_of_theirs_costs_and_however_many_they_have(costs, many):
     keys = dict(zip("abcd", costs, strict=False))

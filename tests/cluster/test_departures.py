@@ -16,7 +16,8 @@ from cluster import events
 from cluster.local import Service, serving
 from cluster.meters import CANCELLED, REJECTED, REQUESTS
 from cluster.rules import Rules
-from edlm.job import Limits, Statistics
+from edlm.job import Limits
+from edlm.ledger import Statistics
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, eventually, stream
 from tests.cluster.asking import events as read_events
 from tests.cluster.conftest import PATIENT

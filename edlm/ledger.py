@@ -1,0 +1,76 @@
+"""The ledger: what an engine has done so far, in counts that only grow."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edlm.job import reason_of
+from edlm.text import Text
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was and is done; every count but `running` and `waiting` only grows.
+
+    At any moment submitted = the sum of `finished` + running + waiting.
+    """
+
+    submitted: int
+    running: int
+    waiting: int
+    finished: Mapping[str, int]
+    """By reason: stop, length, scored, cancelled, expired, broken, out of memory, failed."""
+    rejected: Mapping[str, int]
+    """By reason: waiting, patience, deadline, draining."""
+    turns: int
+    """That did any work."""
+    rows: int
+    """Rows that took a step, over all turns."""
+    passes: Mapping[str, int]
+    """Of canvases, by network: `denoiser`, and the candidates of each energy by its name."""
+    tokens: int
+    """That were revealed and belong to a text."""
+    busy_seconds: float
+    slots: int
+
+    @property
+    def fill(self) -> float:
+        """Rows of a turn, a mean over all, as a share of the slots."""
+        return self.rows / (self.turns * self.slots) if self.turns else 0.0
+
+
+@dataclass
+class Ledger:
+    """The counts themselves; whoever holds the engine's lock may write."""
+
+    submitted: int = 0
+    turns: int = 0
+    rows: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0
+    finished: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def end(self, outcome: object) -> None:
+        """Afterwards one more has ended, with this value or error."""
+        if isinstance(outcome, BaseException):
+            reason = reason_of(outcome)
+        else:
+            reason = outcome.finish_reason if isinstance(outcome, Text) else "scored"
+        self.finished[reason] += 1
+
+    def statistics(self, running: int, waiting: int, passes: Mapping[str, int], slots: int) -> Statistics:
+        """A snapshot of it, beside what is on its way."""
+        return Statistics(
+            submitted=self.submitted,
+            running=running,
+            waiting=waiting,
+            finished=dict(self.finished),
+            rejected=dict(self.rejected),
+            turns=self.turns,
+            rows=self.rows,
+            passes=dict(passes),
+            tokens=self.tokens,
+            busy_seconds=self.busy_seconds,
+            slots=slots,
+        )
