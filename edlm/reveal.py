@@ -116,7 +116,7 @@ class Remasking(AbstractReveal):
     @property
     def name(self) -> str:
         low, high = self.window
-        where = "" if self.window == (0, 1) else f" in [{low:g}, {high:g}]"
+        where = "" if self.window == (0, 1) else f" at t from {low:g} to {high:g}"
         return f"remasking {self.share:g}{where}"
 
     def shares(self, t, s, schedule):

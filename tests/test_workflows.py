@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from edlm.config import ConfigurationError, load, parse, plain
 from edlm.likelihood import Estimate
+from edlm.reveal import AtRandom, MostCertain, Remasking
 from edlm.sampler import Sampler
 from edlm.storage import publish
 from workflows.cells.cell import Found, Subject
 from workflows.cells.likelihood import Bound, bound_columns, sampler_columns
-from workflows.evaluate import bound_rows, tabulate
+from workflows.evaluate import bound_rows, metrics_of, tabulate
 from workflows.experiment import Experiment
 from workflows.reporting.terminal import report
 from workflows.stage import fingerprint, storage_root
@@ -150,3 +152,19 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
     wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
     for words in [*wanted, "! repetition above data"]:
         assert words in text
+
+
+def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
+    ways = [
+        Sampler(steps=2, candidates=0, speculative=speculative, grid=grid, revealing=how)
+        for speculative in (False, True)
+        for grid in (None, (0.0, 0.3, 1.0))
+        for how in (AtRandom(), MostCertain(), Remasking(share=0.5), Remasking(share=0.25, window=(0.05, 0.5)))
+    ]
+    rows = [sampler_columns("conditional", how) for how in ways]
+    rows += [sampler_columns(f"adaptive effort, {budget:g} times plain", Sampler(steps=2)) for budget in (1.25, 2.0)]
+    number = {"nats_per_token": 1.0, "standard_error": 0.1}
+    summary = {"denoiser_nelbo": number, "autoregressive_nll": number}
+    found = metrics_of(summary, [row | {"bound_nats_per_token": 2.0} for row in rows])
+    assert len(found) == 2 + len(rows)
+    assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in found), list(found)

@@ -209,7 +209,7 @@ def _write(experiment: Experiment, work: Work, tables: Tables, length: int) -> d
         tracker.table(f"{name}.json", _columns([_flat(row) for row in rows]))
     tracker.table("samples.json", _columns(_sample_rows(tables["quality"])))
     tracker.text(REPORT, text)
-    tracker.log(0, _metrics(summary, tables["bounds"]))
+    tracker.log(0, metrics_of(summary, tables["bounds"]))
     tracker.close()
     return {"denoiser_nelbo": summary["denoiser_nelbo"], "autoregressive_nll": summary["autoregressive_nll"]}
 
@@ -227,7 +227,8 @@ def _sample_rows(quality: list[Row]) -> list[Row]:
     return [{**{k: row[k] for k in keys}, "text": text} for row in quality for text in row["texts"]]
 
 
-def _metrics(summary: Row, bounds: list[Row]) -> dict[str, float]:
+def metrics_of(summary: Row, bounds: list[Row]) -> dict[str, float]:
+    """What MLflow shows of the evaluation: one number for each sampler, by a name that it takes."""
     metrics = {name: summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll")}
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
