@@ -21,7 +21,7 @@ def endings_table(caption: str, loads: Mapping[str, Sequence[Outcome]], deadline
                 f"{found.texts_per_second:.2f}", f"{found.tokens_per_second:.0f}", f"{found.goodput:.2f}",
             )
         )  # fmt: skip
-    columns = ("batching", "sent", *get_args(Ending), "texts a second", "tokens a second", "goodput a second")
+    columns = ("service", "sent", *get_args(Ending), "texts a second", "tokens a second", "goodput a second")
     return Table(caption, columns, rows)
 
 
@@ -38,7 +38,7 @@ def latency_table(caption: str, loads: Mapping[str, Sequence[Outcome]]) -> Table
                     _seconds(percentile(first, 50)) if first else NONE,
                 )
             )  # fmt: skip
-    columns = ("batching", "T", "done", *(f"p{percent}, s" for percent in PERCENTS), "first state, p50, s")
+    columns = ("service", "T", "done", *(f"p{percent}, s" for percent in PERCENTS), "first state, p50, s")
     return Table(caption, columns, rows)
 
 
