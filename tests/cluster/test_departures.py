@@ -74,7 +74,7 @@ def test_a_client_that_hangs_up_while_it_waits_costs_nothing(generator):
             with closing(connected(service, COMPLETIONS, {**LONG, "seed": 2})):
                 eventually(lambda: counts(service).waiting == 1)
             eventually(lambda: counts(service).finished.get("cancelled") == 1)
-            assert counts(service).running == 1
+            eventually(lambda: counts(service).running == 1)  # the place is taken again at the next turn
         eventually(lambda: empty(service))
 
 
