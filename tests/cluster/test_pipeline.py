@@ -37,7 +37,7 @@ def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
 
 def run(home: Path, module: str, *overrides: str, expect: int = 0) -> str:
     arguments, settings = command(home, module, *overrides)
-    done = subprocess.run(arguments, timeout=400, check=False, **settings)
+    done = subprocess.run(arguments, timeout=700, check=False, **settings)
     assert done.returncode == expect, done.stdout
     return done.stdout
 
