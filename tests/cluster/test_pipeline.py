@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from cluster.journal import history
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SMALLEST = "tests/cluster/smallest.yaml"
