@@ -107,9 +107,10 @@ def machine() -> Iterator[Machine]:
             head.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 head.wait(30)
-            for process in children:
+            for process in [*children, head]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+            head.wait(30)
             shutil.rmtree(root, ignore_errors=True)
 
 
