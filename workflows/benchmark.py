@@ -2,7 +2,7 @@
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     one race with the published sampler and the autoregressive one
-python -m workflows.benchmark serve [--requests 48 --width 256 --folder FOLDER ...]
+python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     the three ways to batch requests against one another, on a Ray of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancels 0.1 ...]
     a service that runs already; an API key is read from EDLM_API_KEY
@@ -59,16 +59,16 @@ class ServeBenchmark(Loads):
     """A service that runs; None: the three ways to batch, behind a Ray Serve of this command."""
     rate: PositiveFloat | None = None
     """Requests a second that are offered to `url`; None: all at once."""
-    width: Positive = 256
+    width: Positive = 128
     """Of the untrained model that is served, where `url` is None; its layers, the width of its light head, L."""
-    layers: Positive = 3
-    head_width: Positive = 128
-    length: Positive = 128
+    layers: Positive = 4
+    head_width: Positive = 64
+    length: Positive = 256
     slots: Positive = 16
     """Texts on their way at once, and the largest static batch."""
     turn_seconds: PositiveFloat = 0.1
     """Of step-level batching. A turn is whole passes: on a processor one of them takes longer than on a GPU."""
-    wait_seconds: PositiveFloat = 0.02
+    wait_seconds: PositiveFloat = 0.05
     """How long a static batch waits for more."""
     port: Positive = 8765
     folder: str | None = None

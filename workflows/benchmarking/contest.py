@@ -23,8 +23,8 @@ class Loads:
     """T of the mix, each equally often."""
     candidates: tuple[NonNegative, ...] = (1,)
     """k of the mix, at saturation."""
-    max_tokens: Positive = 128
-    requests: Positive = 32
+    max_tokens: Positive = 256
+    requests: Positive = 48
     """Of a round at saturation, where all come at once."""
     rounds: Positive = 3
     long_steps: Positive = 200
@@ -38,7 +38,7 @@ class Loads:
     """Of the throughput that continuous batching had at saturation: so much is offered in the open loop."""
     open_candidates: tuple[NonNegative, ...] = (1, 8)
     """k of the mix in the open loop."""
-    open_seconds: PositiveFloat = 12.0
+    open_seconds: PositiveFloat = 10.0
     cancels: Fraction = 0.1
     """Share of the requests in the open loop whose client gives up."""
     cancel_seconds: PositiveFloat = 2.0
