@@ -19,7 +19,7 @@ METHOD = (
     "call of the sampler, so that all of the batch take the most steps that one of them asked for, and nobody has his "
     "text before all have. The network is untrained; what a pass costs does not depend on what was learned. The loop "
     "is open: a request is sent when it is due, and its seconds count from then. On a processor a pass of B rows costs "
-    "little less than B passes of one (one at a time shows how much), so that most of the gain over the static batch is "
+    "little less than B passes of one (one at a time shows how much), so that most of the gain over static batches is "
     "the mix of steps: where all take the same number, only the waits differ."
 )
 
