@@ -52,8 +52,9 @@ class Turns:
         move = draft.upcoming()
         if draft in self._begun or draft in self._cramped:
             return True
-        divisible = move.weighed and draft.weigher.candidates != EXACT
-        return divisible and self.of(draft, move.work, 1) > self.turn_seconds
+        if not move.weighed or draft.weigher.candidates == EXACT:
+            return False
+        return self._divisible(draft, move.work) > self.turn_seconds
 
     def step(self, drafts: Sequence[Draft]) -> list[Took]:
         """One step of each draft; of those that do not fit the memory, even in half a batch, an error."""
@@ -89,6 +90,9 @@ class Turns:
         """Afterwards nothing is kept of a draft whose step is over, or that ends in the middle of it."""
         self._begun.pop(draft, None)
         self._cramped.discard(draft)
+
+    def _divisible(self, draft: Draft, work: Work) -> float:
+        return self.pace.divisible(work, draft.kind, draft.energy is not None and draft.energy.drafts)
 
     def _step(self, drafts: Sequence[Draft]) -> list[Took]:
         took = self._attempt(drafts)
@@ -143,12 +147,12 @@ class Turns:
             took += [(drafts[row], result, place) for place, row in enumerate(rows)]
             if weighed:
                 candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
-                self.pace.measured(first.kind, candidates, len(rows), time.monotonic() - began)
+                self.pace.measured(first.kind, candidates, time.monotonic() - began)
                 self._count(first.energy_name, result.energy_calls)
             else:
                 plain_seconds += time.monotonic() - began
             self._count(PASS, result.denoiser_calls)
-        self.pace.measured(PASS, len(drafts), len(drafts), plain_seconds)
+        self.pace.measured(PASS, len(drafts), plain_seconds)
         return took
 
     @torch.no_grad()
@@ -159,23 +163,24 @@ class Turns:
         now = state_of([draft], generator.device)
         context = read(network, now.xt, now.t, draft.weigher.reads(now, network, draft.energy))
         _synchronise(generator.device)
-        self.pace.measured(PASS, 1, 1, time.monotonic() - began)
-        one = self.of(draft, Work(0.0, work.candidates / draft.weigher.candidates), 1)
+        self.pace.measured(PASS, 1, time.monotonic() - began)
+        one = self._divisible(draft, work) / draft.weigher.candidates
         candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / one))
         bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
-        seconds = 0.0
+        seconds, calls = 0.0, 1
         while True:
             began = time.monotonic()
             try:
                 next(bites)
             except StopIteration as end:
                 result = _on_cpu(end.value)
-                self.pace.measured(draft.kind, work.candidates, 1, seconds + time.monotonic() - began)
+                seconds += time.monotonic() - began
+                self.pace.measured(draft.kind, work.candidates / calls, seconds / calls)
                 self._count(PASS, result.denoiser_calls)
                 self._count(draft.energy_name, result.energy_calls)
                 return result
             _synchronise(generator.device)
-            seconds += time.monotonic() - began
+            seconds, calls = seconds + time.monotonic() - began, calls + 1
             yield
 
     def _count(self, network: str, calls: Tensor) -> None:

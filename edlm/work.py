@@ -8,7 +8,9 @@ from edlm.schedule import AbstractSchedule
 
 FIRST_GUESS_SECONDS = 0.01  # for a pass of the denoiser, before anything was measured
 WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass, first guesses for a candidate that fills a whole canvas
-MEMORY = 0.9  # how much of what was measured before still counts beside a new measurement
+MEMORY = 0.97  # how much a call counts beside the one after it
+SPREAD = 0.1  # of their mean, by which calls must differ in size to tell what the start of one takes
+LEAST = 0.1  # of its mean price, that a unit costs at least: a line through few calls may fall
 PASS = "denoiser"
 
 
@@ -18,19 +20,21 @@ class Work:
 
     passes: float = 0.0
     candidates: float = 0.0
+    weighed: float = 0.0
+    """Steps that ask the energy."""
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.passes + other.passes, self.candidates + other.candidates)
+        return Work(self.passes + other.passes, self.candidates + other.candidates, self.weighed + other.weighed)
 
     def __sub__(self, other: "Work") -> "Work":
-        return Work(self.passes - other.passes, self.candidates - other.candidates)
+        return Work(self.passes - other.passes, self.candidates - other.candidates, self.weighed - other.weighed)
 
 
 def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
     """What a step costs that reveals this share of the canvas: a light head sees no other positions."""
     if not weighed or energy is None:
         return Work(1.0)
-    return Work(1.0, max(sampler.candidates, 1) * (1.0 if energy.drafts else share))
+    return Work(1.0, max(sampler.candidates, 1) * (1.0 if energy.drafts else share), 1.0)
 
 
 def of_canvas(
@@ -44,43 +48,79 @@ def of_canvas(
     if energy is None:
         return Work(passes)
     weighed = sampler.weighs(times[1:], energy)
-    k = max(sampler.candidates, 1)
-    canvases = moves[weighed].sum().item() if energy.drafts else now[weighed].sum().item() * masked / length
-    return Work(passes, k * canvases)
+    steps = moves[weighed].sum().item()
+    canvases = steps if energy.drafts else now[weighed].sum().item() * masked / length
+    return Work(passes, max(sampler.candidates, 1) * canvases, steps)
+
+
+@dataclass
+class Price:
+    """Seconds of a call, `start` + units x `each`: a line through the latest calls; the older, the less they count.
+
+    The very first call also makes ready what all others find ready: it counts only until there is another.
+    """
+
+    warm: bool = False
+    calls: float = 0.0
+    units: float = 0.0
+    seconds: float = 0.0
+    squares: float = 0.0
+    products: float = 0.0
+
+    def measured(self, units: float, seconds: float) -> None:
+        """Afterwards one call more is known."""
+        memory = MEMORY if self.warm else 0.0
+        self.warm = self.calls > 0
+        for name, value in (
+            ("calls", 1.0), ("units", units), ("seconds", seconds), ("squares", units**2), ("products", units * seconds)
+        ):  # fmt: skip
+            setattr(self, name, memory * getattr(self, name) + value)
+
+    @property
+    def parts(self) -> tuple[float, float]:
+        """(start, each). Where all calls were alike there is no telling: then what is twice as much takes twice as
+        long, which errs on the side of caution."""
+        units, seconds = self.units / self.calls, self.seconds / self.calls
+        spread = self.squares / self.calls - units**2
+        each = seconds / units
+        if spread > (SPREAD * units) ** 2:
+            slope = (self.products / self.calls - units * seconds) / spread
+            each = min(each, max(LEAST * each, slope))
+        return seconds - each * units, each
 
 
 class Pace:
-    """Seconds for one pass of the denoiser and for one candidate of each energy, as they were lately.
-
-    A row among many is cheaper than alone where a device is not full, so batches of each power of two are measured on
-    their own; for one that was never seen the next smaller one speaks, which is no faster.
-    """
+    """What a pass of the denoiser and a candidate of each energy cost here, as lately measured."""
 
     def __init__(self) -> None:
-        # Units and seconds by kind and size, the older the less they count.
-        self._measured: dict[tuple[str, int], tuple[float, float]] = {}
+        self._prices: dict[str, Price] = {}
 
     def seconds(self, work: Work, kind: str, drafts: bool, rows: int) -> float:
-        """What the work would take in batches of so many rows, its candidates being of the energy called `kind`."""
-        a_pass = self._of(PASS, rows, FIRST_GUESS_SECONDS)
-        total = work.passes * a_pass
+        """What the work would take, its candidates being of the energy called `kind`.
+
+        The start of a call is shared by the `rows` of a batch.
+        """
+        start, each = self._parts(PASS, FIRST_GUESS_SECONDS)
+        total = work.passes * (start / rows + each)
         if work.candidates > 0:
-            total += work.candidates * self._of(kind, rows, a_pass * (WHOLE_SHARE if drafts else LIGHT_SHARE))
+            start, each = self._of_candidates(kind, drafts)
+            total += work.weighed * start / rows + work.candidates * each
         return total
 
-    def measured(self, kind: str, units: float, rows: int, seconds: float) -> None:
-        """Afterwards it is known that so many candidates of this kind (or `PASS`: passes), in so many rows, took so
-        long."""
-        at = kind, rows.bit_length()
-        before = self._measured.get(at, (0.0, 0.0))
-        self._measured[at] = (MEMORY * before[0] + units, MEMORY * before[1] + seconds)
+    def divisible(self, work: Work, kind: str, drafts: bool) -> float:
+        """The seconds of it that can be divided: those of the candidates themselves."""
+        return work.candidates * self._of_candidates(kind, drafts)[1]
 
-    def _of(self, kind: str, rows: int, guess: float) -> float:
-        sizes = sorted((size for one, size in self._measured if one == kind), reverse=True)
-        if not sizes:
-            return guess
-        units, seconds = self._measured[kind, next((size for size in sizes if size <= rows.bit_length()), sizes[-1])]
-        return seconds / units
+    def measured(self, kind: str, units: float, seconds: float) -> None:
+        """Afterwards it is known that a call of so many candidates of this kind (or `PASS`: rows) took so long."""
+        self._prices.setdefault(kind, Price()).measured(units, seconds)
+
+    def _of_candidates(self, kind: str, drafts: bool) -> tuple[float, float]:
+        a_pass = sum(self._parts(PASS, FIRST_GUESS_SECONDS))
+        return self._parts(kind, a_pass * (WHOLE_SHARE if drafts else LIGHT_SHARE))
+
+    def _parts(self, kind: str, guess: float) -> tuple[float, float]:
+        return self._prices[kind].parts if kind in self._prices else (0.0, guess)
 
 
 def kind_of(energy: str, sampler: Sampler) -> str:

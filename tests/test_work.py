@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from edlm.work import FIRST_GUESS_SECONDS, PASS, Pace, Work, of_canvas, of_step
+from edlm.work import FIRST_GUESS_SECONDS, PASS, Pace, Price, Work, of_canvas, of_step
 from tests.engines import Table
 
 MASKED, LENGTH, MASK = 7, 10, 99
@@ -23,7 +25,7 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
     class Reader:
         mask = MASK
 
-    rows, costs = 2000, torch.zeros(2)
+    rows, costs = 2000, torch.zeros(3)
     xt = torch.full((rows, LENGTH), MASK)
     xt[:, MASKED:] = 1
     seeds, times = torch.arange(rows), sampler.times()
@@ -34,28 +36,55 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
         weighed = bool(sampler.weighs(times[i], energy))
         for count in now.revealed.sum(dim=1)[now.moves].tolist():
             work = of_step(count / LENGTH, weighed, sampler, energy)
-            costs += torch.tensor([work.passes, work.candidates])
+            costs += torch.tensor([work.passes, work.candidates, work.weighed])
     expected = of_canvas(MASKED, LENGTH, sampler, energy, schedule)
-    assert (costs / rows).tolist() == pytest.approx([expected.passes, expected.candidates], rel=0.03)
+    assert (costs / rows).tolist() == pytest.approx([expected.passes, expected.candidates, expected.weighed], rel=0.03)
 
 
 def test_before_anything_was_measured_there_is_a_guess():
     assert Pace().seconds(Work(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
-    assert Pace().seconds(Work(1.0, 4.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
+    assert Pace().seconds(Work(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
 
 
-def test_seconds_are_those_of_the_batch_and_else_of_the_next_smaller_one():
+@given(start=st.floats(0, 1), each=st.floats(0.01, 1), rows=st.lists(st.integers(1, 16), min_size=2, max_size=9))
+def test_the_start_of_a_call_is_told_from_its_rows_once_calls_differ(start, each, rows):
+    assume(max(rows) > 2 * min(rows))
+    assume(each * sum(rows) > 0.2 * (start * len(rows) + each * sum(rows)))
+    price = Price()
+    price.measured(1, 100.0)  # the first call, which made everything ready
+    for count in rows:
+        price.measured(count, start + each * count)
+    assert price.parts == pytest.approx((start, each), abs=1e-6)
+
+
+def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_tell_nothing_of_it():
     pace = Pace()
-    pace.measured(PASS, 1, 1, 0.5)
-    assert pace.seconds(Work(2.0), "", False, 16) == pytest.approx(1.0)
-    pace.measured(PASS, 16, 16, 1.6)
-    assert pace.seconds(Work(2.0), "", False, 16) == pytest.approx(0.2)
-    assert pace.seconds(Work(2.0), "", False, 9) == pytest.approx(1.0)
-    assert pace.seconds(Work(2.0), "", False, 100) == pytest.approx(0.2)
+    for _ in range(2):
+        pace.measured(PASS, 1, 0.11)
+        assert pace.seconds(Work(2.0), "", False, 16) == pytest.approx(0.22)
+    pace.measured(PASS, 16, 0.26)
+    assert pace.seconds(Work(2.0), "", False, 1) == pytest.approx(0.22)
+    assert pace.seconds(Work(2.0), "", False, 10) == pytest.approx(0.04)
+
+
+def test_what_bites_divide_is_not_the_start_of_a_call():
+    pace = Pace()
+    for units in (1.0, 1.0, 8.0):
+        pace.measured("step", units, 0.5 + 0.05 * units)
+    assert pace.divisible(Work(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
+
+
+def test_a_line_that_falls_is_not_believed():
+    price = Price()
+    for units, seconds in ((1.0, 2.0), (1.0, 2.0), (9.0, 1.0)):
+        price.measured(units, seconds)
+    start, each = price.parts
+    assert each > 0
+    assert start >= 0
 
 
 def test_what_is_measured_replaces_what_was_measured_before():
     pace = Pace()
-    for seconds in [1.0] * 5 + [3.0] * 60:
-        pace.measured("step", 10.0, 1, seconds)
-    assert pace.seconds(Work(0.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)
+    for seconds in [1.0] * 50 + [3.0] * 200:
+        pace.measured("step", 10.0, seconds)
+    assert pace.seconds(Work(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)
