@@ -53,6 +53,7 @@ def settings(machine) -> Iterator[Serving]:
         slots=4,
         waiting=8,
         cache=str(machine / "shelf"),
+        patience_seconds=60.0,  # the machine may be slow, and a long text beside a long one waits
         drain_seconds=5.0,
     )
     yield serving
