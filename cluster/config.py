@@ -4,6 +4,7 @@ import ipaddress
 from typing import Literal
 
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from edlm.execution import Precision
 
 
 @config
@@ -88,6 +89,8 @@ class Serving:
     cpus_per_replica: PositiveFloat = 1.0
     gpus_per_replica: NonNegativeFloat = 0.0
     """A fraction shares a GPU among replicas."""
+    precision: Precision = "float32"
+    """Of the networks. bfloat16 is for GPUs that compute it faster; on a processor without it it is slower."""
 
     def __post_init__(self) -> None:
         if self.min_replicas > self.max_replicas:

@@ -26,6 +26,7 @@ from cluster.succession import Succession
 from cluster.warming import Unsound, warmed, warming
 from edlm.config import ConfigurationError, config, parse
 from edlm.continuous import ContinuousBatch
+from edlm.execution import Execution
 from edlm.generator import TextGenerator, open_bundle
 from edlm.job import EngineFailed, Full, Limits
 from edlm.storage import Sha256
@@ -117,9 +118,13 @@ class Replica:
             self._endpoint.batch.close()
 
     def _first(self, version: ModelVersion) -> TextGenerator:
-        generator = open_bundle(take(version, shelf(self._serving.cache)), self._device)
+        generator = self._open(version, self._device)
         warmed(generator)
         return generator
+
+    def _open(self, version: ModelVersion, device: str) -> TextGenerator:
+        folder = take(version, shelf(self._serving.cache))
+        return open_bundle(folder, device, Execution(precision=self._serving.precision))
 
     def _engine(self, generator: TextGenerator, version: ModelVersion) -> ContinuousBatch:
         serving = self._serving
@@ -132,7 +137,7 @@ class Replica:
         Raises whatever is wrong with the model.
         """
         assert self._endpoint is not None
-        generator = open_bundle(take(version, shelf(self._serving.cache)))
+        generator = self._open(version, "cpu")
         batch, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
         while True:
             try:

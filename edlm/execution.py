@@ -8,14 +8,16 @@ from torch import nn
 from edlm.config import config
 from edlm.transformer import Layer
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @config
 class Execution:
-    """The defaults are exact and start at once; docs/benchmarks/sample.md says where the others pay."""
+    """The defaults are exact and start at once; `workflows.benchmark sample --execution.…` measures the others."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 halves memory, and time where the processor has it (GPUs; most CPUs compute it more slowly);
-    probabilities and energies are reduced in float32 all the same."""
+    precision: Precision = "float32"
+    """bfloat16 halves memory, and is slower where the processor does not compute it itself; probabilities and energies
+    are reduced in float32 all the same."""
     compiled: bool = False
     """Compile the layers when they first run, which takes from seconds to minutes; on a GPU with CUDA graphs."""
 

@@ -16,6 +16,7 @@ from edlm.autoregressive import AutoregressiveModel
 from edlm.config import Positive, config
 from edlm.denoiser import Denoiser
 from edlm.energy import Bidirectional, Conditional, Step
+from edlm.execution import AS_TRAINED, Execution
 from edlm.memory import peak_bytes
 from edlm.naive import NaiveSampler
 from edlm.sampler import EXACT, Sampler
@@ -46,6 +47,8 @@ class Sampling:
     layers: Positive = 4
     head_width: Positive = 128
     """Of the light heads of step and conditional energies, which have one layer."""
+    execution: Execution = AS_TRAINED
+    """Of all networks alike."""
     rounds: Positive = 3
     seed: int = 0
 
@@ -112,7 +115,7 @@ def networks(wanted: Sampling, vocabulary: int, device: torch.device) -> Network
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
     found = Networks(denoiser, autoregressive, Bidirectional().build(denoiser), step, conditional)
     for network in (found.denoiser, found.autoregressive, found.whole, found.step, found.conditional):
-        network.to(device).eval()
+        wanted.execution.prepare(network.to(device).eval())
     return found
 
 
