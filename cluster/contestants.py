@@ -11,9 +11,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from cluster.config import Cluster
-from cluster.endpoint import Endpoint, make_app
-from cluster.meters import OwnMeters
-from cluster.rules import Rules
+from cluster.http.endpoint import Endpoint, make_app
+from cluster.http.meters import OwnMeters
+from cluster.http.rules import Rules
 from cluster.session import connect
 from cluster.static_batch import StaticBatch
 from edlm.continuous import ContinuousBatch

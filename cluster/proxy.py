@@ -7,9 +7,9 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.access import REQUEST_ID, request_id
-from cluster.gate import ClientGone, again, read_body, require_small_headers
-from cluster.refusal import Refused
+from cluster.http.access import REQUEST_ID, request_id
+from cluster.http.gate import ClientGone, again, read_body, require_small_headers
+from cluster.http.refusal import Refused
 
 # They turn off time-outs and cancelling, or have a model loaded by a name that the client chose. Ray reads the last
 # with dashes too.

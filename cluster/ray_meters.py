@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from cluster.meters import INSTRUMENTS, MODEL, Instrument
+from cluster.http.meters import INSTRUMENTS, MODEL, Instrument
 
 
 class RayMeters:

@@ -11,19 +11,19 @@ from typing import Any, Literal
 import torch
 from ray import serve
 
-from cluster import meters
-from cluster.access import log_to_standard_error
 from cluster.config import Serving, is_loopback
-from cluster.endpoint import HUNG_SECONDS, Endpoint, make_app
+from cluster.http import meters
+from cluster.http.access import log_to_standard_error
+from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
+from cluster.http.rules import rules_of
+from cluster.http.warming import Unsound, warmed, warming
 from cluster.later_app import LaterApp
 from cluster.ray_meters import RayMeters
 from cluster.registry import ModelVersion
-from cluster.rules import rules_of
 from cluster.scaling import BACKLOG
 from cluster.session import CALLBACK, INTAKE
 from cluster.shelf import shelf, take
 from cluster.succession import Succession
-from cluster.warming import Unsound, warmed, warming
 from edlm.config import ConfigurationError, config, parse
 from edlm.continuous import ContinuousBatch
 from edlm.execution import Execution

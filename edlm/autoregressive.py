@@ -43,11 +43,14 @@ class AutoregressiveModel(nn.Module):
     def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
         """Texts of `length` tokens; of each row its own seed alone."""
         where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
-        return self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,)))
+        return self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,)))[0]
 
     @torch.no_grad()
-    def fill(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]) -> Int[Tensor, "b l"]:
-        """x with the selected positions drawn one after the other, each from p(. | what stands left of it).
+    def fill(
+        self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
+    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """x with the selected positions drawn one after the other, each from p(. | what stands left of it), and the
+        log-probabilities of what was drawn, 0 elsewhere.
 
         The others are fed as they are, from the keys and values of those before; left of the last selected position
         every one must be a token.
@@ -57,12 +60,13 @@ class AutoregressiveModel(nn.Module):
         x, where, u = (F.pad(values, (0, 0, 0, -rows % ROWS_MULTIPLE)) for values in (x, where, u))
         drawn = where.any(dim=0).tolist()
         end = len(drawn) - drawn[::-1].index(True) if any(drawn) else 0
-        seen = self.transformer.start(len(x), end)
+        seen, log_p = self.transformer.start(len(x), end), torch.zeros(x.shape, device=x.device)
         token = torch.full_like(x[:, 0], self.bos)
         for place in range(end):
             features = self.transformer.extend(self.embedding(token)[:, None], place, seen)[:, 0]
             if drawn[place]:
-                token = self.readout.draw(features, u[:, place, None])[0][:, 0]
-                x[:, place] = torch.where(where[:, place], token, x[:, place])
+                token, found = self.readout.draw(features, u[:, place, None])
+                x[:, place] = torch.where(where[:, place], token[:, 0], x[:, place])
+                log_p[:, place] = torch.where(where[:, place], found[:, 0], 0.0)
             token = x[:, place]
-        return x[:rows]
+        return x[:rows], log_p[:rows]

@@ -40,9 +40,9 @@ class AnyEnergy(Protocol):
 
 @runtime_checkable
 class NormalisedEnergy(AnyEnergy, Protocol):
-    """An energy with Z = 1, which samples p_theta exp(-E) itself."""
+    """An energy with Z = 1, which samples p_theta exp(-E) itself, and says log p of each token that it drew."""
 
-    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor: ...
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable
@@ -107,10 +107,10 @@ def propose_from(
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
     """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
     k = u.shape[1]
-    x = proposal.draw(
+    x, by_position = proposal.draw(
         xt.repeat_interleave(k, 0), where.repeat_interleave(k, 0), context.repeat_interleave(k, 0), u.flatten(0, 1)
-    ).unflatten(0, (-1, k))
-    return x, proposal.log_p(x, xt, context)[..., None]
+    )
+    return x.unflatten(0, (-1, k)), by_position.sum(dim=1).unflatten(0, (-1, k))[..., None]
 
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:

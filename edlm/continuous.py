@@ -272,8 +272,7 @@ class ContinuousBatch:
             for draft, result, row in self._turns.step(list(of)):
                 self._take(of[draft], result, row)
         with self._changed:
-            self._ledger.turns += 1
-            self._ledger.busy_seconds += time.monotonic() - started
+            self._ledger.turn(time.monotonic() - started)
 
     def _see_off(self) -> None:
         """Afterwards whoever is cancelled, too late, or had nothing to do has left."""

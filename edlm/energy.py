@@ -86,9 +86,9 @@ class CarryOverEnergy(AbstractEnergy):
 
     def draw(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> Int[Tensor, "b l"]:
-        """Tokens at the selected positions, each given what stands left of it; x_t elsewhere. The denoiser's context
-        says nothing here.
+    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """Tokens at the selected positions, each given what stands left of it, and their log-probabilities; x_t and 0
+        elsewhere. The denoiser's context says nothing here.
         """
         return self.model.fill(xt, where, u)
 

@@ -148,7 +148,7 @@ def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -
     truth = equations.carry_over(xt, x0, new)[:, None].repeat(1, candidates, 1)
     u = uniforms(seed, number, rows, Purpose.TRUTH, (candidates - 1, *shape)).flatten(0, 1)
     repeated = (each.repeat_interleave(candidates - 1, 0) for each in (xt, new))
-    truth[:, 1:] = law.fill(*repeated, u).unflatten(0, (-1, candidates - 1))
+    truth[:, 1:] = law.fill(*repeated, u)[0].unflatten(0, (-1, candidates - 1))
     context = denoiser.read(xt, t)
     u = uniforms(seed, number, rows, Purpose.NEGATIVE, (candidates, *shape))
     if (proposal := proposal_of(energy)) is not None:

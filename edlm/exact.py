@@ -83,8 +83,8 @@ class ExactConditional:
 
     def draw(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> Int[Tensor, "b l"]:
-        """x_U ~ q(. | x_t) at the selected positions; x_t elsewhere."""
+    ) -> tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]:
+        """x_U ~ q(. | x_t) at the selected positions, and log q of each of its tokens; x_t and 0 elsewhere."""
         return self.law.fill(xt, where, u)
 
 

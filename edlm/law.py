@@ -87,26 +87,30 @@ class Law:
         known = F.one_hot(xt, self.vocabulary + 1)[..., :-1].double()
         return torch.where((xt == self.vocabulary)[..., None], p, known)
 
-    def fill(self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]) -> Int[Tensor, "b l"]:
-        """x_U ~ q(x_U | x_t) jointly at the selected masked positions, in reading order; x_t elsewhere.
+    def fill(
+        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
+    ) -> tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]:
+        """x_U ~ q(x_U | x_t) jointly at the selected masked positions, in reading order, and log q of each given those
+        before it; x_t and 0 elsewhere.
 
         Each position by inverse CDF from its own uniform; uniform where x_t itself is impossible.
         """
         x, right, table = xt.clone(), self._backward(xt), self._by_token(xt.device)
         impossible = (self.log_p(xt) == -math.inf)[:, None]
-        state = self.first.to(xt.device).expand(len(xt), -1)
+        state, log_q = self.first.to(xt.device).expand(len(xt), -1), torch.zeros_like(u)
         for at in range(xt.shape[1]):
             p = torch.where(impossible, 1.0, (state * right[:, at]) @ table[:-1].T)
-            tokens, _ = equations.draw(p.log(), u[:, at, None])
+            tokens, log_p = equations.draw(_normalised(p).log(), u[:, at, None])
             x[:, at] = torch.where(where[:, at], tokens[:, 0], x[:, at])
+            log_q[:, at] = torch.where(where[:, at], log_p[:, 0], 0.0)
             state = _normalised(state * table[x[:, at]]) @ self.moves.to(xt.device)
-        return x
+        return x, log_q
 
     def draw(self, seed: int, rows: Int[Tensor, " b"]) -> Int[Tensor, "b l"]:
         """Independent sequences: each a function of (seed, its own row)."""
         canvas = torch.full((len(rows), self.length), self.vocabulary, device=rows.device)
         u = uniforms(seed, 0, rows, Purpose.SEQUENCE, (self.length,))
-        return self.fill(canvas, torch.ones_like(canvas, dtype=torch.bool), u)
+        return self.fill(canvas, torch.ones_like(canvas, dtype=torch.bool), u)[0]
 
     def entropy(self, seed: int = 0, sequences: int = 4096) -> Entropy:
         """The entropy in nats per sequence.

@@ -1,11 +1,13 @@
 """The ledger: what an engine has done so far, in counts that only grow."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edlm.job import reason_of
 from edlm.text import Text
+
+REMEMBERED = 4096  # turns whose seconds are kept
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Statistics:
     tokens: int
     """That were revealed and belong to a text."""
     busy_seconds: float
+    turn_seconds: Sequence[float]
+    """Of each of the last turns, the newest at the end."""
     slots: int
 
     @property
@@ -48,8 +52,15 @@ class Ledger:
     rows: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
+    turn_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     finished: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+
+    def turn(self, seconds: float) -> None:
+        """Afterwards one more turn did something, for so long."""
+        self.turns += 1
+        self.busy_seconds += seconds
+        self.turn_seconds.append(seconds)
 
     def end(self, outcome: object) -> None:
         """Afterwards one more has ended, with this value or error."""
@@ -72,5 +83,6 @@ class Ledger:
             passes=dict(passes),
             tokens=self.tokens,
             busy_seconds=self.busy_seconds,
+            turn_seconds=tuple(self.turn_seconds),
             slots=slots,
         )

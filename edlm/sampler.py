@@ -187,8 +187,8 @@ class Sampler:
         u = now.uniforms(Purpose.CANDIDATE)
         filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.drafts else now.revealed
         if not self.speculative:
-            x = energy.draw(now.xt, filled, context, u)
-            return now.advanced(x, energy, energy_calls=1, broken=_nan(context))
+            x, log_p = energy.draw(now.xt, filled, context, u)
+            return now.advanced(x, energy, energy_calls=1, broken=_nan(context) | _nan(log_p))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
         draft, log_p = propose(denoiser, context, now.xt, filled, u[:, None])

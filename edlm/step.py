@@ -69,6 +69,8 @@ class State:
 
     def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "State":
         """These rows alone."""
+        if rows.dtype == torch.bool and rows.all():
+            return self
         return State(**{field.name: getattr(self, field.name)[rows] for field in fields(State)})
 
     def stayed(self, energy: AnyEnergy | None) -> StepResult:
@@ -110,7 +112,9 @@ class State:
 
 
 def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
-    """One result for all rows, from results for disjoint selections of them."""
+    """One result for all rows, from results for disjoint selections that together are all of them."""
+    if len(parts) == 1:
+        return parts[0][1]
     joined = {}
     for field in fields(StepResult):
         values = [(rows, value) for rows, part in parts if (value := getattr(part, field.name)) is not None]

@@ -138,9 +138,9 @@ class ConditionalEnergy(AbstractEnergy):
         where: Bool[Tensor, "b l"],
         context: Float[Tensor, "b l h"],
         u: Float64[Tensor, "b l"],
-    ) -> Int[Tensor, "b l"]:
-        """x_U ~ p_c(. | x_t) exactly, position by position in reading order; x_t elsewhere."""
-        x = xt.clone()
+    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """x_U ~ p_c(. | x_t) exactly, position by position in reading order; x_t elsewhere. With log p_c of each."""
+        x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
         for packed in pack(where, None, every_size=self.training):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
             packed = packed.padded(ROWS_MULTIPLE)
@@ -156,10 +156,11 @@ class ConditionalEnergy(AbstractEnergy):
                 for layer, passed in zip(self.layers, seen, strict=True):
                     z = layer.extend(z, turn, passed)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
-                tokens, _ = self._denoiser[0].readout.draw(corrected, u[rows[:, None], here])
+                tokens, found = self._denoiser[0].readout.draw(corrected, u[rows[:, None], here])
                 last, valid = tokens[:, 0], packed.valid[:, i]
-                x[rows[valid], here[valid, 0]] = last[valid]
-        return x
+                new = rows[valid], here[valid, 0]
+                x[new], log_p[new] = last[valid], found[valid, 0]
+        return x, log_p
 
     def _of_tokens(
         self, packed: Packed, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor

@@ -1,5 +1,6 @@
 """The race is run by everybody in every round, and what is told follows from the times."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from edlm.config import dump, load
+from edlm.corpus import Files
+from edlm.models import save_autoregressive
+from edlm.sampler import Sampler
+from edlm.splits import Shares
+from edlm.storage import publish
+from edlm.tokenizer import FILE
+from edlm.tokens import Data, prepare
+from tests.bundles import CHARACTERS, LENGTH, save_models
+from tests.networks import TRUNK, autoregressive
 from workflows.benchmark import SampleBenchmark, sample
 from workflows.benchmarking.race import Contestant, Lap, Times, race
+from workflows.benchmarking.trained import Trained
+from workflows.cells.likelihood import Bound
 from workflows.reporting.document import Table
 
 SMALL = SampleBenchmark(
@@ -48,6 +61,41 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     assert cells["plain"]["times plain"].startswith("1.00 ")
     assert cells["autoregressive"]["times faster than naive"] == "–"
     assert "(" in cells["plain"]["times faster than naive"]
+
+
+def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
+    tokenizer = CHARACTERS.build([])
+    denoiser, energies = save_models(tmp_path / "models")
+    for name in ("autoregressive", "judge"):
+        weights, file = autoregressive(tokenizer.size).state_dict(), tmp_path / "models" / FILE
+        save_autoregressive(tmp_path / name, weights, TRUNK, LENGTH, file, {})
+    stories = (json.dumps({"text": f"story {i} of many"}) + "\n" for i in range(200))
+    (tmp_path / "stories.jsonl").write_text("".join(stories))
+    corpus, shares = Files(paths=(str(tmp_path / "stories.jsonl"),)), Shares(validation=0.5, judge=0.0)
+    settings = Data(corpus=corpus, tokenizer=CHARACTERS, length=LENGTH, shares=shares)
+    prepare(settings, tmp_path / "data", lambda _: None)
+    places = {"denoiser": denoiser, **{name: tmp_path / name for name in ("autoregressive", "judge", "data")}}
+    for place in (*places.values(), *energies.values()):
+        publish(place, str(place))
+    uris = {name: str(place) for name, place in places.items()}
+    models = tmp_path / "models.yaml"
+    models.write_text(dump(Trained(**uris, energies={n: str(p) for n, p in energies.items()}, sequences=4, texts=4)))
+    wanted = SampleBenchmark(models=str(models), steps=(2,), candidates=(1, 2), rounds=1)
+    (table,) = [block for block in sample(wanted).blocks if isinstance(block, Table)]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells) == [
+        "autoregressive", "plain", "naive plain (1 of 2 steps timed)", "step, k = 2", "conditional, k = 2",
+        "conditional, exact", "conditional, verifying drafts",
+    ]  # fmt: skip
+    subject = load(Trained, models).subject()
+    (bound,) = Bound(subject=subject, energy="step", sampler=Sampler(steps=2, candidates=2)).find().rows["bounds"]
+    assert cells["step, k = 2"]["bound, nats a token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
+    told = {name: row["generative perplexity"] for name, row in cells.items()}
+    assert {name for name, value in told.items() if value == "–"} == {
+        "naive plain (1 of 2 steps timed)", "conditional, verifying drafts",
+    }  # fmt: skip
+    assert all(float(value) > 1 for value in told.values() if value != "–")
+    assert 0 < float(cells["autoregressive"]["entropy, nats"]) < 5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from cluster.local import listening
+from cluster.http.local import listening
 from edlm.answers import (
     Busy,
     Choice,

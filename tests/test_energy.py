@@ -125,8 +125,11 @@ def test_exact_draws_of_the_conditional_law_follow_it(name):
     n = 20_000
     u = torch.rand(n, L, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     many = (xt[row].repeat(n, 1), where.repeat(n, 1), context[row].repeat(n, 1, 1))
-    drawn = energy.draw(*many, u)
+    drawn, log_p = energy.draw(*many, u)
     assert torch.equal(drawn[:, ~where], many[0][:, ~where])
+    assert not log_p[:, ~where].any()
+    told = energy.log_p(drawn[None], xt[row : row + 1], context[row : row + 1])[0]
+    torch.testing.assert_close(log_p.sum(dim=1), told, atol=1e-5, rtol=1e-5)
     code = (drawn[:, where] * torch.tensor([V * V, V, 1])).sum(1)
     every = torch.tensor(list(itertools.product(range(V), repeat=3)))
     x = xt[row].repeat(V**3, 1)

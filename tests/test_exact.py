@@ -168,7 +168,7 @@ def test_at_full_length_the_autoregressive_energy_is_the_exact_one_but_for_a_con
     x0 = sequences(law, 20)
     model = ExactAutoregressive(law)
     xt = torch.where(torch.rand(x0.shape, generator=torch.Generator().manual_seed(0)) < 0.6, law.vocabulary, x0)
-    other = law.fill(xt, xt == law.vocabulary, torch.full(x0.shape, 0.5, dtype=torch.float64))
+    other = law.fill(xt, xt == law.vocabulary, torch.full(x0.shape, 0.5, dtype=torch.float64))[0]
     x, log_p = torch.stack([x0, other], dim=1), torch.zeros(20, 2, 1, dtype=torch.float64)
     t, nothing = torch.ones(20), torch.zeros(1)
     ar = AutoregressiveEnergy(model)(x, xt, t, log_p, nothing)  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from cluster.local import listening
+from cluster.http.local import listening
 from tests.test_client import DETAILS, STATE, USAGE, event, refusal
 from workflows.benchmarking.arrivals import Planned, delayed, plan, poisson, together
 from workflows.benchmarking.load import Asking, Outcome, burst, load

@@ -213,6 +213,14 @@ class BrokenEnergy(Residual):
         return torch.where((xt[:, 0] == 2)[:, None, None], torch.nan, super().__call__(x, xt, t, log_p, context))
 
 
+class BrokenConditional(Conditional):
+    """The same for a law that is drawn from token by token."""
+
+    def draw(self, xt, where, context, u):
+        x, log_p = super().draw(xt, where, context, u)
+        return x, torch.where((xt[:, 0] == 2)[:, None], torch.nan, log_p)
+
+
 @pytest.mark.parametrize(
     ("reader", "energy", "sampler"),
     [
@@ -220,6 +228,7 @@ class BrokenEnergy(Residual):
         (BrokenReader(DENSE), Residual(DENSE, drafts=False), Sampler(steps=2, candidates=3)),
         (BrokenReader(DENSE), Conditional(DENSE), Sampler(steps=2, candidates=0)),
         (Marginals(DENSE), BrokenEnergy(DENSE, drafts=False), Sampler(steps=1, candidates=3)),
+        (Marginals(DENSE), BrokenConditional(DENSE), Sampler(steps=2, candidates=0)),
     ],
 )
 def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler):

@@ -49,7 +49,7 @@ def drawn(energy, rows: int) -> torch.Tensor:
     """The same position by position."""
     xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
     context = READER.read(xt, torch.full((rows,), 0.7))
-    return energy.draw(xt, where, context, uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,)))
+    return energy.draw(xt, where, context, uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,)))[0]
 
 
 def drafts(energy) -> torch.Tensor:

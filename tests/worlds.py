@@ -162,13 +162,15 @@ class Conditional(Residual):
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
 
-    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Tensor:
-        x = xt.clone()
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_p = xt.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
-            cdf = self.world.next_token(x, at).exp().cumsum(dim=-1)
+            law = self.world.next_token(x, at)
+            cdf = law.exp().cumsum(dim=-1)
             tokens = (u[:, at, None] >= cdf).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
-        return x
+            log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+        return x, log_p
 
 
 class OnProposal:
@@ -220,15 +222,16 @@ class ExactAutoregressive(torch.nn.Module):
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
 
-    def fill(self, x: Tensor, where: Tensor, u: Tensor) -> Tensor:
-        x = x.clone()
+    def fill(self, x: Tensor, where: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_p = x.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
             # A network would take a mask for a token, and not sum over it as this table could.
             assert bool((x[where[:, at], :at] != self.world.mask).all())
             law = self.world.next_token(torch.where(torch.arange(self.world.length) < at, x, self.world.mask), at)
             tokens = (u[:, at, None] >= law.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
-        return x
+            log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+        return x, log_p
 
 
 def told(features: Tensor, where: Tensor, x: Tensor) -> Tensor:

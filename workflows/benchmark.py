@@ -1,7 +1,7 @@
 """Benchmark: how fast the samplers are, and how much a service of them takes.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
-    one race with the published sampler and the autoregressive one
+    one race with the published sampler and the autoregressive one; with --models FILE of trained networks
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     the three ways to batch requests against one another, on a Ray of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancels 0.1 ...]
@@ -33,13 +33,21 @@ from workflows.reporting.markdown_page import markdown_page
 MIB = 2**20
 METHOD = (
     "All samplers of a size run one after the other in every round, after a round that does not count; seconds are "
-    "medians over the rounds, in brackets the least and the most. Ratios are of the same round. The networks are "
-    "untrained: no two candidates are equal, the dearest case. Naive is the published sampler as its description "
-    "reads, with its mistakes mended; its steps cost alike, so that one within the window and one outside stand for "
-    "all. Whole drafts are weighed by the paper's NCE network where t is from 0.8 to 1, light heads in every step. "
-    "Kept a call are the tokens of a draft that a pass of the head kept; how many depends on how near the laws are, "
-    "and of these networks they refuse about one in three. "
+    "medians over the rounds, in brackets the least and the most. Ratios are of the same round. Naive is the published "
+    "sampler as its description reads, with its mistakes mended; its steps cost alike, so that one within the window "
+    "and one outside stand for all. Whole drafts are weighed where t is from 0.8 to 1, light heads in every step. "
+    "Kept a call are the tokens of a draft that a pass of the head kept. "
     "Memory is the most that tensors took at once beyond the weights (of naive: in a step)."
+)
+UNTRAINED = (
+    "The networks are untrained: no two candidates are equal, the dearest case, and how many tokens of a draft are "
+    "kept says nothing of trained ones (about one in three is refused). Whole drafts are weighed by the paper's NCE "
+    "network. What the texts are worth is measured with trained networks (`--models`)."
+)
+TRAINED = (
+    "The networks are trained. Bounds are on -log p of held-out texts, of the autoregressive model it is its "
+    "likelihood; generative perplexity is that of the judge, entropy that of the tokens of a text. Naive samplers and "
+    "those that verify drafts have the law of their twins."
 )
 
 
@@ -48,7 +56,7 @@ class SampleBenchmark(Sampling):
     """Flags of `sample`."""
 
     folder: str | None = None
-    """Where `sample.md` goes; None prints it alone."""
+    """Where `sample.md`, or of trained networks `sample-trained.md`, goes; None prints it alone."""
 
 
 @config
@@ -84,6 +92,7 @@ def sample(wanted: SampleBenchmark) -> Document:
         "How fast the samplers are",
         [
             Paragraph(METHOD),
+            Paragraph(UNTRAINED if wanted.models is None else TRAINED),
             *(_table(size, rows) for size in dict.fromkeys(row.size for row in rows)),
             *_origin(wanted),
         ],
@@ -142,7 +151,7 @@ def _origin(wanted: object) -> list[Block]:
 
 def _table(size: Size, rows: Sequence[Measured]) -> Table:
     own = [row for row in rows if row.size == size]
-    by_name = {row.name: row for row in own}
+    by_name, judged = {row.name: row for row in own}, any(row.worth for row in own)
     cells = []
     for row in own:
         seconds = [value / size.batch for value in (row.times.median, min(row.times.rounds), max(row.times.rounds))]
@@ -157,14 +166,23 @@ def _table(size: Size, rows: Sequence[Measured]) -> Table:
                 f"{row.peak_bytes / MIB:.1f}",
                 _ratio(plain.times.times_of(row.times)) if plain else NONE,
                 _ratio(row.times.times_of(by_name[row.naive].times)) if row.naive else NONE,
+                *(_worth(row) if judged else ()),
             )
         )  # fmt: skip
     columns = (
         "sampler", "seconds a sequence", "tokens a second", "denoiser calls", "energy calls", "kept a call",
         "memory, MiB", "times plain", "times faster than naive",
+        *(("bound, nats a token", "generative perplexity", "entropy, nats") if judged else ()),
     )  # fmt: skip
     caption = f"|V| = {size.vocabulary:,}, L = {size.length}, {size.batch} at once, T = {size.steps}"
     return Table(caption, columns, cells)
+
+
+def _worth(row: Measured) -> tuple[str, str, str]:
+    of = row.worth
+    if of is None:
+        return NONE, NONE, NONE
+    return f"{of.bound:.3f} ± {of.standard_error:.3f}", f"{of.generative_perplexity:.1f}", f"{of.entropy:.2f}"
 
 
 def _ratio(ratio: tuple[float, float, float]) -> str:
@@ -180,6 +198,7 @@ def main() -> None:
     if name == "sample":
         wanted = from_flags(SampleBenchmark, flags, __doc__ or "")
         text = markdown_page(sample(wanted))
+        name += "" if wanted.models is None else "-trained"
     else:
         wanted = from_flags(ServeBenchmark, flags, __doc__ or "")
         text = markdown_page(serve(wanted))

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from cluster.keys import add_key
+from cluster.http.keys import add_key
 from cluster.serving import deploy, undeploy, wait_until_ready
 from cluster.session import address, is_private
 from edlm.config import from_command_line

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import Service, serving
-from cluster.warming import warmed
+from cluster.http.local import Service, serving
+from cluster.http.warming import warmed
 from edlm.generator import TextGenerator
 from edlm.job import Limits
 from edlm.storage import publish

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cluster.endpoint import Endpoint, make_app
-from cluster.meters import OwnMeters
-from cluster.rules import Rules
+from cluster.http.endpoint import Endpoint, make_app
+from cluster.http.meters import OwnMeters
+from cluster.http.rules import Rules
 from edlm.continuous import ContinuousBatch
 from edlm.generator import open_bundle
 from edlm.job import Limits

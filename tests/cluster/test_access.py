@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from cluster.access import Access
-from cluster.keys import add_key
-from cluster.local import serving
-from cluster.meters import INSTRUMENTS, MODEL, REQUESTS, OwnMeters
+from cluster.http.access import Access
+from cluster.http.keys import add_key
+from cluster.http.local import serving
+from cluster.http.meters import INSTRUMENTS, MODEL, REQUESTS, OwnMeters
+from cluster.http.rules import Rules
 from cluster.ray_meters import RayMeters
-from cluster.rules import Rules
 from edlm.generator import TextGenerator
 from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, eventually, stream
 from tests.cluster.conftest import PATIENT
@@ -107,6 +107,22 @@ def test_the_engines_counts_are_shown_in_prometheus_form(service):
         assert expected in text
     buckets = [int(line.split()[-1]) for line in text.splitlines() if line.startswith("edlm_queue_seconds_bucket")]
     assert buckets == sorted(buckets)
+
+
+def test_every_turn_of_the_engine_is_timed_once(service):
+    def told(name: str) -> float:
+        text = ask(service.url, "/metrics", method="GET").text
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+        return float(line.split()[-1])
+
+    names = ("edlm_turns_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
+    ask(service.url, COMPLETIONS, {"max_tokens": 4, "edlm": {"steps": 2}})
+    before = [told(name) for name in names]
+    ask(service.url, COMPLETIONS, {"max_tokens": 40, "edlm": {"steps": 8, "candidates": 3}})
+    eventually(lambda: service.endpoint.batch.statistics().running == 0)
+    turns, timed, busy, seconds = (told(name) - then for name, then in zip(names, before, strict=True))
+    assert turns == timed > 0
+    assert seconds == pytest.approx(busy)
 
 
 def test_the_model_that_was_is_no_longer_shown():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import api
+from cluster.http import api
 from tests.cluster.asking import COMPLETIONS, INFILL, JSON, SCORE, ask, error
 
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"

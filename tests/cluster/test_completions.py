@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster import api
+from cluster.http import api
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, ask, error
 

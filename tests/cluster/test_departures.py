@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from cluster import events
-from cluster.local import Service, serving
-from cluster.meters import CANCELLED, REJECTED, REQUESTS
-from cluster.rules import Rules
+from cluster.http import events
+from cluster.http.local import Service, serving
+from cluster.http.meters import CANCELLED, REJECTED, REQUESTS
+from cluster.http.rules import Rules
 from edlm.job import Limits
 from edlm.ledger import Statistics
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, eventually, stream

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cluster.gate import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from cluster.local import listening
+from cluster.http.gate import MAX_BODY_BYTES, MAX_HEADER_BYTES
+from cluster.http.local import listening
 from cluster.proxy import CONTROL, Intake, middlewares
 from tests.cluster.asking import COMPLETIONS, JSON, ask, error
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from cluster.allowance import Allowance
-from cluster.keys import BadKeyFile, Keys, add_key
-from cluster.local import serving
-from cluster.rules import Rules
+from cluster.http.allowance import Allowance
+from cluster.http.keys import BadKeyFile, Keys, add_key
+from cluster.http.local import serving
+from cluster.http.rules import Rules
 from edlm.job import Limits
 from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, error, eventually
 from tests.cluster.conftest import PATIENT

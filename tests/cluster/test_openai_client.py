@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from cluster.keys import add_key
-from cluster.local import serving
-from cluster.rules import Rules
+from cluster.http.keys import add_key
+from cluster.http.local import serving
+from cluster.http.rules import Rules
 from edlm.job import Limits
 from tests.cluster.conftest import PATIENT
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 
-from cluster.page import FILE, page
+from cluster.http.page import FILE, page
 from tests.cluster.asking import ask
 
 

@@ -20,9 +20,9 @@ import tokenizers
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from tokenizers import decoders, models
 
-from cluster.keys import add_key
-from cluster.local import LIMITS, RULES, serving
-from cluster.rules import Rules
+from cluster.http.keys import add_key
+from cluster.http.local import LIMITS, RULES, serving
+from cluster.http.rules import Rules
 from edlm.continuous import ContinuousBatch
 from edlm.denoiser import Denoiser
 from edlm.generator import open_bundle
@@ -530,7 +530,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(site, visit, scheme):
 
 
 def test_a_server_that_dies_is_a_lost_connection_and_what_came_stays(bundle, visit):
-    command = [sys.executable, "-m", "cluster.local", str(bundle), "--port", "0"]
+    command = [sys.executable, "-m", "cluster.http.local", str(bundle), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.pieces import Pieces
-from cluster.prefix import CertainText
-from cluster.refusal import Refused
+from cluster.http.pieces import Pieces
+from cluster.http.prefix import CertainText
+from cluster.http.refusal import Refused
 from edlm.stop import cut
 from edlm.tokenizer import BPE, Bytes, Tokenizer
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cluster.http.warming import Unsound, warming
 from cluster.replica import require_living
-from cluster.warming import Unsound, warming
 from edlm.bites import Bites
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator

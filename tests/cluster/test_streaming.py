@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cluster.local import serving
+from cluster.http.local import serving
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, events, states, stream, texts
 

@@ -1,11 +1,13 @@
 """The samplers of a benchmark: the fast ones, the naive ones, and the autoregressive one, at one size.
 
-The networks are untrained and of the sizes that are asked for: what a step costs does not depend on what was learned,
-and from a denoiser that knows nothing no two candidates are equal, which is the dearest case.
+Untrained networks are of the sizes that are asked for: what a step costs does not depend on what was learned, and from
+a denoiser that knows nothing no two candidates are equal, which is the dearest case. Of trained ones it is told, too,
+what is won for the seconds.
 """
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,20 +15,24 @@ from torch import Tensor, nn
 
 from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
-from edlm.config import Positive, config
+from edlm.candidates import NormalisedEnergy
+from edlm.config import Positive, config, load
 from edlm.denoiser import Denoiser
 from edlm.energy import Bidirectional, Conditional, Step
 from edlm.execution import AS_TRAINED, Execution
 from edlm.memory import peak_bytes
 from edlm.naive import NaiveSampler
 from edlm.sampler import EXACT, Sampler
-from edlm.schedule import LogLinear
+from edlm.schedule import AbstractSchedule, LogLinear
 from edlm.step import StepResult
 from edlm.transformer import Trunk
 from workflows.benchmarking.race import Contestant, Lap, Times, race
+from workflows.benchmarking.trained import AUTOREGRESSIVE, Trained, Worth, worth
+from workflows.cells.cell import PLAIN, autoregressive, models
 
 WINDOW = (0.8, 1.0)  # in which the paper's generator weighs
 BLOCK = 8
+STEP = f"step, blocks of {BLOCK}"
 HEADS = 4
 HALF = 0.5  # of the canvas is masked where one step stands for others outside the window
 SCALE = 0.02  # of the untrained readout, which would else give every token exactly the same probability
@@ -49,6 +55,9 @@ class Sampling:
     """Of the light heads of step and conditional energies, which have one layer."""
     execution: Execution = AS_TRAINED
     """Of all networks alike."""
+    models: str | None = None
+    """A YAML file that says where trained networks are (docs/benchmarks/README.md): they race at their own |V| and L,
+    and the table has their bounds and the quality of their texts. None: untrained ones."""
     rounds: Positive = 3
     seed: int = 0
 
@@ -74,6 +83,8 @@ class Runner:
     """What was timed, where it was not whole samples; empty where it was."""
     calls: Callable[[], tuple[float, float, float]]
     """(denoiser, energy) network passes of a sequence, and the draft's tokens that one of the latter kept, or nan."""
+    law: tuple[str, Sampler] | None = None
+    """Name of the energy, and the sampler, whose texts it writes; None where another of the same law does it, too."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ class Measured:
     peak_bytes: int
     naive: str
     """The name of the naive sampler of the same law; empty where there is none."""
+    worth: Worth | None
+    """Of trained networks."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +110,12 @@ class Networks:
 
     denoiser: Denoiser
     autoregressive: AutoregressiveModel
-    whole: AbstractEnergy
-    step: AbstractEnergy
-    conditional: AbstractEnergy
+    energies: Mapping[str, AbstractEnergy]
+    schedule: AbstractSchedule
 
 
-def networks(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
-    """Untrained ones, the same for the same seed."""
+def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
+    """Networks of the sizes that are asked for, the same for the same seed."""
     torch.manual_seed(wanted.seed)
     trunk = Trunk(width=wanted.width, layers=wanted.layers, heads=HEADS)
     denoiser, autoregressive = Denoiser(trunk, vocabulary), AutoregressiveModel(trunk, vocabulary)
@@ -113,34 +125,68 @@ def networks(wanted: Sampling, vocabulary: int, device: torch.device) -> Network
     step = Step(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
     conditional = Conditional(width=width, layers=1, heads=HEADS).build(denoiser)
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
-    found = Networks(denoiser, autoregressive, Bidirectional().build(denoiser), step, conditional)
-    for network in (found.denoiser, found.autoregressive, found.whole, found.step, found.conditional):
-        wanted.execution.prepare(network.to(device).eval())
+    whole = Bidirectional().build(denoiser)
+    energies = {"whole drafts": whole, STEP: step, "conditional": conditional}
+    return _prepared(Networks(denoiser, autoregressive, energies, LogLinear()), wanted.execution, device)
+
+
+def opened(wanted: Sampling, trained: Trained, device: torch.device) -> tuple[Networks, int]:
+    """The trained networks, and how long their texts are."""
+    subject = trained.subject()
+    denoiser, _ = models(subject, PLAIN)
+    energies = {}
+    for name in trained.energies:
+        _, energy = models(subject, name)
+        assert isinstance(energy, AbstractEnergy), name
+        energies[name] = energy
+    found = Networks(denoiser.network, autoregressive(trained.autoregressive), energies, denoiser.schedule)
+    # A copy: what the texts are worth is measured in float32, whatever the race runs in.
+    return _prepared(copy.deepcopy(found), wanted.execution, device), denoiser.length
+
+
+def _prepared(found: Networks, execution: Execution, device: torch.device) -> Networks:
+    for network in (found.denoiser, found.autoregressive, *found.energies.values()):
+        execution.prepare(network.to(device).eval())
     return found
 
 
 def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[Measured]:
     """Every sampler at every size, each size a race of its own."""
+    if wanted.models is not None:
+        trained = load(Trained, wanted.models)
+        of, length = opened(wanted, trained, device)
+        yield from _sizes(wanted, of, [length], trained, device, say)
+        return
     for vocabulary in wanted.vocabularies:
-        of = networks(wanted, vocabulary, device)
-        for length in wanted.lengths:
-            for batch in wanted.batches:
-                for steps in wanted.steps:
-                    size = Size(vocabulary, length, batch, steps)
-                    say(f"|V| = {vocabulary:,}, L = {length}, {batch} at once, T = {steps}")
-                    yield from _measure(wanted, of, size, device)
+        yield from _sizes(wanted, untrained(wanted, vocabulary, device), wanted.lengths, None, device, say)
 
 
-def _measure(wanted: Sampling, of: Networks, size: Size, device: torch.device) -> Iterator[Measured]:
+def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, device, say) -> Iterator[Measured]:
+    vocabulary = of.denoiser.vocabulary
+    for length in lengths:
+        for batch in wanted.batches:
+            for steps in wanted.steps:
+                size = Size(vocabulary, length, batch, steps)
+                say(f"|V| = {vocabulary:,}, L = {length}, {batch} at once, T = {steps}")
+                yield from _measure(wanted, of, size, trained, device, say)
+
+
+def _measure(
+    wanted: Sampling, of: Networks, size: Size, trained: Trained | None, device: torch.device, say
+) -> Iterator[Measured]:
     runners = list(_runners(wanted, of, size, device))
     found = race([one.contestant for one in runners], wanted.rounds, device)
     names = {one.name for one in runners}
     for one in runners:
         naive = f"naive {one.name}"
         peak = max(peak_bytes(lap.run, device) for lap in one.contestant.laps)
+        found_worth = None
+        if trained is not None and one.law is not None:
+            say(f"what {one.name} writes")
+            found_worth = worth(trained, *one.law)
         yield Measured(
             size, one.name, one.candidates, one.scaled, found[one.name], one.calls(), peak,
-            naive if naive in names else "",
+            naive if naive in names else "", found_worth,
         )  # fmt: skip
 
 
@@ -150,34 +196,38 @@ def _runners(wanted: Sampling, of: Networks, size: Size, device: torch.device) -
     def write() -> None:
         of.autoregressive.draw(keys, size.length)
 
-    name = "autoregressive"
-    yield Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: (0.0, float(size.length), math.nan))
+    name, calls = AUTOREGRESSIVE, (0.0, float(size.length), math.nan)
+    every = Sampler(steps=size.steps)
+    yield Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: calls, (name, every))
     for k in wanted.candidates:
         if k == 1:
-            yield from _both("plain", Sampler(steps=size.steps), of, None, size, keys)
+            yield from _both(PLAIN, every, of, PLAIN, size, keys)
             continue
-        whole = Sampler(steps=size.steps, candidates=k, window=WINDOW)
-        yield from _both(f"whole drafts, k = {k}", whole, of, of.whole, size, keys)
-        every = Sampler(steps=size.steps, candidates=k)
-        yield _fast(f"step, blocks of {BLOCK}, k = {k}", every, of, of.step, size, keys)
-        yield _fast(f"conditional, k = {k}", every, of, of.conditional, size, keys)
-    exact = Sampler(steps=size.steps, candidates=EXACT)
-    yield _fast("conditional, exact", exact, of, of.conditional, size, keys)
-    yield _fast("conditional, verifying drafts", replace(exact, speculative=True), of, of.conditional, size, keys)
+        for name, energy in of.energies.items():
+            if energy.drafts:
+                whole = replace(every, candidates=k, window=WINDOW)
+                yield from _both(f"{name}, k = {k}", whole, of, name, size, keys)
+            else:
+                yield _fast(f"{name}, k = {k}", replace(every, candidates=k), of, name, size, keys)
+    for name, energy in of.energies.items():
+        if isinstance(energy, NormalisedEnergy) and not energy.drafts:
+            exact = replace(every, candidates=EXACT)
+            yield _fast(f"{name}, exact", exact, of, name, size, keys)
+            yield replace(
+                _fast(f"{name}, verifying drafts", replace(exact, speculative=True), of, name, size, keys), law=None
+            )
 
 
-def _both(
-    name: str, sampler: Sampler, of: Networks, energy: AbstractEnergy | None, size: Size, keys: Tensor
-) -> Iterator[Runner]:
+def _both(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Iterator[Runner]:
     yield _fast(name, sampler, of, energy, size, keys)
     yield _naive(f"naive {name}", sampler, of, energy, size, keys)
 
 
-def _fast(name: str, sampler: Sampler, of: Networks, energy: AbstractEnergy | None, size: Size, keys) -> Runner:
+def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
     canvas = torch.full((size.batch, size.length), of.denoiser.mask, device=keys.device)
 
     def run(on_step: Callable[[StepResult], None] | None = None) -> None:
-        sampler.sample(canvas, of.denoiser, energy, LogLinear(), keys, on_step)
+        sampler.sample(canvas, of.denoiser, of.energies.get(energy), of.schedule, keys, on_step)
 
     def calls() -> tuple[float, float, float]:
         steps: list[StepResult] = []
@@ -188,12 +238,10 @@ def _fast(name: str, sampler: Sampler, of: Networks, energy: AbstractEnergy | No
         )
         return denoised, weighed, accepted / weighed if sampler.speculative else math.nan
 
-    return Runner(name, sampler.candidates, Contestant(name, [Lap(run)]), "", calls)
+    return Runner(name, sampler.candidates, Contestant(name, [Lap(run)]), "", calls, (energy, sampler))
 
 
-def _naive(
-    name: str, sampler: Sampler, of: Networks, energy: AbstractEnergy | None, size: Size, keys: Tensor
-) -> Runner:
+def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
     """One step within the window and one outside stand for all: a naive step costs the same whatever is masked."""
     generator = torch.Generator(keys.device).manual_seed(0)
     naive = NaiveSampler(sampler)
@@ -204,7 +252,7 @@ def _naive(
 
     def lap(i: int, times: int) -> Lap:
         def run() -> None:
-            naive.step(half, i, of.denoiser, energy, LogLinear(), generator)
+            naive.step(half, i, of.denoiser, of.energies.get(energy), of.schedule, generator)
 
         return Lap(run, times)
 

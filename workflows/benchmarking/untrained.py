@@ -11,7 +11,7 @@ from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.tokenizer import FILE, Characters
 from edlm.transformer import Trunk
-from workflows.benchmarking.sampling import BLOCK, HEADS, Sampling, networks
+from workflows.benchmarking.sampling import BLOCK, HEADS, STEP, Sampling, untrained
 
 NAME = "untrained"
 
@@ -20,7 +20,7 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
     """Afterwards `folder`/bundle is a bundle of 27 characters with a step energy, the same for the same seed."""
     tokenizer = Characters().build([])
     tokenizer.save(folder)
-    built = networks(
+    built = untrained(
         Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
     )
     model, weigher = folder / "denoiser", folder / "step"
@@ -28,7 +28,7 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
     save_denoiser(model, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
     energy = Step(block=BLOCK, width=head_width, layers=1, heads=HEADS)
     network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(model).digest)
-    save_energy(weigher, built.step.state_dict(), network, length, folder / FILE, {})
+    save_energy(weigher, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
     save_bundle(
         folder / "bundle", Bundle(name=NAME, energy="step", sampler=Sampler(steps=16)), model, {"step": weigher}
     )

@@ -15,7 +15,7 @@ class Rules:
     hosts: tuple[str, ...] = LOOPBACK
     """Names in the Host header that are answered. "*" among them: any, so that pages of other hosts reach it too."""
     keys: Path | None = None
-    """File of API keys, as `cluster.keys.add_key` writes it. None: nobody is asked for one."""
+    """File of API keys, as `cluster.http.keys.add_key` writes it. None: nobody is asked for one."""
     max_work: float = 2.0**14
     """Passes of the denoiser that one request may cost."""
     max_seconds: float = 120.0

@@ -11,10 +11,10 @@ import traceback
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster import meters
-from cluster.meters import Meters
-from cluster.refusal import FAILED
-from cluster.visit import Visit
+from cluster.http import meters
+from cluster.http.meters import Meters
+from cluster.http.refusal import FAILED
+from cluster.http.visit import Visit
 
 REQUEST_ID = "x-request-id"
 CLIENT_CLOSED = 499  # nginx's number for a client that did not wait for its answer

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from cluster import completions, infills, page, scores
-from cluster.access import Access
-from cluster.admission import Admission
-from cluster.answers import (
+from cluster.http import completions, infills, page, scores
+from cluster.http.access import Access
+from cluster.http.admission import Admission
+from cluster.http.answers import (
     CompletionResponse,
     DetokenizeResponse,
     Health,
@@ -23,7 +23,7 @@ from cluster.answers import (
     ScoreResponse,
     TokenizeResponse,
 )
-from cluster.api import (
+from cluster.http.api import (
     CompletionRequest,
     DetokenizeRequest,
     InfillRequest,
@@ -31,20 +31,20 @@ from cluster.api import (
     StreamOptions,
     TokenizeRequest,
 )
-from cluster.completions import Completions
-from cluster.events import EventStream
-from cluster.gate import OPEN, Gate
-from cluster.hangup import Hangup
-from cluster.infills import Infills
-from cluster.keys import Keys
-from cluster.meters import Meters, OwnMeters
-from cluster.order import Way, way
-from cluster.readings import Readings
-from cluster.refusal import HANDLERS, Refused
-from cluster.rules import Rules
-from cluster.served import Served, or_refuse
-from cluster.visit import visit_of
-from cluster.writing import stream
+from cluster.http.completions import Completions
+from cluster.http.events import EventStream
+from cluster.http.gate import OPEN, Gate
+from cluster.http.hangup import Hangup
+from cluster.http.infills import Infills
+from cluster.http.keys import Keys
+from cluster.http.meters import Meters, OwnMeters
+from cluster.http.order import Way, way
+from cluster.http.readings import Readings
+from cluster.http.refusal import HANDLERS, Refused
+from cluster.http.rules import Rules
+from cluster.http.served import Served, or_refuse
+from cluster.http.visit import visit_of
+from cluster.http.writing import stream
 from edlm.continuous import ContinuousBatch
 
 HUNG_SECONDS = 10.0  # without a sign of life, while there is work
@@ -176,7 +176,8 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     app.add_middleware(Access, meters=endpoint.meters)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    streamed = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    one_event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    streamed = {200: {"content": {"text/event-stream": {"itemSchema": one_event}}}}
     post, get = app.post, app.get
     post("/v1/completions", response_model=CompletionResponse, responses=streamed | told(WORKED))(endpoint.complete)
     post("/v1/infill", response_model=InfillResponse, responses=streamed | told(WORKED))(endpoint.infill)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from cluster.pieces import Pieces
-from cluster.refusal import Refused
+from cluster.http.pieces import Pieces
+from cluster.http.refusal import Refused
 from edlm.config import plain
 from edlm.continuous import Model as EngineModel
 from edlm.generator import TextGenerator

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import cost
-from cluster.admission import Admission
-from cluster.answers import Choice, CompletionResponse
-from cluster.api import CompletionRequest
-from cluster.order import Way, seeds, usage
-from cluster.prefix import CertainText
-from cluster.ranking import energies_per_token, ranking_work, require_rankable
-from cluster.refusal import Refused
-from cluster.served import or_refuse
-from cluster.writing import Written, write
+from cluster.http import cost
+from cluster.http.admission import Admission
+from cluster.http.answers import Choice, CompletionResponse
+from cluster.http.api import CompletionRequest
+from cluster.http.order import Way, seeds, usage
+from cluster.http.prefix import CertainText
+from cluster.http.ranking import energies_per_token, ranking_work, require_rankable
+from cluster.http.refusal import Refused
+from cluster.http.served import or_refuse
+from cluster.http.writing import Written, write
 from edlm.canvas import context_tokens
 from edlm.frame import Frame
 from edlm.job import Job

@@ -1,12 +1,12 @@
 """Scores: how likely a text is, measured in bites between the engine's turns."""
 
-from cluster import cost
-from cluster.admission import Admission
-from cluster.answers import Measured, ScoreResponse
-from cluster.api import ScoreRequest
-from cluster.order import Way
-from cluster.refusal import Refused
-from cluster.served import or_refuse
+from cluster.http import cost
+from cluster.http.admission import Admission
+from cluster.http.answers import Measured, ScoreResponse
+from cluster.http.api import ScoreRequest
+from cluster.http.order import Way
+from cluster.http.refusal import Refused
+from cluster.http.served import or_refuse
 from edlm.likelihood import Estimate
 
 

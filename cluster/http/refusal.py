@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from cluster.visit import visit_of
+from cluster.http.visit import visit_of
 
 ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
 # Which type of a union pydantic tried: no key of the client's.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.pieces import Pieces
+from cluster.http.pieces import Pieces
 from edlm.frame import NOT_YET, Frame
 from edlm.sampler import Sampler
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cluster.refusal import Refused
+from cluster.http.refusal import Refused
 from edlm.stop import cut, settled
 from edlm.tokenizer import Tokenizer
 

@@ -6,9 +6,9 @@ import logging
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.keys import BadKeyFile, Keys
-from cluster.refusal import Refused
-from cluster.visit import visit_of
+from cluster.http.keys import BadKeyFile, Keys
+from cluster.http.refusal import Refused
+from cluster.http.visit import visit_of
 
 MAX_BODY_BYTES = 2**20
 MAX_HEADER_BYTES = 2**14

@@ -1,6 +1,6 @@
 """The endpoint in one process, without Ray: for tests, for work on the page, and for a look at a bundle.
 
-python -m cluster.local FOLDER [--port 8000] [--keys FILE]
+python -m cluster.http.local FOLDER [--port 8000] [--keys FILE]
 """
 
 import argparse
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import uvicorn
 
-from cluster.access import log_to_standard_error
-from cluster.endpoint import Endpoint, make_app
-from cluster.meters import OwnMeters
-from cluster.rules import Rules
-from cluster.warming import warmed
+from cluster.http.access import log_to_standard_error
+from cluster.http.endpoint import Endpoint, make_app
+from cluster.http.meters import OwnMeters
+from cluster.http.rules import Rules
+from cluster.http.warming import warmed
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator, open_bundle
 from edlm.job import Limits
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a bundle's folder, as the register stage makes it")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--keys", type=Path, help="file of API keys, as cluster.keys writes it")
+    parser.add_argument("--keys", type=Path, help="file of API keys, as cluster.http.keys writes it")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     log_to_standard_error()

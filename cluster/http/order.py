@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.answers import Details, Usage
-from cluster.api import MAX_CHOICES, MAX_SEED, CompletionRequest, InfillRequest, ScoreRequest
-from cluster.served import Served, or_refuse
-from cluster.visit import Visit
+from cluster.http.answers import Details, Usage
+from cluster.http.api import MAX_CHOICES, MAX_SEED, CompletionRequest, InfillRequest, ScoreRequest
+from cluster.http.served import Served, or_refuse
+from cluster.http.visit import Visit
 from edlm.job import Job
 from edlm.sampler import Sampler
 from edlm.text import Tally

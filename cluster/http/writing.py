@@ -4,16 +4,16 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cluster import meters
-from cluster.admission import Admission, outcome
-from cluster.answers import FinishReason
-from cluster.api import StreamOptions
-from cluster.events import DONE, event
-from cluster.meters import Meters
-from cluster.order import Way
-from cluster.states import Telling
-from cluster.visit import Visit
-from cluster.watch import Watch
+from cluster.http import meters
+from cluster.http.admission import Admission, outcome
+from cluster.http.answers import FinishReason
+from cluster.http.api import StreamOptions
+from cluster.http.events import DONE, event
+from cluster.http.meters import Meters
+from cluster.http.order import Way
+from cluster.http.states import Telling
+from cluster.http.visit import Visit
+from cluster.http.watch import Watch
 from edlm.frame import Frame
 from edlm.job import Job
 from edlm.text import Tally, Text

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cluster.refusal import Refused
-from cluster.visit import Visit
+from cluster.http.refusal import Refused
+from cluster.http.visit import Visit
 
 DONE = b"data: [DONE]\n\n"
 PATIENCE_SECONDS = 5.0  # beyond the deadline, for a client that reads slowly

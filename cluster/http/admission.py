@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from cluster import meters
-from cluster.allowance import Allowance
-from cluster.meters import Meters
-from cluster.order import Way
-from cluster.refusal import Refused
-from cluster.rules import Rules
-from cluster.served import or_refuse
-from cluster.visit import Visit
-from cluster.watch import Watch
+from cluster.http import meters
+from cluster.http.allowance import Allowance
+from cluster.http.meters import Meters
+from cluster.http.order import Way
+from cluster.http.refusal import Refused
+from cluster.http.rules import Rules
+from cluster.http.served import or_refuse
+from cluster.http.visit import Visit
+from cluster.http.watch import Watch
 from edlm.bites import Bites
 from edlm.continuous import ContinuousBatch
 from edlm.job import BrokenRow, Cancelled, EngineFailed, Expired, Full, Job, OutOfMemory

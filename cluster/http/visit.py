@@ -34,5 +34,5 @@ class Visit:
 
 
 def visit_of(scope: Mapping[str, Any]) -> Visit:
-    """The visit of a request that `cluster.access` let in."""
+    """The visit of a request that `cluster.http.access` let in."""
     return scope[_PLACE]

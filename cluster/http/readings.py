@@ -1,7 +1,7 @@
 """Readings of the engine: what it counts itself, brought to the meters."""
 
-from cluster import meters
-from cluster.meters import Meters
+from cluster.http import meters
+from cluster.http.meters import Meters
 from edlm.continuous import ContinuousBatch
 from edlm.ledger import Statistics
 
@@ -29,7 +29,10 @@ class Readings:
             own.add(meters.FORWARDS, count - before.passes.get(network, 0), network)
         for reason, count in now.finished.items():
             own.add(meters.TEXTS, count - before.finished.get(reason, 0), reason)
-        own.add(meters.TURNS, now.turns - before.turns)
+        turns = now.turns - before.turns
+        own.add(meters.TURNS, turns)
+        for seconds in now.turn_seconds[max(0, len(now.turn_seconds) - turns) :]:
+            own.observe(meters.STEP_SECONDS, seconds)
         own.add(meters.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
 
 

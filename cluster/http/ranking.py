@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from cluster import cost
-from cluster.admission import Admission
-from cluster.order import Way
-from cluster.refusal import Refused
+from cluster.http import cost
+from cluster.http.admission import Admission
+from cluster.http.order import Way
+from cluster.http.refusal import Refused
 from edlm.bites import Bites
 from edlm.canvas import canvas
 from edlm.scoring import mean_energy

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cluster.refusal import Refused
+from cluster.http.refusal import Refused
 from edlm.sampler import Sampler
 
 MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read

@@ -30,7 +30,14 @@ QUEUE_SECONDS = Instrument("histogram", "edlm_queue_seconds", "From a request to
 FIRST_FRAME_SECONDS = Instrument(
     "histogram", "edlm_first_frame_seconds", "From a request to the first step that its stream shows.", (), SECONDS
 )
-TURNS = Instrument("counter", "edlm_turns_total", "Turns of the engine, each a step of some texts.")
+STEP_SECONDS = Instrument(
+    "histogram",
+    "edlm_step_seconds",
+    "Of turns of the engine, each a step of some texts.",
+    (),
+    SECONDS,
+)
+TURNS = Instrument("counter", "edlm_turns_total", "Turns of the engine.")
 BUSY_SECONDS = Instrument("counter", "edlm_busy_seconds_total", "Time that these took.")
 TEXTS = Instrument("counter", "edlm_texts_total", "Texts and scores that are over, by how they ended.", ("reason",))
 BATCH_FILL = Instrument("gauge", "edlm_batch_fill", "Rows of a turn, a mean, as a share of the slots.")
@@ -46,10 +53,8 @@ BEAT_AGE_SECONDS = Instrument("gauge", "edlm_engine_beat_age_seconds", "Since th
 MODEL = Instrument("gauge", "edlm_model_info", "1 for the model that new requests get.", ("version", "digest"))
 SWAPS = Instrument("counter", "edlm_model_swap_total", "Changes of the model, by how they ended.", ("result",))
 INSTRUMENTS = (
-    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, FIRST_FRAME_SECONDS, TURNS,
-    BUSY_SECONDS,
-    TEXTS, BATCH_FILL, RUNNING, WAITING,
-    BACKLOG_SECONDS, TOKENS, FORWARDS, ESS, CANCELLED, REJECTED, BEAT_AGE_SECONDS, MODEL, SWAPS,
+    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, FIRST_FRAME_SECONDS, STEP_SECONDS, TURNS, BUSY_SECONDS, TEXTS, BATCH_FILL,
+    RUNNING, WAITING, BACKLOG_SECONDS, TOKENS, FORWARDS, ESS, CANCELLED, REJECTED, BEAT_AGE_SECONDS, MODEL, SWAPS,
 )  # fmt: skip
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import cost
-from cluster.admission import Admission
-from cluster.answers import InfillChoice, InfillResponse
-from cluster.api import InfillRequest
-from cluster.order import Way, seeds, usage
-from cluster.served import or_refuse
-from cluster.writing import Written, write
+from cluster.http import cost
+from cluster.http.admission import Admission
+from cluster.http.answers import InfillChoice, InfillResponse
+from cluster.http.api import InfillRequest
+from cluster.http.order import Way, seeds, usage
+from cluster.http.served import or_refuse
+from cluster.http.writing import Written, write
 from edlm.canvas import canvas
 from edlm.frame import Frame
 from edlm.job import Job

@@ -1,0 +1,70 @@
+"""Trained networks in a race: where they are, and what the texts of their samplers are worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from edlm.config import Positive, config
+from edlm.judge import OwnJudge
+from edlm.sampler import Sampler
+from workflows.cells.cell import Row, Subject
+from workflows.cells.likelihood import Bound, Reference
+from workflows.cells.quality import AutoregressiveSamples, Samples
+
+AUTOREGRESSIVE = "autoregressive"
+
+
+@config
+class Trained:
+    """URIs of what stages of one experiment have made, and on how much their worth is measured."""
+
+    data: str
+    denoiser: str
+    autoregressive: str
+    judge: str
+    energies: Mapping[str, str] = field(default_factory=dict)
+    sequences: Positive = 32
+    """Held-out texts of the bound."""
+    texts: Positive = 64
+    """Texts that the judge reads."""
+    seed: int = 1
+
+    def subject(self) -> Subject:
+        """The same as what the cells of an evaluation measure."""
+        return Subject(
+            self.data, self.denoiser, self.autoregressive, self.judge, dict(self.energies), self.sequences, self.seed
+        )
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The bound and its standard error in nats a token, the judge's perplexity, and the unigram entropy in nats."""
+
+    bound: float
+    standard_error: float
+    generative_perplexity: float
+    entropy: float
+
+
+def worth(trained: Trained, energy: str, sampler: Sampler) -> Worth:
+    """Of what this sampler writes; of the autoregressive model (by its name) its likelihood and its own texts."""
+    subject, judge = trained.subject(), OwnJudge()
+    if energy == AUTOREGRESSIVE:
+        (likelihood,) = (
+            row for row in Reference(subject=subject, draws=1).find().rows["reference"]
+            if row["name"] == "autoregressive_nll"
+        )  # fmt: skip
+        texts = AutoregressiveSamples(subject=subject, judge=judge, count=trained.texts)
+        return _worth(likelihood["nats_per_token"], likelihood, _judged(texts))
+    found = Bound(subject=subject, energy=energy, sampler=replace(sampler, speculative=False)).find()
+    (bound,) = found.rows["bounds"]
+    texts = Samples(subject=subject, judge=judge, count=trained.texts, weighing=energy, how=sampler)
+    return _worth(bound["bound_nats_per_token"], bound, _judged(texts))
+
+
+def _judged(texts: Samples | AutoregressiveSamples) -> Row:
+    (row,) = texts.find().rows["quality"]
+    return row
+
+
+def _worth(bound: float, row: Row, quality: Row) -> Worth:
+    return Worth(bound, row["standard_error"], quality["generative_perplexity"], quality["entropy_nats"])
