@@ -79,7 +79,7 @@ def _bound(energy, steps, k, bound, gain, error, seconds) -> Row:
     return {
         "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "repeats": 1,
         "bound_nats_per_token": bound, "standard_error": 0.0075, "gain_nats_per_token": gain, "by_sequence": [],
-        "drafts": None, "block": None,
+        "drafts": energy in DRAFTS if energy in ENERGIES else None, "block": None,
         "gain_standard_error": error, "denoiser_calls": float(steps),
         "energy_calls": 0.0 if k == 1 else steps * float(k or 1),
         **COMMON, "seconds": seconds * SEQUENCES, "seconds_per_text": seconds,

@@ -22,8 +22,16 @@ from workflows.reporting.figures.calibration import auc_error, calibration_figur
 from workflows.reporting.figures.curves import frontier, lowest
 from workflows.reporting.figures.partition import partition_figure
 from workflows.reporting.figures.quality import quality_calls_figure, quality_figure, quality_seconds_figure
-from workflows.reporting.figures.quality_cost import MOST, curves_of, quality_cost_figure
-from workflows.reporting.figures.style import ACCENTS, energy_colours, spread
+from workflows.reporting.figures.quality_cost import (
+    NORMALISED,
+    OTHER,
+    STEP,
+    WHOLE,
+    curves_of,
+    families,
+    quality_cost_figure,
+)
+from workflows.reporting.figures.style import ACCENTS, INK, energy_colours, spread
 from workflows.reporting.figures.training import gain_by_time_figure, loss_figure
 from workflows.reporting.figures.trajectory import distinct_figure, ess_figure
 from workflows.reporting.quantities import BOUND, CALLS, STEPS
@@ -77,7 +85,8 @@ def test_a_figure_says_what_it_shows_and_names_its_axes(name):
     # Panels that share an axis name it at the left and at the foot.
     assert any(axes.get_xlabel() and axes.get_ylabel() for axes in shown)
     for axes in shown:
-        assert axes.get_title("left") or len(shown) == 1
+        head = next(other for other in shown if other.get_subplotspec().colspan == axes.get_subplotspec().colspan)
+        assert axes.get_title("left") or head.get_title("left") or len(shown) == 1
         assert not axes.spines["top"].get_visible()
 
 
@@ -174,30 +183,51 @@ def test_the_frontier_holds_what_nothing_cheaper_beats():
     assert [BOUND.value(row) for row in lowest(both, STEPS, BOUND)] == [3.0]
 
 
+def columns_of(figure: Figure) -> dict[str, list]:
+    """The panels of each family, from the top to the foot."""
+    shown = panels(figure)
+    titles = [axes.get_title("left") for axes in shown if axes.get_title("left")]
+    return {name: shown[i :: len(titles)] for i, name in enumerate(titles)}
+
+
 def test_quality_and_cost_stand_in_one_view_with_the_frontier_and_what_is_token_by_token():
-    figure = quality_cost_figure(SUMMARY, BOUNDS, MATCHED, measurements.cost(), HELD_OUT)
-    calls, seconds, judged, _ = panels(figure)
-    assert calls.get_ylim() == seconds.get_ylim()
-    named = {text.get_text().strip() for text in seconds.texts}
-    assert {"plain diffusion", "conditional, k = 8", "conditional, exact", "NELBO, T = ∞"} <= named
-    stars = [line for line in calls.lines if line.get_marker() == "*"]
-    assert [star.get_xdata().tolist() for star in stars] == [[64.0]]  # a call for each of 64 tokens
-    band = next(line for line in seconds.lines if line.get_linewidth() == 7)
-    assert all(a > b for a, b in pairwise(band.get_ydata()))
-    assert judged.get_yscale() == "log"
-    assert "data" in {text.get_text().strip() for text in panels(figure)[3].texts}
+    columns = columns_of(quality_cost_figure(SUMMARY, BOUNDS, MATCHED, measurements.cost(), HELD_OUT))
+    assert {NORMALISED, WHOLE} <= set(columns)
+    for calls, seconds, judged, _ in columns.values():
+        assert calls.get_ylim() == seconds.get_ylim()
+        stars = [line for line in calls.lines if line.get_marker() == "*"]
+        assert [64.0] in [star.get_xdata().tolist() for star in stars]  # a call for each of 64 tokens
+        band = next(line for line in seconds.lines if line.get_linewidth() == 7)
+        assert all(a > b for a, b in pairwise(band.get_ydata()))
+        assert judged.get_yscale() == "log"
+        assert "NELBO, T = ∞" in {text.get_text() for text in calls.texts}
+        assert "data" in {text.get_text() for text in judged.texts}
+        assert any(line.get_color() == INK and len(line.get_xdata()) > 1 for line in calls.lines)  # plain diffusion
+    named = {text.get_text() for text in columns[NORMALISED][-1].get_legend().get_texts()}
+    assert {"plain diffusion", "conditional, k = 8", "conditional, exact"} <= named
 
 
-def test_of_too_many_samplers_the_best_of_each_energy_are_drawn():
-    rows = [row for row in measurements.bounds() if row["energy"] != "uniform"]
-    shown = curves_of(rows, BOUND, energy_colours(list(measurements.ENERGIES)))
-    assert len(shown) <= MOST
-    assert {curve.rows[0]["energy"] for curve in shown} == {row["energy"] for row in rows}
-    few_rows = [row for row in rows if row["energy"] in ("plain", "conditional")]
-    of_few = curves_of(few_rows, BOUND, energy_colours(["conditional"]))
-    wanted = {row["candidates"] for row in few_rows if row["energy"] == "conditional"}
-    assert {curve.rows[0]["candidates"] for curve in of_few[1:]} == wanted
-    assert not {row["legacy"] for curve in shown for row in curve.rows} & {True}
+def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_of_their_own():
+    found = families(
+        [{"energy": name} for name in ("plain", "nce", "step", "step, most certain first (another law)", "law", "b")],
+        [
+            {"energy": "nce", "drafts": True, "candidates": 0},
+            {"energy": "step", "drafts": False, "candidates": 2},
+            {"energy": "law", "drafts": False, "candidates": 0},
+        ],
+    )
+    assert found == {
+        WHOLE: ["nce"],
+        STEP: ["step", "b"],
+        NORMALISED: ["law"],
+        OTHER: ["step, most certain first (another law)"],
+    }
+
+
+def test_samplers_of_a_family_have_colours_of_their_own():
+    drawn = curves_of([row for row in BOUNDS if not row["legacy"]], ["conditional"], BOUND)
+    assert len(drawn) > 2
+    assert len({curve.colour for curve in drawn}) == len(drawn)
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))

@@ -1,11 +1,13 @@
-"""Quality against cost in one view: bounds, and texts at the entropy of the data, against network calls and seconds."""
+"""Quality against cost in one view: a column for each family of samplers, plain diffusion in every one of them.
+
+Bounds, and texts at the entropy of the data, against network calls and against seconds.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -13,26 +15,29 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from workflows.reporting.figures.bounds import levels
 from workflows.reporting.figures.curves import frontier
 from workflows.reporting.figures.style import (
+    ACCENTS,
+    CONTROL_COLOURS,
     ERRORS,
     FAINT,
+    INK,
+    MARKERS,
     PALE,
-    End,
+    SMALL,
     Level,
     draw_levels,
-    energy_colours,
     finish,
-    label_ends,
     line,
     mark_beyond,
     scale,
     sheet,
 )
 from workflows.reporting.quantities import BOUND, CALLS, PERPLEXITY, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, energies, every_step, series, title
+from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, every_step, series, title
 
-PANEL_INCHES, FRAME_INCHES = 4.6, 0.9
-MOST = 22  # lines that can be told apart; of more samplers than that the best of each energy are drawn
-PALEST = 0.55  # of white in the colour of the fewest candidates
+PANEL_INCHES, LINE_INCHES = 2.35, 0.17
+WHOLE, STEP, NORMALISED = "whole drafts, and plain", "what a step keeps", "a law for what it keeps"
+OTHER = "another law of revealing"
+SAID = " (another law)"  # which that column's title says of all in it
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,62 @@ def quality_cost_figure(
     if measured(matched, PERPLEXITY):
         held_out = [] if data is None else [Level("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
         halves.append((PERPLEXITY, list(matched), held_out))
-    figure = sheet("Quality against cost (lower and further left is better)", PANEL_INCHES * len(halves) + 0.4)
-    grid = figure.subplots(len(halves), 2, sharey="row", squeeze=False)
-    colours = energy_colours(energies([*bounds, *matched]))
-    for pair, (y, rows, beside) in zip(grid, halves, strict=True):
-        drawn = curves_of([_with_calls(row, length) for row in rows], y, colours)
-        for axes, x in zip(pair, (CALLS, TEXT_SECONDS), strict=True):
-            _panel(axes, drawn, x, y, beside, "" if x is TEXT_SECONDS else y.axis)
-        label_ends(pair[1], _ends(drawn, TEXT_SECONDS, y, beside), PANEL_INCHES - FRAME_INCHES)
+    halves = [(y, [_with_calls(row, length) for row in _usual(rows)], beside) for y, rows, beside in halves]
+    found = families([row for _, rows, _ in halves for row in rows], bounds)
+    drawn = [{name: curves_of(rows, own, y) for name, own in found.items()} for y, rows, _ in halves]
+    most = max(len(curves) for by_family in drawn for curves in by_family.values())
+    figure = sheet(
+        "Quality against cost (lower and further left is better)",
+        2 * len(halves) * PANEL_INCHES + LINE_INCHES * (most + 2) + 0.8,
+    )
+    grid = figure.subplots(2 * len(halves), len(found), sharex="row", sharey="row", squeeze=False)
+    lines = [(half, x) for half in range(len(halves)) for x in (CALLS, TEXT_SECONDS)]
+    for i, (half, x) in enumerate(lines):
+        (y, rows, beside), by_family = halves[half], drawn[half]
+        for j, name in enumerate(found):
+            _panel(grid[i, j], rows, by_family[name], x, y, beside)
+            finish(grid[i, j], x.name, y.name if j == 0 else "", name if i == 0 else "")
+        _frame([*grid[i]], rows, y, beside)
+        for axes, curves in zip(grid[i], by_family.values(), strict=True):
+            for curve in (*_references(rows, x, y), *curves):
+                mark_beyond(axes, curve.rows, x, y, curve.colour)
+    for j, name in enumerate(found):
+        own = [curve for by_family in drawn for curve in by_family[name]]
+        _legend(grid[-1, j], [*(curve for y, rows, _ in halves for curve in _references(rows, CALLS, y)), *own])
     return figure
+
+
+def families(rows: Sequence[Row], bounds: Sequence[Row]) -> dict[str, list[str]]:
+    """The energies (with their laws) by family, in the order of the table; families without any are left out."""
+    drafts = {row["energy"] for row in bounds if row.get("drafts")}
+    exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("drafts")}
+    found: dict[str, list[str]] = {name: [] for name in (WHOLE, STEP, NORMALISED, OTHER)}
+    for energy in dict.fromkeys(row["energy"] for row in rows):
+        base, _, law = energy.partition(",")
+        if energy in (PLAIN, UNIFORM, AUTOREGRESSIVE):
+            continue
+        if SAID in law:
+            found[OTHER].append(energy)
+        elif base == PLAIN or base in drafts:
+            found[WHOLE].append(energy)
+        else:
+            found[NORMALISED if base in exact else STEP].append(energy)
+    return {name: own for name, own in found.items() if own} or {title(PLAIN): []}
+
+
+def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curve]:
+    """The samplers of these energies: each has its colour, each energy its marker."""
+    drawn: list[Curve] = []
+    for i, energy in enumerate(own):
+        groups = series(measured([row for row in rows if row["energy"] == energy], y))
+        for words, group in groups.items():
+            name = title(energy).replace(SAID, "") + (f", {words}" if group[0]["candidates"] != 1 else "")
+            drawn.append(Curve(name, group, ACCENTS[len(drawn) % len(ACCENTS)], MARKERS[i % len(MARKERS)]))
+    return drawn
+
+
+def _usual(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row["legacy"] and row["temperature"] == 1 and every_step(row)]
 
 
 def _autoregressive_bound(summary: Row, cost: Sequence[Row]) -> list[Row]:
@@ -84,77 +136,62 @@ def _with_calls(row: Row, length: int) -> Row:
     return {**row, "denoiser_calls": float(length)} if row["energy"] == AUTOREGRESSIVE else row
 
 
-def curves_of(rows: Sequence[Row], y: Quantity, colours: dict[str, tuple[Any, str]]) -> list[Curve]:
-    """Of every energy its samplers that resample in all steps, the more candidates the darker.
-
-    Where there are more than `MOST`, those of each energy that reach the least y, as many of each as there is room for.
-    """
-    usual = [row for row in rows if not row["legacy"] and row["temperature"] == 1 and every_step(row)]
-    found = {
-        energy: list(series(measured([row for row in usual if row["energy"] == energy], y)).items())
-        for energy in (PLAIN, *energies(usual), AUTOREGRESSIVE)
-        if energy != UNIFORM
-    }
-    many = max(map(len, found.values()))
-    while many > 1 and sum(min(many, len(own)) for own in found.values()) > MOST:
-        many -= 1
-    drawn = []
-    for energy, own in found.items():
-        best = sorted(own, key=lambda sampler: min(map(y.value, sampler[1])))[:many]
-        kept = [sampler for sampler in own if sampler in best]
-        for i, (words, group) in enumerate(kept, 1):
-            colour, marker = colours[energy]
-            name = title(energy) + (f", {words}" if group[0]["candidates"] != 1 else "")
-            drawn.append(Curve(name, group, _mixed(colour, PALEST * (1 - i / len(kept))), marker))
-    return drawn
+def _references(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Curve]:
+    """Plain diffusion and the autoregressive model, which stand in every panel."""
+    kinds = ((PLAIN, INK, "s"), (AUTOREGRESSIVE, CONTROL_COLOURS[AUTOREGRESSIVE], "*"))
+    found = [Curve(title(name), [row for row in rows if row["energy"] == name], *how) for name, *how in kinds]
+    return [curve for curve in found if measured(curve.rows, x, y)]
 
 
-def _mixed(colour: Any, white: float) -> tuple[float, ...]:
-    return tuple((1 - white) * part + white for part in colors.to_rgb(colour))
-
-
-def _panel(axes: Axes, drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[Level], words: str) -> None:
+def _panel(
+    axes: Axes, rows: Sequence[Row], drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[Level]
+) -> None:
     draw_levels(axes, beside)
-    best = frontier([row for curve in drawn for row in curve.rows if row["energy"] != AUTOREGRESSIVE], x, y)
+    best = frontier([row for row in rows if row["energy"] not in (AUTOREGRESSIVE, UNIFORM)], x, y)
     axes.plot(
         [x.value(row) for row in best], [y.value(row) for row in best], color=FAINT, linewidth=7, alpha=0.6,
         solid_capstyle="round", solid_joinstyle="round", zorder=0.7,
     )  # fmt: skip
-    for curve in drawn:
-        line(axes, curve.rows, x, y, curve.colour, "*" if curve.rows[0]["energy"] == AUTOREGRESSIVE else curve.marker)
-    scale(axes, x, [row for curve in drawn for row in curve.rows])
-    _frame(axes, drawn, y, beside)
-    for curve in drawn:
-        mark_beyond(axes, curve.rows, x, y, curve.colour)
-    finish(axes, x.axis, words, f"against {x.name}")
-    if best:
+    for curve in (*_references(rows, x, y), *drawn):
+        line(axes, curve.rows, x, y, curve.colour, curve.marker)
+    scale(axes, x, rows)
+    if x.base == 2:
+        axes.xaxis.set_major_locator(LogLocator(4))  # as many as the narrow panel has room for
+    for level in beside:
         axes.annotate(
-            "frontier of all samplers", (x.value(best[0]), y.value(best[0])), xytext=(6, 4),
-            textcoords="offset points", fontsize=7, color=PALE, style="italic",
+            level.name, (0, level.value), xycoords=("axes fraction", "data"), xytext=(3, 2), ha="left",
+            textcoords="offset points", fontsize=SMALL - 1.5, color=PALE,
         )  # fmt: skip
 
 
-def _frame(axes: Axes, drawn: Sequence[Curve], y: Quantity, beside: Sequence[Level]) -> None:
+def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside: Sequence[Level]) -> None:
     """Afterwards the y axis holds everything that is not worse than plain diffusion at its worst, and a little more."""
     if y.base is not None:
-        axes.set_yscale("log", base=y.base)
-        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    rows = [row for curve in drawn for row in curve.rows]
-    plain = [y.value(row) for row in rows if row["energy"] == PLAIN] or [y.value(row) for row in rows]
-    values = [v for v in [*(y.value(row) for row in rows), *(level.value for level in beside)] if v <= max(plain)]
-    errors = [ERRORS * y.error_of(row) for row in rows if math.isfinite(y.error_of(row))]
-    low, high = min(values), max(values) + max(errors, default=0.0)
+        for axes in row_of_axes:
+            axes.set_yscale("log", base=y.base)
+            axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    shown = measured(rows, y)
+    plain = [y.value(row) for row in shown if row["energy"] == PLAIN] or [y.value(row) for row in shown]
+    if not plain:
+        return
+    values = [v for v in [*(y.value(row) for row in shown), *(level.value for level in beside)] if v <= max(plain)]
+    errors = [ERRORS * y.error_of(row) for row in shown if y.value(row) <= max(plain)]
+    low, high = min(values), max(values) + max(filter(math.isfinite, errors), default=0.0)
     if y.base is not None:
-        axes.set_ylim(low / 1.06, high * 1.06)
+        row_of_axes[0].set_ylim(low / 1.06, high * 1.06)
     else:
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        row_of_axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
-def _ends(drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[Level]) -> list[End]:
-    """Names at the right end of each curve that has one, and of each level."""
-    ends = [End(level.name, None, level.value, PALE) for level in beside]
-    for curve in drawn:
-        ends += [End(curve.name, x.value(row), y.value(row), curve.colour) for row in measured(curve.rows, x, y)[-1:]]
-    return ends
+def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Below the column, so that no name stands on a curve."""
+    samples = [
+        axes.plot([], [], color=curve.colour, marker=curve.marker, markersize=4, label=curve.name)[0]
+        for curve in {curve.name: curve for curve in curves}.values()
+    ]
+    axes.legend(
+        handles=samples, loc="upper left", bbox_to_anchor=(-0.04, -0.34), fontsize=SMALL - 1.5, frameon=False,
+        handlelength=1.6, borderaxespad=0, labelcolor=INK,
+    )  # fmt: skip
