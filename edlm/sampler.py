@@ -207,13 +207,15 @@ class Sampler:
         filled = now.xt == denoiser.mask if energy.drafts else now.revealed
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
-        energies, distinct = yield from weighing(energy, x, now.xt, now.t, log_p, context, tokens_at_once)
+        # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
+        joint = equations.sum_by_group(now.revealed.long(), block) > 1
+        # Groups are independent given x_t, so those that are not resampled stay masked to an energy that sees no draft.
+        asked = x if energy.drafts else torch.where(_everywhere(joint, length, block), x, now.xt[:, None])
+        energies, distinct = yield from weighing(energy, asked, now.xt, now.t, log_p, context, tokens_at_once)
         # E = inf is what cannot be; E = -inf would be an infinite weight, which no energy can mean.
         broken = _nan(log_p) | _nan(energies) | (energies == -torch.inf).flatten(1).any(dim=1)
         energies = torch.where(broken[:, None, None], 0.0, energies)
         log_v = equations.log_weight(energies, self.temperature)
-        # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
-        joint = equations.sum_by_group(now.revealed.long(), block) > 1
         u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
         picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
         chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]
@@ -250,6 +252,10 @@ def sample_in_turn(
     if broken.any():
         raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
     return xt
+
+
+def _everywhere(groups: Bool[Tensor, "b g"], length: int, block: int | None) -> Bool[Tensor, "b 1 l"]:
+    return equations.spread_groups(groups, length, block)[:, None]
 
 
 def _nan(values: Tensor) -> Bool[Tensor, " b"]:

@@ -1,8 +1,14 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edlm.energy import Step
+from edlm.equations import sum_by_group
 from edlm.packing import pack
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from tests.networks import denoiser, stirred
 
 
 @st.composite
@@ -48,3 +54,27 @@ def test_every_size_is_one_call_whatever_is_new():
         for share in shares
     ]
     assert sizes == [[4, 8, 16, 32, 40]] * len(shares)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("block", [None, 8])
+def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_steps(block, steps):
+    """Only what a step reveals enters, so that T steps cost one pass over k drafts; single tokens are not weighed."""
+    candidates, length, entered = 4, 48, 0
+    net = denoiser(vocabulary=60)
+    energy = stirred(Step(block=block, width=16, layers=1, heads=2).build(net))
+
+    def count(_module, _arguments, named):
+        nonlocal entered
+        entered += int(named["valid"].sum())
+
+    energy.layers[0].register_forward_pre_hook(count, with_kwargs=True)
+    canvas, joint = torch.full((2, length), net.mask), []
+    Sampler(steps=steps, candidates=candidates).sample(
+        canvas, net, energy, LogLinear(), torch.arange(2),
+        on_step=lambda step: joint.append(sum_by_group(step.revealed.long(), block)),
+    )  # fmt: skip
+    wanted = candidates * sum(int(groups[groups > 1].sum()) for groups in joint)
+    assert wanted <= candidates * 2 * length
+    assert 0.9 * wanted <= entered <= wanted  # of equal candidates one is weighed
+    assert wanted > 0 or steps == 64
