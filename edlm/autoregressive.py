@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from edlm.bites import Bites, finished
 from edlm.streams import Purpose, uniforms
 from edlm.transformer import ROWS_MULTIPLE, Readout, Transformer, Trunk
 
@@ -45,10 +46,16 @@ class AutoregressiveModel(nn.Module):
         where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
         return self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,)))[0]
 
-    @torch.no_grad()
     def fill(
         self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
     ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """As `filling`, all at once."""
+        return finished(self.filling(x, where, u))
+
+    @torch.no_grad()
+    def filling(
+        self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
+    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """x with the selected positions drawn one after the other, each from p(. | what stands left of it), and the
         log-probabilities of what was drawn, 0 elsewhere.
 
@@ -69,4 +76,5 @@ class AutoregressiveModel(nn.Module):
                 x[:, place] = torch.where(where[:, place], token[:, 0], x[:, place])
                 log_p[:, place] = torch.where(where[:, place], found[:, 0], 0.0)
             token = x[:, place]
+            yield
         return x[:rows], log_p[:rows]

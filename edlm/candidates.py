@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.bites import Bites
 from edlm.transformer import CHUNK, ROWS_MULTIPLE
 
 
@@ -43,6 +44,13 @@ class NormalisedEnergy(AnyEnergy, Protocol):
     """An energy with Z = 1, which samples p_theta exp(-E) itself, and says log p of each token that it drew."""
 
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class DrawsInBites(Protocol):
+    """A normalised energy that draws token by token, and lets others in between: one bite a token."""
+
+    def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]: ...
 
 
 @runtime_checkable

@@ -198,6 +198,8 @@ class ContinuousBatch:
         if wait > 0 and now + wait + seconds > deadline:
             self._refuse("deadline", now + wait + seconds - deadline)
         self._ledger.submitted += count
+        if not self._entries:
+            self._beat = now  # until now there was nothing to move
 
     def _refuse(self, reason: str, retry_after_seconds: float) -> None:
         self._ledger.rejected[reason] += 1
@@ -300,9 +302,9 @@ class ContinuousBatch:
                 raise
             self._end(entry, OutOfMemory("this work does not fit the memory"))
 
-    def _take(self, entry: Writing, result: StepResult | OutOfMemory, row: int) -> None:
+    def _take(self, entry: Writing, result: StepResult | OutOfMemory | BrokenRow, row: int) -> None:
         """Afterwards the text has taken its step, and whoever watches it knows."""
-        if isinstance(result, OutOfMemory):
+        if isinstance(result, OutOfMemory | BrokenRow):
             self._end(entry, result)
             return
         before = entry.draft.frame.masked

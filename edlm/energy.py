@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
 from edlm.autoregressive import AutoregressiveModel
+from edlm.bites import Bites
 from edlm.config import ConfigurationError, NonNegative, Positive, config
 from edlm.denoiser import Denoiser
 from edlm.step_energy import ConditionalEnergy, ResidualEnergy, StepEnergy
@@ -91,6 +92,12 @@ class CarryOverEnergy(AbstractEnergy):
         elsewhere. The denoiser's context says nothing here.
         """
         return self.model.fill(xt, where, u)
+
+    def drawing(
+        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
+    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+        """The same, a place a bite."""
+        return self.model.filling(xt, where, u)
 
     def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
         """The autoregressive model's features of a draft, for `log_p_of` and `distribution`."""

@@ -257,7 +257,7 @@ def _resampled_nll(
 ) -> Float64[Tensor, " b"]:
     """From the candidates of every repeat, the true one first, and the log-probability that they were drawn with."""
     energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, x.shape[1:3])
-    log_v = equations.log_weight(energies, temperature).double().transpose(0, 1)
+    log_v = equations.log_weight(energies.double(), temperature).transpose(0, 1)
     joint = equations.sum_by_group(revealed.long(), energy.block) > 1
     return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
 

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.bites import Bites, finished
-from edlm.candidates import AnyDenoiser, AnyEnergy, NormalisedEnergy, draw_candidates, propose, read
-from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
+from edlm.candidates import AnyDenoiser, AnyEnergy, DrawsInBites, NormalisedEnergy, draw_candidates, propose, read
+from edlm.config import Fraction, NonNegative, Positive, config
 from edlm.reveal import AtRandom, Remasking, RevealConfig
 from edlm.schedule import AbstractSchedule
-from edlm.speculative import Verifiable, verify
+from edlm.speculative import Verifiable, verifying
 from edlm.step import BrokenRows, State, StepResult, join
 from edlm.streams import Purpose, uniforms
 from edlm.weighing import weighing
 
+LEAST_TEMPERATURE = 1e-6  # of the weights: below it they tell nothing but which energy is the least
 EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
 
 
@@ -36,7 +37,7 @@ class Sampler:
     """k; 1 is plain diffusion, 0 samples p_theta exp(-E) exactly where the energy can (`normalised`)."""
     window: tuple[float, float] = (0.0, 1.0)
     """A step from t to s resamples if window[0] <= t <= window[1]; elsewhere it is a plain diffusion step."""
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, pydantic.Field(ge=LEAST_TEMPERATURE)] = 1.0
     """tau of the weights exp(-E / tau)."""
     speculative: bool = False
     """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; the same law.
@@ -160,7 +161,7 @@ class Sampler:
         if weighed.any():
             rows = (now.at(weighed), context[weighed], denoiser, energy)
             if self.candidates == EXACT:
-                parts.append((weighed, self._exact(*rows)))
+                parts.append((weighed, (yield from self._exact(*rows))))
             else:
                 parts.append((weighed, (yield from self._resample(*rows, tokens_at_once))))
         return join(parts)
@@ -179,7 +180,7 @@ class Sampler:
         x, log_p = propose(denoiser, context, now.xt, now.revealed, u)
         return now.advanced(x[:, 0], energy, broken=_nan(log_p))
 
-    def _exact(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    def _exact(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bites[StepResult]:
         if not isinstance(energy, NormalisedEnergy):
             raise ValueError(
                 f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
@@ -187,12 +188,14 @@ class Sampler:
         u = now.uniforms(Purpose.CANDIDATE)
         filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.drafts else now.revealed
         if not self.speculative:
-            x, log_p = energy.draw(now.xt, filled, context, u)
+            drawn = (now.xt, filled, context, u)
+            in_bites = isinstance(energy, DrawsInBites)
+            x, log_p = (yield from energy.drawing(*drawn)) if in_bites else energy.draw(*drawn)
             return now.advanced(x, energy, energy_calls=1, broken=_nan(context) | _nan(log_p))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
         draft, log_p = propose(denoiser, context, now.xt, filled, u[:, None])
-        found = verify(
+        found = yield from verifying(
             draft[:, 0], log_p[:, 0], now.xt, filled, context, denoiser, energy, now.uniforms(Purpose.KEEP),
             now.uniforms(Purpose.AGAIN),
         )  # fmt: skip
@@ -215,7 +218,7 @@ class Sampler:
         # E = inf is what cannot be; E = -inf would be an infinite weight, which no energy can mean.
         broken = _nan(log_p) | _nan(energies) | (energies == -torch.inf).flatten(1).any(dim=1)
         energies = torch.where(broken[:, None, None], 0.0, energies)
-        log_v = equations.log_weight(energies, self.temperature)
+        log_v = equations.log_weight(energies.double(), self.temperature)  # E / tau may be beyond float32
         u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
         picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
         chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]

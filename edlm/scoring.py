@@ -38,7 +38,10 @@ def scoring(
     sampler: Sampler,
     seed: int,
 ) -> Bites[Score]:
-    """The score of a text that stands once in x0 for each noise sample: the standard errors are then those of noise."""
+    """The score of a text that stands once in x0 for each noise sample: the standard errors are then those of noise.
+
+    Raises FloatingPointError where a network's numbers are none.
+    """
     network, schedule = denoiser.network, denoiser.schedule
     at_once = ROWS_AT_ONCE if weigh is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
     nelbos, bounds = [], []
@@ -70,4 +73,8 @@ def mean_energy(
 
 
 def _joined(parts: list[Estimate]) -> Estimate:
-    return Estimate(torch.cat([part.values for part in parts]), draws=1)
+    """FloatingPointError where a number is none: the network or its input is broken."""
+    values = torch.cat([part.values for part in parts])
+    if not values.isfinite().all():
+        raise FloatingPointError("how likely this text is, is not a finite number")
+    return Estimate(values, draws=1)

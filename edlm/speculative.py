@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.bites import Bites, finished
 from edlm.candidates import AnyDenoiser, chunks
 
 
@@ -45,7 +46,6 @@ class Verified:
     broken: Bool[Tensor, " b"]
 
 
-@torch.no_grad()
 def verify(
     draft: Int[Tensor, "b l"],
     log_p: Float[Tensor, "b l"],
@@ -57,7 +57,23 @@ def verify(
     u_keep: Float64[Tensor, "b l"],
     u_again: Float64[Tensor, "b l"],
 ) -> Verified:
-    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there.
+    """As `verifying`, all passes at once."""
+    return finished(verifying(draft, log_p, xt, where, context, denoiser, energy, u_keep, u_again))
+
+
+@torch.no_grad()
+def verifying(
+    draft: Int[Tensor, "b l"],
+    log_p: Float[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    where: Bool[Tensor, "b l"],
+    context: Tensor,
+    denoiser: AnyDenoiser,
+    energy: Verifiable,
+    u_keep: Float64[Tensor, "b l"],
+    u_again: Float64[Tensor, "b l"],
+) -> Bites[Verified]:
+    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there; a bite is a pass.
 
     Where p_c of a draft is not a number its row is given up, and is broken.
     """
@@ -83,6 +99,7 @@ def verify(
         x[rows] = settling
         accepted[rows] += (known & kept).sum(dim=1)
         settled[rows] |= known
+        yield
     return Verified(x, passes, accepted, broken)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
+from edlm.bites import Bites, finished
 from edlm.denoiser import Denoiser
 from edlm.packing import Packed, pack
 from edlm.transformer import ROWS_MULTIPLE, Layer, Layers, ScalarHead, Seen
@@ -131,7 +132,6 @@ class ConditionalEnergy(AbstractEnergy):
         """log p_c of every token at the selected new positions."""
         return self._denoiser[0].log_p(features, where)
 
-    @torch.no_grad()
     def draw(
         self,
         xt: Int[Tensor, "b l"],
@@ -139,6 +139,17 @@ class ConditionalEnergy(AbstractEnergy):
         context: Float[Tensor, "b l h"],
         u: Float64[Tensor, "b l"],
     ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """As `drawing`, all at once."""
+        return finished(self.drawing(xt, where, context, u))
+
+    @torch.no_grad()
+    def drawing(
+        self,
+        xt: Int[Tensor, "b l"],
+        where: Bool[Tensor, "b l"],
+        context: Float[Tensor, "b l h"],
+        u: Float64[Tensor, "b l"],
+    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """x_U ~ p_c(. | x_t) exactly, position by position in reading order; x_t elsewhere. With log p_c of each."""
         x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
         for packed in pack(where, None, every_size=self.training):
@@ -160,6 +171,7 @@ class ConditionalEnergy(AbstractEnergy):
                 last, valid = tokens[:, 0], packed.valid[:, i]
                 new = rows[valid], here[valid, 0]
                 x[new], log_p[new] = last[valid], found[valid, 0]
+                yield
         return x, log_p
 
     def _of_tokens(

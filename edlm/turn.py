@@ -15,7 +15,7 @@ from edlm.abstract_energy import AbstractEnergy
 from edlm.bites import Bites
 from edlm.candidates import read
 from edlm.draft import Draft, state_of
-from edlm.job import OutOfMemory
+from edlm.job import BrokenRow, OutOfMemory
 from edlm.sampler import EXACT, Sampler
 from edlm.step import StepResult
 from edlm.work import PASS, Pace, Work
@@ -23,7 +23,7 @@ from edlm.work import PASS, Pace, Work
 PLAIN = Sampler(steps=1)
 REGROWTH = 1000  # batches in a row that fitted, after which they may be twice as large again
 
-Took = tuple[Draft, StepResult | OutOfMemory, int]
+Took = tuple[Draft, StepResult | OutOfMemory | BrokenRow, int]
 """A draft with the result of which one row is its own, and that row; or why it has none."""
 
 
@@ -48,12 +48,17 @@ class Turns:
         return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.drafts, rows)
 
     def is_heavy(self, draft: Draft) -> bool:
-        """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun."""
+        """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun.
+
+        Exact draws go place by place; before any was measured there is no telling how long one of them takes.
+        """
         move = draft.upcoming()
         if draft in self._begun or draft in self._cramped:
             return True
-        if not move.weighed or draft.weigher.candidates == EXACT:
+        if not move.weighed:
             return False
+        if draft.weigher.candidates == EXACT and not self.pace.knows(draft.kind):
+            return True
         return self._divisible(draft, move.work) > self.turn_seconds
 
     def step(self, drafts: Sequence[Draft]) -> list[Took]:
@@ -73,6 +78,9 @@ class Turns:
         except StopIteration as end:
             self.forget(draft)
             return draft, end.value, 0
+        except ArithmeticError as error:
+            self.forget(draft)
+            return draft, BrokenRow(str(error)), 0
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -111,6 +119,10 @@ class Turns:
         """None: it did not fit the memory. Nothing has changed then, so it can be tried again."""
         try:
             return self._computed(drafts)
+        except ArithmeticError as error:  # of one of them: whose it is shows when each is alone
+            if len(drafts) == 1:
+                return [(drafts[0], BrokenRow(str(error)), 0)]
+            return [took for draft in drafts for took in self._step([draft])]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -164,12 +176,13 @@ class Turns:
         context = read(network, now.xt, now.t, draft.weigher.reads(now, network, draft.energy))
         _synchronise(generator.device)
         self.pace.measured(PASS, 1, time.monotonic() - began)
-        one = self._divisible(draft, work) / draft.weigher.candidates
+        exact = draft.weigher.candidates == EXACT
+        one = self._divisible(draft, work) / max(draft.weigher.candidates, 1)
         candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / one))
         bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
         seconds, calls = 0.0, 1
+        began = time.monotonic()
         while True:
-            began = time.monotonic()
             try:
                 next(bites)
             except StopIteration as end:
@@ -180,8 +193,11 @@ class Turns:
                 self._count(draft.energy_name, result.energy_calls)
                 return result
             _synchronise(generator.device)
-            seconds, calls = seconds + time.monotonic() - began, calls + 1
+            if exact and time.monotonic() - began < self.turn_seconds:
+                continue  # a bite is one place: as many as a turn has time for
+            seconds, calls = seconds + time.monotonic() - began, 1 if exact else calls + 1
             yield
+            began = time.monotonic()
 
     def _count(self, network: str, calls: Tensor) -> None:
         self.passes[network] = self.passes.get(network, 0) + int(calls.sum())

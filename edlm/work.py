@@ -111,6 +111,10 @@ class Pace:
         """The seconds of it that can be divided: those of the candidates themselves."""
         return work.candidates * self._of_candidates(kind, drafts)[1]
 
+    def knows(self, kind: str) -> bool:
+        """Whether any call of this kind was measured."""
+        return kind in self._prices
+
     def measured(self, kind: str, units: float, seconds: float) -> None:
         """Afterwards it is known that a call of so many candidates of this kind (or `PASS`: rows) took so long."""
         self._prices.setdefault(kind, Price()).measured(units, seconds)

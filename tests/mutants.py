@@ -48,8 +48,8 @@ MUTANTS = (
     Mutant(
         "candidates of one sequence are weighed against those of another",
         "sampler.py",
-        "log_v = equations.log_weight(energies, self.temperature)",
-        "log_v = equations.log_weight(energies.transpose(0, 1).reshape(energies.shape), self.temperature)",
+        "log_v = equations.log_weight(energies.double(), self.temperature)",
+        "log_v = equations.log_weight(energies.double().transpose(0, 1).reshape(energies.shape), self.temperature)",
         (LAW,),
     ),
     Mutant(

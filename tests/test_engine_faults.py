@@ -13,7 +13,7 @@ from edlm import turn
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator, open_bundle
 from edlm.job import BrokenRow, Cancelled, EngineFailed, Expired, Full, Job, Limits, OutOfMemory
-from edlm.sampler import Sampler
+from edlm.sampler import LEAST_TEMPERATURE, Sampler
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, Table, alone, gated, job, recorded, same, watched
 
@@ -301,6 +301,51 @@ def test_a_step_that_hangs_shows_in_the_beat(generator):
         time.sleep(0.05)
         assert engine.beat_age_seconds >= before + 0.05
         assert engine.alive
+
+
+def test_a_text_whose_arithmetic_fails_ends_alone_whoever_shares_its_batch(generator, whole):
+    def fail(xt: torch.Tensor) -> None:
+        if (xt[:, 0] == SAD).any():
+            raise FloatingPointError("an energy is not a number")
+
+    jobs = [job((first,), 6, 1) for first in (1, SAD, 3)]
+    with ContinuousBatch(watched(generator, before=fail), "1", PATIENT) as engine:
+        one, sad, other = engine.submit(jobs)
+        with pytest.raises(BrokenRow, match="not a number"):
+            sad.result(SECONDS)
+        for ticket, asked in ((one, jobs[0]), (other, jobs[2])):
+            assert same(ticket.result(SECONDS), alone(whole, asked))
+        assert engine.alive
+        assert engine.statistics().finished == {"length": 2, "broken": 1}
+
+
+@pytest.mark.parametrize("candidates", [2, 40])
+def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(generator, candidates):
+    asked = job((1,), 8, 3, candidates=candidates, temperature=LEAST_TEMPERATURE, energy="step", steps=2)
+    generator.energies["step"] = Table(lambda rows, k: 1e30 * torch.arange(k).expand(rows, k))
+    with ContinuousBatch(generator, "1", PATIENT) as engine:
+        text = engine.submit([asked])[0].result(SECONDS)
+        assert text.tally.mean_ess == pytest.approx(1.0)
+        assert engine.alive
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+def test_exact_draws_leave_room_for_others_between_two_places(generator, whole, speculative):
+    exact = job((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
+    with ContinuousBatch(generator, "1", Limits(slots=2, turn_seconds=1e-9)) as engine:
+        (slow,) = engine.submit([exact])
+        assert same(slow.result(SECONDS), alone(whole, exact))
+        turns = engine.statistics().turns
+        assert turns == LENGTH if not speculative else 2 <= turns <= LENGTH  # one a place, and the step's end
+
+
+def test_an_engine_that_was_idle_is_not_late(generator):
+    with gated(generator) as (engine, gate):
+        time.sleep(0.3)
+        (ticket,) = engine.submit([job((), 4, 1)])
+        assert engine.beat_age_seconds < 0.2
+        gate.wait()
+        ticket.cancel()
 
 
 def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(generator, whole):

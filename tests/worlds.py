@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edlm.bites import Bites, finished
+
 Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
 
@@ -223,6 +225,9 @@ class ExactAutoregressive(torch.nn.Module):
         return features[where]
 
     def fill(self, x: Tensor, where: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        return finished(self.filling(x, where, u))
+
+    def filling(self, x: Tensor, where: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]:
         x, log_p = x.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
             # A network would take a mask for a token, and not sum over it as this table could.
@@ -231,6 +236,7 @@ class ExactAutoregressive(torch.nn.Module):
             tokens = (u[:, at, None] >= law.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
             log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+            yield
         return x, log_p
 
 

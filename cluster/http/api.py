@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.http.refusal import Refused
-from edlm.sampler import Sampler
+from edlm.sampler import LEAST_TEMPERATURE, Sampler
 
 MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read
 MAX_PROMPTS = 8
@@ -57,7 +57,7 @@ class Settings(_Strict):
     """k; 1 is plain diffusion, 0 is exact where the energy is normalised."""
     window: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] | None = None
     """[from, to]: steps at a time t in it choose among the candidates."""
-    energy_temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
+    energy_temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=1000)] | None = None
     energy: Annotated[str, Field(max_length=64)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     """After this time the request is ended; the server has a limit of its own."""

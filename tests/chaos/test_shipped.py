@@ -53,6 +53,12 @@ class Machine:
             return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
         return None
 
+    def dashboard_answers(self) -> bool:
+        """Whether `serve deploy` has somebody to talk to, which is so a while after `ray start` began."""
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(self.dashboard, timeout=5, trust_env=False).status_code < 500
+        return False
+
     def version(self) -> str | None:
         """Which version says that it is ready."""
         answer = self.get("/readyz")
@@ -115,7 +121,7 @@ def machine() -> Iterator[Machine]:
 
 
 def test_the_shipped_config_is_deployed_answers_and_is_promoted(machine):
-    until(lambda: machine.run("ray", "status").returncode == 0)
+    until(lambda: machine.run("ray", "status").returncode == 0 and machine.dashboard_answers())
     deployed = machine.run("serve", "deploy", str(machine.config), "-a", machine.dashboard)
     assert deployed.returncode == 0, deployed.stderr
     until(lambda: machine.version() == "1", seconds=240)

@@ -54,6 +54,7 @@ def test_what_is_no_proper_json_is_refused(url, path, body):
         (COMPLETIONS, {"edlm": {"window": [0.5]}}, "edlm.window"),
         (COMPLETIONS, {"edlm": {"window": [0, 1.5]}}, "edlm.window.1"),
         (COMPLETIONS, {"edlm": {"energy_temperature": 0}}, "edlm.energy_temperature"),
+        (COMPLETIONS, {"edlm": {"energy_temperature": 1e-46}}, "edlm.energy_temperature"),
         (COMPLETIONS, {"edlm": {"timeout_seconds": 0}}, "edlm.timeout_seconds"),
         (COMPLETIONS, {"edlm": {"return": ["thoughts"]}}, "edlm.return.0"),
         (COMPLETIONS, {"temperature": -1}, "temperature"),

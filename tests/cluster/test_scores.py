@@ -1,9 +1,12 @@
 """Scores are those of the generator, whoever else is being served; texts and tokens turn into one another."""
 
 import pytest
+import torch
 
+from cluster.http.local import serving
 from tests.bundles import LENGTH
 from tests.cluster.asking import SCORE, ask, error
+from tests.engines import watched
 
 
 def test_a_score_names_both_bounds_and_every_energy(url):
@@ -22,6 +25,15 @@ def test_a_score_is_the_generators_own(url, generator):
     answer = ask(url, SCORE, {"text": "hello", "seed": 1, "draws": 6}).json()
     assert answer["bound"] == {"nats": score.bound.mean, "standard_error": score.bound.standard_error}
     assert answer["nelbo"]["nats"] == score.nelbo.mean
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
+    broken = watched(generator, after=lambda _, context: context * torch.nan)
+    with serving(broken, "1/0") as own:
+        refused = error(ask(own.url, SCORE, {"text": "hello", "edlm": {"candidates": candidates}}), 500)
+        assert refused["code"] == "numerical_error"
+        assert own.endpoint.batch.alive
 
 
 @pytest.mark.parametrize(
