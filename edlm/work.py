@@ -53,6 +53,16 @@ def of_canvas(
     return Work(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
+def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
+    """What it may cost at most to fill `masked` positions of a canvas: a step that costs reveals one of them."""
+    passes = min(sampler.steps, masked)
+    steps = min(int(sampler.weighs(sampler.times()[1:], energy).sum()), masked)
+    if energy is None or steps == 0:
+        return Work(passes)
+    canvases = steps if energy.drafts else masked / length
+    return Work(passes, max(sampler.candidates, 1) * canvases, steps)
+
+
 @dataclass
 class Price:
     """Seconds of a call, `start` + units x `each`: a line through the latest calls; the older, the less they count.

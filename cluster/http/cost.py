@@ -8,8 +8,7 @@ from edlm.canvas import context_tokens
 from edlm.generator import TextGenerator
 from edlm.job import Job
 from edlm.sampler import EXACT, Sampler
-from edlm.schedule import AbstractSchedule
-from edlm.work import of_canvas
+from edlm.work import most_of_canvas
 
 # A candidate that fills a whole canvas, as a share of a pass: a network on whole drafts needs as much; a light head
 # 0.4 where the vocabulary is 50,257, and 0.72 where it is 28 (docs/benchmarks/sample.md).
@@ -18,20 +17,16 @@ EXACT_SHARE = 0.5  # a token that is drawn exactly, where the vocabulary is larg
 
 
 def of_job(job: Job, generator: TextGenerator) -> float:
-    """Passes to write the text, if no stop ends it early."""
+    """Passes to write the text, whatever its seed: no fewer than its answer will report."""
     energy = generator.energy_for(job.sampler, job.energy)
-    schedule = generator.denoiser.schedule
     canvases = Counter(_masked(job, generator.length))
-    return sum(
-        count * _of_canvas(masked, generator.length, job.sampler, energy, schedule)
-        for masked, count in canvases.items()
-    )
+    return sum(count * _of_canvas(masked, generator.length, job.sampler, energy) for masked, count in canvases.items())
 
 
 def of_score(tokens: int, draws: int, sampler: Sampler, energy: str | None, generator: TextGenerator) -> float:
     """Passes to score a text: for each draw the NELBO, the steps of the bound, and every energy once."""
     weigh = generator.energy_for(sampler, energy)
-    bound = _of_canvas(tokens, tokens, sampler, weigh, generator.denoiser.schedule)
+    bound = _of_canvas(tokens, tokens, sampler, weigh)
     return draws * (1 + bound + of_energies(len(generator.energies)))
 
 
@@ -41,21 +36,20 @@ def of_energies(count: int) -> float:
 
 
 def _masked(job: Job, length: int) -> Iterator[int]:
-    """Of each canvas how many places are filled."""
+    """Of each canvas how many places are filled: past the text, too, where the canvas is longer (`Draft`)."""
     if job.max_tokens is None:
-        yield job.known.count(None)
+        holes = job.known.count(None)
+        yield length - len(job.known) + holes if holes else 0
         return
     known, wanted = len(job.known), job.max_tokens
     while wanted > 0:
-        written = min(wanted, length - context_tokens(known, wanted, length))
-        yield written
-        known, wanted = known + written, wanted - written
+        masked = length - context_tokens(known, wanted, length)
+        yield masked
+        known, wanted = known + min(wanted, masked), max(0, wanted - masked)
 
 
-def _of_canvas(
-    masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None, schedule: AbstractSchedule
-) -> float:
-    work = of_canvas(masked, length, sampler, energy, schedule)
+def _of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> float:
+    work = most_of_canvas(masked, length, sampler, energy)
     if energy is not None and sampler.candidates == EXACT:
         return work.passes + EXACT_SHARE * work.candidates * length
     return work.passes + CANDIDATE_SHARE * work.candidates
