@@ -158,8 +158,9 @@ class Draft:
         weighs = sampler.weighs(self._times, self.energy).tolist()
         for i, count in enumerate(torch.bincount(self._reveal).tolist()):
             if i >= last and count:
-                work = of_step(count / generator.length, weighs[i], sampler, self.energy)
-                self._course.append(Move(i, weighs[i], work))
+                weighed = weighs[i] and bool(sampler.chooses((self._reveal == i)[None], self.energy))
+                work = of_step(count / generator.length, weighed, sampler, self.energy)
+                self._course.append(Move(i, weighed, work))
         self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:

@@ -39,9 +39,11 @@ def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) 
     length = new.shape[1]
     size = length if block is None else block
     grouped = F.pad(new, (0, -length % size)).unflatten(1, (-1, size))
-    order = torch.sort((~grouped).byte(), dim=-1, stable=True).indices
     counts = grouped.sum(dim=-1)
     start = torch.arange(grouped.shape[1], device=new.device)[:, None] * size
+    size = max(size, SMALLEST)
+    grouped = F.pad(grouped, (0, size - grouped.shape[-1]))
+    order = torch.sort((~grouped).byte(), dim=-1, stable=True).indices
     positions = (order + start).clamp(max=length - 1)
     places = torch.arange(size, device=new.device)
     powers = 2 ** counts.clamp(min=SMALLEST).double().log2().ceil().long()

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.bites import Bites, finished
-from edlm.candidates import AnyDenoiser, AnyEnergy, DrawsInBites, NormalisedEnergy, draw_candidates, propose, read
+from edlm.candidates import (
+    AnyDenoiser,
+    AnyEnergy,
+    DrawsInBites,
+    NormalisedEnergy,
+    draw_candidates,
+    proposal_of,
+    propose,
+    read,
+)
 from edlm.config import Fraction, NonNegative, Positive, config
 from edlm.reveal import AtRandom, Remasking, RevealConfig
 from edlm.schedule import AbstractSchedule
@@ -52,6 +61,11 @@ class Sampler:
         low, high = self.window
         if not 0 <= low <= high <= 1:
             raise ValueError(f"window is [from, to] with 0 <= from <= to <= 1; got [{low}, {high}]")
+        if self.candidates == EXACT and self.temperature != 1:
+            raise ValueError(
+                f"candidates = 0 draws from p_theta exp(-E) itself, at temperature 1; got temperature = "
+                f"{self.temperature:g}: leave it at 1, or give k >= 1"
+            )
         if self.speculative and self.candidates != EXACT:
             raise ValueError(f"speculative is for exact sampling, candidates = 0; got candidates = {self.candidates}")
         if self.grid is not None:
@@ -154,7 +168,7 @@ class Sampler:
     ) -> Bites[StepResult]:
         """As `advance`, in bites: in each at most so many tokens enter the energy (None: as many as memory bears)."""
         now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
-        weighed = self.weighs(now.t, energy)
+        weighed = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
         parts = []
         if (plain := ~weighed).any():
             parts.append((plain, self._plain(now.at(plain), context[plain], denoiser, energy)))
@@ -172,8 +186,17 @@ class Sampler:
         return self.revealing.open(now.revealed, masked) | (whole[:, None] & masked)
 
     def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
-        """Whether a step from t asks the energy."""
+        """Whether a step from t may ask the energy."""
         return self.in_window(t) & (self.candidates != 1) & (energy is not None)
+
+    def chooses(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
+        """Whether there is anything to ask it for: one token needs no joint, and is drawn from p_theta.
+
+        What is drawn from a law of the energy's own, exactly or to be weighed, is so however many tokens there are.
+        """
+        if energy is None or self.candidates == EXACT or proposal_of(energy) is not None:
+            return revealed.any(dim=1)
+        return (equations.sum_by_group(revealed.long(), energy.block) > 1).any(dim=1)
 
     def _plain(self, now: State, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))
@@ -243,6 +266,8 @@ def sample_in_turn(
 ) -> Int[Tensor, "b l"]:
     """As `Sampler.sample`, where each step, from t = 1 on, has a sampler and an energy of its own on the same grid."""
     _check(xt, denoiser)
+    if not len(xt):
+        return xt
     broken, given = torch.zeros(len(xt), dtype=torch.bool, device=xt.device), xt != denoiser.mask
     times = turns[0][0].times().to(xt.device)
     for i, (sampler, energy) in zip(range(len(turns), 0, -1), turns, strict=True):

@@ -70,7 +70,7 @@ def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Job:
         steps=draw(st.sampled_from([1, 2, 5, 40])),
         candidates=candidates,
         window=draw(st.sampled_from([(0.0, 1.0), (0.5, 1.0), (0.0, 0.3)])),
-        temperature=draw(st.sampled_from([1.0, 0.5])),
+        temperature=draw(st.sampled_from([1.0, 0.5])) if candidates else 1.0,
         speculative=candidates == 0 and draw(st.booleans()),
         energy="conditional" if candidates == 0 else draw(st.sampled_from([None, "step", "conditional"])),
         key=draw(st.sampled_from("abc")),

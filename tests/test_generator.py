@@ -129,7 +129,8 @@ def test_the_tally_counts_what_the_energy_was_asked(generator):
     (plain,) = generator.write([], LENGTH, [1], Sampler(steps=4))
     assert (plain.tally.energy_calls, plain.tally.mean_ess) == (0, None)
     (weighed,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=3))
-    assert weighed.tally.energy_calls == 3 * weighed.tally.denoiser_calls > 0
+    assert weighed.tally.energy_calls == 3 * len(weighed.tally.ess)  # steps with one new token a block ask nothing
+    assert 0 < len(weighed.tally.ess) <= weighed.tally.denoiser_calls
     assert weighed.tally.mean_ess is not None
     assert 1 <= weighed.tally.mean_ess <= 3
     (exact,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=0), "conditional")
@@ -139,8 +140,8 @@ def test_the_tally_counts_what_the_energy_was_asked(generator):
 @pytest.mark.parametrize("steps", [3, 7, 11])
 def test_a_window_of_the_last_step_holds_it_however_its_time_rounds(generator, steps):
     sampler = Sampler(steps=steps, candidates=3, window=(0.0, 1 / steps))
-    tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(8)]
-    assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to reveal
+    tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(40)]
+    assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to choose
 
 
 def test_the_step_callback_ends_the_work_by_raising(generator):

@@ -76,6 +76,7 @@ def test_a_residual_energy_is_told_apart_from_its_own_proposal():
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
+@pytest.mark.parametrize("block", [None, 2])
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -85,15 +86,15 @@ def test_a_residual_energy_is_told_apart_from_its_own_proposal():
         Sampler(steps=4, candidates=2, revealing=Remasking(share=0.8)),
     ],
 )
-def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedule, sampler):
+def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedule, sampler, block):
     n, steps = 4000, []
-    energy = Constant(0.0, drafts=False)
+    energy = Constant(0.0, drafts=False, block=block)
     sampler.sample(DENSE.canvas(n), Marginals(DENSE), energy, schedule, torch.arange(n), on_step=steps.append)
-    expected = expected_calls(sampler, schedule, DENSE.length, weighed=True)
+    expected = expected_calls(sampler, schedule, DENSE.length, energy)
     for name in ("denoiser_calls", "energy_calls"):
         made = torch.stack([getattr(step, name) for step in steps]).sum(0).double()
         assert abs(made.mean().item() - expected[name]) < 4 * made.std().item() / math.sqrt(n) + 1e-9
-    assert expected_calls(sampler, schedule, DENSE.length, weighed=False)["energy_calls"] == 0
+    assert expected_calls(sampler, schedule, DENSE.length, None)["energy_calls"] == 0
 
 
 def test_the_autoregressive_model_draws_its_own_law_and_each_row_its_own_text():

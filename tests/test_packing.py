@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm.energy import Step
-from edlm.equations import sum_by_group
+from edlm.energy import Conditional, Step
+from edlm.equations import group_count, sum_by_group
 from edlm.packing import pack
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
@@ -78,3 +78,22 @@ def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_step
     assert wanted <= candidates * 2 * length
     assert 0.9 * wanted <= entered <= wanted  # of equal candidates one is weighed
     assert wanted > 0 or steps == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "length"), [("step", 2, 9), ("step", 3, 10), ("step", None, 3), ("law", None, 2)]
+)
+def test_energies_of_the_smallest_groups_do_not_depend_on_a_rows_mates(kind, block, length):
+    net = denoiser(vocabulary=60)
+    config = Conditional(width=32, heads=2) if kind == "law" else Step(block=block, width=32, layers=2, heads=2)
+    energy = stirred(config.build(net), seed=4)
+    of = torch.Generator().manual_seed(0)
+    for rows in range(2, 9):
+        xt = torch.where(torch.rand(rows, length, generator=of) < 0.7, net.mask, torch.randint(60, (rows, length)))
+        x = torch.where(xt[:, None] == net.mask, torch.randint(60, (rows, 3, length), generator=of), xt[:, None])
+        t, context = torch.full((rows,), 0.5), net.read(xt, torch.full((rows,), 0.5))
+        log_p = torch.zeros(rows, 3, group_count(length, block))
+        together = energy(x, xt, t, log_p, context)
+        for i in range(rows):
+            one = slice(i, i + 1)
+            assert torch.equal(energy(x[one], xt[one], t[one], log_p[one], context[one])[0], together[i])

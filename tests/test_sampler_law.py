@@ -10,7 +10,7 @@ import torch
 from edlm.energy import AutoregressiveEnergy, CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from edlm.step import BrokenRows
+from edlm.step import BrokenRows, StepResult
 from tests.laws import Step, chi_square, sampler_law, step_law
 from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
 
@@ -197,6 +197,34 @@ def test_where_nothing_is_masked_nothing_is_asked():
     assert torch.equal(
         Sampler(steps=3, candidates=4).sample(canvas, Nobody(), None, LogLinear(), torch.arange(1)), canvas
     )
+
+
+def test_no_canvas_is_no_work_and_no_error():
+    none = torch.empty(0, 3, dtype=torch.long)
+    assert Sampler(steps=2).sample(none, Marginals(DENSE), None, LogLinear(), torch.empty(0)).shape == (0, 3)
+
+
+def test_exact_draws_have_no_temperature():
+    with pytest.raises(ValueError, match="at temperature 1; got temperature = 2"):
+        Sampler(steps=2, candidates=0, temperature=2.0)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_one_new_token_asks_no_energy_and_is_the_plain_one(drafts):
+    """So that neither its calls nor an effective sample size of 1 are counted."""
+
+    class Asked(Residual):
+        def __call__(self, x, xt, t, log_p, context):
+            raise AssertionError("nobody is asked about one token")
+
+    canvas, seeds = torch.tensor([[0, M, 1], [M, 2, 2]]), torch.arange(2)
+    steps: list[StepResult] = []
+    found = Sampler(steps=1, candidates=5).sample(
+        canvas, Marginals(DENSE), Asked(DENSE, drafts=drafts), LogLinear(), seeds, on_step=steps.append
+    )
+    assert torch.equal(found, Sampler(steps=1).sample(canvas, Marginals(DENSE), None, LogLinear(), seeds))
+    assert steps[0].energy_calls.tolist() == [0, 0]
+    assert steps[0].energies is None
 
 
 class BrokenReader(Marginals):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.http.refusal import Refused
-from edlm.sampler import LEAST_TEMPERATURE, Sampler
+from edlm.sampler import EXACT, LEAST_TEMPERATURE, Sampler
 
 MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read
 MAX_PROMPTS = 8
@@ -72,7 +72,10 @@ class Settings(_Strict):
         return window
 
     def sampler(self, default: Sampler) -> Sampler:
-        """The default with what the request changed. Times that were fitted to other steps are not kept."""
+        """The default with what the request changed. Times that were fitted to other steps are not kept.
+
+        Refused where exact draws are to have another temperature than 1.
+        """
         given = {
             "steps": self.steps,
             "candidates": self.candidates,
@@ -84,6 +87,11 @@ class Settings(_Strict):
             changed["grid"] = None
         if self.candidates not in (None, default.candidates):
             changed["speculative"] = False
+        if changed.get("candidates", default.candidates) == EXACT:
+            if self.energy_temperature not in (None, 1.0):
+                what = f"candidates = 0 draws exactly, at temperature 1; got {self.energy_temperature:g}"
+                raise Refused(400, f"{what}: leave it out, or ask for k >= 1", "edlm.energy_temperature")
+            changed["temperature"] = 1.0
         return replace(default, **changed)
 
 

@@ -44,6 +44,12 @@ def test_plain_diffusion_names_no_energy(url):
     assert (details["energy"], details["ess"], details["energy_calls"]) == (None, None, 0)
 
 
+def test_exact_draws_are_refused_another_temperature(url):
+    refused = error(ask(url, COMPLETIONS, {"edlm": {"candidates": 0, "energy_temperature": 2.0}}), 400)
+    assert refused["param"] == "edlm.energy_temperature"
+    assert "at temperature 1" in refused["message"]
+
+
 def test_choices_differ_repeat_on_resend_and_are_the_texts_of_their_own_seeds(url):
     first = texts(url, prompt="ab", n=3, seed=5)
     assert first == texts(url, prompt="ab", n=3, seed=5)

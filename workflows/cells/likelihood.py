@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from edlm.candidates import AnyEnergy, proposal_of
 from edlm.carry_over_estimate import carry_over_estimate
 from edlm.energy import CarryOverEnergy
 from edlm.likelihood import (
@@ -16,7 +18,7 @@ from edlm.likelihood import (
     paper_estimate,
     sampler_bound,
 )
-from edlm.sampler import Sampler
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from workflows.cells.cell import (
     PLAIN,
@@ -79,12 +81,26 @@ def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) ->
     return 1 - (1 - (1 - schedule.alpha(grid[1:])) * share) ** length
 
 
-def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, weighed: bool) -> Row:
+def expected_choices(
+    sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy
+) -> Float64[Tensor, " i"]:
+    """P(the step from t_i asks the energy), likewise: one new token in a group needs no joint (`Sampler.chooses`)."""
+    inside = sampler.in_window(sampler.times()[1:]) & (sampler.candidates != 1)
+    if sampler.candidates == EXACT or proposal_of(energy) is not None:
+        return inside * expected_moves(sampler, schedule, length)
+    share = expected_moves(sampler, schedule, 1)
+    nowhere = torch.ones_like(share)  # P(no group has two new tokens): groups are independent
+    size = length if energy.block is None else energy.block
+    for places in (*[size] * (length // size), *([length % size] if length % size else [])):
+        nowhere *= (1 - share) ** places + places * share * (1 - share) ** (places - 1)
+    return inside * (1 - nowhere)
+
+
+def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy | None) -> Row:
     """Network passes per text that is drawn from nothing: a step that reveals nothing has none."""
     moves = expected_moves(sampler, schedule, length)
-    resampled = moves * sampler.in_window(sampler.times()[1:])
-    each = 0 if not weighed or sampler.candidates == 1 else max(sampler.candidates, 1)
-    return {"denoiser_calls": moves.sum().item(), "energy_calls": each * resampled.sum().item()}
+    asked = 0.0 if energy is None else expected_choices(sampler, schedule, length, energy).sum().item()
+    return {"denoiser_calls": moves.sum().item(), "energy_calls": max(sampler.candidates, 1) * asked}
 
 
 def bound_columns(estimate: Estimate, length: int) -> Row:
@@ -135,7 +151,7 @@ class Bound(AbstractCell):
             "repeats": repeats,
             "last_doubling_gained": left,
             **bound_columns(estimate, denoiser.length),
-            **expected_calls(self.sampler, denoiser.schedule, denoiser.length, weighed=energy is not None),
+            **expected_calls(self.sampler, denoiser.schedule, denoiser.length, energy),
             **self.common(),
         }
         return Found({"bounds": [row]})
