@@ -57,50 +57,54 @@ class Promotion:
     def run(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
         """Afterwards every replica answers with `version`, and has shown it on the request `canary`.
 
-        Raises NotPromoted where that does not come about in time; what was deployed before is then deployed again.
+        Where that does not come about, in time, for whatever reason, what was deployed before is deployed again, and
+        NotPromoted says why; Ctrl-C does the same, and goes on as KeyboardInterrupt.
         """
         answered = {one["answers"]["digest"] for one in standings(self._handle)}
-        apply(with_version(self._before, version))
         try:
+            apply(with_version(self._before, version))
             self._wait(version, canary)
-        except NotPromoted as error:
+        except BaseException as error:  # whatever it is, nobody has seen the version answer
+            now = self._restored(answered, wait=isinstance(error, Exception))
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
+            why = str(error) if isinstance(error, NotPromoted) else f"{type(error).__name__}: {error}"
+            raise NotPromoted(f"{why}; {now}") from error
+
+    def _restored(self, digests: set[str], wait: bool) -> str:
+        """What answers, after what was deployed before has been deployed again."""
+        try:
             apply(self._before)
-            answers = "answers" if self._wait_for(answered) else "does not answer everywhere yet"
-            raise NotPromoted(f"{error}; the version before {answers}") from error
+            if not wait or self._wait_for(digests):
+                return "the version before answers"
+            return "the version before does not answer everywhere yet"
+        except Exception as error:  # said with why it had to be
+            return f"the version before may not be deployed again ({error}); promote it by its number"
 
     def _wait(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
         """Nothing, once every replica stands by `version` and one has answered with it."""
         deadline = time.monotonic() + self._timeout_seconds
-        while True:
-            application = serve.status().applications[APPLICATION]
-            if application.status in FAILED:
-                raise NotPromoted(reasons(application))
-            said = standings(self._handle)
-            failed = [one["error"] for one in said if one["state"] == "failed" and one["wanted"] == asdict(version)]
-            if failed:
-                raise NotPromoted(failed[0])
-            behind = [one for one in said if one["answers"]["digest"] != version.digest]
-            # Where Serve may scale to zero there may be no replica, and the request starts one.
-            if not behind and len(said) == _replicas() and self._answered(version, canary, deadline):
-                return
+        while (missing := self._missing(version, canary, deadline)) is not None:
             if time.monotonic() > deadline:
-                missing = f"{len(behind)} of {len(said)} replicas answer with another version"
-                raise NotPromoted(f"after {self._timeout_seconds:g} s {missing}, and there are {_replicas()}")
+                raise NotPromoted(f"after {self._timeout_seconds:g} s {missing}")
             time.sleep(POLL_SECONDS)
 
-    def _answered(self, version: ModelVersion, canary: Mapping[str, Any], deadline: float) -> bool:
-        """Whether the request was answered with `version`; NotPromoted for a bad answer, or none."""
+    def _missing(self, version: ModelVersion, canary: Mapping[str, Any], deadline: float) -> str | None:
+        """What is not as it should be yet; None where nothing is. NotPromoted where it never will."""
+        application = serve.status().applications[APPLICATION]
+        if application.status in FAILED:
+            raise NotPromoted(reasons(application))
+        said = standings(self._handle)
+        failed = [one["error"] for one in said if one["state"] == "failed" and one["wanted"] == asdict(version)]
+        if failed:
+            raise NotPromoted(failed[0])
+        behind = [one for one in said if one["answers"]["digest"] != version.digest]
+        # Where Serve may scale to zero there may be no replica, and the request starts one.
+        replicas = _replicas()
+        if behind or len(said) != replicas:
+            return f"{len(behind)} of {len(said)} replicas answer with another version, and there are {replicas}"
         left = max(1.0, deadline - time.monotonic())
-        where = f"{url(self.arguments.serving)}/v1/completions"
-        try:
-            response = httpx.post(where, json=dict(canary), headers=self._headers, timeout=left, trust_env=False)
-        except httpx.HTTPError as error:
-            raise NotPromoted(f"the request that tries it got no answer from {where} ({error})") from error
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            return False  # busy with the requests of others: tried again
-        if response.status_code != httpx.codes.OK:
-            raise NotPromoted(f"the request that tries it was answered {response.status_code}: {response.text[:300]}")
-        return response.json()["edlm"]["digest"] == version.digest
+        return unanswered(url(self.arguments.serving), self._headers, version, canary, left)
 
     def _wait_for(self, digests: set[str]) -> bool:
         """Whether in time every replica answers with one of these."""
@@ -112,6 +116,27 @@ class Promotion:
                 return True
             time.sleep(POLL_SECONDS)
         return False
+
+
+def unanswered(
+    at: str, headers: Mapping[str, str], version: ModelVersion, canary: Mapping[str, Any], seconds: float
+) -> str | None:
+    """Why the request was not answered with `version` yet; None where it was. NotPromoted for a bad answer, or none."""
+    where = f"{at}/v1/completions"
+    try:
+        response = httpx.post(where, json=dict(canary), headers=dict(headers), timeout=seconds, trust_env=False)
+    except httpx.HTTPError as error:
+        raise NotPromoted(f"the request that tries it got no answer from {where} ({error})") from error
+    said = f"the request that tries it was answered {response.status_code}"
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:  # busy with the requests of others: tried again
+        return f"{said}, last by {where}: {response.text[:300]}; try again when less is asked of it"
+    if response.status_code != httpx.codes.OK:
+        raise NotPromoted(f"{said}: {response.text[:300]}")
+    try:
+        digest = response.json()["edlm"]["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotPromoted(f"{said} by {where}, without the model's digest: {response.text[:300]}") from error
+    return None if digest == version.digest else f"the request that tries it was answered with digest {digest}"
 
 
 def with_version(application: ServeApplicationSchema, version: ModelVersion) -> ServeApplicationSchema:
@@ -127,6 +152,8 @@ def standings(handle: DeploymentHandle) -> list[dict[str, Any]]:
     try:
         said = handle.broadcast("standing").results(timeout_s=ASK_SECONDS, return_exceptions=True)
     except DeploymentUnavailableError:  # none is running
+        return []
+    except TimeoutError:  # one that is killed, or too busy: none has said anything, and they are asked again
         return []
     return [one for one in said if not isinstance(one, Exception)]
 

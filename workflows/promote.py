@@ -52,6 +52,9 @@ def main(arguments: Sequence[str]) -> None:
     wanted = from_flags(Promote, arguments, __doc__ or "")
     try:
         promote(wanted)
+    except KeyboardInterrupt:
+        print("error: not promoted: interrupted; what was deployed before stays, or is so again", file=sys.stderr)
+        raise SystemExit(130) from None
     except (NotPromoted, ValueError, ConnectionError) as error:
         print(f"error: not promoted: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from cluster import promotion
+from cluster.http.local import listening
 from cluster.promotion import NotPromoted, Promotion, with_version
 from cluster.serving import APPLICATION, apply, deployed
 from cluster.session import address
 from edlm.config import ConfigurationError
 from tests.cluster.serving.stage import SECONDS, SPOILED, until
+from workflows.promote import CANARY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 PROJECT = Path(__file__).resolve().parents[3]
@@ -58,6 +60,48 @@ def test_a_spoiled_version_is_not_promoted_and_the_old_one_answers_on(stage, nam
     assert stage.answers() == ["first", "first"]
     assert stage.ask().json()["edlm"]["digest"] == stage.versions["first"].digest
     assert stage.pids() == pids
+
+
+@pytest.mark.parametrize("breaks", [KeyError("digest"), KeyboardInterrupt()])
+def test_whatever_ends_a_promotion_the_version_before_answers(stage, monkeypatch, breaks):
+    stage.promote("first")
+    said = []
+
+    def interrupted(*_: object) -> None:
+        said.extend(deployed()[APPLICATION].deployments)
+        raise breaks
+
+    monkeypatch.setattr(promotion, "unanswered", interrupted)
+    with pytest.raises(NotPromoted if isinstance(breaks, Exception) else KeyboardInterrupt) as raised:
+        stage.promote("second")
+    assert [one.user_config["digest"] for one in said] == [stage.versions["second"].digest]  # it was on its way
+    if isinstance(breaks, Exception):
+        assert str(raised.value) == "KeyError: 'digest'; the version before answers"
+    until(lambda: stage.answers() == ["first", "first"])
+
+
+def test_replicas_that_say_nothing_in_time_are_asked_again(stage, monkeypatch):
+    """Ray raises TimeoutError, as while a replica is busy, or dies."""
+    stage.promote("first")
+    with monkeypatch.context() as hasty:
+        hasty.setattr(promotion, "ASK_SECONDS", 1e-9)
+        assert stage.standings() == []
+    assert stage.answers() == ["first", "first"]
+
+
+def test_a_promotion_that_is_only_ever_refused_says_so(stage, monkeypatch):
+    stage.promote("first")
+
+    async def busy(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 429, "headers": []})
+        await send({"type": "http.response.body", "body": b"work is used up"})
+
+    with listening(busy) as elsewhere:
+        monkeypatch.setattr(promotion, "url", lambda _: elsewhere)
+        promoting = Promotion(4.0, key=None)
+        with pytest.raises(NotPromoted, match=r"after 4 s the request that tries it was answered 429.*work is used up"):
+            promoting.run(stage.versions["second"], CANARY)
+    until(lambda: stage.answers() == ["first", "first"])
 
 
 def test_of_quick_promotions_the_last_wins_in_every_replica(stage):
