@@ -21,7 +21,8 @@ from edlm.schedule import AbstractSchedule
 from edlm.step import StepResult
 from edlm.trajectory import trajectory
 
-TICKS = 2000  # that a budget is counted in
+LEAST_TICKS, TICKS_A_STEP = 2000, 100  # that what a budget leaves is counted in
+HAIR = 1e-9  # so that a whole number of ticks stays one, and a budget that is just what is taken is kept
 
 Energies = Mapping[str, AnyEnergy]
 
@@ -112,26 +113,29 @@ def planned_bound(
 
 
 def best_plan(
-    gains: Float64[Tensor, "i c"], seconds: Float64[Tensor, "i c"], budget_seconds: float, ticks: int = TICKS
+    gains: Float64[Tensor, "i c"], seconds: Float64[Tensor, "i c"], budget_seconds: float, ticks: int | None = None
 ) -> tuple[int, ...]:
     """The choice of every step whose gains have the largest sum, where the seconds have a sum within the budget.
 
-    Seconds are rounded up to a tick, a budget's 1 / `ticks`: no plan exceeds the budget, and of those that keep it when
-    so rounded none gains more. Raises ValueError where even the quickest choices take longer.
+    Only what a choice takes longer than the quickest one of its step is rounded, up to a tick: 1 / `ticks` of what the
+    quickest plan leaves of the budget. So no plan exceeds the budget, the quickest one is never rounded out of it, and
+    of those that keep it when so rounded none gains more. Raises ValueError where even the quickest takes longer.
     """
-    # A hair less, so that a whole number of ticks stays one.
-    prices = (seconds / budget_seconds * ticks - 1e-9).ceil().long()
-    if int(prices.min(dim=1).values.sum()) > ticks:
-        quickest = seconds.min(dim=1).values.sum().item()
+    ticks = ticks or max(LEAST_TICKS, TICKS_A_STEP * len(seconds))  # each step rounds: more of them need finer ticks
+    least = seconds.min(dim=1, keepdim=True).values
+    quickest = least.sum().item()
+    if quickest > budget_seconds * (1 + HAIR):
         raise ValueError(f"the quickest plan takes {quickest:g} seconds; a budget of {budget_seconds:g} is too small")
+    tick = max((budget_seconds - quickest) / ticks, 1e-300)  # nothing left: whatever takes longer is out of reach
+    prices = ((seconds - least) / tick - HAIR).ceil().clamp(max=ticks + 1).long()
     most = torch.zeros(ticks + 1, dtype=torch.float64)  # by the steps so far, within each number of ticks
     chosen = []
     for price, gain in zip(prices, gains, strict=True):
         options = torch.full((len(price), ticks + 1), -math.inf, dtype=torch.float64)
-        for c, taken in enumerate(price.clamp(max=ticks + 1).tolist()):
+        for c, taken in enumerate(price.tolist()):
             options[c, taken:] = most[: ticks + 1 - taken] + gain[c]
         most, best = options.max(dim=0)
-        chosen.append(best)
+        chosen.append(best.to(torch.int16))  # a table of steps by ticks
     plan, left = [], ticks
     for price, best in zip(prices.flip(0), reversed(chosen), strict=True):
         plan.append(int(best[left]))

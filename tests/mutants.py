@@ -290,8 +290,8 @@ MUTANTS = (
     Mutant(
         "the seconds of a plan are rounded down",
         "effort.py",
-        "prices = (seconds / budget_seconds * ticks - 1e-9).ceil().long()",
-        "prices = (seconds / budget_seconds * ticks).floor().long()",
+        "prices = ((seconds - least) / tick - HAIR).ceil().clamp(max=ticks + 1).long()",
+        "prices = ((seconds - least) / tick).floor().clamp(max=ticks + 1).long()",
         (EFFORT,),
     ),
     Mutant(

@@ -40,25 +40,37 @@ def test_no_plan_within_the_budget_gains_more(instance):
     ]
     if not every:
         with pytest.raises(ValueError, match=f"a budget of {budget} is too small"):
-            best_plan(gains, seconds, budget, ticks=budget)
+            best_plan(gains, seconds, budget)
         return
-    found = best_plan(gains, seconds, budget, ticks=budget)
+    left = budget - int(seconds.min(dim=1).values.sum())
+    found = best_plan(gains, seconds, budget, ticks=max(left, 1))  # of a second each: nothing is rounded
     assert sum(seconds[i, c].item() for i, c in enumerate(found)) <= budget
     assert sum(gains[i, c].item() for i, c in enumerate(found)) == pytest.approx(max(every)[0])
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 9999), factor=st.floats(1.0, 3.0))
-def test_seconds_that_are_no_whole_ticks_never_exceed_the_budget(seed, factor):
+@given(seed=st.integers(0, 9999), factor=st.floats(1.0, 3.0), ticks=st.sampled_from([20, None]))
+def test_seconds_that_are_no_whole_ticks_never_exceed_the_budget(seed, factor, ticks):
     generator = torch.Generator().manual_seed(seed)
     gains, seconds = torch.rand(2, 6, 5, dtype=torch.float64, generator=generator)
     seconds += 0.01
     budget = factor * seconds.min(dim=1).values.sum().item() * 1.01
-    found = best_plan(gains, seconds, budget)
+    found = best_plan(gains, seconds, budget, ticks)
     assert seconds[torch.arange(6), torch.tensor(found)].sum().item() <= budget
-    more = best_plan(gains, seconds, 2 * budget)
+    more = best_plan(gains, seconds, 2 * budget, ticks)
     total = [gains[torch.arange(6), torch.tensor(plan)].sum().item() for plan in (found, more)]
     assert total[1] >= total[0] - 1e-9
+
+
+@pytest.mark.parametrize(("steps", "factor"), [(64, 1.0), (64, 1.01), (256, 1.05), (1024, 1.25)])
+def test_no_budget_is_too_small_because_seconds_are_rounded(steps, factor):
+    """Each step may be plain or gain 1 for twice the seconds, so the best plan is known."""
+    seconds = torch.tensor([1.4963, 2 * 1.4963], dtype=torch.float64).repeat(steps, 1)
+    gains = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(steps, 1)
+    budget, affordable = factor * seconds[:, 0].sum().item(), int((factor - 1) * steps)
+    plan = best_plan(gains, seconds, budget)
+    assert seconds[torch.arange(steps), torch.tensor(plan)].sum().item() <= budget * (1 + 1e-9)
+    assert 0.99 * affordable - 1 <= sum(plan) <= affordable
 
 
 @pytest.mark.parametrize("plan", [(WHOLE, PLAIN, PAIRS), (EXACT, WHOLE, PLAIN), (PLAIN, PLAIN, EXACT)])
