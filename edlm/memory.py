@@ -22,7 +22,7 @@ def promised_bytes(
         candidates            64 b k l
 
     h is the width of the denoiser and of the energy. Nothing of size l |V| or k |V| is kept, within a step or between
-    steps. Attention adds nothing quadratic, except with padding in a light head: k |U|^2 there.
+    steps, and attention adds nothing quadratic.
     """
     weighed = max(length, min(rows * candidates * length, tokens_at_once)) if candidates != 1 else 0
     projected = min(rows * length * vocabulary, max(chunk, 8 * vocabulary))

@@ -189,7 +189,7 @@ class ConditionalEnergy(AbstractEnergy):
     ) -> Float[Tensor, "n k m h"]:
         """The features of the new positions, corrected for the new tokens before each."""
         at, k = packed.positions, x.shape[1]
-        at_k, valid_k = at.repeat_interleave(k, 0), packed.valid.repeat_interleave(k, 0)
+        at_k = at.repeat_interleave(k, 0)
         features = context[packed.rows[:, None], at][:, None]
         x = x.flatten(0, 1)
         last = F.pad(x.gather(1, at_k)[:, :-1], (1, 0), value=self.mask + 1)
@@ -197,7 +197,7 @@ class ConditionalEnergy(AbstractEnergy):
         z = given + self.last(last) + self._settled_left(at_k, x)
         turn = self.layers.turn(at_k)
         for layer in self.layers:
-            z = layer(z, turn, causal=True, valid=valid_k)
+            z = layer(z, turn, causal=True)  # padding stands behind all that is valid, where nobody looks
         return features + self.correction(self.norm(z)).unflatten(0, (-1, k))
 
     def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:

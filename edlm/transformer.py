@@ -113,7 +113,7 @@ class Layer(nn.Module):
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
-        """Places that are not `valid` are seen by nobody."""
+        """Places that are not `valid` are seen by nobody; in a causal pass they stand behind all others instead."""
         y, gate = self.norm_attention(x, condition)
         x = x + gate * self._drop(self._attend(y, turn, causal, valid))
         y, gate = self.norm_mlp(x, condition)
@@ -162,10 +162,10 @@ class Layer(nn.Module):
         q, k, v = self._projected(x, turn)
         seen = None
         if valid is not None:
-            square = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
-            # Everybody sees itself: where nothing is valid there would be a softmax over nothing.
-            seen = (valid[:, None, None, :] & (square.tril() if causal else square)) | square.tril().triu()
-            causal = False
+            assert not causal
+            # One row of the mask serves all who ask, so that nothing grows with the square of the length. Where nothing
+            # is valid everything is seen: there would be a softmax over nothing.
+            seen = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
         )

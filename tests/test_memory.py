@@ -41,18 +41,21 @@ SIZES = {
     "drafts": (2, 128, 20, 16, Bidirectional()),
     "drafts of a large vocabulary": (2, 64, 4000, 8, Bidirectional()),
     "light heads": (4, 128, 20, 8, Step(block=8, width=WIDTH, layers=1, heads=2)),
+    "light heads over one long block": (1, 2048, 20, 2, Step(block=None, width=WIDTH, layers=1, heads=4)),
+    "causal heads over one long block": (1, 2048, 20, 2, Conditional(width=WIDTH, layers=1, heads=4)),
     "exact": (4, 128, 400, 0, Conditional(width=WIDTH, layers=1, heads=2)),
 }
 
 
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", SIZES)
-def test_generation_keeps_its_promise(name, monkeypatch):
+def test_generation_keeps_its_promise(name, steps, monkeypatch):
     monkeypatch.setattr(weighing, "TOKENS_AT_ONCE", 512)
     for module in (transformer, proposing):
         monkeypatch.setattr(module, "CHUNK", 2**16)
     rows, length, vocabulary, candidates, energy = SIZES[name]
     promised = promised_bytes(rows, length, vocabulary, candidates, WIDTH, 512, 2**16)
-    held = peak(rows, length, vocabulary, candidates, energy)
+    held = peak(rows, length, vocabulary, candidates, energy, steps)
     assert held <= promised
     assert held > promised / 5
 

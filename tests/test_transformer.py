@@ -64,12 +64,29 @@ def test_what_is_not_valid_is_seen_by_nobody(x):
     torch.testing.assert_close(layer(x[:, :5], Turn.at(torch.arange(5), 8)), layer(x, turn, valid=valid)[:, :5])
 
 
-def test_causal_and_valid_together_are_the_causal_prefix(x):
-    layer, valid = stirred(Layer(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
+def test_a_causal_pass_does_not_see_what_stands_behind():
+    layer = stirred(Layer(16, 2))
+    x = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
     turn = Turn.at(torch.arange(7), 8)
-    torch.testing.assert_close(
-        layer(x[:, :5], Turn.at(torch.arange(5), 8), causal=True), layer(x, turn, causal=True, valid=valid)[:, :5]
-    )
+    alone = layer(x[:, :5], Turn.at(torch.arange(5), 8), causal=True)
+    torch.testing.assert_close(alone, layer(x, turn, causal=True)[:, :5])
+
+
+@pytest.mark.parametrize("m", [4, 7, 64, 700])
+def test_one_row_of_the_mask_gives_the_bits_of_the_whole_mask(m):
+    layer, g = stirred(Layer(16, 2)), torch.Generator().manual_seed(m)
+    x, valid = torch.randn(3, m, 16, generator=g), torch.arange(m) < torch.tensor([[m], [m // 2 + 1], [1]])
+    q, k, v = layer._projected(x, turn := Turn.at(torch.arange(m), 8))
+    whole = valid[:, None, None].expand(-1, 1, m, -1).contiguous()
+    wanted = layer._joined(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=whole))
+    assert torch.equal(layer._attend(x, turn, causal=False, valid=valid)[valid], wanted[valid])
+
+
+def test_where_nothing_is_valid_there_are_numbers_all_the_same(x):
+    layer, valid = stirred(Layer(16, 2)), torch.arange(7) < torch.tensor([[0], [7], [3]])
+    y = layer(x, Turn.at(torch.arange(7), 8), valid=valid)
+    assert y.isfinite().all()
+    assert torch.equal(y[1:], layer(x[1:], Turn.at(torch.arange(7), 8), valid=valid[1:]))
 
 
 @given(shift=st.integers(0, 500))
