@@ -16,15 +16,22 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.candidates import AnyDenoiser, AnyEnergy
-from edlm.sampler import Sampler
+from edlm.reveal import AtRandom
+from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 
 
 @dataclass(frozen=True)
 class NaiveSampler:
-    """Settings as of the fast sampler; only whole-draft energies, and k >= 1."""
+    """Settings as of the fast sampler; only whole-draft energies, k >= 1, and positions revealed at random."""
 
     sampler: Sampler
+
+    def __post_init__(self) -> None:
+        if self.sampler.candidates == EXACT:
+            raise ValueError("candidates is 0 (exact); the naive sampler has k >= 1 candidates")
+        if self.sampler.revealing != AtRandom():
+            raise ValueError(f"revealing is {self.sampler.revealing.kind}; the naive sampler reveals at_random")
 
     @torch.no_grad()
     def sample(
@@ -69,7 +76,8 @@ class NaiveSampler:
         x = torch.where(masked[:, None], x, xt[:, None])
         at = x.clamp(max=denoiser.vocabulary - 1)[..., None]
         drawn = log_p[:, None].expand(-1, k, -1, -1).gather(-1, at)[..., 0] * masked[:, None]
-        log_v = equations.log_weight(energy(x, xt, t, drawn.sum(dim=-1, keepdim=True), context))[..., 0]
+        energies = energy(x, xt, t, drawn.sum(dim=-1, keepdim=True), context)
+        log_v = equations.log_weight(energies, self.sampler.temperature)[..., 0]
         picked = torch.multinomial(log_v.softmax(dim=1), 1, generator=generator)[:, 0]
         revealed = masked & (torch.rand(b, length, generator=generator, device=xt.device) < share)
         picked = torch.where(revealed.sum(dim=1) > 1, picked, 0)

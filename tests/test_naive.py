@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edlm.naive import NaiveSampler
+from edlm.reveal import MostCertain
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.laws import chi_square, sampler_law
@@ -16,6 +17,7 @@ CASES = {
     "plain diffusion": (None, Sampler(steps=3), [M, M, M]),
     "whole drafts": (WHOLE, Sampler(steps=2, candidates=3), [M, M, M]),
     "whole drafts in a window": (WHOLE, Sampler(steps=3, candidates=3, window=(0.6, 1)), [M, M, M]),
+    "whole drafts, weights of a temperature": (WHOLE, Sampler(steps=2, candidates=3, temperature=0.3), [M, M, M]),
     "whole drafts beside a prompt": (WHOLE, Sampler(steps=2, candidates=2), [1, M, M]),
 }  # fmt: skip
 
@@ -31,3 +33,10 @@ def test_the_naive_sampler_follows_the_law_of_the_fast_one(name):
     if energy is not None:
         plain = sampler_law(DENSE, reader, None, sampler, schedule, canvas)
         assert chi_square(counts(DENSE, texts), plain) > FAR + 1
+
+
+def test_what_the_naive_sampler_cannot_do_is_refused():
+    with pytest.raises(ValueError, match="revealing is most_certain; the naive sampler reveals at_random"):
+        NaiveSampler(Sampler(steps=2, revealing=MostCertain()))
+    with pytest.raises(ValueError, match=r"candidates is 0 .* k >= 1"):
+        NaiveSampler(Sampler(steps=2, candidates=0))
