@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
@@ -28,7 +28,7 @@ from edlm.quality import average, unigram_entropy
 from edlm.reveal import AtRandom
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
-from edlm.step import State, StepResult, join
+from edlm.step import BrokenRows, State, StepResult, join
 from edlm.streams import Purpose, seeds, uniforms
 
 Precision = Literal["bfloat16", "float32", "float64"]
@@ -113,7 +113,7 @@ class LegacySampler:
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
         """As `Sampler.sample`, with one result more for `on_step`: that of the likeliest tokens at the end."""
-        steps = self.sampler.steps
+        steps, broken = self.sampler.steps, torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
         for i in range(steps, -1, -1):
             index = torch.full_like(seeds, i)
             t, s = (self.end + (1 - self.end) * j.double() / steps for j in (index, index - 1))
@@ -123,9 +123,11 @@ class LegacySampler:
                 )
             else:
                 result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
-            xt = result.xs
+            xt, broken = result.xs, broken | result.broken
             if on_step is not None:
                 on_step(result)
+        if broken.any():
+            raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
         return xt
 
     @torch.no_grad()
@@ -158,26 +160,30 @@ class LegacySampler:
     def _plain(
         self, now: State, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
     ) -> StepResult:
-        context, x = denoiser.read(now.xt, now.t), now.xt.clone()
+        context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
         for chunk, rows, at in _chunks(now.revealed, denoiser.vocabulary):
             u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.REVEAL, (denoiser.vocabulary + 1,))
-            x[rows, at] = reverse(denoiser.log_p(context, chunk), share[rows], u, self.dtype)
-        return replace(now, revealed=x != now.xt).advanced(x, energy)
+            log_p = denoiser.log_p(context, chunk)
+            broken[rows[_nan(log_p)]] = True
+            x[rows, at] = reverse(log_p, share[rows], u, self.dtype)
+        return replace(now, revealed=x != now.xt).advanced(x, energy, broken=broken)
 
     def _resample(
         self, now: State, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
     ) -> StepResult:
         assert energy is not None
         context, (b, length), k = denoiser.read(now.xt, now.t), now.xt.shape, self.sampler.candidates
-        x, log_p = self._drafts(now, context, denoiser)
+        x, log_p, broken = self._drafts(now, context, denoiser)
         energies = energy(x, now.xt, now.t, equations.sum_by_group(log_p, energy.block), context)
+        broken = broken | _nan(energies.flatten(1)) | (energies == -torch.inf).flatten(1).any(dim=1)
+        energies = torch.where(broken[:, None, None], 0.0, energies)
         log_v = equations.log_weight(energies, self.sampler.temperature)
         picked = equations.pick(log_v, uniforms(now.seeds, now.index, 0, Purpose.PICK, (log_v.shape[2],)))
         chosen = x.gather(1, equations.spread_groups(picked, length, energy.block)[:, None])[:, 0]
         # The reverse step of a denoiser that is sure of the chosen draft: its token against the mask.
         two = torch.stack([share, 1 - share], dim=-1)[:, None].expand(b, length, 2)
         kept = race(two, uniforms(now.seeds, now.index, 0, Purpose.REVEAL, (length, 2)), self.dtype) == 0
-        result = replace(now, revealed=now.revealed & kept).advanced(chosen, energy, energy_calls=k)
+        result = replace(now, revealed=now.revealed & kept).advanced(chosen, energy, energy_calls=k, broken=broken)
         return replace(
             result,
             energies=energies,
@@ -188,18 +194,22 @@ class LegacySampler:
 
     def _drafts(
         self, now: State, context: Tensor, denoiser: AnyDenoiser
-    ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
-        """k drafts, each by a race over the vocabulary at every masked position, and their log-probabilities."""
+    ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"], Bool[Tensor, " b"]]:
+        """k drafts, each by a race over the vocabulary at every masked position, and their log-probabilities.
+
+        Last: in which rows these are not numbers.
+        """
         k = self.sampler.candidates
         x = now.xt[:, None].repeat(1, k, 1)
-        by_position = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        by_position, broken = torch.zeros(x.shape, dtype=torch.float64, device=x.device), _none(now)
         for chunk, rows, at in _chunks(now.revealed, k * denoiser.vocabulary):
             log_p = denoiser.log_p(context, chunk)
+            broken[rows[_nan(log_p)]] = True
             u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.CANDIDATE, (k, denoiser.vocabulary))
             tokens = race(log_p.exp()[:, None].expand_as(u), u, self.dtype)
             x[rows, :, at] = tokens
             by_position[rows, :, at] = log_p.gather(-1, tokens).double()
-        return x, by_position
+        return x, by_position, broken
 
 
 def _chunks(where: Tensor, entries: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -209,12 +219,23 @@ def _chunks(where: Tensor, entries: int) -> Iterator[tuple[Tensor, Tensor, Tenso
         yield chunk, rows, at
 
 
+def _none(now: State) -> Bool[Tensor, " b"]:
+    return torch.zeros(len(now.xt), dtype=torch.bool, device=now.xt.device)
+
+
+def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
+    """Where a row of values holds what is not a number: a race, or the largest, would take it for the winner."""
+    return values.isnan().any(dim=1)
+
+
 def _likeliest(now: State, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
     """What is masked becomes the likeliest token, each on its own: biased, and published."""
-    context, x = denoiser.read(now.xt, now.t), now.xt.clone()
+    context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
     for chunk in chunks(now.revealed, denoiser.vocabulary):
-        x[chunk] = denoiser.log_p(context, chunk).argmax(dim=-1)
-    return now.advanced(x, energy)
+        log_p = denoiser.log_p(context, chunk)
+        broken[torch.nonzero(chunk)[_nan(log_p), 0]] = True
+        x[chunk] = log_p.argmax(dim=-1)
+    return now.advanced(x, energy, broken=broken)
 
 
 # ---------------------------------------------------------------- what it does to the entropy

@@ -57,7 +57,10 @@ class NaiveSampler:
         schedule: AbstractSchedule,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
-        """x_s from x_t, from the i-th time of the grid to the one before."""
+        """x_s from x_t, from the i-th time of the grid to the one before.
+
+        Raises FloatingPointError where logits are not numbers: a race takes them for its winners.
+        """
         b, length = xt.shape
         times = self.sampler.times().to(xt.device)
         t = times[i].expand(b)
@@ -66,6 +69,8 @@ class NaiveSampler:
         context = denoiser.read(xt, t)
         log_p = denoiser.log_p(context, everywhere).unflatten(0, (b, length))
         masked = xt == denoiser.mask
+        if (log_p.sum(dim=-1).isnan() & masked).any():
+            raise FloatingPointError("logits are not numbers; the network or its input is broken")
         if energy is None or self.sampler.candidates == 1 or not bool(self.sampler.in_window(t)[0]):
             # One race over the vocabulary and the mask says what is revealed, and as what.
             shared = share[..., None].float()

@@ -13,10 +13,11 @@ from edlm.control import Uniform
 from edlm.legacy import EXACT_LABEL, LegacySampler, entropy_against_steps, grained, race, reverse
 from edlm.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from edlm.step import StepResult
+from edlm.step import BrokenRows, StepResult
 from edlm.streams import Purpose, uniforms
 from tests.laws import Step, chi_square, resampled, sampler_law
 from tests.networks import denoiser
+from tests.test_sampler_law import BrokenEnergy, BrokenReader
 from tests.worlds import Constant, Marginals, Residual, world
 
 FAR = 3.9
@@ -250,6 +251,24 @@ def test_a_row_depends_on_its_own_canvas_and_seed_alone():
         assert torch.equal(sampler.sample(canvas[one], net, Constant(1.0), LogLinear(), seeds[one]), together[one])
     assert int(together.max()) < 5
     assert torch.equal(together[canvas == 2], canvas[canvas == 2])
+
+
+@pytest.mark.parametrize(
+    ("reader", "energy", "sampler", "end"),
+    [
+        (BrokenReader(DENSE), None, Sampler(steps=2), 1e-5),
+        (BrokenReader(DENSE), None, Sampler(steps=1), 1.0),  # everything is left to the likeliest token
+        (BrokenReader(DENSE), Residual(DENSE, drafts=True), Sampler(steps=2, candidates=3), 1e-5),
+        (Marginals(DENSE), BrokenEnergy(DENSE, drafts=True), Sampler(steps=2, candidates=3), 1e-5),
+    ],
+)
+def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler, end):
+    legacy, mask = LegacySampler(sampler=sampler, end=end), DENSE.mask
+    canvas = torch.tensor([[0, mask, mask], [2, mask, mask], [1, mask, mask]])
+    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3 are not numbers") as raised:
+        legacy.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
+    alone = legacy.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
+    assert torch.equal(raised.value.x[[0, 2]], alone)
 
 
 def test_time_ends_at_end_and_the_rest_becomes_the_likeliest_token():

@@ -8,7 +8,7 @@ from edlm.reveal import MostCertain
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.laws import chi_square, sampler_law
-from tests.test_sampler_law import DENSE, FAR, N, counts, denoiser
+from tests.test_sampler_law import DENSE, FAR, BrokenReader, N, counts, denoiser
 from tests.worlds import Residual
 
 M = DENSE.mask
@@ -40,3 +40,10 @@ def test_what_the_naive_sampler_cannot_do_is_refused():
         NaiveSampler(Sampler(steps=2, revealing=MostCertain()))
     with pytest.raises(ValueError, match=r"candidates is 0 .* k >= 1"):
         NaiveSampler(Sampler(steps=2, candidates=0))
+
+
+@pytest.mark.parametrize(("energy", "k"), [(None, 1), (WHOLE, 3)])
+def test_logits_that_are_not_numbers_are_an_error_and_no_token(energy, k):
+    naive, canvas = NaiveSampler(Sampler(steps=2, candidates=k)), torch.tensor([[0, M, M], [2, M, M]])
+    with pytest.raises(FloatingPointError, match="logits are not numbers"):
+        naive.sample(canvas, BrokenReader(DENSE), energy, LogLinear(), torch.Generator().manual_seed(1))
