@@ -7,7 +7,8 @@ is a function of its job and the model, whoever shares its passes; tokens that a
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,6 +54,7 @@ class ContinuousBatch:
         self._changed = threading.Condition()
         self._entries: list[Entry] = []
         self._closed, self._stop = False, False
+        self._to_follow = 0  # how many have more to bring in, once what they have here is over
         self._failure: BaseException | None = None
         self._turns, self._shares = Turns(limits.slots, limits.turn_seconds), Shares()
         self._ledger, self._order, self._beat = Ledger(), 0, time.monotonic()
@@ -96,6 +98,7 @@ class ContinuousBatch:
             costs = [self._turns.of(draft, draft.left, rows) for draft in drafts]
             if jobs:
                 self._require_room(jobs[0].key, sum(costs), now, min(job.deadline for job in jobs), len(jobs))
+            self._count_in(len(jobs), now)
             entries = [
                 Writing(
                     key=job.key,
@@ -112,15 +115,30 @@ class ContinuousBatch:
             self._changed.notify_all()
         return tickets
 
-    def run(self, cost: float, bites: Bites[T], key: str, deadline: float) -> Pending[T]:
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Within, what was let in may be followed by more work (`run` with `follows`): a drain waits for it."""
+        with self._changed:
+            self._to_follow += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._to_follow -= 1
+                self._changed.notify_all()
+
+    def run(self, cost: float, bites: Bites[T], key: str, deadline: float, follows: bool = False) -> Pending[T]:
         """A ticket for other work on the model, `cost` passes of the denoiser in all, done a bite at a time.
 
-        Raises Full or EngineFailed. A ValueError or FloatingPointError of the work is its ticket's.
+        What `follows` work that was let in, within `kept_open`, is always let in. Raises Full or EngineFailed. A
+        ValueError or FloatingPointError of the work is its ticket's.
         """
         with self._changed:
-            self._require_open()
+            self._require_open(follows)
             now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), PASS, False, 1)
-            self._require_room(key, seconds, now, deadline, 1)
+            if not follows:
+                self._require_room(key, seconds, now, deadline, 1)
+            self._count_in(1, now)
             ticket: Pending[T] = Pending(self.version, self._wake)
             entry = Biting(
                 key=key, due=now + seconds, order=self._next(), ticket=ticket, deadline=deadline, bites=bites,
@@ -168,7 +186,7 @@ class ContinuousBatch:
         """
         with self._changed:
             self._closed = True
-            done = self._changed.wait_for(lambda: not self._entries or not self.alive, timeout)
+            done = self._changed.wait_for(lambda: not (self._entries or self._to_follow) or not self.alive, timeout)
             self._stop = True
             self._changed.notify_all()
         self._thread.join(JOIN_SECONDS)
@@ -182,10 +200,10 @@ class ContinuousBatch:
 
     # ---------------------------------------------------------------- who may come in; the lock is held
 
-    def _require_open(self) -> None:
+    def _require_open(self, follows: bool = False) -> None:
         if self._failure is not None or (self._stop and self._closed):
             raise EngineFailed("the engine has failed" if self._failure is not None else "the engine is closed")
-        if self._closed:
+        if self._closed and not follows:
             self._refuse("draining", 1.0)
 
     def _require_room(self, key: str, seconds: float, now: float, deadline: float, count: int) -> None:
@@ -197,6 +215,9 @@ class ContinuousBatch:
             self._refuse("patience", wait - self.limits.patience_seconds)
         if wait > 0 and now + wait + seconds > deadline:
             self._refuse("deadline", now + wait + seconds - deadline)
+
+    def _count_in(self, count: int, now: float) -> None:
+        """Afterwards so many more are counted; they come in next."""
         self._ledger.submitted += count
         if not self._entries:
             self._beat = now  # until now there was nothing to move

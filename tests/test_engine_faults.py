@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -371,6 +372,29 @@ def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(generator, 
         assert not engine.alive
         with pytest.raises(EngineFailed, match="closed"):
             engine.submit([job()])
+
+
+def test_what_follows_is_let_in_where_there_is_no_room_and_a_drain_waits_for_it(generator):
+    def seven():
+        yield
+        return 7
+
+    full = Limits(slots=1, waiting=1, patience_seconds=1e6)
+    with gated(generator, full) as (engine, gate), ThreadPoolExecutor(1) as pool:
+        with engine.kept_open():
+            tickets = engine.submit([job((), 4, 1), job((), 4, 2)])
+            with pytest.raises(Full, match="waiting"):
+                engine.run(1, seven(), "a", 1e18)
+            first = engine.run(1, seven(), "a", 1e18, follows=True)
+            gate.let(1_000_000)
+            for ticket in (*tickets, first):
+                ticket.result(SECONDS)
+            drained = pool.submit(engine.drain, SECONDS)
+            with pytest.raises(TimeoutError):
+                drained.result(0.2)
+            assert engine.run(1, seven(), "a", 1e18, follows=True).result(SECONDS) == 7
+        assert drained.result() is True
+        assert engine.statistics().submitted == 4
 
 
 def test_what_a_drain_has_no_time_for_fails_and_the_thread_ends(generator):

@@ -92,10 +92,15 @@ class Admission:
             coming.add_done_callback(_call_off)
             raise
 
-    async def measured(self, work: float, bites: Bites[Value], charged: float, way: Way) -> Value:
-        """What the bites return, once they are taken; they are called off when nobody waits."""
+    async def measured(
+        self, work: float, bites: Bites[Value], charged: float, way: Way, follows: bool = False
+    ) -> Value:
+        """What the bites return, once they are taken; they are called off when nobody waits.
+
+        What `follows` texts of the same request was let in with them.
+        """
         with self._entering(way.visit, charged):
-            ticket = self.batch.run(work, bites, way.visit.key, way.deadline)
+            ticket = self.batch.run(work, bites, way.visit.key, way.deadline, follows)
         try:
             async for _ in Watch([ticket], steps=False).changes():
                 pass

@@ -90,16 +90,24 @@ class Completions:
 
     async def answer(self, admission: Admission) -> CompletionResponse:
         """The whole answer."""
-        written = await write(self, admission)
-        kept, more = list(range(len(written))), {}
-        if self.request.best_of is not None:
-            texts = [(*self._prompt(i), *one.tokens, *(self.suffix or ())) for i, one in enumerate(written)]
-            energies = await energies_per_token(self.way, texts, admission)
-            kept = [i for at in range(0, len(texts), self.rows) for i in self._best(energies, at)]
-            more = {"best_of_energies": [energies[at : at + self.rows] for at in range(0, len(texts), self.rows)]}
+        kept, more = list(range(len(self.jobs))), {}
+        if self.request.best_of is None:
+            written = await write(self, admission)
+        else:
+            written, energies = await self._ranked(admission)
+            starts = range(0, len(written), self.rows)
+            kept = [i for at in starts for i in self._best(energies, at)]
+            more = {"best_of_energies": [energies[at : at + self.rows] for at in starts]}
         choices = [self._choice(number, self._lead(i) + written[i].text, written[i]) for number, i in enumerate(kept)]
         ended = self.ended(written, **more)
         return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
+
+    async def _ranked(self, admission: Admission) -> tuple[list[Written], list[float | None]]:
+        """Every text, and its energy a token; an engine that is to stop waits for both."""
+        with admission.batch.kept_open():
+            written = await write(self, admission)
+            texts = [(*self._prompt(i), *one.tokens, *(self.suffix or ())) for i, one in enumerate(written)]
+            return written, await energies_per_token(self.way, texts, admission)
 
     def _choice(self, index: int, text: str, written: Written | None) -> Choice:
         if written is None:

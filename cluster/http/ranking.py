@@ -32,11 +32,12 @@ def require_rankable(way: Way, longest: int) -> None:
 async def energies_per_token(way: Way, texts: Sequence[Sequence[int]], admission: Admission) -> list[float | None]:
     """E(x_0, x_t, t) of each text, its mean over DRAWS noise samples, divided by its tokens; None for an empty one.
 
+    Within `kept_open` of the engine that wrote them, which never turns their ranking away.
     /v1/score says the same of the text with the same seed, up to its noise. Texts of different lengths are compared by
     the token: an energy is a sum over what is masked.
     """
     bites = _energies(way, texts)
-    return await admission.measured(ranking_work(len(texts)), bites, 0.0, way)
+    return await admission.measured(ranking_work(len(texts)), bites, 0.0, way, follows=True)
 
 
 def ranking_work(texts: int) -> float:

@@ -21,6 +21,7 @@ from edlm.ledger import Statistics
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, eventually, stream
 from tests.cluster.asking import events as read_events
 from tests.cluster.conftest import PATIENT
+from tests.engines import Gate, watched
 
 LONG = {"max_tokens": 4096, "seed": 1, "edlm": {"steps": 12, "candidates": 1}}  # seconds of work
 SLOW = Rules(max_seconds=3600)  # the tests' machine may be slow
@@ -177,6 +178,31 @@ def test_an_engine_that_stops_ends_every_request_and_says_so(generator):
         assert error(ask(service.url, COMPLETIONS, SHORT), 503)["code"] == "engine_failed"
         assert error(ask(service.url, "/readyz", method="GET"), 503)["code"] == "not_ready"
         assert ask(service.url, "/healthz", method="GET").status_code == 200
+
+
+def test_texts_that_were_let_in_are_ranked_though_the_engine_is_to_stop(generator):
+    gate = Gate()
+    with (
+        serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        asked = pool.submit(ask, service.url, COMPLETIONS, {**SHORT, "best_of": 2})
+        gate.wait()
+        drained = pool.submit(service.endpoint.batch.drain, 60.0)
+        eventually(lambda: ask(service.url, COMPLETIONS, SHORT).status_code == 503)
+        gate.let(10_000)
+        assert asked.result().status_code == 200, asked.result().text
+        assert drained.result() is True
+        assert counts(service).finished == {"length": 2, "scored": 1}
+
+
+def test_a_request_whose_client_leaves_before_the_ranking_holds_up_no_stop(generator):
+    gate = Gate()
+    with serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service:
+        with closing(connected(service, COMPLETIONS, {**SHORT, "best_of": 2})):
+            gate.wait()
+        gate.let(10_000)
+        assert service.endpoint.batch.drain(60.0)
 
 
 def test_a_request_that_was_read_for_one_model_is_answered_by_it(own, generator):
