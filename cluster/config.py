@@ -108,6 +108,19 @@ class Serving:
             )
 
 
+def require_asked(serving: Serving, listening: str) -> None:
+    """Nothing where only this machine reaches `listening`, at which Serve listens for HTTP, or keys are asked for.
+
+    ConfigurationError where strangers might ask, though `serving.host` says that they could not.
+    """
+    if serving.key_file is None and not serving.open and not is_loopback(listening):
+        raise ConfigurationError(
+            f"serving.host: {serving.host}, but Serve listens on {listening} (http_options.host, from when it was "
+            "started), which is no loopback address, and no key would be asked for; name a serving.key_file, or say "
+            f"serving.open that whoever reaches the port may ask, or `serve shutdown -y` and start it on {serving.host}"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine's own programs can reach `host`."""
     try:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 from ray import serve
+from ray.serve.context import _get_global_client
 
-from cluster.config import Serving, is_loopback
+from cluster.config import Serving, is_loopback, require_asked
 from cluster.http import meters
 from cluster.http.access import log_to_standard_error
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
@@ -31,6 +32,7 @@ from edlm.generator import TextGenerator, open_bundle
 from edlm.job import EngineFailed, Full, Limits
 from edlm.storage import Sha256
 
+LOCAL = "127.0.0.1"
 PASSES = 8.0  # about, that warming takes
 WARMING_SECONDS = 120.0  # that a new model has to fill its first canvases, beside the texts of the old one
 log = logging.getLogger(__name__)
@@ -55,7 +57,6 @@ class Replica:
 
     def __init__(self, serving: Serving) -> None:
         self._endpoint: Endpoint | None = None
-        require_intake(serving)
         torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
         log_to_standard_error()
         self._serving = serving
@@ -75,6 +76,7 @@ class Replica:
         """
         if self._succession is None:
             first = wanted_version(user_config)
+            require_guard(self._serving, await asyncio.to_thread(listening_host))
             generator = await asyncio.to_thread(self._first, first)
             self._endpoint = Endpoint(self._engine(generator, first), rules_of(self._serving), self._meters)
             self._app.app = make_app(self._endpoint)
@@ -175,11 +177,27 @@ def require_living(batch: ContinuousBatch, hung_seconds: float) -> None:
         raise EngineFailed(f"there is work, and the engine gave no sign of life for {hung_seconds:g} s")
 
 
-def require_intake(serving: Serving) -> None:
+def listening_host() -> str:
+    """The address at which this cluster's Serve listens for HTTP, whatever the settings of one application say."""
+    client = _get_global_client()
+    assert client is not None
+    return client.http_config.host or LOCAL  # None: no proxy runs
+
+
+def require_guard(serving: Serving, listening: str) -> None:
+    """Nothing where only this machine asks, or strangers meet a gate; ConfigurationError says what they would not meet.
+
+    `listening` is where Serve's HTTP listens: another application of the cluster may have started it.
+    """
+    require_asked(serving, listening)
+    require_intake(listening)
+
+
+def require_intake(listening: str) -> None:
     """Nothing where Ray's proxy limits what comes in; ConfigurationError where it does not, and strangers may ask."""
     if os.environ.get(CALLBACK) == INTAKE:
         return
     message = f"{CALLBACK}={INTAKE} was not set where Ray was started: its proxy buffers bodies of any size"
-    if not is_loopback(serving.host):
-        raise ConfigurationError(f"{message}, and serving.host is {serving.host}; set it, and start Ray again")
+    if not is_loopback(listening):
+        raise ConfigurationError(f"{message}, and Serve listens on {listening}; set it, and start Ray again")
     log.warning("%s", message)

@@ -24,9 +24,9 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from cluster.config import Serving, Tracking, is_loopback
+from cluster.config import Serving, Tracking, is_loopback, require_asked
 from cluster.registry import ModelVersion
-from cluster.replica import Replica
+from cluster.replica import Replica, listening_host
 from cluster.session import require_resources
 from cluster.tracking import open_tracking
 from edlm.config import ConfigurationError, config, parse, plain
@@ -72,7 +72,7 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
     """Afterwards Serve starts the model that the alias stands for now, and the URL is where it will answer.
 
     Ray must be up. Raises ValueError where the alias stands for nothing, or the folder is not the registered one;
-    ConfigurationError where the port is taken, or the cluster too small.
+    ConfigurationError where the port is taken, the cluster too small, or strangers could ask without a key.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     arguments = Arguments(model=model_name, storage=storage_root, pinned=True, serving=serving, tracking=tracking)
@@ -182,6 +182,7 @@ def _start(serving: Serving) -> None:
     """Afterwards Serve listens at the configured address."""
     if serve.status().proxies:
         _require_listening(url(serving))
+        require_asked(serving, listening_host())
         return
     require_free(serving.host, serving.port)
     patience = serving.request_timeout_seconds + SPARE_SECONDS

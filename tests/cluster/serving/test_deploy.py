@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from cluster.config import Serving, is_loopback
-from cluster.replica import require_intake, wanted_version
+from cluster.replica import require_guard, require_intake, wanted_version
 from cluster.serving import deploy, require_free, url, wait_until_ready
-from cluster.session import CALLBACK
+from cluster.session import CALLBACK, INTAKE
 from cluster.tracking import open_tracking
 from edlm.config import ConfigurationError, parse
 from tests.cluster.serving.spoiled import NAME, plain_bundle, published
@@ -168,6 +168,16 @@ def test_a_replica_takes_a_whole_version_and_no_alias(user_config, said):
 
 def test_without_limits_in_rays_proxy_only_this_machine_is_listened_to(monkeypatch):
     monkeypatch.delenv(CALLBACK, raising=False)
-    require_intake(Serving())
+    require_intake("127.0.0.1")
     with pytest.raises(ConfigurationError, match=f"{CALLBACK}=cluster.proxy.middlewares was not set"):
-        require_intake(Serving(host="0.0.0.0", key_file="/etc/edlm/keys"))
+        require_intake("0.0.0.0")
+
+
+def test_where_serve_listens_beyond_this_machine_its_settings_do_not_count(monkeypatch):
+    """Another application may have started Serve there, or `http_options.host` says so, and `serving.host` does not."""
+    monkeypatch.setenv(CALLBACK, INTAKE)
+    require_guard(Serving(), "127.0.0.1")
+    require_guard(Serving(open=True), "0.0.0.0")
+    require_guard(Serving(key_file="/etc/edlm/keys"), "0.0.0.0")
+    with pytest.raises(ConfigurationError, match=r"serving.host: 127.0.0.1, but Serve listens on 0.0.0.0.*key_file"):
+        require_guard(Serving(), "0.0.0.0")

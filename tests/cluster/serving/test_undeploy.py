@@ -1,4 +1,7 @@
-"""Taking the endpoint down: nothing new, what is on its way may end, and whoever takes too long is told."""
+"""Taking the endpoint down: nothing new, what is on its way may end, and whoever takes too long is told.
+
+What needs another Serve than these tests' own stands here, too, after its end.
+"""
 
 import threading
 import time
@@ -6,11 +9,15 @@ import time
 import httpx
 import pytest
 from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import ServeApplicationSchema
 
-from cluster.serving import APPLICATION, undeploy
+from cluster.serving import APPLICATION, BUILDER, Arguments, apply, deploy, undeploy, wait_until_ready
 from edlm.answers import ServiceError
 from edlm.client import Settings
-from tests.cluster.serving.stage import SECONDS, until
+from edlm.config import ConfigurationError, plain
+from tests.cluster.serving.spoiled import NAME
+from tests.cluster.serving.stage import SECONDS, START_SECONDS, TRACKING, until
 
 SLOW = Settings(steps=12, candidates=1)  # with 4096 tokens, ten seconds and more
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -46,3 +53,15 @@ def refuses(stage, refused: list[int]) -> bool:
     if status != 200:
         refused.append(status)
     return status != 200
+
+
+def test_a_serve_that_listens_for_everybody_is_not_used_without_keys(stage):
+    """Neither by the command nor by a replica of a config; the setting `serving.host` names loopback all the while."""
+    serve.shutdown()
+    serve.start(http_options=HTTPOptions(host="0.0.0.0", port=stage.settings.port))
+    with pytest.raises(ConfigurationError, match=r"Serve listens on 0.0.0.0"):
+        deploy(stage.settings, TRACKING, str(stage.root), NAME)
+    args = plain(Arguments(model=NAME, storage=str(stage.root), serving=stage.settings, tracking=TRACKING))
+    apply(ServeApplicationSchema(name=APPLICATION, route_prefix="/", import_path=BUILDER, args=args))
+    with pytest.raises(ConfigurationError, match=r"does not start: (.|\n)*Serve listens on 0.0.0.0"):
+        wait_until_ready(stage.url, START_SECONDS)
