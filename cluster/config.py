@@ -55,7 +55,7 @@ class Serving:
     open: bool = False
     """Listen beyond this machine without a key file: whoever reaches the port may ask."""
     hosts: tuple[str, ...] | None = None
-    """Names in the Host header that are answered. None: this machine's own where only it is listened to, else any."""
+    """Names in the Host header answered beside `host` and loopback's. None: no others on loopback, any beyond."""
     alias: str = "champion"
     cache: str | None = None
     """Folder of verified copies of models, on each machine. None: in the folder for temporary files."""

@@ -26,7 +26,8 @@ class Gate:
     """ASGI middleware. A page whose name was bound to this machine's address (DNS rebinding) gets no answer."""
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...], keys: Keys | None) -> None:
-        self.app, self.hosts, self.keys = app, hosts, keys
+        self.app, self.keys = app, keys
+        self.hosts = tuple(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -28,12 +28,19 @@ class Rules:
 
 def rules_of(serving: Serving) -> Rules:
     """The rules that the settings ask for."""
-    hosts = serving.hosts or (LOOPBACK if is_loopback(serving.host) else ("*",))
     return Rules(
-        hosts=hosts,
+        hosts=_names(serving),
         keys=None if serving.key_file is None else Path(serving.key_file),
         max_work=serving.max_work,
         max_seconds=serving.request_timeout_seconds,
         work_per_second=serving.work_per_second,
         burst_seconds=serving.burst_seconds,
     )
+
+
+def _names(serving: Serving) -> tuple[str, ...]:
+    """The names that are answered. Its own are always among them: by these it is asked whether it is ready."""
+    if serving.hosts is None and not is_loopback(serving.host):
+        return ("*",)
+    own = f"[{serving.host}]" if ":" in serving.host else serving.host
+    return tuple(dict.fromkeys((*LOOPBACK, own, *(serving.hosts or ()))))

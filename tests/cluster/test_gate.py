@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cluster.config import Serving
 from cluster.http.gate import MAX_BODY_BYTES, MAX_HEADER_BYTES
-from cluster.http.local import listening
+from cluster.http.local import listening, serving
+from cluster.http.rules import rules_of
 from cluster.proxy import CONTROL, Intake, middlewares
 from tests.cluster.asking import COMPLETIONS, JSON, ask, error
 
@@ -103,6 +105,21 @@ def test_this_machines_own_names_are_answered_and_no_page_elsewhere_may_read_it(
         response = ask(url, "/v1/models", method=method, headers=headers)
         assert response.status_code == (200 if method == "GET" else 405)
         assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_the_names_of_the_settings_are_answered_beside_its_own(generator):
+    """By 127.0.0.1 the endpoint is asked whether it is ready, and whether a promoted version answers."""
+    named = Serving(host="127.0.0.2", hosts=("EDLM.Example.com",))
+    with serving(generator, "1/abc", rules=rules_of(named)) as service:
+        for host in ("edlm.example.COM:80", "127.0.0.1:8000", "localhost", "127.0.0.2:8000", "[::1]"):
+            assert ask(service.url, "/readyz", method="GET", headers={"host": host}).status_code == 200
+        assert error(ask(service.url, "/v1/models", method="GET", headers={"host": "x.com"}), 403)
+
+
+def test_beyond_this_machine_any_name_is_answered_until_some_are_given():
+    assert rules_of(Serving(host="0.0.0.0", open=True)).hosts == ("*",)
+    assert "*" not in rules_of(Serving(host="::", open=True, hosts=("edlm.example.com",))).hosts
+    assert rules_of(Serving(host="::2", open=True, hosts=("a",))).hosts[-2:] == ("[::2]", "a")
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "?1"])
