@@ -7,10 +7,12 @@ import getpass
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
 from cluster.registry import ModelVersion
+from edlm.config import ConfigurationError
 from edlm.storage import INTENT, committed, fetch, verify
 
 KEPT = 4  # models; a rollback finds the previous ones without the storage
@@ -18,21 +20,46 @@ log = logging.getLogger(__name__)
 
 
 def shelf(folder: str | None) -> Path:
-    """The folder of the copies: the configured one, or one for this user among the temporary files."""
-    return Path(folder) if folder else Path(tempfile.gettempdir()) / f"edlm-cache-{getpass.getuser()}"
+    """The folder of the copies: the configured one, or one for this user among the temporary files.
+
+    Never that of `edlm.storage.local_copy`, for what a training reads must not be cleared.
+    """
+    return Path(folder) if folder else Path(tempfile.gettempdir()) / f"edlm-models-{getpass.getuser()}"
 
 
 def take(version: ModelVersion, shelf: Path) -> Path:
     """The folder of this version on this machine; only where it has no good copy is the version's URI read.
 
-    Raises ValueError where the URI holds nothing, or something else than what was registered.
+    Raises ValueError where the URI holds nothing, or something else than what was registered; ConfigurationError where
+    others of this machine may write to the shelf.
     """
+    shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_own(shelf)
     place = shelf / version.digest
     if not _is_good(place, version.digest):
         _bring(version, shelf, place)
     os.utime(place)
     _clear(shelf, place)
     return place
+
+
+def require_own(folder: Path) -> None:
+    """Nothing where only this user may look into the folder, and write; ConfigurationError where others may.
+
+    Whoever may write there could put another file in a checked one's place before it is read.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    strangers = {folder.stat().st_uid, folder.lstat().st_uid} - {os.getuid()}  # of the folder, or a link to it
+    if strangers:
+        raise ConfigurationError(
+            f"serving.cache: {folder} belongs to user {strangers.pop()}, and this is user {os.getuid()}; "
+            "name a folder of your own, or remove that one"
+        )
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"serving.cache: {folder} has mode {mode:o}, so that others of this machine may reach it; "
+            f"say `chmod 700 {folder}`, or name another folder"
+        )
 
 
 def _is_good(place: Path, digest: str) -> bool:
@@ -60,7 +87,6 @@ def _bring(version: ModelVersion, shelf: Path, place: Path) -> None:
             f"version {version.version} was registered with digest {version.digest}, and {version.uri} holds {holds}; "
             "register it again"
         )
-    shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
     source = fetch(version.uri, shelf)
     if source == place:
         return
@@ -76,7 +102,15 @@ def _bring(version: ModelVersion, shelf: Path, place: Path) -> None:
 
 def _clear(shelf: Path, used: Path) -> None:
     """Afterwards no more than the models used last are kept. Open ones do not need their files any more."""
-    copies = sorted((path for path in shelf.iterdir() if len(path.name) == 64), key=lambda path: path.stat().st_mtime)
+    copies = sorted((path for path in shelf.iterdir() if len(path.name) == 64), key=last_used)
     for path in copies[:-KEPT]:
         if path != used:
             shutil.rmtree(path, ignore_errors=True)  # another replica may be removing it, too
+
+
+def last_used(copy: Path) -> float:
+    """When the copy was last taken; long ago, where another replica has removed it since."""
+    try:
+        return copy.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,13 +1,17 @@
 """The shelf: a model is copied once, never trusted, and needs its storage no more."""
 
+import os
 import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cluster.registry import ModelVersion
-from cluster.shelf import KEPT, shelf, take
-from edlm.storage import publish
+from cluster.shelf import KEPT, last_used, require_own, shelf, take
+from edlm.config import ConfigurationError
+from edlm.storage import local_copy, publish
 
 
 @pytest.fixture
@@ -71,4 +75,48 @@ def test_the_models_used_last_are_kept(model, tmp_path):
 
 def test_the_shelf_is_where_it_is_configured_or_the_users_own():
     assert shelf("/var/edlm") == Path("/var/edlm")
-    assert shelf(None).name.startswith("edlm-cache-")
+    assert shelf(None).name.startswith("edlm-models-")
+
+
+def test_what_training_has_copied_is_not_cleared(model, tmp_path, monkeypatch):
+    """Its copies, too, are folders named by 64 letters."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    publish(model, "memory://data")
+    training = local_copy("memory://data")
+    for number in range(KEPT + 1):
+        (model / "weights").write_bytes(bytes(number))
+        take(registered(model, number), shelf(None))
+    assert (training / "weights").read_bytes() == b"12345"
+
+
+def test_replicas_that_clear_at_once_do_not_hinder_one_another(model, tmp_path):
+    version, place = registered(model), tmp_path / "shelf"
+    take(version, place)
+    with ThreadPoolExecutor(8) as replicas:
+        for _ in range(10):
+            for number in range(100):
+                (place / f"{number:064x}").mkdir(exist_ok=True)
+            assert list(replicas.map(lambda _: take(version, place), range(8))) == [place / version.digest] * 8
+    assert len(list(place.iterdir())) <= KEPT
+
+
+def test_a_copy_that_another_replica_removes_meanwhile_was_used_long_ago(tmp_path):
+    assert last_used(tmp_path / "gone") < last_used(tmp_path)
+
+
+def test_a_shelf_that_others_reach_is_not_trusted(model, tmp_path):
+    place = tmp_path / "shelf"
+    place.mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match=rf"serving.cache: {place} has mode 755.*chmod 700 {place}"):
+        take(registered(model), place)
+    place.chmod(0o700)
+    assert take(registered(model), place).is_dir()
+
+
+def test_a_shelf_of_somebody_else_is_not_trusted(tmp_path):
+    others = Path("/")
+    if os.getuid() == 0:
+        others = tmp_path
+        os.chown(others, 12345, -1)
+    with pytest.raises(ConfigurationError, match=rf"serving.cache: {others} belongs to user \d+, and this is user"):
+        require_own(others)
