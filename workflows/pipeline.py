@@ -37,7 +37,8 @@ def main() -> None:
     print(f"\nfigures: {told}/bounds.png  {told}/quality.png")
     print(f"the report, with every figure: {join(page, HTML)}")
     print("browse the runs: make ui, then http://127.0.0.1:5000")
-    print(f"the endpoint answered: {answered.text!r}\nto (make serve keeps it up):\n  {answered.curl}")
+    said = "has started" if answered.text is None else f"answered: {answered.text!r}"
+    print(f"the endpoint {said}\nto ask it (make serve keeps it up):\n  {answered.curl}")
     print(f"\nall stages in {time.monotonic() - started:.0f} s")
 
 

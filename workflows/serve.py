@@ -7,6 +7,7 @@ python -m workflows.serve key NAME --file FILE   a new API key, shown once; its 
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 
 from cluster.http.keys import add_key
+from cluster.promotion import KEY
 from cluster.serving import deploy, undeploy, wait_until_ready
 from cluster.session import address, is_private
 from edlm.config import from_command_line
@@ -35,13 +37,15 @@ NO_PROMPT = {"prompt": "", "max_tokens": 16}  # what differs where the texts are
 class Answer:
     """What the endpoint said, and the command that asks it the same."""
 
-    text: str
+    text: str | None
+    """None: it was not asked, for it asks for a key, and EDLM_API_KEY holds none."""
     curl: str
 
 
 def ask(session: Session) -> Answer:
     """One answer of the endpoint. It stays up on a cluster; a private Ray takes it down when the command ends."""
-    return _ask(_start(session), question(session.experiment))
+    keyed = session.experiment.serving.key_file is not None
+    return answer(_start(session), question(session.experiment), keyed, os.environ.get(KEY))
 
 
 def question(experiment: Experiment) -> dict[str, Any]:
@@ -58,23 +62,34 @@ def _start(session: Session) -> str:
     return url
 
 
-def _ask(url: str, asked: dict[str, Any]) -> Answer:
-    response = httpx.post(f"{url}/v1/completions", json=asked, timeout=START_SECONDS, trust_env=False)
+def answer(url: str, asked: dict[str, Any], keyed: bool, key: str | None) -> Answer:
+    """What the endpoint says to the question; `keyed`: only to whoever has a key. RuntimeError where it refuses."""
+    command = curl(url, asked, keyed)
+    if keyed and key is None:
+        say("serve", f"it is not asked, because serving.key_file is set and {KEY} is not; put a key there")
+        return Answer(text=None, curl=command)
+    headers = {"authorization": f"Bearer {key}"} if keyed else {}
+    response = httpx.post(f"{url}/v1/completions", json=asked, headers=headers, timeout=START_SECONDS, trust_env=False)
     if response.status_code != httpx.codes.OK:
-        raise RuntimeError(f"the endpoint answered {response.status_code} to {json.dumps(asked)}: {response.text}")
-    return Answer(text=asked["prompt"] + response.json()["choices"][0]["text"], curl=curl(url, asked))
+        hint = f" (is what {KEY} holds a key of serving.key_file?)" if response.status_code == 401 else ""
+        raise RuntimeError(
+            f"the endpoint answered {response.status_code} to {json.dumps(asked)}: {response.text}{hint}"
+        )
+    return Answer(text=asked["prompt"] + response.json()["choices"][0]["text"], curl=command)
 
 
-def curl(url: str, asked: dict[str, Any]) -> str:
-    """The command that asks the same."""
-    return f"curl -s {url}/v1/completions -H 'content-type: application/json' -d '{json.dumps(asked)}'"
+def curl(url: str, asked: dict[str, Any], keyed: bool) -> str:
+    """The command that asks the same; where a key is needed, with the one that the shell's environment holds."""
+    key = f' -H "authorization: Bearer ${KEY}"' if keyed else ""
+    return f"curl -s {url}/v1/completions -H 'content-type: application/json'{key} -d '{json.dumps(asked)}'"
 
 
 def serve(experiment: Experiment) -> None:
     """The endpoint, until it is stopped: nothing new is taken, what is on its way ends, and then it is gone."""
     with session(experiment) as opened:
         url = _start(opened)
-        print(f"try: {curl(url, question(experiment))}", flush=True)
+        keyed = experiment.serving.key_file is not None
+        print(f"try: {curl(url, question(experiment), keyed)}", flush=True)
         if not is_private(experiment.cluster):
             return  # the cluster keeps it up
         stopped = threading.Event()
