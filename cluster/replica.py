@@ -129,9 +129,7 @@ class Replica:
         return open_bundle(folder, device, Execution(precision=self._serving.precision))
 
     def _engine(self, generator: TextGenerator, version: ModelVersion) -> ContinuousBatch:
-        serving = self._serving
-        limits = Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
-        return ContinuousBatch(generator, version.fingerprint, limits)
+        return ContinuousBatch(generator, version.fingerprint, limits_of(self._serving))
 
     def _load(self, version: ModelVersion) -> TextGenerator:
         """Opened on the processor, in this thread; the engine's thread, which alone touches the device, does the rest.
@@ -160,6 +158,11 @@ class Replica:
 
     def _ended(self, result: Literal["done", "failed"]) -> None:
         self._meters.add(meters.SWAPS, 1, result)
+
+
+def limits_of(serving: Serving) -> Limits:
+    """How much the engine of a replica takes on."""
+    return Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
 
 
 def wanted_version(user_config: Any) -> ModelVersion:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edlm.config import Positive, PositiveFloat, config
+from edlm.config import NonNegative, Positive, PositiveFloat, config
 from edlm.sampler import Sampler
 
 
@@ -14,8 +14,8 @@ class Limits:
 
     slots: Positive = 16
     """Rows that are on their way at once."""
-    waiting: Positive = 64
-    """Texts that may wait beside them."""
+    waiting: NonNegative = 64
+    """Texts that may wait beside them. 0: whoever finds no place is refused."""
     turn_seconds: PositiveFloat = 0.05
     """Work of one turn, after which whoever came or left is seen to."""
     patience_seconds: PositiveFloat = 10.0

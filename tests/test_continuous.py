@@ -302,6 +302,20 @@ def test_there_is_room_for_so_many_and_a_list_is_taken_whole_or_not_at_all(folde
         assert (now.submitted, now.running + now.waiting, now.rejected) == (5, 5, {"waiting": 2})
 
 
+def test_where_none_may_wait_texts_are_written_while_there_is_a_place(folder):
+    with gated(open_bundle(folder), Limits(slots=2, waiting=0, patience_seconds=1e6)) as (engine, gate):
+        tickets = engine.submit([job(seed=1), job(seed=2)])
+        with pytest.raises(Full) as full:
+            engine.submit([job()])
+        assert full.value.reason == "waiting"
+        with pytest.raises(ValueError, match="3 texts at once; at most 2"):
+            engine.submit([job()] * 3)
+        gate.let(1_000_000)
+        for ticket in tickets:
+            ticket.result(SECONDS)
+        engine.submit([job()])[0].result(SECONDS)
+
+
 def test_whoever_would_wait_too_long_is_refused_and_whoever_is_alone_never(folder):
     with gated(open_bundle(folder), Limits(slots=2, patience_seconds=1e-9)) as (engine, _):
         engine.submit([job((), 4000, steps=100, deadline=time.monotonic() + SECONDS)])

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cluster.config import Serving
 from cluster.http.warming import Unsound, warming
-from cluster.replica import require_living
+from cluster.replica import limits_of, require_living
 from edlm.bites import Bites
 from edlm.continuous import ContinuousBatch
 from edlm.generator import TextGenerator
@@ -31,6 +32,11 @@ def stuck(released: threading.Event) -> Bites[None]:
 def failing() -> Bites[None]:
     raise RuntimeError("the device is gone")
     yield
+
+
+@pytest.mark.parametrize("serving", [Serving(), Serving(slots=1, waiting=0)])
+def test_what_the_settings_allow_an_engine_takes(serving):
+    assert limits_of(serving).waiting == serving.waiting
 
 
 def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):
