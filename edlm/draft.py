@@ -17,6 +17,7 @@ from edlm.frame import NOT_YET, Frame
 from edlm.generator import TextGenerator
 from edlm.job import BrokenRow, Job
 from edlm.reveal import AtRandom
+from edlm.sampler import Sampler
 from edlm.step import State, StepResult
 from edlm.stop import REPLACEMENT, cut, tokens_of
 from edlm.text import Tally, Text
@@ -46,11 +47,7 @@ class Draft:
 
     def __init__(self, job: Job, generator: TextGenerator) -> None:
         """ValueError where the model cannot do what the job asks."""
-        if job.sampler.revealing != AtRandom():
-            raise ValueError(
-                f"revealing is {job.sampler.revealing.kind}: texts that share steps reveal at_random, so that their "
-                "course is known before and what is read of them never changes"
-            )
+        require_course(job.sampler)
         self.job, self.generator = job, generator
         self.energy = generator.energy_for(job.sampler, job.energy)
         self.energy_name = (job.energy or generator.bundle.energy or "") if self.energy is not None else ""
@@ -221,6 +218,15 @@ class Draft:
         )
         picked = tuple(step.picked[row].tolist())
         return replace(frame, weighed_step=number, ess=float(step.ess[row]), energies=energies, picked=picked)
+
+
+def require_course(sampler: Sampler) -> None:
+    """ValueError where the course of the sampler's texts is not known before they begin."""
+    if sampler.revealing != AtRandom():
+        raise ValueError(
+            f"revealing is {sampler.revealing.kind}: texts that share steps reveal at_random, so that their course is "
+            "known before and what is read of them never changes"
+        )
 
 
 def state_of(drafts: Sequence[Draft], device: torch.device) -> State:

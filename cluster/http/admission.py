@@ -54,8 +54,15 @@ class Admission:
             raise Refused(400, message, "edlm.timeout_seconds", "invalid_value")
         return visit.arrived + (wanted_seconds or most)
 
+    def require_places(self, texts: int, param: str) -> None:
+        """Refused where the engine never has places for so many texts at once; `param` asks for most of them."""
+        limits = self.batch.limits
+        if texts > (most := limits.slots + limits.waiting):
+            message = f"{texts} texts in one request, and at most {most} are on their way or wait here; ask for fewer"
+            raise Refused(400, message, param, "invalid_value")
+
     def charge(self, visit: Visit, work: float) -> None:
-        """Afterwards the request's work is taken from its key's allowance; what the engine has no room for comes back.
+        """Afterwards the request's work is taken from its key's allowance; what the engine does not let in comes back.
 
         Refused where the request costs more than any may, or where the allowance is used up.
         """
@@ -85,7 +92,7 @@ class Admission:
 
     async def _submitted(self, jobs: Sequence[Job], way: Way) -> list[Ticket]:
         """The tickets; in a thread, for drafts of long texts take a while to prepare."""
-        coming = asyncio.ensure_future(asyncio.to_thread(or_refuse, "n", self.batch.submit, jobs, way.served.model))
+        coming = asyncio.ensure_future(asyncio.to_thread(or_refuse, None, self.batch.submit, jobs, way.served.model))
         try:
             return await asyncio.shield(coming)
         except asyncio.CancelledError:  # the client went away meanwhile; the thread cannot be stopped
@@ -110,18 +117,27 @@ class Admission:
 
     @contextmanager
     def _entering(self, visit: Visit, charged: float) -> Iterator[None]:
-        """Within, work may be given to the engine; where it has no room, the work is Refused, and costs nothing."""
+        """Within, work may be given to the engine; what it does not let in is Refused, and costs nothing."""
         try:
-            yield
+            with self._refunding(visit, charged):
+                yield
         except Full as full:
             self.meters.add(meters.REJECTED, 1, full.reason)
-            if self._allowance is not None:
-                self._allowance.use(visit.key, -charged)
             wait = max(1, math.ceil(full.retry_after_seconds))
             status = 503 if full.reason == "draining" else 429
             raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, "queue_full", wait) from None
         except EngineFailed as error:
             raise _told(error) from error
+
+    @contextmanager
+    def _refunding(self, visit: Visit, charged: float) -> Iterator[None]:
+        """Whatever error ends this, the key has back what it was charged."""
+        try:
+            yield
+        except Exception:  # not what calls off a request that was let in: that is no Exception
+            if self._allowance is not None:
+                self._allowance.use(visit.key, -charged)
+            raise
 
     def _leave(self, tickets: Sequence[Pending[Any]]) -> None:
         """Afterwards nobody waits for the tickets, and how long they waited is counted."""

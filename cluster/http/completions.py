@@ -45,6 +45,13 @@ class Completions:
         starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
+    @property
+    def plural(self) -> str:
+        """The field that asks for the most texts."""
+        if len(self.prompts) > self.rows:
+            return "prompt"
+        return "n" if self.request.best_of is None else "best_of"
+
     def beginnings(self) -> list["_Echoed"]:
         """For each choice what tells a stream of its text."""
         generator = self.way.served.generator

@@ -156,6 +156,7 @@ class Endpoint:
         """The answer, whole or as a stream, which shows `states` unless it is told otherwise."""
         request.require_consistent()
         order = await asyncio.to_thread(make, request, self._way(request, http))
+        self.admission.require_places(len(order.jobs), order.plural)
         self.admission.charge(order.way.visit, order.work)
         if not request.stream:
             return await order.answer(self.admission)

@@ -29,6 +29,7 @@ class Infills:
 
     kind = "infill"
     piece = "infill.chunk"
+    plural = "n"
 
     @property
     def shown(self) -> Sequence[slice]:

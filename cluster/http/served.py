@@ -65,8 +65,8 @@ class Served:
             raise Refused(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
 
 
-def or_refuse(param: str, check: Callable[..., Value], *arguments: Any) -> Value:
-    """`check(*arguments)`, whose ValueError is the client's mistake in the field `param`."""
+def or_refuse(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:
+    """`check(*arguments)`, whose ValueError is the client's mistake, in the field `param` if in one."""
     try:
         return check(*arguments)
     except ValueError as error:

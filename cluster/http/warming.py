@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edlm.bites import Bites
+from edlm.draft import require_course
 from edlm.generator import TextGenerator
 from edlm.sampler import Sampler
 
@@ -11,7 +12,10 @@ PLAIN, WEIGHING = Sampler(steps=1), Sampler(steps=1, candidates=2)
 
 
 def warmed(generator: TextGenerator) -> None:
-    """Afterwards every network has filled a canvas. Raises where one gave something that is not a number."""
+    """Afterwards every network has filled a canvas.
+
+    Raises where one gave something that is not a number, and ValueError where the model's own sampler cannot be served.
+    """
     for _ in _canvases(generator):
         pass
 
@@ -47,6 +51,16 @@ def moved(generator: TextGenerator, device: str) -> TextGenerator:
 
 def _canvases(generator: TextGenerator) -> Iterator[None]:
     """One step fills a canvas by plain diffusion, and one by each energy."""
+    _require_servable(generator)
     for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
         generator.write((), generator.length, [0], sampler, name)
         yield
+
+
+def _require_servable(generator: TextGenerator) -> None:
+    """ValueError where every request that leaves the sampler to the model would be refused."""
+    try:
+        require_course(generator.bundle.sampler)
+    except ValueError as error:
+        message = f"{generator.bundle.name!r} cannot be served by its own sampler, whose {error}; register it anew"
+        raise ValueError(f"{message} with `revealing: {{kind: at_random}}`") from None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,8 +17,11 @@ from cluster.http import events
 from cluster.http.local import Service, serving
 from cluster.http.meters import CANCELLED, REJECTED, REQUESTS
 from cluster.http.rules import Rules
+from cluster.http.warming import Unsound, warmed, warming
+from edlm.bites import finished
 from edlm.job import Limits
 from edlm.ledger import Statistics
+from edlm.reveal import Remasking
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, eventually, stream
 from tests.cluster.asking import events as read_events
 from tests.cluster.conftest import PATIENT
@@ -150,9 +154,44 @@ def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(genera
         assert ask(service.url, COMPLETIONS, SHORT).json()["choices"] == alone
 
 
-def test_more_texts_in_one_request_than_may_be_on_their_way_are_refused(generator):
-    with serving(generator, "7/0", limits=Limits(slots=1, waiting=2)) as service:
-        assert error(ask(service.url, COMPLETIONS, {"n": 4}), 400)["param"] == "n"
+@pytest.mark.parametrize(
+    ("path", "more", "param"),
+    [
+        (COMPLETIONS, {"n": 4}, "n"),
+        (COMPLETIONS, {"best_of": 4, "max_tokens": 4}, "best_of"),
+        (COMPLETIONS, {"prompt": ["a"] * 4}, "prompt"),
+        (COMPLETIONS, {"prompt": ["a"] * 3, "n": 2, "stream": True}, "prompt"),
+        (INFILL, {"parts": [3], "n": 4}, "n"),
+    ],
+)
+def test_more_texts_in_one_request_than_may_be_on_their_way_are_refused(generator, path, more, param):
+    rules = Rules(work_per_second=1e-3, burst_seconds=1e3)  # one pass: enough for one request, and no other
+    with serving(generator, "7/0", rules=rules, limits=Limits(slots=1, waiting=2)) as service:
+        for _ in range(2):  # and it costs nothing
+            refused = error(ask(service.url, path, more), 400)
+            assert refused["param"] == param
+            assert "at most 3" in refused["message"]
+
+
+def test_what_the_engine_cannot_do_costs_nothing_and_blames_no_field(generator):
+    revealing = Remasking(share=0.5)
+    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, revealing=revealing))
+    rules = Rules(work_per_second=1e-3, burst_seconds=1e3)
+    with serving(generator, "7/0", rules=rules, limits=PATIENT) as service:
+        for _ in range(2):
+            refused = error(ask(service.url, COMPLETIONS, SHORT), 400)
+            assert refused["param"] is None
+            assert "remasking" in refused["message"]
+
+
+def test_a_model_whose_own_sampler_cannot_be_served_is_not_warmed(generator):
+    revealing = Remasking(share=0.5)
+    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, revealing=revealing))
+    with pytest.raises(ValueError, match=r"'tiny' cannot be served.* remasking"):
+        warmed(generator)
+    unsound = finished(warming(generator, "cpu"))
+    assert isinstance(unsound, Unsound)
+    assert "cannot be served" in str(unsound.error)
 
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):
