@@ -8,6 +8,7 @@ from edlm.bites import Bites, finished
 from edlm.candidates import AnyEnergy
 
 TOKENS_AT_ONCE = 2**15  # that enter an energy together: what bounds the memory of its layers
+_COMPARED = 8  # candidates that are compared with all k together: all at once would take the square of k
 
 
 def weigh(
@@ -38,7 +39,7 @@ def weighing(
     """As `weigh`, one call of the energy a bite; what is computed does not depend on their size."""
     k, length = x.shape[1:]
     at_once = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
-    first = (x[:, :, None] == x[:, None]).all(dim=-1).byte().argmax(dim=2)  # of the candidates equal to each
+    first = _first_equal(x)
     new = first == torch.arange(k, device=x.device)
     distinct = new.sum(dim=1)
     most = int(distinct.max())
@@ -56,6 +57,12 @@ def weighing(
         energies.append(torch.cat(parts, dim=1))
     place = new.cumsum(dim=1) - 1  # of each new candidate among those that were weighed
     return _taken(torch.cat(energies), place.gather(1, first)), distinct
+
+
+def _first_equal(x: Int[Tensor, "b k l"]) -> Int[Tensor, "b k"]:
+    """Of each candidate: the first one of its sequence that is equal to it."""
+    equal = ((some[:, :, None] == x[:, None]).all(dim=-1) for some in x.split(_COMPARED, dim=1))
+    return torch.cat([one.byte().argmax(dim=2) for one in equal], dim=1)
 
 
 def _taken(values: Tensor, candidates: Int[Tensor, "b n"]) -> Tensor:

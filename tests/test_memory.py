@@ -43,6 +43,7 @@ SIZES = {
     "light heads": (4, 128, 20, 8, Step(block=8, width=WIDTH, layers=1, heads=2)),
     "light heads over one long block": (1, 2048, 20, 2, Step(block=None, width=WIDTH, layers=1, heads=4)),
     "causal heads over one long block": (1, 2048, 20, 2, Conditional(width=WIDTH, layers=1, heads=4)),
+    "many candidates": (1, 32, 20, 512, Step(block=8, width=WIDTH, layers=1, heads=2)),
     "exact": (4, 128, 400, 0, Conditional(width=WIDTH, layers=1, heads=2)),
 }
 

@@ -47,6 +47,14 @@ def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, 
     assert sum(rows * many for rows, many in energy.calls) == b * max(distinct.tolist())
 
 
+def test_equal_ones_are_found_among_many_candidates():
+    energy, arguments = Recording(), some(2, 100, 3, tokens=4)
+    energies, distinct = weigh(energy, *arguments)
+    assert torch.equal(energies, Recording()(*arguments))
+    assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
+    assert energy.calls == [(2, max(distinct.tolist()))]
+
+
 def test_few_tokens_are_one_call():
     energy = Recording()
     weigh(energy, *some(4, 3, 5, tokens=50))
