@@ -18,7 +18,7 @@ from cluster.http.writing import Written, write
 from edlm.canvas import context_tokens
 from edlm.frame import Frame
 from edlm.job import Job
-from edlm.stop import cut
+from edlm.stop import cut, tokens_of
 from edlm.text import Text
 
 
@@ -72,9 +72,11 @@ class Completions:
         if stopped:
             tokens = tokens[: tokens.index(tokenizer.separator)]
         whole = tokenizer.decode(tokens)
-        end = cut(whole, self.request.stops)
-        reason = "stop" if stopped or end is not None else "length"
-        return Written(whole[:end], tokens, reason, frame.revealed_at[shown][: len(tokens)], text.tally)
+        if (end := cut(whole, self.request.stops)) is not None:
+            stopped, whole = True, whole[:end]
+            tokens = tokens[: tokens_of(whole, tokens, tokenizer.decode)]
+        reason = "stop" if stopped else "length"
+        return Written(whole, tokens, reason, frame.revealed_at[shown][: len(tokens)], text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """The choice of a piece of a stream."""

@@ -113,6 +113,26 @@ def test_a_text_between_prompt_and_suffix_shares_their_canvas(url):
     assert (choice["text"], choice["finish_reason"]) == (between[: between.index(stop)], "stop")
 
 
+@pytest.mark.parametrize("more", [{"n": 4}, {"best_of": 4}])
+def test_a_stop_between_prompt_and_suffix_cuts_tokens_steps_and_usage_with_the_text(url, more):
+    wanted = {"return": ["token_ids", "trajectory"]}
+    request = {"prompt": "ab", "max_tokens": 8, "suffix": "cd", "seed": 1, "stop": list("aeio"), "edlm": wanted, **more}
+    answer = ask(url, COMPLETIONS, request).json()
+    assert any(len(choice["text"]) < 8 for choice in answer["choices"])
+    for choice in answer["choices"]:
+        assert len(choice["token_ids"]) == len(choice["revealed_at"]) == len(choice["text"])
+        assert ask(url, "/v1/detokenize", {"tokens": choice["token_ids"]}).json()["text"] == choice["text"]
+    if "best_of" not in more:
+        written = sum(len(choice["text"]) for choice in answer["choices"])
+        assert answer["usage"]["completion_tokens"] == written
+        return
+    # The energy is that of what is shown, without the hidden rest.
+    tokens = [1, 2, *answer["choices"][0]["token_ids"], 3, 4]
+    score = ask(url, "/v1/score", {"tokens": tokens, "seed": 1, "draws": 8}).json()
+    shown = score["energies"]["step"]["nats"] / len(tokens)
+    assert min(answer["edlm"]["best_of_energies"][0]) == pytest.approx(shown, rel=1e-5)
+
+
 def test_what_does_not_fit_between_is_refused_with_the_sum(url):
     refused = error(ask(url, COMPLETIONS, {"prompt": "ab", "max_tokens": LENGTH - 3, "suffix": "cd"}), 400)
     assert refused["param"] == "suffix"
