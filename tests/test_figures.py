@@ -224,6 +224,21 @@ def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_
     }
 
 
+def test_a_planned_sampler_stands_with_what_its_plan_weighs_and_its_name_has_no_k():
+    """The column `candidates` holds one number for all steps of a plan, and no step may have that k."""
+    bounds = [
+        {"energy": "step", "drafts": False, "candidates": 2},
+        {"energy": "law", "drafts": False, "candidates": 0},
+        *({"energy": f"adaptive effort, {i} times plain", "drafts": None, "candidates": 32} for i in (1.5, 2, 3)),
+    ]
+    plans = (["plain", "law, exact", "law, k = 2"], ["step, k = 2", "law, exact"], ["plain", "plain"])
+    effort = [{"energy": row["energy"], "plan": plan} for row, plan in zip(bounds[2:], plans, strict=True)]
+    names = [row["energy"] for row in bounds]
+    assert families(bounds, bounds, effort) == {STEP: ["step", *names[3:]], NORMALISED: ["law", names[2]]}
+    row = next(row for row in BOUNDS if row["energy"] == "conditional") | {"energy": names[2], "candidates": 1}
+    assert [curve.name for curve in curves_of([row], [names[2]], BOUND)] == [f"{names[2]}, k by plan"]
+
+
 def test_samplers_of_a_family_have_colours_of_their_own():
     drawn = curves_of([row for row in BOUNDS if not row["legacy"]], ["conditional"], BOUND)
     assert len(drawn) > 2

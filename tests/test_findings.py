@@ -139,6 +139,8 @@ def test_the_control_is_the_same_sampler_with_uniform_weights():
     outcome = against_uniform(row, [*PLAIN, control, row], BOUND)
     assert outcome == Comparison(pytest.approx(0.11), pytest.approx(0.01), paired=True)
     assert isinstance(against_uniform(row | {"candidates": 2}, [*PLAIN, control], BOUND), Refused)
+    plan = against_uniform(row | {"energy": "adaptive effort, 2 times plain"}, [*PLAIN, control, row], BOUND)
+    assert plan == Refused("a plan has no one k for all steps")
     exact = against_uniform(row | {"candidates": 0}, [*PLAIN, control], BOUND)
     assert isinstance(exact, Refused)
     assert "no candidates" in exact.reason

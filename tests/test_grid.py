@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from edlm.contrast import energies_of_pairs
+from edlm.effort import Choice, PlannedSampler
 from edlm.likelihood import Estimate
 from edlm.reveal import MostCertain, Remasking
 from edlm.sampler import Sampler
@@ -15,11 +16,14 @@ from tests.networks import autoregressive
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
 from workflows.cells.calibration import Calibration, auc, reliability
 from workflows.cells.cell import Subject
+from workflows.cells.effort import ADAPTIVE, planned_calls, widest
 from workflows.cells.likelihood import Bound, expected_calls, sampler_columns
 from workflows.cells.tightness import MOST_REPEATS, tightened
 from workflows.evaluate import verifying_rows
+from workflows.reporting.samplers import words
 
 DENSE = world("dense", seed=1)
+USUAL = {"precision": "float32", "legacy": False}
 
 
 def test_repeats_are_doubled_until_a_doubling_no_longer_pays():
@@ -95,6 +99,21 @@ def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedul
         made = torch.stack([getattr(step, name) for step in steps]).sum(0).double()
         assert abs(made.mean().item() - expected[name]) < 4 * made.std().item() / math.sqrt(n) + 1e-9
     assert expected_calls(sampler, schedule, DENSE.length, None)["energy_calls"] == 0
+
+
+def test_the_calls_of_a_plan_are_those_of_its_steps_and_its_k_is_what_it_holds():
+    """A choice of one candidate is a plain step; a step may have fewer than two new tokens and asks nothing then."""
+    energies = {"whole": Constant(0.0, drafts=False), "pairs": Constant(0.0, drafts=False, block=2)}
+    plan = (Choice("whole", 3), Choice("pairs", 1), Choice(), Choice("pairs", 2), Choice("whole", 2))
+    planned, n, steps = PlannedSampler(Sampler(steps=5), plan), 4000, []
+    planned.sample(DENSE.canvas(n), Marginals(DENSE), energies, LogLinear(), torch.arange(n), steps.append)
+    expected = planned_calls(planned, energies, LogLinear(), DENSE.length)
+    for name in ("denoiser_calls", "energy_calls"):
+        made = torch.stack([getattr(step, name) for step in steps]).sum(0).double()
+        assert abs(made.mean().item() - expected[name]) < 4 * made.std().item() / math.sqrt(n) + 1e-9
+    assert widest(planned) == Sampler(steps=5, candidates=3)
+    assert widest(PlannedSampler(Sampler(steps=2), (Choice("whole", 0), Choice()))).candidates == 1
+    assert words(sampler_columns(f"{ADAPTIVE}, 2 times plain", widest(planned)) | USUAL) == "k by plan"
 
 
 def test_the_autoregressive_model_draws_its_own_law_and_each_row_its_own_text():

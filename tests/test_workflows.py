@@ -136,7 +136,11 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
         dict.fromkeys(names, 1.0)
         | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
         | {"judge": "nobody", "retokenised": False, "legacy": False, "flags": flags}
-        for energy, k, flags in (("plain", 1, []), ("step", 8, ["repetition above data"]))
+        for energy, k, flags in (
+            ("plain", 1, []),
+            ("step", 8, ["repetition above data"]),
+            ("adaptive effort, 2 times plain", 32, []),
+        )
     ]
     number = {"nats_per_token": 1.0, "standard_error": 0.1}
     summary = {
@@ -152,6 +156,7 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
     wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
     for words in [*wanted, "! repetition above data"]:
         assert words in text
+    assert re.search(r"adaptive effort, 2 times plain +2 +plan ", text)
 
 
 def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
@@ -167,4 +172,5 @@ def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
     summary = {"denoiser_nelbo": number, "autoregressive_nll": number}
     found = metrics_of(summary, [row | {"bound_nats_per_token": 2.0} for row in rows])
     assert len(found) == 2 + len(rows)
+    assert "bound/adaptive effort/2 times plain/k_by_plan/T_2" in found
     assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in found), list(found)

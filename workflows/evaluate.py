@@ -30,6 +30,7 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.reporting.figures.bounds import bound_figure
 from workflows.reporting.figures.quality import quality_figure
+from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
 from workflows.stage import Session, Work, session
 
@@ -234,7 +235,8 @@ def metrics_of(summary: Row, bounds: list[Row]) -> dict[str, float]:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
         tau = "" if row["temperature"] == 1 else f"/tau_{row['temperature']:g}"
         energy = row["energy"].replace(", ", "/").replace("(", "- ").replace(")", "")  # MLflow takes neither
-        name = f"bound/{energy}{window}{tau}/k_{row['candidates'] or 'exact'}/T_{row['steps']}"
+        k = "by_plan" if planned(row) else row["candidates"] or "exact"
+        name = f"bound/{energy}{window}{tau}/k_{k}/T_{row['steps']}"
         metrics[name] = row["bound_nats_per_token"]
     return metrics
 

@@ -5,8 +5,8 @@ Gains are measured on training sequences, plans are judged on the validation's. 
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -20,17 +20,19 @@ from edlm.judge import JudgeConfig
 from edlm.likelihood import difference
 from edlm.models import OpenDenoiser
 from edlm.sampler import Sampler
+from edlm.schedule import AbstractSchedule
 from edlm.step import StepResult
 from edlm.storage import local_copy
 from edlm.streams import Purpose, seeds
 from edlm.tokens import TokenFile, whole
 from workflows.cells.cell import AbstractCell, Found, Row, energy_inputs, models, validation
 from workflows.cells.cost import ROUNDS, timed
-from workflows.cells.likelihood import bound_columns, expected_moves, sampler_columns
+from workflows.cells.likelihood import bound_columns, expected_choices, expected_moves, sampler_columns
 from workflows.cells.quality import AbstractTexts
 
 FITTED_ON = 64  # training sequences
 FITTED = "train"
+ADAPTIVE = "adaptive effort"  # how its names in the column `energy` begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,6 @@ class AdaptiveEffort(AbstractCell):
                 tables[name] += rows
         return Found(tables)
 
-    def widest(self) -> Sampler:
-        """What stands in the columns of a sampler: the most candidates that a step may have."""
-        return Sampler(steps=self.steps, candidates=max((one.candidates for one in self.choices), default=1) or 1)
-
     def _seconds(
         self, denoiser: OpenDenoiser, energies: dict[str, AnyEnergy], plans: Sequence[tuple[Choice, ...]]
     ) -> Float64[Tensor, "i c"]:
@@ -100,19 +98,16 @@ class AdaptiveEffort(AbstractCell):
         """The rows of one plan for every table."""
         denoiser, energies = _opened(self)
         x0, schedule, seed, length = validation(self.subject), denoiser.schedule, self.subject.seed, denoiser.length
-        name = f"adaptive effort, {budget:g} times plain"
-        columns = sampler_columns(name, self.widest())
+        name = f"{ADAPTIVE}, {budget:g} times plain"
+        columns = sampler_columns(name, widest(planned))
         bounds = [
             planned_bound(x0, denoiser.network, energies, schedule, one, seed, draws=1)
             for one in (PlannedSampler(planned.sampler, (PLAIN_STEP,) * self.steps), planned)
         ]
         gain = difference(*bounds)
-        moves = expected_moves(planned.sampler, schedule, length).flip(0)  # from t = 1 on
-        each = torch.tensor([max(one.candidates, 1) if one.energy else 0 for one in planned.plan])
         bound = {
             **columns, "drafts": None, "block": None, "repeats": 1, "last_doubling_gained": None,
-            **bound_columns(bounds[1], length), "denoiser_calls": moves.sum().item(),
-            "energy_calls": (moves * each).sum().item(), **self.common(),
+            **bound_columns(bounds[1], length), **planned_calls(planned, energies, schedule, length), **self.common(),
         }  # fmt: skip
         keys = seeds(seed, 0, torch.arange(self.timed_texts), Purpose.ROWS)
         spent, _ = timed(lambda steps: _drawn(planned, denoiser, energies, keys, [], steps), self.timed_texts)
@@ -148,13 +143,30 @@ class PlannedTexts(AbstractTexts):
 
     @property
     def sampler(self) -> Sampler:
-        return self.cell.widest()
+        return widest(self.planned)
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
         denoiser, energies = _opened(self.cell, self.token_temperature)
         keys = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         steps: list[StepResult] = []
         return _drawn(self.planned, denoiser, energies, keys, [], steps), steps
+
+
+def widest(planned: PlannedSampler) -> Sampler:
+    """What stands in the columns of a sampler, which have room for one k: the most candidates of any of its steps."""
+    return replace(planned.sampler, candidates=max(one.candidates for one in planned.plan))
+
+
+def planned_calls(
+    planned: PlannedSampler, energies: Mapping[str, AnyEnergy], schedule: AbstractSchedule, length: int
+) -> Row:
+    """As `expected_calls`, each step with its own energy and k."""
+    asked = 0.0
+    for i, choice in zip(range(planned.sampler.steps, 0, -1), planned.plan, strict=True):
+        how, energy = choice.turn(planned.sampler, energies)
+        if energy is not None:
+            asked += max(choice.candidates, 1) * expected_choices(how, schedule, length, energy)[i - 1].item()
+    return {"denoiser_calls": expected_moves(planned.sampler, schedule, length).sum().item(), "energy_calls": asked}
 
 
 def _opened(cell: AdaptiveEffort, temperature: float = 1.0) -> tuple[OpenDenoiser, dict[str, AnyEnergy]]:

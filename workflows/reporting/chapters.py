@@ -133,7 +133,7 @@ def _quality_cost(results: Results) -> list[Block]:
     )
     return _picture(
         "quality-cost", caption, results.bounds, (BOUND, TEXT_SECONDS),
-        lambda: quality_cost_figure(results.summary, results.bounds, matched, results.cost, data),
+        lambda: quality_cost_figure(results.summary, results.bounds, matched, results.cost, data, results.effort),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from workflows.reporting.quantities import STEPS, Quantity, measured
-from workflows.reporting.samplers import PLAIN, UNIFORM, Row, same_sampler
+from workflows.reporting.samplers import PLAIN, UNIFORM, Row, planned, same_sampler
 
 DOUBT, BEYOND_DOUBT = 2.0, 3.0  # standard errors
 
@@ -104,6 +104,8 @@ def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
 
 def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     """The row against the same sampler with uniform weights, the control that a gain is not of k draws alone."""
+    if planned(row):
+        return Refused("a plan has no one k for all steps")
     if not row["candidates"]:
         return Refused("exact sampling has no candidates to weigh uniformly")
     controls = (r for r in rows if r["energy"] == UNIFORM and r["steps"] == row["steps"])

@@ -9,6 +9,7 @@ Row = dict[str, Any]
 # What the column `energy` says where no energy was weighed.
 PLAIN, UNIFORM, DATA, AUTOREGRESSIVE, REPEATER = "plain", "uniform", "data", "autoregressive", "repeater"
 NO_STEPS = (DATA, AUTOREGRESSIVE, REPEATER)  # no diffusion sampler wrote these
+ADAPTIVE = "adaptive effort"  # how the names of planned samplers begin, whose steps differ in energy and k
 CONTROLS = (PLAIN, UNIFORM, *NO_STEPS)
 LEGACY = "legacy"
 
@@ -52,9 +53,15 @@ def every_step(row: Row) -> bool:
     return row["window_from"] == 0 and row["window_to"] >= 1
 
 
+def planned(row: Row) -> bool:
+    """Whether every step has an energy and a k of its own; then the column `candidates` is no sampler's k."""
+    return row["energy"].partition(",")[0] == ADAPTIVE
+
+
 def words(row: Row) -> str:
-    """The sampler without its steps: `k = 8`, `exact, last step`, `k = 2, τ = 0.5, legacy`."""
-    parts = [f"k = {row['candidates']}" if row["candidates"] else "exact"]
+    """The sampler without its steps: `k = 8`, `exact, last step`, `k = 2, τ = 0.5, legacy`, `k by plan`."""
+    k = f"k = {row['candidates']}" if row["candidates"] else "exact"
+    parts = ["k by plan" if planned(row) else k]
     if last_step_only(row):
         parts.append("last step")
     elif not every_step(row):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from workflows.reporting.samplers import planned
 from workflows.reporting.terminal_truth import truth_lines
 
 Row = dict[str, Any]
@@ -47,16 +48,16 @@ def _bounds(bounds: list[Row]) -> list[str]:
     groups: dict[tuple, dict[int, Row]] = {}
     for row in bounds:
         name = row["energy"] + ("" if row["temperature"] == 1 else f", tau {row['temperature']:g}")
-        groups.setdefault((name, _window(row), row["candidates"]), {})[row["steps"]] = row
-    for (name, window, candidates), by_steps in groups.items():
+        groups.setdefault((name, _window(row), _k(row)), {})[row["steps"]] = row
+    for (name, window, k), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        lines.append(f"  {name:<{wide}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
     lines.append("Gain over plain diffusion at the same T, in paired standard errors (above 3 is beyond doubt)")
-    for (name, window, candidates), by_steps in groups.items():
+    for (name, window, k), by_steps in groups.items():
         if name == "plain":
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
-        lines.append(f"  {name:<{wide}}{window:<11}{_k(candidates):>6}{cells}")
+        lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
     lines.append("  uniform: the control, k candidates of which one is kept whatever it is")
     return lines
 
@@ -83,7 +84,7 @@ def _quality(quality: list[Row]) -> list[str]:
     )
     for row in quality:
         drawn = row["energy"] not in ("data", "repeater", "autoregressive")
-        steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
+        steps, k = (str(row["steps"]), _k(row)) if drawn else ("", "")
         lines.append(
             f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
             f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
@@ -104,7 +105,7 @@ def _matched(rows: list[Row]) -> list[str]:
     wide = _width(rows)
     for row in rows:
         drawn = row["energy"] != "autoregressive"
-        steps, k = (str(row["steps"]), _k(row["candidates"])) if drawn else ("", "")
+        steps, k = (str(row["steps"]), _k(row)) if drawn else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
         lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
     return lines
@@ -158,7 +159,7 @@ def _texts(quality: list[Row]) -> list[str]:
     )
     lines = [f"Two texts of T = {plain['steps']} steps"]
     for row in (plain, best):
-        lines.append(f"  {row['energy']}, k = {_k(row['candidates'])}: {row['texts'][0]!r}")
+        lines.append(f"  {row['energy']}, k = {_k(row)}: {row['texts'][0]!r}")
     return lines
 
 
@@ -185,5 +186,5 @@ def _or_dash(value: float) -> str:
     return "-" if value != value else f"{value:.2f}"
 
 
-def _k(candidates: int) -> str:
-    return str(candidates) if candidates else "exact"
+def _k(row: Row) -> str:
+    return "plan" if planned(row) else str(row["candidates"] or "exact")

@@ -32,7 +32,7 @@ from workflows.reporting.figures.style import (
     sheet,
 )
 from workflows.reporting.quantities import BOUND, CALLS, PERPLEXITY, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, every_step, series, title
+from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, every_step, planned, series, title
 
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17
 WHOLE, STEP, NORMALISED = "whole drafts, and plain", "what a step keeps", "a law for what it keeps"
@@ -51,11 +51,17 @@ class Curve:
 
 
 def quality_cost_figure(
-    summary: Row, bounds: Sequence[Row], matched: Sequence[Row], cost: Sequence[Row], data: Row | None
+    summary: Row,
+    bounds: Sequence[Row],
+    matched: Sequence[Row],
+    cost: Sequence[Row],
+    data: Row | None,
+    effort: Sequence[Row] = (),
 ) -> Figure:
     """The bound, and below it the generative perplexity at the entropy of the data, each against calls and seconds.
 
-    The autoregressive model stands among them, a call for each token. `data` is what the judge makes of held-out texts.
+    The autoregressive model stands among them, a call for each token. `data` is what the judge makes of held-out texts,
+    `effort` says which energies a planned sampler weighs.
     """
     length = summary["length"]
     ar = _autoregressive_bound(summary, cost)
@@ -65,7 +71,7 @@ def quality_cost_figure(
         held_out = [] if data is None else [Level("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
         halves.append((PERPLEXITY, list(matched), held_out))
     halves = [(y, [_with_calls(row, length) for row in _usual(rows)], beside) for y, rows, beside in halves]
-    found = families([row for _, rows, _ in halves for row in rows], bounds)
+    found = families([row for _, rows, _ in halves for row in rows], bounds, effort)
     drawn = [{name: curves_of(rows, own, y) for name, own in found.items()} for y, rows, _ in halves]
     most = max(len(curves) for by_family in drawn for curves in by_family.values())
     figure = sheet(
@@ -89,10 +95,17 @@ def quality_cost_figure(
     return figure
 
 
-def families(rows: Sequence[Row], bounds: Sequence[Row]) -> dict[str, list[str]]:
-    """The energies (with their laws) by family, in the order of the table; families without any are left out."""
+def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] = ()) -> dict[str, list[str]]:
+    """The energies (with their laws) by family, in the order of the table; families without any are left out.
+
+    A planned sampler is of the family of the energies that its plan holds; where it holds several, of the wider one.
+    """
     drafts = {row["energy"] for row in bounds if row.get("drafts")}
     exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("drafts")}
+    for energy in {row["energy"] for row in effort}:
+        steps = {step for row in effort if row["energy"] == energy for step in row["plan"]} - {PLAIN}
+        if steps and {step.partition(",")[0] for step in steps} <= exact:
+            exact.add(energy)
     found: dict[str, list[str]] = {name: [] for name in (WHOLE, STEP, NORMALISED, OTHER)}
     for energy in dict.fromkeys(row["energy"] for row in rows):
         base, _, law = energy.partition(",")
@@ -103,7 +116,7 @@ def families(rows: Sequence[Row], bounds: Sequence[Row]) -> dict[str, list[str]]
         elif base == PLAIN or base in drafts:
             found[WHOLE].append(energy)
         else:
-            found[NORMALISED if base in exact else STEP].append(energy)
+            found[NORMALISED if {base, energy} & exact else STEP].append(energy)
     return {name: own for name, own in found.items() if own} or {title(PLAIN): []}
 
 
@@ -113,7 +126,9 @@ def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curv
     for i, energy in enumerate(own):
         groups = series(measured([row for row in rows if row["energy"] == energy], y))
         for words, group in groups.items():
-            name = title(energy).replace(SAID, "") + (f", {words}" if group[0]["candidates"] != 1 else "")
+            name = title(energy).replace(SAID, "") + (
+                f", {words}" if group[0]["candidates"] != 1 or planned(group[0]) else ""
+            )
             drawn.append(Curve(name, group, ACCENTS[len(drawn) % len(ACCENTS)], MARKERS[i % len(MARKERS)]))
     return drawn
 
