@@ -172,6 +172,11 @@ class ContinuousBatch:
         """Whether it can do anything: what failed never comes back."""
         return self._failure is None and self._thread.is_alive()
 
+    @property
+    def closing(self) -> bool:
+        """Whether it takes on nothing new because it is to stop, or has stopped; not where it failed."""
+        return self._closed and self._failure is None
+
     def statistics(self) -> Statistics:
         """What was done so far."""
         with self._changed:

@@ -30,6 +30,7 @@ FAULTS: dict[type[Exception], tuple[int, str, str]] = {
 }
 
 
+STOPPING = "stopping"
 FULL = {
     "waiting": "as many texts are waiting as may",
     "patience": "it would wait too long",
@@ -124,8 +125,8 @@ class Admission:
         except Full as full:
             self.meters.add(meters.REJECTED, 1, full.reason)
             wait = max(1, math.ceil(full.retry_after_seconds))
-            status = 503 if full.reason == "draining" else 429
-            raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, "queue_full", wait) from None
+            status, code = (503, STOPPING) if full.reason == "draining" else (429, "queue_full")
+            raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, code, wait) from None
         except EngineFailed as error:
             raise _told(error) from error
 

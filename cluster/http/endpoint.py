@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from cluster.http import completions, infills, page, scores
 from cluster.http.access import Access
-from cluster.http.admission import Admission
+from cluster.http.admission import STOPPING, Admission
 from cluster.http.answers import (
     CompletionResponse,
     DetokenizeResponse,
@@ -60,7 +60,7 @@ MEANINGS = {
     429: "Too much is waiting, or the API key has used up its work; Retry-After says when to come back.",
     431: "The headers are too large.",
     500: "The server failed.",
-    503: "The engine failed or is not ready.",
+    503: "The engine failed, stops or is not ready.",
     504: "Not done in time.",
 }
 ALWAYS = (403, 404, 431, 500)
@@ -128,6 +128,8 @@ class Endpoint:
     async def ready(self) -> Readiness:
         """Says whether requests are answered now, and with which model."""
         served, batch = self.served, self.batch
+        if batch.closing:
+            raise Refused(503, "the server is stopping", code=STOPPING)
         if not self.warm or not batch.alive:
             message = "the engine has not started yet" if batch.alive else "the engine has failed"
             raise Refused(503, message, code="not_ready")

@@ -215,7 +215,7 @@ def test_an_engine_that_stops_ends_every_request_and_says_so(generator):
         last = read_events(streamed.result().text)[-1]
         assert last["error"]["code"] == "engine_failed"
         assert error(ask(service.url, COMPLETIONS, SHORT), 503)["code"] == "engine_failed"
-        assert error(ask(service.url, "/readyz", method="GET"), 503)["code"] == "not_ready"
+        assert error(ask(service.url, "/readyz", method="GET"), 503)["code"] == "stopping"
         assert ask(service.url, "/healthz", method="GET").status_code == 200
 
 
@@ -228,11 +228,33 @@ def test_texts_that_were_let_in_are_ranked_though_the_engine_is_to_stop(generato
         asked = pool.submit(ask, service.url, COMPLETIONS, {**SHORT, "best_of": 2})
         gate.wait()
         drained = pool.submit(service.endpoint.batch.drain, 60.0)
-        eventually(lambda: ask(service.url, COMPLETIONS, SHORT).status_code == 503)
+        eventually(lambda: service.endpoint.batch.closing)
         gate.let(10_000)
         assert asked.result().status_code == 200, asked.result().text
         assert drained.result() is True
         assert counts(service).finished == {"length": 2, "scored": 1}
+
+
+def test_an_engine_that_is_to_stop_is_not_ready_and_says_why(generator):
+    gate = Gate()
+    with (
+        serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        asked = pool.submit(ask, service.url, COMPLETIONS, SHORT)
+        gate.wait()
+        assert ask(service.url, "/readyz", method="GET").status_code == 200
+        drained = pool.submit(service.endpoint.batch.drain, 60.0)
+        eventually(lambda: service.endpoint.batch.closing)
+        refused = ask(service.url, COMPLETIONS, SHORT)
+        assert error(refused, 503)["code"] == "stopping"
+        assert int(refused.headers["retry-after"]) >= 1
+        unready = error(ask(service.url, "/readyz", method="GET"), 503)
+        gate.let(10_000)
+        assert asked.result().status_code == 200
+        assert drained.result() is True
+        assert unready == error(ask(service.url, "/readyz", method="GET"), 503)
+        assert (unready["code"], unready["message"]) == ("stopping", "the server is stopping")
 
 
 def test_a_request_whose_client_leaves_before_the_ranking_holds_up_no_stop(generator):
