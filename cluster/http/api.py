@@ -109,7 +109,7 @@ class _Request(_Strict):
     model: Annotated[str, Field(max_length=256)] | None = None
     """The registered model's name, as /v1/models gives it; no other is served."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_CHOICES)] | None = None
-    """Choice i is what seed + i writes alone. None: a random one, which the answer names."""
+    """Text i of each prompt, from 0, is what seed + i writes alone. None: a random one, which the answer names."""
     edlm: Settings = Settings()
     user: Annotated[str, Field(max_length=256)] | None = None
     """Accepted as OpenAI's clients send it, and not used."""

@@ -88,7 +88,7 @@ def way(
 
 
 def seeds(seed: int, count: int) -> list[int]:
-    """The seeds of a request's choices."""
+    """The seeds of a prompt's texts; every prompt of a request has the same."""
     return [seed + i for i in range(count)]
 
 
