@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import yaml
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config import Serving
+from cluster.http.keys import Keys, add_key
 from cluster.proxy import middlewares
 from cluster.serving import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
 from cluster.session import CALLBACK, INTAKE
 from edlm.config import ConfigurationError, load, parse
+from tests.cluster.asking import eventually
 from workflows.experiment import Experiment
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -94,6 +98,40 @@ def test_a_pod_lives_as_long_as_its_longest_request():
     _, serving = ours(serve_config("ray_service.yaml"))
     for spec in nodes():
         assert spec["terminationGracePeriodSeconds"] > serving.request_timeout_seconds + SPARE_SECONDS
+
+
+def test_whoever_reaches_the_dashboard_of_the_service_needs_a_token():
+    cluster = service()["spec"]["rayClusterConfig"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"  # where KubeRay asks
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_key_that_is_withdrawn_from_the_secret_is_none_in_a_pod_that_runs(node, tmp_path):
+    """The pod's own commands, with folders of this test, and without its pause."""
+    first, later = (container["command"] for container in nodes()[node]["initContainers"])
+    secret, keys = tmp_path / "secret", tmp_path / "keys"
+    keys.mkdir()
+    anna, ben = add_key(secret / "keys", "anna"), add_key(secret / "keys", "ben")
+    (secret / "keys").chmod(0o444)
+    subprocess.run([_here(part, tmp_path) for part in first], check=True)
+    assert Keys(keys / "keys").owner(anna) == "anna"
+    with subprocess.Popen([_here(part, tmp_path) for part in later]) as running:
+        try:
+            (secret / "keys").chmod(0o600)
+            (secret / "keys").write_text((secret / "keys").read_text().splitlines()[1])
+            eventually(lambda: Keys(keys / "keys").owner(anna) is None, seconds=20)
+            assert Keys(keys / "keys").owner(ben) == "ben"
+            running.terminate()
+            assert running.wait(10) == 0  # else the pod would end only when its grace is over
+        finally:
+            running.kill()
+
+
+def _here(part: str, root: Path) -> str:
+    """A part of a pod's command, for this machine."""
+    part = part.replace("/secret/", f"{root}/secret/").replace("sleep 10", "sleep 0.1")
+    return re.sub(r"(?<![\w-])/keys/", f"{root}/keys/", part)
 
 
 def nodes() -> list[dict[str, Any]]:
