@@ -41,10 +41,17 @@ def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Te
     One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail: it
     lowers the entropy and flatters generative perplexity (Zheng et al. 2024).
     """
-    cdf = log_p.detach().to(torch.float64, copy=True).exp_()  # in place: the largest thing that generation ever holds
-    torch.cumsum(cdf, dim=-1, out=cdf)
-    tokens = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=log_p.shape[-1] - 1)
+    tokens = draw_by_weight(log_p.detach().to(torch.float64, copy=True).exp_(), u)
     return tokens, log_p.gather(-1, tokens)
+
+
+def draw_by_weight(p: Float64[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """k tokens for each position in proportion to p, which afterwards holds its own sums.
+
+    In place, because it is the largest thing that generation ever holds.
+    """
+    cdf = torch.cumsum(p, dim=-1, out=p)
+    return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
 
 
 # ---------------------------------------------------------------- diffusion loss

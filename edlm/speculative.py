@@ -90,9 +90,12 @@ def verifying(
         again = open_ & ~kept & ~broken[rows, None]
         settling = torch.where(open_ & ~again, draft[rows], x[rows])
         for chunk in chunks(again, denoiser.vocabulary):
-            p_c = energy.distribution(features, chunk).double().exp()
-            p_theta = denoiser.log_p(context[rows], chunk).double().exp()
-            settling[chunk] = _residual(p_c, p_theta, u_again[rows][chunk])
+            # Nothing of a chunk has a name here: the next one would be computed beside it.
+            settling[chunk] = _residual(
+                energy.distribution(features, chunk).to(torch.float64, copy=True).exp_(),
+                denoiser.log_p(context[rows], chunk).to(torch.float64, copy=True).exp_(),
+                u_again[rows][chunk],
+            )
         changed = settling != x[rows]
         first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # in reading order
         known = open_ & (places <= first[:, None])
@@ -106,11 +109,12 @@ def verifying(
 def _residual(
     p_c: Float64[Tensor, "n v"], p_theta: Float64[Tensor, "n v"], u: Float64[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """A token of max(0, p_c - p_theta), normalised.
+    """A token of max(0, p_c - p_theta), normalised; p_theta is overwritten.
 
     Where the two laws agree up to rounding, a token is refused with a probability of the rounding's size, and nothing
     is left over: then it is drawn from p_c, which is the same up to rounding.
     """
-    left = (p_c - p_theta).clamp(min=0)
-    left = torch.where(left.sum(dim=-1, keepdim=True) > 0, left, p_c)
-    return equations.draw(left.log(), u[:, None])[0][:, 0]
+    left = p_theta.neg_().add_(p_c).clamp_(min=0)  # in place: few things that generation holds are larger
+    nothing = ~(left.sum(dim=-1) > 0)
+    left[nothing] = p_c[nothing]
+    return equations.draw_by_weight(left, u[:, None])[:, 0]

@@ -5,12 +5,14 @@ import torch
 
 from edlm import candidates as proposing
 from edlm import transformer, weighing
+from edlm.abstract_energy import AbstractEnergy
 from edlm.denoiser import Denoiser
 from edlm.energy import Bidirectional, Conditional, Step
 from edlm.memory import peak_bytes, promised_bytes
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.transformer import Trunk
+from tests.networks import stirred
 
 CPU = torch.device("cpu")
 WIDTH = 32
@@ -30,9 +32,12 @@ def peak(rows: int, length: int, vocabulary: int, candidates: int, energy=None, 
     torch.manual_seed(0)
     denoiser = Denoiser(Trunk(width=WIDTH, layers=2, heads=2), vocabulary).eval()
     built = None if energy is None else energy.build(denoiser).eval()
+    return taken(Sampler(steps=steps, candidates=candidates), rows, length, denoiser, built)
+
+
+def taken(sampler: Sampler, rows: int, length: int, denoiser: Denoiser, energy: AbstractEnergy | None) -> int:
     canvas = torch.full((rows, length), denoiser.mask)
-    sampler = Sampler(steps=steps, candidates=candidates)
-    return peak_bytes(lambda: sampler.sample(canvas, denoiser, built, LogLinear(), torch.arange(rows)), CPU)
+    return peak_bytes(lambda: sampler.sample(canvas, denoiser, energy, LogLinear(), torch.arange(rows)), CPU)
 
 
 SIZES = {
@@ -59,6 +64,17 @@ def test_generation_keeps_its_promise(name, steps, monkeypatch):
     held = peak(rows, length, vocabulary, candidates, energy, steps)
     assert held <= promised
     assert held > promised / 5
+
+
+@pytest.mark.parametrize("chunk", [2**16, 2**24])
+def test_verifying_drafts_of_which_little_is_kept_does_too(chunk, monkeypatch):
+    for module in (transformer, proposing):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+    denoiser = stirred(Denoiser(Trunk(width=WIDTH, layers=2, heads=2), 4000))
+    energy = stirred(Conditional(width=WIDTH, layers=1, heads=2).build(denoiser), seed=1, scale=3)
+    held = taken(Sampler(steps=1, candidates=0, speculative=True), 2, 32, denoiser, energy)
+    promised = promised_bytes(2, 32, 4000, 0, WIDTH, weighing.TOKENS_AT_ONCE, chunk)
+    assert promised / 2 < held <= promised
 
 
 def test_more_steps_take_no_more_memory():
