@@ -89,7 +89,7 @@ class ConditionalEnergy(AbstractEnergy):
         # one more id than the denoiser has: the edge of the canvas
         self.left, self.last = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
         # the other neighbours', one table after the other
-        self.near = nn.Embedding((left - 1 + right) * (denoiser.vocabulary + 2), width) if left - 1 + right else None
+        self.near = Neighbours(left - 1 + right, denoiser.vocabulary + 2, width) if left - 1 + right else None
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Layers(Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
@@ -202,7 +202,7 @@ class ConditionalEnergy(AbstractEnergy):
 
     def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:
         """The tokens of x to the left of each place, new ones included."""
-        beside = self.left(_beside(at, x, range(-1, 0), self.mask + 1)[..., 0])
+        beside = self.left(_beside(at, x, -1, self.mask + 1))
         return beside + self._near(at, x, self.further_left, 0) if self.further_left else beside
 
     def _known_right(self, at: Int[Tensor, "n m"], xt: Int[Tensor, "n l"]) -> Tensor | float:
@@ -212,8 +212,30 @@ class ConditionalEnergy(AbstractEnergy):
     def _near(self, at: Tensor, x: Tensor, offsets: range, table: int) -> Float[Tensor, "n m h"]:
         """The sum of what the tables from `table` on hold for the tokens at `offsets` from each place."""
         assert self.near is not None
-        tables = torch.arange(table, table + len(offsets), device=x.device)
-        return self.near(_beside(at, x, offsets, self.mask + 1) + tables * (self.mask + 2)).sum(dim=2)
+        return self.near(at, x, offsets, table)
+
+
+class Neighbours(nn.Module):
+    """A table of vectors for each of several offsets, one after the other in one weight."""
+
+    def __init__(self, tables: int, ids: int, width: int) -> None:
+        super().__init__()
+        self.ids = ids
+        self.weight = nn.Parameter(torch.randn(tables * ids, width))
+
+    def forward(
+        self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offsets: range, table: int
+    ) -> Float[Tensor, "n m h"]:
+        """The sum over `offsets` of the vectors of their tokens, the first in this table; an edge is the last id.
+
+        Added up one at a time: [n, m, offsets, h] never exists, and a place's bits do not depend on other places.
+        Taken apart once, the weight gets one gradient of its size, and not one for each offset.
+        """
+        tables = self.weight.unflatten(0, (-1, self.ids)).unbind()[table:]
+        total = torch.zeros((), device=x.device)
+        for offset, one in zip(offsets, tables, strict=False):
+            total = total + F.embedding(_beside(at, x, offset, self.ids - 1), one).float()
+        return total.to(self.weight.dtype)
 
 
 class ResidualEnergy(AbstractEnergy):
@@ -239,9 +261,8 @@ def _new_positions(x: Tensor, xt: Tensor, mask: int) -> tuple[Bool[Tensor, "b l"
     return masked & (x[:, 0] != mask), equations.carry_over(xt[:, None].expand_as(x), x, masked[:, None].expand_as(x))
 
 
-def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offsets: range, edge: int) -> Int[Tensor, "n m o"]:
-    """The tokens of x at `offsets` from each place, `edge` beyond the canvas."""
-    place = at[..., None] + torch.arange(offsets.start, offsets.stop, device=x.device)
+def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offset: int, edge: int) -> Int[Tensor, "n m"]:
+    """The token of x at `offset` from each place, `edge` beyond the canvas."""
+    place = at + offset
     inside = place.clamp(0, x.shape[1] - 1)
-    token = x.gather(1, inside.flatten(1)).view_as(place)
-    return torch.where(place == inside, token, edge)
+    return torch.where(place == inside, x.gather(1, inside), edge)

@@ -49,6 +49,7 @@ SIZES = {
     "light heads over one long block": (1, 2048, 20, 2, Step(block=None, width=WIDTH, layers=1, heads=4)),
     "causal heads over one long block": (1, 2048, 20, 2, Conditional(width=WIDTH, layers=1, heads=4)),
     "many candidates": (1, 32, 20, 512, Step(block=8, width=WIDTH, layers=1, heads=2)),
+    "far neighbours": (2, 256, 20, 8, Conditional(width=WIDTH, layers=1, heads=2, left=48, right=16)),
     "exact": (4, 128, 400, 0, Conditional(width=WIDTH, layers=1, heads=2)),
 }
 
