@@ -96,7 +96,7 @@ def test_the_registered_model_answers(stage):
 def test_a_seed_gives_the_same_text_alone_and_in_company(stage):
     requests = [
         {"prompt": "ab" * i, "seed": i, "n": 2, "max_tokens": 10 + i, "edlm": {"steps": 4 + i, "candidates": 1 + i % 3}}
-        for i in range(8)
+        for i in range(6)  # 12 texts: as many as are let in, on their way or waiting
     ]
     alone = [texts(post(stage.url, "/v1/completions", request)) for request in requests]
     with ThreadPoolExecutor(len(requests)) as pool:
