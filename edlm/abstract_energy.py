@@ -11,7 +11,7 @@ class AbstractEnergy(nn.Module):
 
     drafts: bool
     block: int | None = None
-    normalised: bool = False  # True: Z = 1 exactly, and `draw` samples p_theta exp(-E) itself
+    normalised: bool = False  # True: Z = 1 exactly, and `drawing` samples p_theta exp(-E) itself
     proposal: "AbstractEnergy | None" = None
     """A normalised energy, from whose law candidates are drawn and against which E is a residual; None: p_theta."""
 

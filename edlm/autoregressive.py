@@ -44,13 +44,7 @@ class AutoregressiveModel(nn.Module):
     def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
         """Texts of `length` tokens; of each row its own seed alone."""
         where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
-        return self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,)))[0]
-
-    def fill(
-        self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
-    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """As `filling`, all at once."""
-        return finished(self.filling(x, where, u))
+        return finished(self.filling(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))))[0]
 
     @torch.no_grad()
     def filling(

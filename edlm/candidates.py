@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.bites import Bites
+from edlm.bites import Bites, finished
 from edlm.transformer import CHUNK, ROWS_MULTIPLE
 
 
@@ -41,14 +41,10 @@ class AnyEnergy(Protocol):
 
 @runtime_checkable
 class NormalisedEnergy(AnyEnergy, Protocol):
-    """An energy with Z = 1, which samples p_theta exp(-E) itself, and says log p of each token that it drew."""
+    """An energy with Z = 1, which samples p_theta exp(-E) itself, and says log p of each token that it drew.
 
-    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-@runtime_checkable
-class DrawsInBites(Protocol):
-    """A normalised energy that draws token by token, and lets others in between: one bite a token."""
+    Whatever goes token by token lets others in between: a bite is a token.
+    """
 
     def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]: ...
 
@@ -115,9 +111,8 @@ def propose_from(
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
     """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
     k = u.shape[1]
-    x, by_position = proposal.draw(
-        xt.repeat_interleave(k, 0), where.repeat_interleave(k, 0), context.repeat_interleave(k, 0), u.flatten(0, 1)
-    )
+    xt, where, context = (values.repeat_interleave(k, 0) for values in (xt, where, context))
+    x, by_position = finished(proposal.drawing(xt, where, context, u.flatten(0, 1)))
     return x.unflatten(0, (-1, k)), by_position.sum(dim=1).unflatten(0, (-1, k))[..., None]
 
 

@@ -85,18 +85,12 @@ class CarryOverEnergy(AbstractEnergy):
         by_position = self.model.log_p(x.flatten(0, 1), masked)
         return log_p - equations.carry_over_log_p(by_position, masked).unflatten(0, x.shape[:2])[..., None]
 
-    def draw(
-        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """Tokens at the selected positions, each given what stands left of it, and their log-probabilities; x_t and 0
-        elsewhere. The denoiser's context says nothing here.
-        """
-        return self.model.fill(xt, where, u)
-
     def drawing(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
     ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        """The same, a place a bite."""
+        """Tokens at the selected positions, each given what stands left of it, and their log-probabilities; x_t and 0
+        elsewhere. The denoiser's context says nothing here.
+        """
         return self.model.filling(xt, where, u)
 
     def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:

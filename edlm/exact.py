@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.bites import Bites
 from edlm.law import Law
 
 
@@ -64,7 +65,7 @@ class ExactEnergy:
 
 
 class ExactConditional:
-    """The exact step energy as a normalised one: Z = 1, and `draw` samples q(x_U | x_t) itself in reading order."""
+    """The exact step energy as a normalised one: Z = 1, and `drawing` samples q(x_U | x_t) itself in reading order."""
 
     drafts = False
     normalised = True
@@ -81,10 +82,11 @@ class ExactConditional:
         """log q(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
         return self.law.log_joint(x, xt[:, None])
 
-    def draw(
+    def drawing(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]:
+    ) -> Bites[tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]]:
         """x_U ~ q(. | x_t) at the selected positions, and log q of each of its tokens; x_t and 0 elsewhere."""
+        yield from ()  # all in the last bite
         return self.law.fill(xt, where, u)
 
 

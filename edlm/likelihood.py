@@ -236,7 +236,8 @@ def _exact_nll(
         raise ValueError(f"{type(energy).__name__} weighs whole drafts and cannot tell log p of a part of one")
     repeats = u.shape[1]
     truth, xt, revealed, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, revealed, context))
-    x, _ = energy.draw(truth, equations.up_to_last(truth == denoiser.mask, revealed), context, u[:, :, 0].flatten(0, 1))
+    where = equations.up_to_last(truth == denoiser.mask, revealed)
+    x, _ = finished(energy.drawing(truth, where, context, u[:, :, 0].flatten(0, 1)))
     log_p = energy.log_p_of(energy.read(x, xt, context), revealed, x).double().sum(dim=1).unflatten(0, (-1, repeats))
     return math.log(repeats) - log_p.logsumexp(dim=1)
 

@@ -18,7 +18,6 @@ from edlm.bites import Bites, finished
 from edlm.candidates import (
     AnyDenoiser,
     AnyEnergy,
-    DrawsInBites,
     NormalisedEnergy,
     draw_candidates,
     proposal_of,
@@ -211,9 +210,7 @@ class Sampler:
         u = now.uniforms(Purpose.CANDIDATE)
         filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.drafts else now.revealed
         if not self.speculative:
-            drawn = (now.xt, filled, context, u)
-            in_bites = isinstance(energy, DrawsInBites)
-            x, log_p = (yield from energy.drawing(*drawn)) if in_bites else energy.draw(*drawn)
+            x, log_p = yield from energy.drawing(now.xt, filled, context, u)
             return now.advanced(x, energy, energy_calls=1, broken=_nan(context) | _nan(log_p))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.bites import Bites, finished
+from edlm.bites import Bites
 from edlm.candidates import AnyDenoiser, chunks
 
 
@@ -44,21 +44,6 @@ class Verified:
     accepted: Int[Tensor, " b"]
     """Tokens of the draft that were kept; the other new ones were drawn again."""
     broken: Bool[Tensor, " b"]
-
-
-def verify(
-    draft: Int[Tensor, "b l"],
-    log_p: Float[Tensor, "b l"],
-    xt: Int[Tensor, "b l"],
-    where: Bool[Tensor, "b l"],
-    context: Tensor,
-    denoiser: AnyDenoiser,
-    energy: Verifiable,
-    u_keep: Float64[Tensor, "b l"],
-    u_again: Float64[Tensor, "b l"],
-) -> Verified:
-    """As `verifying`, all passes at once."""
-    return finished(verifying(draft, log_p, xt, where, context, denoiser, energy, u_keep, u_again))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.abstract_energy import AbstractEnergy
-from edlm.bites import Bites, finished
+from edlm.bites import Bites
 from edlm.denoiser import Denoiser
 from edlm.packing import Packed, pack
 from edlm.transformer import ROWS_MULTIPLE, Layer, Layers, ScalarHead, Seen
@@ -132,16 +132,6 @@ class ConditionalEnergy(AbstractEnergy):
         """log p_c of every token at the selected new positions."""
         return self._denoiser[0].log_p(features, where)
 
-    def draw(
-        self,
-        xt: Int[Tensor, "b l"],
-        where: Bool[Tensor, "b l"],
-        context: Float[Tensor, "b l h"],
-        u: Float64[Tensor, "b l"],
-    ) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """As `drawing`, all at once."""
-        return finished(self.drawing(xt, where, context, u))
-
     @torch.no_grad()
     def drawing(
         self,
@@ -231,9 +221,9 @@ class Neighbours(nn.Module):
         Added up one at a time: [n, m, offsets, h] never exists, and a place's bits do not depend on other places.
         Taken apart once, the weight gets one gradient of its size, and not one for each offset.
         """
-        tables = self.weight.unflatten(0, (-1, self.ids)).unbind()[table:]
+        tables = self.weight.unflatten(0, (-1, self.ids)).unbind()[table : table + len(offsets)]
         total = torch.zeros((), device=x.device)
-        for offset, one in zip(offsets, tables, strict=False):
+        for offset, one in zip(offsets, tables, strict=True):
             total = total + F.embedding(_beside(at, x, offset, self.ids - 1), one).float()
         return total.to(self.weight.dtype)
 

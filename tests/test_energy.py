@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edlm import equations
+from edlm.bites import finished
 from edlm.candidates import propose
 from edlm.config import ConfigurationError
 from edlm.energy import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
@@ -125,7 +126,7 @@ def test_exact_draws_of_the_conditional_law_follow_it(name):
     n = 20_000
     u = torch.rand(n, L, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     many = (xt[row].repeat(n, 1), where.repeat(n, 1), context[row].repeat(n, 1, 1))
-    drawn, log_p = energy.draw(*many, u)
+    drawn, log_p = finished(energy.drawing(*many, u))
     assert torch.equal(drawn[:, ~where], many[0][:, ~where])
     assert not log_p[:, ~where].any()
     told = energy.log_p(drawn[None], xt[row : row + 1], context[row : row + 1])[0]

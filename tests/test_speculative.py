@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from edlm.bites import finished
 from edlm.candidates import propose
 from edlm.energy import CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.speculative import Verifiable, verify
+from edlm.speculative import Verifiable, verifying
 from edlm.step_energy import ConditionalEnergy
 from edlm.streams import Purpose, uniforms
 from tests.laws import chi_square
@@ -42,14 +43,15 @@ def situation(energy, rows: int, seed: int = 0):
 def verified(energy, rows: int, seed: int = 0):
     xt, draft, log_p, context, u_keep, u_again = situation(energy, rows, seed)
     where = new(energy).repeat(rows, 1)
-    return verify(draft, log_p, xt, where, context, READER, energy, u_keep, u_again)
+    return finished(verifying(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
 
 
 def drawn(energy, rows: int) -> torch.Tensor:
     """The same position by position."""
     xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
     context = READER.read(xt, torch.full((rows,), 0.7))
-    return energy.draw(xt, where, context, uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,)))[0]
+    u = uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,))
+    return finished(energy.drawing(xt, where, context, u))[0]
 
 
 def drafts(energy) -> torch.Tensor:
@@ -120,7 +122,8 @@ def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
     context = READER.read(XT[None], torch.tensor([0.7]))
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))
-    found = verify(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
+    passes = verifying(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
+    found = finished(passes)
     assert (found.passes.tolist(), found.accepted.tolist()) == ([1], [3])
     assert torch.equal(found.x, draft[:, 0])
 
@@ -173,7 +176,7 @@ class Torn(Marginals):
     def __call__(self, x, xt, t, log_p, context):
         raise AssertionError("nothing is weighed")
 
-    def draw(self, xt, where, context, u):
+    def drawing(self, xt, where, context, u):
         raise AssertionError("nothing is drawn token by token")
 
     def read(self, x, xt, context):  # type: ignore[override]
@@ -206,7 +209,7 @@ def test_only_exact_sampling_is_speculative():
     of = world("dense")
 
     class Normalised(Residual):
-        def draw(self, xt, where, context, u):
+        def drawing(self, xt, where, context, u):
             raise AssertionError("never asked")
 
     with pytest.raises(ValueError, match="verifies a draft, and Normalised cannot"):

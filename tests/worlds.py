@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.bites import Bites, finished
+from edlm.bites import Bites
 
 Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
@@ -164,7 +164,7 @@ class Conditional(Residual):
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
 
-    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]:
         x, log_p = xt.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
             law = self.world.next_token(x, at)
@@ -172,6 +172,7 @@ class Conditional(Residual):
             tokens = (u[:, at, None] >= cdf).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
             log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+            yield
         return x, log_p
 
 
@@ -223,9 +224,6 @@ class ExactAutoregressive(torch.nn.Module):
 
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
-
-    def fill(self, x: Tensor, where: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        return finished(self.filling(x, where, u))
 
     def filling(self, x: Tensor, where: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]:
         x, log_p = x.clone(), torch.zeros_like(u)
