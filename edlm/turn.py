@@ -78,7 +78,7 @@ class Turns:
         except StopIteration as end:
             self.forget(draft)
             return draft, end.value, 0
-        except ArithmeticError as error:
+        except FloatingPointError as error:
             self.forget(draft)
             return draft, BrokenRow(str(error)), 0
         except Exception as error:
@@ -119,7 +119,7 @@ class Turns:
         """None: it did not fit the memory. Nothing has changed then, so it can be tried again."""
         try:
             return self._computed(drafts)
-        except ArithmeticError as error:  # of one of them: whose it is shows when each is alone
+        except FloatingPointError as error:  # of one of them: whose it is shows when each is alone
             if len(drafts) == 1:
                 return [(drafts[0], BrokenRow(str(error)), 0)]
             return [took for draft in drafts for took in self._step([draft])]
