@@ -10,10 +10,12 @@ from edlm.job import Job
 from edlm.sampler import EXACT, Sampler
 from edlm.work import most_of_canvas
 
-# A candidate that fills a whole canvas, as a share of a pass: a network on whole drafts needs as much; a light head
-# 0.4 where the vocabulary is 50,257, and 0.72 where it is 28 (docs/benchmarks/sample.md).
+# A candidate that fills a whole canvas, in passes. One price for all, between what docs/benchmarks/sample.md has for
+# step heads (0.5 where the vocabulary is 50,257, 0.8 where it is 28) and networks on whole drafts (1.0). A conditional
+# head takes 0.6 with 28 tokens and 3.9 with 50,257, where each of its candidates' tokens is projected: engines measure
+# what work really takes, and let in by that; this is the currency of limits and allowances.
 CANDIDATE_SHARE = 0.75
-EXACT_SHARE = 0.5  # a token that is drawn exactly, where the vocabulary is large (the same table)
+EXACT_SHARE = 0.5  # a token that is drawn exactly: 0.4 with 50,257 tokens, 0.05 with 28 (the same table)
 
 
 def of_job(job: Job, generator: TextGenerator) -> float:
