@@ -100,7 +100,11 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "python -m workflows.benchmark sample"), (["sample", "--rounds", "0"], "rounds")],
+    [
+        ([], "python -m workflows.benchmark sample"),
+        (["sample", "--rounds", "0"], "rounds"),
+        (["sample", "--models", "models.yaml", "--width", "64"], "width: of untrained networks"),
+    ],
 )
 def test_what_cannot_be_run_is_said(arguments, said):
     command = [sys.executable, "-m", "workflows.benchmark", *arguments]

@@ -61,6 +61,12 @@ class Sampling:
     rounds: Positive = 3
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        sizes = ("vocabularies", "lengths", "width", "layers", "head_width")
+        given = [name for name in sizes if getattr(self, name) != type(self).__dataclass_fields__[name].default]
+        if self.models is not None and given:
+            raise ValueError(f"{', '.join(given)}: of untrained networks; those that `models` names have their own")
+
 
 @dataclass(frozen=True)
 class Size:
