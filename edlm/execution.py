@@ -21,6 +21,11 @@ class Execution:
     compiled: bool = False
     """Compile the layers when they first run, which takes from seconds to minutes; on a GPU with CUDA graphs."""
 
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return self.precision + (", compiled" if self.compiled else "")
+
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network itself, rounded and compiled as asked for."""
         network.to(getattr(torch, self.precision))

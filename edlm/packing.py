@@ -1,5 +1,6 @@
 """Packing: only the positions that a step reveals enter an energy's head, gathered into dense rows."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,10 +46,8 @@ def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) 
     grouped = F.pad(grouped, (0, size - grouped.shape[-1]))
     order = torch.sort((~grouped).byte(), dim=-1, stable=True).indices
     positions = (order + start).clamp(max=length - 1)
-    places = torch.arange(size, device=new.device)
-    powers = 2 ** counts.clamp(min=SMALLEST).double().log2().ceil().long()
-    bucket = torch.where(counts > 0, powers.clamp(max=size), 0)
-    for m in _sizes(size) if every_size else [m for m in bucket.unique().tolist() if m > 0]:
+    places, bucket = torch.arange(size, device=new.device), _size_of(size, new.device)[counts]
+    for m in _sizes(size) if every_size else sorted(set(bucket.flatten().tolist()) - {0}):
         rows, groups = torch.nonzero(bucket == m, as_tuple=True)
         if not len(rows):
             rows = groups = bucket.new_zeros(1)
@@ -57,6 +56,15 @@ def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) 
             )
             continue
         yield Packed(rows, groups, positions[rows, groups, :m], places[:m] < counts[rows, groups][:, None])
+
+
+@functools.cache
+def _size_of(largest: int, device: torch.device) -> Int[Tensor, " n"]:
+    """The size of a unit by its count; 0 of nothing."""
+    sizes = _sizes(largest)
+    return torch.tensor(
+        [0, *(next(size for size in sizes if size >= count) for count in range(1, largest + 1))], device=device
+    )
 
 
 def _sizes(largest: int) -> list[int]:

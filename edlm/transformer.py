@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edlm import equations
+from edlm.attention import attend
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.packing import Packed, pack
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
 ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
+WIDE_ROWS = 16  # with fewer than 32 numbers left AVX-512 takes another path, too; a row has at least two
 ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 128
 
@@ -53,7 +55,7 @@ class Transformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None
     ) -> Float[Tensor, "b l h"]:
-        """The features; given `where`, of those positions alone, and zeros elsewhere.
+        """The features; given `where`, of those positions, and of no use elsewhere.
 
         The last layer then computes keys and values everywhere, and the rest only where it is asked for.
         """
@@ -67,9 +69,8 @@ class Transformer(nn.Module):
         assert not self.causal
         features = torch.zeros_like(x)
         for packed, y in last.only(x, turn, condition, where):
-            row, place = torch.nonzero(packed.valid, as_tuple=True)
             y = self.norm(y, None if condition is None else condition[packed.rows])[0]
-            features[packed.rows[row], packed.positions[row, place]] = y[row, place]
+            features[packed.rows[:, None], packed.positions] = y  # at places that are not valid, too: they are right
         return features
 
     def start(self, rows: int, places: int) -> "list[Seen]":
@@ -134,7 +135,7 @@ class Layer(nn.Module):
         for packed in pack(where, None):
             rows, at = packed.rows, packed.positions
             (q,) = self._by_head(F.linear(y[rows[:, None], at], self.qkv.weight[:width]), 1)
-            attended = F.scaled_dot_product_attention(turn.of(at)(q), k[rows], v[rows])
+            attended = attend(turn.of(at)(q), k[rows], v[rows])
             z = x[rows[:, None], at] + _of(gate, rows) * self._joined(attended)
             inward, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield packed, z + gate_mlp * self.down(F.gelu(self.up(inward), approximate="tanh"))
@@ -143,17 +144,18 @@ class Layer(nn.Module):
         """One more place of a causal pass: what `forward` gives there, from the places that went before (no time)."""
         y, _ = self.norm_attention(x, None)
         q, k, v = self._projected(y, turn)
-        x = x + self._joined(F.scaled_dot_product_attention(q, *seen.with_next(k, v)))
+        x = x + self._joined(attend(q, *seen.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
         return x + self.down(F.gelu(self.up(y), approximate="tanh"))
 
     def _projected(self, x: Tensor, turn: "Turn") -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._by_head(self.qkv(x), 3)
-        return turn(q), turn(k), v
+        projected = self._by_head(self.qkv(x), 3)
+        q, k = turn(projected[:2])
+        return q, k, projected[2]
 
-    def _by_head(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """`parts` tensors [b a l c] that were projected beside one another."""
-        return tuple(x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4))
+    def _by_head(self, x: Tensor, parts: int) -> Float[Tensor, "parts b a l c"]:
+        """What was projected beside one another."""
+        return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(-2))
@@ -166,10 +168,7 @@ class Layer(nn.Module):
             # One row of the mask serves all who ask, so that nothing grows with the square of the length. Where nothing
             # is valid everything is seen: there would be a softmax over nothing.
             seen = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
-        )
-        return self._joined(y)
+        return self._joined(attend(q, k, v, seen, causal, self.dropout if self.training else 0.0))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -242,9 +241,10 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
         half = TIME_FREQUENCIES // 2
         scale = torch.exp(-math.log(ROTARY_BASE) * torch.arange(half, device=t.device) / half)
-        angle = 1000 * t.float()[:, None] * scale  # up to 1000 radians, as for a thousand discrete steps
+        filled = F.pad(t.float(), (0, -len(t) % WIDE_ROWS))
+        angle = 1000 * filled[:, None] * scale  # up to 1000 radians, as for a thousand discrete steps
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))
+        return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))[: len(t)]
 
 
 class ScalarHead(nn.Module):
@@ -327,11 +327,13 @@ def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
 class Turn:
     """Rotary position embedding (Su et al. 2021): pairs of channels of queries and keys turn with the position.
 
-    In float32: bfloat16 cannot tell far positions apart.
+    Of x = (x_1, x_2), halves of the channels, it makes (x_1 cos - x_2 sin, x_2 cos + x_1 sin). In float32: bfloat16
+    cannot tell far positions apart.
     """
 
     cos: Float[Tensor, "*b l c"]
     sin: Float[Tensor, "*b l c"]
+    """Of all channels; for the first half -sin."""
 
     @classmethod
     def at(cls, positions: Int[Tensor, "*b l"], channels: int) -> "Turn":
@@ -339,14 +341,15 @@ class Turn:
         half = channels // 2
         frequency = ROTARY_BASE ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
         angle = positions.float()[..., None] * frequency
-        return cls(angle.cos(), angle.sin())
+        cos, sin = angle.cos(), angle.sin()
+        return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
     def of(self, places: Int[Tensor, "n m"]) -> "Turn":
         """From the angles of all positions those at some places of each row."""
         return Turn(self.cos[places], self.sin[places])
 
-    def __call__(self, x: Float[Tensor, "b a l c"]) -> Float[Tensor, "b a l c"]:
+    def __call__(self, x: Float[Tensor, "*n a l c"]) -> Float[Tensor, "*n a l c"]:
         """The channels of x, turned."""
         cos, sin = self.cos.unsqueeze(-3), self.sin.unsqueeze(-3)
-        first, second = x.float().chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+        wide = x.to(torch.float32, memory_format=torch.contiguous_format)
+        return (wide * cos + wide.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)

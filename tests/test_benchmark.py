@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from edlm.config import dump, load
 from edlm.corpus import Files
+from edlm.execution import Execution
 from edlm.models import save_autoregressive
 from edlm.sampler import Sampler
 from edlm.splits import Shares
@@ -61,6 +63,22 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     assert cells["plain"]["times plain"].startswith("1.00 ")
     assert cells["autoregressive"]["times faster than naive"] == "–"
     assert "(" in cells["plain"]["times faster than naive"]
+
+
+def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers():
+    (table,) = [
+        block
+        for block in sample(replace(SMALL, execution=Execution(precision="bfloat16"))).blocks
+        if isinstance(block, Table)
+    ]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    others = {name.removesuffix(", bfloat16") for name in cells if name.endswith(", bfloat16")}
+    assert others == {name for name in cells if "naive" not in name and "bfloat16" not in name}
+    assert cells["plain, bfloat16"]["times plain"].startswith("1.00 ")
+    for name in ("plain", "whole drafts, k = 2"):
+        naive = [one for one in cells if one.startswith(f"naive {name} (")]
+        assert len(naive) == 1
+        assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
 
 
 def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):

@@ -34,8 +34,9 @@ MIB = 2**20
 METHOD = (
     "All samplers of a size run one after the other in every round, after a round that does not count; seconds are "
     "medians over the rounds, in brackets the least and the most. Ratios are of the same round. Naive is the published "
-    "sampler as its description reads, with its mistakes mended; its steps cost alike, so that one within the window "
-    "and one outside stand for all. Whole drafts are weighed where t is from 0.8 to 1, light heads in every step. "
+    "sampler as its description reads, with its mistakes mended, in float32, as are all whose names say nothing else; "
+    "its steps cost alike, so that one within the window and one outside stand for all. Times plain is of plain "
+    "diffusion by the same networks. Whole drafts are weighed where t is from 0.8 to 1, light heads in every step. "
     "Kept a call are the tokens of a draft that a pass of the head kept. "
     "Memory is the most that tensors took at once beyond the weights (of naive: in a step)."
 )
@@ -155,7 +156,7 @@ def _table(size: Size, rows: Sequence[Measured]) -> Table:
     cells = []
     for row in own:
         seconds = [value / size.batch for value in (row.times.median, min(row.times.rounds), max(row.times.rounds))]
-        plain = by_name.get("plain")
+        plain = by_name.get(row.plain)
         cells.append(
             (
                 row.name + (f" ({row.scaled} timed)" if row.scaled else ""),

@@ -54,7 +54,8 @@ class Sampling:
     head_width: Positive = 128
     """Of the light heads of step and conditional energies, which have one layer."""
     execution: Execution = AS_TRAINED
-    """Of all networks alike."""
+    """Of a second set of networks, whose samplers race beside those of the first; as it is, there is none. The first
+    and the naive samplers compute in float32, nothing compiled, as the published ones."""
     models: str | None = None
     """A YAML file that says where trained networks are (docs/benchmarks/README.md): they race at their own |V| and L,
     and the table has their bounds and the quality of their texts. None: untrained ones."""
@@ -91,6 +92,9 @@ class Runner:
     """(denoiser, energy) network passes of a sequence, and the draft's tokens that one of the latter kept, or nan."""
     law: tuple[str, Sampler] | None = None
     """Name of the energy, and the sampler, whose texts it writes; None where another of the same law does it, too."""
+    naive: str = ""
+    """The naive sampler of the same law."""
+    plain: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class Measured:
     peak_bytes: int
     naive: str
     """The name of the naive sampler of the same law; empty where there is none."""
+    plain: str
+    """The name of plain diffusion by the same networks."""
     worth: Worth | None
     """Of trained networks."""
 
@@ -133,10 +139,10 @@ def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networ
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
     whole = Bidirectional().build(denoiser)
     energies = {"whole drafts": whole, STEP: step, "conditional": conditional}
-    return _prepared(Networks(denoiser, autoregressive, energies, LogLinear()), wanted.execution, device)
+    return prepared(Networks(denoiser, autoregressive, energies, LogLinear()), AS_TRAINED, device)
 
 
-def opened(wanted: Sampling, trained: Trained, device: torch.device) -> tuple[Networks, int]:
+def opened(trained: Trained, device: torch.device) -> tuple[Networks, int]:
     """The trained networks, and how long their texts are."""
     subject = trained.subject()
     denoiser, _ = models(subject, PLAIN)
@@ -146,11 +152,12 @@ def opened(wanted: Sampling, trained: Trained, device: torch.device) -> tuple[Ne
         assert isinstance(energy, AbstractEnergy), name
         energies[name] = energy
     found = Networks(denoiser.network, autoregressive(trained.autoregressive), energies, denoiser.schedule)
-    # A copy: what the texts are worth is measured in float32, whatever the race runs in.
-    return _prepared(copy.deepcopy(found), wanted.execution, device), denoiser.length
+    return prepared(found, AS_TRAINED, device), denoiser.length
 
 
-def _prepared(found: Networks, execution: Execution, device: torch.device) -> Networks:
+def prepared(networks: Networks, execution: Execution, device: torch.device) -> Networks:
+    """Copies that compute as is asked for."""
+    found = copy.deepcopy(networks)
     for network in (found.denoiser, found.autoregressive, *found.energies.values()):
         execution.prepare(network.to(device).eval())
     return found
@@ -160,7 +167,7 @@ def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) 
     """Every sampler at every size, each size a race of its own."""
     if wanted.models is not None:
         trained = load(Trained, wanted.models)
-        of, length = opened(wanted, trained, device)
+        of, length = opened(trained, device)
         yield from _sizes(wanted, of, [length], trained, device, say)
         return
     for vocabulary in wanted.vocabularies:
@@ -168,65 +175,74 @@ def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) 
 
 
 def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, device, say) -> Iterator[Measured]:
-    vocabulary = of.denoiser.vocabulary
+    vocabulary, sets = of.denoiser.vocabulary, {"": of}
+    if wanted.execution != AS_TRAINED:
+        sets[f", {wanted.execution.name}"] = prepared(of, wanted.execution, device)
     for length in lengths:
         for batch in wanted.batches:
             for steps in wanted.steps:
                 size = Size(vocabulary, length, batch, steps)
                 say(f"|V| = {vocabulary:,}, L = {length}, {batch} at once, T = {steps}")
-                yield from _measure(wanted, of, size, trained, device, say)
+                yield from _measure(wanted, sets, size, trained, device, say)
 
 
 def _measure(
-    wanted: Sampling, of: Networks, size: Size, trained: Trained | None, device: torch.device, say
+    wanted: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
 ) -> Iterator[Measured]:
-    runners = list(_runners(wanted, of, size, device))
+    runners = list(_runners(wanted, sets, size, device))
     found = race([one.contestant for one in runners], wanted.rounds, device)
-    names = {one.name for one in runners}
     for one in runners:
-        naive = f"naive {one.name}"
         peak = max(peak_bytes(lap.run, device) for lap in one.contestant.laps)
         found_worth = None
         if trained is not None and one.law is not None:
             say(f"what {one.name} writes")
             found_worth = worth(trained, *one.law)
         yield Measured(
-            size, one.name, one.candidates, one.scaled, found[one.name], one.calls(), peak,
-            naive if naive in names else "", found_worth,
+            size, one.name, one.candidates, one.scaled, found[one.name], one.calls(), peak, one.naive, one.plain,
+            found_worth,
         )  # fmt: skip
 
 
-def _runners(wanted: Sampling, of: Networks, size: Size, device: torch.device) -> Iterator[Runner]:
+def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device: torch.device) -> Iterator[Runner]:
+    """`sets` are networks by what is added to the names of their samplers; those of the naive ones come first."""
     keys = torch.arange(size.batch, device=device) + wanted.seed
+    for added, of in sets.items():
+        yield replace(_autoregressive(AUTOREGRESSIVE + added, of, size, keys), plain=PLAIN + added)
+    every, first = Sampler(steps=size.steps), next(iter(sets.values()))
 
+    def fast(name: str, sampler: Sampler, energy: str, naive: str = "") -> Iterator[Runner]:
+        for added, of in sets.items():
+            one = _fast(name + added, sampler, of, energy, size, keys)
+            yield replace(one, naive=naive, plain=PLAIN + added, law=None if added or sampler.speculative else one.law)
+
+    def both(name: str, sampler: Sampler, energy: str) -> Iterator[Runner]:
+        naive = _naive(f"naive {name}", sampler, first, energy, size, keys)
+        yield from fast(name, sampler, energy, naive.name)
+        yield naive
+
+    for k in wanted.candidates:
+        if k == 1:
+            yield from both(PLAIN, every, PLAIN)
+            continue
+        for name, energy in first.energies.items():
+            if energy.drafts:
+                yield from both(f"{name}, k = {k}", replace(every, candidates=k, window=WINDOW), name)
+            else:
+                yield from fast(f"{name}, k = {k}", replace(every, candidates=k), name)
+    for name, energy in first.energies.items():
+        if isinstance(energy, NormalisedEnergy) and not energy.drafts:
+            exact = replace(every, candidates=EXACT)
+            yield from fast(f"{name}, exact", exact, name)
+            yield from fast(f"{name}, verifying drafts", replace(exact, speculative=True), name)
+
+
+def _autoregressive(name: str, of: Networks, size: Size, keys: Tensor) -> Runner:
     def write() -> None:
         of.autoregressive.draw(keys, size.length)
 
-    name, calls = AUTOREGRESSIVE, (0.0, float(size.length), math.nan)
-    every = Sampler(steps=size.steps)
-    yield Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: calls, (name, every))
-    for k in wanted.candidates:
-        if k == 1:
-            yield from _both(PLAIN, every, of, PLAIN, size, keys)
-            continue
-        for name, energy in of.energies.items():
-            if energy.drafts:
-                whole = replace(every, candidates=k, window=WINDOW)
-                yield from _both(f"{name}, k = {k}", whole, of, name, size, keys)
-            else:
-                yield _fast(f"{name}, k = {k}", replace(every, candidates=k), of, name, size, keys)
-    for name, energy in of.energies.items():
-        if isinstance(energy, NormalisedEnergy) and not energy.drafts:
-            exact = replace(every, candidates=EXACT)
-            yield _fast(f"{name}, exact", exact, of, name, size, keys)
-            yield replace(
-                _fast(f"{name}, verifying drafts", replace(exact, speculative=True), of, name, size, keys), law=None
-            )
-
-
-def _both(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Iterator[Runner]:
-    yield _fast(name, sampler, of, energy, size, keys)
-    yield _naive(f"naive {name}", sampler, of, energy, size, keys)
+    calls = (0.0, float(size.length), math.nan)
+    law = (AUTOREGRESSIVE, Sampler(steps=size.steps)) if name == AUTOREGRESSIVE else None
+    return Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: calls, law)
 
 
 def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
