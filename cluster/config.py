@@ -90,7 +90,10 @@ class Serving:
     gpus_per_replica: NonNegativeFloat = 0.0
     """A fraction shares a GPU among replicas."""
     precision: Precision = "float32"
-    """Of the networks. bfloat16 is for GPUs that compute it faster; on a processor without it it is slower."""
+    """Of the networks. bfloat16 is for GPUs and processors that compute it faster; on others it is slower."""
+    compiled: bool = False
+    """Compile the networks' layers before a replica, or a new model in it, answers: some seconds. On a processor that
+    needs g++, on a GPU there are CUDA graphs with it."""
 
     def __post_init__(self) -> None:
         if self.min_replicas > self.max_replicas:

@@ -17,7 +17,7 @@ from cluster.http import meters
 from cluster.http.access import log_to_standard_error
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
 from cluster.http.rules import rules_of
-from cluster.http.warming import Unsound, warmed, warming
+from cluster.http.warming import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
 from cluster.later_app import LaterApp
 from cluster.ray_meters import RayMeters
 from cluster.registry import ModelVersion
@@ -34,6 +34,7 @@ from edlm.storage import Sha256
 
 LOCAL = "127.0.0.1"
 PASSES = 8.0  # about, that warming takes
+COMPILING_SECONDS = 60.0  # in which an engine gives no sign of life: of a shape that warming has not met
 WARMING_SECONDS = 120.0  # that a new model has to fill its first canvases, beside the texts of the old one
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class Replica:
         log_to_standard_error()
         self._serving = serving
         self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
+        self._execution = Execution(precision=serving.precision, compiled=serving.compiled)
+        self._rows = COMPILED_ROWS if serving.compiled else ONE_ROW
         self._app, self._meters = LaterApp(), RayMeters()
         self._succession: Succession[TextGenerator] | None = None
         self._drained = False
@@ -93,7 +96,7 @@ class Replica:
         if self._endpoint is None or self._drained:
             return
         self._endpoint.readings.take()
-        require_living(self._endpoint.batch, HUNG_SECONDS)
+        require_living(self._endpoint.batch, COMPILING_SECONDS if self._execution.compiled else HUNG_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `cluster.scaling` goes by."""
@@ -121,12 +124,12 @@ class Replica:
 
     def _first(self, version: ModelVersion) -> TextGenerator:
         generator = self._open(version, self._device)
-        warmed(generator)
+        warmed(generator, self._rows)
         return generator
 
     def _open(self, version: ModelVersion, device: str) -> TextGenerator:
         folder = take(version, shelf(self._serving.cache))
-        return open_bundle(folder, device, Execution(precision=self._serving.precision))
+        return open_bundle(folder, device, self._execution)
 
     def _engine(self, generator: TextGenerator, version: ModelVersion) -> ContinuousBatch:
         return ContinuousBatch(generator, version.fingerprint, limits_of(self._serving))
@@ -138,10 +141,12 @@ class Replica:
         """
         assert self._endpoint is not None
         generator = self._open(version, "cpu")
+        if self._execution.compiled and self._device == "cpu":
+            warmed(generator, self._rows)  # what is compiled here stops no text of the old model
         batch, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
         while True:
             try:
-                ticket = batch.run(PASSES, warming(generator, self._device), "warming", deadline)
+                ticket = batch.run(PASSES, warming(generator, self._device, self._rows), "warming", deadline)
                 break
             except Full as full:  # the texts of the old model come first
                 if time.monotonic() > deadline:

@@ -9,14 +9,17 @@ from edlm.generator import TextGenerator
 from edlm.sampler import Sampler
 
 PLAIN, WEIGHING = Sampler(steps=1), Sampler(steps=1, candidates=2)
+Rows = tuple[int, ...]
+ONE_ROW: Rows = (1,)
+COMPILED_ROWS: Rows = (1, 2)  # one row is compiled for itself, more of them for any number
 
 
-def warmed(generator: TextGenerator) -> None:
-    """Afterwards every network has filled a canvas.
+def warmed(generator: TextGenerator, rows: Rows = ONE_ROW) -> None:
+    """Afterwards every network has filled canvases, so many together.
 
     Raises where one gave something that is not a number, and ValueError where the model's own sampler cannot be served.
     """
-    for _ in _canvases(generator):
+    for _ in _canvases(generator, rows):
         pass
 
 
@@ -27,7 +30,7 @@ class Unsound:
     error: Exception
 
 
-def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Unsound]:
+def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Bites[TextGenerator | Unsound]:
     """Bites for the engine, which end with the generator on `device`, warmed; or with what went wrong.
 
     That is not raised: the engine would die of it, and the texts of the good model with it.
@@ -35,7 +38,7 @@ def warming(generator: TextGenerator, device: str) -> Bites[TextGenerator | Unso
     try:
         there = moved(generator, device)
         yield
-        yield from _canvases(there)
+        yield from _canvases(there, rows)
     except Exception as error:
         return Unsound(error)
     return there
@@ -49,12 +52,13 @@ def moved(generator: TextGenerator, device: str) -> TextGenerator:
     return TextGenerator(generator.bundle, generator.denoiser, generator.energies, generator.tokenizer)
 
 
-def _canvases(generator: TextGenerator) -> Iterator[None]:
-    """One step fills a canvas by plain diffusion, and one by each energy."""
+def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
+    """One step fills so many canvases by plain diffusion, and one by each energy."""
     _require_servable(generator)
-    for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
-        generator.write((), generator.length, [0], sampler, name)
-        yield
+    for count in rows:
+        for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
+            generator.write((), generator.length, range(count), sampler, name)
+            yield
 
 
 def _require_servable(generator: TextGenerator) -> None:

@@ -1,5 +1,6 @@
 """What a replica says of its engine, and how a model is warmed in it: without Serve."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ import pytest
 import torch
 
 from cluster.config import Serving
-from cluster.http.warming import Unsound, warming
+from cluster.http.warming import COMPILED_ROWS, Unsound, warmed, warming
 from cluster.replica import limits_of, require_living
 from edlm.bites import Bites
 from edlm.continuous import ContinuousBatch
-from edlm.generator import TextGenerator
+from edlm.execution import Execution
+from edlm.generator import TextGenerator, open_bundle
 from edlm.job import EngineFailed, Limits
+from edlm.sampler import Sampler
+from tests.bundles import LENGTH, make_bundle
 
 
 @pytest.fixture
@@ -64,10 +68,32 @@ def test_an_engine_that_died_is_not_healthy(batch):
 
 
 def test_a_warmed_model_generates_what_it_did_before(batch, generator):
-    warmed = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
-    assert isinstance(warmed, TextGenerator)
+    there = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
+    assert isinstance(there, TextGenerator)
     sampler = replace(generator.bundle.sampler, steps=3)
-    assert warmed.write((), 12, [5], sampler)[0].text == generator.write((), 12, [5], sampler)[0].text
+    assert there.write((), 12, [5], sampler)[0].text == generator.write((), 12, [5], sampler)[0].text
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_model_that_was_warmed_compiles_nothing_for_texts_nor_for_the_next_model(tmp_path):
+    def compiled() -> int:
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    first, second = (
+        open_bundle(make_bundle(tmp_path / name), execution=Execution(compiled=True)) for name in ("first", "second")
+    )
+    before = compiled()
+    warmed(first, COMPILED_ROWS)
+    after = compiled()
+    assert after > before
+    for rows in (1, 2, 3, 5):
+        for name, candidates in ((None, 1), ("conditional", 2), ("conditional", 5)):
+            first.write((), LENGTH, range(rows), Sampler(steps=3, candidates=candidates), name)
+    warmed(second, COMPILED_ROWS)
+    assert compiled() == after
+    for rows in (1, 2, 3, 5):
+        first.write((), LENGTH, range(rows), Sampler(steps=3, candidates=3), "step")
+    assert compiled() <= after + 1  # a single group of new tokens is a case of its own
 
 
 def test_a_model_that_breaks_while_it_is_warmed_does_not_take_the_engine_with_it(batch, generator):
