@@ -118,6 +118,10 @@ def propose_from(
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
     size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+    total = int(where.sum())
+    if 0 < total <= size:
+        yield where
+        return
     count = where.flatten().cumsum(0).view_as(where)
-    for start in range(0, int(where.sum()), size):
+    for start in range(0, total, size):
         yield where & (count > start) & (count <= start + size)

@@ -10,6 +10,7 @@ Every energy is called alike; what it is a function of differs, and `drafts` say
 from typing import Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
@@ -38,19 +39,29 @@ class BidirectionalEnergy(AbstractEnergy):
         super().__init__()
         width = denoiser.trunk.width
         self.embedding = nn.Embedding(denoiser.vocabulary + 1, width)
-        self.project = nn.Linear(2 * width, width, bias=False)
+        self.project = OfPair(width)
         self.transformer = Transformer(denoiser.trunk, causal=False)
         self.scalar = ScalarHead(width)
         self.embedding.load_state_dict(denoiser.embedding.state_dict())
         self.transformer.load_state_dict(denoiser.transformer.state_dict())
-        with torch.no_grad():
-            self.project.weight.copy_(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
 
     def forward(self, x, xt, t, log_p, context):
         k = x.shape[1]
-        pair = torch.cat([self.embedding(xt)[:, None].expand(-1, k, -1, -1), self.embedding(x)], dim=-1)
-        features = self.transformer(self.project(pair).flatten(0, 1), t.repeat_interleave(k))
+        pair = self.project(self.embedding(xt)[:, None], self.embedding(x))
+        features = self.transformer(pair.flatten(0, 1), t.repeat_interleave(k))
         return self.scalar(features.mean(dim=1)).unflatten(0, (-1, k))[..., None]
+
+
+class OfPair(nn.Module):
+    """A linear map of two vectors beside one another, of which many second ones share a first; at first the second."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
+
+    def forward(self, first: Float[Tensor, "*b h"], second: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        of_first, of_second = self.weight.chunk(2, dim=1)
+        return F.linear(first, of_first) + F.linear(second, of_second)
 
 
 class AutoregressiveEnergy(AbstractEnergy):

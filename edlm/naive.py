@@ -1,11 +1,11 @@
 """The published sampler as its description reads, with its mistakes mended: what the fast one is timed against.
 
 Every step reads the network, projects every position to the vocabulary, and races over the whole of it for each of the
-k drafts, of which a part is kept; energies see all k drafts at once (Xu et al. 2024, algorithm 1, and its released
-code). Its law is that of `edlm.sampler.Sampler` up to the grain of float32; mended are the sign of the energy, the
-order of the batch, the end of time (0, where everything is drawn), and that one new token alone is not resampled. Where
-the description leaves the work open, the cheaper way is taken: which tokens a resampling step reveals is drawn by one
-uniform a position, not by another race over the vocabulary.
+k drafts, of which a part is kept; energies see all k drafts at once, as a batch repeated k times (Xu et al. 2024,
+algorithm 1, and its released code). Its law is that of `edlm.sampler.Sampler` up to the grain of float32; mended are
+the sign of the energy, the order of the batch, the end of time (0, where everything is drawn), and that one new token
+alone is not resampled. Where the description leaves the work open, the cheaper way is taken: which tokens a resampling
+step reveals is drawn by one uniform a position, not by another race over the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,10 @@ class NaiveSampler:
         x = torch.where(masked[:, None], x, xt[:, None])
         at = x.clamp(max=denoiser.vocabulary - 1)[..., None]
         drawn = log_p[:, None].expand(-1, k, -1, -1).gather(-1, at)[..., 0] * masked[:, None]
-        energies = energy(x, xt, t, drawn.sum(dim=-1, keepdim=True), context)
+        # Every draft is a sequence of its own, as in a batch that is repeated k times.
+        xts, ts, contexts = (of_each.repeat_interleave(k, 0) for of_each in (xt, t, context))
+        log_ps = drawn.sum(dim=-1).flatten()[:, None, None]
+        energies = energy(x.flatten(0, 1)[:, None], xts, ts, log_ps, contexts).unflatten(0, (b, k))[:, :, 0]
         log_v = equations.log_weight(energies, self.sampler.temperature)[..., 0]
         picked = torch.multinomial(log_v.softmax(dim=1), 1, generator=generator)[:, 0]
         revealed = masked & (torch.rand(b, length, generator=generator, device=xt.device) < share)

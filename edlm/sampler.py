@@ -118,13 +118,13 @@ class Sampler:
         `given` are the places where the canvas held text from the start; a sampler that remasks must know them.
         """
         now = self.reveal(xt, t, s, index, denoiser, schedule, seeds, given)
-        parts = []
-        if (stays := ~now.moves).any():
-            parts.append((stays, now.at(stays).stayed(energy)))
-        if now.moves.any():
-            going = now.at(now.moves)
+        parts, moves = [], now.moves
+        if not moves.all():
+            parts.append((~moves, now.at(~moves).stayed(energy)))
+        if moves.any():
+            going = now.at(moves)
             context = read(denoiser, going.xt, going.t, self.reads(going, denoiser, energy))
-            parts.append((now.moves, self.advance(going, context, denoiser, energy)))
+            parts.append((moves, self.advance(going, context, denoiser, energy)))
         return join(parts)
 
     def reveal(
@@ -168,25 +168,33 @@ class Sampler:
         """As `advance`, in bites: in each at most so many tokens enter the energy (None: as many as memory bears)."""
         now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
         weighed = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
+        if not weighed.any():
+            return self._plain(now, context, denoiser, energy)
         parts = []
-        if (plain := ~weighed).any():
+        if not weighed.all():
+            plain = ~weighed
             parts.append((plain, self._plain(now.at(plain), context[plain], denoiser, energy)))
-        if weighed.any():
-            rows = (now.at(weighed), context[weighed], denoiser, energy)
-            if self.candidates == EXACT:
-                parts.append((weighed, (yield from self._exact(*rows))))
-            else:
-                parts.append((weighed, (yield from self._resample(*rows, tokens_at_once))))
+            context = context[weighed]
+        rows = (now.at(weighed), context, denoiser, energy)
+        if self.candidates == EXACT:
+            parts.append((weighed, (yield from self._exact(*rows))))
+        else:
+            parts.append((weighed, (yield from self._resample(*rows, tokens_at_once))))
         return join(parts)
 
     def reads(self, now: State, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
         """Where `advance` looks at the context: at what it may reveal, or, for drafts, at all that is masked."""
-        whole, masked = self.weighs(now.t, energy) & (energy is not None and energy.drafts), now.xt == denoiser.mask
-        return self.revealing.open(now.revealed, masked) | (whole[:, None] & masked)
+        masked = now.xt == denoiser.mask
+        shown = self.revealing.open(now.revealed, masked)
+        if energy is None or not energy.drafts:
+            return shown
+        return shown | (self.weighs(now.t, energy)[:, None] & masked)
 
     def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Whether a step from t may ask the energy."""
-        return self.in_window(t) & (self.candidates != 1) & (energy is not None)
+        if energy is None or self.candidates == 1:
+            return torch.zeros_like(t, dtype=torch.bool)
+        return self.in_window(t)
 
     def chooses(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Whether there is anything to ask it for: one token needs no joint, and is drawn from p_theta.
