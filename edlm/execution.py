@@ -8,8 +8,8 @@ from torch import nn
 from edlm.config import config
 from edlm.transformer import Layer
 
-# What torch.compile is told: CUDA graphs are its mode "reduce-overhead"; on a processor the tanh of a GELU is a good part
-# of a layer, and takes less as a quotient of exponentials.
+# What torch.compile is told: CUDA graphs are its mode "reduce-overhead"; on a processor the tanh of a GELU is a good
+# part of a layer, and takes less as a quotient of exponentials.
 GRAPHS, QUICK_TANH = {"triton.cudagraphs": True}, {"cpp.use_decompose_tanh": True}
 Precision = Literal["float32", "bfloat16"]
 
