@@ -22,7 +22,8 @@ def promised_bytes(
         candidates            64 b k l
 
     h is the width of the denoiser and of the energy. Nothing of size l |V| or k |V| is kept, within a step or between
-    steps, and attention adds nothing quadratic. Draws token by token hold the keys and values of their head besides:
+    steps, and attention adds nothing quadratic (`edlm.attention`: where bfloat16 is multiplied out, scores are no wider
+    than the widest place). Draws token by token hold the keys and values of their head besides:
     8 h b l a layer, which counts only where a head has many.
     """
     weighed = max(length, min(rows * candidates * length, tokens_at_once)) if candidates != 1 else 0

@@ -67,6 +67,16 @@ def test_generation_keeps_its_promise(name, steps, monkeypatch):
     assert held > promised / 5
 
 
+@pytest.mark.parametrize("length", [64, 65])  # heads of 16 channels: up to 64 places scores are held
+def test_generation_in_bfloat16_keeps_its_promise_too(length):
+    torch.manual_seed(0)
+    denoiser = Denoiser(Trunk(width=WIDTH, layers=2, heads=2), 20).eval()
+    whole = Bidirectional().build(denoiser).eval().bfloat16()
+    held = taken(Sampler(steps=3, candidates=16), 2, length, denoiser.bfloat16(), whole)
+    promised = promised_bytes(2, length, 20, 16, WIDTH, weighing.TOKENS_AT_ONCE, transformer.CHUNK)
+    assert promised / 5 < held <= promised
+
+
 @pytest.mark.parametrize("chunk", [2**16, 2**24])
 def test_verifying_drafts_of_which_little_is_kept_does_too(chunk, monkeypatch):
     for module in (transformer, proposing):

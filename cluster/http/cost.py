@@ -15,7 +15,7 @@ from edlm.work import most_of_canvas
 # head takes 0.6 with 28 tokens and 3.9 with 50,257, where each of its candidates' tokens is projected: engines measure
 # what work really takes, and let in by that; this is the currency of limits and allowances.
 CANDIDATE_SHARE = 0.75
-EXACT_SHARE = 0.5  # a token that is drawn exactly: 0.4 with 50,257 tokens, 0.05 with 28 (the same table)
+EXACT_SHARE = 0.5  # a token that is drawn exactly: 0.4 with 50,257 tokens, 0.05 with 28 (measured there, too)
 
 
 def of_job(job: Job, generator: TextGenerator) -> float:
