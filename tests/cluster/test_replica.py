@@ -79,6 +79,7 @@ def test_a_compiled_model_that_was_warmed_compiles_nothing_for_texts_nor_for_the
     def compiled() -> int:
         return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
+    torch._dynamo.reset()  # of what other tests have compiled
     first, second = (
         open_bundle(make_bundle(tmp_path / name), execution=Execution(compiled=True)) for name in ("first", "second")
     )
