@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,11 @@ from edlm import equations
 from edlm.attention import attend
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.packing import Packed, pack
+from edlm.rotary import ROTARY_BASE, Turn
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
 ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
 WIDE_ROWS = 16  # with fewer than 32 numbers left AVX-512 takes another path, too; a row has at least two
-ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 128
 
 
@@ -109,7 +108,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l h"],
-        turn: "Turn",
+        turn: Turn,
         condition: Float[Tensor, "b c"] | None = None,
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
@@ -123,7 +122,7 @@ class Layer(nn.Module):
     def only(
         self,
         x: Float[Tensor, "b l h"],
-        turn: "Turn",
+        turn: Turn,
         condition: Float[Tensor, "b c"] | None,
         where: Bool[Tensor, "b l"],
     ) -> Iterator[tuple[Packed, Float[Tensor, "n m h"]]]:
@@ -140,7 +139,7 @@ class Layer(nn.Module):
             inward, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield packed, z + gate_mlp * self.down(F.gelu(self.up(inward), approximate="tanh"))
 
-    def extend(self, x: Float[Tensor, "b one h"], turn: "Turn", seen: "Seen") -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], turn: Turn, seen: "Seen") -> Float[Tensor, "b one h"]:
         """One more place of a causal pass: what `forward` gives there, from the places that went before (no time)."""
         y, _ = self.norm_attention(x, None)
         q, k, v = self._projected(y, turn)
@@ -148,7 +147,7 @@ class Layer(nn.Module):
         y, _ = self.norm_mlp(x, None)
         return x + self.down(F.gelu(self.up(y), approximate="tanh"))
 
-    def _projected(self, x: Tensor, turn: "Turn") -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
         projected = self._by_head(self.qkv(x), 3)
         q, k = turn(projected[:2])
         return q, k, projected[2]
@@ -160,7 +159,7 @@ class Layer(nn.Module):
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(-2))
 
-    def _attend(self, x: Tensor, turn: "Turn", causal: bool, valid: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, turn: Turn, causal: bool, valid: Tensor | None) -> Tensor:
         q, k, v = self._projected(x, turn)
         seen = None
         if valid is not None:
@@ -180,7 +179,7 @@ class Layers(nn.ModuleList):
     def __iter__(self) -> Iterator[Layer]:
         return super().__iter__()  # pyright: ignore[reportReturnType]
 
-    def turn(self, positions: Int[Tensor, "*b l"]) -> "Turn":
+    def turn(self, positions: Int[Tensor, "*b l"]) -> Turn:
         """The angles by which each of them turns queries and keys at these positions."""
         first = next(iter(self))
         return Turn.at(positions, first.out.in_features // first.heads)
@@ -321,35 +320,3 @@ def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
 
 def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
     return equations.draw(equations.substitute(logits), u)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """Rotary position embedding (Su et al. 2021): pairs of channels of queries and keys turn with the position.
-
-    Of x = (x_1, x_2), halves of the channels, it makes (x_1 cos - x_2 sin, x_2 cos + x_1 sin). In float32: bfloat16
-    cannot tell far positions apart.
-    """
-
-    cos: Float[Tensor, "*b l c"]
-    sin: Float[Tensor, "*b l c"]
-    """Of all channels; for the first half -sin."""
-
-    @classmethod
-    def at(cls, positions: Int[Tensor, "*b l"], channels: int) -> "Turn":
-        """The angles at positions [l] for all rows, or [b l]."""
-        half = channels // 2
-        frequency = ROTARY_BASE ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-        angle = positions.float()[..., None] * frequency
-        cos, sin = angle.cos(), angle.sin()
-        return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
-
-    def of(self, places: Int[Tensor, "n m"]) -> "Turn":
-        """From the angles of all positions those at some places of each row."""
-        return Turn(self.cos[places], self.sin[places])
-
-    def __call__(self, x: Float[Tensor, "*n a l c"]) -> Float[Tensor, "*n a l c"]:
-        """The channels of x, turned."""
-        cos, sin = self.cos.unsqueeze(-3), self.sin.unsqueeze(-3)
-        wide = x.to(torch.float32, memory_format=torch.contiguous_format)
-        return (wide * cos + wide.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm import transformer
-from edlm.transformer import Layer, Readout, Transformer, Trunk, Turn
+from edlm.rotary import Turn
+from edlm.transformer import Layer, Readout, Transformer, Trunk
 from tests.networks import stirred
 
 
