@@ -17,7 +17,7 @@ from edlm.config import Positive, PositiveFloat, config
 from edlm.dirichlet import dirichlet
 from edlm.document import Document
 from edlm.law import Law
-from edlm.tokenizer import MOST_SYMBOLS, SYMBOLS
+from edlm.tokenizer_kinds import MOST_SYMBOLS, SYMBOLS
 
 IN_DOCUMENT = 64  # sequences: enough that no two documents are alike, even of a source with two sequences only
 AT_ONCE = 64 * IN_DOCUMENT  # sequences drawn at a time

@@ -20,7 +20,8 @@ from edlm.sources import AbstractSource
 from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
 from edlm.splits import SPLITS, Shares, Split, assigned
 from edlm.storage import Sha256, write_text
-from edlm.tokenizer import Symbols, Tokenizer, TokenizerConfig, open_tokenizer
+from edlm.tokenizer import Tokenizer, open_tokenizer
+from edlm.tokenizer_kinds import Symbols, TokenizerConfig
 
 INDEX = "index.json"
 

@@ -7,7 +7,8 @@ from edlm.generator import Bundle, save_bundle
 from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.tokenizer import FILE, Characters, TokenizerConfig
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import Characters, TokenizerConfig
 from tests.networks import TRUNK, denoiser, stirred
 
 LENGTH = 12

@@ -24,7 +24,7 @@ from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.text import Text
 from edlm.ticket import Ticket
-from edlm.tokenizer import Characters
+from edlm.tokenizer_kinds import Characters
 from edlm.transformer import Trunk
 from tests.bundles import ENERGIES, LENGTH
 from tests.networks import stirred

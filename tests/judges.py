@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from edlm.judge import Judge, Spelling
-from edlm.tokenizer import Characters, Tokenizer
+from edlm.tokenizer import Tokenizer
+from edlm.tokenizer_kinds import Characters
 
 CHARACTERS = Characters().build([])
 FOLLOWED = 10  # tokens that must agree before `Copying` expects the rest to

@@ -20,7 +20,7 @@ from edlm.generator import TextGenerator, open_bundle
 from edlm.job import Cancelled, Full, Limits
 from edlm.sampler import Sampler
 from edlm.step import StepResult
-from edlm.tokenizer import Bytes
+from edlm.tokenizer_kinds import Bytes
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, alone, echo, gated, job, jobs, recorded, same
 from tests.test_generator import uniform_generator

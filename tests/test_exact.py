@@ -12,7 +12,7 @@ from edlm.quality import assess
 from edlm.sampler import EXACT, Sampler
 from edlm.schedule import Cosine, LogLinear
 from edlm.sources import Agree, HiddenMarkov, Markov
-from edlm.tokenizer import Symbols
+from edlm.tokenizer_kinds import Symbols
 from tests import worlds
 from tests.laws import Step
 

@@ -21,7 +21,7 @@ from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.step import StepResult
 from edlm.storage import committed, publish
-from edlm.tokenizer import Bytes, Characters, TokenizerConfig
+from edlm.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from tests.bundles import LENGTH, make_bundle, save_models
 from tests.networks import TRUNK
 

@@ -12,7 +12,8 @@ from edlm.config import ConfigurationError, config, parse
 from edlm.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, Spelling, first_documents
 from edlm.models import save_autoregressive
 from edlm.storage import publish
-from edlm.tokenizer import BPE, FILE, Bytes
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import BPE, Bytes
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 from tests.networks import TRUNK, autoregressive
 

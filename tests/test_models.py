@@ -13,7 +13,7 @@ from edlm.models import (
     save_energy,
 )
 from edlm.schedule import Cosine
-from edlm.tokenizer import Bytes, Characters
+from edlm.tokenizer_kinds import Bytes, Characters
 from tests.networks import TRUNK, autoregressive, denoiser, stirred
 
 LENGTH, VOCABULARY = 12, 27

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from edlm.config import ConfigurationError
 from edlm.judge import HuggingFaceJudge
-from edlm.tokenizer import BPE, Characters, HuggingFaceTokenizer
+from edlm.tokenizer_kinds import BPE, Characters, HuggingFaceTokenizer
 
 GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2"
 CHARACTERS = Characters().build([])

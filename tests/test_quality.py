@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edlm.judge import Spelling, first_documents
 from edlm.quality import REPEATED, Average, assess, average
-from edlm.tokenizer import Bytes
+from edlm.tokenizer_kinds import Bytes
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 
 V = CHARACTERS.size

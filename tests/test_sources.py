@@ -9,7 +9,8 @@ from tokenizers import models
 from edlm.config import ConfigurationError, parse, plain
 from edlm.sources import IN_DOCUMENT, AbstractSource, Agree, HiddenMarkov, Markov
 from edlm.splits import Shares
-from edlm.tokenizer import SYMBOLS, Symbols, Tokenizer, open_tokenizer
+from edlm.tokenizer import Tokenizer, open_tokenizer
+from edlm.tokenizer_kinds import SYMBOLS, Symbols
 from edlm.tokens import Batches, Data, TokenFile, prepare, whole
 
 SHARES = Shares(validation=0.2, judge=0.2)

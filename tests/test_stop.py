@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edlm.stop import REPLACEMENT, cut, settled, tokens_of
-from edlm.tokenizer import Bytes
+from edlm.tokenizer_kinds import Bytes
 
 texts = st.text("ab", max_size=12)
 stops = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)

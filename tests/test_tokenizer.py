@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError
-from edlm.tokenizer import BPE, Bytes, Characters, HuggingFaceTokenizer, Tokenizer, open_tokenizer
+from edlm.tokenizer import Tokenizer, open_tokenizer
+from edlm.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

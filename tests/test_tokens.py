@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from edlm.config import ConfigurationError, parse
 from edlm.corpus import Embedded, Files
 from edlm.splits import Shares
-from edlm.tokenizer import BPE, Bytes, Characters, open_tokenizer
+from edlm.tokenizer import open_tokenizer
+from edlm.tokenizer_kinds import BPE, Bytes, Characters
 from edlm.tokens import Batches, Data, TokenFile, prepare, read_summary, whole
 
 STORY = [f"document {number}, which says {'so ' * (number % 7)}much." for number in range(60)]

@@ -13,7 +13,7 @@ from edlm.detokenize import WikiText
 from edlm.likelihood import Estimate, autoregressive_nll, nelbo, sampler_bound
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.tokenizer import BPE, Bytes, Characters, HuggingFaceTokenizer
+from edlm.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
 from edlm.zeroshot import ZeroShot, score
 from edlm.zeroshot_corpora import presets, wikitext_2
 from tests.networks import autoregressive, denoiser

@@ -23,7 +23,7 @@ from cluster.promotion import KEY
 from cluster.serving import deploy, undeploy, wait_until_ready
 from cluster.session import address, is_private
 from edlm.config import from_command_line
-from edlm.tokenizer import Symbols
+from edlm.tokenizer_kinds import Symbols
 from workflows import promote
 from workflows.experiment import Experiment
 from workflows.stage import Session, say, session

@@ -8,7 +8,8 @@ from cluster.http.pieces import Pieces
 from cluster.http.prefix import CertainText
 from cluster.http.refusal import Refused
 from edlm.stop import cut
-from edlm.tokenizer import BPE, Bytes, Tokenizer
+from edlm.tokenizer import Tokenizer
+from edlm.tokenizer_kinds import BPE, Bytes
 
 TEXTS = ["héllo wörld, ça va? 😀 日本語 naïve façade ", "the cat and the hat and the bat " * 3]
 BYTES, PAIRS = Bytes().build([]), BPE(size=300).build(TEXTS * 4)

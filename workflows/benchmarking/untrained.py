@@ -9,7 +9,8 @@ from edlm.generator import Bundle, save_bundle
 from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.tokenizer import FILE, Characters
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import Characters
 from edlm.transformer import Trunk
 from workflows.benchmarking.sampling import BLOCK, HEADS, STEP, Sampling, untrained
 

@@ -15,7 +15,8 @@ from edlm.models import save_denoiser
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.storage import inventory, publish
-from edlm.tokenizer import FILE, Bytes, Characters
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import Bytes, Characters
 from tests.bundles import LENGTH
 from tests.networks import TRUNK, denoiser, stirred
 
