@@ -1,7 +1,7 @@
 """Token files: a corpus cut into splits, tokenised and packed once, then read as rows in a reproducible order."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from edlm.corpus import CorpusConfig, Document
 from edlm.order import permuted
 from edlm.sources import AbstractSource
 from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
-from edlm.splits import SPLITS, Shares, Split, assigned
+from edlm.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
 from edlm.storage import Sha256, write_text
 from edlm.tokenizer import Tokenizer, open_tokenizer
 from edlm.tokenizer_kinds import Symbols, TokenizerConfig
@@ -35,7 +35,7 @@ class Data:
 
     corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
     validation: Annotated[CorpusConfig | None, pydantic.Field(discriminator="kind")] = None
-    """A corpus of its own for validation; texts that it holds are left out of train and judge."""
+    """A corpus of its own for validation; texts that it holds, copies included, are left out of train and judge."""
     tokenizer: Annotated[TokenizerConfig, pydantic.Field(discriminator="kind")]
     length: Positive
     """Tokens in a row."""
@@ -73,9 +73,9 @@ class Data:
         """Changes when the text behind the settings does: the settings alone do not tell."""
         return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
 
-    def documents(self) -> Iterator[tuple[Document, Split | None]]:
-        """Each document and its split, None where it is left out, as `assigned` says."""
-        return assigned(self.corpus, self.validation, self.shares)
+    def splits(self) -> TextSplits | SourceSplits:
+        """The split of every document; reads a part of the corpus to tell."""
+        return divide(self.corpus, self.validation, self.shares)
 
 
 @config
@@ -98,20 +98,22 @@ class Summary:
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
     """Afterwards `folder` holds the tokenizer, and every split's tokens and document starts, with an index.
 
-    Streams: in memory are a megabyte of text, the document starts, and a digest of each document. Splits share no
-    text. Killed before its end, it leaves a folder that `TokenFile.open` refuses. Raises ConfigurationError for an
-    empty corpus, and for one that is too short for a row in every split.
+    Streams: in memory are a megabyte of text, the document starts, and 8 bytes for each document of the validation
+    corpus. Splits share no text. Killed before its end, it leaves a folder that `TokenFile.open` refuses.
+    Raises ConfigurationError for an empty corpus, and for one that is too short for a row in every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     for stale in [path for split in SPLITS for path in paths(folder, split)]:
         stale.unlink(missing_ok=True)
-    tokenizer = data.tokenizer.build(document.text for document, split in data.documents() if split == "train")
+    splits = data.splits()
+    tokenizer = data.tokenizer.build(document.text for document, split in splits.documents() if split == "train")
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-    splits, dropped = _pack(data, tokenizer, number, folder, progress)
-    _require_rows(splits, data.length)
+    used: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
+    held, dropped = _pack(splits.documents(), tokenizer, number, folder, used, progress)
+    _require_rows(held, data.length)
     summary = Summary(
         tokenizer=tokenizer.digest,
         vocabulary=tokenizer.size,
@@ -119,11 +121,11 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         length=data.length,
         number=number,
         dropped=dropped,
-        splits=splits,
+        splits=held,
     )
     write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
-    for split, held in splits.items():
-        progress(f"{split}: {held.documents:,} documents, {held.tokens:,} tokens, {held.bytes:,} bytes of text")
+    for split, part in held.items():
+        progress(f"{split}: {part.documents:,} documents, {part.tokens:,} tokens, {part.bytes:,} bytes of text")
     return summary
 
 
@@ -220,16 +222,20 @@ def _gather(tokens: TokenFile, rows: Int64[Tensor, " n"], length: int) -> Int64[
 
 
 def _pack(
-    data: Data, tokenizer: Tokenizer, number: Number, folder: Path, progress: Callable[[str], None]
+    documents: Iterator[tuple[Document, Split | None]],
+    tokenizer: Tokenizer,
+    number: Number,
+    folder: Path,
+    used: Sequence[Split],
+    progress: Callable[[str], None],
 ) -> tuple[dict[Split, SplitSummary], int]:
     """What each split holds, now that its files are written, and how many documents were left out."""
     dropped = 0
     with ExitStack() as stack:
-        used: tuple[Split, ...] = SPLITS if data.shares.judge > 0 else ("train", "validation")
         writers: dict[Split, SplitWriter] = {
             split: stack.enter_context(SplitWriter(folder, split, number)) for split in used
         }
-        for batch in _batches(data.documents(), progress):
+        for batch in _batches(documents, progress):
             kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]
             dropped += len(batch) - len(kept)
             for (text, split), ids in zip(kept, tokenizer.encode_documents([text for text, _ in kept]), strict=True):

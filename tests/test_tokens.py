@@ -46,7 +46,7 @@ def test_the_token_files_hold_every_document_once_in_its_order(tmp_path, tokeniz
     summary = prepare(settings, tmp_path / "data", silent)
     opened = open_tokenizer(tmp_path / "data")
     for split in ("train", "validation", "judge"):
-        texts = [document.text for document, home in settings.documents() if home == split]
+        texts = [document.text for document, home in settings.splits().documents() if home == split]
         file = TokenFile.open(tmp_path / "data", split)
         documents = np.split(np.asarray(file.tokens), file.documents[1:])
         assert [ids.tolist() for ids in documents] == [ids.tolist() for ids in opened.encode_documents(texts)]
