@@ -12,8 +12,12 @@ class AbstractEnergy(nn.Module):
     drafts: bool
     block: int | None = None
     normalised: bool = False  # True: Z = 1 exactly, and `drawing` samples p_theta exp(-E) itself
-    proposal: "AbstractEnergy | None" = None
+    proposal: "AbstractEnergy | None"
     """A normalised energy, from whose law candidates are drawn and against which E is a residual; None: p_theta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proposal = None  # not in the class, where it would hide the module that a subclass sets
 
     @abstractmethod
     def forward(
