@@ -15,7 +15,7 @@ from edlm.config import ConfigurationError, parse
 from edlm.corpus import Embedded, Files
 from edlm.sources import IN_DOCUMENT, Markov
 from edlm.splits import FEW, Shares, divide, text_key
-from edlm.tokenizer import Bytes
+from edlm.tokenizer_kinds import Bytes
 from edlm.tokens import Data, prepare
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
