@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cluster.config import Cluster
 from cluster.promotion import KEY, NotPromoted, Promotion
-from cluster.session import connect
+from cluster.session import connect, named_address
 from edlm.config import ConfigurationError, Positive, PositiveFloat, config, from_flags
 from workflows.stage import say
 
@@ -28,7 +28,7 @@ class Promote:
     version: Positive | None = None
     """A version by its number instead: the way back."""
     address: str | None = None
-    """Of the Ray cluster. None: RAY_ADDRESS, else the one that `ray start` began on this machine."""
+    """Of the Ray cluster. None: RAY_ADDRESS, else that of this user's `ray start` on this machine."""
     timeout_seconds: PositiveFloat = 180.0
     """How long the version has to answer in every replica."""
 
@@ -39,7 +39,9 @@ class Promote:
 
 def promote(wanted: Promote) -> None:
     """Afterwards the version answers in every replica. NotPromoted where it does not, and the one before goes on."""
-    with connect(Cluster(address=wanted.address or os.environ.get("RAY_ADDRESS", "auto"))):
+    address = named_address(wanted.address)
+    say("promote", f"on the Ray cluster at {address}")
+    with connect(Cluster(address=address)):
         promotion = Promotion(wanted.timeout_seconds, os.environ.get(KEY))
         version = promotion.resolve(wanted.alias, wanted.version, os.environ.get("EDLM_HOME"))
         name = f"{promotion.arguments.model} version {version.version}, digest {version.digest[:12]}"

@@ -8,6 +8,7 @@ python -m workflows.serve key NAME --file FILE   a new API key, shown once; its 
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -84,6 +85,14 @@ def curl(url: str, asked: dict[str, Any], keyed: bool) -> str:
     return f"curl -s {url}/v1/completions -H 'content-type: application/json'{key} -d '{json.dumps(asked)}'"
 
 
+def promotion(address: str, keyed: bool) -> str:
+    """The command that promotes another version on the Ray cluster at `address`, for any shell in this folder."""
+    here, python = Path.cwd(), Path(sys.executable)
+    typed = python.relative_to(here) if python.is_relative_to(here) else python
+    key = f"{KEY}=YOUR-API-KEY " if keyed else ""
+    return f"{key}{shlex.quote(str(typed))} -m workflows.serve promote --address {address}"
+
+
 def serve(experiment: Experiment) -> None:
     """The endpoint, until it is stopped: nothing new is taken, what is on its way ends, and then it is gone."""
     with session(experiment) as opened:
@@ -95,7 +104,7 @@ def serve(experiment: Experiment) -> None:
         stopped = threading.Event()
         for wanted in (signal.SIGINT, signal.SIGTERM):
             signal.signal(wanted, lambda *_: stopped.set())
-        print(f"another version: python -m workflows.serve promote --address {address()}")
+        print(f"another version: {promotion(address(), keyed)}")
         print("Ctrl-C stops it", flush=True)
         stopped.wait()
         say("serve", "stopping: what is on its way may end")

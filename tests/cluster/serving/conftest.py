@@ -1,42 +1,24 @@
 """One private Ray for all of these tests, and one endpoint on it whose model can be promoted."""
 
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from cluster.config import Serving
 from cluster.serving import deploy, undeploy, wait_until_ready
-from cluster.session import CALLBACK, INTAKE
+from cluster.session import CALLBACK, INTAKE, private_ray
 from tests.cluster.serving.stage import NAME, START_SECONDS, TRACKING, Stage, register_all
 
 
 @pytest.fixture(scope="package")
-def root() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))  # short, as the names of Ray's sockets must be
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="package")
-def machine(root) -> Iterator[Path]:
+def machine() -> Iterator[Path]:
     """Ray with two CPUs; the folder is its own."""
     environment = pytest.MonkeyPatch()
     environment.setenv(CALLBACK, INTAKE)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        _temp_dir=str(root / "ray"),
-        log_to_driver=False,
-    )
-    yield root
-    ray.shutdown()
+    with private_ray(cpus=2, object_store_bytes=100 * 2**20) as folder:
+        yield folder
     environment.undo()
 
 

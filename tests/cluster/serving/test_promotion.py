@@ -1,11 +1,10 @@
 """Promotion: a good version answers in every replica, and no bad one ever does."""
 
 import os
+import shlex
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,9 @@ from cluster.session import address
 from edlm.config import ConfigurationError
 from tests.cluster.serving.stage import SECONDS, SPOILED, until
 from workflows.promote import CANARY
+from workflows.serve import promotion as promotion_line
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def text(stage, name: str) -> str:
@@ -132,7 +131,7 @@ def test_a_text_on_its_way_is_finished_by_the_model_that_began_it(stage):
             assert answer["choices"][0]["text"] != alone
 
 
-def test_the_command_promotes_and_says_why_it_does_not(stage):
+def test_the_line_that_serve_prints_promotes_from_any_shell_and_says_why_it_does_not(stage):
     said = command("--alias", "second")
     assert said.returncode == 0, said.stderr
     assert stage.answers() == ["second", "second"]
@@ -144,10 +143,12 @@ def test_the_command_promotes_and_says_why_it_does_not(stage):
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The line that `make serve` prints, in a shell that knows nothing of this process."""
+    told = shlex.split(promotion_line(address(), keyed=False))
+    unknown = ("RAY_AUTH_MODE", "RAY_ADDRESS", "EDLM_HOME")
     return subprocess.run(
-        [sys.executable, "-m", "workflows.serve", "promote", "--address", address(), *arguments],
-        cwd=PROJECT,
-        env={**os.environ, "EDLM_HOME": "/nowhere"},
+        [*told, *arguments],
+        env={name: value for name, value in os.environ.items() if name not in unknown},
         capture_output=True,
         text=True,
         timeout=120,
