@@ -13,6 +13,7 @@ from edlm.zeroshot import ZeroShot
 
 _HUB = "hf://datasets"
 _CONVERTED = "@refs/convert/parquet"
+_WHOLE = 100_000_000  # characters: more than the file has, so that it is not cut, as in the published tables
 _PAPERS = f"{_HUB}/armanc/scientific_papers{_CONVERTED}"
 
 
@@ -47,5 +48,5 @@ def presets(convention: ConventionConfig, limit: int | None = None) -> tuple[Zer
 
 def wikitext_2(path: str, convention: ConventionConfig, limit: int | None = None) -> ZeroShot:
     """WikiText-2 from a text file in its tokenised form, which keeps `<unk>`; the whole file is one document."""
-    corpus = Files(paths=(path,), format="txt")
+    corpus = Files(paths=(path,), format="txt", longest=_WHOLE)
     return ZeroShot(name="wikitext-2", corpus=corpus, detokenizer=WikiText(), convention=convention, limit=limit)
