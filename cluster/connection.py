@@ -28,6 +28,8 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
     nor tells of its tables. Raises ConfigurationError for a URI that only some of the machines would understand.
     """
     uri = tracking_uri(tracking, root)
+    if tracking.uri is None:
+        Path(_local(root)).mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(tracking.request_timeout_seconds)))
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -73,6 +75,12 @@ def tracking_uri(tracking: Tracking, root: str) -> str:
     return tracking.uri
 
 
+def database_file(tracking: Tracking, root: str) -> Path | None:
+    """Where the SQLite database lies, or would; None where there is a server, or a database of another kind."""
+    scheme, _, place = tracking_uri(tracking, root).partition("://")
+    return Path(place.removeprefix("/")) if scheme.partition("+")[0] == "sqlite" else None
+
+
 def artifact_location(tracking: Tracking, root: str) -> str | None:
     """Where the files of runs go: below the storage root; a server (None) decides for itself."""
     if tracking.uri is not None and tracking.uri.startswith("http"):
@@ -94,5 +102,4 @@ def _local(root: str) -> str:
         raise ConfigurationError(
             f"storage root {root!r} is relative, and workers stand elsewhere; give an absolute path"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return str(folder)

@@ -13,7 +13,7 @@ from ray.serve.schema import ApplicationStatus, ServeApplicationSchema
 
 from cluster.registry import ModelVersion
 from cluster.serving import APPLICATION, POLL_SECONDS, Arguments, apply, deployed, reasons, url
-from cluster.tracking import open_tracking
+from cluster.tracking import open_registry
 from edlm.config import ConfigurationError, parse
 
 ASK_SECONDS = 5.0  # for replicas to say how they stand
@@ -45,11 +45,11 @@ class Promotion:
         self._handle = serve.get_app_handle(APPLICATION)
 
     def resolve(self, alias: str | None, number: int | None, storage: str | None) -> ModelVersion:
-        """The version of the deployed model that an alias stands for, or a number. ValueError where there is none."""
+        """The version of the deployed model that an alias stands for, or a number; ConfigurationError where none is."""
         root = self.arguments.storage or storage
         if root is None:
             raise ConfigurationError("EDLM_HOME: not set, and the deployed application names no storage")
-        registry = open_tracking(self.arguments.tracking, root).registry
+        registry = open_registry(self.arguments.tracking, root)
         if number is not None:
             return registry.numbered(self.arguments.model, number)
         return registry.resolve(self.arguments.model, alias or self.arguments.serving.alias)

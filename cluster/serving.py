@@ -28,7 +28,7 @@ from cluster.config import Serving, Tracking, is_loopback, require_asked
 from cluster.registry import ModelVersion
 from cluster.replica import Replica, listening_host
 from cluster.session import require_resources
-from cluster.tracking import open_tracking
+from cluster.tracking import open_registry
 from edlm.config import ConfigurationError, config, parse, plain
 from edlm.storage import committed
 
@@ -60,23 +60,26 @@ class Arguments:
 
 
 def application(args: dict[str, Any]) -> serve.Application:
-    """The application of a Serve config: `import_path: cluster.serving:application`. ValueError says what is wrong."""
+    """The application of a Serve config: `import_path: cluster.serving:application`.
+
+    ConfigurationError says what is wrong.
+    """
     arguments = parse(Arguments, args, source="args")
     deployment = _deployment(arguments.serving)
     if not arguments.pinned:
-        deployment = deployment.options(user_config=asdict(_registered(arguments)))
+        deployment = deployment.options(user_config=asdict(registered(arguments)))
     return deployment.bind(arguments.serving)
 
 
 def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: str) -> str:
     """Afterwards Serve starts the model that the alias stands for now, and the URL is where it will answer.
 
-    Ray must be up. Raises ValueError where the alias stands for nothing, or the folder is not the registered one;
-    ConfigurationError where the port is taken, the cluster too small, or strangers could ask without a key.
+    Ray must be up. Raises ConfigurationError where the alias stands for nothing, the folder is not the registered one,
+    the port is taken, the cluster too small, or strangers could ask without a key.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     arguments = Arguments(model=model_name, storage=storage_root, pinned=True, serving=serving, tracking=tracking)
-    version = _registered(arguments)
+    version = registered(arguments)
     needed = {"CPU": serving.cpus_per_replica, "GPU": serving.gpus_per_replica}
     require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
     if not is_loopback(serving.host) and serving.key_file is None:
@@ -162,16 +165,16 @@ def reasons(application: ApplicationStatusOverview) -> str:
     return " ".join(message for message in said if message) or application.message or application.status
 
 
-def _registered(arguments: Arguments) -> ModelVersion:
-    """What the alias stands for now. ValueError where that is nothing, or the folder is another one by now."""
+def registered(arguments: Arguments) -> ModelVersion:
+    """What the alias stands for now. ConfigurationError where that is nothing, or the folder is another one by now."""
     root = arguments.storage or os.environ.get("EDLM_HOME")
     if root is None:
         raise ConfigurationError("args.storage: missing, and EDLM_HOME was not set where Ray was started; give one")
-    version = open_tracking(arguments.tracking, root).registry.resolve(arguments.model, arguments.serving.alias)
+    version = open_registry(arguments.tracking, root).resolve(arguments.model, arguments.serving.alias)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
         found = "nothing that is committed" if marker is None else f"digest {marker.digest}"
-        raise ValueError(
+        raise ConfigurationError(
             f"model {arguments.model!r} version {version.version} was registered with digest {version.digest}, "
             f"and {version.uri} holds {found}; register it again"
         )

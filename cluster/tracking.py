@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.connection import answering, artifact_location, connect, tracking_uri
+from cluster.connection import answering, artifact_location, connect, database_file, tracking_uri
 from cluster.journal import ENTRIES, Journal
 from cluster.machine import commit, machine, packages
 from cluster.parameters import parameters, redacted
@@ -140,14 +140,17 @@ class Runs:
             return self.client.create_run(self.experiment_id, tags=named).info.run_id
 
     def resume(self, run_id: str) -> None:
-        """Afterwards the run is running again. ValueError where there is no such run."""
+        """Afterwards the run is running again. ConfigurationError where there is no such run."""
         try:
             with answering(self.client.tracking_uri):
                 self.client.update_run(run_id, status="RUNNING")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise ValueError(f"no run {run_id} in {redacted(self.client.tracking_uri)}; start a new one") from error
+            raise ConfigurationError(
+                f"no run {run_id} in {redacted(self.client.tracking_uri)}, in which a half-finished stage would go on; "
+                "restore it there, or delete the experiment's folder `work` to start the stage again"
+            ) from error
 
     def facts(self, run_id: str) -> RunFacts | None:
         """What is known of a run; None where there is no such run."""
@@ -193,6 +196,21 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
             f"tracking.experiment: {tracking.experiment!r} was deleted in MLflow; restore it there or give another name"
         )
     return Runs(tracking, root, client, experiment.experiment_id)
+
+
+def open_registry(tracking: Tracking, root: str) -> Registry:
+    """The registered models, of which there may be none; nothing is made.
+
+    Raises ConfigurationError where no server answers, or where there is no database.
+    """
+    file = database_file(tracking, root)
+    if file is not None and not file.exists():
+        raise ConfigurationError(
+            f"no model is registered, for there is no database {file}; run `make run` first, or name with EDLM_HOME or "
+            "--storage the folder that it wrote to"
+        )
+    with answering(tracking_uri(tracking, root)):
+        return Registry(connect(tracking, root))
 
 
 def provenance() -> dict[str, str]:

@@ -23,6 +23,10 @@ INTENT = "_PUBLISHING.json"  # names what a publication may overwrite, so that a
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 
+class StorageError(ValueError):
+    """What lies at a URI is not what was published there, or nothing may be published there; the message says why."""
+
+
 @config
 class File:
     """One file of a folder: its path below the folder (with `/`), its size in bytes and its SHA-256."""
@@ -97,7 +101,7 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
     """Afterwards `uri` holds the files of `folder` and nothing else, and is committed.
 
     A folder may be published where it lies. Killed before the marker, it leaves `uri` uncommitted, and can be repeated.
-    Raises ValueError where `uri` holds files that no publication wrote: they are not ours to delete.
+    Raises StorageError where `uri` holds files that no publication wrote: they are not ours to delete.
     """
     marker = Marker(files=inventory(folder), facts=dict(facts or {}))
     text = json.dumps(plain(marker), indent=1, sort_keys=True, allow_nan=False)
@@ -116,7 +120,7 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
 
 
 def committed(uri: str) -> Marker | None:
-    """The marker of a committed folder, or None where there is none; ValueError where the marker is damaged."""
+    """The marker of a committed folder, or None where there is none; StorageError where the marker is damaged."""
     return _read_marker(join(uri, MARKER))
 
 
@@ -124,11 +128,11 @@ def fetch(uri: str, cache: Path) -> Path:
     """A local folder with exactly the committed content of `uri`, every digest checked.
 
     A local folder is checked in place and returned as it is. Of anything else the files that the marker names are
-    copied, once, to `cache/DIGEST`. Raises ValueError naming the file, what was expected and what was found.
+    copied, once, to `cache/DIGEST`. Raises StorageError naming the file, what was expected and what was found.
     """
     marker = committed(uri)
     if marker is None:
-        raise ValueError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
+        raise StorageError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
     system, root = _open(uri)
     if isinstance(system, LocalFileSystem):
         verify(Path(root), marker.files)
@@ -138,7 +142,7 @@ def fetch(uri: str, cache: Path) -> Path:
         try:
             verify(copy, marker.files)
             return copy
-        except ValueError:
+        except StorageError:
             shutil.rmtree(copy)  # a damaged copy costs a second transfer, never a wrong answer
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as temporary:
@@ -163,9 +167,9 @@ def local_copy(uri: str) -> Path:
 
 
 def inventory(folder: Path) -> tuple[File, ...]:
-    """Every file below `folder`, sorted by path; ValueError for symbolic links, sockets and the like."""
+    """Every file below `folder`, sorted by path; StorageError for symbolic links, sockets and the like."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise StorageError(f"{folder} is not a folder")
     return tuple(
         File(path=name, bytes=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in _names(folder)
     )
@@ -174,22 +178,22 @@ def inventory(folder: Path) -> tuple[File, ...]:
 def verify(folder: Path, files: Iterable[File], besides: Iterable[str] = (), named: str | None = None) -> None:
     """Nothing, where `folder` holds exactly `files` (and perhaps `besides`) with these sizes and digests.
 
-    Raises ValueError naming the first file that is missing, unexpected, of another size or of another content.
+    Raises StorageError naming the first file that is missing, unexpected, of another size or of another content.
     """
     where = named or str(folder)
     remedy = "restore it from a good copy, or delete the folder and run the stage again"
     names, expected = set(_names(folder)), {file.path: file for file in files}
     for name in sorted(names - set(expected) - set(besides)):
-        raise ValueError(f"{where}: unexpected file {name!r}, named by no marker; remove it")
+        raise StorageError(f"{where}: unexpected file {name!r}, named by no marker; remove it")
     for name, file in expected.items():
         if name not in names:
-            raise ValueError(f"{where}: file {name!r} is missing, expected {file.bytes} bytes; {remedy}")
+            raise StorageError(f"{where}: file {name!r} is missing, expected {file.bytes} bytes; {remedy}")
         size = (folder / name).stat().st_size
         if size != file.bytes:
-            raise ValueError(f"{where}: file {name!r} has {size} bytes, expected {file.bytes}; {remedy}")
+            raise StorageError(f"{where}: file {name!r} has {size} bytes, expected {file.bytes}; {remedy}")
         found = sha256(folder / name)
         if found != file.sha256:
-            raise ValueError(f"{where}: file {name!r} has SHA-256 {found}, expected {file.sha256}; {remedy}")
+            raise StorageError(f"{where}: file {name!r} has SHA-256 {found}, expected {file.sha256}; {remedy}")
 
 
 def sha256(path: Path) -> str:
@@ -210,11 +214,11 @@ def _names(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise ValueError(f"{folder}: {name!r} is a symbolic link; folders are published as plain files")
+            raise StorageError(f"{folder}: {name!r} is a symbolic link; folders are published as plain files")
         if path.is_dir() or name in (MARKER, INTENT):
             continue
         if not path.is_file():
-            raise ValueError(f"{folder}: {name!r} is neither a file nor a folder")
+            raise StorageError(f"{folder}: {name!r} is neither a file nor a folder")
         names.append(name)
     return names
 
@@ -228,7 +232,7 @@ def _make_room(uri: str, marker: Marker) -> None:
     new = {file.path: file for file in marker.files}
     foreign = sorted(present - set(ours) - {MARKER, INTENT})
     if foreign:
-        raise ValueError(f"{uri} holds {foreign[0]!r}, which no publication wrote; remove it or publish elsewhere")
+        raise StorageError(f"{uri} holds {foreign[0]!r}, which no publication wrote; remove it or publish elsewhere")
     intent = Marker(files=tuple({**ours, **new}.values()))
     write_text(join(uri, INTENT), json.dumps(plain(intent)))
     for name in sorted(({MARKER} & present) | (present & (set(ours) - set(new)))):
@@ -241,9 +245,9 @@ def _read_marker(uri: str) -> Marker | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{uri} is damaged ({error}); delete the folder and run the stage again") from error
+        raise StorageError(f"{uri} is damaged ({error}); delete the folder and run the stage again") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{uri} is damaged (it holds no JSON object); delete the folder and run the stage again")
+        raise StorageError(f"{uri} is damaged (it holds no JSON object); delete the folder and run the stage again")
     return parse(Marker, tree, source=uri)
 
 
@@ -263,4 +267,4 @@ def _download(system: AbstractFileSystem, source: str, target: Path, named: str)
     try:
         system.get_file(source, str(target))
     except FileNotFoundError as error:
-        raise ValueError(f"{named} is missing though its folder is committed; run the stage again") from error
+        raise StorageError(f"{named} is missing though its folder is committed; run the stage again") from error

@@ -15,13 +15,15 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.register import register
 from workflows.report import HTML, report
-from workflows.serve import ask
-from workflows.stage import session
+from workflows.serve import ask, require_keyed
+from workflows.stage import mistakes_told, session
 
 
 def main() -> None:
     experiment = from_command_line(Experiment, description=__doc__)
     started = time.monotonic()
+    with mistakes_told():
+        require_keyed(experiment)
     with session(experiment, pipeline=experiment.name) as opened:
         data = prepare(opened)
         denoiser = pretrain(opened, data)

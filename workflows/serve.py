@@ -19,15 +19,15 @@ from typing import Any
 
 import httpx
 
-from cluster.http.keys import add_key
+from cluster.http.keys import add_key, require_keys
 from cluster.promotion import KEY
-from cluster.serving import deploy, undeploy, wait_until_ready
+from cluster.serving import Arguments, deploy, registered, undeploy, wait_until_ready
 from cluster.session import address, is_private
 from edlm.config import from_command_line
 from edlm.tokenizer_kinds import Symbols
 from workflows import promote
 from workflows.experiment import Experiment
-from workflows.stage import Session, say, session
+from workflows.stage import Session, mistakes_told, say, session, storage_root
 
 START_SECONDS = 180
 QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
@@ -93,8 +93,26 @@ def promotion(address: str, keyed: bool) -> str:
     return f"{key}{shlex.quote(str(typed))} -m workflows.serve promote --address {address}"
 
 
+def require_servable(experiment: Experiment) -> None:
+    """Nothing where there is a model to serve, and a key where one is asked for; ConfigurationError where not.
+
+    Asked before Ray starts, and before anything is written.
+    """
+    require_keyed(experiment)
+    serving, tracking, model = experiment.serving, experiment.tracking, experiment.register.model
+    registered(Arguments(model=model, storage=storage_root(experiment), serving=serving, tracking=tracking))
+
+
+def require_keyed(experiment: Experiment) -> None:
+    """Nothing where the file of API keys is good; BadKeyFile where not. That of a cluster lies on its own machines."""
+    if experiment.serving.key_file is not None and is_private(experiment.cluster):
+        require_keys(Path(experiment.serving.key_file))
+
+
 def serve(experiment: Experiment) -> None:
     """The endpoint, until it is stopped: nothing new is taken, what is on its way ends, and then it is gone."""
+    with mistakes_told():
+        require_servable(experiment)
     with session(experiment) as opened:
         url = _start(opened)
         keyed = experiment.serving.key_file is not None

@@ -23,7 +23,7 @@ from cluster.shipping import ship
 from cluster.tracked import TrackedRun
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
-from edlm.storage import committed, join, publish, read_text, write_text
+from edlm.storage import StorageError, committed, join, publish, read_text, write_text
 from edlm.training import NonFiniteLoss
 from workflows.experiment import Experiment
 
@@ -182,13 +182,21 @@ def code_version() -> str:
 def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
     """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
 
-    A mistake of the user, a training that is no longer finite and a stage that failed in parts end the process with
-    status 1 and their message.
+    What `mistakes_told` tells ends the process.
+    """
+    with mistakes_told(), _session(experiment, pipeline) as opened:
+        yield opened
+
+
+@contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Within, what a user can mend, in the settings or in the storage, ends the process with status 1 and its message.
+
+    So do a training that is no longer finite and a stage that failed in parts. Any other exception keeps its traceback.
     """
     try:
-        with _session(experiment, pipeline) as opened:
-            yield opened
-    except (ConfigurationError, NonFiniteLoss, StageFailed) as error:
+        yield
+    except (ConfigurationError, StorageError, NonFiniteLoss, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 

@@ -9,14 +9,17 @@ import stat
 import tempfile
 from pathlib import Path
 
+from edlm.config import ConfigurationError
+
 PREFIX = "edlm-"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LINE = re.compile(rf"({_NAME.pattern}) sha256:([0-9a-f]{{64}})")
+_ADD = "`python -m workflows.serve key NAME --file {}`"
 _WIDER = stat.S_IRWXG | stat.S_IRWXO
 
 
-class BadKeyFile(ValueError):
-    """The file of keys is missing, readable by others, or damaged."""
+class BadKeyFile(ConfigurationError):
+    """The file of keys is missing, readable by others, damaged, or, where a key is needed, without one."""
 
 
 class Keys:
@@ -45,6 +48,13 @@ class Keys:
         if state != self._state:
             self._hashes = _parse(self._path)
             self._state = state
+
+
+def require_keys(path: Path) -> None:
+    """Nothing where somebody has a key in the file; BadKeyFile where nobody has, or the file is not good."""
+    _require_private(path)
+    if not _parse(path):
+        raise BadKeyFile(f"{path} holds no key, so nobody could ask; {_ADD.format(path)} makes one")
 
 
 def add_key(path: Path, name: str) -> str:
@@ -82,7 +92,10 @@ def _require_private(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
     except OSError as error:
-        raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror})") from error
+        way_out = f"; {_ADD.format(path)} makes one" if isinstance(error, FileNotFoundError) else ""
+        raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror}){way_out}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise BadKeyFile(f"{path} is no file; name one that holds API keys")
     if found.st_mode & _WIDER:
         mode = stat.S_IMODE(found.st_mode)
         raise BadKeyFile(f"{path} has mode {mode:04o}, and only its owner may read API keys: chmod 600 {path}")
@@ -91,8 +104,12 @@ def _require_private(path: Path) -> tuple[int, ...]:
 
 def _parse(path: Path) -> dict[str, bytes]:
     hashes = {}
-    # Whatever is no text is no line of ours either.
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        # Whatever is no text is no line of ours either.
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror})") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cluster.http.allowance import Allowance
-from cluster.http.keys import BadKeyFile, Keys, add_key
+from cluster.http.keys import BadKeyFile, Keys, add_key, require_keys
 from cluster.http.local import serving
 from cluster.http.rules import Rules
 from edlm.job import Limits
@@ -66,9 +66,23 @@ def test_a_damaged_file_is_refused_by_its_line(tmp_path, text, message):
         Keys(path)
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(BadKeyFile, match="cannot be read"):
-        Keys(tmp_path / "keys")
+def test_a_missing_file_is_refused_with_the_way_to_one(tmp_path):
+    for read in (Keys, require_keys):
+        with pytest.raises(BadKeyFile, match=r"cannot be read .*workflows.serve key NAME --file .*keys` makes one"):
+            read(tmp_path / "keys")
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    with pytest.raises(BadKeyFile, match="is no file"):
+        Keys(folder)
+
+
+def test_a_file_in_which_nobody_has_a_key_is_refused_where_one_is_needed(tmp_path):
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    with pytest.raises(BadKeyFile, match=r"holds no key, so nobody could ask; .*--file .*keys` makes one"):
+        require_keys(path)
+    add_key(path, "anna")
+    require_keys(path)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "ä", "a" * 65])

@@ -21,7 +21,7 @@ from cluster.config import Cluster, Tracking
 from cluster.journal import ENTRIES, Journal, history
 from cluster.machine import machine, packages
 from cluster.shipping import ship
-from cluster.tracking import Runs, RunTracker, open_tracking
+from cluster.tracking import Runs, RunTracker, open_registry, open_tracking
 from edlm.config import ConfigurationError, config
 from edlm.storage import publish
 
@@ -239,16 +239,16 @@ def test_mistakes_in_calling_the_tracker_are_named(runs, tmp_path):
     tracker.close()
     with pytest.raises(ValueError, match="journal of run"):
         runs.tracker(runs.start("other"), tmp_path)
-    with pytest.raises(ValueError, match="no run 0000"):
+    with pytest.raises(ConfigurationError, match=r"no run 0000 .*delete the experiment's folder `work`"):
         runs.resume("0000")
 
 
 def test_an_alias_stands_for_a_committed_folder_and_its_digest(runs, tmp_path):
     name = "english"
     run_id = runs.start("register")
-    with pytest.raises(ValueError, match=r"no model 'english' is registered \(registered: none\)"):
+    with pytest.raises(ConfigurationError, match=r"no model 'english' is registered \(registered: none\); run"):
         runs.registry.resolve(name, "champion")
-    with pytest.raises(ValueError, match="is not committed"):
+    with pytest.raises(ConfigurationError, match="is not committed"):
         runs.registry.register(name, str(tmp_path), run_id, "champion", "1" * 64)
     with pytest.raises(ValueError, match=r"s3://\*\*\*@bucket"):
         runs.registry.register(name, "s3://user:password@bucket/model", run_id, "champion", "1" * 64)
@@ -261,10 +261,10 @@ def test_an_alias_stands_for_a_committed_folder_and_its_digest(runs, tmp_path):
         assert made == again == runs.registry.resolve(name, "champion")
         assert (made.version, made.uri, made.digest) == (number, f"file://{folder}", number * 64)
     assert runs.client.get_model_version(name, "1").source == f"file://{tmp_path}/model 1"
-    with pytest.raises(ValueError, match=r"no alias 'chief' \(aliases: champion -> version 2\)"):
+    with pytest.raises(ConfigurationError, match=r"no alias 'chief' \(aliases: champion -> version 2\)"):
         runs.registry.resolve(name, "chief")
     runs.client.delete_model_version_tag(name, "2", "edlm.digest")
-    with pytest.raises(ValueError, match=r"version 2 has no tag edlm\.digest"):
+    with pytest.raises(ConfigurationError, match=r"version 2 has no tag edlm\.digest"):
         runs.registry.resolve(name, "champion")
 
 
@@ -283,6 +283,16 @@ def test_a_damaged_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database at all, " * 100)
     with pytest.raises(ConfigurationError, match=r"mlflow\.db does not answer .*file is not a database"):
         open_tracking(Tracking(), str(tmp_path))
+
+
+def test_asking_where_nothing_was_registered_makes_nothing(tmp_path):
+    root = tmp_path / "runs"
+    with pytest.raises(ConfigurationError, match=r"no model is registered, .*runs/mlflow\.db; run `make run`"):
+        open_registry(Tracking(), str(root))
+    elsewhere = tmp_path / "elsewhere.db"
+    with pytest.raises(ConfigurationError, match=r"no database .*elsewhere\.db"):
+        open_registry(Tracking(uri=f"sqlite:///{elsewhere}"), str(root))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_root_is_refused():
