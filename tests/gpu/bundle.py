@@ -1,0 +1,54 @@
+"""A tiny bundle with random weights that has every kind of energy."""
+
+from pathlib import Path
+
+from torch import nn
+
+from edlm.energy import Autoregressive, Bidirectional, CarryOver, Conditional, EnergyConfig, Residual, Step
+from edlm.generator import Bundle, save_bundle
+from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
+from edlm.sampler import Sampler
+from edlm.schedule import LogLinear
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import Characters
+from tests.networks import TRUNK, autoregressive, denoiser, stirred
+
+LENGTH = 12
+CONDITIONAL = Conditional(width=16, layers=2, heads=2, right=1)
+ENERGIES: dict[str, EnergyConfig] = {
+    "step": Step(block=4, width=16, heads=2),
+    "conditional": CONDITIONAL,
+    "residual": Residual(width=16, heads=2),
+    "bidirectional": Bidirectional(),
+    "ar": Autoregressive(),
+    "coar": CarryOver(),
+}
+
+
+def make_full_bundle(folder: Path) -> Path:
+    """Afterwards `folder`/bundle is the bundle; its place."""
+    tokenizer = Characters().build([])
+    tokenizer.save(folder)
+    model = folder / "denoiser"
+    save_denoiser(model, denoiser(tokenizer.size).state_dict(), TRUNK, LogLinear(), LENGTH, folder / FILE, {})
+    opened, places = open_denoiser(model), {}
+    for name, energy in ENERGIES.items():
+        network = EnergyNetwork(
+            energy=energy,
+            denoiser_digest=opened.digest,
+            autoregressive=TRUNK if name in ("ar", "coar") else None,
+            conditional=CONDITIONAL if name == "residual" else None,
+        )
+        places[name] = folder / name
+        weights = _filled(name, network.build(opened.network)).state_dict()
+        save_energy(places[name], weights, network, LENGTH, folder / FILE, {})
+    bundle = Bundle(name="full", energy="step", sampler=Sampler(steps=4, candidates=2))
+    save_bundle(folder / "bundle", bundle, model, places)
+    return folder / "bundle"
+
+
+def _filled(name: str, energy: nn.Module) -> nn.Module:
+    if name in ("ar", "coar"):
+        energy.model.load_state_dict(autoregressive(energy.model.vocabulary).state_dict())
+        return energy
+    return stirred(energy, seed=3)

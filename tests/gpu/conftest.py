@@ -1,0 +1,78 @@
+"""The devices, and the figures that a run on one of them leaves behind."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from edlm.generator import TextGenerator, open_bundle
+from tests.gpu.bundle import make_full_bundle
+from tests.pretended_device import NAME, pretended
+
+FIGURES = "EDLM_GPU_FIGURES"  # names the file that figures are added to, one JSON object per line
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+Report = Callable[..., None]
+
+
+@pytest.fixture(params=[NAME, CUDA])
+def device(request) -> Iterator[str]:
+    """A device that is not the processor."""
+    if request.param == "cuda":
+        require_cuda()
+        yield "cuda"
+        return
+    with pretended():
+        yield NAME
+
+
+@pytest.fixture
+def cuda() -> str:
+    """For what only a real device can show; such tests are marked `gpu`."""
+    require_cuda()
+    return "cuda"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """A bundle with every kind of energy."""
+    return make_full_bundle(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="session")
+def opened() -> dict[str, TextGenerator]:
+    """Generators by device."""
+    return {}
+
+
+@pytest.fixture
+def there(device, folder, opened) -> TextGenerator:
+    """The bundle on the device; it is opened once, so leave its weights alone."""
+    if device not in opened:
+        opened[device] = open_bundle(folder, device)
+    return opened[device]
+
+
+@pytest.fixture(scope="session")
+def here(folder) -> TextGenerator:
+    """The bundle on the CPU; leave its weights alone."""
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def report(request) -> Report:
+    """Keep the figures of a test by its name, where a file for them is named."""
+
+    def keep(**figures: float | str) -> None:
+        if path := os.environ.get(FIGURES):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"test": request.node.name, **figures}) + "\n")
+
+    return keep
+
+
+def require_cuda() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")

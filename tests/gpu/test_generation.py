@@ -1,0 +1,170 @@
+"""A generator on a device writes and scores what it does on the CPU, up to the rounding of the device's kernels."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edlm.execution import Execution
+from edlm.generator import TextGenerator, open_bundle
+from edlm.reveal import MostCertain, Remasking
+from edlm.sampler import Sampler
+from edlm.streams import Purpose, seeds, uniforms
+from tests.gpu.bundle import ENERGIES, LENGTH
+from tests.pretended_device import NAME
+
+FOUR = Sampler(steps=4)
+THREE = replace(FOUR, candidates=3)
+EXACT = replace(FOUR, candidates=0)
+CASES: dict[str, tuple[str | None, Sampler]] = {
+    "plain": (None, FOUR),
+    "plain on a fitted grid": (None, Sampler(steps=3, grid=(0.0, 0.2, 0.7, 1.0))),
+    "plain, most certain first": (None, replace(FOUR, revealing=MostCertain())),
+    "plain, remasking": (None, replace(FOUR, revealing=Remasking(share=0.5))),
+    **{f"{name}, k = 3": (name, THREE) for name in ENERGIES},
+    "step, tau = 0.5": ("step", replace(THREE, temperature=0.5)),
+    "bidirectional in a window": ("bidirectional", replace(THREE, window=(0.5, 1.0))),
+    "step, most certain first": ("step", replace(THREE, revealing=MostCertain())),
+    "step, remasking": ("step", replace(THREE, revealing=Remasking(share=0.5))),
+    "residual, tau = 2": ("residual", replace(THREE, temperature=2.0)),
+    **{f"{name}, exact": (name, EXACT) for name in ("conditional", "coar")},
+    **{f"{name}, verifying drafts": (name, replace(EXACT, speculative=True)) for name in ("conditional", "coar")},
+}
+PROMPT = (3, 1, 4)
+TEXTS = {NAME: 2, "cuda": 64}
+# Kernels add up in another order, and where a uniform falls between two roundings of the same probability a text takes
+# another turn. Those of the pretended device are the processor's, put together otherwise.
+LEAST_EQUAL = {NAME: 1.0, "cuda": 0.9}
+NATS = {NAME: 2e-5, "cuda": 1e-3}  # the largest difference between log-probabilities or energies in float32
+
+
+def equal_share(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> float:
+    return sum(one == other for one, other in zip(found, expected, strict=True)) / len(expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_texts_are_those_of_the_cpu(device, here, there, report, case):
+    energy, sampler = CASES[case]
+    wanted, tokens = range(TEXTS[device]), 2 * LENGTH if case == "plain" else LENGTH - len(PROMPT)
+    found, expected = (
+        [text.tokens for text in generator.write(PROMPT, tokens, wanted, sampler, energy)]
+        for generator in (there, here)
+    )
+    share = equal_share(found, expected)
+    report(texts=len(wanted), equal_share=share)
+    assert share >= LEAST_EQUAL[device]
+
+
+def test_infilled_texts_are_those_of_the_cpu(device, here, there, report):
+    holes, wanted = (5, None, None, 2, None, None, None, 9), range(TEXTS[device])
+    found, expected = (
+        [text.tokens for text in generator.infill(holes, wanted, THREE, "conditional")] for generator in (there, here)
+    )
+    share = equal_share(found, expected)
+    report(texts=len(wanted), equal_share=share)
+    assert share >= LEAST_EQUAL[device]
+
+
+def test_texts_at_another_token_temperature_are_those_of_the_cpu(device, folder, report):
+    found = []
+    for place in (device, "cpu"):
+        generator = open_bundle(folder, place)
+        with torch.no_grad():  # as the evaluation tempers, which divides the logits
+            for parameter in generator.denoiser.network.readout.parameters():
+                parameter.div_(0.7)
+        found.append([text.tokens for text in generator.write(PROMPT, 8, range(TEXTS[device]), THREE, "step")])
+    share = equal_share(*found)
+    report(texts=TEXTS[device], equal_share=share)
+    assert share >= LEAST_EQUAL[device]
+
+
+def test_autoregressive_texts_are_those_of_the_cpu(device, here, there, report):
+    keys = torch.arange(TEXTS[device])
+    found, expected = (
+        generator.energies["coar"].model.draw(keys.to(generator.device), LENGTH).tolist() for generator in (there, here)
+    )
+    share = equal_share(found, expected)
+    report(texts=len(keys), equal_share=share)
+    assert share >= LEAST_EQUAL[device]
+
+
+@pytest.mark.parametrize("name", [None, "step", "conditional", "coar"])
+def test_scores_are_those_of_the_cpu(device, here, there, report, name):
+    sampler = FOUR if name is None else THREE
+    found, expected = (generator.score((3, 1, 4, 1, 5, 9, 2), 7, 2, sampler, name) for generator in (there, here))
+    nats = max(
+        _difference(found.nelbo.values, expected.nelbo.values),
+        _difference(found.bound.values, expected.bound.values),
+        *(_difference(found.energies[each].values, expected.energies[each].values) for each in ENERGIES),
+    )
+    report(largest_difference_nats=nats)
+    assert nats <= 10 * NATS[device]  # sums over the positions of a text
+
+
+@pytest.mark.parametrize("name", ["denoiser", *ENERGIES])
+def test_numbers_are_those_of_the_cpu(device, here, there, report, name):
+    found, expected = (_numbers(generator, name) for generator in (there, here))
+    nats = _difference(found, expected)
+    report(largest_difference_nats=nats, of=expected.abs().max().item())
+    assert nats <= NATS[device]
+
+
+def test_numbers_in_bfloat16_are_near_those_in_float32(device, folder, here, report):
+    rounded = open_bundle(folder, device, Execution(precision="bfloat16"))
+    for name in ("denoiser", *ENERGIES):
+        found, expected = _numbers(rounded, name), _numbers(here, name)
+        relative = ((found - expected).norm() / expected.norm()).item()
+        report(of=name, relative_error=relative)
+        assert relative < 0.05, name  # 8 bits of a number, through two layers
+
+
+def test_all_of_a_generator_lies_on_its_device(device, there):
+    for network in (there.denoiser.network, *there.energies.values()):
+        assert {tensor.device.type for tensor in _tensors(network)} == {device}
+
+
+def test_random_numbers_are_the_same_bits_everywhere(device):
+    keys = torch.arange(-50, 50) * 0x9E3779B97F4A7
+    for draw in (uniforms, seeds):
+        here = draw(keys, 5, keys.flip(0), Purpose.CANDIDATE, (3, 7))
+        there = draw(keys.to(device), 5, keys.flip(0).to(device), Purpose.CANDIDATE, (3, 7))
+        assert there.device.type == device
+        assert torch.equal(there.cpu(), here)
+        assert torch.equal(draw(1, 2, 3, Purpose.PICK, (9,), device).cpu(), draw(1, 2, 3, Purpose.PICK, (9,)))
+
+
+@pytest.mark.gpu
+def test_compiled_networks_write_the_texts_of_the_others(cuda, folder, report):
+    plain, quick = (open_bundle(folder, cuda, Execution(compiled=each)) for each in (False, True))
+    found, expected = (
+        [text.tokens for text in generator.write(PROMPT, 8, range(64), THREE, "step")] for generator in (quick, plain)
+    )
+    share = equal_share(found, expected)
+    report(texts=64, equal_share=share)
+    assert share >= LEAST_EQUAL[cuda]
+
+
+@torch.no_grad()
+def _numbers(generator: TextGenerator, name: str) -> Tensor:
+    """log p of every token where five canvases are masked, or the energies of three candidates each; on the CPU."""
+    network, device = generator.denoiser.network, generator.device
+    x = (torch.arange(5 * 3 * LENGTH) * 7 % network.vocabulary).view(5, 3, LENGTH)
+    masked = torch.arange(5 * LENGTH).view(5, LENGTH) % 3 > 0
+    xt = torch.where(masked, network.mask, x[:, 0])
+    x = torch.where(masked[:, None], x, xt[:, None]).to(device)
+    xt, masked, t = xt.to(device), masked.to(device), torch.linspace(0.1, 1.0, 5, dtype=torch.float64).to(device)
+    context = network.read(xt, t)
+    if name == "denoiser":
+        return network.log_p(context, masked).float().cpu()
+    energy = generator.energies[name]
+    log_p = torch.zeros(5, 3, 1 if energy.block is None else -(-LENGTH // energy.block), device=device)
+    return energy(x, xt, t, log_p, context).float().cpu()
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return (found.cpu() - expected.cpu()).abs().max().item()
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -1,0 +1,73 @@
+"""The pretended device refuses what a GPU refuses, and counts dispatches and waits."""
+
+import threading
+
+import pytest
+import torch
+
+from tests.pretended_device import NAME, pretended
+
+
+def test_tensors_of_two_devices_are_not_mixed():
+    with pretended():
+        there, here = torch.ones(3, device=NAME), torch.ones(3)
+        assert there.device.type == NAME
+        with pytest.raises(RuntimeError, match="expected all tensors on one device"):
+            there + here
+        with pytest.raises(RuntimeError, match="the indexed tensor is on cpu"):
+            here[torch.tensor([0], device=NAME)]
+        with pytest.raises(TypeError, match="copy it to the CPU first"):
+            there.numpy()
+
+
+def test_numbers_without_an_axis_copies_and_indices_come_from_the_processor():
+    with pretended():
+        there = torch.arange(4.0, device=NAME)
+        assert (there + torch.tensor(1.0)).cpu().tolist() == [1, 2, 3, 4]
+        assert there[torch.tensor([1, 3])].device.type == NAME
+        there.copy_(torch.zeros(4))
+        assert there.cpu().tolist() == [0] * 4
+
+
+def test_results_are_the_processors_bits_and_gradients_flow():
+    with pretended():
+        here, grid = torch.nn.Linear(5, 3), torch.linspace(0, 1, 20).view(4, 5)
+        expected = here(grid).square().sum()
+        expected.backward()
+        gradient, here.weight.grad = here.weight.grad, None
+        there = here.to(NAME)
+        found = there(grid.to(NAME)).square().sum()
+        found.backward()
+        assert torch.equal(found.cpu(), expected)
+        assert torch.equal(there.weight.grad.cpu(), gradient)
+
+
+def test_views_are_free_and_answers_are_waited_for():
+    with pretended() as counts:
+        there = torch.ones(2, 3, device=NAME)
+        counts.clear()
+        there.view(3, 2)[0].t()
+        assert (counts.dispatches, counts.waits) == (0, 0)
+        total = there.sum()
+        assert (counts.dispatches, counts.waits) == (1, 0)
+        total.item()
+        there.cpu()
+        torch.nonzero(there)
+        assert counts.waits == 3
+        assert counts.by_operator["aten::sum"] == 1
+
+
+def test_a_thread_that_is_started_on_the_device_has_it():
+    made: list[torch.Tensor] = []
+    with pretended():
+        thread = threading.Thread(target=lambda: made.append(torch.zeros(2, device=NAME)))
+        thread.start()
+        thread.join()
+    assert made[0].device.type == NAME
+
+
+def test_outside_nothing_is_changed():
+    before = torch.tensor, torch.as_tensor, threading.Thread.run
+    with pretended():
+        pass
+    assert (torch.tensor, torch.as_tensor, threading.Thread.run) == before
