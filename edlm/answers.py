@@ -51,6 +51,7 @@ class Details:
     """What made an answer, so that it can be made again, and what it took."""
 
     seed: int
+    """The request's, or the one that was drawn for it."""
     steps: int
     candidates: int
     window: tuple[float, float]
@@ -66,7 +67,13 @@ class Details:
     prompt: tuple[str, ...] | None = None
     """What was read: a tokenizer may drop capitals or signs."""
     best_of_energies: tuple[tuple[float | None, ...], ...] | None = None
-    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of its seeds."""
+    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of writing."""
+    seeds: tuple[int, ...] | None = None
+    """Of each choice its own: as the `seed` of a request for one text it gives the same text."""
+    streams: str | None = None
+    """`independent` or `shared`: how those follow from `seed`."""
+    ignored: tuple[str, ...] = ()
+    """Fields of the request that the service does not know; they changed nothing."""
 
 
 @dataclass(frozen=True)
@@ -230,14 +237,17 @@ class Unreachable(ConnectionError):
 
 
 class StreamLost(ConnectionError):
-    """A stream ended without its end. The same request with the same `seed` may be sent again, and gives the same."""
+    """A stream ended without its end. The same request with the same `seed` and `streams` (None: the service's default)
+    may be sent again, and gives the same.
+    """
 
-    def __init__(self, seed: int, cause: str) -> None:
+    def __init__(self, seed: int, cause: str, streams: str | None = None) -> None:
+        also = "" if streams is None else f" and streams {streams!r}"
         super().__init__(
-            f"the stream was lost before its end ({cause}); send the request again with the same seed, {seed}: "
+            f"the stream was lost before its end ({cause}); send the request again with the same seed, {seed}{also}: "
             "it gives the same text"
         )
-        self.seed = seed
+        self.seed, self.streams = seed, streams
 
 
 def read(kind: type[Answer], tree: Any) -> Answer:

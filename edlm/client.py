@@ -27,6 +27,7 @@ from edlm.answers import (
 from edlm.sse import Events
 
 Answer = TypeVar("Answer")
+Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 SEEDS = 2**53 - 16  # what JSON keeps exactly, with room for the seeds of further choices
 CONNECT_SECONDS = 10.0
 
@@ -44,6 +45,9 @@ class Settings:
     timeout_seconds: float | None = None
     returned: tuple[Literal["token_ids", "trajectory"], ...] | None = None
     """What a choice holds besides its text (`return`, which is no name in Python)."""
+    streams: Literal["independent", "shared"] | None = None
+    """Whether each of several texts has a stream of its own, or text i of each prompt that of `seed + i`. None:
+    independent where no seed is given, shared where one is."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -63,7 +67,8 @@ class Patience:
 class Client:
     """The service at `url`. What it refuses is raised as one of `edlm.answers`' errors.
 
-    Each request has a seed, drawn here where none is given: sent again with it, the request gives the same text.
+    Each request has a seed, drawn here where none is given: sent again with it and the `streams` that its answer names,
+    the request gives the same texts. Whatever `fields` say is sent on; ValueError where they contradict an argument.
     `timeout_seconds` is how long the service may say nothing. No proxy of the environment is used.
     """
 
@@ -87,15 +92,15 @@ class Client:
 
     def complete(
         self,
-        prompt: str | Sequence[str] | Sequence[int] = "",
+        prompt: Prompt = "",
         *,
         max_tokens: int = 16,
         seed: int | None = None,
         settings: Settings = Settings(),
         **fields: Any,
     ) -> Completion:
-        """What follows the prompt; `fields` are OpenAI's others (n, stop, suffix, echo, logprobs, best_of, ...)."""
-        body = _body(seed, settings, fields, prompt=prompt, max_tokens=max_tokens)
+        """What follows the prompt; `fields` are OpenAI's others (n, stop, suffix, echo, best_of, ...), or ours."""
+        body = _whole(_texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens))
         return read(Completion, self._post("/v1/completions", body))
 
     def infill(
@@ -108,7 +113,7 @@ class Client:
         **fields: Any,
     ) -> Infill:
         """The text with its gaps filled: pieces of text and sizes of gaps, or tokens with None in each hole."""
-        body = _body(seed, settings, fields, parts=parts, tokens=tokens)
+        body = _whole(_texts(seed, settings, fields, parts=parts, tokens=tokens))
         return read(Infill, self._post("/v1/infill", body))
 
     def score(
@@ -137,17 +142,18 @@ class Client:
 
     def stream(
         self,
-        prompt: str | Sequence[str] | Sequence[int] = "",
+        prompt: Prompt = "",
         *,
         max_tokens: int = 16,
         seed: int | None = None,
         settings: Settings = Settings(),
-        denoising: bool = False,
+        denoising: bool | None = None,
         **fields: Any,
     ) -> "Stream":
         """The text as it grows, and with `denoising` every state of its canvas that there is time for."""
-        body = _body(seed, settings, fields, prompt=prompt, max_tokens=max_tokens)
-        return self._stream("/v1/completions", body, denoising)
+        body = _texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens)
+        given = {} if denoising is None else {"denoising": denoising}
+        return self._stream("/v1/completions", body, given, {"denoising": False})
 
     def stream_infill(
         self,
@@ -159,12 +165,17 @@ class Client:
         **fields: Any,
     ) -> "Stream":
         """The states of the canvas while its gaps are filled, and the text at the end."""
-        return self._stream("/v1/infill", _body(seed, settings, fields, parts=parts, tokens=tokens), denoising=True)
+        body = _texts(seed, settings, fields, parts=parts, tokens=tokens)
+        return self._stream("/v1/infill", body, {}, {"denoising": True})
 
-    def _stream(self, path: str, body: dict[str, Any], denoising: bool) -> "Stream":
-        options = {"include_usage": True, "denoising": denoising}
-        wanted = body | {"stream": True, "stream_options": options}
-        return Stream(self._send("POST", path, wanted, stream=True), body["seed"])
+    def _stream(
+        self, path: str, body: dict[str, Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> "Stream":
+        if body.get("stream") is False:
+            raise ValueError("stream is False, and this streams; call complete or infill")
+        given = _merged("stream_options", options, body.get("stream_options"))
+        wanted = body | {"stream": True, "stream_options": {"include_usage": True, **defaults, **given}}
+        return Stream(self._send("POST", path, wanted, stream=True), body["seed"], body["edlm"].get("streams"))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._answer("POST", path, body)
@@ -210,8 +221,8 @@ class Stream:
     without its end, and an error of the service's where it reports one.
     """
 
-    def __init__(self, response: httpx.Response, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, response: httpx.Response, seed: int, streams: str | None = None) -> None:
+        self.seed, self.streams = seed, streams
         self._response = response
         self._events = self._read()
 
@@ -240,9 +251,9 @@ class Stream:
                     yield from reading.events(data)
                     if reading.ended is not None:
                         return
-            raise StreamLost(self.seed, "it ended early")
+            raise StreamLost(self.seed, "it ended early", self.streams)
         except httpx.TransportError as error:
-            raise StreamLost(self.seed, _said(error)) from None
+            raise StreamLost(self.seed, _said(error), self.streams) from None
         finally:
             self._response.close()
 
@@ -250,7 +261,40 @@ class Stream:
 def _body(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     given = {name: value for name, value in fields.items() if value is not None}
     seed = secrets.randbelow(SEEDS) if seed is None else seed
-    return {**given, **others, "seed": seed, "edlm": settings.fields}
+    return {**given, **others, "seed": seed, "edlm": _merged("edlm", settings.fields, others.get("edlm"))}
+
+
+def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+    """As `_body`; without a seed texts are independent, which the service cannot know: it is told the one drawn here."""
+    body = _body(seed, settings, others, **fields)
+    if seed is None:
+        body["edlm"].setdefault("streams", "independent")
+    return body
+
+
+def _whole(body: dict[str, Any]) -> dict[str, Any]:
+    """The body; ValueError where it asks for a stream."""
+    if body.get("stream"):
+        raise ValueError("stream is True, and this returns a whole answer; call stream or stream_infill")
+    return body
+
+
+def _merged(name: str, ours: Mapping[str, Any], theirs: Any) -> dict[str, Any]:
+    """Both together; ValueError where they say different things of the same field."""
+    if theirs is None:
+        return dict(ours)
+    if not isinstance(theirs, Mapping):
+        raise ValueError(f"{name} is {theirs!r}; it is an object, as {{'field': value}}")
+    theirs = {field: value for field, value in theirs.items() if value is not None}
+    for field in ours.keys() & theirs.keys():
+        if _plain(ours[field]) != _plain(theirs[field]):
+            raise ValueError(f"{name}.{field} is {theirs[field]!r}, and as an argument {ours[field]!r}; give it once")
+    return {**ours, **theirs}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, where a tuple is a list."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _said(error: httpx.TransportError) -> str:

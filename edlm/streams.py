@@ -46,6 +46,7 @@ class Purpose(IntEnum):
     KEEP = 17  # whether a verified draft keeps its token
     AGAIN = 18  # the token that takes its place
     REMASK = 19  # which revealed positions a step masks again
+    TEXT = 20  # seeds of the texts of one request
 
 
 def uniforms(

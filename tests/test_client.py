@@ -209,6 +209,58 @@ def test_a_request_without_a_seed_is_given_one_that_can_be_sent_again(client, pr
     assert len(seeds) == 3
 
 
+def test_texts_without_a_seed_are_independent_and_with_one_as_the_service_has_it(client, protocol):
+    client.complete("x", n=2)
+    client.infill(["a", 1])
+    list(client.stream("x"))
+    list(client.stream_infill(["a", 1]))
+    assert [asked["edlm"] for asked in protocol.asked] == [{"streams": "independent"}] * 4
+    client.complete("x", seed=1)
+    client.complete("x", settings=Settings(streams="shared"))
+    assert [asked["edlm"] for asked in protocol.asked[4:]] == [{}, {"streams": "shared"}]
+
+
+def test_settings_and_fields_are_sent_together(client, protocol):
+    window = Settings(window=(0.5, 1.0), candidates=2)
+    client.complete("x", seed=1, edlm={"steps": 4})
+    client.complete("x", seed=1, settings=window, edlm={"steps": 4, "window": [0.5, 1.0], "energy": None})
+    client.infill(["a", 1], seed=1, edlm={"steps": 4})
+    client.score("a", edlm={"steps": 4})
+    list(client.stream("x", seed=1, edlm={"steps": 4}))
+    list(client.stream_infill(["a", 1], seed=1, edlm={"steps": 4}))
+    merged = {"steps": 4, "window": [0.5, 1.0], "candidates": 2}
+    assert [asked["edlm"] for asked in protocol.asked] == [{"steps": 4}, merged, *[{"steps": 4}] * 4]
+
+
+def test_options_of_a_stream_are_sent_together(client, protocol):
+    list(client.stream("x", denoising=True, stream=True, stream_options={"include_usage": False, "other": 1}))
+    list(client.stream("x", stream_options={"denoising": True}))
+    list(client.stream_infill(["a", 1], stream_options={"denoising": False}))
+    assert [asked["stream_options"] for asked in protocol.asked] == [
+        {"include_usage": False, "denoising": True, "other": 1},
+        {"include_usage": True, "denoising": True},
+        {"include_usage": True, "denoising": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda client: client.complete("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
+        (lambda client: client.score("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
+        (lambda client: client.complete("x", edlm=4), "edlm is 4; it is an object"),
+        (lambda client: client.stream("x", denoising=True, stream_options={"denoising": False}), "options.denoising"),
+        (lambda client: client.stream("x", stream=False), "call complete or infill"),
+        (lambda client: client.complete("x", stream=True), "call stream or stream_infill"),
+        (lambda client: client.infill(["x", 1], stream=True), "call stream or stream_infill"),
+    ],
+)
+def test_what_contradicts_itself_is_not_sent(client, protocol, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(client)
+    assert not protocol.asked
+
+
 def test_a_stream_gives_states_and_text_in_order_and_says_that_it_ended(client, protocol):
     with client.stream("x", seed=7, denoising=True) as stream:
         state, first, last, ended = list(stream)
@@ -229,9 +281,11 @@ def test_an_infill_streams_its_states_and_its_tokens(client):
 
 def test_a_stream_that_is_cut_says_that_the_same_seed_may_be_sent_again(client):
     stream = client.stream("cut", seed=11)
-    with pytest.raises(StreamLost, match="send the request again with the same seed, 11") as lost:
+    with pytest.raises(StreamLost, match="send the request again with the same seed, 11: it gives") as lost:
         list(stream)
-    assert lost.value.seed == 11
+    assert (lost.value.seed, lost.value.streams) == (11, None)
+    with pytest.raises(StreamLost, match="and streams 'independent': it gives"):
+        list(client.stream("cut"))
 
 
 def test_a_connection_that_dies_in_a_stream_is_a_lost_stream():

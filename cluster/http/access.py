@@ -101,6 +101,7 @@ def _line(visit: Visit, **facts: object) -> str:
         "finish_reason": visit.finish_reason,
         "prompt_tokens": visit.prompt_tokens,
         "completion_tokens": visit.completion_tokens,
+        "ignored": list(visit.ignored),
     }
     return json.dumps(facts | noted)
 

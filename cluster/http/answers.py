@@ -38,6 +38,11 @@ class Details(BaseModel):
     """The object `edlm` of an answer: what made it, so that it can be made again, and what it took."""
 
     seed: int
+    """The request's, or the one that was drawn for it."""
+    seeds: list[int] | None = None
+    """Of each choice its own: as the `seed` of a request for one text of the same prompt it gives the same text."""
+    streams: Literal["independent", "shared"]
+    """How those follow from `seed`."""
     steps: int
     candidates: int
     window: tuple[float, float]
@@ -55,9 +60,11 @@ class Details(BaseModel):
     context_tokens: list[int] | None = None
     """How many of the last tokens of each prompt the first canvas showed."""
     best_of_energies: list[list[float | None]] | None = None
-    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of its seeds."""
+    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of writing."""
     model_version: str
     digest: str
+    ignored: list[str]
+    """Fields of the request that this server does not know; they changed nothing."""
 
 
 class _Answer(BaseModel):

@@ -1,55 +1,29 @@
 """What a request may say: OpenAI's completions, with one object `edlm` of our own, and what OpenAI has no word for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cluster.http.foreign import NEUTRAL, ignored
+from cluster.http.forms import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
 from cluster.http.refusal import Refused
 from edlm.sampler import EXACT, LEAST_TEMPERATURE, Sampler
 
-MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read
-MAX_PROMPTS = 8
 MAX_PARTS = 64
-MAX_CHOICES = 8
-MAX_TOKENS = 4096
 MAX_STEPS = 1024
 MAX_CANDIDATES = 64
 MAX_DRAWS = 64
-MAX_STOPS = 4
-MAX_STOP_LETTERS = 64
+MAX_STOP_LETTERS = 2**12  # of all stop strings together: each is looked for at every step
 MAX_SECONDS = 3600
-MAX_SEED = 2**53 - 1  # what every reader of JSON keeps exactly
+LEAST_SEED, MAX_SEED = -(2**63), 2**63 - 1
 
-# OpenAI's fields that this server does not act on, with the value that asks for nothing.
-NEUTRAL: dict[str, Any] = {
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "logprobs": None,
-    "presence_penalty": 0,
-    "temperature": 1,
-    "top_p": 1,
-}
-
-Text = Annotated[str, Field(max_length=MAX_PROMPT)]
-Token = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Prompt = Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-TokenPrompt = Annotated[list[Token], Field(min_length=1, max_length=MAX_PROMPT)]
-Gap = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-Stop = Annotated[str, Field(max_length=MAX_STOP_LETTERS)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-# The most is told in the document and checked by hand: one more is OpenAI's 400, not a 422.
-Choices = Annotated[int, Field(ge=1, json_schema_extra={"maximum": MAX_CHOICES})]
+Streams = Literal["independent", "shared"]
+Choices = Annotated[int, Field(ge=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class Settings(_Strict):
+class Settings(Body):
     """The object `edlm`: how to generate, where it differs from what the model was registered with."""
 
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
@@ -61,8 +35,13 @@ class Settings(_Strict):
     energy: Annotated[str, Field(max_length=64)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     """After this time the request is ended; the server has a limit of its own."""
-    return_: Annotated[list[Literal["token_ids", "trajectory"]], Field(alias="return", max_length=2)] = []
+    return_: Annotated[list[Literal["token_ids", "trajectory"]], Field(alias="return", max_length=2)] = Field(
+        default_factory=list
+    )
     """What a choice shows beside its text: its token ids; for each of them the step that revealed it."""
+    streams: Streams | None = None
+    """Where the randomness of several texts comes from. `shared`: text i of each prompt has the seed `seed + i`, the
+    default where a seed was given; `independent`: each text has one of its own, the default where none was."""
 
     @field_validator("window")
     @classmethod
@@ -95,7 +74,7 @@ class Settings(_Strict):
         return replace(default, **changed)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Body, extra="allow"):
     """What a stream shows beside its text."""
 
     include_usage: bool = False
@@ -105,14 +84,26 @@ class StreamOptions(_Strict):
     """The states of the canvas on its way. Left out: an infill shows them, a completion does not."""
 
 
-class _Request(_Strict):
+class _Request(Body, extra="allow"):
     model: Annotated[str, Field(max_length=256)] | None = None
     """The registered model's name, as /v1/models gives it; no other is served."""
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_CHOICES)] | None = None
-    """Text i of each prompt, from 0, is what seed + i writes alone. None: a random one, which the answer names."""
+    seed: Annotated[int, Field(ge=LEAST_SEED, le=MAX_SEED)] | None = None
+    """What the first text is written from. None: a random one. The answer names the seed of every text."""
     edlm: Settings = Settings()
-    user: Annotated[str, Field(max_length=256)] | None = None
+    user: str | None = None
     """Accepted as OpenAI's clients send it, and not used."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The names of the fields that change nothing here. Refused where one would change the text."""
+        return ignored(self.model_extra or {}, self.neutral)
+
+    @property
+    def streams(self) -> Streams:
+        """Where the randomness of several texts comes from."""
+        return self.edlm.streams or ("independent" if self.seed is None else "shared")
 
 
 class _Stream(_Request):
@@ -120,10 +111,24 @@ class _Stream(_Request):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        options = self.stream_options
+        more = () if options is None else ignored(options.model_extra or {}, {})
+        return (*super().ignored, *(f"stream_options.{name}" for name in more))
+
+    @property
+    def texts(self) -> int:
+        """How many are written."""
+        return self.n
+
+    @property
+    def plural(self) -> str:
+        """The field that asks for the most of them."""
+        return "n"
+
     def require_consistent(self) -> None:
         """Refused where fields that are right by themselves do not go together."""
-        if self.n > MAX_CHOICES:
-            raise Refused(400, f"n is {self.n}; at most {MAX_CHOICES} are written at once", "n", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise Refused(400, "stream_options is for stream: true", "stream_options", "invalid_value")
 
@@ -131,52 +136,70 @@ class _Stream(_Request):
 class CompletionRequest(_Stream):
     """POST /v1/completions."""
 
-    prompt: Prompt | TokenPrompt = ""
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] = 16
+    prompt: Prompt = ""
+    """A text, or the ids of its tokens; or a list of either."""
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
+    """At least 1."""
     best_of: Choices | None = None
-    """Write so many, and show the n of lowest energy (a token, as /v1/score measures it)."""
+    """Write so many, and show the n of lowest energy (a token, as /v1/score measures it). 1 asks for nothing."""
     echo: bool = False
     """Begin each text with its prompt, as it was read."""
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | None = None
     """The text ends before the first of these."""
     suffix: Text | None = None
     """What stands behind the text: prompt, max_tokens and suffix share one canvas."""
-    frequency_penalty: Number | None = None
-    logit_bias: dict[str, Number] | None = None
-    logprobs: Annotated[int, Field(ge=0)] | None = None
-    presence_penalty: Number | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def require_consistent(self) -> None:
         """Refused where a field asks for what this server cannot do, or two of them do not go together."""
         super().require_consistent()
-        for field, neutral in NEUTRAL.items():
-            if getattr(self, field) not in (None, neutral):
-                raise Refused(400, f"{field} is not supported; leave it out", field, "unsupported_parameter")
+        if self.max_tokens == 0:
+            message = "max_tokens is 0, which writes nothing; ask for 1 or more, or /v1/score for bounds"
+            raise Refused(400, message, "max_tokens", "invalid_value")
         if "" in self.stops:
             raise Refused(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
+        if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
+            message = f"the stop strings have {letters} characters together; at most {MAX_STOP_LETTERS} are looked for"
+            raise Refused(400, message, "stop", "invalid_value")
         if self.best_of is None:
             return
-        if not self.n <= self.best_of <= MAX_CHOICES:
-            message = f"best_of is {self.best_of}; it must be at least n = {self.n} and at most {MAX_CHOICES}"
+        if self.best_of < self.n:
+            message = f"best_of is {self.best_of}; it must be at least n = {self.n}"
             raise Refused(400, message, "best_of", "invalid_value")
-        if self.stream:
+        if self.stream and self.ranked:
             raise Refused(400, "best_of compares finished texts; leave out stream", "best_of", "invalid_value")
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
         """The prompts one by one: OpenAI's list of integers is a single one."""
-        if isinstance(self.prompt, list) and isinstance(self.prompt[0], str):
-            return self.prompt  # type: ignore[return-value]
-        return [self.prompt]  # type: ignore[list-item]
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return self.prompt if several else [self.prompt]  # type: ignore[return-value]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether more are written than shown, or all are shown in the order of their energies."""
+        return self.best_of is not None and self.best_of > 1
+
+    @property
+    def rows(self) -> int:
+        """How many texts are written of each prompt."""
+        return self.best_of or self.n
+
+    @property
+    def texts(self) -> int:
+        return len(self.prompts) * self.rows
+
+    @property
+    def plural(self) -> str:
+        if len(self.prompts) > self.rows:
+            return "prompt"
+        return "n" if self.best_of is None else "best_of"
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings, none or one or several."""
         if self.stop is None:
             return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop))
 
 
 class InfillRequest(_Stream):
@@ -184,8 +207,12 @@ class InfillRequest(_Stream):
 
     tokens: Annotated[list[Token | None], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
     """null for each hole."""
-    parts: Annotated[list[Text | Gap], Field(min_length=1, max_length=MAX_PARTS)] | None = None
+    parts: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     """Pieces of text, and numbers of tokens to fill in between."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **NEUTRAL, "best_of": (1,), "echo": (False,), "max_tokens": (), "prompt": (), "stop": ([],), "suffix": (),
+    }  # fmt: skip
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "InfillRequest":
@@ -196,7 +223,7 @@ class ScoreRequest(_Request):
     """POST /v1/score: how likely a text is."""
 
     text: Text | None = None
-    tokens: TokenPrompt | None = None
+    tokens: Tokens | None = None
     draws: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 16
     """Independent noise samples; the standard errors fall with their root."""
 
@@ -205,14 +232,14 @@ class ScoreRequest(_Request):
         return _exactly_one(self, "text", "tokens")
 
 
-class TokenizeRequest(_Strict):
+class TokenizeRequest(Body):
     """POST /v1/tokenize."""
 
     text: Text
     model: Annotated[str, Field(max_length=256)] | None = None
 
 
-class DetokenizeRequest(_Strict):
+class DetokenizeRequest(Body):
     """POST /v1/detokenize."""
 
     tokens: Annotated[list[Token], Field(max_length=MAX_PROMPT)]

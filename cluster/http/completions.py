@@ -45,13 +45,6 @@ class Completions:
         starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
-    @property
-    def plural(self) -> str:
-        """The field that asks for the most texts."""
-        if len(self.prompts) > self.rows:
-            return "prompt"
-        return "n" if self.request.best_of is None else "best_of"
-
     def beginnings(self) -> list["_Echoed"]:
         """For each choice what tells a stream of its text."""
         generator = self.way.served.generator
@@ -82,11 +75,12 @@ class Completions:
         """The choice of a piece of a stream."""
         return self._choice(index, text, written).model_dump(exclude_defaults=True) | {"logprobs": None}
 
-    def ended(self, written: Sequence[Written], **more: Any) -> dict[str, Any]:
-        """The details and the usage of an answer."""
+    def ended(self, written: Sequence[Written], kept: Sequence[int] | None = None, **more: Any) -> dict[str, Any]:
+        """The details and the usage of an answer, of which the texts in `kept` are shown; None: all of them."""
         generator, most = self.way.served.generator, self.request.max_tokens
         details = self.way.details(
             [one.tally for one in written],
+            seeds=[self.jobs[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[
                 len(prompt) if self.suffix is not None else context_tokens(len(prompt), most, generator.length)
@@ -100,7 +94,7 @@ class Completions:
     async def answer(self, admission: Admission) -> CompletionResponse:
         """The whole answer."""
         kept, more = list(range(len(self.jobs))), {}
-        if self.request.best_of is None:
+        if not self.request.ranked:
             written = await write(self, admission)
         else:
             written, energies = await self._ranked(admission)
@@ -108,7 +102,7 @@ class Completions:
             kept = [i for at in starts for i in self._best(energies, at)]
             more = {"best_of_energies": [energies[at : at + self.rows] for at in starts]}
         choices = [self._choice(number, self._lead(i) + written[i].text, written[i]) for number, i in enumerate(kept)]
-        ended = self.ended(written, **more)
+        ended = self.ended(written, kept, **more)
         return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
 
     async def _ranked(self, admission: Admission) -> tuple[list[Written], list[float | None]]:
@@ -167,18 +161,18 @@ def order(request: CompletionRequest, way: Way) -> Completions:
     prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
     suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
     way.visit.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
-    rows = request.best_of or request.n
-    if request.best_of is not None:
+    rows = request.rows
+    if request.ranked:
         require_rankable(way, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
     jobs, work = [], 0.0
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
         if suffix is None:
-            jobs += [way.job(prompt, request.max_tokens, seed, request.stops) for seed in seeds(way.seed, rows)]
+            jobs += [way.job(prompt, request.max_tokens, seed, request.stops) for seed in seeds(way, number, rows)]
         else:
             known = _between(prompt, request.max_tokens, suffix, generator.length)
-            jobs += [way.job(known, None, seed) for seed in seeds(way.seed, rows)]
+            jobs += [way.job(known, None, seed) for seed in seeds(way, number, rows)]
         work += rows * cost.of_job(jobs[-1], generator)  # they differ in their seeds only
-    if request.best_of is not None:
+    if request.ranked:
         work += ranking_work(len(jobs))
     return Completions(request, way, prompts, suffix, rows, tuple(jobs), work)
 

@@ -31,6 +31,7 @@ from cluster.http.api import (
     StreamOptions,
     TokenizeRequest,
 )
+from cluster.http.body import JsonRoute
 from cluster.http.completions import Completions
 from cluster.http.events import EventStream
 from cluster.http.gate import OPEN, Gate
@@ -49,14 +50,13 @@ from edlm.continuous import ContinuousBatch
 
 HUNG_SECONDS = 10.0  # without a sign of life, while there is work
 MEANINGS = {
-    400: "The request is well-formed, and cannot be answered: a field's value, or the cost of all together.",
+    400: "The request cannot be answered: the body is no JSON, a value is wrong, or all together cost too much.",
     401: "The API key is missing or wrong.",
     403: "The Host header names another server.",
     404: "No such route, or no such model.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     415: "The body is not application/json.",
-    422: "A field is unknown, or its value is not of its type or range.",
     429: "Too much is waiting, or the API key has used up its work; Retry-After says when to come back.",
     431: "The headers are too large.",
     500: "The server failed.",
@@ -65,7 +65,7 @@ MEANINGS = {
 }
 ALWAYS = (403, 404, 431, 500)
 READ = (*ALWAYS, 401)
-POSTED = (*READ, 400, 408, 413, 415, 422)
+POSTED = (*READ, 400, 408, 413, 415)
 WORKED = (*POSTED, 429, 503, 504)
 
 
@@ -157,8 +157,8 @@ class Endpoint:
     ) -> Any:
         """The answer, whole or as a stream, which shows `states` unless it is told otherwise."""
         request.require_consistent()
+        self.admission.require_places(request.texts, request.plural)
         order = await asyncio.to_thread(make, request, self._way(request, http))
-        self.admission.require_places(len(order.jobs), order.plural)
         self.admission.charge(order.way.visit, order.work)
         if not request.stream:
             return await order.answer(self.admission)
@@ -172,6 +172,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     """The app with its routes, and what stands before them. BadKeyFile where the file of API keys is not good."""
     # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
     app = FastAPI(title="edlm", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.route_class = JsonRoute
     keys = None if endpoint.rules.keys is None else Keys(endpoint.rules.keys)
     # From the innermost to the outermost.
     app.add_middleware(Hangup)
@@ -195,6 +196,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     get("/healthz", responses=told(ALWAYS))(health)
     get("/", include_in_schema=False)(_always(page.page(page.FILE.read_bytes())))
     _tell_of_keys(app.openapi())
+    _tell_of_refusals(app.openapi())
     return app
 
 
@@ -204,6 +206,15 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
     for path, route in document["paths"].items():
         for operation in route.values():
             operation["security"] = [{}] if path in OPEN else [{"key": []}, {}]
+
+
+def _tell_of_refusals(document: dict[str, Any]) -> None:
+    """Afterwards the document no longer promises FastAPI's own 422, which is a 400 here."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        del document["components"]["schemas"][name]
+    for route in document["paths"].values():
+        for operation in route.values():
+            operation["responses"].pop("422", None)
 
 
 async def health() -> Health:

@@ -114,6 +114,9 @@ def again(body: bytes, receive: Receive) -> Receive:
 def _check_form(headers: Headers) -> None:
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "send the header content-type: application/json", code="unsupported_media_type")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        message = "the body is compressed, by its header content-encoding; send it as it is, without that header"
+        raise Refused(415, message, code="unsupported_encoding")
 
 
 def _too_large() -> Refused:

@@ -29,7 +29,6 @@ class Infills:
 
     kind = "infill"
     piece = "infill.chunk"
-    plural = "n"
 
     @property
     def shown(self) -> Sequence[slice]:
@@ -53,7 +52,7 @@ class Infills:
         """The details and the usage of an answer."""
         holes = self.tokens.count(None)
         used = usage(len(self.tokens) - holes, holes * len(written))
-        details = self.way.details([one.tally for one in written])
+        details = self.way.details([one.tally for one in written], seeds=[job.seed for job in self.jobs])
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
 
     async def answer(self, admission: Admission) -> InfillResponse:
@@ -92,5 +91,5 @@ def order(request: InfillRequest, way: Way) -> Infills:
         field, tokens = "tokens", tuple(request.tokens or ())
     or_refuse(field, canvas, tokens, generator.length, generator.mask)
     way.visit.prompt_tokens = len(tokens) - tokens.count(None)
-    jobs = tuple(way.job(tokens, None, seed) for seed in seeds(way.seed, request.n))
+    jobs = tuple(way.job(tokens, None, seed) for seed in seeds(way, 0, request.n))
     return Infills(request, way, tokens, jobs, len(jobs) * cost.of_job(jobs[0], generator))

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from cluster.http.answers import Details, Usage
-from cluster.http.api import MAX_CHOICES, MAX_SEED, CompletionRequest, InfillRequest, ScoreRequest
+from cluster.http.api import LEAST_SEED, CompletionRequest, InfillRequest, ScoreRequest, Streams
+from cluster.http.forms import MAX_INTEGER
 from cluster.http.served import Served, or_refuse
 from cluster.http.visit import Visit
+from edlm import streams
 from edlm.job import Job
 from edlm.sampler import Sampler
+from edlm.streams import Purpose
 from edlm.text import Tally
 
 
@@ -24,6 +29,7 @@ class Way:
     energy: str | None
     """What weighs the candidates; None: nothing is weighed."""
     seed: int
+    streams: Streams
     visit: Visit
     deadline: float
 
@@ -50,6 +56,7 @@ class Way:
         ess = [tally.mean_ess for tally in tallies if tally.mean_ess is not None]
         return Details(
             seed=self.seed,
+            streams=self.streams,
             steps=self.sampler.steps,
             candidates=self.sampler.candidates,
             window=self.sampler.window,
@@ -61,6 +68,7 @@ class Way:
             seconds=round(self.visit.seconds, 4),
             model_version=self.served.version,
             digest=self.served.digest,
+            ignored=list(self.visit.ignored),
             **read,
         )
 
@@ -78,18 +86,32 @@ def way(
     request: CompletionRequest | InfillRequest | ScoreRequest, served: Served, visit: Visit, deadline: float
 ) -> Way:
     """How to answer the request; Refused where this model cannot."""
+    visit.ignored = request.ignored
     served.require_named(request.model)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
     weighs = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy) is not None
     energy = (request.edlm.energy or generator.bundle.energy) if weighs else None
-    seed = secrets.randbelow(MAX_SEED - MAX_CHOICES) if request.seed is None else request.seed
-    return Way(served, sampler, energy, seed, visit, deadline)
+    seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
+    return Way(served, sampler, energy, seed, request.streams, visit, deadline)
 
 
-def seeds(seed: int, count: int) -> list[int]:
-    """The seeds of a prompt's texts; every prompt of a request has the same."""
-    return [seed + i for i in range(count)]
+def seeds(way: Way, prompt: int, count: int) -> list[int]:
+    """The seeds of the texts of the prompt of that number, from 0.
+
+    Shared streams: seed + i, the same for every prompt. Independent ones: a hash of the seed, the prompt's number and
+    i, so that requests of neighbouring seeds share no text either; but the very first text has the request's own seed,
+    so that a text that is asked for alone is always what its seed writes.
+    """
+    if way.streams == "shared":
+        return [_signed(way.seed + i) for i in range(count)]
+    found = streams.seeds(way.seed, prompt, torch.arange(count), Purpose.TEXT).remainder(MAX_INTEGER + 1).tolist()
+    return [way.seed, *found[1:]] if prompt == 0 else found
+
+
+def _signed(seed: int) -> int:
+    """After the largest seed of 64 bits comes the least."""
+    return (seed - LEAST_SEED) % 2**64 + LEAST_SEED
 
 
 def usage(prompt: int, completion: int) -> Usage:

@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from cluster.http.visit import visit_of
 
 ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
-# Which type of a union pydantic tried: no key of the client's.
-_VARIANT = re.compile(r"(constrained-)?(str|int)|list\[.*")
+MAX_NAME = 128  # characters of a field's name that an error repeats
+_VARIANT = re.compile(r"<.*>")  # which variant of a union a value is (`cluster.http.forms`): no key of the client's
 
 
 class Refused(Exception):
@@ -55,14 +55,17 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """What is wrong and where, but never the value: a NaN cannot be written in JSON."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return await _refused(request, Refused(400, "the body is not JSON", code="invalid_json"))
     unknown = first["type"] == "extra_forbidden"
     path = [str(place) for place in first["loc"][1:]]
-    param = ".".join(place for place in path if unknown or not _VARIANT.fullmatch(place)) or None
-    message = f"{param or 'body'}: {'unknown field' if unknown else first['msg'].removeprefix('Value error, ')}"
+    named = ".".join(place for place in path if unknown or not _VARIANT.fullmatch(place))
+    param = named.encode("ascii", "backslashreplace").decode()[:MAX_NAME] or None
+    message = f"{param}: {'unknown field' if unknown else first['msg'].removeprefix('Value error, ')}"
+    if param is None:
+        message = (
+            "the body is no JSON object" if "type" in first["type"] else first["msg"].removeprefix("Value error, ")
+        )
     code = "unknown_parameter" if unknown else "invalid_value"
-    return await _refused(request, Refused(422, message, param, code))
+    return await _refused(request, Refused(400, message, param, code))
 
 
 async def _unroutable(_: Request, error: Exception) -> JSONResponse:

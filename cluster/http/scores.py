@@ -17,8 +17,11 @@ async def answer(request: ScoreRequest, way: Way, admission: Admission) -> Score
         field, tokens = "text", or_refuse("text", generator.read, request.text)
     else:
         field, tokens = "tokens", or_refuse("tokens", generator.read, request.tokens or ())
-    if not 1 <= len(tokens) <= generator.length:
-        raise Refused(400, f"{len(tokens)} tokens; a score needs 1 to {generator.length}, so cut the text", field)
+    if not tokens:
+        raise Refused(400, f"{field} is empty; a score needs at least 1 token", field, "invalid_value")
+    if len(tokens) > generator.length:
+        message = f"{field} has {len(tokens)} tokens; this model scores at most {generator.length}, so cut it"
+        raise Refused(400, message, field, "invalid_value")
     way.visit.prompt_tokens = len(tokens)
     work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
     admission.charge(way.visit, work)

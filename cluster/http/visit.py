@@ -23,6 +23,8 @@ class Visit:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    ignored: tuple[str, ...] = ()
+    """Names of fields that were passed over."""
 
     @property
     def seconds(self) -> float:

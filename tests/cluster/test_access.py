@@ -62,7 +62,9 @@ def test_no_line_no_count_and_no_error_holds_what_was_said_or_a_key(generator, t
         for path, body in [
             (COMPLETIONS, {"prompt": CANARY, "user": CANARY}),
             (COMPLETIONS, {"prompt": CANARY, "stop": CANARY, "stream": True, "stream_options": {"denoising": True}}),
-            (COMPLETIONS, {"prompt": CANARY, CANARY: 1}),
+            (COMPLETIONS, {"prompt": CANARY, "promt": CANARY}),
+            (COMPLETIONS, {"prompt": CANARY, f"{CANARY} ": 1}),
+            (COMPLETIONS, {"prompt": CANARY, key: 1}),
             (COMPLETIONS, {"model": CANARY}),
             (INFILL, {"parts": [CANARY, 200]}),
             ("/v1/score", {"text": CANARY, "edlm": {"energy": CANARY}}),

@@ -46,7 +46,24 @@ def test_every_answer_of_the_service_is_read(client):
     assert (read.pieces, client.detokenize(read.tokens)) == (("a", "b"), "ab")
     with pytest.raises(InvalidRequest, match="max_tokens") as error:
         client.complete("ab", max_tokens=0)
-    assert (error.value.status, error.value.param) == (422, "max_tokens")
+    assert (error.value.status, error.value.param) == (400, "max_tokens")
+
+
+def test_texts_without_a_seed_differ_and_can_be_made_again_alone(client):
+    done = client.complete(["ab"] * 3, max_tokens=12, n=2)
+    assert len({choice.text for choice in done.choices}) == 6
+    assert (done.details.streams, done.details.ignored) == ("independent", ())
+    for choice, seed in zip(done.choices, done.details.seeds, strict=True):
+        assert client.complete("ab", max_tokens=12, seed=seed).choices[0].text == choice.text
+    again = client.complete(
+        ["ab"] * 3, max_tokens=12, n=2, seed=done.details.seed, settings=Settings(streams="independent")
+    )
+    assert again.choices == done.choices
+
+
+def test_what_a_request_says_besides_its_settings_is_heard(client):
+    assert client.complete("ab", settings=Settings(candidates=1), edlm={"steps": 3}).details.steps == 3
+    assert client.complete("ab", metadata={}).details.ignored == ("metadata",)
 
 
 def test_a_stream_tells_the_same_text_and_how_each_token_came(client):

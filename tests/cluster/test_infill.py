@@ -48,7 +48,7 @@ def test_the_step_of_each_token_is_shown_on_request(url):
         ({"tokens": [2**40, None]}, "tokens", "not in the vocabulary"),
         ({"tokens": [None] * (LENGTH + 1)}, "tokens", "do not fit"),
         ({"parts": ["ab", 4096]}, "parts", "do not fit"),
-        ({"parts": ["a"], "n": 9}, "n", "at most 8"),
+        ({"parts": ["a"], "n": 81}, "n", "at most 80"),
         ({"parts": [1], "edlm": {"energy": "nce"}}, "edlm.energy", "it has: conditional, step"),
         ({"parts": [1], "edlm": {"candidates": 0}}, "edlm.energy", "not normalised"),
     ],

@@ -39,8 +39,8 @@ def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"text": ""}, "text", "a score needs 1 to 12"),
-        ({"text": "a" * (LENGTH + 1)}, "text", "a score needs 1 to 12"),
+        ({"text": ""}, "text", "text is empty"),
+        ({"text": "a" * (LENGTH + 1)}, "text", "scores at most 12"),
         ({"tokens": [27]}, "tokens", "not in the vocabulary"),
     ],
 )
