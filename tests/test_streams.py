@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edlm import streams
 from edlm.streams import Purpose, seeds, uniforms
 
 keys = st.integers(-(2**63), 2**63 - 1)
@@ -99,3 +101,30 @@ def test_the_numbers_are_these_for_ever():
     )
     assert torch.equal(found, expected)
     assert seeds(0, 2, 3, Purpose.CANDIDATE).item() == 3111487760204657705
+
+
+@given(key=st.lists(keys, min_size=1, max_size=8), bits=st.integers(1, 63))
+@settings(max_examples=60, deadline=None)
+def test_integers_of_torch_as_an_accelerator_has_them_make_the_bits_of_numpy(key, bits):
+    signed = torch.tensor(key)
+    words = signed.numpy().view(np.uint64)
+    for name, arguments in {"_mix": (), "_shift_right": (bits,), "_spread": ((3, 2),), "_unit": ()}.items():
+        ours, theirs = (streams._tensor(getattr(streams, name)(z, *arguments)) for z in (signed, words))
+        assert torch.equal(ours, theirs), name
+    assert torch.equal(streams._tensor(streams._like(streams._GOLDEN, signed) * signed),
+                       streams._tensor(streams._like(streams._GOLDEN, words) * words))  # fmt: skip
+
+
+def test_keys_broadcast_against_one_another_and_large_seeds_are_their_own():
+    u = uniforms(torch.tensor([[1], [2]]), torch.tensor([3, 4, 5]), 6, Purpose.PICK, (2,))
+    assert u.shape == (2, 3, 2)
+    for i, j in ((0, 0), (1, 2)):
+        assert torch.equal(u[i, j], uniforms(1 + i, 3 + j, 6, Purpose.PICK, (2,)))
+    assert uniforms(2**63 - 1, 0, 0, Purpose.PICK) != uniforms(-(2**63), 0, 0, Purpose.PICK)
+    assert torch.equal(uniforms(-1, 0, 0, Purpose.PICK), uniforms(torch.tensor(-1), 0, 0, Purpose.PICK))
+    assert seeds(1, 2, 3, Purpose.PICK, (4,)).unique().numel() == 4
+
+
+def test_every_purpose_has_the_number_that_it_always_had():
+    assert [purpose.value for purpose in Purpose] == list(range(1, len(Purpose) + 1))
+    assert (Purpose.TIME, Purpose.CANDIDATE, Purpose.REMASK) == (1, 5, 19)
