@@ -128,8 +128,94 @@ def test_the_learning_rate_warms_up_then_stays_or_falls_to_nothing(steps, warmup
         assert learning_rate(settings, steps) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("decay", "wanted"),
+    [
+        ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0.0]),
+        ("constant", [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_learning_rate_of_every_step_is_this(decay, wanted):
+    settings = training(steps=8, warmup_steps=4, decay=decay, learning_rate=2.0)
+    assert [learning_rate(settings, step) for step in range(9)] == pytest.approx([2 * one for one in wanted])
+
+
+class Peer(LocalEngine):
+    """One of two workers, the other of which had the same numbers and one more."""
+
+    world = 2
+
+    def __init__(self, rank: int, settings: Training) -> None:
+        super().__init__(Toy(dropout=0.0), settings)
+        self.rank = rank
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values, values + 1])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_worker_has_places_of_its_own_in_every_micro_step_and_the_first_one_logs(rank):
+    settings = training(steps=5, checkpoint_every=2, ema=None)
+    asked, logged, saved, engine = [], [], [], Peer(rank, settings)
+
+    def asking(step: int, start: int, stop: int):
+        asked.append((step, start, stop))
+        return rows(step, start, stop)
+
+    fit(engine, asking, settings, 0, lambda step, m: logged.append((step, dict(m))), lambda e: saved.append(e.step))
+    places = [(start, start + 2) for start in ((0, 4) if rank == 0 else (2, 6))]
+    assert asked == [(step, *place) for step in range(5) for place in places]
+    assert saved == [2, 4]
+    assert [step for step, _ in logged] == ([0, 1, 2, 3, 4] if rank == 0 else [])
+    if rank == 0:
+        by_row = [Toy(dropout=0.0)(rows(0, *place))[1]["gain_nats"] for place in places]
+        mine = torch.cat(by_row).mean().item()
+        assert logged[0][1]["loss_nats_per_token"] == pytest.approx(mine + 0.5, rel=1e-5)
+        assert logged[0][1]["gain_nats"] == pytest.approx(mine + 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(4, []), (5, [4])])
+def test_the_last_step_makes_no_checkpoint_for_what_is_kept_is_written_anyway(steps, wanted):
+    settings, saved = training(steps=steps, checkpoint_every=4), []
+    trained(settings, checkpoint=lambda engine: saved.append(engine.step))
+    assert saved == wanted
+
+
+def test_an_observation_at_time_one_is_of_the_last_quarter_and_empty_quarters_have_no_number():
+    class Late(Toy):
+        def forward(self, rows):
+            loss, observed = super().forward(rows)
+            t = torch.linspace(0.5, 1.0, len(rows.tokens))
+            return loss, {"t": t, "place": rows.places.float(), "gain_nats": observed["gain_nats"]}
+
+    _, (first,) = trained(training(steps=1, accumulation=1), Late(dropout=0.0))
+    t = torch.linspace(0.5, 1.0, BATCH)
+    assert {name for name in first if name.startswith("place")} == {"place", "place/t_0.50_0.75", "place/t_0.75_1.00"}
+    places = torch.arange(BATCH).float()
+    assert first["place"] == pytest.approx(places.mean().item())
+    assert first["place/t_0.50_0.75"] == pytest.approx(places[t < 0.75].mean().item())
+    assert first["place/t_0.75_1.00"] == pytest.approx(places[t >= 0.75].mean().item())
+
+
+def test_without_observations_or_times_there_are_no_quarters():
+    class Telling(Toy):
+        def __init__(self, observed: dict[str, torch.Tensor]) -> None:
+            super().__init__()
+            self.observed = observed
+
+        def forward(self, rows):
+            return super().forward(rows)[0], self.observed
+
+    usual = {"loss_nats_per_token", "learning_rate", "gradient_norm"}
+    assert set(trained(training(steps=1), Telling({}))[1][0]) == usual
+    (first,) = trained(training(steps=1), Telling({"length": torch.tensor([1.0, 3.0])}))[1]
+    assert set(first) == usual | {"length"}
+    assert first["length"] == 2
+
+
 def test_a_batch_that_cannot_be_cut_evenly_is_refused():
     assert share(training(), 2) == 2
+    assert share(training(batch=24, accumulation=3), 4) == 2
     with pytest.raises(ConfigurationError, match="multiple of 6"):
         share(training(), 3)
 
