@@ -51,8 +51,7 @@ class ZeroEngine:
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = Rows(rows.tokens.to(self.device), rows.step, rows.places.to(self.device), rows.of)
-        loss, observations = self._engine(rows)
+        loss, observations = self._engine(rows.to(self.device))
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # between micro-steps this only counts them

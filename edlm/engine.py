@@ -12,7 +12,7 @@ WEIGHTS, FIRST, SECOND, AVERAGE = "weights", "exp_avg", "exp_avg_sq", "ema"
 
 
 class LocalEngine:
-    """An `Engine` without peers.
+    """An `Engine` without peers, on the device that the objective's weights are on; it moves rows there.
 
     The float32 weights are the truth. In bfloat16 the network holds rounded copies, which the float32 weights overwrite
     after each step.
@@ -37,7 +37,7 @@ class LocalEngine:
         self.average = [master.clone() for master in self.masters] if training.ema is not None else None
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, observations = self.objective(rows)
+        loss, observations = self.objective(rows.to(self.masters[0].device))
         (loss / self.training.accumulation).backward()
         return loss, observations
 
@@ -66,7 +66,7 @@ class LocalEngine:
             state[f"{FIRST}.{name}"], state[f"{SECOND}.{name}"] = adam["exp_avg"], adam["exp_avg_sq"]
             if self.average is not None:
                 state[f"{AVERAGE}.{name}"] = self.average[i]
-        return state
+        return {name: tensor.cpu() for name, tensor in state.items()}
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
         require_state(state, {name: m.shape for name, m in zip(self.names, self.masters, strict=True)}, self.training)
@@ -74,8 +74,8 @@ class LocalEngine:
             master.copy_(state[f"{WEIGHTS}.{name}"])
             self.optimizer.state[master] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": state[f"{FIRST}.{name}"].clone(),
-                "exp_avg_sq": state[f"{SECOND}.{name}"].clone(),
+                "exp_avg": torch.empty_like(master).copy_(state[f"{FIRST}.{name}"]),
+                "exp_avg_sq": torch.empty_like(master).copy_(state[f"{SECOND}.{name}"]),
             }
             if self.average is not None:
                 self.average[i].copy_(state[f"{AVERAGE}.{name}"])
@@ -83,7 +83,7 @@ class LocalEngine:
         self.step = step
 
     def export(self) -> dict[str, Tensor]:
-        return {name: w.clone() for name, w in zip(self.names, self.average or self.masters, strict=True)}
+        return {name: w.to("cpu", copy=True) for name, w in zip(self.names, self.average or self.masters, strict=True)}
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.objective.trained.parameters() if parameter.requires_grad]

@@ -174,6 +174,10 @@ class Rows:
     places: Int64[Tensor, " b"]
     of: int
 
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows with their tensors on `device`."""
+        return Rows(self.tokens.to(device), self.step, self.places.to(device), self.of)
+
 
 @dataclass(frozen=True)
 class Batches:

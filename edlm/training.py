@@ -79,7 +79,8 @@ class Engine(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor] | None:
-        """Everything a later engine needs, whole and in float32, on rank 0; None elsewhere. All ranks call it."""
+        """Everything a later engine needs, whole, in float32 and on the CPU, on rank 0; None elsewhere. All ranks call
+        it."""
         ...
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
@@ -87,7 +88,7 @@ class Engine(Protocol):
         ...
 
     def export(self) -> dict[str, Tensor] | None:
-        """The weights to keep, whole and in float32, on rank 0; None elsewhere. All ranks call it."""
+        """The weights to keep, whole, in float32 and on the CPU, on rank 0; None elsewhere. All ranks call it."""
         ...
 
 

@@ -1,0 +1,111 @@
+"""Training on a device takes the steps that it takes on the CPU, and a checkpoint of either goes on on the other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edlm.engine import LocalEngine
+from edlm.models import open_denoiser, save_denoiser
+from edlm.schedule import LogLinear
+from edlm.snapshot import open_snapshot, save_snapshot
+from edlm.tokenizer import FILE
+from edlm.tokenizer_kinds import Characters
+from edlm.training import Training
+from tests.cluster.zero_worker import curve, objectives, science_rows
+from tests.networks import TRUNK, denoiser
+from tests.pretended_device import NAME
+
+PRECISIONS = ("float32", "bfloat16")
+# Relative, of losses and of gradient norms. Weights in bfloat16 have 8 bits, and a step may round others of them up.
+TOLERANCE = {
+    (NAME, "float32"): 1e-4,
+    (NAME, "bfloat16"): 0.02,
+    ("cuda", "float32"): 1e-3,
+    ("cuda", "bfloat16"): 0.05,
+}
+# Of objectives that draw negatives in bfloat16: where a rounding lets another token be drawn, a batch of eight rows is
+# another one.
+OTHER_NEGATIVES = 0.5
+DRAWING = ("step", "bidirectional", "residual")
+
+
+def training(precision: str = "float32", steps: int = 4) -> Training:
+    return Training(
+        steps=steps, batch=8, accumulation=2, learning_rate=1e-3, ema=0.9, precision=precision, checkpoint_every=2
+    )
+
+
+def tolerance(name: str, device: str, precision: str) -> float:
+    return OTHER_NEGATIVES if name in DRAWING and precision == "bfloat16" else TOLERANCE[device, precision]
+
+
+def engine(name: str, device: str, settings: Training) -> LocalEngine:
+    objective = objectives()[name]()
+    assert isinstance(objective, nn.Module)
+    return LocalEngine(objective.to(device), settings)
+
+
+def largest_difference(found: list[list[float]], expected: list[list[float]]) -> float:
+    """Relative, of every loss and gradient norm; as many steps of both."""
+    assert len(found) == len(expected) > 0
+    return max(
+        abs(one - other) / abs(other)
+        for step, same in zip(found, expected, strict=True)
+        for one, other in zip(step, same, strict=True)
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", list(objectives()))
+def test_every_objective_takes_the_steps_that_it_takes_on_the_cpu(device, report, name, precision):
+    settings = training(precision, steps=2)
+    there, here = (curve(engine(name, place, settings), settings, science_rows) for place in (device, "cpu"))
+    difference = largest_difference(there, here)
+    report(largest_relative_difference=difference)
+    assert difference <= tolerance(name, device, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("back", [False, True])
+def test_a_training_goes_on_on_another_device(device, report, tmp_path, precision, back):
+    settings = training(precision)
+    first, then = (device, "cpu") if back else ("cpu", device)
+    begun = engine("conditional", first, settings)
+    curve(begun, settings, science_rows, halt=True)
+    save_snapshot(str(tmp_path), begun.state(), begun.step)
+    resumed = engine("conditional", then, settings)
+    resumed.load(open_snapshot(str(tmp_path / "step-00000002")), 2)
+    rest = curve(resumed, settings, science_rows)
+    whole = curve(engine("conditional", "cpu", settings), settings, science_rows)
+    difference = largest_difference(rest, whole[2:])
+    report(largest_relative_difference=difference)
+    assert difference <= tolerance("conditional", device, precision)
+
+
+def test_a_state_is_the_same_on_whatever_device_it_was_loaded(device):
+    settings = training()
+    begun = engine("denoising", "cpu", settings)
+    curve(begun, settings, science_rows, halt=True)
+    there = engine("denoising", device, settings)
+    there.load(begun.state(), begun.step)
+    assert there.state().keys() == begun.state().keys()
+    for name, tensor in begun.state().items():
+        assert torch.equal(there.state()[name].cpu(), tensor), name
+
+
+def test_a_model_that_was_trained_on_a_device_opens_on_the_cpu_and_there(device, tmp_path: Path):
+    settings, tokenizer = training(), Characters().build([])
+    tokenizer.save(tmp_path)
+    objective = objectives()["denoising"]()
+    objective.trained = denoiser(tokenizer.size)
+    trained = LocalEngine(objective.to(device), settings)
+    curve(trained, settings, science_rows)
+    weights = trained.export()
+    save_denoiser(tmp_path / "model", weights, TRUNK, LogLinear(), 12, tmp_path / FILE, {})
+    for place in ("cpu", device):
+        network = open_denoiser(tmp_path / "model").network.to(place)
+        for name, parameter in network.named_parameters():
+            assert parameter.device.type == place
+            assert torch.equal(parameter.cpu(), weights[name].cpu()), name
