@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve ui lint test test-chaos
+.PHONY: help install run serve ui lint test test-chaos mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -42,6 +42,9 @@ test: lint ## lint, then every test but those of the next line
 
 test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20)
 	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m pytest -m chaos --timeout 7200 tests/chaos
+
+mutants: install ## faults planted at random places of the science for MINUTES (60); SEED (0) chooses them
+	@nice $(BIN)/python -m tests.mutation_run --minutes $${MINUTES:-60} --seed $${SEED:-0} --report "$(EDLM_HOME)/mutants.md"
 
 # torch first and alone: an unpinned torch, asked for beside the rest, may bring another build than the tested one.
 $(INSTALLED): pyproject.toml constraints.txt

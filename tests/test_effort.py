@@ -127,6 +127,15 @@ def test_what_a_plan_promises_is_what_its_bound_gives():
     assert 0 < promised < gains.max(dim=1).values.sum().item()
 
 
+def test_a_step_without_a_choice_is_plain_and_a_choice_verifies_drafts_only_where_it_draws_exactly():
+    assert Choice() == Choice(None, 1)
+    sampler = Sampler(steps=3, candidates=0, speculative=True)
+    for choice in (PLAIN, WHOLE, EXACT):
+        how, energy = choice.turn(sampler, ENERGIES)
+        assert (how.candidates, how.speculative) == (choice.candidates, choice is EXACT)
+        assert energy is (None if choice.energy is None else ENERGIES[choice.energy])
+
+
 def test_a_plan_that_does_not_fit_its_sampler_is_refused():
     with pytest.raises(ValueError, match="one choice for each of 3 steps; got 2"):
         PlannedSampler(Sampler(steps=3), (PLAIN, PLAIN))

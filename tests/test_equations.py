@@ -85,6 +85,17 @@ def test_a_rare_token_behind_common_ones_keeps_its_probability():
     u = torch.tensor([[1 - 2e-9, 1 - 0.5e-9]], dtype=F64)
     assert equations.draw(log_p, u)[0].tolist() == [[0, 1]]
     assert equations.draw(log_p.float(), u)[0].tolist() == [[0, 1]]
+    close = torch.tensor([[0.5 + 1e-9, 0.5 - 1e-9]], dtype=F64).log()  # and a law in float64 keeps its digits
+    assert equations.draw(close, torch.tensor([[0.5 + 0.5e-9, 0.5 + 2e-9]], dtype=F64))[0].tolist() == [[0, 1]]
+
+
+# ---------------------------------------------------------------- what is integrated over time
+
+
+def test_an_integrand_is_weighed_once():
+    one, w = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([2.0, 0.5])
+    assert equations.nelbo_integrand(one, w).tolist() == [6.0, 4.0]
+    assert equations.paper_integrand(one[:, 0], one[:, 1], torch.tensor([7.0, 11.0]), w).tolist() == [16.0, 6.5]
 
 
 # ---------------------------------------------------------------- groups of positions

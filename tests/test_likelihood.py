@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm import equations
 from edlm.bites import finished
 from edlm.energy import CarryOverEnergy
 from edlm.likelihood import (
@@ -311,9 +310,3 @@ def test_the_autoregressive_nll_is_that_of_every_token():
     found = autoregressive_nll(texts, ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(found.values.neg().exp(), DENSE.p)
     assert (found.draws, found.values.dtype) == (1, torch.float64)
-
-
-def test_an_integrand_is_weighed_once():
-    one, w = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([2.0, 0.5])
-    assert equations.nelbo_integrand(one, w).tolist() == [6.0, 4.0]
-    assert equations.paper_integrand(one[:, 0], one[:, 1], torch.tensor([7.0, 11.0]), w).tolist() == [16.0, 6.5]

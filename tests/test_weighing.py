@@ -59,3 +59,19 @@ def test_few_tokens_are_one_call():
     energy = Recording()
     weigh(energy, *some(4, 3, 5, tokens=50))
     assert energy.calls == [(4, 3)]
+
+
+@pytest.mark.parametrize("at_once", [1, 12, 10**6])
+def test_a_bite_is_one_call_of_the_energy_and_asks_for_no_more_tokens_than_it_may(at_once):
+    energy, arguments = Recording(), some(4, 3, 5, tokens=50)
+    bites, calls = weighing.weighing(energy, *arguments, tokens_at_once=at_once), []
+    while True:
+        try:
+            next(bites)
+        except StopIteration as end:
+            energies, _ = end.value
+            break
+        calls.append(len(energy.calls))
+    assert calls == list(range(1, len(energy.calls)))  # the last call is in the last bite
+    assert len(energy.calls) == {1: 12, 12: 8, 10**6: 1}[at_once]
+    assert torch.equal(energies, Recording()(*arguments))

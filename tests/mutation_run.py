@@ -1,0 +1,144 @@
+"""A mutation run: faults that cosmic-ray plants at random places of the science, each against the tests of its file.
+
+make mutants MINUTES=60 SEED=0    # a Markdown report of what no test saw
+"""
+
+import ast
+import os
+import random
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import tyro
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.testing import run_tests
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+
+from tests.mutants import copy
+
+LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
+    "equations": "equations identities",
+    "schedule": "schedule",
+    "streams": "streams",
+    "sampler": "sampler sampler_law",
+    "step": "sampler sampler_law",
+    "reveal": "reveal",
+    "candidates": "candidates step_energy",
+    "weighing": "weighing",
+    "speculative": "speculative",
+    "energy": "energy carry_over_estimate",
+    "step_energy": "step_energy energy speculative",
+    "likelihood": "likelihood bounds",
+    "trajectory": "trajectory",
+    "carry_over_estimate": "carry_over_estimate",
+    "objective": "objective",
+    "tokens": "tokens",
+    "training": "training",
+    "engine": "engine training",
+    "step_grid": "step_grid",
+    "effort": "effort",
+}
+# No plausible slip, or one that stops every test at once: a sample full of them would flatter the tests.
+IMPLAUSIBLE = re.compile(
+    r"RemoveDecorator|Exception|Variable|_(LShift|RShift|BitXor|Mod|Pow|FloorDiv|Is|IsNot)$"
+    r"|(Add|Sub|Mul|Div|Mod|Pow|FloorDiv)_Bit|Bit(Or|And)_(?!Bit)"
+)
+
+
+def main(
+    minutes: float = 60, seed: int = 0, report: Path = Path("runs/mutants.md"), only: tuple[str, ...] = ()
+) -> None:
+    """Plant as many mutants as fit into `minutes`, in turn over the files, and report those that survive.
+
+    Args:
+        minutes: The budget, after the tests have passed once without a mutant.
+        seed: Chooses the places, and of the mutants at a place one.
+        report: The Markdown file to write.
+        only: Files of edlm, without .py; none: all that have tests listed here.
+    """
+    report = report.resolve()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        copy(Path(scratch))
+        os.chdir(scratch)
+        os.environ |= {"PYTHONPATH": scratch, "OMP_NUM_THREADS": "1", "CI": "true"}  # hypothesis: the same examples
+        files = only or tuple(LOOKED_AT)
+        seconds = {file: _baseline(file) for file in files}
+        until, lines = time.monotonic() + 60 * minutes, []
+        for spec in _in_turn(files, random.Random(seed)):
+            if time.monotonic() > until:
+                break
+            file = spec.module_path.stem
+            result = mutate_and_test([spec], _command(file), 30 + 5 * seconds[file])
+            seen = re.search(r"(?:FAILED|ERROR) (\S+)", result.output or "")
+            verdict = "SURVIVED" if result.test_outcome is TestOutcome.SURVIVED else seen[1] if seen else "caught"
+            change = [line for line in (result.diff or "").splitlines() if re.match(r"[-+][^-+]", line)]
+            lines.append((verdict, f"| {file}.py:{spec.start_pos[0]} | {_cell(change)} | {verdict} |"))
+            print(*lines[-1][1:], flush=True)
+    survived = [line for verdict, line in lines if verdict == "SURVIVED"]
+    head = [f"{len(lines) - len(survived)} of {len(lines)} mutants were caught (seed {seed}).", ""]
+    table = ["| place | mutant | seen by |", "|---|---|---|"]
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("\n".join([*head, *table, *survived, "", *table, *(line for _, line in lines), ""]))
+    print(head[0], report)
+
+
+def _command(file: str) -> str:
+    tests = [f"tests/test_{name}.py" for name in LOOKED_AT[file].split()]
+    return shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests])
+
+
+def _baseline(file: str) -> float:
+    """The seconds that the tests of a file take; SystemExit where they fail without a mutant."""
+    started = time.monotonic()
+    outcome, output = run_tests(_command(file), 3600)
+    if outcome is not TestOutcome.SURVIVED:
+        raise SystemExit(f"without a mutant the tests of {file}.py fail:\n{output}")
+    return time.monotonic() - started
+
+
+def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpec]:
+    """One mutant of every place of the code, in random order, a file after the other."""
+    each = []
+    for file in files:
+        path = Path("edlm", f"{file}.py")
+        with use_db(f"{file}.sqlite", WorkDB.Mode.create) as database:
+            init([path], database, {})
+            specs = [item.mutations[0] for item in database.work_items]
+        hints = _annotations(path)
+        places: dict[tuple[int, int], list[MutationSpec]] = {}
+        for spec in sorted(specs, key=lambda s: (s.start_pos, s.operator_name, s.occurrence)):
+            inside = any(start <= spec.start_pos <= end for start, end in hints)
+            if not inside and not IMPLAUSIBLE.search(spec.operator_name):
+                places.setdefault(spec.start_pos, []).append(spec)
+        chosen = [rng.choice(ways) for ways in places.values()]
+        rng.shuffle(chosen)
+        each.append(chosen)
+    return (spec for spec in chain.from_iterable(zip_longest(*each)) if spec is not None)
+
+
+def _annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where type hints begin and end: what is planted there changes nothing or stops the import."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        hint = getattr(node, "annotation", None) or getattr(node, "returns", None)
+        if isinstance(hint, ast.expr):
+            end = (hint.end_lineno or hint.lineno, hint.end_col_offset or hint.col_offset)
+            found.append(((hint.lineno, hint.col_offset), end))
+    return found
+
+
+def _cell(change: list[str]) -> str:
+    """Removed and added lines in one cell of a table."""
+    return " → ".join(f"`{line[1:].strip()}`".replace("|", "\\|") for line in change)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,46 @@
+"""What `make mutants` plants: one plausible slip at each place of the code, the same ones for the same seed."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import PROJECT
+from tests.mutation_run import LOOKED_AT, _annotations, _in_turn
+
+SOURCE = '''"""A file."""
+
+def total(values: "list[int | None]", start: int | float = 1) -> int | float:
+    return start + sum(value for value in values if value is not None and value > 0)
+'''
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    (tmp_path / "edlm").mkdir()
+    (tmp_path / "edlm/a.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    return [(spec.start_pos, spec.operator_name, spec.occurrence) for spec in _in_turn(("a",), random.Random(3))]
+
+
+def test_every_place_of_the_code_is_planted_once_and_no_type_hint(planted):
+    places = [place for place, _, _ in planted]
+    assert len(set(places)) == len(places)
+    lines = SOURCE.splitlines()
+    told = {re.match(r"\w+|\W", lines[line - 1][column:])[0] for line, column in places}  # pyright: ignore
+    assert {"1", "+", "0", ">"} <= told
+    assert not any(line == 3 and "|" in lines[2][column : column + 1] for line, column in places)
+    assert len(_annotations(Path("edlm/a.py"))) == 3
+
+
+def test_a_seed_names_its_mutants(planted):
+    again = [(spec.start_pos, spec.operator_name, spec.occurrence) for spec in _in_turn(("a",), random.Random(3))]
+    assert again == planted
+
+
+def test_every_file_that_is_mutated_and_every_test_that_looks_at_it_exists():
+    for file, tests in LOOKED_AT.items():
+        assert (PROJECT / "edlm" / f"{file}.py").is_file()
+        for name in tests.split():
+            assert (PROJECT / "tests" / f"test_{name}.py").is_file(), name
