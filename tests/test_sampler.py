@@ -13,6 +13,7 @@ from edlm.energy import CarryOverEnergy
 from edlm.reveal import AtRandom, Remasking
 from edlm.sampler import LEAST_TEMPERATURE, Sampler
 from edlm.schedule import Cosine
+from edlm.step import BrokenRows
 from edlm.streams import Purpose, uniforms
 from tests.worlds import Conditional, ExactAutoregressive, Marginals, OnProposal, Residual, world
 
@@ -225,6 +226,34 @@ def test_an_infinite_weight_is_no_energy_and_an_impossible_candidate_is():
     assert not result.revealed[0].any()
     assert result.picked[2].tolist() == [0]
     assert result.ess.tolist() == pytest.approx([3, 3, 1, 3])
+
+
+def test_weights_beyond_float32_still_tell_which_energy_is_the_least():
+    class Steep(Residual):
+        def __call__(self, x, xt, t, log_p, context):
+            return torch.tensor([3e34, 1e34, 2e34]).expand(len(x), 3)[:, : x.shape[1], None]
+
+    canvas, t = DENSE.canvas(20), torch.ones(20, dtype=torch.float64)
+    result = Sampler(steps=1, candidates=3, temperature=LEAST_TEMPERATURE).step(
+        canvas, t, 0 * t, torch.ones(20, dtype=torch.long), READER, Steep(DENSE, True), Cosine(), torch.arange(20)
+    )
+    least = result.distinct == 3  # equal candidates share the first one's energy
+    assert least.any()
+    assert bool((result.picked[least] == 1).all())
+
+
+def test_a_row_that_was_broken_at_any_step_is_named_even_if_later_steps_fill_it():
+    class AtFirst(Residual):
+        def __call__(self, x, xt, t, log_p, context):
+            broken = (t > 0.9) & (xt[:, 0] == 2)
+            return torch.where(broken[:, None, None], torch.nan, super().__call__(x, xt, t, log_p, context))
+
+    canvas = DENSE.canvas(3)
+    canvas[:, 0] = torch.tensor([0, 2, 1])
+    sampler, energy = Sampler(steps=2, candidates=3, grid=(0.0, 0.2, 1.0)), AtFirst(DENSE, drafts=False)
+    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
+        sampler.sample(canvas, READER, energy, Cosine(), torch.arange(3))
+    assert not bool((raised.value.x == M).any())
 
 
 @pytest.mark.parametrize(
