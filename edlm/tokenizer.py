@@ -1,6 +1,7 @@
 """Tokenizers: text to ids below `size` and back, each one a single tokenizer.json that travels with the model."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
+
+from edlm.decoder import BYTE_PIECE, Growth, Unstreamable, growth
+from edlm.separator import is_parted, spelling
 
 FILE = "tokenizer.json"
 
@@ -17,7 +21,8 @@ class Tokenizer:
 
     Documents end with the token that the file's post-processor appends; without a post-processor, with a space. Only a
     vocabulary of whole words (the library's `WordLevel`, as of `Symbols`) has nothing between them.
-    Raises ValueError for a text that the `tokenizers` library cannot read, or that appends anything else.
+    No text can spell that token: a document cannot end itself. Raises ValueError for a text that the `tokenizers`
+    library cannot read, that appends anything else, or whose separator text could spell.
     """
 
     size: int
@@ -26,18 +31,30 @@ class Tokenizer:
     """The id between documents; None where a space stands between them, as in text8, or nothing, as between symbols."""
     digest: str
     """The SHA-256 of tokenizer.json."""
+    unstreamable: str | None
+    """Why no part of a text is certain before its last token is there; None where `certain` says what is."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         try:
             self._rust = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower class
-            raise ValueError(f"not a tokenizer.json that the tokenizers library reads: {error}") from error
-        # Text that spells the separator is text: a document cannot end itself.
+            raise ValueError(
+                f"not a tokenizer.json that the tokenizers library reads ({error}); restore a good copy"
+            ) from error
+        # Text that looks like a special token is text.
         self._rust.encode_special_tokens = True
-        self.size = max(self._rust.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocabulary = self._rust.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values(), default=-1) + 1
         self.separator = self._appended()
+        self._require_unspelt()
         self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        decoder = self._rust.decoder
+        self._growth, self.unstreamable = Growth(), None
+        try:
+            self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
+        except Unstreamable as reason:
+            self.unstreamable = str(reason)
 
     def _appended(self) -> int | None:
         ids = self._rust.encode("").ids
@@ -48,6 +65,18 @@ class Tokenizer:
                 "make it with tokenizer.kind huggingface, which names the separator"
             )
         return ids[0] if ids else None
+
+    def _require_unspelt(self) -> None:
+        """ValueError where text can spell the separator."""
+        if self.separator is None or (spelt := spelling(self._rust, self.separator)) is None:
+            return
+        token = self._rust.id_to_token(self.separator)
+        if spelt.stands and token is not None and is_parted(self._rust, token):
+            return
+        raise ValueError(
+            f"text can spell the separator {token!r}: {spelt.how}; make the tokenizer again with tokenizer.kind "
+            "huggingface, which prevents that or says which separator to name, and prepare the data again"
+        )
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
         """The ids of `text`, without a separator.
@@ -78,10 +107,24 @@ class Tokenizer:
             raise ValueError(f"id {wrong[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
         return self._rust.decode(whole, skip_special_tokens=False)
 
+    def certain(self, ids: Sequence[int]) -> str:
+        """The beginning of the text of `ids` that stands whatever ids follow; of an unstreamable one, nothing."""
+        if self.unstreamable is not None:
+            return ""
+        end = len(ids)
+        while self._growth.byte_runs and end and self._is_byte(ids[end - 1]):
+            end -= 1
+        return self._growth.certain(self.decode(ids[:end]))
+
     def save(self, folder: Path) -> None:
         """Afterwards `folder` holds this tokenizer as tokenizer.json, with the digest `digest`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(self._text.encode("utf-8"))
+
+    def _is_byte(self, index: int) -> bool:
+        """Whether ByteFallback takes the id for a byte, or passes over it as the decoder does over an unused id."""
+        piece = self._rust.id_to_token(index)
+        return piece is None or BYTE_PIECE.fullmatch(piece) is not None
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
         try:
@@ -91,7 +134,12 @@ class Tokenizer:
         except Exception as error:  # the library raises no narrower class for a letter outside an alphabet of symbols
             unknown = next(letter for text in texts for letter in text if self._rust.token_to_id(letter) is None)
             raise ValueError(f"the text holds {unknown!r}, which is no symbol of this vocabulary") from error
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        encoded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for text, ids in zip(texts, encoded, strict=True):
+            # `_require_unspelt` has proved that it does not happen, of the library as it was read.
+            if self.separator is not None and self.separator in (ids[:-1] if add_special_tokens else ids):
+                raise ValueError(f"the text {text[:80]!r} spells the separator, which this tokenizer should prevent")
+        return encoded
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -102,4 +150,4 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {FILE}; copy the one that the model was trained with") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore a good copy") from error
+        raise ValueError(f"{path} cannot be used: {error}") from error

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edlm.config import ConfigurationError, Positive, config
+from edlm.separator import is_parted, parting, spelling
 from edlm.tokenizer import FILE, Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -58,7 +59,7 @@ class Bytes:
         rust = tokenizers.Tokenizer(_merging(_byte_letters()))
         rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         rust.decoder = decoders.ByteLevel()
-        return _separated(rust, END_OF_TEXT)
+        return separated(rust, END_OF_TEXT)
 
 
 @config
@@ -95,7 +96,7 @@ class BPE:
                 f"tokenizer.size is {self.size}, but the train split holds pairs for {learnt} tokens only; "
                 f"set it to {learnt} or less, or give more text"
             )
-        return _separated(rust, END_OF_TEXT)
+        return separated(rust, END_OF_TEXT)
 
 
 @config
@@ -124,21 +125,20 @@ class HuggingFaceTokenizer:
     uri: str
     """A tokenizer.json, or a folder with a tokenizer.json or with vocab.json and merges.txt; any fsspec URI."""
     separator: str = END_OF_TEXT
-    """The token of its vocabulary to put between documents, for example `</s>`."""
+    """The token of its vocabulary to put between documents, for example `</s>`; text must not be able to spell it."""
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """The tokenizer at `uri`; it needs no `texts`.
 
-        Raises ConfigurationError where there is none, or where its vocabulary lacks the separator.
+        Raises ConfigurationError where there is none, or where its vocabulary lacks the separator or text can spell it.
         """
         rust = self._read()
         if rust.token_to_id(self.separator) is None:
-            special = sorted(token.content for token in rust.get_added_tokens_decoder().values() if token.special)
             raise ConfigurationError(
                 f"tokenizer.separator {self.separator!r} is not in the vocabulary of {self.uri}; "
-                f"its special tokens are: {', '.join(special) or 'none'}"
+                f"its special tokens are: {_special(rust)}"
             )
-        return _separated(rust, self.separator)
+        return separated(rust, self.separator)
 
     def _read(self) -> tokenizers.Tokenizer:
         text = _read_text(self.uri if self.uri.endswith(".json") else f"{self.uri.rstrip('/')}/{FILE}")
@@ -171,15 +171,37 @@ def _merging(letters: Iterable[str]) -> models.BPE:
     return models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[])
 
 
-def _separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
-    """The tokenizer whose documents end with `separator`, which becomes its last id where it is new."""
-    rust.add_special_tokens([separator])
+def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
+    """The tokenizer whose documents end with `separator`, which becomes its last id where it is new.
+
+    Where the model would read the separator wherever it stands in a text, the text is parted within it. Raises
+    ConfigurationError where text spells it in another way, or where it is an ordinary piece of the vocabulary.
+    """
     index = rust.token_to_id(separator)
-    template = processors.TemplateProcessing(single=f"$A {separator}", special_tokens=[(separator, index)])
+    is_added = index in rust.get_added_tokens_decoder()
+    rust.add_special_tokens([separator])
+    spelt = None if index is None else spelling(rust, index)
+    if spelt is not None and not (spelt.stands and is_added):
+        raise ConfigurationError(
+            f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: {spelt.how}; "
+            f"name a special token of the vocabulary instead, which are: {_special(rust, but=separator)}, "
+            "or add one to added_tokens in tokenizer.json"
+        )
+    if spelt is not None and not is_parted(rust, separator):
+        steps = [] if rust.pre_tokenizer is None else [rust.pre_tokenizer]
+        rust.pre_tokenizer = pre_tokenizers.Sequence([*steps, parting(separator)])  # type: ignore[assignment]
+    name = "separator" if set(separator) & set(":$") else separator  # a template has its own meaning for these letters
+    whole = {"id": name, "ids": [rust.token_to_id(separator)], "tokens": [separator]}
+    template = processors.TemplateProcessing(single=["$A", name], special_tokens=[whole])
     rust.post_processor = template  # type: ignore[assignment]  # the library's stubs give the getter's type
     rust.no_padding()
     rust.no_truncation()
     return Tokenizer(rust.to_str())
+
+
+def _special(rust: tokenizers.Tokenizer, but: str | None = None) -> str:
+    added = (token.content for token in rust.get_added_tokens_decoder().values() if token.special)
+    return ", ".join(sorted(set(added) - {but})) or "none"
 
 
 def _byte_letters() -> list[str]:

@@ -184,7 +184,7 @@ def test_a_folder_without_a_sound_tokenizer_is_refused(tmp_path):
     learnt.save(tmp_path)
     whole = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
     (tmp_path / "tokenizer.json").write_text(whole[:100])
-    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be used: .* restore a good copy"):
         open_tokenizer(tmp_path)
 
 
@@ -205,3 +205,12 @@ def test_an_id_that_is_no_token_is_not_decoded(index):
 def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(ValueError, match="half of a surrogate pair"):
         byte_level.encode("a\ud800")
+
+
+def test_a_separator_that_text_spells_after_all_never_gets_into_data():
+    tokenizer = Bytes().build([])
+    tokenizer._rust.encode_special_tokens = False  # as if the library changed its mind
+    assert len(tokenizer.encode_documents(["a", ""])) == 2
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_documents(["a", text])):
+        with pytest.raises(ValueError, match=r"the text 'b<\|endoftext\|>' spells the separator"):
+            encode("b<|endoftext|>")
