@@ -13,6 +13,7 @@ import torch
 from ray import serve
 
 from edlm.canvas import canvas, context_tokens
+from edlm.continuation import Continuation
 from edlm.continuous import ContinuousBatch, Model
 from edlm.draft import Draft
 from edlm.frame import Frame
@@ -108,4 +109,5 @@ def _context(job: Job, length: int) -> int:
 
 def _text(generator: TextGenerator, job: Job, row: Sequence[int], context: int, tally: Tally) -> Text:
     tokens = tuple(row[: len(job.known)] if job.max_tokens is None else row[context : context + job.max_tokens])
-    return Text(tokens, generator.tokenizer.decode(tokens), job.seed, "length", tally)
+    prompt = () if job.max_tokens is None else [token for token in job.known if token is not None]
+    return Text(tokens, Continuation(generator.tokenizer, prompt).whole(tokens), job.seed, "length", tally)

@@ -13,14 +13,15 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from edlm.canvas import canvas, checked, context_tokens
+from edlm.continuation import Continuation
 from edlm.frame import NOT_YET, Frame
 from edlm.generator import TextGenerator
 from edlm.job import BrokenRow, Job
 from edlm.reveal import AtRandom
 from edlm.sampler import Sampler
 from edlm.step import State, StepResult
-from edlm.stop import REPLACEMENT, cut, tokens_of
-from edlm.text import Tally, Text
+from edlm.stop import cut
+from edlm.text import Tally, Text, document_end
 from edlm.work import Work, kind_of, of_canvas, of_step
 
 
@@ -62,6 +63,7 @@ class Draft:
         else:
             self._prompt = [checked(token, mask) for token in job.known if token is not None]
             self._tokens = [mask] * job.max_tokens
+        self._continuation = Continuation(generator.tokenizer, self._prompt)
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
         self._later = [Work()]  # what the canvases from each on will cost, the last canvas first
@@ -121,8 +123,7 @@ class Draft:
         """The finished text."""
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
-        decode = self.generator.tokenizer.decode
-        text = decode(tokens) if self._cut is None else self._cut
+        text = self._continuation.whole(tokens) if self._cut is None else self._cut
         return Text(tokens, text, self.job.seed, "stop" if self._stopped else "length", self._tally)
 
     def _canvases(self) -> Iterator[Block]:
@@ -181,21 +182,19 @@ class Draft:
             self._committed += 1
         if self._committed == before or self.job.max_tokens is None:
             return
-        new = self._tokens[before : self._committed]
-        if separator in new:
-            self._end, self._stopped = before + new.index(separator), True
+        ended = document_end(self._tokens[before : self._committed], mask, separator)
+        if ended is not None:
+            self._end, self._stopped = before + ended, True
         if self.job.stop:
             self._look_for_stops(min(self._committed, self._end))
 
     def _look_for_stops(self, committed: int) -> None:
-        tokens, decode = self._tokens[:committed], self.generator.tokenizer.decode
-        text = decode(tokens)
-        if not self.finished:  # a letter may be there in part
-            text = text.rstrip(REPLACEMENT)
+        tokens = self._tokens[:committed]
+        text = self._continuation.whole(tokens) if self.finished else self._continuation.certain(tokens)
         letters = cut(text, self.job.stop)
         if letters is not None:
             self._cut, self._stopped = text[:letters], True
-            self._end = tokens_of(self._cut, tokens, decode)
+            self._end = self._continuation.count(self._cut, tokens)
 
     def _framed(self, step: StepResult, row: int, number: int, t: float) -> Frame:
         frame = replace(

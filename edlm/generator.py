@@ -1,7 +1,7 @@
 """The text generator: a registered model as a person uses it, text in and text out; it knows no server."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from edlm.abstract_energy import AbstractEnergy
 from edlm.bites import Bites, finished
 from edlm.canvas import canvas, checked, context_tokens
 from edlm.config import config, dump, load
+from edlm.continuation import Continuation
 from edlm.execution import AS_TRAINED, Execution
 from edlm.models import OpenDenoiser, open_denoiser, open_energy
 from edlm.sampler import EXACT, Sampler
 from edlm.scoring import Score, scoring
 from edlm.step import BrokenRows, StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
-from edlm.text import Tally, Text
+from edlm.text import Tally, Text, document_end
 from edlm.tokenizer import Tokenizer, open_tokenizer
 
 CARD = "bundle.yaml"
@@ -68,19 +69,13 @@ def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRA
 
 
 @dataclass
-class _Draft:
-    """A row on its way: its seed, the tokens that stand, and what they took."""
+class _Row:
+    """A text on its way: its seed, the tokens that stand, and what they took."""
 
     seed: int
     tokens: list[int]
     tally: Tally = field(default_factory=Tally)
     stopped: bool = False
-
-    def stop_after(self, known: int, separator: int | None) -> None:
-        """Afterwards a document that ended past the `known` tokens ends the text; its separator is not a part of it."""
-        if separator is not None and separator in self.tokens[known:]:
-            del self.tokens[self.tokens.index(separator, known) :]
-            self.stopped = True
 
 
 class TextGenerator:
@@ -148,22 +143,25 @@ class TextGenerator:
 
         A text is a function of the prompt, the settings and its own seed. Past the canvas it goes on block by block:
         what is written is kept, and half a canvas of it is the context of the next (`edlm.canvas.context_tokens`).
-        `on_step` sees every step, and ends the work by raising.
+        `on_step` sees every step, of the texts that still need it, and ends the work by raising.
         """
-        weigh = self.energy_for(sampler, energy)
-        drafts = [_Draft(seed, list(prompt)) for seed in seeds]
-        end, block, unfinished = len(prompt) + max_tokens, 0, drafts
+        weigh, separator = self.energy_for(sampler, energy), self.tokenizer.separator
+        rows = [_Row(seed, list(prompt)) for seed in seeds]
+        end, block, unfinished = len(prompt) + max_tokens, 0, rows
         while unfinished:
             known = len(unfinished[0].tokens)  # the same for all: what is unfinished has had every block
             context = context_tokens(known, end - known, self.length)
-            canvases = [canvas(draft.tokens[known - context :], self.length, self.mask) for draft in unfinished]
-            filled = self._fill(canvases, unfinished, block, sampler, weigh, on_step)
-            for draft, row in zip(unfinished, filled, strict=True):
-                draft.tokens += row[context : context + end - known]
-                draft.stop_after(known, self.tokenizer.separator)
-            unfinished = [draft for draft in unfinished if not draft.stopped and len(draft.tokens) < end]
+            canvases = [canvas(row.tokens[known - context :], self.length, self.mask) for row in unfinished]
+            own = slice(context, context + end - known)
+            filled = self._fill(canvases, unfinished, own, separator, block, sampler, weigh, on_step)
+            for row, new in zip(unfinished, filled, strict=True):
+                ended = document_end(new, self.mask, separator)
+                row.tokens += new[:ended]
+                row.stopped = ended is not None
+            unfinished = [row for row in unfinished if not row.stopped and len(row.tokens) < end]
             block += 1
-        return [self._text(draft, draft.tokens[len(prompt) :]) for draft in drafts]
+        added = Continuation(self.tokenizer, prompt)
+        return [_text(row, row.tokens[len(prompt) :], added) for row in rows]
 
     def infill(
         self,
@@ -177,10 +175,10 @@ class TextGenerator:
 
         Where `tokens` are fewer than the canvas holds, the model imagines how they go on, and that is cut off.
         """
-        drafts = [_Draft(seed, []) for seed in seeds]
-        canvases = [canvas(tokens, self.length, self.mask)] * len(drafts)
-        filled = self._fill(canvases, drafts, 0, sampler, self.energy_for(sampler, energy), on_step)
-        return [self._text(draft, row[: len(tokens)]) for draft, row in zip(drafts, filled, strict=True)]
+        rows = [_Row(seed, []) for seed in seeds]
+        canvases, own = [canvas(tokens, self.length, self.mask)] * len(rows), slice(len(tokens))
+        filled = self._fill(canvases, rows, own, None, 0, sampler, self.energy_for(sampler, energy), on_step)
+        return [_text(row, new, Continuation(self.tokenizer)) for row, new in zip(rows, filled, strict=True)]
 
     def score(
         self,
@@ -215,30 +213,49 @@ class TextGenerator:
     def _fill(
         self,
         canvases: Sequence[Int64[Tensor, " l"]],
-        drafts: Sequence[_Draft],
+        rows: Sequence[_Row],
+        own: slice,
+        separator: int | None,
         block: int,
         sampler: Sampler,
         energy: AbstractEnergy | None,
         on_step: OnStep | None,
     ) -> list[list[int]]:
-        """The canvases filled. Each block has its own steps in a row's random streams, hence its own numbers."""
+        """The places `own` of the canvases, filled as far as the texts need them.
+
+        A row leaves the batch once nothing more of it is wanted. Each block has its own steps in a row's random
+        streams, hence its own numbers.
+        """
         xt = torch.stack(list(canvases)).to(self.device)
-        seeds = torch.tensor([draft.seed for draft in drafts], device=self.device)
+        seeds = torch.tensor([row.seed for row in rows], device=self.device)
         network, schedule = self.denoiser.network, self.denoiser.schedule
         times, given = sampler.times().to(self.device), xt != self.mask
+        left = self._unfilled(range(len(rows)), xt[:, own], separator)
         for i in range(sampler.steps, 0, -1):
-            t, s = times[i].expand(seeds.shape), times[i - 1].expand(seeds.shape)
-            index = torch.full_like(seeds, block * sampler.steps + i)
-            result = sampler.step(xt, t, s, index, network, energy, schedule, seeds, given)
-            xt = result.xs
+            if not left:
+                break
+            at = torch.tensor(left, device=self.device)
+            t, s = times[i].expand(at.shape), times[i - 1].expand(at.shape)
+            index = torch.full_like(at, block * sampler.steps + i)
+            result = sampler.step(xt[at], t, s, index, network, energy, schedule, seeds[at], given[at])
+            xt[at] = result.xs
             if result.broken.any():
-                raise BrokenRows(torch.nonzero(result.broken)[:, 0].tolist(), xt)
-            for row, draft in enumerate(drafts):
-                draft.tally = draft.tally.plus(result, row)
+                raise BrokenRows(at[result.broken].tolist(), xt)
+            for place, row in enumerate(left):
+                rows[row].tally = rows[row].tally.plus(result, place)
             if on_step is not None:
                 on_step(result)
-        return xt.tolist()
+            if sampler.revealing.final:
+                left = self._unfilled(left, xt[:, own], separator)
+        return xt[:, own].tolist()
 
-    def _text(self, draft: _Draft, tokens: Sequence[int]) -> Text:
-        reason = "stop" if draft.stopped else "length"
-        return Text(tuple(tokens), self.tokenizer.decode(tokens), draft.seed, reason, draft.tally)
+    def _unfilled(self, rows: Iterable[int], own: Int64[Tensor, "b n"], separator: int | None) -> list[int]:
+        """Those of the rows whose document has not ended for certain, and where something is masked."""
+        tokens = own.tolist()
+        return [
+            row for row in rows if self.mask in tokens[row] and document_end(tokens[row], self.mask, separator) is None
+        ]
+
+
+def _text(row: _Row, tokens: Sequence[int], added: Continuation) -> Text:
+    return Text(tuple(tokens), added.whole(tokens), row.seed, "stop" if row.stopped else "length", row.tally)

@@ -5,7 +5,7 @@ What a step reveals is drawn before its tokens and never looks at them. So a tex
 """
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,9 @@ Shares = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 
 class AbstractReveal(ABC):
     """How a step from t to s chooses what it reveals."""
+
+    final: ClassVar[bool] = True
+    """Whether a token that is revealed never changes."""
 
     @property
     @abstractmethod
@@ -101,6 +104,8 @@ class Remasking(AbstractReveal):
     A step from t masks each revealed position again with probability sigma = share min(1, (1 - alpha_s) / alpha_t), and
     reveals so many more that the share of masked positions at every time is kept. What the canvas gave never changes.
     """
+
+    final: ClassVar[bool] = False
 
     kind: Literal["remasking"] = "remasking"
     share: Fraction

@@ -4,9 +4,7 @@ Of several stop strings the one that is complete first ends the text, and where 
 longer one: what comes later can then change nothing.
 """
 
-from collections.abc import Callable, Sequence
-
-REPLACEMENT = "\ufffd"  # what a decoder writes for a letter of which only some bytes are there
+from collections.abc import Sequence
 
 
 def cut(text: str, stops: Sequence[str]) -> int | None:
@@ -16,25 +14,9 @@ def cut(text: str, stops: Sequence[str]) -> int | None:
 
 
 def settled(text: str, stops: Sequence[str]) -> int:
-    """How many letters at the beginning of a text that still grows are sure to belong to it.
-
-    Not sure are the end that may be the beginning of a stop string, and letters of which only some bytes are there.
-    """
-    sure = len(text.rstrip(REPLACEMENT))
+    """How many letters at the beginning of a text that still grows stand before anything that may become a stop."""
     reach = max((len(stop) for stop in stops), default=1) - 1
-    for at in range(max(0, sure - reach), sure):
-        if any(stop.startswith(text[at:sure]) for stop in stops):
+    for at in range(max(0, len(text) - reach), len(text)):
+        if any(stop.startswith(text[at:]) for stop in stops):
             return at
-    return sure
-
-
-def tokens_of(text: str, tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
-    """How many of the tokens it takes to spell `text`, which their whole text begins with."""
-    low, high = 0, len(tokens)
-    while low < high:
-        middle = (low + high) // 2
-        if decode(tokens[:middle]).startswith(text):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return len(text)

@@ -1,5 +1,6 @@
 """A generated text, and what it took."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,3 +43,12 @@ class Text:
     finish_reason: Literal["stop", "length"]
     """`stop`: the model ended the document there, or a stop string was met."""
     tally: Tally
+
+
+def document_end(tokens: Sequence[int], mask: int, separator: int | None) -> int | None:
+    """The place of the separator at which the document has ended for certain, everything before it being revealed.
+
+    None where it may still go on, or end before a place that is masked.
+    """
+    first = next((place for place, token in enumerate(tokens) if token in (mask, separator)), None)
+    return first if first is not None and tokens[first] == separator else None

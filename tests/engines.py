@@ -49,11 +49,6 @@ def alone(generator: TextGenerator, one: Job) -> Text:
                            one.energy)[0]  # fmt: skip
 
 
-def same(a: Text, b: Text) -> bool:
-    """Whether they are one text; what it took may differ, for the engine leaves out what no text needs."""
-    return replace(a, tally=b.tally) == b
-
-
 @st.composite
 def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Job:
     """Any job that the tiny bundle can do."""

@@ -16,7 +16,7 @@ from edlm.generator import TextGenerator, open_bundle
 from edlm.job import BrokenRow, Cancelled, EngineFailed, Expired, Full, Job, Limits, OutOfMemory
 from edlm.sampler import LEAST_TEMPERATURE, Sampler
 from tests.bundles import LENGTH, make_bundle
-from tests.engines import PATIENT, SECONDS, Table, alone, gated, job, recorded, same, watched
+from tests.engines import PATIENT, SECONDS, Table, alone, gated, job, recorded, watched
 
 SAD = 2  # the first token of a text whose numbers break
 
@@ -83,7 +83,7 @@ def test_a_cancel_after_the_end_changes_nothing(generator, whole):
         assert ticket.result(0) is text
         assert ticket.frame() is frame
         assert engine.statistics().finished == {"length": 2}
-    assert same(text, alone(whole, job()))
+    assert text == alone(whole, job())
 
 
 def test_who_is_past_the_deadline_before_it_starts_costs_nothing(generator):
@@ -143,7 +143,7 @@ def test_a_text_whose_numbers_are_none_ends_alone(generator, whole, candidates):
                 with pytest.raises(BrokenRow, match="not numbers"):
                     ticket.result(SECONDS)
             else:
-                assert same(ticket.result(SECONDS), alone(whole, one))
+                assert ticket.result(SECONDS) == alone(whole, one)
         assert engine.alive
         assert engine.statistics().finished == {"broken": 3, "length": 6}
 
@@ -220,7 +220,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_nobody_notices(generator, whole
     some = [job((), 2 * LENGTH, seed, candidates=2) for seed in range(4)]
     with ContinuousBatch(generator, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
         for one, ticket in zip(some, engine.submit(some), strict=True):
-            assert same(ticket.result(SECONDS), alone(whole, one))
+            assert ticket.result(SECONDS) == alone(whole, one)
         assert engine.statistics().finished == {"length": 4}
 
 
@@ -244,7 +244,7 @@ def test_what_does_not_fit_by_itself_ends_and_the_engine_lives(generator, whole)
             with pytest.raises(OutOfMemory):
                 ticket.result(SECONDS)
         fault[0] = 100
-        assert same(engine.submit([job()])[0].result(SECONDS), alone(whole, job()))
+        assert engine.submit([job()])[0].result(SECONDS) == alone(whole, job())
         assert engine.statistics().finished == {"out of memory": 6, "length": 1}
 
 
@@ -259,12 +259,12 @@ def test_candidates_that_do_not_fit_together_are_weighed_one_by_one(generator, w
     with ContinuousBatch(generator, "1", Limits(turn_seconds=0.02)) as engine:
         (ticket,) = engine.submit([one])
         if fits:
-            assert same(ticket.result(SECONDS), alone(whole, one))
+            assert ticket.result(SECONDS) == alone(whole, one)
         else:
             with pytest.raises(OutOfMemory):
                 ticket.result(SECONDS)
         hook.remove()
-        assert same(engine.submit([one])[0].result(SECONDS), alone(whole, one))
+        assert engine.submit([one])[0].result(SECONDS) == alone(whole, one)
 
 
 # ---------------------------------------------------------------- the end of the engine
@@ -315,7 +315,7 @@ def test_a_text_whose_arithmetic_fails_ends_alone_whoever_shares_its_batch(gener
         with pytest.raises(BrokenRow, match="not a number"):
             sad.result(SECONDS)
         for ticket, asked in ((one, jobs[0]), (other, jobs[2])):
-            assert same(ticket.result(SECONDS), alone(whole, asked))
+            assert ticket.result(SECONDS) == alone(whole, asked)
         assert engine.alive
         assert engine.statistics().finished == {"length": 2, "broken": 1}
 
@@ -335,7 +335,7 @@ def test_exact_draws_leave_room_for_others_between_two_places(generator, whole, 
     exact = job((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
     with ContinuousBatch(generator, "1", Limits(slots=2, turn_seconds=1e-9)) as engine:
         (slow,) = engine.submit([exact])
-        assert same(slow.result(SECONDS), alone(whole, exact))
+        assert slow.result(SECONDS) == alone(whole, exact)
         turns = engine.statistics().turns
         assert turns == LENGTH if not speculative else 2 <= turns <= LENGTH  # one a place, and the step's end
 
@@ -366,7 +366,7 @@ def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(generator, 
             until_it_has_begun()
         gate.let(10_000)
         for one, ticket in zip(some, tickets, strict=True):
-            assert same(ticket.result(SECONDS), alone(whole, one))
+            assert ticket.result(SECONDS) == alone(whole, one)
         drain.join(SECONDS)
         assert drained == [True]
         assert not engine.alive
@@ -431,7 +431,7 @@ def test_an_error_of_other_work_is_its_own(generator, whole):
             first.result(SECONDS)
         with pytest.raises(BrokenRow):
             second.result(SECONDS)
-        assert same(engine.submit([job()])[0].result(SECONDS), alone(whole, job()))
+        assert engine.submit([job()])[0].result(SECONDS) == alone(whole, job())
 
 
 # ---------------------------------------------------------------- jobs that cannot be done

@@ -21,6 +21,7 @@ from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.step import StepResult
 from edlm.storage import committed, publish
+from edlm.text import document_end
 from edlm.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from tests.bundles import LENGTH, make_bundle, save_models
 from tests.networks import TRUNK
@@ -71,7 +72,7 @@ def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, wa
     assert len(text.tokens) == wanted
     assert text.finish_reason == "length"
     assert {step.xs.shape[1] for step in steps} == {LENGTH}
-    assert len(steps) == block_count(len(prompt), wanted, LENGTH) * SAMPLER.steps
+    assert sum(step.t[0].item() == 1 for step in steps) == block_count(len(prompt), wanted, LENGTH)
 
 
 def test_what_is_written_is_the_fixed_context_of_the_next_block(generator):
@@ -79,10 +80,12 @@ def test_what_is_written_is_the_fixed_context_of_the_next_block(generator):
     prompt = [1, 2, 3]
     (text,) = generator.write(prompt, 3 * LENGTH, [5], SAMPLER, on_step=steps.append)
     whole, half = [*prompt, *text.tokens], LENGTH // 2
-    assert steps[SAMPLER.steps - 1].xs[0].tolist() == whole[:LENGTH]
-    for step in steps[SAMPLER.steps : 2 * SAMPLER.steps]:
+    first, second, third, *_ = (i for i, step in enumerate(steps) if step.t[0] == 1)
+    assert steps[second - 1].xs[0].tolist() == whole[:LENGTH]
+    for step in steps[second:third]:
         assert step.xs[0, :half].tolist() == whole[LENGTH - half : LENGTH]
-    assert steps[2 * SAMPLER.steps - 1].xs[0].tolist() == whole[LENGTH - half : 2 * LENGTH - half]
+    assert steps[third - 1].xs[0].tolist() == whole[LENGTH - half : 2 * LENGTH - half]
+    assert first == 0
 
 
 def test_each_block_has_its_own_randomness():
@@ -115,6 +118,27 @@ def test_a_document_that_ends_ends_its_text_and_no_other():
         assert separator not in text.tokens
         assert (len(text.tokens) == 250) == (text.finish_reason == "length")
     assert together == [generator.write([], 250, [seed], Sampler(steps=1))[0] for seed in seeds]
+
+
+def test_a_text_leaves_the_batch_once_nothing_more_of_it_is_wanted():
+    generator = uniform_generator(Bytes())
+    mask, separator, seeds = generator.mask, generator.tokenizer.separator, list(range(40))
+    steps: list[StepResult] = []
+    texts = generator.write([], LENGTH, seeds, Sampler(steps=8), on_step=steps.append)
+    assert len(steps[0].xs) == len(seeds)
+    for before, after in pairwise(steps):
+        unfinished = [row for row in before.xs.tolist() if document_end(row, mask, separator) is None and mask in row]
+        assert len(after.xs) == len(unfinished) > 0
+    assert 0 < sum(text.finish_reason == "stop" for text in texts) < len(seeds)
+    assert sum(text.tally.denoiser_calls for text in texts) == sum(int(step.denoiser_calls.sum()) for step in steps)
+    first = generator.write([], 1, [1], Sampler(steps=300), on_step=steps.append)[0]
+    assert first.tally.denoiser_calls < LENGTH
+
+
+@pytest.mark.parametrize("row", [[], [5, 9, 1], [9, 5, 1], [1, 2]])
+def test_a_document_has_not_ended_while_something_before_its_separator_is_masked(row):
+    assert document_end(row, mask=9, separator=5) == (0 if row[:1] == [5] else None)
+    assert document_end(row, mask=9, separator=None) is None
 
 
 def test_a_separator_in_the_prompt_ends_nothing():
@@ -247,6 +271,7 @@ def test_remasking_keeps_a_prompt_on_every_canvas(generator):
     sampler, prompt, steps = Sampler(steps=6, revealing=Remasking(share=1.0)), [3, 4, 5], []
     (text,) = generator.write(prompt, 2 * LENGTH, [5], sampler, on_step=steps.append)
     assert len(text.tokens) == 2 * LENGTH
+    assert [step.t[0].item() == 1 for step in steps[:13]] == [True, *[False] * 5] * 2 + [True]  # none is left out
     assert all(step.xs[0, :3].tolist() == prompt for step in steps[:6])
     assert any(bool(((a.xs != generator.mask) & (b.xs == generator.mask)).any()) for a, b in pairwise(steps[:6]))
     kept = [step.xs[0].tolist() for step in steps[6:12]]  # half a canvas of what was written is the context of the next

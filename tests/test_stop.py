@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edlm.stop import REPLACEMENT, cut, settled, tokens_of
-from edlm.tokenizer_kinds import Bytes
+from edlm.stop import cut, settled
 
 texts = st.text("ab", max_size=12)
 stops = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
@@ -37,14 +36,3 @@ def test_what_is_settled_is_never_taken_back_and_nothing_more_is_held_back(text,
 )
 def test_the_stop_that_is_complete_first_ends_the_text(text, stops, letters):
     assert cut(text, stops) == letters
-
-
-def test_half_a_letter_is_held_back():
-    assert settled(f"caf{REPLACEMENT}", ()) == 3
-
-
-@given(st.text("aé€", max_size=6), st.text("aé€", max_size=4))
-def test_a_text_is_spelt_by_as_few_tokens_as_hold_it(text, rest):
-    tokenizer = Bytes().build([])
-    tokens = tokenizer.encode(text + rest).tolist()
-    assert tokens_of(text, tokens, tokenizer.decode) == len(text.encode())

@@ -16,9 +16,10 @@ from cluster.http.refusal import Refused
 from cluster.http.served import or_refuse
 from cluster.http.writing import Written, write
 from edlm.canvas import context_tokens
+from edlm.continuation import Continuation
 from edlm.frame import Frame
 from edlm.job import Job
-from edlm.stop import cut, tokens_of
+from edlm.stop import cut
 from edlm.text import Text
 
 
@@ -45,11 +46,12 @@ class Completions:
         starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
-    def beginnings(self) -> list["_Echoed"]:
+    def beginnings(self) -> list[CertainText]:
         """For each choice what tells a stream of its text."""
         generator = self.way.served.generator
+        ends = (generator.mask, generator.tokenizer.separator)
         return [
-            _Echoed(self._lead(i), CertainText(generator.tokenizer, generator.mask, self.request.stops))
+            CertainText(self._continuation(i), ends, self.request.stops, self.request.echo)
             for i in range(len(self.jobs))
         ]
 
@@ -57,19 +59,21 @@ class Completions:
         """What choice `index` shows of its finished text."""
         if self.suffix is None:
             revealed_at = frame.revealed_at[: len(text.tokens)]
-            return Written(text.text, text.tokens, text.finish_reason, revealed_at, text.tally)
-        tokenizer = self.way.served.generator.tokenizer
+            return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, revealed_at,
+                           text.tally)  # fmt: skip
+        separator, continuation = self.way.served.generator.tokenizer.separator, self._continuation(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
-        stopped = tokenizer.separator is not None and tokenizer.separator in tokens
+        stopped = separator is not None and separator in tokens
         if stopped:
-            tokens = tokens[: tokens.index(tokenizer.separator)]
-        whole = tokenizer.decode(tokens)
+            tokens = tokens[: tokens.index(separator)]
+        whole = continuation.whole(tokens)
         if (end := cut(whole, self.request.stops)) is not None:
             stopped, whole = True, whole[:end]
-            tokens = tokens[: tokens_of(whole, tokens, tokenizer.decode)]
+            tokens = tokens[: continuation.count(whole, tokens)]
         reason = "stop" if stopped else "length"
-        return Written(whole, tokens, reason, frame.revealed_at[shown][: len(tokens)], text.tally)
+        revealed_at = frame.revealed_at[shown][: len(tokens)]
+        return Written(self._echoed(index, tokens, whole), tokens, reason, revealed_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """The choice of a piece of a stream."""
@@ -101,7 +105,7 @@ class Completions:
             starts = range(0, len(written), self.rows)
             kept = [i for at in starts for i in self._best(energies, at)]
             more = {"best_of_energies": [energies[at : at + self.rows] for at in starts]}
-        choices = [self._choice(number, self._lead(i) + written[i].text, written[i]) for number, i in enumerate(kept)]
+        choices = [self._choice(number, written[i].text, written[i]) for number, i in enumerate(kept)]
         ended = self.ended(written, kept, **more)
         return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
 
@@ -134,30 +138,24 @@ class Completions:
     def _prompt(self, index: int) -> tuple[int, ...]:
         return self.prompts[index // self.rows]
 
-    def _lead(self, index: int) -> str:
-        return self.way.served.generator.tokenizer.decode(self._prompt(index)) if self.request.echo else ""
+    def _continuation(self, index: int) -> Continuation:
+        return Continuation(self.way.served.generator.tokenizer, self._prompt(index))
 
-
-class _Echoed:
-    """Tells of a text that begins with its prompt."""
-
-    def __init__(self, lead: str, text: CertainText) -> None:
-        self._lead, self._text = lead, text
-
-    def more(self, tokens: Sequence[int]) -> str:
-        return self._led(self._text.more(tokens))
-
-    def rest(self, text: str) -> str:
-        return self._led(self._text.rest(text))
-
-    def _led(self, text: str) -> str:
-        lead, self._lead = self._lead, ""
-        return lead + text
+    def _echoed(self, index: int, tokens: Sequence[int], text: str) -> str:
+        """The text that a choice shows: behind its prompt's where the request asks for an echo."""
+        return self._continuation(index).echoed(tokens, text) if self.request.echo else text
 
 
 def order(request: CompletionRequest, way: Way) -> Completions:
     """The order of a request; Refused where this model cannot write it."""
     generator = way.served.generator
+    if request.stream and generator.tokenizer.unstreamable is not None:
+        raise Refused(
+            400,
+            f"the texts of this model cannot be streamed: {generator.tokenizer.unstreamable}; ask without stream",
+            "stream",
+            "unsupported_parameter",
+        )
     prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
     suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
     way.visit.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
