@@ -20,10 +20,12 @@ from edlm.generator import TextGenerator, open_bundle
 from edlm.job import Cancelled, Full, Limits
 from edlm.sampler import Sampler
 from edlm.step import StepResult
+from edlm.stop import cut
 from edlm.tokenizer_kinds import Bytes
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, alone, echo, gated, job, jobs, recorded
 from tests.test_generator import uniform_generator
+from tests.vocabularies import KINDS, UNSTREAMABLE, Given
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,25 @@ def test_a_stop_string_ends_a_text_as_if_it_had_been_written_to_the_end(generato
         assert text.text == whole[: min(ends, default=len(whole))]
         assert text.finish_reason == ("stop" if ends else "length")
         assert generator.tokenizer.decode(text.tokens) == text.text
+
+
+@pytest.mark.parametrize("name", [*KINDS, *UNSTREAMABLE])
+def test_a_stop_string_ends_texts_of_every_kind_of_tokenizer_where_it_ends_the_whole(name):
+    generator = uniform_generator(Given(name))
+    stops = ("e", " c", "\ufffd\ufffd", "살", ".")
+    prompt = [token for token in (7, 20) if token < generator.tokenizer.size]
+    every = [job(tuple(prompt), 40, seed, steps=4) for seed in range(12)]
+    with ContinuousBatch(generator, "1", PATIENT) as engine:
+        wholes = [ticket.result(SECONDS) for ticket in engine.submit(every)]
+        texts = [ticket.result(SECONDS) for ticket in engine.submit([replace(one, stop=stops) for one in every])]
+    for one, whole, text in zip(every, wholes, texts, strict=True):
+        assert whole == alone(generator, one)
+        end = cut(whole.text, stops)
+        assert text.text == whole.text[:end]
+        assert text.finish_reason == (whole.finish_reason if end is None else "stop")
+        assert text.tokens == whole.tokens[: len(text.tokens)]
+        together = generator.tokenizer.decode([*prompt, *text.tokens])
+        assert together.startswith(generator.tokenizer.decode(prompt) + text.text) or name in UNSTREAMABLE
 
 
 def test_a_text_that_has_ended_takes_no_more_steps(generator, engine):

@@ -25,6 +25,7 @@ from edlm.text import document_end
 from edlm.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from tests.bundles import LENGTH, make_bundle, save_models
 from tests.networks import TRUNK
+from tests.vocabularies import Given
 
 QUICK = settings(max_examples=15, deadline=None)
 SAMPLER = Sampler(steps=4, candidates=2)
@@ -44,7 +45,7 @@ def generator(folder, tmp_path_factory) -> TextGenerator:
     return TextGenerator.load(str(folder), tmp_path_factory.mktemp("cache"), committed(str(folder)).digest)
 
 
-def uniform_generator(tokenizer: TokenizerConfig) -> TextGenerator:
+def uniform_generator(tokenizer: TokenizerConfig | Given) -> TextGenerator:
     """A fresh network gives every token the same probability, whatever stands beside it."""
     built = tokenizer.build([])
     denoiser = OpenDenoiser(Denoiser(TRUNK, built.size).eval(), LogLinear(), LENGTH, Path())

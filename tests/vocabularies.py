@@ -1,6 +1,7 @@
 """Tokenizers of every kind that people have, small, each as its tokenizer.json would be."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -115,3 +116,13 @@ UNSTREAMABLE: Mapping[str, Callable[[], Tokenizer]] = {
 def made(name: str) -> Tokenizer:
     """The tokenizer of that name, made once."""
     return {**KINDS, **UNSTREAMABLE}[name]()
+
+
+@dataclass(frozen=True)
+class Given:
+    """Builds the tokenizer of that name, as a setting of an experiment would."""
+
+    name: str
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        return made(self.name)

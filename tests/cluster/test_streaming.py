@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from cluster.http.local import serving
+from edlm.job import Limits
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, events, states, stream, texts
+from tests.test_generator import uniform_generator
+from tests.vocabularies import Given
 
 LONG = {"prompt": "the ", "max_tokens": 40, "seed": 4}
 
@@ -26,6 +29,34 @@ def test_the_pieces_of_a_stream_are_the_whole_text(url):
     last = [[piece for piece in pieces if piece["choices"][0]["index"] == i][-1] for i in range(3)]
     assert [piece["choices"][0]["finish_reason"] for piece in last] == ["length"] * 3
     assert sum(piece["choices"][0]["finish_reason"] is not None for piece in pieces) == 3
+
+
+@pytest.mark.parametrize("name", ["unigram", "llama", "word-piece", "clip", "words", "full-stops"])
+def test_texts_of_every_kind_of_tokenizer_are_streamed_whole_and_read_on_from_their_prompts(name):
+    generator = uniform_generator(Given(name))
+    prompt = [token for token in range(3, 300) if token < generator.tokenizer.size][-2:]
+    with serving(generator, "1", limits=Limits(patience_seconds=600)) as service:
+        for seed, fields in enumerate(({}, {"stop": ["e", "a", "\ufffd"]}, {"suffix": ""}, {"echo": True})):
+            most = LENGTH - 2 if "suffix" in fields else 40
+            request = {"prompt": prompt, "max_tokens": most, "seed": 10 * seed, "n": 8, "edlm": {"steps": 5}, **fields}
+            answer = whole(service.url, COMPLETIONS, {**request, "edlm": {"steps": 5, "return": ["token_ids"]}})
+            assert texts(stream(service.url, COMPLETIONS, request)) == {
+                choice["index"]: choice["text"] for choice in answer["choices"]
+            }
+            before = "" if fields.get("echo") else generator.tokenizer.decode(prompt)
+            for choice in answer["choices"]:
+                together = generator.tokenizer.decode([*prompt, *choice["token_ids"]])
+                assert together.startswith(before)
+                assert (before + choice["text"] == together) or choice["finish_reason"] == "stop"
+
+
+def test_a_stream_that_could_not_be_told_is_refused_before_it_begins():
+    with serving(uniform_generator(Given("pattern")), "1", limits=Limits(patience_seconds=600)) as service:
+        refused = error(ask(service.url, COMPLETIONS, {"max_tokens": 5, "stream": True}), 400)
+        assert (refused["param"], refused["code"]) == ("stream", "unsupported_parameter")
+        assert "Replace, which may change any part of the text; ask without stream" in refused["message"]
+        (choice,) = whole(service.url, COMPLETIONS, {"max_tokens": 5, "stop": "-"})["choices"]
+        assert "-" not in choice["text"]
 
 
 def test_the_last_piece_says_what_made_it(url):
