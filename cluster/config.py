@@ -12,6 +12,8 @@ class Zero:
     """How DeepSpeed shards the training state (ZeRO: Rajbhandari et al. 2020)."""
 
     stage: Literal[0, 1, 2, 3] = 2
+    """What is sharded: 0 nothing, 1 the optimizer's state, 2 the gradients too, 3 the weights too. In bfloat16 0 is
+    taken for 1: DeepSpeed adds up gradients in float32 only where it shards."""
     offload: bool = False
     """Keep the optimizer state in the host's memory (and the weights too, at stage 3)."""
 

@@ -39,14 +39,17 @@ class ZeroEngine:
     def __init__(self, objective: Objective, training: Training, zero: Zero, device: torch.device) -> None:
         assert isinstance(objective, nn.Module)
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.training, self.zero, self.device, self.step = training, zero, device, 0
+        self.training, self.device, self.step = training, device, 0
+        self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
+        initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in trained.items()}
         objective.train()  # every worker must make the same calls, which networks promise in training alone
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
         names = {id(parameter): name for name, parameter in trained.items()}
-        self._masters = _masters(self._engine.optimizer, zero.stage, list(trained.values()))
-        self._stretches = list(_shards(self._engine.optimizer, zero.stage, names, self.rank))
+        self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
+        self._stretches = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
+        self._lay_out(initial, WEIGHTS, self._masters)  # in bfloat16 DeepSpeed's are rounded
         self._adam.state.clear()  # DeepSpeed may have taken a step with no gradient to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
 
@@ -95,7 +98,7 @@ class ZeroEngine:
             self._lay_out(state, key, self._moments(key))
         if self._averages is not None:
             self._lay_out(state, AVERAGE, self._averages)
-        _show(self._engine.optimizer, self.zero.stage)
+        _show(self._engine.optimizer, self._stage)
         self.step = step
 
     def export(self) -> dict[str, Tensor] | None:
@@ -110,8 +113,8 @@ class ZeroEngine:
         return [self._adam.state[master][key] for master in self._masters]
 
     def _norm_before_step(self) -> float | None:
-        """Stage 0 in float32 clips without telling the norm, so it is taken here; elsewhere DeepSpeed says it."""
-        if self.zero.stage > 0 or self.training.precision != "float32":
+        """Stage 0 clips without telling the norm, so it is taken here; elsewhere DeepSpeed says it."""
+        if self._stage > 0:
             return None
         grads = [master.grad for master in self._masters if master.grad is not None]
         return torch.nn.utils.get_total_norm(grads).item()
@@ -124,7 +127,7 @@ class ZeroEngine:
             for name, shape in self.shapes.items():
                 buffer = torch.zeros(shape.numel(), device=self.device)
                 for stretch in self._stretches:
-                    if stretch.name == name and (self.zero.stage > 0 or self.rank == 0):
+                    if stretch.name == name and (self._stage > 0 or self.rank == 0):
                         buffer[stretch.offset : stretch.offset + stretch.count] = (
                             flats[stretch.master].flatten()[stretch.start : stretch.start + stretch.count].to(buffer)
                         )
@@ -155,7 +158,7 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
         "gradient_clipping": training.clip,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": zero.stage, **_offload(zero)},
+        "zero_optimization": {"stage": _stage(zero, training), **_offload(zero)},
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -169,8 +172,15 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
     }
     if training.precision == "bfloat16":
         settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["communication_data_type"] = "fp32"  # the gradients of workers, too, are added up in float32
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)  # type: ignore[arg-type]
     return engine
+
+
+def _stage(zero: Zero, training: Training) -> int:
+    """DeepSpeed's stage: 1 for 0 in bfloat16, because without ZeRO it adds up gradients in bfloat16."""
+    return 1 if zero.stage == 0 and training.precision == "bfloat16" else zero.stage
 
 
 def _offload(zero: Zero) -> dict[str, Any]:
@@ -184,10 +194,10 @@ def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Te
     """This worker's float32 weights, as the optimizer holds them."""
     if stage == 3:
         return list(optimizer.fp32_partitioned_groups_flat)
+    if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer, of stage 1 in bfloat16
+        return list(optimizer.fp32_groups_flat_partition)
     if stage > 0:
         return list(optimizer.single_partition_of_fp32_groups)
-    if hasattr(optimizer, "fp32_groups"):
-        return [master for group in optimizer.fp32_groups for master in group]
     return list(trained)
 
 
@@ -200,16 +210,14 @@ def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> 
                 count = max(0, min(size, parameter.ds_numel - rank * size))  # the last part is padded
                 yield Stretch(names[id(parameter)], i, start, rank * size, count)
     elif stage > 0:
-        for i, group in enumerate(optimizer.bit16_groups):
+        for i, group in enumerate(getattr(optimizer, "bf16_groups", None) or optimizer.bit16_groups):
             for parameter in group:
                 mapping = parameter._hp_mapping
                 if mapping is not None:
                     here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
                     yield Stretch(names[id(parameter)], i, there.start, here.start, here.numel)
     else:
-        whole = [p for group in optimizer.fp16_groups for p in group] if hasattr(optimizer, "fp16_groups") else None
-        whole = whole or [p for group in optimizer.param_groups for p in group["params"]]
-        for i, parameter in enumerate(whole):
+        for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
             yield Stretch(names[id(parameter)], i, 0, 0, parameter.numel())
 
 
@@ -224,7 +232,3 @@ def _show(optimizer: Any, stage: int) -> None:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
     elif stage > 0:
         optimizer.update_lp_params()
-    elif hasattr(optimizer, "fp16_groups"):
-        for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
-            for parameter, master in zip(low, high, strict=True):
-                parameter.copy_(master)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from edlm.bites import Bites, finished
 from edlm.streams import Purpose, uniforms
+from edlm.token_sums import Embedding
 from edlm.transformer import ROWS_MULTIPLE, Readout, Transformer, Trunk
 
 
@@ -16,7 +17,7 @@ class AutoregressiveModel(nn.Module):
     def __init__(self, trunk: Trunk, vocabulary: int) -> None:
         super().__init__()
         self.trunk, self.vocabulary, self.bos = trunk, vocabulary, vocabulary
-        self.embedding = nn.Embedding(vocabulary + 1, trunk.width)
+        self.embedding = Embedding(vocabulary + 1, trunk.width)
         self.transformer = Transformer(trunk, causal=True)
         self.readout = Readout(trunk.width, vocabulary)
 

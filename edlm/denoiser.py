@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from edlm.token_sums import Embedding
 from edlm.transformer import Readout, Transformer, Trunk
 
 
@@ -13,7 +14,7 @@ class Denoiser(nn.Module):
     def __init__(self, trunk: Trunk, vocabulary: int) -> None:
         super().__init__()
         self.trunk, self.vocabulary, self.mask = trunk, vocabulary, vocabulary
-        self.embedding = nn.Embedding(vocabulary + 1, trunk.width)
+        self.embedding = Embedding(vocabulary + 1, trunk.width)
         self.transformer = Transformer(trunk, causal=False)
         self.readout = Readout(trunk.width, vocabulary)
 

@@ -21,6 +21,7 @@ from edlm.bites import Bites
 from edlm.config import ConfigurationError, NonNegative, Positive, config
 from edlm.denoiser import Denoiser
 from edlm.step_energy import ConditionalEnergy, ResidualEnergy, StepEnergy
+from edlm.token_sums import Embedding
 from edlm.transformer import ScalarHead, Transformer
 
 Borrowed = AutoregressiveModel | ConditionalEnergy | None
@@ -38,7 +39,7 @@ class BidirectionalEnergy(AbstractEnergy):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         width = denoiser.trunk.width
-        self.embedding = nn.Embedding(denoiser.vocabulary + 1, width)
+        self.embedding = Embedding(denoiser.vocabulary + 1, width)
         self.project = OfPair(width)
         self.transformer = Transformer(denoiser.trunk, causal=False)
         self.scalar = ScalarHead(width)

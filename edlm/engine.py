@@ -15,7 +15,7 @@ class LocalEngine:
     """An `Engine` without peers, on the device that the objective's weights are on; it moves rows there.
 
     The float32 weights are the truth. In bfloat16 the network holds rounded copies, which the float32 weights overwrite
-    after each step.
+    after each step; the gradients of micro-steps are added up in float32.
     """
 
     rank, world = 0, 1
@@ -39,16 +39,21 @@ class LocalEngine:
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         loss, observations = self.objective(rows.to(self.masters[0].device))
         (loss / self.training.accumulation).backward()
+        for master, parameter in zip(self.masters, self._parameters(), strict=True):
+            if parameter.grad is not None:
+                gradient, parameter.grad = parameter.grad.float(), None
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         return loss, observations
 
     def update(self, learning_rate: float) -> float:
-        for master, parameter in zip(self.masters, self._parameters(), strict=True):
-            master.grad = torch.zeros_like(master) if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
+        for master in self.masters:
+            if master.grad is None:  # AdamW would pass over it, weight decay and moments included
+                master.grad = torch.zeros_like(master)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.training.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
+        self.optimizer.zero_grad()
         self._show()
         if self.average is not None:
             average(self.average, self.masters, self.training.ema)

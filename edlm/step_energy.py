@@ -150,7 +150,8 @@ class ConditionalEnergy(AbstractEnergy):
             features = context[rows[:, None], at]
             given = self.features(features) + self._known_right(at, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
-            for i in range(int(packed.valid.sum(dim=1).max())):
+            # In sharded training every worker must make the same calls, so there places that are not new have theirs.
+            for i in range(at.shape[1] if self.training else int(packed.valid.sum(dim=1).max())):
                 here = at[:, i : i + 1]
                 z = given[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(here, x[rows])
                 turn = self.layers.turn(here)

@@ -25,7 +25,8 @@ class Training:
     batch: Positive
     """Rows in a step, over all workers and micro-steps."""
     accumulation: Positive = 1
-    """Micro-steps whose gradients make one step: less memory, the same result."""
+    """Micro-steps whose gradients, added up in float32, make one step: less memory, and the same step but for rounding
+    (and for dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
     learning_rate: PositiveFloat = 3e-4
     warmup_steps: NonNegative = 0
     decay: Literal["constant", "cosine"] = "cosine"

@@ -14,6 +14,7 @@ from edlm.attention import attend
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.packing import Packed, pack
 from edlm.rotary import ROTARY_BASE, Turn
+from edlm.token_sums import LayerNorm
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
 ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
@@ -209,7 +210,7 @@ class Modulation(nn.Module):
 
     def __init__(self, width: int, time_conditioning: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
+        self.norm = LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
         self.modulate = OfRows(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
         if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time matters only once learned
             nn.init.zeros_(self.modulate.weight)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import torch.distributed
 from cluster.config import Zero
 from cluster.zero import ZeroEngine
 from edlm.energy import Bidirectional, Conditional, Residual, Step
+from edlm.engine import FIRST
 from edlm.objective import Conditioning, Contrastive, Denoising, NextToken
 from edlm.schedule import LogLinear
 from edlm.tokens import Rows
@@ -55,6 +57,7 @@ def stages() -> dict[str, dict]:
         for stage in (0, 1, 2, 3):
             settings = toy.training(precision=precision, checkpoint_every=3)
             whole = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            begun = _equal(whole.export(), {name: p.data for name, p in toy.Toy().trained.named_parameters()})
             full = curve(whole, settings)
             half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
             curve(half, settings, halt=True)
@@ -65,7 +68,8 @@ def stages() -> dict[str, dict]:
             rest = curve(resumed, settings)
             same = _equal(whole.export(), resumed.export()) and _equal(state, again)
             dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
-            results[f"{precision} {stage}"] = {"full": full, "rest": rest, "same": same, "without dropout": dropless}
+            found = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
+            results[f"{precision} {stage}"] = found
             states[precision, stage] = state
     settings = toy.training(checkpoint_every=3)
     moved = ZeroEngine(toy.Toy(), settings, Zero(stage=3), CPU)
@@ -74,6 +78,32 @@ def stages() -> dict[str, dict]:
     offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
     results["offload"] = {str(stage): found for stage, found in offloaded.items()}
     return results
+
+
+def sums(stage: int) -> float:
+    """How far a bfloat16 gradient of four micro-steps is from the mean of theirs in float32, of its largest number."""
+    settings = toy.training(
+        precision="bfloat16", accumulation=4, steps=1, betas=(0.0, 0.9), clip=1e9, ema=None, learning_rate=1e-30
+    )  # the weights stay, and Adam's first moment is the gradient
+    each = replace(settings, accumulation=1, batch=toy.BATCH // 4, steps=4, checkpoint_every=1)
+    found = []
+
+    def gradients(engine: Engine) -> None:
+        state = engine.state()
+        found.append(None if state is None else {n: g.double() for n, g in state.items() if n.startswith(FIRST + ".")})
+
+    whole = ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU)
+    fit(whole, toy.rows, settings, 0, lambda *_: None, gradients)
+    gradients(whole)
+    parts = ZeroEngine(toy.Toy(0.0), each, Zero(stage=stage), CPU)
+    fit(parts, lambda step, a, b: toy.rows(0, 2 * step + a, 2 * step + b), each, 0, lambda *_: None, gradients)
+    gradients(parts)
+    if parts.rank > 0:
+        return 0.0
+    together, *apart = found
+    return max(
+        ((sum(one[name] for one in apart) / 4 - g).abs().max() / g.abs().max()).item() for name, g in together.items()
+    )
 
 
 def _equal(one, other) -> bool:
@@ -120,6 +150,7 @@ def main(rank: int, port: int, output: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     results = stages()
+    results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
     for name, build in objectives().items():
         for stage in (0, 1, 2, 3):
             engine = ZeroEngine(build(), SCIENCE, Zero(stage=stage), CPU)
