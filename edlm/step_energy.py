@@ -13,6 +13,7 @@ from edlm.abstract_energy import AbstractEnergy
 from edlm.bites import Bites
 from edlm.denoiser import Denoiser
 from edlm.packing import Packed, pack
+from edlm.token_sums import Embedding, LayerNorm, embedded
 from edlm.transformer import ROWS_MULTIPLE, Layer, Layers, ScalarHead, Seen
 
 
@@ -31,9 +32,9 @@ class StepEnergy(AbstractEnergy):
         self.block, self.mask = block, denoiser.mask
         self.features = nn.Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
-        self.own, self.left, self.right = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
+        self.own, self.left, self.right = (Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = Layers(Layer(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, bias=False)
+        self.norm = LayerNorm(width, bias=False)
         self.scalar = ScalarHead(width)
 
     def forward(self, x, xt, t, log_p, context):
@@ -87,12 +88,12 @@ class ConditionalEnergy(AbstractEnergy):
         self._denoiser = (denoiser,)  # in a tuple: borrowed, not a part of this module and not saved with it
         self.features = nn.Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
-        self.left, self.last = (nn.Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
+        self.left, self.last = (Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
         # the other neighbours', one table after the other
         self.near = Neighbours(left - 1 + right, denoiser.vocabulary + 2, width) if left - 1 + right else None
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Layers(Layer(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, bias=False)
+        self.norm = LayerNorm(width, bias=False)
         self.correction = nn.Linear(width, denoiser.trunk.width, bias=False)
         nn.init.zeros_(self.correction.weight)
 
@@ -225,7 +226,7 @@ class Neighbours(nn.Module):
         tables = self.weight.unflatten(0, (-1, self.ids)).unbind()[table : table + len(offsets)]
         total = torch.zeros((), device=x.device)
         for offset, one in zip(offsets, tables, strict=True):
-            total = total + F.embedding(_beside(at, x, offset, self.ids - 1), one).float()
+            total = total + embedded(_beside(at, x, offset, self.ids - 1), one).float()
         return total.to(self.weight.dtype)
 
 
