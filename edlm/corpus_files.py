@@ -63,11 +63,8 @@ class Files:
             yield from self._read(system, path, name)
 
     def version(self) -> str:
-        """Changes when a file does: the files' names and what their storage says of them, such as time and size.
-        Raises ConfigurationError as `documents` does where a file is missing.
-        """
-        known = [f"{name} {system.ukey(path)}" for system, path, name in self._files()]
-        return hashlib.sha256("\n".join(known).encode()).hexdigest()
+        """Return what changes when a file does; ConfigurationError as of `documents` where one is missing."""
+        return stamp(self._files())
 
     def _files(self) -> list[tuple[AbstractFileSystem, str, str]]:
         """File system, path and full name of every file: all are looked for before the first one is read."""
@@ -110,6 +107,12 @@ class Files:
             yield from row_documents(rows, self.text_field, self.skip_nulls, self.longest)
 
 
+def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:
+    """Return a digest of the files' names and of what their storage says of them, such as time and size."""
+    known = [f"{name} {system.ukey(path)}" for system, path, name in files]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()
+
+
 def _in_folder(system: AbstractFileSystem, folder: str, given: str, format: str) -> list[str]:
     """The files that a folder stands for: those of a known ending, or all where the format is given."""
     found = _visible(f"{folder.rstrip('/')}/*", system.find(folder))
@@ -133,7 +136,7 @@ def _in_folder(system: AbstractFileSystem, folder: str, given: str, format: str)
         told = ", ".join(f"{kind} ({len(paths)}, such as {paths[0]})" for kind, paths in sorted(formats.items()))
         raise ConfigurationError(
             f"corpus.paths: the folder {given!r} holds files of several formats: {told}; name those that are meant, "
-            f"for example: {given.rstrip('/')}/**/*{_ending(min(formats.values(), key=len)[0])}"
+            f"for example: {given.rstrip('/')}/**/*{_ending(max(formats.values(), key=len)[0])}"
         )
     return next(iter(formats.values()))
 

@@ -27,8 +27,10 @@ _WIDE = {  # UTF-32 first: its mark of little endian begins with that of UTF-16
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _MARKS_AS_LATIN1 = tuple(mark.decode("latin1").encode() for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-_MOST_NULS = 0.01  # a crawl has a stray NUL here and there; text read in a wrong encoding, or no text, has many
-_MOST_CONTROLS = 0.02  # of all bytes: compressed data has a tenth
+_STRAY = 4  # NULs or other control characters that any file may have
+_MOST_NULS = 0.01  # of all bytes: a crawl has a stray one here and there, a wrong encoding many
+_MOST_CONTROLS = 0.02  # of all bytes: compressed data has a tenth, and a fifteenth once it was converted from latin1
+_NO_TEXT = "it is no text; leave it out of corpus.paths, or extract its text"
 _CONTROLS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
 _UNDEFINED_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
@@ -37,8 +39,8 @@ _UNDEFINED_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 def not_text(head: bytes) -> str | None:
     """Return why a file that begins with `head` is no UTF-8 text, with a way out; None where it may be.
 
-    Many NUL characters are refused though they are valid UTF-8: no text holds them, but UTF-16 does that was converted
-    as if it were latin1, and so do other files that are no text; a model would learn every second letter as a NUL.
+    Many NULs and other control characters are refused though they are valid UTF-8: texts do not have them, but UTF-16
+    and other files do that were converted as if they were latin1. A model would learn every second letter as a NUL.
     """
     for magic, (what, way_out) in _MAGIC.items():
         if head.startswith(magic):
@@ -46,8 +48,11 @@ def not_text(head: bytes) -> str | None:
     for mark, encoding in _WIDE.items():
         if head.startswith(mark):
             return f"is {encoding.upper()}, not UTF-8; {_convert(encoding)}"
-    if head.count(0) <= _MOST_NULS * len(head):
-        return None
+    if head.count(0) <= max(_STRAY, _MOST_NULS * len(head)):
+        controls = len(_CONTROLS.findall(head))
+        if controls <= max(_STRAY, _MOST_CONTROLS * len(head)):
+            return None
+        return f"has {controls:,} control characters among its first {len(head):,} bytes: {_NO_TEXT}"
     nuls = f"has {head.count(0):,} NUL characters among its first {len(head):,} bytes"
     if head.startswith(_MARKS_AS_LATIN1):
         return (
@@ -56,13 +61,13 @@ def not_text(head: bytes) -> str | None:
     even, odd = head[::2].count(0), head[1::2].count(0)
     if min(even, odd) * 20 < max(even, odd):  # the high bytes of one alphabet, in every second place
         return f"{nuls}, as UTF-16 has; {_convert('utf-16le' if odd > even else 'utf-16be')}"
-    return f"{nuls}: it is no text; leave it out of corpus.paths, or extract its text"
+    return f"{nuls}: {_NO_TEXT}"
 
 
 def not_utf8(sample: bytes) -> str:
     """Return advice on a file of which `sample`, where it is not UTF-8, is a part."""
-    if len(_CONTROLS.findall(sample)) > _MOST_CONTROLS * len(sample):
-        return "it seems to be no text at all; leave it out of corpus.paths, or extract its text"
+    if len(_CONTROLS.findall(sample)) > max(_STRAY, _MOST_CONTROLS * len(sample)):
+        return _NO_TEXT
     text = sample.decode("utf-8", errors="replace")
     wrong = text.count("\ufffd")
     if sum(not character.isascii() for character in text) > 2 * wrong:
