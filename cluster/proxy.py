@@ -1,4 +1,5 @@
-"""What stands before Ray's own proxy, which buffers bodies of any size and obeys headers that clients should not set.
+"""What stands before Ray's own proxy, which buffers bodies of any size, obeys headers that clients should not set, and
+refuses in plain text.
 
 Serve's environment names it: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=cluster.proxy.middlewares
 """
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.http.access import REQUEST_ID, request_id
 from cluster.http.gate import ClientGone, again, read_body, require_small_headers
 from cluster.http.refusal import Refused
+from cluster.proxy_refusals import Translating
 
 # They turn off time-outs and cancelling, or have a model loaded by a name that the client chose. Ray reads the last
 # with dashes too.
@@ -24,7 +26,7 @@ CONTROL = frozenset(
 
 
 class Intake:
-    """ASGI middleware: small requests come in, without control headers, each with a proper id."""
+    """ASGI middleware: small requests come in, without control headers, each with a proper id; refusals are JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,7 +54,11 @@ class Intake:
         except ClientGone:
             return
         kept = [(name, value) for name, value in scope["headers"] if name not in CONTROL and name != own[0]]
-        await self.app({**scope, "headers": [*kept, own]}, again(body, receive), with_one_id)
+        answer = Translating(scope, receive, with_one_id)
+        try:
+            await self.app({**scope, "headers": [*kept, own]}, again(body, receive), answer)
+        finally:
+            await answer.end()
 
 
 def middlewares() -> list[Middleware]:

@@ -216,7 +216,8 @@ def _deployment(serving: Serving) -> serve.Deployment:
         ),
         max_ongoing_requests=serving.slots + serving.waiting + SPARE_REQUESTS,
         max_queued_requests=serving.max_queued_requests,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        # In so many seconds what waits now has had its turn; `cluster.proxy` spreads those who are refused over them.
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=serving.patience_seconds),
         max_constructor_retry_count=START_ATTEMPTS,
         health_check_period_s=HEALTH_SECONDS,
         # Every text ends by its deadline; what Serve stops, it lets finish until then.

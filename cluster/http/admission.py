@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -124,7 +125,7 @@ class Admission:
                 yield
         except Full as full:
             self.meters.add(meters.REJECTED, 1, full.reason)
-            wait = max(1, math.ceil(full.retry_after_seconds))
+            wait = _back_seconds(full, self.batch.limits.patience_seconds)
             status, code = (503, STOPPING) if full.reason == "draining" else (429, "queue_full")
             raise Refused(status, f"{FULL[full.reason]}; try again in {wait} s", None, code, wait) from None
         except EngineFailed as error:
@@ -147,6 +148,19 @@ class Admission:
                 ticket.cancel()
             if ticket.started is not None:
                 self.meters.observe(meters.QUEUE_SECONDS, ticket.started - ticket.submitted)
+
+
+def _back_seconds(full: Full, patience_seconds: float) -> int:
+    """Whole seconds until a refused client may ask again: drawn from the time in which those before it have their turn.
+
+    Clients that are refused together so do not come back together, for one place.
+    """
+    earliest, latest = full.retry_after_seconds, full.retry_after_seconds + patience_seconds
+    if full.reason == "waiting":  # a place is free as soon as one text ends; the last that waits begins then
+        earliest, latest = 1.0, full.retry_after_seconds
+    elif full.reason == "draining":
+        latest = earliest
+    return max(1, math.ceil(random.uniform(earliest, latest)))
 
 
 def _call_off(coming: "asyncio.Future[list[Ticket]]") -> None:

@@ -1,5 +1,6 @@
 """What the endpoint does under a burst, and when its processes die."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -33,6 +34,27 @@ def test_of_a_burst_every_accepted_request_ends_in_time_and_every_other_is_refus
     assert [one.ending for one in after] == ["done", "done"]
 
 
+def test_every_refusal_of_a_burst_is_of_openais_form_and_they_are_not_all_told_the_same_time(stage):
+    """Those of Ray's proxy, whose queue a burst fills, too."""
+    answers = asyncio.run(_at_once(f"{stage.url}/v1/completions", 300))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {answer.status_code for answer in refused} == {429}
+    errors = [answer.json()["error"] for answer in refused]
+    assert {(error["code"], error["type"]) for error in errors} == {("queue_full", "rate_limit_error")}
+    assert any("wait for a replica" in error["message"] for error in errors), "Ray's proxy refused nothing"
+    waits = {int(answer.headers["retry-after"]) for answer in refused}
+    assert min(waits) >= 1
+    assert len(waits) > 1
+    assert all(len(answer.headers.get_list("x-request-id")) == 1 for answer in refused)
+
+
+async def _at_once(url: str, count: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(limits=limits, timeout=SECONDS, trust_env=False) as client:
+        body = {"prompt": "", "max_tokens": 60, "edlm": {"steps": 12, "candidates": 1}}
+        return await asyncio.gather(*(client.post(url, json=body | {"seed": i}) for i in range(count)))
+
+
 def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stage):
     """R13: mid-response the client sees a stream without [DONE]; before it, an error; and it may ask again."""
     alone = stage.ask(seed=5).json()["choices"][0]["text"]
@@ -40,7 +62,8 @@ def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stag
 
     def unary() -> None:
         try:
-            told.append(stage.ask(max_tokens=600).status_code)
+            answer = stage.ask(max_tokens=600)
+            told.append((answer.status_code, answer.json().get("error", {}).get("code")))
         except httpx.TransportError:
             told.append(None)  # the connection was dropped
 
@@ -54,7 +77,8 @@ def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stag
             list(stream)
     waiting.join()
     assert lost.value.seed == LONG["seed"]
-    assert told in ([500], [None], [200])  # 200: it was routed anew, for no replica had taken it
+    # 200: it was routed anew, for no replica had taken it.
+    assert told in ([(503, "engine_failed")], [None], [(200, None)])
     until(lambda: len(stage.pids() - killed) == 2)
     until(lambda: answered(stage, seed=5) == alone)
 
