@@ -8,6 +8,7 @@ from edlm.bites import finished
 from edlm.candidates import propose
 from edlm.config import ConfigurationError
 from edlm.energy import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
+from edlm.transformer import Trunk
 from tests.networks import autoregressive, denoiser, stirred
 
 V, L = 5, 12
@@ -166,3 +167,27 @@ def test_an_energy_that_is_built_on_another_model_needs_it():
         CarryOver().build(denoiser(), None)
     with pytest.raises(ConfigurationError, match="'residual' is built on a conditional energy"):
         Residual().build(denoiser(), autoregressive(V))
+
+
+@torch.no_grad()
+def test_the_papers_energy_reads_both_texts_at_their_time_and_pools_by_the_mean():
+    trunk = Trunk(width=16, layers=2, heads=2, time_conditioning=True)
+    net = denoiser(V, trunk)
+    energy = stirred(Bidirectional().build(net, None), seed=3)
+    _, _, (x, xt, t, log_p, context) = situation(CONFIGS["bidirectional"])
+    found = energy(x, xt, t, log_p, context)
+    for row, k in itertools.product(range(len(x)), range(x.shape[1])):
+        pair = torch.cat([energy.embedding(xt[row]), energy.embedding(x[row, k])], dim=-1) @ energy.project.weight.T
+        pooled = energy.transformer(pair[None], t[row : row + 1])[0].mean(dim=0)
+        torch.testing.assert_close(found[row, k, 0], pooled @ energy.scalar.weight, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_papers_energy_begins_as_the_denoiser_on_the_filled_text():
+    net = denoiser(V)
+    energy = Bidirectional().build(net, None).eval()
+    _, _, (x, xt, t, _, _) = situation(CONFIGS["bidirectional"])
+    pair = energy.project(energy.embedding(xt)[:, None], energy.embedding(x))
+    for k in range(x.shape[1]):
+        torch.testing.assert_close(energy.transformer(pair[:, k], t), net.read(x[:, k], t), atol=1e-5, rtol=1e-5)
+    assert energy.embedding.weight is not net.embedding.weight  # a copy, to be trained on its own

@@ -143,6 +143,10 @@ def test_of_equally_certain_places_the_left_ones_come_first():
     drawn = torch.tensor([[False, False, True, True]])
     found = CERTAIN.settle(drawn, xt, torch.zeros(1, 4, 3), denoiser(LONGER))
     assert found.tolist() == [[True, False, True, False]]
+    many = torch.full((1, 100), LONGER.mask)
+    drawn = torch.arange(100)[None] >= 60  # forty of them, in a row that is long enough to be sorted in another way
+    found = CERTAIN.settle(drawn, many, torch.zeros(1, 100, 3), denoiser(LONGER))
+    assert found[0].nonzero()[:, 0].tolist() == list(range(40))
 
 
 BOUNDED = ("certain", "certain, step", "certain, blocks", "remasking", "remasking, step", "remasking in a window")

@@ -8,7 +8,7 @@ from edlm.candidates import propose
 from edlm.energy import CarryOverEnergy
 from edlm.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.speculative import Verifiable, verifying
+from edlm.speculative import Verifiable, _residual, verifying
 from edlm.step_energy import ConditionalEnergy
 from edlm.streams import Purpose, uniforms
 from tests.laws import chi_square
@@ -201,6 +201,14 @@ def test_a_row_whose_head_tells_no_number_is_broken_and_the_others_are_not():
     )
     assert result.broken.tolist() == [False, True, False]
     assert (result.xs == 3).any(dim=1).tolist() == [False, True, False]
+
+
+def test_what_is_drawn_again_follows_what_p_c_has_over_p_theta_and_p_c_where_it_has_nothing_over():
+    p_c = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
+    p_theta = torch.tensor([[0.25, 0.5, 0.0, 0.25], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
+    for u, tokens in {0.1: [0, 0], 0.4: [0, 1], 0.6: [2, 1], 0.999: [2, 1]}.items():
+        found = _residual(p_c.clone(), p_theta.clone(), torch.full((2,), u, dtype=torch.float64))
+        assert found.tolist() == tokens, u
 
 
 def test_only_exact_sampling_is_speculative():

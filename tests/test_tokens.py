@@ -74,6 +74,31 @@ def test_preparing_again_leaves_nothing_of_what_was_there(tmp_path):
         TokenFile.open(tmp_path / "data", "judge")
 
 
+def test_a_preparation_that_is_interrupted_leaves_nothing_that_opens_even_where_an_older_one_was_whole(tmp_path):
+    settings = data(tmp_path / "story.jsonl", STORY)
+    prepare(settings, tmp_path / "data", silent)
+    TokenFile.open(tmp_path / "data", "train")
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, tmp_path / "data", interrupt)
+    with pytest.raises(ValueError, match="holds no prepared data"):
+        TokenFile.open(tmp_path / "data", "train")
+    prepare(settings, tmp_path / "data", silent)
+    TokenFile.open(tmp_path / "data", "train")
+
+
+def test_a_split_of_just_one_row_is_enough_and_one_token_less_is_not(tmp_path):
+    splits = prepare(data(tmp_path / "a.jsonl", STORY), tmp_path / "data", silent).splits
+    shortest = min(held.tokens for held in splits.values())
+    assert prepare(data(tmp_path / "a.jsonl", STORY, length=shortest), tmp_path / "one", silent).length == shortest
+    assert len(whole(TokenFile.open(tmp_path / "one", "train"), shortest, 1)) == 1
+    with pytest.raises(ConfigurationError, match=f"too few for one row of length {shortest + 1}"):
+        prepare(data(tmp_path / "a.jsonl", STORY, length=shortest + 1), tmp_path / "two", silent)
+
+
 def test_only_the_train_split_teaches_the_tokenizer(tmp_path):
     train, other = [f"ab{number} ab ab" for number in range(20)], ["zqzqzqzqzqzqzqzq " * 5 + "."] * 3
     held_out = data(tmp_path / "held.jsonl", other).corpus
