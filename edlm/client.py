@@ -265,7 +265,7 @@ def _body(seed: int | None, settings: Settings, others: Mapping[str, Any], **fie
 
 
 def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    """As `_body`; without a seed texts are independent, which the service cannot know: it is told the one drawn here."""
+    """As `_body`. The seed that is drawn here looks given to the service, so it is told of independent streams."""
     body = _body(seed, settings, others, **fields)
     if seed is None:
         body["edlm"].setdefault("streams", "independent")

@@ -22,8 +22,8 @@ _PROPER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MODELS = "/v1/models"
 PATHS = frozenset(
     {
-        "/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/completions", "/v1/infill", "/v1/score", _MODELS,
-        "/v1/tokenize", "/v1/detokenize",
+        "/", "/healthz", "/readyz", "/health", "/ping", "/version", "/metrics", "/openapi.json", "/v1/completions",
+        "/v1/infill", "/v1/score", _MODELS, "/v1/tokenize", "/v1/detokenize",
     }
 )  # fmt: skip
 log = logging.getLogger("edlm.access")

@@ -132,6 +132,10 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class Version(BaseModel):
+    version: str
+
+
 class Readiness(BaseModel):
     status: Literal["ready"] = "ready"
     model: str

@@ -78,6 +78,8 @@ class StreamOptions(Body, extra="allow"):
     """What a stream shows beside its text."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """With include_usage: every piece tells the tokens up to now."""
     include_obfuscation: bool = False
     """Accepted as OpenAI's clients send it, and not used."""
     denoising: bool | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.http import cost
 from cluster.http.admission import Admission
-from cluster.http.answers import Choice, CompletionResponse
+from cluster.http.answers import Choice, CompletionResponse, Usage
 from cluster.http.api import CompletionRequest
 from cluster.http.order import Way, seeds, usage
 from cluster.http.prefix import CertainText
@@ -92,8 +92,12 @@ class Completions:
             ],
             **more,
         )
-        used = usage(self.way.visit.prompt_tokens or 0, sum(len(one.tokens) for one in written))
+        used = self.usage(sum(len(one.tokens) for one in written))
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
+
+    def usage(self, written: int) -> Usage:
+        """What was read, and so many tokens that were written."""
+        return usage(self.way.visit.prompt_tokens or 0, written)
 
     async def answer(self, admission: Admission) -> CompletionResponse:
         """The whole answer."""

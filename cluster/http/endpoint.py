@@ -22,6 +22,7 @@ from cluster.http.answers import (
     Refusal,
     ScoreResponse,
     TokenizeResponse,
+    Version,
 )
 from cluster.http.api import (
     CompletionRequest,
@@ -36,6 +37,7 @@ from cluster.http.completions import Completions
 from cluster.http.events import EventStream
 from cluster.http.gate import OPEN, Gate
 from cluster.http.hangup import Hangup
+from cluster.http.head import Head
 from cluster.http.infills import Infills
 from cluster.http.keys import Keys
 from cluster.http.meters import Meters, OwnMeters
@@ -48,6 +50,8 @@ from cluster.http.visit import visit_of
 from cluster.http.writing import stream
 from edlm.continuous import ContinuousBatch
 
+VERSION = "1"  # of the interface
+READY = ("/health", "/ping")  # as vLLM's probes ask
 HUNG_SECONDS = 10.0  # without a sign of life, while there is work
 MEANINGS = {
     400: "The request cannot be answered: the body is no JSON, a value is wrong, or all together cost too much.",
@@ -171,10 +175,11 @@ class Endpoint:
 def make_app(endpoint: Endpoint) -> FastAPI:
     """The app with its routes, and what stands before them. BadKeyFile where the file of API keys is not good."""
     # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
-    app = FastAPI(title="edlm", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="edlm", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.route_class = JsonRoute
     keys = None if endpoint.rules.keys is None else Keys(endpoint.rules.keys)
     # From the innermost to the outermost.
+    app.add_middleware(Head)
     app.add_middleware(Hangup)
     app.add_middleware(Gate, hosts=endpoint.rules.hosts, keys=keys)
     app.add_middleware(Access, meters=endpoint.meters)
@@ -192,7 +197,9 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     get("/v1/models/{model}", responses=told(READ))(endpoint.model)
     if isinstance(endpoint.meters, OwnMeters):  # those of a replica are Ray's to export
         get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.meters))
-    get("/readyz", responses=told((*ALWAYS, 503)))(endpoint.ready)
+    for path in ("/readyz", *READY):
+        get(path, responses=told((*ALWAYS, 503)))(endpoint.ready)
+    get("/version", responses=told((*ALWAYS, 401)))(version)
     get("/healthz", responses=told(ALWAYS))(health)
     get("/", include_in_schema=False)(_always(page.page(page.FILE.read_bytes())))
     _tell_of_keys(app.openapi())
@@ -220,6 +227,11 @@ def _tell_of_refusals(document: dict[str, Any]) -> None:
 async def health() -> Health:
     """Says that the process lives."""
     return Health()
+
+
+async def version() -> Version:
+    """Names the version of this interface."""
+    return Version(version=VERSION)
 
 
 def told(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from cluster.http.visit import visit_of
 MAX_BODY_BYTES = 2**20
 MAX_HEADER_BYTES = 2**14
 BODY_SECONDS = 30.0  # for a client that sends its body byte by byte
-OPEN = frozenset({"/", "/healthz", "/readyz"})  # the page asks for a key, the probes have none
+OPEN = frozenset({"/", "/healthz", "/readyz", "/health", "/ping"})  # the page asks for a key, the probes have none
 ANY = "*"
 log = logging.getLogger(__name__)
 

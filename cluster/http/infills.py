@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.http import cost
 from cluster.http.admission import Admission
-from cluster.http.answers import InfillChoice, InfillResponse
+from cluster.http.answers import InfillChoice, InfillResponse, Usage
 from cluster.http.api import InfillRequest
 from cluster.http.order import Way, seeds, usage
 from cluster.http.served import or_refuse
@@ -50,10 +50,13 @@ class Infills:
 
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
         """The details and the usage of an answer."""
-        holes = self.tokens.count(None)
-        used = usage(len(self.tokens) - holes, holes * len(written))
+        used = self.usage(self.tokens.count(None) * len(written))
         details = self.way.details([one.tally for one in written], seeds=[job.seed for job in self.jobs])
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
+
+    def usage(self, written: int) -> Usage:
+        """What was read, and so many tokens that were written."""
+        return usage(len(self.tokens) - self.tokens.count(None), written)
 
     async def answer(self, admission: Admission) -> InfillResponse:
         """The whole answer."""

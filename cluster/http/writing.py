@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from cluster.http import meters
 from cluster.http.admission import Admission, outcome
-from cluster.http.answers import FinishReason
+from cluster.http.answers import FinishReason, Usage
 from cluster.http.api import StreamOptions
 from cluster.http.events import DONE, event
 from cluster.http.meters import Meters
@@ -69,6 +69,10 @@ class Order(Protocol):
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """The choice of a piece of a stream; `written` None: it goes on."""
+        ...
+
+    def usage(self, written: int) -> Usage:
+        """What was read, and so many tokens that were written."""
         ...
 
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
@@ -175,5 +179,13 @@ class _Run:
         return [self._piece([choice]), self._piece([], usage=ended["usage"], edlm=details)]
 
     def _piece(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        usage = {"usage": None} if self._options.include_usage else {}
+        usage = {"usage": self._usage()} if self._options.include_usage else {}
         return event({**self._heading, "choices": choices, **usage, **more})
+
+    def _usage(self) -> dict[str, Any] | None:
+        """The tokens that are revealed up to now, where every piece is to tell them."""
+        if not self._options.continuous_usage_stats:
+            return None
+        frames = zip(self._frames, self._order.shown, strict=True)
+        revealed = [at > 0 for frame, shown in frames if frame is not None for at in frame.revealed_at[shown]]
+        return self._order.usage(sum(revealed)).model_dump()

@@ -12,13 +12,14 @@ ROUTES = [(COMPLETIONS, {"prompt": "ab"}), (INFILL, {"parts": ["ab", 2]}), (SCOR
 # What `vllm bench serve`, guidellm, sglang's bench_serving, lm-eval, LangChain and the openai client send.
 CLIENTS = [
     {"repetition_penalty": 1.0, "logprobs": None, "stream": True, "stream_options": {"include_usage": True}},
-    {"max_tokens": 4, "stop": None, "stream": True, "stream_options": {"include_usage": True}},
+    {"max_tokens": 4, "stop": None, "stream": True,
+     "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
     {"best_of": 1, "stream": True},
     {"stop": ["\n\n", "Question:", "</s>", "<|im_end|>", "a very long stop string, longer than sixty-four characters"]},
     {"prompt": ["a", "b"], "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}, "n": 1, "top_p": 1},
     {"prompt": [[1, 2], [3]], "max_tokens": 1, "seed": 1234, "echo": True},
     {"prompt": "a", "user": "me" * 200, "top_k": -1, "min_p": 0.0, "skip_special_tokens": True},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", CLIENTS)
@@ -87,6 +88,40 @@ def test_what_would_change_the_text_is_refused_by_name(url, name):
                 continue
             refused = error(ask(url, path, {**body, name: value}), 400)
             assert (refused["param"], refused["code"]) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(("path", "body"), [(COMPLETIONS, {"prompt": "ab", "n": 2}), (INFILL, {"parts": ["ab", 8]})])
+def test_every_piece_tells_the_tokens_up_to_now_where_it_is_asked_to(url, path, body):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    pieces = stream(url, path, {**body, "seed": 1, "stream_options": options})
+    usages = [piece["usage"] for piece in pieces]
+    written = [usage["completion_tokens"] for usage in usages]
+    assert written == sorted(written)
+    assert written[-1] == ask(url, path, {**body, "seed": 1}).json()["usage"]["completion_tokens"] > written[0]
+    assert {usage["prompt_tokens"] for usage in usages} == {2}
+    assert all(usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+def test_probes_of_other_servers_are_answered_as_readiness_is(url, path):
+    same = {"beat_age_seconds", "backlog_seconds"}
+    probe, ready = (ask(url, at, method="GET") for at in (path, "/readyz"))
+    assert probe.status_code == ready.status_code == 200
+    assert probe.json().items() - ready.json().items() <= {(name, probe.json()[name]) for name in same}
+
+
+def test_the_interface_names_its_version(url):
+    assert ask(url, "/version", method="GET").json() == {
+        "version": ask(url, "/openapi.json", method="GET").json()["info"]["version"]
+    }
+
+
+@pytest.mark.parametrize("path", ["/", "/readyz", "/healthz", "/health", "/ping", "/version", "/v1/models", "/metrics"])
+def test_head_is_get_without_a_body(url, path):
+    head, get = (ask(url, path, method=method) for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert ask(url, COMPLETIONS, method="HEAD").status_code == 405
 
 
 def test_many_prompts_and_choices_are_limited_by_the_places_alone(url):

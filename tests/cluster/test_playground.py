@@ -486,6 +486,18 @@ def test_a_link_gives_the_same_text_and_holds_the_prompt_only_if_ticked(site, vi
     assert bare.text("edlm") == playground.text("edlm")
 
 
+def test_an_empty_seed_is_drawn_once_for_both_runs_and_kept_in_the_link(site, visit):
+    playground = visit(site.url + "/")
+    playground.complete("plain", "edlm", steps=5, candidates=3, tokens=18, seed="")
+    seed = playground.at("#seed").input_value()
+    answer = site.answer("/v1/completions", request(int(seed), 18, steps=5, candidates=3))
+    assert playground.text("edlm") == "the " + answer["choices"][0]["text"]
+    again = visit(share(playground, True))
+    again.finish("plain", "edlm")
+    assert again.at("#seed").input_value() == seed
+    assert [again.text(kind) for kind in ("plain", "edlm")] == [playground.text(kind) for kind in ("plain", "edlm")]
+
+
 def test_a_link_to_an_edited_text_and_of_another_version(site, visit):
     playground = visit(site.url + "/")
     playground.choose("edlm")
