@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt
 
 from edlm.config import NonNegative, config
-from edlm.splits import Split
+from edlm.repeats import Repeated, Repeats
+from edlm.splits import Split, text_key
 from edlm.storage import Sha256
 
 Number = Literal["<u2", "<u4"]  # how a token is stored: unsigned, little-endian, 2 or 4 bytes
@@ -28,10 +29,12 @@ class SplitSummary:
     """Of the file of tokens."""
     documents_sha256: Sha256
     """Of the file of document starts."""
+    repeated: tuple[Repeated, ...]
+    """The texts that are ten documents or more and more than 1 % of all, the most frequent first."""
 
 
 class SplitWriter:
-    """The files of `split` in `folder` while they grow; in memory are 8 bytes for each document."""
+    """The files of `split` in `folder` while they grow; in memory are 8 bytes a document, and the frequent ones."""
 
     def __init__(self, folder: Path, split: Split, number: Number) -> None:
         tokens, self._starts_file = paths(folder, split)
@@ -39,6 +42,7 @@ class SplitWriter:
         self._number = np.dtype(number)
         self._starts = array("q")
         self._sha256 = hashlib.sha256()
+        self._repeats = Repeats()
         self._count = self._characters = self._bytes = 0
 
     def __enter__(self) -> "SplitWriter":
@@ -56,11 +60,12 @@ class SplitWriter:
         self._count += len(ids)
         self._characters += len(text)
         self._bytes += len(text.encode("utf-8"))
+        self._repeats.add(text_key(text), text)
 
     def finish(self) -> SplitSummary:
         """What was written; afterwards both files are complete."""
         self._tokens.close()
-        starts = np.frombuffer(self._starts, dtype=np.int64).astype(START).tobytes()
+        starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
         self._starts_file.write_bytes(starts)
         return SplitSummary(
             documents=len(self._starts),
@@ -69,6 +74,7 @@ class SplitWriter:
             bytes=self._bytes,
             sha256=self._sha256.hexdigest(),
             documents_sha256=hashlib.sha256(starts).hexdigest(),
+            repeated=self._repeats.notable(),
         )
 
 

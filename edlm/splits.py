@@ -7,8 +7,9 @@ every split follow one law; it needs no knowledge of other documents, so any num
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -129,16 +130,23 @@ class SourceSplits:
             yield document, split
 
 
-def divide(corpus: CorpusConfig, validation: CorpusConfig | None, shares: Shares) -> TextSplits | SourceSplits:
+def divide(
+    corpus: CorpusConfig, validation: CorpusConfig | None, shares: Shares, heard: Callable[[int], None]
+) -> TextSplits | SourceSplits:
     """The splits of `corpus`, and of `validation`, a corpus of its own for that split.
 
-    Reads the validation corpus, of which 8 bytes a document are kept, and at most FEW documents of `corpus`.
+    Reads the validation corpus, of which 8 bytes a document are kept, and at most FEW documents of `corpus`; `heard` is
+    told the characters of each as it is read.
     """
     if isinstance(corpus, AbstractSource):
         return SourceSplits(corpus, shares)
-    held = () if validation is None else (text_key(document.text) for document in validation.documents())
-    held_out = np.unique(np.fromiter(held, dtype=np.uint64))
-    return TextSplits(corpus, validation, shares, held_out, _balanced(corpus, held_out, shares))
+    held_out = np.array([], dtype=np.uint64)
+    if validation is not None:
+        keys = (key for key, _ in _keyed(validation, heard))
+        held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
+    few = list(islice(_keyed(corpus, heard), FEW))
+    balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
+    return TextSplits(corpus, validation, shares, held_out, balanced)
 
 
 def text_key(text: str) -> int:
@@ -153,8 +161,15 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(plain.encode("utf-8"), digest_size=8, person=b"edlm splits").digest())
 
 
-def _balanced(corpus: CorpusConfig, held_out: UInt64[np.ndarray, " n"], shares: Shares) -> dict[int, Split] | None:
-    """The split of each key where there are few documents; None where there are FEW or more.
+def _keyed(corpus: CorpusConfig, heard: Callable[[int], None]) -> Iterator[tuple[int, int]]:
+    """Key and characters of each document."""
+    for document in corpus.documents():
+        heard(len(document.text))
+        yield text_key(document.text), len(document.text)
+
+
+def _balanced(few: Iterable[tuple[int, int]], held_out: UInt64[np.ndarray, " n"], shares: Shares) -> dict[int, Split]:
+    """The split of each key of few documents.
 
     Texts are walked in hash order. Few texts of very unequal sizes share out badly in some orders (one long chapter
     may be all there is to validate on), so the walk is tried in ORDERS of them, the fractional parts of odd multiples
@@ -162,12 +177,9 @@ def _balanced(corpus: CorpusConfig, held_out: UInt64[np.ndarray, " n"], shares: 
     so have the most equal mean sizes.
     """
     sizes: Counter[int] = Counter()
-    for count, document in enumerate(corpus.documents(), start=1):
-        if count == FEW:
-            return None
-        key = text_key(document.text)
+    for key, size in few:
         if not _among(key, held_out):
-            sizes[key] += len(document.text)
+            sizes[key] += size
     if not sizes:
         return {}
     parts = shares.parts()

@@ -55,6 +55,9 @@ class Tokenizer:
             self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
         except Unstreamable as reason:
             self.unstreamable = str(reason)
+        model = json.loads(text)["model"]
+        # Unigram names its unknown token by id, the others by text.
+        self._unknown = model.get("unk_id", self._rust.token_to_id(model.get("unk_token") or ""))
 
     def _appended(self) -> int | None:
         ids = self._rust.encode("").ids
@@ -115,6 +118,25 @@ class Tokenizer:
         while self._growth.byte_runs and end and self._is_byte(ids[end - 1]):
             end -= 1
         return self._growth.certain(self.decode(ids[:end]))
+
+    def lost(self, text: str) -> list[str]:
+        """The characters of `text` of which nothing remains, in their order.
+
+        They are letters and digits that no token stands for but white space, and what the unknown token stands for.
+        """
+        encoding = self._rust.encode(text, add_special_tokens=False)
+        kept, unknown = bytearray(len(text)), bytearray(len(text))
+        blank = {index: not self._rust.decode([index], skip_special_tokens=False).strip() for index in {*encoding.ids}}
+        for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if index == self._unknown:
+                unknown[start:end] = b"\1" * (end - start)
+            elif not blank[index]:
+                kept[start:end] = b"\1" * (end - start)
+        return [
+            letter
+            for letter, known, missing in zip(text, kept, unknown, strict=True)
+            if not known and (letter.isalnum() or (missing and not letter.isspace()))
+        ]
 
     def save(self, folder: Path) -> None:
         """Afterwards `folder` holds this tokenizer as tokenizer.json, with the digest `digest`."""

@@ -20,6 +20,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 MOST_SYMBOLS = 4096  # a law over symbols holds a square matrix of them
 # a to z, A to Z, then Chinese characters: 20,902 in a row, and no space or accent among them
 SYMBOLS = (ascii_letters + "".join(map(chr, range(0x4E00, 0x9FA6))))[:MOST_SYMBOLS]
+PIECE = 50_000  # characters of a text that BPE learns from at a time
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -70,7 +71,8 @@ class BPE:
     size: Positive
     """Tokens, the 256 bytes and the separator included."""
     sample: Positive = 100_000_000
-    """Characters of the train split to learn from; only these are held in memory."""
+    """Characters of the train split to learn from. In memory are their distinct words, with about 100 bytes for each
+    of their characters: 40 MB for 8 million characters of English, but 800 MB where no word is repeated."""
 
     def __post_init__(self) -> None:
         if self.size < 257:
@@ -213,10 +215,24 @@ def _byte_letters() -> list[str]:
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
     for text in texts:
-        yield text[:characters]
+        yield from _pieces(text[:characters])
         characters -= len(text)
         if characters <= 0:
             return
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces of at most PIECE characters with the same words: cut before a space, where there is one.
+
+    The library holds 256 of the texts that it learns from at a time.
+    """
+    start = 0
+    while len(text) - start > PIECE:
+        space = text.rfind(" ", start + 1, start + PIECE)
+        end = space if space > 0 else start + PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _pair(line: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Token files: a corpus cut into splits, tokenised and packed once, then read as rows in a reproducible order."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,12 @@ import torch
 from jaxtyping import Int64, UInt
 from torch import Tensor
 
+from edlm.batching import batched
 from edlm.config import ConfigurationError, NonNegative, Positive, config, parse, plain
 from edlm.corpus import CorpusConfig, Document
+from edlm.lost_characters import Losses, Lost
 from edlm.order import permuted
+from edlm.progress import Progress
 from edlm.sources import AbstractSource
 from edlm.split_files import Number, SplitSummary, SplitWriter, mapped, paths
 from edlm.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
@@ -24,9 +27,6 @@ from edlm.tokenizer import Tokenizer, open_tokenizer
 from edlm.tokenizer_kinds import Symbols, TokenizerConfig
 
 INDEX = "index.json"
-
-BUFFER = 1_000_000  # characters tokenised at a time
-REPORT = 20_000_000  # characters between two messages of progress
 
 
 @config
@@ -73,9 +73,9 @@ class Data:
         """Changes when the text behind the settings does: the settings alone do not tell."""
         return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
 
-    def splits(self) -> TextSplits | SourceSplits:
-        """The split of every document; reads a part of the corpus to tell."""
-        return divide(self.corpus, self.validation, self.shares)
+    def splits(self, heard: Callable[[int], None]) -> TextSplits | SourceSplits:
+        """The split of every document; reads a part of the corpus to tell, and tells `heard` the characters read."""
+        return divide(self.corpus, self.validation, self.shares, heard)
 
 
 @config
@@ -92,27 +92,58 @@ class Summary:
     """How a token is stored, as numpy spells it."""
     dropped: NonNegative
     """Documents left out because the validation corpus holds the same text."""
+    lost: Lost | None
+    """What the tokenizer loses of the text; None where that is not more than 1 %."""
     splits: dict[Split, SplitSummary]
+
+    def lines(self) -> Iterator[str]:
+        """What each split holds, and what of it may be unwanted, for the person who watches."""
+        for split, held in self.splits.items():
+            yield f"{split}: {held.documents:,} documents, {held.tokens:,} tokens, {held.bytes:,} bytes of text"
+            for text in held.repeated:
+                yield (
+                    f"{split}: {text.documents:,} of its documents ({text.share:.1%}) are one text, which is in no "
+                    f"other split: {text.beginning!r}; leave it out of the corpus if it is no text to learn"
+                )
+        if self.lost is not None:
+            yield (
+                f"the tokenizer loses {self.lost.share:.1%} of the characters (of {self.lost.sample:,} looked at), "
+                f"most often {' '.join(self.lost.examples)}; tokenizer.kind bytes and bpe lose none"
+            )
 
 
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
     """Afterwards `folder` holds the tokenizer, and every split's tokens and document starts, with an index.
 
-    Streams: in memory are a megabyte of text, the document starts, and 8 bytes for each document of the validation
-    corpus. Splits share no text. Killed before its end, it leaves a folder that `TokenFile.open` refuses.
-    Raises ConfigurationError for an empty corpus, and for one that is too short for a row in every split.
+    `progress` hears how much was read, at least every ten seconds while there is something to read, and what may be
+    unwanted: a text that fills a split, characters that the tokenizer loses.
+    Streams: beside 8 bytes for each document, in memory are the longest document (`corpus.longest`), or documents of
+    250,000 bytes together, with about 150 bytes for each byte of their UTF-8 while they are tokenised, and what the
+    tokenizer learns from (`BPE.sample`). Splits share no text. Killed before its end, it leaves a folder that
+    `TokenFile.open` refuses. Raises ConfigurationError for an empty corpus, and for one that is too short for a row in
+    every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     for stale in [path for split in SPLITS for path in paths(folder, split)]:
         stale.unlink(missing_ok=True)
-    splits = data.splits()
-    tokenizer = data.tokenizer.build(document.text for document, split in splits.documents() if split == "train")
+    read = Progress(progress, "read to share out the documents")
+    splits = data.splits(read.add)
+    read.finish()
+    learnt = Progress(progress, "read for the tokenizer")
+    tokenizer = data.tokenizer.build(_lessons(splits.documents(), learnt))
+    learnt.finish()
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-    used: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
-    held, dropped = _pack(splits.documents(), tokenizer, number, folder, used, progress)
+    losses = Losses(tokenizer)
+    with ExitStack() as stack:
+        used: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
+        writers: dict[Split, SplitWriter] = {
+            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used
+        }
+        dropped = _pack(splits.documents(), tokenizer, writers, losses, Progress(progress, "tokenised"))
+        held: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
     _require_rows(held, data.length)
     summary = Summary(
         tokenizer=tokenizer.digest,
@@ -121,11 +152,12 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         length=data.length,
         number=number,
         dropped=dropped,
+        lost=losses.notable(),
         splits=held,
     )
     write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
-    for split, part in held.items():
-        progress(f"{split}: {part.documents:,} documents, {part.tokens:,} tokens, {part.bytes:,} bytes of text")
+    for line in summary.lines():
+        progress(line)
     return summary
 
 
@@ -225,43 +257,33 @@ def _gather(tokens: TokenFile, rows: Int64[Tensor, " n"], length: int) -> Int64[
     return torch.from_numpy(tokens.tokens[places].astype(np.int64))
 
 
+def _lessons(documents: Iterator[tuple[Document, Split | None]], progress: Progress) -> Iterator[str]:
+    """The texts of the train split."""
+    for document, split in documents:
+        progress.add(len(document.text))
+        if split == "train":
+            yield document.text
+
+
 def _pack(
     documents: Iterator[tuple[Document, Split | None]],
     tokenizer: Tokenizer,
-    number: Number,
-    folder: Path,
-    used: Sequence[Split],
-    progress: Callable[[str], None],
-) -> tuple[dict[Split, SplitSummary], int]:
-    """What each split holds, now that its files are written, and how many documents were left out."""
+    writers: Mapping[Split, SplitWriter],
+    losses: Losses,
+    progress: Progress,
+) -> int:
+    """Afterwards the writers have written every document; how many documents were left out."""
     dropped = 0
-    with ExitStack() as stack:
-        writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used
-        }
-        for batch in _batches(documents, progress):
-            kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]
-            dropped += len(batch) - len(kept)
-            for (text, split), ids in zip(kept, tokenizer.encode_documents([text for text, _ in kept]), strict=True):
-                writers[split].write(text, ids)
-        held: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
-    return held, dropped
-
-
-def _batches(
-    documents: Iterator[tuple[Document, Split | None]], progress: Callable[[str], None]
-) -> Iterator[list[tuple[Document, Split | None]]]:
-    """The documents in lists of about BUFFER characters; `progress` hears how far it is."""
-    batch, size, done = [], 0, 0
-    for document, split in documents:
-        batch.append((document, split))
-        size += len(document.text)
-        if size >= BUFFER:
-            yield batch
-            if done // REPORT < (done + size) // REPORT:
-                progress(f"tokenised {(done + size) / 1e6:,.0f} million characters")
-            batch, size, done = [], 0, done + size
-    yield batch
+    for batch in batched(documents, lambda item: item[0].text):
+        kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]
+        texts = [text for text, _ in kept]
+        dropped += len(batch) - len(kept)
+        for (text, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
+            writers[split].write(text, ids)
+        losses.look(texts)
+        progress.add(sum(len(document.text) for document, _ in batch))
+    progress.finish()
+    return dropped
 
 
 def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:

@@ -5,7 +5,7 @@ perplexities. Nats per token depend on the tokenizer, so they come with bits per
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
+from edlm.batching import batched
 from edlm.config import ConfigurationError, Positive, config
 from edlm.conventions import ConventionConfig, Cut, Wrapped
 from edlm.corpus import CorpusConfig
@@ -22,7 +23,7 @@ from edlm.detokenize import DetokenizerConfig, Unchanged
 from edlm.likelihood import Estimate
 from edlm.streams import Purpose, seeds
 from edlm.tokenizer import Tokenizer
-from edlm.tokens import BUFFER, TokenFile
+from edlm.tokens import TokenFile
 
 Nll = Callable[[Int64[Tensor, "n l"], int], Estimate]
 """Nats of each row, or a bound on them; the number is the seed of the noise, another one at every call."""
@@ -87,7 +88,8 @@ class ZeroShot:
     def _read(self, tokenizer: Tokenizer) -> tuple[TokenFile, Counts]:
         pieces: list[Int32[np.ndarray, " l"]] = []
         words = lines = characters = size = 0
-        for texts in self._batches():
+        for documents in batched(self.corpus.documents(), lambda document: document.text):
+            texts = [document.text for document in documents]
             restored = [self.detokenizer.detokenize(text) for text in texts]
             pieces += tokenizer.encode_documents(restored)
             words += sum(len(text.split()) for text in texts)
@@ -100,17 +102,6 @@ class ZeroShot:
         tokens = np.concatenate(pieces).astype("<u4")
         counts = Counts(len(pieces), words, lines, characters, size, len(tokens))
         return TokenFile(tokens, np.append(0, ends[:-1]), tokenizer.size, tokenizer.separator), counts
-
-    def _batches(self) -> Iterator[list[str]]:
-        """The texts of the documents in lists of about BUFFER characters."""
-        batch, size = [], 0
-        for document in self.corpus.documents():
-            batch.append(document.text)
-            size += len(document.text)
-            if size >= BUFFER:
-                yield batch
-                batch, size = [], 0
-        yield batch
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from edlm import splits
 from edlm.config import ConfigurationError, parse
 from edlm.corpus import Embedded, Files
 from edlm.sources import IN_DOCUMENT, Markov
-from edlm.splits import FEW, Shares, divide, text_key
+from edlm.splits import FEW, Shares, text_key
 from edlm.tokenizer_kinds import Bytes
 from edlm.tokens import Data, prepare
 
@@ -30,6 +31,10 @@ texts = st.lists(st.text("ab", min_size=1, max_size=8), min_size=1, max_size=40)
 def written(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return Files(paths=(str(path),))
+
+
+def divide(corpus, validation, shares):
+    return splits.divide(corpus, validation, shares, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +224,7 @@ marrings = st.tuples(
 
 @settings(max_examples=50, deadline=None)
 @example("né\nb", ("NFD", "\r\n", "", "\n"))
-@given(st.text(min_size=1, max_size=30), marrings)
+@given(st.text(st.characters(exclude_characters="\r", codec="utf-8"), min_size=1, max_size=30), marrings)
 def test_copies_have_one_key(text, choices):
     assert text_key(marred(text, choices)) == text_key(text)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edlm import tokenizer_kinds
 from edlm.config import ConfigurationError
 from edlm.tokenizer import Tokenizer, open_tokenizer
 from edlm.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
@@ -214,3 +215,13 @@ def test_a_separator_that_text_spells_after_all_never_gets_into_data():
     for encode in (tokenizer.encode, lambda text: tokenizer.encode_documents(["a", text])):
         with pytest.raises(ValueError, match=r"the text 'b<\|endoftext\|>' spells the separator"):
             encode("b<|endoftext|>")
+
+
+def test_a_long_text_is_learnt_from_in_pieces_with_the_same_words(monkeypatch):
+    text = "the cat sat on the mat, and the hat;\n\n  it is there " * 40
+    whole = BPE(size=275).build([text])
+    monkeypatch.setattr(tokenizer_kinds, "PIECE", 50)
+    assert BPE(size=275).build([text]).digest == whole.digest
+    pieces = list(tokenizer_kinds._pieces(text + "x" * 120))
+    assert max(map(len, pieces)) <= 50
+    assert "".join(pieces) == text + "x" * 120

@@ -46,7 +46,7 @@ def test_the_token_files_hold_every_document_once_in_its_order(tmp_path, tokeniz
     summary = prepare(settings, tmp_path / "data", silent)
     opened = open_tokenizer(tmp_path / "data")
     for split in ("train", "validation", "judge"):
-        texts = [document.text for document, home in settings.splits().documents() if home == split]
+        texts = [document.text for document, home in settings.splits(lambda _: None).documents() if home == split]
         file = TokenFile.open(tmp_path / "data", split)
         documents = np.split(np.asarray(file.tokens), file.documents[1:])
         assert [ids.tolist() for ids in documents] == [ids.tolist() for ids in opened.encode_documents(texts)]
@@ -132,12 +132,50 @@ def test_the_embedded_corpus_is_prepared_with_progress(tmp_path):
     said = []
     settings = Data(corpus=Embedded(), tokenizer=Characters(), length=64, shares=Shares(validation=0.1, judge=0.3))
     summary = prepare(settings, tmp_path, said.append)
-    assert said[0] == "tokenizer: 27 tokens"
-    assert [line.split(":")[0] for line in said[1:]] == ["train", "validation", "judge"]
+    size = sum(len(document.text) for document in Embedded().documents())
+    assert said[:3] == [
+        f"{size:,} characters read to share out the documents",
+        "tokenizer: 27 tokens",
+        f"{size:,} characters tokenised",
+    ]
+    assert [line.split(":")[0] for line in said[3:]] == ["train", "validation", "judge"]
     characters = {split: held.characters for split, held in summary.splits.items()}
     total = sum(characters.values())
     assert characters["validation"] / total == pytest.approx(0.1, abs=0.05)
     assert characters["judge"] / total == pytest.approx(0.3, abs=0.05)
+
+
+def test_boilerplate_that_fills_a_split_is_named(tmp_path):
+    texts = [f"{story}{number}" for number in range(20) for story in STORY] + ["[deleted]\n"] * 60 + ["[deleted]"] * 60
+    said = []
+    summary = prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "data", said.append)
+    (split,) = [split for split, held in summary.splits.items() if held.repeated]
+    (found,) = summary.splits[split].repeated
+    assert (found.beginning, found.documents) == ("[deleted]\n", 120)
+    assert found.share == pytest.approx(120 / summary.splits[split].documents)
+    (line,) = [line for line in said if "are one text" in line]
+    assert line.startswith(f"{split}: 120 of its documents ({found.share:.1%}) are one text")
+    assert "'[deleted]\\n'" in line
+    assert read_summary(tmp_path / "data") == summary
+
+
+def test_a_tokenizer_that_loses_the_text_says_so(tmp_path):
+    said = []
+    texts = [f"мир {story}" for story in STORY]
+    summary = prepare(data(tmp_path / "a.jsonl", texts, tokenizer=Characters()), tmp_path / "data", said.append)
+    letters = sum(not letter.isspace() for text in texts for letter in text)
+    assert summary.lost.share == pytest.approx(3 * len(texts) / letters)
+    assert (set(summary.lost.examples), summary.lost.sample) == (set("мир"), letters)
+    assert said[-1].startswith(f"the tokenizer loses {summary.lost.share:.1%} of the characters (of {letters:,} looked")
+    assert read_summary(tmp_path / "data") == summary
+    assert prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "bytes", silent).lost is None
+
+
+def test_reading_for_the_tokenizer_is_told_too(tmp_path):
+    said = []
+    prepare(data(tmp_path / "a.jsonl", STORY, tokenizer=BPE(size=300)), tmp_path / "data", said.append)
+    size = sum(map(len, STORY))
+    assert f"{size:,} characters read for the tokenizer" in said
 
 
 def test_a_corpus_too_short_for_a_row_of_each_split_is_refused(tmp_path):

@@ -59,9 +59,9 @@ def test_a_corpus_is_counted_as_written_and_as_scored(story):
     assert (counts.characters, counts.bytes, counts.tokens) == (10, 11, 13)  # "a-b\n\nc" and "é d\n"
 
 
-def test_a_corpus_of_many_buffers_is_read_whole(story, monkeypatch):
+def test_a_corpus_of_many_batches_is_read_whole(story, monkeypatch):
     whole = story().passages(byte_level, 16)
-    monkeypatch.setattr("edlm.zeroshot.BUFFER", 100)
+    monkeypatch.setattr("edlm.batching.BYTES", 100)
     pieces = story().passages(byte_level, 16)
     assert torch.equal(whole.cut.blocks[0], pieces.cut.blocks[0])
     assert whole.counts == pieces.counts
