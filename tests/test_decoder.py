@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models
 
+from edlm.decoder import Growth
 from edlm.tokenizer import Tokenizer
 from tests.vocabularies import KINDS, UNSTREAMABLE, llama, made
 
@@ -29,6 +30,13 @@ def test_an_unstreamable_decoder_says_why_and_nothing_of_a_text_is_certain(name,
     assert why in str(tokenizer.unstreamable)
     assert tokenizer.certain([3, 3]) == ""
     assert tokenizer.decode([3, 3]) != ""
+
+
+def test_no_more_is_kept_back_than_may_change():
+    assert Growth().certain("a\ufffd") == "a\ufffd"
+    assert Growth(partial=True).certain("a\ufffd\ufffd") == "a\ufffd"
+    assert Growth(partial=True).certain("ab") == "ab"
+    assert [Growth(letters=2).certain(text) for text in ("", "a", "abc")] == ["", "", "a"]
 
 
 def test_every_unstreamable_kind_is_looked_at():

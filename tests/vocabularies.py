@@ -78,7 +78,9 @@ def of_words(decoder: decoders.Decoder | None, words: list[str]) -> Tokenizer:
 
 
 WORDS = ["the", "cat", "sat", "mat,", "don't", "일", "🤗🤗", "e\u0301", "▁"]
-FULL_STOPS = decoders.Sequence([decoders.Fuse(), decoders.Replace(" .", "."), decoders.Replace("..", "…!")])
+FULL_STOPS = decoders.Sequence(
+    [decoders.Fuse(), decoders.Replace(" .", "."), decoders.Replace("..", "…!"), decoders.Replace(" ", "---")]
+)
 KINDS: Mapping[str, Callable[[], Tokenizer]] = {
     "bytes": lambda: Bytes().build([]),
     "bpe": lambda: BPE(size=300).build(TEXTS * 4),
