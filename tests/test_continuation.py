@@ -111,6 +111,13 @@ def test_as_many_letters_are_kept_back_as_a_clean_up_may_change():
     assert pieces(tokenizer, [], tokens) == ["", "", "", "", "a", "", ".", "éa"]
 
 
+def test_a_clean_up_that_lengthens_what_may_change_keeps_back_all_of_it():
+    tokenizer = made("full-stops")
+    ids = [tokenizer._rust.token_to_id(word) for word in ("a", " ", ".")]
+    assert [tokenizer.decode(ids[:count]) for count in (2, 3)] == ["a---", "a."]
+    assert "a.".startswith(tokenizer.certain(ids[:2]))
+
+
 def test_a_prompt_that_ends_in_half_a_letter_leaves_the_letter_to_the_completion():
     tokenizer, (first, *rest) = made("bytes"), list("é!".encode())
     continuation = Continuation(tokenizer, [97, first])
