@@ -72,6 +72,10 @@ class Details:
     """Of each choice its own: as the `seed` of a request for one text it gives the same text."""
     streams: str | None = None
     """`independent` or `shared`: how those follow from `seed`."""
+    temperature: float = 1.0
+    """Of the tokens."""
+    law: str | None = None
+    """`another law` where the temperature is not 1: the model's bounds are not those of these texts."""
     ignored: tuple[str, ...] = ()
     """Fields of the request that the service does not know; they changed nothing."""
 

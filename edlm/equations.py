@@ -35,6 +35,17 @@ def carry_over(xt: Int[Tensor, "*b l"], x: Int[Tensor, "*b l"], where: Bool[Tens
     return torch.where(where, x, xt)
 
 
+def tempered(logits: Float[Tensor, "*n v"], temperature: float) -> Float[Tensor, "*n v"]:
+    """Logits of p^(1/temperature), normalised by what comes after; at 0 all of the probability is the likeliest's.
+
+    Of several likeliest tokens the first has it. Logits that are not numbers stay so.
+    """
+    if temperature > 0:
+        return logits.float() / temperature
+    most = logits.float().max(dim=-1, keepdim=True)
+    return torch.full_like(logits, -torch.inf, dtype=torch.float32).scatter(-1, most.indices, most.values * 0.0)
+
+
 def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """k tokens for each position by inverse CDF, with the log-probability of each.
 

@@ -270,6 +270,7 @@ class Readout(nn.Module):
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
+        self.temperature = 1.0  # another one is another law: `edlm.tempering` makes views that have it
         self.weight = nn.Parameter(torch.zeros(vocabulary, width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
@@ -308,7 +309,10 @@ class Readout(nn.Module):
     def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
         n = features.shape[0]
         padded = F.pad(features, (0, 0, 0, -n % ROWS_MULTIPLE))
-        return consume(F.linear(padded, self.weight, self.bias)[:n], *aligned)
+        logits = F.linear(padded, self.weight, self.bias)[:n]
+        if self.temperature != 1:
+            logits = equations.tempered(logits, self.temperature)
+        return consume(logits, *aligned)
 
 
 def _distribution(logits: Tensor) -> tuple[Tensor, ...]:

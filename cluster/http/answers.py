@@ -49,6 +49,10 @@ class Details(BaseModel):
     energy_temperature: float
     energy: str | None
     """None: nothing was weighed."""
+    temperature: float
+    """Of the tokens."""
+    law: Literal["another law"] | None
+    """`another law` where the temperature is not 1: the model's bounds are not those of these texts."""
     ess: float | None = None
     """Effective number of candidates, a mean over the steps that had something to choose."""
     denoiser_calls: int | None = None

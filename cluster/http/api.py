@@ -10,6 +10,7 @@ from cluster.http.foreign import NEUTRAL, ignored
 from cluster.http.forms import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
 from cluster.http.refusal import Refused
 from edlm.sampler import EXACT, LEAST_TEMPERATURE, Sampler
+from edlm.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
 
 MAX_PARTS = 64
 MAX_STEPS = 1024
@@ -110,6 +111,9 @@ class _Request(Body, extra="allow"):
 
 class _Stream(_Request):
     n: Choices = 1
+    temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
+    """Of the tokens: each is drawn from p^(1/temperature), and at 0 it is the likeliest. Anything but 1 is another law
+    than the model's, of which no bound is told. Between 0 and 0.01 there is none."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -131,6 +135,9 @@ class _Stream(_Request):
 
     def require_consistent(self) -> None:
         """Refused where fields that are right by themselves do not go together."""
+        if 0 < self.temperature < LEAST_TOKEN_TEMPERATURE:
+            what = f"temperature is {self.temperature:g}; give 0, where each token is the likeliest"
+            raise Refused(400, f"{what}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise Refused(400, "stream_options is for stream: true", "stream_options", "invalid_value")
 
@@ -228,6 +235,8 @@ class ScoreRequest(_Request):
     tokens: Tokens | None = None
     draws: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 16
     """Independent noise samples; the standard errors fall with their root."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {**NEUTRAL, "temperature": (1,)}
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ScoreRequest":

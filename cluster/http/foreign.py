@@ -23,7 +23,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "messages": (),
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
-    "temperature": (1,),
     "tools": ([],),
     "top_p": (1,),
     # vLLM

@@ -3,8 +3,8 @@
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -14,10 +14,13 @@ from cluster.http.forms import MAX_INTEGER
 from cluster.http.served import Served, or_refuse
 from cluster.http.visit import Visit
 from edlm import streams
+from edlm.candidates import proposal_of
 from edlm.job import Job
 from edlm.sampler import Sampler
 from edlm.streams import Purpose
 from edlm.text import Tally
+
+ANOTHER_LAW: Literal["another law"] = "another law"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Way:
     sampler: Sampler
     energy: str | None
     """What weighs the candidates; None: nothing is weighed."""
+    temperature: float
+    """Of the tokens."""
     seed: int
     streams: Streams
     visit: Visit
@@ -62,6 +67,8 @@ class Way:
             window=self.sampler.window,
             energy_temperature=self.sampler.temperature,
             energy=self.energy,
+            temperature=self.temperature,
+            law=None if self.temperature == 1 else ANOTHER_LAW,
             ess=sum(ess) / len(ess) if ess else None,
             denoiser_calls=sum(tally.denoiser_calls for tally in tallies) if tallies else None,
             energy_calls=sum(tally.energy_calls for tally in tallies) if tallies else None,
@@ -88,12 +95,17 @@ def way(
     """How to answer the request; Refused where this model cannot."""
     visit.ignored = request.ignored
     served.require_named(request.model)
+    temperature = 1.0 if isinstance(request, ScoreRequest) else request.temperature
+    served = served.at(temperature)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
-    weighs = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy) is not None
-    energy = (request.edlm.energy or generator.bundle.energy) if weighs else None
+    weighing = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy)
+    if temperature == 0 and sampler.candidates > 1 and weighing is not None and proposal_of(weighing) is None:
+        # All candidates are the likeliest tokens: there is nothing to choose.
+        sampler, weighing = replace(sampler, candidates=1), None
+    energy = None if weighing is None else request.edlm.energy or generator.bundle.energy
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
-    return Way(served, sampler, energy, seed, request.streams, visit, deadline)
+    return Way(served, sampler, energy, temperature, seed, request.streams, visit, deadline)
 
 
 def seeds(way: Way, prompt: int, count: int) -> list[int]:

@@ -1,8 +1,8 @@
 """The model that a request is answered with: its generator, and the name, version and digest that the answer gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from cluster.http.pieces import Pieces
@@ -10,8 +10,10 @@ from cluster.http.refusal import Refused
 from edlm.config import plain
 from edlm.continuous import Model as EngineModel
 from edlm.generator import TextGenerator
+from edlm.tempering import tempered
 
 Value = TypeVar("Value")
+TEMPERATURES = 64  # that are kept; each is a few hundred small objects, and no weight
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,21 @@ class Served:
     @cached_property
     def pieces(self) -> Pieces:
         return Pieces(self.generator.tokenizer)
+
+    def at(self, temperature: float) -> "Served":
+        """The same model at a temperature of its tokens."""
+        return self if temperature == 1 else self._views(temperature)
+
+    @cached_property
+    def _views(self) -> Callable[[float], "Served"]:
+        """Kept, so that texts of one temperature share their passes; those of two do not."""
+        model = self.model  # not self: what is kept would keep itself
+
+        @lru_cache(TEMPERATURES)
+        def view(temperature: float) -> Served:
+            return Served(replace(model, generator=tempered(model.generator, temperature)))
+
+        return view
 
     @property
     def facts(self) -> dict[str, Any]:

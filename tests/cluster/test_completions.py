@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cluster.http import api
+from edlm.tempering import tempered
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, ask, error
 
@@ -178,6 +179,7 @@ def test_tokens_and_the_steps_that_revealed_them_are_shown_on_request(url):
         ({"best_of": 2, "max_tokens": LENGTH + 1}, "best_of"),
         ({"n": 81}, "n"),
         ({"stop": ""}, "stop"),
+        ({"temperature": 0.001}, "temperature"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"edlm": {"timeout_seconds": 1000}}, "edlm.timeout_seconds"),
@@ -185,6 +187,39 @@ def test_tokens_and_the_steps_that_revealed_them_are_shown_on_request(url):
 )
 def test_what_does_not_go_together_is_named(url, request_, param):
     assert error(ask(url, COMPLETIONS, request_), 400)["param"] == param
+
+
+def test_a_temperature_is_another_law_and_says_so(url, generator):
+    request = {"prompt": "ab", "max_tokens": 10, "seed": 3}
+    plain, warm = (ask(url, COMPLETIONS, {**request, "temperature": one}).json() for one in (1, 0.7))
+    assert (plain["edlm"]["temperature"], plain["edlm"]["law"]) == (1.0, None)
+    assert (warm["edlm"]["temperature"], warm["edlm"]["law"]) == (0.7, "another law")
+    assert plain["choices"][0]["text"] == texts(url, **request)[0]
+    view = tempered(generator, 0.7)
+    (own,) = view.write(view.read("ab"), 10, [3], view.bundle.sampler)
+    assert warm["choices"][0]["text"] == own.text
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"candidates": 1}, {"energy": "conditional"}, {"candidates": 0, "energy": "conditional"}]
+)
+def test_at_temperature_zero_one_step_of_one_place_is_the_likeliest_token(url, settings):
+    request = {"prompt": "abcd", "max_tokens": 1, "temperature": 0, "edlm": {"steps": 1, **settings}}
+    answer = ask(url, COMPLETIONS, {**request, "n": 6}).json()
+    assert len({choice["text"] for choice in answer["choices"]}) == 1
+    if settings.get("candidates") != 0:
+        assert (answer["edlm"]["candidates"], answer["edlm"]["energy"]) == (1, None)
+
+
+def test_texts_of_several_temperatures_at_once_are_those_of_each_alone(url):
+    requests = [
+        {"prompt": "ab", "seed": 1, "max_tokens": 20, "temperature": t, "edlm": {"steps": 8, "energy": energy}}
+        for t in (0, 0.5, 1, 1.5) for energy in ("step", "conditional")
+    ]  # fmt: skip
+    alone = [texts(url, **request) for request in requests]
+    assert len({text for (text,) in alone}) > 4
+    with ThreadPoolExecutor(len(requests)) as pool:
+        assert list(pool.map(lambda request: texts(url, **request), requests)) == alone
 
 
 def test_another_model_is_not_found(url):

@@ -29,6 +29,12 @@ def test_choices_differ_and_repeat_on_resend(url):
     assert choices == ask(url, INFILL, {"parts": ["the ", 8], "n": 3, "seed": 1}).json()["choices"]
 
 
+def test_a_temperature_is_another_law_and_says_so(url):
+    cold, plain = (ask(url, INFILL, {"parts": ["ab", 8], "seed": 1, "temperature": t}).json() for t in (0, 1))
+    assert (cold["edlm"]["law"], plain["edlm"]["law"]) == ("another law", None)
+    assert cold["choices"][0]["text"] != plain["choices"][0]["text"]
+
+
 def test_a_text_without_gaps_comes_back_as_it_is(url):
     answer = ask(url, INFILL, {"parts": ["a" * LENGTH]}).json()
     assert answer["choices"][0]["text"] == "a" * LENGTH
