@@ -147,7 +147,8 @@ class Turns:
         where = now.revealed.clone()
         for rows in groups:
             sampler, energy = _how(drafts[rows[0]])
-            where[rows] = sampler.reads(now.at(torch.tensor(rows, device=generator.device)), network, energy)
+            at = torch.tensor(rows, device=generator.device)
+            where[at] = sampler.reads(now.at(at), network, energy)
         context = read(network, now.xt, now.t, where)
         _synchronise(generator.device)
         plain_seconds, took = time.monotonic() - started, []

@@ -1,5 +1,6 @@
 """The devices, and the figures that a run on one of them leaves behind."""
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -42,17 +43,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def opened() -> dict[str, TextGenerator]:
-    """Generators by device."""
-    return {}
+def on(folder) -> Callable[[str], TextGenerator]:
+    """The bundle on a device; it is opened once, so leave its weights alone."""
+    return functools.cache(lambda device: open_bundle(folder, device))
 
 
 @pytest.fixture
-def there(device, folder, opened) -> TextGenerator:
-    """The bundle on the device; it is opened once, so leave its weights alone."""
-    if device not in opened:
-        opened[device] = open_bundle(folder, device)
-    return opened[device]
+def there(device, on) -> TextGenerator:
+    """The bundle on the device; leave its weights alone."""
+    return on(device)
 
 
 @pytest.fixture(scope="session")
