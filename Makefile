@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve ui lint test test-chaos mutants
+.PHONY: help install run serve ui lint test test-chaos mutants gpu-check
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -45,6 +45,9 @@ test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of
 
 mutants: install ## faults planted at random places of the science for MINUTES (60); SEED (0) chooses them
 	@nice $(BIN)/python -m tests.mutation_run --minutes $${MINUTES:-60} --seed $${SEED:-0} --report "$(EDLM_HOME)/mutants.md"
+
+gpu-check: install ## tests and figures on this machine's GPU in nine minutes (docs/gpu.md); without one a rehearsal
+	@.ci/gpu-check
 
 # torch first and alone: an unpinned torch, asked for beside the rest, may bring another build than the tested one.
 $(INSTALLED): pyproject.toml constraints.txt

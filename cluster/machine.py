@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -26,8 +26,8 @@ def machine() -> dict[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """The versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """The versions of Python and of the packages that numbers depend on; the science alone needs not all of them."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ def commit() -> Commit | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return Commit(head.stdout.strip(), bool(changed.stdout.strip())) if head.returncode == 0 else None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -1,0 +1,124 @@
+"""Train a denoiser with LocalEngine for some seconds: tokens per second, peak memory, and whether the loss falls.
+
+python -m tests.gpu.train_minute [--seconds 60] [--output train.json]
+
+On CUDA eight layers of 512 in bfloat16, L = 512; on the CPU a rehearsal with a tiny network. Exits with 1 where a loss
+is not finite or does not fall.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from edlm.corpus import Embedded
+from edlm.denoiser import Denoiser
+from edlm.engine import LocalEngine
+from edlm.objective import Denoising
+from edlm.schedule import LogLinear
+from edlm.splits import Shares
+from edlm.tokenizer_kinds import Characters
+from edlm.tokens import Batches, Data, TokenFile, prepare
+from edlm.training import Engine, Training, fit
+from edlm.transformer import Trunk
+
+WARM = 5  # steps that are not timed
+WRITE_SECONDS = 5.0  # between two versions of the figures
+ENDLESS = 10**9
+SEED = 0
+
+
+class TimeIsUp(Exception):
+    """Thrown between two steps, to stop there."""
+
+
+class Clock:
+    """What is measured of each step, and the figures of it."""
+
+    def __init__(self, seconds: float, output: Path, facts: Mapping[str, object], tokens: int) -> None:
+        self.output, self.facts, self.tokens = output, facts, tokens
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self.end, self.written = time.monotonic() + seconds, 0.0
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.losses.append(metrics["loss_nats_per_token"])
+        self.seconds.append(metrics["seconds_per_step"])
+        now = time.monotonic()
+        if now - self.written > WRITE_SECONDS:
+            self.written = now
+            self.write()
+        if now > self.end and len(self.losses) > 2 * WARM:
+            raise TimeIsUp
+
+    def write(self) -> dict[str, object]:
+        part = max(1, len(self.losses) // 5)
+        seconds = statistics.median(self.seconds[WARM:] or self.seconds)
+        figures = {
+            **self.facts,
+            "steps": len(self.losses),
+            "seconds_per_step": seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "first_loss_nats_per_token": statistics.fmean(self.losses[:part]),
+            "last_loss_nats_per_token": statistics.fmean(self.losses[-part:]),
+        }
+        if torch.cuda.is_available():
+            figures["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        self.output.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        return figures
+
+
+def train(seconds: float, output: Path) -> dict[str, object]:
+    """The figures, which `output` holds as well. Raises NonFiniteLoss."""
+    cuda = torch.cuda.is_available()
+    trunk = Trunk(width=512, layers=8, heads=8) if cuda else Trunk(width=32, layers=1, heads=2)
+    length, batch, precision = (512, 64, "bfloat16") if cuda else (64, 16, "float32")
+    training = Training(
+        steps=ENDLESS, batch=batch, learning_rate=1e-3, warmup_steps=20, decay="constant", ema=0.99,
+        precision=precision, checkpoint_every=ENDLESS,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        shares = Shares(validation=0.1, judge=0.1)
+        data = Data(corpus=Embedded(), tokenizer=Characters(), length=length, shares=shares)
+        prepare(data, Path(folder), lambda _: None)
+        tokens = TokenFile.open(Path(folder), "train")
+        torch.manual_seed(SEED)
+        denoiser = Denoiser(trunk, Characters().build([]).size).to("cuda" if cuda else "cpu")
+        engine = LocalEngine(Denoising(denoiser, LogLinear(), SEED), training)
+        facts = {
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "torch": torch.__version__,
+            "width": trunk.width, "layers": trunk.layers, "length": length, "batch": batch, "precision": precision,
+            "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+        }  # fmt: skip
+        clock = Clock(seconds, output, facts, batch * length)
+        try:
+            fit(engine, Batches(tokens, length, batch, SEED).rows, training, SEED, clock.log, _unsaved)
+        except TimeIsUp:
+            return clock.write()
+    raise AssertionError("training ended by itself")
+
+
+def _unsaved(engine: Engine) -> None:
+    """Nothing is kept of a minute of training."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--output", type=Path, default=Path("train.json"))
+    given = parser.parse_args()
+    figures = train(given.seconds, given.output)
+    print(json.dumps(figures))
+    if not figures["last_loss_nats_per_token"] < figures["first_loss_nats_per_token"]:  # type: ignore[operator]
+        sys.exit("the loss does not fall")
+
+
+if __name__ == "__main__":
+    main()
