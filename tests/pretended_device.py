@@ -58,7 +58,7 @@ def pretended() -> Iterator[Counts]:
     _registered()
     _COUNTS.clear()
     run = threading.Thread.run
-    functions = torch.tensor, torch.as_tensor
+    functions, swap = (torch.tensor, torch.as_tensor), torch.__future__.get_swap_module_params_on_conversion()
 
     def run_on_device(thread: threading.Thread) -> None:
         with _Dispatch():
@@ -67,12 +67,15 @@ def pretended() -> Iterator[Counts]:
     threading.Thread.run = run_on_device  # type: ignore[method-assign]
     # Both build a tensor below the dispatcher, where no mode sees them.
     torch.tensor, torch.as_tensor = _tensor, _as_tensor
+    # Modules are converted by `parameter.data = ...`, which would leave `host` as it was.
+    torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         with _Dispatch():
             yield _COUNTS
     finally:
         threading.Thread.run = run  # type: ignore[method-assign]
         torch.tensor, torch.as_tensor = functions
+        torch.__future__.set_swap_module_params_on_conversion(swap)
 
 
 class OnDevice(Tensor):

@@ -42,6 +42,17 @@ def test_results_are_the_processors_bits_and_gradients_flow():
         assert torch.equal(there.weight.grad.cpu(), gradient)
 
 
+def test_a_module_that_is_rounded_on_the_device_computes_with_what_was_rounded():
+    with pretended():
+        module = torch.nn.Linear(3, 2).to(NAME)
+        weight, exact = module.weight, module.weight.detach().cpu()
+        module.to(torch.bfloat16)
+        assert module.weight is weight
+        assert weight.dtype == torch.bfloat16
+        assert torch.equal(weight.cpu(), exact.bfloat16())
+        assert module(torch.ones(3, dtype=torch.bfloat16, device=NAME)).dtype == torch.bfloat16
+
+
 def test_views_are_free_and_answers_are_waited_for():
     with pretended() as counts:
         there = torch.ones(2, 3, device=NAME)
