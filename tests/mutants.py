@@ -28,12 +28,13 @@ class Mutant:
 
 (
     LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL, EFFORT,
-    CONTINUOUS, FAIRNESS,
+    CONTINUOUS, FAIRNESS, STEP_ENERGY, OBJECTIVE, LIKELIHOOD,
 ) = (
     f"tests/test_{name}.py"
     for name in (
         "sampler_law", "bounds", "identities", "energy", "judge", "quality", "control", "legacy", "carry_over_estimate",
-        "fast_paths", "speculative", "reveal", "effort", "continuous", "fairness",
+        "fast_paths", "speculative", "reveal", "effort", "continuous", "fairness", "step_energy", "objective",
+        "likelihood",
     )
 )  # fmt: skip
 
@@ -328,6 +329,48 @@ MUTANTS = (
         "key = min(lines, key=lambda key: self._served[key])",
         "key = max(lines, key=lambda key: self._served[key])",
         (FAIRNESS,),
+    ),
+    Mutant(
+        "a step energy is not told of the right edge of the canvas",
+        "step_energy.py",
+        "(at >= length)",
+        "(at > length)",
+        (STEP_ENERGY,),
+    ),
+    Mutant(
+        "a step energy is not told of the left edge of the canvas",
+        "step_energy.py",
+        "(at < 0)",
+        "(at < -1)",
+        (STEP_ENERGY,),
+    ),
+    Mutant(
+        "a class attribute hides the proposal of a residual energy",
+        "abstract_energy.py",
+        "self.proposal = None",
+        "type(self).proposal = None",
+        (STEP_ENERGY,),
+    ),
+    Mutant(
+        "NCE weighs groups with one new token",
+        "objective.py",
+        "joint = equations.sum_by_group(new.long(), block) > 1",
+        "joint = equations.sum_by_group(new.long(), block) > 0",
+        (OBJECTIVE,),
+    ),
+    Mutant(
+        "in conditioning a row weighs as much as it reveals",
+        "objective.py",
+        "loss = -log_p / new.sum(dim=-1).clamp(min=1)",
+        "loss = -log_p / x0.shape[1]",
+        (OBJECTIVE,),
+    ),
+    Mutant(
+        "the true candidate shares what it throws away with the last one",
+        "likelihood.py",
+        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])",
+        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, -1])",
+        (LIKELIHOOD,),
     ),
 )
 
