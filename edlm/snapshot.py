@@ -23,13 +23,13 @@ def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> Non
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE)
         publish(Path(folder), join(workspace, f"{PREFIX}{step:08d}"), facts={"step": step})
     system, _ = fsspec.core.url_to_fs(workspace)
-    for name in _snapshots(workspace)[:-KEPT]:
+    for name in snapshots(workspace)[:-KEPT]:
         system.rm(system._strip_protocol(join(workspace, name)), recursive=True)
 
 
 def newest_snapshot(workspace: str) -> tuple[str, int] | None:
     """(URI, step) of the newest snapshot that is whole; one that is not is named in a warning and passed over."""
-    for name in reversed(_snapshots(workspace)):
+    for name in reversed(snapshots(workspace)):
         uri = join(workspace, name)
         try:
             local_copy(uri)
@@ -47,7 +47,7 @@ def open_snapshot(uri: str) -> dict[str, Tensor]:
     return load_file(local_copy(uri) / STATE)
 
 
-def _snapshots(workspace: str) -> list[str]:
+def snapshots(workspace: str) -> list[str]:
     """Names of all snapshots, oldest first; whether they are whole is not looked at."""
     system, root = fsspec.core.url_to_fs(workspace)
     if not system.exists(root):

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -185,6 +187,43 @@ def test_a_corpus_too_short_for_a_row_of_each_split_is_refused(tmp_path):
         TokenFile.open(tmp_path / "data", "train")
     with pytest.raises(ConfigurationError, match="holds no text"):
         prepare(data(tmp_path / "b.jsonl", []), tmp_path / "data", silent)
+
+
+PREPARE = """
+import resource, sys
+from pathlib import Path
+from edlm.corpus import Files
+from edlm.splits import Shares
+from edlm.tokenizer_kinds import Bytes
+from edlm.tokens import Data, prepare
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+source, target = sys.argv[1:]
+data = Data(
+    corpus=Files(paths=(source,), longest=200_000),
+    tokenizer=Bytes(),
+    length=64,
+    shares=Shares(validation=0.1, judge=0.1),
+)
+before = peak()
+prepare(data, Path(target), lambda line: None)
+print(peak() - before)
+"""
+
+
+def test_a_large_file_is_prepared_in_bounded_memory(tmp_path):
+    """2.5 MB of text in one file, which need 360 MB where they are tokenised at once."""
+    source = tmp_path / "large.txt"
+    source.write_text("".join(f"line {number} of a text, about as long as lines are\n" for number in range(50_000)))
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, str(source), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) < 150
 
 
 def test_contradictory_shares_are_refused(tmp_path):

@@ -1,8 +1,8 @@
 """A stage: a function from settings and input URIs to an output URI, which is run once and then reused.
 
 The fingerprint of a stage covers what determines its result (settings, the content of its inputs, the code), not where
-it runs. Its output is committed by a marker written last: a finished stage is reused, a half-finished one resumes, and
-a changed setting reruns what depends on it and nothing else.
+it runs. Its output is committed by a marker written last: a finished stage is reused, a half-finished one goes on from
+its last checkpoint, if it has one, and a changed setting reruns what depends on it and nothing else.
 """
 
 import hashlib
@@ -23,9 +23,11 @@ from cluster.shipping import ship
 from cluster.tracked import TrackedRun
 from cluster.tracking import Runs, RunTracker, open_tracking
 from edlm.config import ConfigurationError
+from edlm.snapshot import snapshots
 from edlm.storage import StorageError, committed, join, publish, read_text, write_text
 from edlm.training import NonFiniteLoss
 from workflows.experiment import Experiment
+from workflows.scratch import scratch
 
 FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
@@ -117,8 +119,8 @@ class Session:
 
     def _run(self, name, settings, inputs, work, output: str, workspace: str) -> None:
         run_id = self._run_id(name, workspace)
-        with tempfile.TemporaryDirectory(prefix=f"edlm-{name}-") as scratch:
-            folder, journal = Path(scratch) / "output", self._journal(workspace, Path(scratch))
+        with scratch(name) as place:
+            folder, journal = place / "output", self._journal(workspace, place)
             folder.mkdir()
             tracker = TrackedRun(self.runs.tracking, self.runs.root, run_id, journal)
             with _closing(tracker()) as told:
@@ -144,7 +146,9 @@ class Session:
         try:
             run_id = json.loads(read_text(place))["run_id"]
             self.runs.resume(run_id)
-            say(name, "resumes where it stopped")
+            # Only a checkpoint is gone on from; what a grid has measured, its cells tell themselves.
+            resumes = bool(snapshots(workspace))
+            say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
         except FileNotFoundError:
             run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": code_version()})
             write_text(place, json.dumps({"run_id": run_id}))
