@@ -47,12 +47,13 @@ def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, 
     assert sum(rows * many for rows, many in energy.calls) == b * max(distinct.tolist())
 
 
-def test_equal_ones_are_found_among_many_candidates():
-    energy, arguments = Recording(), some(2, 100, 3, tokens=4)
+@pytest.mark.parametrize(("b", "k"), [(2, 100), (20, 20)])
+def test_equal_ones_are_found_among_many_candidates_of_many_rows(b, k):
+    energy, arguments = Recording(), some(b, k, 3, tokens=4)
     energies, distinct = weigh(energy, *arguments)
     assert torch.equal(energies, Recording()(*arguments))
     assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
-    assert energy.calls == [(2, max(distinct.tolist()))]
+    assert energy.calls == [(b, max(distinct.tolist()))]
 
 
 def test_few_tokens_are_one_call():
