@@ -36,6 +36,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "min_p": (0,),
+    "min_tokens": (0,),
     "prompt_embeds": (),
     "prompt_logprobs": (),
     "repetition_penalty": (1,),
