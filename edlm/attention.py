@@ -5,6 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from edlm.row_invariance import padded
+
+PLACES_MULTIPLE = 4  # else scratch memory is aligned in some threads alone, and last bits depend on it
+
 
 def attend(
     q: Float[Tensor, "b a m c"],
@@ -25,4 +29,8 @@ def attend(
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and short and whole and not torch.is_grad_enabled():
         scores = (q * q.shape[-1] ** -0.5) @ k.mT
         return scores.softmax(dim=-1) @ v  # summed in float32
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal)
+    if q.device.type == "cpu" and dropout == 0 and (seen is None or seen.shape[-2] == 1):
+        places = q.shape[-2]
+        q = padded(q, PLACES_MULTIPLE)
+        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)[..., :places, :]
+    return F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)

@@ -6,9 +6,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm.bites import Bites, finished
+from edlm.row_invariance import ROWS_MULTIPLE
 from edlm.streams import Purpose, uniforms
 from edlm.token_sums import Embedding
-from edlm.transformer import ROWS_MULTIPLE, Readout, Transformer, Trunk
+from edlm.transformer import Readout, Transformer, Trunk
 
 
 class AutoregressiveModel(nn.Module):

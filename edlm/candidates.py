@@ -9,7 +9,8 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.bites import Bites, finished
-from edlm.transformer import CHUNK, ROWS_MULTIPLE
+from edlm.row_invariance import ROWS_MULTIPLE
+from edlm.transformer import CHUNK
 
 
 class AnyDenoiser(Protocol):

@@ -10,7 +10,6 @@ Every energy is called alike; what it is a function of differs, and `drafts` say
 from typing import Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from edlm.autoregressive import AutoregressiveModel
 from edlm.bites import Bites
 from edlm.config import ConfigurationError, NonNegative, Positive, config
 from edlm.denoiser import Denoiser
+from edlm.row_invariance import linear
 from edlm.step_energy import ConditionalEnergy, ResidualEnergy, StepEnergy
 from edlm.token_sums import Embedding
 from edlm.transformer import ScalarHead, Transformer
@@ -62,7 +62,7 @@ class OfPair(nn.Module):
 
     def forward(self, first: Float[Tensor, "*b h"], second: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
         of_first, of_second = self.weight.chunk(2, dim=1)
-        return F.linear(first, of_first) + F.linear(second, of_second)
+        return linear(first, of_first) + linear(second, of_second)
 
 
 class AutoregressiveEnergy(AbstractEnergy):

@@ -13,8 +13,9 @@ from edlm.abstract_energy import AbstractEnergy
 from edlm.bites import Bites
 from edlm.denoiser import Denoiser
 from edlm.packing import Packed, pack
+from edlm.row_invariance import ROWS_MULTIPLE, Linear
 from edlm.token_sums import Embedding, LayerNorm, embedded
-from edlm.transformer import ROWS_MULTIPLE, Layer, Layers, ScalarHead, Seen
+from edlm.transformer import Layer, Layers, ScalarHead, Seen
 
 
 class StepEnergy(AbstractEnergy):
@@ -30,7 +31,7 @@ class StepEnergy(AbstractEnergy):
     def __init__(self, width: int, layers: int, heads: int, block: int | None, denoiser: Denoiser) -> None:
         super().__init__()
         self.block, self.mask = block, denoiser.mask
-        self.features = nn.Linear(denoiser.trunk.width, width)
+        self.features = Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
         self.own, self.left, self.right = (Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = Layers(Layer(width, heads) for _ in range(layers))
@@ -86,7 +87,7 @@ class ConditionalEnergy(AbstractEnergy):
         super().__init__()
         self.mask = denoiser.mask
         self._denoiser = (denoiser,)  # in a tuple: borrowed, not a part of this module and not saved with it
-        self.features = nn.Linear(denoiser.trunk.width, width)
+        self.features = Linear(denoiser.trunk.width, width)
         # one more id than the denoiser has: the edge of the canvas
         self.left, self.last = (Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
         # the other neighbours', one table after the other
@@ -94,7 +95,7 @@ class ConditionalEnergy(AbstractEnergy):
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Layers(Layer(width, heads) for _ in range(layers))
         self.norm = LayerNorm(width, bias=False)
-        self.correction = nn.Linear(width, denoiser.trunk.width, bias=False)
+        self.correction = Linear(width, denoiser.trunk.width, bias=False)
         nn.init.zeros_(self.correction.weight)
 
     def forward(self, x, xt, t, log_p, context):

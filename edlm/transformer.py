@@ -14,10 +14,10 @@ from edlm.attention import attend
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.packing import Packed, pack
 from edlm.rotary import ROTARY_BASE, Turn
+from edlm.row_invariance import ROWS_MULTIPLE, SHARED, Linear, gelu_multiple, linear, padded
 from edlm.token_sums import LayerNorm
 
 CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
-ROWS_MULTIPLE = 8  # with fewer than four rows BLAS takes another path, and a row's bits would depend on its mates
 WIDE_ROWS = 16  # with fewer than 32 numbers left AVX-512 takes another path, too; a row has at least two
 TIME_FREQUENCIES = 128
 
@@ -94,11 +94,11 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm_attention = Modulation(width, time_conditioning)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.norm_mlp = Modulation(width, time_conditioning)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        self.up = Linear(width, 4 * width)
+        self.down = Linear(4 * width, width)
         for inward in (self.qkv, self.up):
             nn.init.normal_(inward.weight, std=width**-0.5)
         for outward in (self.out, self.down):
@@ -118,7 +118,7 @@ class Layer(nn.Module):
         y, gate = self.norm_attention(x, condition)
         x = x + gate * self._drop(self._attend(y, turn, causal, valid))
         y, gate = self.norm_mlp(x, condition)
-        return x + gate * self._drop(self.down(F.gelu(self.up(y), approximate="tanh")))
+        return x + gate * self._drop(self._mlp(y))
 
     def only(
         self,
@@ -130,15 +130,15 @@ class Layer(nn.Module):
         """What `forward` gives (bidirectional) at the selected positions alone, packed: the others are only seen."""
         y, gate = self.norm_attention(x, condition)
         width = x.shape[-1]
-        k, v = self._by_head(F.linear(y, self.qkv.weight[width:]), 2)
+        k, v = self._by_head(linear(y, self.qkv.weight[width:]), 2)
         k = turn(k)
         for packed in pack(where, None):
             rows, at = packed.rows, packed.positions
-            (q,) = self._by_head(F.linear(y[rows[:, None], at], self.qkv.weight[:width]), 1)
+            (q,) = self._by_head(linear(y[rows[:, None], at], self.qkv.weight[:width]), 1)
             attended = attend(turn.of(at)(q), k[rows], v[rows])
             z = x[rows[:, None], at] + _of(gate, rows) * self._joined(attended)
             inward, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
-            yield packed, z + gate_mlp * self.down(F.gelu(self.up(inward), approximate="tanh"))
+            yield packed, z + gate_mlp * self._mlp(inward)
 
     def extend(self, x: Float[Tensor, "b one h"], turn: Turn, seen: "Seen") -> Float[Tensor, "b one h"]:
         """One more place of a causal pass: what `forward` gives there, from the places that went before (no time)."""
@@ -146,7 +146,7 @@ class Layer(nn.Module):
         q, k, v = self._projected(y, turn)
         x = x + self._joined(attend(q, *seen.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
-        return x + self.down(F.gelu(self.up(y), approximate="tanh"))
+        return x + self._mlp(y)
 
     def _projected(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
         projected = self._by_head(self.qkv(x), 3)
@@ -169,6 +169,11 @@ class Layer(nn.Module):
             # is valid everything is seen: there would be a softmax over nothing.
             seen = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
         return self._joined(attend(q, k, v, seen, causal, self.dropout if self.training else 0.0))
+
+    def _mlp(self, y: Float[Tensor, "*n h"]) -> Float[Tensor, "*n h"]:
+        rows = y.flatten(0, -2)
+        whole = padded(rows, gelu_multiple(len(rows), self.up.out_features))
+        return self.down(F.gelu(self.up(whole), approximate="tanh"))[: len(rows)].unflatten(0, y.shape[:-1])
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -211,7 +216,7 @@ class Modulation(nn.Module):
     def __init__(self, width: int, time_conditioning: bool) -> None:
         super().__init__()
         self.norm = LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
-        self.modulate = OfRows(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
+        self.modulate = Linear(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
         if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time matters only once learned
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
@@ -223,28 +228,26 @@ class Modulation(nn.Module):
         return self.norm(x) * (1 + scale) + shift, 1 + gate
 
 
-class OfRows(nn.Linear):
-    """A linear map of one vector for each sequence [b c], whose bits do not depend on how many there are."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, (0, 0, 0, -len(input) % ROWS_MULTIPLE)))[: len(input)]
-
-
 class TimeEmbedding(nn.Module):
     """t in [0, 1] as sines and cosines, mixed by two layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = OfRows(TIME_FREQUENCIES, width)
-        self.second = OfRows(width, TIME_FREQUENCIES)
+        self.first = Linear(TIME_FREQUENCIES, width)
+        self.second = Linear(width, TIME_FREQUENCIES)
 
     def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
+        # In blocks that are too small for threads to share: a share may end anywhere within a row.
+        block = max(WIDE_ROWS, SHARED // max(TIME_FREQUENCIES, self.first.out_features) // WIDE_ROWS * WIDE_ROWS)
+        blocks = padded(t.float()[:, None], WIDE_ROWS).split(block)
+        return torch.cat([self._mixed(one, dtype) for one in blocks])[: len(t)]
+
+    def _mixed(self, t: Float[Tensor, "b 1"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
         half = TIME_FREQUENCIES // 2
         scale = torch.exp(-math.log(ROTARY_BASE) * torch.arange(half, device=t.device) / half)
-        filled = F.pad(t.float(), (0, -len(t) % WIDE_ROWS))
-        angle = 1000 * filled[:, None] * scale  # up to 1000 radians, as for a thousand discrete steps
+        angle = 1000 * t * scale  # up to 1000 radians, as for a thousand discrete steps
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))[: len(t)]
+        return F.silu(self.second(F.silu(self.first(waves.to(dtype)))))
 
 
 class ScalarHead(nn.Module):
@@ -307,9 +310,7 @@ class Readout(nn.Module):
         return self(features, _drawn, u)
 
     def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
-        n = features.shape[0]
-        padded = F.pad(features, (0, 0, 0, -n % ROWS_MULTIPLE))
-        logits = F.linear(padded, self.weight, self.bias)[:n]
+        logits = linear(features, self.weight, self.bias)
         if self.temperature != 1:
             logits = equations.tempered(logits, self.temperature)
         return consume(logits, *aligned)
