@@ -13,6 +13,7 @@ from edlm.objective import Conditioning, Contrastive, Denoising, NextToken, draw
 from edlm.schedule import Cosine, LogLinear, draw_times
 from edlm.streams import Purpose, uniforms
 from edlm.tokens import Rows
+from edlm.transformer import Trunk
 from tests.networks import autoregressive, denoiser, stirred
 
 V, L, N = 5, 12, 24
@@ -266,3 +267,23 @@ def test_what_is_frozen_has_nothing_to_train_and_no_dropout():
     assert frozen(net) is net
     assert not net.training
     assert not any(weight.requires_grad for weight in net.parameters())
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "on a proposal", "conditioning"])
+def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_objective_into_training(kind):
+    trunk = Trunk(width=16, layers=2, heads=2, dropout=0.5)
+    net = denoiser(V, trunk)
+    below = stirred(Conditional(width=16).build(net), seed=5)
+    if kind == "conditioning":
+        objective = Conditioning(net, stirred(Conditional(width=16).build(net), 3), LogLinear(), seed=0)
+    else:
+        config, on = (Step(block=4, width=16), None) if kind == "contrastive" else (Residual(width=16), below)
+        objective = Contrastive(net, stirred(config.build(net, on), 3), LogLinear(), 3, "ranking", seed=0)
+    wanted, of_wanted = objective.eval()(rows())
+    objective.train()
+    net.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        loss, observed = objective(rows())
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(observed["gain_nats"], of_wanted["gain_nats"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edlm.config import ConfigurationError
 from edlm.engine import LocalEngine
 from edlm.snapshot import newest_snapshot, open_snapshot, save_snapshot
+from edlm.tokens import Rows
 from edlm.training import NonFiniteLoss, Training, fit, learning_rate, share
 from tests.toy import BATCH, Fault, InfiniteGradient, Toy, rows, training
 
@@ -175,6 +176,31 @@ def test_every_worker_has_places_of_its_own_in_every_micro_step_and_the_first_on
         mine = torch.cat(by_row).mean().item()
         assert logged[0][1]["loss_nats_per_token"] == pytest.approx(mine + 0.5, rel=1e-5)
         assert logged[0][1]["gain_nats"] == pytest.approx(mine + 0.5, rel=1e-5)
+
+
+class Dropped(Peer):
+    """One of `world` workers, which keeps what dropout leaves of ones in each micro-step, by step and first place."""
+
+    def __init__(self, rank: int, world: int, settings: Training) -> None:
+        super().__init__(rank, settings)
+        self.world, self.left = world, {}
+
+    def backward(self, batch: Rows):
+        self.left[batch.step, int(batch.places[0])] = torch.nn.functional.dropout(torch.ones(64))
+        return super().backward(batch)
+
+
+def test_every_place_of_a_step_has_a_dropout_of_its_own_whoever_computes_it():
+    parted: dict[tuple[int, int], torch.Tensor] = {}
+    for rank in (0, 1):
+        settings = training(steps=2, accumulation=2)
+        fit(worker := Dropped(rank, 2, settings), rows, settings, 0, lambda *_: None, lambda _: None)
+        parted |= worker.left
+    settings = training(steps=2, accumulation=4)
+    fit(alone := Dropped(0, 1, settings), rows, settings, 0, lambda *_: None, lambda _: None)
+    assert sorted(parted) == sorted(alone.left) == [(step, place) for step in (0, 1) for place in (0, 2, 4, 6)]
+    assert all(torch.equal(parted[at], alone.left[at]) for at in parted)
+    assert len({tuple(left.tolist()) for left in parted.values()}) == len(parted)
 
 
 @pytest.mark.parametrize(("steps", "wanted"), [(4, []), (5, [4])])
