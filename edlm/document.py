@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-LONGEST = 1_000_000  # characters of a document, at most 4 MB in memory: few texts are longer, and none is held whole
+# Characters of a document, of which few have more: a byte of its UTF-8 takes about 150 while it is tokenised, so that
+# one of letters of four bytes takes 150 MB.
+LONGEST = 250_000
 
 
 @dataclass(frozen=True)
