@@ -22,8 +22,8 @@ SHARED = 2**15  # and every other function of single numbers, from so many on
 def padded(x: Float[Tensor, "*b n h"], multiple: int) -> Float[Tensor, "*b m h"]:
     """x with rows of zeros below it, up to a multiple of rows."""
     more = -x.shape[-2] % multiple
-    # Compiled code has no branch here: it would be a graph of its own for numbers of rows that are a multiple.
-    return F.pad(x, (0, 0, 0, more)) if more or torch.compiler.is_compiling() else x
+    # Asked first, so that compiled code does not look at `more`: multiples would get a graph of their own.
+    return F.pad(x, (0, 0, 0, more)) if torch.compiler.is_compiling() or more else x
 
 
 def linear(
