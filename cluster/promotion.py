@@ -1,5 +1,6 @@
 """Promotion: another version of the model answers everywhere, as a request shows; else the one before does again."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,6 +31,7 @@ class Promotion:
 
     def __init__(self, timeout_seconds: float, key: str | None) -> None:
         """ConfigurationError where nothing is deployed. `timeout_seconds` is how long a version has to answer."""
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             before = deployed().get(APPLICATION)
         except RayServeException as error:

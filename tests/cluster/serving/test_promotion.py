@@ -134,6 +134,7 @@ def test_a_text_on_its_way_is_finished_by_the_model_that_began_it(stage):
 def test_the_line_that_serve_prints_promotes_from_any_shell_and_says_why_it_does_not(stage):
     said = command("--alias", "second")
     assert said.returncode == 0, said.stderr
+    assert "INFO" not in said.stderr
     assert stage.answers() == ["second", "second"]
     said = command("--version", stage.versions["numbers"].version)
     assert said.returncode == 1
