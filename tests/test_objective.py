@@ -282,7 +282,7 @@ def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_o
     wanted, of_wanted = objective.eval()(rows())
     objective.train()
     net.train()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         loss, observed = objective(rows())
     torch.testing.assert_close(loss, wanted)
