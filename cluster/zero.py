@@ -43,13 +43,16 @@ class ZeroEngine:
         self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
-        initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in trained.items()}
+        # DeepSpeed's float32 weights of a bfloat16 network begin rounded.
+        unrounded = trained if training.precision == "bfloat16" else {}
+        initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks promise in training alone
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
         self._stretches = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
-        self._lay_out(initial, WEIGHTS, self._masters)  # in bfloat16 DeepSpeed's are rounded
+        if initial:
+            self._lay_out(initial, WEIGHTS, self._masters)
         self._adam.state.clear()  # DeepSpeed may have taken a step with no gradient to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
 
