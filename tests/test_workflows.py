@@ -73,16 +73,17 @@ def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_t
         (tmp_path / name / "file").write_text(text)
         publish(tmp_path / name, str(tmp_path / name))
     here, there, other = (str(tmp_path / name) for name in ("here", "there", "other"))
-    reference = fingerprint("stage", {"steps": 1}, {"data": here})
-    assert fingerprint("stage", {"steps": 1}, {"data": there}) == reference
-    assert fingerprint("stage", {"steps": 1}, {"data": other}) != reference
-    assert fingerprint("stage", {"steps": 2}, {"data": here}) != reference
-    assert fingerprint("other", {"steps": 1}, {"data": here}) != reference
+    reference = fingerprint("stage", {"steps": 1}, {"data": here}, "code")
+    assert fingerprint("stage", {"steps": 1}, {"data": there}, "code") == reference
+    assert fingerprint("stage", {"steps": 1}, {"data": other}, "code") != reference
+    assert fingerprint("stage", {"steps": 2}, {"data": here}, "code") != reference
+    assert fingerprint("other", {"steps": 1}, {"data": here}, "code") != reference
+    assert fingerprint("stage", {"steps": 1}, {"data": here}, "other code") != reference
 
 
 def test_an_input_that_is_not_finished_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="which is not finished; run that stage first"):
-        fingerprint("pretrain", {}, {"data": str(tmp_path / "nowhere")})
+        fingerprint("pretrain", {}, {"data": str(tmp_path / "nowhere")}, "code")
 
 
 def test_outputs_go_where_the_settings_say_then_the_environment_then_the_project(tmp_path, monkeypatch):

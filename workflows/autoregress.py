@@ -16,7 +16,10 @@ from workflows.experiment import Experiment
 from workflows.objectives import next_token
 from workflows.prepare import prepare
 from workflows.stage import Session, Work, session
+from workflows.train import CODE as TRAINING_CODE
 from workflows.train import run_training
+
+CODE = ("workflows.autoregress", *TRAINING_CODE)
 
 
 def autoregress(session: Session, data: str) -> str:
@@ -47,7 +50,7 @@ def _next_token(session: Session, data: str, stage: str, split: Split, training:
         return run_training(session, work, data, split, training, build, write)
 
     settings = {"trunk": plain(trunk), "training": plain(training), "length": length, "seed": seed}
-    return session.run_stage(stage, settings, {"data": data}, work)
+    return session.run_stage(stage, settings, {"data": data}, CODE, work)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...]
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from edlm.sources import AbstractSource
 from edlm.storage import local_copy
 from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
-from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject, code_of_cells
+from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.grid import exact_kinds, fitted_grid, grid
@@ -34,6 +33,8 @@ from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
 from workflows.stage import Session, Work, session
 
+CODE = ("workflows.evaluate", "workflows.grid", "workflows.matched")
+"""Which measurements there are, and how their rows become tables, text and figures."""
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
 SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
 
@@ -70,20 +71,11 @@ def evaluate(
         return _write(experiment, work, tables, length)
 
     settings = {
-        "code": _code(),
         "evaluate": plain(experiment.evaluate),
         "seed": experiment.seed,
         "zero_shot": [where.corpus.version() for where in experiment.evaluate.zero_shot],
     }
-    return session.run_stage("evaluate", settings, inputs, work)
-
-
-def _code() -> str:
-    """SHA-256 of what decides which cells there are, what they measure, and how their rows become tables and text."""
-    here, digest = Path(__file__).parent, hashlib.sha256(code_of_cells().encode())
-    for name in ("evaluate.py", "grid.py", "matched.py", "reporting/terminal.py", "reporting/terminal_truth.py"):
-        digest.update((here / name).read_bytes())
-    return digest.hexdigest()
+    return session.run_stage("evaluate", settings, inputs, CODE, work)
 
 
 def _require_same_tokens(inputs: Mapping[str, str]) -> None:

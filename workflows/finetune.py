@@ -17,7 +17,10 @@ from workflows.objectives import contrasting
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, Work, session
+from workflows.train import CODE as TRAINING_CODE
 from workflows.train import run_training
+
+CODE = ("workflows.finetune", *TRAINING_CODE)
 
 
 def finetune(session: Session, data: str, denoiser: str, autoregressive: str) -> dict[str, str]:
@@ -56,7 +59,7 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
         return run_training(session, work, data, "train", training, build, write)
 
     inputs = {"data": data, "denoiser": denoiser} | ({} if proposal is None else {"proposal": proposal})
-    return session.run_stage(f"finetune-{one.name}", {**plain(one), "seed": experiment.seed}, inputs, work)
+    return session.run_stage(f"finetune-{one.name}", {**plain(one), "seed": experiment.seed}, inputs, CODE, work)
 
 
 def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str) -> str:
@@ -71,7 +74,7 @@ def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str)
         save_energy(work.folder, weights, network, base.length, base.folder / TOKENIZER, facts)
 
     inputs = {"denoiser": denoiser, "autoregressive": autoregressive}
-    return session.run_stage(f"finetune-{one.name}", plain(one), inputs, work)
+    return session.run_stage(f"finetune-{one.name}", plain(one), inputs, CODE, work)
 
 
 def main() -> None:

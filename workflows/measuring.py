@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 from cluster.tasks import spread
 from edlm.storage import join, read_text, write_text
-from workflows.cells.cell import AbstractCell, Found, code_of_cells
-from workflows.stage import Session, StageFailed, code_version, say
+from workflows.cells.cell import AbstractCell, Found
+from workflows.source_digest import source_digest
+from workflows.stage import Session, StageFailed, say
 
 STAGE = "evaluate"
 CELLS = "cells"
@@ -46,11 +47,7 @@ def measure_all(
     A result is kept under the cell's key as soon as it is there: an interrupted grid goes on where it stopped, and
     another grid finds what it shares with this one. Raises CellsFailed once everything else is measured.
     """
-    code = f"{code_version()} {code_of_cells()}"
-    places = {
-        id(cell): join(session.root, session.experiment.name, CELLS, f"{cell.key(code)}.json")
-        for cell in (*together, *alone)
-    }
+    places = {id(cell): join(session.root, session.experiment.name, CELLS, _file(cell)) for cell in (*together, *alone)}
     found: list[tuple[AbstractCell, Found]] = []
     missing: list[list[AbstractCell]] = []
     for cells in (together, alone):
@@ -68,6 +65,10 @@ def measure_all(
     if failures:
         raise CellsFailed(failures, len(places))
     return found
+
+
+def _file(cell: AbstractCell) -> str:
+    return f"{cell.key(source_digest(type(cell).__module__))}.json"
 
 
 def _measured(

@@ -11,6 +11,7 @@ from workflows.experiment import Experiment
 from workflows.stage import Session, Work, say, session
 
 STAGE = "prepare"
+CODE = ("workflows.prepare",)
 
 
 def prepare(session: Session) -> str:
@@ -20,7 +21,7 @@ def prepare(session: Session) -> str:
     def work(work: Work) -> dict[str, Any]:
         return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
 
-    return session.run_stage(STAGE, {"data": plain(data), "version": data.version()}, {}, work)
+    return session.run_stage(STAGE, {"data": plain(data), "version": data.version()}, {}, CODE, work)
 
 
 def main() -> None:

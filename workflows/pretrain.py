@@ -15,7 +15,10 @@ from workflows.experiment import Experiment
 from workflows.objectives import denoising
 from workflows.prepare import prepare
 from workflows.stage import Session, Work, session
+from workflows.train import CODE as TRAINING_CODE
 from workflows.train import run_training
+
+CODE = ("workflows.pretrain", *TRAINING_CODE)
 
 
 def pretrain(session: Session, data: str) -> str:
@@ -43,7 +46,7 @@ def pretrain(session: Session, data: str) -> str:
         "length": length,
         "seed": seed,
     }
-    return session.run_stage("pretrain", settings, {"data": data}, work)
+    return session.run_stage("pretrain", settings, {"data": data}, CODE, work)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, Work, say, session
 
+CODE = ("workflows.register",)
+
 
 def register(session: Session, denoiser: str, energies: Mapping[str, str], measured: str) -> ModelVersion:
     """The registered version; the alias stands for it from now on. The same models are the same version."""
@@ -31,7 +33,7 @@ def register(session: Session, denoiser: str, energies: Mapping[str, str], measu
         return {"run_id": work.run_id}
 
     inputs = {"denoiser": denoiser, "measured": measured} | {f"energy {name}": uri for name, uri in energies.items()}
-    uri = session.run_stage("register", plain(wanted), inputs, work)
+    uri = session.run_stage("register", plain(wanted), inputs, CODE, work)
     marker = committed(uri)
     assert marker is not None
     version = session.runs.registry.register(

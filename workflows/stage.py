@@ -1,8 +1,9 @@
 """A stage: a function from settings and input URIs to an output URI, which is run once and then reused.
 
-The fingerprint of a stage covers what determines its result (settings, the content of its inputs, the code), not where
-it runs. Its output is committed by a marker written last: a finished stage is reused, a half-finished one goes on from
-its last checkpoint, if it has one, and a changed setting reruns what depends on it and nothing else.
+The fingerprint of a stage covers what determines its result (settings, the content of its inputs, the code that
+computes it), not where it runs. Its output is committed by a marker written last: a finished stage is reused, a
+half-finished one goes on from its last checkpoint, if it has one, and a changed setting reruns what depends on it and
+nothing else.
 """
 
 import hashlib
@@ -11,13 +12,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import edlm
 from cluster.session import connect
 from cluster.shipping import ship
 from cluster.tracked import TrackedRun
@@ -28,6 +28,7 @@ from edlm.storage import StorageError, committed, join, publish, read_text, writ
 from edlm.training import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
+from workflows.source_digest import SCIENCE, source_digest
 
 FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
@@ -63,20 +64,28 @@ class Session:
     """One row for each stage that was asked for: its name, whether it was reused, its seconds and its output."""
 
     def run_stage(
-        self, name: str, settings: Any, inputs: Mapping[str, str], work: Callable[[Work], Mapping[str, Any] | None]
+        self,
+        name: str,
+        settings: Any,
+        inputs: Mapping[str, str],
+        code: Sequence[str],
+        work: Callable[[Work], Mapping[str, Any] | None],
     ) -> str:
-        """The URI of the stage's committed output; `work` is called only if there is none.
+        """Return the URI of the stage's committed output; call `work` only if there is none.
 
-        `settings` is anything that `plain` understands. What `work` returns is kept in the marker as facts.
+        `settings` is anything that `plain` understands. `code` names the modules that compute the result: with what
+        they import of the science (`source_digest`), a change in them runs the stage again, and no other change does.
+        What `work` returns is kept in the marker as facts.
         """
         started = time.monotonic()
-        output, workspace = self._places(name, fingerprint(name, settings, inputs))
+        source = source_digest(*code)
+        output, workspace = self._places(name, fingerprint(name, settings, inputs, source))
         reused = committed(output) is not None
         if reused:
             say(name, f"reused, nothing it depends on has changed: {output}")
         else:
             say(name, "started")
-            self._run(name, settings, inputs, work, output, workspace)
+            self._run(name, inputs, source, work, output, workspace)
             say(name, f"finished in {time.monotonic() - started:.0f} s: {output}")
         seconds = round(time.monotonic() - started, 1)
         self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
@@ -117,8 +126,8 @@ class Session:
         folder = f"{name}-{mark[:FINGERPRINT_DIGITS]}"
         return join(self.root, self.experiment.name, folder), join(self.root, self.experiment.name, "work", folder)
 
-    def _run(self, name, settings, inputs, work, output: str, workspace: str) -> None:
-        run_id = self._run_id(name, workspace)
+    def _run(self, name, inputs, source, work, output: str, workspace: str) -> None:
+        run_id = self._run_id(name, workspace, source)
         with scratch(name) as place:
             folder, journal = place / "output", self._journal(workspace, place)
             folder.mkdir()
@@ -140,7 +149,7 @@ class Session:
                 told.tags({"edlm.output": output})
             tracker().finish("FINISHED")
 
-    def _run_id(self, name: str, workspace: str) -> str:
+    def _run_id(self, name: str, workspace: str, source: str) -> str:
         """The MLflow run of this stage: a half-finished stage goes on in the run it began."""
         place = join(workspace, RUN_FILE)
         try:
@@ -150,7 +159,7 @@ class Session:
             resumes = bool(snapshots(workspace))
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
         except FileNotFoundError:
-            run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": code_version()})
+            run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": source})
             write_text(place, json.dumps({"run_id": run_id}))
         return run_id
 
@@ -159,8 +168,8 @@ class Session:
         return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
 
 
-def fingerprint(name: str, settings: Any, inputs: Mapping[str, str]) -> str:
-    """SHA-256 of what determines a stage's result.
+def fingerprint(name: str, settings: Any, inputs: Mapping[str, str], source: str) -> str:
+    """Return the SHA-256 of what determines a stage's result; `source` is the digest of the code.
 
     Raises ConfigurationError where an input is not there.
     """
@@ -170,16 +179,8 @@ def fingerprint(name: str, settings: Any, inputs: Mapping[str, str]) -> str:
         if marker is None:
             raise ConfigurationError(f"{name} needs {label} in {uri}, which is not finished; run that stage first")
         contents[label] = marker.digest
-    facts = {"stage": name, "settings": settings, "inputs": contents, "code": code_version()}
+    facts = {"stage": name, "settings": settings, "inputs": contents, "code": source}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def code_version() -> str:
-    """SHA-256 of the science's source: another loss or another sampler makes another result."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(edlm.__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[Session]:
         if pipeline is None:
             yield Session(experiment, root, runs)
             return
-        parent = runs.start(pipeline, tags={"edlm.code": code_version()})
+        parent = runs.start(pipeline, tags={"edlm.code": source_digest(SCIENCE)})
         opened = Session(experiment, root, runs, parent)
         status: Literal["FINISHED", "FAILED"] = "FAILED"
         try:

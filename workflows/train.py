@@ -13,6 +13,9 @@ from edlm.tokens import Split
 from edlm.training import Objective, Training
 from workflows.stage import Session, Work
 
+CODE = ("workflows.objectives", "workflows.train", "cluster.zero")
+"""What computes the weights, beside the stage's own module: objectives, settings, the workers' engine."""
+
 Write = Callable[[Mapping[str, Tensor], Path], Any]
 
 

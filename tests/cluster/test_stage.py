@@ -31,7 +31,7 @@ def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     said = []
     for work in (fails, fails, fails_after_a_checkpoint, fails):
         with pytest.raises(RuntimeError, match="no space"):
-            session.run_stage("prepare", {}, {}, work)
+            session.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
         said.append(capsys.readouterr().out.splitlines()[1:])
     unfinished = ["[prepare] an earlier run of it did not finish"]
     assert said == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]

@@ -6,7 +6,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,7 +97,7 @@ class AbstractCell(ABC):
         """The measurement, on whatever machine this runs."""
 
     def key(self, code: str) -> str:
-        """SHA-256 of what determines the result: kind of cell, settings, content of the inputs, code."""
+        """Return the SHA-256 of what determines the result: kind, settings, content of inputs, digest of code."""
         own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "subject"}
         contents = {}
         for name in self.inputs:
@@ -179,11 +178,3 @@ def energy_inputs(subject: Subject, energy: str) -> tuple[str, ...]:
 def per_token(estimate: Estimate, length: int) -> Row:
     """Mean and standard error in nats per token."""
     return {"nats_per_token": estimate.mean / length, "standard_error": estimate.standard_error / length}
-
-
-def code_of_cells() -> str:
-    """SHA-256 of this package's source: another measurement makes another result."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Source digest: the SHA-256 of the code that computes a result.
+
+A stage names the modules that compute its result. Its digest covers their files and, within `FOLLOWED`, the files that
+they import, directly or not. In a room (a sub-package of `edlm`) a module brings its whole room: a file that is added
+there counts before anything imports it. A comment in a module that the stage never imports changes nothing.
+"""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCIENCE = "edlm"
+FOLLOWED = (SCIENCE, "workflows.cells", "workflows.reporting")
+"""Packages whose imports count. Others hold the machines and the story: where and when something is computed."""
+
+
+def source_digest(*modules: str, project: Path = PROJECT) -> str:
+    """Return the SHA-256 of the modules' files and of everything that they import of `FOLLOWED`.
+
+    A package stands for all of its files, sub-packages included. Raises ModuleNotFoundError for an unknown name.
+
+    >>> source_digest("edlm.schedule") == source_digest("edlm.schedule", "edlm.config")  # which it imports
+    True
+    """
+    return _digest(source_files(*modules, project=project), project)
+
+
+@functools.cache
+def source_files(*modules: str, project: Path = PROJECT) -> frozenset[Path]:
+    """Return the files that `source_digest` covers."""
+    for name in modules:
+        if not _files(project, name):
+            raise ModuleNotFoundError(f"{name} is no module below {project}", name=name)
+    followed = tuple(f"{package}." for package in FOLLOWED)
+    waiting, covered = list(modules), set[Path]()
+    while waiting:
+        for path in _files(project, waiting.pop()) - covered:
+            covered.add(path)
+            waiting += (name for name in _imported(path.read_bytes()) if name.startswith(followed))
+    return frozenset(covered)
+
+
+@functools.cache
+def _digest(files: frozenset[Path], project: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(project).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _files(project: Path, module: str) -> set[Path]:
+    """A module's file, a package's folder, or for a module in a room of the science its whole room; else nothing."""
+    parts = module.split(".")
+    place = project.joinpath(*parts)
+    if parts[0] == SCIENCE and len(parts) > 1 and project.joinpath(*parts[:2]).is_dir():
+        place = project.joinpath(*parts[:2])
+    if place.is_dir():
+        return set(place.rglob("*.py"))
+    return {path} if (path := place.with_suffix(".py")).is_file() else set()
+
+
+@functools.cache
+def _imported(source: bytes) -> tuple[str, ...]:
+    """The names that a file imports, each with the names it takes from there, which may be modules, too."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "relative imports are not followed"
+            names += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    return tuple(names)
