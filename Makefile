@@ -13,6 +13,8 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
 
 BIN := .venv/bin
+# One process per core, at most as many as fit a laptop's memory; the tests of a file share one.
+SPREAD := -n logical --maxprocesses 4 --dist loadfile
 # In a process of their own: torch cannot forget a device that was registered.
 PRETENDING := tests/gpu tests/test_pretended_device.py
 INSTALLED := .venv/.installed
@@ -40,8 +42,8 @@ lint: install ## style, types and the direction of the imports
 	@echo "== import-linter" && $(BIN)/lint-imports
 
 test: lint ## lint, then every test but those of the next line
-	@echo "== pytest" && $(BIN)/python -m pytest $(addprefix --ignore=,$(PRETENDING))
-	@echo "== pytest, on a pretended device" && $(BIN)/python -m pytest $(PRETENDING)
+	@echo "== pytest" && $(BIN)/python -m pytest $(SPREAD) $(addprefix --ignore=,$(PRETENDING))
+	@echo "== pytest, on a pretended device" && $(BIN)/python -m pytest $(SPREAD) $(PRETENDING)
 
 test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20)
 	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m pytest -m chaos --timeout 7200 tests/chaos

@@ -1,10 +1,32 @@
-"""One thread for every process that tests start, unless the environment says otherwise, or a test asks for more.
+"""What holds for all tests: how many threads they take, and which of them share a process.
 
-Several processes with several threads each slow one another down on a few cores; so do threads that spin as they wait.
+One thread for every process that tests start, unless the environment says otherwise, or a test asks for more: several
+processes with several threads each slow one another down on a few cores; so do threads that spin as they wait.
 """
 
 import os
 
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
 # Here, before torch is imported: it reads them once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+SHARED_ENDPOINT = "tests/cluster/serving"
+
+
+class ByFixtures(LoadFileScheduling):
+    """The tests of a file run in one process, in order, and so do all files that ask one Serve endpoint.
+
+    Their fixtures are trained models and whole clusters, of which every process would make its own.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SHARED_ENDPOINT if nodeid.startswith(SHARED_ENDPOINT) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixtures | None:
+    """Return the scheduler for `--dist loadfile`; None leaves it to pytest-xdist."""
+    return ByFixtures(config, log) if config.getvalue("dist") == "loadfile" else None
