@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED = 1
 
 BIN := .venv/bin
 # One process per core, at most as many as fit a laptop's memory; the tests of a file share one.
-SPREAD := -n logical --maxprocesses 4 --dist loadfile
+SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # In a process of their own: torch cannot forget a device that was registered.
 PRETENDING := tests/gpu tests/test_pretended_device.py
 INSTALLED := .venv/.installed
@@ -46,7 +46,7 @@ test: lint ## lint, then every test but those of the next line
 	@echo "== pytest, on a pretended device" && $(BIN)/python -m pytest $(SPREAD) $(PRETENDING)
 
 test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20)
-	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m pytest -m chaos --timeout 7200 tests/chaos
+	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m pytest -m chaos --timeout 7200 tests
 
 mutants: install ## faults planted at random places of the science for MINUTES (60); SEED (0) chooses them
 	@nice $(BIN)/python -m tests.mutation_run --minutes $${MINUTES:-60} --seed $${SEED:-0} --report "$(EDLM_HOME)/mutants.md"

@@ -4,7 +4,7 @@ import ipaddress
 from typing import Literal
 
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
-from edlm.execution import Precision
+from edlm.models.execution import Precision
 
 
 @config

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edlm.config import Fraction, PositiveFloat, config
-from edlm.streams import Purpose, uniforms
+from edlm.rng import Purpose, uniforms
 
 TRAINING_FLOOR = 1e-3  # the published floor of t in training; evaluation has none (docs/mathematics.md 2)
 

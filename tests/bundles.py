@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from edlm.energy import Conditional, Step
-from edlm.generator import Bundle, save_bundle
-from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
-from edlm.sampler import Sampler
+from edlm.checkpoints.energies import EnergyNetwork, save_energy
+from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.data.tokenizer import FILE
+from edlm.data.tokenizer_kinds import Characters, TokenizerConfig
+from edlm.energies.kinds import Conditional, Step
+from edlm.inference.generator import Bundle, save_bundle
+from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.tokenizer import FILE
-from edlm.tokenizer_kinds import Characters, TokenizerConfig
 from tests.networks import TRUNK, denoiser, stirred
 
 LENGTH = 12

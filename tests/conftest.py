@@ -13,7 +13,7 @@ from xdist.scheduler import LoadFileScheduling
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-SHARED_ENDPOINT = "tests/cluster/serving"
+SHARED_ENDPOINT = "tests/cluster/endpoint"
 
 
 class ByFixtures(LoadFileScheduling):
@@ -30,3 +30,8 @@ class ByFixtures(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixtures | None:
     """Return the scheduler for `--dist loadfile`; None leaves it to pytest-xdist."""
     return ByFixtures(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that start clusters first: one that takes minutes must not be the last to begin."""
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)

@@ -13,19 +13,18 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edlm.abstract_energy import AbstractEnergy
-from edlm.continuous import ContinuousBatch
-from edlm.denoiser import Denoiser
-from edlm.frame import Frame
-from edlm.generator import Bundle, TextGenerator
-from edlm.job import Job, Limits
-from edlm.models import OpenDenoiser
-from edlm.sampler import Sampler
+from edlm.checkpoints.networks import OpenDenoiser
+from edlm.data.tokenizer_kinds import Characters
+from edlm.inference.engine import InferenceEngine
+from edlm.inference.future import TextFuture
+from edlm.inference.generator import Bundle, TextGenerator
+from edlm.inference.request import Limits, Request
+from edlm.inference.text import Progress, Text
+from edlm.interfaces import AbstractEnergy
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.text import Text
-from edlm.ticket import Ticket
-from edlm.tokenizer_kinds import Characters
-from edlm.transformer import Trunk
 from tests.bundles import ENERGIES, LENGTH
 from tests.networks import stirred
 
@@ -33,15 +32,15 @@ PATIENT = Limits(waiting=10_000, patience_seconds=1e6)
 SECONDS = 120.0  # that a test waits before it fails
 
 
-def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, seed: int = 1, **changes: Any) -> Job:
+def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, seed: int = 1, **changes: Any) -> Request:
     """A plain job of few steps; `changes` are fields of Job, or of its sampler."""
     fields = {name: changes.pop(name) for name in ("energy", "key", "deadline", "stop") if name in changes}
     sampler = replace(Sampler(steps=4), **changes)
     defaults = {"energy": None, "key": "a", "deadline": time.monotonic() + 1e6}
-    return Job(known=known, max_tokens=max_tokens, seed=seed, sampler=sampler, **{**defaults, **fields})
+    return Request(known=known, max_tokens=max_tokens, seed=seed, sampler=sampler, **{**defaults, **fields})
 
 
-def alone(generator: TextGenerator, one: Job) -> Text:
+def alone(generator: TextGenerator, one: Request) -> Text:
     """What the generator writes for this job by itself, stop strings left aside."""
     if one.max_tokens is None:
         return generator.infill(one.known, [one.seed], one.sampler, one.energy)[0]
@@ -50,7 +49,7 @@ def alone(generator: TextGenerator, one: Job) -> Text:
 
 
 @st.composite
-def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Job:
+def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Request:
     """Any job that the tiny bundle can do."""
     tokens = st.integers(0, vocabulary - 1)
     candidates = draw(st.sampled_from([0, 1, 1, 2, 3, 9]))
@@ -65,7 +64,7 @@ def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Job:
         steps=draw(st.sampled_from([1, 2, 5, 40])),
         candidates=candidates,
         window=draw(st.sampled_from([(0.0, 1.0), (0.5, 1.0), (0.0, 0.3)])),
-        temperature=draw(st.sampled_from([1.0, 0.5])) if candidates else 1.0,
+        energy_temperature=draw(st.sampled_from([1.0, 0.5])) if candidates else 1.0,
         speculative=candidates == 0 and draw(st.booleans()),
         energy="conditional" if candidates == 0 else draw(st.sampled_from([None, "step", "conditional"])),
         key=draw(st.sampled_from("abc")),
@@ -117,7 +116,7 @@ class Gate:
 def gated(generator: TextGenerator, limits: Limits = PATIENT):
     """An engine that stands before its first pass, and its gate, which is open for good at the end."""
     gate = Gate()
-    engine = ContinuousBatch(watched(generator, before=gate), "1", limits)
+    engine = InferenceEngine(watched(generator, before=gate), "1", limits)
     try:
         yield engine, gate
     finally:
@@ -128,7 +127,7 @@ def gated(generator: TextGenerator, limits: Limits = PATIENT):
 class Table(AbstractEnergy):
     """An energy that a test makes up: from the shape [b k l] of the candidates, one number each."""
 
-    drafts = False
+    whole_sequence = False
 
     def __init__(self, energies: Callable[[int, int], Tensor]) -> None:
         super().__init__()
@@ -142,7 +141,7 @@ class Echo(Denoiser):
     """Predicts the first token of the canvas everywhere: a text that holds another was mixed with somebody else's."""
 
     def __init__(self, vocabulary: int) -> None:
-        super().__init__(Trunk(width=32, layers=1, heads=2), vocabulary)
+        super().__init__(TransformerConfig(width=32, layers=1, heads=2), vocabulary)
         with torch.no_grad():
             self.readout.weight.copy_(torch.eye(vocabulary, 32))
 
@@ -162,8 +161,8 @@ def echo() -> TextGenerator:
     return TextGenerator(Bundle(name="echo", energy="step", sampler=Sampler(steps=4)), denoiser, energies, tokenizer)
 
 
-def recorded(ticket: Ticket) -> list[Frame]:
+def recorded(ticket: TextFuture) -> list[Progress]:
     """The list that every later state of the ticket is added to."""
-    frames: list[Frame] = []
+    frames: list[Progress] = []
     ticket.watch(lambda: frames.append(ticket.frame()))
     return frames

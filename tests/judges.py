@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.judge import Judge, Spelling
-from edlm.tokenizer import Tokenizer
-from edlm.tokenizer_kinds import Characters
+from edlm.data.tokenizer import Tokenizer
+from edlm.data.tokenizer_kinds import Characters
+from edlm.evaluation.judge import Judge, Spelling
 
 CHARACTERS = Characters().build([])
 FOLLOWED = 10  # tokens that must agree before `Copying` expects the rest to

@@ -9,10 +9,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from edlm.candidates import AnyDenoiser, AnyEnergy, proposal_of
-from edlm.likelihood import step_nll
-from edlm.reveal import AbstractReveal, AtRandom, MostCertain, Remasking
-from edlm.sampler import EXACT, Sampler
+from edlm.interfaces import AnyDenoiser, AnyEnergy, proposal_of
+from edlm.likelihood.bounds import step_nll
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.unmasking import AbstractReveal, AtRandom, MostCertain, Remasking
 from edlm.schedule import AbstractSchedule
 from tests.worlds import World, cartesian
 
@@ -51,7 +51,7 @@ class Step:
 
     def law(self, xt: Tensor, t: float, revealed: Tensor) -> dict[tuple[int, ...], float]:
         """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
-        drafts = self.energy is not None and self.energy.drafts
+        drafts = self.energy is not None and self.energy.whole_sequence
         result = {tuple(xt.tolist()): 1.0}
         for group, members in enumerate(self.groups()):
             mine = torch.zeros_like(revealed)
@@ -173,7 +173,7 @@ def sampler_laws(
     canvases: Iterable[Tensor],
 ) -> list[Tensor]:
     """The same for several canvases, which share what they have in common."""
-    weighing = Step(world, denoiser, energy, sampler.candidates, sampler.temperature)
+    weighing = Step(world, denoiser, energy, sampler.candidates, sampler.energy_temperature)
     plain, times = replace(weighing, candidates=1), sampler.times().tolist()
 
     @cache
@@ -261,7 +261,7 @@ def every_draw(step: Step, xt: Tensor, t: float, revealed: Tensor) -> tuple[Tens
 
     Candidate 1 is the truth where tokens are revealed, so that its uniforms there decide nothing.
     """
-    drafts = step.energy is not None and step.energy.drafts
+    drafts = step.energy is not None and step.energy.whole_sequence
     drawn = (xt == step.world.mask if drafts else revealed).repeat(step.candidates, 1)
     drawn[0] &= ~revealed
     p = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))[0].exp()

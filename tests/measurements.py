@@ -29,7 +29,7 @@ ENERGIES = {
 }
 DRAFTS = ("whole-draft-nce", "ar", "coar", "published-nce")
 COMMON: Row = {"seed": 0, "precision": "float32", "legacy": False, "sequences": SEQUENCES}
-ALL_STEPS: Row = {"window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
+ALL_STEPS: Row = {"window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0}
 
 
 def summary() -> Row:
@@ -79,7 +79,7 @@ def _bound(energy, steps, k, bound, gain, error, seconds) -> Row:
     return {
         "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "repeats": 1,
         "bound_nats_per_token": bound, "standard_error": 0.0075, "gain_nats_per_token": gain, "by_sequence": [],
-        "drafts": energy in DRAFTS if energy in ENERGIES else None, "block": None,
+        "whole_sequence": energy in DRAFTS if energy in ENERGIES else None, "block": None,
         "gain_standard_error": error, "denoiser_calls": float(steps),
         "energy_calls": 0.0 if k == 1 else steps * float(k or 1),
         **COMMON, "seconds": seconds * SEQUENCES, "seconds_per_text": seconds,

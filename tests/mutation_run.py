@@ -25,26 +25,30 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 from tests.mutants import copy
 
 LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
-    "equations": "equations identities",
-    "schedule": "schedule",
-    "streams": "streams",
-    "sampler": "sampler sampler_law",
-    "step": "sampler sampler_law",
-    "reveal": "reveal",
-    "candidates": "candidates step_energy",
-    "weighing": "weighing",
-    "speculative": "speculative",
-    "energy": "energy carry_over_estimate",
-    "step_energy": "step_energy energy speculative",
-    "likelihood": "likelihood bounds",
-    "trajectory": "trajectory",
-    "carry_over_estimate": "carry_over_estimate",
-    "objective": "objective",
-    "tokens": "tokens",
-    "training": "training",
-    "engine": "engine training",
-    "step_grid": "step_grid",
-    "effort": "effort",
+    "equations": "test_equations likelihood/test_identities",
+    "schedule": "test_schedule",
+    "rng": "test_rng",
+    "sampling/sampler": "sampling/test_sampler sampling/test_sampler_law",
+    "sampling/state": "sampling/test_sampler sampling/test_sampler_law",
+    "sampling/unmasking": "sampling/test_unmasking",
+    "sampling/candidates": "sampling/test_candidates sampling/test_weighing energies/test_step",
+    "sampling/speculative": "sampling/test_speculative",
+    "energies/whole_sequence": "energies/test_kinds likelihood/test_coar",
+    "energies/step": "energies/test_step energies/test_kinds",
+    "energies/conditional": "energies/test_step energies/test_kinds sampling/test_speculative",
+    "energies/residual": "energies/test_step",
+    "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
+    "likelihood/paper": "likelihood/test_likelihood likelihood/test_bounds",
+    "likelihood/paths": "likelihood/test_paths",
+    "likelihood/coar": "likelihood/test_coar",
+    "training/objectives": "training/test_objectives",
+    "training/loop": "training/test_loop",
+    "training/local_engine": "training/test_local_engine training/test_loop",
+    "data/packing": "data/test_packing",
+    "data/batches": "data/test_packing",
+    "data/token_file": "data/test_packing",
+    "planning/step_grid": "planning/test_step_grid",
+    "planning/compute_budget": "planning/test_compute_budget",
 }
 # No plausible slip, or one that stops every test at once: a sample full of them would flatter the tests.
 IMPLAUSIBLE = re.compile(
@@ -75,7 +79,7 @@ def main(
         for spec in _in_turn(files, random.Random(seed)):
             if time.monotonic() > until:
                 break
-            file = spec.module_path.stem
+            file = spec.module_path.relative_to("edlm").with_suffix("").as_posix()
             result = mutate_and_test([spec], _command(file), 30 + 5 * seconds[file])
             seen = re.search(r"(?:FAILED|ERROR) (\S+)", result.output or "")
             verdict = "SURVIVED" if result.test_outcome is TestOutcome.SURVIVED else seen[1] if seen else "caught"
@@ -91,7 +95,7 @@ def main(
 
 
 def _command(file: str) -> str:
-    tests = [f"tests/test_{name}.py" for name in LOOKED_AT[file].split()]
+    tests = [f"tests/{name}.py" for name in LOOKED_AT[file].split()]
     return shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests])
 
 
@@ -109,7 +113,7 @@ def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpe
     each = []
     for file in files:
         path = Path("edlm", f"{file}.py")
-        with use_db(f"{file}.sqlite", WorkDB.Mode.create) as database:
+        with use_db(f"{file.replace('/', '-')}.sqlite", WorkDB.Mode.create) as database:
             init([path], database, {})
             specs = [item.mutations[0] for item in database.work_items]
         hints = _annotations(path)

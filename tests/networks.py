@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from edlm.autoregressive import AutoregressiveModel
-from edlm.denoiser import Denoiser
-from edlm.transformer import Trunk
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
 
-TRUNK = Trunk(width=16, layers=2, heads=2)
+TRUNK = TransformerConfig(width=16, layers=2, heads=2)
 
 
 def stirred(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
@@ -20,7 +20,7 @@ def stirred(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
     return module.eval()
 
 
-def denoiser(vocabulary: int = 5, trunk: Trunk = TRUNK) -> Denoiser:
+def denoiser(vocabulary: int = 5, trunk: TransformerConfig = TRUNK) -> Denoiser:
     return stirred(Denoiser(trunk, vocabulary), seed=1)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
+from tests.places import PROJECT
+
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")

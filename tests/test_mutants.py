@@ -19,8 +19,9 @@ def test_a_planted_fault_makes_a_test_fail(mutant):
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_fault_still_has_its_place_in_the_source(mutant, tmp_path):
-    (tmp_path / "edlm").mkdir()
-    (tmp_path / "edlm" / mutant.file).write_text((PROJECT / "edlm" / mutant.file).read_text())
+    copied = tmp_path / "edlm" / mutant.file
+    copied.parent.mkdir(parents=True)
+    copied.write_text((PROJECT / "edlm" / mutant.file).read_text())
     plant(mutant, tmp_path)
 
 

@@ -43,4 +43,4 @@ def test_every_file_that_is_mutated_and_every_test_that_looks_at_it_exists():
     for file, tests in LOOKED_AT.items():
         assert (PROJECT / "edlm" / f"{file}.py").is_file()
         for name in tests.split():
-            assert (PROJECT / "tests" / f"test_{name}.py").is_file(), name
+            assert (PROJECT / "tests" / f"{name}.py").is_file(), name

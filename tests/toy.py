@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edlm.tokens import Rows
-from edlm.training import Training
+from edlm.data.batches import Rows
+from edlm.training.loop import Training
 
 VOCABULARY, LENGTH, BATCH = 11, 6, 8
 

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edlm.tokenizer import Tokenizer
-from edlm.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, Symbols, separated
+from edlm.data.tokenizer import Tokenizer
+from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, Symbols, separated
+from tests.places import GPT2
 
-GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2"
 TEXTS = [
     "the cat sat on the mat, the hat and the bat; don't say it's a rat!",
     "héllo wörld, ça va? naïve façade",

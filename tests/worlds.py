@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.bites import Bites
+from edlm.cooperative import Bites
 
 Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
@@ -123,8 +123,8 @@ class Marginals:
 class Residual:
     """The exact energy log p_theta - log q: of whole drafts, or of a step's tokens in blocks."""
 
-    def __init__(self, world: World, drafts: bool, block: int | None = None) -> None:
-        self.world, self.drafts, self.block = world, drafts, block
+    def __init__(self, world: World, whole_sequence: bool, block: int | None = None) -> None:
+        self.world, self.whole_sequence, self.block = world, whole_sequence, block
 
     def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor:
         length, mask = self.world.length, self.world.mask
@@ -147,7 +147,7 @@ class Conditional(Residual):
     normalised = True
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, drafts=False)
+        super().__init__(world, whole_sequence=False)
 
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
         return self.world.log_conditional(x, xt[:, None])
@@ -179,7 +179,7 @@ class Conditional(Residual):
 class OnProposal:
     """The exact energy log p_c - log q of a step's tokens, whose candidates come from another world's law p_c."""
 
-    drafts, block = False, None
+    whole_sequence, block = False, None
 
     def __init__(self, world: World, other: World) -> None:
         self.world, self.proposal = world, Conditional(other)
@@ -192,8 +192,8 @@ class OnProposal:
 class Constant:
     """An energy that says nothing."""
 
-    def __init__(self, value: float, drafts: bool = True, block: int | None = None) -> None:
-        self.value, self.drafts, self.block = value, drafts, block
+    def __init__(self, value: float, whole_sequence: bool = True, block: int | None = None) -> None:
+        self.value, self.whole_sequence, self.block = value, whole_sequence, block
 
     def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor:
         return torch.full_like(log_p, self.value)

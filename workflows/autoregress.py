@@ -6,20 +6,21 @@ python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...]
 import functools
 from typing import Any
 
-from edlm.checkpoint import TOKENIZER
+from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import from_command_line, plain
-from edlm.models import save_autoregressive
+from edlm.data.packing import Split
+from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
-from edlm.tokens import Split, read_summary
-from edlm.training import Training
+from edlm.training.loop import Training
 from workflows.experiment import Experiment
-from workflows.objectives import next_token
 from workflows.prepare import prepare
 from workflows.stage import Session, Work, session
-from workflows.train import CODE as TRAINING_CODE
-from workflows.train import run_training
+from workflows.training.objectives import next_token
+from workflows.training.run import CODE as TRAINING_CODE
+from workflows.training.run import run_training
 
-CODE = ("workflows.autoregress", *TRAINING_CODE)
+CODE = ("workflows.autoregress", "workflows.training.objectives", *TRAINING_CODE)
 
 
 def autoregress(session: Session, data: str) -> str:

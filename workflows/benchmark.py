@@ -18,16 +18,25 @@ from pathlib import Path
 
 import torch
 
-from cluster.machine import commit, machine, packages
+from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.contest import Loads, contest
 from workflows.benchmarking.load import Asking, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
-from workflows.benchmarking.sampling import Measured, Sampling, Size, measure
+from workflows.benchmarking.sampling import RaceResult, Sampling, Size, measure
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
 from workflows.benchmarking.untrained import untrained_bundle
-from workflows.reporting.document import Block, Bullet, Bullets, Document, Heading, Paragraph, Table, Verbatim
+from workflows.reporting.document import (
+    Bullet,
+    Bullets,
+    DocumentBlock,
+    Heading,
+    Paragraph,
+    ReportDocument,
+    Table,
+    Verbatim,
+)
 from workflows.reporting.markdown_page import markdown_page
 
 MIB = 2**20
@@ -84,12 +93,12 @@ class ServeBenchmark(Loads):
     """Where `serve.md` goes; None prints it alone."""
 
 
-def sample(wanted: SampleBenchmark) -> Document:
+def sample(wanted: SampleBenchmark) -> ReportDocument:
     """The race, as a document."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that measures memory talks on standard error
     rows = list(measure(wanted, device, _say))
-    return Document(
+    return ReportDocument(
         "How fast the samplers are",
         [
             Paragraph(METHOD),
@@ -100,14 +109,14 @@ def sample(wanted: SampleBenchmark) -> Document:
     )
 
 
-def serve(wanted: ServeBenchmark) -> Document:
+def serve(wanted: ServeBenchmark) -> ReportDocument:
     """What a service takes, as a document."""
     title, blocks = _loaded(wanted.url, wanted) if wanted.url is not None else _contest(wanted)
-    return Document(title, [*blocks, *_origin(wanted)])
+    return ReportDocument(title, [*blocks, *_origin(wanted)])
 
 
-def _contest(wanted: ServeBenchmark) -> tuple[str, list[Block]]:
-    from cluster.contestants import contestants  # Ray takes seconds
+def _contest(wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
+    from cluster.benchmarking.services import contestants  # Ray takes seconds
 
     names = {"continuous": OURS, "one": ONE, "static": STATIC}
     with tempfile.TemporaryDirectory(prefix="edlm-") as folder:
@@ -120,7 +129,7 @@ def _contest(wanted: ServeBenchmark) -> tuple[str, list[Block]]:
     return "How many requests the service takes", contest_blocks(found, wanted)
 
 
-def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[Block]]:
+def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
     """The load of a service that runs, whose model, limits and machine are its own."""
     requests = plan(
         wanted.requests, wanted.rate, wanted.steps, wanted.candidates, wanted.seed, wanted.cancels,
@@ -140,7 +149,7 @@ def _say(line: str) -> None:
     print(f"[benchmark] {line}", flush=True)
 
 
-def _origin(wanted: object) -> list[Block]:
+def _origin(wanted: object) -> list[DocumentBlock]:
     facts = {**machine(), **packages(), "threads": str(torch.get_num_threads()), "commit": str(commit() or NONE)}
     return [
         Heading("Settings and machine"),
@@ -150,7 +159,7 @@ def _origin(wanted: object) -> list[Block]:
     ]
 
 
-def _table(size: Size, rows: Sequence[Measured]) -> Table:
+def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
     own = [row for row in rows if row.size == size]
     by_name, judged = {row.name: row for row in own}, any(row.worth for row in own)
     cells = []
@@ -179,7 +188,7 @@ def _table(size: Size, rows: Sequence[Measured]) -> Table:
     return Table(caption, columns, cells)
 
 
-def _worth(row: Measured) -> tuple[str, str, str]:
+def _worth(row: RaceResult) -> tuple[str, str, str]:
     of = row.worth
     if of is None:
         return NONE, NONE, NONE

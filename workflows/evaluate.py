@@ -12,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, from_command_line, plain
-from edlm.likelihood import Estimate, difference
-from edlm.models import open_denoiser
-from edlm.sources import AbstractSource
+from edlm.data.synthetic import AbstractSource
+from edlm.data.tokenizer import open_tokenizer
+from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
-from edlm.tokenizer import open_tokenizer
 from workflows.autoregress import autoregress, judge
-from workflows.cells.cell import PLAIN, AbstractCell, Found, Row, Subject
+from workflows.evaluation.equal_entropy import matched_rows
+from workflows.evaluation.grid import exact_kinds, fitted_grid, grid
+from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, Row, Subject
+from workflows.evaluation.run import measure_all
 from workflows.experiment import Experiment
 from workflows.finetune import finetune
-from workflows.grid import exact_kinds, fitted_grid, grid
-from workflows.matched import matched_rows
-from workflows.measuring import measure_all
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.reporting.figures.bounds import bound_figure
@@ -33,10 +33,10 @@ from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
 from workflows.stage import Session, Work, session
 
-CODE = ("workflows.evaluate", "workflows.grid", "workflows.matched")
+CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")
 """Which measurements there are, and how their rows become tables, text and figures."""
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
-SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
+SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")
 
 Tables = dict[str, list[Row]]
 
@@ -89,7 +89,7 @@ def _require_same_tokens(inputs: Mapping[str, str]) -> None:
             )
 
 
-def tabulate(found: list[tuple[AbstractCell, Found]], order: list[str]) -> Tables:
+def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:
     """One tidy table of each kind, in the order in which a person reads them."""
     tables: Tables = {}
     for _, one in found:
@@ -153,7 +153,7 @@ def _order(row: Row, place: dict[str, int]) -> tuple:
         row.get("legacy", False),
         row.get("window_to", 1) < 1,
         row.get("candidates", 1) or float("inf"),
-        row.get("temperature", 1),
+        row.get("energy_temperature", 1),
         row.get("token_temperature", 1),
         -row.get("t", 0),
         row.get("steps", row.get("draws", 0)),
@@ -225,7 +225,7 @@ def metrics_of(summary: Row, bounds: list[Row]) -> dict[str, float]:
     metrics = {name: summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll")}
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
-        tau = "" if row["temperature"] == 1 else f"/tau_{row['temperature']:g}"
+        tau = "" if row["energy_temperature"] == 1 else f"/tau_{row['energy_temperature']:g}"
         energy = row["energy"].replace(", ", "/").replace("(", "- ").replace(")", "")  # MLflow takes neither
         k = "by_plan" if planned(row) else row["candidates"] or "exact"
         name = f"bound/{energy}{window}{tau}/k_{k}/T_{row['steps']}"

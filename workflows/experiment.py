@@ -6,16 +6,16 @@ import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
-from edlm.energy import EnergyConfig
-from edlm.judge import JudgeConfig, OwnJudge
-from edlm.objective import LARGEST_GRID
-from edlm.reveal import AtRandom, RevealConfig
-from edlm.sampler import Sampler
+from edlm.data.packing import Data
+from edlm.energies.kinds import EnergyConfig
+from edlm.evaluation.judge import JudgeConfig, OwnJudge
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.unmasking import AtRandom, RevealConfig
 from edlm.schedule import LogLinear, ScheduleConfig
-from edlm.tokens import Data
-from edlm.training import Training
-from edlm.transformer import Trunk
-from edlm.zeroshot import ZeroShot
+from edlm.training.energy_objectives import LARGEST_GRID
+from edlm.training.loop import Training
+from edlm.zero_shot.scoring import ZeroShot
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
@@ -173,8 +173,8 @@ class Experiment:
     """Where outputs go: a folder or an fsspec URI. None: the environment's EDLM_HOME, else `runs/` in the project."""
     data: Data
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
-    denoiser: Trunk = Trunk()
-    autoregressive: Trunk = Trunk()
+    denoiser: TransformerConfig = TransformerConfig()
+    autoregressive: TransformerConfig = TransformerConfig()
     """Of the baseline, and of the judge, which is trained on its own split."""
     pretrain: Training
     autoregress: Training

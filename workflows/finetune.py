@@ -6,21 +6,22 @@ python -m workflows.finetune EXPERIMENT.yaml [--finetune.0.training.steps 100 ..
 import functools
 from typing import Any
 
-from edlm.checkpoint import TOKENIZER
+from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
+from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.networks import open_autoregressive, open_denoiser
 from edlm.config import from_command_line, plain
-from edlm.energy import Conditional
-from edlm.models import EnergyNetwork, open_autoregressive, open_denoiser, open_energy, save_energy
+from edlm.energies.kinds import Conditional
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
-from workflows.objectives import contrasting
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, Work, session
-from workflows.train import CODE as TRAINING_CODE
-from workflows.train import run_training
+from workflows.training.energy_objectives import contrasting
+from workflows.training.run import CODE as TRAINING_CODE
+from workflows.training.run import run_training
 
-CODE = ("workflows.finetune", *TRAINING_CODE)
+CODE = ("workflows.finetune", "workflows.training.energy_objectives", *TRAINING_CODE)
 
 
 def finetune(session: Session, data: str, denoiser: str, autoregressive: str) -> dict[str, str]:

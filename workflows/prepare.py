@@ -5,8 +5,8 @@ python -m workflows.prepare EXPERIMENT.yaml [--data.length 128 ...]
 
 from typing import Any
 
-from edlm import tokens
 from edlm.config import from_command_line, plain
+from edlm.data import packing as tokens
 from workflows.experiment import Experiment
 from workflows.stage import Session, Work, say, session
 

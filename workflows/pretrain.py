@@ -6,19 +6,19 @@ python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...]
 import functools
 from typing import Any
 
-from edlm.checkpoint import TOKENIZER
+from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.networks import save_denoiser
 from edlm.config import from_command_line, plain
-from edlm.models import save_denoiser
+from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
-from edlm.tokens import read_summary
 from workflows.experiment import Experiment
-from workflows.objectives import denoising
 from workflows.prepare import prepare
 from workflows.stage import Session, Work, session
-from workflows.train import CODE as TRAINING_CODE
-from workflows.train import run_training
+from workflows.training.objectives import denoising
+from workflows.training.run import CODE as TRAINING_CODE
+from workflows.training.run import run_training
 
-CODE = ("workflows.pretrain", *TRAINING_CODE)
+CODE = ("workflows.pretrain", "workflows.training.objectives", *TRAINING_CODE)
 
 
 def pretrain(session: Session, data: str) -> str:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from cluster.config import Cluster
-from cluster.promotion import KEY, NotPromoted, Promotion
-from cluster.session import connect, named_address
+from cluster.runtime.session import connect, named_address
+from cluster.serving.promotion import KEY, NotPromoted, Promotion
 from edlm.config import ConfigurationError, Positive, PositiveFloat, config, from_flags
 from workflows.stage import say
 

@@ -6,9 +6,9 @@ python -m workflows.register EXPERIMENT.yaml [--register.energy step ...]
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.registry import ModelVersion
+from cluster.tracking.registry import ModelVersion
 from edlm.config import from_command_line, plain
-from edlm.generator import Bundle, save_bundle
+from edlm.inference.generator import Bundle, save_bundle
 from edlm.storage import committed, local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.evaluate import evaluate

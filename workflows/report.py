@@ -12,9 +12,9 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from cluster.figures import Curves
-from cluster.parameters import redacted
-from cluster.tracking import DOTS_PER_INCH, RunTracker
+from cluster.tracking.parameters import redacted
+from cluster.tracking.runs import DOTS_PER_INCH, RunTracker
+from cluster.tracking.training_curves import Curves
 from edlm.config import ConfigurationError, from_command_line, plain
 from edlm.storage import join, local_copy, publish
 from workflows.autoregress import autoregress, judge
@@ -33,10 +33,10 @@ from workflows.reporting.chapters import (
     weight_blocks,
     zero_shot_blocks,
 )
-from workflows.reporting.document import Bullets, Document, Heading, Paragraph
+from workflows.reporting.document import Bullets, Heading, Paragraph, ReportDocument
 from workflows.reporting.html_page import html_page
 from workflows.reporting.markdown_page import markdown_page
-from workflows.reporting.origin import StageRecord, origin_blocks
+from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
 from workflows.reporting.truth_chapter import truth_blocks
 from workflows.stage import Session, say, session
@@ -83,11 +83,11 @@ def compose(
     stages: Sequence[StageRecord],
     settings: str,
     written: datetime,
-) -> Document:
+) -> ReportDocument:
     """The whole document: question, findings, method, tables, figures, what is missing, and where it all comes from."""
     summary = results.summary
     unknown = [record.stage for record in stages if record.facts is None]
-    return Document(
+    return ReportDocument(
         f"{experiment.name}: what the energies are worth",
         [
             Heading("Question"),
@@ -114,7 +114,7 @@ def _sample(sequences: int, length: int) -> str:
     return text if sequences >= ENOUGH else f"{text} The standard errors of so few are themselves uncertain."
 
 
-def draw(document: Document) -> dict[str, bytes]:
+def draw(document: ReportDocument) -> dict[str, bytes]:
     """The PNG of every picture, by name."""
     images = {}
     for picture in document.pictures:
@@ -131,7 +131,7 @@ def _small(png: io.BytesIO) -> bytes:
     return content.getvalue()
 
 
-def write(document: Document, images: Mapping[str, bytes], folder: Path) -> None:
+def write(document: ReportDocument, images: Mapping[str, bytes], folder: Path) -> None:
     """Afterwards the folder holds the HTML page, and the Markdown with its figures beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / HTML).write_text(html_page(document, images), encoding="utf-8")

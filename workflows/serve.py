@@ -19,12 +19,12 @@ from typing import Any
 
 import httpx
 
-from cluster.http.keys import add_key, require_keys
-from cluster.promotion import KEY
-from cluster.serving import Arguments, deploy, registered, undeploy, wait_until_ready
-from cluster.session import address, is_private
+from cluster.http.middleware.api_keys import add_key, require_keys
+from cluster.runtime.session import address, is_private
+from cluster.serving.deploy import Arguments, deploy, registered, undeploy, wait_until_ready
+from cluster.serving.promotion import KEY
 from edlm.config import from_command_line
-from edlm.tokenizer_kinds import Symbols
+from edlm.data.tokenizer_kinds import Symbols
 from workflows import promote
 from workflows.experiment import Experiment
 from workflows.stage import Session, mistakes_told, say, session, storage_root

@@ -1,8 +1,9 @@
 """Source digest: the SHA-256 of the code that computes a result.
 
 A stage names the modules that compute its result. Its digest covers their files and, within `FOLLOWED`, the files that
-they import, directly or not. In a room (a sub-package of `edlm`) a module brings its whole room: a file that is added
-there counts before anything imports it. A comment in a module that the stage never imports changes nothing.
+they import, directly or not. Of each room (a sub-package of `edlm`) that is reached every file counts, so that one that
+is added there counts before anything imports it; but only what is reached leads on to other rooms. A change in a module
+that the stage never reaches, such as the client, changes nothing.
 """
 
 import ast
@@ -12,14 +13,14 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCIENCE = "edlm"
-FOLLOWED = (SCIENCE, "workflows.cells", "workflows.reporting")
+FOLLOWED = (SCIENCE, "workflows.evaluation.measurements", "workflows.reporting")
 """Packages whose imports count. Others hold the machines and the story: where and when something is computed."""
 
 
 def source_digest(*modules: str, project: Path = PROJECT) -> str:
     """Return the SHA-256 of the modules' files and of everything that they import of `FOLLOWED`.
 
-    A package stands for all of its files, sub-packages included. Raises ModuleNotFoundError for an unknown name.
+    Raises ModuleNotFoundError for an unknown name.
 
     >>> source_digest("edlm.schedule") == source_digest("edlm.schedule", "edlm.config")  # which it imports
     True
@@ -34,12 +35,14 @@ def source_files(*modules: str, project: Path = PROJECT) -> frozenset[Path]:
         if not _files(project, name):
             raise ModuleNotFoundError(f"{name} is no module below {project}", name=name)
     followed = tuple(f"{package}." for package in FOLLOWED)
-    waiting, covered = list(modules), set[Path]()
+    waiting, read, rooms = list(modules), set[Path](), set[Path]()
     while waiting:
-        for path in _files(project, waiting.pop()) - covered:
-            covered.add(path)
+        for path in _files(project, waiting.pop()) - read:
+            read.add(path)
             waiting += (name for name in _imported(path.read_bytes()) if name.startswith(followed))
-    return frozenset(covered)
+            if len((inside := path.relative_to(project)).parts) > 2 and inside.parts[0] == SCIENCE:
+                rooms.add(project.joinpath(*inside.parts[:2]))
+    return frozenset(read.union(*(room.rglob("*.py") for room in rooms)))
 
 
 @functools.cache
@@ -51,14 +54,9 @@ def _digest(files: frozenset[Path], project: Path) -> str:
 
 
 def _files(project: Path, module: str) -> set[Path]:
-    """A module's file, a package's folder, or for a module in a room of the science its whole room; else nothing."""
-    parts = module.split(".")
-    place = project.joinpath(*parts)
-    if parts[0] == SCIENCE and len(parts) > 1 and project.joinpath(*parts[:2]).is_dir():
-        place = project.joinpath(*parts[:2])
-    if place.is_dir():
-        return set(place.rglob("*.py"))
-    return {path} if (path := place.with_suffix(".py")).is_file() else set()
+    """The file of a module, or of a package its `__init__`; nothing for another name."""
+    place = project.joinpath(*module.split("."))
+    return {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
 
 
 @functools.cache

@@ -18,17 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.session import connect
-from cluster.shipping import ship
-from cluster.tracked import TrackedRun
-from cluster.tracking import Runs, RunTracker, open_tracking
+from cluster.runtime.session import connect
+from cluster.tracking.run_handle import RunHandle
+from cluster.tracking.runs import Runs, RunTracker, open_tracking
+from cluster.tracking.upload import ship
+from edlm.checkpoints.training_state import snapshots
 from edlm.config import ConfigurationError
-from edlm.snapshot import snapshots
 from edlm.storage import StorageError, committed, join, publish, read_text, write_text
-from edlm.training import NonFiniteLoss
+from edlm.training.loop import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
-from workflows.source_digest import SCIENCE, source_digest
+from workflows.source_digest import source_digest
 
 FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
@@ -131,7 +131,7 @@ class Session:
         with scratch(name) as place:
             folder, journal = place / "output", self._journal(workspace, place)
             folder.mkdir()
-            tracker = TrackedRun(self.runs.tracking, self.runs.root, run_id, journal)
+            tracker = RunHandle(self.runs.tracking, self.runs.root, run_id, journal)
             with _closing(tracker()) as told:
                 told.settings(self.experiment)
                 for label, uri in inputs.items():
@@ -215,7 +215,7 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[Session]:
         if pipeline is None:
             yield Session(experiment, root, runs)
             return
-        parent = runs.start(pipeline, tags={"edlm.code": source_digest(SCIENCE)})
+        parent = runs.start(pipeline)
         opened = Session(experiment, root, runs, parent)
         status: Literal["FINISHED", "FAILED"] = "FAILED"
         try:

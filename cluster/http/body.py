@@ -8,25 +8,25 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from cluster.http.refusal import Refused
+from cluster.http.errors import APIError
 
 
 def read_json(body: bytes) -> Any:
     """What the body holds; Refused where it is no JSON in UTF-8, or more than Python reads."""
     if not body:
-        raise Refused(400, "the body is empty; send a JSON object", code="invalid_json")
+        raise APIError(400, "the body is empty; send a JSON object", code="invalid_json")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"byte {error.start} (0x{body[error.start]:02x}) is no part of a character"
-        raise Refused(400, f"the body is not UTF-8: {what}", code="invalid_encoding") from None
+        raise APIError(400, f"the body is not UTF-8: {what}", code="invalid_encoding") from None
     try:
         return json.loads(text, parse_constant=_no_number, parse_int=_integer)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Refused(400, f"the body is not JSON: {error.msg} at {where}", code="invalid_json") from None
+        raise APIError(400, f"the body is not JSON: {error.msg} at {where}", code="invalid_json") from None
     except RecursionError:
-        raise Refused(400, "the body nests lists or objects too deeply", code="too_deep") from None
+        raise APIError(400, "the body nests lists or objects too deeply", code="too_deep") from None
 
 
 class JsonRoute(APIRoute):
@@ -63,8 +63,8 @@ def _integer(digits: str) -> int:
         return int(digits)
     except ValueError:
         message = f"a number of the body has {len(digits.lstrip('-'))} digits, which is more than any field holds"
-        raise Refused(400, message, code="number_too_long") from None
+        raise APIError(400, message, code="number_too_long") from None
 
 
 def _no_number(word: str) -> float:
-    raise Refused(400, f"the body is not JSON: {word} is no number there", code="invalid_json")
+    raise APIError(400, f"the body is not JSON: {word} is no number there", code="invalid_json")

@@ -5,22 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.http import cost
-from cluster.http.admission import Admission
-from cluster.http.answers import Choice, CompletionResponse, Usage
-from cluster.http.api import CompletionRequest
-from cluster.http.order import Way, seeds, usage
-from cluster.http.prefix import CertainText
-from cluster.http.ranking import energies_per_token, ranking_work, require_rankable
-from cluster.http.refusal import Refused
-from cluster.http.served import or_refuse
-from cluster.http.writing import Written, write
-from edlm.canvas import context_tokens
-from edlm.continuation import Continuation
-from edlm.frame import Frame
-from edlm.job import Job
-from edlm.stop import cut
-from edlm.text import Text
+from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
+from cluster.http.errors import APIError
+from cluster.http.generation_plan import GenerationPlan, seeds, usage
+from cluster.http.limits import request_cost as cost
+from cluster.http.limits.admission import Admission
+from cluster.http.schemas.requests import CompletionRequest
+from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
+from cluster.http.served_model import or_refuse
+from cluster.http.streaming.generation import Written, write
+from cluster.http.streaming.incremental_text import IncrementalText
+from edlm.inference.canvas import context_tokens
+from edlm.inference.continuation import Continuation
+from edlm.inference.request import Request
+from edlm.inference.stop_strings import cut
+from edlm.inference.text import Progress, Text
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,11 @@ class Completions:
     """An order for texts after prompts: of each prompt `rows` in succession, or as many as best_of asks for."""
 
     request: CompletionRequest
-    way: Way
+    way: GenerationPlan
     prompts: tuple[tuple[int, ...], ...]
     suffix: tuple[int, ...] | None
     rows: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[Request, ...]
     work: float
 
     kind = "cmpl"
@@ -46,16 +45,16 @@ class Completions:
         starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
-    def beginnings(self) -> list[CertainText]:
+    def beginnings(self) -> list[IncrementalText]:
         """For each choice what tells a stream of its text."""
         generator = self.way.served.generator
         ends = (generator.mask, generator.tokenizer.separator)
         return [
-            CertainText(self._continuation(i), ends, self.request.stops, self.request.echo)
+            IncrementalText(self._continuation(i), ends, self.request.stops, self.request.echo)
             for i in range(len(self.jobs))
         ]
 
-    def written(self, index: int, text: Text, frame: Frame) -> Written:
+    def written(self, index: int, text: Text, frame: Progress) -> Written:
         """What choice `index` shows of its finished text."""
         if self.suffix is None:
             revealed_at = frame.revealed_at[: len(text.tokens)]
@@ -95,7 +94,7 @@ class Completions:
         used = self.usage(sum(len(one.tokens) for one in written))
         return {"edlm": details.model_dump(), "usage": used.model_dump()}
 
-    def usage(self, written: int) -> Usage:
+    def usage(self, written: int) -> TokenUsage:
         """What was read, and so many tokens that were written."""
         return usage(self.way.visit.prompt_tokens or 0, written)
 
@@ -120,11 +119,11 @@ class Completions:
             texts = [(*self._prompt(i), *one.tokens, *(self.suffix or ())) for i, one in enumerate(written)]
             return written, await energies_per_token(self.way, texts, admission)
 
-    def _choice(self, index: int, text: str, written: Written | None) -> Choice:
+    def _choice(self, index: int, text: str, written: Written | None) -> CompletionChoice:
         if written is None:
-            return Choice(index=index, text=text, finish_reason=None)
+            return CompletionChoice(index=index, text=text, finish_reason=None)
         wanted = self.request.edlm.return_
-        return Choice(
+        return CompletionChoice(
             index=index,
             text=text,
             finish_reason=written.finish_reason,
@@ -150,11 +149,11 @@ class Completions:
         return self._continuation(index).echoed(tokens, text) if self.request.echo else text
 
 
-def order(request: CompletionRequest, way: Way) -> Completions:
+def order(request: CompletionRequest, way: GenerationPlan) -> Completions:
     """The order of a request; Refused where this model cannot write it."""
     generator = way.served.generator
     if request.stream and generator.tokenizer.unstreamable is not None:
-        raise Refused(
+        raise APIError(
             400,
             f"the texts of this model cannot be streamed: {generator.tokenizer.unstreamable}; ask without stream",
             "stream",
@@ -182,7 +181,7 @@ def order(request: CompletionRequest, way: Way) -> Completions:
 def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], length: int) -> tuple[int | None, ...]:
     needed = len(prompt) + holes + len(suffix)
     if needed > length:
-        raise Refused(
+        raise APIError(
             400,
             f"prompt, max_tokens and suffix need {len(prompt)} + {holes} + {len(suffix)} places, and this model's "
             f"canvas has {length}; ask for less",

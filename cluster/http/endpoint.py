@@ -8,10 +8,34 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from cluster.http import completions, infills, page, scores
-from cluster.http.access import Access
-from cluster.http.admission import STOPPING, Admission
-from cluster.http.answers import (
+from cluster.http import completions
+from cluster.http import infill as infills
+from cluster.http import playground_page as page
+from cluster.http import score as scores
+from cluster.http.body import JsonRoute
+from cluster.http.completions import Completions
+from cluster.http.errors import HANDLERS, APIError
+from cluster.http.generation_plan import GenerationPlan, plan_generation
+from cluster.http.head import Head
+from cluster.http.infill import Infills
+from cluster.http.limits.admission import STOPPING, Admission
+from cluster.http.limits.limits import Rules
+from cluster.http.metrics.engine_metrics import EngineMetrics
+from cluster.http.metrics.instruments import Meters, OwnMeters
+from cluster.http.middleware.access_log import AccessLog
+from cluster.http.middleware.api_keys import APIKeys
+from cluster.http.middleware.client_disconnect import ClientDisconnect
+from cluster.http.middleware.request_guard import OPEN, RequestGuard
+from cluster.http.request_context import request_context
+from cluster.http.schemas.requests import (
+    CompletionRequest,
+    DetokenizeRequest,
+    InfillRequest,
+    ScoreRequest,
+    StreamOptions,
+    TokenizeRequest,
+)
+from cluster.http.schemas.responses import (
     CompletionResponse,
     DetokenizeResponse,
     Health,
@@ -24,31 +48,10 @@ from cluster.http.answers import (
     TokenizeResponse,
     Version,
 )
-from cluster.http.api import (
-    CompletionRequest,
-    DetokenizeRequest,
-    InfillRequest,
-    ScoreRequest,
-    StreamOptions,
-    TokenizeRequest,
-)
-from cluster.http.body import JsonRoute
-from cluster.http.completions import Completions
-from cluster.http.events import EventStream
-from cluster.http.gate import OPEN, Gate
-from cluster.http.hangup import Hangup
-from cluster.http.head import Head
-from cluster.http.infills import Infills
-from cluster.http.keys import Keys
-from cluster.http.meters import Meters, OwnMeters
-from cluster.http.order import Way, way
-from cluster.http.readings import Readings
-from cluster.http.refusal import HANDLERS, Refused
-from cluster.http.rules import Rules
-from cluster.http.served import Served, or_refuse
-from cluster.http.visit import visit_of
-from cluster.http.writing import stream
-from edlm.continuous import ContinuousBatch
+from cluster.http.served_model import ServedModel, or_refuse
+from cluster.http.streaming.events import EventStream
+from cluster.http.streaming.generation import stream
+from edlm.inference.engine import InferenceEngine
 
 VERSION = "1"  # of the interface
 READY = ("/health", "/ping")  # as vLLM's probes ask
@@ -76,21 +79,21 @@ WORKED = (*POSTED, 429, 503, 504)
 class Endpoint:
     """What the routes do: check the request, have the engine work, and wrap what it made."""
 
-    def __init__(self, batch: ContinuousBatch, rules: Rules, meters: Meters) -> None:
+    def __init__(self, batch: InferenceEngine, rules: Rules, meters: Meters) -> None:
         self.batch, self.rules, self.meters = batch, rules, meters
         self.admission = Admission(batch, rules, meters)
-        self.readings = Readings(batch, meters)
+        self.readings = EngineMetrics(batch, meters)
         self.warm = False
         """Whether the engine has done its first work; /readyz says 503 until then."""
         self._since = int(time.time())
-        self._served = Served(batch.model)
+        self._served = ServedModel(batch.model)
 
     @property
-    def served(self) -> Served:
+    def served(self) -> ServedModel:
         """The model that a request gets now."""
         model = self.batch.model
         if self._served.model is not model:
-            self._served = Served(model)
+            self._served = ServedModel(model)
         return self._served
 
     async def complete(self, request: CompletionRequest, http: Request) -> Any:
@@ -133,12 +136,12 @@ class Endpoint:
         """Says whether requests are answered now, and with which model."""
         served, batch = self.served, self.batch
         if batch.closing:
-            raise Refused(503, "the server is stopping", code=STOPPING)
+            raise APIError(503, "the server is stopping", code=STOPPING)
         if not self.warm or not batch.alive:
             message = "the engine has not started yet" if batch.alive else "the engine has failed"
-            raise Refused(503, message, code="not_ready")
+            raise APIError(503, message, code="not_ready")
         if batch.backlog_seconds > 0 and batch.beat_age_seconds > HUNG_SECONDS:
-            raise Refused(503, f"the engine gave no sign for {HUNG_SECONDS:g} s", code="not_ready")
+            raise APIError(503, f"the engine gave no sign for {HUNG_SECONDS:g} s", code="not_ready")
         return Readiness(
             model=served.name,
             model_version=served.version,
@@ -152,12 +155,14 @@ class Endpoint:
     def _model(self) -> Model:
         return Model(id=self.served.name, created=self._since, edlm=self.served.facts)
 
-    def _way(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> Way:
-        visit = visit_of(http.scope)
-        return way(request, self.served, visit, self.admission.deadline(visit, request.edlm.timeout_seconds))
+    def _way(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
+        visit = request_context(http.scope)
+        return plan_generation(
+            request, self.served, visit, self.admission.deadline(visit, request.edlm.timeout_seconds)
+        )
 
     async def _written(
-        self, request: Any, http: Request, make: Callable[[Any, Way], Completions | Infills], states: bool
+        self, request: Any, http: Request, make: Callable[[Any, GenerationPlan], Completions | Infills], states: bool
     ) -> Any:
         """The answer, whole or as a stream, which shows `states` unless it is told otherwise."""
         request.require_consistent()
@@ -177,12 +182,12 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
     app = FastAPI(title="edlm", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.route_class = JsonRoute
-    keys = None if endpoint.rules.keys is None else Keys(endpoint.rules.keys)
+    keys = None if endpoint.rules.keys is None else APIKeys(endpoint.rules.keys)
     # From the innermost to the outermost.
     app.add_middleware(Head)
-    app.add_middleware(Hangup)
-    app.add_middleware(Gate, hosts=endpoint.rules.hosts, keys=keys)
-    app.add_middleware(Access, meters=endpoint.meters)
+    app.add_middleware(ClientDisconnect)
+    app.add_middleware(RequestGuard, hosts=endpoint.rules.hosts, keys=keys)
+    app.add_middleware(AccessLog, meters=endpoint.meters)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     one_event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
@@ -246,7 +251,7 @@ def _always(response: Response) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def _scraped(readings: Readings, own: OwnMeters) -> Callable[[], Awaitable[Response]]:
+def _scraped(readings: EngineMetrics, own: OwnMeters) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         readings.take()
         return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")

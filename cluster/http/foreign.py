@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.http.refusal import Refused
+from cluster.http.errors import APIError
 
 MAX_IGNORED = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key is none: it holds a hyphen
@@ -65,15 +65,15 @@ def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = 
     """
     for name, value in fields.items():
         if name in neutral and not any(_same(value, one) for one in neutral[name]):
-            raise Refused(400, _unsupported(name, neutral[name]), name, "unsupported_parameter")
+            raise APIError(400, _unsupported(name, neutral[name]), name, "unsupported_parameter")
     names = tuple(sorted(set(fields) - set(neutral)))
     for name in names:
         if not _NAME.fullmatch(name):
             message = f"{name[:64]!a} is no field of this request, and no name that a field may have"
-            raise Refused(400, message, None, "unknown_parameter")
+            raise APIError(400, message, None, "unknown_parameter")
     if len(names) > MAX_IGNORED:
         message = f"{len(names)} fields are unknown, {names[0]} among them; at most {MAX_IGNORED} are passed over"
-        raise Refused(400, message, names[0], "unknown_parameter")
+        raise APIError(400, message, names[0], "unknown_parameter")
     return names
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 import uvicorn
 
-from cluster.http.access import log_to_standard_error
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.meters import OwnMeters
-from cluster.http.rules import Rules
-from cluster.http.warming import warmed
-from edlm.continuous import ContinuousBatch
-from edlm.generator import TextGenerator, open_bundle
-from edlm.job import Limits
+from cluster.http.limits.limits import Rules
+from cluster.http.metrics.instruments import OwnMeters
+from cluster.http.middleware.access_log import log_to_standard_error
+from cluster.http.warmup import warmed
+from edlm.inference.engine import InferenceEngine
+from edlm.inference.generator import TextGenerator, open_bundle
+from edlm.inference.request import Limits
 from edlm.storage import committed
 
 HOST = "127.0.0.1"
@@ -44,7 +44,7 @@ def serving(
     generator: TextGenerator, version: str, port: int = 0, rules: Rules = RULES, limits: Limits = LIMITS
 ) -> Iterator[Service]:
     """The generator behind an endpoint of its own, while the block runs; port 0: a free one."""
-    with ContinuousBatch(generator, version, limits) as batch:
+    with InferenceEngine(generator, version, limits) as batch:
         meters = OwnMeters()
         endpoint = Endpoint(batch, rules, meters)
         endpoint.warm = True

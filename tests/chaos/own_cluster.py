@@ -14,10 +14,10 @@ import pytest
 import ray
 
 from cluster.config import Serving
-from cluster.serving import deploy, undeploy, wait_until_ready
-from cluster.session import CALLBACK, INTAKE
-from tests.cluster.serving.spoiled import NAME
-from tests.cluster.serving.stage import START_SECONDS, TRACKING, Stage, register_all
+from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.serving.deploy import deploy, undeploy, wait_until_ready
+from tests.cluster.endpoint.spoiled import NAME
+from tests.cluster.endpoint.stage import START_SECONDS, TRACKING, Stage, register_all
 
 # A dead proxy is noticed after three checks; with the ten seconds of Ray between them it takes half a minute.
 QUICK = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2"}

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.config import Serving
 from tests.chaos.own_cluster import own, own_stage
-from tests.cluster.serving.stage import Stage, until
+from tests.cluster.endpoint.stage import Stage, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.config import Serving
 from tests.chaos.own_cluster import own, own_stage
-from tests.cluster.serving.stage import until
+from tests.cluster.endpoint.stage import until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 

@@ -18,13 +18,13 @@ import pytest
 import yaml
 
 from cluster.config import Tracking
-from cluster.session import CALLBACK, INTAKE
-from cluster.tracking import open_tracking
-from tests.cluster.serving.spoiled import plain_bundle, published
-from tests.cluster.serving.stage import until
+from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.tracking.runs import open_tracking
+from tests.cluster.endpoint.spoiled import plain_bundle, published
+from tests.cluster.endpoint.stage import until
+from tests.places import PROJECT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
-PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 MODEL = "edlm-tiny"
 

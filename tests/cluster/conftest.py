@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cluster.http.local import Service, serving
-from cluster.http.warming import warmed
-from edlm.generator import TextGenerator
-from edlm.job import Limits
+from cluster.http.warmup import warmed
+from edlm.inference.generator import TextGenerator
+from edlm.inference.request import Limits
 from edlm.storage import publish
 from tests.bundles import make_bundle
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.meters import OwnMeters
-from cluster.http.rules import Rules
-from edlm.continuous import ContinuousBatch
-from edlm.generator import open_bundle
-from edlm.job import Limits
+from cluster.http.limits.limits import Rules
+from cluster.http.metrics.instruments import OwnMeters
+from edlm.inference.engine import InferenceEngine
+from edlm.inference.generator import open_bundle
+from edlm.inference.request import Limits
 from tests.bundles import make_bundle
+from tests.places import PROJECT
 
-FILE = Path(__file__).parent.parent.parent / "docs" / "openapi.json"
+FILE = PROJECT / "docs" / "openapi.json"
 
 
 def written(document: Any) -> str:
@@ -27,7 +28,7 @@ def written(document: Any) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generator = open_bundle(make_bundle(Path(folder)))
-    with ContinuousBatch(generator, "7/0", Limits()) as batch:
+    with InferenceEngine(generator, "7/0", Limits()) as batch:
         document = make_app(Endpoint(batch, Rules(), OwnMeters())).openapi()
     FILE.write_text(written(document), encoding="utf-8")
     print(f"wrote {FILE}")

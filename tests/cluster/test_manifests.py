@@ -14,15 +14,15 @@ import yaml
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config import Serving
-from cluster.http.keys import Keys, add_key
-from cluster.proxy import middlewares
-from cluster.serving import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
-from cluster.session import CALLBACK, INTAKE
+from cluster.http.middleware.api_keys import APIKeys, add_key
+from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.serving.deploy import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
+from cluster.serving.proxy import middlewares
 from edlm.config import ConfigurationError, load, parse
 from tests.cluster.asking import eventually
+from tests.places import PROJECT
 from workflows.experiment import Experiment
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = PROJECT / "cluster" / "deploy"
 SCHEMAS = PROJECT.parent / "shared" / "kuberay"
 
@@ -115,13 +115,13 @@ def test_a_key_that_is_withdrawn_from_the_secret_is_none_in_a_pod_that_runs(node
     anna, ben = add_key(secret / "keys", "anna"), add_key(secret / "keys", "ben")
     (secret / "keys").chmod(0o444)
     subprocess.run([_here(part, tmp_path) for part in first], check=True)
-    assert Keys(keys / "keys").owner(anna) == "anna"
+    assert APIKeys(keys / "keys").owner(anna) == "anna"
     with subprocess.Popen([_here(part, tmp_path) for part in later]) as running:
         try:
             (secret / "keys").chmod(0o600)
             (secret / "keys").write_text((secret / "keys").read_text().splitlines()[1])
-            eventually(lambda: Keys(keys / "keys").owner(anna) is None, seconds=20)
-            assert Keys(keys / "keys").owner(ben) == "ben"
+            eventually(lambda: APIKeys(keys / "keys").owner(anna) is None, seconds=20)
+            assert APIKeys(keys / "keys").owner(ben) == "ben"
             running.terminate()
             assert running.wait(10) == 0  # else the pod would end only when its grace is over
         finally:

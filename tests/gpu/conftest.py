@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edlm.generator import TextGenerator, open_bundle
+from edlm.inference.generator import TextGenerator, open_bundle
 from tests.gpu.bundle import make_full_bundle
 from tests.pretended_device import NAME, pretended
 

@@ -5,12 +5,12 @@ import time
 import pytest
 import torch
 
-from cluster.http.warming import warming
-from edlm.continuous import ContinuousBatch
-from edlm.execution import Execution
-from edlm.generator import TextGenerator, open_bundle
-from edlm.job import Job, Limits, OutOfMemory
-from edlm.sampler import Sampler
+from cluster.http.warmup import warming
+from edlm.inference.engine import InferenceEngine
+from edlm.inference.generator import TextGenerator, open_bundle
+from edlm.inference.request import Limits, OutOfMemory, Request
+from edlm.models.execution import Execution
+from edlm.sampling.sampler import Sampler
 from tests.engines import PATIENT, SECONDS, alone, job, watched
 from tests.gpu.bundle import LENGTH
 from tests.gpu.test_generation import LEAST_EQUAL, TEXTS, equal_share
@@ -25,7 +25,7 @@ WAYS: list[dict] = [
 TOO_MUCH = 2**50  # numbers; no allocator has them
 
 
-def jobs(device: str) -> list[Job]:
+def jobs(device: str) -> list[Request]:
     """Some of every way, a few of them longer than a canvas."""
     each = max(1, TEXTS[device] // len(WAYS))
     return [
@@ -35,7 +35,7 @@ def jobs(device: str) -> list[Job]:
     ]
 
 
-def check(engine: ContinuousBatch, generator: TextGenerator, asked: list[Job], device: str) -> float:
+def check(engine: InferenceEngine, generator: TextGenerator, asked: list[Request], device: str) -> float:
     """The share of texts that are those of the generator alone, of all that the engine is asked for."""
     tickets = engine.submit(asked)
     found = [ticket.result(SECONDS).tokens for ticket in tickets]
@@ -45,13 +45,13 @@ def check(engine: ContinuousBatch, generator: TextGenerator, asked: list[Job], d
 
 
 def test_texts_in_company_are_those_of_the_generator(device, there, report):
-    with ContinuousBatch(there, "1", PATIENT) as engine:
+    with InferenceEngine(there, "1", PATIENT) as engine:
         report(equal_share=check(engine, there, jobs(device), device))
 
 
 def test_a_score_is_worked_out_beside_texts(here, there):
     asked = ((3, 1, 4, 1, 5), 7, 2, Sampler(steps=2, candidates=2), "step")
-    with ContinuousBatch(there, "1", PATIENT) as engine:
+    with InferenceEngine(there, "1", PATIENT) as engine:
         engine.submit([job((), 6, 1)])
         found = engine.run(4.0, there.scoring(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
     assert found.bound.mean == pytest.approx(here.score(*asked).bound.mean, abs=0.01)
@@ -62,7 +62,7 @@ def test_another_model_takes_over_on_the_device(device, folder, there):
     changed = open_bundle(folder)
     with torch.no_grad():
         changed.denoiser.network.readout.weight.mul_(-1)
-    with ContinuousBatch(there, "1", PATIENT) as engine:
+    with InferenceEngine(there, "1", PATIENT) as engine:
         (old,) = engine.submit([job((), 3 * LENGTH, 1)])
         loaded = engine.run(8.0, warming(changed, device), "warming", time.monotonic() + SECONDS).result(SECONDS)
         assert isinstance(loaded, TextGenerator)
@@ -85,7 +85,7 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
 
     crowded = watched(open_bundle(folder, device), before=allocate)
     asked = [job((), 6, seed, steps=2, candidates=2, energy="step") for seed in range(4)]
-    with ContinuousBatch(crowded, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
+    with InferenceEngine(crowded, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
         for ticket in engine.submit(asked):
             if fits:
                 assert len(ticket.result(SECONDS).tokens) == 6
@@ -103,7 +103,7 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
 def test_compiled_networks_run_in_the_engines_thread(cuda, folder, on, report):
     """CUDA graphs are kept per thread, and the engine's is not the one that opened the model."""
     quick = open_bundle(folder, cuda, Execution(compiled=True))
-    with ContinuousBatch(quick, "1", PATIENT) as engine:
+    with InferenceEngine(quick, "1", PATIENT) as engine:
         report(equal_share=check(engine, on(cuda), jobs(cuda), cuda))
 
 
@@ -117,7 +117,7 @@ def test_memory_that_was_lacking_is_given_back(cuda, folder, on):
         held = [torch.empty(free // 3, dtype=torch.uint8, device=cuda) for _ in range(rows)]
         del held
 
-    with ContinuousBatch(generator, "1", Limits(slots=8, turn_seconds=100.0)) as engine:
+    with InferenceEngine(generator, "1", Limits(slots=8, turn_seconds=100.0)) as engine:
         asked = [job((), 6, seed, steps=2) for seed in range(8)]
         share = equal_share(
             [ticket.result(SECONDS).tokens for ticket in engine.submit(asked)],

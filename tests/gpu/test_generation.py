@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edlm.execution import Execution
-from edlm.generator import TextGenerator, open_bundle
-from edlm.reveal import MostCertain, Remasking
-from edlm.sampler import Sampler
-from edlm.streams import Purpose, seeds, uniforms
+from edlm.inference.generator import TextGenerator, open_bundle
+from edlm.models.execution import Execution
+from edlm.rng import Purpose, seeds, uniforms
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.unmasking import MostCertain, Remasking
 from tests.gpu.bundle import ENERGIES, LENGTH
 from tests.pretended_device import NAME
 
@@ -23,11 +23,11 @@ CASES: dict[str, tuple[str | None, Sampler]] = {
     "plain, most certain first": (None, replace(FOUR, revealing=MostCertain())),
     "plain, remasking": (None, replace(FOUR, revealing=Remasking(share=0.5))),
     **{f"{name}, k = 3": (name, THREE) for name in ENERGIES},
-    "step, tau = 0.5": ("step", replace(THREE, temperature=0.5)),
+    "step, tau = 0.5": ("step", replace(THREE, energy_temperature=0.5)),
     "bidirectional in a window": ("bidirectional", replace(THREE, window=(0.5, 1.0))),
     "step, most certain first": ("step", replace(THREE, revealing=MostCertain())),
     "step, remasking": ("step", replace(THREE, revealing=Remasking(share=0.5))),
-    "residual, tau = 2": ("residual", replace(THREE, temperature=2.0)),
+    "residual, tau = 2": ("residual", replace(THREE, energy_temperature=2.0)),
     **{f"{name}, exact": (name, EXACT) for name in ("conditional", "coar")},
     **{f"{name}, verifying drafts": (name, replace(EXACT, speculative=True)) for name in ("conditional", "coar")},
 }

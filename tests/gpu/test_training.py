@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from edlm.engine import LocalEngine
-from edlm.models import open_denoiser, save_denoiser
+from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.checkpoints.training_state import open_snapshot, save_snapshot
+from edlm.data.tokenizer import FILE
+from edlm.data.tokenizer_kinds import Characters
 from edlm.schedule import LogLinear
-from edlm.snapshot import open_snapshot, save_snapshot
-from edlm.tokenizer import FILE
-from edlm.tokenizer_kinds import Characters
-from edlm.training import Training
-from tests.cluster.zero_worker import curve, objectives, science_rows
+from edlm.training.local_engine import LocalEngine
+from edlm.training.loop import Training
+from tests.cluster.training.zero_worker import curve, objectives, science_rows
 from tests.networks import TRUNK, denoiser
 from tests.pretended_device import NAME
 

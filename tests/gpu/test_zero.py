@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from edlm.engine import LocalEngine
-from tests.cluster.zero_worker import curve, objectives, science_rows
+from edlm.training.local_engine import LocalEngine
+from tests.cluster.training.zero_worker import curve, objectives, science_rows
 from tests.gpu.conftest import Report
 from tests.gpu.test_training import DRAWING, OTHER_NEGATIVES, largest_difference
 from tests.gpu.zero_worker import cases, key, training
+from tests.places import PROJECT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 300
 TOLERANCE = {
     "float32": 1e-3,

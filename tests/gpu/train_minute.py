@@ -17,16 +17,18 @@ from pathlib import Path
 
 import torch
 
-from edlm.corpus import Embedded
-from edlm.denoiser import Denoiser
-from edlm.engine import LocalEngine
-from edlm.objective import Denoising
+from edlm.data.batches import Batches
+from edlm.data.corpus import Embedded
+from edlm.data.packing import Data, prepare
+from edlm.data.splits import Shares
+from edlm.data.token_file import TokenFile
+from edlm.data.tokenizer_kinds import Characters
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
-from edlm.splits import Shares
-from edlm.tokenizer_kinds import Characters
-from edlm.tokens import Batches, Data, TokenFile, prepare
-from edlm.training import Engine, Training, fit
-from edlm.transformer import Trunk
+from edlm.training.local_engine import LocalEngine
+from edlm.training.loop import Engine, Training, fit
+from edlm.training.objectives import Denoising
 
 WARM = 5  # steps that are not timed
 WRITE_SECONDS = 5.0  # between two versions of the figures
@@ -77,7 +79,7 @@ class Clock:
 def train(seconds: float, output: Path) -> dict[str, object]:
     """The figures, which `output` holds as well. Raises NonFiniteLoss."""
     cuda = torch.cuda.is_available()
-    trunk = Trunk(width=512, layers=8, heads=8) if cuda else Trunk(width=32, layers=1, heads=2)
+    trunk = TransformerConfig(width=512, layers=8, heads=8) if cuda else TransformerConfig(width=32, layers=1, heads=2)
     length, batch, precision = (512, 64, "bfloat16") if cuda else (64, 16, "float32")
     training = Training(
         steps=ENDLESS, batch=batch, learning_rate=1e-3, warmup_steps=20, decay="constant", ema=0.99,

@@ -13,11 +13,11 @@ import torch
 import torch.distributed
 
 from cluster.config import Zero
-from cluster.zero import ZeroEngine
-from edlm.training import Training
-from tests.cluster.zero_worker import curve, objectives, science_rows
+from cluster.training.zero import ZeroEngine
+from edlm.training.loop import Training
+from tests.cluster.training.zero_worker import curve, objectives, science_rows
 
-# On the CPU two real workers try all stages in float32 (tests/cluster/test_zero.py); here is what is left.
+# On the CPU two real workers try all stages in float32 (tests/cluster/training/test_zero.py); here is what is left.
 STAGES = {"cuda": (1, 2, 3), "cpu": (2,)}
 PRECISIONS = {"cuda": ("float32", "bfloat16"), "cpu": ("bfloat16",)}
 HALF = 2  # steps before the checkpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
 from workflows.benchmarking.arrivals import Planned, delayed, plan, together
-from workflows.benchmarking.load import Asking, Outcome, load
+from workflows.benchmarking.load import Asking, RequestOutcome, load
 from workflows.benchmarking.summary import summary
 
 LONG_SEED, SHORT_SEED, OPEN_SEED = 10_000, 20_000, 30_000  # far apart, so that no two loads share a text's seed
@@ -56,25 +56,25 @@ class Opened:
     """What was offered, as a share of what continuous batching made at saturation."""
     rate: float
     """Requests a second."""
-    outcomes: Mapping[str, Sequence[Outcome]]
+    outcomes: Mapping[str, Sequence[RequestOutcome]]
 
 
 @dataclass(frozen=True)
-class Found:
+class ContestResult:
     """The outcomes of every service, by its name."""
 
-    saturated: Mapping[str, Sequence[Sequence[Outcome]]]
+    saturated: Mapping[str, Sequence[Sequence[RequestOutcome]]]
     """Of each round."""
-    long_short: Mapping[str, Sequence[Outcome]]
+    long_short: Mapping[str, Sequence[RequestOutcome]]
     opened: Sequence[Opened]
 
 
-def contest(urls: Mapping[str, str], ours: str, wanted: Loads, say: Callable[[str], None]) -> Found:
+def contest(urls: Mapping[str, str], ours: str, wanted: Loads, say: Callable[[str], None]) -> ContestResult:
     """The outcomes of all three loads. How much the open loop offers follows from what `ours` reached at saturation."""
     patient = replace(PATIENT, max_tokens=wanted.max_tokens)
     for name, url in urls.items():  # what the first requests of a process cost is not counted
         _loaded(url, plan(4, None, (2,), wanted.open_candidates, seed=wanted.seed), patient, f"warm-up, {name}", say)
-    saturated: dict[str, list[Sequence[Outcome]]] = {name: [] for name in urls}
+    saturated: dict[str, list[Sequence[RequestOutcome]]] = {name: [] for name in urls}
     for i in range(wanted.rounds):
         asked = plan(wanted.requests, None, wanted.steps, wanted.candidates, wanted.seed + i * wanted.requests)
         for name in _turned(list(urls), i):
@@ -83,7 +83,7 @@ def contest(urls: Mapping[str, str], ours: str, wanted: Loads, say: Callable[[st
     long_short = {name: _loaded(url, mixed, patient, f"long and short, {name}", say) for name, url in urls.items()}
     reached = statistics.median(summary(outcomes, PATIENT.deadline).texts_per_second for outcomes in saturated[ours])
     opened = [_opened(urls, ours, share, share * reached, wanted, say) for share in wanted.open_loads]
-    return Found(saturated, long_short, opened)
+    return ContestResult(saturated, long_short, opened)
 
 
 def _opened(
@@ -107,7 +107,7 @@ def _opened(
 
 def _loaded(
     url: str, asked: Sequence[Planned], asking: Asking, what: str, say: Callable[[str], None], lossless: bool = True
-) -> Sequence[Outcome]:
+) -> Sequence[RequestOutcome]:
     """The outcomes; RuntimeError where a request failed, except that a service that need not be `lossless` may lose
     some, which the table of endings then says."""
     started = time.monotonic()

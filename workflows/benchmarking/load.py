@@ -12,17 +12,8 @@ from typing import Any, Literal
 
 import httpx
 
-from edlm.answers import (
-    Busy,
-    Completion,
-    DeadlineExceeded,
-    Reading,
-    ServiceError,
-    State,
-    error_of,
-    read,
-)
-from edlm.sse import Events
+from edlm.client.sse import Events
+from edlm.client.types import Busy, Completion, DeadlineExceeded, Reading, ServiceError, State, error_of, read
 from workflows.benchmarking.arrivals import Planned
 
 Ending = Literal["done", "busy", "late", "cancelled", "lost", "failed", "hung"]
@@ -51,7 +42,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """What became of a request."""
 
     request: Planned
@@ -69,17 +60,17 @@ class Outcome:
     """What the service said of an error."""
 
 
-def load(url: str, requests: Sequence[Planned], asking: Asking) -> list[Outcome]:
+def load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
     """What became of each of the requests, in their order, once all have ended."""
     return asyncio.run(_load(url, requests, asking))
 
 
-def burst(url: str, requests: Sequence[Planned], deadline: float, key: str | None = None) -> list[Outcome]:
+def burst(url: str, requests: Sequence[Planned], deadline: float, key: str | None = None) -> list[RequestOutcome]:
     """What became of requests that all come at once, each with a `deadline` in seconds."""
     return load(url, [replace(one, at=0.0) for one in requests], Asking(deadline=deadline, key=key))
 
 
-async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[Outcome]:
+async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
     headers = {} if asking.key is None else {"authorization": f"Bearer {asking.key}"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None, trust_env=False) as http:
@@ -87,7 +78,7 @@ async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[O
         return list(await asyncio.gather(*(_outcome(http, one, asking, start + one.at) for one in requests)))
 
 
-async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, due: float) -> Outcome:
+async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, due: float) -> RequestOutcome:
     await asyncio.sleep(max(0.0, due - time.monotonic()))
     told = _Told(due)
     patience = asking.deadline + asking.spare if request.cancel_after is None else request.cancel_after
@@ -106,7 +97,7 @@ async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, du
     except httpx.TransportError as error:
         ending, said = "lost", f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - due
-    return Outcome(request, ending, seconds, told.first_seconds, told.tokens, retry_after, said)
+    return RequestOutcome(request, ending, seconds, told.first_seconds, told.tokens, retry_after, said)
 
 
 @dataclass

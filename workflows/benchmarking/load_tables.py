@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from workflows.benchmarking.load import Ending, Outcome
+from workflows.benchmarking.load import Ending, RequestOutcome
 from workflows.benchmarking.summary import PERCENTS, by_steps, percentile, summary
 from workflows.reporting.document import Table
 
 NONE = "–"
 
 
-def endings_table(caption: str, loads: Mapping[str, Sequence[Outcome]], deadline: float) -> Table:
+def endings_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]], deadline: float) -> Table:
     """What became of the requests of every load, and what was made a second."""
     rows = []
     for name, outcomes in loads.items():
@@ -25,7 +25,7 @@ def endings_table(caption: str, loads: Mapping[str, Sequence[Outcome]], deadline
     return Table(caption, columns, rows)
 
 
-def latency_table(caption: str, loads: Mapping[str, Sequence[Outcome]]) -> Table:
+def latency_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]]) -> Table:
     """Seconds from when a request was due to its end, by its number of steps; of those that were done."""
     rows = []
     for name, outcomes in loads.items():

@@ -19,7 +19,7 @@ class Lap:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class RacedSampler:
     """Somebody who takes part, and what the whole of its work is made of."""
 
     name: str
@@ -42,7 +42,7 @@ class Times:
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def race(contestants: Sequence[Contestant], rounds: int, device: torch.device) -> dict[str, Times]:
+def race(contestants: Sequence[RacedSampler], rounds: int, device: torch.device) -> dict[str, Times]:
     """The times of everybody by name. A first round warms up and does not count; the order turns round by round."""
     found = {one.name: Times() for one in contestants}
     for i in range(rounds + 1):

@@ -13,22 +13,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from edlm.abstract_energy import AbstractEnergy
-from edlm.autoregressive import AutoregressiveModel
-from edlm.candidates import NormalisedEnergy
+from edlm.baselines.naive_sampler import NaiveSampler
 from edlm.config import Positive, config, load
-from edlm.denoiser import Denoiser
-from edlm.energy import Bidirectional, Conditional, Step
-from edlm.execution import AS_TRAINED, Execution
-from edlm.memory import peak_bytes
-from edlm.naive import NaiveSampler
-from edlm.sampler import EXACT, Sampler
+from edlm.energies.kinds import Bidirectional, Conditional, Step
+from edlm.interfaces import AbstractEnergy, NormalisedEnergy
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.execution import AS_TRAINED, Execution
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.memory import peak_bytes
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule, LogLinear
-from edlm.step import StepResult
-from edlm.transformer import Trunk
-from workflows.benchmarking.race import Contestant, Lap, Times, race
+from workflows.benchmarking.race import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import AUTOREGRESSIVE, Trained, Worth, worth
-from workflows.cells.cell import PLAIN, autoregressive, models
+from workflows.evaluation.measurements.measurement import PLAIN, autoregressive, models
 
 WINDOW = (0.8, 1.0)  # in which the paper's generator weighs
 BLOCK = 8
@@ -85,7 +84,7 @@ class Runner:
 
     name: str
     candidates: int
-    contestant: Contestant
+    contestant: RacedSampler
     scaled: str
     """What was timed, where it was not whole samples; empty where it was."""
     calls: Callable[[], tuple[float, float, float]]
@@ -98,7 +97,7 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RaceResult:
     """What one sampler took at one size."""
 
     size: Size
@@ -129,7 +128,7 @@ class Networks:
 def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
     """Networks of the sizes that are asked for, the same for the same seed."""
     torch.manual_seed(wanted.seed)
-    trunk = Trunk(width=wanted.width, layers=wanted.layers, heads=HEADS)
+    trunk = TransformerConfig(width=wanted.width, layers=wanted.layers, heads=HEADS)
     denoiser, autoregressive = Denoiser(trunk, vocabulary), AutoregressiveModel(trunk, vocabulary)
     for readout in (denoiser.readout, autoregressive.readout):
         nn.init.normal_(readout.weight, std=SCALE)
@@ -163,7 +162,7 @@ def prepared(networks: Networks, execution: Execution, device: torch.device) -> 
     return found
 
 
-def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[Measured]:
+def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[RaceResult]:
     """Every sampler at every size, each size a race of its own."""
     if wanted.models is not None:
         trained = load(Trained, wanted.models)
@@ -174,7 +173,7 @@ def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) 
         yield from _sizes(wanted, untrained(wanted, vocabulary, device), wanted.lengths, None, device, say)
 
 
-def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, device, say) -> Iterator[Measured]:
+def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, device, say) -> Iterator[RaceResult]:
     vocabulary, sets = of.denoiser.vocabulary, {"": of}
     if wanted.execution != AS_TRAINED:
         sets[f", {wanted.execution.name}"] = prepared(of, wanted.execution, device)
@@ -188,7 +187,7 @@ def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, dev
 
 def _measure(
     wanted: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
-) -> Iterator[Measured]:
+) -> Iterator[RaceResult]:
     runners = list(_runners(wanted, sets, size, device))
     found = race([one.contestant for one in runners], wanted.rounds, device)
     for one in runners:
@@ -197,7 +196,7 @@ def _measure(
         if trained is not None and one.law is not None:
             say(f"what {one.name} writes")
             found_worth = worth(trained, *one.law)
-        yield Measured(
+        yield RaceResult(
             size, one.name, one.candidates, one.scaled, found[one.name], one.calls(), peak, one.naive, one.plain,
             found_worth,
         )  # fmt: skip
@@ -225,12 +224,12 @@ def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device:
             yield from both(PLAIN, every, PLAIN)
             continue
         for name, energy in first.energies.items():
-            if energy.drafts:
+            if energy.whole_sequence:
                 yield from both(f"{name}, k = {k}", replace(every, candidates=k, window=WINDOW), name)
             else:
                 yield from fast(f"{name}, k = {k}", replace(every, candidates=k), name)
     for name, energy in first.energies.items():
-        if isinstance(energy, NormalisedEnergy) and not energy.drafts:
+        if isinstance(energy, NormalisedEnergy) and not energy.whole_sequence:
             exact = replace(every, candidates=EXACT)
             yield from fast(f"{name}, exact", exact, name)
             yield from fast(f"{name}, verifying drafts", replace(exact, speculative=True), name)
@@ -242,7 +241,7 @@ def _autoregressive(name: str, of: Networks, size: Size, keys: Tensor) -> Runner
 
     calls = (0.0, float(size.length), math.nan)
     law = (AUTOREGRESSIVE, Sampler(steps=size.steps)) if name == AUTOREGRESSIVE else None
-    return Runner(name, 1, Contestant(name, [Lap(write)]), "", lambda: calls, law)
+    return Runner(name, 1, RacedSampler(name, [Lap(write)]), "", lambda: calls, law)
 
 
 def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
@@ -260,7 +259,7 @@ def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, ke
         )
         return denoised, weighed, accepted / weighed if sampler.speculative else math.nan
 
-    return Runner(name, sampler.candidates, Contestant(name, [Lap(run)]), "", calls, (energy, sampler))
+    return Runner(name, sampler.candidates, RacedSampler(name, [Lap(run)]), "", calls, (energy, sampler))
 
 
 def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
@@ -282,4 +281,4 @@ def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, k
     laps = [lap(steps[len(steps) // 2], len(steps)) for steps in kinds if steps]
     calls = float(size.steps), float(sampler.candidates * int(weighing.sum()))
     scaled = f"{len(laps)} of {size.steps} steps"
-    return Runner(name, sampler.candidates, Contestant(name, laps), scaled, lambda: (*calls, math.nan))
+    return Runner(name, sampler.candidates, RacedSampler(name, laps), scaled, lambda: (*calls, math.nan))

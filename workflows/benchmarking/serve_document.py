@@ -3,11 +3,11 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from workflows.benchmarking.contest import Found, Loads, Opened
-from workflows.benchmarking.load import Outcome
+from workflows.benchmarking.contest import ContestResult, Loads, Opened
+from workflows.benchmarking.load import RequestOutcome
 from workflows.benchmarking.load_tables import endings_table, latency_table
 from workflows.benchmarking.summary import by_steps, percentile, summary
-from workflows.reporting.document import Block, Bullet, Bullets, Heading, Paragraph, Table
+from workflows.reporting.document import Bullet, Bullets, DocumentBlock, Heading, Paragraph, Table
 
 OURS, ONE, STATIC = "step-level", "one at a time", "@serve.batch"
 
@@ -24,7 +24,7 @@ METHOD = (
 )
 
 
-def contest_blocks(found: Found, wanted: Loads) -> list[Block]:
+def contest_blocks(found: ContestResult, wanted: Loads) -> list[DocumentBlock]:
     """What was asked, what came of it, and the tables."""
     texts = {name: [summary(each, 1).texts_per_second for each in rounds] for name, rounds in found.saturated.items()}
     mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.candidates)}"
@@ -47,7 +47,7 @@ def contest_blocks(found: Found, wanted: Loads) -> list[Block]:
     ]
 
 
-def _open_blocks(opened: Opened, wanted: Loads) -> list[Block]:
+def _open_blocks(opened: Opened, wanted: Loads) -> list[DocumentBlock]:
     mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.open_candidates)}"
     return [
         Heading(f"Open loop, {opened.load:.0%} of saturation"),
@@ -63,7 +63,7 @@ def _open_blocks(opened: Opened, wanted: Loads) -> list[Block]:
     ]
 
 
-def _findings(found: Found, wanted: Loads, texts: Mapping[str, Sequence[float]]) -> list[Bullet]:
+def _findings(found: ContestResult, wanted: Loads, texts: Mapping[str, Sequence[float]]) -> list[Bullet]:
     over_static = ratios(texts[OURS], texts[STATIC])
     over_one = ratios(texts[OURS], texts[ONE])
     short = {name: _short_seconds(outcomes, wanted) for name, outcomes in found.long_short.items()}
@@ -84,7 +84,7 @@ def _goodput(opened: Opened, wanted: Loads) -> str:
     return f"texts a second that were done within {wanted.deadline_seconds:g} s: {told}."
 
 
-def _saturation(caption: str, found: Found, texts: Mapping[str, Sequence[float]]) -> Table:
+def _saturation(caption: str, found: ContestResult, texts: Mapping[str, Sequence[float]]) -> Table:
     rows = []
     for name, rounds in found.saturated.items():
         seconds = statistics.median(summary(each, 1).seconds for each in rounds)
@@ -105,7 +105,7 @@ def ratios(own: Sequence[float], others: Sequence[float]) -> str:
     return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
-def _short_seconds(outcomes: Sequence[Outcome], wanted: Loads) -> float:
+def _short_seconds(outcomes: Sequence[RequestOutcome], wanted: Loads) -> float:
     return percentile([one.seconds for one in by_steps(outcomes).get(wanted.short_steps, [])], 50)
 
 

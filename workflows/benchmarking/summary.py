@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workflows.benchmarking.load import Ending, Outcome
+from workflows.benchmarking.load import Ending, RequestOutcome
 
 PERCENTS = (50, 95, 99)
 
 
 @dataclass(frozen=True)
-class Summary:
+class LoadSummary:
     """What became of all requests of a load."""
 
     count: int
@@ -24,14 +24,14 @@ class Summary:
     """Texts that were done within the deadline, a second."""
 
 
-def summary(outcomes: Sequence[Outcome], deadline: float) -> Summary:
+def summary(outcomes: Sequence[RequestOutcome], deadline: float) -> LoadSummary:
     """The summary; of no outcomes there is none."""
     seconds = max(one.request.at + one.seconds for one in outcomes)
     done = [one for one in outcomes if one.ending == "done"]
     in_time = sum(one.seconds <= deadline for one in done)
     tokens = sum(one.tokens for one in done)
     endings: Counter[Ending] = Counter(one.ending for one in outcomes)
-    return Summary(len(outcomes), endings, seconds, len(done) / seconds, tokens / seconds, in_time / seconds)
+    return LoadSummary(len(outcomes), endings, seconds, len(done) / seconds, tokens / seconds, in_time / seconds)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -40,7 +40,7 @@ def percentile(values: Iterable[float], percent: float) -> float:
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else math.nan
 
 
-def by_steps(outcomes: Sequence[Outcome]) -> dict[int, list[Outcome]]:
+def by_steps(outcomes: Sequence[RequestOutcome]) -> dict[int, list[RequestOutcome]]:
     """Those that were done, by how many steps they asked for, the fewest first."""
     done = [one for one in outcomes if one.ending == "done"]
     return {

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edlm.config import Positive, config
-from edlm.judge import OwnJudge
-from edlm.sampler import Sampler
-from workflows.cells.cell import Row, Subject
-from workflows.cells.likelihood import Bound, Reference
-from workflows.cells.quality import AutoregressiveSamples, Samples
+from edlm.evaluation.judge import OwnJudge
+from edlm.sampling.sampler import Sampler
+from workflows.evaluation.measurements.likelihood import Bound, Reference
+from workflows.evaluation.measurements.measurement import Row, Subject
+from workflows.evaluation.measurements.quality import AutoregressiveSamples, Samples
 
 AUTOREGRESSIVE = "autoregressive"
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
-from edlm.energy import Step
-from edlm.generator import Bundle, save_bundle
-from edlm.models import EnergyNetwork, open_denoiser, save_denoiser, save_energy
-from edlm.sampler import Sampler
+from edlm.checkpoints.energies import EnergyNetwork, save_energy
+from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.data.tokenizer import FILE
+from edlm.data.tokenizer_kinds import Characters
+from edlm.energies.kinds import Step
+from edlm.inference.generator import Bundle, save_bundle
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.tokenizer import FILE
-from edlm.tokenizer_kinds import Characters
-from edlm.transformer import Trunk
 from workflows.benchmarking.sampling import BLOCK, HEADS, STEP, Sampling, untrained
 
 NAME = "untrained"
@@ -25,7 +26,7 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
         Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
     )
     model, weigher = folder / "denoiser", folder / "step"
-    trunk = Trunk(width=width, layers=layers, heads=HEADS)
+    trunk = TransformerConfig(width=width, layers=layers, heads=HEADS)
     save_denoiser(model, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
     energy = Step(block=BLOCK, width=head_width, layers=1, heads=HEADS)
     network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(model).digest)

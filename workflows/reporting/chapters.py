@@ -4,8 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from cluster.figures import Curves
-from workflows.reporting.document import Block, Bullet, Bullets, Heading, Paragraph, Picture, Table, Verbatim, visible
+from cluster.tracking.training_curves import Curves
+from workflows.reporting.document import (
+    Bullet,
+    Bullets,
+    DocumentBlock,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    Verbatim,
+    visible,
+)
 from workflows.reporting.figures.bounds import bound_calls_figure, bound_figure, bound_seconds_figure, gain_figure
 from workflows.reporting.figures.calibration import calibration_figure
 from workflows.reporting.figures.partition import partition_figure
@@ -108,9 +118,9 @@ READING = (
 )
 
 
-def finding_blocks(results: Results) -> list[Block]:
+def finding_blocks(results: Results) -> list[DocumentBlock]:
     """The headlines: levels, then bounds and texts beside everything that they are compared with."""
-    blocks: list[Block] = [Heading("Findings")]
+    blocks: list[DocumentBlock] = [Heading("Findings")]
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
     blocks += _quality_cost(results)
@@ -122,7 +132,7 @@ def finding_blocks(results: Results) -> list[Block]:
     return blocks
 
 
-def _quality_cost(results: Results) -> list[Block]:
+def _quality_cost(results: Results) -> list[DocumentBlock]:
     """The one figure that answers whether an energy is worth its cost; of several judges the first speaks."""
     judge, matched = next(iter(by_judge(results.matched).items()), (None, []))
     data = next((row for row in results.quality if row["energy"] == DATA and row.get("judge") == judge), None)
@@ -150,7 +160,7 @@ def by_judge(quality: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[Block]:
+def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[DocumentBlock]:
     bullets = short_findings(topic, rows)
     if not bullets:
         return [Heading(name, 3), Paragraph("Nothing was measured that could be compared.")]
@@ -163,10 +173,10 @@ def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[Block]:
     ]
 
 
-def likelihood_blocks(results: Results) -> list[Block]:
+def likelihood_blocks(results: Results) -> list[DocumentBlock]:
     """Bounds: figures, then each energy in words and numbers."""
     rows, summary = results.bounds, results.summary
-    blocks: list[Block] = [Heading("Likelihood"), level_table(summary, results.paper)]
+    blocks: list[DocumentBlock] = [Heading("Likelihood"), level_table(summary, results.paper)]
     if not rows:
         return [*blocks, Paragraph("Bounds were not measured.")]
     tables = [bound_table(rows), gain_table(rows), *([cost_table(results.cost)] if results.cost else [])]
@@ -193,12 +203,12 @@ def likelihood_blocks(results: Results) -> list[Block]:
     ]  # fmt: skip
 
 
-def text_blocks(results: Results) -> list[Block]:
+def text_blocks(results: Results) -> list[DocumentBlock]:
     """What the samplers write, and what each judge makes of it."""
     judges, matched = by_judge(results.quality), by_judge(results.matched)
     if not judges:
         return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
-    blocks: list[Block] = [Heading("Generated texts")]
+    blocks: list[DocumentBlock] = [Heading("Generated texts")]
     for i, (judge, rows) in enumerate(judges.items(), 1):
         suffix = "" if i == 1 else f"-judge-{i}"
         blocks += [Heading(f"Judge: {judge}", 3), *_judged(rows, suffix), *_matched(matched.get(judge, []), suffix)]
@@ -208,7 +218,7 @@ def text_blocks(results: Results) -> list[Block]:
     return blocks + ([race_entropy_table(results.race_entropy)] if results.race_entropy else [])
 
 
-def _matched(rows: Sequence[Row], suffix: str) -> list[Block]:
+def _matched(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
     """The same at equal entropy."""
     if not rows:
         return [Paragraph("At equal entropy: not measured; a sweep of evaluate.token_temperatures measures it.")]
@@ -223,7 +233,7 @@ def _matched(rows: Sequence[Row], suffix: str) -> list[Block]:
     ]  # fmt: skip
 
 
-def _judged(rows: Sequence[Row], suffix: str) -> list[Block]:
+def _judged(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
     """Figures and tables of one judge; the suffix tells its pictures from another's."""
     ones = at_temperature_one(rows)
     return [
@@ -244,9 +254,9 @@ def _judged(rows: Sequence[Row], suffix: str) -> list[Block]:
     ]  # fmt: skip
 
 
-def weight_blocks(results: Results) -> list[Block]:
+def weight_blocks(results: Results) -> list[DocumentBlock]:
     """How the energies behave inside the sampler and out of it."""
-    blocks: list[Block] = []
+    blocks: list[DocumentBlock] = []
     if rows := at_temperature_one(results.trajectory):
         blocks += [
             Heading("Weights along the trajectory", 3),
@@ -265,13 +275,13 @@ def weight_blocks(results: Results) -> list[Block]:
     return [Heading("Energies"), *(blocks or [Paragraph("Neither weights nor calibration nor log Z were measured.")])]
 
 
-def zero_shot_blocks(results: Results) -> list[Block]:
+def zero_shot_blocks(results: Results) -> list[DocumentBlock]:
     """Other corpora."""
-    blocks: list[Block] = [zero_shot_table(results.zero_shot)] if results.zero_shot else []
+    blocks: list[DocumentBlock] = [zero_shot_table(results.zero_shot)] if results.zero_shot else []
     return [Heading("Other corpora"), *(blocks or [Paragraph("Not measured.")])]
 
 
-def training_blocks(training: Mapping[str, Curves]) -> list[Block]:
+def training_blocks(training: Mapping[str, Curves]) -> list[DocumentBlock]:
     """The curves of all stages that trained."""
     figures = (
         ("training-loss", loss_figure(training), "Training loss of each stage."),
@@ -281,7 +291,7 @@ def training_blocks(training: Mapping[str, Curves]) -> list[Block]:
     return [Heading("Training"), *(pictures or [Paragraph("The tracking store has no curves of these stages.")])]
 
 
-def missing_blocks(results: Results, stages: Sequence[str]) -> list[Block]:
+def missing_blocks(results: Results, stages: Sequence[str]) -> list[DocumentBlock]:
     """Everything that the report would show and does not have; `stages` are those whose run is not known."""
     lost = "seconds, commit, machine and curves: the tracking store does not know its run."
     said = [Bullet(name, text) for name, text in (*results.missing, *((stage, lost) for stage in stages))]
@@ -290,14 +300,14 @@ def missing_blocks(results: Results, stages: Sequence[str]) -> list[Block]:
 
 def _picture(
     name: str, caption: str, rows: Sequence[Row], axes: Sequence[Quantity], draw: Callable[[], Figure]
-) -> list[Block]:
+) -> list[DocumentBlock]:
     """The figure, or a sentence where no row has what it needs."""
     if measured(rows, *axes):
         return [Picture(name, draw(), caption)]
     return [Paragraph(f"No figure: {caption.rstrip('.')}: not measured.")]
 
 
-def _energy_by_energy(topic: Topic, name: str, rows: Sequence[Row]) -> list[Block]:
+def _energy_by_energy(topic: Topic, name: str, rows: Sequence[Row]) -> list[DocumentBlock]:
     bullets = energy_findings(topic, rows)
     if not bullets:
         return []

@@ -57,7 +57,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Refused:
+class NotComparable:
     """A comparison that the measurements do not allow, and why."""
 
     reason: str
@@ -65,7 +65,7 @@ class Refused:
     """With the dearest plain diffusion measured, where that still costs less than the row."""
 
 
-Outcome = Comparison | Refused
+Outcome = Comparison | NotComparable
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,23 @@ def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
         return _finite(Comparison(y.gain.value(row), y.gain.error_of(row), paired=True))
     twin = next((p for p in plain_curve(row, rows, y) if p["steps"] == row["steps"]), None)
     if twin is None:
-        return Refused(f"plain diffusion was not measured at T = {row['steps']}")
+        return NotComparable(f"plain diffusion was not measured at T = {row['steps']}")
     return _finite(gain_over(level(twin, y), row, y))
 
 
 def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     """The row against the same sampler with uniform weights, the control that a gain is not of k draws alone."""
     if planned(row):
-        return Refused("a plan has no one k for all steps")
+        return NotComparable("a plan has no one k for all steps")
     if not row["candidates"]:
-        return Refused("exact sampling has no candidates to weigh uniformly")
+        return NotComparable("exact sampling has no candidates to weigh uniformly")
     controls = (r for r in rows if r["energy"] == UNIFORM and r["steps"] == row["steps"])
     twin = next(
-        (r for r in controls if same_sampler(r, row, besides=("legacy", "temperature")) and not r["legacy"]), None
+        (r for r in controls if same_sampler(r, row, besides=("legacy", "energy_temperature")) and not r["legacy"]),
+        None,
     )
     if twin is None:
-        return Refused("the control was not measured for this sampler")
+        return NotComparable("the control was not measured for this sampler")
     return _finite(gain_over(level(twin, y), row, y))
 
 
@@ -124,16 +125,16 @@ def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Out
     """
     curve = sorted(measured(plain_curve(row, rows, y), cost, y), key=cost.value)
     if not measured([row], cost, y):
-        return Refused(f"{cost.name} of the row were not measured")
+        return NotComparable(f"{cost.name} of the row were not measured")
     if len(curve) < 2:
-        return Refused(f"of plain diffusion {len(curve)} {cost.name} were measured, and two are needed")
+        return NotComparable(f"of plain diffusion {len(curve)} {cost.name} were measured, and two are needed")
     at = cost.value(row)
     first, last = cost.value(curve[0]), cost.value(curve[-1])
     if at < first:
-        return Refused(f"plain diffusion was measured from {first:.3g} {cost.name} on, this is {at:.3g}")
+        return NotComparable(f"plain diffusion was measured from {first:.3g} {cost.name} on, this is {at:.3g}")
     if at > last:
         cheaper = gain_over(level(curve[-1], y), row, y)
-        return Refused(f"plain diffusion was measured up to {last:.3g} {cost.name}, this is {at:.3g}", cheaper)
+        return NotComparable(f"plain diffusion was measured up to {last:.3g} {cost.name}, this is {at:.3g}", cheaper)
     return gain_over(interpolated(curve, y, cost, at), row, y)
 
 
@@ -157,20 +158,22 @@ def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -
     return Level(between(before.value, behind.value), between(before.standard_error, behind.standard_error), each)
 
 
-def equal_plain_steps(row: Row, rows: Sequence[Row], y: Quantity) -> float | Refused:
+def equal_plain_steps(row: Row, rows: Sequence[Row], y: Quantity) -> float | NotComparable:
     """How many steps plain diffusion needs to be as good as the row, interpolated in log T; none is extrapolated."""
     curve = sorted(measured(plain_curve(row, rows, y), y), key=STEPS.value)
     wanted = y.value(row)
     if not curve or not math.isfinite(wanted):
-        return Refused("not measured")
+        return NotComparable("not measured")
     if wanted > y.value(curve[0]):
-        return Refused(f"less than {curve[0]['steps']}")
+        return NotComparable(f"less than {curve[0]['steps']}")
     for left, right in pairwise(curve):
         if y.value(right) <= wanted <= y.value(left):
             drop = y.value(left) - y.value(right)
             share = (y.value(left) - wanted) / drop if drop else 0.0
             return left["steps"] * (right["steps"] / left["steps"]) ** share
-    return float(curve[-1]["steps"]) if wanted == y.value(curve[-1]) else Refused(f"more than {curve[-1]['steps']}")
+    return (
+        float(curve[-1]["steps"]) if wanted == y.value(curve[-1]) else NotComparable(f"more than {curve[-1]['steps']}")
+    )
 
 
 def plain_curve(row: Row, rows: Sequence[Row], y: Quantity) -> list[Row]:
@@ -188,4 +191,4 @@ def unpaired(value: float, error: float, row: Row, y: Quantity) -> Comparison:
 
 
 def _finite(comparison: Comparison) -> Outcome:
-    return comparison if math.isfinite(comparison.gain) else Refused("one side is not a finite number")
+    return comparison if math.isfinite(comparison.gain) else NotComparable("one side is not a finite number")

@@ -77,15 +77,15 @@ class Verbatim:
     folded: bool = False
 
 
-Block = Heading | Paragraph | Bullets | Table | Picture | Verbatim
+DocumentBlock = Heading | Paragraph | Bullets | Table | Picture | Verbatim
 
 
 @dataclass(frozen=True)
-class Document:
+class ReportDocument:
     """A title and what follows it."""
 
     title: str
-    blocks: Sequence[Block]
+    blocks: Sequence[DocumentBlock]
 
     @property
     def pictures(self) -> list[Picture]:

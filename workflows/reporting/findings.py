@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from workflows.reporting.comparison import (
     DOUBT,
     Comparison,
+    NotComparable,
     Outcome,
-    Refused,
     Verdict,
     against_uniform,
     equal_plain_steps,
@@ -44,12 +44,12 @@ MATCHED = Topic(JUDGED, "Texts at the data's entropy", TEXT_SECONDS)
 
 
 @dataclass(frozen=True)
-class Standing:
+class EnergyRanking:
     """All samplers of one energy beside one thing to compare with."""
 
     energy: str
     compared: Sequence[tuple[Row, Comparison]]
-    refused: Sequence[Refused]
+    refused: Sequence[NotComparable]
 
     def count(self, verdict: Verdict) -> int:
         """How many samplers have this verdict."""
@@ -69,10 +69,10 @@ class Standing:
 class Standings:
     """An energy beside plain diffusion at the same T, at the same calls, at the same seconds, and uniform weights."""
 
-    steps: Standing
-    calls: Standing
-    seconds: Standing
-    uniform: Standing
+    steps: EnergyRanking
+    calls: EnergyRanking
+    seconds: EnergyRanking
+    uniform: EnergyRanking
 
 
 def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
@@ -90,10 +90,10 @@ def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
     return found
 
 
-def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> Standing:
+def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> EnergyRanking:
     pairs = list(zip(own, outcomes, strict=True))
     compared = [(row, outcome) for row, outcome in pairs if isinstance(outcome, Comparison)]
-    return Standing(energy, compared, [outcome for outcome in outcomes if isinstance(outcome, Refused)])
+    return EnergyRanking(energy, compared, [outcome for outcome in outcomes if isinstance(outcome, NotComparable)])
 
 
 def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
@@ -135,7 +135,7 @@ def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
     return bullets
 
 
-def _ranking(own: Sequence[Standing]) -> str:
+def _ranking(own: Sequence[EnergyRanking]) -> str:
     """`Better somewhere: 2 of 3 energies, most a (by 0.2 at T = 1, k = 8; 47σ), b (...). Worse somewhere: none.`"""
     sentences = []
     compared = [one for one in own if one.compared]
@@ -152,7 +152,7 @@ def _ranking(own: Sequence[Standing]) -> str:
     return " ".join(sentences if compared else sentences[2:])
 
 
-def _extreme(standing: Standing, verdict: Verdict) -> str:
+def _extreme(standing: EnergyRanking, verdict: Verdict) -> str:
     row, comparison = standing.extreme(verdict)
     scatter = "no scatter" if math.isinf(comparison.sigmas) else f"{abs(comparison.sigmas):.0f}σ"
     return f"by {abs(comparison.gain):.3f} at {_place(row)}; {scatter}"
@@ -185,7 +185,7 @@ def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
     return [Bullet("Legacy", text)] if count else []
 
 
-def _help(topic: Topic, standing: Standing, rows: Sequence[Row]) -> str:
+def _help(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> str:
     if not standing.compared:
         return "Not comparable at the same T: plain diffusion was not measured there."
     if not standing.count(Verdict.BETTER):
@@ -196,7 +196,7 @@ def _help(topic: Topic, standing: Standing, rows: Sequence[Row]) -> str:
     return f"Helps at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}{price}."
 
 
-def _worth(topic: Topic, standing: Standing, rows: Sequence[Row]) -> list[str]:
+def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[str]:
     """Of the samplers that help beyond doubt, the one worth the most steps of plain diffusion for each of its own."""
     worth = [
         (row, steps)
@@ -268,7 +268,7 @@ def plus_minus(value: float, error: float, digits: int = 3) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
 
 
-def refusals(found: Sequence[Standing]) -> list[str]:
+def refusals(found: Sequence[EnergyRanking]) -> list[str]:
     """Why samplers could not be compared, each reason once with how many it keeps out."""
     counts = Counter(refused.reason.partition(", this is")[0] for standing in found for refused in standing.refused)
     return [f"{reason} ({count})" for reason, count in counts.items()]

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from workflows.reporting.document import (
-    Block,
     Bullets,
-    Document,
+    DocumentBlock,
     Heading,
     Paragraph,
     Picture,
+    ReportDocument,
     Table,
     Verbatim,
     visible,
@@ -56,7 +56,7 @@ pre { background: var(--shade); padding: .8rem; overflow-x: auto; font-size: .8r
 LONG_CELL = 40  # characters from which on a cell may break its line
 
 
-def html_page(document: Document, images: Mapping[str, bytes]) -> str:
+def html_page(document: ReportDocument, images: Mapping[str, bytes]) -> str:
     """The whole page; `images` are the PNG of its pictures, by name."""
     headings = [block for block in document.blocks if isinstance(block, Heading)]
     anchors = {id(heading): f"part-{number}" for number, heading in enumerate(headings, 1)}
@@ -86,7 +86,7 @@ def _contents(headings: Sequence[Heading], anchors: Mapping[int, str]) -> str:
     return f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
 
 
-def _block(block: Block, anchors: Mapping[int, str], images: Mapping[str, bytes]) -> str:
+def _block(block: DocumentBlock, anchors: Mapping[int, str], images: Mapping[str, bytes]) -> str:
     match block:
         case Heading(text, level):
             return f'<h{level} id="{anchors[id(block)]}">{_text(text)}</h{level}>'

@@ -5,12 +5,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from workflows.reporting.document import (
-    Block,
     Bullets,
-    Document,
+    DocumentBlock,
     Heading,
     Paragraph,
     Picture,
+    ReportDocument,
     Table,
     Verbatim,
     visible,
@@ -19,12 +19,12 @@ from workflows.reporting.document import (
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
-def markdown_page(document: Document) -> str:
+def markdown_page(document: ReportDocument) -> str:
     """The whole text; a picture is `NAME.png` in the same folder."""
     return "\n\n".join([f"# {_text(document.title)}", *(_block(block) for block in document.blocks)]) + "\n"
 
 
-def _block(block: Block) -> str:
+def _block(block: DocumentBlock) -> str:
     match block:
         case Heading(text, level):
             return f"{'#' * level} {_text(text)}"

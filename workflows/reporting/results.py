@@ -14,8 +14,8 @@ from workflows.reporting.samplers import NO_STEPS, Row
 SUMMARY = "summary.json"
 
 _COMMON = ("seed", "precision", "legacy", "seconds", "sequences")
-_SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "temperature")
-_NOBODY: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "temperature": 1.0}
+_SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")
+_NOBODY: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ TABLES = (
         "bounds", "the T-step bounds of the samplers",
         (*_SAMPLER, *_COMMON, "repeats", "bound_nats_per_token", "standard_error", "gain_nats_per_token",
          "gain_standard_error"),
-        ("denoiser_calls", "energy_calls", "by_sequence", "drafts", "block"),
+        ("denoiser_calls", "energy_calls", "by_sequence", "whole_sequence", "block"),
     ),
     Expected(
         "quality", "what a judge makes of generated texts",

@@ -66,8 +66,8 @@ def words(row: Row) -> str:
         parts.append("last step")
     elif not every_step(row):
         parts.append(f"t from {row['window_from']:g} to {row['window_to']:g}")
-    if row["temperature"] != 1:
-        parts.append(f"τ = {row['temperature']:g}")
+    if row["energy_temperature"] != 1:
+        parts.append(f"τ = {row['energy_temperature']:g}")
     if row["precision"] != "float32":
         parts.append(row["precision"])
     if row["legacy"]:
@@ -92,7 +92,7 @@ def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 WINDOW = ("window_from", "window_to")
-IDENTITY = ("candidates", *WINDOW, "temperature", "precision", "seed", "legacy")
+IDENTITY = ("candidates", *WINDOW, "energy_temperature", "precision", "seed", "legacy")
 
 
 def same_sampler(one: Row, other: Row, besides: Sequence[str] = ()) -> bool:
@@ -102,4 +102,11 @@ def same_sampler(one: Row, other: Row, besides: Sequence[str] = ()) -> bool:
 
 def _order(row: Row) -> tuple:
     k = row["candidates"] or float("inf")
-    return row["legacy"], not every_step(row), k, row["temperature"], row["steps"], row.get("token_temperature", 1)
+    return (
+        row["legacy"],
+        not every_step(row),
+        k,
+        row["energy_temperature"],
+        row["steps"],
+        row.get("token_temperature", 1),
+    )

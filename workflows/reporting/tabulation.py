@@ -6,8 +6,8 @@ from itertools import groupby
 
 from workflows.reporting.comparison import (
     Comparison,
+    NotComparable,
     Outcome,
-    Refused,
     Verdict,
     against_uniform,
     equal_plain_steps,
@@ -16,7 +16,7 @@ from workflows.reporting.comparison import (
 )
 from workflows.reporting.document import Table
 from workflows.reporting.figures.calibration import pairs_of
-from workflows.reporting.findings import Standing, Topic, plus_minus, price, standings
+from workflows.reporting.findings import EnergyRanking, Topic, plus_minus, price, standings
 from workflows.reporting.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
 from workflows.reporting.samplers import NO_STEPS, PLAIN, Row, energies, last_step_only, series, title, words
 
@@ -112,7 +112,7 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
     return Table(caption, columns, cells)
 
 
-def _verdicts(standing: Standing) -> str:
+def _verdicts(standing: EnergyRanking) -> str:
     """`16 / 2 / 0`, and how many more could not be compared."""
     if not standing.compared:
         return NONE
@@ -135,7 +135,7 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
                 outcome_cell(same_cost(row, rows, topic.y, CALLS)),
                 outcome_cell(same_cost(row, rows, topic.y, topic.seconds)),
                 outcome_cell(against_uniform(row, rows, topic.y)),
-                steps.reason if isinstance(steps, Refused) else f"{steps:.1f}",
+                steps.reason if isinstance(steps, NotComparable) else f"{steps:.1f}",
             )
         )  # fmt: skip
     columns = (

@@ -47,7 +47,7 @@ def _bounds(bounds: list[Row]) -> list[str]:
     lines.append("  " + f"{'energy':<{wide}}{'window':<11}{'k':>6}" + "".join(f"{f'T={t}':>12}" for t in steps))
     groups: dict[tuple, dict[int, Row]] = {}
     for row in bounds:
-        name = row["energy"] + ("" if row["temperature"] == 1 else f", tau {row['temperature']:g}")
+        name = row["energy"] + ("" if row["energy_temperature"] == 1 else f", tau {row['energy_temperature']:g}")
         groups.setdefault((name, _window(row), _k(row)), {})[row["steps"]] = row
     for (name, window, k), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)

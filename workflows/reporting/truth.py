@@ -25,7 +25,7 @@ def gain_shares(bounds: Sequence[Row]) -> list[Share]:
     for row in bounds:
         if row["energy"] in CONTROLS or row["energy"].startswith(EXACT_PREFIX) or not row["candidates"]:
             continue
-        name = exact_twin(row["drafts"], row["block"])
+        name = exact_twin(row["whole_sequence"], row["block"])
         exact = (one for one in bounds if one["energy"] == name and one["steps"] == row["steps"])
         twin = next((one for one in exact if same_sampler(one, row)), None)
         if twin is not None and twin["gain_nats_per_token"] > 0:

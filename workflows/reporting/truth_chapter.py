@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from workflows.reporting.document import Block, Heading, Paragraph, Table
+from workflows.reporting.document import DocumentBlock, Heading, Paragraph, Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.results import Results
 from workflows.reporting.samplers import PLAIN, Row, title, words
@@ -10,7 +10,7 @@ from workflows.reporting.tabulation import NONE, number
 from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
 
 
-def truth_blocks(results: Results) -> list[Block]:
+def truth_blocks(results: Results) -> list[DocumentBlock]:
     """Nothing, where the law of the source is not known."""
     known = results.summary.get("entropy_nats_per_token") is not None
     tables = [
@@ -32,7 +32,7 @@ def truth_blocks(results: Results) -> list[Block]:
         "not learned: they are log p_θ − log q. The correlation of a learned energy with the exact one is high for any "
         "energy that finds impossible text unlikely; what counts is the gain that is lost."
     )
-    level: list[Block] = []
+    level: list[DocumentBlock] = []
     if known and results.marginal_truth:
         entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_truth)
         text = f"The denoiser's NELBO lies {above / entropy:.3%} ± {error / entropy:.3%} above the entropy."

@@ -100,8 +100,8 @@ def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] =
 
     A planned sampler is of the family of the energies that its plan holds; where it holds several, of the wider one.
     """
-    drafts = {row["energy"] for row in bounds if row.get("drafts")}
-    exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("drafts")}
+    drafts = {row["energy"] for row in bounds if row.get("whole_sequence")}
+    exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("whole_sequence")}
     for energy in {row["energy"] for row in effort}:
         steps = {step for row in effort if row["energy"] == energy for step in row["plan"]} - {PLAIN}
         if steps and {step.partition(",")[0] for step in steps} <= exact:
@@ -134,7 +134,7 @@ def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curv
 
 
 def _usual(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if not row["legacy"] and row["temperature"] == 1 and every_step(row)]
+    return [row for row in rows if not row["legacy"] and row["energy_temperature"] == 1 and every_step(row)]
 
 
 def _autoregressive_bound(summary: Row, cost: Sequence[Row]) -> list[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.figures import LOSS, Curves, draw_gains, draw_loss, gains_by_time
+from cluster.tracking.training_curves import LOSS, Curves, draw_gains, draw_loss, gains_by_time
 from workflows.reporting.figures.style import sheet
 
 LOSS_COLUMNS, GAIN_COLUMNS = 3, 2

@@ -1,0 +1,1 @@
+"""Services to benchmark against one another."""

@@ -1,0 +1,81 @@
+"""Contestants: one model behind one Ray Serve three times, by three ways to batch; for benchmarks."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from cluster.benchmarking.static_batch import StaticBatch
+from cluster.config import Cluster
+from cluster.http.endpoint import Endpoint, make_app
+from cluster.http.limits.limits import Rules
+from cluster.http.metrics.instruments import OwnMeters
+from cluster.runtime.session import connect
+from edlm.inference.engine import InferenceEngine
+from edlm.inference.generator import TextGenerator, open_bundle
+from edlm.inference.request import Limits
+
+Way = Literal["continuous", "one", "static"]
+MANY = 100_000  # requests that may wait: a contest refuses none
+SECONDS = 3600.0
+SHARE = 0.1  # of a core, on paper: they take turns
+
+
+@serve.ingress()
+class BenchmarkedService:
+    """One service of the model. All that differs is what stands in the place of the engine."""
+
+    def __init__(self, way: Way, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
+        torch.set_num_threads(1)
+        batch = _batch(way, open_bundle(Path(bundle)), slots, turn_seconds, wait_seconds)
+        endpoint = Endpoint(batch, Rules(max_seconds=SECONDS, max_work=float(MANY)), OwnMeters())
+        endpoint.warm = True
+        self._app = make_app(endpoint)
+
+    def __serve_build_asgi_app__(self):
+        return self._app
+
+
+def _batch(way: Way, generator: TextGenerator, slots: int, turn_seconds: float, wait_seconds: float) -> InferenceEngine:
+    version = f"{way}/untrained"
+    if way == "continuous":
+        return InferenceEngine(
+            generator, version, Limits(slots=slots, waiting=MANY, turn_seconds=turn_seconds, patience_seconds=SECONDS)
+        )
+    size, wait = (slots, wait_seconds) if way == "static" else (1, 0.0)
+    return StaticBatch(generator, version, size, wait)
+
+
+@contextmanager
+def contestants(
+    bundle: Path, slots: int, turn_seconds: float, wait_seconds: float, port: int
+) -> Iterator[dict[Way, str]]:
+    """The URLs of the three while the block runs, on a private Ray."""
+    ways: tuple[Way, ...] = ("continuous", "one", "static")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with connect(Cluster()):
+        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port, request_timeout_s=SECONDS))
+        deployment = serve.deployment(
+            ray_actor_options={"num_cpus": SHARE},
+            num_replicas=1,
+            max_ongoing_requests=MANY,
+        )(BenchmarkedService)
+        serve.run_many(
+            [
+                serve.RunTarget(
+                    deployment.options(name=way).bind(way, str(bundle), slots, turn_seconds, wait_seconds),
+                    name=way,
+                    route_prefix=f"/{way}",
+                )
+                for way in ways
+            ]
+        )
+        try:
+            yield {way: f"http://127.0.0.1:{port}/{way}" for way in ways}
+        finally:
+            serve.shutdown()

@@ -1,0 +1,93 @@
+"""Refusals: every request that is not answered gets an error of OpenAI's form, and learns which field to change."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from cluster.http.request_context import request_context
+
+ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
+MAX_NAME = 128  # characters of a field's name that an error repeats
+_VARIANT = re.compile(r"<.*>")  # which variant of a union a value is (`cluster.http.forms`): no key of the client's
+
+
+class APIError(Exception):
+    """A request that this server does not answer, and why."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return _body(self.status, self.message, self.param, self.code)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        headers = {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+    @property
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, APIError)
+    request_context(request.scope).code = error.code
+    return error.response
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """What is wrong and where, but never the value: a NaN cannot be written in JSON."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    unknown = first["type"] == "extra_forbidden"
+    path = [str(place) for place in first["loc"][1:]]
+    named = ".".join(place for place in path if unknown or not _VARIANT.fullmatch(place))
+    param = named.encode("ascii", "backslashreplace").decode()[:MAX_NAME] or None
+    message = f"{param}: {'unknown field' if unknown else first['msg'].removeprefix('Value error, ')}"
+    if param is None:
+        message = (
+            "the body is no JSON object" if "type" in first["type"] else first["msg"].removeprefix("Value error, ")
+        )
+    code = "unknown_parameter" if unknown else "invalid_value"
+    return await _refused(request, APIError(400, message, param, code))
+
+
+async def _unroutable(_: Request, error: Exception) -> JSONResponse:
+    """An unknown path or method, or a body that Python's JSON reader gave up on."""
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"no such route; there are {ROUTES}. This is a base model: it completes, and does not chat"
+    return JSONResponse(_body(error.status_code, message), error.status_code, error.headers)
+
+
+async def _failed(_: Request, __: Exception) -> JSONResponse:
+    """What went wrong stays in the log."""
+    return FAILED.response
+
+
+FAILED = APIError(500, "the server failed; its log says why", code="engine_error")
+HANDLERS = {APIError: _refused, RequestValidationError: _invalid, HTTPException: _unroutable, Exception: _failed}
+
+
+def _body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+        status, "server_error" if status >= 500 else "invalid_request_error"
+    )
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,1 @@
+"""Limits: what a request may cost, and how much a client may ask for."""

@@ -1,0 +1,1 @@
+"""ASGI middleware: access log, request guard, API keys, disconnects."""

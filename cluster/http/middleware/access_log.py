@@ -1,0 +1,111 @@
+"""Access: every request gets an id and leaves one line in the log and one count, without a word of what it said."""
+
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+import traceback
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.http.errors import FAILED
+from cluster.http.metrics import instruments as meters
+from cluster.http.metrics.instruments import Meters
+from cluster.http.request_context import RequestContext
+
+REQUEST_ID = "x-request-id"
+CLIENT_CLOSED = 499  # nginx's number for a client that did not wait for its answer
+_PROPER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MODELS = "/v1/models"
+PATHS = frozenset(
+    {
+        "/", "/healthz", "/readyz", "/health", "/ping", "/version", "/metrics", "/openapi.json", "/v1/completions",
+        "/v1/infill", "/v1/score", _MODELS, "/v1/tokenize", "/v1/detokenize",
+    }
+)  # fmt: skip
+log = logging.getLogger("edlm.access")
+
+
+class AccessLog:
+    """ASGI middleware, the outermost: nothing that goes wrong further in comes out of it."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self.app, self.meters = app, meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit, status = RequestContext(request_id(Headers(scope=scope))), 0
+        visit.enter(scope)
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = visit.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        except Exception as error:
+            # Not its message, which may quote the request.
+            log.error(_line(visit, event="failure", error=type(error).__name__, at=_frames(error)))
+            visit.code = FAILED.code
+            if not status:
+                await FAILED.response(scope, receive, note)
+        finally:
+            self._leave(visit, endpoint(scope["path"]), scope["method"], status or CLIENT_CLOSED)
+
+    def _leave(self, visit: RequestContext, endpoint: str, method: str, status: int) -> None:
+        self.meters.add(meters.REQUESTS, 1, endpoint, str(status), visit.finish_reason or "none")
+        self.meters.observe(meters.E2E_SECONDS, visit.seconds, endpoint)
+        if status == CLIENT_CLOSED or visit.finish_reason == "cancelled":
+            self.meters.add(meters.CANCELLED, 1)
+        # Only routes that exist: another path is the client's words.
+        log.info(_line(visit, event="request", method=method, endpoint=endpoint, status=status))
+
+
+def endpoint(path: str) -> str:
+    """The route of a path; `other` where there is none, for the number of labels must not depend on clients."""
+    if path.startswith(_MODELS + "/"):
+        return _MODELS
+    return path if path in PATHS else "other"
+
+
+def request_id(headers: Headers) -> str:
+    """The id that the client gave, where it is a proper one; else a fresh one."""
+    given = headers.get(REQUEST_ID, "")
+    return given if _PROPER_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def log_to_standard_error() -> None:
+    """Afterwards each request is one line of JSON on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+def _line(visit: RequestContext, **facts: object) -> str:
+    """One line of JSON, whose control characters are escaped."""
+    noted = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "request_id": visit.request_id,
+        "key": visit.key,
+        "seconds": round(visit.seconds, 4),
+        "code": visit.code,
+        "finish_reason": visit.finish_reason,
+        "prompt_tokens": visit.prompt_tokens,
+        "completion_tokens": visit.completion_tokens,
+        "ignored": list(visit.ignored),
+    }
+    return json.dumps(facts | noted)
+
+
+def _frames(error: Exception) -> list[str]:
+    """Where it went wrong: file and line of each call, without the source, which may hold a literal."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

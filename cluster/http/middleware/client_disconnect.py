@@ -1,0 +1,57 @@
+"""A client that hangs up: what was being done for it is cancelled at once."""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+GONE: Message = {"type": "http.disconnect"}
+
+
+class ClientDisconnect:
+    """ASGI middleware, within the one that reads the whole body: it listens while the app works.
+
+    Ray Serve cancels the work of a client that went away; other servers only say so, and only to who asks.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body, answered, gone = await receive(), False, asyncio.Event()
+        waiting = [body]
+
+        async def next_message() -> Message:
+            if waiting:
+                return waiting.pop()
+            await gone.wait()
+            return GONE
+
+        async def note(message: Message) -> None:
+            nonlocal answered
+            await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+
+        async def answer() -> None:
+            await self.app(scope, next_message, note)
+
+        work, ear = asyncio.create_task(answer()), asyncio.create_task(listen())
+        try:
+            await asyncio.wait((work, ear), return_when=asyncio.FIRST_COMPLETED)
+            # A server says "disconnected" after a whole answer too; then the work is only tidying up.
+            if not work.done() and not answered:
+                work.cancel()
+            await asyncio.wait((work,))
+        finally:
+            for task in (work, ear):
+                task.cancel()
+            await asyncio.gather(work, ear, return_exceptions=True)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error

@@ -1,0 +1,123 @@
+"""The gate before the routes: whose name was called, who asks, how much may come in, and in what form."""
+
+import asyncio
+import logging
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.http.errors import APIError
+from cluster.http.middleware.api_keys import APIKeys, BadKeyFile
+from cluster.http.request_context import request_context
+
+MAX_BODY_BYTES = 2**20
+MAX_HEADER_BYTES = 2**14
+BODY_SECONDS = 30.0  # for a client that sends its body byte by byte
+OPEN = frozenset({"/", "/healthz", "/readyz", "/health", "/ping"})  # the page asks for a key, the probes have none
+ANY = "*"
+log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client went away before it had sent its request."""
+
+
+class RequestGuard:
+    """ASGI middleware. A page whose name was bound to this machine's address (DNS rebinding) gets no answer."""
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], keys: APIKeys | None) -> None:
+        self.app, self.keys = app, keys
+        self.hosts = tuple(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                require_small_headers(scope)
+                headers = Headers(scope=scope)
+                self._check_host(headers)
+                if scope["path"] not in OPEN:
+                    self._check_key(scope, headers)
+                if scope["method"] == "POST":
+                    _check_form(headers)
+                receive = again(await read_body(headers, receive), receive)
+            except APIError as refused:
+                request_context(scope).code = refused.code
+                await refused.response(scope, receive, send)
+                return
+            except ClientGone:
+                return
+        await self.app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        host = headers.get("host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if ANY not in self.hosts and name not in self.hosts:
+            raise APIError(403, f"this server answers to {', '.join(self.hosts)} only", code="forbidden_host")
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if self.keys is None:
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        try:
+            owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        except BadKeyFile as error:
+            log.error("nobody is let in: %s", error)
+            raise APIError(
+                503, "the server cannot read its API keys; its log says why", None, "keys_unavailable"
+            ) from None
+        if owner is None:
+            raise APIError(401, "send the header Authorization: Bearer YOUR-API-KEY", None, "invalid_api_key")
+        request_context(scope).key = owner
+
+
+def require_small_headers(scope: Scope) -> None:
+    """Refused where the headers are larger than a client of this server needs."""
+    size = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    if size > MAX_HEADER_BYTES:
+        raise APIError(
+            431, f"the headers are larger than {MAX_HEADER_BYTES} bytes; send less", None, "headers_too_large"
+        )
+
+
+async def read_body(headers: Headers, receive: Receive) -> bytes:
+    """The whole body, which may come in pieces of no declared size. Refused where it is too large or too slow."""
+    declared = headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+    pieces, size, more = [], 0, True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise APIError(408, f"the body did not come within {BODY_SECONDS:g} s", None, "body_too_slow") from None
+    return b"".join(pieces)
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """`receive` for the app, which has not read the body yet."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message
+
+
+def _check_form(headers: Headers) -> None:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise APIError(415, "send the header content-type: application/json", code="unsupported_media_type")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        message = "the body is compressed, by its header content-encoding; send it as it is, without that header"
+        raise APIError(415, message, code="unsupported_encoding")
+
+
+def _too_large() -> APIError:
+    return APIError(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send less", code="body_too_large")

@@ -1,0 +1,42 @@
+"""Scores: how likely a text is, measured in bites between the engine's turns."""
+
+from cluster.http.errors import APIError
+from cluster.http.generation_plan import GenerationPlan
+from cluster.http.limits import request_cost as cost
+from cluster.http.limits.admission import Admission
+from cluster.http.schemas.requests import ScoreRequest
+from cluster.http.schemas.responses import PromptScore, ScoreResponse
+from cluster.http.served_model import or_refuse
+from edlm.likelihood.estimate import Estimate
+
+
+async def answer(request: ScoreRequest, way: GenerationPlan, admission: Admission) -> ScoreResponse:
+    """The whole answer. Refused where the text does not fit a canvas, or measuring it costs too much."""
+    generator = way.served.generator
+    if request.text is not None:
+        field, tokens = "text", or_refuse("text", generator.read, request.text)
+    else:
+        field, tokens = "tokens", or_refuse("tokens", generator.read, request.tokens or ())
+    if not tokens:
+        raise APIError(400, f"{field} is empty; a score needs at least 1 token", field, "invalid_value")
+    if len(tokens) > generator.length:
+        message = f"{field} has {len(tokens)} tokens; this model scores at most {generator.length}, so cut it"
+        raise APIError(400, message, field, "invalid_value")
+    way.visit.prompt_tokens = len(tokens)
+    work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
+    admission.charge(way.visit, work)
+    bites = generator.scoring(tokens, way.seed, request.draws, way.sampler, way.energy)
+    score = await admission.measured(work, bites, work, way)
+    return ScoreResponse(
+        **way.heading("score"),
+        tokens=len(tokens),
+        text=generator.tokenizer.decode(tokens),
+        nelbo=_measured(score.nelbo),
+        bound=_measured(score.bound),
+        energies={name: _measured(value) for name, value in score.energies.items()},
+        edlm=way.details(),
+    )
+
+
+def _measured(estimate: Estimate) -> PromptScore:
+    return PromptScore(nats=estimate.mean, standard_error=estimate.standard_error)

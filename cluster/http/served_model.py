@@ -1,0 +1,107 @@
+"""The model that a request is answered with: its generator, and the name, version and digest that the answer gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
+
+from cluster.http.errors import APIError
+from edlm.config import plain
+from edlm.data.tokenizer import Tokenizer
+from edlm.inference.continuation import Continuation
+from edlm.inference.engine import VersionedGenerator as EngineModel
+from edlm.inference.generator import TextGenerator
+from edlm.inference.tempering import tempered
+
+Value = TypeVar("Value")
+TEMPERATURES = 64  # that are kept; each is a few hundred small objects, and no weight
+
+
+class TokenText:
+    """The text that each token adds to a document's end, with the space that it brings; U+FFFD for parts of letters.
+
+    Where nothing ends a document, the text of the token by itself.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._text = Continuation(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, token: int) -> str:
+        if token not in self._known:
+            self._known[token] = self._text.whole([token])
+        return self._known[token]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model, as the engine knows it."""
+
+    model: EngineModel
+
+    @property
+    def generator(self) -> TextGenerator:
+        return self.model.generator
+
+    @property
+    def fingerprint(self) -> str:
+        """version/digest"""
+        return self.model.version
+
+    @property
+    def name(self) -> str:
+        return self.generator.bundle.name
+
+    @property
+    def version(self) -> str:
+        return self.fingerprint.partition("/")[0]
+
+    @property
+    def digest(self) -> str:
+        return self.fingerprint.partition("/")[2]
+
+    @cached_property
+    def pieces(self) -> TokenText:
+        return TokenText(self.generator.tokenizer)
+
+    def at(self, temperature: float) -> "ServedModel":
+        """The same model at a temperature of its tokens."""
+        return self if temperature == 1 else self._views(temperature)
+
+    @cached_property
+    def _views(self) -> Callable[[float], "ServedModel"]:
+        """Kept, so that texts of one temperature share their passes; those of two do not."""
+        model = self.model  # not self: what is kept would keep itself
+
+        @lru_cache(TEMPERATURES)
+        def view(temperature: float) -> ServedModel:
+            return ServedModel(replace(model, generator=tempered(model.generator, temperature)))
+
+        return view
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What /v1/models tells of it."""
+        return {
+            "model_version": self.version,
+            "digest": self.digest,
+            "length": self.generator.length,
+            "mask": self.generator.mask,
+            "separator": self.generator.tokenizer.separator,
+            "energies": list(self.generator.energies),
+            "energy": self.generator.bundle.energy,
+            "sampler": plain(self.generator.bundle.sampler),
+        }
+
+    def require_named(self, name: str | None) -> None:
+        """Refused where a request asks for another model."""
+        if name not in (None, self.name):
+            raise APIError(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
+
+
+def or_refuse(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:
+    """`check(*arguments)`, whose ValueError is the client's mistake, in the field `param` if in one."""
+    try:
+        return check(*arguments)
+    except ValueError as error:
+        raise APIError(400, str(error), param, "invalid_value") from None

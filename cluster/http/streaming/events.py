@@ -1,0 +1,61 @@
+"""Server-sent events: an answer in pieces, whose end says whether it is whole."""
+
+import json
+import time
+from asyncio import CancelledError, timeout
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from cluster.http.errors import APIError
+from cluster.http.request_context import RequestContext
+
+DONE = b"data: [DONE]\n\n"
+PATIENCE_SECONDS = 5.0  # beyond the deadline, for a client that reads slowly
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """One event. Line ends within it are escaped by JSON."""
+    return b"data: " + json.dumps(data, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class EventStream(Response):
+    """An answer whose pieces are sent as they are made; an error after the first of them ends it without [DONE].
+
+    A client that does not read is left soon after `deadline` (in the time of time.monotonic()).
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], deadline: float, visit: RequestContext) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._pieces, self._deadline, self._visit = pieces, deadline, visit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Afterwards everything is sent, or the client is gone, and the work behind it has ended."""
+        try:
+            async with timeout(max(0.0, self._deadline - time.monotonic()) + PATIENCE_SECONDS):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await self._send_pieces(send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            self._visit.code = self._visit.finish_reason = "client_too_slow"
+        except CancelledError:
+            self._visit.finish_reason = "cancelled"
+            raise
+        finally:
+            await self._pieces.aclose()
+
+    async def _send_pieces(self, send: Send) -> None:
+        try:
+            async for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            return
+        except APIError as refused:
+            mistake = refused
+        self._visit.code = mistake.code
+        self._visit.finish_reason = mistake.code
+        await send({"type": "http.response.body", "body": event(mistake.body), "more_body": True})

@@ -1,0 +1,1 @@
+"""Ray: sessions, tasks spread over the cluster, lines of progress."""

@@ -1,0 +1,1 @@
+"""Ray Serve: deployment, replicas, promotion of models, autoscaling."""

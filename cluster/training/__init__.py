@@ -1,0 +1,1 @@
+"""Training on the cluster: Ray Train workers and the DeepSpeed engine."""

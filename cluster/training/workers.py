@@ -1,0 +1,185 @@
+"""Workers: a stage's training on Ray Train, restarted from its last checkpoint when a worker dies."""
+
+import json
+import resource
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cluster.config import Cluster
+from cluster.runtime.progress import Speaker, speaker
+from cluster.runtime.session import is_private, require_resources
+from cluster.training.zero import ZeroEngine
+from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
+from edlm.data.batches import Batches
+from edlm.data.packing import Split
+from edlm.data.token_file import TokenFile
+from edlm.storage import committed, join, local_copy, publish, read_text, write_text
+from edlm.training.loop import Engine, NonFiniteLoss, Objective, Tracker, Training, fit, share
+
+RESULT, WEIGHTS = "result", "weights.safetensors"
+VERDICT = "non_finite.json"  # null, or what stopped the training
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What the workers do; everything in it travels to them."""
+
+    name: str
+    objective: Callable[[], Objective]
+    """Called on every worker; a module-level function and its arguments."""
+    data: str
+    """URI of the prepared data."""
+    split: Split
+    length: int
+    training: Training
+    seed: int
+    workspace: str
+    """URI for checkpoints and the result."""
+    tracker: Callable[[], Tracker]
+    """Called on rank 0 alone."""
+
+
+def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
+    """The trained weights, whole and in float32.
+
+    Raises ConfigurationError where the batch cannot be cut for the workers or the cluster lacks resources,
+    NonFiniteLoss where training met one; a worker that dies is replaced `cluster.restarts` times.
+    """
+    result = join(task.workspace, RESULT)
+    if committed(result) is None:
+        share(task.training, cluster.workers)
+        resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+        resources = {name: amount for name, amount in resources.items() if amount}
+        require_resources(
+            f"{cluster.workers} workers of {task.name}",
+            {name: amount * cluster.workers for name, amount in resources.items()},
+            0 if is_private(cluster) else cluster.start_timeout_seconds,
+        )
+        _fit_on_workers(task, cluster, resources)
+    return load_file(local_copy(result) / WEIGHTS)
+
+
+def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, float]) -> None:
+    on_gpu = cluster.gpus_per_worker > 0
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"task": task, "cluster": cluster, "say": speaker()},
+        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=on_gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(
+            backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
+        ),
+        run_config=RunConfig(
+            # A name of its own each time: our snapshots say what is valid, never Ray's record of an earlier run.
+            name=f"{task.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=join(task.workspace, "ray"),
+            failure_config=FailureConfig(max_failures=cluster.restarts),
+        ),
+    )
+    verdict = join(task.workspace, VERDICT)
+    write_text(verdict, json.dumps(None))
+    trainer.fit()
+    if (wrong := json.loads(read_text(verdict))) is not None:
+        raise NonFiniteLoss(**wrong)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Every worker's loop. What it has to say goes through the storage: Ray keeps only reports with a checkpoint."""
+    task, cluster, say = config["task"], config["cluster"], config["say"]
+    torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
+    engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
+    _resume(engine, task, say)
+    tokens = TokenFile.open(local_copy(task.data), task.split)
+    batches = Batches(tokens, task.length, task.training.batch, task.seed)
+    reporter = _Reporter(task, say) if engine.rank == 0 else None
+
+    def checkpoint(engine: Engine) -> None:
+        state = engine.state()
+        if state is not None:
+            save_snapshot(task.workspace, state, engine.step)
+
+    try:
+        fit(engine, batches.rows, task.training, task.seed, reporter.log if reporter else _unheard, checkpoint)
+    except NonFiniteLoss as error:
+        # All ranks are here, at the same step. Not raised: Ray would start again, into the same end.
+        if engine.rank == 0:
+            wrong = {"step": error.step, "rank": error.rank, "what": error.what}
+            write_text(join(task.workspace, VERDICT), json.dumps(wrong))
+        return
+    finally:
+        if reporter is not None:
+            reporter.close()
+    weights = engine.export()
+    if weights is not None:
+        with tempfile.TemporaryDirectory(prefix="edlm-result-") as folder:
+            save_file(weights, Path(folder) / WEIGHTS)
+            publish(Path(folder), join(task.workspace, RESULT))
+
+
+def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
+    """Afterwards the engine stands where the newest whole snapshot stands; rank 0 chooses it for all."""
+    choice = [newest_snapshot(task.workspace) if engine.rank == 0 else None]
+    torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
+    if choice[0] is not None:
+        uri, step = choice[0]
+        engine.load(open_snapshot(uri), step)
+        if engine.rank == 0:
+            say(f"[{task.name}] goes on after step {step}")
+
+
+class _Reporter:
+    """Rank 0's numbers: every step to the tracker, some to the person who watches."""
+
+    def __init__(self, task: TrainingTask, say: Speaker) -> None:
+        self._task, self._say, self._tracker = task, say, task.tracker()
+        self._tokens = task.training.batch * task.length
+        self._since, self._steps = time.perf_counter(), 0
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        metrics = {
+            **metrics,
+            "tokens_per_second": self._tokens / metrics["seconds_per_step"],
+            "memory_mib": _memory_mib(),
+        }
+        self._tracker.log(step, metrics)
+        self._steps += 1
+        training = self._task.training
+        if (step + 1) % training.log_every == 0 or step + 1 == training.steps:
+            self._say(self._line(step, metrics))
+
+    def close(self) -> None:
+        self._tracker.close()
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        training = self._task.training
+        seconds_per_step = (time.perf_counter() - self._since) / self._steps
+        left = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
+        gain = f"  gain {metrics['gain_nats']:.2f} nats" if "gain_nats" in metrics else ""
+        return (
+            f"[{self._task.name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}{gain}"
+            f"  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
+            f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {left} left"
+        )
+
+
+def _memory_mib() -> float:
+    """The most that this process has held: on the GPU if it has one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _unheard(step: int, metrics: Mapping[str, float]) -> None:
+    """Other ranks than 0 have the same numbers."""

@@ -1,0 +1,237 @@
+"""ZeRO: DeepSpeed as an `Engine`, with training states that know neither its sharding nor the number of workers.
+
+DeepSpeed keeps the float32 weights and Adam's moments in flat tensors, each worker a part of each. `_shards` says which
+stretch of which parameter lies where; with it, states are gathered and laid out again one parameter at a time, and
+what is saved is the same for every stage and any number of workers. Nothing of DeepSpeed's own files is written, for
+those are pickles.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from cluster.config import Zero
+from edlm.data.batches import Rows
+from edlm.training.local_engine import AVERAGE, FIRST, SECOND, WEIGHTS, average, require_state
+from edlm.training.loop import Objective, Training, share
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """`count` numbers of the parameter `name`, from `offset` on, lie in the flat tensor `master` from `start` on."""
+
+    name: str
+    master: int
+    start: int
+    offset: int
+    count: int
+
+
+class ZeroEngine:
+    """An `Engine` of several workers that share the training state (torch.distributed must be up)."""
+
+    def __init__(self, objective: Objective, training: Training, zero: Zero, device: torch.device) -> None:
+        assert isinstance(objective, nn.Module)
+        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.training, self.device, self.step = training, device, 0
+        self._stage = _stage(zero, training)
+        trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
+        self.shapes = {name: parameter.shape for name, parameter in trained.items()}
+        # DeepSpeed's float32 weights of a bfloat16 network begin rounded.
+        unrounded = trained if training.precision == "bfloat16" else {}
+        initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
+        objective.train()  # every worker must make the same calls, which networks promise in training alone
+        self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
+        names = {id(parameter): name for name, parameter in trained.items()}
+        self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
+        self._stretches = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
+        if initial:
+            self._lay_out(initial, WEIGHTS, self._masters)
+        self._adam.state.clear()  # DeepSpeed may have taken a step with no gradient to allocate the moments
+        self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
+
+    def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, observations = self._engine(rows.to(self.device))
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # between micro-steps this only counts them
+        return loss, observations
+
+    def update(self, learning_rate: float) -> float:
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        norm = self._norm_before_step()
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if norm is None else norm
+        if not self._engine.was_step_applied():
+            norm = float("nan")  # DeepSpeed passes over a step whose gradient is not finite
+        if self._averages is not None:
+            average(self._averages, [master.detach() for master in self._masters], self.training.ema)
+        self.step += 1
+        return float(norm)
+
+    def gather(self, values: Tensor) -> Tensor:
+        values = values.contiguous().to(self.device)
+        parts = [torch.empty_like(values) for _ in range(self.world)]
+        torch.distributed.all_gather(parts, values)
+        return torch.stack(parts).cpu()
+
+    def state(self) -> dict[str, Tensor] | None:
+        kinds = {WEIGHTS: self._masters, **{key: self._moments(key) for key in (FIRST, SECOND)}}
+        if self._averages is not None:
+            kinds[AVERAGE] = self._averages
+        return self._whole(kinds)
+
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
+        require_state(state, self.shapes, self.training)
+        for master in self._masters:
+            self._adam.state[master] = {
+                "step": torch.tensor(float(step)),
+                FIRST: torch.zeros_like(master),
+                SECOND: torch.zeros_like(master),
+            }
+        self._lay_out(state, WEIGHTS, self._masters)
+        for key in (FIRST, SECOND):
+            self._lay_out(state, key, self._moments(key))
+        if self._averages is not None:
+            self._lay_out(state, AVERAGE, self._averages)
+        _show(self._engine.optimizer, self._stage)
+        self.step = step
+
+    def export(self) -> dict[str, Tensor] | None:
+        whole = self._whole({"": self._averages or self._masters})
+        return None if whole is None else {name.removeprefix("."): tensor for name, tensor in whole.items()}
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _moments(self, key: str) -> list[Tensor]:
+        return [self._adam.state[master][key] for master in self._masters]
+
+    def _norm_before_step(self) -> float | None:
+        """Stage 0 clips without telling the norm, so it is taken here; elsewhere DeepSpeed says it."""
+        if self._stage > 0:
+            return None
+        grads = [master.grad for master in self._masters if master.grad is not None]
+        return torch.nn.utils.get_total_norm(grads).item()
+
+    @torch.no_grad()
+    def _whole(self, kinds: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:
+        """Every kind of every parameter, whole, on rank 0; one parameter at a time is in memory twice."""
+        result = {}
+        for kind, flats in kinds.items():
+            for name, shape in self.shapes.items():
+                buffer = torch.zeros(shape.numel(), device=self.device)
+                for stretch in self._stretches:
+                    if stretch.name == name and (self._stage > 0 or self.rank == 0):
+                        buffer[stretch.offset : stretch.offset + stretch.count] = (
+                            flats[stretch.master].flatten()[stretch.start : stretch.start + stretch.count].to(buffer)
+                        )
+                torch.distributed.reduce(buffer, dst=0)  # each number from one worker, zeros from the others: exact
+                if self.rank == 0:
+                    result[f"{kind}.{name}"] = buffer.view(shape).cpu()
+        return result if self.rank == 0 else None
+
+    @torch.no_grad()
+    def _lay_out(self, state: Mapping[str, Tensor], kind: str, flats: list[Tensor]) -> None:
+        for stretch in self._stretches:
+            source = state[f"{kind}.{stretch.name}"].flatten()[stretch.offset : stretch.offset + stretch.count]
+            flats[stretch.master].view(-1)[stretch.start : stretch.start + stretch.count].copy_(source)
+
+
+def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world: int) -> Any:
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # here, because it looks for the accelerator when it is imported
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # The CPU's shared-memory collectives would be compiled at the first start; gloo's serve without a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": share(training, world),
+        "gradient_accumulation_steps": training.accumulation,
+        "gradient_clipping": training.clip,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": _stage(zero, training), **_offload(zero)},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": 0.0,  # `update` sets it; a step taken while DeepSpeed starts must move nothing
+                "betas": list(training.betas),
+                "eps": training.epsilon,
+                "weight_decay": training.weight_decay,
+                "torch_adam": True,
+            },
+        },
+    }
+    if training.precision == "bfloat16":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["communication_data_type"] = "fp32"  # the gradients of workers, too, are added up in float32
+    engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)  # type: ignore[arg-type]
+    return engine
+
+
+def _stage(zero: Zero, training: Training) -> int:
+    """DeepSpeed's stage: 1 for 0 in bfloat16, because without ZeRO it adds up gradients in bfloat16."""
+    return 1 if zero.stage == 0 and training.precision == "bfloat16" else zero.stage
+
+
+def _offload(zero: Zero) -> dict[str, Any]:
+    if not zero.offload:
+        return {}
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {"offload_optimizer": host} | ({"offload_param": host} if zero.stage == 3 else {})
+
+
+def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Tensor]:
+    """This worker's float32 weights, as the optimizer holds them."""
+    if stage == 3:
+        return list(optimizer.fp32_partitioned_groups_flat)
+    if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer, of stage 1 in bfloat16
+        return list(optimizer.fp32_groups_flat_partition)
+    if stage > 0:
+        return list(optimizer.single_partition_of_fp32_groups)
+    return list(trained)
+
+
+def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> Iterator[Stretch]:
+    """Where this worker's part of each parameter lies."""
+    if stage == 3:
+        for i, group in enumerate(optimizer.fp16_groups):
+            for parameter in group:
+                _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                count = max(0, min(size, parameter.ds_numel - rank * size))  # the last part is padded
+                yield Stretch(names[id(parameter)], i, start, rank * size, count)
+    elif stage > 0:
+        for i, group in enumerate(getattr(optimizer, "bf16_groups", None) or optimizer.bit16_groups):
+            for parameter in group:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+                    yield Stretch(names[id(parameter)], i, there.start, here.start, here.numel)
+    else:
+        for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            yield Stretch(names[id(parameter)], i, 0, 0, parameter.numel())
+
+
+@torch.no_grad()
+def _show(optimizer: Any, stage: int) -> None:
+    """The network gets the float32 weights that were laid out, in its own precision."""
+    if stage == 3:
+        optimizer._partition_all_parameters()
+        for i in range(len(optimizer.fp16_groups)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(i)
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+    elif stage > 0:
+        optimizer.update_lp_params()

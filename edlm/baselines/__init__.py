@@ -1,0 +1,1 @@
+"""Baselines: the published sampler and a naive one, to measure against."""

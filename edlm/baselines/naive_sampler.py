@@ -1,0 +1,98 @@
+"""The published sampler as its description reads, with its mistakes mended: what the fast one is timed against.
+
+Every step reads the network, projects every position to the vocabulary, and races over the whole of it for each of the
+k drafts, of which a part is kept; energies see all k drafts at once, as a batch repeated k times (Xu et al. 2024,
+algorithm 1, and its released code). Its law is that of `edlm.sampler.Sampler` up to the grain of float32; mended are
+the sign of the energy, the order of the batch, the end of time (0, where everything is drawn), and that one new token
+alone is not resampled. Where the description leaves the work open, the cheaper way is taken: which tokens a resampling
+step reveals is drawn by one uniform a position, not by another race over the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.unmasking import AtRandom
+from edlm.schedule import AbstractSchedule
+
+
+@dataclass(frozen=True)
+class NaiveSampler:
+    """Settings as of the fast sampler; only whole-draft energies, k >= 1, and positions revealed at random."""
+
+    sampler: Sampler
+
+    def __post_init__(self) -> None:
+        if self.sampler.candidates == EXACT:
+            raise ValueError("candidates is 0 (exact); the naive sampler has k >= 1 candidates")
+        if self.sampler.revealing != AtRandom():
+            raise ValueError(f"revealing is {self.sampler.revealing.kind}; the naive sampler reveals at_random")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        xt: Int[Tensor, "b l"],
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        generator: torch.Generator,
+    ) -> Int[Tensor, "b l"]:
+        """The canvas with every masked place filled."""
+        for i in range(self.sampler.steps, 0, -1):
+            xt = self.step(xt, i, denoiser, energy, schedule, generator)
+        return xt
+
+    @torch.no_grad()
+    def step(
+        self,
+        xt: Int[Tensor, "b l"],
+        i: int,
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        generator: torch.Generator,
+    ) -> Int[Tensor, "b l"]:
+        """x_s from x_t, from the i-th time of the grid to the one before.
+
+        Raises FloatingPointError where logits are not numbers: a race takes them for its winners.
+        """
+        b, length = xt.shape
+        times = self.sampler.times().to(xt.device)
+        t = times[i].expand(b)
+        share = schedule.reveal(t, times[i - 1].expand(b))[:, None]
+        everywhere = torch.ones_like(xt, dtype=torch.bool)
+        context = denoiser.read(xt, t)
+        log_p = denoiser.log_p(context, everywhere).unflatten(0, (b, length))
+        masked = xt == denoiser.mask
+        if (log_p.sum(dim=-1).isnan() & masked).any():
+            raise FloatingPointError("logits are not numbers; the network or its input is broken")
+        if energy is None or self.sampler.candidates == 1 or not bool(self.sampler.in_window(t)[0]):
+            # One race over the vocabulary and the mask says what is revealed, and as what.
+            shared = share[..., None].float()
+            q = torch.cat([log_p.exp() * shared, (1 - shared).expand(b, length, 1)], dim=-1)
+            return torch.where(masked, race(q, generator), xt)
+        k = self.sampler.candidates
+        x = race(log_p.exp()[:, None].expand(-1, k, -1, -1), generator)
+        x = torch.where(masked[:, None], x, xt[:, None])
+        at = x.clamp(max=denoiser.vocabulary - 1)[..., None]
+        drawn = log_p[:, None].expand(-1, k, -1, -1).gather(-1, at)[..., 0] * masked[:, None]
+        # Every draft is a sequence of its own, as in a batch that is repeated k times.
+        xts, ts, contexts = (of_each.repeat_interleave(k, 0) for of_each in (xt, t, context))
+        log_ps = drawn.sum(dim=-1).flatten()[:, None, None]
+        energies = energy(x.flatten(0, 1)[:, None], xts, ts, log_ps, contexts).unflatten(0, (b, k))[:, :, 0]
+        log_v = equations.log_weight(energies, self.sampler.energy_temperature)[..., 0]
+        picked = torch.multinomial(log_v.softmax(dim=1), 1, generator=generator)[:, 0]
+        revealed = masked & (torch.rand(b, length, generator=generator, device=xt.device) < share)
+        picked = torch.where(revealed.sum(dim=1) > 1, picked, 0)
+        return torch.where(revealed, x[torch.arange(b, device=x.device), picked], xt)
+
+
+def race(p: Float[Tensor, "*n v"], generator: torch.Generator) -> Int[Tensor, "*n"]:
+    """argmax of p_v / e_v with exponential e_v: v wins with probability p_v / sum p, up to the grain of float32."""
+    noise = torch.empty(p.shape, dtype=p.dtype, device=p.device).exponential_(generator=generator)
+    return (p / noise).argmax(dim=-1)

@@ -1,0 +1,239 @@
+"""The published EDLM generator, reproduced to be compared with: never how this project draws unless asked to.
+
+It differs from `edlm.sampling.sampler.Sampler`, and its numbers depend on it, in this:
+  every token is drawn by a Gumbel race in float32, cut off at the tail (`race`);
+  a plain step is ONE race over the vocabulary and the mask, so that more steps cut off more (`reverse`);
+  where k drafts are weighed, they are drawn by races without the mask, and a single new token is resampled too;
+  time ends at 1e-5, and what is masked then becomes the likeliest token.
+Its errors are left out: the weight here is exp(-E), where the released code has exp(+E); candidates are weighed against
+those of their own sequence, where it mixes the batch; energies get t and log-probabilities, where it passes t for sigma
+and probabilities. Sources: Xu et al. 2024 (arXiv 2410.21357) and its released code, for what the race does Zheng et
+al. 2024 (arXiv 2409.02908); docs/mathematics.md 4.1.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.config import ConfigurationError, Fraction, config
+from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.models.readout import chunks
+from edlm.rng import Purpose, uniforms
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.state import BrokenRows, StepResult, StepState, join
+from edlm.sampling.unmasking import AtRandom
+from edlm.schedule import AbstractSchedule
+
+Precision = Literal["bfloat16", "float32", "float64"]
+EXACT_LABEL = "exact"
+
+_TINY = 1e-10  # stands in the published race inside and outside the logarithm
+_NOISE = 8  # a race keeps 64-bit noise for each entry beside the probabilities: smaller chunks
+
+
+def race(p: Float[Tensor, "*n v"], u: Float64[Tensor, "*n v"], dtype: torch.dtype) -> Int[Tensor, "*n"]:
+    """The winner of argmax_v p_v / e_v, e_v = -log u_v, computed in `dtype`; p need not be normalised.
+
+    With exact noise v wins with probability p_v. But 1 - u_v, and so e_v, is never below the grain h of the uniforms
+    (2^-24 in float32, 2^-8 in bfloat16), and beside any others of total weight 1 - p_v a rare token v wins with
+        h / (exp(h / p_v) - 1)  =  p_v - h / 2 + ...
+    only: 0.58 of its share at p_v = h = 6e-8, next to nothing below. What it loses goes to the likely tokens.
+    """
+    return (p.to(dtype) / (_TINY - (grained(u, dtype) + _TINY).log())).argmax(dim=-1)
+
+
+def grained(u: Float64[Tensor, "*n"], dtype: torch.dtype) -> Float[Tensor, "*n"]:
+    """The uniforms as `torch.rand` makes them: multiples of 2^-24 in float32, 0 among them and 1 not.
+
+    In bfloat16 it rounds those, and what becomes 1 is 0.
+    """
+    grid = 2 / torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    rounded = ((u * grid).floor() / grid).to(dtype)
+    return torch.where(rounded == 1, 0, rounded)
+
+
+def reverse(
+    log_p: Float[Tensor, "n v"], share: Float[Tensor, " n"], u: Float64[Tensor, "n v+1"], dtype: torch.dtype
+) -> Int[Tensor, " n"]:
+    """x_s of masked positions by one race over q = (r p_theta, 1 - r): the mask, whose id is v, competes.
+
+    `share` is r = (alpha_s - alpha_t) / (1 - alpha_t), about 1 / i at the i-th step before the end. A token enters the
+    race with p_v / i, so that the grain h cuts off what is rarer than i h: with T steps a token is revealed at i from 1
+    to T alike, and the more steps, the more of the tail is lost, the lower the entropy.
+    """
+    q = torch.cat([log_p.exp() * share[:, None], 1 - share[:, None]], dim=-1)
+    return race(q, u, dtype)
+
+
+@config
+class PublishedSampler:
+    """The published generator in place of `sampler`; it weighs whole drafts only."""
+
+    sampler: Sampler
+    """Steps, candidates (k >= 1), window and temperature."""
+    precision: Precision = "float32"
+    """Of the races: float32 is the published one, float64 the same procedure without its artefact."""
+    end: Fraction = 1e-5
+    """The grid runs from t = 1 to here; what is still masked becomes the likeliest token."""
+
+    def __post_init__(self) -> None:
+        if self.sampler.candidates == EXACT:
+            raise ConfigurationError("sampler.candidates is 0 (exact); the published generator has k >= 1 candidates")
+        if self.sampler.grid is not None:
+            raise ConfigurationError("sampler.grid is set; the published generator's steps are of equal length")
+        if self.sampler.revealing != AtRandom():
+            raise ConfigurationError(
+                f"sampler.revealing is {self.sampler.revealing.kind}; the published generator reveals at_random"
+            )
+
+    @property
+    def label(self) -> str:
+        """What every result of this sampler is to be called."""
+        return f"legacy, {self.precision} race"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.precision)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        xt: Int[Tensor, "b l"],
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        seeds: Int[Tensor, " b"],
+        on_step: Callable[[StepResult], None] | None = None,
+    ) -> Int[Tensor, "b l"]:
+        """As `Sampler.sample`, with one result more for `on_step`: that of the likeliest tokens at the end."""
+        steps, broken = self.sampler.steps, torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
+        for i in range(steps, -1, -1):
+            index = torch.full_like(seeds, i)
+            t, s = (self.end + (1 - self.end) * j.double() / steps for j in (index, index - 1))
+            if i == 0:
+                result = _likeliest(
+                    StepState(xt, t, torch.zeros_like(t), index, seeds, xt == denoiser.mask, xt), denoiser, energy
+                )
+            else:
+                result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
+            xt, broken = result.xs, broken | result.broken
+            if on_step is not None:
+                on_step(result)
+        if broken.any():
+            raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
+        return xt
+
+    @torch.no_grad()
+    def step(
+        self,
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        s: Float[Tensor, " b"],
+        index: Int[Tensor, " b"],
+        denoiser: AnyDenoiser,
+        energy: AnyEnergy | None,
+        schedule: AbstractSchedule,
+        seeds: Int[Tensor, " b"],
+    ) -> StepResult:
+        """As `Sampler.step`; here it is the races that say what is revealed. ValueError for a step energy."""
+        if energy is not None and not energy.whole_sequence:
+            raise ValueError(
+                f"{type(energy).__name__} weighs a step's tokens, and the published generator whole drafts alone; "
+                "use Sampler"
+            )
+        masked, share = xt == denoiser.mask, schedule.reveal(t, s)
+        weighed = self.sampler.in_window(t) & (self.sampler.candidates > 1) & (energy is not None)
+        parts = []
+        for rows, how in ((~weighed, self._plain), (weighed, self._resample)):
+            if rows.any():
+                state = StepState(xt[rows], t[rows], s[rows], index[rows], seeds[rows], masked[rows], xt[rows])
+                parts.append((rows, how(state, share[rows], denoiser, energy)))
+        return join(parts)
+
+    def _plain(
+        self, now: StepState, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
+    ) -> StepResult:
+        context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
+        for chunk, rows, at in _chunks(now.revealed, denoiser.vocabulary):
+            u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.REVEAL, (denoiser.vocabulary + 1,))
+            log_p = denoiser.log_p(context, chunk)
+            broken[rows[_nan(log_p)]] = True
+            x[rows, at] = reverse(log_p, share[rows], u, self.dtype)
+        return replace(now, revealed=x != now.xt).advanced(x, energy, broken=broken)
+
+    def _resample(
+        self, now: StepState, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
+    ) -> StepResult:
+        assert energy is not None
+        context, (b, length), k = denoiser.read(now.xt, now.t), now.xt.shape, self.sampler.candidates
+        x, log_p, broken = self._drafts(now, context, denoiser)
+        energies = energy(x, now.xt, now.t, equations.sum_by_group(log_p, energy.block), context)
+        broken = broken | _nan(energies.flatten(1)) | (energies == -torch.inf).flatten(1).any(dim=1)
+        energies = torch.where(broken[:, None, None], 0.0, energies)
+        log_v = equations.log_weight(energies, self.sampler.energy_temperature)
+        picked = equations.pick(log_v, uniforms(now.seeds, now.index, 0, Purpose.PICK, (log_v.shape[2],)))
+        chosen = x.gather(1, equations.spread_groups(picked, length, energy.block)[:, None])[:, 0]
+        # The reverse step of a denoiser that is sure of the chosen draft: its token against the mask.
+        two = torch.stack([share, 1 - share], dim=-1)[:, None].expand(b, length, 2)
+        kept = race(two, uniforms(now.seeds, now.index, 0, Purpose.REVEAL, (length, 2)), self.dtype) == 0
+        result = replace(now, revealed=now.revealed & kept).advanced(chosen, energy, energy_calls=k, broken=broken)
+        return replace(
+            result,
+            energies=energies,
+            picked=picked,
+            ess=equations.effective_sample_size(log_v).mean(dim=1),
+            distinct=torch.tensor([row.unique(dim=0).shape[0] for row in x], device=x.device),
+        )
+
+    def _drafts(
+        self, now: StepState, context: Tensor, denoiser: AnyDenoiser
+    ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"], Bool[Tensor, " b"]]:
+        """k drafts, each by a race over the vocabulary at every masked position, and their log-probabilities.
+
+        Last: in which rows these are not numbers.
+        """
+        k = self.sampler.candidates
+        x = now.xt[:, None].repeat(1, k, 1)
+        by_position, broken = torch.zeros(x.shape, dtype=torch.float64, device=x.device), _none(now)
+        for chunk, rows, at in _chunks(now.revealed, k * denoiser.vocabulary):
+            log_p = denoiser.log_p(context, chunk)
+            broken[rows[_nan(log_p)]] = True
+            u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.CANDIDATE, (k, denoiser.vocabulary))
+            tokens = race(log_p.exp()[:, None].expand_as(u), u, self.dtype)
+            x[rows, :, at] = tokens
+            by_position[rows, :, at] = log_p.gather(-1, tokens).double()
+        return x, by_position, broken
+
+
+def _chunks(where: Tensor, entries: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The selected positions a few at a time, with their rows and places; `entries` of noise for each."""
+    for chunk in chunks(where, _NOISE * entries):
+        rows, at = torch.nonzero(chunk, as_tuple=True)
+        yield chunk, rows, at
+
+
+def _none(now: StepState) -> Bool[Tensor, " b"]:
+    return torch.zeros(len(now.xt), dtype=torch.bool, device=now.xt.device)
+
+
+def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
+    """Where a row of values holds what is not a number: a race, or the largest, would take it for the winner."""
+    return values.isnan().any(dim=1)
+
+
+def _likeliest(now: StepState, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+    """What is masked becomes the likeliest token, each on its own: biased, and published."""
+    context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
+    for chunk in chunks(now.revealed, denoiser.vocabulary):
+        log_p = denoiser.log_p(context, chunk)
+        broken[torch.nonzero(chunk)[_nan(log_p), 0]] = True
+        x[chunk] = log_p.argmax(dim=-1)
+    return now.advanced(x, energy, broken=broken)
+
+
+# ---------------------------------------------------------------- what it does to the entropy

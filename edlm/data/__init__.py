@@ -1,0 +1,1 @@
+"""Text to tokens: corpora, documents, splits, tokenizers, packing into token files."""

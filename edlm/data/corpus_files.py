@@ -1,0 +1,171 @@
+"""Corpora of files: which files the paths stand for, and in which format each is."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+import fsspec.core
+import pydantic
+from fsspec import AbstractFileSystem
+
+from edlm.config import ConfigurationError, Positive, config
+from edlm.data.compressed_files import COMPRESSIONS, opened, uncompressed
+from edlm.data.corpus_formats import csv_rows, json_lines, json_rows, parquet_rows, row_documents, text_documents
+from edlm.data.document import LONGEST, Document
+
+Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
+ENDINGS: dict[str, Format] = {
+    ".txt": "txt",
+    ".text": "txt",
+    ".md": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+_WILD = "*?["
+
+
+@config
+class Files:
+    """Text files at any fsspec URI, plain or compressed (.gz, .bz2, .xz, .zst), in the order given.
+
+    A glob stands for its matches and a folder for the files below it that end like a known format, both sorted and
+    without hidden files.
+    """
+
+    kind: Literal["files"] = "files"
+    paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
+    """Paths, URIs, globs or folders."""
+    format: Literal["auto", "txt", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
+    """How they are read; auto goes by each name's ending. json is one array of objects, or JSON lines."""
+    text_field: str = "text"
+    """The field of JSON and the column of csv, tsv and parquet that holds the text."""
+    skip_nulls: bool = False
+    """Leave out rows whose text is null, and log how many; otherwise the first one is an error."""
+    cut: Literal["file", "paragraph", "line"] = "file"
+    """What is one document of a txt file; paragraphs are separated by blank lines."""
+    longest: Positive = LONGEST
+    """Documents with more characters are cut into documents of at most this many, after white space if there is any."""
+
+    def documents(self) -> Iterator[Document]:
+        """Return the documents of all files, blank ones left out; those cut by `longest` are named `name[at]`.
+
+        Files are read as streams: in memory is a piece of a document of text, or a row. Raises ConfigurationError
+        naming the path that is missing or matches nothing, or the file, with line or byte, that is not what its format
+        says.
+        """
+        for system, path, name in self._files():
+            yield from self._read(system, path, name)
+
+    def version(self) -> str:
+        """Return what changes when a file does; ConfigurationError as of `documents` where one is missing."""
+        return stamp(self._files())
+
+    def _files(self) -> list[tuple[AbstractFileSystem, str, str]]:
+        """File system, path and full name of every file: all are looked for before the first one is read."""
+        files = []
+        for given in self.paths:
+            try:
+                system, path = fsspec.core.url_to_fs(given)
+            except (ValueError, ImportError) as error:
+                raise ConfigurationError(f"corpus.paths: cannot reach {given!r}: {error}") from error
+            if system.isfile(path):
+                found = [path]
+            elif system.isdir(path):
+                found = _in_folder(system, path, given, self.format)
+            elif any(character in path for character in _WILD):
+                found = _visible(path, (match for match in system.glob(path) if system.isfile(match)))
+                if not found:
+                    raise ConfigurationError(f"corpus.paths: the glob {given!r} matches no file; check the path")
+            else:
+                raise ConfigurationError(f"corpus.paths: there is no file {given!r}; check the path")
+            files += [(system, match, system.unstrip_protocol(match).removeprefix("file://")) for match in found]
+        return files
+
+    def _read(self, system: AbstractFileSystem, path: str, name: str) -> Iterator[Document]:
+        format = _format(name) if self.format == "auto" else self.format
+        with opened(system, path, name) as file:
+            match format:
+                case "txt":
+                    yield from text_documents(file, name, self.cut, self.longest)
+                    return
+                case "jsonl":
+                    rows = json_lines(file, name)
+                case "json":
+                    rows = json_rows(file, name)
+                case "csv":
+                    rows = csv_rows(file, name, ",")
+                case "tsv":
+                    rows = csv_rows(file, name, "\t")
+                case "parquet":
+                    rows = parquet_rows(file, name, self.text_field, packed=uncompressed(path)[1] is not None)
+            yield from row_documents(rows, self.text_field, self.skip_nulls, self.longest)
+
+
+def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:
+    """Return a digest of the files' names and of what their storage says of them, such as time and size."""
+    known = [f"{name} {system.ukey(path)}" for system, path, name in files]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()
+
+
+def _in_folder(system: AbstractFileSystem, folder: str, given: str, format: str) -> list[str]:
+    """The files that a folder stands for: those of a known ending, or all where the format is given."""
+    found = _visible(f"{folder.rstrip('/')}/*", system.find(folder))
+    if any(path.rpartition("/")[2] in ("dataset_dict.json", "state.json") for path in found):
+        raise ConfigurationError(
+            f"corpus.paths: {given!r} is a folder of `save_to_disk`; read it with "
+            f"corpus: {{kind: huggingface, name: {given!r}}}"
+        )
+    if format != "auto" and found:
+        return found
+    formats: dict[Format, list[str]] = {}
+    for path in found:
+        if _ending(path) in ENDINGS:
+            formats.setdefault(ENDINGS[_ending(path)], []).append(path)
+    if not formats:
+        raise ConfigurationError(
+            f"corpus.paths: the folder {given!r} holds no file that ends with {', '.join(ENDINGS)}; "
+            "name its files, for example by a glob, and set corpus.format"
+        )
+    if len(formats) > 1:  # a README beside the data, as a rule
+        told = ", ".join(f"{kind} ({len(paths)}, such as {paths[0]})" for kind, paths in sorted(formats.items()))
+        raise ConfigurationError(
+            f"corpus.paths: the folder {given!r} holds files of several formats: {told}; name those that are meant, "
+            f"for example: {given.rstrip('/')}/**/*{_ending(max(formats.values(), key=len)[0])}"
+        )
+    return next(iter(formats.values()))
+
+
+def _visible(pattern: str, paths: Iterable[str]) -> list[str]:
+    """The paths that match the pattern, sorted, without those that are hidden: unless it asks for these."""
+    root = pattern.rfind("/", 0, min(pattern.find(wild) for wild in _WILD if wild in pattern)) + 1
+    asked = _hidden(pattern[root:])
+    return sorted(path for path in paths if asked or not _hidden(path[root:]))
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _ending(path: str) -> str:
+    """The ending of a file's name in lower case, below that of a compression."""
+    return posixpath.splitext(uncompressed(path)[0])[1].lower()
+
+
+def _format(name: str) -> Format:
+    ending = _ending(name)
+    if ending in ENDINGS:
+        return ENDINGS[ending]
+    if ending in _ARCHIVES:
+        raise ConfigurationError(
+            f"corpus.paths: {name} is an archive; unpack it and name the folder, or for .zip: zip://*.txt::{name}"
+        )
+    raise ConfigurationError(
+        f"corpus.paths: cannot tell the format of {name} by its ending; known are {', '.join(ENDINGS)}, "
+        f"each also with {', '.join(COMPRESSIONS)}; or set corpus.format"
+    )

@@ -1,0 +1,230 @@
+"""Formats of files: how the bytes of one file become documents, with no more of it in memory than a row or a piece."""
+
+import codecs
+import csv
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import chain, groupby
+from typing import Any, Literal, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+
+from edlm.config import ConfigurationError
+from edlm.data.document import Document, pieces
+from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, lines, whole_lines
+
+PARQUET_BYTES = 8 << 20  # of text that is decoded at a time, by the mean size of a row in its row group
+PARQUET_ROWS = 64  # at most: text that repeats is stored once, so that its mean size says little
+
+log = logging.getLogger(__name__)
+
+Cut = Literal["file", "paragraph", "line"]
+
+
+class Row(NamedTuple):
+    """A row of a table, or an object of JSON, and where it was found."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: int) -> Iterator[Document]:
+    """Return the documents in the text field of the rows.
+
+    Raises ConfigurationError naming the row where there is no such field or no text in it. A null is refused, too,
+    unless `skip_nulls`: then its row is left out, and how many were is logged.
+    """
+    nulls, name = 0, ""
+    for name, fields in rows:
+        text = _text_of(fields, field, name)
+        if text is not None:
+            yield from pieces([text], name, longest)
+        elif skip_nulls:
+            nulls += 1
+        else:
+            raise ConfigurationError(
+                f"{name}: the field {field!r} is null; set corpus.skip_nulls: true to leave such rows out"
+            )
+    if nulls:
+        log.warning("left out %s rows whose field %r is null; the last row read was %s", f"{nulls:,}", field, name)
+
+
+def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -> Iterator[Document]:
+    """Return the documents of a text file: it, its paragraphs or its lines; the latter are named `name:line`."""
+    match cut:
+        case "file":
+            yield from pieces(blocks(file, name), name, longest)
+        case "line":
+            for number, parts in groupby(lines(file, name), key=lambda line: line.number):
+                yield from pieces((line.text for line in parts), f"{name}:{number}", longest)
+        case "paragraph":
+            for blank, parts in groupby(lines(file, name), key=lambda line: line.blank):
+                if not blank:
+                    first = next(parts)
+                    texts = chain([first.text], (line.text for line in parts))
+                    yield from pieces(texts, f"{name}:{first.number}", longest)
+
+
+def json_lines(file: io.BufferedReader, name: str) -> Iterator[Row]:
+    """Return the objects of a file of JSON lines; ConfigurationError naming the line that is none."""
+    for line in whole_lines(file, name):
+        if not line.blank:
+            where = f"{name}:{line.number}"
+            try:
+                value = json.loads(line.text)
+            except (ValueError, RecursionError) as error:  # of syntax, of a number too long, of too many brackets
+                raise ConfigurationError(f"{where}: not a line of JSON ({error}); mend or remove the line") from error
+            yield Row(where, _object(value, where))
+
+
+def json_rows(file: io.BufferedReader, name: str) -> Iterator[Row]:
+    """Return the objects of a file of JSON: of one array of them, numbered from 1, or of JSON lines."""
+    head = file.peek(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    return _json_array(file, name) if head.startswith(b"[") else json_lines(file, name)
+
+
+def _json_array(file: io.BufferedReader, name: str) -> Iterator[Row]:
+    texts = blocks(file, name)
+    text, at = _significant("", 0, texts, name)  # at the bracket
+    text, at = _significant(text, at + 1, texts, name)
+    number = 0
+    while text[at] != "]":
+        number += 1
+        value, text, at = _element(text, at, texts, f"{name}:{number}")
+        yield Row(f"{name}:{number}", _object(value, f"{name}:{number}"))
+        text, at = _significant(text, at, texts, name)
+        if text[at] == ",":
+            text, at = _significant(text, at + 1, texts, name)
+        elif text[at] != "]":
+            raise ConfigurationError(f"{name}:{number}: neither a comma nor a bracket follows this object of the array")
+    if text[at + 1 :].strip() or any(rest.strip() for rest in texts):
+        raise ConfigurationError(f"{name}: there is more after the array; make it one array, or JSON lines")
+
+
+def _significant(text: str, at: int, texts: Iterator[str], name: str) -> tuple[str, int]:
+    """Return the text, or what comes after it, and the place of the first character from `at` that is not a space."""
+    while True:
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at < len(text):
+            return text, at
+        text, at = _longer("", texts), 0
+        if not text:
+            raise ConfigurationError(f"{name}: the array of JSON has no end; the file is truncated: copy it again")
+
+
+def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any, str, int]:
+    """Return the value that begins at `at`, the text with as much more as that took, and the place behind the value."""
+    while True:
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, at)
+            return value, text, end
+        except json.JSONDecodeError as error:
+            longer = _longer(text[at:], texts) if len(text) - at <= MOST else ""
+            if len(longer) <= len(text) - at:
+                raise ConfigurationError(
+                    f"{where}: not an object of JSON ({error.msg}), or one of more than {MOST:,} characters"
+                ) from error
+            text, at = longer, 0
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{where}: not an object of JSON ({error}); mend or remove it") from error
+
+
+def _longer(text: str, texts: Iterator[str]) -> str:
+    """Return the text with at least as much again of what follows, as far as there is more."""
+    parts, size = [text], 0
+    for part in texts:
+        parts.append(part)
+        size += len(part)
+        if size >= max(len(text), BLOCK):
+            break
+    return "".join(parts)
+
+
+def csv_rows(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row]:
+    """Return the rows of a table with a header; they are named by the line in which they end."""
+    csv.field_size_limit(MOST)  # of the whole process, whose default of 131,072 characters is less than a document
+    reader = csv.reader((line.text for line in whole_lines(file, name)), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        for values in reader:
+            where = f"{name}:{reader.line_num}"
+            if values and len(values) != len(header):
+                raise ConfigurationError(
+                    f"{where}: {len(values)} fields, but the header has {len(header)}; quote fields that hold "
+                    f"{delimiter!r}, quotes or line ends"
+                )
+            if values:
+                yield Row(where, dict(zip(header, values, strict=True)))
+    except csv.Error as error:
+        raise ConfigurationError(f"{name}:{reader.line_num}: not a row of CSV ({error}); mend or remove it") from error
+
+
+def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -> Iterator[Row]:
+    """Return the rows of a parquet file, numbered from 1, with that field alone.
+
+    A column is read as a stream and decoded in batches of about PARQUET_BYTES. A compressed file is unpacked to disk
+    first, because parquet is read from its end. Raises ConfigurationError where the file is none or is damaged.
+    """
+    with tempfile.TemporaryFile() if packed else nullcontext(file) as seekable:
+        if packed:
+            shutil.copyfileobj(file, seekable)
+        try:
+            table = pyarrow.parquet.ParquetFile(seekable, buffer_size=BLOCK, pre_buffer=False)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ConfigurationError(f"{name} is no parquet file, or is damaged: {error}") from error
+        if field not in table.schema_arrow.names:
+            raise ConfigurationError(f"{name}: {_no_field(field, table.schema_arrow.names)}")
+        number = 0
+        try:
+            for value in _parquet_values(table, field):
+                number += 1
+                yield Row(f"{name}:{number}", {field: value.as_py()})
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{name}:{number}: the field {field!r} is not UTF-8 ({error}); mend it") from error
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ConfigurationError(
+                f"{name} is damaged after row {number:,} ({error}); copy it again, or write it anew"
+            ) from error
+
+
+def _parquet_values(table: pyarrow.parquet.ParquetFile, field: str) -> Iterator[pyarrow.Scalar]:
+    for group in range(table.num_row_groups):
+        told = table.metadata.row_group(group)
+        columns = [told.column(i) for i in range(told.num_columns)]
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == field)
+        rows = max(1, min(PARQUET_ROWS, PARQUET_BYTES * told.num_rows // max(1, size)))
+        for batch in table.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
+            yield from batch.column(0)
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where}: a JSON {type(value).__name__}, not an object with a field of text")
+    return value
+
+
+def _text_of(fields: dict[str, Any], field: str, where: str) -> str | None:
+    if field not in fields:
+        raise ConfigurationError(f"{where}: {_no_field(field, fields)}")
+    text = fields[field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{where}: the field {field!r} is of type {type(text).__name__}, not text")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # JSON can spell what is no character: half of a surrogate pair
+            raise ConfigurationError(f"{where}: the field {field!r} is not Unicode text ({error}); mend it") from error
+    return text
+
+
+def _no_field(field: str, fields: Iterable[str]) -> str:
+    return f"there is no field {field!r}; set corpus.text_field to one of: {', '.join(fields) or '(none)'}"

@@ -1,0 +1,169 @@
+"""Corpora that Hugging Face `datasets` reads: from its hub, from files, or from what `save_to_disk` has written."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
+
+from edlm.config import ConfigurationError, Positive, config
+from edlm.data.corpus_files import stamp
+from edlm.data.corpus_formats import Row, row_documents
+from edlm.data.document import LONGEST, Document
+
+if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
+    from datasets import Dataset, IterableDataset
+
+WAITS = (1.0, 4.0, 16.0, 64.0)  # seconds before a stream that broke off is opened again
+SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in the folder of a Dataset, a DatasetDict
+
+log = logging.getLogger(__name__)
+
+
+@config
+class HuggingFace:
+    """A data set read by Hugging Face `datasets`: a name on the hub, a builder of files that it knows, or a folder.
+
+    `datasets` holds a row group of parquet or a line of text whole; files of any size are for kind: files.
+    """
+
+    kind: Literal["huggingface"] = "huggingface"
+    name: str
+    """For example `Salesforce/wikitext`, `json` with `data_files`, or a folder that `save_to_disk` has written."""
+    config: str | None = None
+    """Its configuration, for example `wikitext-103-raw-v1`."""
+    revision: str | None = None
+    """Its commit or tag on the hub; without it, whatever the hub holds on that day."""
+    data_files: tuple[str, ...] | None = None
+    """The files of the data set to read; without it, those of `split`."""
+    split: str = "train"
+    text_field: str = "text"
+    skip_nulls: bool = False
+    """Leave out rows whose text is null, and log how many; otherwise the first one is an error."""
+    longest: Positive = LONGEST
+    """Documents with more characters are cut into documents of at most this many, after white space if there is any."""
+    streaming: bool = False
+    """Read over the network as it is needed, instead of storing it first."""
+
+    def documents(self) -> Iterator[Document]:
+        """Return the rows of the split in its order, blank ones left out; those cut by `longest` are named `name[at]`.
+
+        A stream that breaks off is opened again at the row that it failed at, up to `len(WAITS)` times in a row, which
+        is logged. Raises ConfigurationError where there is no such data set, configuration, split or field of text,
+        and where a row cannot be read.
+        """
+        found = rows(self._opened(), f"{self.name}:{self.split}")
+        yield from row_documents(found, self.text_field, self.skip_nulls, self.longest)
+
+    def version(self) -> str:
+        """Return the revision that was asked for and a digest that changes when a file outside the hub does.
+
+        Those are the files of a folder and local `data_files`; without a revision, what the hub holds changes unseen.
+        """
+        files = []
+        system, folder = fsspec.core.url_to_fs(self.name)
+        if system.isdir(folder):
+            files += [(system, path, path) for path in sorted(system.find(folder))]
+        for given in self.data_files or ():
+            system, path = fsspec.core.url_to_fs(given)
+            if isinstance(system, LocalFileSystem):
+                files += [(system, match, match) for match in sorted(system.glob(path)) if system.isfile(match)]
+        revision = self.revision or "unpinned"
+        return f"{revision} {stamp(files)}" if files else revision
+
+    def _opened(self) -> "Dataset | IterableDataset":
+        system, folder = fsspec.core.url_to_fs(self.name)
+        saved = any(system.isfile(f"{folder}/{mark}") for mark in SAVED)
+        try:
+            return self._saved() if saved else self._loaded()
+        except ConfigurationError:
+            raise
+        except Exception as error:  # whatever a builder raises
+            if "Dataset scripts are no longer supported" in str(error):
+                raise ConfigurationError(
+                    f"corpus.name {self.name!r} is a script, which `datasets` no longer runs; "
+                    f"{_instead_of_script(self.name)}"
+                ) from error
+            raise ConfigurationError(
+                f"corpus.name {self.name!r} (config {self.config!r}, split {self.split!r}) cannot be read: "
+                f"{_told(error)}"
+            ) from error
+
+    def _loaded(self) -> "Dataset | IterableDataset":
+        import datasets
+
+        return datasets.load_dataset(
+            self.name,
+            self.config,
+            split=self.split,
+            revision=self.revision,
+            data_files=list(self.data_files) if self.data_files else None,
+            streaming=self.streaming,
+        )
+
+    def _saved(self) -> "Dataset":
+        import datasets
+
+        for field in ("config", "revision", "data_files"):
+            if getattr(self, field) is not None:
+                raise ConfigurationError(
+                    f"corpus.{field} means nothing for {self.name!r}, a folder of `save_to_disk`; leave it out"
+                )
+        saved = datasets.load_from_disk(self.name)
+        if isinstance(saved, datasets.Dataset):
+            saved = datasets.DatasetDict({str(saved.split or self.split): saved})
+        if self.split not in saved:
+            raise ConfigurationError(
+                f"corpus.split: {self.name!r} holds no {self.split!r}; "
+                f"set corpus.split to one of: {', '.join(map(str, saved))}"
+            )
+        return saved[self.split]
+
+
+def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
+    """Return the rows, numbered from 0: of a stream that breaks off every row once, too, and in the same order.
+
+    Raises ConfigurationError with the number of a row that cannot be read; by a stream, after the last of WAITS.
+    """
+    import datasets
+
+    stream = data if isinstance(data, datasets.IterableDataset) else None
+    state = stream.state_dict() if stream else {}
+    unread, number, tries = iter(data), 0, 0
+    while True:
+        try:
+            row = next(unread, None)
+        except Exception as error:  # whatever a builder, a file system or a network raises
+            # What is malformed stays so; everything else may be the network.
+            if stream is None or isinstance(error, ValueError) or tries == len(WAITS):
+                tried = f" in {tries + 1} tries" if tries else ""
+                raise ConfigurationError(f"{name}:{number}: cannot be read{tried}: {_told(error)}") from error
+            log.warning("%s:%d: %s; reading on from there in %g s", name, number, _told(error), WAITS[tries])
+            time.sleep(WAITS[tries])
+            tries += 1
+            stream.load_state_dict(state)
+            unread = iter(stream)
+            continue
+        if row is None:
+            return
+        state = stream.state_dict() if stream else {}
+        yield Row(f"{name}:{number}", row)
+        number, tries = number + 1, 0
+
+
+def _instead_of_script(name: str) -> str:
+    if Path(name).is_dir():
+        return f"read the files beside it: corpus: {{kind: files, paths: [{name!r}]}}"
+    return (
+        "read the files that the hub makes of it: corpus: {kind: files, "
+        f"paths: ['hf://datasets/{name}@refs/convert/parquet/**/train/*.parquet']}}"
+    )
+
+
+def _told(error: BaseException) -> str:
+    """The error and what it came from: `datasets` says of many only that something failed."""
+    told = f"{type(error).__name__}: {error}"
+    return told if error.__cause__ is None else f"{told} (from {_told(error.__cause__)})"

@@ -1,0 +1,178 @@
+"""Token file: memory-mapped tokens of every split, with an index and a summary."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int, Int64, UInt
+
+from edlm.config import NonNegative, Positive, config, parse
+from edlm.data.lost_characters import Lost
+from edlm.data.repeats import Repeated, Repeats
+from edlm.data.splits import Split, text_key
+from edlm.data.tokenizer import open_tokenizer
+from edlm.storage import Sha256
+
+INDEX = "index.json"
+Number = Literal["<u2", "<u4"]  # how a token is stored: unsigned, little-endian, 2 or 4 bytes
+
+
+START = "<i8"  # how a document's start is stored
+
+
+@config
+class SplitSummary:
+    """What one split holds; `bytes` are those of its text in UTF-8."""
+
+    documents: NonNegative
+    tokens: NonNegative
+    characters: NonNegative
+    bytes: NonNegative
+    sha256: Sha256
+    """Of the file of tokens."""
+    documents_sha256: Sha256
+    """Of the file of document starts."""
+    repeated: tuple[Repeated, ...]
+    """The texts that are ten documents or more and more than 1 % of all, the most frequent first."""
+
+
+class SplitWriter:
+    """The files of `split` in `folder` while they grow; in memory are 8 bytes a document, and the frequent ones."""
+
+    def __init__(self, folder: Path, split: Split, number: Number) -> None:
+        tokens, self._starts_file = paths(folder, split)
+        self._tokens = tokens.open("wb")
+        self._number = np.dtype(number)
+        self._starts = array("q")
+        self._sha256 = hashlib.sha256()
+        self._repeats = Repeats()
+        self._count = self._characters = self._bytes = 0
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tokens.close()
+
+    def write(self, text: str, ids: Int[np.ndarray, " n"]) -> None:
+        """Afterwards the document `text` stands in the file as `ids`."""
+        raw = ids.astype(self._number).tobytes()
+        self._tokens.write(raw)
+        self._sha256.update(raw)
+        self._starts.append(self._count)
+        self._count += len(ids)
+        self._characters += len(text)
+        self._bytes += len(text.encode("utf-8"))
+        self._repeats.add(text_key(text), text)
+
+    def finish(self) -> SplitSummary:
+        """What was written; afterwards both files are complete."""
+        self._tokens.close()
+        starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
+        self._starts_file.write_bytes(starts)
+        return SplitSummary(
+            documents=len(self._starts),
+            tokens=self._count,
+            characters=self._characters,
+            bytes=self._bytes,
+            sha256=self._sha256.hexdigest(),
+            documents_sha256=hashlib.sha256(starts).hexdigest(),
+            repeated=self._repeats.notable(),
+        )
+
+
+@config
+class Summary:
+    """What a prepared folder holds: the content of its index.json."""
+
+    tokenizer: Sha256
+    """The digest of tokenizer.json."""
+    vocabulary: Positive
+    separator: NonNegative | None
+    length: Positive
+    """Every split has at least one row of this many tokens."""
+    number: Number
+    """How a token is stored, as numpy spells it."""
+    dropped: NonNegative
+    """Documents left out because the validation corpus holds the same text."""
+    lost: Lost | None
+    """What the tokenizer loses of the text; None where that is not more than 1 %."""
+    splits: dict[Split, SplitSummary]
+
+    def lines(self) -> Iterator[str]:
+        """What each split holds, and what of it may be unwanted, for the person who watches."""
+        for split, held in self.splits.items():
+            yield f"{split}: {held.documents:,} documents, {held.tokens:,} tokens, {held.bytes:,} bytes of text"
+            for text in held.repeated:
+                yield (
+                    f"{split}: {text.documents:,} of its documents ({text.share:.1%}) are one text, which is in no "
+                    f"other split: {text.beginning!r}; leave it out of the corpus if it is no text to learn"
+                )
+        if self.lost is not None:
+            yield (
+                f"the tokenizer loses {self.lost.share:.1%} of the characters (of {self.lost.sample:,} looked at), "
+                f"most often {' '.join(self.lost.examples)}; tokenizer.kind bytes and bpe lose none"
+            )
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """One split of a prepared folder, mapped into memory; documents[i] is where document i starts in tokens."""
+
+    tokens: UInt[np.ndarray, " n"]
+    documents: Int64[np.ndarray, " documents"]
+    vocabulary: int
+    separator: int | None
+
+    @staticmethod
+    def open(folder: Path, split: Split) -> "TokenFile":
+        """The split; ValueError naming the file that is missing, of a wrong size, or of another tokenizer."""
+        summary = read_summary(folder)
+        if split not in summary.splits:
+            raise ValueError(f"{folder} has no split {split!r}, only {', '.join(summary.splits)}; set shares.{split}")
+        digest = open_tokenizer(folder).digest
+        if digest != summary.tokenizer:
+            raise ValueError(
+                f"{folder}: the tokens were made with tokenizer {summary.tokenizer}, tokenizer.json is {digest}; "
+                "prepare the data again"
+            )
+        tokens, documents = mapped(folder, split, summary.number, summary.splits[split])
+        return TokenFile(tokens, documents, summary.vocabulary, summary.separator)
+
+
+def read_summary(folder: Path) -> Summary:
+    """The index of a prepared folder; ValueError where it is missing or damaged."""
+    path = folder / INDEX
+    try:
+        return parse(Summary, json.loads(path.read_text(encoding="utf-8")), source=str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no prepared data (no {INDEX}); run the prepare stage to its end") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare the data again") from error
+
+
+def paths(folder: Path, split: Split) -> tuple[Path, Path]:
+    """Where a split's tokens and its document starts lie."""
+    return folder / f"{split}.bin", folder / f"{split}.documents.bin"
+
+
+def mapped(
+    folder: Path, split: Split, number: Number, held: SplitSummary
+) -> tuple[UInt[np.ndarray, " n"], Int64[np.ndarray, " documents"]]:
+    """A split's tokens and document starts; ValueError naming the file that is missing or not of its size."""
+    tokens, starts = paths(folder, split)
+    return _mapped(tokens, number, held.tokens), _mapped(starts, START, held.documents)
+
+
+def _mapped(path: Path, number: str, count: int) -> np.ndarray:
+    expected = count * np.dtype(number).itemsize
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; prepare the data again")
+    if (found := path.stat().st_size) != expected:
+        raise ValueError(f"{path} has {found} bytes, its index says {expected}: it is damaged; prepare the data again")
+    return np.memmap(path, dtype=number, mode="r", shape=(count,))

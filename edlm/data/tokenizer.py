@@ -1,0 +1,175 @@
+"""Tokenizers: text to ids below `size` and back, each one a single tokenizer.json that travels with the model."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int32
+from tokenizers import models
+
+from edlm.data.decoder import BYTE_PIECE, Growth, Unstreamable, growth
+from edlm.data.separator import is_parted, spelling
+
+FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """Text to ids and back, as the text of its tokenizer.json says; any program that reads that format agrees.
+
+    Documents end with the token that the file's post-processor appends; without a post-processor, with a space. Only a
+    vocabulary of whole words (the library's `WordLevel`, as of `Symbols`) has nothing between them.
+    No text can spell that token: a document cannot end itself. Raises ValueError for a text that the `tokenizers`
+    library cannot read, that appends anything else, or whose separator text could spell.
+    """
+
+    size: int
+    """The number of ids, the separator's included: every id is below it."""
+    separator: int | None
+    """The id between documents; None where a space stands between them, as in text8, or nothing, as between symbols."""
+    digest: str
+    """The SHA-256 of tokenizer.json."""
+    unstreamable: str | None
+    """Why no part of a text is certain before its last token is there; None where `certain` says what is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        try:
+            self._rust = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises no narrower class
+            raise ValueError(
+                f"not a tokenizer.json that the tokenizers library reads ({error}); restore a good copy"
+            ) from error
+        # Text that looks like a special token is text.
+        self._rust.encode_special_tokens = True
+        vocabulary = self._rust.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values(), default=-1) + 1
+        self.separator = self._appended()
+        self._require_unspelt()
+        self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        decoder = self._rust.decoder
+        self._growth, self.unstreamable = Growth(), None
+        try:
+            self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
+        except Unstreamable as reason:
+            self.unstreamable = str(reason)
+        model = json.loads(text)["model"]
+        # Unigram names its unknown token by id, the others by text.
+        self._unknown = model.get("unk_id", self._rust.token_to_id(model.get("unk_token") or ""))
+
+    def _appended(self) -> int | None:
+        ids = self._rust.encode("").ids
+        joined = isinstance(self._rust.model, models.WordLevel) or self._rust.token_to_id(" ") is not None
+        if len(ids) > 1 or (not ids and not joined):
+            raise ValueError(
+                f"its documents end with {len(ids)} tokens, not with one separator; "
+                "make it with tokenizer.kind huggingface, which names the separator"
+            )
+        return ids[0] if ids else None
+
+    def _require_unspelt(self) -> None:
+        """ValueError where text can spell the separator."""
+        if self.separator is None or (spelt := spelling(self._rust, self.separator)) is None:
+            return
+        token = self._rust.id_to_token(self.separator)
+        if spelt.stands and token is not None and is_parted(self._rust, token):
+            return
+        raise ValueError(
+            f"text can spell the separator {token!r}: {spelt.how}; make the tokenizer again with tokenizer.kind "
+            "huggingface, which prevents that or says which separator to name, and prepare the data again"
+        )
+
+    def encode(self, text: str) -> Int32[np.ndarray, " l"]:
+        """The ids of `text`, without a separator.
+
+        ValueError where it is no Unicode text (half a surrogate pair), or holds what is not in an alphabet of symbols.
+        """
+        (ids,) = self._encode([text], add_special_tokens=False)
+        return ids
+
+    def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
+        """The ids of each text as a document of a packed stream: followed by the separator, or by one space, if any.
+
+        Before a space, a text without a letter is no token at all: two spaces would be no text of that alphabet.
+        """
+        space = self._rust.token_to_id(" ")
+        if self.separator is not None or space is None:
+            return self._encode(texts, add_special_tokens=True)
+        return [
+            ids[1:] if ids[0] == space else ids
+            for ids in self._encode([f"{text} " for text in texts], add_special_tokens=False)
+        ]
+
+    def decode(self, ids: Sequence[int] | Int32[np.ndarray, " l"]) -> str:
+        """The text of `ids`, separators spelt out; ValueError for an id that is no token, as the mask is none."""
+        whole = [int(index) for index in ids]
+        wrong = [index for index in whole if not 0 <= index < self.size]
+        if wrong:
+            raise ValueError(f"id {wrong[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
+        return self._rust.decode(whole, skip_special_tokens=False)
+
+    def certain(self, ids: Sequence[int]) -> str:
+        """The beginning of the text of `ids` that stands whatever ids follow; of an unstreamable one, nothing."""
+        if self.unstreamable is not None:
+            return ""
+        end = len(ids)
+        while self._growth.byte_runs and end and self._is_byte(ids[end - 1]):
+            end -= 1
+        return self._growth.certain(self.decode(ids[:end]))
+
+    def lost(self, text: str) -> list[str]:
+        """The characters of `text` of which nothing remains, in their order.
+
+        They are letters and digits that no token stands for but white space, and what the unknown token stands for.
+        """
+        encoding = self._rust.encode(text, add_special_tokens=False)
+        kept, unknown = bytearray(len(text)), bytearray(len(text))
+        blank = {index: not self._rust.decode([index], skip_special_tokens=False).strip() for index in {*encoding.ids}}
+        for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if index == self._unknown:
+                unknown[start:end] = b"\1" * (end - start)
+            elif not blank[index]:
+                kept[start:end] = b"\1" * (end - start)
+        return [
+            letter
+            for letter, known, missing in zip(text, kept, unknown, strict=True)
+            if not known and (letter.isalnum() or (missing and not letter.isspace()))
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Afterwards `folder` holds this tokenizer as tokenizer.json, with the digest `digest`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(self._text.encode("utf-8"))
+
+    def _is_byte(self, index: int) -> bool:
+        """Whether ByteFallback takes the id for a byte, or passes over it as the decoder does over an unused id."""
+        piece = self._rust.id_to_token(index)
+        return piece is None or BYTE_PIECE.fullmatch(piece) is not None
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
+        try:
+            encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        except TypeError as error:  # what the library says of a text that has no UTF-8
+            raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
+        except Exception as error:  # the library raises no narrower class for a letter outside an alphabet of symbols
+            unknown = next(letter for text in texts for letter in text if self._rust.token_to_id(letter) is None)
+            raise ValueError(f"the text holds {unknown!r}, which is no symbol of this vocabulary") from error
+        encoded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for text, ids in zip(texts, encoded, strict=True):
+            # `_require_unspelt` has proved that it does not happen, of the library as it was read.
+            if self.separator is not None and self.separator in (ids[:-1] if add_special_tokens else ids):
+                raise ValueError(f"the text {text[:80]!r} spells the separator, which this tokenizer should prevent")
+        return encoded
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model or data folder; ValueError where its tokenizer.json is missing or damaged."""
+    path = folder / FILE
+    try:
+        return Tokenizer(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no {FILE}; copy the one that the model was trained with") from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error

@@ -1,0 +1,1 @@
+"""Energies: the residual E of p(x0 | xt) = p_theta(x0 | xt) exp(-E) / Z, ours and the paper's."""

@@ -1,0 +1,105 @@
+"""The paper's energies, functions of a whole sequence: `bidirectional` (NCE), `ar` and `coar` (EDLM sec. 4)."""
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
+
+from edlm import equations
+from edlm.cooperative import Bites
+from edlm.interfaces import AbstractEnergy
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.readout import ScalarHead
+from edlm.models.row_invariance import linear
+from edlm.models.token_sums import Embedding
+from edlm.models.transformer import Transformer
+
+
+class BidirectionalEnergy(AbstractEnergy):
+    """The paper's NCE energy on whole drafts: a transformer over x_t and x_0, mean-pooled (EDLM sec. 4.2).
+
+    It begins as the denoiser: the projection passes x_0 through, the head is zero, so step 0 is plain diffusion.
+    """
+
+    whole_sequence = True
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        width = denoiser.trunk.width
+        self.embedding = Embedding(denoiser.vocabulary + 1, width)
+        self.project = PairProjection(width)
+        self.transformer = Transformer(denoiser.trunk, causal=False)
+        self.scalar = ScalarHead(width)
+        self.embedding.load_state_dict(denoiser.embedding.state_dict())
+        self.transformer.load_state_dict(denoiser.transformer.state_dict())
+
+    def forward(self, x, xt, t, log_p, context):
+        k = x.shape[1]
+        pair = self.project(self.embedding(xt)[:, None], self.embedding(x))
+        features = self.transformer(pair.flatten(0, 1), t.repeat_interleave(k))
+        return self.scalar(features.mean(dim=1)).unflatten(0, (-1, k))[..., None]
+
+
+class PairProjection(nn.Module):
+    """A linear map of two vectors beside one another, of which many second ones share a first; at first the second."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
+
+    def forward(self, first: Float[Tensor, "*b h"], second: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+        of_first, of_second = self.weight.chunk(2, dim=1)
+        return linear(first, of_first) + linear(second, of_second)
+
+
+class AutoregressiveEnergy(AbstractEnergy):
+    """`ar`: E = -log p_AR(x_0) + log p_theta(x_0 | x_t); every position counts (EDLM sec. 4.1). Z is not tractable."""
+
+    whole_sequence = True
+
+    def __init__(self, model: AutoregressiveModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, xt, t, log_p, context):
+        return log_p - self.model.log_p(x.flatten(0, 1)).sum(dim=-1).unflatten(0, x.shape[:2])[..., None]
+
+
+class CarryOverEnergy(AbstractEnergy):
+    """`coar`: as `ar`, but only masked positions count, in both terms: Z = 1 exactly (EDLM sec. 4.1).
+
+    Its law fills ALL masked positions, in reading order, each from what stands left of it. Of what a step keeps alone
+    it is a sum over the rest: who samples it draws the whole draft, up to the last position that is kept.
+    """
+
+    whole_sequence = True
+    normalised = True
+
+    def __init__(self, model: AutoregressiveModel, mask: int) -> None:
+        super().__init__()
+        self.model, self.mask = model, mask
+
+    def forward(self, x, xt, t, log_p, context):
+        masked = (xt == self.mask)[:, None].expand_as(x).flatten(0, 1)
+        by_position = self.model.log_p(x.flatten(0, 1), masked)
+        return log_p - equations.carry_over_log_p(by_position, masked).unflatten(0, x.shape[:2])[..., None]
+
+    def drawing(
+        self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
+    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+        """Tokens at the selected positions, each given what stands left of it, and their log-probabilities; x_t and 0
+        elsewhere. The denoiser's context says nothing here.
+        """
+        return self.model.filling(xt, where, u)
+
+    def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
+        """The autoregressive model's features of a draft, for `log_p_of` and `distribution`."""
+        return self.model.read(x)
+
+    def log_p_of(self, features: Tensor, where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+        """log p of the tokens of x at the selected positions, 0 elsewhere."""
+        return self.model.log_p_of(features, where, x)
+
+    def distribution(self, features: Tensor, where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
+        """log p of every token at the selected positions."""
+        return self.model.distribution(features, where)

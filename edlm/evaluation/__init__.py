@@ -1,0 +1,1 @@
+"""Evaluation: judges, quality of texts, and distances from a known distribution."""

@@ -1,0 +1,1 @@
+"""Sources of known distribution, and the models and energies that follow from it exactly."""

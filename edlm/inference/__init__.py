@@ -1,0 +1,1 @@
+"""Inference: prompts to texts, one by one or in the engine that batches requests by step."""

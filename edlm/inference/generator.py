@@ -1,0 +1,262 @@
+"""The text generator: a registered model as a person uses it, text in and text out; it knows no server."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from edlm.checkpoints.energies import open_energy
+from edlm.checkpoints.networks import OpenDenoiser, open_denoiser
+from edlm.config import config, dump, load
+from edlm.cooperative import Bites, finished
+from edlm.data.tokenizer import Tokenizer, open_tokenizer
+from edlm.inference.canvas import canvas, checked, context_tokens
+from edlm.inference.continuation import Continuation
+from edlm.inference.scoring import Score, scoring
+from edlm.inference.text import Tally, Text, document_end
+from edlm.interfaces import AbstractEnergy
+from edlm.models.execution import AS_TRAINED, Execution
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.state import BrokenRows, StepResult
+from edlm.storage import INTENT, MARKER, committed, fetch, write_text
+
+CARD = "bundle.yaml"
+DENOISER = "denoiser"
+ENERGIES = "energies"
+
+OnStep = Callable[[StepResult], None]
+
+
+@config
+class Bundle:
+    """What a registered model is called, and how it generates unless it is told otherwise."""
+
+    name: str
+    energy: str | None = None
+    """The energy that weighs candidates; None: plain diffusion."""
+    sampler: Sampler
+
+
+def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[str, Path]) -> None:
+    """Afterwards `folder` holds copies of the model folders, beside its card; the caller publishes it.
+
+    Raises ValueError where the bundle could not generate: an energy is missing, damaged or another denoiser's.
+    """
+    for source, target in [(denoiser, DENOISER), *[(path, f"{ENERGIES}/{name}") for name, path in energies.items()]]:
+        # Without the marks of an earlier publication: the bundle is published as one.
+        shutil.copytree(source, folder / target, ignore=shutil.ignore_patterns(MARKER, INTENT))
+    write_text(str(folder / CARD), dump(bundle))
+    open_bundle(folder)
+
+
+def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRAINED) -> "TextGenerator":
+    """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
+    if not (folder / CARD).is_file():
+        raise ValueError(f"{folder} is no bundle (no {CARD}); the register stage makes one")
+    bundle = load(Bundle, folder / CARD)
+    denoiser = open_denoiser(folder / DENOISER)
+    execution.prepare(denoiser.network.to(device))
+    places = sorted((folder / ENERGIES).iterdir()) if (folder / ENERGIES).is_dir() else []
+    energies = {place.name: open_energy(place, denoiser).to(device) for place in places}
+    for energy in energies.values():
+        execution.prepare(energy)
+    generator = TextGenerator(bundle, denoiser, energies, open_tokenizer(folder / DENOISER))
+    generator.energy_for(bundle.sampler, bundle.energy)
+    return generator
+
+
+@dataclass
+class _Row:
+    """A text on its way: its seed, the tokens that stand, and what they took."""
+
+    seed: int
+    tokens: list[int]
+    tally: Tally = field(default_factory=Tally)
+    stopped: bool = False
+
+
+class TextGenerator:
+    """A denoiser, the energies made for it, and their tokenizer."""
+
+    def __init__(
+        self, bundle: Bundle, denoiser: OpenDenoiser, energies: Mapping[str, AbstractEnergy], tokenizer: Tokenizer
+    ) -> None:
+        self.bundle, self.denoiser, self.energies, self.tokenizer = bundle, denoiser, energies, tokenizer
+        self.length, self.mask = denoiser.length, denoiser.network.mask
+        self.device = next(denoiser.network.parameters()).device
+
+    @classmethod
+    def load(cls, uri: str, cache: Path, digest: str | None = None, device: str = "cpu") -> "TextGenerator":
+        """The generator published at `uri`, every file verified; anything but a local folder is copied to `cache`.
+
+        Raises ValueError where it is damaged, or is not the one of `digest`.
+        """
+        folder = fetch(uri, cache)
+        marker = committed(str(folder))
+        assert marker is not None
+        if digest is not None and marker.digest != digest:
+            raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
+        return open_bundle(folder, device)
+
+    def read(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a prompt. What the tokenizer makes of a text, `tokenizer.decode` of them shows."""
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(prompt).tolist())
+        return tuple(checked(token, self.tokenizer.size) for token in prompt)
+
+    def places(self, parts: Sequence[str | int]) -> tuple[int | None, ...]:
+        """The tokens of pieces of text and of gaps between them: a number n is n holes, each None."""
+        places: list[int | None] = []
+        for part in parts:
+            places += self.read(part) if isinstance(part, str) else [None] * part
+        return tuple(places)
+
+    def energy_for(self, sampler: Sampler, name: str | None) -> AbstractEnergy | None:
+        """The energy that `sampler` weighs its candidates with: `name`, or the bundle's own. None: it has but one.
+
+        Raises ValueError where there is no such energy, or where it cannot do what the sampler asks.
+        """
+        name = name or self.bundle.energy
+        if name is not None and name not in self.energies:
+            raise ValueError(f"energy {name!r} is not in this model; it has: {', '.join(self.energies) or 'none'}")
+        if sampler.candidates == 1:
+            return None
+        if name is None:
+            raise ValueError(f"candidates is {sampler.candidates}, and this model has no energy to choose with; give 1")
+        if sampler.candidates == EXACT and not self.energies[name].normalised:
+            raise ValueError(f"candidates is 0 (exact), and energy {name!r} is not normalised; give 1 or more")
+        return self.energies[name]
+
+    def write(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        seeds: Sequence[int],
+        sampler: Sampler,
+        energy: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Text]:
+        """For each seed the text that follows the prompt: `max_tokens` tokens, or fewer where the document ends.
+
+        A text is a function of the prompt, the settings and its own seed. Past the canvas it goes on block by block:
+        what is written is kept, and half a canvas of it is the context of the next (`context_tokens`).
+        `on_step` sees every step, of the texts that still need it, and ends the work by raising.
+        """
+        weigh, separator = self.energy_for(sampler, energy), self.tokenizer.separator
+        rows = [_Row(seed, list(prompt)) for seed in seeds]
+        end, block, unfinished = len(prompt) + max_tokens, 0, rows
+        while unfinished:
+            known = len(unfinished[0].tokens)  # the same for all: what is unfinished has had every block
+            context = context_tokens(known, end - known, self.length)
+            canvases = [canvas(row.tokens[known - context :], self.length, self.mask) for row in unfinished]
+            own = slice(context, context + end - known)
+            filled = self._fill(canvases, unfinished, own, separator, block, sampler, weigh, on_step)
+            for row, new in zip(unfinished, filled, strict=True):
+                ended = document_end(new, self.mask, separator)
+                row.tokens += new[:ended]
+                row.stopped = ended is not None
+            unfinished = [row for row in unfinished if not row.stopped and len(row.tokens) < end]
+            block += 1
+        added = Continuation(self.tokenizer, prompt)
+        return [_text(row, row.tokens[len(prompt) :], added) for row in rows]
+
+    def infill(
+        self,
+        tokens: Sequence[int | None],
+        seeds: Sequence[int],
+        sampler: Sampler,
+        energy: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Text]:
+        """For each seed the whole text, each None replaced by a token; what is given never changes.
+
+        Where `tokens` are fewer than the canvas holds, the model imagines how they go on, and that is cut off.
+        """
+        rows = [_Row(seed, []) for seed in seeds]
+        canvases, own = [canvas(tokens, self.length, self.mask)] * len(rows), slice(len(tokens))
+        filled = self._fill(canvases, rows, own, None, 0, sampler, self.energy_for(sampler, energy), on_step)
+        return [_text(row, new, Continuation(self.tokenizer)) for row, new in zip(rows, filled, strict=True)]
+
+    def score(
+        self,
+        tokens: Sequence[int],
+        seed: int,
+        draws: int,
+        sampler: Sampler,
+        energy: str | None = None,
+    ) -> Score:
+        """How likely a text of 1 to `length` tokens is, from `draws` independent noise samples.
+
+        A text shorter than the canvas is scored as a canvas of its own length, for rows are never padded.
+        Raises ValueError for a text of another length.
+        """
+        return finished(self.scoring(tokens, seed, draws, sampler, energy))
+
+    def scoring(
+        self,
+        tokens: Sequence[int],
+        seed: int,
+        draws: int,
+        sampler: Sampler,
+        energy: str | None = None,
+    ) -> Bites[Score]:
+        """As `score`, in bites; what is wrong with the request is raised at once."""
+        if not 1 <= len(tokens) <= self.length:
+            raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
+        x0 = canvas(tokens, len(tokens), self.mask).to(self.device).repeat(draws, 1)
+        return scoring(x0, self.denoiser, self.energies, self.energy_for(sampler, energy), sampler, seed)
+
+    @torch.no_grad()
+    def _fill(
+        self,
+        canvases: Sequence[Int64[Tensor, " l"]],
+        rows: Sequence[_Row],
+        own: slice,
+        separator: int | None,
+        block: int,
+        sampler: Sampler,
+        energy: AbstractEnergy | None,
+        on_step: OnStep | None,
+    ) -> list[list[int]]:
+        """The places `own` of the canvases, filled as far as the texts need them.
+
+        A row leaves the batch once nothing more of it is wanted. Each block has its own steps in a row's random
+        streams, hence its own numbers.
+        """
+        xt = torch.stack(list(canvases)).to(self.device)
+        seeds = torch.tensor([row.seed for row in rows], device=self.device)
+        network, schedule = self.denoiser.network, self.denoiser.schedule
+        times, given = sampler.times().to(self.device), xt != self.mask
+        left = self._unfilled(range(len(rows)), xt[:, own], separator)
+        for i in range(sampler.steps, 0, -1):
+            if not left:
+                break
+            at = torch.tensor(left, device=self.device)
+            t, s = times[i].expand(at.shape), times[i - 1].expand(at.shape)
+            index = torch.full_like(at, block * sampler.steps + i)
+            result = sampler.step(xt[at], t, s, index, network, energy, schedule, seeds[at], given[at])
+            xt[at] = result.xs
+            if result.broken.any():
+                raise BrokenRows(at[result.broken].tolist(), xt)
+            for place, row in enumerate(left):
+                rows[row].tally = rows[row].tally.plus(result, place)
+            if on_step is not None:
+                on_step(result)
+            if sampler.revealing.final:
+                left = self._unfilled(left, xt[:, own], separator)
+        return xt[:, own].tolist()
+
+    def _unfilled(self, rows: Iterable[int], own: Int64[Tensor, "b n"], separator: int | None) -> list[int]:
+        """Those of the rows whose document has not ended for certain, and where something is masked."""
+        tokens = own.tolist()
+        return [
+            row for row in rows if self.mask in tokens[row] and document_end(tokens[row], self.mask, separator) is None
+        ]
+
+
+def _text(row: _Row, tokens: Sequence[int], added: Continuation) -> Text:
+    return Text(tuple(tokens), added.whole(tokens), row.seed, "stop" if row.stopped else "length", row.tally)

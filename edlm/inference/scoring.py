@@ -1,0 +1,81 @@
+"""How likely a given text is: its bounds and energies, over noise samples that are taken a few at a time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from edlm import equations
+from edlm.checkpoints.networks import OpenDenoiser
+from edlm.cooperative import Bites
+from edlm.interfaces import AbstractEnergy
+from edlm.likelihood.bounds import bounding, nelbo
+from edlm.likelihood.estimate import Estimate
+from edlm.rng import Purpose, uniforms
+from edlm.sampling.sampler import Sampler
+
+ROWS_AT_ONCE = 16  # noise samples of a bite that weighs nothing; fewer where candidates are weighed
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a text is, in nats, each number with the standard error of its noise samples."""
+
+    nelbo: Estimate
+    """Of plain diffusion, in continuous time."""
+    bound: Estimate
+    """Of the very sampler that generates, in T steps."""
+    energies: Mapping[str, Estimate]
+    """E(x_0, x_t, t) of every energy, its mean over the noise: low is likely, its zero is arbitrary."""
+
+
+def scoring(
+    x0: Int64[Tensor, "b l"],
+    denoiser: OpenDenoiser,
+    energies: Mapping[str, AbstractEnergy],
+    weigh: AbstractEnergy | None,
+    sampler: Sampler,
+    seed: int,
+) -> Bites[Score]:
+    """The score of a text that stands once in x0 for each noise sample: the standard errors are then those of noise.
+
+    Raises FloatingPointError where a network's numbers are none.
+    """
+    network, schedule = denoiser.network, denoiser.schedule
+    at_once = ROWS_AT_ONCE if weigh is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
+    nelbos, bounds = [], []
+    of = {name: [] for name in energies}
+    for first in range(0, len(x0), at_once):
+        rows = x0[first : first + at_once]
+        nelbos.append(nelbo(rows, network, schedule, seed, 1, first))
+        yield
+        bounds.append((yield from bounding(rows, network, weigh, schedule, sampler, seed, 1, first_row=first)))
+        for name, energy in energies.items():
+            of[name].append(mean_energy(rows, denoiser, energy, seed, first))
+            yield
+    return Score(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in of.items()})
+
+
+@torch.no_grad()
+def mean_energy(
+    x0: Int64[Tensor, "b l"], denoiser: OpenDenoiser, energy: AbstractEnergy, seed: int, first_row: int
+) -> Estimate:
+    """E(x_0, x_t, t) with everything masked as new, t uniform; of each row its own noise."""
+    network, rows = denoiser.network, first_row + torch.arange(len(x0), device=x0.device)
+    t = uniforms(seed, 0, rows, Purpose.TIME)
+    u = uniforms(seed, 0, rows, Purpose.MASK, (x0.shape[1],))
+    xt = equations.noise(x0, denoiser.schedule.alpha(t), u, network.mask)
+    context = network.read(xt, t)
+    log_p = equations.sum_by_group(network.log_p_of(context, xt == network.mask, x0), energy.block)
+    values = energy(x0[:, None], xt, t, log_p[:, None], context).double().sum(dim=(1, 2))
+    return Estimate(values.cpu(), draws=1)
+
+
+def _joined(parts: list[Estimate]) -> Estimate:
+    """FloatingPointError where a number is none: the network or its input is broken."""
+    values = torch.cat([part.values for part in parts])
+    if not values.isfinite().all():
+        raise FloatingPointError("how likely this text is, is not a finite number")
+    return Estimate(values, draws=1)

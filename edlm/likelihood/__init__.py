@@ -1,0 +1,7 @@
+"""Likelihood: bounds, exact walks along the sampler's paths, and the paper's estimates."""
+
+from edlm.likelihood.bounds import nelbo, sampler_bound
+from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.paper import paper_estimate
+
+__all__ = ["Estimate", "nelbo", "paper_estimate", "sampler_bound"]

@@ -1,0 +1,223 @@
+"""Likelihood: what is a bound, what is not, and how sure we are of each number (docs/mathematics.md 5).
+
+Every estimate is in nats per sequence, with the standard error of its mean over sequences. Estimates made with the same
+seed see the same noise, so their `difference` is paired.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+from edlm.cooperative import Bites, finished
+from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy, Verifiable, proposal_of
+from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.paths import trajectory
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.readout import chunks
+from edlm.rng import Purpose, seeds, uniforms
+from edlm.sampling.candidates import propose, propose_from
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.schedule import AbstractSchedule
+
+
+@torch.no_grad()
+def autoregressive_nll(x0: Int[Tensor, "b l"], model: AutoregressiveModel) -> Estimate:
+    """-log p_AR(x_0), exact."""
+    return Estimate(-model.log_p(x0).double().sum(dim=-1), draws=1)
+
+
+@torch.no_grad()
+def nelbo(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    seed: int,
+    draws: int,
+    first_row: int = 0,
+) -> Estimate:
+    """The continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
+
+    Each sequence's times are stratified over its `draws`. The sequences are those from `first_row` on of a longer list,
+    and get the numbers that they would get in it; so in the other estimates here.
+    """
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for i in range(draws):
+        t, xt = _noised(x0, denoiser, schedule, seed, i, draws, first_row)
+        nll = -_log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
+        total += equations.nelbo_integrand(nll, schedule.weight(t)).cpu()
+    return Estimate(total / draws, draws)
+
+
+def sampler_bound(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    seed: int,
+    draws: int,
+    repeats: int = 1,
+) -> Estimate:
+    """The rigorous T-step bound on -log p(x_0) of this very sampler (docs/mathematics.md 5.1).
+
+    All T steps of `draws` paths to each text are walked (`edlm.likelihood.paths`); `repeats` independent sets of other
+    candidates tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
+    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law, and so is
+    what it reveals.
+    """
+    return finished(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
+
+
+@torch.no_grad()
+def bounding(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    seed: int,
+    draws: int,
+    repeats: int = 1,
+    first_row: int = 0,
+) -> Bites[Estimate]:
+    """As `sampler_bound`, one step of all the sequences a bite."""
+    total = torch.zeros(len(x0), dtype=torch.float64)
+    for draw in range(draws):
+        for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw, first_row):
+            t = sampler.times()[i].item()
+            nats = step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats, first_row)
+            total += nats.cpu()
+            yield
+    return Estimate(total / draws, draws)
+
+
+def step_nll(
+    x0: Int[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    revealed: Bool[Tensor, "b l"],
+    t: Float64[Tensor, " b"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy,
+    candidates: int,
+    temperature: float,
+    u: Float64[Tensor, "b r k l"],
+) -> Float64[Tensor, " b"]:
+    """Upper bound on -log p_k(x_0 at U | x_t) of a step that resamples k candidates, from given uniforms.
+
+    Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn by `u` from
+    p_theta, or from the energy's proposal. Groups with one new token are not resampled: for them it is -log p_theta.
+    With candidates = 0 it is that of p_theta exp(-E) itself.
+    """
+    context, block = denoiser.read(xt, t), energy.block
+    if candidates == EXACT:
+        return _exact_nll(x0, xt, revealed, t, context, denoiser, energy, u)
+    if (proposal := proposal_of(energy)) is not None:
+        return _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u)
+    log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), block)
+    filled = xt == denoiser.mask if energy.whole_sequence else revealed
+    repeats, k = u.shape[1:3]
+    x, by_position = propose(denoiser, context, xt, filled, u.flatten(1, 2))
+    truth = _log_p_of(denoiser, context, filled, x0)
+    x, by_position = x.unflatten(1, (repeats, k)), by_position.unflatten(1, (repeats, k))
+    x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])
+    by_position[:, :, 0] = torch.where(revealed[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
+    drawn = equations.sum_by_group(by_position.flatten(1, 2), block)
+    return _resampled_nll(x, xt, revealed, t, context, energy, drawn, log_p, temperature)
+
+
+def _exact_nll(
+    x0, xt, revealed, t, context, denoiser: AnyDenoiser, energy: AnyEnergy, u: Float64[Tensor, "b r k l"]
+) -> Float64[Tensor, " b"]:
+    """-log of p_theta exp(-E) of the revealed tokens: exactly where E is a function of them alone.
+
+    On whole drafts it is a sum over the tokens that are thrown away. They are drawn from the law itself, in reading
+    order, with the true tokens in place; the mean over the repeats of what the true tokens then have is unbiased, and
+    minus its logarithm a bound.
+    """
+    if not isinstance(energy, NormalisedEnergy):
+        raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
+    truth = equations.carry_over(xt, x0, revealed)
+    if not energy.whole_sequence:
+        log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), energy.block)
+        return (energy(truth[:, None], xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
+    if not isinstance(energy, Verifiable):
+        raise ValueError(f"{type(energy).__name__} weighs whole drafts and cannot tell log p of a part of one")
+    repeats = u.shape[1]
+    truth, xt, revealed, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, revealed, context))
+    where = equations.up_to_last(truth == denoiser.mask, revealed)
+    x, _ = finished(energy.drawing(truth, where, context, u[:, :, 0].flatten(0, 1)))
+    log_p = energy.log_p_of(energy.read(x, xt, context), revealed, x).double().sum(dim=1).unflatten(0, (-1, repeats))
+    return math.log(repeats) - log_p.logsumexp(dim=1)
+
+
+def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:
+    """The same where the candidates come from a proposal: -log of its law takes the place of -log p_theta."""
+    repeats, k = u.shape[1:3]
+    truth = equations.carry_over(xt, x0, revealed)
+    x, drawn = propose_from(proposal, context, xt, revealed, u.flatten(1, 2))
+    log_p = proposal.log_p(truth[:, None], xt, context).double()
+    x, drawn = x.unflatten(1, (repeats, k)), drawn.unflatten(1, (repeats, k))
+    x[:, :, 0], drawn[:, :, 0] = truth[:, None], log_p.to(drawn)[:, None]
+    return _resampled_nll(x, xt, revealed, t, context, energy, drawn.flatten(1, 2), log_p, temperature)
+
+
+def _resampled_nll(
+    x: Int[Tensor, "b r k l"], xt, revealed, t, context, energy: AnyEnergy, drawn, log_p, temperature: float
+) -> Float64[Tensor, " b"]:
+    """From the candidates of every repeat, the true one first, and the log-probability that they were drawn with."""
+    energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, x.shape[1:3])
+    log_v = equations.log_weight(energies.double(), temperature).transpose(0, 1)
+    joint = equations.sum_by_group(revealed.long(), energy.block) > 1
+    return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
+
+
+def step_bound(
+    x0: Int[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    revealed: Bool[Tensor, "b l"],
+    t: float,
+    index: int,
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    sampler: Sampler,
+    seed: int,
+    draw: int,
+    repeats: int,
+    first_row: int = 0,
+) -> Float64[Tensor, " b"]:
+    """Nats of one step at time t for every sequence; sequences that reveal nothing cost nothing.
+
+    `index` and `draw` name the step and the trajectory in the random streams of the other candidates.
+    """
+    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    rows = torch.nonzero(revealed.any(dim=1))[:, 0]
+    if len(rows) == 0:
+        return total
+    time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
+    x0, xt, revealed = x0[rows], xt[rows], revealed[rows]
+    if energy is None or sampler.candidates == 1 or not sampler.in_window(time).any():
+        total[rows] = -_log_p_of(denoiser, denoiser.read(xt, time), revealed, x0).sum(dim=-1)
+        return total
+    keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
+    u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
+    total[rows] = step_nll(x0, xt, revealed, time, denoiser, energy, sampler.candidates, sampler.energy_temperature, u)
+    return total
+
+
+def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int, first_row: int = 0):
+    """(t, x_t) of the i-th of `draws` noise samples of every sequence."""
+    rows = first_row + torch.arange(len(x0), device=x0.device)
+    t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0
+    u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
+    return t, equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
+
+
+def _log_p_of(denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x0: Tensor) -> Float64[Tensor, "b l"]:
+    """log p_theta of x_0 at the selected positions, 0 elsewhere."""
+    result = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
+    for chunk in chunks(where, denoiser.vocabulary):
+        result[chunk] = denoiser.log_p(context, chunk).gather(-1, x0[chunk][:, None])[:, 0].double()
+    return result

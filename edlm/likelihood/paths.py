@@ -1,0 +1,74 @@
+"""The paths along which a bound walks: what is masked, and what is revealed, at every step on the way to a text.
+
+The sampler draws what it reveals without a look at the tokens (`edlm.sampling.unmasking`). So for a given text its
+paths can be drawn by its own rules, with the text's tokens wherever it would draw: then the two laws of the path differ
+in the probability of the tokens alone, and a step costs -log p(x_0 at U | x_t).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float64, Int, Int64
+from torch import Tensor
+
+from edlm.interfaces import AnyDenoiser
+from edlm.rng import Purpose, seeds, uniforms
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.unmasking import AtRandom
+from edlm.schedule import AbstractSchedule
+
+Stop = tuple[int, Int[Tensor, "b l"], Bool[Tensor, "b l"]]
+
+
+def trajectory(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    seed: int,
+    draw: int,
+    first_row: int = 0,
+) -> Iterator[Stop]:
+    """(i, x_t at t_i, U_i) for the steps i = T to 1 of one path to every text, whose rows count from `first_row`."""
+    if sampler.revealing == AtRandom():
+        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw, first_row)
+        for i in range(sampler.steps, 0, -1):
+            yield i, torch.where(reveal_at <= i, denoiser.mask, x0), reveal_at == i
+    else:
+        rows = first_row + torch.arange(len(x0), device=x0.device)
+        yield from _walked(x0, denoiser, schedule, sampler, seeds(seed, draw, rows, Purpose.REVEAL))
+
+
+def reveal_times(
+    x0: Int[Tensor, "b l"],
+    schedule: AbstractSchedule,
+    times: Float64[Tensor, " i"],
+    seed: int,
+    draw: int,
+    first_row: int = 0,
+) -> Int[Tensor, "b l"]:
+    """For each position the step i (from t_i to t_(i - 1)) that reveals it: P(masked at t) = 1 - alpha_t."""
+    rows = first_row + torch.arange(len(x0), device=x0.device)
+    u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
+    reached = times[1:].to(x0.device)
+    return torch.searchsorted(1 - schedule.alpha(reached), u).clamp(max=len(reached) - 1) + 1
+
+
+def _walked(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    keys: Int64[Tensor, " b"],
+) -> Iterator[Stop]:
+    """The same step by step, where a position may be revealed twice or its turn depends on the others."""
+    times, length = sampler.times().to(x0.device), x0.shape[1]
+    masked = torch.ones_like(x0, dtype=torch.bool)
+    for i in range(sampler.steps, 0, -1):
+        t, s = times[i].expand(len(x0)), times[i - 1].expand(len(x0))
+        revealed, again = (share[:, None] for share in sampler.revealing.shares(t, s, schedule))
+        u = [uniforms(keys, i, 0, purpose, (length,)) for purpose in (Purpose.REVEAL, Purpose.REMASK)]
+        xt = torch.where(masked, denoiser.mask, x0)
+        new = sampler.revealing.settle(masked & (u[0] < revealed), xt, denoiser.read(xt, t), denoiser)
+        yield i, xt, new
+        masked = (masked & ~new) | (~masked & (u[1] < again))

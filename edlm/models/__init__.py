@@ -1,0 +1,1 @@
+"""Networks: one transformer, the denoiser and the autoregressive model built on it."""

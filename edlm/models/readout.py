@@ -1,0 +1,102 @@
+"""Readouts: features to log-probabilities over the vocabulary in chunks, or to one number."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from edlm import equations
+from edlm.models.row_invariance import ROWS_MULTIPLE, linear
+
+CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
+
+
+class ScalarHead(nn.Module):
+    """Features to one number each, in float32; zero before training.
+
+    A product and a sum, not a matrix product: BLAS would make a number's last bits depend on how many there are.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "*n h"]) -> Float[Tensor, "*n"]:
+        return (x.float() * self.weight.float()).sum(dim=-1)
+
+
+class LMHead(nn.Module):
+    """Features to log-probabilities over the vocabulary, in chunks: [n v] never exists as a whole.
+
+    It owns its weight and is called once for all chunks, so that sharded training (ZeRO-3) gathers the weight once, in
+    step on every worker, however many positions each of them has.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.temperature = 1.0  # another one is another law: `edlm.inference.tempering` makes views that have it
+        self.weight = nn.Parameter(torch.zeros(vocabulary, width))
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, features: Float[Tensor, "n h"], consume: Callable[..., tuple[Tensor, ...]], *aligned: Tensor):
+        """The outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, joined along n.
+
+        Chunks are recomputed in the backward pass instead of being kept.
+        """
+        vocabulary = self.weight.shape[0]
+        rows = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+        n = features.shape[0]
+        if n <= rows:
+            return self._chunk(consume, features, *aligned)
+        outputs = [
+            checkpoint(
+                self._chunk, consume, features[i : i + rows], *(a[i : i + rows] for a in aligned), use_reentrant=False
+            )
+            for i in range(0, n, rows)
+        ]
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+    def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        """log p over the vocabulary, whole: for few positions, or a small vocabulary."""
+        return self(features, _distribution)[0]
+
+    def log_p_of(self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """log p of one token at each position."""
+        return self(features, _of_tokens, tokens)[0]
+
+    def draw(
+        self, features: Float[Tensor, "n h"], u: Float64[Tensor, "n k"]
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """k tokens for each position, and the log-probability of each."""
+        return self(features, _drawn, u)
+
+    def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
+        logits = linear(features, self.weight, self.bias)
+        if self.temperature != 1:
+            logits = equations.tempered(logits, self.temperature)
+        return consume(logits, *aligned)
+
+
+def _distribution(logits: Tensor) -> tuple[Tensor, ...]:
+    return (equations.substitute(logits),)
+
+
+def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)
+
+
+def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+    return equations.draw(equations.substitute(logits), u)
+
+
+def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
+    size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+    total = int(where.sum())
+    if 0 < total <= size:
+        yield where
+        return
+    count = where.flatten().cumsum(0).view_as(where)
+    for start in range(0, total, size):
+        yield where & (count > start) & (count <= start + size)

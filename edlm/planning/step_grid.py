@@ -1,0 +1,69 @@
+"""Where to put T steps: the grid of times at which a sampler's bound is least, from the measured cost of every step.
+
+The T-step bound is a sum over steps (docs/mathematics.md 5.1), and a step's part depends on where it starts and ends
+alone. So the best grid among given times is a shortest path, which is found exactly. The law stays that of the sampler
+on that grid; only the grid is fitted, so fit it on other sequences than those that the bound is reported for.
+"""
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.likelihood.bounds import step_bound
+from edlm.likelihood.paths import reveal_times
+from edlm.sampling.sampler import Sampler
+from edlm.schedule import AbstractSchedule
+
+
+@torch.no_grad()
+def step_costs(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    energy: AnyEnergy | None,
+    schedule: AbstractSchedule,
+    sampler: Sampler,
+    points: int,
+    seed: int,
+    draws: int,
+) -> Float64[Tensor, "i j"]:
+    """[i, j]: nats per sequence of the step from t = i / points to j / points, where j < i; infinite elsewhere.
+
+    All steps are measured on the same trajectories, so that their differences are paired. `sampler` says k, window and
+    temperature.
+    """
+    times = torch.arange(points + 1, dtype=torch.float64) / points
+    costs = torch.zeros(points + 1, points + 1, dtype=torch.float64)
+    for draw in range(draws):
+        reveal_at = reveal_times(x0, schedule, times, seed, draw)
+        for i in range(1, points + 1):
+            xt = torch.where(reveal_at <= i, denoiser.mask, x0)
+            for j in range(i):
+                revealed = (reveal_at <= i) & (reveal_at > j)
+                nats = step_bound(
+                    x0, xt, revealed, times[i].item(), i, denoiser, energy, sampler, seed, draw, repeats=1
+                )  # fmt: skip
+                costs[i, j] += nats.mean().cpu()
+    earlier = torch.ones_like(costs, dtype=torch.bool).tril(diagonal=-1)
+    return torch.where(earlier, costs / draws, torch.inf)
+
+
+def best_grid(costs: Float64[Tensor, "i j"], steps: int) -> tuple[tuple[float, ...], float]:
+    """(times from 0 to 1, nats) of the cheapest way from t = 1 to 0 in exactly `steps` steps over the measured times.
+
+    Raises ValueError where there are fewer times than steps.
+    """
+    points = len(costs) - 1
+    if not 1 <= steps <= points:
+        raise ValueError(f"steps is 1 to {points}, the number of measured times; got {steps}")
+    nats = torch.full((points + 1,), torch.inf, dtype=torch.float64)
+    nats[0] = 0.0
+    came_from = []
+    for _ in range(steps):
+        nats, before = (costs + nats).min(dim=1)  # [i, j]: the last step from i to j, and what is cheapest below j
+        came_from.append(before)
+    at, grid = points, [points]
+    for before in reversed(came_from):
+        at = int(before[at])
+        grid.append(at)
+    return tuple(i / points for i in reversed(grid)), nats[points].item()

@@ -1,0 +1,1 @@
+"""Sampling: one denoising step, candidates, resampling, speculative decoding."""

@@ -1,0 +1,1 @@
+"""Training: the objectives, the loop, and an engine for one process."""

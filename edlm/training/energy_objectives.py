@@ -1,0 +1,145 @@
+"""What an energy is trained by: noise contrastive estimation, or the likelihood where it is normalised.
+
+Modules whose forward returns (loss, observations), as in `edlm.training.objectives`; the denoiser is frozen.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from edlm import equations
+from edlm.data.batches import Rows
+from edlm.energies.conditional import ConditionalEnergy
+from edlm.interfaces import AbstractEnergy, Proposal
+from edlm.models.denoiser import Denoiser
+from edlm.rng import Purpose, uniforms
+from edlm.sampling.candidates import propose_from
+from edlm.schedule import AbstractSchedule, draw_times
+from edlm.training.objectives import Loss, M
+
+LARGEST_GRID = 64  # of the grids that a step energy is trained at, unless told otherwise (docs/mathematics.md 3.3)
+
+
+class Contrastive(nn.Module):
+    """Noise contrastive estimation against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
+
+    Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-draft energies see every masked
+    position; step energies the positions U that a random step of a random grid reveals. Groups in which at most one
+    token is new are left out: nothing is resampled there.
+    `gain_nats` is log k - ranking loss with k = K + 1: what resampling k candidates gains in that step.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        energy: AbstractEnergy,
+        schedule: AbstractSchedule,
+        negatives: int,
+        loss: Literal["binary", "ranking"],
+        seed: int,
+        largest_grid: int = LARGEST_GRID,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.negatives, self.largest_grid = negatives, largest_grid
+        self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
+
+    def forward(self, rows: Rows) -> Loss:
+        x0, block, k = rows.tokens, self.trained.block, self.negatives
+        if self.trained.whole_sequence:
+            t = draw_times(self.seed, rows.step, rows.places, rows.of)
+            s = torch.zeros_like(t)
+        else:
+            t, s = draw_step(self.seed, rows, self.largest_grid)
+        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+        with torch.no_grad():
+            self.denoiser.eval()  # no dropout in the noise distribution
+            context = self.denoiser.read(xt, t)
+            u = uniforms(self.seed, rows.step, rows.places, Purpose.NEGATIVE, (k, x0.shape[1]))
+            draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
+            x, log_p = draw(x0, xt, new, context, u)
+        energies = self.trained(x, xt, t, log_p, context)
+        joint = equations.sum_by_group(new.long(), block) > 1
+        loss = (self.nce(energies[:, 0], energies[:, 1:]) * joint).mean(dim=-1)
+        ranking = equations.nce_ranking(energies[:, 0], energies[:, 1:]).detach()
+        gain = ((math.log(k + 1) - ranking) * joint).sum(dim=-1)
+        return loss.mean(), {"t": t, "gain_nats": gain}
+
+    def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
+        """The data and K negatives from p_theta, with log p_theta of each by group."""
+        at = torch.nonzero(new, as_tuple=True)
+        tokens, log_p = self.denoiser.draw(context, new, u[at[0], :, at[1]])
+        x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
+        x[:, 0] = equations.carry_over(xt, x0, new)
+        x[at[0], 1:, at[1]] = tokens
+        by_position = torch.zeros(x.shape, device=x.device)
+        by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
+        by_position[at[0], 1:, at[1]] = log_p
+        return x, equations.sum_by_group(by_position, self.trained.block)
+
+    def _from_proposal(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 1"]]:
+        """The data and K negatives from the proposal's law, with its log-probability of each."""
+        proposal = self.trained.proposal
+        assert isinstance(proposal, Proposal)
+        negatives, _ = propose_from(proposal, context, xt, new, u)
+        x = torch.cat([equations.carry_over(xt, x0, new)[:, None], negatives], dim=1)
+        return x, proposal.log_p(x, xt, context)[..., None]
+
+
+class Conditioning(nn.Module):
+    """Cross-entropy of the conditional energy's p_c on the tokens that a random step reveals (docs/mathematics.md 3.4).
+
+    Each row weighs the same: nats per revealed token. `gain_nats` is log p_c - log p_theta of the step.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        energy: ConditionalEnergy,
+        schedule: AbstractSchedule,
+        seed: int,
+        largest_grid: int = LARGEST_GRID,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.largest_grid = largest_grid
+
+    def forward(self, rows: Rows) -> Loss:
+        x0 = rows.tokens
+        t, s = draw_step(self.seed, rows, self.largest_grid)
+        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+        with torch.no_grad():
+            self.denoiser.eval()
+            context = self.denoiser.read(xt, t)
+            log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
+        log_p = self.trained.log_p(equations.carry_over(xt, x0, new)[:, None], xt, context)[:, 0]
+        loss = -log_p / new.sum(dim=-1).clamp(min=1)
+        return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
+
+
+def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """(t, s) of a random step of a random grid: T log-uniform in 1..`largest_grid`, then one of its T steps."""
+    u = uniforms(seed, rows.step, rows.places, Purpose.GRID, (2,))
+    steps = (largest_grid ** u[:, 0]).round()
+    i = (u[:, 1] * steps).floor() + 1
+    return i / steps, (i - 1) / steps
+
+
+def noised_step(
+    seed: int, rows: Rows, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule, mask: int
+) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+    """x_t ~ q(x_t | x_0), and which of its masked positions a step to s reveals."""
+    shape = (rows.tokens.shape[1],)
+    xt = equations.noise(
+        rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.places, Purpose.MASK, shape), mask
+    )
+    u = uniforms(seed, rows.step, rows.places, Purpose.REVEAL, shape)
+    return xt, equations.reveal(xt == mask, schedule.reveal(t, s), u)
+
+
+def frozen(module: M) -> M:
+    """The module with nothing to train in it."""
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,127 @@
+"""The engine of one process: AdamW in float32, under networks in float32 or bfloat16; and the running average."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edlm.data.batches import Rows
+from edlm.training.loop import Objective, Training
+
+WEIGHTS, FIRST, SECOND, AVERAGE = "weights", "exp_avg", "exp_avg_sq", "ema"
+
+
+class LocalEngine:
+    """An `Engine` without peers, on the device that the objective's weights are on; it moves rows there.
+
+    The float32 weights are the truth. In bfloat16 the network holds rounded copies, which the float32 weights overwrite
+    after each step; the gradients of micro-steps are added up in float32.
+    """
+
+    rank, world = 0, 1
+
+    def __init__(self, objective: Objective, training: Training) -> None:
+        assert isinstance(objective, nn.Module)
+        self.objective, self.training, self.step = objective, training, 0
+        self.names = [name for name, parameter in objective.trained.named_parameters() if parameter.requires_grad]
+        self.masters = [p.detach().clone() for p in self._parameters()]
+        objective.to(getattr(torch, training.precision))
+        objective.train()
+        self.optimizer = torch.optim.AdamW(
+            self.masters,
+            lr=training.learning_rate,
+            betas=training.betas,
+            eps=training.epsilon,
+            weight_decay=training.weight_decay,
+        )
+        self.average = [master.clone() for master in self.masters] if training.ema is not None else None
+
+    def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, observations = self.objective(rows.to(self.masters[0].device))
+        (loss / self.training.accumulation).backward()
+        for master, parameter in zip(self.masters, self._parameters(), strict=True):
+            if parameter.grad is not None:
+                gradient, parameter.grad = parameter.grad.float(), None
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        return loss, observations
+
+    def update(self, learning_rate: float) -> float:
+        for master in self.masters:
+            if master.grad is None:  # AdamW would pass over it, weight decay and moments included
+                master.grad = torch.zeros_like(master)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.training.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._show()
+        if self.average is not None:
+            average(self.average, self.masters, self.training.ema)
+        self.step += 1
+        return norm.item()
+
+    def gather(self, values: Tensor) -> Tensor:
+        return values[None]
+
+    def state(self) -> dict[str, Tensor]:
+        state = {}
+        for i, name in enumerate(self.names):
+            adam = self.optimizer.state[self.masters[i]]
+            state[f"{WEIGHTS}.{name}"] = self.masters[i]
+            state[f"{FIRST}.{name}"], state[f"{SECOND}.{name}"] = adam["exp_avg"], adam["exp_avg_sq"]
+            if self.average is not None:
+                state[f"{AVERAGE}.{name}"] = self.average[i]
+        return {name: tensor.cpu() for name, tensor in state.items()}
+
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
+        require_state(state, {name: m.shape for name, m in zip(self.names, self.masters, strict=True)}, self.training)
+        for i, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
+            master.copy_(state[f"{WEIGHTS}.{name}"])
+            self.optimizer.state[master] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": torch.empty_like(master).copy_(state[f"{FIRST}.{name}"]),
+                "exp_avg_sq": torch.empty_like(master).copy_(state[f"{SECOND}.{name}"]),
+            }
+            if self.average is not None:
+                self.average[i].copy_(state[f"{AVERAGE}.{name}"])
+        self._show()
+        self.step = step
+
+    def export(self) -> dict[str, Tensor]:
+        return {name: w.to("cpu", copy=True) for name, w in zip(self.names, self.average or self.masters, strict=True)}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.objective.trained.parameters() if parameter.requires_grad]
+
+    def _show(self) -> None:
+        """The network gets the float32 weights, rounded to its own precision."""
+        with torch.no_grad():
+            for master, parameter in zip(self.masters, self._parameters(), strict=True):
+                parameter.copy_(master)
+
+
+@torch.no_grad()
+def average(averages: list[Tensor], weights: list[Tensor], decay: float | None) -> None:
+    """a <- decay a + (1 - decay) w, for the float32 weights after a step."""
+    assert decay is not None
+    for mean, weight in zip(averages, weights, strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+def require_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], training: Training) -> None:
+    """Nothing, where a checkpoint is of this network and training; ValueError naming the tensors that do not fit."""
+    kinds = [WEIGHTS, FIRST, SECOND] + ([AVERAGE] if training.ema is not None else [])
+    expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in kinds}
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is foreign" for name in state if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"the checkpoint does not fit this network: {'; '.join(problems[:5])}{more}; "
+            "it is of another network or training: use another workspace, or delete it"
+        )

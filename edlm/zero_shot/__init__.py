@@ -1,0 +1,1 @@
+"""Zero-shot evaluation on corpora of other domains."""

@@ -1,0 +1,198 @@
+"""Zero-shot likelihood: a trained model is scored on a corpus that it never saw.
+
+Numbers are means over the whole corpus: perplexity is exp of the corpus's nats per token, never a mean of the rows'
+perplexities. Nats per token depend on the tokenizer, so they come with bits per byte and word perplexity, which do not.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pydantic
+import torch
+from jaxtyping import Int32, Int64
+from torch import Tensor
+
+from edlm.config import ConfigurationError, Positive, config
+from edlm.data.corpus import CorpusConfig
+from edlm.data.text_batches import batched
+from edlm.data.token_file import TokenFile
+from edlm.data.tokenizer import Tokenizer
+from edlm.likelihood.estimate import Estimate
+from edlm.rng import Purpose, seeds
+from edlm.zero_shot.detokenizers import DetokenizerConfig, Unchanged
+from edlm.zero_shot.row_conventions import ConventionConfig, Cut, Wrapped
+
+Nll = Callable[[Int64[Tensor, "n l"], int], Estimate]
+"""Nats of each row, or a bound on them; the number is the seed of the noise, another one at every call."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a corpus holds: words and lines as its makers wrote it, the rest as it is scored, detokenised."""
+
+    documents: int
+    words: int
+    """Between white space."""
+    lines: int
+    """Ends of lines; the end of a document is one."""
+    characters: int
+    bytes: int
+    """In UTF-8."""
+    tokens: int
+    """One separator a document included."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """A corpus as rows for one model, with what they hold and how they were made."""
+
+    name: str
+    rules: str
+    """The detokeniser, the convention and the choice of rows, in words."""
+    cut: Cut
+    counts: Counts
+
+
+@config
+class ZeroShot:
+    """A corpus to score a trained model on, and how its text becomes rows."""
+
+    name: str
+    corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
+    detokenizer: Annotated[DetokenizerConfig, pydantic.Field(discriminator="kind")] = Unchanged()
+    convention: Annotated[ConventionConfig, pydantic.Field(discriminator="kind")] = Wrapped()
+    limit: Positive | None = None
+    """At most this many rows, evenly spaced over the corpus; without it, all."""
+
+    def passages(self, tokenizer: Tokenizer, length: int) -> Passages:
+        """The rows, of `length` tokens or as the convention says, in the ids of `tokenizer`.
+
+        Text is read as a stream; in memory are the tokens, 4 bytes each. Raises ConfigurationError for a corpus
+        without text, and ValueError where it does not fill one row.
+        """
+        tokens, counts = self._read(tokenizer)
+        if counts.tokens < self.convention.needed(length):
+            raise ValueError(
+                f"{self.name}: {counts.tokens:,} tokens in {counts.documents:,} documents do not fill one row of "
+                f"length {length}; give more text, a model of a smaller length, or convention.kind document"
+            )
+        return Passages(self.name, self._rules(length), self.convention.cut(tokens, length, self.limit), counts)
+
+    def _rules(self, length: int) -> str:
+        chosen = "" if self.limit is None else f", at most {self.limit:,} of them, evenly spaced"
+        return f"detokeniser {self.detokenizer.kind}; rows of {length} tokens{chosen}; {self.convention.describe()}"
+
+    def _read(self, tokenizer: Tokenizer) -> tuple[TokenFile, Counts]:
+        pieces: list[Int32[np.ndarray, " l"]] = []
+        words = lines = characters = size = 0
+        for documents in batched(self.corpus.documents(), lambda document: document.text):
+            texts = [document.text for document in documents]
+            restored = [self.detokenizer.detokenize(text) for text in texts]
+            pieces += tokenizer.encode_documents(restored)
+            words += sum(len(text.split()) for text in texts)
+            lines += sum(text.count("\n") + (not text.endswith("\n")) for text in texts)
+            characters += sum(len(text) for text in restored)
+            size += sum(len(text.encode("utf-8")) for text in restored)
+        if not pieces:
+            raise ConfigurationError(f"{self.name}: the corpus holds no text; check its paths, split and text_field")
+        ends = np.cumsum([len(ids) for ids in pieces], dtype=np.int64)
+        tokens = np.concatenate(pieces).astype("<u4")
+        counts = Counts(len(pieces), words, lines, characters, size, len(tokens))
+        return TokenFile(tokens, np.append(0, ends[:-1]), tokenizer.size, tokenizer.separator), counts
+
+
+@dataclass(frozen=True)
+class ZeroShotResult:
+    """How likely a model finds a corpus; where the likelihood is a bound, so is every number here."""
+
+    name: str
+    rules: str
+    estimate: Estimate
+    """Nats of each row."""
+    lengths: Int64[Tensor, " n"]
+    """Tokens of each row, all of them scored."""
+    held: int
+    """Tokens of the corpus itself among them: not those that a convention puts at the ends of rows."""
+    counts: Counts
+
+    @property
+    def tokens(self) -> int:
+        """Tokens scored."""
+        return int(self.lengths.sum())
+
+    @property
+    def share(self) -> float:
+        """Of the corpus's tokens, those that were scored; its words and bytes are shared out in proportion."""
+        return self.held / self.counts.tokens
+
+    @property
+    def nats(self) -> float:
+        """Of all rows together."""
+        return self.estimate.values.sum().item()
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    @property
+    def standard_error(self) -> float:
+        """Of the nats per token, over rows, which count by their lengths (a ratio of means); nan for a single row."""
+        n = len(self.lengths)
+        if n == 1:
+            return math.nan
+        off = self.estimate.values - self.nats_per_token * self.lengths.double()
+        return math.sqrt(off.square().sum().item() * n / (n - 1)) / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.nats / (math.log(2) * self.share * self.counts.characters)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / (math.log(2) * self.share * self.counts.bytes)
+
+    @property
+    def word_perplexity(self) -> float:
+        """By the words of the corpus as published, each end of a line counting as one: the usual one of WikiText."""
+        return math.exp(self.nats / (self.share * (self.counts.words + self.counts.lines)))
+
+    def describe(self) -> str:
+        """The numbers and how they were made, in one line."""
+        return (
+            f"{self.name}: perplexity {self.perplexity:.2f} ({self.nats_per_token:.4f} +- {self.standard_error:.4f} "
+            f"nats a token), {self.bits_per_byte:.4f} bits a byte, word perplexity {self.word_perplexity:.2f}; "
+            f"{len(self.lengths):,} rows, {self.tokens:,} tokens, {self.share:.1%} of the corpus ({self.rules})"
+        )
+
+
+def score(passages: Passages, nll: Nll, seed: int, batch: int) -> ZeroShotResult:
+    """The likelihood of the passages, `batch` rows at a time.
+
+    The seed of a batch's noise depends on `seed` and its place alone, so that two models scored with the same seed and
+    batch see the same noise, and no two batches share theirs. Raises ValueError at the first row that is not a number.
+    """
+    batches = [rows for block in passages.cut.blocks for rows in block.split(batch)]
+    keys = seeds(seed, 0, torch.arange(len(batches)), Purpose.ROWS).tolist()
+    values, draws = [], []
+    for rows, key in zip(batches, keys, strict=True):
+        estimate = nll(rows, key)
+        assert len(estimate.values) == len(rows), f"{len(estimate.values)} values for {len(rows)} rows"
+        if estimate.values.isnan().any():
+            raise ValueError(f"{passages.name}: the likelihood of row {sum(map(len, values))} or a later one is nan")
+        values.append(estimate.values.double().cpu())
+        draws.append(estimate.draws)
+    return ZeroShotResult(
+        name=passages.name,
+        rules=passages.rules,
+        estimate=Estimate(torch.cat(values), min(draws)),
+        lengths=torch.cat([torch.full((len(block),), block.shape[1]) for block in passages.cut.blocks]),
+        held=passages.cut.held,
+        counts=passages.counts,
+    )

@@ -1,0 +1,80 @@
+"""A command that is killed goes on where it stopped, and ends as if nothing had happened."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.tracking.journal import history
+from tests.workflows.commands import command, run
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(home, tmp_path):
+    long = ("--pretrain.steps", "900", "--pretrain.checkpoint_every", "100", "--pretrain.log_every", "100")
+    whole = run(home, "pretrain", *long)
+    arguments, settings = command(tmp_path, "pretrain", *long)
+    with subprocess.Popen(arguments, **settings) as victim:
+        for line in victim.stdout:
+            if "step 300/900" in line:
+                os.killpg(victim.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail("training never said step 300")
+    _wait_for_orphans_of(tmp_path)
+    resumed = run(tmp_path, "pretrain", *long)
+    assert "[pretrain] resumes" in resumed
+    assert re.search(r"goes on after step \d+00", resumed)
+    assert _curve(tmp_path, resumed) == _curve(home, whole)
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(home):
+    other = ("--evaluate.sequences", "6")
+    arguments, settings = command(home, "evaluate", *other)
+    with subprocess.Popen(arguments, **settings) as victim:
+        for line in victim.stdout:
+            if re.search(r"\d+ of \d+ cells measured", line):
+                os.killpg(victim.pid, signal.SIGKILL)
+                break
+        else:
+            pytest.fail("no cell was measured")
+    _wait_for_orphans_of(home)
+    resumed = run(home, "evaluate", *other)
+    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", resumed).groups())
+    assert 0 < kept < total
+    assert f"{total - kept} of {total - kept} cells measured" in resumed
+    assert "6 validation sequences" in resumed
+
+
+def _curve(home: Path, output: str) -> dict[int, float]:
+    folder = re.search(r"\[pretrain\] finished in .*?: (\S+)", output)
+    assert folder is not None
+    return history(home / "smallest" / "work" / Path(folder[1]).name / "journal")["loss_nats_per_token"]
+
+
+def _wait_for_orphans_of(home: Path) -> None:
+    """Ray ends its workers when their driver is gone; until then they still write."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        environments = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]
+        if not environments:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"still running: {environments}")
+
+
+def _mentions(path: Path, text: str) -> bool:
+    try:
+        return text.encode() in path.read_bytes()
+    except OSError:
+        return False

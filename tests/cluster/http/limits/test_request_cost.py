@@ -1,0 +1,75 @@
+"""What a request is charged is never less than what it takes."""
+
+import pytest
+from hypothesis import given, settings
+
+from cluster.http.limits import request_cost as cost
+from cluster.http.limits.limits import Rules
+from cluster.http.local import serving
+from edlm.inference.batching import Batcher
+from edlm.inference.cost_model import Work
+from edlm.inference.generator import TextGenerator, open_bundle
+from edlm.inference.request import Request
+from edlm.inference.sequence import RunningSequence
+from edlm.sampling.sampler import EXACT
+from edlm.sampling.state import StepResult
+from tests.bundles import make_bundle
+from tests.cluster.asking import COMPLETIONS, INFILL, ask, error
+from tests.engines import job, jobs
+
+FULL, STEPS = 12, 1024
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
+    """A generator whose canvas is much longer than what is asked of it."""
+    return open_bundle(make_bundle(tmp_path_factory.mktemp("long"), length=64))
+
+
+def taken(one: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
+    """The finished draft, and what its steps took, weighted as a charge is."""
+    draft, turns, work = RunningSequence(one, generator), Batcher(1, 1e9), Work()
+    while not draft.finished:
+        work += draft.upcoming().work
+        ((_, result, row),) = turns.step([draft])
+        assert isinstance(result, StepResult)
+        draft.take(result, row)
+    exact = one.sampler.candidates == EXACT and draft.energy is not None
+    share = cost.EXACT_SHARE * generator.length if exact else cost.CANDIDATE_SHARE
+    return draft, work.passes + share * work.candidates
+
+
+@settings(max_examples=60, deadline=None)
+@given(one=jobs())
+def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
+    draft, took = taken(one, open_bundle(bundle))
+    charged = cost.of_job(one, draft.generator)
+    assert draft.text().tally.denoiser_calls <= took <= charged + 1e-9
+
+
+@pytest.mark.parametrize("candidates", [1, 8])
+@pytest.mark.parametrize(("known", "wanted"), [((3,), 1), ((3,) * 60, 1), ((3,), 70), ((3, None, 3), None)])
+def test_places_past_a_short_text_are_charged_for(long, known, wanted, candidates):
+    for seed in range(3):
+        one = job(known, wanted, seed, steps=STEPS, candidates=candidates, energy="step")
+        assert taken(one, long)[1] <= cost.of_job(one, long)
+
+
+def test_a_full_canvas_costs_no_more_passes_than_steps_and_no_more_than_masks(generator):
+    for steps, passes in ((1, 1), (4, 4), (STEPS, FULL)):
+        assert cost.of_job(job((), FULL, steps=steps), generator) == passes
+    assert cost.of_job(job((1,) * 4, FULL - 4, steps=STEPS), generator) == FULL - 4
+    assert cost.of_job(job((1, None), None, steps=STEPS), generator) == FULL - 1
+    assert cost.of_job(job((1, 2), None, steps=STEPS), generator) == 0
+
+
+def test_answers_report_no_more_calls_than_one_request_may_cost(generator):
+
+    request = {"edlm": {"steps": STEPS, "candidates": 1}}
+    with serving(generator, "7/0", rules=Rules(max_work=FULL - 1)) as service:
+        for path, short in ((COMPLETIONS, {"max_tokens": 1}), (INFILL, {"tokens": [None]})):
+            assert error(ask(service.url, path, {**request, **short}), 400)["code"] == "work_limit_exceeded"
+            for seed in range(5):
+                known = {"prompt": "ab"} if path == COMPLETIONS else {"tokens": [None, 1, 2]}
+                answer = ask(service.url, path, {**request, **short, **known, "seed": seed}).json()
+                assert answer["edlm"]["denoiser_calls"] <= FULL - 1

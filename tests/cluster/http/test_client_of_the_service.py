@@ -1,0 +1,137 @@
+"""The client and the load against the service itself: they read what it says, and their accounts agree with its own."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.http.local import Service, serving
+from edlm.client.client import Client, Settings
+from edlm.client.types import Busy, Choice, Ended, Infilled, InvalidRequest, State
+from edlm.inference.request import Limits
+from tests.bundles import LENGTH
+from tests.cluster.asking import eventually
+from tests.cluster.conftest import DIGEST, PATIENT, VERSION
+from workflows.benchmarking.arrivals import plan
+from workflows.benchmarking.load import Asking, burst, load
+
+WEIGHED = Settings(steps=6, candidates=3)
+
+
+@pytest.fixture
+def client(url) -> Iterator[Client]:
+    with Client(url) as opened:
+        yield opened
+
+
+def accounts(service: Service):
+    return service.endpoint.batch.statistics()
+
+
+def idle(service: Service) -> bool:
+    return accounts(service).running + accounts(service).waiting == 0
+
+
+def test_every_answer_of_the_service_is_read(client):
+    done = client.complete("ab", max_tokens=8, seed=3, settings=WEIGHED, n=2)
+    assert [len(choice.text) for choice in done.choices] == [8, 8]
+    assert (done.details.seed, done.details.model_version, done.details.digest) == (3, VERSION, DIGEST)
+    assert done.usage.completion_tokens == 16
+    filled = client.infill(["ab", 3, "c"], seed=3).choices[0]
+    assert (filled.text[:2], filled.text[5:], len(filled.tokens)) == ("ab", "c", 6)
+    assert set(client.score("abc", seed=1, draws=2).energies) == {"step", "conditional"}
+    (model,) = client.models()
+    assert (model.facts.length, model.facts.energy) == (LENGTH, "step")
+    read = client.tokenize("ab")
+    assert (read.pieces, client.detokenize(read.tokens)) == (("a", "b"), "ab")
+    with pytest.raises(InvalidRequest, match="max_tokens") as error:
+        client.complete("ab", max_tokens=0)
+    assert (error.value.status, error.value.param) == (400, "max_tokens")
+
+
+def test_texts_without_a_seed_differ_and_can_be_made_again_alone(client):
+    done = client.complete(["ab"] * 3, max_tokens=12, n=2)
+    assert len({choice.text for choice in done.choices}) == 6
+    assert (done.details.streams, done.details.ignored) == ("independent", ())
+    for choice, seed in zip(done.choices, done.details.seeds, strict=True):
+        assert client.complete("ab", max_tokens=12, seed=seed).choices[0].text == choice.text
+    again = client.complete(
+        ["ab"] * 3, max_tokens=12, n=2, seed=done.details.seed, settings=Settings(streams="independent")
+    )
+    assert again.choices == done.choices
+
+
+def test_what_a_request_says_besides_its_settings_is_heard(client):
+    assert client.complete("ab", settings=Settings(candidates=1), edlm={"steps": 3}).details.steps == 3
+    assert client.complete("ab", metadata={}).details.ignored == ("metadata",)
+
+
+def test_a_stream_tells_the_same_text_and_how_each_token_came(client):
+    whole = client.complete("ab", max_tokens=10, seed=5, settings=WEIGHED)
+    with client.stream("ab", max_tokens=10, seed=5, settings=WEIGHED, denoising=True) as stream:
+        events = list(stream)
+    ended = events.pop()
+    assert isinstance(ended, Ended)
+    assert (ended.usage, ended.details.denoiser_calls) == (whole.usage, whole.details.denoiser_calls)
+    assert "".join(event.text for event in events if isinstance(event, Choice)) == whole.choices[0].text
+    states = [event for event in events if isinstance(event, State)]
+    shown = {one.position: one.text for state in states for one in state.revealed}
+    assert "".join(shown[i] for i in range(10)) == whole.choices[0].text
+    masked = [state.masked for state in states]
+    assert (masked, masked[-1]) == (sorted(masked, reverse=True), 0)
+    assert {len(group) for state in states for group in state.energies or ()} == {3}
+
+
+def test_an_infill_streams_its_states_and_then_its_text(client):
+    whole = client.infill(["ab", 4], seed=2).choices[0]
+    with client.stream_infill(["ab", 4], seed=2) as stream:
+        events = list(stream)
+    assert isinstance(events[-1], Ended)
+    (filled,) = [event for event in events if isinstance(event, Infilled)]
+    assert (filled.text, filled.tokens) == (whole.text, whole.tokens)
+
+
+def test_leaving_a_stream_frees_its_place(generator):
+    with serving(generator, "1/0", limits=PATIENT) as own, Client(own.url) as client:
+        with client.stream(max_tokens=4000, settings=Settings(steps=12, candidates=1), denoising=True) as stream:
+            next(stream)
+        eventually(lambda: accounts(own).finished == {"cancelled": 1})
+
+
+def test_the_accounts_of_a_load_agree_with_those_of_the_service(generator):
+    with serving(generator, "1/0", limits=Limits(slots=2, waiting=4, patience_seconds=600)) as own:
+        requests = plan(40, 400.0, (2, 12), (1, 3), seed=1, cancels=0.2, cancel_seconds=0.02)
+        outcomes = load(own.url, requests, Asking(max_tokens=LENGTH, states=True))
+        eventually(lambda: idle(own))
+        told, kept = Counter(one.ending for one in outcomes), accounts(own)
+        given_up = sum(one.cancel_after is not None for one in requests)
+        assert told["done"] + told["busy"] + told["cancelled"] == len(requests)
+        assert told["cancelled"] <= given_up
+        # Who gave up may have done so before the request arrived, or when the answer was ready and on its way.
+        rejected = sum(kept.rejected.values())
+        assert told["busy"] <= rejected <= told["busy"] + told["cancelled"]
+        assert told["done"] <= kept.finished["length"] <= told["done"] + told["cancelled"]
+        assert kept.submitted <= len(requests) - rejected
+        assert kept.submitted == sum(kept.finished.values())
+        assert {one.tokens for one in outcomes if one.ending == "done"} == {LENGTH}
+        assert all(one.first_seconds is not None for one in outcomes if one.ending == "done")
+
+
+def test_of_a_burst_who_is_refused_is_told_when_to_come_again(generator):
+    with serving(generator, "1/0", limits=Limits(slots=1, waiting=2, patience_seconds=600)) as own:
+        outcomes = burst(own.url, plan(30, None, (12,), (3,), seed=1), deadline=60.0)
+        assert {one.ending for one in outcomes} == {"done", "busy"}
+        assert all(one.retry_after >= 1 for one in outcomes if one.ending == "busy")
+        with Client(own.url) as client:
+            assert client.complete(seed=1, max_tokens=4).choices[0].text  # at once normal again
+            assert idle(own)
+
+
+def test_a_full_service_is_busy_for_the_client(generator):
+    with serving(generator, "1/0", limits=Limits(slots=1, waiting=1, patience_seconds=600)) as own:
+        with Client(own.url) as client, client.stream(max_tokens=4000, denoising=True) as first:
+            next(first)
+            with pytest.raises(Busy) as busy:
+                client.complete(n=2)
+        assert (busy.value.status, busy.value.code) == (429, "queue_full")
+        assert busy.value.retry_after >= 1

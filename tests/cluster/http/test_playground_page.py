@@ -1,0 +1,43 @@
+"""The playground's page is sent from memory, and a browser that keeps to its policy runs nothing but its own script."""
+
+import base64
+import hashlib
+import re
+
+from cluster.http.playground_page import FILE, page
+from tests.cluster.asking import ask
+
+
+def policy(headers) -> dict[str, list[str]]:
+    parts = [part.split() for part in headers["content-security-policy"].split(";")]
+    return {name: values for name, *values in parts}
+
+
+def test_the_page_is_sent_with_a_policy_that_names_its_own_script_and_style(url):
+    response = ask(url, "/", method="GET")
+    assert response.content == FILE.read_bytes()
+    assert response.headers["content-type"].startswith("text/html")
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    assert response.headers["cache-control"] == "no-store"
+    found = policy(response.headers)
+    assert found["default-src"] == ["'none'"]
+    assert found["connect-src"] == ["'self'"]
+    assert found["frame-ancestors"] == ["'none'"]
+    for kind in ("script", "style"):
+        contents = re.findall(rf"<{kind}[^>]*>(.*?)</{kind}>", response.text, re.DOTALL)
+        hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in contents]
+        assert found[f"{kind}-src"] == [f"'sha256-{one}'" for one in hashes]
+        assert contents
+    assert "unsafe" not in response.headers["content-security-policy"]
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_uses_nothing_that_its_policy_forbids():
+    html = FILE.read_text(encoding="utf-8")
+    tags = re.sub(r"<(script|style)[^>]*>.*?</\1>|<!--.*?-->", "", html, flags=re.DOTALL)
+    assert not re.search(r"\son[a-z]+=|\sstyle=|\ssrc=|javascript:", tags)
+    assert not re.search(r"\.innerHTML|\.outerHTML|document\.write|insertAdjacentHTML|\beval\(", html)
+
+
+def test_a_page_without_scripts_may_run_none():
+    assert policy(page(b"<p>hello</p>").headers)["script-src"] == ["'none'"]

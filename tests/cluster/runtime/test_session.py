@@ -1,0 +1,50 @@
+"""Which Ray cluster a command joins, and what it says where there is none."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cluster.config import Cluster
+from cluster.runtime import session
+from cluster.runtime.session import connect, named_address
+from edlm.config import ConfigurationError
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which `ray start` writes down what it has begun; it is not there."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session, "get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
+    return tmp_path / "ray_current_cluster"
+
+
+@pytest.mark.parametrize("given", [None, "auto"])
+def test_no_cluster_is_joined_that_nobody_named(begun, given):
+    with pytest.raises(ConfigurationError, match="`ray start` has begun no cluster of yours"):
+        named_address(given)
+    begun.write_text("10.0.0.3:6379\n")
+    assert named_address(given) == "10.0.0.3:6379"
+
+
+def test_a_cluster_that_another_user_began_is_not_joined(begun, monkeypatch):
+    begun.write_text("10.0.0.3:6379")
+    other = begun.stat().st_uid + 1
+    monkeypatch.setattr(session.os, "getuid", lambda: other)
+    with pytest.raises(ConfigurationError, match="no cluster of yours"):
+        named_address(None)
+
+
+def test_an_address_that_was_given_comes_before_that_of_the_environment_and_of_ray_start(begun, monkeypatch):
+    begun.write_text("10.0.0.3:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert named_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    assert named_address(None) == named_address("auto") == "10.0.0.2:6379"
+
+
+def test_an_address_where_nothing_listens_is_named_at_once():
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # and does not listen
+        where = f"127.0.0.1:{unheard.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=f"nothing answers at {where}"), connect(Cluster(address=where)):
+            pass

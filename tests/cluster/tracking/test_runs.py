@@ -1,0 +1,463 @@
+"""What is said about a run reaches MLflow once, in SQLite or on a server, however the server behaves."""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from matplotlib.figure import Figure
+
+from cluster.config import Cluster, Tracking
+from cluster.tracking.journal import ENTRIES, Journal, history
+from cluster.tracking.provenance import machine, packages
+from cluster.tracking.runs import Runs, RunTracker, open_registry, open_tracking
+from cluster.tracking.upload import ship
+from edlm.config import ConfigurationError, config
+from edlm.storage import publish
+
+# SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@config
+class Story:
+    """A configuration with a secret, a long text and a list."""
+
+    cluster: Cluster = Cluster()
+    hf_token: str = "hf_do_not_tell"
+    corpus: str = "s3://user:password@bucket/text"
+    notes: str = "n" * 7000
+    windows: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.5, 1.0))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    """A storage root with its SQLite database."""
+    return str(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture
+def runs(root, request) -> Runs:
+    return open_tracking(Tracking(experiment=request.node.name), root)
+
+
+def steps_of(runs: Runs, run_id: str, metric: str = "loss") -> list[int]:
+    """Every point that MLflow has of a metric, a doubled one twice."""
+    return sorted(point.step for point in runs.client.get_metric_history(run_id, metric))
+
+
+def test_a_pipeline_with_a_stage_is_told_whole(runs, root, tmp_path):
+    parent = runs.start("pipeline")
+    run_id = runs.start("pretrain", parent=parent, tags={"edlm.code": "abc", "api_key": "do_not_tell"})
+    tracker = runs.tracker(run_id, tmp_path / "journal")
+    tracker.settings(Story())
+    tracker.dataset("english", root, "5" * 64, "training", {"tokens": 7, "documents": 2})
+    for step in range(1100):
+        tracker.log(step, {"loss": 3.0 / (step + 1), "gain_nats/t_0.00_0.25": 0.5})
+    tracker.table("samples.json", {"candidates": [1, 8], "text": ["the cat", "der Bär"]})
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    tracker.figure("figures/curves.png", figure)
+    tracker.finish("FINISHED")
+
+    run = runs.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["edlm.code"] == "abc"
+    assert run.data.tags["edlm.version"]
+    assert run.data.params["cluster.zero.stage"] == "2"
+    assert run.data.params["windows.1"] == "[0.5, 1.0]"
+    assert len(run.data.params["notes"]) == 6000
+    assert steps_of(runs, run_id) == list(range(1100))
+    assert runs.history(run_id)["loss"][2] == 1.0
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("english", "5" * 36)
+    assert json.loads(data.dataset.profile) == {"tokens": 7, "documents": 2, "sha256": "5" * 64}
+    assert data.tags[0].value == "training"
+    artifacts = Path(run.info.artifact_uri)
+    assert artifacts.is_relative_to(Path(root) / "artifacts")
+    assert (artifacts / "figures/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "stage: 2" in (artifacts / "config.yaml").read_text()
+    mlflow.set_tracking_uri(runs.client.tracking_uri)  # MLflow reads tables through its global setting
+    table = runs.client.load_table(runs.experiment_id, "samples.json", run_ids=[run_id])
+    assert table.to_dict("list") == {"candidates": [1, 8], "text": ["the cat", "der Bär"]}
+    told = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
+    for secret in (b"do_not_tell", b"user:password"):
+        assert secret not in told
+
+
+def test_a_run_knows_when_where_and_from_what_it_was_made(runs, tmp_path):
+    run_id = runs.start("evaluate")
+    running = runs.facts(run_id)
+    assert running is not None
+    assert (running.status, running.ended) == ("RUNNING", None)
+    assert running.machine == machine()
+    assert running.packages == packages()
+    tracker = runs.tracker(run_id, tmp_path)
+    tracker.picture("report/bound.png", b"drawn already")
+    tracker.finish("FINISHED")
+    ended = runs.facts(run_id)
+    assert ended is not None
+    assert ended.ended is not None
+    assert ended.ended >= ended.started == running.started
+    assert (ended.commit, ended.uncommitted_changes) == (running.commit, running.uncommitted_changes)
+    artifacts = Path(runs.client.get_run(run_id).info.artifact_uri)
+    assert (artifacts / "report/bound.png").read_bytes() == b"drawn already"
+    assert runs.facts("0" * 32) is None
+
+
+def test_values_that_are_no_finite_numbers_are_kept(runs, tmp_path):
+    run_id = runs.start("pretrain")
+    tracker = runs.tracker(run_id, tmp_path)
+    for step, value in enumerate([float("nan"), float("inf"), float("-inf"), 1.0]):
+        tracker.log(step, {"loss": value})
+    tracker.close()
+    assert steps_of(runs, run_id) == [0, 1, 2, 3]
+    values = runs.history(run_id)["loss"]
+    assert values[0] != values[0]
+    assert values[1] > 1e300
+    assert values[2] < -1e300
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("journal_survives", [True, False], ids=["same machine", "other machine"])
+def test_after_a_kill_no_step_is_told_twice(root, tmp_path, journal_survives):
+    """The worker dies by SIGKILL at step 30, with half a line written; the next one resumes from step 20."""
+    tracking = Tracking(experiment=f"killed, {journal_survives}")
+    runs = open_tracking(tracking, root)
+    run_id = runs.start("pretrain")
+    made_of = (tracking, root, run_id, tmp_path / "first")
+    doomed = (
+        "import os, pickle, sys, time\n"
+        "from cluster.tracking import RunTracker\n"
+        "made_of = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "tracker = RunTracker(*made_of)\n"
+        "for step in range(30): tracker.log(step, {'loss': float(step)})\n"
+        "while not (made_of[3] / 'shipped_bytes').exists(): time.sleep(0.05)\n"
+        "with (made_of[3] / 'journal.jsonl').open('a') as file: file.write('{\"kind\": \"metr')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", doomed, pickle.dumps(made_of).hex()], timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    runs.resume(run_id)
+    tracker = RunTracker(tracking, root, run_id, tmp_path / ("first" if journal_survives else "second"))
+    for step in range(20, 50):
+        tracker.log(step, {"loss": float(step), "new": 1.0})
+    tracker.close()
+    assert steps_of(runs, run_id, "new") == list(range(20, 50))
+    assert ship(tracking, root, tmp_path) == (1 if journal_survives else 2)  # what the dead worker had not sent, too
+    assert steps_of(runs, run_id) == list(range(50))
+
+
+def test_shipping_again_changes_nothing(runs, root, tmp_path):
+    run_id = runs.start("pretrain")
+    tracker = runs.tracker(run_id, tmp_path)
+    tracker.log(0, {"loss": 1.0})
+    tracker.settings(Story())
+    tracker.dataset("english", root, "5" * 64, "training", {})
+    tracker.table("samples.json", {"text": ["a"]})
+    tracker.finish("FAILED")
+    before = runs.client.get_run(run_id).to_dictionary()
+    (tmp_path / "shipped_bytes").unlink()
+    assert ship(runs.tracking, root, tmp_path) == 1
+    assert runs.client.get_run(run_id).to_dictionary() == before
+    assert steps_of(runs, run_id) == [0]
+
+
+def test_a_run_that_was_deleted_does_not_keep_the_others_from_being_shipped(runs, root, tmp_path, caplog):
+    deleted, kept = runs.start("deleted"), runs.start("kept")
+    for name, run_id in (("a", deleted), ("b", kept)):
+        tracker = runs.tracker(run_id, tmp_path / name)
+        tracker.log(0, {"loss": 1.0})
+        tracker.close()
+        unsent = Journal(tmp_path / name, run_id)
+        unsent.append("metrics", step=1, values={"loss": 1.0})
+        unsent.close()
+    runs.client.delete_run(deleted)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ENTRIES).write_text("")  # a process that died before its first line
+    assert ship(runs.tracking, root, tmp_path) == 1
+    assert f"does not take the journal in {tmp_path / 'a'}" in caplog.text
+    assert steps_of(runs, kept) == [0, 1]
+
+
+def test_a_parameter_that_changed_on_resume_stops_nothing(runs, tmp_path, caplog):
+    run_id = runs.start("pretrain")
+    for folder, workers in (("a", 2), ("b", 1)):
+        tracker = runs.tracker(run_id, tmp_path / folder)
+        tracker.settings(Cluster(workers=workers))
+        tracker.log(workers, {"loss": 1.0})
+        tracker.close()
+    assert runs.client.get_run(run_id).data.params["workers"] == "2"
+    assert "keeps parameter workers = 2, now 1" in caplog.text
+    assert steps_of(runs, run_id) == [1, 2]
+
+
+def test_what_mlflow_refuses_for_ever_is_said_and_does_not_block_the_rest(runs, tmp_path, caplog):
+    run_id = runs.start("pretrain")
+    tracker = runs.tracker(run_id, tmp_path)
+    tracker.tags({"..": "a name that MLflow takes for a folder"})
+    tracker.log(0, {"loss": 1.0})
+    tracker.close()
+    assert "MLflow refuses tags" in caplog.text
+    assert steps_of(runs, run_id) == [0]
+
+
+@config
+class Wide:
+    """A configuration with more settings than MLflow takes at once."""
+
+    settings: dict[str, int]
+
+
+def test_more_parameters_than_a_request_may_hold_are_told(runs, tmp_path):
+    run_id = runs.start("pretrain")
+    tracker = runs.tracker(run_id, tmp_path)
+    tracker.settings(Wide(settings={f"p{number}": number for number in range(250)}))
+    tracker.close()
+    assert len(runs.client.get_run(run_id).data.params) == 250
+
+
+def test_mistakes_in_calling_the_tracker_are_named(runs, tmp_path):
+    tracker = runs.tracker(runs.start("pretrain"), tmp_path)
+    with pytest.raises(ValueError, match="metric 'gain\\?'"):
+        tracker.log(0, {"gain?": 1.0})
+    with pytest.raises(ValueError, match="columns of one length"):
+        tracker.table("a.json", {"a": [1], "b": [1, 2]})
+    with pytest.raises(ValueError, match="does not stay below"):
+        tracker.text("../a.txt", "")
+    tracker.close()
+    with pytest.raises(ValueError, match="journal of run"):
+        runs.tracker(runs.start("other"), tmp_path)
+    with pytest.raises(ConfigurationError, match=r"no run 0000 .*delete the experiment's folder `work`"):
+        runs.resume("0000")
+
+
+def test_an_alias_stands_for_a_committed_folder_and_its_digest(runs, tmp_path):
+    name = "english"
+    run_id = runs.start("register")
+    with pytest.raises(ConfigurationError, match=r"no model 'english' is registered \(registered: none\); run"):
+        runs.registry.resolve(name, "champion")
+    with pytest.raises(ConfigurationError, match="is not committed"):
+        runs.registry.register(name, str(tmp_path), run_id, "champion", "1" * 64)
+    with pytest.raises(ValueError, match=r"s3://\*\*\*@bucket"):
+        runs.registry.register(name, "s3://user:password@bucket/model", run_id, "champion", "1" * 64)
+    for number in "12":
+        folder = tmp_path / f"model {number}"
+        folder.mkdir()
+        publish(folder, str(folder))
+        made = runs.registry.register(name, str(folder), run_id, "champion", number * 64, {"steps": "3"})
+        again = runs.registry.register(name, str(folder), run_id, "champion", number * 64)
+        assert made == again == runs.registry.resolve(name, "champion")
+        assert (made.version, made.uri, made.digest) == (number, f"file://{folder}", number * 64)
+    assert runs.client.get_model_version(name, "1").source == f"file://{tmp_path}/model 1"
+    with pytest.raises(ConfigurationError, match=r"no alias 'chief' \(aliases: champion -> version 2\)"):
+        runs.registry.resolve(name, "chief")
+    runs.client.delete_model_version_tag(name, "2", "edlm.digest")
+    with pytest.raises(ConfigurationError, match=r"version 2 has no tag edlm\.digest"):
+        runs.registry.resolve(name, "champion")
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "databricks", "sqlite:///mlflow.db", ""])
+def test_an_address_that_not_every_worker_understands_is_refused(tmp_path, uri):
+    with pytest.raises(ConfigurationError, match=r"tracking\.uri"):
+        open_tracking(Tracking(uri=uri), str(tmp_path))
+
+
+def test_remote_storage_needs_a_tracking_server():
+    with pytest.raises(ConfigurationError, match=r"tracking\.uri: missing; storage at s3://bucket/runs"):
+        open_tracking(Tracking(), "s3://bucket/runs")
+
+
+def test_a_damaged_database_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database at all, " * 100)
+    with pytest.raises(ConfigurationError, match=r"mlflow\.db does not answer .*file is not a database"):
+        open_tracking(Tracking(), str(tmp_path))
+
+
+def test_asking_where_nothing_was_registered_makes_nothing(tmp_path):
+    root = tmp_path / "runs"
+    with pytest.raises(ConfigurationError, match=r"no model is registered, .*runs/mlflow\.db; run `make run`"):
+        open_registry(Tracking(), str(root))
+    elsewhere = tmp_path / "elsewhere.db"
+    with pytest.raises(ConfigurationError, match=r"no database .*elsewhere\.db"):
+        open_registry(Tracking(uri=f"sqlite:///{elsewhere}"), str(root))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_root_is_refused():
+    with pytest.raises(ConfigurationError, match="storage root 'runs' is relative"):
+        open_tracking(Tracking(), "runs")
+
+
+def test_a_deleted_experiment_is_named(runs, root):
+    runs.client.delete_experiment(runs.experiment_id)
+    with pytest.raises(ConfigurationError, match="was deleted in MLflow"):
+        open_tracking(runs.tracking, root)
+
+
+@pytest.mark.cluster
+def test_a_first_start_says_nothing(tmp_path):
+    """MLflow alone prints some fifty lines about the tables of its new database."""
+    code = (
+        "import sys; from cluster.config import Tracking; from cluster.tracking import open_tracking\n"
+        "open_tracking(Tracking(), sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "mlflow.db").exists()
+
+
+class Server:
+    """A real MLflow server in a process group of its own, on a port that stays the same."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+        stores = [f"--backend-store-uri=sqlite:///{self.folder}/m.db", f"--artifacts-destination={self.folder}/files"]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command + stores, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        for _ in range(600):
+            try:
+                requests.get(f"{self.uri}/health", timeout=1).raise_for_status()
+            except requests.RequestException:
+                time.sleep(0.1)
+            else:
+                return
+        raise TimeoutError((self.folder / "log").read_text())
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+        self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    if server.process is not None:
+        server.kill()
+
+
+@pytest.fixture
+def answers(monkeypatch) -> list[int]:
+    """The threads that have waited for an answer of the server, one entry for each answer or error."""
+    threads: list[int] = []
+    real = requests.Session.request
+
+    def spied(self, *arguments, **settings):
+        try:
+            return real(self, *arguments, **settings)
+        finally:
+            threads.append(threading.get_ident())
+
+    monkeypatch.setattr(requests.Session, "request", spied)
+    return threads
+
+
+def wait_for(condition) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, tmp_path, caplog, fault):
+    tracking = Tracking(uri=server.uri, experiment=fault, request_timeout_seconds=1.0)
+    runs = open_tracking(tracking, str(tmp_path))
+    run_id = runs.start("pretrain")
+    tracker = runs.tracker(run_id, tmp_path / "journal")
+    for step in range(50):
+        tracker.log(step, {"loss": float(step), "learning_rate": 1e-3})
+    wait_for(lambda: (tmp_path / "journal/shipped_bytes").exists())
+
+    answers.clear()
+    server.kill() if fault == "killed" else server.signal(signal.SIGSTOP)
+    for step in range(50, 2000):
+        tracker.log(step, {"loss": float(step), "learning_rate": 1e-3})
+    tracker.table("samples.json", {"text": ["a"]})
+    assert threading.get_ident() not in answers
+    assert list(history(tmp_path / "journal")["loss"]) == list(range(2000))
+    wait_for(lambda: "does not answer" in caplog.text)
+    tracker.finish("FINISHED")
+    assert threading.get_ident() not in answers
+    assert "ship them later" in caplog.text
+
+    server.start() if fault == "killed" else server.signal(signal.SIGCONT)
+    assert ship(tracking, str(tmp_path), tmp_path / "journal") == 1
+    assert steps_of(runs, run_id) == steps_of(runs, run_id, "learning_rate") == list(range(2000))
+    assert runs.client.get_run(run_id).info.status == "FINISHED"
+    assert [file.path for file in runs.client.list_artifacts(run_id)] == ["samples.json"]
+
+
+@pytest.mark.cluster
+def test_a_server_takes_a_local_folder_into_its_registry(server, tmp_path):
+    runs = open_tracking(Tracking(uri=server.uri, experiment="registry"), str(tmp_path))
+    (tmp_path / "model").mkdir()
+    publish(tmp_path / "model", str(tmp_path / "model"))
+    made = runs.registry.register("english", str(tmp_path / "model"), runs.start("register"), "champion", "1" * 64)
+    assert runs.registry.resolve("english", "champion") == made
+    assert made.uri == f"file://{tmp_path}/model"
+
+
+def test_a_server_that_hangs_up_is_asked_once_and_named(tmp_path):
+    """Seven retries with growing pauses, MLflow's own way, would take four minutes."""
+    calls = 0
+
+    def hang_up() -> None:
+        nonlocal calls
+        while True:
+            try:
+                line, _ = listener.accept()
+            except OSError:
+                return
+            calls += 1
+            line.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ConfigurationError, match=rf"tracking\.uri: {uri} does not answer"):
+            open_tracking(Tracking(uri=uri), str(tmp_path))
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert calls == 1
+
+
+def test_a_server_that_is_not_there_at_the_start_is_named(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(ConfigurationError, match=rf"tracking\.uri: {uri} does not answer"):
+        open_tracking(Tracking(uri=uri), str(tmp_path))

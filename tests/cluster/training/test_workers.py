@@ -1,0 +1,126 @@
+"""Training on real Ray Train workers: it ends, is not repeated, survives a killed worker, and its errors are clear."""
+
+import functools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.config import Cluster, Zero
+from cluster.runtime.session import connect
+from cluster.training.workers import TrainingTask, train
+from edlm.config import ConfigurationError, parse
+from edlm.data.packing import Data, prepare
+from edlm.storage import publish
+from edlm.training.loop import NonFiniteLoss, Training
+from tests.cluster.training.objectives import FileTracker, toy_objective
+from tests.places import PROJECT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+TWO = Cluster(workers=2, zero=Zero(stage=2), restarts=2)
+SETTINGS = Training(steps=12, batch=8, learning_rate=1e-2, checkpoint_every=4, log_every=4, ema=0.9, clip=0.5)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(PROJECT)  # workers import the tests
+    with connect(TWO):
+        yield
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("data")
+    settings = {
+        "corpus": {"kind": "embedded"},
+        "tokenizer": {"kind": "characters"},
+        "length": 6,
+        "shares": {"validation": 0.1, "judge": 0.0},
+    }
+    prepare(parse(Data, settings), folder, lambda _: None)
+    publish(folder, str(folder))
+    return str(folder)
+
+
+def task(data: str, workspace: Path, **changes) -> TrainingTask:
+    plain = TrainingTask(
+        name="toy",
+        objective=functools.partial(toy_objective, None),
+        data=data,
+        split="train",
+        length=6,
+        training=SETTINGS,
+        seed=0,
+        workspace=str(workspace),
+        tracker=functools.partial(FileTracker, str(workspace / "curve.jsonl")),
+    )
+    return replace(plain, **changes)
+
+
+def curve(workspace: Path) -> dict[int, float]:
+    """The loss of each step, as it was told last."""
+    lines = (workspace / "curve.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss_nats_per_token"] for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:  # noqa: ARG001
+    workspace = tmp_path_factory.mktemp("whole")
+    return workspace, train(task(data, workspace), TWO)
+
+
+def test_workers_train_and_tell_every_step(uninterrupted):
+    workspace, weights = uninterrupted
+    assert list(curve(workspace)) == list(range(12))
+    assert set(weights) == {name for name, _ in toy_objective(None).trained.named_parameters()}
+    assert all(weight.dtype == torch.float32 and bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_what_is_finished_is_not_trained_again(uninterrupted, data):
+    workspace, weights = uninterrupted
+    before = (workspace / "curve.jsonl").read_text()
+    again = train(task(data, workspace), TWO)
+    assert (workspace / "curve.jsonl").read_text() == before
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+
+
+def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_been(uninterrupted, data, tmp_path):
+    reference, weights = uninterrupted
+    fault = ("kill", 9, 7, str(tmp_path / "struck"))
+    found = train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
+    assert (tmp_path / "struck").exists()
+    assert curve(tmp_path) == curve(reference)
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_loss_that_is_not_finite_ends_training_at_once_with_step_and_rank(data, tmp_path):
+    fault = ("nan", 5, 7, "")
+    with pytest.raises(NonFiniteLoss, match="the loss at step 5 on rank 1 is not finite"):
+        train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
+    # Not tried again: step 0 was told once.
+    steps = [json.loads(line)["step"] for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("ray")
+def test_more_workers_than_the_cluster_has_is_an_error_that_names_the_resource(data, tmp_path):
+    with pytest.raises(ConfigurationError, match="64 workers of toy: 64 CPU needed, the cluster has"):
+        train(task(data, tmp_path, training=replace(SETTINGS, batch=64)), replace(TWO, workers=64))
+    with pytest.raises(ConfigurationError, match="GPU needed, the cluster has"):
+        train(task(data, tmp_path), replace(TWO, gpus_per_worker=4.0))
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_batch_that_workers_cannot_share_evenly_is_refused_before_any_starts(data, tmp_path):
+    with pytest.raises(ConfigurationError, match="multiple of 2"):
+        train(task(data, tmp_path, training=replace(SETTINGS, batch=7)), TWO)

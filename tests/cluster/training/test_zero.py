@@ -1,0 +1,92 @@
+"""DeepSpeed on two real processes says what one process says, for every stage, precision and objective."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from edlm.training.local_engine import LocalEngine
+from tests import toy
+from tests.cluster.training.zero_worker import SCIENCE, curve, objectives, science_rows
+from tests.places import PROJECT
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+SECONDS = 360
+# One process adds up gradients in another order, and has its bfloat16 weights elsewhere in memory, for other kernels.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-3}
+SETUPS = [f"{precision} {stage}" for precision in TOLERANCE for stage in (0, 1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> dict:
+    """What two workers found."""
+    output = tmp_path_factory.mktemp("zero") / "curves.json"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    log = output.with_suffix(".log").open("w")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster.training.zero_worker", str(rank), str(port), str(output)],
+            cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        codes = [worker.wait(SECONDS) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+        log.close()
+    assert codes == [0, 0], output.with_suffix(".log").read_text()[-4000:]
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_every_stage_says_what_one_process_says(two, setup):
+    precision = setup.split()[0]
+    # As many micro-steps as two workers have: in bfloat16 each micro-batch's gradient is rounded.
+    settings = toy.training(precision=precision, checkpoint_every=3, accumulation=4)
+    alone = curve(LocalEngine(toy.Toy(0.0), settings), settings)
+    for mine, theirs in zip(two[setup]["without dropout"], alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=TOLERANCE[precision] * 10, abs=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_of_micro_steps_and_workers_are_added_up_in_float32(two, stage):
+    assert two["sums"][str(stage)] < 1e-6
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_training_begins_with_the_float32_weights(two, setup):
+    assert two[setup]["begun"]
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_a_resumed_training_is_bit_equal(two, setup):
+    assert two[setup]["rest"] == two[setup]["full"][3:]
+    assert two[setup]["same"]
+
+
+def test_a_state_goes_on_under_another_stage(two):
+    for mine, theirs in zip(two["stage 1 to 3"]["rest"], two["float32 1"]["full"][3:], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_offload_to_the_host_changes_no_loss(two, stage):
+    for mine, theirs in zip(two["offload"][str(stage)], two[f"float32 {stage}"]["full"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", list(objectives()))
+def test_every_objective_says_what_one_process_says(two, name, stage):
+    alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)
+    for mine, theirs in zip(two[f"{name} {stage}"]["full"], alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)

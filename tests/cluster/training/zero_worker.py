@@ -1,0 +1,166 @@
+"""What one of two processes does for `test_zero`: every stage and precision, then every objective; curves as JSON."""
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from cluster.config import Zero
+from cluster.training.zero import ZeroEngine
+from edlm.data.batches import Rows
+from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.schedule import LogLinear
+from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.local_engine import FIRST
+from edlm.training.loop import Engine, Training, fit
+from edlm.training.objectives import Denoising, NextToken
+from tests import toy
+from tests.networks import autoregressive, denoiser, stirred
+
+CPU = torch.device("cpu")
+NAMES = ("loss_nats_per_token", "gradient_norm")
+VOCABULARY, LENGTH = 5, 12
+
+
+class Halt(Exception):
+    """Thrown at a checkpoint, to stop there."""
+
+
+def curve(engine: Engine, settings: Training, rows=toy.rows, halt: bool = False) -> list[list[float]]:
+    """Loss and gradient norm of each step; with `halt` only up to the first checkpoint."""
+    found: list[list[float]] = []
+
+    def stop(_: Engine) -> None:
+        if halt:
+            raise Halt
+
+    with contextlib.suppress(Halt):
+        fit(engine, rows, settings, 0, lambda _, metrics: found.append([metrics[name] for name in NAMES]), stop)
+    return found
+
+
+def shared(state):
+    """What rank 0 has, on every rank."""
+    box = [state]
+    torch.distributed.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def stages() -> dict[str, dict]:
+    """For every stage and precision: the whole curve, and the curve that goes on from a state saved in the middle."""
+    results, states = {}, {}
+    for precision in ("float32", "bfloat16"):
+        for stage in (0, 1, 2, 3):
+            settings = toy.training(precision=precision, checkpoint_every=3)
+            whole = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            begun = _equal(whole.export(), {name: p.data for name, p in toy.Toy().trained.named_parameters()})
+            full = curve(whole, settings)
+            half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            curve(half, settings, halt=True)
+            state = shared(half.state())
+            resumed = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            resumed.load(state, 3)
+            again = shared(resumed.state())
+            rest = curve(resumed, settings)
+            same = _equal(whole.export(), resumed.export()) and _equal(state, again)
+            dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
+            found = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
+            results[f"{precision} {stage}"] = found
+            states[precision, stage] = state
+    settings = toy.training(checkpoint_every=3)
+    moved = ZeroEngine(toy.Toy(), settings, Zero(stage=3), CPU)
+    moved.load(states["float32", 1], 3)
+    results["stage 1 to 3"] = {"rest": curve(moved, settings)}
+    offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
+    results["offload"] = {str(stage): found for stage, found in offloaded.items()}
+    return results
+
+
+def sums(stage: int) -> float:
+    """How far a bfloat16 gradient of four micro-steps is from the mean of theirs in float32, of its largest number."""
+    settings = toy.training(
+        precision="bfloat16", accumulation=4, steps=1, betas=(0.0, 0.9), clip=1e9, ema=None, learning_rate=1e-30
+    )  # the weights stay, and Adam's first moment is the gradient
+    each = replace(settings, accumulation=1, batch=toy.BATCH // 4, steps=4, checkpoint_every=1)
+    found = []
+
+    def gradients(engine: Engine) -> None:
+        state = engine.state()
+        found.append(None if state is None else {n: g.double() for n, g in state.items() if n.startswith(FIRST + ".")})
+
+    whole = ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU)
+    fit(whole, toy.rows, settings, 0, lambda *_: None, gradients)
+    gradients(whole)
+    parts = ZeroEngine(toy.Toy(0.0), each, Zero(stage=stage), CPU)
+    fit(parts, lambda step, a, b: toy.rows(0, 2 * step + a, 2 * step + b), each, 0, lambda *_: None, gradients)
+    gradients(parts)
+    if parts.rank > 0:
+        return 0.0
+    together, *apart = found
+    return max(
+        ((sum(one[name] for one in apart) / 4 - g).abs().max() / g.abs().max()).item() for name, g in together.items()
+    )
+
+
+def _equal(one, other) -> bool:
+    return one is None or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
+
+
+def objectives() -> dict:
+    """Every objective by name, built anew from fixed weights."""
+
+    def contrastive(config, loss):
+        net = denoiser(VOCABULARY)
+        return Contrastive(net, stirred(config.build(net, None), 3), LogLinear(), 3, loss, 0)
+
+    def conditioning():
+        net = denoiser(VOCABULARY)
+        return Conditioning(net, stirred(Conditional(width=16, layers=1).build(net, None), 3), LogLinear(), 0)
+
+    def residual():
+        net = denoiser(VOCABULARY)
+        on = stirred(Conditional(width=16, layers=1).build(net), 5)
+        return Contrastive(net, stirred(Residual(width=16).build(net, on), 3), LogLinear(), 3, "ranking", 0)
+
+    return {
+        "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),
+        "next token": lambda: NextToken(autoregressive(VOCABULARY)),
+        "step": lambda: contrastive(Step(block=4, width=16), "ranking"),
+        "bidirectional": lambda: contrastive(Bidirectional(), "binary"),
+        "conditional": conditioning,
+        "residual": residual,
+    }
+
+
+def science_rows(step: int, start: int, stop: int) -> Rows:
+    tokens = torch.randint(VOCABULARY, (8, LENGTH), generator=torch.Generator().manual_seed(step))
+    return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
+
+
+SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
+
+
+def main(rank: int, port: int, output: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    results = stages()
+    results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
+    for name, build in objectives().items():
+        for stage in (0, 1, 2, 3):
+            engine = ZeroEngine(build(), SCIENCE, Zero(stage=stage), CPU)
+            results[f"{name} {stage}"] = {"full": curve(engine, SCIENCE, science_rows)}
+    if rank == 0:
+        output.write_text(json.dumps(results))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

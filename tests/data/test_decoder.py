@@ -1,0 +1,55 @@
+"""Decoders whose texts may change anywhere are told from those whose texts only grow at the end."""
+
+import json
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models
+
+from edlm.data.decoder import Growth
+from edlm.data.tokenizer import Tokenizer
+from tests.vocabularies import KINDS, UNSTREAMABLE, llama, made
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_texts_of_the_usual_decoders_can_be_streamed(name):
+    assert made(name).unstreamable is None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("pattern", "step Replace, which may change any part"),
+        ("clean-up", "step WordPiece, which may change any part"),
+        ("inner-suffix", "its suffix stands within a token"),
+        ("bytes-changed", "changes pieces before ByteFallback"),
+    ],
+)
+def test_an_unstreamable_decoder_says_why_and_nothing_of_a_text_is_certain(name, why):
+    tokenizer = made(name)
+    assert why in str(tokenizer.unstreamable)
+    assert tokenizer.certain([3, 3]) == ""
+    assert tokenizer.decode([3, 3]) != ""
+
+
+def test_no_more_is_kept_back_than_may_change():
+    assert Growth().certain("a\ufffd") == "a\ufffd"
+    assert Growth(partial=True).certain("a\ufffd\ufffd") == "a\ufffd"
+    assert Growth(partial=True).certain("ab") == "ab"
+    assert [Growth(letters=2).certain(text) for text in ("", "a", "abc")] == ["", "", "a"]
+
+
+def test_every_unstreamable_kind_is_looked_at():
+    assert len(UNSTREAMABLE) == 4
+
+
+def test_a_step_that_the_library_breaks_off_at_is_refused():
+    with pytest.raises(ValueError, match=r"strips 1 letters from the end of pieces .* set its stop to 0"):
+        llama(decoders.Strip(" ", 0, 1))
+
+
+def test_a_nested_sequence_is_read_as_its_steps():
+    rust = tokenizers.Tokenizer(models.BPE(vocab={"<0xC3>": 0, "<0xA9>": 1, "é": 2, " ": 3}, merges=[]))
+    rust.decoder = decoders.Sequence([decoders.Sequence([decoders.ByteFallback()]), decoders.Fuse()])
+    tokenizer = Tokenizer(json.dumps(json.loads(rust.to_str())))
+    assert [tokenizer.certain(ids) for ids in ([0], [0, 1], [0, 1, 2])] == ["", "", "éé"]

@@ -1,0 +1,331 @@
+import hashlib
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.config import ConfigurationError, parse
+from edlm.data.batches import Batches, whole
+from edlm.data.corpus import Embedded, Files
+from edlm.data.packing import Data, prepare
+from edlm.data.splits import Shares
+from edlm.data.token_file import TokenFile, read_summary
+from edlm.data.tokenizer import open_tokenizer
+from edlm.data.tokenizer_kinds import BPE, Bytes, Characters
+
+STORY = [f"document {number}, which says {'so ' * (number % 7)}much." for number in range(60)]
+
+
+def data(path, texts, **settings):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    defaults = {"tokenizer": Bytes(), "length": 8, "shares": Shares(validation=0.1, judge=0.2)}
+    return Data(corpus=Files(paths=(str(path),)), **{**defaults, **settings})
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(data(folder / "story.jsonl", STORY), folder / "data", silent)
+    return folder / "data"
+
+
+def counting(count: int) -> TokenFile:
+    """Tokens that say where they stand."""
+    return TokenFile(np.arange(count, dtype="<u4"), np.zeros(1, dtype=np.int64), vocabulary=count, separator=None)
+
+
+@pytest.mark.parametrize("tokenizer", [Characters(), Bytes(), BPE(size=300)])
+def test_the_token_files_hold_every_document_once_in_its_order(tmp_path, tokenizer):
+    settings = data(tmp_path / "story.jsonl", STORY, tokenizer=tokenizer)
+    summary = prepare(settings, tmp_path / "data", silent)
+    opened = open_tokenizer(tmp_path / "data")
+    for split in ("train", "validation", "judge"):
+        texts = [document.text for document, home in settings.splits(lambda _: None).documents() if home == split]
+        file = TokenFile.open(tmp_path / "data", split)
+        documents = np.split(np.asarray(file.tokens), file.documents[1:])
+        assert [ids.tolist() for ids in documents] == [ids.tolist() for ids in opened.encode_documents(texts)]
+        assert (file.vocabulary, file.separator) == (opened.size, opened.separator)
+        held = summary.splits[split]
+        assert held.documents == len(texts)
+        assert held.tokens == len(file.tokens)
+        assert held.bytes == sum(len(text.encode()) for text in texts)
+        assert held.sha256 == hashlib.sha256((tmp_path / f"data/{split}.bin").read_bytes()).hexdigest()
+    assert read_summary(tmp_path / "data") == summary
+
+
+def test_preparing_twice_gives_the_same_files(tmp_path, prepared):
+    prepare(data(tmp_path / "story.jsonl", STORY), tmp_path / "data", silent)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == {
+        p.name: p.read_bytes() for p in prepared.iterdir()
+    }
+
+
+def test_preparing_again_leaves_nothing_of_what_was_there(tmp_path):
+    prepare(data(tmp_path / "a.jsonl", STORY), tmp_path / "data", silent)
+    prepare(data(tmp_path / "a.jsonl", STORY, shares=Shares(validation=0.1, judge=0)), tmp_path / "data", silent)
+    assert not list((tmp_path / "data").glob("judge*"))
+    with pytest.raises(ValueError, match="has no split 'judge', only train, validation"):
+        TokenFile.open(tmp_path / "data", "judge")
+
+
+def test_a_preparation_that_is_interrupted_leaves_nothing_that_opens_even_where_an_older_one_was_whole(tmp_path):
+    settings = data(tmp_path / "story.jsonl", STORY)
+    prepare(settings, tmp_path / "data", silent)
+    TokenFile.open(tmp_path / "data", "train")
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, tmp_path / "data", interrupt)
+    with pytest.raises(ValueError, match="holds no prepared data"):
+        TokenFile.open(tmp_path / "data", "train")
+    prepare(settings, tmp_path / "data", silent)
+    TokenFile.open(tmp_path / "data", "train")
+
+
+def test_a_split_of_just_one_row_is_enough_and_one_token_less_is_not(tmp_path):
+    splits = prepare(data(tmp_path / "a.jsonl", STORY), tmp_path / "data", silent).splits
+    shortest = min(held.tokens for held in splits.values())
+    assert prepare(data(tmp_path / "a.jsonl", STORY, length=shortest), tmp_path / "one", silent).length == shortest
+    assert len(whole(TokenFile.open(tmp_path / "one", "train"), shortest, 1)) == 1
+    with pytest.raises(ConfigurationError, match=f"too few for one row of length {shortest + 1}"):
+        prepare(data(tmp_path / "a.jsonl", STORY, length=shortest + 1), tmp_path / "two", silent)
+
+
+def test_only_the_train_split_teaches_the_tokenizer(tmp_path):
+    train, other = [f"ab{number} ab ab" for number in range(20)], ["zqzqzqzqzqzqzqzq " * 5 + "."] * 3
+    held_out = data(tmp_path / "held.jsonl", other).corpus
+    settings = {"tokenizer": BPE(size=262), "shares": Shares(validation=0, judge=0)}
+    prepare(data(tmp_path / "a.jsonl", train, validation=held_out, **settings), tmp_path / "one", silent)
+    other_held_out = data(tmp_path / "held2.jsonl", ["something else"] * 3).corpus
+    prepare(data(tmp_path / "a.jsonl", train, validation=other_held_out, **settings), tmp_path / "two", silent)
+    assert open_tokenizer(tmp_path / "one").digest == open_tokenizer(tmp_path / "two").digest
+    assert len(open_tokenizer(tmp_path / "one").encode("zqzq")) == 4
+
+
+def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
+    pieces = {f"<{number}>": number for number in range(70_000)} | {"<|endoftext|>": 70_000}
+    (tmp_path / "vocab.json").write_text(json.dumps(pieces | {letter: 70_001 + i for i, letter in enumerate("abc")}))
+    (tmp_path / "merges.txt").write_text("")
+    settings = parse(
+        Data,
+        {
+            "corpus": {"kind": "files", "paths": [str(tmp_path / "a.txt")], "cut": "line"},
+            "tokenizer": {"kind": "huggingface", "uri": str(tmp_path)},
+            "length": 4,
+            "shares": {"validation": 0.4, "judge": 0},
+        },
+    )
+    (tmp_path / "a.txt").write_text("abcabc\ncbacba\n")
+    assert prepare(settings, tmp_path / "data", silent).number == "<u4"
+    assert TokenFile.open(tmp_path / "data", "train").tokens.tolist() == [70_001, 70_002, 70_003] * 2 + [70_000]
+
+
+def test_the_embedded_corpus_is_prepared_with_progress(tmp_path):
+    said = []
+    settings = Data(corpus=Embedded(), tokenizer=Characters(), length=64, shares=Shares(validation=0.1, judge=0.3))
+    summary = prepare(settings, tmp_path, said.append)
+    size = sum(len(document.text) for document in Embedded().documents())
+    assert said[:3] == [
+        f"{size:,} characters read to share out the documents",
+        "tokenizer: 27 tokens",
+        f"{size:,} characters tokenised",
+    ]
+    assert [line.split(":")[0] for line in said[3:]] == ["train", "validation", "judge"]
+    characters = {split: held.characters for split, held in summary.splits.items()}
+    total = sum(characters.values())
+    assert characters["validation"] / total == pytest.approx(0.1, abs=0.05)
+    assert characters["judge"] / total == pytest.approx(0.3, abs=0.05)
+
+
+def test_boilerplate_that_fills_a_split_is_named(tmp_path):
+    texts = [f"{story}{number}" for number in range(20) for story in STORY] + ["[deleted]\n"] * 60 + ["[deleted]"] * 60
+    said = []
+    summary = prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "data", said.append)
+    (split,) = [split for split, held in summary.splits.items() if held.repeated]
+    (found,) = summary.splits[split].repeated
+    assert (found.beginning, found.documents) == ("[deleted]\n", 120)
+    assert found.share == pytest.approx(120 / summary.splits[split].documents)
+    (line,) = [line for line in said if "are one text" in line]
+    assert line.startswith(f"{split}: 120 of its documents ({found.share:.1%}) are one text")
+    assert "'[deleted]\\n'" in line
+    assert read_summary(tmp_path / "data") == summary
+
+
+def test_a_tokenizer_that_loses_the_text_says_so(tmp_path):
+    said = []
+    texts = [f"мир {story}" for story in STORY]
+    summary = prepare(data(tmp_path / "a.jsonl", texts, tokenizer=Characters()), tmp_path / "data", said.append)
+    letters = sum(not letter.isspace() for text in texts for letter in text)
+    assert summary.lost.share == pytest.approx(3 * len(texts) / letters)
+    assert (set(summary.lost.examples), summary.lost.sample) == (set("мир"), letters)
+    assert said[-1].startswith(f"the tokenizer loses {summary.lost.share:.1%} of the characters (of {letters:,} looked")
+    assert read_summary(tmp_path / "data") == summary
+    assert prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "bytes", silent).lost is None
+
+
+def test_reading_for_the_tokenizer_is_told_too(tmp_path):
+    said = []
+    prepare(data(tmp_path / "a.jsonl", STORY, tokenizer=BPE(size=300)), tmp_path / "data", said.append)
+    size = sum(map(len, STORY))
+    assert f"{size:,} characters read for the tokenizer" in said
+
+
+def test_a_corpus_too_short_for_a_row_of_each_split_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"the validation split has \d+ documents with \d+ tokens, too few"):
+        prepare(data(tmp_path / "a.jsonl", STORY, length=500), tmp_path / "data", silent)
+    with pytest.raises(ValueError, match="holds no prepared data"):
+        TokenFile.open(tmp_path / "data", "train")
+    with pytest.raises(ConfigurationError, match="holds no text"):
+        prepare(data(tmp_path / "b.jsonl", []), tmp_path / "data", silent)
+
+
+PREPARE = """
+import resource, sys
+from pathlib import Path
+from edlm.data.corpus import Files
+from edlm.data.splits import Shares
+from edlm.data.tokenizer_kinds import Bytes
+from edlm.data.packing import Data, prepare
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+source, target = sys.argv[1:]
+data = Data(
+    corpus=Files(paths=(source,), longest=200_000),
+    tokenizer=Bytes(),
+    length=64,
+    shares=Shares(validation=0.1, judge=0.1),
+)
+before = peak()
+prepare(data, Path(target), lambda line: None)
+print(peak() - before)
+"""
+
+
+def test_a_large_file_is_prepared_in_bounded_memory(tmp_path):
+    """2.5 MB of text in one file, which need 360 MB where they are tokenised at once."""
+    source = tmp_path / "large.txt"
+    source.write_text("".join(f"line {number} of a text, about as long as lines are\n" for number in range(50_000)))
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, str(source), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) < 150
+
+
+def test_contradictory_shares_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"shares\.validation is 0; give validation a share"):
+        data(tmp_path / "a.jsonl", STORY, shares=Shares(validation=0, judge=0.1))
+    with pytest.raises(ValueError, match=r"shares\.validation is 0\.1, but validation has a corpus of its own"):
+        data(tmp_path / "a.jsonl", STORY, validation=Embedded())
+
+
+@pytest.fixture
+def copied(tmp_path, prepared):
+    for path in prepared.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.documents.bin"])
+def test_a_missing_or_truncated_file_is_named(copied, name):
+    whole_file = (copied / name).read_bytes()
+    (copied / name).write_bytes(whole_file[:-2])
+    with pytest.raises(ValueError, match=f"{name} has {len(whole_file) - 2} bytes, its index says {len(whole_file)}"):
+        TokenFile.open(copied, "train")
+    (copied / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        TokenFile.open(copied, "train")
+
+
+def test_a_foreign_tokenizer_or_a_damaged_index_is_refused(copied):
+    Characters().build([]).save(copied)
+    with pytest.raises(ValueError, match="the tokens were made with tokenizer"):
+        TokenFile.open(copied, "train")
+    (copied / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+        TokenFile.open(copied, "train")
+    (copied / "index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json"):
+        TokenFile.open(copied, "train")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 12), st.integers(0, 50), st.integers(0, 2**31))
+def test_any_division_among_workers_gives_the_same_rows(draw, batch, step, seed):
+    batches = Batches(counting(100), length=7, batch=batch, seed=seed)
+    cuts = sorted({0, batch, *draw.draw(st.lists(st.integers(0, batch)))})
+    parts = [batches.rows(step, start, stop) for start, stop in pairwise(cuts)]
+    together = batches.rows(step, 0, batch)
+    assert torch.equal(torch.cat([part.tokens for part in parts]), together.tokens)
+    assert torch.equal(torch.cat([part.places for part in parts]), torch.arange(batch))
+    assert (together.step, together.of) == (step, batch)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31))
+def test_an_epoch_is_each_row_of_consecutive_tokens_once(count, batch, seed):
+    length = 3
+    batches = Batches(counting(count * length + 2), length, batch, seed)
+    steps = range(2 * count)
+    starts = torch.cat([batches.rows(step, 0, batch).tokens for step in steps])[: 2 * count]
+    assert torch.equal(starts, starts[:, :1] + torch.arange(length))
+    for epoch in starts[:, 0].split(count):
+        assert sorted(epoch.tolist()) == list(range(0, count * length, length))
+
+
+def test_the_order_depends_on_the_seed_and_changes_with_the_epoch():
+    def order(seed, step):
+        return Batches(counting(300), length=3, batch=100, seed=seed).rows(step, 0, 100).tokens[:, 0].tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, step)) for seed in range(3) for step in range(3)}) == 9
+
+
+def test_rows_are_int64_and_read_from_the_file(prepared):
+    file = TokenFile.open(prepared, "train")
+    rows = Batches(file, length=8, batch=4, seed=0).rows(3, 1, 3)
+    assert rows.tokens.dtype == torch.int64
+    assert rows.tokens.shape == (2, 8)
+    assert rows.places.tolist() == [1, 2]
+    assert not file.tokens.flags.writeable
+
+
+def test_places_outside_the_batch_are_refused():
+    batches = Batches(counting(100), length=10, batch=4, seed=0)
+    for start, stop in ((0, 5), (-1, 2), (3, 2)):
+        with pytest.raises(ValueError, match=f"places {start} to {stop} are not within a batch of 4 rows"):
+            batches.rows(0, start, stop)
+
+
+def test_a_file_that_fills_no_row_is_refused():
+    with pytest.raises(ValueError, match="9 tokens do not fill one row of length 10"):
+        Batches(counting(9), length=10, batch=1, seed=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50))
+def test_a_measure_looks_at_rows_spread_evenly_over_the_split(count, limit):
+    rows = whole(counting(count * 3 + 1), 3, limit)
+    chosen = rows[:, 0] // 3
+    assert rows.shape == (min(count, limit), 3)
+    assert torch.equal(rows, chosen[:, None] * 3 + torch.arange(3))
+    assert chosen[0] == 0
+    gaps = torch.cat([chosen, torch.tensor([count])]).diff()
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1

@@ -1,0 +1,374 @@
+"""Splits follow one law, share no text, and hold their parts."""
+
+import json
+import math
+import unicodedata
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edlm.config import ConfigurationError, parse
+from edlm.data import splits
+from edlm.data.corpus import Embedded, Files
+from edlm.data.packing import Data, prepare
+from edlm.data.splits import FEW, Shares, text_key
+from edlm.data.synthetic import IN_DOCUMENT, Markov
+from edlm.data.tokenizer_kinds import Bytes
+from tests.places import DATA
+
+SPLITS = ("train", "validation", "judge")
+
+shares = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(
+    lambda percent: Shares(validation=percent[0] / 100, judge=percent[1] / 100)
+)
+texts = st.lists(st.text("ab", min_size=1, max_size=8), min_size=1, max_size=40)
+
+
+def written(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return Files(paths=(str(path),))
+
+
+def divide(corpus, validation, shares):
+    return splits.divide(corpus, validation, shares, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("splits")
+
+
+def by_split(corpus, validation, shares):
+    found = defaultdict(list)
+    for document, split in divide(corpus, validation, shares).documents():
+        found[split].append(document.text)
+    return found
+
+
+# Fairness: the splits' documents are draws of one law.
+
+
+def log_normal_texts(count, seed=0, sigma=1.0):
+    """Texts of words of a chain of letters, of log-normal lengths; the rarer letters stand in long texts."""
+    random = np.random.default_rng(seed)
+    found = []
+    for length in random.lognormal(5, sigma, count).astype(int) + 8:
+        letters = random.geometric(min(0.3, 40 / (length + 100)), length)
+        found.append("".join(" etaoinshrdlu"[min(letter, 12)] for letter in letters) + ".")
+    return found
+
+
+def english():
+    return Files(paths=(str(DATA / "english" / "train.jsonl"),))
+
+
+def paragraphs():
+    """The paragraphs of one in four of the English documents."""
+    lines = (DATA / "english" / "train.jsonl").read_text().splitlines()[::4]
+    return [part for line in lines for part in json.loads(line)["text"].split("\n\n") if part.strip()]
+
+
+def wikitext():
+    paths = tuple(str(DATA / "wikitext-2" / f"{name}.txt") for name in ("valid", "test"))
+    return Files(paths=paths, cut="line")
+
+
+def shakespeare():
+    return Files(paths=(str(DATA / "tinyshakespeare.txt"),), cut="paragraph")
+
+
+CORPORA = [lambda: log_normal_texts(3000), english, paragraphs, wikitext, shakespeare]
+
+
+@pytest.fixture(scope="module", params=CORPORA, ids=["log-normal", "english", "paragraphs", "wikitext", "shakespeare"])
+def fair(request, place):
+    if request.param is not CORPORA[0] and not DATA.is_dir():
+        pytest.skip("the corpora are not beside this checkout (shared/data)")
+    corpus = request.param()
+    if isinstance(corpus, list):
+        corpus = written(place / "fair.jsonl", corpus)
+    return by_split(corpus, None, Shares(validation=0.1, judge=0.25))
+
+
+def ratio(numerators, denominators):
+    """The ratio of the sums over documents, and its standard error."""
+    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    value = above.sum() / below.sum()
+    return value, np.sqrt(((above - value * below) ** 2).sum()) / below.sum()
+
+
+def assert_agree(found):
+    """`found` holds (value, standard error) of each split: each pair is within 3 standard errors."""
+    for one in found:
+        for other in found:
+            assert abs(found[one][0] - found[other][0]) <= 3 * math.hypot(found[one][1], found[other][1]), found
+
+
+def test_the_mean_length_is_the_same_in_every_split(fair):
+    lengths = {split: [len(text) for text in fair[split]] for split in SPLITS}
+    assert_agree({split: ratio(held, np.ones(len(held))) for split, held in lengths.items()})
+    # Logarithms: one huge document hides nothing.
+    logs = {split: np.log(held) for split, held in lengths.items()}
+    assert_agree({split: ratio(held, np.ones(len(held))) for split, held in logs.items()})
+
+
+def test_every_split_has_its_part_of_the_documents_and_of_the_characters(fair):
+    parts = {"train": 0.65, "validation": 0.1, "judge": 0.25}
+    sizes = [(split, len(text)) for split in SPLITS for text in fair[split]]
+    for split, part in parts.items():
+        inside = np.array([held == split for held, _ in sizes], dtype=float)
+        for weights in (np.ones(len(sizes)), np.array([size for _, size in sizes], dtype=float)):
+            value = (inside * weights).sum() / weights.sum()
+            error = math.sqrt(part * (1 - part) * (weights**2).sum()) / weights.sum()
+            assert abs(value - part) <= 3 * error
+
+
+class Codes(dict):
+    """The letters' numbers below 32, as `str.translate` reads them; 31 for what is no letter."""
+
+    def __missing__(self, letter):
+        return 31
+
+
+CODES = Codes({ord(letter): number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz \n'.,")})
+
+
+def codes(text):
+    return np.frombuffer(text.lower().translate(CODES).encode("latin-1"), dtype=np.uint8).astype(np.int32)
+
+
+def followers(document, order):
+    """Each letter of a document with the `order` - 1 before it, as one number; it begins after line ends."""
+    padded = np.concatenate([np.full(order - 1, 27, dtype=np.int32), document])
+    return sum(padded[i : i + len(document)] << 5 * (order - 1 - i) for i in range(order))
+
+
+def fitted(documents, order):
+    """Log-probabilities of each letter after each `order` - 1 letters, interpolated with lower orders."""
+    law = np.full(1, 1 / 32)
+    for n in range(1, order + 1):
+        counts = np.bincount(np.concatenate([followers(d, n) for d in documents]), minlength=32**n).reshape(-1, 32)
+        lower = law if n == 1 else np.tile(law, (32, 1))
+        law = (counts + 5 * lower) / (counts.sum(1, keepdims=True) + 5)
+    return np.log(law.reshape(-1))
+
+
+def test_a_character_model_of_train_finds_every_split_equally_likely(fair):
+    read = {split: [codes(text) for text in fair[split]] for split in SPLITS}
+    law = fitted(read["train"][::2], 4)
+    unseen = {**read, "train": read["train"][1::2]}
+    nats = {split: [-law[followers(d, 4)].sum() for d in held] for split, held in unseen.items()}
+    assert_agree({split: ratio(nats[split], [len(d) for d in unseen[split]]) for split in SPLITS})
+
+
+def test_separators_are_equally_frequent_in_every_split(place):
+    corpus = written(place / "separators.jsonl", log_normal_texts(3000))
+    data = Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=Shares(validation=0.1, judge=0.25))
+    prepare(data, place / "separators", lambda _: None)
+    found = {}
+    for split in SPLITS:
+        starts = np.fromfile(place / "separators" / f"{split}.documents.bin", dtype="<i8")
+        tokens = (place / "separators" / f"{split}.bin").stat().st_size // 2
+        found[split] = ratio(np.ones(len(starts)), np.diff(starts, append=tokens))
+    assert_agree(found)
+
+
+def test_the_splits_of_the_embedded_corpus_have_fair_mean_lengths():
+    lengths = {split: [len(text) for text in held] for split, held in by_split(Embedded(), None, TINY).items()}
+    assert set(lengths) == set(SPLITS)
+    means = [sum(held) / len(held) for held in lengths.values()]
+    assert max(means) < 1.15 * min(means)
+    total = sum(map(sum, lengths.values()))
+    for split, part in {"train": 0.65, "validation": 0.1, "judge": 0.25}.items():
+        assert sum(lengths[split]) / total == pytest.approx(part, rel=0.1)
+
+
+TINY = Shares(validation=0.1, judge=0.25)  # as in workflows/experiments/tiny.yaml
+
+
+def test_few_documents_have_no_size_that_a_split_prefers(place):
+    """Over many small corpora of very unequal documents, mean sizes agree on average and in each."""
+    differences = defaultdict(list)
+    for seed in range(60):
+        corpus = written(place / "few.jsonl", log_normal_texts(60, seed, sigma=1.2))
+        sizes = {split: np.array([len(t) for t in held]) for split, held in by_split(corpus, None, TINY).items()}
+        mean = np.concatenate(list(sizes.values())).mean()
+        for split in SPLITS:
+            differences[split].append(sizes[split].mean() / mean - 1)
+    for split in SPLITS:
+        assert abs(np.mean(differences[split])) < 0.05
+        assert np.std(differences[split]) < 0.25
+
+
+# Copies: line ends, trailing white space and Unicode form make no other text.
+
+
+def marred(text, choices):
+    """A copy of `text` with other line ends, white space behind lines, and another Unicode form."""
+    form, end, behind, last = choices
+    lines = unicodedata.normalize(form, text).split("\n")
+    return end.join(line + behind for line in lines) + last
+
+
+marrings = st.tuples(
+    st.sampled_from(["NFC", "NFD"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["", " ", "\t "]),
+    st.sampled_from(["", "\n", "\r\n", " \n\n"]),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@example("né\nb", ("NFD", "\r\n", "", "\n"))
+@given(st.text(st.characters(exclude_characters="\r", codec="utf-8"), min_size=1, max_size=30), marrings)
+def test_copies_have_one_key(text, choices):
+    assert text_key(marred(text, choices)) == text_key(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text("ab \nA", min_size=1, max_size=6), st.text("ab \nA", min_size=1, max_size=6))
+def test_texts_that_differ_in_more_have_other_keys(one, other):
+    def lines(text):
+        return "\n".join(line.rstrip() for line in text.split("\n")).rstrip()
+
+    assert (text_key(one) == text_key(other)) == (lines(one) == lines(other))
+
+
+@pytest.mark.parametrize("count", [100, FEW])
+def test_copies_share_a_split(place, count):
+    originals = [f"Ünïcode {number}\nof two lines" for number in range(count)]
+    copies = [marred(text, ("NFD", "\r\n", " ", "\n")) for text in originals]
+    found = by_split(written(place / "copies.jsonl", originals + copies), None, Shares(validation=0.2, judge=0.2))
+    where = {text: split for split, held in found.items() for text in held}
+    assert len(where) == 2 * count
+    assert [where[text] for text in originals] == [where[copy] for copy in copies]
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts, texts)
+def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(place, texts, held_out):
+    corpus = written(place / "e.jsonl", ["only here", *texts])
+    validation = written(place / "v.jsonl", [f"{text}\r\n" for text in held_out])
+    found = by_split(corpus, validation, Shares(validation=0, judge=0.2))
+    assert found["validation"] == [f"{text}\r\n" for text in held_out]
+    assert not set(found["train"] + found["judge"]) & set(held_out)
+    assert sorted(found[None]) == sorted(text for text in texts if text in held_out)
+
+
+# Assignment: a function of the text and the shares.
+
+
+def test_in_a_large_corpus_a_split_is_a_function_of_the_text_and_the_shares_alone(place):
+    texts = [f"document {number}" for number in range(3 * FEW)]
+    shares = Shares(validation=0.1, judge=0.2)
+    whole = divide(written(place / "whole.jsonl", texts), None, shares)
+    expected = [split for _, split in whole.documents()]
+    part = divide(written(place / "part.jsonl", texts[FEW:][::-1]), None, shares)
+    assert [split for _, split in part.documents()] == expected[FEW:][::-1]
+    assert [part.split(text) for text in texts] == expected
+
+
+def test_other_shares_move_only_the_documents_that_have_to_move(place):
+    corpus = written(place / "moved.jsonl", [f"document {number}" for number in range(FEW)])
+    before, after = (by_split(corpus, None, Shares(validation=0.1, judge=judge)) for judge in (0.2, 0.3))
+    assert before["validation"] == after["validation"]
+    assert set(before["judge"]) < set(after["judge"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts, shares, st.randoms(use_true_random=False))
+def test_few_documents_are_assigned_whatever_their_order(place, texts, shares, random):
+    shuffled = random.sample(texts, len(texts))
+    one = by_split(written(place / "a.jsonl", texts), None, shares)
+    other = by_split(written(place / "a.jsonl", shuffled), None, shares)
+    assert {split: sorted(held) for split, held in one.items()} == {
+        split: sorted(held) for split, held in other.items()
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts, shares)
+def test_splits_share_no_text_and_lose_none(place, texts, shares):
+    found = by_split(written(place / "a.jsonl", texts), None, shares)
+    assert sorted(text for held in found.values() for text in held) == sorted(texts)
+    sets = [set(found[split]) for split in SPLITS]
+    assert sum(map(len, sets)) == len(set(texts))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=3, max_size=40), shares)
+def test_of_few_documents_every_split_gets_one_and_is_within_a_document_or_two_of_its_share(place, sizes, shares):
+    texts = [f"{number:03d}" + "x" * size for number, size in enumerate(sizes)]
+    found = by_split(written(place / "b.jsonl", texts), None, shares)
+    total, longest = sum(map(len, texts)), max(map(len, texts))
+    parts = {"train": 1 - shares.validation - shares.judge, "validation": shares.validation, "judge": shares.judge}
+    for split, part in parts.items():
+        held = sum(map(len, found[split]))
+        assert abs(held - part * total) <= 2 * longest
+        assert (held > 0) == (part > 0)
+
+
+def test_few_documents_of_one_size_are_shared_out_exactly(place):
+    corpus = written(place / "d.jsonl", [f"{number:02d}" for number in range(20)])
+    found = by_split(corpus, None, Shares(validation=0.1, judge=0.25))
+    assert {split: len(documents) for split, documents in found.items()} == {"train": 13, "validation": 2, "judge": 5}
+
+
+def test_a_second_pass_is_the_same(place):
+    corpus = written(place / "f.jsonl", ["a", "bb", "a", "ccc", "d"])
+    found = divide(corpus, None, Shares(validation=0.3, judge=0.2))
+    assert list(found.documents()) == list(found.documents())
+    assert list(found.documents()) == list(divide(corpus, None, found.shares).documents())
+
+
+def test_a_corpus_that_changes_between_two_passes_is_refused(place):
+    found = divide(written(place / "g.jsonl", ["a", "b", "c"]), None, Shares(validation=0.3, judge=0.2))
+    written(place / "g.jsonl", ["a", "b", "d"])
+    with pytest.raises(ConfigurationError, match="the corpus has changed while it was read"):
+        list(found.documents())
+
+
+# Sources: independent draws, whatever was drawn.
+
+
+def test_the_documents_of_a_source_are_split_by_their_index_not_by_what_was_drawn():
+    def order(**changes):
+        source = Markov(symbols=2, length=1, sequences=400 * IN_DOCUMENT, **changes)
+        return [split for _, split in divide(source, None, Shares(validation=0.05, judge=0.05)).documents()]
+
+    assert order(seed=1) == order(seed=2) == order(concentration=9.0)
+    assert Counter(order()) == {"train": 360, "validation": 20, "judge": 20}
+    # The order that the committed tables were made with.
+    assert "".join(split[0] for split in order()[:40]) == "ttttttvttttttjttttttttttttvttttttjtttttt"
+
+
+def test_equal_documents_of_a_source_are_independent_too(monkeypatch):
+    monkeypatch.setattr("edlm.data.synthetic.IN_DOCUMENT", 1)
+    source = Markov(symbols=2, length=1, sequences=2000)
+    held = defaultdict(set)
+    for document, split in divide(source, None, Shares(validation=0.2, judge=0.2)).documents():
+        held[split].add(document.text)
+    assert all(held[split] == {"a", "b"} for split in SPLITS)
+
+
+# What cannot be split is refused.
+
+
+@pytest.mark.parametrize("copies", [1, FEW])
+def test_an_empty_corpus_is_refused(place, copies):
+    shares = Shares(validation=0.1, judge=0)
+    with pytest.raises(ConfigurationError, match="the corpus holds no text; check its paths"):
+        by_split(written(place / "g.jsonl", []), None, shares)
+    same = written(place / "h.jsonl", ["a"] * copies)
+    with pytest.raises(ConfigurationError, match="or none that the validation corpus does not hold"):
+        by_split(same, same, Shares(validation=0, judge=0))
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused():
+    with pytest.raises(ConfigurationError, match=r"validation 0\.5 and judge 0\.5 leave nothing to train on"):
+        parse(Shares, {"validation": 0.5, "judge": 0.5})
+    with pytest.raises(ConfigurationError, match="judge"):
+        parse(Shares, {"validation": 0.5, "judge": -0.1})

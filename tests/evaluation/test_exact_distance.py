@@ -1,0 +1,147 @@
+"""Distances from a known law: zero for the exact models, known for models that are wrong in a known way."""
+
+import math
+
+import pytest
+import torch
+
+from edlm.data.synthetic import Agree, HiddenMarkov, Markov
+from edlm.evaluation.exact_distance import QUARTERS, bound_excess, denoiser_distance, ratio, sample_distance
+from edlm.exact.models import ExactConditional, ExactDenoiser
+from edlm.likelihood.bounds import nelbo, sampler_bound
+from edlm.likelihood.estimate import Estimate, difference
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.schedule import Cosine, LogLinear
+
+SOURCES = {"markov": Markov(), "hidden-markov": HiddenMarkov()}
+every_source = pytest.mark.parametrize("name", SOURCES)
+
+
+def sequences(law, count=200):
+    return law.draw(77, torch.arange(count))
+
+
+@pytest.mark.parametrize("source", [*SOURCES.values(), Agree()], ids=lambda source: source.kind)
+def test_the_exact_denoiser_is_at_no_distance(source):
+    law = source.law()
+    found = denoiser_distance(sequences(law, 30), ExactDenoiser(law), law, LogLinear(), seed=0, draws=2)
+    assert tuple(found) == QUARTERS
+    for distance in found.values():
+        assert abs(distance.kl_nats_per_position.mean) < 1e-12
+        assert abs(distance.nelbo_nats.mean) < 1e-12
+
+
+@every_source
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=["log-linear", "cosine"])
+def test_the_quarters_add_up_to_what_the_nelbo_loses(name, schedule):
+    law = SOURCES[name].law()
+    x0, wrong = sequences(law), ExactDenoiser(law, mix=0.3)
+    found = denoiser_distance(x0, wrong, law, schedule, seed=0, draws=4)
+    total = Estimate(torch.stack([one.nelbo_nats.values for one in found.values()]).sum(dim=0), 8)
+    lost = difference(
+        nelbo(x0, wrong, schedule, seed=1, draws=12), nelbo(x0, ExactDenoiser(law), schedule, seed=1, draws=12)
+    )
+    assert total.mean > 20 * total.standard_error
+    assert abs(total.mean - lost.mean) < 4 * math.hypot(total.standard_error, lost.standard_error)
+    # An expectation over q has less noise than the same difference at the tokens that were drawn.
+    assert total.standard_error < lost.standard_error
+
+
+def test_the_distance_of_one_token_is_the_divergence_of_its_law_at_every_time():
+    law, mix = Markov(length=1, symbols=4).law(), 0.4
+    p = (1 - mix) * law.first + mix / 4
+    known = (law.first * (law.first / p).log()).sum().item()
+    for distance in denoiser_distance(sequences(law), ExactDenoiser(law, mix), law, LogLinear(), 0, 2).values():
+        assert distance.kl_nats_per_position.mean == pytest.approx(known)
+        assert distance.kl_nats_per_position.standard_error == pytest.approx(0, abs=1e-12)
+
+
+def test_a_denoiser_that_finds_a_possible_token_impossible_is_infinitely_far():
+    """Nothing is clipped: in half of the sequences it is right, and the mean is infinite all the same."""
+
+    class Certain(ExactDenoiser):
+        def read(self, xt, t):
+            return torch.tensor([0.0, -math.inf], dtype=torch.float64).expand(*xt.shape, 2)
+
+    law = Agree(symbols=2, length=4).law()
+    found = denoiser_distance(sequences(law), Certain(law), law, LogLinear(), 0, 1)
+    assert found[0.75, 1.0].kl_nats_per_position.mean == math.inf
+
+
+def test_a_ratio_of_totals_has_the_error_of_the_mean_where_counts_are_equal():
+    values = torch.tensor([1.0, 4.0, 2.0, 9.0], dtype=torch.float64)
+    one = ratio(values * 3, torch.full((4,), 3.0, dtype=torch.float64), 1)
+    assert one.mean == pytest.approx(4.0)
+    assert one.standard_error == pytest.approx(Estimate(values, 1).standard_error)
+
+
+def test_the_error_of_a_ratio_of_totals_is_that_of_many_repetitions():
+    u = torch.rand(4000, 50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = (u[..., 0] * 5).ceil()
+    totals = counts**1.5 + u[..., 1]
+    found = [ratio(*pair, 1) for pair in zip(totals[:200], counts[:200], strict=True)]
+    spread = (totals.sum(dim=1) / counts.sum(dim=1)).std().item()
+    claimed = math.sqrt(sum(one.standard_error**2 for one in found) / len(found))
+    assert claimed == pytest.approx(spread, rel=0.05)
+    naive = (totals / counts).mean(dim=1).std().item()
+    assert claimed != pytest.approx(naive, rel=0.05)
+
+
+@every_source
+def test_texts_of_the_law_are_at_no_distance_from_it(name):
+    law = SOURCES[name].law()
+    found = sample_distance(law.draw(5, torch.arange(2000)), law, seed=6)
+    excess, error = found.excess_nats
+    assert 0 < error < 0.5
+    assert abs(excess) < 4 * error
+    assert found.possible.mean == 1
+    assert found.pair_total_variation < 2 * found.pair_total_variation_of_law < 0.05
+
+
+@every_source
+def test_plain_diffusion_in_few_steps_writes_what_the_law_finds_unlikely(name):
+    law = SOURCES[name].law()
+    canvas, seeds = torch.full((500, law.length), law.vocabulary), torch.arange(500)
+    found = {}
+    for steps in (2, 8):
+        texts = Sampler(steps=steps).sample(canvas, ExactDenoiser(law), None, LogLinear(), seeds)
+        found[steps] = sample_distance(texts, law, seed=6)
+    excess, error = found[2].excess_nats
+    assert excess > 10 * error
+    assert found[8].excess_nats[0] < 0.6 * excess
+    assert found[2].pair_total_variation > 3 * found[2].pair_total_variation_of_law
+
+
+def test_a_sampler_with_one_sentence_looks_better_than_the_truth_to_the_cross_entropy_alone():
+    law = SOURCES["markov"].law()
+    texts = sequences(law, 500)
+    likeliest = texts[law.log_p(texts).argmax()]
+    found = sample_distance(likeliest.expand(500, -1), law, seed=6)
+    excess, error = found.excess_nats
+    assert excess < -5 * error
+    assert found.pair_total_variation > 10 * found.pair_total_variation_of_law
+
+
+def test_impossible_texts_are_counted_and_left_out_of_the_mean():
+    law = Agree(symbols=4, length=3).law()
+    texts = torch.tensor([[0, 0, 0], [1, 1, 2], [3, 3, 3], [0, 1, 2]])
+    found = sample_distance(texts, law, seed=0)
+    assert found.possible.mean == 0.5
+    assert found.cross_entropy.mean == pytest.approx(math.log(4))
+    assert found.excess_nats[0] == pytest.approx(0)
+    nothing = sample_distance(texts[1::2], law, seed=0)
+    assert nothing.possible.mean == 0
+    assert math.isnan(nothing.excess_nats[0])
+
+
+@every_source
+def test_the_excess_of_a_bound_is_sharper_than_the_bound_and_nothing_for_the_truth(name):
+    law = SOURCES[name].law()
+    x0, denoiser = sequences(law), ExactDenoiser(law)
+    plain = sampler_bound(x0, denoiser, None, LogLinear(), Sampler(steps=4), seed=1, draws=1)
+    exact = Sampler(steps=4, candidates=EXACT)
+    truth = sampler_bound(x0, denoiser, ExactConditional(law), LogLinear(), exact, seed=1, draws=1)
+    excess = bound_excess(plain, x0, law)
+    assert excess.mean > 4 * excess.standard_error
+    assert excess.standard_error < 0.5 * plain.standard_error
+    assert bound_excess(truth, x0, law).values.abs().max() < 1e-9

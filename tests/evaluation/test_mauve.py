@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.evaluation.mauve import (
+    SCALING,
+    STARTS,
+    _area,
+    _clustered,
+    _principal,
+    _quantised,
+    _spread_centres,
+    mauve_on_judge_features,
+)
+
+histograms = st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any)
+
+
+def normalised(counts: list[int]) -> torch.Tensor:
+    return torch.tensor([counts], dtype=torch.float64) / sum(counts)
+
+
+def normal(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x + torch.tensor([3.0, shift, 0, 0, 0, 0])  # away from the origin, where normalisation tears apart
+
+
+@given(histograms)
+def test_equal_histograms_have_area_one(counts):
+    assert _area(normalised(counts), normalised(counts)).item() == pytest.approx(1)
+
+
+@settings(max_examples=50)
+@given(histograms, histograms)
+def test_the_area_is_between_zero_and_one_and_the_same_both_ways(one, other):
+    p, q = normalised(one), normalised(other)
+    area = _area(p, q).item()
+    assert 0 < area <= 1 + 1e-12
+    assert _area(q, p).item() == pytest.approx(area)
+
+
+def test_histograms_that_share_nothing_have_the_area_of_the_bare_curve():
+    # x = (1 - w)^c and y = w^c: the area is c B(c + 1, c).
+    c = SCALING
+    exact = c * math.exp(math.lgamma(c + 1) + math.lgamma(c) - math.lgamma(2 * c + 1))
+    assert _area(normalised([1, 2, 0, 0]), normalised([0, 0, 3, 1])).item() == pytest.approx(
+        exact, rel=0.03
+    )  # 25 mixtures
+
+
+def test_the_area_of_a_fine_curve_is_the_integral():
+    p, q = normalised([4, 1, 0, 3]), normalised([1, 2, 2, 1])
+    w = (torch.arange(100_000, dtype=torch.float64) + 0.5)[:, None] / 100_000
+    r = w * p + (1 - w) * q
+    x = torch.exp(-SCALING * torch.special.xlogy(q, q / r).sum(-1))
+    y = torch.exp(-SCALING * torch.where(p > 0, torch.special.xlogy(p, p / r), 0).sum(-1))
+    assert _area(p, q).item() == pytest.approx(torch.trapezoid(y.flip(0), x.flip(0)).item(), abs=5e-3)
+
+
+def test_texts_of_the_same_law_are_nearer_than_texts_of_another():
+    data = normal(300, 0)
+    values = [mauve_on_judge_features(normal(300, 1, shift), data, seed=0).value for shift in (0.0, 1.0, 2.0, 6.0)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.9
+    assert values[-1] < 0.1
+
+
+def test_the_value_says_what_it_depends_on_and_is_a_function_of_the_seed():
+    found = mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
+    assert (found.clusters, found.generated_texts, found.data_texts) == (8, 120, 80)
+    assert found == mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
+    assert found != mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=4)
+    assert mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3, clusters=5).clusters == 5
+
+
+def test_the_bootstrap_error_is_the_spread_over_sets_of_texts():
+    found = [mauve_on_judge_features(normal(200, s, 1.5), normal(200, 100 + s), seed=0) for s in range(30)]
+    spread = torch.tensor([mauve.value for mauve in found]).std().item()
+    claimed = sum(mauve.standard_error for mauve in found) / len(found)
+    assert 0.6 < claimed / spread < 1.7
+
+
+def test_clusters_far_apart_are_found_and_seeded_one_centre_each():
+    centres = 50 * torch.eye(6, dtype=torch.float64)
+    x = centres.repeat_interleave(20, dim=0) + normal(120, 0)
+    for seed in range(5):
+        labels = _quantised(x, 6, seed).view(6, 20)
+        assert (labels == labels[:, :1]).all()
+        assert labels[:, 0].unique().numel() == 6
+        assert _spread_centres(x, 6, seed, 0).argmax(dim=1).unique().numel() == 6
+
+
+def test_the_best_of_several_starts_is_kept_and_the_seed_decides_where_they_are():
+    x = normal(200, 0)
+    for seed in range(4):
+        found = [_clustered(x, _spread_centres(x, 12, seed, start)) for start in range(STARTS)]
+        best, _ = min(found, key=lambda clustering: clustering[1])
+        assert len({left for _, left in found}) > 1
+        assert torch.equal(_quantised(x, 12, seed), best)
+    assert not torch.equal(_spread_centres(x, 12, 0, 0), _spread_centres(x, 12, 1, 0))
+
+
+def test_kmeans_ends_where_every_row_is_nearest_to_the_mean_of_its_cluster():
+    x = normal(150, 2)
+    labels, left = _clustered(x, _spread_centres(x, 7, 0, 0))
+    means = torch.stack([x[labels == label].mean(dim=0) for label in range(7)])
+    assert torch.equal(torch.cdist(x, means).argmin(dim=1), labels)
+    assert left == pytest.approx((x - means[labels]).square().sum().item())
+
+
+def test_a_centre_that_loses_its_rows_stays():
+    x = torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64)
+    labels, left = _clustered(x, torch.tensor([[0.0], [10.0], [99.0]], dtype=torch.float64))
+    assert labels.tolist() == [0, 0, 1]
+    assert left == 0.5
+
+
+def test_the_directions_that_vary_most_are_kept():
+    angle = 0.2 * normal(400, 0)[:, 2:5] * torch.tensor([1.0, 0.7, 0.05], dtype=torch.float64)
+    far = torch.cat([torch.ones(400, 1, dtype=torch.float64), angle], dim=1)
+    kept = _principal(far)
+    assert kept.shape == (400, 2)
+    around = far / far.norm(dim=1, keepdim=True)
+    whole = (around - around.mean(dim=0)).square().sum()
+    assert kept[:, 0].square().sum() > kept[:, 1].square().sum()
+    assert 0.9 < kept.square().sum() / whole < 1
+
+
+def test_texts_that_are_all_alike_are_one_cluster():
+    assert mauve_on_judge_features(torch.ones(20, 3), torch.ones(20, 3), seed=0).value == pytest.approx(1)
+
+
+def test_the_length_of_a_feature_vector_does_not_count():
+    one, other = normal(100, 0), normal(100, 1, 1.0)
+    stretched = one * torch.linspace(0.5, 5, 100, dtype=torch.float64)[:, None]
+    value = mauve_on_judge_features(one, other, seed=0).value
+    assert mauve_on_judge_features(stretched, other, seed=0).value == pytest.approx(value)
+
+
+def test_what_cannot_be_compared_is_refused():
+    x = normal(40, 0)
+    with pytest.raises(ValueError, match="features of 6 and 5 channels: one judge must read both"):
+        mauve_on_judge_features(x, x[:, :5], seed=0)
+    with pytest.raises(ValueError, match="40 generated and 3 data texts for 4 clusters"):
+        mauve_on_judge_features(x, x[:3], seed=0, clusters=4)
+    with pytest.raises(ValueError, match="1 generated and 40 data texts for 2 clusters"):
+        mauve_on_judge_features(x[:1], x, seed=0)
+    with pytest.raises(ValueError, match="for 1 clusters"):
+        mauve_on_judge_features(x, x, seed=0, clusters=1)
+    with pytest.raises(ValueError, match="not finite"):
+        mauve_on_judge_features(x * torch.inf, x, seed=0)

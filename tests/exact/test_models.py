@@ -1,0 +1,201 @@
+"""The exact models are those of the listed worlds, and at lengths that cannot be listed the identities hold as well."""
+
+import pytest
+import torch
+
+from edlm import equations
+from edlm.data.synthetic import Agree, HiddenMarkov, Markov
+from edlm.data.tokenizer_kinds import Symbols
+from edlm.energies.whole_sequence import AutoregressiveEnergy
+from edlm.evaluation.judge import Judge
+from edlm.evaluation.quality import assess
+from edlm.exact.models import ExactAutoregressive, ExactConditional, ExactDenoiser, ExactEnergy
+from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
+from edlm.likelihood.estimate import Estimate, difference
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.schedule import Cosine, LogLinear
+from tests import worlds
+from tests.laws import Step
+
+SHORT = {
+    "agree": Agree(symbols=3, length=4),
+    "markov": Markov(symbols=3, length=4, seed=1),
+    "hidden-markov": HiddenMarkov(symbols=3, length=4, states=3, move_concentration=0.4, seed=1),
+}
+LONG = {"markov": Markov(), "hidden-markov": HiddenMarkov()}
+SEQUENCES = 300
+short = pytest.mark.parametrize("name", SHORT)
+long = pytest.mark.parametrize("name", LONG)
+
+
+def listed(law):
+    return worlds.hidden(law.first, law.moves, law.emissions, law.length)
+
+
+def sequences(law, count=SEQUENCES):
+    """Not those of the source itself: of another seed."""
+    return law.draw(77, torch.arange(count))
+
+
+def holes(law, share=0.5):
+    """Every partly masked text, possible or not, and some of its masked positions that are new."""
+    xt = worlds.cartesian(law.vocabulary + 1, law.length)
+    chance = torch.rand(xt.shape, generator=torch.Generator().manual_seed(3))
+    return xt, (xt == law.vocabulary) & (chance < share)
+
+
+@short
+@pytest.mark.parametrize("mix", [0.0, 0.3])
+def test_the_denoiser_is_that_of_the_listed_world(name, mix):
+    law = SHORT[name].law()
+    xt = worlds.cartesian(law.vocabulary + 1, law.length)
+    found, wanted = ExactDenoiser(law, mix), worlds.Marginals(listed(law), mix)
+    t, masked = torch.ones(len(xt), dtype=torch.float64), xt == law.vocabulary
+    log_p, reference = (one.log_p(one.read(xt, t), masked) for one in (found, wanted))
+    torch.testing.assert_close(log_p.exp(), reference.exp())
+    assert (found.mask, found.vocabulary) == (wanted.mask, wanted.vocabulary)
+
+
+@short
+@pytest.mark.parametrize(("drafts", "block"), [(True, None), (False, None), (False, 2), (False, 3)])
+def test_the_energy_is_that_of_the_listed_world(name, drafts, block):
+    law = SHORT[name].law()
+    world = listed(law)
+    reader = worlds.Marginals(world, mix=0.2)
+    found, wanted = ExactEnergy(law, drafts, block), worlds.Residual(world, drafts, block)
+    assert (found.whole_sequence, found.block) == (wanted.whole_sequence, wanted.block)
+    xt, new = holes(law, share=1.0 if drafts else 0.6)
+    t = torch.ones(len(xt), dtype=torch.float64)
+    context = reader.read(xt, t)
+    tokens = torch.randint(law.vocabulary, (len(xt), 5, law.length), generator=torch.Generator().manual_seed(4))
+    x = torch.where(new[:, None], tokens, xt[:, None])
+    by_position = torch.where(
+        new[:, None], context[:, None].expand(-1, 5, -1, -1).gather(-1, tokens[..., None])[..., 0], 0
+    )
+    log_p = equations.sum_by_group(by_position, block)
+    torch.testing.assert_close(found(x, xt, t, log_p, context), wanted(x, xt, t, log_p, context), rtol=1e-8, atol=1e-9)
+
+
+@short
+def test_the_conditional_is_normalised_whatever_the_denoiser(name):
+    law = SHORT[name].law()
+    world, energy = listed(law), ExactConditional(law)
+    for xt, new in list(zip(*holes(law), strict=True))[::9]:
+        x, log_p, energies = Step(world, worlds.Marginals(world, mix=0.2), energy, 1).drafts(xt, 0.5, new)
+        assert (log_p.sum(dim=1) - energies[:, 0]).logsumexp(dim=0).item() == pytest.approx(0, abs=1e-9)
+        x = torch.where(new, x, xt)
+        found = energy.log_p(x[None], xt[None], torch.zeros(1))[0]
+        torch.testing.assert_close(found.exp(), world.log_conditional(x, xt).exp())
+
+
+@short
+def test_the_autoregressive_model_is_that_of_the_listed_world(name):
+    law = SHORT[name].law()
+    x = worlds.cartesian(law.vocabulary, law.length)
+    found, wanted = ExactAutoregressive(law), worlds.ExactAutoregressive(listed(law))
+    where = x % 2 == 0
+    for selected in (None, where):
+        torch.testing.assert_close(found.log_p(x, selected).exp(), wanted.log_p(x, selected).exp())
+    assert found.vocabulary == law.vocabulary
+
+
+@long
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=["log-linear", "cosine"])
+def test_with_perfect_marginals_the_nelbo_is_the_entropy_at_full_length(name, schedule):
+    law = LONG[name].law()
+    x0, entropy = sequences(law), law.entropy()
+    found = nelbo(x0, ExactDenoiser(law), schedule, seed=1, draws=16)
+    assert abs(found.mean - entropy.mean) < 4 * (found.standard_error + entropy.standard_error)
+    paired = difference(found, Estimate(-law.log_p(x0), 1))
+    assert paired.standard_error < found.standard_error
+    assert abs(paired.mean) < 4 * paired.standard_error
+    worse = difference(nelbo(x0, ExactDenoiser(law, mix=0.2), schedule, seed=1, draws=16), found)
+    assert worse.mean > 10 * worse.standard_error
+
+
+@long
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_sampled_exactly_the_bound_is_each_sequences_own_log_probability(name, steps):
+    law = LONG[name].law()
+    x0 = sequences(law)
+    sampler = Sampler(steps=steps, candidates=EXACT)
+    found = sampler_bound(x0, ExactDenoiser(law, mix=0.3), ExactConditional(law), LogLinear(), sampler, 2, draws=1)
+    torch.testing.assert_close(found.values, -law.log_p(x0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_sampled_exactly_texts_have_the_entropy_of_the_source_at_any_number_of_steps(steps):
+    law = LONG["hidden-markov"].law()
+    canvas, entropy = torch.full((1500, law.length), law.vocabulary), law.entropy()
+    sampler = Sampler(steps=steps, candidates=EXACT)
+    texts = sampler.sample(canvas, ExactDenoiser(law), ExactConditional(law), LogLinear(), torch.arange(1500))
+    nll = Estimate(-law.log_p(texts), 1)
+    assert abs(nll.mean - entropy.mean) < 4 * (nll.standard_error + entropy.standard_error)
+
+
+@long
+def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
+    """Markov chain of 8 symbols, L = 32: whole drafts lose to plain diffusion from two steps on, but for the last step;
+    step energies win, and blocks win most where steps are few."""
+    law = LONG[name].law()
+    x0 = sequences(law)
+    truth = Estimate(-law.log_p(x0), 1)
+
+    def bound(steps: int, energy=None, k: int = 8, window=(0.0, 1.0), repeats=1) -> Estimate:
+        sampler = Sampler(steps=steps, candidates=k, window=window)
+        found = sampler_bound(x0, ExactDenoiser(law), energy, LogLinear(), sampler, 1, draws=1, repeats=repeats)
+        return difference(found, truth)
+
+    def clear(better: Estimate, worse: Estimate) -> bool:
+        gap = difference(worse, better)
+        return gap.mean > 4 * gap.standard_error
+
+    whole, step, blocks = (
+        ExactEnergy(law, whole_sequence=True),
+        ExactEnergy(law, False),
+        ExactEnergy(law, False, block=8),
+    )
+    plain = {steps: bound(steps) for steps in (1, 2, 4, 8)}
+    assert all(clear(plain[more], plain[fewer]) for fewer, more in ((1, 2), (2, 4), (4, 8)))
+    assert clear(plain[4], bound(4, whole))
+    assert clear(bound(4, whole, repeats=8), bound(4, whole))
+    assert clear(bound(4, whole, window=(0.0, 0.25)), plain[4])
+    assert clear(bound(4, step), bound(4, whole, window=(0.0, 0.25)))
+    assert clear(bound(1, blocks), bound(1, step))
+    assert clear(bound(1, blocks, k=32), bound(1, blocks))
+    assert bound(1, whole).mean == pytest.approx(bound(1, step).mean)
+    assert all(bound(4, energy).mean > 0 for energy in (step, blocks))
+
+
+@long
+def test_at_full_length_the_autoregressive_energy_is_the_exact_one_but_for_a_constant_of_what_is_known(name):
+    law = LONG[name].law()
+    x0 = sequences(law, 20)
+    model = ExactAutoregressive(law)
+    xt = torch.where(torch.rand(x0.shape, generator=torch.Generator().manual_seed(0)) < 0.6, law.vocabulary, x0)
+    other = law.fill(xt, xt == law.vocabulary, torch.full(x0.shape, 0.5, dtype=torch.float64))[0]
+    x, log_p = torch.stack([x0, other], dim=1), torch.zeros(20, 2, 1, dtype=torch.float64)
+    t, nothing = torch.ones(20), torch.zeros(1)
+    ar = AutoregressiveEnergy(model)(x, xt, t, log_p, nothing)  # pyright: ignore[reportArgumentType]
+    exact = ExactEnergy(law, whole_sequence=True)(x, xt, t, log_p, nothing)
+    torch.testing.assert_close(ar - exact, -law.log_p(xt)[:, None, None].expand(-1, 2, 1))
+    torch.testing.assert_close(autoregressive_nll(x0, model).values, -law.log_p(x0))  # pyright: ignore
+
+
+def test_the_exact_autoregressive_model_is_a_judge():
+    law = LONG["markov"].law()
+    texts = sequences(law)
+    tokenizer = Symbols(size=law.vocabulary).build([])
+    judge = Judge("exact", ExactAutoregressive(law), tokenizer, law.length + 1, start=law.vocabulary)
+    quality = assess(texts, judge)
+    torch.testing.assert_close(quality.nats, -law.log_p(texts))
+    assert not quality.retokenised
+    torch.testing.assert_close(quality.features, law.moves[texts[:, -1]])
+
+
+def test_what_makes_no_sense_is_refused():
+    law = SHORT["agree"].law()
+    with pytest.raises(ValueError, match=r"mix is a share, between 0 and 1; got 1\.5"):
+        ExactDenoiser(law, mix=1.5)
+    with pytest.raises(ValueError, match=r"a whole draft is weighed as one; leave block out \(got 8\)"):
+        ExactEnergy(law, whole_sequence=True, block=8)

@@ -1,0 +1,90 @@
+"""What a text will cost is known before it is written, in passes exactly enough and in seconds as measured."""
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, Pace, Work, of_canvas, of_step
+from edlm.sampling.sampler import Sampler
+from edlm.schedule import Cosine, LogLinear
+from tests.engines import Table
+
+MASKED, LENGTH, MASK = 7, 10, 99
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize(
+    "sampler", [Sampler(steps=4, candidates=3), Sampler(steps=30, candidates=5, window=(0.2, 0.8))]
+)
+def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, schedule, drafts):
+    energy = Table(lambda b, k: torch.zeros(b, k))
+    energy.whole_sequence = drafts
+
+    class Reader:
+        mask = MASK
+
+    rows, costs = 2000, torch.zeros(3)
+    xt = torch.full((rows, LENGTH), MASK)
+    xt[:, MASKED:] = 1
+    seeds, times = torch.arange(rows), sampler.times()
+    for i in range(sampler.steps, 0, -1):
+        t, s = times[i].expand(rows), times[i - 1].expand(rows)
+        now = sampler.reveal(xt, t, s, torch.full((rows,), i), Reader, schedule, seeds)  # pyright: ignore
+        xt = torch.where(now.revealed, 1, xt)
+        weighed = bool(sampler.weighs(times[i], energy))
+        for count in now.revealed.sum(dim=1)[now.moves].tolist():
+            work = of_step(count / LENGTH, weighed, sampler, energy)
+            costs += torch.tensor([work.passes, work.candidates, work.weighed])
+    expected = of_canvas(MASKED, LENGTH, sampler, energy, schedule)
+    assert (costs / rows).tolist() == pytest.approx([expected.passes, expected.candidates, expected.weighed], rel=0.03)
+
+
+def test_before_anything_was_measured_there_is_a_guess():
+    assert Pace().seconds(Work(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
+    assert Pace().seconds(Work(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
+
+
+@given(start=st.floats(0, 1), each=st.floats(0.01, 1), rows=st.lists(st.integers(1, 16), min_size=2, max_size=9))
+def test_the_start_of_a_call_is_told_from_its_rows_once_calls_differ(start, each, rows):
+    assume(max(rows) > 2 * min(rows))
+    assume(each * sum(rows) > 0.2 * (start * len(rows) + each * sum(rows)))
+    price = CostModel()
+    price.measured(1, 100.0)  # the first call, which made everything ready
+    for count in rows:
+        price.measured(count, start + each * count)
+    assert price.parts == pytest.approx((start, each), abs=1e-6)
+
+
+def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_tell_nothing_of_it():
+    pace = Pace()
+    for _ in range(2):
+        pace.measured(PASS, 1, 0.11)
+        assert pace.seconds(Work(2.0), "", False, 16) == pytest.approx(0.22)
+    pace.measured(PASS, 16, 0.26)
+    assert pace.seconds(Work(2.0), "", False, 1) == pytest.approx(0.22)
+    assert pace.seconds(Work(2.0), "", False, 10) == pytest.approx(0.04)
+
+
+def test_what_bites_divide_is_not_the_start_of_a_call():
+    pace = Pace()
+    for units in (1.0, 1.0, 8.0):
+        pace.measured("step", units, 0.5 + 0.05 * units)
+    assert pace.divisible(Work(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
+
+
+def test_a_line_that_falls_is_not_believed():
+    price = CostModel()
+    for units, seconds in ((1.0, 2.0), (1.0, 2.0), (9.0, 1.0)):
+        price.measured(units, seconds)
+    start, each = price.parts
+    assert each > 0
+    assert start >= 0
+
+
+def test_what_is_measured_replaces_what_was_measured_before():
+    pace = Pace()
+    for seconds in [1.0] * 50 + [3.0] * 200:
+        pace.measured("step", 10.0, seconds)
+    assert pace.seconds(Work(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)

@@ -1,0 +1,287 @@
+"""The generator writes, fills gaps and scores; every text is a function of its own seed."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.checkpoints.networks import OpenDenoiser
+from edlm.data.tokenizer_kinds import Bytes, Characters, TokenizerConfig
+from edlm.inference.canvas import block_count
+from edlm.inference.generator import Bundle, TextGenerator, save_bundle
+from edlm.inference.request import Request
+from edlm.inference.sequence import RunningSequence
+from edlm.inference.text import document_end
+from edlm.models.denoiser import Denoiser
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.state import StepResult
+from edlm.sampling.unmasking import MostCertain, Remasking
+from edlm.schedule import LogLinear
+from edlm.storage import committed, publish
+from tests.bundles import LENGTH, make_bundle, save_models
+from tests.networks import TRUNK
+from tests.vocabularies import Given
+
+QUICK = settings(max_examples=15, deadline=None)
+SAMPLER = Sampler(steps=4, candidates=2)
+VOCABULARY = 27
+tokens = st.integers(0, VOCABULARY - 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = make_bundle(tmp_path_factory.mktemp("generator"))
+    publish(folder, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(folder, tmp_path_factory) -> TextGenerator:
+    return TextGenerator.load(str(folder), tmp_path_factory.mktemp("cache"), committed(str(folder)).digest)
+
+
+def uniform_generator(tokenizer: TokenizerConfig | Given) -> TextGenerator:
+    """A fresh network gives every token the same probability, whatever stands beside it."""
+    built = tokenizer.build([])
+    denoiser = OpenDenoiser(Denoiser(TRUNK, built.size).eval(), LogLinear(), LENGTH, Path())
+    return TextGenerator(Bundle(name="uniform", sampler=Sampler(steps=1)), denoiser, {}, built)
+
+
+@QUICK
+@given(known=st.lists(st.none() | tokens, min_size=1, max_size=LENGTH), seed=st.integers(0, 2**53))
+def test_infilling_keeps_what_is_given_and_fills_every_gap(generator, known, seed):
+    (text,) = generator.infill(known, [seed], SAMPLER)
+    assert len(text.tokens) == len(known)
+    assert all(0 <= token < VOCABULARY for token in text.tokens)
+    assert all(given in (None, token) for given, token in zip(known, text.tokens, strict=True))
+
+
+def test_parts_become_tokens_and_holes(generator):
+    assert generator.places(["ab", 3, "C"]) == (1, 2, None, None, None, 3)
+
+
+@QUICK
+@given(prompt=st.lists(tokens, max_size=30), wanted=st.integers(1, 40))
+def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, wanted):
+    steps: list[StepResult] = []
+    (text,) = generator.write(prompt, wanted, [5], SAMPLER, on_step=steps.append)
+    assert len(text.tokens) == wanted
+    assert text.finish_reason == "length"
+    assert {step.xs.shape[1] for step in steps} == {LENGTH}
+    assert sum(step.t[0].item() == 1 for step in steps) == block_count(len(prompt), wanted, LENGTH)
+
+
+def test_what_is_written_is_the_fixed_context_of_the_next_block(generator):
+    steps: list[StepResult] = []
+    prompt = [1, 2, 3]
+    (text,) = generator.write(prompt, 3 * LENGTH, [5], SAMPLER, on_step=steps.append)
+    whole, half = [*prompt, *text.tokens], LENGTH // 2
+    first, second, third, *_ = (i for i, step in enumerate(steps) if step.t[0] == 1)
+    assert steps[second - 1].xs[0].tolist() == whole[:LENGTH]
+    for step in steps[second:third]:
+        assert step.xs[0, :half].tolist() == whole[LENGTH - half : LENGTH]
+    assert steps[third - 1].xs[0].tolist() == whole[LENGTH - half : 2 * LENGTH - half]
+    assert first == 0
+
+
+def test_each_block_has_its_own_randomness():
+    generator = uniform_generator(Characters())
+    (text,) = generator.write([], 2 * LENGTH, [1], Sampler(steps=1))
+    half = LENGTH // 2
+    assert text.tokens[half:LENGTH] != text.tokens[LENGTH : LENGTH + half]
+
+
+@pytest.mark.parametrize("energy", ["step", "conditional"])
+def test_a_text_depends_on_its_own_seed_alone(generator, energy):
+    seeds = [7, 1, 2**53 - 1, 7]
+    together = generator.write([3, 4], 20, seeds, SAMPLER, energy)
+    alone = [generator.write([3, 4], 20, [seed], SAMPLER, energy)[0] for seed in seeds]
+    assert together == alone
+    assert together[0] == together[3]
+    assert len({text.text for text in together}) == 3
+    gaps = [1, None, None, 2, None]
+    assert generator.infill(gaps, seeds, SAMPLER, energy) == [
+        generator.infill(gaps, [seed], SAMPLER, energy)[0] for seed in seeds
+    ]
+
+
+def test_a_document_that_ends_ends_its_text_and_no_other():
+    generator = uniform_generator(Bytes())
+    separator, seeds = generator.tokenizer.separator, list(range(6))
+    together = generator.write([], 250, seeds, Sampler(steps=1))
+    assert {text.finish_reason for text in together} == {"stop", "length"}
+    for text in together:
+        assert separator not in text.tokens
+        assert (len(text.tokens) == 250) == (text.finish_reason == "length")
+    assert together == [generator.write([], 250, [seed], Sampler(steps=1))[0] for seed in seeds]
+
+
+def test_a_text_leaves_the_batch_once_nothing_more_of_it_is_wanted():
+    generator = uniform_generator(Bytes())
+    mask, separator, seeds = generator.mask, generator.tokenizer.separator, list(range(40))
+    steps: list[StepResult] = []
+    texts = generator.write([], LENGTH, seeds, Sampler(steps=8), on_step=steps.append)
+    assert len(steps[0].xs) == len(seeds)
+    for before, after in pairwise(steps):
+        unfinished = [row for row in before.xs.tolist() if document_end(row, mask, separator) is None and mask in row]
+        assert len(after.xs) == len(unfinished) > 0
+    assert 0 < sum(text.finish_reason == "stop" for text in texts) < len(seeds)
+    assert sum(text.tally.denoiser_calls for text in texts) == sum(int(step.denoiser_calls.sum()) for step in steps)
+    first = generator.write([], 1, [1], Sampler(steps=300), on_step=steps.append)[0]
+    assert first.tally.denoiser_calls < LENGTH
+
+
+@pytest.mark.parametrize("row", [[], [5, 9, 1], [9, 5, 1], [1, 2]])
+def test_a_document_has_not_ended_while_something_before_its_separator_is_masked(row):
+    assert document_end(row, mask=9, separator=5) == (0 if row[:1] == [5] else None)
+    assert document_end(row, mask=9, separator=None) is None
+
+
+def test_a_separator_in_the_prompt_ends_nothing():
+    generator = uniform_generator(Bytes())
+    separator = generator.tokenizer.separator
+    assert separator is not None
+    (text,) = generator.write([separator, 65], 3, [0], Sampler(steps=1))
+    assert (len(text.tokens), text.finish_reason) == (3, "length")
+
+
+def test_the_tally_counts_what_the_energy_was_asked(generator):
+    (plain,) = generator.write([], LENGTH, [1], Sampler(steps=4))
+    assert (plain.tally.energy_calls, plain.tally.mean_ess) == (0, None)
+    (weighed,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=3))
+    assert weighed.tally.energy_calls == 3 * len(weighed.tally.ess)  # steps with one new token a block ask nothing
+    assert 0 < len(weighed.tally.ess) <= weighed.tally.denoiser_calls
+    assert weighed.tally.mean_ess is not None
+    assert 1 <= weighed.tally.mean_ess <= 3
+    (exact,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=0), "conditional")
+    assert exact.tokens != plain.tokens
+
+
+@pytest.mark.parametrize("steps", [3, 7, 11])
+def test_a_window_of_the_last_step_holds_it_however_its_time_rounds(generator, steps):
+    sampler = Sampler(steps=steps, candidates=3, window=(0.0, 1 / steps))
+    tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(40)]
+    assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to choose
+
+
+def test_the_step_callback_ends_the_work_by_raising(generator):
+    def stop(_: StepResult) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generator.write([], 5, [1], SAMPLER, on_step=stop)
+
+
+def test_a_uniform_model_scores_every_text_at_log_of_the_vocabulary():
+    generator = uniform_generator(Characters())
+    score = generator.score(generator.read("hello"), seed=3, draws=64, sampler=Sampler(steps=4))
+    assert score.bound.mean == pytest.approx(5 * math.log(27), rel=1e-6)
+    assert score.bound.standard_error < 1e-5
+    assert abs(score.nelbo.mean - 5 * math.log(27)) < 3 * score.nelbo.standard_error
+
+
+@QUICK
+@given(text=st.lists(tokens, min_size=1, max_size=LENGTH), candidates=st.integers(1, 3))
+def test_every_text_has_a_finite_score(generator, text, candidates):
+    sampler = replace(SAMPLER, candidates=candidates)
+    score = generator.score(text, seed=1, draws=2, sampler=sampler)
+    assert set(score.energies) == {"step", "conditional"}
+    for estimate in (score.nelbo, score.bound, *score.energies.values()):
+        assert math.isfinite(estimate.mean)
+        assert math.isfinite(estimate.standard_error)
+    again = generator.score(text, seed=1, draws=2, sampler=sampler)
+    assert torch.equal(again.bound.values, score.bound.values)
+
+
+def test_the_prompt_is_read_as_the_tokenizer_reads_it(generator):
+    assert generator.tokenizer.decode(generator.read("The 5!")) == "the five "
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY, 2**60])
+def test_tokens_outside_the_vocabulary_are_refused(generator, token):
+    with pytest.raises(ValueError, match=f"token {token} is not in the vocabulary"):
+        generator.read([1, token])
+
+
+@pytest.mark.parametrize("size", [0, LENGTH + 1])
+def test_a_text_that_fits_no_canvas_is_not_scored(generator, size):
+    with pytest.raises(ValueError, match=f"has {size} tokens; a score needs 1 to {LENGTH}"):
+        generator.score([1] * size, 1, 2, SAMPLER)
+
+
+def test_energies_that_cannot_be_used_are_refused(generator):
+    with pytest.raises(ValueError, match="energy 'nce' is not in this model; it has: conditional, step"):
+        generator.energy_for(SAMPLER, "nce")
+    with pytest.raises(ValueError, match="energy 'step' is not normalised"):
+        generator.energy_for(Sampler(steps=4, candidates=0), "step")
+    with pytest.raises(ValueError, match="this model has no energy"):
+        uniform_generator(Characters()).energy_for(SAMPLER, None)
+
+
+def test_a_bundle_of_another_digest_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match=f"expected {'0' * 64}; register the model again"):
+        TextGenerator.load(str(folder), tmp_path, "0" * 64)
+
+
+def test_a_damaged_bundle_is_refused(tmp_path):
+    folder = make_bundle(tmp_path)
+    publish(folder, str(folder))
+    weights = folder / "energies" / "step" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"'energies/step/weights.safetensors' has SHA-256"):
+        TextGenerator.load(str(folder), tmp_path / "cache")
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_text("content")
+    publish(tmp_path / "model", str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="is no bundle"):
+        TextGenerator.load(str(tmp_path / "model"), tmp_path / "cache")
+
+
+def test_a_bundle_that_could_not_generate_is_not_made(tmp_path):
+    denoiser, energies = save_models(tmp_path / "models")
+    with pytest.raises(ValueError, match="energy 'nce' is not in this model"):
+        save_bundle(tmp_path / "one", Bundle(name="x", energy="nce", sampler=SAMPLER), denoiser, energies)
+    with pytest.raises(ValueError, match="no energy to choose with"):
+        save_bundle(tmp_path / "two", Bundle(name="x", sampler=SAMPLER), denoiser, {})
+    other, _ = save_models(tmp_path / "others", length=LENGTH + 1)
+    with pytest.raises(ValueError, match="was made for the denoiser"):
+        save_bundle(tmp_path / "three", Bundle(name="x", energy="step", sampler=SAMPLER), other, energies)
+
+
+def test_a_bundle_is_made_of_published_models(tmp_path):
+    denoiser, energies = save_models(tmp_path / "models")
+    for place in (denoiser, *energies.values()):
+        publish(place, str(place))
+    save_bundle(tmp_path / "bundle", Bundle(name="x", energy="step", sampler=SAMPLER), denoiser, energies)
+    publish(tmp_path / "bundle", "memory://bundles/x")
+    generator = TextGenerator.load("memory://bundles/x", tmp_path / "cache")
+    assert list(generator.energies) == ["conditional", "step"]
+
+
+def test_remasking_keeps_a_prompt_on_every_canvas(generator):
+    sampler, prompt, steps = Sampler(steps=6, revealing=Remasking(share=1.0)), [3, 4, 5], []
+    (text,) = generator.write(prompt, 2 * LENGTH, [5], sampler, on_step=steps.append)
+    assert len(text.tokens) == 2 * LENGTH
+    assert [step.t[0].item() == 1 for step in steps[:13]] == [True, *[False] * 5] * 2 + [True]  # none is left out
+    assert all(step.xs[0, :3].tolist() == prompt for step in steps[:6])
+    assert any(bool(((a.xs != generator.mask) & (b.xs == generator.mask)).any()) for a, b in pairwise(steps[:6]))
+    kept = [step.xs[0].tolist() for step in steps[6:12]]  # half a canvas of what was written is the context of the next
+    assert len({tuple(canvas[: LENGTH // 2]) for canvas in kept}) == 1
+
+
+@pytest.mark.parametrize("revealing", [MostCertain(), Remasking(share=0.5)])
+def test_texts_that_share_steps_reveal_at_random(generator, revealing):
+    sampler = Sampler(steps=4, revealing=revealing)
+    job = Request(known=(1, 2), max_tokens=3, seed=0, sampler=sampler, energy=None, key="", deadline=0.0)
+    with pytest.raises(ValueError, match=f"revealing is {revealing.kind}: texts that share steps reveal at_random"):
+        RunningSequence(job, generator)

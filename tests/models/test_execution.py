@@ -1,0 +1,51 @@
+"""Rounded and compiled networks say what the exact ones say, up to the grain of the number format."""
+
+import shutil
+
+import pytest
+import torch
+
+from edlm.inference.generator import open_bundle
+from edlm.models.execution import Execution
+from edlm.sampling.sampler import Sampler
+from tests.bundles import LENGTH, make_bundle
+
+TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("execution"))
+
+
+def test_scores_in_bfloat16_are_those_of_the_exact_networks_up_to_its_grain(folder):
+    exact, rounded = (open_bundle(folder, execution=Execution(precision=p)) for p in ("float32", "bfloat16"))
+    scores = [one.score(TEXT, 1, 4, Sampler(steps=4, candidates=2)) for one in (exact, rounded)]
+    assert scores[0].nelbo.mean == pytest.approx(scores[1].nelbo.mean, rel=0.05)
+    assert scores[0].bound.mean == pytest.approx(scores[1].bound.mean, rel=0.05)
+    for name, energy in scores[0].energies.items():
+        assert energy.mean == pytest.approx(scores[1].energies[name].mean, abs=0.05 * len(TEXT))
+
+
+@pytest.mark.parametrize("candidates", [0, 1, 2])
+def test_what_is_computed_in_bfloat16_fills_every_gap(folder, candidates):
+    generator = open_bundle(folder, execution=Execution(precision="bfloat16"))
+    assert next(generator.denoiser.network.parameters()).dtype == torch.bfloat16
+    sampler = Sampler(steps=3, candidates=candidates)
+    (text,) = generator.infill([1, *[None] * (LENGTH - 1)], [5], sampler, "conditional")
+    assert text.tokens[0] == 1
+    assert all(0 <= token < generator.mask for token in text.tokens)
+
+
+@needs_compiler
+def test_compiled_layers_say_what_the_exact_ones_say_in_batches_of_any_size(folder):
+    torch._dynamo.reset()  # of what other tests have compiled
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    exact, compiled = (open_bundle(folder, execution=Execution(compiled=one)).denoiser.network for one in (False, True))
+    xt = torch.randint(exact.mask + 1, (5, LENGTH), generator=torch.Generator().manual_seed(0))
+    t = torch.rand(5, generator=torch.Generator().manual_seed(1))
+    for rows in (1, 2, 3, 5):
+        torch.testing.assert_close(compiled.read(xt[:rows], t[:rows]), exact.read(xt[:rows], t[:rows]))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert 0 < graphs <= 4  # one row is a case of its own

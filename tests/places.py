@@ -1,0 +1,12 @@
+"""Where tests find the project's files, and the corpora and golden values that may lie beside a checkout."""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+SMALLEST = PROJECT / "tests" / "workflows" / "smallest.yaml"
+"""An experiment of every stage, in about a minute."""
+
+SHARED = PROJECT.parent / "shared"
+"""Not part of the project: a test that needs it skips where it is absent."""
+DATA = SHARED / "data"
+GPT2 = DATA / "gpt2"

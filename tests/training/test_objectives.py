@@ -1,0 +1,290 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edlm.cooperative import finished
+from edlm.data.batches import Rows
+from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.interfaces import AbstractEnergy
+from edlm.models.transformer import TransformerConfig
+from edlm.rng import Purpose, uniforms
+from edlm.schedule import Cosine, LogLinear, draw_times
+from edlm.training.energy_objectives import Conditioning, Contrastive, draw_step, frozen
+from edlm.training.objectives import Denoising, NextToken
+from tests.networks import autoregressive, denoiser, stirred
+
+V, L, N = 5, 12, 24
+
+
+def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
+    """A part of the global batch of a step."""
+    tokens = torch.randint(V, (N, L), generator=torch.Generator().manual_seed(7))
+    return Rows(tokens=tokens[start:stop], step=step, places=torch.arange(start, stop), of=N)
+
+
+def contrastive(config, loss="ranking", negatives=3):
+    net = denoiser(V)
+    below = stirred(Conditional(width=16).build(net), seed=5) if isinstance(config, Residual) else None
+    energy = stirred(config.build(net, below), seed=3)
+    return Contrastive(net, energy, LogLinear(), negatives, loss, seed=0)
+
+
+def every_objective():
+    net = denoiser(V)
+    return {
+        "denoising": Denoising(denoiser(V), Cosine(), seed=0),
+        "next token": NextToken(autoregressive(V)),
+        "step": contrastive(Step(block=4, width=16)),
+        "step whole, binary": contrastive(Step(block=None, width=16), "binary"),
+        "bidirectional": contrastive(Bidirectional(), "binary"),
+        "residual": contrastive(Residual(width=16)),
+        "conditional": Conditioning(net, stirred(Conditional(width=16).build(net, None), 3), LogLinear(), 0),
+    }
+
+
+NAMES = list(every_objective())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_does_not_depend_on_how_the_batch_is_cut(name):
+    objective = every_objective()[name]
+    whole, _ = objective(rows())
+    parts = [objective(rows(start, start + 6))[0] for start in range(0, N, 6)]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_the_trained_network_and_nothing_else(name):
+    objective = every_objective()[name]
+    loss, _ = objective(rows())
+    loss.backward()
+    trained = {id(parameter) for parameter in objective.trained.parameters()}
+    for parameter in objective.parameters():
+        if id(parameter) not in trained:
+            assert parameter.grad is None
+    assert any(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in objective.trained.parameters()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_objective_trains_in_bfloat16(name):
+    objective = every_objective()[name].bfloat16()
+    loss, observations = objective(rows())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(value.isfinite().all() for value in observations.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_in_which_nothing_is_masked_give_a_finite_loss(name, monkeypatch):
+    objective = every_objective()[name]
+    monkeypatch.setattr("edlm.training.objectives.uniforms", lambda *args, **kwargs: _almost_zero(*args, **kwargs))
+    loss, _ = objective(rows())
+    loss.backward()
+    assert loss.isfinite()
+
+
+def _almost_zero(seed, step, row, purpose, shape=(), device=None):
+    from edlm.rng import uniforms
+
+    return uniforms(seed, step, row, purpose, shape, device) * 1e-9
+
+
+@pytest.mark.parametrize("loss", ["ranking", "binary"])
+@pytest.mark.parametrize("config", [Step(block=4), Step(block=None), Bidirectional()])
+def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
+    net = denoiser(V)
+    objective = Contrastive(net, config.build(net, None), LogLinear(), 3, loss, seed=0)
+    value, observed = objective(rows())
+    torch.testing.assert_close(
+        observed["gain_nats"], torch.zeros(N, dtype=observed["gain_nats"].dtype), atol=1e-5, rtol=0
+    )
+    assert 0 < value.item() <= (math.log(4) if loss == "ranking" else 2 * math.log(2)) + 1e-6
+
+
+def test_the_steps_that_energies_learn_cover_the_grids():
+    t, s = draw_step(0, Rows(torch.zeros(4096, 1, dtype=torch.long), 0, torch.arange(4096), 4096), largest_grid=64)
+    steps = 1 / (t - s)
+    torch.testing.assert_close(steps, steps.round())
+    assert steps.min().round() == 1
+    assert steps.max().round() == 64
+    assert bool(((s >= 0) & (t <= 1 + 1e-12)).all())
+    # T is log-uniform: as many grids of 2 to 4 steps as of 16 to 32.
+    few, many = ((steps >= 2) & (steps < 4)).sum(), ((steps >= 16) & (steps < 32)).sum()
+    assert 0.7 < few / many < 1.4
+
+
+def test_every_step_of_a_grid_is_equally_likely_whatever_the_grid():
+    of = 40_000
+    t, s = draw_step(2, Rows(torch.zeros(of, 1, dtype=torch.long), 0, torch.arange(of), of), largest_grid=8)
+    steps = (1 / (t - s)).round().long()
+    for count in range(1, 9):
+        hits = torch.bincount((t[steps == count] * count).round().long(), minlength=count + 1)
+        assert hits[0] == 0
+        expected = hits.sum() / count
+        assert ((hits[1:] - expected) ** 2 / expected).sum() < 30  # at most 7 degrees of freedom, one in 10,000
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "next token"])
+def test_all_noise_changes_with_the_step_and_the_seed_and_with_nothing_else(name):
+    objective = every_objective()[name]
+    first, again, later = objective(rows())[0], objective(rows())[0], objective(rows(step=4))[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    objective.seed = 1
+    assert not torch.equal(first, objective(rows())[0])
+
+
+# ---------------------------------------------------------------- what is compared, and what it comes to
+
+
+class Watched(AbstractEnergy):
+    """Any numbers as energies, a function of the new tokens and the time; keeps what it was asked."""
+
+    def __init__(self, whole_sequence: bool, block: int | None, proposal: AbstractEnergy | None = None) -> None:
+        super().__init__()
+        self.whole_sequence, self.block, self.scale = whole_sequence, block, nn.Parameter(torch.ones(()))
+        self.proposal = proposal
+
+    def forward(self, x, xt, t, log_p, context):
+        self.asked = (x, xt, t, log_p, context)
+        tokens = F.pad(x * torch.arange(1, L + 1), (0, -L % (self.block or L)))
+        told = tokens.unflatten(-1, (-1, self.block or L)).sum(-1)
+        return self.scale * torch.sin(told.float() + t.float()[:, None, None])
+
+
+WATCHED = {
+    "whole drafts": (True, None),
+    "a step": (False, None),
+    "a step in blocks": (False, 5),
+    "a step on a proposal": (False, None),
+}
+
+
+def noise_of(objective, whole_sequence: bool, places: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """t, s, x_t and U of the rows at `places`, by the definitions."""
+    if whole_sequence:
+        t = draw_times(objective.seed, 3, places, N)
+        s = torch.zeros_like(t)
+    else:
+        t, s = draw_step(objective.seed, rows(), objective.largest_grid)
+    u = [uniforms(objective.seed, 3, places, purpose, (L,)) for purpose in (Purpose.MASK, Purpose.REVEAL)]
+    masked = u[0] >= (1 - t)[:, None]  # log-linear
+    return t, s, torch.where(masked, V, rows().tokens), masked & (u[1] < ((t - s) / t)[:, None])
+
+
+@pytest.mark.parametrize("loss", ["ranking", "binary"])
+@pytest.mark.parametrize("name", WATCHED)
+def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where_two_tokens_are_new(name, loss):
+    net, (drafts, block), negatives = denoiser(V), WATCHED[name], 3
+    proposal = stirred(Conditional(width=16).build(net), seed=5).requires_grad_(False) if "proposal" in name else None
+    energy = Watched(drafts, block, proposal)
+    objective = Contrastive(net, energy, LogLinear(), negatives, loss, seed=6, largest_grid=4)
+    value, observed = objective(rows())
+    x, xt, t, log_p, context = energy.asked
+    wanted_t, _, wanted_xt, new = noise_of(objective, drafts, torch.arange(N))
+    assert torch.equal(t, wanted_t)
+    assert torch.equal(observed["t"], wanted_t)
+    assert torch.equal(xt, wanted_xt)
+    torch.testing.assert_close(context, net.read(xt, t))
+    assert torch.equal(new, xt == V) == drafts
+    assert torch.equal(x[:, 0], torch.where(new, rows().tokens, xt))
+    u = uniforms(6, 3, torch.arange(N), Purpose.NEGATIVE, (negatives, L))
+    if proposal is None:
+        law = torch.zeros(N, L, V).masked_scatter(new[..., None], net.log_p(context, new))
+        drawn = (u[..., None] >= law.double().exp().cumsum(-1)[:, None]).sum(-1).clamp(max=V - 1)
+        assert torch.equal(x[:, 1:], torch.where(new[:, None], drawn, xt[:, None]))
+        told = law[:, None].expand(-1, negatives + 1, -1, -1).gather(-1, x.clamp(max=V - 1)[..., None])[..., 0]
+        size = block or L
+        by_group = [part.sum(-1) for part in torch.where(new[:, None], told, 0.0).split(size, dim=-1)]
+        torch.testing.assert_close(log_p, torch.stack(by_group, dim=-1))
+    else:
+        for j in range(negatives):
+            assert torch.equal(x[:, 1 + j], finished(proposal.drawing(xt, new, context, u[:, j]))[0])
+        torch.testing.assert_close(log_p, proposal.log_p(x, xt, context)[..., None])
+    energies = energy(x, xt, t, log_p, context).detach()
+    groups = energies.shape[2]
+    losses, gains, weighed = torch.zeros(N), torch.zeros(N), 0
+    for row, group in itertools.product(range(N), range(groups)):
+        members = slice(group * (block or L), (group + 1) * (block or L))
+        if new[row, members].sum() < 2:
+            continue
+        weighed += 1
+        data, others = energies[row, 0, group], energies[row, 1:, group]
+        ranking = -torch.log((-data).exp() / ((-data).exp() + (-others).exp().sum()))
+        binary = (1 + data.exp()).log() + (1 + (-others).exp()).log().mean()
+        losses[row] += (ranking if loss == "ranking" else binary) / groups
+        gains[row] += math.log(negatives + 1) - ranking
+    assert 0 < weighed < N * groups
+    torch.testing.assert_close(value, losses.mean())
+    torch.testing.assert_close(observed["gain_nats"], gains)
+
+
+def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_reveals():
+    net = denoiser(V)
+    energy = stirred(Conditional(width=16, left=2, right=1).build(net), seed=3)
+    objective = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32)
+    value, observed = objective(rows())
+    t, _, xt, new = noise_of(objective, False, torch.arange(N))
+    context, x0 = net.read(xt, t), rows().tokens
+    log_c = energy.log_p(torch.where(new, x0, xt)[:, None], xt, context)[:, 0].detach()
+    log_p = net.log_p_of(context, new, x0).sum(dim=1).detach()
+    assert len(new.sum(dim=1).unique()) > 3
+    assert bool((new.sum(dim=1) == 0).any())
+    each = [-nats / count if count else 0.0 for nats, count in zip(log_c.tolist(), new.sum(1).tolist(), strict=True)]
+    assert value.item() == pytest.approx(sum(each) / N, rel=1e-5)
+    torch.testing.assert_close(observed["gain_nats"], log_c - log_p)
+    assert torch.equal(observed["t"], t)
+
+
+def test_denoising_is_the_weighed_cross_entropy_of_what_is_masked_per_token():
+    net, schedule = denoiser(V), Cosine()
+    value, observed = Denoising(net, schedule, seed=6)(rows())
+    t = draw_times(6, 3, torch.arange(N), N)
+    x0 = rows().tokens
+    masked = uniforms(6, 3, torch.arange(N), Purpose.MASK, (L,)) >= schedule.alpha(t)[:, None]
+    logits = net.log_p(net.read(torch.where(masked, V, x0), t), torch.ones_like(masked)).unflatten(0, (N, L))
+    nll = F.nll_loss(logits.transpose(1, 2), x0, reduction="none") * masked
+    each = schedule.weight(t) * nll.sum(dim=1) / L
+    assert value.item() == pytest.approx(each.mean().item(), rel=1e-5)
+    torch.testing.assert_close(observed["nelbo_nats_per_token"], each.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(observed["t"], t)
+
+
+def test_next_token_training_is_the_mean_over_every_token():
+    model = autoregressive(V)
+    value, observed = NextToken(model)(rows())
+    assert value.item() == pytest.approx(-model.log_p(rows().tokens).sum().item() / (N * L), rel=1e-5)
+    assert observed == {}
+
+
+def test_what_is_frozen_has_nothing_to_train_and_no_dropout():
+    net = denoiser(V).train()
+    assert frozen(net) is net
+    assert not net.training
+    assert not any(weight.requires_grad for weight in net.parameters())
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "on a proposal", "conditioning"])
+def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_objective_into_training(kind):
+    trunk = TransformerConfig(width=16, layers=2, heads=2, dropout=0.5)
+    net = denoiser(V, trunk)
+    below = stirred(Conditional(width=16).build(net), seed=5)
+    if kind == "conditioning":
+        objective = Conditioning(net, stirred(Conditional(width=16).build(net), 3), LogLinear(), seed=0)
+    else:
+        config, on = (Step(block=4, width=16), None) if kind == "contrastive" else (Residual(width=16), below)
+        objective = Contrastive(net, stirred(config.build(net, on), 3), LogLinear(), 3, "ranking", seed=0)
+    wanted, of_wanted = objective.eval()(rows())
+    objective.train()
+    net.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        loss, observed = objective(rows())
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(observed["gain_nats"], of_wanted["gain_nats"])

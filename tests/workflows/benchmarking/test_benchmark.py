@@ -1,0 +1,131 @@
+"""The race is run by everybody in every round, and what is told follows from the times."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edlm.checkpoints.networks import save_autoregressive
+from edlm.config import dump, load
+from edlm.data.corpus import Files
+from edlm.data.packing import Data, prepare
+from edlm.data.splits import Shares
+from edlm.data.tokenizer import FILE
+from edlm.models.execution import Execution
+from edlm.sampling.sampler import Sampler
+from edlm.storage import publish
+from tests.bundles import CHARACTERS, LENGTH, save_models
+from tests.networks import TRUNK, autoregressive
+from tests.places import PROJECT
+from workflows.benchmark import SampleBenchmark, sample
+from workflows.benchmarking.race import Lap, RacedSampler, Times, race
+from workflows.benchmarking.trained import Trained
+from workflows.evaluation.measurements.likelihood import Bound
+from workflows.reporting.document import Table
+
+SMALL = SampleBenchmark(
+    vocabularies=(9,), lengths=(8,), steps=(4,), candidates=(1, 2), width=16, layers=1, head_width=16, rounds=2
+)  # fmt: skip
+
+
+def test_every_round_has_everybody_once_in_turn_and_the_first_warms_up():
+    ran: list[str] = []
+    contestants = [RacedSampler(name, [Lap(lambda name=name: ran.append(name))]) for name in "abc"]
+    found = race(contestants, 2, torch.device("cpu"))
+    assert ran == [*"abc", *"bca", *"cab"]
+    assert [len(times.rounds) for times in found.values()] == [2, 2, 2]
+
+
+def test_a_lap_stands_for_as_many_as_it_says():
+    found = race([RacedSampler("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"))
+    assert found["steps"].median == 0.0
+
+
+def test_ratios_are_of_the_same_round():
+    assert Times([1.0, 2.0, 4.0]).times_of(Times([2.0, 6.0, 4.0])) == (2.0, 1.0, 3.0)
+
+
+def test_every_sampler_stands_in_the_table_of_its_size():
+    (table,) = [block for block in sample(SMALL).blocks if isinstance(block, Table)]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells) == [
+        "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole drafts, k = 2",
+        "naive whole drafts, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
+        "conditional, exact", "conditional, verifying drafts",
+    ]  # fmt: skip
+    assert cells["naive plain (1 of 4 steps timed)"]["denoiser calls"] == "4.0"
+    assert cells["naive whole drafts, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
+    assert 1 <= float(cells["conditional, verifying drafts"]["kept a call"]) <= 8
+    assert cells["conditional, exact"]["kept a call"] == "–"
+    assert cells["plain"]["times plain"].startswith("1.00 ")
+    assert cells["autoregressive"]["times faster than naive"] == "–"
+    assert "(" in cells["plain"]["times faster than naive"]
+
+
+def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers():
+    (table,) = [
+        block
+        for block in sample(replace(SMALL, execution=Execution(precision="bfloat16"))).blocks
+        if isinstance(block, Table)
+    ]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    others = {name.removesuffix(", bfloat16") for name in cells if name.endswith(", bfloat16")}
+    assert others == {name for name in cells if "naive" not in name and "bfloat16" not in name}
+    assert cells["plain, bfloat16"]["times plain"].startswith("1.00 ")
+    for name in ("plain", "whole drafts, k = 2"):
+        naive = [one for one in cells if one.startswith(f"naive {name} (")]
+        assert len(naive) == 1
+        assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
+
+
+def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
+    tokenizer = CHARACTERS.build([])
+    denoiser, energies = save_models(tmp_path / "models")
+    for name in ("autoregressive", "judge"):
+        weights, file = autoregressive(tokenizer.size).state_dict(), tmp_path / "models" / FILE
+        save_autoregressive(tmp_path / name, weights, TRUNK, LENGTH, file, {})
+    stories = (json.dumps({"text": f"story {i} of many"}) + "\n" for i in range(200))
+    (tmp_path / "stories.jsonl").write_text("".join(stories))
+    corpus, shares = Files(paths=(str(tmp_path / "stories.jsonl"),)), Shares(validation=0.5, judge=0.0)
+    settings = Data(corpus=corpus, tokenizer=CHARACTERS, length=LENGTH, shares=shares)
+    prepare(settings, tmp_path / "data", lambda _: None)
+    places = {"denoiser": denoiser, **{name: tmp_path / name for name in ("autoregressive", "judge", "data")}}
+    for place in (*places.values(), *energies.values()):
+        publish(place, str(place))
+    uris = {name: str(place) for name, place in places.items()}
+    models = tmp_path / "models.yaml"
+    models.write_text(dump(Trained(**uris, energies={n: str(p) for n, p in energies.items()}, sequences=4, texts=4)))
+    wanted = SampleBenchmark(models=str(models), steps=(2,), candidates=(1, 2), rounds=1)
+    (table,) = [block for block in sample(wanted).blocks if isinstance(block, Table)]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells) == [
+        "autoregressive", "plain", "naive plain (1 of 2 steps timed)", "step, k = 2", "conditional, k = 2",
+        "conditional, exact", "conditional, verifying drafts",
+    ]  # fmt: skip
+    subject = load(Trained, models).subject()
+    (bound,) = Bound(subject=subject, energy="step", sampler=Sampler(steps=2, candidates=2)).find().rows["bounds"]
+    assert cells["step, k = 2"]["bound, nats a token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
+    told = {name: row["generative perplexity"] for name, row in cells.items()}
+    assert {name for name, value in told.items() if value == "–"} == {
+        "naive plain (1 of 2 steps timed)", "conditional, verifying drafts",
+    }  # fmt: skip
+    assert all(float(value) > 1 for value in told.values() if value != "–")
+    assert 0 < float(cells["autoregressive"]["entropy, nats"]) < 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "python -m workflows.benchmark sample"),
+        (["sample", "--rounds", "0"], "rounds"),
+        (["sample", "--models", "models.yaml", "--width", "64"], "width: of untrained networks"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments, said):
+    command = [sys.executable, "-m", "workflows.benchmark", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
+    assert done.returncode == 2
+    assert said in done.stderr

@@ -1,0 +1,156 @@
+"""The load that a service is put under, and what is told of it afterwards."""
+
+import asyncio
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from cluster.http.local import listening
+from tests.client.test_client import DETAILS, STATE, USAGE, event, refusal
+from workflows.benchmarking.arrivals import Planned, delayed, plan, poisson, together
+from workflows.benchmarking.load import Asking, RequestOutcome, burst, load
+from workflows.benchmarking.load_tables import endings_table, latency_table
+from workflows.benchmarking.serve_document import ratios
+from workflows.benchmarking.summary import by_steps, percentile, summary
+
+DONE, BUSY, LATE, SILENT, CUT, BROKEN = 1, 2, 3, 4, 5, 6  # what the service below does, by the steps it is asked for
+
+
+async def answer(request: Request):
+    body = await request.json()
+    match body["edlm"]["steps"]:
+        case 2:
+            return refusal(429, "overloaded", None, {"retry-after": "3"})
+        case 3:
+            return refusal(504, "deadline_exceeded", None)
+        case 4:
+            await asyncio.sleep(60)
+        case 6:
+            return refusal(500, "engine_error", None)
+    if body.get("stream"):
+        lines = [
+            event({"choices": [], "edlm": {"state": STATE | {"denoiser_calls": 0}}}),
+            event({"choices": [], "edlm": {"state": STATE}}),
+        ]
+        if body["edlm"]["steps"] == DONE:
+            lines += [event({"choices": [], "usage": USAGE, "edlm": {"details": DETAILS}}), "data: [DONE]\n\n"]
+        return StreamingResponse(iter(lines), media_type="text/event-stream")
+    choice = {"index": 0, "text": "ab", "finish_reason": "length"}
+    return JSONResponse({"id": "c", "model": "m", "choices": [choice], "usage": USAGE, "edlm": DETAILS})
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with listening(Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])) as at:
+        yield at
+
+
+def outcome(steps: int, seconds: float, ending="done", at: float = 0.0) -> RequestOutcome:
+    return RequestOutcome(Planned(at, steps, 1, 0), ending, seconds, tokens=10 if ending == "done" else 0)
+
+
+def test_arrivals_are_a_poisson_process():
+    times = poisson(20_000, 5.0, seed=1)
+    gaps = [after - before for before, after in pairwise((0.0, *times))]
+    # Exponential gaps: mean and deviation 1 / rate, and one second holds none with probability e^-5.
+    assert statistics.mean(gaps) == pytest.approx(0.2, rel=4 / math.sqrt(len(gaps)))
+    assert statistics.stdev(gaps) == pytest.approx(0.2, rel=0.05)
+    counts = Counter(math.floor(at) for at in times)
+    whole = math.floor(times[-1])
+    each = [counts[second] for second in range(whole)]
+    assert statistics.mean(each) == pytest.approx(5, rel=0.05)
+    assert statistics.variance(each) == pytest.approx(5, rel=0.1)
+
+
+def test_a_plan_is_the_seeds_and_has_each_kind_equally_often():
+    made = plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancels=0.25, cancel_seconds=2.0)
+    assert made == plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancels=0.25, cancel_seconds=2.0)
+    assert made != plan(60, 2.0, (4, 16, 64), (1, 8), seed=4, cancels=0.25, cancel_seconds=2.0)
+    assert set(Counter((one.steps, one.candidates) for one in made).values()) == {10}
+    assert sum(one.cancel_after is not None for one in made) == 15
+    assert [one.steps for one in made] != sorted(one.steps for one in made)
+    assert len({one.seed for one in made}) == 60
+    assert {one.at for one in plan(6, None, (4,), (1,), seed=3)} == {0.0}
+
+
+def test_plans_are_joined_in_the_order_of_their_times():
+    late = delayed(plan(2, None, (4,), (1,), seed=0), 0.5)
+    joined = together(late, plan(2, None, (9,), (1,), seed=0))
+    assert [(one.at, one.steps) for one in joined] == [(0.0, 9), (0.0, 9), (0.5, 4), (0.5, 4)]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 100))
+@settings(deadline=None)
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(values, percent):
+    found = percentile(values, percent)
+    enough = [value for value in values if 100 * sum(other <= value for other in values) >= percent * len(values)]
+    assert found == min(enough)
+
+
+def test_of_no_values_there_is_no_percentile():
+    assert math.isnan(percentile([], 50))
+
+
+def test_goodput_counts_what_was_done_in_time_and_throughput_all_that_was_done():
+    outcomes = [outcome(4, 1.0), outcome(4, 3.0), outcome(4, 0.5, "busy"), outcome(4, 2.0, at=8.0)]
+    found = summary(outcomes, deadline=2.0)
+    assert (found.seconds, found.texts_per_second, found.tokens_per_second, found.goodput) == (10.0, 0.3, 3.0, 0.2)
+    assert found.endings == {"done": 3, "busy": 1}
+
+
+def test_latencies_are_of_what_was_done_by_its_steps():
+    outcomes = [outcome(16, 2.0), outcome(4, 1.0), outcome(4, 9.0, "busy")]
+    assert {steps: len(each) for steps, each in by_steps(outcomes).items()} == {4: 1, 16: 1}
+    table = latency_table("seconds", {"ours": outcomes})
+    assert [row[:4] for row in table.rows] == [("ours", "4", "1", "1"), ("ours", "16", "1", "2")]
+    assert endings_table("all", {"ours": outcomes}, 5.0).rows[0][:4] == ("ours", "3", "2", "1")
+
+
+def test_ratios_are_of_the_same_round():
+    assert ratios([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]) == "2.00 (1.00 to 3.00)"
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_every_ending_is_told_apart(url, states):
+    kinds = [DONE, BUSY, LATE, SILENT, CUT if states else BROKEN, DONE]
+    requests = [Planned(0.0, steps, 1, seed, 0.2 if seed == 3 else None) for seed, steps in enumerate(kinds)]
+    outcomes = load(url, requests, Asking(deadline=20.0, states=states))
+    assert [one.ending for one in outcomes] == [
+        "done", "busy", "late", "cancelled", "lost" if states else "failed", "done"
+    ]  # fmt: skip
+    assert [one.request for one in outcomes] == requests
+    assert (outcomes[1].retry_after, outcomes[0].tokens, outcomes[2].tokens) == (3.0, 2, 0)
+    assert (outcomes[0].first_seconds is not None) == states
+    assert outcomes[4].said
+
+
+def test_a_request_that_says_nothing_hangs_and_ends_the_load_all_the_same(url):
+    (found,) = load(url, [Planned(0.0, SILENT, 1, 0)], Asking(deadline=0.1, spare=0.2))
+    assert found.ending == "hung"
+    assert found.seconds >= 0.3
+
+
+def test_a_service_that_is_not_there_loses_every_request():
+    assert {one.ending for one in load("http://127.0.0.1:9", plan(3, None, (4,), (1,), 0), Asking())} == {"lost"}
+
+
+def test_a_request_is_sent_when_it_is_due_though_others_wait(url):
+    requests = [Planned(0.0, SILENT, 1, 0), Planned(0.3, DONE, 1, 1)]
+    silent, done = load(url, requests, Asking(deadline=0.5, spare=0.5))
+    assert (silent.ending, done.ending) == ("hung", "done")
+    assert done.seconds < silent.seconds
+
+
+def test_a_burst_comes_at_once(url):
+    found = burst(url, [Planned(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
+    assert [(one.request.at, one.ending) for one in found] == [(0.0, "done"), (0.0, "done")]

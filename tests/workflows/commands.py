@@ -1,0 +1,28 @@
+"""The commands of a user on the smallest experiment, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.places import PROJECT, SMALLEST
+
+
+def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
+    arguments = [sys.executable, "-m", f"workflows.{module}", str(SMALLEST), *overrides]
+    settings = {
+        "cwd": PROJECT,
+        "env": {**os.environ, "EDLM_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "start_new_session": True,
+    }
+    return arguments, settings
+
+
+def run(home: Path, module: str, *overrides: str, expect: int = 0) -> str:
+    arguments, settings = command(home, module, *overrides)
+    done = subprocess.run(arguments, timeout=700, check=False, **settings)
+    assert done.returncode == expect, done.stdout
+    return done.stdout

@@ -1,0 +1,176 @@
+import dataclasses
+import math
+import re
+
+import pytest
+import torch
+
+from edlm.config import ConfigurationError, load, parse, plain
+from edlm.likelihood.estimate import Estimate
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
+from edlm.storage import publish
+from tests.places import PROJECT, SMALLEST
+from workflows.evaluate import bound_rows, metrics_of, tabulate
+from workflows.evaluation.measurements.likelihood import Bound, bound_columns, sampler_columns
+from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
+from workflows.experiment import Experiment
+from workflows.reporting.terminal import report
+from workflows.stage import fingerprint, storage_root
+
+EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [*EXPERIMENTS, SMALLEST], ids=lambda path: path.name)
+def test_every_shipped_experiment_is_valid_and_reads_back(path):
+    experiment = load(Experiment, path)
+    assert parse(Experiment, plain(experiment)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
+        ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
+        ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "names in `base` a conditional energy"),
+        (
+            {
+                "finetune": [
+                    {"name": "a", "base": "b", "energy": {"kind": "residual"}, "training": {"steps": 1, "batch": 1}}
+                ]
+            },
+            "finetune.0.base: 'b' is no conditional energy that stands before 'a'; there are: none",
+        ),
+        ({"evaluate": {"windows": [[0.9, 0.1]]}}, "not .from, to. with from <= to"),
+        ({"evaluate": {"judge": {"kind": "oracle"}}}, "there is no 'oracle'"),
+        ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
+        ({"evaluate": {"candidates": [2]}}, "must hold 1"),
+        ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
+        ({"evaluate": {"fitted_steps": [8], "fitted_points": 4}}, "8 steps cannot be made of 4 times"),
+        (
+            {"register": {"energy": "step", "sampler": {"steps": 4, "revealing": {"kind": "most_certain"}}}},
+            "register.sampler.revealing: most_certain; the endpoint reveals at_random",
+        ),
+        ({"evaluate": {"revealing": [{"kind": "at_random"}]}}, "at_random is what is measured anyway; leave it out"),
+        ({"evaluate": {"revealing": [{"kind": "most_certain"}] * 2}}, "two share the name 'most certain first'"),
+        ({"evaluate": {"effort_budgets": [1.0]}}, "evaluate.effort_budgets.0: Input should be greater than 1; got 1.0"),
+        ({"evaluate": {"effort_steps": [0]}}, "evaluate.effort_steps.0: Input should be greater than or equal to 1"),
+        ({"evaluate": {"sample_candidates": []}}, "evaluate.sample_candidates is empty"),
+        ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),
+        ({"denoiser": {"width": 20, "heads": 4}}, "multiple of 2 x heads"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_way_out(change, message):
+    tree = plain(load(Experiment, SMALLEST)) | change
+    with pytest.raises(ConfigurationError, match=message):
+        parse(Experiment, tree)
+
+
+def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_they_lie(tmp_path):
+    for name, text in (("here", "text"), ("there", "text"), ("other", "another text")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+        publish(tmp_path / name, str(tmp_path / name))
+    here, there, other = (str(tmp_path / name) for name in ("here", "there", "other"))
+    reference = fingerprint("stage", {"steps": 1}, {"data": here}, "code")
+    assert fingerprint("stage", {"steps": 1}, {"data": there}, "code") == reference
+    assert fingerprint("stage", {"steps": 1}, {"data": other}, "code") != reference
+    assert fingerprint("stage", {"steps": 2}, {"data": here}, "code") != reference
+    assert fingerprint("other", {"steps": 1}, {"data": here}, "code") != reference
+    assert fingerprint("stage", {"steps": 1}, {"data": here}, "other code") != reference
+
+
+def test_an_input_that_is_not_finished_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="which is not finished; run that stage first"):
+        fingerprint("pretrain", {}, {"data": str(tmp_path / "nowhere")}, "code")
+
+
+def test_outputs_go_where_the_settings_say_then_the_environment_then_the_project(tmp_path, monkeypatch):
+    experiment = load(Experiment, SMALLEST)
+    monkeypatch.setenv("EDLM_HOME", str(tmp_path))
+    assert storage_root(experiment) == str(tmp_path)
+    assert storage_root(dataclasses.replace(experiment, storage="memory://bucket")) == "memory://bucket"
+    monkeypatch.delenv("EDLM_HOME")
+    assert storage_root(experiment).endswith("/runs")
+
+
+def test_a_ray_jobs_temporary_copy_is_no_place_for_outputs(tmp_path, monkeypatch):
+    copy = tmp_path / "working_dir_files" / "_ray_pkg_1" / "workflows" / "stage.py"
+    monkeypatch.setattr("workflows.stage.__file__", str(copy))
+    monkeypatch.delenv("EDLM_HOME", raising=False)
+    with pytest.raises(ConfigurationError, match="set EDLM_HOME before `ray start`"):
+        storage_root(load(Experiment, SMALLEST))
+
+
+def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound, MeasuredRows]:
+    subject = Subject("", "", "", "", {"step": ""}, len(values), seed=0)
+    cell = Bound(subject=subject, energy=energy, sampler=Sampler(steps=2, candidates=candidates))
+    estimate = Estimate(torch.tensor(values, dtype=torch.float64), draws=1)
+    return cell, MeasuredRows({"bounds": [sampler_columns(energy, cell.sampler) | bound_columns(estimate, length=10)]})
+
+
+def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
+    found = [_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])]
+    rows = tabulate([*found], ["plain", "step"])["bounds"]
+    assert [row["energy"] for row in rows] == ["plain", "step"]
+    assert rows[1]["gain_nats_per_token"] == pytest.approx(0.1)
+    assert rows[1]["gain_standard_error"] == pytest.approx(0.0)
+    assert rows[1]["standard_error"] == pytest.approx(0.5)
+
+
+def test_a_sampler_gets_the_seconds_that_it_was_timed_at_and_no_other():
+    timed = sampler_columns("step", Sampler(steps=2, candidates=8)) | {"seconds_per_text": 0.25}
+    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
+    rows = bound_rows([one.rows["bounds"][0] for _, one in found], [timed])
+    assert math.isnan(rows[0]["seconds_per_text"])
+    assert rows[1]["seconds_per_text"] == 0.25
+
+
+def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
+    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])]
+    bounds = bound_rows([one.rows["bounds"][0] for _, one in found], [])
+    names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
+    names += ["entropy_standard_error", "distinct_ngrams", "divergence", "ess", "distinct_candidates"]
+    names += ["denoiser_calls", "energy_calls", "seconds_per_text", "token_temperature"]
+    quality = [
+        dict.fromkeys(names, 1.0)
+        | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
+        | {"judge": "nobody", "retokenised": False, "legacy": False, "flags": flags}
+        for energy, k, flags in (
+            ("plain", 1, []),
+            ("step", 8, ["repetition above data"]),
+            ("adaptive effort, 2 times plain", 32, []),
+        )
+    ]
+    number = {"nats_per_token": 1.0, "standard_error": 0.1}
+    summary = {
+        "sequences": 2,
+        "length": 10,
+        "entropy_nats_per_token": None,
+        "denoiser_nelbo": number,
+        "autoregressive_nll": number,
+        "log_partition_low_high": {"coar": [number, number]},
+    }
+    paper = [{"energy": "coar", "how": "log Z from 8 drafts", **number}]
+    text = report(summary, {"bounds": bounds, "quality": quality, "paper": paper})
+    wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
+    for words in [*wanted, "! repetition above data"]:
+        assert words in text
+    assert re.search(r"adaptive effort, 2 times plain +2 +plan ", text)
+
+
+def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
+    ways = [
+        Sampler(steps=2, candidates=0, speculative=speculative, grid=grid, revealing=how)
+        for speculative in (False, True)
+        for grid in (None, (0.0, 0.3, 1.0))
+        for how in (AtRandom(), MostCertain(), Remasking(share=0.5), Remasking(share=0.25, window=(0.05, 0.5)))
+    ]
+    rows = [sampler_columns("conditional", how) for how in ways]
+    rows += [sampler_columns(f"adaptive effort, {budget:g} times plain", Sampler(steps=2)) for budget in (1.25, 2.0)]
+    number = {"nats_per_token": 1.0, "standard_error": 0.1}
+    summary = {"denoiser_nelbo": number, "autoregressive_nll": number}
+    found = metrics_of(summary, [row | {"bound_nats_per_token": 2.0} for row in rows])
+    assert len(found) == 2 + len(rows)
+    assert "bound/adaptive effort/2 times plain/k_by_plan/T_2" in found
+    assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in found), list(found)

@@ -1,0 +1,137 @@
+"""The whole chain as a user runs it: commands in their own processes, with real Ray, DeepSpeed, MLflow and Serve."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.workflows.commands import run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ENERGIES = ["finetune-conditional", "finetune-residual", "finetune-coar"]
+STAGES = ["prepare", "pretrain", "autoregress", "judge", "finetune-step", *ENERGIES, "evaluate", "register"]
+
+
+def states(output: str) -> dict[str, str]:
+    """What each stage said first: started, reused, or that it resumes."""
+    said: dict[str, str] = {}
+    for stage, word in re.findall(r"^\[([\w-]+)\] (started|reused|resumes)", output, re.MULTILINE):
+        said[stage] = word
+    return said
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first(home, port) -> str:
+    return run(home, "pipeline", "--serving.port", str(port))
+
+
+def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
+    assert states(first) == {**dict.fromkeys(STAGES, "started")}
+    for wanted in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
+        assert wanted in first
+    assert f"curl -s http://127.0.0.1:{port}/v1/completions" in first
+    assert re.search(r"the endpoint answered: 'the ", first)
+    page = re.search(r"the report, with every figure: (\S+)", first)
+    assert page is not None
+    html = Path(page[1]).read_text(encoding="utf-8")
+    for wanted in ("Beside plain diffusion at the same T", "T-step bounds, nats per token", "Not measured", "register"):
+        assert wanted in html
+    assert "&lt;storage&gt;/smallest/pretrain-" in html
+    assert str(home) not in html  # the page may be published
+    assert html.count('src="data:image/png;base64,') == len(list(Path(page[1]).parent.glob("*.png"))) > 4
+
+
+@pytest.mark.usefixtures("first")
+def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs["smallest"]
+    assert {run.data.tags.get("mlflow.parentRunId") for name, run in runs.items() if name != "smallest"} == {
+        parent.info.run_id
+    }
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    pretrain = runs["pretrain"]
+    for metric in ("loss_nats_per_token", "learning_rate", "gradient_norm", "tokens_per_second", "memory_mib"):
+        assert len(client.get_metric_history(pretrain.info.run_id, metric)) == 6
+    assert any(name.startswith("gain_nats/t_") for name in runs["finetune-step"].data.metrics)
+    assert pretrain.data.params["pretrain.steps"] == "6"
+    assert pretrain.data.tags["mlflow.source.git.commit"]
+    assert pretrain.inputs.dataset_inputs[0].dataset.name == "data"
+    files = {file.path for file in client.list_artifacts(pretrain.info.run_id)}
+    assert {"config.yaml", "curves.png"} <= files
+    tables = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id)}
+    assert {"bounds.json", "quality.json", "samples.json", "zero_shot.json", "bounds.png", "report.txt"} <= tables
+    pages = {file.path for file in client.list_artifacts(runs["evaluate"].info.run_id, "report")}
+    assert {"report/report.html", "report/report.md", "report/bound-steps.png"} <= pages
+    assert runs["evaluate"].data.tags["edlm.machine.processor"]
+    assert client.get_model_version_by_alias("smallest", "champion").version == 1
+
+
+def test_a_second_run_reuses_every_stage(first, home, port):
+    again = run(home, "pipeline", "--serving.port", str(port))
+    assert states(again) == {**dict.fromkeys(STAGES, "reused")}
+    assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
+
+
+@pytest.mark.usefixtures("first")
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
+    changed = run(home, "evaluate", "--finetune.0.training.steps", "2")
+    assert states(changed) == {
+        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", *ENERGIES], "reused"),
+        **dict.fromkeys(["finetune-step", "evaluate"], "started"),
+    }
+
+
+@pytest.mark.usefixtures("first")
+def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
+    (tmp_path / "short.txt").write_text("too short")
+    said = run(home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"), expect=1)
+    assert "3 of" in said
+    assert re.search(
+        r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", said
+    )
+    assert "Traceback" not in said
+    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", said).groups())
+    assert kept == total - 3
+    (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
+    assert "3 of 3 cells measured" in run(
+        home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt")
+    )
+
+
+@pytest.mark.usefixtures("first")
+def test_more_workers_than_the_machine_has_is_an_error_that_names_the_resource(home):
+    said = run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "64", expect=1)
+    assert "64 workers of pretrain: 64 CPU needed, the cluster has" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path):
+    said = run(tmp_path, "pretrain", "--pretrain.stepz", "3", expect=2)
+    assert "pretrain.steps" in said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("first")
+def test_a_stage_that_failed_says_so_in_mlflow(home):
+    run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "128", expect=1)
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "FAILED"

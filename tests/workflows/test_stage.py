@@ -1,0 +1,23 @@
+"""What a command says of a mistake that its user can mend: one line; a real fault keeps its traceback."""
+
+import pytest
+
+from cluster.http.middleware.api_keys import BadKeyFile
+from edlm.config import ConfigurationError
+from edlm.storage import StorageError
+from workflows.stage import StageFailed, mistakes_told
+
+
+@pytest.mark.parametrize("kind", [ConfigurationError, BadKeyFile, StorageError, StageFailed])
+def test_what_a_user_can_mend_is_one_line_and_status_1(kind, capsys):
+    with pytest.raises(SystemExit) as ended, mistakes_told():
+        raise kind("the way out")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: the way out\n"
+
+
+@pytest.mark.parametrize("fault", [ValueError("x"), KeyError("x"), OSError("x")])
+def test_a_real_fault_keeps_its_traceback(fault):
+    with pytest.raises(type(fault)) as raised, mistakes_told():
+        raise fault
+    assert raised.value is fault

@@ -1,0 +1,36 @@
+"""What a stage says of an earlier run that did not finish."""
+
+import pytest
+import torch
+
+from cluster.config import Tracking
+from cluster.tracking.runs import open_tracking
+from edlm.checkpoints.training_state import save_snapshot
+from edlm.config import load
+from tests.places import SMALLEST
+from workflows.experiment import Experiment
+from workflows.stage import Session, Work
+
+# SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+def fails(_: Work) -> None:
+    raise RuntimeError("no space")
+
+
+def fails_after_a_checkpoint(work: Work) -> None:
+    save_snapshot(work.workspace, {"weight": torch.zeros(1)}, step=3)
+    raise RuntimeError("no space")
+
+
+def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
+    experiment = load(Experiment, SMALLEST)
+    session = Session(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
+    said = []
+    for work in (fails, fails, fails_after_a_checkpoint, fails):
+        with pytest.raises(RuntimeError, match="no space"):
+            session.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
+        said.append(capsys.readouterr().out.splitlines()[1:])
+    unfinished = ["[prepare] an earlier run of it did not finish"]
+    assert said == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]

@@ -1,0 +1,1 @@
+"""The grid of measurements, and how it is run."""

@@ -1,0 +1,140 @@
+"""Cells of truth: how far the models are from the law of a source that is known exactly."""
+
+from dataclasses import dataclass
+
+import torch
+
+from edlm.evaluation.exact_distance import denoiser_distance, sample_distance
+from edlm.evaluation.exact_energy_distance import EnergyDistance, energy_distance
+from edlm.rng import Purpose, seeds
+from edlm.sampling.sampler import Sampler
+from workflows.evaluation.measurements.likelihood import sampler_columns, sampler_label
+from workflows.evaluation.measurements.measurement import (
+    PLAIN,
+    AbstractMeasurement,
+    MeasuredRows,
+    Row,
+    energy_inputs,
+    law_of,
+    models,
+    validation,
+)
+
+OWN_SEQUENCES = 1  # added to the seed of what is drawn from the law to compare with, so that it is not the data again
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginalTruth(AbstractMeasurement):
+    """The denoiser's marginals against the exact ones, by quarter of t."""
+
+    draws: int
+
+    @property
+    def label(self) -> str:
+        return "the denoiser's marginals against the truth"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser")
+
+    def find(self) -> MeasuredRows:
+        denoiser, _ = models(self.subject, PLAIN)
+        found = denoiser_distance(
+            validation(self.subject), denoiser.network, law_of(self.subject), denoiser.schedule,
+            self.subject.seed, self.draws,
+        )  # fmt: skip
+        rows = [
+            {
+                "t_from": low,
+                "t_to": high,
+                "kl_nats_per_position": one.kl_nats_per_position.mean,
+                "kl_standard_error": one.kl_nats_per_position.standard_error,
+                "nelbo_above_entropy_nats_per_token": one.nelbo_nats.mean / denoiser.length,
+                "nelbo_standard_error": one.nelbo_nats.standard_error / denoiser.length,
+                **self.common(),
+            }
+            for (low, high), one in found.items()
+        ]
+        return MeasuredRows({"marginal_truth": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyTruth(AbstractMeasurement):
+    """A learned energy against log p_theta - log q, by t and by the number of new tokens."""
+
+    energy: str
+    steps: tuple[int, ...]
+    candidates: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.energy} against the exact energy"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", self.energy)
+
+    @property
+    def cost(self) -> float:
+        return 20.0
+
+    def find(self) -> MeasuredRows:
+        denoiser, energy = models(self.subject, self.energy)
+        assert energy is not None
+        report = energy_distance(
+            validation(self.subject), denoiser.network, energy, law_of(self.subject), denoiser.schedule,
+            self.subject.seed, self.steps, 1, self.candidates,
+        )  # fmt: skip
+        rows = [self._row("all steps", report.whole)]
+        rows += [self._row(f"t {low:g} to {high:g}", one) for (low, high), one in report.by_quarter.items()]
+        rows += [self._row(f"{low} to {high} new tokens", one) for (low, high), one in report.by_new.items()]
+        return MeasuredRows({"energy_truth": rows})
+
+    def _row(self, where: str, found: EnergyDistance) -> Row:
+        row: Row = {"energy": self.energy, "candidates": self.candidates, "where": where, "groups": found.groups}
+        for name in (
+            "variance_on_law", "variance_on_candidates", "offset", "choice_total_variation", "choice_kl", "exact_gain",
+            "lost_gain",
+        ):  # fmt: skip
+            estimate = getattr(found, name)
+            row |= {name: estimate.mean, f"{name}_standard_error": estimate.standard_error}
+        return row | {"correlation_misleading": found.correlation_misleading, **self.common()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTruth(AbstractMeasurement):
+    """The texts of one sampler against the law of the source."""
+
+    energy: str
+    sampler: Sampler
+    count: int
+
+    @property
+    def label(self) -> str:
+        return f"the law of {sampler_label(self.energy, self.sampler)}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", *energy_inputs(self.subject, self.energy))
+
+    @property
+    def cost(self) -> float:
+        return self.sampler.steps * max(self.sampler.candidates, 4)
+
+    def find(self) -> MeasuredRows:
+        denoiser, energy = models(self.subject, self.energy)
+        rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
+        canvas = torch.full((self.count, denoiser.length), denoiser.network.mask)
+        texts = self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows)
+        found = sample_distance(texts, law_of(self.subject), self.subject.seed + OWN_SEQUENCES)
+        excess, error = found.excess_nats
+        row = {
+            **sampler_columns(self.energy, self.sampler),
+            "possible_share": found.possible.mean,
+            "excess_nats_per_token": excess / denoiser.length,
+            "excess_standard_error": error / denoiser.length,
+            "pair_total_variation": found.pair_total_variation,
+            "pair_total_variation_of_law": found.pair_total_variation_of_law,
+            **self.common(),
+        }
+        return MeasuredRows({"sample_truth": [row | {"sequences": self.count}]})

@@ -1,0 +1,284 @@
+"""Cells of likelihood: the samplers' bounds, the numbers that belong to no sampler, and the published estimator."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from edlm.energies.whole_sequence import CarryOverEnergy
+from edlm.interfaces import AnyEnergy, proposal_of
+from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
+from edlm.likelihood.coar import carry_over_estimate
+from edlm.likelihood.estimate import Estimate, difference
+from edlm.likelihood.paper import log_partition, paper_estimate
+from edlm.sampling.sampler import EXACT, Sampler
+from edlm.schedule import AbstractSchedule
+from workflows.evaluation.measurements.measurement import (
+    PLAIN,
+    AbstractMeasurement,
+    MeasuredRows,
+    Row,
+    autoregressive,
+    energy_inputs,
+    law_of,
+    models,
+    per_token,
+    validation,
+)
+
+WORK_OF_A_DRAFT = 8  # of a whole draft's energy beside a denoiser's pass, roughly
+VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another law"
+
+
+def name_of(energy: str, sampler: Sampler) -> str:
+    """What the column `energy` says: its name, and whatever else tells the sampler from the usual one."""
+    other = sampler.revealing.name
+    others = (
+        (VERIFYING, sampler.speculative),
+        (FITTED, sampler.grid is not None),
+        (f"{other} ({ANOTHER_LAW})", bool(other)),
+    )
+    return ", ".join([energy, *(words for words, so in others if so)])
+
+
+def sampler_columns(energy: str, sampler: Sampler) -> Row:
+    """The columns that say which sampler a row is about."""
+    return {
+        "energy": name_of(energy, sampler),
+        # Verifying drafts is another way to draw from the same law, and has the bound of that.
+        "law": name_of(energy, replace(sampler, speculative=False)),
+        "steps": sampler.steps,
+        "candidates": sampler.candidates,
+        "window_from": sampler.window[0],
+        "window_to": sampler.window[1],
+        "energy_temperature": sampler.energy_temperature,
+    }
+
+
+def sampler_label(energy: str, sampler: Sampler) -> str:
+    """The same in words."""
+    low, high = sampler.window
+    k = sampler.candidates or "exact"
+    name = name_of(energy, sampler)
+    return (
+        f"{name}, T = {sampler.steps}, k = {k}, window [{low:g}, {high:g}], temperature {sampler.energy_temperature:g}"
+    )
+
+
+def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) -> Float64[Tensor, " i"]:
+    """P(the step from t_i reveals anything), i = 1 to T, in a text that is drawn from nothing.
+
+    Every position is masked at t with probability 1 - alpha_t, and revealed then with the sampler's share, on its own.
+    """
+    grid = sampler.times()
+    share, _ = sampler.revealing.shares(grid[1:], grid[:-1], schedule)
+    return 1 - (1 - (1 - schedule.alpha(grid[1:])) * share) ** length
+
+
+def expected_choices(
+    sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy
+) -> Float64[Tensor, " i"]:
+    """P(the step from t_i asks the energy), likewise: one new token in a group needs no joint (`Sampler.chooses`)."""
+    inside = sampler.in_window(sampler.times()[1:]) & (sampler.candidates != 1)
+    if sampler.candidates == EXACT or proposal_of(energy) is not None:
+        return inside * expected_moves(sampler, schedule, length)
+    share = expected_moves(sampler, schedule, 1)
+    nowhere = torch.ones_like(share)  # P(no group has two new tokens): groups are independent
+    size = length if energy.block is None else energy.block
+    for places in (*[size] * (length // size), *([length % size] if length % size else [])):
+        nowhere *= (1 - share) ** places + places * share * (1 - share) ** (places - 1)
+    return inside * (1 - nowhere)
+
+
+def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy | None) -> Row:
+    """Network passes per text that is drawn from nothing: a step that reveals nothing has none."""
+    moves = expected_moves(sampler, schedule, length)
+    asked = 0.0 if energy is None else expected_choices(sampler, schedule, length, energy).sum().item()
+    return {"denoiser_calls": moves.sum().item(), "energy_calls": max(sampler.candidates, 1) * asked}
+
+
+def bound_columns(estimate: Estimate, length: int) -> Row:
+    """Nats per token, and those of every sequence, so that any two rows can be paired."""
+    return {
+        "bound_nats_per_token": estimate.mean / length,
+        "standard_error": estimate.standard_error / length,
+        "by_sequence": (estimate.values / length).tolist(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound(AbstractMeasurement):
+    """The T-step bound of one sampler."""
+
+    energy: str
+    sampler: Sampler
+    repeats: int = 1
+    """Independent sets of candidates inside the logarithm, to begin with."""
+    tightness: float | None = None
+    """Nats per token: repeats are doubled until the next doubling would gain less; None leaves them as they are."""
+
+    @property
+    def label(self) -> str:
+        return f"bound of {sampler_label(self.energy, self.sampler)}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", *energy_inputs(self.subject, self.energy))
+
+    @property
+    def cost(self) -> float:
+        return self.sampler.steps * max(self.sampler.candidates, 4) * self.repeats
+
+    def find(self) -> MeasuredRows:
+        denoiser, energy = models(self.subject, self.energy)
+        x0 = validation(self.subject)
+
+        def bound(repeats: int) -> Estimate:
+            seed = self.subject.seed
+            return sampler_bound(x0, denoiser.network, energy, denoiser.schedule, self.sampler, seed, 1, repeats)
+
+        estimate, repeats, left = tightened(bound, self.repeats, self.tightness, denoiser.length)
+        row = {
+            **sampler_columns(self.energy, self.sampler),
+            "whole_sequence": None if energy is None else energy.whole_sequence,
+            "block": None if energy is None else energy.block,
+            "repeats": repeats,
+            "last_doubling_gained": left,
+            **bound_columns(estimate, denoiser.length),
+            **expected_calls(self.sampler, denoiser.schedule, denoiser.length, energy),
+            **self.common(),
+        }
+        return MeasuredRows({"bounds": [row]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference(AbstractMeasurement):
+    """The numbers that belong to no sampler: the denoiser's NELBO and the autoregressive likelihood."""
+
+    draws: int
+
+    @property
+    def label(self) -> str:
+        return "NELBO and autoregressive likelihood"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", "autoregressive")
+
+    @property
+    def cost(self) -> float:
+        return self.draws
+
+    def find(self) -> MeasuredRows:
+        x0, (denoiser, _) = validation(self.subject), models(self.subject, PLAIN)
+        found = {
+            "denoiser_nelbo": nelbo(x0, denoiser.network, denoiser.schedule, self.subject.seed, self.draws),
+            "autoregressive_nll": autoregressive_nll(x0, autoregressive(self.subject.autoregressive)),
+        }
+        if self.subject.source is not None:  # of these very sequences, so that differences to it are paired
+            found["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
+        rows = [
+            {"name": name, **per_token(e, denoiser.length), **self.common()}
+            | {"by_sequence": (e.values / denoiser.length).tolist()}
+            for name, e in found.items()
+        ]
+        return MeasuredRows({"reference": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(AbstractMeasurement):
+    """The published estimator of one whole-draft energy, which is no bound."""
+
+    energy: str
+    draws: int
+    log_partition_draws: int
+
+    @property
+    def label(self) -> str:
+        return f"the paper's estimator of {self.energy}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", self.energy)
+
+    @property
+    def cost(self) -> float:
+        return self.draws * self.log_partition_draws * WORK_OF_A_DRAFT
+
+    def find(self) -> MeasuredRows:
+        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
+        assert energy is not None
+        network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
+        found = {
+            f"log Z from {self.log_partition_draws} drafts": paper_estimate(
+                x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
+            )
+        }
+        if isinstance(energy, CarryOverEnergy):
+            many = self.draws * self.log_partition_draws  # it costs no drafts
+            known = paper_estimate(x0, network, energy, schedule, seed, many, None)
+            found |= {
+                "log Z = 0, as it is": known,
+                "masks averaged in closed form": carry_over_estimate(x0, network, energy, schedule),
+            }
+        rows = [
+            {"energy": self.energy, "how": how, **per_token(estimate, denoiser.length), **self.common()}
+            | {"perplexity": math.exp(estimate.mean / denoiser.length)}
+            for how, estimate in found.items()
+        ]
+        return MeasuredRows({"paper": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition(AbstractMeasurement):
+    """Both ends of log Z of one energy, from n drafts."""
+
+    energy: str
+    draws: int
+    drafts: int
+
+    @property
+    def label(self) -> str:
+        return f"log Z of {self.energy} from {self.drafts} drafts"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser", self.energy)
+
+    @property
+    def cost(self) -> float:
+        return self.draws * self.drafts * WORK_OF_A_DRAFT
+
+    def find(self) -> MeasuredRows:
+        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
+        assert energy is not None
+        ends = log_partition(
+            x0, denoiser.network, energy, denoiser.schedule, self.subject.seed, self.draws, self.drafts
+        )
+        row: Row = {"energy": self.energy, "draws": self.drafts}
+        for name, end in zip(("low", "high"), ends, strict=True):
+            row[f"{name}_nats_per_token"] = end.mean / denoiser.length
+            row[f"{name}_standard_error"] = end.standard_error / denoiser.length
+        return MeasuredRows({"partition": [row | self.common()]})
+
+
+MOST_REPEATS = 64
+
+
+def tightened(
+    bound: Callable[[int], Estimate], repeats: int, tightness: float | None, length: int
+) -> tuple[Estimate, int, float | None]:
+    """(bound, its repeats, what the last doubling gained in nats per token; None where nothing was doubled).
+
+    The bound falls as repeats grow; with `tightness` they are doubled until a doubling gains less than that, which is
+    then a measure of what is left, or until there are 64.
+    """
+    estimate, gained = bound(repeats), None
+    while tightness is not None and repeats < MOST_REPEATS and (gained is None or gained >= tightness):
+        better = bound(2 * repeats)
+        gained = difference(estimate, better).mean / length
+        estimate, repeats = better, 2 * repeats
+    return estimate, repeats, gained

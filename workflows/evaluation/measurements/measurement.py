@@ -1,0 +1,181 @@
+"""A cell: one measurement of the grid. What it found is plain data, kept by what determined it."""
+
+import functools
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from edlm.checkpoints.energies import open_energy
+from edlm.checkpoints.networks import OpenDenoiser, open_autoregressive, open_denoiser
+from edlm.config import plain
+from edlm.data.batches import whole
+from edlm.data.synthetic import AbstractSource
+from edlm.data.token_file import TokenFile
+from edlm.energies.uniform import Uniform
+from edlm.exact.hidden_markov import Law
+from edlm.exact.models import ExactConditional, ExactEnergy
+from edlm.interfaces import AbstractEnergy, AnyEnergy
+from edlm.likelihood.estimate import Estimate
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.storage import committed, local_copy
+
+PLAIN, UNIFORM = "plain", "uniform"  # what the column `energy` says where no energy was weighed
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExactKind:
+    """An energy that is known, not learned, because the source's law is: log p_theta - log q."""
+
+    whole_sequence: bool
+    block: int | None = None
+    normalised: bool = False
+    """Sampled exactly, too."""
+
+    def build(self, law: Law) -> AnyEnergy:
+        """The energy; it serves whatever denoiser it is called with."""
+        return ExactConditional(law) if self.normalised else ExactEnergy(law, self.whole_sequence, self.block)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: the URIs of the data and the models, and the seed of all noise."""
+
+    data: str
+    denoiser: str
+    autoregressive: str
+    judge: str
+    energies: dict[str, str]
+    sequences: int
+    seed: int
+    source: AbstractSource | None = None
+    """The source of the data, where its law is known."""
+    exact: Mapping[str, ExactKind] = field(default_factory=dict)
+    """Exact energies by name, where the law is known."""
+
+    def uri(self, name: str) -> str:
+        """Of one of the inputs, by its name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
+        return self.energies[name] if name in self.energies else str(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The rows that a cell adds to each table."""
+
+    rows: Mapping[str, list[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractMeasurement(ABC):
+    """One measurement of a subject. Its fields and the inputs that it names determine what it finds."""
+
+    subject: Subject
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What is measured, for a person who reads that it failed."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it reads of the subject."""
+
+    @property
+    def cost(self) -> float:
+        """A guess at its work, to begin with the longest; any unit."""
+        return 1.0
+
+    @abstractmethod
+    def find(self) -> MeasuredRows:
+        """The measurement, on whatever machine this runs."""
+
+    def key(self, code: str) -> str:
+        """Return the SHA-256 of what determines the result: kind, settings, content of inputs, digest of code."""
+        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "subject"}
+        contents = {}
+        for name in self.inputs:
+            marker = committed(self.subject.uri(name))
+            assert marker is not None, f"{name} is not finished"
+            contents[name] = marker.digest
+        facts = [type(self).__name__, own, contents, self.subject.sequences, self.subject.seed, code]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def common(self, legacy: bool = False) -> Row:
+        """The columns that every row has."""
+        return {
+            "seed": self.subject.seed,
+            "precision": "float32",
+            "legacy": legacy,
+            "sequences": self.subject.sequences,
+        }
+
+
+def law_of(subject: Subject) -> Law:
+    """The law of the source."""
+    assert subject.source is not None
+    return subject.source.law()
+
+
+def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[OpenDenoiser, AnyEnergy | None]:
+    """The denoiser and the energy of that name; None for plain diffusion, whole-canvas zeros for the control.
+
+    `temperature` divides the denoiser's logits, and with them those of the energies that read them.
+    """
+    denoiser = _denoiser(subject.denoiser, temperature)
+    if energy == PLAIN:
+        return denoiser, None
+    if energy == UNIFORM:
+        return denoiser, Uniform(whole_sequence=False)
+    if energy in subject.exact:
+        return denoiser, subject.exact[energy].build(law_of(subject))
+    return denoiser, _energy(subject.energies[energy], subject.denoiser, temperature)
+
+
+@functools.lru_cache(maxsize=4)
+def _energy(uri: str, denoiser: str, temperature: float) -> AbstractEnergy:
+    return open_energy(local_copy(uri), _denoiser(denoiser, temperature))
+
+
+@functools.lru_cache(maxsize=2)
+def _denoiser(uri: str, temperature: float) -> OpenDenoiser:
+    opened = open_denoiser(local_copy(uri))
+    _temper(opened.network.readout, temperature)
+    return opened
+
+
+@functools.lru_cache(maxsize=2)
+def autoregressive(uri: str, temperature: float = 1.0) -> AutoregressiveModel:
+    """An autoregressive model of ours, its logits divided by `temperature`."""
+    model = open_autoregressive(local_copy(uri))
+    _temper(model.readout, temperature)
+    return model
+
+
+def _temper(readout: torch.nn.Module, temperature: float) -> None:
+    with torch.no_grad():
+        for parameter in readout.parameters():
+            parameter.div_(temperature)
+
+
+def validation(subject: Subject) -> Int[Tensor, "b l"]:
+    """The sequences that everything is measured on."""
+    length = _denoiser(subject.denoiser, 1.0).length
+    return whole(TokenFile.open(local_copy(subject.data), "validation"), length, subject.sequences)
+
+
+def energy_inputs(subject: Subject, energy: str) -> tuple[str, ...]:
+    """What a sampler with this energy reads of the subject."""
+    return ("denoiser", energy) if energy in subject.energies else ("denoiser",)
+
+
+def per_token(estimate: Estimate, length: int) -> Row:
+    """Mean and standard error in nats per token."""
+    return {"nats_per_token": estimate.mean / length, "standard_error": estimate.standard_error / length}

@@ -1,0 +1,87 @@
+"""Cells of the published artefact: entropy against T by the published races and exactly, of texts and of laws."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from edlm.baselines.published_sampler import EXACT_LABEL
+from edlm.evaluation.race_entropy import entropy_against_steps, race_entropy
+from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, models, validation
+
+RACED = "float32 race"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledRaceEntropy(AbstractMeasurement):
+    """Plain diffusion from nothing, in float32 races and by the exact sampler, at one number of steps."""
+
+    steps: int
+    texts: int
+
+    @property
+    def label(self) -> str:
+        return f"entropy of the published races at T = {self.steps}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("denoiser",)
+
+    @property
+    def cost(self) -> float:
+        return 2 * self.steps
+
+    def find(self) -> MeasuredRows:
+        denoiser, _ = models(self.subject, PLAIN)
+        canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)
+        found = entropy_against_steps(canvas, denoiser.network, denoiser.schedule, [self.steps], self.subject.seed)
+        rows = [
+            {
+                "steps": row.steps,
+                "sampler": row.sampler,
+                "entropy_nats": row.entropy_nats,
+                "entropy_standard_error": row.standard_error,
+                "entropy_bits": row.entropy_bits,
+                **self.common(legacy=row.sampler != EXACT_LABEL),
+                "sequences": self.texts,
+            }
+            for row in found
+        ]
+        return MeasuredRows({"legacy_entropy": rows})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaceEntropy(AbstractMeasurement):
+    """Of the laws that the denoiser draws tokens from, on validation sequences: as they are, and what a race leaves."""
+
+    steps: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return "entropy of the denoiser's laws by the published races, in closed form"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("data", "denoiser")
+
+    @property
+    def cost(self) -> float:
+        return 4.0 * len(self.steps)
+
+    def find(self) -> MeasuredRows:
+        (denoiser, _), rows = models(self.subject, PLAIN), []
+        x0 = validation(self.subject)
+        for steps in self.steps:
+            found = race_entropy(x0, denoiser.network, denoiser.schedule, steps, self.subject.seed)
+            for sampler, estimate in zip((EXACT_LABEL, RACED), found, strict=True):
+                rows.append(
+                    {
+                        "steps": steps,
+                        "sampler": sampler,
+                        "entropy_nats": estimate.mean,
+                        "entropy_standard_error": estimate.standard_error,
+                        "entropy_bits": estimate.mean / math.log(2),
+                        **self.common(legacy=sampler == RACED),
+                    }
+                )
+        return MeasuredRows({"race_entropy": rows})

@@ -1,0 +1,125 @@
+"""Cells of zero-shot likelihood: the models on a corpus that they never saw."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from edlm.data.tokenizer import open_tokenizer
+from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
+from edlm.likelihood.estimate import Estimate
+from edlm.sampling.sampler import Sampler
+from edlm.storage import local_copy
+from edlm.zero_shot.scoring import ZeroShot, score
+from workflows.evaluation.measurements.likelihood import sampler_label
+from workflows.evaluation.measurements.measurement import (
+    PLAIN,
+    AbstractMeasurement,
+    MeasuredRows,
+    autoregressive,
+    energy_inputs,
+    models,
+)
+
+ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractZeroShot(AbstractMeasurement):
+    """One model on one corpus; what the model is, is the variants' to say."""
+
+    where: ZeroShot
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """Its name, and whether its likelihood is a bound."""
+
+    @abstractmethod
+    def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
+        """Nats of every row."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} on {self.where.name}"
+
+    @property
+    def cost(self) -> float:
+        return 50.0
+
+    def key(self, code: str) -> str:
+        return super().key(f"{code} {self.where.corpus.version()}")
+
+    def find(self) -> MeasuredRows:
+        opened = models(self.subject, PLAIN)[0]
+        passages = self.where.passages(open_tokenizer(local_copy(self.subject.denoiser)), opened.length)
+        found = score(passages, self.nll, self.subject.seed, ROWS_AT_ONCE)
+        row = {
+            "corpus": self.where.name,
+            "model": self.model,
+            "nats_per_token": found.nats_per_token,
+            "standard_error": found.standard_error,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "word_perplexity": found.word_perplexity,
+            "tokens": found.tokens,
+            "convention": found.rules,
+            **self.common(),
+        }
+        return MeasuredRows({"zero_shot": [row | {"sequences": len(found.lengths)}]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserZeroShot(AbstractZeroShot):
+    """The denoiser's NELBO."""
+
+    draws: int
+
+    @property
+    def model(self) -> str:
+        return "denoiser (bound)"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("denoiser",)
+
+    def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
+        denoiser, _ = models(self.subject, PLAIN)
+        return nelbo(rows, denoiser.network, denoiser.schedule, seed, self.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveZeroShot(AbstractZeroShot):
+    """The autoregressive model's likelihood."""
+
+    @property
+    def model(self) -> str:
+        return "autoregressive"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("denoiser", "autoregressive")
+
+    def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
+        return autoregressive_nll(rows, autoregressive(self.subject.autoregressive))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerZeroShot(AbstractZeroShot):
+    """The bound of a sampler."""
+
+    energy: str
+    sampler: Sampler
+
+    @property
+    def model(self) -> str:
+        return f"{sampler_label(self.energy, self.sampler)} (bound)"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return energy_inputs(self.subject, self.energy)
+
+    def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
+        denoiser, energy = models(self.subject, self.energy)
+        return sampler_bound(rows, denoiser.network, energy, denoiser.schedule, self.sampler, seed, draws=1)

@@ -1,0 +1,98 @@
+"""Measuring: every cell of a grid, on the cluster, each result kept as it comes; what is kept is not measured again."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from cluster.runtime.tasks import spread
+from edlm.storage import join, read_text, write_text
+from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows
+from workflows.source_digest import source_digest
+from workflows.stage import Session, StageFailed, say
+
+STAGE = "evaluate"
+CELLS = "cells"
+REPORTS = 10  # lines of progress
+
+
+class CellsFailed(StageFailed):
+    """Some cells of a grid could not be measured; the others are kept."""
+
+    def __init__(self, failures: Mapping[str, str], cells: int) -> None:
+        listed = "\n".join(f"  {label}: {cause}" for label, cause in failures.items())
+        super().__init__(
+            f"{len(failures)} of {cells} cells failed; what the others found is kept, so that running this again "
+            f"measures these alone:\n{listed}"
+        )
+        self.failures = dict(failures)
+
+
+@dataclass
+class _Progress:
+    total: int
+    done: int = 0
+
+    def tick(self) -> None:
+        self.done += 1
+        if self.done % max(1, self.total // REPORTS) == 0 or self.done == self.total:
+            say(STAGE, f"{self.done} of {self.total} cells measured")
+
+
+def measure_all(
+    session: Session, together: Sequence[AbstractMeasurement], alone: Sequence[AbstractMeasurement]
+) -> list[tuple[AbstractMeasurement, MeasuredRows]]:
+    """Every cell with what it found; those of `alone` are timed, one after the other, when the others are done.
+
+    A result is kept under the cell's key as soon as it is there: an interrupted grid goes on where it stopped, and
+    another grid finds what it shares with this one. Raises CellsFailed once everything else is measured.
+    """
+    places = {id(cell): join(session.root, session.experiment.name, CELLS, _file(cell)) for cell in (*together, *alone)}
+    found: list[tuple[AbstractMeasurement, MeasuredRows]] = []
+    missing: list[list[AbstractMeasurement]] = []
+    for cells in (together, alone):
+        kept = {id(cell): _kept(places[id(cell)]) for cell in cells}
+        found += [(cell, one) for cell in cells if (one := kept[id(cell)]) is not None]
+        missing.append([cell for cell in cells if kept[id(cell)] is None])
+    if found:
+        say(STAGE, f"{len(found)} of {len(places)} cells were measured before")
+    progress, failures = _Progress(sum(map(len, missing))), {}
+    for cells, by_itself in zip(missing, (False, True), strict=True):
+        for cell, one in _measured(session, cells, by_itself, failures):
+            write_text(places[id(cell)], json.dumps(asdict(one)))
+            found.append((cell, one))
+            progress.tick()
+    if failures:
+        raise CellsFailed(failures, len(places))
+    return found
+
+
+def _file(cell: AbstractMeasurement) -> str:
+    return f"{cell.key(source_digest(type(cell).__module__))}.json"
+
+
+def _measured(
+    session: Session, cells: Sequence[AbstractMeasurement], alone: bool, failures: dict[str, str]
+) -> Iterator[tuple[AbstractMeasurement, MeasuredRows]]:
+    machines = session.experiment.cluster
+    for outcome in spread(_find, cells, machines.cpus_per_worker, machines.gpus_per_worker, alone):
+        if outcome.result is None:
+            failures[outcome.item.label] = f"{type(outcome.error).__name__}: {outcome.error}"
+            say(STAGE, f"failed: {outcome.item.label}")
+        else:
+            seconds, result = outcome.result
+            rows = {name: [{**row, "seconds": seconds} for row in rows] for name, rows in result.rows.items()}
+            yield outcome.item, MeasuredRows(rows)
+
+
+def _find(cell: AbstractMeasurement) -> tuple[float, MeasuredRows]:
+    started = time.perf_counter()
+    found = cell.find()
+    return time.perf_counter() - started, found
+
+
+def _kept(place: str) -> MeasuredRows | None:
+    try:
+        return MeasuredRows(**json.loads(read_text(place)))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,21 @@
+"""What each training stage optimises, built on every worker; it imports the science alone, to start quickly."""
+
+import torch
+
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
+from edlm.schedule import ScheduleConfig
+from edlm.training.objectives import Denoising, NextToken
+
+
+def denoising(trunk: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
+    """The objective, with fresh weights that depend on the seed alone."""
+    torch.manual_seed(seed)
+    return Denoising(Denoiser(trunk, vocabulary), schedule, seed)
+
+
+def next_token(trunk: TransformerConfig, vocabulary: int, seed: int) -> NextToken:
+    """The objective, with fresh weights that depend on the seed alone."""
+    torch.manual_seed(seed)
+    return NextToken(AutoregressiveModel(trunk, vocabulary))

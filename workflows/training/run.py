@@ -1,0 +1,53 @@
+"""What the training stages share: a task for the workers, its settings, its curves."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cluster.tracking.journal import history
+from cluster.tracking.training_curves import training_curves
+from cluster.training.workers import TrainingTask, train
+from edlm.data.packing import Split
+from edlm.training.loop import Objective, Training
+from workflows.stage import Session, Work
+
+CODE = ("workflows.training.run", "cluster.training.zero")
+"""What computes the weights, beside a stage's own module and its objective: settings, the workers' engine."""
+
+Write = Callable[[Mapping[str, Tensor], Path], Any]
+
+
+def run_training(
+    session: Session,
+    work: Work,
+    data: str,
+    split: Split,
+    training: Training,
+    objective: Callable[[], Objective],
+    write: Write,
+) -> dict[str, Any]:
+    """Afterwards `work.folder` holds the model that `write` made of the trained weights; facts about the training."""
+    experiment = session.experiment
+    weights = train(
+        TrainingTask(
+            name=work.stage,
+            objective=objective,
+            data=data,
+            split=split,
+            length=experiment.data.length,
+            training=training,
+            seed=experiment.seed,
+            workspace=work.workspace,
+            tracker=work.tracker,
+        ),
+        experiment.cluster,
+    )
+    write(weights, work.folder)
+    curves = history(work.journal)
+    if curves.get("loss_nats_per_token"):
+        tracker = work.tracker()
+        tracker.figure("curves.png", training_curves(curves, work.stage))
+        tracker.close()
+    return {"steps": training.steps}
