@@ -1,1 +1,1 @@
-"""The machines: Ray, DeepSpeed, MLflow and Serve, and nothing of the mathematics."""
+"""Infrastructure: Ray, DeepSpeed, MLflow and Ray Serve. The mathematics is in `edlm`."""

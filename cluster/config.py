@@ -1,4 +1,4 @@
-"""Settings of the machines: how many workers, how they shard, where numbers and files go, how the service scales."""
+"""Cluster settings: workers, sharding, locations of metrics and artifacts, serving and autoscaling."""
 
 import ipaddress
 from typing import Literal
@@ -9,93 +9,93 @@ from edlm.models.execution import Precision
 
 @config
 class Zero:
-    """How DeepSpeed shards the training state (ZeRO: Rajbhandari et al. 2020)."""
+    """Sharding of the training state by DeepSpeed (ZeRO: Rajbhandari et al. 2020)."""
 
     stage: Literal[0, 1, 2, 3] = 2
-    """What is sharded: 0 nothing, 1 the optimizer's state, 2 the gradients too, 3 the weights too. In bfloat16 0 is
-    taken for 1: DeepSpeed adds up gradients in float32 only where it shards."""
+    """What is sharded: 0 nothing, 1 the optimizer state, 2 also the gradients, 3 also the weights. In bfloat16, 0 is
+    treated as 1: DeepSpeed accumulates gradients in float32 only when it shards."""
     offload: bool = False
-    """Keep the optimizer state in the host's memory (and the weights too, at stage 3)."""
+    """Keep the optimizer state (and at stage 3 the weights) in host memory."""
 
 
 @config
 class Cluster:
-    """The Ray cluster and the workers that a training stage asks for."""
+    """Ray cluster, and the workers that a training stage requests."""
 
     address: str | None = None
-    """None: a private local Ray, while the command runs; inside a Ray job, the job's cluster. Else host:port."""
+    """None: a private local Ray while the command runs; inside a Ray job, the job's cluster. Otherwise host:port."""
     workers: Positive = 2
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0
     zero: Zero = Zero()
     restarts: NonNegative = 3
-    """How often the worker group is restarted from the last checkpoint before the stage fails."""
+    """Maximum restarts of the worker group from the last checkpoint before the stage fails."""
     start_timeout_seconds: PositiveFloat = 60.0
-    """How long to wait for the workers' resources before failing with their names."""
+    """Timeout for the workers' resources; the error names the missing ones."""
     collective_timeout_seconds: PositiveFloat = 600.0
-    """How long a worker may wait for its peers in a collective before the group is restarted."""
+    """Timeout of a worker in a collective, after which the worker group is restarted."""
 
 
 @config
 class Tracking:
-    """Where MLflow keeps runs and the model registry."""
+    """Location of the MLflow runs and the model registry."""
 
     uri: str | None = None
-    """None: an SQLite file under the storage root. Else a database or http(s) URI."""
+    """None: an SQLite file under the storage root. Otherwise a database or http(s) URI."""
     experiment: str = "edlm"
     request_timeout_seconds: PositiveFloat = 5.0
 
 
 @config
 class Serving:
-    """The endpoint: address, who may ask, the model it loads, what a replica takes on, and how replicas scale."""
+    """HTTP endpoint: address, access, model, limits of a replica, and autoscaling."""
 
     host: str = "127.0.0.1"
     port: Positive = 8000
     key_file: str | None = None
-    """File with the hashes of API keys. None: nobody is asked for a key, and only this machine is listened to."""
+    """File of API key hashes. None: no key is required, and only loopback is listened on, unless `open` is set."""
     open: bool = False
-    """Listen beyond this machine without a key file: whoever reaches the port may ask."""
+    """Listen beyond this machine without a key file: any client that reaches the port may send requests."""
     hosts: tuple[str, ...] | None = None
-    """Names in the Host header answered beside `host` and loopback's. None: no others on loopback, any beyond."""
+    """Accepted Host header names besides `host` and loopback. None: no others on loopback, any beyond it."""
     alias: str = "champion"
     cache: str | None = None
-    """Folder of verified copies of models, on each machine. None: in the folder for temporary files."""
+    """Folder of verified model copies on each machine. None: below the folder for temporary files."""
     slots: Positive = 16
-    """Texts that a replica fills at once."""
+    """Sequences that a replica runs at once."""
     waiting: NonNegative = 64
-    """Texts that may wait for a place in a replica; more are refused with 429."""
+    """Sequences that may wait for a slot of a replica; more are rejected with 429."""
     patience_seconds: PositiveFloat = 10.0
-    """A text that would wait longer than this for its place is refused with 429."""
+    """A sequence whose estimated wait for a slot is longer than this is rejected with 429."""
     request_timeout_seconds: PositiveFloat = 120.0
-    """The longest deadline of a request, and its deadline where it names none."""
+    """Maximum deadline of a request, and the default if it names none."""
     max_work: Positive = 2**14
-    """Passes of the denoiser that one request may cost."""
+    """Maximum cost of one request, in denoiser passes."""
     work_per_second: PositiveFloat | None = None
-    """Passes of the denoiser that each API key may use on average, in each replica. None: all there are."""
+    """Average rate limit per API key and replica, in denoiser passes per second. None: unlimited."""
     burst_seconds: PositiveFloat = 60.0
-    """A key that was idle may use so many seconds' worth at once."""
+    """Burst of a key that was idle, in seconds of its average rate."""
     drain_seconds: NonNegativeFloat | None = None
-    """How long texts on their way may take when the endpoint is taken down. None: as long as the longest deadline."""
+    """Time for accepted sequences to finish when the endpoint is taken down. None: the longest deadline."""
     max_queued_requests: Positive = 32
-    """Requests that may wait in the proxy for a replica that takes them."""
+    """Requests that may queue in the proxy for an available replica."""
     min_replicas: NonNegative = 1
-    """0: without requests no replica runs, and the first request waits until one has started."""
+    """0: no replica runs without requests, and the first request waits until one has started."""
     max_replicas: Positive = 2
     target_backlog_seconds: PositiveFloat = 2.0
-    """Seconds of work that a replica has before it; more in the mean, and another replica is started."""
+    """Target backlog per replica, in seconds of work; if the mean exceeds it, another replica is started."""
     upscale_delay_seconds: NonNegativeFloat = 10.0
     downscale_delay_seconds: NonNegativeFloat = 600.0
     downscale_to_zero_delay_seconds: NonNegativeFloat = 600.0
-    """The last replica goes after this long without a request, where `min_replicas` is 0."""
+    """Time without a request after which the last replica is stopped, if `min_replicas` is 0."""
     cpus_per_replica: PositiveFloat = 1.0
     gpus_per_replica: NonNegativeFloat = 0.0
-    """A fraction shares a GPU among replicas."""
+    """A fraction shares one GPU among replicas."""
     precision: Precision = "float32"
-    """Of the networks. bfloat16 is for GPUs and processors that compute it faster; on others it is slower."""
+    """Precision of the networks. bfloat16 is for GPUs and CPUs that compute it faster; on others it is slower."""
     compiled: bool = False
-    """Compile the networks' layers before a replica, or a new model in it, answers: some seconds. On a processor that
-    needs g++, on a GPU there are CUDA graphs with it."""
+    """Compile the blocks of the networks before a replica, or a new model in it, answers; takes some seconds. Needs g++
+    on a CPU; uses CUDA graphs on a GPU."""
 
     def __post_init__(self) -> None:
         if self.min_replicas > self.max_replicas:
@@ -114,9 +114,9 @@ class Serving:
 
 
 def require_asked(serving: Serving, listening: str) -> None:
-    """Nothing where only this machine reaches `listening`, at which Serve listens for HTTP, or keys are asked for.
+    """Raise ConfigurationError if remote clients can reach `listening` without a key, unless `serving.open` is set.
 
-    ConfigurationError where strangers might ask, though `serving.host` says that they could not.
+    `listening` is the address of Serve's HTTP proxy, which may be public although `serving.host` is loopback.
     """
     if serving.key_file is None and not serving.open and not is_loopback(listening):
         raise ConfigurationError(
@@ -127,7 +127,7 @@ def require_asked(serving: Serving, listening: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine's own programs can reach `host`."""
+    """Return whether `host` can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

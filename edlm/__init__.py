@@ -1,1 +1,1 @@
-"""Energy-based diffusion language models: the science, and nothing that needs a cluster."""
+"""Energy-based diffusion language models: the science, independent of any cluster."""

@@ -1,4 +1,4 @@
-"""Typed configuration: frozen dataclasses, one YAML for each experiment, overrides on the command line."""
+"""Typed configuration: frozen dataclasses, one YAML file per experiment, command-line overrides."""
 
 import dataclasses
 import difflib
@@ -27,21 +27,21 @@ Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class ConfigurationError(ValueError):
-    """The user's configuration is wrong; the message names the key, the value and what is allowed."""
+    """Error in the user's configuration; the message names the key, the value and what is allowed."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config(cls: type[T]) -> type[T]:
-    """`cls` as a frozen dataclass that checks types strictly and refuses keys it does not know.
+    """Return `cls` as a frozen dataclass that checks types strictly and rejects unknown keys.
 
-    The text below a field is its help on the command line.
+    The docstring below a field is its command-line help.
     """
     settings = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
     return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)  # type: ignore[return-value]
 
 
 def load(cls: type[T], path: str | Path) -> T:
-    """The configuration `cls` written in the YAML file `path`.
+    """Load the configuration `cls` from the YAML file `path`.
 
     Raises ConfigurationError naming every wrong key, with its path, its value and a hint.
     """
@@ -58,35 +58,35 @@ def load(cls: type[T], path: str | Path) -> T:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
-        found = "nothing" if tree is None else f"a {type(tree).__name__}"
-        raise ConfigurationError(f"{path} holds {found}, not a mapping of settings")
+        content = "nothing" if tree is None else f"a {type(tree).__name__}"
+        raise ConfigurationError(f"{path} holds {content}, not a mapping of settings")
     return parse(cls, tree, source=str(path))
 
 
 def parse(cls: type[T], tree: dict[str, Any], source: str = "configuration") -> T:
-    """The configuration `cls` given as plain dicts, lists and scalars; errors as in `load`."""
+    """Return the configuration `cls` from plain dicts, lists and scalars; errors as in `load`."""
     try:
-        # Through JSON: strict mode then reads a list as a tuple, and nothing else is coerced.
+        # Through JSON, because strict mode then accepts a list as a tuple and coerces nothing else.
         return TypeAdapter(cls).validate_json(json.dumps(tree))
     except pydantic.ValidationError as error:
         raise ConfigurationError(_explain(cls, error, source)) from None
-    except (TypeError, ValueError) as error:  # what YAML can say and JSON cannot: a date, an alias that holds itself
+    except (TypeError, ValueError) as error:  # YAML values that JSON lacks: a date, a recursive alias
         raise ConfigurationError(f"{source}: {error}; write text (in quotes), numbers, lists and mappings") from None
 
 
 def plain(settings: Any) -> Any:
-    """The configuration as plain dicts, lists and scalars: the inverse of `parse`."""
-    # "constants": infinity stays infinity, and does not become null.
+    """Return the configuration as plain dicts, lists and scalars: the inverse of `parse`."""
+    # "constants" keeps infinity as infinity instead of null.
     return TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants")).dump_python(settings, mode="json")
 
 
 def dump(settings: Any) -> str:
-    """The configuration as YAML text, every default written out; `load` reads it back to an equal value."""
+    """Return the configuration as YAML text with every default written out; `load` reads back an equal value."""
     return yaml.dump(plain(settings), Dumper=_YamlWriter, sort_keys=False)
 
 
 def from_flags(cls: type[T], arguments: Sequence[str], description: str) -> T:
-    """The defaults of `cls` with `[--key value ...]` laid over them; a mistake ends the process with status 2."""
+    """Return the defaults of `cls` overridden by `[--key value ...]`; a mistake ends the process with status 2."""
     try:
         return _overridden(cls, cls(), arguments, description)
     except ConfigurationError as error:
@@ -95,17 +95,17 @@ def from_flags(cls: type[T], arguments: Sequence[str], description: str) -> T:
 
 
 def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, description: str | None = None) -> T:
-    """The configuration of `EXPERIMENT.yaml [--section.key value ...]`: the file, with the overrides laid over it.
+    """Return the configuration of `EXPERIMENT.yaml [--section.key value ...]`: the file with command-line overrides.
 
     A user's mistake ends the process with status 2 and a message; `--help` after the file lists every setting.
-    Which variant stands where (`kind`), and how many there are, is the file's to say.
+    Only the file chooses variants (`kind`) and their number.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0].startswith("-"):
-        asked = arguments in (["-h"], ["--help"])
+        help_requested = arguments in (["-h"], ["--help"])
         usage = f"usage: python -m MODULE EXPERIMENT.yaml [--section.key VALUE ...] [--help]\n{description or ''}"
-        print(usage.strip(), file=sys.stdout if asked else sys.stderr)
-        raise SystemExit(0 if asked else 2)
+        print(usage.strip(), file=sys.stdout if help_requested else sys.stderr)
+        raise SystemExit(0 if help_requested else 2)
     try:
         return _overridden(cls, load(cls, arguments[0]), arguments[1:], description)
     except ConfigurationError as error:
@@ -114,7 +114,7 @@ def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, desc
 
 
 def _overridden(cls: type[T], settings: T, arguments: Sequence[str], description: str | None) -> T:
-    """The settings with the flags laid over them, checked as a whole."""
+    """Return the settings overridden by the flags, validated as a whole."""
     changed = tyro.cli(
         cls,
         default=settings,
@@ -127,7 +127,7 @@ def _overridden(cls: type[T], settings: T, arguments: Sequence[str], description
 
 
 def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A rule for tyro: read a configuration as a plain dict, so that `parse` alone judges it, whole."""
+    """Return a tyro spec that reads a configuration as a plain dict, so that only `parse` validates it, as a whole."""
     if not hasattr(info.type, "__pydantic_fields__"):
         return None
     types = typing.get_type_hints(info.type, include_extras=True)
@@ -135,7 +135,7 @@ def _unchecked(info: StructTypeInfo) -> StructConstructorSpec | None:
         StructFieldSpec(
             name=name,
             type=types[name],
-            default=getattr(info.default, name, tyro.MISSING),  # missing in the variants that the file does not choose
+            default=getattr(info.default, name, tyro.MISSING),  # missing in variants that the file does not choose
             helptext=field.description,
         )
         for name, field in info.type.__pydantic_fields__.items()
@@ -148,7 +148,7 @@ _REGISTRY.struct_rule(_unchecked)
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML with two mends: `1e-3` is a number (YAML 1.1 reads it as text) and a key may not be given twice."""
+    """YAML loader with two fixes: `1e-3` is a number (YAML 1.1 reads it as text) and duplicate keys are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -162,7 +162,7 @@ class _Yaml(yaml.SafeLoader):
 
 
 class _YamlWriter(yaml.SafeDumper):
-    """Writes what `_Yaml` reads back: the text "1e-3" in quotes, the number without."""
+    """YAML dumper for `_Yaml`: the text "1e-3" is quoted, the number is not."""
 
 
 _EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -171,18 +171,18 @@ for side in (_Yaml, _YamlWriter):
 
 
 def _explain(cls: type, error: pydantic.ValidationError, source: str) -> str:
-    """Every problem of `error` on one line: the key as the file spells it, what is wrong, what would be right."""
+    """Return every problem of `error` on one line: the key as in the file, what is wrong and what would be right."""
     return f"{source}: " + "; ".join(_problem(cls, problem) for problem in error.errors(include_url=False))
 
 
 def _problem(cls: type, problem: ErrorDetails) -> str:
-    path, places = _follow([cls], problem["loc"])
+    path, variants = _follow([cls], problem["loc"])
     name = ".".join(path) or "(top level)"
     context = problem.get("ctx", {})
-    kinds = [getattr(place, "kind", "") for place in places]
+    kinds = [getattr(variant, "kind", "") for variant in variants]
     match problem["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            known = {field for place in _follow([cls], problem["loc"][:-1])[1] for field in _fields(place)}
+            known = {field for variant in _follow([cls], problem["loc"][:-1])[1] for field in _fields(variant)}
             return f"{name}: unknown key; {_hint(path[-1], known)}"
         case "missing" | "missing_argument":
             return f"{name}: missing; it has no default"
@@ -192,23 +192,23 @@ def _problem(cls: type, problem: ErrorDetails) -> str:
             return f"{name}.kind: there is no {context['tag']!r}; {_hint(context['tag'], kinds)}"
         case "dataclass_type" | "dict_type":
             return f"{name}: should be a mapping of settings; got {_short(problem['input'])}"
-        case "value_error":  # raised by a configuration's own check, which names the value
+        case "value_error":  # raised by a configuration's own validation, which names the value
             return f"{name}: {context['error']}"
     return f"{name}: {problem['msg']}; got {_short(problem['input'])}"
 
 
 def _follow(places: list[type], path: Sequence[str | int]) -> tuple[list[str], list[type]]:
-    """The keys along pydantic's `path` as the file spells them, and the configurations that may stand at its end."""
+    """Return the keys along pydantic's `path` as the file spells them, and the possible configurations at its end."""
     keys = []
     for part in path:
-        variants = [place for place in places if getattr(place, "kind", None) == part]
-        if len(places) > 1 and variants:  # not a key: pydantic says which variant of a union it had chosen
+        variants = [cls for cls in places if getattr(cls, "kind", None) == part]
+        if len(places) > 1 and variants:  # not a key: the union variant that pydantic chose
             places = variants
             continue
         keys.append(str(part))
-        if any(part in _fields(place) for place in places):
-            places = [inner for place in places for inner in _classes(_fields(place).get(str(part)))]
-        # Else the index in a tuple or the key of a dict: the same configurations stand below it.
+        if any(part in _fields(cls) for cls in places):
+            places = [inner for cls in places for inner in _classes(_fields(cls).get(str(part)))]
+        # Otherwise a tuple index or a dict key, below which the configurations are the same.
     return keys, places
 
 
@@ -217,7 +217,7 @@ def _fields(cls: type) -> dict[str, Any]:
 
 
 def _classes(kind: Any) -> list[type]:
-    """The configurations in the type `kind`: through unions, tuples, dicts and None."""
+    """Return the configurations in the type `kind`, through unions, tuples, dicts and None."""
     if dataclasses.is_dataclass(kind):
         return [typing.cast(type, kind)]
     return [cls for part in typing.get_args(kind) for cls in _classes(part)]

@@ -1,4 +1,4 @@
-"""Work in bites: a generator whose every `next` does a bounded part, and whose return value is the result."""
+"""Cooperative work: a generator whose every `next` does a bounded part and whose return value is the result."""
 
 from collections.abc import Generator
 from typing import TypeVar
@@ -8,7 +8,7 @@ Bites = Generator[None, None, T]
 
 
 def finished(bites: Bites[T]) -> T:
-    """The result, all bites taken at once."""
+    """Run `bites` to its end without pausing and return its result."""
     while True:
         try:
             next(bites)

@@ -1,8 +1,8 @@
-"""The paper's mathematics, one function for each equation; the sign of the energy lives here and nowhere else.
+"""The paper's mathematics, one function per equation; the sign of the energy is set here and nowhere else.
 
 Symbols: EDLM (Xu et al. 2024, arXiv 2410.21357) and MDLM (Sahoo et al. 2024, arXiv 2406.07524).
 Axes: b sequence, k candidate, l position, v vocabulary, n selected positions, g group of positions.
-Everything is in nats. Energies are LOW where text is likely.
+All quantities are in nats. Energies are LOW where text is likely.
 """
 
 import math
@@ -18,27 +18,27 @@ from torch import Tensor
 def noise(
     x0: Int[Tensor, "b l"], alpha: Float[Tensor, " b"], u: Float64[Tensor, "b l"], mask: int
 ) -> Int[Tensor, "b l"]:
-    """x_t ~ q(x_t | x_0): each token kept with probability alpha_t, else replaced by the mask (MDLM eq. 3)."""
+    """Sample x_t ~ q(x_t | x_0): keep each token with probability alpha_t, else replace it by the mask (MDLM eq. 3)."""
     return torch.where(u < alpha[:, None], x0, mask)
 
 
 def substitute(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
-    """log p_theta at masked positions (SUBS, MDLM sec. 3.2.3), in float32 whatever the network computes in.
+    """Return log p_theta at masked positions (SUBS, MDLM sec. 3.2.3), in float32 for any network precision.
 
-    `v` runs over tokens only, so the mask has probability zero; unmasked positions never come here.
+    `v` runs over tokens only, so the mask has probability zero; callers never pass unmasked positions.
     """
     return F.log_softmax(logits.float(), dim=-1)
 
 
 def carry_over(xt: Int[Tensor, "*b l"], x: Int[Tensor, "*b l"], where: Bool[Tensor, "*b l"]) -> Int[Tensor, "*b l"]:
-    """x at the selected positions, x_t everywhere else: a token once revealed never changes."""
+    """Return x at the selected positions and x_t elsewhere: an unmasked token never changes."""
     return torch.where(where, x, xt)
 
 
 def tempered(logits: Float[Tensor, "*n v"], temperature: float) -> Float[Tensor, "*n v"]:
-    """Logits of p^(1/temperature), normalised by what comes after; at 0 all of the probability is the likeliest's.
+    """Return the logits of p^(1/temperature), not normalised; at 0 the likeliest token has all of the probability.
 
-    Of several likeliest tokens the first has it. Logits that are not numbers stay so.
+    Ties go to the first token. NaN logits stay NaN.
     """
     if temperature > 0:
         return logits.float() / temperature
@@ -47,9 +47,9 @@ def tempered(logits: Float[Tensor, "*n v"], temperature: float) -> Float[Tensor,
 
 
 def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """k tokens for each position by inverse CDF, with the log-probability of each.
+    """Draw k tokens per position by inverse CDF and return them with their log-probabilities.
 
-    One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail: it
+    One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail, which
     lowers the entropy and flatters generative perplexity (Zheng et al. 2024).
     """
     tokens = draw_by_weight(log_p.detach().to(torch.float64, copy=True).exp_(), u)
@@ -57,9 +57,9 @@ def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Te
 
 
 def draw_by_weight(p: Float64[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> Int[Tensor, "n k"]:
-    """k tokens for each position in proportion to p, which afterwards holds its own sums.
+    """Draw k tokens per position in proportion to p, overwriting p with its cumulative sums.
 
-    In place, because it is the largest thing that generation ever holds.
+    In place, because p is the largest tensor of generation.
     """
     cdf = torch.cumsum(p, dim=-1, out=p)
     return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
@@ -69,9 +69,10 @@ def draw_by_weight(p: Float64[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> Int[
 
 
 def nelbo_integrand(nll: Float[Tensor, "b l"], weight: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """w(t) sum_{l masked} -log p_theta(x_0^l | x_t), nats per sequence (MDLM eq. 10); nll is 0 where nothing is masked.
+    """Return w(t) sum_{l masked} -log p_theta(x_0^l | x_t), in nats per sequence (MDLM eq. 10).
 
-    Its mean over t ~ U(0, 1) and x_t is the continuous-time NELBO, an upper bound on -log p(x_0).
+    `nll` is 0 at unmasked positions. The mean over t ~ U(0, 1) and x_t is the continuous-time NELBO, an upper bound on
+    -log p(x_0).
     """
     return weight * nll.sum(dim=-1)
 
@@ -80,12 +81,12 @@ def nelbo_integrand(nll: Float[Tensor, "b l"], weight: Float[Tensor, " b"]) -> F
 
 
 def group_count(length: int, block: int | None) -> int:
-    """The number of groups that are weighed and resampled on their own: 1, or ceil(length / block)."""
+    """Return the number of groups that are scored and resampled independently: 1, or ceil(length / block)."""
     return 1 if block is None else math.ceil(length / block)
 
 
 def sum_by_group(values: Tensor, block: int | None) -> Tensor:
-    """[..., l] -> [..., g]: the sum over the positions of each group."""
+    """Sum over the positions of each group: [..., l] -> [..., g]."""
     if block is None:
         return values.sum(dim=-1, keepdim=True)
     padding = -values.shape[-1] % block
@@ -93,7 +94,7 @@ def sum_by_group(values: Tensor, block: int | None) -> Tensor:
 
 
 def spread_groups(values: Tensor, length: int, block: int | None) -> Tensor:
-    """[..., g] -> [..., l]: each position gets its group's value."""
+    """Assign each position its group's value: [..., g] -> [..., l]."""
     return values.repeat_interleave(length if block is None else block, dim=-1)[..., :length]
 
 
@@ -101,26 +102,30 @@ def spread_groups(values: Tensor, length: int, block: int | None) -> Tensor:
 
 
 def log_weight(energy: Tensor, temperature: float = 1.0) -> Tensor:
-    """log v = -E / tau: the unnormalised log importance weight of p_theta exp(-E) against p_theta (EDLM eq. 6)."""
+    """Return log v = -E / tau, the unnormalised log importance weight of p_theta exp(-E) over p_theta (EDLM eq. 6)."""
     return -energy / temperature
 
 
 def nce_binary(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
-    """softplus(E(x_0)) + mean_j softplus(-E(x^-_j)) (EDLM eq. 10); at its optimum E = log p_theta - log q, so Z = 1."""
+    """Return softplus(E(x_0)) + mean_j softplus(-E(x^-_j)) (EDLM eq. 10).
+
+    At its optimum E = log p_theta - log q, so Z = 1.
+    """
     return F.softplus(data) + F.softplus(-negatives).mean(dim=1)
 
 
 def nce_ranking(data: Float[Tensor, "b g"], negatives: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
-    """-log of the weight of x_0 among itself and K negatives; optimum as for `nce_binary` up to a constant c(x_t).
+    """Return -log of the weight of x_0 among itself and K negatives.
 
-    log(K + 1) minus it is what resampling K + 1 candidates gains in that step (docs/mathematics.md 3.3, 5.1).
+    The optimum is that of `nce_binary` up to a constant c(x_t). log(K + 1) minus this loss is the gain of resampling
+    K + 1 candidates in that step (docs/mathematics.md 3.3, 5.1).
     """
     log_v = log_weight(torch.cat([data[:, None], negatives], dim=1))
     return -log_v.log_softmax(dim=1)[:, 0]
 
 
 def carry_over_log_p(log_p: Float[Tensor, "*b l"], masked: Bool[Tensor, "*b l"]) -> Float[Tensor, "*b"]:
-    """Autoregressive log-probability of the masked positions alone; its Z is exactly 1 (EDLM sec. 4.1, `coAR`)."""
+    """Return the autoregressive log-probability of the masked positions; its Z is exactly 1 (EDLM sec. 4.1, `coAR`)."""
     return (log_p * masked).sum(dim=-1)
 
 
@@ -130,31 +135,31 @@ def carry_over_log_p(log_p: Float[Tensor, "*b l"], masked: Bool[Tensor, "*b l"])
 def reveal(
     masked: Bool[Tensor, "b l"], probability: Float[Tensor, " b"], u: Float64[Tensor, "b l"]
 ) -> Bool[Tensor, "b l"]:
-    """U: each masked position joins independently. It does not depend on the candidates, so it is drawn first."""
+    """Draw U, which each masked position joins independently: independent of the candidates, so it is drawn first."""
     return masked & (u < probability[:, None])
 
 
 def up_to_last(masked: Bool[Tensor, "b l"], revealed: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-    """The masked positions but for those behind the last of U: a law in reading order needs no more to know x_U."""
+    """Return the masked positions up to the last one of U: all that drawing x_U in reading order needs."""
     return masked & (revealed.flip(1).cumsum(dim=1).flip(1) > 0)
 
 
 def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]) -> Int[Tensor, "b g"]:
-    """J ~ Categorical(v / sum v) over the candidates of the SAME sequence and group (EDLM alg. 1).
+    """Draw J ~ Categorical(v / sum v) over the candidates of the SAME sequence and group (EDLM alg. 1).
 
-    Where every weight is zero (all candidates impossible) the choice is uniform.
+    The choice is uniform where every weight is zero (all candidates impossible).
     """
     cdf = _log_shares(log_v, dim=1).exp().cumsum(dim=1)
     return (u[:, None] * cdf[:, -1:] >= cdf).sum(dim=1).clamp(max=log_v.shape[1] - 1)
 
 
 def effective_sample_size(log_v: Float[Tensor, "b k g"]) -> Float[Tensor, "b g"]:
-    """(sum v)^2 / sum v^2, between 1 and k."""
+    """Return (sum v)^2 / sum v^2, between 1 and k."""
     return 1 / _log_shares(log_v, dim=1).exp().square().sum(dim=1)
 
 
 def _log_shares(log_v: Tensor, dim: int) -> Float64[Tensor, "..."]:
-    """log(v / sum v) over the candidates; equal shares where every weight is zero."""
+    """Return log(v / sum v) over the candidates, uniform where every weight is zero; FloatingPointError on NaN."""
     if log_v.isnan().any():
         raise FloatingPointError("an energy is not a number; the energy network or its input is broken")
     log_v = log_v.double()
@@ -166,10 +171,10 @@ def _log_shares(log_v: Tensor, dim: int) -> Float64[Tensor, "..."]:
 
 
 def most_remasked(alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """min(1, (1 - alpha_s) / alpha_t): the largest share sigma of the revealed positions that may be masked again.
+    """Return min(1, (1 - alpha_s) / alpha_t), the largest share sigma of unmasked positions that may be masked again.
 
-    With more, the masked share at s would exceed 1 - alpha_s whatever is revealed (Wang et al. 2025, sec. 3.1). 0 where
-    nothing is revealed yet, and at s = 0.
+    With a larger share, the masked share at s would exceed 1 - alpha_s whatever is unmasked (Wang et al. 2025, sec.
+    3.1). 0 where nothing is unmasked yet, and at s = 0.
     """
     return torch.where(alpha_t > 0, ((1 - alpha_s) / alpha_t).clamp(max=1), 0.0)
 
@@ -177,7 +182,7 @@ def most_remasked(alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"]) ->
 def reveal_beside_remasking(
     alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:
-    """(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t): P(a masked position is revealed) that keeps q(x_s | x_0).
+    """Return (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), the P(unmask a position) that preserves q(x_s | x_0).
 
     Of the share alpha_t that is clean at t, (1 - sigma) alpha_t stays clean; the rest of alpha_s comes from the share
     1 - alpha_t that is masked (Wang et al. 2025, eq. 4).
@@ -189,12 +194,12 @@ def reveal_beside_remasking(
 
 
 def resampled_nll(log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]) -> Float[Tensor, "b g"]:
-    """Upper bound on -log p_k of the revealed tokens, nats by group (docs/mathematics.md 5.1).
+    """Return an upper bound on -log p_k of the unmasked tokens, in nats per group (docs/mathematics.md 5.1).
 
         -log p_theta(x_U) - log (1/R) sum_r [ k v_1 / sum_j v_j ]_r
 
-    Candidate 1 (index 0) holds the true tokens, which so sit inside their own normaliser; the others are drawn from
-    p_theta. The mean over the R repeats is of the whole ratio: averaging v inside it gives no bound.
+    Candidate 1 (index 0) holds the true tokens and is part of its own normaliser; the others are drawn from p_theta.
+    The mean over the R repeats is of the whole ratio: averaging v inside it gives no bound.
     """
     repeats, _, k, _ = log_v.shape
     log_ratio = math.log(k) + _log_shares(log_v, dim=2)[:, :, 0]
@@ -204,20 +209,20 @@ def resampled_nll(log_p: Float[Tensor, "b g"], log_v: Float[Tensor, "r b k g"]) 
 def paper_integrand(
     log_p: Float[Tensor, " b"], energy: Float[Tensor, " b"], log_z: Float[Tensor, " b"], weight: Float[Tensor, " b"]
 ) -> Float[Tensor, " b"]:
-    """w(t) (-log p_theta + E + log Z) (EDLM eq. 9). NOT a bound: it weighs a joint by w(t)."""
+    """Return w(t) (-log p_theta + E + log Z) (EDLM eq. 9). NOT a bound: w(t) weights a joint."""
     return weight * (-log_p + energy + log_z)
 
 
 def log_partition(log_v: Float[Tensor, "n *b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-    """(low, high) estimates of log Z from n draws of log v = -E under p_theta.
+    """Return (low, high) estimates of log Z from n draws of log v = -E under p_theta.
 
     Low is the log-mean-exp, biased low (Jensen); high is (2n - 1) T_n - 2 (n - 1) T_{n-1} (Deng et al. 2020, eq. 6),
-    T_{n-1} averaged over the n ways to leave one draw out. Needs n >= 2.
+    with T_{n-1} averaged over the n ways to leave one draw out. Requires n >= 2.
     """
     n = log_v.shape[0]
     low = log_v.logsumexp(dim=0) - math.log(n)
-    nothing = torch.full_like(log_v[:1], -math.inf)
-    before = torch.cat([nothing, log_v.logcumsumexp(dim=0)[:-1]])
-    after = torch.cat([nothing, log_v.flip(0).logcumsumexp(dim=0)[:-1]]).flip(0)
+    log_zero = torch.full_like(log_v[:1], -math.inf)
+    before = torch.cat([log_zero, log_v.logcumsumexp(dim=0)[:-1]])
+    after = torch.cat([log_zero, log_v.flip(0).logcumsumexp(dim=0)[:-1]]).flip(0)
     leave_one_out = (torch.logaddexp(before, after) - math.log(n - 1)).mean(dim=0)
     return low, (2 * n - 1) * low - 2 * (n - 1) * leave_one_out

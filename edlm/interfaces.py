@@ -1,4 +1,4 @@
-"""What every energy is: a number for each group of each candidate, LOW where the candidate is likely text."""
+"""Interfaces of energies and denoisers. An energy is one number per candidate and group, LOW where text is likely."""
 
 from abc import abstractmethod
 from typing import Protocol, runtime_checkable
@@ -10,17 +10,17 @@ from edlm.cooperative import Bites
 
 
 class AbstractEnergy(nn.Module):
-    """An energy; anything callable with this signature and these attributes serves, a lookup table too."""
+    """Base class of energies; any callable with this signature and these attributes works, such as a lookup table."""
 
     whole_sequence: bool
     block: int | None = None
     normalised: bool = False  # True: Z = 1 exactly, and `drawing` samples p_theta exp(-E) itself
     proposal: "AbstractEnergy | None"
-    """A normalised energy, from whose law candidates are drawn and against which E is a residual; None: p_theta."""
+    """Normalised energy that candidates are drawn from and against which E is a residual; None: p_theta."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.proposal = None  # not in the class, where it would hide the module that a subclass sets
+        self.proposal = None  # not a class attribute, which would hide the module that a subclass sets
 
     @abstractmethod
     def forward(
@@ -31,16 +31,16 @@ class AbstractEnergy(nn.Module):
         log_p: Float[Tensor, "b k g"],
         context: Float[Tensor, "b l h"],
     ) -> Float[Tensor, "b k g"]:
-        """E of k candidates of each sequence, by group.
+        """Compute E of k candidates per sequence, by group.
 
-        `log_p` is log p_theta (or of the proposal's law) of the candidates' drawn tokens, summed by group; `context` is
-        what the denoiser read in x_t. Candidates of one sequence fill the same positions; where x_t is not masked, x_t
-        is read.
+        `log_p` is the log-probability of the candidates' drawn tokens under p_theta (or the proposal), summed by group;
+        `context` is the result of the denoiser's `read` of x_t. Candidates of one sequence fill the same positions;
+        where x_t is unmasked, x_t is read instead of x.
         """
 
 
 class AnyDenoiser(Protocol):
-    """What the sampler and the estimates ask of a denoiser: a network, or a lookup table."""
+    """Denoiser as the sampler and the estimates use it: a network or a lookup table."""
 
     mask: int
     vocabulary: int
@@ -52,13 +52,13 @@ class AnyDenoiser(Protocol):
 
 @runtime_checkable
 class ReadsSome(Protocol):
-    """A denoiser that has less work where its context is wanted at some positions alone."""
+    """Denoiser that computes the context at selected positions only, for less work."""
 
     def read_at(self, xt: Tensor, t: Tensor, where: Tensor) -> Tensor: ...
 
 
 class AnyEnergy(Protocol):
-    """What they ask of an energy: see `edlm.energies.kinds.AbstractEnergy`."""
+    """Energy as the sampler and the estimates use it: see `AbstractEnergy`."""
 
     whole_sequence: bool
     block: int | None
@@ -68,9 +68,9 @@ class AnyEnergy(Protocol):
 
 @runtime_checkable
 class NormalisedEnergy(AnyEnergy, Protocol):
-    """An energy with Z = 1, which samples p_theta exp(-E) itself, and says log p of each token that it drew.
+    """Energy with Z = 1 that samples p_theta exp(-E) itself and returns log p of each token drawn.
 
-    Whatever goes token by token lets others in between: a bite is a token.
+    Token-by-token sampling is cooperative work with a pause after every token.
     """
 
     def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]: ...
@@ -78,27 +78,27 @@ class NormalisedEnergy(AnyEnergy, Protocol):
 
 @runtime_checkable
 class Proposal(NormalisedEnergy, Protocol):
-    """A normalised energy whose law others draw their candidates from."""
+    """Normalised energy from whose distribution other energies draw their candidates."""
 
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
 
 
 def proposal_of(energy: AnyEnergy) -> Proposal | None:
-    """The energy whose law candidates come from where it is not the denoiser's."""
+    """Return the energy that candidates are drawn from, or None if they are drawn from the denoiser."""
     return getattr(energy, "proposal", None)
 
 
 def read(denoiser: AnyDenoiser, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]) -> Tensor:
-    """The context of the sequences, which need not be right but at the selected positions."""
+    """Compute the context of the sequences, which may be valid at the selected positions only."""
     return denoiser.read_at(xt, t, where) if isinstance(denoiser, ReadsSome) else denoiser.read(xt, t)
 
 
 @runtime_checkable
 class Verifiable(Protocol):
-    """A normalised energy that reads a whole draft in one pass, and then tells p_c of any token of it.
+    """Normalised energy that reads a whole speculative draft in one pass and then returns p_c of any of its tokens.
 
-    What it tells at a position depends on the draft's tokens before the position alone, so that one reading serves
-    both the verdict on a token and the law that its successor is drawn from.
+    The result at a position depends only on the draft's tokens before it, so that one pass serves both the verdict on a
+    token and the distribution that its replacement is drawn from.
     """
 
     def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...

@@ -1,8 +1,7 @@
 """Counter-based randomness: every uniform is a function of (seed, step, row, purpose) and its own index.
 
-Nothing here has a state. A number's value does not depend on the shape that was asked for, on the device, on the rows
-that are computed beside it, or on how many workers there are: that is what makes training resumable and a served text
-independent of its batch mates.
+The functions are stateless. A value does not depend on the requested shape, the device, the other rows of the batch or
+the number of workers, which makes training resumable and a served text independent of its batch mates.
 """
 
 import functools
@@ -18,34 +17,34 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
-_BITS = 52  # with 52 bits and the half-step below, every value is exact in float64 and never 0 or 1
-# 64 bits each: int64 tensors on an accelerator, uint64 in NumPy, whose small calls are faster. Their operators are the
-# same, which a type checker cannot see.
+_BITS = 52  # with 52 bits and the half step of `_unit`, every value is exact in float64 and never 0 or 1
+# 64-bit words: int64 tensors on an accelerator, otherwise NumPy's uint64, which is faster in small calls. Both have the
+# same operators, which a type checker cannot see.
 Words = Any
 
 
 class Purpose(IntEnum):
-    """What a number is drawn for: two purposes never share a stream."""
+    """Purpose of a draw; two purposes never share a stream."""
 
     TIME = 1  # diffusion times of a training batch or an estimate
     MASK = 2  # which tokens the forward process masks
-    GRID = 3  # the number of steps, and the step, that a step energy is trained at
-    REVEAL = 4  # which masked positions a step reveals
-    CANDIDATE = 5  # the candidates' tokens
+    GRID = 3  # number of steps, and the step, that a step energy is trained at
+    REVEAL = 4  # which masked positions a step unmasks
+    CANDIDATE = 5  # tokens of the candidates
     PICK = 6  # which candidate is kept
     NEGATIVE = 7  # noise samples of noise contrastive estimation
     DROPOUT = 8
-    ORDER = 9  # the order of the rows in an epoch
-    ROWS = 10  # which rows an evaluation looks at
+    ORDER = 9  # order of the rows in an epoch
+    ROWS = 10  # which rows an evaluation uses
     REPEAT = 11  # keys of the repeats of an estimate
-    PARAMETER = 12  # the parameters of a source's law
-    SEQUENCE = 13  # the sequences of a source
-    TRUTH = 14  # what a learned energy is compared on: tokens from the law itself
-    CENTRE = 15  # where the clusters of a divergence start
-    RESAMPLE = 16  # which texts a bootstrap takes
-    KEEP = 17  # whether a verified draft keeps its token
-    AGAIN = 18  # the token that takes its place
-    REMASK = 19  # which revealed positions a step masks again
+    PARAMETER = 12  # parameters of a source's distribution
+    SEQUENCE = 13  # sequences of a source
+    TRUTH = 14  # tokens from the true distribution, on which a learned energy is compared
+    CENTRE = 15  # initial cluster centres of a divergence
+    RESAMPLE = 16  # which texts a bootstrap resamples
+    KEEP = 17  # whether verification keeps a token of the speculative draft
+    AGAIN = 18  # replacement of a rejected token
+    REMASK = 19  # which unmasked positions a step masks again
     TEXT = 20  # seeds of the texts of one request
 
 
@@ -57,10 +56,10 @@ def uniforms(
     shape: tuple[int, ...] = (),
     device: torch.device | str | None = None,
 ) -> Float64[Tensor, "..."]:
-    """Uniforms in the open interval (0, 1), of shape [*b, *shape] where seed, step and row broadcast to [*b].
+    """Return uniforms in the open interval (0, 1), of shape [*b, *shape] where seed, step and row broadcast to [*b].
 
-    The value at an index is the same for every `shape` that contains the index. Tensors decide the device; with
-    integers alone it is `device`.
+    The value at an index is the same for every `shape` that contains the index. Tensors on an accelerator decide the
+    device; otherwise it is `device`, by default the CPU.
     """
     return _unit(_spread(_key(seed, step, row, purpose, device), shape))
 
@@ -73,11 +72,11 @@ def seeds(
     shape: tuple[int, ...] = (),
     device: torch.device | str | None = None,
 ) -> Int64[Tensor, "..."]:
-    """Non-negative 63-bit integers of the same streams, to be used as seeds of something else."""
+    """Return non-negative 63-bit integers from the same streams, for use as seeds."""
     return _tensor(_shift_right(_spread(_key(seed, step, row, purpose, device), shape), 1))
 
 
-@np.errstate(over="ignore")  # scalars, unlike arrays, do not wrap around in silence
+@np.errstate(over="ignore")  # scalars, unlike arrays, warn when they wrap around
 def _key(seed, step, row, purpose: Purpose, device) -> Words:
     parts = (seed, step, row)
     devices = [part.device for part in parts if isinstance(part, Tensor) and part.device.type != "cpu"]
@@ -92,7 +91,7 @@ def _key(seed, step, row, purpose: Purpose, device) -> Words:
 
 @functools.cache
 def _of_purpose(purpose: Purpose) -> np.uint64:
-    # The purpose is mixed before the seed comes in: of two small integers, 3 ^ 0 and 2 ^ 1 would be one stream.
+    # Mix the purpose before combining it with the seed: of plain small integers, 3 ^ 0 and 2 ^ 1 would be one stream.
     return _mix(np.array([int(purpose)], dtype=np.uint64) * np.uint64(_GOLDEN))[0]
 
 
@@ -120,17 +119,17 @@ def _mix(z: Words) -> Words:
 
 
 def _shift_right(z: Words, bits: int) -> Words:
-    """Logical shift: torch's >> on signed integers copies the sign."""
+    """Shift right logically; torch's >> on signed integers copies the sign."""
     return (z >> bits) & ((1 << (64 - bits)) - 1) if isinstance(z, Tensor) else z >> np.uint64(bits)
 
 
 def _like(constant: int, z: Words) -> Words:
-    """64 bits, as what can be added to z and multiplied with it."""
+    """Return the 64-bit `constant` in a type that can be added to z and multiplied with it."""
     return _signed(constant) if isinstance(z, Tensor) else np.uint64(constant)
 
 
 def _signed(bits: int) -> int:
-    """The integer that these 64 bits are in two's complement."""
+    """Return the integer that these 64 bits represent in two's complement."""
     return (bits + 2**63) % 2**64 - 2**63
 
 
@@ -142,7 +141,7 @@ def _unit(z: Words) -> Tensor:
 
 
 def _tensor(values: Words) -> Tensor:
-    """NumPy's as a tensor; what has no axis comes as a scalar."""
+    """Return NumPy values as a tensor; NumPy scalars become 0-dimensional tensors."""
     if isinstance(values, Tensor):
         return values
     values = np.asarray(values)

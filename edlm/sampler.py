@@ -1,4 +1,4 @@
-"""The sampler under its short name; it lives in `edlm.sampling.sampler`."""
+"""Short import path of the sampler, which is defined in `edlm.sampling.sampler`."""
 
 from edlm.sampling.sampler import EXACT, Sampler
 

@@ -1,4 +1,4 @@
-"""Noise schedules: alpha_t, the probability that a token is clean at time t; and the times that training draws."""
+"""Noise schedules alpha_t, the probability that a token is clean at time t, and the times drawn in training."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,31 +11,34 @@ from torch import Tensor
 from edlm.config import Fraction, PositiveFloat, config
 from edlm.rng import Purpose, uniforms
 
-TRAINING_FLOOR = 1e-3  # the published floor of t in training; evaluation has none (docs/mathematics.md 2)
+TRAINING_FLOOR = 1e-3  # published floor of t in training; evaluation has none (docs/mathematics.md 2)
 
 
 class AbstractSchedule(ABC):
-    """alpha_0 = 1, alpha_1 = 0, decreasing; all functions take t in [0, 1] of any shape."""
+    """Decreasing noise schedule with alpha_0 = 1 and alpha_1 = 0; all methods take t in [0, 1] of any shape."""
 
     @abstractmethod
     def alpha(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """P(token clean at t)."""
+        """Return P(token clean at t)."""
 
     @abstractmethod
     def weight(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """w(t) = -alpha'_t / (1 - alpha_t), the weight of the NELBO's integrand (Sahoo et al. 2024, eq. 10).
+        """Return w(t) = -alpha'_t / (1 - alpha_t), the weight of the NELBO's integrand (Sahoo et al. 2024, eq. 10).
 
-        In closed form: near t = 0 the difference 1 - alpha_t would round to nothing, and the weight to infinity.
+        In closed form, because near t = 0 the difference 1 - alpha_t would round to 0 and the weight to infinity.
         """
 
     def reveal(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """(alpha_s - alpha_t) / (1 - alpha_t): P(a position masked at t is revealed by s < t); exactly 1 at s = 0."""
+        """Return P(a position masked at t is unmasked by s < t) = (alpha_s - alpha_t) / (1 - alpha_t).
+
+        Exactly 1 at s = 0.
+        """
         return (self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t))
 
 
 @config
 class LogLinear(AbstractSchedule):
-    """alpha_t = 1 - t; w(t) = 1 / t."""
+    """Log-linear schedule: alpha_t = 1 - t; w(t) = 1 / t."""
 
     kind: Literal["log_linear"] = "log_linear"
 
@@ -48,12 +51,12 @@ class LogLinear(AbstractSchedule):
 
 @config
 class Cosine(AbstractSchedule):
-    """alpha_t = 1 - cos(pi / 2 (1 - t)); masks early and unmasks slowly near t = 0."""
+    """Cosine schedule: alpha_t = 1 - cos(pi / 2 (1 - t)); masks early and unmasks slowly near t = 1."""
 
     kind: Literal["cosine"] = "cosine"
 
     def alpha(self, t):
-        # As a product of sines: near t = 0 the difference 1 - cos loses nothing, and alpha(0) is exactly 1.
+        # A squared sine has no cancellation, unlike 1 - cos near t = 1; `where` makes alpha(0) exactly 1.
         return torch.where(t <= 0, 1.0, 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2)
 
     def weight(self, t):
@@ -62,7 +65,7 @@ class Cosine(AbstractSchedule):
 
 @config
 class Polynomial(AbstractSchedule):
-    """alpha_t = 1 - t^exponent (Shi et al. 2024); w(t) = exponent / t. Exponent 1 is log-linear."""
+    """Polynomial schedule: alpha_t = 1 - t^exponent (Shi et al. 2024); w(t) = exponent / t. Log-linear if 1."""
 
     kind: Literal["polynomial"] = "polynomial"
     exponent: PositiveFloat = 2.0
@@ -80,9 +83,9 @@ ScheduleConfig = LogLinear | Cosine | Polynomial
 def draw_times(
     seed: int, step: int, places: Int[Tensor, " b"], of: int, floor: Fraction = TRAINING_FLOOR
 ) -> Float[Tensor, " b"]:
-    """Times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + i / N) mod 1 (Kingma et al. 2021).
+    """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + i / N) mod 1 (Kingma et al. 2021).
 
-    `places` are the rows' places i in the global batch of `of` = N rows, over all workers and accumulation steps; u is
+    `places` are the rows' indices i in the global batch of `of` = N rows, over all workers and accumulation steps; u is
     shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once.
     """
     u = uniforms(seed, step, 0, Purpose.TIME, device=places.device)

@@ -18,13 +18,13 @@ from fsspec.implementations.local import LocalFileSystem
 from edlm.config import NonNegative, config, parse, plain
 
 MARKER = "_COMMITTED.json"
-INTENT = "_PUBLISHING.json"  # names what a publication may overwrite, so that a killed one can be repeated
+INTENT = "_PUBLISHING.json"  # lists what a publication may overwrite, so that a killed one can be repeated
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 
 class StorageError(ValueError):
-    """What lies at a URI is not what was published there, or nothing may be published there; the message says why."""
+    """Error for a URI that does not hold what was published or may not be published to; the message says why."""
 
 
 @config
@@ -44,7 +44,7 @@ class File:
 
 @config
 class Marker:
-    """What a committed folder holds: every file, and the facts its writer gave (for example a fingerprint)."""
+    """Content of a committed folder: every file, and the writer's facts (for example a fingerprint)."""
 
     files: tuple[File, ...]
     facts: dict[str, pydantic.JsonValue] = pydantic.Field(default_factory=dict)
@@ -56,12 +56,12 @@ class Marker:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the content: paths, sizes and digests of all files, but not the facts."""
+        """SHA-256 of the content: paths, sizes and digests of all files, but not the facts."""
         return digest_of(self.files)
 
 
 def join(uri: str, *parts: str) -> str:
-    """The URI `parts` below `uri`; ValueError where a part is absolute or climbs with `..`."""
+    """Return the URI `parts` below `uri`; raise ValueError if a part is absolute or contains `..`."""
     for part in parts:
         if part.startswith("/") or "://" in part or ".." in PurePosixPath(part).parts:
             raise ValueError(f"{part!r} does not stay below {uri}; give a relative path without '..'")
@@ -70,13 +70,13 @@ def join(uri: str, *parts: str) -> str:
 
 
 def read_text(uri: str) -> str:
-    """The UTF-8 text at `uri`; FileNotFoundError where there is none."""
+    """Return the UTF-8 text at `uri`; raise FileNotFoundError if there is none."""
     system, path = _open(uri)
     return _bytes(system, path).decode("utf-8")
 
 
 def write_text(uri: str, text: str) -> None:
-    """Afterwards `uri` holds exactly `text`; on a local disk and in object stores a reader never sees a part of it."""
+    """Write `text` to `uri`; on a local disk and in object stores a reader never sees a partial text."""
     system, path = _open(uri)
     if not isinstance(system, LocalFileSystem):
         system.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -90,7 +90,7 @@ def write_text(uri: str, text: str) -> None:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from the other users of a shared disk
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users of a shared disk
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -98,10 +98,10 @@ def write_text(uri: str, text: str) -> None:
 
 
 def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | None = None) -> Marker:
-    """Afterwards `uri` holds the files of `folder` and nothing else, and is committed.
+    """Publish and commit the files of `folder` as the only content of `uri` and return the marker.
 
-    A folder may be published where it lies. Killed before the marker, it leaves `uri` uncommitted, and can be repeated.
-    Raises StorageError where `uri` holds files that no publication wrote: they are not ours to delete.
+    A folder may be published in place. A call killed before it writes the marker leaves `uri` uncommitted and can be
+    repeated. Raises StorageError if `uri` holds files that no publication wrote, because they must not be deleted.
     """
     marker = Marker(files=inventory(folder), facts=dict(facts or {}))
     text = json.dumps(plain(marker), indent=1, sort_keys=True, allow_nan=False)
@@ -120,15 +120,15 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
 
 
 def committed(uri: str) -> Marker | None:
-    """The marker of a committed folder, or None where there is none; StorageError where the marker is damaged."""
+    """Return the marker of a committed folder, or None if there is none; raise StorageError if it is damaged."""
     return _read_marker(join(uri, MARKER))
 
 
 def fetch(uri: str, cache: Path) -> Path:
-    """A local folder with exactly the committed content of `uri`, every digest checked.
+    """Return a local folder with exactly the committed content of `uri`, every digest checked.
 
-    A local folder is checked in place and returned as it is. Of anything else the files that the marker names are
-    copied, once, to `cache/DIGEST`. Raises StorageError naming the file, what was expected and what was found.
+    A local folder is checked and returned in place. From any other URI, the files named by the marker are copied once
+    to `cache/DIGEST`. Raises StorageError naming the file, what was expected and what was found.
     """
     marker = committed(uri)
     if marker is None:
@@ -157,17 +157,17 @@ def fetch(uri: str, cache: Path) -> Path:
         except OSError:
             if not copy.is_dir():
                 raise
-            verify(copy, marker.files)  # another process brought the same content first
+            verify(copy, marker.files)  # another process fetched the same content first
     return copy
 
 
 def local_copy(uri: str) -> Path:
-    """`fetch` into this machine's cache, which all processes of a user share."""
+    """Fetch `uri` into this machine's cache, which all processes of a user share."""
     return fetch(uri, Path(tempfile.gettempdir()) / f"edlm-cache-{getpass.getuser()}")
 
 
 def inventory(folder: Path) -> tuple[File, ...]:
-    """Every file below `folder`, sorted by path; StorageError for symbolic links, sockets and the like."""
+    """Return every file below `folder`, sorted by path; raise StorageError for symbolic links, sockets and the like."""
     if not folder.is_dir():
         raise StorageError(f"{folder} is not a folder")
     return tuple(
@@ -176,9 +176,9 @@ def inventory(folder: Path) -> tuple[File, ...]:
 
 
 def verify(folder: Path, files: Iterable[File], besides: Iterable[str] = (), named: str | None = None) -> None:
-    """Nothing, where `folder` holds exactly `files` (and perhaps `besides`) with these sizes and digests.
+    """Raise StorageError unless `folder` holds exactly `files` (and perhaps `besides`) with these sizes and digests.
 
-    Raises StorageError naming the first file that is missing, unexpected, of another size or of another content.
+    The message names the first file that is missing, unexpected, of another size or of other content.
     """
     where = named or str(folder)
     remedy = "restore it from a good copy, or delete the folder and run the stage again"
@@ -191,25 +191,25 @@ def verify(folder: Path, files: Iterable[File], besides: Iterable[str] = (), nam
         size = (folder / name).stat().st_size
         if size != file.bytes:
             raise StorageError(f"{where}: file {name!r} has {size} bytes, expected {file.bytes}; {remedy}")
-        found = sha256(folder / name)
-        if found != file.sha256:
-            raise StorageError(f"{where}: file {name!r} has SHA-256 {found}, expected {file.sha256}; {remedy}")
+        digest = sha256(folder / name)
+        if digest != file.sha256:
+            raise StorageError(f"{where}: file {name!r} has SHA-256 {digest}, expected {file.sha256}; {remedy}")
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(files: Iterable[File]) -> str:
-    """One SHA-256 for a set of files, whatever their order."""
+    """Return one SHA-256 for a set of files, independent of their order."""
     rows = sorted([file.path, file.bytes, file.sha256] for file in files)
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _names(folder: Path) -> list[str]:
-    """The paths of the files below `folder`, without our own markers; links are refused, for they may lead out."""
+    """Return the paths of the files below `folder`, without markers; reject links, which may lead outside."""
     names = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -224,18 +224,21 @@ def _names(folder: Path) -> list[str]:
 
 
 def _make_room(uri: str, marker: Marker) -> None:
-    """Afterwards `uri` is uncommitted, holds nothing but what an earlier publication wrote under the same names."""
+    """Uncommit `uri` and delete the files of earlier publications that `marker` does not name.
+
+    Raises StorageError if `uri` holds a file that no publication wrote.
+    """
     system, root = _open(uri)
     present = {path[len(root) :].lstrip("/") for path in system.find(root)} if system.exists(root) else set()
     earlier = [_read_marker(join(uri, name)) for name in (MARKER, INTENT)]
-    ours = {file.path: file for old in earlier if old for file in old.files}
+    published = {file.path: file for old in earlier if old for file in old.files}
     new = {file.path: file for file in marker.files}
-    foreign = sorted(present - set(ours) - {MARKER, INTENT})
+    foreign = sorted(present - set(published) - {MARKER, INTENT})
     if foreign:
         raise StorageError(f"{uri} holds {foreign[0]!r}, which no publication wrote; remove it or publish elsewhere")
-    intent = Marker(files=tuple({**ours, **new}.values()))
+    intent = Marker(files=tuple({**published, **new}.values()))
     write_text(join(uri, INTENT), json.dumps(plain(intent)))
-    for name in sorted(({MARKER} & present) | (present & (set(ours) - set(new)))):
+    for name in sorted(({MARKER} & present) | (present & (set(published) - set(new)))):
         system.rm_file(f"{root}/{name}")
 
 
@@ -252,7 +255,7 @@ def _read_marker(uri: str) -> Marker | None:
 
 
 def _open(uri: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of `uri` and the path in it, without a closing slash."""
+    """Return the file system of `uri` and the path in it, without a trailing slash."""
     system, path = fsspec.core.url_to_fs(uri)
     return system, path.rstrip("/")
 

@@ -288,8 +288,8 @@ MUTANTS = (
     Mutant(
         "what the canvas gave is masked again",
         "sampling/sampler.py",
-        "equations.reveal(~masked & ~given, again, u)",
-        "equations.reveal(~masked, again, u)",
+        "equations.reveal(~masked & ~given, remasking, u_remask)",
+        "equations.reveal(~masked, remasking, u_remask)",
         (REVEAL,),
     ),
     Mutant(
@@ -309,15 +309,15 @@ MUTANTS = (
     Mutant(
         "a bound does not pay for what is masked again",
         "likelihood/paths.py",
-        "masked = (masked & ~new) | (~masked & (u[1] < again))",
+        "masked = (masked & ~new) | (~masked & (u[1] < remasked))",
         "masked = masked & ~new",
         (REVEAL,),
     ),
     Mutant(
         "a text takes the token that a step gave its neighbour",
         "inference/batching.py",
-        "took += [(drafts[row], result, place) for place, row in enumerate(rows)]",
-        "took += [(drafts[row], result, place - (len(rows) > 2)) for place, row in enumerate(rows)]",
+        "results += [(drafts[row], result, i) for i, row in enumerate(rows)]",
+        "results += [(drafts[row], result, i - (len(rows) > 2)) for i, row in enumerate(rows)]",
         (f"{CONTINUOUS}::test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other",),
     ),
     Mutant(
@@ -330,22 +330,22 @@ MUTANTS = (
     Mutant(
         "the key that had most goes first",
         "inference/scheduler.py",
-        "key = min(lines, key=lambda key: self._served[key])",
-        "key = max(lines, key=lambda key: self._served[key])",
+        "key = min(queues, key=lambda key: self._served[key])",
+        "key = max(queues, key=lambda key: self._served[key])",
         (FAIRNESS,),
     ),
     Mutant(
         "a step energy is not told of the right edge of the canvas",
         "energies/step.py",
-        "(at >= length)",
-        "(at > length)",
+        "(beside >= length)",
+        "(beside > length)",
         (STEP_ENERGY,),
     ),
     Mutant(
         "a step energy is not told of the left edge of the canvas",
         "energies/step.py",
-        "(at < 0)",
-        "(at < -1)",
+        "(beside < 0)",
+        "(beside < -1)",
         (STEP_ENERGY,),
     ),
     Mutant(

@@ -1,1 +1,1 @@
-"""The story: one module for each stage, and the pipeline that chains them."""
+"""Workflows: one module per stage, and the pipeline that chains the stages."""

@@ -1,4 +1,4 @@
-"""Autoregress: the autoregressive baseline, and on documents of its own the judge.
+"""Autoregress stages: the autoregressive baseline, and the judge on documents of its own.
 
 python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...]
 """
@@ -24,14 +24,14 @@ CODE = ("workflows.autoregress", "workflows.training.objectives", *TRAINING_CODE
 
 
 def autoregress(session: Session, data: str) -> str:
-    """The URI of the autoregressive model that is the baseline and the source of the energies `ar` and `coar`."""
+    """Train the baseline, also the source of the energies `ar` and `coar`, unless given, and return its URI."""
     if (given := session.experiment.given.autoregressive) is not None:
         return session.given("autoregress", given)
     return _next_token(session, data, "autoregress", "train", session.experiment.autoregress)
 
 
 def judge(session: Session, data: str) -> str:
-    """The URI of the judge: the same network, trained on the judge's split."""
+    """Train the judge, the same network on the judge's split, unless one is given, and return its URI."""
     if (given := session.experiment.given.judge) is not None:
         return session.given("judge", given)
     return _next_token(session, data, "judge", "judge", session.experiment.judge)

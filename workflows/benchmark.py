@@ -1,11 +1,11 @@
-"""Benchmark: how fast the samplers are, and how much a service of them takes.
+"""Benchmark: the speed of the samplers, and the load that a service of them sustains.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
-    one race with the published sampler and the autoregressive one; with --models FILE of trained networks
+    race with the published and the autoregressive sampler; --models FILE races trained networks
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
-    the three ways to batch requests against one another, on a Ray of this command
+    compare three ways to batch requests, on a Ray instance of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancels 0.1 ...]
-    a service that runs already; an API key is read from EDLM_API_KEY
+    load a running service; the API key is read from EDLM_API_KEY
 """
 
 import math
@@ -66,7 +66,7 @@ class SampleBenchmark(Sampling):
     """Flags of `sample`."""
 
     folder: str | None = None
-    """Where `sample.md`, or of trained networks `sample-trained.md`, goes; None prints it alone."""
+    """Folder for `sample.md`, or `sample-trained.md` of trained networks; None only prints the document."""
 
 
 @config
@@ -74,29 +74,29 @@ class ServeBenchmark(Loads):
     """Flags of `serve`."""
 
     url: str | None = None
-    """A service that runs; None: the three ways to batch, behind a Ray Serve of this command."""
+    """URL of a running service; None: three ways to batch, behind a Ray Serve instance of this command."""
     rate: PositiveFloat | None = None
-    """Requests a second that are offered to `url`; None: all at once."""
+    """Requests per second offered to `url`; None: all at once."""
     width: Positive = 128
-    """Of the untrained model that is served, where `url` is None; its layers, the width of its light head, L."""
+    """Width of the untrained model served when `url` is None; below, its layers, light-head width and L."""
     layers: Positive = 4
     head_width: Positive = 64
     length: Positive = 256
     slots: Positive = 16
-    """Texts on their way at once, and the largest static batch."""
+    """Texts that run at once, and the largest static batch."""
     turn_seconds: PositiveFloat = 0.1
-    """Of step-level batching. A turn is whole passes: on a processor one of them takes longer than on a GPU."""
+    """Turn of step-level batching. A turn consists of whole passes, and a pass takes longer on a CPU than on a GPU."""
     wait_seconds: PositiveFloat = 0.05
-    """How long a static batch waits for more."""
+    """How long a static batch waits for more requests."""
     port: Positive = 8765
     folder: str | None = None
-    """Where `serve.md` goes; None prints it alone."""
+    """Folder for `serve.md`; None only prints the document."""
 
 
 def sample(wanted: SampleBenchmark) -> ReportDocument:
-    """The race, as a document."""
+    """Run the race and return the document about it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that measures memory talks on standard error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the memory profiler, which logs to standard error
     rows = list(measure(wanted, device, _say))
     return ReportDocument(
         "How fast the samplers are",
@@ -110,13 +110,13 @@ def sample(wanted: SampleBenchmark) -> ReportDocument:
 
 
 def serve(wanted: ServeBenchmark) -> ReportDocument:
-    """What a service takes, as a document."""
+    """Measure a service under load and return the document about it."""
     title, blocks = _loaded(wanted.url, wanted) if wanted.url is not None else _contest(wanted)
     return ReportDocument(title, [*blocks, *_origin(wanted)])
 
 
 def _contest(wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
-    from cluster.benchmarking.services import contestants  # Ray takes seconds
+    from cluster.benchmarking.services import contestants  # deferred: importing Ray takes seconds
 
     names = {"continuous": OURS, "one": ONE, "static": STATIC}
     with tempfile.TemporaryDirectory(prefix="edlm-") as folder:
@@ -125,23 +125,25 @@ def _contest(wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
         )
         with contestants(bundle, wanted.slots, wanted.turn_seconds, wanted.wait_seconds, wanted.port) as by_way:
             urls = {names[way]: url for way, url in by_way.items()}
-            found = contest(urls, OURS, wanted, _say)
-    return "How many requests the service takes", contest_blocks(found, wanted)
+            result = contest(urls, OURS, wanted, _say)
+    return "How many requests the service takes", contest_blocks(result, wanted)
 
 
 def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
-    """The load of a service that runs, whose model, limits and machine are its own."""
+    """Load a running service, whose model, limits and machine are its own, and return title and blocks."""
     requests = plan(
         wanted.requests, wanted.rate, wanted.steps, wanted.candidates, wanted.seed, wanted.cancels,
         wanted.cancel_seconds,
     )  # fmt: skip
     deadline = wanted.deadline_seconds
     asking = Asking(max_tokens=wanted.max_tokens, deadline=deadline, states=True, key=os.environ.get("EDLM_API_KEY"))
-    found = {"as served": load(url, requests, asking)}
+    outcomes = {"as served": load(url, requests, asking)}
     offered = "all at once" if wanted.rate is None else f"{wanted.rate:g} a second"
     return f"What {url} takes", [
-        endings_table(f"{len(requests)} requests, {offered}, each with a deadline of {deadline:g} s", found, deadline),
-        latency_table("Seconds of those that were done", found),
+        endings_table(
+            f"{len(requests)} requests, {offered}, each with a deadline of {deadline:g} s", outcomes, deadline
+        ),
+        latency_table("Seconds of those that were done", outcomes),
     ]
 
 
@@ -160,10 +162,10 @@ def _origin(wanted: object) -> list[DocumentBlock]:
 
 
 def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
-    own = [row for row in rows if row.size == size]
-    by_name, judged = {row.name: row for row in own}, any(row.worth for row in own)
+    size_rows = [row for row in rows if row.size == size]
+    by_name, judged = {row.name: row for row in size_rows}, any(row.worth for row in size_rows)
     cells = []
-    for row in own:
+    for row in size_rows:
         seconds = [value / size.batch for value in (row.times.median, min(row.times.rounds), max(row.times.rounds))]
         plain = by_name.get(row.plain)
         cells.append(
@@ -189,10 +191,14 @@ def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
 
 
 def _worth(row: RaceResult) -> tuple[str, str, str]:
-    of = row.worth
-    if of is None:
+    worth = row.worth
+    if worth is None:
         return NONE, NONE, NONE
-    return f"{of.bound:.3f} ± {of.standard_error:.3f}", f"{of.generative_perplexity:.1f}", f"{of.entropy:.2f}"
+    return (
+        f"{worth.bound:.3f} ± {worth.standard_error:.3f}",
+        f"{worth.generative_perplexity:.1f}",
+        f"{worth.entropy:.2f}",
+    )
 
 
 def _ratio(ratio: tuple[float, float, float]) -> str:
@@ -206,14 +212,14 @@ def main() -> None:
         raise SystemExit(2)
     name, flags = arguments[0], arguments[1:]
     if name == "sample":
-        wanted = from_flags(SampleBenchmark, flags, __doc__ or "")
-        text = markdown_page(sample(wanted))
-        name += "" if wanted.models is None else "-trained"
+        settings = from_flags(SampleBenchmark, flags, __doc__ or "")
+        text = markdown_page(sample(settings))
+        name += "" if settings.models is None else "-trained"
     else:
-        wanted = from_flags(ServeBenchmark, flags, __doc__ or "")
-        text = markdown_page(serve(wanted))
-    if wanted.folder is not None:
-        folder = Path(wanted.folder)
+        settings = from_flags(ServeBenchmark, flags, __doc__ or "")
+        text = markdown_page(serve(settings))
+    if settings.folder is not None:
+        folder = Path(settings.folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -1,4 +1,4 @@
-"""Evaluate: likelihood bounds of every sampler, and the quality of what it writes, each number with its error.
+"""Evaluate stage: likelihood bounds of every sampler and the quality of its texts, each number with its error.
 
 python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...]
 """
@@ -34,7 +34,7 @@ from workflows.reporting.terminal import report
 from workflows.stage import Session, Work, session
 
 CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")
-"""Which measurements there are, and how their rows become tables, text and figures."""
+"""Modules that select the measurements and turn their rows into tables, text and figures."""
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
 SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")
 
@@ -44,7 +44,7 @@ Tables = dict[str, list[Row]]
 def evaluate(
     session: Session, data: str, denoiser: str, autoregressive: str, judging: str, energies: Mapping[str, str]
 ) -> str:
-    """The URI of the measurements: tables (parquet), a report (text) and figures (PNG)."""
+    """Measure, and return the URI of the results: tables (parquet), a report (text) and figures (PNG)."""
     experiment = session.experiment
     inputs = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
     inputs |= {f"energy {name}": uri for name, uri in energies.items()}
@@ -62,24 +62,24 @@ def evaluate(
             sequences=experiment.evaluate.sequences,
             seed=experiment.seed,
             source=source,
-            exact={} if source is None else exact_kinds(one.energy for one in experiment.finetune),
+            exact={} if source is None else exact_kinds(entry.energy for entry in experiment.finetune),
         )
-        found = measure_all(session, *grid(experiment, subject))
-        found += measure_all(session, *fitted_grid(experiment, subject, found))
+        measured = measure_all(session, *grid(experiment, subject))
+        measured += measure_all(session, *fitted_grid(experiment, subject, measured))
         length = open_denoiser(local_copy(denoiser)).length
-        tables = tabulate(found, [PLAIN, *energies, *subject.exact])
+        tables = tabulate(measured, [PLAIN, *energies, *subject.exact])
         return _write(experiment, work, tables, length)
 
     settings = {
         "evaluate": plain(experiment.evaluate),
         "seed": experiment.seed,
-        "zero_shot": [where.corpus.version() for where in experiment.evaluate.zero_shot],
+        "zero_shot": [zero_shot.corpus.version() for zero_shot in experiment.evaluate.zero_shot],
     }
     return session.run_stage("evaluate", settings, inputs, CODE, work)
 
 
 def _require_same_tokens(inputs: Mapping[str, str]) -> None:
-    """Nothing, where the data and all models count the same tokens; else ConfigurationError naming the odd one."""
+    """Raise ConfigurationError, naming the first mismatch, unless data and models share one tokenizer."""
     tokenizers = {name: open_tokenizer(local_copy(uri)).digest for name, uri in inputs.items()}
     for name, digest in tokenizers.items():
         if digest != tokenizers["data"]:
@@ -90,10 +90,10 @@ def _require_same_tokens(inputs: Mapping[str, str]) -> None:
 
 
 def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:
-    """One tidy table of each kind, in the order in which a person reads them."""
+    """Return one tidy table per kind, its rows in reading order."""
     tables: Tables = {}
-    for _, one in found:
-        for name, rows in one.rows.items():
+    for _, measured in found:
+        for name, rows in measured.rows.items():
             tables.setdefault(name, []).extend(dict(row) for row in rows)
     if "bounds" in tables:
         tables["bounds"] = bound_rows(tables["bounds"], tables.get("cost", []))
@@ -102,14 +102,14 @@ def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[
         row["seconds_per_text"] = timed["seconds_per_text"] if timed else float("nan")
     if matched := matched_rows(tables.get("quality", [])):
         tables["matched"] = matched
-    place = {name: i for i, name in enumerate(order)}
+    rank = {name: i for i, name in enumerate(order)}
     for rows in tables.values():
-        rows.sort(key=lambda row: _order(row, place))
+        rows.sort(key=lambda row: _order(row, rank))
     return tables
 
 
 def bound_rows(found: list[Row], cost: list[Row]) -> list[Row]:
-    """The bounds with their gain over plain diffusion at the same T, paired sequence by sequence, and their cost."""
+    """Return the bounds with their gain over plain diffusion at the same T, paired by sequence, and their cost."""
 
     def estimate(row: Row) -> Estimate:
         return Estimate(torch.tensor(row["by_sequence"], dtype=torch.float64), 1)
@@ -130,24 +130,24 @@ def bound_rows(found: list[Row], cost: list[Row]) -> list[Row]:
 
 
 def verifying_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
-    """The bounds of timed samplers that verify drafts: those of the law that they draw from, with their own cost."""
-    own = ("energy", "seconds_per_text", "denoiser_calls", "energy_calls")
+    """Return the bounds of timed speculative samplers: those of the distribution they draw from, at their own cost."""
+    cost_columns = ("energy", "seconds_per_text", "denoiser_calls", "energy_calls")
     timed = [row for row in cost if row["law"] != row["energy"]]
     return [
-        {**twin, **{name: row[name] for name in own}}
+        {**twin, **{name: row[name] for name in cost_columns}}
         for row in timed
         if (twin := _same(bounds, {**row, "energy": row["law"]})) is not None
     ]
 
 
 def _same(rows: list[Row], wanted: Row) -> Row | None:
-    """The row of the same sampler."""
+    """Return the row of the same sampler, or None."""
     return next((row for row in rows if all(row[name] == wanted[name] for name in SAMPLER)), None)
 
 
 def _order(row: Row, place: dict[str, int]) -> tuple:
     energy = row.get("energy", row.get("model", ""))
-    base = str(energy).partition(",")[0]  # before what tells it from the usual sampler
+    base = str(energy).partition(",")[0]  # without what distinguishes it from the usual sampler
     return (
         place.get(energy, place.get(base, len(place)) + 0.5),
         row.get("legacy", False),
@@ -162,15 +162,15 @@ def _order(row: Row, place: dict[str, int]) -> tuple:
 
 
 def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
-    """The numbers that belong to no sampler."""
+    """Return the numbers that belong to no sampler."""
 
     def pair(row: Row, low: str = "") -> Row:
         return {key: row[f"{low}{key}"] for key in ("nats_per_token", "standard_error")}
 
     reference = {row["name"]: pair(row) for row in tables["reference"]}
-    each = {row["name"]: row["by_sequence"] for row in tables["reference"]}
+    by_sequence = {row["name"]: row["by_sequence"] for row in tables["reference"]}
     brackets: dict[str, list[Row]] = {}
-    for row in tables.get("partition", []):  # the most drafts come last
+    for row in tables.get("partition", []):  # rows ascend in draws: the last, of the most, stays
         brackets[row["energy"]] = [pair(row, "low_"), pair(row, "high_")]
     return {
         "experiment": experiment.name,
@@ -178,7 +178,7 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
         "length": length,
         **reference,
         "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
-        "entropy_by_sequence": each.get("entropy"),
+        "entropy_by_sequence": by_sequence.get("entropy"),
         "paper_ppl_nats_NOT_A_BOUND": {
             row["energy"]: pair(row) for row in tables.get("paper", []) if row["how"].endswith("drafts")
         },
@@ -208,7 +208,7 @@ def _write(experiment: Experiment, work: Work, tables: Tables, length: int) -> d
 
 
 def _flat(row: Row) -> Row:
-    """Without the columns that hold a list for each cell of a table, which a person cannot read there."""
+    """Return the row without the columns of long lists, which are unreadable in a table; other lists are joined."""
     return {k: v if not isinstance(v, list) else ", ".join(map(str, v)) for k, v in row.items() if k not in _LONG}
 
 
@@ -221,12 +221,12 @@ def _sample_rows(quality: list[Row]) -> list[Row]:
 
 
 def metrics_of(summary: Row, bounds: list[Row]) -> dict[str, float]:
-    """What MLflow shows of the evaluation: one number for each sampler, by a name that it takes."""
+    """Return the metrics that MLflow shows: one number per sampler, under a name that MLflow accepts."""
     metrics = {name: summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll")}
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
         tau = "" if row["energy_temperature"] == 1 else f"/tau_{row['energy_temperature']:g}"
-        energy = row["energy"].replace(", ", "/").replace("(", "- ").replace(")", "")  # MLflow takes neither
+        energy = row["energy"].replace(", ", "/").replace("(", "- ").replace(")", "")  # not allowed by MLflow
         k = "by_plan" if planned(row) else row["candidates"] or "exact"
         name = f"bound/{energy}{window}{tau}/k_{k}/T_{row['steps']}"
         metrics[name] = row["bound_nats_per_token"]
@@ -238,7 +238,7 @@ def _columns(rows: list[Row]) -> dict[str, list[Any]]:
 
 
 def shown(folder: Path) -> str:
-    """What a person reads first."""
+    """Return the text report."""
     return (folder / REPORT).read_text()
 
 

@@ -1,4 +1,4 @@
-"""Experiment: the root of every YAML, from the text to the endpoint."""
+"""Experiment: the root configuration of every YAML file, from text to endpoint."""
 
 from typing import Annotated, Literal
 
@@ -22,18 +22,18 @@ Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 @config
 class Finetune:
-    """One energy, and how it is trained; `ar` and `coar` are built on the autoregressive model instead."""
+    """One energy and its training; `ar` and `coar` are built on the autoregressive model instead."""
 
     name: Name
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     training: Training | None = None
     loss: Literal["ranking", "binary"] = "ranking"
     negatives: Positive = 7
-    """K noise samples for each data sample; conditional energies need none."""
+    """K noise samples per data sample; conditional energies need none."""
     largest_grid: Positive = LARGEST_GRID
-    """Energies on what a step keeps are trained at T = 1 to this, log-uniform."""
+    """Largest T at which step energies are trained; T is log-uniform from 1."""
     base: Name | None = None
-    """Of a residual energy: the conditional energy that proposes its candidates, by its name."""
+    """Name of the conditional energy that proposes the candidates; for residual energies only."""
 
     def __post_init__(self) -> None:
         if (self.energy.kind == "residual") != (self.base is not None):
@@ -52,58 +52,58 @@ class Finetune:
 
 @config
 class Evaluate:
-    """What is measured on the validation split: a grid of samplers, their controls, and what belongs to no sampler."""
+    """Measurements on the validation split: a grid of samplers, their controls, and sampler-independent numbers."""
 
     sequences: Positive = 64
     steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
     plain_steps: tuple[Positive, ...] = ()
-    """T at which plain diffusion alone is measured, too: at more steps it costs what energies cost at fewer."""
+    """More T for plain diffusion alone: with more steps it costs as much as energies do with fewer."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
     whole_draft_candidates: tuple[Positive, ...] | None = None
-    """k of energies on whole drafts, each of which costs a pass as long as the denoiser's; None: `candidates`."""
+    """k of whole-sequence energies: each candidate costs a pass as long as the denoiser's. None: `candidates`."""
     windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
-    """Whole drafts are weighed in the last step alone, too."""
+    """[from, to] in t. Whole-sequence energies are also measured with the last step as their only window."""
     temperatures: tuple[PositiveFloat, ...] = (1.0,)
-    """tau of the weights exp(-E / tau)."""
+    """tau of the importance weights exp(-E / tau)."""
     repeats: Positive = 1
-    """Independent sets of candidates inside a whole-draft bound's logarithm, to begin with."""
+    """Independent sets of candidates inside the logarithm of a whole-sequence bound, initially."""
     tightness: PositiveFloat | None = None
-    """Nats per token: whole-draft repeats are doubled until a doubling gains less. None: never."""
+    """Nats per token: repeats of whole-sequence bounds are doubled until a doubling gains less. None: never."""
     fitted_steps: tuple[Positive, ...] = ()
-    """T at which the times of the steps are fitted, too, for every sampler of step energies and for plain diffusion."""
+    """T at which step times are also fitted, for every sampler with a step energy and for plain diffusion."""
     fitted_points: Positive = 16
-    """Equally spaced times that a fitted grid may be made of; no T in `fitted_steps` is larger."""
+    """Equally spaced times from which a fitted grid is chosen; no T in `fitted_steps` is larger."""
     fitted_candidates: tuple[NonNegative, ...] | None = None
-    """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: every one."""
+    """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: all."""
     speculative: bool = False
-    """Time exact samplers, and judge their texts, by verifying drafts, too; their bounds are those of exact."""
+    """Also time exact samplers with speculative drafts and judge their texts; the bounds are those without."""
     revealing: tuple[Annotated[RevealConfig, pydantic.Field(discriminator="kind")], ...] = ()
-    """Other ways to choose what a step reveals, for plain diffusion and every energy on what a step keeps, at the
-    largest k. Each makes ANOTHER LAW, and every number of it says so."""
+    """Other rules for the positions that a step unmasks, for plain diffusion and every step energy, at the largest k.
+    Each is ANOTHER DISTRIBUTION, and every number of it says so."""
     effort_steps: tuple[Positive, ...] = ()
-    """T at which the energy and the k of every step are planned by what they gain for their seconds."""
+    """T at which the energy and the k of every step are planned from the measured gains and seconds."""
     effort_budgets: tuple[Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)], ...] = (1.25, 1.5, 2.0)
-    """What a plan may take, in times the seconds of plain diffusion at the same T."""
+    """Time budgets of a plan, as multiples of the seconds of plain diffusion at the same T."""
     nelbo_draws: Positive = 16
     paper_draws: Positive = 4
     log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
-    """Drafts that log Z is estimated from; its two ends close as they grow."""
+    """Numbers of draws from which log Z is estimated; with more, its two ends approach each other."""
     calibration_draws: Positive = 2
     samples: Positive = 64
     sample_steps: tuple[Positive, ...] = (8,)
     sample_candidates: tuple[Annotated[int, pydantic.Field(ge=2)], ...] | None = None
     """k of the samplers whose texts are judged; None: the largest of `candidates`."""
     token_temperatures: tuple[PositiveFloat, ...] = (1.0,)
-    """Of the logits that tokens are drawn from: a sweep, to compare qualities at the entropy of the data."""
+    """Temperatures of the logits that tokens are drawn from: a sweep, to compare quality at the data's entropy."""
     judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = OwnJudge()
     timed_texts: Positive = 4
-    """Texts that are drawn at once when samplers are timed, with nothing else running."""
+    """Texts drawn at once when samplers are timed, with nothing else running."""
     timed_steps: tuple[Positive, ...] = (8,)
     """T at which samplers with an energy are timed; plain diffusion is timed at every T."""
     zero_shot: tuple[ZeroShot, ...] = ()
-    """Other corpora that the models are scored on."""
+    """Other corpora on which the models are scored."""
     legacy: bool = False
-    """Measure the published generator, too: races in float32. Every number of it says so."""
+    """Also measure the published generator: races in float32. Every number of it says so."""
 
     def __post_init__(self) -> None:
         lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
@@ -120,19 +120,19 @@ class Evaluate:
                 f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
                 "raise evaluate.fitted_points"
             )
-        ways = [how.name for how in self.revealing]
-        if AtRandom().name in ways:
+        rules = [rule.name for rule in self.revealing]
+        if AtRandom().name in rules:
             raise ConfigurationError("evaluate.revealing: at_random is what is measured anyway; leave it out")
-        if twice := next((name for name in ways if ways.count(name) > 1), None):
-            raise ConfigurationError(f"evaluate.revealing: two share the name {twice!r}; leave one out")
-        names = [where.name for where in self.zero_shot]
+        if duplicate := next((name for name in rules if rules.count(name) > 1), None):
+            raise ConfigurationError(f"evaluate.revealing: two share the name {duplicate!r}; leave one out")
+        names = [corpus.name for corpus in self.zero_shot]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")
 
 
 @config
 class Register:
-    """The registered model: its name, the energy it generates with, and how, unless a request says otherwise."""
+    """The registered model: its name, its energy, and the sampler that it uses unless a request says otherwise."""
 
     model: Name = "edlm"
     energy: Name
@@ -141,41 +141,41 @@ class Register:
 
 @config
 class Given:
-    """Models that another run has trained, as URIs of their folders: the stages that would make them are not run."""
+    """Models that another run has trained, as URIs of their folders; the stages that would train them are not run."""
 
     denoiser: str | None = None
     autoregressive: str | None = None
     judge: str | None = None
     energies: dict[str, str] = pydantic.Field(default_factory=dict)
-    """By the name that the energy has in `finetune`; it must be one of the given denoiser's."""
+    """By the energy's name in `finetune`; it must be one that belongs to the given denoiser."""
 
 
 @config
 class Report:
-    """The page that tells an experiment's results."""
+    """The page with an experiment's results."""
 
     folder: str | None = None
-    """Where it goes: a folder of its own, or an fsspec URI. None: `report`, beside the outputs of the stages."""
+    """Target: a folder of its own, or an fsspec URI. None: `report`, next to the outputs of the stages."""
     question: str = (
         "Does choosing among k candidates by an energy make T-step masked diffusion better, by how much, and is it "
         "worth what it costs?"
     )
-    """What the experiment asks; it stands at the head of the report."""
+    """The question of the experiment, at the head of the report."""
 
 
 @config
 class Experiment:
-    """Everything that one chain of stages needs to know; stages read their own part."""
+    """The configuration of one chain of stages; each stage reads its own part."""
 
     name: Name
     seed: int = 0
     storage: str | None = None
-    """Where outputs go: a folder or an fsspec URI. None: the environment's EDLM_HOME, else `runs/` in the project."""
+    """Folder or fsspec URI of the outputs. None: the environment's EDLM_HOME, else `runs/` in the project."""
     data: Data
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
     denoiser: TransformerConfig = TransformerConfig()
     autoregressive: TransformerConfig = TransformerConfig()
-    """Of the baseline, and of the judge, which is trained on its own split."""
+    """Network of the baseline, and of the judge, which is trained on its own split."""
     pretrain: Training
     autoregress: Training
     judge: Training
@@ -189,17 +189,17 @@ class Experiment:
     tracking: Tracking = Tracking()
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.finetune]
+        names = [entry.name for entry in self.finetune]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"finetune: two energies share a name in {names}")
         if unknown := set(self.given.energies) - set(names):
             raise ConfigurationError(f"given.energies: {sorted(unknown)} are not among the energies {names}")
-        for i, one in enumerate(self.finetune):
-            before = [other.name for other in self.finetune[:i] if other.energy.kind == "conditional"]
-            if one.base is not None and one.base not in before:
+        for i, entry in enumerate(self.finetune):
+            conditional = [other.name for other in self.finetune[:i] if other.energy.kind == "conditional"]
+            if entry.base is not None and entry.base not in conditional:
                 raise ConfigurationError(
-                    f"finetune.{i}.base: {one.base!r} is no conditional energy that stands before {one.name!r}; "
-                    f"there are: {', '.join(before) or 'none'}"
+                    f"finetune.{i}.base: {entry.base!r} is no conditional energy that stands before {entry.name!r}; "
+                    f"there are: {', '.join(conditional) or 'none'}"
                 )
         if self.register.energy not in names:
             raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")

@@ -1,4 +1,4 @@
-"""Finetune: the energies, each against the frozen denoiser; `ar` and `coar` are built on the autoregressive model.
+"""Finetune stages: energies against the frozen denoiser; `ar` and `coar` are built on the autoregressive model.
 
 python -m workflows.finetune EXPERIMENT.yaml [--finetune.0.training.steps 100 ...]
 """
@@ -25,17 +25,17 @@ CODE = ("workflows.finetune", "workflows.training.energy_objectives", *TRAINING_
 
 
 def finetune(session: Session, data: str, denoiser: str, autoregressive: str) -> dict[str, str]:
-    """The URIs of all energies of the experiment, by name."""
+    """Train or build the energies of the experiment, unless given, and return their URIs by name."""
     energies: dict[str, str] = {}
     given = session.experiment.given.energies
-    for one in session.experiment.finetune:
-        if one.name in given:
-            energies[one.name] = session.given(f"finetune-{one.name}", given[one.name])
-        elif one.training is None:
-            energies[one.name] = _borrow(session, one, denoiser, autoregressive)
+    for entry in session.experiment.finetune:
+        if entry.name in given:
+            energies[entry.name] = session.given(f"finetune-{entry.name}", given[entry.name])
+        elif entry.training is None:
+            energies[entry.name] = _borrow(session, entry, denoiser, autoregressive)
         else:
-            base = None if one.base is None else energies[one.base]
-            energies[one.name] = _train(session, one, data, denoiser, base)
+            base = None if entry.base is None else energies[entry.base]
+            energies[entry.name] = _train(session, entry, data, denoiser, base)
     return energies
 
 
@@ -46,7 +46,7 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
 
     def work(work: Work) -> dict[str, Any]:
         base = open_denoiser(local_copy(denoiser))
-        on = None if proposal is None else open_energy(local_copy(proposal), base)
+        proposal_energy = None if proposal is None else open_energy(local_copy(proposal), base)
         conditional = next((other.energy for other in experiment.finetune if other.name == one.base), None)
         assert conditional is None or isinstance(conditional, Conditional)
         network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest, conditional=conditional)
@@ -54,7 +54,11 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
 
         def write(weights, folder):
             facts = {"experiment": experiment.name, "loss": one.loss, "negatives": one.negatives}
-            frozen = {} if on is None else {f"proposal.{name}": tensor for name, tensor in on.state_dict().items()}
+            frozen = (
+                {}
+                if proposal_energy is None
+                else {f"proposal.{name}": tensor for name, tensor in proposal_energy.state_dict().items()}
+            )
             save_energy(folder, {**weights, **frozen}, network, base.length, base.folder / TOKENIZER, facts)
 
         return run_training(session, work, data, "train", training, build, write)
@@ -64,7 +68,7 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
 
 
 def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str) -> str:
-    """An energy that needs no training: the autoregressive model's weights under the energy's name."""
+    """Save an energy that needs no training: the autoregressive model's weights under the energy's name."""
 
     def work(work: Work) -> None:
         base, folder = open_denoiser(local_copy(denoiser)), local_copy(autoregressive)

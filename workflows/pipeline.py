@@ -1,4 +1,4 @@
-"""Pipeline: the main job, text in, endpoint answering; a finished stage is not run again.
+"""Pipeline: all stages from text to a running endpoint; a finished stage is not run again.
 
 python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...]
 """
@@ -33,14 +33,14 @@ def main() -> None:
         register(opened, denoiser, energies, measured)
         page = report(opened, measured)
         answered = ask(opened)
-        told = local_copy(measured)
+        results = local_copy(measured)
     print()
-    print(shown(told))
-    print(f"\nfigures: {told}/bounds.png  {told}/quality.png")
+    print(shown(results))
+    print(f"\nfigures: {results}/bounds.png  {results}/quality.png")
     print(f"the report, with every figure: {join(page, HTML)}")
     print("browse the runs: make ui, then http://127.0.0.1:5000")
-    said = "has started" if answered.text is None else f"answered: {answered.text!r}"
-    print(f"the endpoint {said}\nto ask it (make serve keeps it up):\n  {answered.curl}")
+    status = "has started" if answered.text is None else f"answered: {answered.text!r}"
+    print(f"the endpoint {status}\nto ask it (make serve keeps it up):\n  {answered.curl}")
     print(f"\nall stages in {time.monotonic() - started:.0f} s")
 
 

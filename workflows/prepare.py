@@ -1,4 +1,4 @@
-"""Prepare: text to token files, split by document, with the tokenizer that every later stage uses.
+"""Prepare stage: token files from text, split by document, with the tokenizer that every later stage uses.
 
 python -m workflows.prepare EXPERIMENT.yaml [--data.length 128 ...]
 """
@@ -15,7 +15,7 @@ CODE = ("workflows.prepare",)
 
 
 def prepare(session: Session) -> str:
-    """The URI of the prepared data."""
+    """Prepare the data and return its URI."""
     data = session.experiment.data
 
     def work(work: Work) -> dict[str, Any]:

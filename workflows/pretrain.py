@@ -1,4 +1,4 @@
-"""Pretrain: the denoiser, by diffusion.
+"""Pretrain stage: diffusion training of the denoiser.
 
 python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...]
 """
@@ -22,7 +22,7 @@ CODE = ("workflows.pretrain", "workflows.training.objectives", *TRAINING_CODE)
 
 
 def pretrain(session: Session, data: str) -> str:
-    """The URI of the denoiser."""
+    """Train the denoiser, unless one is given, and return its URI."""
     experiment = session.experiment
     if experiment.given.denoiser is not None:
         return session.given("pretrain", experiment.given.denoiser)

@@ -1,9 +1,9 @@
-"""Promote: another registered version answers at the endpoint, or the one before goes on.
+"""Promotion: the endpoint serves another registered version, or keeps the one before.
 
 python -m workflows.serve promote [--alias champion | --version 3] [--address HOST:PORT] [--timeout_seconds 180]
 
-The cluster knows the model's name and its registry from how it was deployed. Where the endpoint asks for API keys, one
-in EDLM_API_KEY is for the request that tries the new version. Status 1, and the reason, where it is not promoted.
+The model's name and its registry are those of the deployment. If the endpoint requires API keys, EDLM_API_KEY holds one
+for the request that tests the new version. If the version is not promoted, the exit status is 1 and the reason printed.
 """
 
 import os
@@ -21,16 +21,16 @@ CANARY = {"prompt": "", "max_tokens": 16, "seed": 1}
 
 @config
 class Promote:
-    """Which version, and where."""
+    """The version to promote, and its cluster."""
 
     alias: str | None = None
     """None: the alias that the endpoint was deployed with."""
     version: Positive | None = None
-    """A version by its number instead: the way back."""
+    """Number of a version, instead of an alias; for example, to roll back."""
     address: str | None = None
-    """Of the Ray cluster. None: RAY_ADDRESS, else that of this user's `ray start` on this machine."""
+    """Address of the Ray cluster. None: RAY_ADDRESS, else that of this user's `ray start` on this machine."""
     timeout_seconds: PositiveFloat = 180.0
-    """How long the version has to answer in every replica."""
+    """Time within which the version must answer in every replica."""
 
     def __post_init__(self) -> None:
         if self.alias is not None and self.version is not None:
@@ -38,7 +38,7 @@ class Promote:
 
 
 def promote(wanted: Promote) -> None:
-    """Afterwards the version answers in every replica. NotPromoted where it does not, and the one before goes on."""
+    """Promote the version in every replica. Raise NotPromoted if that fails; the previous version then goes on."""
     address = named_address(wanted.address)
     say("promote", f"on the Ray cluster at {address}")
     with connect(Cluster(address=address)):
@@ -51,9 +51,9 @@ def promote(wanted: Promote) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    wanted = from_flags(Promote, arguments, __doc__ or "")
+    settings = from_flags(Promote, arguments, __doc__ or "")
     try:
-        promote(wanted)
+        promote(settings)
     except KeyboardInterrupt:
         print("error: not promoted: interrupted; what was deployed before stays, or is so again", file=sys.stderr)
         raise SystemExit(130) from None

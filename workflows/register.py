@@ -1,4 +1,4 @@
-"""Register: the denoiser and its energies as one folder, under a name and an alias in the model registry.
+"""Register stage: the denoiser and its energies as one bundle, under a name and an alias in the model registry.
 
 python -m workflows.register EXPERIMENT.yaml [--register.energy step ...]
 """
@@ -22,26 +22,26 @@ CODE = ("workflows.register",)
 
 
 def register(session: Session, denoiser: str, energies: Mapping[str, str], measured: str) -> ModelVersion:
-    """The registered version; the alias stands for it from now on. The same models are the same version."""
+    """Register the bundle, point the alias at it and return the version; the same models are the same version."""
     experiment = session.experiment
-    wanted = experiment.register
+    settings = experiment.register
 
     def work(work: Work) -> dict[str, Any]:
-        bundle = Bundle(name=wanted.model, energy=wanted.energy, sampler=wanted.sampler)
+        bundle = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler)
         folders = {name: local_copy(uri) for name, uri in energies.items()}
         save_bundle(work.folder, bundle, local_copy(denoiser), folders)
         return {"run_id": work.run_id}
 
     inputs = {"denoiser": denoiser, "measured": measured} | {f"energy {name}": uri for name, uri in energies.items()}
-    uri = session.run_stage("register", plain(wanted), inputs, CODE, work)
+    uri = session.run_stage("register", plain(settings), inputs, CODE, work)
     marker = committed(uri)
     assert marker is not None
     version = session.runs.registry.register(
-        wanted.model, uri, str(marker.facts["run_id"]), experiment.serving.alias, marker.digest
+        settings.model, uri, str(marker.facts["run_id"]), experiment.serving.alias, marker.digest
     )
     say(
         "register",
-        f"{wanted.model} version {version.version} is {experiment.serving.alias!r}, digest {marker.digest[:12]}",
+        f"{settings.model} version {version.version} is {experiment.serving.alias!r}, digest {marker.digest[:12]}",
     )
     return version
 

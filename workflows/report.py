@@ -1,4 +1,4 @@
-"""Report: one page (HTML, and the same in Markdown) that tells an experiment's results, from its outputs and its runs.
+"""Report: one page of an experiment's results (HTML, and the same in Markdown), from its outputs and its runs.
 
 python -m workflows.report EXPERIMENT.yaml [--report.folder FOLDER ...]
 """
@@ -42,16 +42,16 @@ from workflows.reporting.truth_chapter import truth_blocks
 from workflows.stage import Session, say, session
 
 HTML, MARKDOWN = "report.html", "report.md"
-PALETTE = 128  # colours of a figure
-ENOUGH = 30  # sequences, from which on a mean's error is nearly normal
-ARTIFACTS = "report"  # the folder among the artifacts of the run
-STORAGE = "<storage>"  # how the page calls the place of all outputs, which is another on every machine
+PALETTE = 128  # colors of a figure
+ENOUGH = 30  # sequences; from this many on, the error of a mean is nearly normal
+ARTIFACTS = "report"  # folder among the artifacts of the run
+STORAGE = "<storage>"  # stands on the page for the storage root, which differs between machines
 
 
 def report(session: Session, measured: str) -> str:
-    """The URI of the page about this evaluation; it is among the artifacts of the evaluation's run too.
+    """Write the page about this evaluation, add it to the artifacts of the evaluation's run, and return its URI.
 
-    It tells of the stages that the session was asked for. Written anew each time, which takes less than a minute.
+    It covers the stages that the session was asked for. It is rewritten each time, which takes less than a minute.
     """
     experiment = session.experiment
     folder = experiment.report.folder or join(session.root, experiment.name, "report")
@@ -84,7 +84,7 @@ def compose(
     settings: str,
     written: datetime,
 ) -> ReportDocument:
-    """The whole document: question, findings, method, tables, figures, what is missing, and where it all comes from."""
+    """Compose the whole document: question, findings, method, tables, figures, missing parts and provenance."""
     summary = results.summary
     unknown = [record.stage for record in stages if record.facts is None]
     return ReportDocument(
@@ -109,13 +109,13 @@ def compose(
 
 
 def _sample(sequences: int, length: int) -> str:
-    """What the likelihoods were measured on, and whether that is enough to trust their errors."""
+    """Describe the sample behind the likelihoods, and whether it is large enough to trust their errors."""
     text = f"Measured on {sequences} validation sequences of {length} tokens."
     return text if sequences >= ENOUGH else f"{text} The standard errors of so few are themselves uncertain."
 
 
 def draw(document: ReportDocument) -> dict[str, bytes]:
-    """The PNG of every picture, by name."""
+    """Render every picture as PNG, by name."""
     images = {}
     for picture in document.pictures:
         content = io.BytesIO()
@@ -125,14 +125,14 @@ def draw(document: ReportDocument) -> dict[str, bytes]:
 
 
 def _small(png: io.BytesIO) -> bytes:
-    """The picture in a palette of its own colours, which looks the same and takes a third."""
+    """Reduce the picture to a palette of its own colors, which looks the same and takes a third."""
     content = io.BytesIO()
     Image.open(png).convert("RGB").quantize(PALETTE).save(content, format="png", optimize=True)
     return content.getvalue()
 
 
 def write(document: ReportDocument, images: Mapping[str, bytes], folder: Path) -> None:
-    """Afterwards the folder holds the HTML page, and the Markdown with its figures beside it."""
+    """Write the HTML page, and the Markdown with its figures, to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / HTML).write_text(html_page(document, images), encoding="utf-8")
     (folder / MARKDOWN).write_text(markdown_page(document), encoding="utf-8")
@@ -156,13 +156,13 @@ def _record(session: Session, stage: str, output: str) -> StageRecord:
 
 
 def _curves(session: Session) -> dict[str, Curves]:
-    """The training curves of all stages whose runs are known."""
-    found = {}
+    """Return the training curves of all stages whose runs are known, by stage."""
+    curves = {}
     for row in session.reports:
         run_id = session.run_of(row["output"])
         if run_id is not None and session.runs.facts(run_id) is not None:
-            found[row["stage"]] = session.runs.history(run_id)
-    return found
+            curves[row["stage"]] = session.runs.history(run_id)
+    return curves
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Scratch: a local folder that lasts as long as the work in it, and is swept up after a process that was killed."""
+"""Scratch folders: local, removed at the end of the work in them, and swept up after a killed process."""
 
 import fcntl
 import os
@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = "edlm-stage-"
-HELD = ".held"  # locked by the process that works in the folder; the kernel lets go of it however that process ends
+HELD = ".held"  # locked by the process that works in the folder; the kernel releases it however that process ends
 
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A folder in the system's temporary one, removed at the end; first, those that dead processes left are removed."""
+    """Sweep up the folders of dead processes, then yield a new temporary folder that is removed at the end."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-"))
     new = folder / f"{HELD}.new"
     with new.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        new.rename(folder / HELD)  # named only now: a sweep never finds a lock that its process has not taken yet
+        new.rename(folder / HELD)  # renamed only once locked, so that a sweep never finds it unlocked
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)  # while it is locked: no sweep comes between
+            shutil.rmtree(folder)  # while it is still locked, so that no sweep interferes
 
 
 def _sweep() -> None:
@@ -39,6 +39,6 @@ def _sweep() -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its process lives
+                continue  # its process is alive
             if held.exists():
                 shutil.rmtree(held.parent)

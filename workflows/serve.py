@@ -1,8 +1,8 @@
-"""Serve: the registered model behind an HTTP endpoint, until Ctrl-C; on a cluster, until it is taken down.
+"""Serve: an HTTP endpoint for the registered model, until Ctrl-C; on a cluster, until it is taken down.
 
 python -m workflows.serve EXPERIMENT.yaml [--serving.port 8000 ...]
-python -m workflows.serve promote [--alias champion | --version 3] ...   another version answers, or the old one goes on
-python -m workflows.serve key NAME --file FILE   a new API key, shown once; its hash goes to the file
+python -m workflows.serve promote [--alias champion | --version 3] ...   serve another version, or keep the old one
+python -m workflows.serve key NAME --file FILE   add an API key, shown once; its hash goes to the file
 """
 
 import argparse
@@ -31,26 +31,26 @@ from workflows.stage import Session, mistakes_told, say, session, storage_root
 
 START_SECONDS = 180
 QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
-NO_PROMPT = {"prompt": "", "max_tokens": 16}  # what differs where the texts are a source's symbols, and no words
+NO_PROMPT = {"prompt": "", "max_tokens": 16}  # overrides for texts of a source's symbols instead of words
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the endpoint said, and the command that asks it the same."""
+    """The endpoint's answer, and the command that repeats the request."""
 
     text: str | None
-    """None: it was not asked, for it asks for a key, and EDLM_API_KEY holds none."""
+    """None: not asked, because the endpoint requires a key and EDLM_API_KEY holds none."""
     curl: str
 
 
 def ask(session: Session) -> Answer:
-    """One answer of the endpoint. It stays up on a cluster; a private Ray takes it down when the command ends."""
+    """Start the endpoint and ask it once. It stays up on a cluster; a private Ray stops it when the command ends."""
     keyed = session.experiment.serving.key_file is not None
     return answer(_start(session), question(session.experiment), keyed, os.environ.get(KEY))
 
 
 def question(experiment: Experiment) -> dict[str, Any]:
-    """What the endpoint is asked: to go on from a word, where the tokenizer knows words."""
+    """Return the request body: a word to continue, if the tokenizer knows words."""
     return QUESTION | (NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {})
 
 
@@ -64,7 +64,7 @@ def _start(session: Session) -> str:
 
 
 def answer(url: str, asked: dict[str, Any], keyed: bool, key: str | None) -> Answer:
-    """What the endpoint says to the question; `keyed`: only to whoever has a key. RuntimeError where it refuses."""
+    """Return the endpoint's answer; `keyed`: it requires an API key. Raise RuntimeError if it refuses."""
     command = curl(url, asked, keyed)
     if keyed and key is None:
         say("serve", f"it is not asked, because serving.key_file is set and {KEY} is not; put a key there")
@@ -80,23 +80,23 @@ def answer(url: str, asked: dict[str, Any], keyed: bool, key: str | None) -> Ans
 
 
 def curl(url: str, asked: dict[str, Any], keyed: bool) -> str:
-    """The command that asks the same; where a key is needed, with the one that the shell's environment holds."""
+    """Return the command for the same request; `keyed`: with the key from the shell's environment."""
     key = f' -H "authorization: Bearer ${KEY}"' if keyed else ""
     return f"curl -s {url}/v1/completions -H 'content-type: application/json'{key} -d '{json.dumps(asked)}'"
 
 
 def promotion(address: str, keyed: bool) -> str:
-    """The command that promotes another version on the Ray cluster at `address`, for any shell in this folder."""
-    here, python = Path.cwd(), Path(sys.executable)
-    typed = python.relative_to(here) if python.is_relative_to(here) else python
+    """Return the command to promote a version on the Ray cluster at `address`, for any shell in this folder."""
+    folder, python = Path.cwd(), Path(sys.executable)
+    typed = python.relative_to(folder) if python.is_relative_to(folder) else python
     key = f"{KEY}=YOUR-API-KEY " if keyed else ""
     return f"{key}{shlex.quote(str(typed))} -m workflows.serve promote --address {address}"
 
 
 def require_servable(experiment: Experiment) -> None:
-    """Nothing where there is a model to serve, and a key where one is asked for; ConfigurationError where not.
+    """Raise ConfigurationError unless there is a model to serve and, if keys are required, a key.
 
-    Asked before Ray starts, and before anything is written.
+    It is called before Ray starts and before anything is written.
     """
     require_keyed(experiment)
     serving, tracking, model = experiment.serving, experiment.tracking, experiment.register.model
@@ -104,13 +104,13 @@ def require_servable(experiment: Experiment) -> None:
 
 
 def require_keyed(experiment: Experiment) -> None:
-    """Nothing where the file of API keys is good; BadKeyFile where not. That of a cluster lies on its own machines."""
+    """Raise BadKeyFile unless the file of API keys is good. A cluster's is on its own machines: not checked."""
     if experiment.serving.key_file is not None and is_private(experiment.cluster):
         require_keys(Path(experiment.serving.key_file))
 
 
 def serve(experiment: Experiment) -> None:
-    """The endpoint, until it is stopped: nothing new is taken, what is on its way ends, and then it is gone."""
+    """Serve until stopped, then reject new requests, let running ones finish, and take the endpoint down."""
     with mistakes_told():
         require_servable(experiment)
     with session(experiment) as opened:
@@ -120,8 +120,8 @@ def serve(experiment: Experiment) -> None:
         if not is_private(experiment.cluster):
             return  # the cluster keeps it up
         stopped = threading.Event()
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(wanted, lambda *_: stopped.set())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
         print(f"another version: {promotion(address(), keyed)}")
         print("Ctrl-C stops it", flush=True)
         stopped.wait()
@@ -130,7 +130,7 @@ def serve(experiment: Experiment) -> None:
 
 
 def key(arguments: Sequence[str]) -> None:
-    """Afterwards the file knows a new key, which is printed and kept nowhere else."""
+    """Add a new API key to the file and print the key, which is stored nowhere else."""
     parser = argparse.ArgumentParser(prog="python -m workflows.serve key", description=key.__doc__)
     parser.add_argument("name", help="whose it is; for the logs, and for fairness among those who ask")
     parser.add_argument("--file", type=Path, required=True, help="what serving.key_file names")

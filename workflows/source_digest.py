@@ -1,9 +1,9 @@
 """Source digest: the SHA-256 of the code that computes a result.
 
 A stage names the modules that compute its result. Its digest covers their files and, within `FOLLOWED`, the files that
-they import, directly or not. Of each room (a sub-package of `edlm`) that is reached every file counts, so that one that
-is added there counts before anything imports it; but only what is reached leads on to other rooms. A change in a module
-that the stage never reaches, such as the client, changes nothing.
+they import, directly or indirectly. Once a sub-package of `edlm` (a room) is reached, all of its files count, so that a
+new file counts before anything imports it; but only reached files lead on to other rooms. A change in a module that the
+stage never reaches, such as the client, changes nothing.
 """
 
 import ast
@@ -14,15 +14,15 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 SCIENCE = "edlm"
 FOLLOWED = (SCIENCE, "workflows.evaluation.measurements", "workflows.reporting")
-"""Packages whose imports count. Others hold the machines and the story: where and when something is computed."""
+"""Packages whose imports are followed. Others only decide where and when something is computed."""
 
 
 def source_digest(*modules: str, project: Path = PROJECT) -> str:
-    """Return the SHA-256 of the modules' files and of everything that they import of `FOLLOWED`.
+    """Return the SHA-256 of the modules' files and of everything that they import from `FOLLOWED`.
 
-    Raises ModuleNotFoundError for an unknown name.
+    Raise ModuleNotFoundError for an unknown name.
 
-    >>> source_digest("edlm.schedule") == source_digest("edlm.schedule", "edlm.config")  # which it imports
+    >>> source_digest("edlm.schedule") == source_digest("edlm.schedule", "edlm.config")  # imported by edlm.schedule
     True
     """
     return _digest(source_files(*modules, project=project), project)
@@ -54,14 +54,14 @@ def _digest(files: frozenset[Path], project: Path) -> str:
 
 
 def _files(project: Path, module: str) -> set[Path]:
-    """The file of a module, or of a package its `__init__`; nothing for another name."""
-    place = project.joinpath(*module.split("."))
-    return {path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()}
+    """Return the file of a module or the `__init__` of a package; empty for any other name."""
+    base = project.joinpath(*module.split("."))
+    return {path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()}
 
 
 @functools.cache
 def _imported(source: bytes) -> tuple[str, ...]:
-    """The names that a file imports, each with the names it takes from there, which may be modules, too."""
+    """Return the names that a file imports, and each with the names taken from it, which may also be modules."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

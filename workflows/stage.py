@@ -1,9 +1,9 @@
-"""A stage: a function from settings and input URIs to an output URI, which is run once and then reused.
+"""Stages: functions from settings and input URIs to an output URI, run once and then reused.
 
-The fingerprint of a stage covers what determines its result (settings, the content of its inputs, the code that
-computes it), not where it runs. Its output is committed by a marker written last: a finished stage is reused, a
-half-finished one goes on from its last checkpoint, if it has one, and a changed setting reruns what depends on it and
-nothing else.
+The fingerprint of a stage covers everything that determines its result (settings, the content of its inputs, the code
+that computes it), not where it runs. Its output is committed by a marker written last: a finished stage is reused, an
+unfinished one resumes from its last checkpoint, if it has one, and a changed setting reruns only the stages that depend
+on it.
 """
 
 import hashlib
@@ -35,18 +35,18 @@ RUN_FILE = "run.json"
 
 
 class StageFailed(RuntimeError):
-    """A stage could not be finished, for a reason that its message explains to the user."""
+    """Failure of a stage, for a reason that the message explains to the user."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage's function is given: where it may write, where it reads, and whom it tells."""
+    """The context of a stage's function: where it writes, where it keeps checkpoints, and its tracker."""
 
     stage: str
     folder: Path
-    """Local and empty: what it holds at the end becomes the output."""
+    """Local and empty; its content at the end becomes the output."""
     workspace: str
-    """URI that outlives a crash: checkpoints go there."""
+    """URI that survives a crash, for checkpoints."""
     journal: Path
     run_id: str
     tracker: Callable[[], RunTracker]
@@ -54,14 +54,14 @@ class Work:
 
 @dataclass
 class Session:
-    """One command's view of the world: the experiment, its storage, its MLflow runs and its cluster."""
+    """The state of one command: the experiment, its storage and its MLflow runs, with the cluster connected."""
 
     experiment: Experiment
     root: str
     runs: Runs
     parent: str | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
-    """One row for each stage that was asked for: its name, whether it was reused, its seconds and its output."""
+    """One row per requested stage: its name, whether it was reused, its seconds and its output."""
 
     def run_stage(
         self,
@@ -73,9 +73,9 @@ class Session:
     ) -> str:
         """Return the URI of the stage's committed output; call `work` only if there is none.
 
-        `settings` is anything that `plain` understands. `code` names the modules that compute the result: with what
-        they import of the science (`source_digest`), a change in them runs the stage again, and no other change does.
-        What `work` returns is kept in the marker as facts.
+        `settings` is anything that `plain` understands. `code` names the modules that compute the result: a change in
+        them or in what they import from `FOLLOWED` (`source_digest`) reruns the stage, and no other code change does.
+        The return value of `work` is kept in the marker as facts.
         """
         started = time.monotonic()
         source = source_digest(*code)
@@ -92,9 +92,9 @@ class Session:
         return output
 
     def given(self, name: str, uri: str) -> str:
-        """A model that another run has trained, in the place of the stage's own output.
+        """Return the URI of a model that another run has trained, in place of the stage's own output.
 
-        Raises ConfigurationError where nothing is committed there.
+        Raise ConfigurationError unless a committed folder is there.
         """
         uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         if committed(uri) is None:
@@ -104,16 +104,16 @@ class Session:
         return uri
 
     def run_of(self, output: str) -> str | None:
-        """The MLflow run that made a stage's output; None where nothing tells any more."""
+        """Return the MLflow run that made a stage's output; None if there is no record of it."""
         folder = output.rpartition("/")[2]
         try:
-            place = join(self.root, self.experiment.name, "work", folder, RUN_FILE)
-            return json.loads(read_text(place))["run_id"]
+            record = join(self.root, self.experiment.name, "work", folder, RUN_FILE)
+            return json.loads(read_text(record))["run_id"]
         except FileNotFoundError:
             return None
 
     def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
-        """Afterwards the pipeline's own run shows its settings and its stages, and has ended."""
+        """Log the settings and the stages to the pipeline's own run, and end it with `status`."""
         assert self.parent is not None
         with tempfile.TemporaryDirectory(prefix="edlm-pipeline-") as scratch:
             tracker = self.runs.tracker(self.parent, Path(scratch))
@@ -128,16 +128,16 @@ class Session:
 
     def _run(self, name, inputs, source, work, output: str, workspace: str) -> None:
         run_id = self._run_id(name, workspace, source)
-        with scratch(name) as place:
-            folder, journal = place / "output", self._journal(workspace, place)
+        with scratch(name) as base:
+            folder, journal = base / "output", self._journal(workspace, base)
             folder.mkdir()
             tracker = RunHandle(self.runs.tracking, self.runs.root, run_id, journal)
-            with _closing(tracker()) as told:
-                told.settings(self.experiment)
+            with _closing(tracker()) as run_tracker:
+                run_tracker.settings(self.experiment)
                 for label, uri in inputs.items():
                     marker = committed(uri)
                     assert marker is not None
-                    told.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
+                    run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
             try:
                 facts = work(Work(name, folder, workspace, journal, run_id, tracker))
             except BaseException as error:
@@ -145,33 +145,33 @@ class Session:
                 tracker().finish(status)
                 raise
             publish(folder, output, facts={"stage": name, **(facts or {})})
-            with _closing(tracker()) as told:
-                told.tags({"edlm.output": output})
+            with _closing(tracker()) as run_tracker:
+                run_tracker.tags({"edlm.output": output})
             tracker().finish("FINISHED")
 
     def _run_id(self, name: str, workspace: str, source: str) -> str:
-        """The MLflow run of this stage: a half-finished stage goes on in the run it began."""
-        place = join(workspace, RUN_FILE)
+        """Return the MLflow run of this stage; an unfinished stage continues the run that it started."""
+        record = join(workspace, RUN_FILE)
         try:
-            run_id = json.loads(read_text(place))["run_id"]
+            run_id = json.loads(read_text(record))["run_id"]
             self.runs.resume(run_id)
-            # Only a checkpoint is gone on from; what a grid has measured, its cells tell themselves.
+            # Only a checkpoint is resumed from; a grid reports itself which measurements it reuses.
             resumes = bool(snapshots(workspace))
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
         except FileNotFoundError:
             run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": source})
-            write_text(place, json.dumps({"run_id": run_id}))
+            write_text(record, json.dumps({"run_id": run_id}))
         return run_id
 
     def _journal(self, workspace: str, scratch: Path) -> Path:
-        """Beside the checkpoints where those are local files; else on this machine, for as long as the stage runs."""
+        """Return the journal's path: next to local checkpoints, else on this machine for as long as the stage runs."""
         return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
 
 
 def fingerprint(name: str, settings: Any, inputs: Mapping[str, str], source: str) -> str:
     """Return the SHA-256 of what determines a stage's result; `source` is the digest of the code.
 
-    Raises ConfigurationError where an input is not there.
+    Raise ConfigurationError unless all inputs are committed.
     """
     contents = {}
     for label, uri in inputs.items():
@@ -185,9 +185,9 @@ def fingerprint(name: str, settings: Any, inputs: Mapping[str, str], source: str
 
 @contextmanager
 def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
-    """A session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
+    """Open a session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
 
-    What `mistakes_told` tells ends the process.
+    The errors that `mistakes_told` reports end the process.
     """
     with mistakes_told(), _session(experiment, pipeline) as opened:
         yield opened
@@ -195,9 +195,9 @@ def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Ses
 
 @contextmanager
 def mistakes_told() -> Iterator[None]:
-    """Within, what a user can mend, in the settings or in the storage, ends the process with status 1 and its message.
+    """End the process with status 1 and the message of an error that a user can fix, in the settings or the storage.
 
-    So do a training that is no longer finite and a stage that failed in parts. Any other exception keeps its traceback.
+    So do a training with a non-finite loss and a stage that failed in parts. Any other exception keeps its traceback.
     """
     try:
         yield
@@ -226,16 +226,16 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[Session]:
 
 
 def _ship_leftovers(experiment: Experiment, root: str) -> None:
-    """What a tracking server missed while it was away is told now, as far as this machine's disk kept it."""
+    """Send the tracking server what it missed while unreachable, as far as this machine's disk kept it."""
     work = Path(root) / experiment.name / "work"
     if "://" not in root and work.is_dir():
         ship(experiment.tracking, root, work)
 
 
 def storage_root(experiment: Experiment) -> str:
-    """Where this experiment's outputs go, absolute.
+    """Return the absolute root of this experiment's outputs.
 
-    Raises ConfigurationError in a Ray job without EDLM_HOME: the default would lie in the job's temporary copy.
+    Raise ConfigurationError in a Ray job without EDLM_HOME: the default would lie in the job's temporary copy.
     """
     root = experiment.storage or os.environ.get("EDLM_HOME")
     if root is None:
@@ -250,7 +250,7 @@ def storage_root(experiment: Experiment) -> str:
 
 
 def say(stage: str, message: str) -> None:
-    """A line for the person who watches."""
+    """Print a progress line of a stage."""
     print(f"[{stage}] {message}", flush=True)
 
 

@@ -1,1 +1,1 @@
-"""Services to benchmark against one another."""
+"""Services that are benchmarked against each other."""

@@ -1,4 +1,4 @@
-"""Contestants: one model behind one Ray Serve three times, by three ways to batch; for benchmarks."""
+"""Benchmarked services: one model behind one Ray Serve three times, with three batching methods."""
 
 import logging
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits
 
 Way = Literal["continuous", "one", "static"]
-MANY = 100_000  # requests that may wait: a contest refuses none
+MANY = 100_000  # requests that may wait: a benchmark rejects none
 SECONDS = 3600.0
-SHARE = 0.1  # of a core, on paper: they take turns
+SHARE = 0.1  # of a core, nominally: the services are measured in turn
 
 
 @serve.ingress()
 class BenchmarkedService:
-    """One service of the model. All that differs is what stands in the place of the engine."""
+    """One service of the model; the services differ only in the engine."""
 
     def __init__(self, way: Way, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
         torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def _batch(way: Way, generator: TextGenerator, slots: int, turn_seconds: float, 
 def contestants(
     bundle: Path, slots: int, turn_seconds: float, wait_seconds: float, port: int
 ) -> Iterator[dict[Way, str]]:
-    """The URLs of the three while the block runs, on a private Ray."""
+    """Run the three services on a private Ray while the context is open, and yield their URLs."""
     ways: tuple[Way, ...] = ("continuous", "one", "static")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connect(Cluster()):

@@ -1,7 +1,7 @@
-"""Static batching, which continuous batching is measured against: texts that come together are filled together.
+"""Static batching, the baseline for continuous batching: requests that arrive together are run together.
 
-A batch is one call of the sampler, so all of its rows take the most steps that one of them asked for, and nobody has
-his text before all have. What comes meanwhile waits, and a row that nobody waits for any more is filled all the same.
+A batch is one call of the sampler, so all of its rows take the maximum number of steps requested, and no text is
+returned before all are done. Later requests wait, and a row whose request was cancelled is computed all the same.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from edlm.sampling.state import StepResult
 
 
 class StaticBatch(InferenceEngine):
-    """An engine whose texts go to `@serve.batch` instead: at most `size` together, of what comes within a wait.
+    """Engine whose requests go to `@serve.batch` instead: at most `size` per batch, collected for `wait_seconds`.
 
-    It is made in the event loop of a replica.
+    It must be created in the event loop of a replica.
     """
 
     def __init__(self, generator: TextGenerator, version: str, size: int, wait_seconds: float) -> None:
@@ -40,39 +40,39 @@ class StaticBatch(InferenceEngine):
         self._fill = serve.batch(max_batch_size=size, batch_wait_timeout_s=wait_seconds)(filled)
 
     def submit(self, jobs: Sequence[Request], model: VersionedGenerator | None = None) -> list[TextFuture]:
-        """A ticket for each, from any thread. Cancelling one frees nothing."""
+        """Return a future per request; any thread may call it. Cancelling one frees nothing."""
         return [self._begun(job) for job in jobs]
 
     def _begun(self, job: Request) -> TextFuture:
-        ticket = TextFuture(self.version, lambda: None, RunningSequence(job, self.generator).frame)
+        future = TextFuture(self.version, lambda: None, RunningSequence(job, self.generator).frame)
 
         def end(text: "Future[Text]") -> None:
             error = text.exception()
-            ticket.keep(ticket.frame() if error is not None else _last(ticket.frame(), text.result()))
-            ticket.end(text.result() if error is None else EngineFailed(str(error)))
+            future.keep(future.frame() if error is not None else _last(future.frame(), text.result()))
+            future.end(text.result() if error is None else EngineFailed(str(error)))
 
-        ticket.begin()
+        future.begin()
         asyncio.run_coroutine_threadsafe(self._fill(job), self._loop).add_done_callback(end)
-        return ticket
+        return future
 
 
 def _last(frame: Progress, text: Text) -> Progress:
-    """The state in which all is there; of how it came to be none is known."""
+    """Return the progress of a complete text; the steps that led to it are unknown."""
     tokens = text.tokens
     return replace(frame, tokens=tokens, revealed_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
 
 
 def fill(generator: TextGenerator, jobs: Sequence[Request]) -> list[Text]:
-    """The texts of all jobs, each within one canvas; those of one k, window and energy in one call of the sampler."""
+    """Return the texts of all jobs, each within one canvas; jobs of one k, window and energy share a sampler call."""
     texts: dict[int, Text] = {}
     for kind in dict.fromkeys(map(_kind, jobs)):
-        own = [i for i, job in enumerate(jobs) if _kind(job) == kind]
-        texts |= dict(zip(own, _alike(generator, [jobs[i] for i in own]), strict=True))
+        indices = [i for i, job in enumerate(jobs) if _kind(job) == kind]
+        texts |= dict(zip(indices, _alike(generator, [jobs[i] for i in indices]), strict=True))
     return [texts[i] for i in range(len(jobs))]
 
 
 def _kind(job: Request) -> tuple[Sampler, str | None]:
-    """What all rows of a call share; not the steps, for all of them take the most."""
+    """Return what all rows of a call share; not the steps, because all rows take the maximum."""
     return replace(job.sampler, steps=1, grid=None), job.energy
 
 
@@ -81,7 +81,7 @@ def _alike(generator: TextGenerator, jobs: Sequence[Request]) -> list[Text]:
     sampler = max((job.sampler for job in jobs), key=lambda sampler: sampler.steps)
     contexts = [_context(job, generator.length) for job in jobs]
     known = [job.known[len(job.known) - context :] for job, context in zip(jobs, contexts, strict=True)]
-    xt = torch.stack([canvas(each, generator.length, generator.mask) for each in known])
+    xt = torch.stack([canvas(tokens, generator.length, generator.mask) for tokens in known])
     seeds = torch.tensor([job.seed for job in jobs])
     tallies = [Tally()] * len(jobs)
 
@@ -97,7 +97,7 @@ def _alike(generator: TextGenerator, jobs: Sequence[Request]) -> list[Text]:
 
 
 def _context(job: Request, length: int) -> int:
-    """How many of the known tokens the canvas shows; ValueError for a text that needs more canvases than one."""
+    """Return the number of known tokens that the canvas shows; raise ValueError if the text needs several canvases."""
     if job.max_tokens is None:
         return len(job.known)
     context = context_tokens(len(job.known), job.max_tokens, length)

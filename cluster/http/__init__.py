@@ -1,1 +1,1 @@
-"""The endpoint over HTTP: requests in, jobs for the engine, answers out; it knows neither Ray nor MLflow."""
+"""HTTP endpoint: turns requests into engine requests and their results into responses; imports no Ray or MLflow."""

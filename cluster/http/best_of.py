@@ -1,4 +1,4 @@
-"""Ranking: which of several texts has the lowest energy, a token, averaged over the noise (best_of)."""
+"""Ranking of texts for `best_of` by energy per token, averaged over noise."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from edlm.cooperative import Bites
 from edlm.inference.canvas import canvas
 from edlm.inference.scoring import mean_energy
 
-DRAWS = 8  # noise samples; all texts of a prompt see the same
+DRAWS = 8  # noise samples, shared by all texts of a prompt
 
 
 def require_rankable(way: GenerationPlan, longest: int) -> None:
-    """Refused where no energy tells the texts apart, or where one does not fit a canvas as a whole."""
+    """Raise APIError if the request has no energy to rank by, or if `longest` tokens do not fit a canvas."""
     if way.energy is None:
         message = "best_of ranks texts by their energy, and this request weighs nothing; give edlm.candidates above 1"
         raise APIError(400, message, "best_of", "unsupported_parameter")
@@ -32,33 +32,33 @@ def require_rankable(way: GenerationPlan, longest: int) -> None:
 async def energies_per_token(
     way: GenerationPlan, texts: Sequence[Sequence[int]], admission: Admission
 ) -> list[float | None]:
-    """E(x_0, x_t, t) of each text, its mean over DRAWS noise samples, divided by its tokens; None for an empty one.
+    """Return the energy E(x_0, x_t, t) per token of each text, averaged over DRAWS noise samples; None if it is empty.
 
-    Within `kept_open` of the engine that wrote them, which never turns their ranking away.
-    /v1/score says the same of the text with the same seed, up to its noise. Texts of different lengths are compared by
-    the token: an energy is a sum over what is masked.
+    Call it within `kept_open` of the engine that generated the texts, which then never rejects their ranking.
+    /v1/score measures the same for a text with the same seed, up to noise. Dividing by the number of tokens makes
+    texts of different lengths comparable, because an energy is a sum over masked positions.
     """
     bites = _energies(way, texts)
     return await admission.measured(ranking_work(len(texts)), bites, 0.0, way, follows=True)
 
 
 def ranking_work(texts: int) -> float:
-    """Passes of the denoiser to rank so many texts."""
+    """Return the denoiser passes to rank `texts` texts."""
     return DRAWS * texts * cost.of_energies(1)
 
 
 def _energies(way: GenerationPlan, texts: Sequence[Sequence[int]]) -> Bites[list[float | None]]:
     assert way.energy is not None
     generator = way.served.generator
-    energy, found = generator.energies[way.energy], []
+    energy, energies = generator.energies[way.energy], []
     for tokens in texts:
         if not tokens:
-            found.append(None)
+            energies.append(None)
             continue
         x0 = canvas(tokens, len(tokens), generator.mask).to(generator.device).repeat(DRAWS, 1)
         mean = mean_energy(x0, generator.denoiser, energy, way.seed, first_row=0).mean / len(tokens)
         if math.isnan(mean):
             raise FloatingPointError("the energy of a text is not a number")
-        found.append(mean)
+        energies.append(mean)
         yield
-    return found
+    return energies

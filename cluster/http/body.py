@@ -1,4 +1,4 @@
-"""The body of a request: from bytes to what JSON holds, with an error of its own for everything that goes wrong."""
+"""Request bodies: JSON parsing with a specific error for each kind of malformed input."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,7 @@ from cluster.http.errors import APIError
 
 
 def read_json(body: bytes) -> Any:
-    """What the body holds; Refused where it is no JSON in UTF-8, or more than Python reads."""
+    """Parse the body; raise APIError if it is not UTF-8 JSON or exceeds the limits of Python's parser."""
     if not body:
         raise APIError(400, "the body is empty; send a JSON object", code="invalid_json")
     try:
@@ -30,7 +30,7 @@ def read_json(body: bytes) -> Any:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read by `read_json`."""
+    """Route whose body is parsed by `read_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -45,7 +45,7 @@ class JsonRoute(APIRoute):
 
 
 class _Parsed(Request):
-    """The request whose JSON was read."""
+    """Request with its body already parsed."""
 
     def __init__(self, request: Request, body: bytes, tree: Any) -> None:
         super().__init__(request.scope, request.receive)

@@ -1,4 +1,4 @@
-"""Completions: what follows a prompt, or stands between it and a suffix, as OpenAI's clients ask for it."""
+"""OpenAI-compatible completions: text after a prompt, or between a prompt and a suffix."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from edlm.inference.text import Progress, Text
 
 @dataclass(frozen=True)
 class Completions:
-    """An order for texts after prompts: of each prompt `rows` in succession, or as many as best_of asks for."""
+    """Completions of one request, `rows` consecutive texts per prompt (`best_of` if given, else `n`)."""
 
     request: CompletionRequest
     way: GenerationPlan
@@ -39,14 +39,17 @@ class Completions:
 
     @property
     def shown(self) -> Sequence[slice]:
-        """Of a completion the engine shows what is new; of a canvas with a suffix, the whole."""
+        """Return, per request, the slice of the engine's tokens to show.
+
+        Without a suffix the engine reports new tokens only; with a suffix it reports the whole canvas.
+        """
         if self.suffix is None:
             return [slice(None)] * len(self.jobs)
         starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
     def beginnings(self) -> list[IncrementalText]:
-        """For each choice what tells a stream of its text."""
+        """Return the incremental text of each choice, for streaming."""
         generator = self.way.served.generator
         ends = (generator.mask, generator.tokenizer.separator)
         return [
@@ -55,7 +58,7 @@ class Completions:
         ]
 
     def written(self, index: int, text: Text, frame: Progress) -> Written:
-        """What choice `index` shows of its finished text."""
+        """Return the part of its finished text that choice `index` shows."""
         if self.suffix is None:
             revealed_at = frame.revealed_at[: len(text.tokens)]
             return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, revealed_at,
@@ -75,14 +78,14 @@ class Completions:
         return Written(self._echoed(index, tokens, whole), tokens, reason, revealed_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
-        """The choice of a piece of a stream."""
+        """Return choice `index` of a stream chunk; `written` is None while the text continues."""
         return self._choice(index, text, written).model_dump(exclude_defaults=True) | {"logprobs": None}
 
     def ended(self, written: Sequence[Written], kept: Sequence[int] | None = None, **more: Any) -> dict[str, Any]:
-        """The details and the usage of an answer, of which the texts in `kept` are shown; None: all of them."""
+        """Return the details and the usage of the response, which shows the texts `kept`; None shows all."""
         generator, most = self.way.served.generator, self.request.max_tokens
         details = self.way.details(
-            [one.tally for one in written],
+            [text.tally for text in written],
             seeds=[self.jobs[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[
@@ -91,48 +94,48 @@ class Completions:
             ],
             **more,
         )
-        used = self.usage(sum(len(one.tokens) for one in written))
-        return {"edlm": details.model_dump(), "usage": used.model_dump()}
+        token_usage = self.usage(sum(len(text.tokens) for text in written))
+        return {"edlm": details.model_dump(), "usage": token_usage.model_dump()}
 
     def usage(self, written: int) -> TokenUsage:
-        """What was read, and so many tokens that were written."""
+        """Return the usage: prompt tokens, and `written` completion tokens."""
         return usage(self.way.visit.prompt_tokens or 0, written)
 
     async def answer(self, admission: Admission) -> CompletionResponse:
-        """The whole answer."""
-        kept, more = list(range(len(self.jobs))), {}
+        """Generate all texts and return the response."""
+        kept, details = list(range(len(self.jobs))), {}
         if not self.request.ranked:
             written = await write(self, admission)
         else:
             written, energies = await self._ranked(admission)
             starts = range(0, len(written), self.rows)
-            kept = [i for at in starts for i in self._best(energies, at)]
-            more = {"best_of_energies": [energies[at : at + self.rows] for at in starts]}
+            kept = [i for start in starts for i in self._best(energies, start)]
+            details = {"best_of_energies": [energies[start : start + self.rows] for start in starts]}
         choices = [self._choice(number, written[i].text, written[i]) for number, i in enumerate(kept)]
-        ended = self.ended(written, kept, **more)
+        ended = self.ended(written, kept, **details)
         return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
 
     async def _ranked(self, admission: Admission) -> tuple[list[Written], list[float | None]]:
-        """Every text, and its energy a token; an engine that is to stop waits for both."""
+        """Return every text and its energy per token; a draining engine waits for both."""
         with admission.batch.kept_open():
             written = await write(self, admission)
-            texts = [(*self._prompt(i), *one.tokens, *(self.suffix or ())) for i, one in enumerate(written)]
+            texts = [(*self._prompt(i), *text.tokens, *(self.suffix or ())) for i, text in enumerate(written)]
             return written, await energies_per_token(self.way, texts, admission)
 
     def _choice(self, index: int, text: str, written: Written | None) -> CompletionChoice:
         if written is None:
             return CompletionChoice(index=index, text=text, finish_reason=None)
-        wanted = self.request.edlm.return_
+        returned = self.request.edlm.return_
         return CompletionChoice(
             index=index,
             text=text,
             finish_reason=written.finish_reason,
-            token_ids=list(written.tokens) if "token_ids" in wanted else None,
-            revealed_at=list(written.revealed_at) if "trajectory" in wanted else None,
+            token_ids=list(written.tokens) if "token_ids" in returned else None,
+            revealed_at=list(written.revealed_at) if "trajectory" in returned else None,
         )
 
     def _best(self, energies: Sequence[float | None], start: int) -> list[int]:
-        """Of a prompt's texts, from `start` on, the n of lowest energy; one without a token comes last."""
+        """Return the n texts of lowest energy among those of the prompt at `start`; an empty text ranks last."""
         ranked = sorted(
             range(start, start + self.rows), key=lambda i: math.inf if (energy := energies[i]) is None else energy
         )
@@ -145,12 +148,12 @@ class Completions:
         return Continuation(self.way.served.generator.tokenizer, self._prompt(index))
 
     def _echoed(self, index: int, tokens: Sequence[int], text: str) -> str:
-        """The text that a choice shows: behind its prompt's where the request asks for an echo."""
+        """Return the text of a choice, preceded by the text of its prompt if the request asks for an echo."""
         return self._continuation(index).echoed(tokens, text) if self.request.echo else text
 
 
 def order(request: CompletionRequest, way: GenerationPlan) -> Completions:
-    """The order of a request; Refused where this model cannot write it."""
+    """Return the completions that a request asks for; raise APIError if this model cannot generate them."""
     generator = way.served.generator
     if request.stream and generator.tokenizer.unstreamable is not None:
         raise APIError(
@@ -172,7 +175,7 @@ def order(request: CompletionRequest, way: GenerationPlan) -> Completions:
         else:
             known = _between(prompt, request.max_tokens, suffix, generator.length)
             jobs += [way.job(known, None, seed) for seed in seeds(way, number, rows)]
-        work += rows * cost.of_job(jobs[-1], generator)  # they differ in their seeds only
+        work += rows * cost.of_job(jobs[-1], generator)  # the jobs of a prompt differ only in their seeds
     if request.ranked:
         work += ranking_work(len(jobs))
     return Completions(request, way, prompts, suffix, rows, tuple(jobs), work)

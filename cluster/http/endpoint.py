@@ -1,4 +1,4 @@
-"""The endpoint: a FastAPI app around one engine; which request goes where."""
+"""FastAPI app around one engine: routes, middleware and API documentation."""
 
 import asyncio
 import time
@@ -53,9 +53,9 @@ from cluster.http.streaming.events import EventStream
 from cluster.http.streaming.generation import stream
 from edlm.inference.engine import InferenceEngine
 
-VERSION = "1"  # of the interface
-READY = ("/health", "/ping")  # as vLLM's probes ask
-HUNG_SECONDS = 10.0  # without a sign of life, while there is work
+VERSION = "1"  # of the API
+READY = ("/health", "/ping")  # paths of vLLM's probes
+HUNG_SECONDS = 10.0  # without progress while there is work, after which /readyz fails
 MEANINGS = {
     400: "The request cannot be answered: the body is no JSON, a value is wrong, or all together cost too much.",
     401: "The API key is missing or wrong.",
@@ -77,39 +77,39 @@ WORKED = (*POSTED, 429, 503, 504)
 
 
 class Endpoint:
-    """What the routes do: check the request, have the engine work, and wrap what it made."""
+    """Route handlers: validate the request, run it in the engine and build the response."""
 
     def __init__(self, batch: InferenceEngine, rules: Rules, meters: Meters) -> None:
         self.batch, self.rules, self.meters = batch, rules, meters
         self.admission = Admission(batch, rules, meters)
         self.readings = EngineMetrics(batch, meters)
         self.warm = False
-        """Whether the engine has done its first work; /readyz says 503 until then."""
+        """Whether the warm-up has finished; /readyz returns 503 until then."""
         self._since = int(time.time())
         self._served = ServedModel(batch.model)
 
     @property
     def served(self) -> ServedModel:
-        """The model that a request gets now."""
+        """Model for new requests."""
         model = self.batch.model
         if self._served.model is not model:
             self._served = ServedModel(model)
         return self._served
 
     async def complete(self, request: CompletionRequest, http: Request) -> Any:
-        """Writes what follows the prompt, or stands between it and the suffix; with `stream`, as it becomes certain."""
+        """Complete a prompt, or fill between a prompt and a suffix; with `stream`, send text once it is certain."""
         return await self._written(request, http, completions.order, states=False)
 
     async def infill(self, request: InfillRequest, http: Request) -> Any:
-        """Fills the gaps of a text; with `stream`, shows every state of it on its way."""
+        """Fill the gaps of a text; with `stream`, send every denoising state."""
         return await self._written(request, http, infills.order, states=True)
 
     async def score(self, request: ScoreRequest, http: Request) -> ScoreResponse:
-        """Measures how likely a text is: bounds on its log-likelihood, and its energies."""
+        """Score a text: bounds on its log-likelihood, and its energies."""
         return await scores.answer(request, self._way(request, http), self.admission)
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
-        """Shows how the model reads a text."""
+        """Tokenize a text."""
         served = self.served
         served.require_named(request.model)
         tokens = await asyncio.to_thread(or_refuse, "text", served.generator.read, request.text)
@@ -118,22 +118,22 @@ class Endpoint:
         )
 
     async def detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
-        """Shows the text of tokens."""
+        """Decode tokens to text."""
         served = self.served
         served.require_named(request.model)
         return DetokenizeResponse(text=or_refuse("tokens", served.generator.tokenizer.decode, request.tokens))
 
     async def models(self) -> ModelList:
-        """Names the model that is served."""
+        """List the served model."""
         return ModelList(data=[self._model()])
 
     async def model(self, model: str) -> Model:
-        """Describes the model of that name."""
+        """Describe the model of that name."""
         self.served.require_named(model)
         return self._model()
 
     async def ready(self) -> Readiness:
-        """Says whether requests are answered now, and with which model."""
+        """Report readiness and the served model."""
         served, batch = self.served, self.batch
         if batch.closing:
             raise APIError(503, "the server is stopping", code=STOPPING)
@@ -164,7 +164,7 @@ class Endpoint:
     async def _written(
         self, request: Any, http: Request, make: Callable[[Any, GenerationPlan], Completions | Infills], states: bool
     ) -> Any:
-        """The answer, whole or as a stream, which shows `states` unless it is told otherwise."""
+        """Return the response, complete or streamed; `states`: default of `stream_options.denoising`."""
         request.require_consistent()
         self.admission.require_places(request.texts, request.plural)
         order = await asyncio.to_thread(make, request, self._way(request, http))
@@ -173,13 +173,13 @@ class Endpoint:
             return await order.answer(self.admission)
         options = request.stream_options or StreamOptions()
         pieces = stream(order, self.admission, options, states if options.denoising is None else options.denoising)
-        await anext(pieces)  # once the first text has its turn: until then an error keeps its status
+        await anext(pieces)  # returns when the first text starts; until then an error can still set the HTTP status
         return EventStream(pieces, order.way.deadline, order.way.visit)
 
 
 def make_app(endpoint: Endpoint) -> FastAPI:
-    """The app with its routes, and what stands before them. BadKeyFile where the file of API keys is not good."""
-    # No documentation pages: they load scripts from elsewhere. The schema itself is at /openapi.json.
+    """Return the app with its routes and middleware; raise BadKeyFile if the file of API keys is invalid."""
+    # No documentation pages: they load scripts from other hosts. The schema itself is at /openapi.json.
     app = FastAPI(title="edlm", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.route_class = JsonRoute
     keys = None if endpoint.rules.keys is None else APIKeys(endpoint.rules.keys)
@@ -190,8 +190,8 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     app.add_middleware(AccessLog, meters=endpoint.meters)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    one_event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
-    streamed = {200: {"content": {"text/event-stream": {"itemSchema": one_event}}}}
+    event_schema = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    streamed = {200: {"content": {"text/event-stream": {"itemSchema": event_schema}}}}
     post, get = app.post, app.get
     post("/v1/completions", response_model=CompletionResponse, responses=streamed | told(WORKED))(endpoint.complete)
     post("/v1/infill", response_model=InfillResponse, responses=streamed | told(WORKED))(endpoint.infill)
@@ -200,7 +200,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     post("/v1/detokenize", responses=told(POSTED))(endpoint.detokenize)
     get("/v1/models", responses=told(READ))(endpoint.models)
     get("/v1/models/{model}", responses=told(READ))(endpoint.model)
-    if isinstance(endpoint.meters, OwnMeters):  # those of a replica are Ray's to export
+    if isinstance(endpoint.meters, OwnMeters):  # Ray exports the metrics of a replica
         get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.meters))
     for path in ("/readyz", *READY):
         get(path, responses=told((*ALWAYS, 503)))(endpoint.ready)
@@ -213,7 +213,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
 
 
 def _tell_of_keys(document: dict[str, Any]) -> None:
-    """Afterwards the document says where a key may be asked for: the gate does it, which FastAPI does not know."""
+    """Add the routes' API key requirement to the document; FastAPI does not know of the middleware that checks it."""
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, route in document["paths"].items():
         for operation in route.values():
@@ -221,7 +221,7 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
 
 
 def _tell_of_refusals(document: dict[str, Any]) -> None:
-    """Afterwards the document no longer promises FastAPI's own 422, which is a 400 here."""
+    """Remove FastAPI's own 422 responses from the document; they are 400 here."""
     for name in ("HTTPValidationError", "ValidationError"):
         del document["components"]["schemas"][name]
     for route in document["paths"].values():
@@ -230,17 +230,17 @@ def _tell_of_refusals(document: dict[str, Any]) -> None:
 
 
 async def health() -> Health:
-    """Says that the process lives."""
+    """Report that the process is alive."""
     return Health()
 
 
 async def version() -> Version:
-    """Names the version of this interface."""
+    """Report the API version."""
     return Version(version=VERSION)
 
 
 def told(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route, for its documentation."""
+    """Return the error responses of a route for its documentation."""
     return {status: {"model": Refusal, "description": MEANINGS[status]} for status in sorted(statuses)}
 
 

@@ -1,4 +1,4 @@
-"""Refusals: every request that is not answered gets an error of OpenAI's form, and learns which field to change."""
+"""Error responses in OpenAI's format; each names the request field at fault where there is one."""
 
 import re
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from cluster.http.request_context import request_context
 
 ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
-MAX_NAME = 128  # characters of a field's name that an error repeats
-_VARIANT = re.compile(r"<.*>")  # which variant of a union a value is (`cluster.http.forms`): no key of the client's
+MAX_NAME = 128  # characters of a field name that an error quotes
+_VARIANT = re.compile(r"<.*>")  # tag of a union variant (`cluster.http.forms`), not a key sent by the client
 
 
 class APIError(Exception):
-    """A request that this server does not answer, and why."""
+    """Rejection of a request: HTTP status, message, field at fault and error code."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """What is wrong and where, but never the value: a NaN cannot be written in JSON."""
+    """Report the first invalid field and its error, but never the value: JSON cannot represent NaN."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     unknown = first["type"] == "extra_forbidden"
@@ -69,7 +69,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unroutable(_: Request, error: Exception) -> JSONResponse:
-    """An unknown path or method, or a body that Python's JSON reader gave up on."""
+    """Handle an unknown path or method, or a body that Python's JSON parser cannot read."""
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
@@ -78,7 +78,7 @@ async def _unroutable(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:
-    """What went wrong stays in the log."""
+    """Return a generic error; the cause stays in the log."""
     return FAILED.response
 
 

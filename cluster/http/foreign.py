@@ -1,7 +1,7 @@
-"""Fields that this server has no use for: what OpenAI's, vLLM's and SGLang's clients send beside those of `api`.
+"""Unsupported request fields of OpenAI, vLLM and SGLang clients.
 
-A value that asks for nothing is accepted. One that would change the text is refused by its name. Every other field is
-passed over, and named in the answer and in the log.
+A neutral value of such a field is accepted. A value that would change the text is rejected with the field's name. Any
+other unknown field is ignored, and listed in the response and in the log.
 """
 
 import re
@@ -11,9 +11,9 @@ from typing import Any
 from cluster.http.errors import APIError
 
 MAX_IGNORED = 64
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key is none: it holds a hyphen
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key never matches: it contains a hyphen
 
-# Fields that would change the text, or what is told of it, with the values that ask for nothing.
+# Fields that would change the text or the reported data, with their neutral values.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "frequency_penalty": (0,),
@@ -59,12 +59,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> tuple[str, ...]:
-    """The names of the fields that change nothing here, those apart whose value asks for nothing.
+    """Return the names of unknown fields, which are ignored; fields with neutral values are not listed.
 
-    Refused where one would change the text, where there are more than MAX_IGNORED, or where a name is none.
+    Raise APIError if a field would change the text, if more than MAX_IGNORED are unknown, or if a name is malformed.
     """
     for name, value in fields.items():
-        if name in neutral and not any(_same(value, one) for one in neutral[name]):
+        if name in neutral and not any(_same(value, accepted) for accepted in neutral[name]):
             raise APIError(400, _unsupported(name, neutral[name]), name, "unsupported_parameter")
     names = tuple(sorted(set(fields) - set(neutral)))
     for name in names:
@@ -84,5 +84,5 @@ def _unsupported(name: str, neutral: tuple[Any, ...]) -> str:
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """Whether two values are the same in JSON, where true is not 1."""
+    """Return whether two values are equal in JSON, where true differs from 1."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)

@@ -1,23 +1,23 @@
-"""The forms of a request's values: each is told by its JSON type first, so that what is wrong with it is told of it."""
+"""Value types of request fields; unions are resolved by JSON type first, so that errors name the right variant."""
 
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-MAX_PROMPT = 2**16  # characters or tokens; of a longer one than the canvas the end is read
+MAX_PROMPT = 2**16  # characters or tokens; only the end of a prompt longer than the canvas is used
 MAX_TOKENS = 4096
-MAX_INTEGER = 2**53 - 1  # what every reader of JSON keeps exactly
+MAX_INTEGER = 2**53 - 1  # every JSON parser represents integers up to here exactly
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT)]
 Token = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_PROMPT)]
 Gap = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-# Tags of a union's variants: in angle brackets, so that an error leaves them out of the field's name.
+# Tags of union variants, in angle brackets so that errors can drop them from the field name.
 TEXT, TEXTS, TOKENS, TOKEN_LISTS, GAP = "<text>", "<texts>", "<tokens>", "<token lists>", "<gap>"
 
 
 def _form(value: Any) -> str | None:
-    """The tag of a value by its JSON type, and of a list by its first item's; None where it has no form."""
+    """Return the tag for the JSON type of a value, or of the first item of a list; None if no variant matches."""
     if not isinstance(value, list):
         return {str: TEXT, int: GAP}.get(type(value))
     return {str: TEXTS, int: TOKENS, list: TOKEN_LISTS}.get(type(value[0])) if value else None
@@ -52,19 +52,19 @@ Part = Annotated[
 
 
 def _with_nulls(schema: dict[str, Any]) -> None:
-    """Afterwards the schema says that null stands for a field's default."""
+    """Add null to the schema of every optional field; it stands for the default."""
     for name, field in schema.get("properties", {}).items():
         variants = field.get("anyOf", [])
         if name in schema.get("required", ()) or {"type": "null"} in variants:
             continue
-        told = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+        annotations = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
         variants = variants or [dict(field)]
         field.clear()
-        field.update(told, anyOf=[*variants, {"type": "null"}])
+        field.update(annotations, anyOf=[*variants, {"type": "null"}])
 
 
 class Body(BaseModel):
-    """An object of a request, in which null stands for a default."""
+    """JSON object of a request; null stands for the default of a field."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -78,5 +78,5 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, tree: Any) -> Any:
-        """A field that is null has its default, as if it was left out."""
+        """Drop null fields, so that they take their defaults."""
         return {name: value for name, value in tree.items() if value is not None} if isinstance(tree, dict) else tree

@@ -1,4 +1,4 @@
-"""A watch on work of another thread: it wakes one coroutine, however often there is something new."""
+"""Bridge from futures of the engine's thread to one coroutine, with coalesced notifications."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,9 +9,9 @@ from edlm.inference.future import Future
 
 
 class FutureWatch:
-    """With `steps` every change of one of the tickets wakes; without, only the end of one.
+    """Wakes a coroutine on every change of a future if `steps`, else only when a future is done.
 
-    Nothing is queued: who wakes looks at the latest state.
+    Notifications are not queued: the coroutine reads the latest state when it wakes.
     """
 
     def __init__(self, tickets: Sequence[Future[Any]], steps: bool) -> None:
@@ -19,20 +19,20 @@ class FutureWatch:
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         for ticket in tickets:
             ticket.watch(partial(self._note, ticket))
-        self._changed.set()  # what changed before anybody watched
+        self._changed.set()  # for changes before the callbacks were registered
 
     async def changes(self) -> AsyncIterator[None]:
-        """One item for each time that something may have changed, up to the end of all."""
+        """Yield whenever a future may have changed, until all are done."""
         done = False
         while not done:
             await self._changed.wait()
             self._changed.clear()
-            self._due = False  # before anybody looks: what changes while they do wakes again
+            self._due = False  # before the states are read, so that a change during reading wakes again
             done = all(ticket.done for ticket in self._tickets)
             yield
 
     def _note(self, ticket: Future[Any]) -> None:
-        """In the engine's thread."""
+        """Callback in the engine's thread."""
         if not self._due and (self._steps or ticket.done):
             self._due = True
             self._loop.call_soon_threadsafe(self._changed.set)

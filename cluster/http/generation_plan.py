@@ -1,4 +1,4 @@
-"""An order: a request that was checked, as jobs for the engine, and what its answer will say of them."""
+"""Plan of a validated request: its engine requests, and the details reported in its response."""
 
 import secrets
 import time
@@ -25,14 +25,14 @@ ANOTHER_LAW: Literal["another law"] = "another law"
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """How a request is answered: with which model and sampler, from which seed, for whom, until when."""
+    """How to serve a request: model, sampler, energy, seed, request context and deadline."""
 
     served: ServedModel
     sampler: Sampler
     energy: str | None
-    """What weighs the candidates; None: nothing is weighed."""
+    """Energy that scores the candidates; None: no resampling."""
     temperature: float
-    """Of the tokens."""
+    """Token temperature."""
     seed: int
     streams: Streams
     visit: RequestContext
@@ -41,7 +41,7 @@ class GenerationPlan:
     def job(
         self, known: Sequence[int | None], max_tokens: int | None, seed: int, stops: tuple[str, ...] = ()
     ) -> Request:
-        """One text: what follows the `known` tokens, or `known` with its holes filled where `max_tokens` is None."""
+        """Return the engine request for one text: a continuation of `known`, or an infill if `max_tokens` is None."""
         return Request(
             known=tuple(known),
             max_tokens=max_tokens,
@@ -55,11 +55,11 @@ class GenerationPlan:
 
     @property
     def block(self) -> int | None:
-        """How many positions are weighed together; None: all, or nothing is weighed."""
+        """Positions per block that are scored together; None: all positions, or no resampling."""
         return None if self.energy is None else self.served.generator.energies[self.energy].block
 
     def details(self, tallies: Sequence[Tally] = (), **read: Any) -> GenerationDetails:
-        """The object `edlm` of the answer."""
+        """Return the object `edlm` of the response."""
         ess = [tally.mean_ess for tally in tallies if tally.mean_ess is not None]
         return GenerationDetails(
             seed=self.seed,
@@ -82,7 +82,7 @@ class GenerationPlan:
         )
 
     def heading(self, kind: str) -> dict[str, Any]:
-        """What every answer, and every piece of one, begins with."""
+        """Return the fields common to every response and every stream chunk."""
         return {
             "id": f"{kind}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -97,40 +97,40 @@ def plan_generation(
     visit: RequestContext,
     deadline: float,
 ) -> GenerationPlan:
-    """How to answer the request; Refused where this model cannot."""
+    """Return the plan for a request; raise APIError if this model cannot serve it."""
     visit.ignored = request.ignored
     served.require_named(request.model)
     temperature = 1.0 if isinstance(request, ScoreRequest) else request.temperature
     served = served.at(temperature)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
-    weighing = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy)
-    if temperature == 0 and sampler.candidates > 1 and weighing is not None and proposal_of(weighing) is None:
-        # All candidates are the likeliest tokens: there is nothing to choose.
-        sampler, weighing = replace(sampler, candidates=1), None
-    energy = None if weighing is None else request.edlm.energy or generator.bundle.energy
+    scorer = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy)
+    if temperature == 0 and sampler.candidates > 1 and scorer is not None and proposal_of(scorer) is None:
+        # All candidates consist of the most likely tokens, so resampling has no effect.
+        sampler, scorer = replace(sampler, candidates=1), None
+    energy = None if scorer is None else request.edlm.energy or generator.bundle.energy
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(served, sampler, energy, temperature, seed, request.streams, visit, deadline)
 
 
 def seeds(plan: GenerationPlan, prompt: int, count: int) -> list[int]:
-    """The seeds of the texts of the prompt of that number, from 0.
+    """Return the seeds of the `count` texts of the prompt with index `prompt`, from 0.
 
-    Shared streams: seed + i, the same for every prompt. Independent ones: a hash of the seed, the prompt's number and
-    i, so that requests of neighbouring seeds share no text either; but the very first text has the request's own seed,
-    so that a text that is asked for alone is always what its seed writes.
+    Shared streams: seed + i, the same for every prompt. Independent streams: a hash of the seed, the prompt index and
+    i, so that requests with neighboring seeds share no text either. The first text of the first prompt keeps the seed
+    of the request in both cases, so that a request for one text always generates the text of its seed.
     """
     if plan.streams == "shared":
         return [_signed(plan.seed + i) for i in range(count)]
-    found = streams.seeds(plan.seed, prompt, torch.arange(count), Purpose.TEXT).remainder(MAX_INTEGER + 1).tolist()
-    return [plan.seed, *found[1:]] if prompt == 0 else found
+    hashed = streams.seeds(plan.seed, prompt, torch.arange(count), Purpose.TEXT).remainder(MAX_INTEGER + 1).tolist()
+    return [plan.seed, *hashed[1:]] if prompt == 0 else hashed
 
 
 def _signed(seed: int) -> int:
-    """After the largest seed of 64 bits comes the least."""
+    """Wrap the seed around in the signed 64-bit range."""
     return (seed - LEAST_SEED) % 2**64 + LEAST_SEED
 
 
 def usage(prompt: int, completion: int) -> TokenUsage:
-    """Tokens that were read and written."""
+    """Return the usage for these numbers of prompt and completion tokens."""
     return TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)

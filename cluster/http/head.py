@@ -1,10 +1,10 @@
-"""HEAD: what GET would answer, without its body (RFC 9110, 9.3.2), which FastAPI's routes refuse."""
+"""HEAD requests, which FastAPI's routes reject: the GET response without its body (RFC 9110, 9.3.2)."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """ASGI middleware, the innermost."""
+    """Innermost ASGI middleware; serves HEAD by the GET route."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Infills: a text with gaps, each gap filled so that it fits what stands on both its sides."""
+"""Infills: a text with gaps, each filled conditionally on the text on both sides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from edlm.inference.text import Progress, Text
 
 @dataclass(frozen=True)
 class Infills:
-    """An order for one text with gaps, filled `n` times."""
+    """One text with gaps, to be filled `n` times."""
 
     request: InfillRequest
     way: GenerationPlan
@@ -31,36 +31,36 @@ class Infills:
 
     @property
     def shown(self) -> Sequence[slice]:
-        """The whole of each text."""
+        """Return, per request, the slice of its tokens to show: all of them."""
         return [slice(len(self.tokens))] * len(self.jobs)
 
     def beginnings(self) -> list["_Nothing"]:
-        """A stream tells of its states, and shows a text once it is whole."""
+        """Return placeholders: a stream sends states, and the text only once it is complete."""
         return [_Nothing()] * len(self.jobs)
 
     def written(self, index: int, text: Text, frame: Progress) -> Written:
-        """What choice `index` shows of its finished text."""
+        """Return the finished text of choice `index`."""
         return Written(text.text, text.tokens, text.finish_reason, frame.revealed_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
-        """The choice of the last piece of a stream."""
+        """Return choice `index` of the last stream chunk."""
         assert written is not None
         return self._choice(index, written).model_dump(exclude_none=True)
 
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
-        """The details and the usage of an answer."""
-        used = self.usage(self.tokens.count(None) * len(written))
-        details = self.way.details([one.tally for one in written], seeds=[job.seed for job in self.jobs])
-        return {"edlm": details.model_dump(), "usage": used.model_dump()}
+        """Return the details and the usage of the response."""
+        token_usage = self.usage(self.tokens.count(None) * len(written))
+        details = self.way.details([text.tally for text in written], seeds=[job.seed for job in self.jobs])
+        return {"edlm": details.model_dump(), "usage": token_usage.model_dump()}
 
     def usage(self, written: int) -> TokenUsage:
-        """What was read, and so many tokens that were written."""
+        """Return the usage: given tokens, and `written` completion tokens."""
         return usage(len(self.tokens) - self.tokens.count(None), written)
 
     async def answer(self, admission: Admission) -> InfillResponse:
-        """The whole answer."""
+        """Generate all texts and return the response."""
         written = await write(self, admission)
-        choices = [self._choice(i, one) for i, one in enumerate(written)]
+        choices = [self._choice(i, text) for i, text in enumerate(written)]
         return InfillResponse(choices=choices, **self.way.heading(self.kind), **self.ended(written))
 
     def _choice(self, index: int, written: Written) -> InfillChoice:
@@ -75,7 +75,7 @@ class Infills:
 
 
 class _Nothing:
-    """Tells nothing of a text before it is whole: its gaps are filled in any order."""
+    """Incremental text that stays empty until the text is complete, because gaps are filled in any order."""
 
     def more(self, tokens: Sequence[int]) -> str:
         return ""
@@ -85,7 +85,7 @@ class _Nothing:
 
 
 def order(request: InfillRequest, way: GenerationPlan) -> Infills:
-    """The order of a request; Refused where this model cannot fill it."""
+    """Return the infills that a request asks for; raise APIError if this model cannot fill it."""
     generator = way.served.generator
     if request.parts is not None:
         field, tokens = "parts", or_refuse("parts", generator.places, request.parts)

@@ -1,4 +1,4 @@
-"""The endpoint in one process, without Ray: for tests, for work on the page, and for a look at a bundle.
+"""The endpoint in one process, without Ray: for tests, playground development and inspection of a model folder.
 
 python -m cluster.http.local FOLDER [--port 8000] [--keys FILE]
 """
@@ -32,7 +32,7 @@ RULES, LIMITS = Rules(), Limits()
 
 @dataclass(frozen=True)
 class Service:
-    """An endpoint that answers at `url`."""
+    """A running endpoint at `url`."""
 
     url: str
     endpoint: Endpoint
@@ -43,7 +43,7 @@ class Service:
 def serving(
     generator: TextGenerator, version: str, port: int = 0, rules: Rules = RULES, limits: Limits = LIMITS
 ) -> Iterator[Service]:
-    """The generator behind an endpoint of its own, while the block runs; port 0: a free one."""
+    """Serve the generator at an endpoint of its own while the block runs; port 0 selects a free port."""
     with InferenceEngine(generator, version, limits) as batch:
         meters = OwnMeters()
         endpoint = Endpoint(batch, rules, meters)
@@ -54,7 +54,7 @@ def serving(
 
 @contextmanager
 def listening(app: Any, port: int = 0) -> Iterator[str]:
-    """The URL at which the app answers from a thread of this process, while the block runs."""
+    """Serve the app from a thread of this process while the block runs, and yield its URL."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
     )
@@ -76,15 +76,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a bundle's folder, as the register stage makes it")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keys", type=Path, help="file of API keys, as cluster.http.keys writes it")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     log_to_standard_error()
     torch.set_num_threads(1)
-    marker = committed(str(given.folder))
+    marker = committed(str(arguments.folder))
     version = f"local/{'unpublished' if marker is None else marker.digest}"
-    generator = open_bundle(given.folder)
+    generator = open_bundle(arguments.folder)
     warmed(generator)
-    with serving(generator, version, given.port, Rules(keys=given.keys)) as service:
+    with serving(generator, version, arguments.port, Rules(keys=arguments.keys)) as service:
         print(f"{service.url}; Ctrl-C stops it", flush=True)
         try:
             threading.Event().wait()

@@ -1,4 +1,4 @@
-"""The playground's page: one file, sent from memory, which may run its own script and load nothing from elsewhere."""
+"""Playground page: one file, served from memory, which runs its own script and loads nothing from other hosts."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ _STYLE = re.compile(rb"<style\b[^>]*>(.*?)</style\s*>", re.DOTALL | re.IGNORECAS
 
 
 def page(html: bytes) -> Response:
-    """The answer to GET /. A browser runs only the scripts, and applies only the styles, that stand in `html` now."""
+    """Return the response to GET /; its policy permits only the scripts and styles that `html` contains now."""
     policy = {
         "default-src": "'none'",
         "script-src": _hashes(_SCRIPT, html),
@@ -34,6 +34,6 @@ def page(html: bytes) -> Response:
 
 
 def _hashes(element: re.Pattern[bytes], html: bytes) -> str:
-    """The digests of what stands in such elements, as a policy names them."""
+    """Return the digests of the contents of these elements as Content-Security-Policy sources."""
     digests = [hashlib.sha256(content).digest() for content in element.findall(html)]
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests) or "'none'"

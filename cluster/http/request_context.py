@@ -1,40 +1,40 @@
-"""A visit: what is noted of one request on its way through, for its log line and its counts; never what it said."""
+"""Per-request context for the access log and metrics; never holds content of the request."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ANYBODY = "anybody"  # whose turn it is where no key was asked for
+ANYBODY = "anybody"  # shared key of all requests where no API key is required
 _PLACE = "edlm.visit"
 
 
 @dataclass
 class RequestContext:
-    """One request: who asked, when, and what came of it."""
+    """Origin, arrival time and outcome of one request."""
 
     request_id: str
     arrived: float = field(default_factory=time.monotonic)
-    """In the time of time.monotonic()."""
+    """On the clock of `time.monotonic()`."""
     key: str = ANYBODY
-    """The name of the API key, which the operator chose; not the key."""
+    """Name of the API key, chosen by the operator; not the key itself."""
     code: str | None = None
-    """Of the error that it got."""
+    """Code of the error returned to the client."""
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     ignored: tuple[str, ...] = ()
-    """Names of fields that were passed over."""
+    """Names of ignored request fields."""
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.arrived
 
     def enter(self, scope: Any) -> None:
-        """Afterwards whoever handles the request finds this visit."""
+        """Store this context in the ASGI scope, for all later handlers of the request."""
         scope[_PLACE] = self
 
 
 def request_context(scope: Mapping[str, Any]) -> RequestContext:
-    """The visit of a request that `cluster.http.middleware.access_log` let in."""
+    """Return the context stored by `cluster.http.middleware.access_log`."""
     return scope[_PLACE]

@@ -1,4 +1,4 @@
-"""Scores: how likely a text is, measured in bites between the engine's turns."""
+"""Scoring: likelihood bounds and energies of a text, as cooperative work between engine steps."""
 
 from cluster.http.errors import APIError
 from cluster.http.generation_plan import GenerationPlan
@@ -11,7 +11,7 @@ from edlm.likelihood.estimate import Estimate
 
 
 async def answer(request: ScoreRequest, way: GenerationPlan, admission: Admission) -> ScoreResponse:
-    """The whole answer. Refused where the text does not fit a canvas, or measuring it costs too much."""
+    """Score the text; raise APIError if it does not fit a canvas or costs too much."""
     generator = way.served.generator
     if request.text is not None:
         field, tokens = "text", or_refuse("text", generator.read, request.text)

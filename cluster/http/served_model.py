@@ -1,4 +1,4 @@
-"""The model that a request is answered with: its generator, and the name, version and digest that the answer gives."""
+"""The model that serves a request: its generator, and the name, version and digest reported in the response."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from edlm.inference.generator import TextGenerator
 from edlm.inference.tempering import tempered
 
 Value = TypeVar("Value")
-TEMPERATURES = 64  # that are kept; each is a few hundred small objects, and no weight
+TEMPERATURES = 64  # cached views; each is a few hundred small objects, without weights
 
 
 class TokenText:
-    """The text that each token adds to a document's end, with the space that it brings; U+FFFD for parts of letters.
+    """Text that each token adds after the separator, including its leading space; U+FFFD for partial characters.
 
-    Where nothing ends a document, the text of the token by itself.
+    Without a separator, the text of the token by itself.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -35,7 +35,7 @@ class TokenText:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model, as the engine knows it."""
+    """A model as held by the engine."""
 
     model: EngineModel
 
@@ -45,7 +45,7 @@ class ServedModel:
 
     @property
     def fingerprint(self) -> str:
-        """version/digest"""
+        """`version/digest`."""
         return self.model.version
 
     @property
@@ -65,13 +65,13 @@ class ServedModel:
         return TokenText(self.generator.tokenizer)
 
     def at(self, temperature: float) -> "ServedModel":
-        """The same model at a temperature of its tokens."""
+        """Return this model at a token temperature."""
         return self if temperature == 1 else self._views(temperature)
 
     @cached_property
     def _views(self) -> Callable[[float], "ServedModel"]:
-        """Kept, so that texts of one temperature share their passes; those of two do not."""
-        model = self.model  # not self: what is kept would keep itself
+        """Cached views: texts of the same temperature share batches; texts of different temperatures do not."""
+        model = self.model  # not self: the cache would hold a reference to its own owner
 
         @lru_cache(TEMPERATURES)
         def view(temperature: float) -> ServedModel:
@@ -81,7 +81,7 @@ class ServedModel:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What /v1/models tells of it."""
+        """Description of the model for /v1/models."""
         return {
             "model_version": self.version,
             "digest": self.digest,
@@ -94,13 +94,13 @@ class ServedModel:
         }
 
     def require_named(self, name: str | None) -> None:
-        """Refused where a request asks for another model."""
+        """Raise APIError if the request names another model."""
         if name not in (None, self.name):
             raise APIError(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
 
 
 def or_refuse(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:
-    """`check(*arguments)`, whose ValueError is the client's mistake, in the field `param` if in one."""
+    """Return `check(*arguments)`; raise its ValueError as APIError (400) for the request field `param`, if given."""
     try:
         return check(*arguments)
     except ValueError as error:

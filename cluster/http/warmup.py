@@ -1,4 +1,4 @@
-"""Warming: a model's first canvases are nobody's, so that no request pays for what only the first ones cost."""
+"""Warm-up of a model: canvases filled before the first request, so that no request pays one-time costs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from edlm.sampling.sampler import Sampler
 PLAIN, WEIGHING = Sampler(steps=1), Sampler(steps=1, candidates=2)
 Rows = tuple[int, ...]
 ONE_ROW: Rows = (1,)
-COMPILED_ROWS: Rows = (1, 2)  # one row is compiled for itself, more of them for any number
+COMPILED_ROWS: Rows = (1, 2)  # one graph is compiled for a single row, another for any larger number
 
 
 def warmed(generator: TextGenerator, rows: Rows = ONE_ROW) -> None:
-    """Afterwards every network has filled canvases, so many together.
+    """Fill canvases with every network, in batches of each size in `rows`.
 
-    Raises where one gave something that is not a number, and ValueError where the model's own sampler cannot be served.
+    Raise an error if a network returns a value that is not a number, and ValueError if the model's own sampler cannot
+    be served.
     """
     for _ in _canvases(generator, rows):
         pass
@@ -25,27 +26,28 @@ def warmed(generator: TextGenerator, rows: Rows = ONE_ROW) -> None:
 
 @dataclass(frozen=True)
 class Unsound:
-    """What went wrong with a model when it was warmed."""
+    """The error of a failed warm-up."""
 
     error: Exception
 
 
 def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Bites[TextGenerator | Unsound]:
-    """Bites for the engine, which end with the generator on `device`, warmed; or with what went wrong.
+    """Move the generator to `device` and warm it as cooperative work (each `yield` is a pause).
 
-    That is not raised: the engine would die of it, and the texts of the good model with it.
+    Return the generator, or `Unsound` with the error. It is not raised: it would stop the engine and fail the requests
+    of the model that is being served.
     """
     try:
-        there = moved(generator, device)
+        on_device = moved(generator, device)
         yield
-        yield from _canvases(there, rows)
+        yield from _canvases(on_device, rows)
     except Exception as error:
         return Unsound(error)
-    return there
+    return on_device
 
 
 def moved(generator: TextGenerator, device: str) -> TextGenerator:
-    """The generator with its networks on `device`."""
+    """Move the networks to `device` and return a new generator over them."""
     generator.denoiser.network.to(device)
     for energy in generator.energies.values():
         energy.to(device)
@@ -53,7 +55,7 @@ def moved(generator: TextGenerator, device: str) -> TextGenerator:
 
 
 def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
-    """One step fills so many canvases by plain diffusion, and one by each energy."""
+    """Per batch size, fill canvases in one step by plain diffusion, then by each energy."""
     _require_servable(generator)
     for count in rows:
         for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
@@ -62,7 +64,7 @@ def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
 
 
 def _require_servable(generator: TextGenerator) -> None:
-    """ValueError where every request that leaves the sampler to the model would be refused."""
+    """Raise ValueError if every request that keeps the default sampler of the model would be rejected."""
     try:
         require_course(generator.bundle.sampler)
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""Ray: sessions, tasks spread over the cluster, lines of progress."""
+"""Ray: sessions, tasks spread over the cluster, and progress lines."""

@@ -1,4 +1,4 @@
-"""Progress: lines that workers say, printed by the command that a person watches, without the workers' names."""
+"""Progress lines: sent by workers, printed by the command that the user runs, without the workers' names."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class _Mailbox:
 
 
 class Speaker:
-    """On a worker: says lines to the command that started it. Made by `speaker` there, it travels to the workers."""
+    """Sender of progress lines to the command; the command creates it (`speaker`) and sends it to its workers."""
 
     def __init__(self, mailbox) -> None:
         self._mailbox = mailbox
@@ -37,13 +37,13 @@ _mailboxes: list = []
 
 
 def speaker() -> Speaker:
-    """What workers of this connection say lines with."""
+    """Return the `Speaker` for the workers of the current connection."""
     return Speaker(_mailboxes[-1])
 
 
 @contextmanager
 def relaying() -> Iterator[None]:
-    """Inside, what workers say is printed within a second."""
+    """Print the lines that workers send, within a second, while the context is open."""
     mailbox, done = _Mailbox.remote(), threading.Event()
     _mailboxes.append(mailbox)
 

@@ -1,4 +1,4 @@
-"""A connection to Ray: the job's cluster inside a Ray job, a configured address, or a private Ray of this command."""
+"""Connection to Ray: the cluster of the enclosing Ray job, a configured address, or a private Ray of this command."""
 
 import logging
 import os
@@ -29,22 +29,23 @@ from edlm.config import ConfigurationError
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
-OBJECT_STORE_BYTES = 256 * 2**20  # metrics, measurements and small models; weights travel through the storage
+OBJECT_STORE_BYTES = 256 * 2**20  # metrics, measurements and small models; weights go through the storage
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-INTAKE = "cluster.serving.proxy.middlewares"  # limits what comes in, before Ray's proxy buffers it
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the entrypoint
+INTAKE = "cluster.serving.proxy.middlewares"  # limits requests before Ray's proxy buffers them
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job supervisor for the entrypoint
 
 
 @contextmanager
 def connect(cluster: Cluster) -> Iterator[None]:
-    """Ray is up inside; a private one is gone afterwards. Never joins a cluster that nobody named.
+    """Connect to Ray while the context is open; a private Ray is removed on exit.
 
-    Lines that workers say through `cluster.runtime.progress` are printed meanwhile.
+    Never joins a cluster that was not named. Lines that workers send through `cluster.runtime.progress` are printed
+    meanwhile.
     """
     for name, value in _ray_settings(cluster).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # warns of tokens that are in use
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns about tokens that are in use
     opened = private_ray(os.cpu_count() or 1) if is_private(cluster) else _joined(named_address(cluster.address))
     with opened, relaying():
         yield
@@ -52,12 +53,12 @@ def connect(cluster: Cluster) -> Iterator[None]:
 
 @contextmanager
 def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[Path]:
-    """A Ray of this process alone; inside, the folder that it lies in. Both are gone afterwards.
+    """Start a Ray for this process alone and yield its folder; stop it and delete the folder on exit.
 
     The folder is closed to other users of the machine, and Ray listens on the loopback address only, except for one
-    port of each Serve replica, where Ray names no address (it asks for the token).
+    port per Serve replica, for which Ray specifies no address (that port requires the token).
     """
-    # Short: the names of Ray's sockets are limited to 107 bytes.
+    # A short path: the names of Ray's sockets are limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="edlm-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
     _make_token()
     try:
@@ -68,7 +69,7 @@ def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iter
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
                 _node_ip_address=LOOPBACK,
-                _temp_dir=str(folder / "r"),  # which Ray opens to everybody: so it lies below one that is closed
+                _temp_dir=str(folder / "r"),  # Ray opens it to all users, so its parent is closed
                 **QUIET,
             )
         yield folder
@@ -79,7 +80,7 @@ def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iter
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
-    """Inside, this process is connected to the cluster at `address`. ConfigurationError where that cannot be."""
+    """Connect to the cluster at `address` while the context is open; raise ConfigurationError if that fails."""
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     _require_answer(address)
     with _loopback_as_it_is():
@@ -91,7 +92,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Nothing where a Ray cluster lets this process in; ConfigurationError where Ray would try for minutes.
+    """Raise ConfigurationError unless a Ray cluster accepts this process; Ray itself would retry for minutes.
 
     An address of another form than host:port is left to Ray.
     """
@@ -119,27 +120,27 @@ def _require_answer(address: str) -> None:
 
 
 def is_private(cluster: Cluster) -> bool:
-    """Whether this command runs a Ray of its own."""
+    """Return whether this command runs its own Ray."""
     return cluster.address is None and IN_A_JOB not in os.environ
 
 
 def address() -> str:
-    """Where other programs of this machine find the Ray of this command."""
+    """Return the address at which other programs of this machine find the Ray of this command."""
     return ray.get_runtime_context().gcs_address
 
 
 def named_address(given: str | None) -> str:
-    """Of the cluster that somebody named: `given`, else RAY_ADDRESS, else that of this user's `ray start`.
+    """Return `given` (if not "auto"), else RAY_ADDRESS, else the address of this user's `ray start`.
 
-    Raises ConfigurationError where there is none of these: whatever else runs on this machine is not ours to join.
+    Raises ConfigurationError if there is none of these: any other cluster on this machine must not be joined.
     """
     if given not in (None, "auto"):
         return given
     if named := os.environ.get("RAY_ADDRESS"):
         return named
-    begun = Path(get_ray_address_file(None))
-    if begun.is_file() and begun.stat().st_uid == os.getuid():
-        return begun.read_text().strip()
+    address_file = Path(get_ray_address_file(None))
+    if address_file.is_file() and address_file.stat().st_uid == os.getuid():
+        return address_file.read_text().strip()
     raise ConfigurationError(
         "address: missing; RAY_ADDRESS is not set, and `ray start` has begun no cluster of yours on this machine. "
         "Give --address HOST:PORT, which `make serve` prints"
@@ -147,10 +148,9 @@ def named_address(given: str | None) -> str:
 
 
 def require_resources(what: str, needed: dict[str, float], timeout_seconds: float) -> None:
-    """Nothing, once the cluster has these resources in all.
+    """Wait until the cluster has these resources in total.
 
-    Raises ConfigurationError naming what is missing: after the timeout on a cluster that may grow, at once on one that
-    cannot.
+    Raises ConfigurationError naming the missing ones after the timeout, which is 0 for a cluster that cannot grow.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -170,9 +170,9 @@ def require_resources(what: str, needed: dict[str, float], timeout_seconds: floa
 
 @contextmanager
 def _loopback_as_it_is() -> Iterator[None]:
-    """Inside, `ray.init` takes 127.0.0.1 for an address, and does not put the machine's outward one in its place.
+    """Make `ray.init` keep 127.0.0.1 as an address instead of replacing it by the machine's external one.
 
-    Ray does so wherever it builds no clusters of machines (macOS and Windows); a private Ray is none either.
+    Ray keeps it on platforms without multi-node clusters (macOS and Windows); a private Ray has one node, too.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -183,7 +183,7 @@ def _loopback_as_it_is() -> Iterator[None]:
 
 
 def _make_token() -> None:
-    """Afterwards there is a token, which Ray would make readable for everybody."""
+    """Create Ray's token if there is none, under a umask: Ray would make it readable to all users."""
     if AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
         return
     before = os.umask(0o077)
@@ -195,7 +195,7 @@ def _make_token() -> None:
 
 def _ray_settings(cluster: Cluster) -> dict[str, str]:
     return {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of the controller's poll: what ends is noticed sooner
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll: ended workers are noticed sooner
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(cluster.start_timeout_seconds),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(cluster.collective_timeout_seconds),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -1,4 +1,4 @@
-"""Independent pieces of work as Ray tasks: each on its own CPUs, results as they come, failures among them."""
+"""Independent Ray tasks, each on its own CPUs; results and failures are yielded in order of completion."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class TaskOutcome(Generic[Item, Result]):
-    """What came of one item: a result, or the error in its place."""
+    """Outcome of one item: a result, or an error in its place."""
 
     item: Item
     result: Result | None
@@ -24,25 +24,25 @@ class TaskOutcome(Generic[Item, Result]):
 def spread(
     work: Callable[[Item], Result], items: Sequence[Item], cpus: float, gpus: float = 0.0, alone: bool = False
 ) -> Iterator[TaskOutcome[Item, Result]]:
-    """The outcome of work(item) for every item, in the order in which they finish; an error loses no other item.
+    """Yield the outcome of `work(item)` for every item, in order of completion; an error affects no other item.
 
-    `work` is a module-level function; it and the items travel to the workers. `alone`: one after the other, with
-    nothing of this call beside it, still on `cpus` threads.
+    `work` is a module-level function; it and the items are sent to the workers. `alone`: run one task of this call at a
+    time, still on `cpus` threads.
     """
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_on_own_threads)
-    ahead = iter(items)
-    at_once = 1 if alone else len(items)
-    waiting: dict[Any, Item] = {}
+    remaining = iter(items)
+    concurrency = 1 if alone else len(items)
+    running: dict[Any, Item] = {}
     try:
         while True:
-            while len(waiting) < at_once and (item := next(ahead, None)) is not None:
-                waiting[remote.remote(work, item, cpus)] = item
-            if not waiting:
+            while len(running) < concurrency and (item := next(remaining, None)) is not None:
+                running[remote.remote(work, item, cpus)] = item
+            if not running:
                 return
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            yield _outcome(waiting.pop(ready), ready)
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            yield _outcome(running.pop(ready), ready)
     finally:
-        for reference in waiting:
+        for reference in running:
             ray.cancel(reference, force=True)
 
 
@@ -56,5 +56,5 @@ def _outcome(item: Item, reference: Any) -> TaskOutcome[Item, Any]:
         return TaskOutcome(item, ray.get(reference), None)
     except RayTaskError as error:
         return TaskOutcome(item, None, error.cause if isinstance(error.cause, Exception) else error)
-    except RayError as error:  # its worker died, and the retries too
+    except RayError as error:  # its worker and all retries died
         return TaskOutcome(item, None, error)

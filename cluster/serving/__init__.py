@@ -1,1 +1,1 @@
-"""Ray Serve: deployment, replicas, promotion of models, autoscaling."""
+"""Ray Serve: deployment, replicas, model promotion and autoscaling."""

@@ -1,4 +1,4 @@
-"""An app that is there once a model is: Ray Serve wants the app before it says which model it is to be."""
+"""Deferred ASGI app: Ray Serve builds the app before `reconfigure` names the model."""
 
 from fastapi import FastAPI
 from starlette.routing import BaseRoute, Router
@@ -6,19 +6,19 @@ from starlette.types import Receive, Scope, Send
 
 
 class DeferredApp:
-    """ASGI app that hands everything to `app`; nothing but the start and the end of the server comes before it."""
+    """ASGI app that forwards requests to `app`; before it is set, only lifespan events are handled."""
 
     def __init__(self) -> None:
         self.app: FastAPI | None = None
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """Serve names its own metrics after them."""
+        """Routes of `app`, after which Serve names its own metrics."""
         return [] if self.app is None else self.app.routes
 
     @property
     def router(self) -> Router:
-        """Serve asks it what to do with a trailing slash."""
+        """Router of `app`, which Serve asks how to treat a trailing slash."""
         assert self.app is not None
         return self.app.router
 

@@ -1,7 +1,7 @@
-"""Serving: the registered model behind an HTTP endpoint on Ray Serve, in as many replicas as its load asks for.
+"""Deployment: the registered model behind an HTTP endpoint on Ray Serve, with replicas scaled by load.
 
-Everything is deployed as a Serve config, as `serve deploy` does it: where only the `user_config` of the deployment
-differs, running replicas are told of it in place; anything else starts new ones.
+Everything is deployed as a Serve config, as `serve deploy` does: if only the `user_config` of the deployment differs,
+running replicas are reconfigured in place; any other difference starts new ones.
 """
 
 import contextlib
@@ -34,35 +34,35 @@ from edlm.storage import committed
 
 APPLICATION = "edlm"
 BUILDER = "cluster.serving.deploy:application"
-BUSY = 0.7  # of its slots: a replica with more requests is not enough, where it does not say how long they will take
-SPARE_REQUESTS = 32  # let through beyond the queue's limit, so that the replica refuses in OpenAI's form, not Serve
-SPARE_SECONDS = 10.0  # the same, for requests that take too long
-LOOK_BACK_SECONDS = 11.0  # of the autoscaler's means: Serve's own 30 s would miss a burst; a number comes every 10 s
-HEALTH_SECONDS = 1.0  # between two checks of a replica; three that fail replace it
-START_ATTEMPTS = 2  # failed once, it may be the storage's fault; twice, it is the model's
+BUSY = 0.7  # share of the slots: target requests per replica, as long as replicas report no backlog
+SPARE_REQUESTS = 32  # admitted beyond the queue's limit, so that the replica rejects them in OpenAI's format, not Serve
+SPARE_SECONDS = 10.0  # likewise, for requests that exceed their timeout
+LOOK_BACK_SECONDS = 11.0  # window of the autoscaler's means: Serve's 30 s would miss a burst; metrics come every 10 s
+HEALTH_SECONDS = 1.0  # between health checks of a replica; three failures replace it
+START_ATTEMPTS = 2  # one failure may be due to the storage; two are due to the model
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
 @config
 class Arguments:
-    """What a Serve config says to `application`, below `args`."""
+    """Arguments of `application`, below `args` in a Serve config."""
 
     model: str
-    """The name of the registered model."""
+    """Name of the registered model."""
     storage: str | None = None
-    """Where the registry's SQLite file lies, if there is no tracking server. None: the cluster's EDLM_HOME."""
+    """Storage root with the registry's SQLite file, if there is no tracking server. None: the cluster's EDLM_HOME."""
     pinned: bool = False
-    """The version stands in the deployment's `user_config`. Else it is what the alias stands for when this config is
-    first deployed, and it stays that one."""
+    """The deployment's `user_config` gives the version. Otherwise the alias is resolved when this config is first
+    deployed, and the version then stays fixed."""
     serving: Serving = Serving()
     tracking: Tracking = Tracking()
 
 
 def application(args: dict[str, Any]) -> serve.Application:
-    """The application of a Serve config: `import_path: cluster.serving:application`.
+    """Build the application of a Serve config (`import_path: cluster.serving.deploy:application`).
 
-    ConfigurationError says what is wrong.
+    Raises ConfigurationError if the arguments are invalid or name no valid model.
     """
     arguments = parse(Arguments, args, source="args")
     deployment = _deployment(arguments.serving)
@@ -72,10 +72,10 @@ def application(args: dict[str, Any]) -> serve.Application:
 
 
 def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: str) -> str:
-    """Afterwards Serve starts the model that the alias stands for now, and the URL is where it will answer.
+    """Deploy the version that the alias refers to now and return the URL at which it will answer.
 
-    Ray must be up. Raises ConfigurationError where the alias stands for nothing, the folder is not the registered one,
-    the port is taken, the cluster too small, or strangers could ask without a key.
+    Ray must be initialized. Raises ConfigurationError if the alias refers to nothing, the folder is not the registered
+    one, the port is in use, the cluster is too small, or remote clients could send requests without a key.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     arguments = Arguments(model=model_name, storage=storage_root, pinned=True, serving=serving, tracking=tracking)
@@ -98,25 +98,25 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
 
 
 def apply(application: ServeApplicationSchema) -> None:
-    """Afterwards Serve makes this application so; the other applications of the cluster stay as they are."""
-    client = _get_global_client()  # Serve's own commands ask the dashboard for this, which a private Ray does not have
+    """Deploy this application; the other applications of the cluster stay unchanged."""
+    client = _get_global_client()  # Serve's own commands use the dashboard, which a private Ray does not have
     assert client is not None
-    others = [one for name, one in deployed().items() if name != application.name]
+    others = [other for name, other in deployed().items() if name != application.name]
     capacity = client.get_serve_details().get("target_capacity")
     client.deploy_apps(ServeDeploySchema(applications=[*others, application], target_capacity=capacity))
 
 
 def deployed() -> dict[str, ServeApplicationSchema]:
-    """The applications that were deployed as configs, by name."""
+    """Return the applications that were deployed as configs, by name."""
     client = _get_global_client()
     assert client is not None
     details = client.get_serve_details()["applications"]
-    configs = {name: one["deployed_app_config"] for name, one in details.items() if one.get("deployed_app_config")}
-    return {name: ServeApplicationSchema.model_validate(one) for name, one in configs.items()}
+    configs = {name: app["deployed_app_config"] for name, app in details.items() if app.get("deployed_app_config")}
+    return {name: ServeApplicationSchema.model_validate(app) for name, app in configs.items()}
 
 
 def wait_until_ready(url: str, timeout_seconds: float) -> None:
-    """Nothing, once the endpoint answers there. ConfigurationError where it cannot start, or not in time."""
+    """Wait until the endpoint answers at `url`; raise ConfigurationError if it cannot start, or not in time."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         application = serve.status().applications.get(APPLICATION)
@@ -134,62 +134,62 @@ def wait_until_ready(url: str, timeout_seconds: float) -> None:
 
 
 def undeploy(serving: Serving) -> None:
-    """Afterwards nothing is served, and the port is free.
+    """Stop serving and free the port.
 
-    Nothing new is taken from now on; what is on its way has `serving.drain_seconds` to end, and is then ended with an
-    error that says so.
+    New requests are rejected; accepted ones have `serving.drain_seconds` to finish, and then end with an error that
+    says so.
     """
     if APPLICATION in serve.status().applications:
         seconds = serving.request_timeout_seconds if serving.drain_seconds is None else serving.drain_seconds
-        with contextlib.suppress(DeploymentUnavailableError):  # no replica runs
-            said = serve.get_app_handle(APPLICATION).broadcast("drain", seconds)
-            for one in said.results(timeout_s=seconds + SPARE_SECONDS, return_exceptions=True):
-                if isinstance(one, Exception):
-                    log.warning("a replica did not end its work in order: %s", one)
+        with contextlib.suppress(DeploymentUnavailableError):  # no replica is running
+            responses = serve.get_app_handle(APPLICATION).broadcast("drain", seconds)
+            for result in responses.results(timeout_s=seconds + SPARE_SECONDS, return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.warning("a replica did not end its work in order: %s", result)
         try:
-            serve.delete(APPLICATION)  # waits for what is still being sent
+            serve.delete(APPLICATION)  # waits for responses that are still being sent
         except TimeoutError as error:
             log.warning("Serve has not ended its replicas, and is taken down without: %s", error)
     serve.shutdown()
 
 
 def url(serving: Serving) -> str:
-    """Where the endpoint answers, seen from its own machine."""
+    """Return the URL of the endpoint, as seen from its own machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(serving.host, serving.host)
     return f"http://[{host}]:{serving.port}" if ":" in host else f"http://{host}:{serving.port}"
 
 
 def reasons(application: ApplicationStatusOverview) -> str:
-    """What Serve says about the replicas, which is more than it says about the application."""
-    said = [deployment.message for deployment in application.deployments.values()]
-    return " ".join(message for message in said if message) or application.message or application.status
+    """Return Serve's messages about the replicas, which say more than its message about the application."""
+    messages = [deployment.message for deployment in application.deployments.values()]
+    return " ".join(message for message in messages if message) or application.message or application.status
 
 
 def registered(arguments: Arguments) -> ModelVersion:
-    """What the alias stands for now. ConfigurationError where that is nothing, or the folder is another one by now."""
+    """Return the version that the alias refers to; raise ConfigurationError if none, or if its folder has changed."""
     root = arguments.storage or os.environ.get("EDLM_HOME")
     if root is None:
         raise ConfigurationError("args.storage: missing, and EDLM_HOME was not set where Ray was started; give one")
     version = open_registry(arguments.tracking, root).resolve(arguments.model, arguments.serving.alias)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
-        found = "nothing that is committed" if marker is None else f"digest {marker.digest}"
+        content = "nothing that is committed" if marker is None else f"digest {marker.digest}"
         raise ConfigurationError(
             f"model {arguments.model!r} version {version.version} was registered with digest {version.digest}, "
-            f"and {version.uri} holds {found}; register it again"
+            f"and {version.uri} holds {content}; register it again"
         )
     return version
 
 
 def _start(serving: Serving) -> None:
-    """Afterwards Serve listens at the configured address."""
+    """Start Serve at the configured address, or check that a running Serve listens there."""
     if serve.status().proxies:
         _require_listening(url(serving))
         require_asked(serving, listening_host())
         return
     require_free(serving.host, serving.port)
-    patience = serving.request_timeout_seconds + SPARE_SECONDS
-    serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=patience))
+    timeout = serving.request_timeout_seconds + SPARE_SECONDS
+    serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=timeout))
 
 
 def _deployment(serving: Serving) -> serve.Deployment:
@@ -216,18 +216,18 @@ def _deployment(serving: Serving) -> serve.Deployment:
         ),
         max_ongoing_requests=serving.slots + serving.waiting + SPARE_REQUESTS,
         max_queued_requests=serving.max_queued_requests,
-        # In so many seconds what waits now has had its turn; `cluster.serving.proxy` spreads the refused over them.
+        # By then the requests that wait now have run; `cluster.serving.proxy` spreads rejected clients over this time.
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=serving.patience_seconds),
         max_constructor_retry_count=START_ATTEMPTS,
         health_check_period_s=HEALTH_SECONDS,
-        # Every text ends by its deadline; what Serve stops, it lets finish until then.
+        # Every request ends by its deadline; Serve lets a stopping replica run until then.
         graceful_shutdown_timeout_s=serving.request_timeout_seconds + SPARE_SECONDS,
         graceful_shutdown_wait_loop_s=POLL_SECONDS,
     )(Replica)
 
 
 def require_free(host: str, port: int) -> None:
-    """Nothing where a server may listen there; ConfigurationError where it may not."""
+    """Raise ConfigurationError unless a server can bind to `host` and `port`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,6 @@
-"""The shelf: verified copies of registered models on this machine, by digest, which need nobody once they stand there.
+"""Model cache: verified copies of registered models on this machine, by digest, usable without the storage.
 
-A copy is never taken on trust: every file of it is read and compared with the digest each time a replica starts.
+A copy is never trusted: every file of it is read and compared with the digest each time a replica starts.
 """
 
 import getpass
@@ -15,44 +15,44 @@ from cluster.tracking.registry import ModelVersion
 from edlm.config import ConfigurationError
 from edlm.storage import INTENT, committed, fetch, verify
 
-KEPT = 4  # models; a rollback finds the previous ones without the storage
+KEPT = 4  # models; a rollback does not need the storage for the previous ones
 log = logging.getLogger(__name__)
 
 
 def cache_folder(folder: str | None) -> Path:
-    """The folder of the copies: the configured one, or one for this user among the temporary files.
+    """Return the folder of the copies: the configured one, or one of this user below the folder for temporary files.
 
-    Never that of `edlm.storage.local_copy`, for what a training reads must not be cleared.
+    It is never that of `edlm.storage.local_copy`, because files that a training reads must not be evicted.
     """
     return Path(folder) if folder else Path(tempfile.gettempdir()) / f"edlm-models-{getpass.getuser()}"
 
 
 def cached_model(version: ModelVersion, folder: Path) -> Path:
-    """The folder of this version on this machine; only where it has no good copy is the version's URI read.
+    """Return the local folder of this version; read the version's URI only if there is no valid copy.
 
-    Raises ValueError where the URI holds nothing, or something else than what was registered; ConfigurationError where
-    others of this machine may write to the shelf.
+    Raises ValueError if the URI holds nothing, or something else than was registered, and ConfigurationError if other
+    users of this machine may write to the cache.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     require_own(folder)
-    place = folder / version.digest
-    if not _is_good(place, version.digest):
-        _bring(version, folder, place)
-    os.utime(place)
-    _clear(folder, place)
-    return place
+    copy = folder / version.digest
+    if not _is_good(copy, version.digest):
+        _bring(version, folder, copy)
+    os.utime(copy)
+    _clear(folder, copy)
+    return copy
 
 
 def require_own(folder: Path) -> None:
-    """Nothing where only this user may look into the folder, and write; ConfigurationError where others may.
+    """Raise ConfigurationError unless the folder belongs to this user with mode 0700.
 
-    Whoever may write there could put another file in a checked one's place before it is read.
+    A user with write access could replace a verified file before it is read.
     """
     mode = stat.S_IMODE(folder.stat().st_mode)
-    strangers = {folder.stat().st_uid, folder.lstat().st_uid} - {os.getuid()}  # of the folder, or a link to it
-    if strangers:
+    other_owners = {folder.stat().st_uid, folder.lstat().st_uid} - {os.getuid()}  # of the folder or a link to it
+    if other_owners:
         raise ConfigurationError(
-            f"serving.cache: {folder} belongs to user {strangers.pop()}, and this is user {os.getuid()}; "
+            f"serving.cache: {folder} belongs to user {other_owners.pop()}, and this is user {os.getuid()}; "
             "name a folder of your own, or remove that one"
         )
     if mode & 0o077:
@@ -63,7 +63,7 @@ def require_own(folder: Path) -> None:
 
 
 def _is_good(place: Path, digest: str) -> bool:
-    """Whether the copy is there and whole; a damaged one is removed, for it costs a second copy, never a bad answer."""
+    """Return whether a complete copy exists; remove a damaged one: it costs a second copy, never a wrong answer."""
     if not place.is_dir():
         return False
     try:
@@ -79,12 +79,12 @@ def _is_good(place: Path, digest: str) -> bool:
 
 
 def _bring(version: ModelVersion, folder: Path, place: Path) -> None:
-    """Afterwards `place` is a whole copy of what the version's URI holds."""
-    found = committed(version.uri)
-    if found is None or found.digest != version.digest:
-        holds = "nothing that is committed" if found is None else f"digest {found.digest}"
+    """Copy the content of the version's URI to `place`."""
+    marker = committed(version.uri)
+    if marker is None or marker.digest != version.digest:
+        held = "nothing that is committed" if marker is None else f"digest {marker.digest}"
         raise ValueError(
-            f"version {version.version} was registered with digest {version.digest}, and {version.uri} holds {holds}; "
+            f"version {version.version} was registered with digest {version.digest}, and {version.uri} holds {held}; "
             "register it again"
         )
     source = fetch(version.uri, folder)
@@ -93,15 +93,15 @@ def _bring(version: ModelVersion, folder: Path, place: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".copy-", dir=folder) as temporary:
         partial = Path(temporary) / "folder"
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(INTENT))
-        verify(partial, found.files)
+        verify(partial, marker.files)
         try:
             os.replace(partial, place)
-        except OSError:  # another replica of this machine was faster
-            verify(place, found.files)
+        except OSError:  # another replica on this machine was faster
+            verify(place, marker.files)
 
 
 def _clear(folder: Path, used: Path) -> None:
-    """Afterwards no more than the models used last are kept. Open ones do not need their files any more."""
+    """Evict all but the most recently used models. Loaded models no longer need their files."""
     copies = sorted((path for path in folder.iterdir() if len(path.name) == 64), key=last_used)
     for path in copies[:-KEPT]:
         if path != used:
@@ -109,7 +109,7 @@ def _clear(folder: Path, used: Path) -> None:
 
 
 def last_used(copy: Path) -> float:
-    """When the copy was last taken; long ago, where another replica has removed it since."""
+    """Return the time at which the copy was last used; 0 if another replica has removed it since."""
     try:
         return copy.stat().st_mtime
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Succession: one model follows another in the background, and only a good one ever does."""
+"""Hot swap: one model replaces another in the background, and only if it is valid."""
 
 import logging
 import threading
@@ -14,20 +14,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SwapStatus:
-    """Which model answers, which one was asked for last, and what came of that."""
+    """Model that answers, model requested last, and the state of that request."""
 
     answers: ModelVersion
     wanted: ModelVersion | None
-    """None: what was asked for was no version at all."""
+    """None: the last request named no valid version."""
     state: Literal["stands", "loading", "failed"]
     error: str | None = None
 
 
 class ModelSwap(Generic[Model]):
-    """Loads models one at a time in a thread of its own; the one asked for last is the one that answers in the end.
+    """Background loader of models, one at a time; the model requested last is the one that answers in the end.
 
-    `load` brings and checks a model and raises where it is not good; `swap` makes it answer, and raises where it does
-    not even then. Neither changes anything where it raises.
+    `load` fetches and checks a model and raises if it is invalid; `swap` makes it answer, and raises if that fails.
+    Neither changes anything if it raises.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class ModelSwap(Generic[Model]):
 
     @property
     def standing(self) -> SwapStatus:
-        """How things stand now."""
+        """Current status of the swap."""
         with self._lock:
             return self._standing
 
     def ask(self, wanted: ModelVersion) -> None:
-        """Afterwards `wanted` is on its way, if it does not stand already; returns at once, and never raises."""
+        """Request a swap to `wanted` unless it is requested already and has not failed; return at once, never raise."""
         with self._lock:
             if wanted == self._standing.wanted and self._standing.state != "failed":
                 return
@@ -59,20 +59,20 @@ class ModelSwap(Generic[Model]):
                 self._thread.start()
 
     def refuse(self, error: str) -> None:
-        """Afterwards what was asked for has failed: it was no version at all."""
+        """Record that the last request failed because it named no valid version."""
         log.error("the model stays as it is: %s", error)
         self._ended("failed")
         with self._lock:
             self._standing = replace(self._standing, wanted=None, state="failed", error=error)
 
     def _follow(self) -> None:
-        """Until nothing is wanted any more that does not stand."""
+        """Swap models until no request is left."""
         while (wanted := self._next()) is not None:
             try:
                 if wanted != self.standing.answers:
                     self._swap_to(wanted)
             except Exception as error:
-                # Whatever is wrong with the new model, the old one goes on; the standing and the metric say so.
+                # Whatever is wrong with the new model, the old one continues; the status and the metric report it.
                 log.exception("version %s does not follow; the model stays as it is", wanted.version)
                 self._settle(wanted, "failed", f"{type(error).__name__}: {error}")
             else:
@@ -89,7 +89,7 @@ class ModelSwap(Generic[Model]):
         model = self._load(wanted)
         with self._lock:
             if self._standing.wanted != wanted:
-                return  # another one was asked for meanwhile
+                return  # another one was requested meanwhile
         self._swap(model, wanted)
         with self._lock:
             self._standing = replace(self._standing, answers=wanted)

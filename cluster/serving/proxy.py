@@ -1,7 +1,7 @@
-"""What stands before Ray's own proxy, which buffers bodies of any size, obeys headers that clients should not set, and
-refuses in plain text.
+"""Middleware in front of Ray's own proxy.
 
-Serve's environment names it: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=cluster.serving.proxy.middlewares
+That proxy buffers bodies of any size, obeys headers that clients should not set, and rejects in plain text. Serve's
+environment names the middleware: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=cluster.serving.proxy.middlewares
 """
 
 from starlette.datastructures import Headers
@@ -13,8 +13,8 @@ from cluster.http.middleware.access_log import REQUEST_ID, request_id
 from cluster.http.middleware.request_guard import ClientGone, again, read_body, require_small_headers
 from cluster.serving.proxy_refusals import Translating
 
-# They turn off time-outs and cancelling, or have a model loaded by a name that the client chose. Ray reads the last
-# with dashes too.
+# They disable timeouts and cancellation, or load a model by a name chosen by the client. Ray also reads the last one
+# with dashes.
 CONTROL = frozenset(
     {
         b"x-request-timeout-seconds",
@@ -26,7 +26,7 @@ CONTROL = frozenset(
 
 
 class Intake:
-    """ASGI middleware: small requests come in, without control headers, each with a proper id; refusals are JSON."""
+    """ASGI middleware that admits small requests, without control headers and with a valid id; rejections are JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -36,31 +36,31 @@ class Intake:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        own = (REQUEST_ID.encode(), request_id(headers).encode())
+        id_header = (REQUEST_ID.encode(), request_id(headers).encode())
 
         async def with_one_id(message: Message) -> None:
-            """Ray adds an id to an answer that has the app's already."""
+            """Send one id only: Ray adds one to a response that already has the app's."""
             if message["type"] == "http.response.start":
-                others = [(name, value) for name, value in message.get("headers", ()) if name.lower() != own[0]]
-                message = {**message, "headers": [*others, own]}
+                others = [(name, value) for name, value in message.get("headers", ()) if name.lower() != id_header[0]]
+                message = {**message, "headers": [*others, id_header]}
             await send(message)
 
         try:
             require_small_headers(scope)
             body = await read_body(headers, receive)
-        except APIError as refused:
-            await refused.response(scope, receive, with_one_id)
+        except APIError as error:
+            await error.response(scope, receive, with_one_id)
             return
         except ClientGone:
             return
-        kept = [(name, value) for name, value in scope["headers"] if name not in CONTROL and name != own[0]]
+        kept = [(name, value) for name, value in scope["headers"] if name not in CONTROL and name != id_header[0]]
         answer = Translating(scope, receive, with_one_id)
         try:
-            await self.app({**scope, "headers": [*kept, own]}, again(body, receive), answer)
+            await self.app({**scope, "headers": [*kept, id_header]}, again(body, receive), answer)
         finally:
             await answer.end()
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts before its proxy."""
+    """Return the middleware that Serve puts in front of its proxy."""
     return [Middleware(Intake)]

@@ -1,4 +1,4 @@
-"""Refusals of Ray's own proxy, which come as plain text or not at all, in OpenAI's form."""
+"""Rejections by Ray's own proxy, sent as plain text or not at all, converted to OpenAI's format."""
 
 import random
 
@@ -7,13 +7,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cluster.http.errors import APIError
 
-RAYS_PATHS = "/-/"  # its probes, which are no routes of an application
-RAYS_HEADERS = frozenset({"content-type", "retry-after", "x-request-id"})  # an application's answer has others, too
-BACK_SECONDS = 5  # within which another replica takes what one could not
+RAYS_PATHS = "/-/"  # Ray's probes, which are not routes of an application
+RAYS_HEADERS = frozenset({"content-type", "retry-after", "x-request-id"})  # an application's response has others, too
+BACK_SECONDS = 5  # time within which another replica takes what one could not
 
 
 class Translating:
-    """`send` for one request: a refusal of Ray's proxy goes out in OpenAI's form; all else goes out as it comes."""
+    """`send` of one request that converts rejections by Ray's proxy to OpenAI's format and keeps other messages."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
@@ -30,18 +30,18 @@ class Translating:
             await self._refused.response(self._scope, self._receive, self._send)
 
     async def end(self) -> None:
-        """Afterwards the client has an answer: where its replica is killed before the first byte, Ray gives none."""
+        """Send an error if there was no response: Ray sends none if the replica is killed before the first byte."""
         if not self._begun:
             self._begun = True
             await _ended().response(self._scope, self._receive, self._send)
 
 
 def refusal(start: Message) -> APIError | None:
-    """What to say in the place of an answer that begins like this; None where it is no refusal of Ray's own."""
+    """Return the error to send instead of a response with this start; None if it is no rejection by Ray itself."""
     headers = Headers(raw=[(bytes(name), bytes(value)) for name, value in start.get("headers", ())])
     status = start["status"]
-    own = headers.get("content-type", "").startswith("text/plain") and frozenset(headers) <= RAYS_HEADERS
-    if status < 400 or not own:
+    from_ray = headers.get("content-type", "").startswith("text/plain") and frozenset(headers) <= RAYS_HEADERS
+    if status < 400 or not from_ray:
         return None
     if status == 404:
         return APIError(404, "no application of this server answers at this path", code="not_found")
@@ -57,7 +57,7 @@ def refusal(start: Message) -> APIError | None:
 
 
 def spread(told: str | None) -> int:
-    """Whole seconds, drawn from those up to what Ray says, so that clients refused together do not return together."""
+    """Draw whole seconds up to Ray's value, so that clients rejected together do not retry together."""
     return random.randint(1, max(1, int(told) if told is not None and told.isdigit() else BACK_SECONDS))
 
 

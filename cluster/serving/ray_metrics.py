@@ -1,4 +1,4 @@
-"""The meters of a replica: Ray exports them from its node, with the replica's own labels."""
+"""Metrics of a replica: Ray exports them from its node, with the replica's own labels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,33 +9,33 @@ from cluster.http.metrics.instruments import INSTRUMENTS, MODEL, Instrument
 
 
 class RayMeters:
-    """Meters through `ray.serve.metrics`; only inside a replica."""
+    """`Meters` implemented by `ray.serve.metrics`; usable only inside a replica."""
 
     def __init__(self) -> None:
         self._metrics: Mapping[Instrument, Any] = {instrument: _made(instrument) for instrument in INSTRUMENTS}
         self._model: tuple[str, ...] | None = None
 
     def add(self, instrument: Instrument, amount: float, *labels: str) -> None:
-        """Afterwards the counter is larger by `amount`."""
-        if amount > 0:  # Ray refuses to add nothing
+        """Increase the counter by `amount`."""
+        if amount > 0:  # Ray rejects an increment of 0
             self._metrics[instrument].inc(amount, tags=_tags(instrument, labels))
 
     def set(self, instrument: Instrument, value: float, *labels: str) -> None:
-        """Afterwards the gauge shows `value`."""
+        """Set the gauge to `value`."""
         if instrument is MODEL:
             if self._model is not None and self._model != labels:
-                # Ray forgets no series: the model that was is 0 from now on.
+                # Ray keeps every series: that of the previous model is 0 from now on.
                 self._metrics[MODEL].set(0, tags=_tags(MODEL, self._model))
             self._model = labels
         self._metrics[instrument].set(value, tags=_tags(instrument, labels))
 
     def observe(self, instrument: Instrument, value: float, *labels: str) -> None:
-        """Afterwards the histogram holds `value`."""
+        """Add `value` to the histogram."""
         self._metrics[instrument].observe(value, tags=_tags(instrument, labels))
 
 
 def _made(instrument: Instrument) -> Any:
-    keys: Any = instrument.labels  # Ray's annotation says one label; it takes any number
+    keys: Any = instrument.labels  # Ray's annotation permits one label; the code takes any number
     if instrument.kind == "histogram":
         return metrics.Histogram(instrument.name, instrument.text, boundaries=list(instrument.bounds), tag_keys=keys)
     kind = metrics.Counter if instrument.kind == "counter" else metrics.Gauge

@@ -1,4 +1,4 @@
-"""A replica: one copy of one version of the model on Ray Serve, which another version may follow while it answers."""
+"""Replica: one copy of one model version on Ray Serve, which supports a hot swap to another version."""
 
 import asyncio
 import dataclasses
@@ -33,15 +33,15 @@ from edlm.models.execution import Execution
 from edlm.storage import Sha256
 
 LOCAL = "127.0.0.1"
-PASSES = 8.0  # about, that warming takes
-COMPILING_SECONDS = 60.0  # in which an engine gives no sign of life: of a shape that warming has not met
-WARMING_SECONDS = 120.0  # that a new model has to fill its first canvases, beside the texts of the old one
+PASSES = 8.0  # approximate cost of a warm-up
+COMPILING_SECONDS = 60.0  # without progress, while the engine compiles a shape that the warm-up did not cover
+WARMING_SECONDS = 120.0  # timeout for the warm-up of a new model, beside requests of the old one
 log = logging.getLogger(__name__)
 
 
 @config
 class Wanted:
-    """Which model a replica is to answer with: what Serve calls the `user_config`, never an alias."""
+    """Model that a replica is to serve, never an alias; Serve calls it `user_config`."""
 
     version: str
     uri: str
@@ -54,7 +54,7 @@ class Wanted:
 
 @serve.ingress()
 class Replica:
-    """Loads what it is told to, answers, and says how it stands; it never looks up which model that should be."""
+    """Serve replica that loads the given model, answers, and reports its status; it never looks up the model itself."""
 
     def __init__(self, serving: Serving) -> None:
         self._endpoint: Endpoint | None = None
@@ -72,10 +72,10 @@ class Replica:
         return self._app
 
     async def reconfigure(self, user_config: Any) -> None:
-        """The first time, afterwards the model answers, or the replica does not start: the error says why.
+        """Load the first model, or start a hot swap, during which the old model answers.
 
-        Later, afterwards the model is on its way and the old one answers meanwhile. Never raises then: a replica whose
-        reconfiguration fails is killed, however well it answers.
+        If the first model cannot be loaded, the replica does not start; the error says why. A later call never raises:
+        a replica whose reconfiguration fails is killed, however well it answers.
         """
         if self._succession is None:
             first = wanted_version(user_config)
@@ -92,27 +92,27 @@ class Replica:
             self._succession.refuse(str(error))
 
     async def check_health(self) -> None:
-        """Raises where the engine can do nothing any more; Serve then starts another replica in this one's place."""
+        """Raise EngineFailed if the engine can no longer work; Serve then replaces this replica."""
         if self._endpoint is None or self._drained:
             return
         self._endpoint.readings.take()
         require_living(self._endpoint.batch, COMPILING_SECONDS if self._execution.compiled else HUNG_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `cluster.serving.autoscaling` goes by."""
+        """Return the metric used by `cluster.serving.autoscaling`."""
         return {BACKLOG: 0.0 if self._endpoint is None else self._endpoint.batch.backlog_seconds}
 
     async def standing(self) -> dict[str, Any]:
-        """How things stand, for whoever deploys: the models, the process, and what the engine has counted."""
+        """Return the status for the deployer: the models, the process id and the engine's statistics."""
         assert self._succession is not None
         assert self._endpoint is not None
         counts = dataclasses.asdict(self._endpoint.batch.statistics())
         return {**dataclasses.asdict(self._succession.standing), "pid": os.getpid(), "counts": counts}
 
     async def drain(self, seconds: float) -> bool:
-        """Afterwards nothing new was begun, and what was on its way has ended, or has failed after `seconds`.
+        """Accept no new requests and wait for the accepted ones, which fail after `seconds`.
 
-        Whether everything came to its own end.
+        Returns whether all of them finished by themselves.
         """
         assert self._endpoint is not None
         self._drained = True
@@ -135,27 +135,27 @@ class Replica:
         return InferenceEngine(generator, version.fingerprint, limits_of(self._serving))
 
     def _load(self, version: ModelVersion) -> TextGenerator:
-        """Opened on the processor, in this thread; the engine's thread, which alone touches the device, does the rest.
+        """Open a model on the CPU, in this thread; the engine's thread, which alone uses the device, does the rest.
 
-        Raises whatever is wrong with the model.
+        Raises the error of an invalid model.
         """
         assert self._endpoint is not None
         generator = self._open(version, "cpu")
         if self._execution.compiled and self._device == "cpu":
-            warmed(generator, self._rows)  # what is compiled here stops no text of the old model
-        batch, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
+            warmed(generator, self._rows)  # compiling here blocks no request of the old model
+        engine, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
         while True:
             try:
-                ticket = batch.run(PASSES, warming(generator, self._device, self._rows), "warming", deadline)
+                future = engine.run(PASSES, warming(generator, self._device, self._rows), "warming", deadline)
                 break
-            except Full as full:  # the texts of the old model come first
+            except Full as full:  # requests of the old model come first
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(min(1.0, full.retry_after_seconds))
-        done = ticket.result(WARMING_SECONDS + HUNG_SECONDS)
-        if isinstance(done, Unsound):
-            raise done.error
-        return done
+        result = future.result(WARMING_SECONDS + HUNG_SECONDS)
+        if isinstance(result, Unsound):
+            raise result.error
+        return result
 
     def _swap(self, generator: TextGenerator, version: ModelVersion) -> None:
         assert self._endpoint is not None
@@ -166,19 +166,19 @@ class Replica:
 
 
 def limits_of(serving: Serving) -> Limits:
-    """How much the engine of a replica takes on."""
+    """Return the limits of a replica's engine."""
     return Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
 
 
 def wanted_version(user_config: Any) -> ModelVersion:
-    """The version that a user_config names; ConfigurationError where it names none, or more."""
+    """Return the version that a user_config names; raise ConfigurationError if it names none, or has other keys."""
     if not isinstance(user_config, Mapping):
         raise ConfigurationError(f"user_config: version, uri and digest of a model are needed, got {user_config!r}")
     return parse(Wanted, dict(user_config), source="user_config").known
 
 
 def require_living(batch: InferenceEngine, hung_seconds: float) -> None:
-    """Nothing where the engine works, or waits for work; EngineFailed where it can do nothing any more."""
+    """Raise EngineFailed if the engine has failed, or has work but made no progress for `hung_seconds`."""
     if not batch.alive:
         raise EngineFailed("the engine has failed; the log says why")
     if batch.beat_age_seconds > hung_seconds:
@@ -186,23 +186,23 @@ def require_living(batch: InferenceEngine, hung_seconds: float) -> None:
 
 
 def listening_host() -> str:
-    """The address at which this cluster's Serve listens for HTTP, whatever the settings of one application say."""
+    """Return the address of this cluster's Serve HTTP proxy, whatever the settings of one application say."""
     client = _get_global_client()
     assert client is not None
     return client.http_config.host or LOCAL  # None: no proxy runs
 
 
 def require_guard(serving: Serving, listening: str) -> None:
-    """Nothing where only this machine asks, or strangers meet a gate; ConfigurationError says what they would not meet.
+    """Raise ConfigurationError if remote clients can reach `listening` without the required key or request limits.
 
-    `listening` is where Serve's HTTP listens: another application of the cluster may have started it.
+    `listening` is the address of Serve's HTTP proxy, which another application of the cluster may have started.
     """
     require_asked(serving, listening)
     require_intake(listening)
 
 
 def require_intake(listening: str) -> None:
-    """Nothing where Ray's proxy limits what comes in; ConfigurationError where it does not, and strangers may ask."""
+    """Raise ConfigurationError if Ray's proxy does not limit requests and remote clients can reach it; else warn."""
     if os.environ.get(CALLBACK) == INTAKE:
         return
     message = f"{CALLBACK}={INTAKE} was not set where Ray was started: its proxy buffers bodies of any size"

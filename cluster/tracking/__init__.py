@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics, artifacts, the model registry."""
+"""MLflow tracking: runs, metrics, artifacts and the model registry."""

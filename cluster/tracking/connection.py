@@ -1,4 +1,4 @@
-"""The way to MLflow: which URI, how long to wait, and how quietly."""
+"""Connection to MLflow: URI, timeout and logging."""
 
 import logging
 import os
@@ -17,15 +17,15 @@ from edlm.config import ConfigurationError
 from edlm.storage import join
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-UNANSWERED = (MlflowException, SQLAlchemyError, OSError)  # raised when nobody answers, and when the answer is no
-NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for the former
+UNANSWERED = (MlflowException, SQLAlchemyError, OSError)  # raised if nothing answers, and if a call is rejected
+NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for no answer
 
 
 def connect(tracking: Tracking, root: str) -> MlflowClient:
-    """A client of the tracking server or database, which gives up after `tracking.request_timeout_seconds`.
+    """Return a client of the tracking server or database with a timeout of `tracking.request_timeout_seconds`.
 
-    For the whole process MLflow then neither retries on its own (whoever calls knows better when), nor reports usage,
-    nor tells of its tables. Raises ConfigurationError for a URI that only some of the machines would understand.
+    In the whole process, MLflow then neither retries (the caller knows better when to), nor reports usage, nor logs the
+    creation of its tables. Raises ConfigurationError for a URI that is not valid on every machine.
     """
     uri = tracking_uri(tracking, root)
     if tracking.uri is None:
@@ -33,7 +33,7 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(tracking.request_timeout_seconds)))
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    mlflow.telemetry.set_telemetry_client()  # reads the line above
+    mlflow.telemetry.set_telemetry_client()  # reads the variable set above
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -41,7 +41,7 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Within it, a server or database that does not answer is a ConfigurationError that names it."""
+    """Raise ConfigurationError naming the server or database if it does not answer within the context."""
     try:
         yield
     except UNANSWERED as error:
@@ -54,12 +54,12 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of an error's text, short enough for a line of a log."""
+    """Return the first line of an error's message, short enough for a line of a log."""
     return str(error).partition("\n")[0][:300]
 
 
 def tracking_uri(tracking: Tracking, root: str) -> str:
-    """The absolute URI of the server or database: the configured one, or an SQLite file in the storage root."""
+    """Return the absolute URI of the server or database: as configured, or an SQLite file in the storage root."""
     if tracking.uri is None:
         return f"sqlite:///{_local(root)}/mlflow.db"
     scheme = tracking.uri.partition("://")[0].partition("+")[0]
@@ -76,13 +76,13 @@ def tracking_uri(tracking: Tracking, root: str) -> str:
 
 
 def database_file(tracking: Tracking, root: str) -> Path | None:
-    """Where the SQLite database lies, or would; None where there is a server, or a database of another kind."""
-    scheme, _, place = tracking_uri(tracking, root).partition("://")
-    return Path(place.removeprefix("/")) if scheme.partition("+")[0] == "sqlite" else None
+    """Return the path of the SQLite database, existing or not; None for a server or another kind of database."""
+    scheme, _, path = tracking_uri(tracking, root).partition("://")
+    return Path(path.removeprefix("/")) if scheme.partition("+")[0] == "sqlite" else None
 
 
 def artifact_location(tracking: Tracking, root: str) -> str | None:
-    """Where the files of runs go: below the storage root; a server (None) decides for itself."""
+    """Return the artifact folder below the storage root; None for a server, which decides for itself."""
     if tracking.uri is not None and tracking.uri.startswith("http"):
         return None
     return join(root if _is_remote(root) else _local(root), "artifacts")

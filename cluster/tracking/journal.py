@@ -1,4 +1,4 @@
-"""A run's journal: everything that is said about a run stands here, in order, before anyone else hears of it."""
+"""Journal of a run: every entry is written here, in order, before it is sent anywhere else."""
 
 import json
 import logging
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """An append-only file of JSON lines in `folder`, and beside it the files that its entries name.
+    """Append-only file of JSON lines in `folder`, with the files that its entries name beside it.
 
-    One process writes it, any may `read` it. Opening it again continues it; a line that a crash tore is cut off.
-    Raises ValueError where the folder keeps another run's journal.
+    One process writes it, any may `read` it. Opening it again continues it; an incomplete line left by a crash is
+    truncated. Raises ValueError if the folder holds the journal of another run.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -27,33 +27,33 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ENTRIES
         path.touch()
-        sound = 0
+        valid_bytes = 0
         for entry, stop in read(folder):
-            if sound == 0 and entry.get("run") != run_id:
+            if valid_bytes == 0 and entry.get("run") != run_id:
                 raise ValueError(
                     f"{path} is the journal of run {entry.get('run')}, not of {run_id}; give it another folder"
                 )
-            sound = stop
-        torn = path.stat().st_size - sound
-        if torn:
-            log.warning("%s: the last %d bytes, torn by a crash, are cut off", path, torn)
-            os.truncate(path, sound)
+            valid_bytes = stop
+        torn_bytes = path.stat().st_size - valid_bytes
+        if torn_bytes:
+            log.warning("%s: the last %d bytes, torn by a crash, are cut off", path, torn_bytes)
+            os.truncate(path, valid_bytes)
         self._file = path.open("ab")
-        if sound == 0:
+        if valid_bytes == 0:
             self._write({"run": run_id})
 
     def append(self, kind: str, **content: Any) -> None:
-        """Afterwards the journal ends with this entry; it outlives the process, and after `close` a power cut too."""
+        """Append an entry, which survives a crash of the process, and after `close` also a power failure."""
         self._write({"kind": kind, "time": time.time_ns() // 1_000_000, **content})
 
     def place(self, name: str) -> Path:
-        """Where to put the file `name` before an entry names it."""
+        """Return the path at which to write the file `name` before an entry names it."""
         path = Path(join(str(self.folder), FILES, name))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def close(self) -> None:
-        """Afterwards every entry is on the disk, and the journal takes no more."""
+        """Write every entry to disk and close the journal."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -64,7 +64,7 @@ class Journal:
 
 
 def read(folder: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """The entries from byte `start` on, each with the byte after it; it ends before a line that is torn or damaged."""
+    """Yield the entries from byte `start` on, each with its end offset; stop before an incomplete or damaged line."""
     with (folder / ENTRIES).open("rb") as file:
         file.seek(start)
         for line in file:
@@ -79,13 +79,13 @@ def read(folder: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def run_of(folder: Path) -> str | None:
-    """The id of the run that the journal in `folder` is about; None where not even the first line is whole."""
+    """Return the run id of the journal in `folder`; None if not even the first line is complete."""
     first = next(read(folder), None)
     return first[0].get("run") if first else None
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:
-    """Every metric of the journal: its values by step; of a step that was done twice the first."""
+    """Return the values of every metric by step; of a repeated step, the first value."""
     metrics: dict[str, dict[int, float]] = {}
     for entry, _ in read(folder):
         if entry.get("kind") == "metrics":

@@ -1,4 +1,4 @@
-"""Configuration as MLflow parameters: flat, short enough, and without secrets."""
+"""Configuration as MLflow parameters: flat, of limited length, and without secrets."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ _NOT_ALLOWED = re.compile(r"[^\w.\- :/]")
 
 
 def redacted(tree: Any, key: str = "") -> Any:
-    """`tree` with `***` for every value under a key that names a secret, and for user and password in URIs.
+    """Return `tree` with `***` for every value under a key that names a secret, and for user and password in URIs.
 
-    A key's words count (`hf_token`, `apiKey`), not its letters: `tokenizer` and `tokens` are no secrets.
+    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets.
     """
     if _is_secret(key) and tree is not None:
         return "***"
@@ -40,9 +40,9 @@ def redacted(tree: Any, key: str = "") -> Any:
 
 
 def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
-    """`tree`, redacted, as MLflow takes it: one line of text for each leaf, under its dotted path.
+    """Return `tree`, redacted, as MLflow parameters: one string per leaf, under its dotted path.
 
-    What is longer than MLflow allows ends with its length and the SHA-256 of the whole.
+    A text longer than MLflow allows is cut and ends with its length and the first 12 digits of its SHA-256.
     """
     leaves = _leaves(redacted(tree), "")
     return {_cut(_NOT_ALLOWED.sub("_", key), LONGEST_KEY): _cut(value, LONGEST_VALUE) for key, value in leaves}
@@ -57,13 +57,13 @@ def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:
 
 
 def _is_secret(key: str) -> bool:
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
-    words = set(re.split(r"[^a-z0-9]+", spaced))
-    return bool(words & _SECRETS) or bool(_KEYS_OF_SECRETS.search(spaced))
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
+    words = set(re.split(r"[^a-z0-9]+", separated))
+    return bool(words & _SECRETS) or bool(_KEYS_OF_SECRETS.search(separated))
 
 
 def _cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
-    end = f"...({len(text)}:{hashlib.sha256(text.encode()).hexdigest()[:12]})"
-    return text[: limit - len(end)] + end
+    suffix = f"...({len(text)}:{hashlib.sha256(text.encode()).hexdigest()[:12]})"
+    return text[: limit - len(suffix)] + suffix

@@ -1,4 +1,4 @@
-"""The machine that a command runs on, the packages it runs with and the commit, as facts that a run keeps."""
+"""Provenance of a run: the machine, the package versions and the commit."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores that may be used, memory, accelerators, system."""
+    """Return processor, usable cores, memory, accelerators and operating system."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
@@ -26,13 +26,13 @@ def machine() -> dict[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """The versions of Python and of the packages that numbers depend on; the science alone needs not all of them."""
+    """Return the versions of Python and of the packages that results depend on; not all need be installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 @dataclass(frozen=True)
 class Commit:
-    """Of the repository that the code lies in, and whether files in it differ from it."""
+    """Commit of the repository that contains the code, and whether files in it differ from the commit."""
 
     digest: str
     changed: bool
@@ -42,11 +42,11 @@ class Commit:
 
 
 def commit() -> Commit | None:
-    """None where the code lies in no repository, or nothing can read it."""
-    here = Path(__file__).parent
+    """Return the commit of the code; None if it is in no repository, or none that can be read."""
+    code = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, timeout=10)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=code, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=code, capture_output=True, text=True, timeout=10)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return Commit(head.stdout.strip(), bool(changed.stdout.strip())) if head.returncode == 0 else None
@@ -60,9 +60,9 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
-    """Its model as Linux names it, elsewhere its architecture."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    """Return the processor's model as named by Linux; elsewhere its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 

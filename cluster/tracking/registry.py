@@ -1,4 +1,4 @@
-"""The model registry: a name and an alias stand for one immutable folder, known by its digest."""
+"""Model registry: a name and an alias refer to one immutable model folder, identified by its digest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ DIGEST = "edlm.digest"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered model: its number in the registry, the URI of its folder and the folder's digest."""
+    """Registered model: its version number in the registry, the URI of its folder and the folder's digest."""
 
     version: str
     uri: str
@@ -27,12 +27,12 @@ class ModelVersion:
 
     @property
     def fingerprint(self) -> str:
-        """Both in one word, as answers give it."""
+        """Version and digest in one string, as given in responses."""
         return f"{self.version}/{self.digest}"
 
 
 class Registry:
-    """The registered models of one MLflow server or database."""
+    """Registered models of one MLflow server or database."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
@@ -40,12 +40,12 @@ class Registry:
     def register(
         self, name: str, uri: str, run_id: str, alias: str, digest: str, tags: Mapping[str, str] | None = None
     ) -> ModelVersion:
-        """Afterwards `alias` of the model `name` stands for the committed folder `uri`.
+        """Register the committed folder `uri` as a version of the model `name`, and point `alias` to it.
 
         The same folder with the same digest is one version, however often it is registered. Raises ConfigurationError
-        where nothing is committed at `uri`, or where `uri` holds a password.
+        if nothing is committed at `uri`, or if `uri` contains a user or password.
         """
-        # Not Path.as_uri: fsspec takes the %20 that it writes for a space as it is.
+        # Not Path.as_uri, which encodes a space as %20: fsspec does not decode it.
         absolute = uri if "://" in uri else f"file://{Path(uri).resolve()}"
         if redacted(absolute) != absolute:
             raise ConfigurationError(f"{redacted(absolute)} holds a user or password; put those into the environment")
@@ -59,7 +59,7 @@ class Registry:
         return ModelVersion(version=str(version.version), uri=absolute, digest=digest)
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
-        """The version that `alias` of the model `name` stands for; else ConfigurationError says what there is."""
+        """Return the version that `alias` of model `name` refers to; else raise ConfigurationError with what exists."""
         try:
             with answering(self.client.tracking_uri):
                 version = self.client.get_model_version_by_alias(name, alias)
@@ -70,9 +70,9 @@ class Registry:
         return _told(name, version)
 
     def numbered(self, name: str, number: int) -> ModelVersion:
-        """Version `number` of the model `name`; else ConfigurationError says which there are."""
+        """Return version `number` of model `name`; else raise ConfigurationError with the existing versions."""
         with answering(self.client.tracking_uri):
-            versions = {int(one.version): one for one in self.client.search_model_versions(f"name='{name}'")}
+            versions = {int(entry.version): entry for entry in self.client.search_model_versions(f"name='{name}'")}
         if number not in versions:
             known = ", ".join(map(str, sorted(versions))) or "none"
             raise ConfigurationError(f"model {name!r} has no version {number} (versions: {known})")
@@ -88,7 +88,7 @@ class Registry:
         for version in self.client.search_model_versions(f"name='{name}'"):
             if identity.items() <= version.tags.items():
                 return version
-        # A server refuses local folders as a source, even if it shares our disk; there the run stands for the folder.
+        # A server rejects a local folder as a source, even on a shared disk; the run is then given instead.
         on_server = self.client.tracking_uri.startswith("http")
         source = f"runs:/{run_id}" if on_server and uri.startswith("file:") else uri
         return self.client.create_model_version(name, source, run_id=run_id, tags={**parameters(tags), **identity})
@@ -104,7 +104,7 @@ class Registry:
 
 
 def _told(name: str, version: MlflowVersion) -> ModelVersion:
-    """What the registry says of a version; ConfigurationError where it was not registered by us."""
+    """Convert an MLflow version; raise ConfigurationError if it was not registered by this module."""
     missing = [key for key in (URI, DIGEST) if not version.tags.get(key)]
     if missing:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""A run that somebody may tell about: plain data that travels to any worker, and imports MLflow only when called."""
+"""Handle of a run: plain data that can be sent to any worker, and imports MLflow only when called."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunHandle:
-    """One MLflow run, and the local folder that keeps its journal."""
+    """MLflow run, and the local folder of its journal."""
 
     tracking: Tracking
     root: str
@@ -20,7 +20,7 @@ class RunHandle:
     journal: Path
 
     def __call__(self) -> "RunTracker":
-        """The tracker of this run; only one process at a time may have one."""
-        from cluster.tracking.runs import RunTracker  # takes seconds, which the workers that say nothing are spared
+        """Return the tracker of this run; only one process at a time may have one."""
+        from cluster.tracking.runs import RunTracker  # takes seconds, saved on workers that log nothing
 
         return RunTracker(self.tracking, self.root, self.run_id, self.journal)

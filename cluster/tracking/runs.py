@@ -1,4 +1,4 @@
-"""The runs of a pipeline in MLflow: one parent, one child for each stage, and what each of them has to say."""
+"""Runs of a pipeline in MLflow: one parent, one child per stage, and the metrics and artifacts of each."""
 
 import json
 import logging
@@ -26,17 +26,17 @@ from cluster.tracking.upload import Shipping, points
 from edlm.config import ConfigurationError, plain
 
 DOTS_PER_INCH = 150
-MACHINE, PACKAGE = "edlm.machine.", "edlm.package."  # how the tags begin that say where a run was made, and with what
+MACHINE, PACKAGE = "edlm.machine.", "edlm.package."  # prefixes of the provenance tags
 _METRIC = re.compile(r"[\w.\- :/]{1,250}")
 log = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """Tells MLflow about one run, from any process: it is made of plain data, and needs no server to be there.
+    """Tracker of one MLflow run for any process: it is built from plain data, and the server may be unavailable.
 
-    Everything goes to a journal in `folder` first; one thread sends it on. So no call waits for a server, none fails
-    because of one, and what could not be sent stays in the journal for `cluster.tracking.upload.ship`. A step that is
-    done again after a restart is not told again. Only one process at a time may use a `folder`.
+    Everything goes to a journal in `folder` first, and a background thread sends it on. So no call waits for a server
+    or fails because of one, and entries that could not be sent stay in the journal for `cluster.tracking.upload.ship`.
+    A step that is repeated after a restart is not sent again. Only one process at a time may use a `folder`.
     """
 
     def __init__(self, tracking: Tracking, root: str, run_id: str, folder: Path) -> None:
@@ -46,61 +46,61 @@ class RunTracker:
         self._shipping.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Afterwards these metrics of this step are kept; a value may be NaN or infinite. ValueError for a bad name."""
+        """Record the metrics of a step; values may be NaN or infinite. Raises ValueError for an invalid name."""
         for name in metrics:
             if not _METRIC.fullmatch(name):
                 raise ValueError(f"metric {name!r}: MLflow takes letters, digits, and `_-. :/`, at most 250 of them")
         self._journal.append("metrics", step=step, values={name: float(value) for name, value in metrics.items()})
 
     def settings(self, config: Any) -> None:
-        """Afterwards the configuration is kept, as parameters and as `config.yaml`; secrets are not in it."""
+        """Record the configuration, without secrets, as parameters and as `config.yaml`."""
         tree = plain(config)
         self._journal.append("parameters", values=parameters(tree))
         self.text("config.yaml", yaml.safe_dump(redacted(tree), sort_keys=False, allow_unicode=True))
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Afterwards the run carries these tags, without secrets."""
+        """Record tags of the run, without secrets."""
         self._journal.append("tags", values=parameters(values))
 
     def dataset(self, name: str, uri: str, digest: str, context: str, facts: Mapping[str, pydantic.JsonValue]) -> None:
-        """Afterwards the run names this data as its input: where it lies, its digest, and what it was used for."""
+        """Record data as an input of the run: its URI, its digest, and the context in which it was used."""
         self._journal.append(
             "dataset", name=name, uri=redacted(uri), digest=digest, context=context, facts=redacted(dict(facts))
         )
 
     def table(self, name: str, columns: Mapping[str, Sequence[pydantic.JsonValue]]) -> None:
-        """Afterwards `name` (`*.json`) shows as a table in MLflow. ValueError where columns differ in length."""
+        """Record a table, shown by MLflow as `name` (`*.json`). Raises ValueError if columns differ in length."""
         if not name.endswith(".json") or len({len(column) for column in columns.values()}) > 1:
             raise ValueError(f"table {name!r}: give it a name in .json and columns of one length")
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self._file(name, json.dumps({"columns": list(columns), "data": rows}, ensure_ascii=False), table=True)
 
     def text(self, name: str, content: str) -> None:
-        """Afterwards the run has a file `name` with this content."""
+        """Record a text file `name` with this content."""
         self._file(name, content, table=False)
 
     def figure(self, name: str, figure: Figure) -> None:
-        """Afterwards the run has the picture `name` (`*.png`)."""
+        """Record a figure as the image `name` (`*.png`)."""
         figure.savefig(self._journal.place(name), dpi=DOTS_PER_INCH)
         self._journal.append("file", name=name, table=False)
 
     def picture(self, name: str, png: bytes) -> None:
-        """Afterwards the run has the picture `name` (`*.png`), drawn already."""
+        """Record an encoded image as `name` (`*.png`)."""
         self._journal.place(name).write_bytes(png)
         self._journal.append("file", name=name, table=False)
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Afterwards the run has ended, and the tracker is closed."""
+        """Record the end of the run with its status, and close the tracker."""
         self._journal.append("status", value=status)
         self.close()
 
     def close(self) -> None:
-        """Afterwards all is on the disk, and in MLflow if that answers in time; a warning says where the rest lies."""
+        """Write everything to disk, and to MLflow if it answers in time; else warn where the remainder is."""
         self._journal.close()
         shipped = self._shipping.stop(self._patience_seconds)
-        left = (self._journal.folder / ENTRIES).stat().st_size - shipped
-        if left:
-            log.warning("MLflow has not taken the last %d bytes of %s; ship them later", left, self._journal.folder)
+        unsent = (self._journal.folder / ENTRIES).stat().st_size - shipped
+        if unsent:
+            log.warning("MLflow has not taken the last %d bytes of %s; ship them later", unsent, self._journal.folder)
 
     def _file(self, name: str, content: str, table: bool) -> None:
         self._journal.place(name).write_text(content, encoding="utf-8")
@@ -109,11 +109,11 @@ class RunTracker:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What MLflow knows of a run: when it ran, how it ended, and the facts it was started with."""
+    """Times, status and provenance of a run, as recorded in MLflow."""
 
     started: datetime
     ended: datetime | None
-    """None while it runs."""
+    """None while the run is active."""
     status: str
     commit: str | None
     uncommitted_changes: bool | None
@@ -122,7 +122,7 @@ class RunFacts:
 
 
 class Runs:
-    """The runs of one MLflow experiment, and the registry beside them."""
+    """Runs of one MLflow experiment, with the model registry."""
 
     def __init__(self, tracking: Tracking, root: str, client: MlflowClient, experiment_id: str) -> None:
         self.tracking = tracking
@@ -132,15 +132,15 @@ class Runs:
         self.registry = Registry(client)
 
     def start(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """The id of a new run, below the run `parent` if one is given; it knows the commit and version it came from."""
-        named = {"mlflow.runName": name, **provenance(), **parameters(tags or {})}
+        """Create a run, below the run `parent` if given and tagged with its provenance; return its id."""
+        all_tags = {"mlflow.runName": name, **provenance(), **parameters(tags or {})}
         if parent is not None:
-            named["mlflow.parentRunId"] = parent
+            all_tags["mlflow.parentRunId"] = parent
         with answering(self.client.tracking_uri):
-            return self.client.create_run(self.experiment_id, tags=named).info.run_id
+            return self.client.create_run(self.experiment_id, tags=all_tags).info.run_id
 
     def resume(self, run_id: str) -> None:
-        """Afterwards the run is running again. ConfigurationError where there is no such run."""
+        """Set the status of the run to running; raise ConfigurationError if there is no such run."""
         try:
             with answering(self.client.tracking_uri):
                 self.client.update_run(run_id, status="RUNNING")
@@ -153,7 +153,7 @@ class Runs:
             ) from error
 
     def facts(self, run_id: str) -> RunFacts | None:
-        """What is known of a run; None where there is no such run."""
+        """Return what is known about a run; None if there is no such run."""
         try:
             with answering(self.client.tracking_uri):
                 run = self.client.get_run(run_id)
@@ -174,19 +174,19 @@ class Runs:
         )
 
     def tracker(self, run_id: str, folder: Path) -> RunTracker:
-        """A tracker of this run that keeps its journal in `folder`."""
+        """Return a tracker of this run with its journal in `folder`."""
         return RunTracker(self.tracking, self.root, run_id, folder)
 
     def history(self, run_id: str) -> dict[str, dict[int, float]]:
-        """Every metric of a run: its values by step."""
+        """Return the values of every metric of a run, by step."""
         with answering(self.client.tracking_uri):
             return points(self.client, run_id)
 
 
 def open_tracking(tracking: Tracking, root: str) -> Runs:
-    """The runs of the configured experiment, which is made if need be.
+    """Open the runs of the configured experiment, which is created if it does not exist.
 
-    Raises ConfigurationError where no server answers, or where the experiment was deleted.
+    Raises ConfigurationError if no server answers, or if the experiment was deleted.
     """
     with answering(tracking_uri(tracking, root)):
         client = connect(tracking, root)
@@ -199,9 +199,9 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
 
 
 def open_registry(tracking: Tracking, root: str) -> Registry:
-    """The registered models, of which there may be none; nothing is made.
+    """Open the model registry, which may be empty; create nothing.
 
-    Raises ConfigurationError where no server answers, or where there is no database.
+    Raises ConfigurationError if no server answers, or if there is no database.
     """
     file = database_file(tracking, root)
     if file is not None and not file.exists():
@@ -214,14 +214,14 @@ def open_registry(tracking: Tracking, root: str) -> Registry:
 
 
 def provenance() -> dict[str, str]:
-    """What made a run: versions, the machine, and the git commit where the code lies in a repository."""
+    """Return the provenance tags: versions, the machine, and the git commit if the code is in a repository."""
     facts = {"edlm.version": version("edlm")}
     facts |= {MACHINE + name: value for name, value in machine().items()}
     facts |= {PACKAGE + name: value for name, value in packages().items()}
-    code = commit()
-    if code is not None:
-        facts["mlflow.source.git.commit"] = code.digest
-        facts["edlm.uncommitted_changes"] = str(code.changed).lower()
+    revision = commit()
+    if revision is not None:
+        facts["mlflow.source.git.commit"] = revision.digest
+        facts["edlm.uncommitted_changes"] = str(revision.changed).lower()
     return facts
 
 
@@ -233,6 +233,6 @@ def _make_experiment(client: MlflowClient, tracking: Tracking, root: str) -> Any
     try:
         client.create_experiment(tracking.experiment, artifact_location=artifact_location(tracking, root))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # somebody else has just made it
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created by another process just now
             raise
     return client.get_experiment_by_name(tracking.experiment)

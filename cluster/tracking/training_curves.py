@@ -1,4 +1,4 @@
-"""Pictures of a training: its loss, its learning rate and where along the noise it gains."""
+"""Figures of a training: loss, learning rate, and gain by noise level."""
 
 import math
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 Curves = Mapping[str, Mapping[int, float]]
 
 INK, FAINT, ACCENT = "#22262b", "#b9c0c8", "#1f5fa8"
-SMOOTHED_SHARE = 0.03  # of the steps: the width of the running mean
+SMOOTHED_SHARE = 0.03  # of the points: half the window of the running mean
 LOSS = "loss_nats_per_token"
 RARE = 20  # a curve with fewer points is not smoothed
 
 
 def training_curves(metrics: Curves, title: str) -> Figure:
-    """One panel each for the loss, the learning rate, and the gain by quarter of t, as far as there are such metrics.
+    """Draw one panel each for the loss, the learning rate, and the gain by quarter of t, if there are such metrics.
 
-    `metrics` are values by step, as `Runs.history` gives them. ValueError where none of the three is there.
+    `metrics` are values by step, as returned by `Runs.history`. Raises ValueError if none of the three exists.
     """
     gains = gains_by_time(metrics)
     panels = [name for name in (LOSS, "learning_rate") if metrics.get(name)] + (["gain"] if gains else [])
@@ -46,26 +46,26 @@ def _learning_rate(axes: Axes, curve: Mapping[int, float]) -> None:
 
 
 def gains_by_time(metrics: Curves) -> Curves:
-    """The metrics that say what a step gains, by quarter of t."""
+    """Return the metrics of the gain, by quarter of t."""
     return {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
 
 
 def draw_loss(axes: Axes, curve: Mapping[int, float], title: str) -> None:
-    """Afterwards the panel shows the loss of every step, and its running mean."""
+    """Draw the loss of every step, and its running mean."""
     _curve(axes, curve, ACCENT)
     _finish(axes, title, "nats")
 
 
 def draw_gains(axes: Axes, gains: Curves, title: str) -> None:
-    """Light is little noise, dark is much: the order of the quarters is the order of the colours."""
+    """Draw the gain of each quarter of t: light is little noise, dark is much, in the order of the quarters."""
     axes.axhline(0, color=FAINT, linewidth=0.8, zorder=0)
     shades = colormaps["viridis_r"](np.linspace(0.15, 0.95, len(gains)))
     for (name, curve), shade in zip(sorted(gains.items()), shades, strict=True):
         start, _, stop = name.rpartition("/t_")[2].partition("_")
         _curve(axes, curve, shade, label=f"{start} to {stop}", raw=False)
     lines, labels = axes.get_legend_handles_labels()
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panel, where it hides no curve
-    axes.legend(lines[::-1], labels[::-1], title="t from", frameon=False, fontsize=8, title_fontsize=8, **place)
+    outside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panel, so that it hides no curve
+    axes.legend(lines[::-1], labels[::-1], title="t from", frameon=False, fontsize=8, title_fontsize=8, **outside)
     _finish(axes, title, "nats")
 
 
@@ -80,16 +80,16 @@ def _curve(axes: Axes, curve: Mapping[int, float], color: object, label: str | N
 
 
 def _points(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    kept = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
-    return np.array([step for step, _ in kept]), np.array([value for _, value in kept])
+    finite = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
+    return np.array([step for step, _ in finite]), np.array([value for _, value in finite])
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """The running mean over a centred window, which shrinks at both ends."""
+    """Return the running mean over a centered window, which shrinks at both ends."""
     half = max(1, round(SMOOTHED_SHARE * len(values)))
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    start, stop = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    indices = np.arange(len(values))
+    start, stop = np.maximum(indices - half, 0), np.minimum(indices + half + 1, len(values))
     return (sums[stop] - sums[start]) / (stop - start)
 
 

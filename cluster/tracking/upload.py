@@ -1,4 +1,4 @@
-"""From a journal to MLflow: every entry is told once, in order, however often the server was away."""
+"""Upload of a journal to MLflow: every entry is sent once, in order, despite any server outages."""
 
 import json
 import logging
@@ -17,20 +17,20 @@ from cluster.tracking.connection import UNANSWERED, answering, connect, first_li
 from cluster.tracking.journal import ENTRIES, FILES, read, run_of
 from edlm.storage import read_text, write_text
 
-BATCH = 1000  # metrics in one request; MLflow's limit
-SMALL_BATCH = 100  # parameters or tags in one request; MLflow's limit
+BATCH = 1000  # metrics per request; MLflow's limit
+SMALL_BATCH = 100  # parameters or tags per request; MLflow's limit
 DIGEST = 36  # characters of a dataset's digest that MLflow keeps
-MARK = "shipped_bytes"  # the file that says how much of the journal MLflow has
+MARK = "shipped_bytes"  # file with the number of journal bytes that MLflow has
 INTERVAL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
 class Shipper:
-    """Sends what the journal in `folder` holds and MLflow does not have yet.
+    """Sender of the journal entries in `folder` that MLflow does not have yet.
 
-    A point is a metric at a step, and the first value that the journal has for it. Points carry the journal's time, so
-    that a batch which did arrive although its answer got lost is the same to the database, and stays one point.
+    A point is a metric at a step, with the first value that the journal has for it. Points carry the journal's time, so
+    that a batch that arrived although its response was lost is the same to the database, and stays one point.
     """
 
     def __init__(self, client: MlflowClient, folder: Path, run_id: str) -> None:
@@ -39,10 +39,10 @@ class Shipper:
         self.run_id = run_id
         self._mark = str(folder / MARK)
         self.shipped_bytes = int(read_text(self._mark)) if (folder / MARK).exists() else 0
-        self._known: set[tuple[str, int]] | None = None  # points that MLflow has; None: not asked yet
+        self._known: set[tuple[str, int]] | None = None  # points that MLflow has; None: not queried yet
 
     def ship(self) -> None:
-        """Afterwards MLflow has every whole entry. Raises MlflowException or OSError at the first it does not take."""
+        """Send every complete entry. Raises MlflowException or OSError at the first that MLflow does not accept."""
         while entries := list(islice(read(self.folder, self.shipped_bytes), BATCH)):
             metrics = list(takewhile(lambda entry: entry[0].get("kind") == "metrics", entries))
             if metrics:
@@ -86,20 +86,20 @@ class Shipper:
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            # It will be refused for ever: what follows must not wait for it.
+            # It would always be rejected: later entries must not wait for it.
             log.warning("MLflow refuses %s of run %s: %s", entry.get("kind"), self.run_id, error.message)
 
     def _send_parameters(self, values: dict[str, str]) -> None:
-        had = self.client.get_run(self.run_id).data.params
-        for key in sorted(key for key in values if key in had and had[key] != values[key]):
-            log.warning("run %s keeps parameter %s = %s, now %s", self.run_id, key, had[key], values[key])
-        for batch in _batches([item for item in values.items() if item[0] not in had], SMALL_BATCH):
+        existing = self.client.get_run(self.run_id).data.params
+        for key in sorted(key for key in values if key in existing and existing[key] != values[key]):
+            log.warning("run %s keeps parameter %s = %s, now %s", self.run_id, key, existing[key], values[key])
+        for batch in _batches([item for item in values.items() if item[0] not in existing], SMALL_BATCH):
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in batch])
 
     def _send_file(self, name: str, table: bool) -> None:
         parent = str(PurePosixPath(name).parent)
         self.client.log_artifact(self.run_id, str(self.folder / FILES / name), None if parent == "." else parent)
-        if table:  # what MlflowClient.log_table sets; that call itself would append the rows again at every replay
+        if table:  # as MlflowClient.log_table does; that call itself would append the rows again at every replay
             tables = json.loads(self.client.get_run(self.run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
             if {"path": name, "type": "table"} not in tables:
                 tables.append({"path": name, "type": "table"})
@@ -119,7 +119,7 @@ class Shipper:
 
 
 class Shipping(threading.Thread):
-    """Ships a journal in the background until it is told to stop; a server that is away costs nobody else anything."""
+    """Background thread that ships a journal until it is stopped; a server outage delays no other thread."""
 
     def __init__(self, tracking: Tracking, root: str, folder: Path, run_id: str) -> None:
         super().__init__(name=f"shipping-{run_id[:8]}", daemon=True)
@@ -136,19 +136,19 @@ class Shipping(threading.Thread):
         self._attempt()
 
     def stop(self, timeout_seconds: float) -> int:
-        """After a last attempt: the number of bytes of the journal that MLflow has taken."""
+        """Stop after a last attempt, or the timeout; return the number of journal bytes that MLflow has accepted."""
         self._stopping.set()
         self.join(timeout_seconds)
         return self._shipper.shipped_bytes if self._shipper else 0
 
     def _attempt(self) -> bool:
         try:
-            # Here and not in the constructor: connecting may wait for a server, or for a database's tables.
+            # Not in the constructor: connecting may wait for a server, or for the tables of a database.
             if self._shipper is None:
                 self._shipper = Shipper(connect(self._tracking, self._root), self._folder, self._run_id)
             self._shipper.ship()
         except UNANSWERED as error:
-            if self._answered:  # one line for each outage
+            if self._answered:  # one line per outage
                 log.warning("MLflow does not answer; the journal is kept and sent later (%s)", first_line(error))
             self._answered = False
         else:
@@ -157,10 +157,10 @@ class Shipping(threading.Thread):
 
 
 def ship(tracking: Tracking, root: str, folder: Path) -> int:
-    """Afterwards MLflow has all that the journals in and below `folder` hold; how many journals those are.
+    """Send the journals in and below `folder` to MLflow; return the number of journals sent.
 
-    A run that was deleted in MLflow costs a warning. Raises ConfigurationError where no server answers; nothing is lost
-    then, and it can be repeated.
+    A run that was deleted in MLflow causes a warning. Raises ConfigurationError if no server answers; nothing is lost
+    then, and the call can be repeated.
     """
     count = 0
     uri = tracking_uri(tracking, root)
@@ -178,7 +178,7 @@ def ship(tracking: Tracking, root: str, folder: Path) -> int:
 
 
 def points(client: MlflowClient, run_id: str) -> dict[str, dict[int, float]]:
-    """Every metric that MLflow has of a run: its values by step."""
+    """Return the values of every metric that MLflow has of a run, by step."""
     names = client.get_run(run_id).data.metrics
     return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
 

@@ -1,1 +1,1 @@
-"""Training on the cluster: Ray Train workers and the DeepSpeed engine."""
+"""Distributed training: Ray Train workers and the DeepSpeed engine."""

@@ -1,4 +1,4 @@
-"""Workers: a stage's training on Ray Train, restarted from its last checkpoint when a worker dies."""
+"""Training of a stage on Ray Train workers, restarted from its last checkpoint when a worker dies."""
 
 import json
 import resource
@@ -30,16 +30,16 @@ from edlm.storage import committed, join, local_copy, publish, read_text, write_
 from edlm.training.loop import Engine, NonFiniteLoss, Objective, Tracker, Training, fit, share
 
 RESULT, WEIGHTS = "result", "weights.safetensors"
-VERDICT = "non_finite.json"  # null, or what stopped the training
+VERDICT = "non_finite.json"  # null, or the non-finite loss that stopped the training
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What the workers do; everything in it travels to them."""
+    """Training to run on the workers, to which all of it is sent."""
 
     name: str
     objective: Callable[[], Objective]
-    """Called on every worker; a module-level function and its arguments."""
+    """Called on every worker: a module-level function with its arguments."""
     data: str
     """URI of the prepared data."""
     split: Split
@@ -49,14 +49,14 @@ class TrainingTask:
     workspace: str
     """URI for checkpoints and the result."""
     tracker: Callable[[], Tracker]
-    """Called on rank 0 alone."""
+    """Called on rank 0 only."""
 
 
 def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
-    """The trained weights, whole and in float32.
+    """Train on the cluster and return the unsharded weights in float32.
 
-    Raises ConfigurationError where the batch cannot be cut for the workers or the cluster lacks resources,
-    NonFiniteLoss where training met one; a worker that dies is replaced `cluster.restarts` times.
+    Raises ConfigurationError if the batch does not divide among the workers or the cluster lacks resources, and
+    NonFiniteLoss if training met one. A worker that dies causes a restart, up to `cluster.restarts` times.
     """
     result = join(task.workspace, RESULT)
     if committed(result) is None:
@@ -82,7 +82,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, f
             backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
         ),
         run_config=RunConfig(
-            # A name of its own each time: our snapshots say what is valid, never Ray's record of an earlier run.
+            # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
             name=f"{task.name}-{uuid.uuid4().hex[:8]}",
             storage_path=join(task.workspace, "ray"),
             failure_config=FailureConfig(max_failures=cluster.restarts),
@@ -91,12 +91,12 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, f
     verdict = join(task.workspace, VERDICT)
     write_text(verdict, json.dumps(None))
     trainer.fit()
-    if (wrong := json.loads(read_text(verdict))) is not None:
-        raise NonFiniteLoss(**wrong)
+    if (failure := json.loads(read_text(verdict))) is not None:
+        raise NonFiniteLoss(**failure)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Every worker's loop. What it has to say goes through the storage: Ray keeps only reports with a checkpoint."""
+    """Run one worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
     task, cluster, say = config["task"], config["cluster"], config["say"]
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
@@ -113,10 +113,10 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         fit(engine, batches.rows, task.training, task.seed, reporter.log if reporter else _unheard, checkpoint)
     except NonFiniteLoss as error:
-        # All ranks are here, at the same step. Not raised: Ray would start again, into the same end.
+        # All ranks get here at the same step. Not raised: Ray would restart, and training would fail again.
         if engine.rank == 0:
-            wrong = {"step": error.step, "rank": error.rank, "what": error.what}
-            write_text(join(task.workspace, VERDICT), json.dumps(wrong))
+            failure = {"step": error.step, "rank": error.rank, "what": error.what}
+            write_text(join(task.workspace, VERDICT), json.dumps(failure))
         return
     finally:
         if reporter is not None:
@@ -129,7 +129,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
-    """Afterwards the engine stands where the newest whole snapshot stands; rank 0 chooses it for all."""
+    """Load the newest complete snapshot, if there is one; rank 0 chooses it for all ranks."""
     choice = [newest_snapshot(task.workspace) if engine.rank == 0 else None]
     torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
     if choice[0] is not None:
@@ -140,7 +140,7 @@ def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
 
 
 class _Reporter:
-    """Rank 0's numbers: every step to the tracker, some to the person who watches."""
+    """Reporter of rank 0: metrics of every step to the tracker, of some steps to the console."""
 
     def __init__(self, task: TrainingTask, say: Speaker) -> None:
         self._task, self._say, self._tracker = task, say, task.tracker()
@@ -165,21 +165,21 @@ class _Reporter:
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
         training = self._task.training
         seconds_per_step = (time.perf_counter() - self._since) / self._steps
-        left = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
+        remaining = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
         gain = f"  gain {metrics['gain_nats']:.2f} nats" if "gain_nats" in metrics else ""
         return (
             f"[{self._task.name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}{gain}"
             f"  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
-            f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {left} left"
+            f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {remaining} left"
         )
 
 
 def _memory_mib() -> float:
-    """The most that this process has held: on the GPU if it has one, else resident."""
+    """Return the peak memory of this process: GPU memory if it has a GPU, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:
-    """Other ranks than 0 have the same numbers."""
+    """Discard the metrics of ranks other than 0, which equal those of rank 0."""

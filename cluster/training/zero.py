@@ -1,9 +1,9 @@
-"""ZeRO: DeepSpeed as an `Engine`, with training states that know neither its sharding nor the number of workers.
+"""ZeRO: DeepSpeed as an `Engine` whose training states are independent of sharding and number of workers.
 
-DeepSpeed keeps the float32 weights and Adam's moments in flat tensors, each worker a part of each. `_shards` says which
-stretch of which parameter lies where; with it, states are gathered and laid out again one parameter at a time, and
-what is saved is the same for every stage and any number of workers. Nothing of DeepSpeed's own files is written, for
-those are pickles.
+DeepSpeed keeps the float32 weights and Adam's moments in flat tensors, sharded over the workers. `_shards` locates the
+slices of each parameter in them; with it, states are gathered and scattered one parameter at a time, and a checkpoint
+is the same for every stage and any number of workers. DeepSpeed's own checkpoint files are not written, because they
+are pickles.
 """
 
 import logging
@@ -24,7 +24,7 @@ from edlm.training.loop import Objective, Training, share
 
 @dataclass(frozen=True)
 class Stretch:
-    """`count` numbers of the parameter `name`, from `offset` on, lie in the flat tensor `master` from `start` on."""
+    """`count` elements of the parameter `name` from `offset`, stored in the flat tensor `master` from `start`."""
 
     name: str
     master: int
@@ -34,7 +34,7 @@ class Stretch:
 
 
 class ZeroEngine:
-    """An `Engine` of several workers that share the training state (torch.distributed must be up)."""
+    """`Engine` of several workers that share the training state (torch.distributed must be initialized)."""
 
     def __init__(self, objective: Objective, training: Training, zero: Zero, device: torch.device) -> None:
         assert isinstance(objective, nn.Module)
@@ -43,24 +43,24 @@ class ZeroEngine:
         self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
-        # DeepSpeed's float32 weights of a bfloat16 network begin rounded.
+        # DeepSpeed initializes the float32 weights of a bfloat16 network from rounded ones, so keep the unrounded ones.
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
-        objective.train()  # every worker must make the same calls, which networks promise in training alone
+        objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
         self._stretches = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
         if initial:
             self._lay_out(initial, WEIGHTS, self._masters)
-        self._adam.state.clear()  # DeepSpeed may have taken a step with no gradient to allocate the moments
+        self._adam.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         loss, observations = self._engine(rows.to(self.device))
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()  # between micro-steps this only counts them
+            self._engine.step()  # between micro-steps it only counts them
         return loss, observations
 
     def update(self, learning_rate: float) -> float:
@@ -70,7 +70,7 @@ class ZeroEngine:
         self._engine.step()
         norm = self._engine.get_global_grad_norm() if norm is None else norm
         if not self._engine.was_step_applied():
-            norm = float("nan")  # DeepSpeed passes over a step whose gradient is not finite
+            norm = float("nan")  # DeepSpeed skips a step whose gradient is not finite
         if self._averages is not None:
             average(self._averages, [master.detach() for master in self._masters], self.training.ema)
         self.step += 1
@@ -105,8 +105,8 @@ class ZeroEngine:
         self.step = step
 
     def export(self) -> dict[str, Tensor] | None:
-        whole = self._whole({"": self._averages or self._masters})
-        return None if whole is None else {name.removeprefix("."): tensor for name, tensor in whole.items()}
+        weights = self._whole({"": self._averages or self._masters})
+        return None if weights is None else {name.removeprefix("."): tensor for name, tensor in weights.items()}
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
@@ -116,7 +116,7 @@ class ZeroEngine:
         return [self._adam.state[master][key] for master in self._masters]
 
     def _norm_before_step(self) -> float | None:
-        """Stage 0 clips without telling the norm, so it is taken here; elsewhere DeepSpeed says it."""
+        """Return the gradient norm at stage 0, where DeepSpeed clips without reporting it; None at other stages."""
         if self._stage > 0:
             return None
         grads = [master.grad for master in self._masters if master.grad is not None]
@@ -124,7 +124,7 @@ class ZeroEngine:
 
     @torch.no_grad()
     def _whole(self, kinds: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:
-        """Every kind of every parameter, whole, on rank 0; one parameter at a time is in memory twice."""
+        """Return every kind of every parameter, unsharded, on rank 0; one parameter at a time is in memory twice."""
         result = {}
         for kind, flats in kinds.items():
             for name, shape in self.shapes.items():
@@ -134,7 +134,7 @@ class ZeroEngine:
                         buffer[stretch.offset : stretch.offset + stretch.count] = (
                             flats[stretch.master].flatten()[stretch.start : stretch.start + stretch.count].to(buffer)
                         )
-                torch.distributed.reduce(buffer, dst=0)  # each number from one worker, zeros from the others: exact
+                torch.distributed.reduce(buffer, dst=0)  # exact: one worker has the element, others add 0
                 if self.rank == 0:
                     result[f"{kind}.{name}"] = buffer.view(shape).cpu()
         return result if self.rank == 0 else None
@@ -149,11 +149,11 @@ class ZeroEngine:
 def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world: int) -> Any:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # here, because it looks for the accelerator when it is imported
+    import deepspeed  # here, because it detects the accelerator on import
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # The CPU's shared-memory collectives would be compiled at the first start; gloo's serve without a compiler.
+    # The CPU's shared-memory collectives would be compiled at the first start; gloo's need no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": share(training, world),
@@ -165,7 +165,7 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": 0.0,  # `update` sets it; a step taken while DeepSpeed starts must move nothing
+                "lr": 0.0,  # `update` sets it; a step during DeepSpeed's initialization must change nothing
                 "betas": list(training.betas),
                 "eps": training.epsilon,
                 "weight_decay": training.weight_decay,
@@ -176,13 +176,13 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
     if training.precision == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-        settings["communication_data_type"] = "fp32"  # the gradients of workers, too, are added up in float32
+        settings["communication_data_type"] = "fp32"  # gradients are summed over workers in float32, too
     engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)  # type: ignore[arg-type]
     return engine
 
 
 def _stage(zero: Zero, training: Training) -> int:
-    """DeepSpeed's stage: 1 for 0 in bfloat16, because without ZeRO it adds up gradients in bfloat16."""
+    """Return DeepSpeed's stage: 1 for 0 in bfloat16, because without ZeRO it accumulates gradients in bfloat16."""
     return 1 if zero.stage == 0 and training.precision == "bfloat16" else zero.stage
 
 
@@ -194,10 +194,10 @@ def _offload(zero: Zero) -> dict[str, Any]:
 
 
 def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Tensor]:
-    """This worker's float32 weights, as the optimizer holds them."""
+    """Return this worker's float32 weights, as the optimizer holds them."""
     if stage == 3:
         return list(optimizer.fp32_partitioned_groups_flat)
-    if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer, of stage 1 in bfloat16
+    if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer: stage 1 in bfloat16
         return list(optimizer.fp32_groups_flat_partition)
     if stage > 0:
         return list(optimizer.single_partition_of_fp32_groups)
@@ -205,20 +205,20 @@ def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Te
 
 
 def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> Iterator[Stretch]:
-    """Where this worker's part of each parameter lies."""
+    """Yield this worker's slices of the parameters."""
     if stage == 3:
         for i, group in enumerate(optimizer.fp16_groups):
             for parameter in group:
                 _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-                count = max(0, min(size, parameter.ds_numel - rank * size))  # the last part is padded
+                count = max(0, min(size, parameter.ds_numel - rank * size))  # the last shard is padded
                 yield Stretch(names[id(parameter)], i, start, rank * size, count)
     elif stage > 0:
         for i, group in enumerate(getattr(optimizer, "bf16_groups", None) or optimizer.bit16_groups):
             for parameter in group:
                 mapping = parameter._hp_mapping
                 if mapping is not None:
-                    here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    yield Stretch(names[id(parameter)], i, there.start, here.start, here.numel)
+                    low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
+                    yield Stretch(names[id(parameter)], i, high.start, low.start, low.numel)
     else:
         for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
             yield Stretch(names[id(parameter)], i, 0, 0, parameter.numel())
@@ -226,7 +226,7 @@ def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> 
 
 @torch.no_grad()
 def _show(optimizer: Any, stage: int) -> None:
-    """The network gets the float32 weights that were laid out, in its own precision."""
+    """Copy the loaded float32 weights to the network, in its own precision."""
     if stage == 3:
         optimizer._partition_all_parameters()
         for i in range(len(optimizer.fp16_groups)):

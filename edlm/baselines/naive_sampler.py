@@ -1,11 +1,12 @@
-"""The published sampler as its description reads, with its mistakes mended: what the fast one is timed against.
+"""Direct implementation of the published sampler, with its errors corrected: the timing baseline of the fast sampler.
 
-Every step reads the network, projects every position to the vocabulary, and races over the whole of it for each of the
-k drafts, of which a part is kept; energies see all k drafts at once, as a batch repeated k times (Xu et al. 2024,
-algorithm 1, and its released code). Its law is that of `edlm.sampler.Sampler` up to the grain of float32; mended are
-the sign of the energy, the order of the batch, the end of time (0, where everything is drawn), and that one new token
-alone is not resampled. Where the description leaves the work open, the cheaper way is taken: which tokens a resampling
-step reveals is drawn by one uniform a position, not by another race over the vocabulary.
+Every step calls the network, projects every position to the vocabulary, and runs a race over the whole vocabulary for
+each of the k candidates, of which a part is kept; energies see all k candidates at once, as a batch repeated k times
+(Xu et al. 2024, algorithm 1, and its released code). Its distribution is that of `edlm.sampling.sampler.Sampler` up to
+the resolution of float32. Corrected are the sign of the energy, the order of the batch, the final time (0, where every
+token is drawn), and that a single new token is not resampled. Where the description leaves the work open, the cheaper
+option is taken: a resampling step selects positions with one uniform per position, not by another race over the
+vocabulary.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from edlm.schedule import AbstractSchedule
 
 @dataclass(frozen=True)
 class NaiveSampler:
-    """Settings as of the fast sampler; only whole-draft energies, k >= 1, and positions revealed at random."""
+    """Naive sampler with the settings of the fast one; whole-sequence energies, k >= 1 and random unmasking only."""
 
     sampler: Sampler
 
@@ -42,7 +43,7 @@ class NaiveSampler:
         schedule: AbstractSchedule,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
-        """The canvas with every masked place filled."""
+        """Return the canvas with every masked position filled."""
         for i in range(self.sampler.steps, 0, -1):
             xt = self.step(xt, i, denoiser, energy, schedule, generator)
         return xt
@@ -57,9 +58,9 @@ class NaiveSampler:
         schedule: AbstractSchedule,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
-        """x_s from x_t, from the i-th time of the grid to the one before.
+        """Compute x_s from x_t, from the i-th time of the grid to the previous one.
 
-        Raises FloatingPointError where logits are not numbers: a race takes them for its winners.
+        Raise FloatingPointError if logits are NaN, which a race would take for winners.
         """
         b, length = xt.shape
         times = self.sampler.times().to(xt.device)
@@ -72,17 +73,17 @@ class NaiveSampler:
         if (log_p.sum(dim=-1).isnan() & masked).any():
             raise FloatingPointError("logits are not numbers; the network or its input is broken")
         if energy is None or self.sampler.candidates == 1 or not bool(self.sampler.in_window(t)[0]):
-            # One race over the vocabulary and the mask says what is revealed, and as what.
+            # One race over the vocabulary and the mask selects both the positions and their tokens.
             shared = share[..., None].float()
             q = torch.cat([log_p.exp() * shared, (1 - shared).expand(b, length, 1)], dim=-1)
             return torch.where(masked, race(q, generator), xt)
         k = self.sampler.candidates
         x = race(log_p.exp()[:, None].expand(-1, k, -1, -1), generator)
         x = torch.where(masked[:, None], x, xt[:, None])
-        at = x.clamp(max=denoiser.vocabulary - 1)[..., None]
-        drawn = log_p[:, None].expand(-1, k, -1, -1).gather(-1, at)[..., 0] * masked[:, None]
-        # Every draft is a sequence of its own, as in a batch that is repeated k times.
-        xts, ts, contexts = (of_each.repeat_interleave(k, 0) for of_each in (xt, t, context))
+        index = x.clamp(max=denoiser.vocabulary - 1)[..., None]
+        drawn = log_p[:, None].expand(-1, k, -1, -1).gather(-1, index)[..., 0] * masked[:, None]
+        # Each candidate is a separate sequence, as in a batch repeated k times.
+        xts, ts, contexts = (values.repeat_interleave(k, 0) for values in (xt, t, context))
         log_ps = drawn.sum(dim=-1).flatten()[:, None, None]
         energies = energy(x.flatten(0, 1)[:, None], xts, ts, log_ps, contexts).unflatten(0, (b, k))[:, :, 0]
         log_v = equations.log_weight(energies, self.sampler.energy_temperature)[..., 0]
@@ -93,6 +94,6 @@ class NaiveSampler:
 
 
 def race(p: Float[Tensor, "*n v"], generator: torch.Generator) -> Int[Tensor, "*n"]:
-    """argmax of p_v / e_v with exponential e_v: v wins with probability p_v / sum p, up to the grain of float32."""
+    """Return argmax p_v / e_v with exponential e_v: v wins with probability p_v / sum p, up to float32 resolution."""
     noise = torch.empty(p.shape, dtype=p.dtype, device=p.device).exponential_(generator=generator)
     return (p / noise).argmax(dim=-1)

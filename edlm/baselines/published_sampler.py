@@ -1,14 +1,14 @@
-"""The published EDLM generator, reproduced to be compared with: never how this project draws unless asked to.
+"""Published EDLM generator, reproduced for comparison: used on explicit request only.
 
-It differs from `edlm.sampling.sampler.Sampler`, and its numbers depend on it, in this:
-  every token is drawn by a Gumbel race in float32, cut off at the tail (`race`);
-  a plain step is ONE race over the vocabulary and the mask, so that more steps cut off more (`reverse`);
-  where k drafts are weighed, they are drawn by races without the mask, and a single new token is resampled too;
-  time ends at 1e-5, and what is masked then becomes the likeliest token.
-Its errors are left out: the weight here is exp(-E), where the released code has exp(+E); candidates are weighed against
+Its results depend on these differences from `edlm.sampling.sampler.Sampler`:
+  every token is drawn by a Gumbel race in float32, which truncates the tail (`race`);
+  a plain step is ONE race over the vocabulary and the mask, so that more steps truncate more (`reverse`);
+  the k candidates of a scored step are drawn by races without the mask, and a single new token is resampled too;
+  time ends at 1e-5, and positions still masked then become the likeliest token.
+Its errors are not reproduced: the weight here is exp(-E), where the released code has exp(+E); candidates compete with
 those of their own sequence, where it mixes the batch; energies get t and log-probabilities, where it passes t for sigma
-and probabilities. Sources: Xu et al. 2024 (arXiv 2410.21357) and its released code, for what the race does Zheng et
-al. 2024 (arXiv 2409.02908); docs/mathematics.md 4.1.
+and probabilities. Sources: Xu et al. 2024 (arXiv 2410.21357) and its released code; Zheng et al. 2024 (arXiv
+2409.02908) for the effect of the race; docs/mathematics.md 4.1.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,25 +32,26 @@ from edlm.schedule import AbstractSchedule
 Precision = Literal["bfloat16", "float32", "float64"]
 EXACT_LABEL = "exact"
 
-_TINY = 1e-10  # stands in the published race inside and outside the logarithm
-_NOISE = 8  # a race keeps 64-bit noise for each entry beside the probabilities: smaller chunks
+_TINY = 1e-10  # added inside and outside the logarithm in the published race
+_NOISE = 8  # chunks are this much smaller: a race holds 64-bit noise per entry besides the probabilities
 
 
 def race(p: Float[Tensor, "*n v"], u: Float64[Tensor, "*n v"], dtype: torch.dtype) -> Int[Tensor, "*n"]:
-    """The winner of argmax_v p_v / e_v, e_v = -log u_v, computed in `dtype`; p need not be normalised.
+    """Return the winner of argmax_v p_v / e_v, e_v = -log u_v, computed in `dtype`; p need not be normalised.
 
-    With exact noise v wins with probability p_v. But 1 - u_v, and so e_v, is never below the grain h of the uniforms
-    (2^-24 in float32, 2^-8 in bfloat16), and beside any others of total weight 1 - p_v a rare token v wins with
+    With exact noise v wins with probability p_v. But 1 - u_v, and so e_v, is never below the resolution h of the
+    uniforms (2^-24 in float32, 2^-8 in bfloat16), so against any others of total weight 1 - p_v a rare token v wins
+    only with probability
         h / (exp(h / p_v) - 1)  =  p_v - h / 2 + ...
-    only: 0.58 of its share at p_v = h = 6e-8, next to nothing below. What it loses goes to the likely tokens.
+    which is 0.58 of its share at p_v = h = 6e-8 and almost nothing below. The likely tokens gain what it loses.
     """
     return (p.to(dtype) / (_TINY - (grained(u, dtype) + _TINY).log())).argmax(dim=-1)
 
 
 def grained(u: Float64[Tensor, "*n"], dtype: torch.dtype) -> Float[Tensor, "*n"]:
-    """The uniforms as `torch.rand` makes them: multiples of 2^-24 in float32, 0 among them and 1 not.
+    """Round uniforms to the values of `torch.rand`: multiples of 2^-24 in float32, including 0 and excluding 1.
 
-    In bfloat16 it rounds those, and what becomes 1 is 0.
+    In bfloat16 these are rounded, and values that become 1 are set to 0.
     """
     grid = 2 / torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     rounded = ((u * grid).floor() / grid).to(dtype)
@@ -60,11 +61,11 @@ def grained(u: Float64[Tensor, "*n"], dtype: torch.dtype) -> Float[Tensor, "*n"]
 def reverse(
     log_p: Float[Tensor, "n v"], share: Float[Tensor, " n"], u: Float64[Tensor, "n v+1"], dtype: torch.dtype
 ) -> Int[Tensor, " n"]:
-    """x_s of masked positions by one race over q = (r p_theta, 1 - r): the mask, whose id is v, competes.
+    """Draw x_s of masked positions by one race over q = (r p_theta, 1 - r), in which the mask, whose id is v, competes.
 
     `share` is r = (alpha_s - alpha_t) / (1 - alpha_t), about 1 / i at the i-th step before the end. A token enters the
-    race with p_v / i, so that the grain h cuts off what is rarer than i h: with T steps a token is revealed at i from 1
-    to T alike, and the more steps, the more of the tail is lost, the lower the entropy.
+    race with p_v / i, so that the resolution h truncates tokens rarer than i h. With T steps a token is unmasked at any
+    i from 1 to T with equal probability, so more steps lose more of the tail and lower the entropy.
     """
     q = torch.cat([log_p.exp() * share[:, None], 1 - share[:, None]], dim=-1)
     return race(q, u, dtype)
@@ -72,14 +73,14 @@ def reverse(
 
 @config
 class PublishedSampler:
-    """The published generator in place of `sampler`; it weighs whole drafts only."""
+    """Published generator in place of `sampler`, for whole-sequence energies only."""
 
     sampler: Sampler
     """Steps, candidates (k >= 1), window and temperature."""
     precision: Precision = "float32"
-    """Of the races: float32 is the published one, float64 the same procedure without its artefact."""
+    """Precision of the races: float32 is the published one, float64 the same procedure without its artifact."""
     end: Fraction = 1e-5
-    """The grid runs from t = 1 to here; what is still masked becomes the likeliest token."""
+    """Last time of the grid from t = 1; positions still masked there become the likeliest token."""
 
     def __post_init__(self) -> None:
         if self.sampler.candidates == EXACT:
@@ -93,7 +94,7 @@ class PublishedSampler:
 
     @property
     def label(self) -> str:
-        """What every result of this sampler is to be called."""
+        """Label of every result of this sampler."""
         return f"legacy, {self.precision} race"
 
     @property
@@ -110,7 +111,7 @@ class PublishedSampler:
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
-        """As `Sampler.sample`, with one result more for `on_step`: that of the likeliest tokens at the end."""
+        """Sample as `Sampler.sample`; `on_step` gets one more result, that of the likeliest tokens at the end."""
         steps, broken = self.sampler.steps, torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
         for i in range(steps, -1, -1):
             index = torch.full_like(seeds, i)
@@ -140,19 +141,19 @@ class PublishedSampler:
         schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
     ) -> StepResult:
-        """As `Sampler.step`; here it is the races that say what is revealed. ValueError for a step energy."""
+        """Step as `Sampler.step`, except that races select the positions. Raise ValueError for a step energy."""
         if energy is not None and not energy.whole_sequence:
             raise ValueError(
                 f"{type(energy).__name__} weighs a step's tokens, and the published generator whole drafts alone; "
                 "use Sampler"
             )
         masked, share = xt == denoiser.mask, schedule.reveal(t, s)
-        weighed = self.sampler.in_window(t) & (self.sampler.candidates > 1) & (energy is not None)
+        scored = self.sampler.in_window(t) & (self.sampler.candidates > 1) & (energy is not None)
         parts = []
-        for rows, how in ((~weighed, self._plain), (weighed, self._resample)):
+        for rows, method in ((~scored, self._plain), (scored, self._resample)):
             if rows.any():
                 state = StepState(xt[rows], t[rows], s[rows], index[rows], seeds[rows], masked[rows], xt[rows])
-                parts.append((rows, how(state, share[rows], denoiser, energy)))
+                parts.append((rows, method(state, share[rows], denoiser, energy)))
         return join(parts)
 
     def _plain(
@@ -178,9 +179,9 @@ class PublishedSampler:
         log_v = equations.log_weight(energies, self.sampler.energy_temperature)
         picked = equations.pick(log_v, uniforms(now.seeds, now.index, 0, Purpose.PICK, (log_v.shape[2],)))
         chosen = x.gather(1, equations.spread_groups(picked, length, energy.block)[:, None])[:, 0]
-        # The reverse step of a denoiser that is sure of the chosen draft: its token against the mask.
-        two = torch.stack([share, 1 - share], dim=-1)[:, None].expand(b, length, 2)
-        kept = race(two, uniforms(now.seeds, now.index, 0, Purpose.REVEAL, (length, 2)), self.dtype) == 0
+        # Reverse step of a denoiser that is certain of the chosen candidate: its token competes with the mask alone.
+        q = torch.stack([share, 1 - share], dim=-1)[:, None].expand(b, length, 2)
+        kept = race(q, uniforms(now.seeds, now.index, 0, Purpose.REVEAL, (length, 2)), self.dtype) == 0
         result = replace(now, revealed=now.revealed & kept).advanced(chosen, energy, energy_calls=k, broken=broken)
         return replace(
             result,
@@ -193,9 +194,9 @@ class PublishedSampler:
     def _drafts(
         self, now: StepState, context: Tensor, denoiser: AnyDenoiser
     ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"], Bool[Tensor, " b"]]:
-        """k drafts, each by a race over the vocabulary at every masked position, and their log-probabilities.
+        """Draw k candidates, each by a race over the vocabulary at every masked position.
 
-        Last: in which rows these are not numbers.
+        Return them, their log-probabilities, and which rows have NaN log-probabilities.
         """
         k = self.sampler.candidates
         x = now.xt[:, None].repeat(1, k, 1)
@@ -211,7 +212,7 @@ class PublishedSampler:
 
 
 def _chunks(where: Tensor, entries: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The selected positions a few at a time, with their rows and places; `entries` of noise for each."""
+    """Yield the selected positions in chunks, with their rows and columns, for `entries` of noise per position."""
     for chunk in chunks(where, _NOISE * entries):
         rows, at = torch.nonzero(chunk, as_tuple=True)
         yield chunk, rows, at
@@ -222,18 +223,15 @@ def _none(now: StepState) -> Bool[Tensor, " b"]:
 
 
 def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
-    """Where a row of values holds what is not a number: a race, or the largest, would take it for the winner."""
+    """Return which rows contain NaN, which a race or an argmax would take for the winner."""
     return values.isnan().any(dim=1)
 
 
 def _likeliest(now: StepState, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
-    """What is masked becomes the likeliest token, each on its own: biased, and published."""
+    """Replace each masked position by its likeliest token, independently: biased, as published."""
     context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
     for chunk in chunks(now.revealed, denoiser.vocabulary):
         log_p = denoiser.log_p(context, chunk)
         broken[torch.nonzero(chunk)[_nan(log_p), 0]] = True
         x[chunk] = log_p.argmax(dim=-1)
     return now.advanced(x, energy, broken=broken)
-
-
-# ---------------------------------------------------------------- what it does to the entropy

@@ -1,1 +1,1 @@
-"""Checkpoints: model folders, the networks in them, and the state of a training."""
+"""Checkpoints: model folders, the networks in them, and training state."""

@@ -1,4 +1,4 @@
-"""From an energy's folder to its network, and from its weights to a folder."""
+"""Energies in model folders: saving and opening."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,36 +24,36 @@ from edlm.models.transformer import TransformerConfig
 
 @config
 class EnergyNetwork:
-    """What it takes to build an energy: its kind, the denoiser it was made for, and the model that it is built on."""
+    """Everything needed to build an energy: its kind, the denoiser it was made for, and the model it is built on."""
 
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     denoiser_digest: str
     autoregressive: TransformerConfig | None = None
-    """Of `ar` and `coar`."""
+    """For `ar` and `coar`."""
     conditional: Conditional | None = None
-    """Of `residual`."""
+    """For `residual`."""
 
     def build(self, denoiser: Denoiser) -> AbstractEnergy:
-        """The energy with weights that are still to be filled, those of the model that it is built on among them."""
-        borrowed = None
+        """Build the energy; its weights, including those of the model it is built on, are still to be loaded."""
+        base_model = None
         if self.autoregressive is not None:
-            borrowed = AutoregressiveModel(self.autoregressive, denoiser.vocabulary)
+            base_model = AutoregressiveModel(self.autoregressive, denoiser.vocabulary)
         elif self.conditional is not None:
-            borrowed = self.conditional.build(denoiser)
-        return self.energy.build(denoiser, borrowed)
+            base_model = self.conditional.build(denoiser)
+        return self.energy.build(denoiser, base_model)
 
 
 def save_energy(
     folder: Path, weights: Mapping[str, Tensor], network: EnergyNetwork, length: int, tokenizer_file: Path, facts: Facts
 ) -> str:
-    """Afterwards `folder` holds the energy, which names the denoiser it belongs to; its digest."""
+    """Write the energy, with the digest of the denoiser that it belongs to, to `folder` and return its digest."""
     return save_network(folder, "energy", plain(network), weights, length, tokenizer_file, facts, None)
 
 
 def open_energy(folder: Path, denoiser: OpenDenoiser) -> AbstractEnergy:
-    """The energy in a model folder, on the denoiser it was made for.
+    """Open the energy in a model folder, on the denoiser that it was made for.
 
-    Raises ValueError where it was made for another denoiser: an energy is a ratio against that one's probabilities.
+    Raise ValueError if it was made for another denoiser: an energy is a ratio against its own denoiser's probabilities.
     """
     card = open_card(folder, "energy")
     network = parse(EnergyNetwork, card.network, str(folder))

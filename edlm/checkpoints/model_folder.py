@@ -1,4 +1,4 @@
-"""The model folder: a card, weights in safetensors and the tokenizer, with the digest of each file. No pickle."""
+"""Model folder: a card, weights in safetensors and the tokenizer, with the digest of each file. No pickle."""
 
 import hashlib
 import json
@@ -22,29 +22,29 @@ WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 CHECKSUMS = "checksums.json"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-NAMED = 8  # how many wrong tensors an error lists before it counts the rest
+NAMED = 8  # most wrong tensors that an error lists before it counts the rest
 
 
 @config
 class ModelCard:
-    """What a model is, for whoever opens its folder: enough to build the network without the experiment's file."""
+    """Description of a model, enough to build the network from its folder without the experiment's file."""
 
     kind: Literal["denoiser", "autoregressive", "energy"]
     network: dict[str, pydantic.JsonValue]
-    """The network's configuration, as `edlm.config.plain` gives it; `parse` makes it whole again."""
+    """The network's configuration, as `edlm.config.plain` gives it; `parse` restores it."""
     vocabulary: Positive
-    """Tokens, without the mask."""
+    """Number of tokens, without the mask."""
     length: Positive
-    """Positions of the canvas it was trained on."""
+    """Number of positions of the training canvas."""
     schedule: dict[str, pydantic.JsonValue] | None = None
     """The noise schedule's configuration; None for a model without noise."""
     tokenizer_digest: Sha256
     """SHA-256 of `tokenizer.json`."""
     trained: dict[str, pydantic.JsonValue] = pydantic.Field(default_factory=dict)
-    """How it came to be: facts for people, read by no code."""
+    """Provenance for people; no code reads it."""
 
     def require_tokenizer(self, digest: str, size: int) -> None:
-        """Nothing, where a tokenizer or a model of this `digest` and `size` fits; else ValueError with both sides."""
+        """Raise ValueError, with both sides, unless a tokenizer or model of this `digest` and `size` fits."""
         if size != self.vocabulary:
             raise ValueError(
                 f"vocabulary mismatch: the model knows {self.vocabulary} tokens, the tokenizer has {size}; "
@@ -59,7 +59,7 @@ class ModelCard:
 
 @config
 class Checksums:
-    """The content of `checksums.json`."""
+    """Content of `checksums.json`."""
 
     files: tuple[File, ...]
 
@@ -67,9 +67,9 @@ class Checksums:
 def save_model(
     folder: Path, card: ModelCard, weights: Mapping[str, Shaped[Tensor, "..."]], tokenizer_file: Path
 ) -> str:
-    """Afterwards `folder` is a complete model; its digest, the same for the same card, weights and tokenizer.
+    """Write a complete model to `folder` and return its digest, a function of card, weights and tokenizer alone.
 
-    Killed before its end, it leaves a folder that `open_folder` refuses. Raises ValueError for a weight that is not
+    If killed before the end, it leaves a folder that `open_folder` rejects. Raise ValueError for a weight that is not
     finite, and for a tokenizer that is not the card's.
     """
     problems = [problem for name, tensor in weights.items() if (problem := _not_finite(name, tensor))]
@@ -79,8 +79,8 @@ def save_model(
     if tokenizer_digest != card.tokenizer_digest:
         raise ValueError(f"{tokenizer_file} has SHA-256 {tokenizer_digest}, the card says {card.tokenizer_digest}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CHECKSUMS).unlink(missing_ok=True)  # from here on, and until the last line, it is no model
-    # A copy of each: safetensors refuses tensors that share memory, as tied weights do.
+    (folder / CHECKSUMS).unlink(missing_ok=True)  # no valid model from here until the last write
+    # Clone each tensor: safetensors rejects tensors that share memory, as tied weights do.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     save_file(copies, folder / WEIGHTS)
     write_text(str(folder / CARD), dump(card))
@@ -92,14 +92,14 @@ def save_model(
 
 
 def digest(folder: Path) -> str:
-    """The model's one immutable name: the SHA-256 of its checksums. `open_folder` says whether the files agree."""
+    """Return the model's immutable name, the SHA-256 of its checksums; `open_folder` verifies the files."""
     return digest_of(_checksums(folder).files)
 
 
 def open_folder(folder: Path) -> ModelCard:
-    """The card of a model folder, every file of which has its recorded size and digest.
+    """Return the card of a model folder after verifying the size and digest of every file.
 
-    Raises ValueError naming the file that is missing, foreign, truncated, altered, or no safetensors.
+    Raise ValueError naming the file that is missing, foreign, truncated, altered, or not safetensors.
     """
     files = _checksums(folder).files
     named = {file.path for file in files}
@@ -118,7 +118,7 @@ def open_folder(folder: Path) -> ModelCard:
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a model folder by name, on the CPU, after `open_folder` has found nothing wrong."""
+    """Return the weights of a model folder by name, on the CPU, after `open_folder` has verified it."""
     open_folder(folder)
     try:
         return load_file(folder / WEIGHTS)
@@ -127,15 +127,15 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
-    """Afterwards `module` holds exactly `weights`; where anything is wrong it is unchanged.
+    """Load exactly `weights` into `module`; on any error it is unchanged.
 
-    Raises ValueError naming the tensors that are missing, foreign, of another shape or dtype, or not finite.
+    Raise ValueError naming the tensors that are missing, foreign, of another shape or dtype, or not finite.
     """
-    own = module.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is foreign to this network" for name in weights if name not in own]
+    current = module.state_dict()
+    problems = [f"{name} is missing" for name in current if name not in weights]
+    problems += [f"{name} is foreign to this network" for name in weights if name not in current]
     for name, tensor in weights.items():
-        expected = own.get(name)
+        expected = current.get(name)
         if expected is None:
             continue
         if tensor.shape != expected.shape:
@@ -166,7 +166,10 @@ def _checksums(folder: Path) -> Checksums:
 
 
 def _check_header(path: Path) -> None:
-    """Refuses, by its first nine bytes, what is no safetensors: before a byte of it is hashed, mapped or executed."""
+    """Raise ValueError unless the first nine bytes are those of a safetensors file.
+
+    This happens before any byte of the file is hashed, mapped or executed.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)

@@ -1,4 +1,4 @@
-"""From a model folder to its network, and from a network's weights to a model folder."""
+"""Denoisers and autoregressive models in model folders: saving and opening."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class _Schedule:
 
 @dataclass(frozen=True)
 class OpenDenoiser:
-    """A denoiser with what its folder says of it."""
+    """A denoiser with the facts recorded in its model folder."""
 
     network: Denoiser
     schedule: ScheduleConfig
@@ -53,13 +53,16 @@ def save_denoiser(
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
-    """Afterwards `folder` holds the denoiser; its digest."""
+    """Write the denoiser to `folder` and return its digest."""
     network = plain(_Network(trunk=trunk))
     return save_network(folder, "denoiser", network, weights, length, tokenizer_file, facts, plain(schedule))
 
 
 def open_denoiser(folder: Path) -> OpenDenoiser:
-    """The denoiser in a model folder, ready to run. ValueError where the folder is damaged or holds something else."""
+    """Open the denoiser in a model folder, ready for inference.
+
+    Raise ValueError if the folder is damaged or holds another kind of model.
+    """
     card = open_card(folder, "denoiser")
     network = filled(Denoiser(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
     schedule = parse(_Schedule, {"schedule": card.schedule}, str(folder)).schedule
@@ -74,14 +77,14 @@ def save_autoregressive(
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
-    """Afterwards `folder` holds the autoregressive model; its digest."""
+    """Write the autoregressive model to `folder` and return its digest."""
     return save_network(
         folder, "autoregressive", plain(_Network(trunk=trunk)), weights, length, tokenizer_file, facts, None
     )
 
 
 def open_autoregressive(folder: Path) -> AutoregressiveModel:
-    """The autoregressive model in a model folder, ready to run."""
+    """Open the autoregressive model in a model folder, ready for inference."""
     card = open_card(folder, "autoregressive")
     return filled(AutoregressiveModel(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> None:
-    """Afterwards the state after `step` steps is committed in the workspace; of older ones the newest is kept."""
+    """Commit the state after `step` steps to the workspace, and keep only the newest of the older snapshots."""
     with tempfile.TemporaryDirectory(prefix="edlm-snapshot-") as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE)
         publish(Path(folder), join(workspace, f"{PREFIX}{step:08d}"), facts={"step": step})
@@ -28,7 +28,7 @@ def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> Non
 
 
 def newest_snapshot(workspace: str) -> tuple[str, int] | None:
-    """(URI, step) of the newest snapshot that is whole; one that is not is named in a warning and passed over."""
+    """Return (URI, step) of the newest intact snapshot; skip damaged ones with a warning that names them."""
     for name in reversed(snapshots(workspace)):
         uri = join(workspace, name)
         try:
@@ -43,12 +43,12 @@ def newest_snapshot(workspace: str) -> tuple[str, int] | None:
 
 
 def open_snapshot(uri: str) -> dict[str, Tensor]:
-    """The state in a snapshot, verified."""
+    """Return the state in a snapshot after verifying it."""
     return load_file(local_copy(uri) / STATE)
 
 
 def snapshots(workspace: str) -> list[str]:
-    """Names of all snapshots, oldest first; whether they are whole is not looked at."""
+    """Return the names of all snapshots, oldest first, without verifying them."""
     system, root = fsspec.core.url_to_fs(workspace)
     if not system.exists(root):
         return []

@@ -1,4 +1,4 @@
-"""The client of a running service; imports nothing else of edlm."""
+"""Client of a running service; imports nothing else from edlm."""
 
 from edlm.client.client import Client, Patience, Settings, Stream
 from edlm.client.types import (

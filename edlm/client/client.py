@@ -1,4 +1,4 @@
-"""The client: the service from Python, whole answers and texts as they grow."""
+"""Python client of the service, for complete and streamed responses."""
 
 import json
 import secrets
@@ -28,13 +28,13 @@ from edlm.client.types import (
 
 Answer = TypeVar("Answer")
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
-SEEDS = 2**53 - 16  # what JSON keeps exactly, with room for the seeds of further choices
+SEEDS = 2**53 - 16  # integers that JSON represents exactly, with room for the seeds of further choices
 CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to generate, where it differs from what the model was registered with (the object `edlm` of a request)."""
+    """Generation settings that override those registered with the model (the object `edlm` of a request)."""
 
     steps: int | None = None
     candidates: int | None = None
@@ -44,10 +44,10 @@ class Settings:
     energy: str | None = None
     timeout_seconds: float | None = None
     returned: tuple[Literal["token_ids", "trajectory"], ...] | None = None
-    """What a choice holds besides its text (`return`, which is no name in Python)."""
+    """Contents of a choice besides its text (`return` in the request, a keyword in Python)."""
     streams: Literal["independent", "shared"] | None = None
-    """Whether each of several texts has a stream of its own, or text i of each prompt that of `seed + i`. None:
-    independent where no seed is given, shared where one is."""
+    """Whether each of several texts has its own random stream, or text i of each prompt has that of `seed + i`. None:
+    independent without a seed, shared with one."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -57,19 +57,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class Patience:
-    """How often to ask again where the service is busy, and how long to wait each time at most."""
+    """Number of retries while the service is busy, and the longest wait before each of them."""
 
     times: int = 0
     seconds: float = 60.0
-    """A service that says to wait longer is not asked again."""
+    """If the service asks for a longer wait, the request is not retried."""
 
 
 class Client:
-    """The service at `url`. What it refuses is raised as one of `edlm.client.types`' errors.
+    """Client of the service at `url`; rejections raise the errors of `edlm.client.types`.
 
-    Each request has a seed, drawn here where none is given: sent again with it and the `streams` that its answer names,
-    the request gives the same texts. Whatever `fields` say is sent on; ValueError where they contradict an argument.
-    `timeout_seconds` is how long the service may say nothing. No proxy of the environment is used.
+    Each request has a seed, drawn by the client if none is given: repeated with it and the `streams` that the response
+    names, the request gives the same texts. `fields` are sent as they are; ValueError if they contradict an argument.
+    `timeout_seconds` is the longest silence of the service. Proxies of the environment are not used.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Afterwards no connection is open."""
+        """Close all connections."""
         self._http.close()
 
     def complete(
@@ -99,7 +99,10 @@ class Client:
         settings: Settings = Settings(),
         **fields: Any,
     ) -> Completion:
-        """What follows the prompt; `fields` are OpenAI's others (n, stop, suffix, echo, best_of, ...), or ours."""
+        """Return completions of the prompt.
+
+        `fields` are the other fields of OpenAI (n, stop, suffix, echo, best_of, ...) or of edlm.
+        """
         body = _whole(_texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens))
         return read(Completion, self._post("/v1/completions", body))
 
@@ -112,7 +115,7 @@ class Client:
         settings: Settings = Settings(),
         **fields: Any,
     ) -> Infill:
-        """The text with its gaps filled: pieces of text and sizes of gaps, or tokens with None in each hole."""
+        """Return the text with its gaps filled: give pieces of text and gap sizes, or tokens with None in each gap."""
         body = _whole(_texts(seed, settings, fields, parts=parts, tokens=tokens))
         return read(Infill, self._post("/v1/infill", body))
 
@@ -125,19 +128,19 @@ class Client:
         settings: Settings = Settings(),
         **fields: Any,
     ) -> Score:
-        """How likely the text is; `fields`: draws."""
+        """Return the likelihood of the text; `fields`: draws."""
         return read(Score, self._post("/v1/score", _body(seed, settings, fields, text=text, tokens=tokens)))
 
     def models(self) -> tuple[Model, ...]:
-        """What is served."""
-        return tuple(read(Model, one) for one in _member(self._answer("GET", "/v1/models"), "data"))
+        """Return the served models."""
+        return tuple(read(Model, model) for model in _member(self._answer("GET", "/v1/models"), "data"))
 
     def tokenize(self, text: str) -> Tokens:
-        """The text as the model reads it."""
+        """Return the text as the model reads it."""
         return read(Tokens, self._post("/v1/tokenize", {"text": text}))
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens."""
+        """Return the text of the tokens."""
         return _member(self._post("/v1/detokenize", {"tokens": list(tokens)}), "text")
 
     def stream(
@@ -150,7 +153,7 @@ class Client:
         denoising: bool | None = None,
         **fields: Any,
     ) -> "Stream":
-        """The text as it grows, and with `denoising` every state of its canvas that there is time for."""
+        """Stream the text, and with `denoising` every state of its canvas that the reader is fast enough for."""
         body = _texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens)
         given = {} if denoising is None else {"denoising": denoising}
         return self._stream("/v1/completions", body, given, {"denoising": False})
@@ -164,7 +167,7 @@ class Client:
         settings: Settings = Settings(),
         **fields: Any,
     ) -> "Stream":
-        """The states of the canvas while its gaps are filled, and the text at the end."""
+        """Stream the states of the canvas while its gaps are filled, and the text at the end."""
         body = _texts(seed, settings, fields, parts=parts, tokens=tokens)
         return self._stream("/v1/infill", body, {}, {"denoising": True})
 
@@ -174,8 +177,8 @@ class Client:
         if body.get("stream") is False:
             raise ValueError("stream is False, and this streams; call complete or infill")
         given = _merged("stream_options", options, body.get("stream_options"))
-        wanted = body | {"stream": True, "stream_options": {"include_usage": True, **defaults, **given}}
-        return Stream(self._send("POST", path, wanted, stream=True), body["seed"], body["edlm"].get("streams"))
+        request = body | {"stream": True, "stream_options": {"include_usage": True, **defaults, **given}}
+        return Stream(self._send("POST", path, request, stream=True), body["seed"], body["edlm"].get("streams"))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._answer("POST", path, body)
@@ -188,13 +191,13 @@ class Client:
             raise ServerFailed(f"the answer is no JSON: {response.text[:80]!r}", response.status_code) from None
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, stream: bool) -> httpx.Response:
-        """The answer, once the service accepted; asks again where it is busy, as often as patience allows."""
-        for again in range(self._patience.times, -1, -1):
+        """Return the response once the service accepts; retry while it is busy, as often as `patience` allows."""
+        for retries_left in range(self._patience.times, -1, -1):
             try:
                 return self._try(method, path, body, stream)
             except Busy as busy:
                 seconds = 1.0 if busy.retry_after is None else busy.retry_after
-                if not again or seconds > self._patience.seconds:
+                if not retries_left or seconds > self._patience.seconds:
                     raise
                 time.sleep(seconds)
         raise AssertionError("the last attempt returns or raises")
@@ -215,10 +218,10 @@ class Client:
 
 
 class Stream:
-    """A text as it grows: iterate it for its events, the last of which is `Ended`.
+    """Iterator over the events of a streamed text, the last of which is `Ended`.
 
-    Closing it, which the end of a `with` does, cancels the work on the server. Raises StreamLost where the stream ends
-    without its end, and an error of the service's where it reports one.
+    Closing it, as the end of a `with` does, cancels the work on the server. Iteration raises StreamLost if the stream
+    is cut before its last event, and the error of the service if it reports one.
     """
 
     def __init__(self, response: httpx.Response, seed: int, streams: str | None = None) -> None:
@@ -239,15 +242,15 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Afterwards the connection is closed, and what was not read is not made."""
+        """Close the connection; the server stops generating."""
         self._events.close()
         self._response.close()
 
     def _read(self) -> Generator[Event, None, None]:
-        found, reading = Events(), Reading()
+        parser, reading = Events(), Reading()
         try:
             for piece in self._response.iter_bytes():
-                for data in found.feed(piece):
+                for data in parser.feed(piece):
                     yield from reading.events(data)
                     if reading.ended is not None:
                         return
@@ -265,7 +268,7 @@ def _body(seed: int | None, settings: Settings, others: Mapping[str, Any], **fie
 
 
 def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-    """As `_body`. The seed that is drawn here looks given to the service, so it is told of independent streams."""
+    """Return `_body`, with independent streams if the seed is drawn here, because to the service it looks given."""
     body = _body(seed, settings, others, **fields)
     if seed is None:
         body["edlm"].setdefault("streams", "independent")
@@ -273,14 +276,14 @@ def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fi
 
 
 def _whole(body: dict[str, Any]) -> dict[str, Any]:
-    """The body; ValueError where it asks for a stream."""
+    """Return the body. Raise ValueError if it asks for a stream."""
     if body.get("stream"):
         raise ValueError("stream is True, and this returns a whole answer; call stream or stream_infill")
     return body
 
 
 def _merged(name: str, ours: Mapping[str, Any], theirs: Any) -> dict[str, Any]:
-    """Both together; ValueError where they say different things of the same field."""
+    """Return both mappings merged. Raise ValueError if they disagree on a field."""
     if theirs is None:
         return dict(ours)
     if not isinstance(theirs, Mapping):
@@ -293,7 +296,7 @@ def _merged(name: str, ours: Mapping[str, Any], theirs: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it, where a tuple is a list."""
+    """Return the value as JSON represents it, with a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -1,25 +1,25 @@
-"""Server-sent events: from the bytes of a stream, in pieces of any size, to the data of one event after the other."""
+"""Server-sent events: from the bytes of a stream, in chunks of any size, to the data of successive events."""
 
 
 class Events:
-    """A reader that is fed what arrives.
+    """Incremental parser of an event stream.
 
-    Lines end with a line feed alone (after a carriage return or none): what Python's own splitting takes for the end of
-    a line besides, U+2028 for one, is a character of a text here.
+    Only a line feed ends a line (with an optional carriage return before it): the other line boundaries of
+    `str.splitlines`, such as U+2028, are characters of a text here.
     """
 
     def __init__(self) -> None:
         self._rest, self._data = b"", []
 
     def feed(self, piece: bytes) -> list[str]:
-        """The data of every event that is complete now; ValueError where it is not UTF-8."""
+        """Return the data of every event that `piece` completes. Raise ValueError if it is not UTF-8."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
-        found = []
+        events = []
         for line in lines:
             line = line.removesuffix(b"\r")
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
             elif not line and self._data:
-                found.append(b"\n".join(self._data).decode("utf-8"))
+                events.append(b"\n".join(self._data).decode("utf-8"))
                 self._data = []
-        return found
+        return events

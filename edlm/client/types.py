@@ -1,4 +1,4 @@
-"""Answers: what the service says, as a reader gets it; whole texts, texts as they grow, and errors."""
+"""Response types of the client: complete texts, streamed texts and errors."""
 
 import json
 from collections.abc import Mapping
@@ -8,38 +8,38 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pydantic
 
 Answer = TypeVar("Answer")
-DONE = "[DONE]"  # the last event of a stream that was not cut
+DONE = "[DONE]"  # last event of a complete stream
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One text."""
+    """One generated text, or a part of it in a stream."""
 
     index: int
     text: str
     finish_reason: str | None = None
-    """`stop`: the model or a stop string ended it. Of a stream None until the text ends."""
+    """`stop`: the model or a stop string ended the text. In a stream, None until the text ends."""
     token_ids: tuple[int, ...] | None = None
-    """Where the request asked for them."""
+    """Present if the request asked for them."""
     revealed_at: tuple[int, ...] | None = None
-    """The step that revealed each token, where the request asked for the trajectory."""
+    """Step that unmasked each token; present if the request asked for the trajectory."""
 
 
 @dataclass(frozen=True)
 class Infilled:
-    """One text whose gaps are filled, what was given included."""
+    """One infilled text, including its given parts."""
 
     index: int
     text: str
     tokens: tuple[int, ...]
     finish_reason: str | None = None
     revealed_at: tuple[int, ...] | None = None
-    """The step that revealed each token, 0 where it was given, where the request asked for the trajectory."""
+    """Step that unmasked each token, 0 for a given one; present if the request asked for the trajectory."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens."""
+    """Token counts."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -48,10 +48,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Details:
-    """What made an answer, so that it can be made again, and what it took."""
+    """Settings that reproduce a response, and its cost."""
 
     seed: int
-    """The request's, or the one that was drawn for it."""
+    """Seed of the request, or the one drawn for it."""
     steps: int
     candidates: int
     window: tuple[float, float]
@@ -61,28 +61,28 @@ class Details:
     model_version: str
     digest: str
     ess: float | None = None
-    """Effective number of candidates, a mean over the steps that had something to choose."""
+    """Effective number of candidates, averaged over the steps that chose among candidates."""
     denoiser_calls: int | None = None
     energy_calls: int | None = None
     prompt: tuple[str, ...] | None = None
-    """What was read: a tokenizer may drop capitals or signs."""
+    """Prompts as the tokenizer reads them: it may drop capitals or symbols."""
     best_of_energies: tuple[tuple[float | None, ...], ...] | None = None
-    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of writing."""
+    """For `best_of`, per prompt: the energy per token of every generated text, in the order of generation."""
     seeds: tuple[int, ...] | None = None
-    """Of each choice its own: as the `seed` of a request for one text it gives the same text."""
+    """Seed of each choice; as the `seed` of a request for one text it gives the same text."""
     streams: str | None = None
-    """`independent` or `shared`: how those follow from `seed`."""
+    """`independent` or `shared`: how the seeds of the choices follow from `seed`."""
     temperature: float = 1.0
-    """Of the tokens."""
+    """Token temperature."""
     law: str | None = None
-    """`another law` where the temperature is not 1: the model's bounds are not those of these texts."""
+    """`another law` if the temperature is not 1: the bounds of the model do not apply to these texts."""
     ignored: tuple[str, ...] = ()
-    """Fields of the request that the service does not know; they changed nothing."""
+    """Fields of the request that are unknown to the service; they had no effect."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """Texts that follow the prompts."""
+    """Completions of the prompts."""
 
     id: str
     model: str
@@ -93,7 +93,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Infill:
-    """Texts whose gaps are filled."""
+    """Texts with their gaps filled."""
 
     id: str
     model: str
@@ -104,7 +104,7 @@ class Infill:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number in nats, and its standard error."""
+    """Value in nats with its standard error."""
 
     nats: float
     standard_error: float
@@ -112,22 +112,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is."""
+    """Likelihood of a text."""
 
     model: str
     text: str
-    """As it was read."""
+    """Text as the model reads it."""
     tokens: int
     nelbo: Measured
     bound: Measured
-    """Of the very sampler that generates."""
+    """Bound of the generating sampler itself."""
     energies: dict[str, Measured]
     details: Annotated[Details, pydantic.Field(validation_alias="edlm")]
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model is, and how it generates unless it is told otherwise."""
+    """Properties and default generation settings of a model."""
 
     model_version: str
     digest: str
@@ -139,7 +139,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is served."""
+    """Served model."""
 
     id: str
     facts: Annotated[ModelFacts, pydantic.Field(validation_alias="edlm")]
@@ -147,7 +147,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as the model reads it."""
+    """Tokens of a text as the model reads it."""
 
     tokens: tuple[int, ...]
     pieces: tuple[str, ...]
@@ -155,18 +155,18 @@ class Tokens:
 
 
 class Revealed(NamedTuple):
-    """A place that got its token."""
+    """Unmasked position and its token."""
 
     position: int
     token: int
     text: str
     step: int
-    """That revealed it; 0: it was given."""
+    """Step that unmasked the position; 0: given."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A text on its way through the steps. A reader that is slow misses states, and never what they revealed."""
+    """Denoising state of a text in progress. A slow reader misses states, but never the tokens that they unmasked."""
 
     index: int
     step: int
@@ -175,22 +175,22 @@ class State:
     masked: int
     positions: int
     revealed: tuple[Revealed, ...]
-    """Since the state before this one."""
+    """Positions unmasked since the previous state."""
     candidates: int
     denoiser_calls: int
     energy_calls: int
     ess: float | None = None
     energies: tuple[tuple[float | None, ...], ...] | None = None
-    """Of the last step that weighed candidates: of each group (one; blocks, where there are) each candidate's."""
+    """Energies of the candidates of each group (a single group, or one per block), in the last step that scored any."""
     picked: tuple[int, ...] | None = None
-    """Of each group the candidate that was kept."""
+    """Candidate that was kept in each group."""
     weighed_step: int | None = None
     block: int | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a stream that was not cut."""
+    """End of a complete stream."""
 
     details: Details | None
     usage: Usage | None
@@ -200,7 +200,7 @@ Event = Choice | Infilled | State | Ended
 
 
 class ServiceError(Exception):
-    """The service said no; `retry_after` (seconds) where it said when to ask again."""
+    """Error reported by the service; `retry_after` holds the seconds until a retry, if the service names them."""
 
     def __init__(
         self,
@@ -215,34 +215,34 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request cannot be answered as it is; `param` names the field."""
+    """Request that cannot be answered as it is; `param` names the field."""
 
 
 class NotAllowed(ServiceError):
-    """The key is missing or wrong, or the service does not answer to this name."""
+    """Missing or wrong API key, or a host name that the service does not answer to."""
 
 
 class Busy(ServiceError):
-    """As many ask as may; ask again after `retry_after` seconds."""
+    """Service at its capacity; retry after `retry_after` seconds."""
 
 
 class DeadlineExceeded(ServiceError):
-    """The text was not done in time."""
+    """Deadline passed before the text finished."""
 
 
 class ServerFailed(ServiceError):
-    """The service could not do what it should."""
+    """Failure of the service."""
 
 
 class Unreachable(ConnectionError):
-    """No answer came: nothing listens there, or the connection was lost. The same request with the same seed may be
-    sent again, and gives the same.
+    """No response: nothing listens at the address, or the connection was lost. Sending the same request again with the
+    same seed is safe and gives the same result.
     """
 
 
 class StreamLost(ConnectionError):
-    """A stream ended without its end. The same request with the same `seed` and `streams` (None: the service's default)
-    may be sent again, and gives the same.
+    """Stream that was cut before its last event. Sending the same request again with the same `seed` and `streams`
+    (None: the default of the service) is safe and gives the same result.
     """
 
     def __init__(self, seed: int, cause: str, streams: str | None = None) -> None:
@@ -255,25 +255,25 @@ class StreamLost(ConnectionError):
 
 
 def read(kind: type[Answer], tree: Any) -> Answer:
-    """The answer of that kind in what JSON held; fields that this reader does not know are passed over.
+    """Return the response of this kind in a JSON tree, ignoring unknown fields.
 
-    Raises ServerFailed where it is none.
+    Raise ServerFailed if the tree does not match.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(tree)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ServerFailed(f"the answer is no {kind.__name__}: {place}: {first['msg']}") from None
+        location = ".".join(map(str, first["loc"]))
+        raise ServerFailed(f"the answer is no {kind.__name__}: {location}: {first['msg']}") from None
 
 
 def error_of(body: str, status: int | None, retry_after: str | None = None) -> ServiceError:
-    """The error in an answer, or of an event of a stream (`status` None). What is in front of the service may say its
-    own in no form at all.
+    """Return the error in a response body, or in an event of a stream (`status` None). A proxy in front of the service
+    may send its own error in any format.
     """
     try:
-        found = json.loads(body)["error"]
-        message, code, param = str(found["message"]), found.get("code"), found.get("param")
+        error = json.loads(body)["error"]
+        message, code, param = str(error["message"]), error.get("code"), error.get("param")
     except (ValueError, TypeError, KeyError):
         message, code, param = body[:200] or f"status {status}", None, None
     seconds = float(retry_after) if retry_after is not None and retry_after.strip().isdigit() else None
@@ -291,7 +291,7 @@ def _kind(status: int | None, code: str | None) -> type[ServiceError]:
 
 
 class Reading:
-    """A stream event by event, up to its end."""
+    """Incremental reader of a stream, event by event up to its end."""
 
     def __init__(self) -> None:
         self.ended: Ended | None = None
@@ -299,7 +299,7 @@ class Reading:
         self._usage: Usage | None = None
 
     def events(self, data: str) -> list[Event]:
-        """What an event's data says; raises the error that it reports."""
+        """Return the events in the data of a server-sent event. Raise the error that it reports."""
         if data == DONE:
             self.ended = Ended(self._details, self._usage)
             return [self.ended]

@@ -1,4 +1,4 @@
-"""Compressed files, read as a stream of what they hold."""
+"""Compressed files, read as decompressed streams."""
 
 import bz2
 import gzip
@@ -20,7 +20,7 @@ BUFFER = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Compression:
-    """A way of compressing files: its name, and what turns a compressed stream into a plain one."""
+    """Compression format: its name, and a function that turns a compressed stream into a plain one."""
 
     name: str
     unpack: Callable[[Any], Any]
@@ -30,14 +30,14 @@ COMPRESSIONS = {
     ".gz": Compression("gzip", lambda file: gzip.GzipFile(fileobj=file)),
     ".bz2": Compression("bzip2", bz2.BZ2File),
     ".xz": Compression("xz", lzma.LZMAFile),
-    # Arrow's reader and not that of `zstandard`, which takes a truncated file for a whole one.
+    # Arrow's reader, because that of `zstandard` accepts a truncated file as complete.
     ".zst": Compression("Zstandard", lambda file: pyarrow.CompressedInputStream(file, "zstd")),
 }
 _FAULTS = (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 def uncompressed(path: str) -> tuple[str, Compression | None]:
-    """Return `path` without the ending of a compression, and that compression, whatever the case of its letters."""
+    """Return `path` without a compression suffix, and that compression or None; the suffix ignores case."""
     for ending, compression in COMPRESSIONS.items():
         if path.lower().endswith(ending):
             return path[: -len(ending)], compression
@@ -46,15 +46,15 @@ def uncompressed(path: str) -> tuple[str, Compression | None]:
 
 @contextmanager
 def opened(system: AbstractFileSystem, path: str, name: str) -> Iterator[io.BufferedReader]:
-    """Open a file for reading, unpacked where its ending says that it is compressed.
+    """Open a file for reading; decompress it if its suffix names a compression.
 
-    Raises ConfigurationError, also out of the block, where the file cannot be read, is damaged or is truncated.
+    Raises ConfigurationError, also from within the `with` block, if the file is unreadable, damaged or truncated.
     """
     compression = uncompressed(path)[1]
     try:
         with system.open(path, "rb") as raw:
             plain: Any = raw if compression is None else compression.unpack(raw)
-            # Through a buffer of our own: remote files know no bound for a line, and look for its end in Python.
+            # Buffer here: remote files do not bound the length of a line, and search for its end in Python.
             with io.BufferedReader(plain, BUFFER) as file:
                 yield file
     except _FAULTS as error:

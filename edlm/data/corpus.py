@@ -1,4 +1,4 @@
-"""Corpora: where text comes from, as documents in an order that is always the same."""
+"""Corpora: sources of text, as documents in a fixed order."""
 
 import platform
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ __all__ = ["CorpusConfig", "Document", "Embedded", "Files", "HuggingFace"]
 
 @config
 class Embedded:
-    """The English text that Python itself ships: 79 chapters of its language reference, 465 kB. Needs no network."""
+    """English text that Python ships: 79 chapters of its language reference, 465 kB. Needs no network."""
 
     kind: Literal["embedded"] = "embedded"
 
     def documents(self) -> Iterator[Document]:
-        """The chapters by name; ConfigurationError on a Python that was built without its documentation."""
+        """Yield the chapters by name; raise ConfigurationError if Python was built without its documentation."""
         try:
             from pydoc_data.topics import topics
         except ImportError as error:
@@ -31,7 +31,7 @@ class Embedded:
             yield Document(topics[name], f"pydoc_data.topics:{name}")
 
     def version(self) -> str:
-        """Changes with the Python whose text it is."""
+        """Return the version of Python, which determines the text."""
         return platform.python_version()
 
 

@@ -1,4 +1,4 @@
-"""Corpora of files: which files the paths stand for, and in which format each is."""
+"""File corpora: expansion of paths to files, and the format of each file."""
 
 import hashlib
 import posixpath
@@ -34,57 +34,56 @@ _WILD = "*?["
 class Files:
     """Text files at any fsspec URI, plain or compressed (.gz, .bz2, .xz, .zst), in the order given.
 
-    A glob stands for its matches and a folder for the files below it that end like a known format, both sorted and
-    without hidden files.
+    A glob expands to its matches, and a folder to the files below it with the suffix of a known format; both are sorted
+    and exclude hidden files.
     """
 
     kind: Literal["files"] = "files"
     paths: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
     """Paths, URIs, globs or folders."""
     format: Literal["auto", "txt", "jsonl", "json", "csv", "tsv", "parquet"] = "auto"
-    """How they are read; auto goes by each name's ending. json is one array of objects, or JSON lines."""
+    """Format of the files; auto selects it by each name's suffix. json is one array of objects, or JSON lines."""
     text_field: str = "text"
-    """The field of JSON and the column of csv, tsv and parquet that holds the text."""
+    """JSON field, or csv, tsv or parquet column, that holds the text."""
     skip_nulls: bool = False
-    """Leave out rows whose text is null, and log how many; otherwise the first one is an error."""
+    """Skip rows whose text is null and log their number; otherwise the first one is an error."""
     cut: Literal["file", "paragraph", "line"] = "file"
-    """What is one document of a txt file; paragraphs are separated by blank lines."""
+    """Unit of a txt file that forms one document; paragraphs are separated by blank lines."""
     longest: Positive = LONGEST
-    """Documents with more characters are cut into documents of at most this many, after white space if there is any."""
+    """Maximum characters per document; longer documents are split, after white space if there is any."""
 
     def documents(self) -> Iterator[Document]:
-        """Return the documents of all files, blank ones left out; those cut by `longest` are named `name[at]`.
+        """Yield the documents of all files except blank ones; those split by `longest` are named `name[at]`.
 
-        Files are read as streams: in memory is a piece of a document of text, or a row. Raises ConfigurationError
-        naming the path that is missing or matches nothing, or the file, with line or byte, that is not what its format
-        says.
+        Files are streamed: memory holds one piece of a text document, or one row. Raises ConfigurationError naming the
+        path that is missing or matches nothing, or the file, with line or byte, whose content does not fit its format.
         """
         for system, path, name in self._files():
             yield from self._read(system, path, name)
 
     def version(self) -> str:
-        """Return what changes when a file does; ConfigurationError as of `documents` where one is missing."""
+        """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""
         return stamp(self._files())
 
     def _files(self) -> list[tuple[AbstractFileSystem, str, str]]:
-        """File system, path and full name of every file: all are looked for before the first one is read."""
+        """Return file system, path and full name of every file; all are located before the first one is read."""
         files = []
-        for given in self.paths:
+        for location in self.paths:
             try:
-                system, path = fsspec.core.url_to_fs(given)
+                system, path = fsspec.core.url_to_fs(location)
             except (ValueError, ImportError) as error:
-                raise ConfigurationError(f"corpus.paths: cannot reach {given!r}: {error}") from error
+                raise ConfigurationError(f"corpus.paths: cannot reach {location!r}: {error}") from error
             if system.isfile(path):
-                found = [path]
+                expanded = [path]
             elif system.isdir(path):
-                found = _in_folder(system, path, given, self.format)
+                expanded = _in_folder(system, path, location, self.format)
             elif any(character in path for character in _WILD):
-                found = _visible(path, (match for match in system.glob(path) if system.isfile(match)))
-                if not found:
-                    raise ConfigurationError(f"corpus.paths: the glob {given!r} matches no file; check the path")
+                expanded = _visible(path, (match for match in system.glob(path) if system.isfile(match)))
+                if not expanded:
+                    raise ConfigurationError(f"corpus.paths: the glob {location!r} matches no file; check the path")
             else:
-                raise ConfigurationError(f"corpus.paths: there is no file {given!r}; check the path")
-            files += [(system, match, system.unstrip_protocol(match).removeprefix("file://")) for match in found]
+                raise ConfigurationError(f"corpus.paths: there is no file {location!r}; check the path")
+            files += [(system, match, system.unstrip_protocol(match).removeprefix("file://")) for match in expanded]
         return files
 
     def _read(self, system: AbstractFileSystem, path: str, name: str) -> Iterator[Document]:
@@ -108,23 +107,23 @@ class Files:
 
 
 def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:
-    """Return a digest of the files' names and of what their storage says of them, such as time and size."""
-    known = [f"{name} {system.ukey(path)}" for system, path, name in files]
-    return hashlib.sha256("\n".join(known).encode()).hexdigest()
+    """Return a digest of the files' names and of their storage metadata, such as time and size."""
+    states = [f"{name} {system.ukey(path)}" for system, path, name in files]
+    return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
 
 def _in_folder(system: AbstractFileSystem, folder: str, given: str, format: str) -> list[str]:
-    """The files that a folder stands for: those of a known ending, or all where the format is given."""
-    found = _visible(f"{folder.rstrip('/')}/*", system.find(folder))
-    if any(path.rpartition("/")[2] in ("dataset_dict.json", "state.json") for path in found):
+    """Return the files that a folder expands to: those with a known suffix, or all if the format is given."""
+    visible = _visible(f"{folder.rstrip('/')}/*", system.find(folder))
+    if any(path.rpartition("/")[2] in ("dataset_dict.json", "state.json") for path in visible):
         raise ConfigurationError(
             f"corpus.paths: {given!r} is a folder of `save_to_disk`; read it with "
             f"corpus: {{kind: huggingface, name: {given!r}}}"
         )
-    if format != "auto" and found:
-        return found
+    if format != "auto" and visible:
+        return visible
     formats: dict[Format, list[str]] = {}
-    for path in found:
+    for path in visible:
         if _ending(path) in ENDINGS:
             formats.setdefault(ENDINGS[_ending(path)], []).append(path)
     if not formats:
@@ -132,20 +131,20 @@ def _in_folder(system: AbstractFileSystem, folder: str, given: str, format: str)
             f"corpus.paths: the folder {given!r} holds no file that ends with {', '.join(ENDINGS)}; "
             "name its files, for example by a glob, and set corpus.format"
         )
-    if len(formats) > 1:  # a README beside the data, as a rule
-        told = ", ".join(f"{kind} ({len(paths)}, such as {paths[0]})" for kind, paths in sorted(formats.items()))
+    if len(formats) > 1:  # usually because of a README beside the data
+        counts = ", ".join(f"{kind} ({len(paths)}, such as {paths[0]})" for kind, paths in sorted(formats.items()))
         raise ConfigurationError(
-            f"corpus.paths: the folder {given!r} holds files of several formats: {told}; name those that are meant, "
+            f"corpus.paths: the folder {given!r} holds files of several formats: {counts}; name those that are meant, "
             f"for example: {given.rstrip('/')}/**/*{_ending(max(formats.values(), key=len)[0])}"
         )
     return next(iter(formats.values()))
 
 
 def _visible(pattern: str, paths: Iterable[str]) -> list[str]:
-    """The paths that match the pattern, sorted, without those that are hidden: unless it asks for these."""
+    """Return the paths matching the pattern, sorted, without hidden ones unless the pattern names hidden files."""
     root = pattern.rfind("/", 0, min(pattern.find(wild) for wild in _WILD if wild in pattern)) + 1
-    asked = _hidden(pattern[root:])
-    return sorted(path for path in paths if asked or not _hidden(path[root:]))
+    names_hidden = _hidden(pattern[root:])
+    return sorted(path for path in paths if names_hidden or not _hidden(path[root:]))
 
 
 def _hidden(path: str) -> bool:
@@ -153,7 +152,7 @@ def _hidden(path: str) -> bool:
 
 
 def _ending(path: str) -> str:
-    """The ending of a file's name in lower case, below that of a compression."""
+    """Return the suffix of a file's name in lower case, ignoring a compression suffix."""
     return posixpath.splitext(uncompressed(path)[0])[1].lower()
 
 

@@ -1,4 +1,4 @@
-"""Formats of files: how the bytes of one file become documents, with no more of it in memory than a row or a piece."""
+"""File formats: readers that turn one file into documents, with at most one row or piece of it in memory."""
 
 import codecs
 import csv
@@ -19,8 +19,8 @@ from edlm.config import ConfigurationError
 from edlm.data.document import Document, pieces
 from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, lines, whole_lines
 
-PARQUET_BYTES = 8 << 20  # of text that is decoded at a time, by the mean size of a row in its row group
-PARQUET_ROWS = 64  # at most: text that repeats is stored once, so that its mean size says little
+PARQUET_BYTES = 8 << 20  # of text decoded at a time, estimated from the mean row size of the row group
+PARQUET_ROWS = 64  # upper bound: repeated text is stored once, so the mean row size says little
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,17 @@ Cut = Literal["file", "paragraph", "line"]
 
 
 class Row(NamedTuple):
-    """A row of a table, or an object of JSON, and where it was found."""
+    """Table row or JSON object, and its location."""
 
     name: str
     fields: dict[str, Any]
 
 
 def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: int) -> Iterator[Document]:
-    """Return the documents in the text field of the rows.
+    """Yield the documents in the text field of the rows.
 
-    Raises ConfigurationError naming the row where there is no such field or no text in it. A null is refused, too,
-    unless `skip_nulls`: then its row is left out, and how many were is logged.
+    Raises ConfigurationError naming the row if the field is missing or is not text. A null is an error, too, unless
+    `skip_nulls`: then its row is skipped, and the number of skipped rows is logged.
     """
     nulls, name = 0, ""
     for name, fields in rows:
@@ -56,7 +56,7 @@ def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: in
 
 
 def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -> Iterator[Document]:
-    """Return the documents of a text file: it, its paragraphs or its lines; the latter are named `name:line`."""
+    """Yield a text file as one document, or its paragraphs or lines, which are named `name:line`."""
     match cut:
         case "file":
             yield from pieces(blocks(file, name), name, longest)
@@ -72,26 +72,26 @@ def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -
 
 
 def json_lines(file: io.BufferedReader, name: str) -> Iterator[Row]:
-    """Return the objects of a file of JSON lines; ConfigurationError naming the line that is none."""
+    """Yield the objects of a JSON Lines file; raise ConfigurationError naming a line that is not an object."""
     for line in whole_lines(file, name):
         if not line.blank:
             where = f"{name}:{line.number}"
             try:
                 value = json.loads(line.text)
-            except (ValueError, RecursionError) as error:  # of syntax, of a number too long, of too many brackets
+            except (ValueError, RecursionError) as error:  # syntax, too long a number, or too many brackets
                 raise ConfigurationError(f"{where}: not a line of JSON ({error}); mend or remove the line") from error
             yield Row(where, _object(value, where))
 
 
 def json_rows(file: io.BufferedReader, name: str) -> Iterator[Row]:
-    """Return the objects of a file of JSON: of one array of them, numbered from 1, or of JSON lines."""
+    """Yield the objects of a JSON file: of one array, numbered from 1, or of JSON lines."""
     head = file.peek(HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
     return _json_array(file, name) if head.startswith(b"[") else json_lines(file, name)
 
 
 def _json_array(file: io.BufferedReader, name: str) -> Iterator[Row]:
     texts = blocks(file, name)
-    text, at = _significant("", 0, texts, name)  # at the bracket
+    text, at = _significant("", 0, texts, name)  # at the opening bracket
     text, at = _significant(text, at + 1, texts, name)
     number = 0
     while text[at] != "]":
@@ -108,7 +108,7 @@ def _json_array(file: io.BufferedReader, name: str) -> Iterator[Row]:
 
 
 def _significant(text: str, at: int, texts: Iterator[str], name: str) -> tuple[str, int]:
-    """Return the text, or what comes after it, and the place of the first character from `at` that is not a space."""
+    """Return the text, or its continuation, and the index in it of the first non-space character from `at` on."""
     while True:
         while at < len(text) and text[at].isspace():
             at += 1
@@ -120,7 +120,7 @@ def _significant(text: str, at: int, texts: Iterator[str], name: str) -> tuple[s
 
 
 def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any, str, int]:
-    """Return the value that begins at `at`, the text with as much more as that took, and the place behind the value."""
+    """Return the value that begins at `at`, the text extended as far as needed, and the index after the value."""
     while True:
         try:
             value, end = json.JSONDecoder().raw_decode(text, at)
@@ -137,7 +137,7 @@ def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any,
 
 
 def _longer(text: str, texts: Iterator[str]) -> str:
-    """Return the text with at least as much again of what follows, as far as there is more."""
+    """Return the text extended by at least its own length, as far as more text follows."""
     parts, size = [text], 0
     for part in texts:
         parts.append(part)
@@ -148,8 +148,8 @@ def _longer(text: str, texts: Iterator[str]) -> str:
 
 
 def csv_rows(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row]:
-    """Return the rows of a table with a header; they are named by the line in which they end."""
-    csv.field_size_limit(MOST)  # of the whole process, whose default of 131,072 characters is less than a document
+    """Yield the rows of a table with a header, named by the line in which they end."""
+    csv.field_size_limit(MOST)  # process-wide; the default of 131,072 characters is shorter than a document may be
     reader = csv.reader((line.text for line in whole_lines(file, name)), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
@@ -167,10 +167,10 @@ def csv_rows(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row
 
 
 def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -> Iterator[Row]:
-    """Return the rows of a parquet file, numbered from 1, with that field alone.
+    """Yield the rows of a parquet file, numbered from 1, with only `field`.
 
-    A column is read as a stream and decoded in batches of about PARQUET_BYTES. A compressed file is unpacked to disk
-    first, because parquet is read from its end. Raises ConfigurationError where the file is none or is damaged.
+    The column is streamed and decoded in batches of about PARQUET_BYTES. A compressed file is decompressed to disk
+    first, because parquet is read from its end. Raises ConfigurationError if the file is not parquet or is damaged.
     """
     with tempfile.TemporaryFile() if packed else nullcontext(file) as seekable:
         if packed:
@@ -196,10 +196,10 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
 
 def _parquet_values(table: pyarrow.parquet.ParquetFile, field: str) -> Iterator[pyarrow.Scalar]:
     for group in range(table.num_row_groups):
-        told = table.metadata.row_group(group)
-        columns = [told.column(i) for i in range(told.num_columns)]
+        group_metadata = table.metadata.row_group(group)
+        columns = [group_metadata.column(i) for i in range(group_metadata.num_columns)]
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == field)
-        rows = max(1, min(PARQUET_ROWS, PARQUET_BYTES * told.num_rows // max(1, size)))
+        rows = max(1, min(PARQUET_ROWS, PARQUET_BYTES * group_metadata.num_rows // max(1, size)))
         for batch in table.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
             yield from batch.column(0)
 
@@ -221,7 +221,7 @@ def _text_of(fields: dict[str, Any], field: str, where: str) -> str | None:
     if not text.isascii():
         try:
             text.encode("utf-8")
-        except UnicodeEncodeError as error:  # JSON can spell what is no character: half of a surrogate pair
+        except UnicodeEncodeError as error:  # JSON can encode half of a surrogate pair, which is no character
             raise ConfigurationError(f"{where}: the field {field!r} is not Unicode text ({error}); mend it") from error
     return text
 

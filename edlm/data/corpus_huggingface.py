@@ -1,4 +1,4 @@
-"""Corpora that Hugging Face `datasets` reads: from its hub, from files, or from what `save_to_disk` has written."""
+"""Corpora read by Hugging Face `datasets`: from its hub, from files, or from a folder of `save_to_disk`."""
 
 import logging
 import time
@@ -17,58 +17,59 @@ from edlm.data.document import LONGEST, Document
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
     from datasets import Dataset, IterableDataset
 
-WAITS = (1.0, 4.0, 16.0, 64.0)  # seconds before a stream that broke off is opened again
-SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in the folder of a Dataset, a DatasetDict
+WAITS = (1.0, 4.0, 16.0, 64.0)  # seconds before a broken stream is reopened
+SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` writes for a Dataset and for a DatasetDict
 
 log = logging.getLogger(__name__)
 
 
 @config
 class HuggingFace:
-    """A data set read by Hugging Face `datasets`: a name on the hub, a builder of files that it knows, or a folder.
+    """Data set read by Hugging Face `datasets`: a name on the hub, one of its file builders, or a folder.
 
-    `datasets` holds a row group of parquet or a line of text whole; files of any size are for kind: files.
+    `datasets` holds a whole parquet row group or line of text in memory; kind: files reads files of any size.
     """
 
     kind: Literal["huggingface"] = "huggingface"
     name: str
-    """For example `Salesforce/wikitext`, `json` with `data_files`, or a folder that `save_to_disk` has written."""
+    """For example `Salesforce/wikitext`, `json` with `data_files`, or a folder written by `save_to_disk`."""
     config: str | None = None
-    """Its configuration, for example `wikitext-103-raw-v1`."""
+    """Configuration of the data set, for example `wikitext-103-raw-v1`."""
     revision: str | None = None
-    """Its commit or tag on the hub; without it, whatever the hub holds on that day."""
+    """Commit or tag on the hub; without it, the content of the hub at the time of reading."""
     data_files: tuple[str, ...] | None = None
-    """The files of the data set to read; without it, those of `split`."""
+    """Files of the data set to read; without it, those of `split`."""
     split: str = "train"
     text_field: str = "text"
     skip_nulls: bool = False
-    """Leave out rows whose text is null, and log how many; otherwise the first one is an error."""
+    """Skip rows whose text is null and log their number; otherwise the first one is an error."""
     longest: Positive = LONGEST
-    """Documents with more characters are cut into documents of at most this many, after white space if there is any."""
+    """Maximum characters per document; longer documents are split, after white space if there is any."""
     streaming: bool = False
-    """Read over the network as it is needed, instead of storing it first."""
+    """Read over the network on demand instead of storing the data set first."""
 
     def documents(self) -> Iterator[Document]:
-        """Return the rows of the split in its order, blank ones left out; those cut by `longest` are named `name[at]`.
+        """Yield the rows of the split in order except blank ones; those split by `longest` are named `name[at]`.
 
-        A stream that breaks off is opened again at the row that it failed at, up to `len(WAITS)` times in a row, which
-        is logged. Raises ConfigurationError where there is no such data set, configuration, split or field of text,
-        and where a row cannot be read.
+        A broken stream is reopened at the row that failed, up to `len(WAITS)` times in succession; each time is logged.
+        Raises ConfigurationError if the data set, configuration, split or text field does not exist, or if a row cannot
+        be read.
         """
-        found = rows(self._opened(), f"{self.name}:{self.split}")
-        yield from row_documents(found, self.text_field, self.skip_nulls, self.longest)
+        source_rows = rows(self._opened(), f"{self.name}:{self.split}")
+        yield from row_documents(source_rows, self.text_field, self.skip_nulls, self.longest)
 
     def version(self) -> str:
-        """Return the revision that was asked for and a digest that changes when a file outside the hub does.
+        """Return the requested revision and a digest that changes when a file outside the hub does.
 
-        Those are the files of a folder and local `data_files`; without a revision, what the hub holds changes unseen.
+        The digest covers the files of a folder and local `data_files`. Without a revision, changes on the hub go
+        unnoticed.
         """
         files = []
         system, folder = fsspec.core.url_to_fs(self.name)
         if system.isdir(folder):
             files += [(system, path, path) for path in sorted(system.find(folder))]
-        for given in self.data_files or ():
-            system, path = fsspec.core.url_to_fs(given)
+        for data_file in self.data_files or ():
+            system, path = fsspec.core.url_to_fs(data_file)
             if isinstance(system, LocalFileSystem):
                 files += [(system, match, match) for match in sorted(system.glob(path)) if system.isfile(match)]
         revision = self.revision or "unpinned"
@@ -81,7 +82,7 @@ class HuggingFace:
             return self._saved() if saved else self._loaded()
         except ConfigurationError:
             raise
-        except Exception as error:  # whatever a builder raises
+        except Exception as error:  # builders raise exceptions of any class
             if "Dataset scripts are no longer supported" in str(error):
                 raise ConfigurationError(
                     f"corpus.name {self.name!r} is a script, which `datasets` no longer runs; "
@@ -124,9 +125,9 @@ class HuggingFace:
 
 
 def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
-    """Return the rows, numbered from 0: of a stream that breaks off every row once, too, and in the same order.
+    """Yield the rows, numbered from 0; a stream that breaks off still yields every row once and in the same order.
 
-    Raises ConfigurationError with the number of a row that cannot be read; by a stream, after the last of WAITS.
+    Raises ConfigurationError with the number of a row that cannot be read; for a stream, after the last of WAITS.
     """
     import datasets
 
@@ -136,11 +137,11 @@ def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
     while True:
         try:
             row = next(unread, None)
-        except Exception as error:  # whatever a builder, a file system or a network raises
-            # What is malformed stays so; everything else may be the network.
+        except Exception as error:  # builders, file systems and networks raise exceptions of any class
+            # Malformed data stays malformed; every other error may come from the network.
             if stream is None or isinstance(error, ValueError) or tries == len(WAITS):
-                tried = f" in {tries + 1} tries" if tries else ""
-                raise ConfigurationError(f"{name}:{number}: cannot be read{tried}: {_told(error)}") from error
+                attempts = f" in {tries + 1} tries" if tries else ""
+                raise ConfigurationError(f"{name}:{number}: cannot be read{attempts}: {_told(error)}") from error
             log.warning("%s:%d: %s; reading on from there in %g s", name, number, _told(error), WAITS[tries])
             time.sleep(WAITS[tries])
             tries += 1
@@ -164,6 +165,6 @@ def _instead_of_script(name: str) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """The error and what it came from: `datasets` says of many only that something failed."""
-    told = f"{type(error).__name__}: {error}"
-    return told if error.__cause__ is None else f"{told} (from {_told(error.__cause__)})"
+    """Describe the error and its causes: `datasets` often reports only that something failed."""
+    description = f"{type(error).__name__}: {error}"
+    return description if error.__cause__ is None else f"{description} (from {_told(error.__cause__)})"

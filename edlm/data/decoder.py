@@ -1,8 +1,9 @@
-"""Which part of a text stands whatever tokens follow, derived from the decoder of its tokenizer.json.
+"""Stable prefix of a text, whatever tokens follow, derived from the decoder of its tokenizer.json.
 
-A decoder of the `tokenizers` library is a chain of steps. Each maps a list of pieces, at first one a token, to another.
-A step that looks at single pieces and at those before them can change nothing that was said; the others are listed here
-with what they may still change. The derivation follows the library's source, version 0.23 (tokenizers/src/decoders).
+A decoder of the `tokenizers` library is a chain of steps. Each maps a list of pieces, initially one per token, to
+another. A step that depends only on single pieces and those before them cannot change earlier text; the others are
+listed here with what they may still change. The derivation follows the library's source, version 0.23
+(tokenizers/src/decoders).
 """
 
 import re
@@ -10,55 +11,55 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-REPLACEMENT = "\ufffd"  # what a decoder writes for a letter of which only some bytes are there
-BYTE_PIECE = re.compile(r"<0x(?:[0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # what ByteFallback takes for a byte
+REPLACEMENT = "\ufffd"  # a decoder's output for a character with missing bytes
+BYTE_PIECE = re.compile(r"<0x(?:[0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # pieces that ByteFallback reads as a byte
 BYTE_LETTERS = frozenset("<0x+>123456789ABCDEFabcdef")
 
 
 class Unstreamable(ValueError):
-    """Any part of the text may change, for all that is known, until the last token is there."""
+    """No bound is known: any part of the text may change until the last token is known."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What of the text of some tokens may change as more tokens follow."""
+    """Part of a decoded text that may change as more tokens follow."""
 
     letters: int = 0
-    """So many letters at its end."""
+    """Number of characters at its end that may change."""
     partial: bool = False
-    """Its last letter, where that is U+FFFD: bytes that follow may complete it."""
+    """Whether a final U+FFFD may change: following bytes may complete the character."""
     byte_runs: bool = False
-    """The text of a run of byte pieces at its end: one byte that fits no letter makes all of them U+FFFD."""
+    """Whether the text of a final run of byte pieces may change: one invalid byte makes all of them U+FFFD."""
     fused: bool = False
     """Whether the steps so far have joined the pieces into one text."""
 
     def certain(self, text: str) -> str:
-        """The part of `text` that stands, its run of byte pieces being left out already."""
+        """Return the stable prefix of `text`, from which a final run of byte pieces is already removed."""
         text = text[: max(0, len(text) - self.letters)]
         return text[:-1] if self.partial and text.endswith(REPLACEMENT) else text
 
 
 def growth(decoder: Mapping[str, Any] | None, pieces: Iterable[str]) -> Growth:
-    """What may change in the texts of a decoder, given as in tokenizer.json, of the vocabulary `pieces`.
+    """Return what may change in texts of `decoder`, given as in tokenizer.json, with the vocabulary `pieces`.
 
-    Raises Unstreamable where no bound on that is known.
+    Raises Unstreamable if no bound is known.
     """
-    steps = list(_flat(decoder)) if decoder is not None else []  # without a decoder, a space stands between tokens
+    steps = list(_flat(decoder)) if decoder is not None else []  # without a decoder, tokens are joined by spaces
     suffixes = [step["suffix"] for step in steps if step["type"] == "BPEDecoder"]
     if suffixes:
-        # The last piece is told from the others: it alone is followed by no space.
-        inside = any(suffixes[0] in piece.removesuffix(suffixes[0]) for piece in pieces)
-        if len(steps) > 1 or not suffixes[0] or inside:
+        # The last piece is treated differently: it alone is followed by no space.
+        suffix_inside = any(suffixes[0] in piece.removesuffix(suffixes[0]) for piece in pieces)
+        if len(steps) > 1 or not suffixes[0] or suffix_inside:
             raise Unstreamable("BPEDecoder is one step of several, or its suffix stands within a token")
         return Growth()
-    so_far = Growth()
+    bound_so_far = Growth()
     for i, step in enumerate(steps):
         if step["type"] == "ByteFallback" and not all(map(_keeps_bytes, steps[:i])):
             raise Unstreamable("its decoder changes pieces before ByteFallback looks for bytes among them")
-        if so_far.partial:
-            so_far = replace(so_far, partial=False, letters=so_far.letters + 1)
-        so_far = _after(so_far, step)
-    return so_far
+        if bound_so_far.partial:
+            bound_so_far = replace(bound_so_far, partial=False, letters=bound_so_far.letters + 1)
+        bound_so_far = _after(bound_so_far, step)
+    return bound_so_far
 
 
 def _flat(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -70,13 +71,13 @@ def _flat(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _keeps_bytes(step: Mapping[str, Any]) -> bool:
-    """Whether a step makes byte pieces of byte pieces and of nothing else."""
+    """Return whether a step outputs byte pieces for byte pieces and for nothing else."""
     pattern = step.get("pattern", {}).get("String", "")
     return step["type"] == "Replace" and bool(set(pattern) - BYTE_LETTERS and set(step["content"]) - BYTE_LETTERS)
 
 
 def _after(before: Growth, step: Mapping[str, Any]) -> Growth:
-    """What may change after a step, given what may change before it."""
+    """Return what may change after a step, given what may change before it."""
     match step:
         case {"type": "Strip", "stop": stop} if stop > 0:
             raise ValueError(
@@ -85,7 +86,7 @@ def _after(before: Growth, step: Mapping[str, Any]) -> Growth:
             )
         case {"type": "Fuse"}:
             return replace(before, fused=True)
-        case {"type": "Metaspace" | "Strip"}:  # single letters, or the first of a text
+        case {"type": "Metaspace" | "Strip"}:  # affects single characters, or the first ones of a text
             return before
         case {"type": "Replace" | "WordPiece" | "CTC"} if not before.fused:
             return before
@@ -94,6 +95,6 @@ def _after(before: Growth, step: Mapping[str, Any]) -> Growth:
         case {"type": "ByteFallback"} if not before.fused:
             return replace(before, byte_runs=True)
         case {"type": "Replace", "pattern": {"String": pattern}, "content": content} if pattern:
-            # The last letters may be the beginning of the pattern, and so may those before what could change already.
+            # The last characters may begin the pattern, and so may those before the ones that could already change.
             return replace(before, letters=(before.letters + len(pattern) - 1) * max(1, len(content)))
     raise Unstreamable(f"its decoder has a step {step['type']}, which may change any part of the text")

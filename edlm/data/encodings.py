@@ -1,4 +1,4 @@
-"""What a file is that is not UTF-8 text, and how to turn it into that."""
+"""Diagnosis of files that are not UTF-8 text, with advice on converting them."""
 
 import codecs
 import re
@@ -20,16 +20,16 @@ _MAGIC = {
     b"\x7fELF": ("a program", "leave it out of corpus.paths"),
     b"SQLite format 3\x00": ("an SQLite database", "export its text"),
 }
-_WIDE = {  # UTF-32 first: its mark of little endian begins with that of UTF-16
+_WIDE = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _MARKS_AS_LATIN1 = tuple(mark.decode("latin1").encode() for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-_STRAY = 4  # NULs or other control characters that any file may have
-_MOST_NULS = 0.01  # of all bytes: a crawl has a stray one here and there, a wrong encoding many
-_MOST_CONTROLS = 0.02  # of all bytes: compressed data has a tenth, and a fifteenth once it was converted from latin1
+_STRAY = 4  # NULs or other control characters accepted in any file
+_MOST_NULS = 0.01  # share of all bytes: a crawl has a few stray ones, a wrong encoding many
+_MOST_CONTROLS = 0.02  # share of all bytes: compressed data has 1/10, or 1/15 after a conversion from latin1
 _NO_TEXT = "it is no text; leave it out of corpus.paths, or extract its text"
 _CONTROLS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
@@ -37,14 +37,14 @@ _UNDEFINED_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 def not_text(head: bytes) -> str | None:
-    """Return why a file that begins with `head` is no UTF-8 text, with a way out; None where it may be.
+    """Return why a file that begins with `head` is not UTF-8 text, with a remedy; None if it may be.
 
-    Many NULs and other control characters are refused though they are valid UTF-8: texts do not have them, but UTF-16
-    and other files do that were converted as if they were latin1. A model would learn every second letter as a NUL.
+    Many NULs or other control characters are rejected although they are valid UTF-8: text does not contain them, but
+    UTF-16 and other files converted as if they were latin1 do. A model would learn every second character as a NUL.
     """
-    for magic, (what, way_out) in _MAGIC.items():
+    for magic, (kind, remedy) in _MAGIC.items():
         if head.startswith(magic):
-            return f"is {what}, not text; {way_out}"
+            return f"is {kind}, not text; {remedy}"
     for mark, encoding in _WIDE.items():
         if head.startswith(mark):
             return f"is {encoding.upper()}, not UTF-8; {_convert(encoding)}"
@@ -59,18 +59,18 @@ def not_text(head: bytes) -> str | None:
             f"{nuls}: it is UTF-16 that was converted as if it were latin1; take the original, and {_convert('utf-16')}"
         )
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if min(even, odd) * 20 < max(even, odd):  # the high bytes of one alphabet, in every second place
+    if min(even, odd) * 20 < max(even, odd):  # every second byte is the high byte of one alphabet
         return f"{nuls}, as UTF-16 has; {_convert('utf-16le' if odd > even else 'utf-16be')}"
     return f"{nuls}: {_NO_TEXT}"
 
 
 def not_utf8(sample: bytes) -> str:
-    """Return advice on a file of which `sample`, where it is not UTF-8, is a part."""
+    """Return advice on a file, given `sample`, an excerpt of it that is not UTF-8."""
     if len(_CONTROLS.findall(sample)) > max(_STRAY, _MOST_CONTROLS * len(sample)):
         return _NO_TEXT
     text = sample.decode("utf-8", errors="replace")
-    wrong = text.count("\ufffd")
-    if sum(not character.isascii() for character in text) > 2 * wrong:
+    invalid = text.count("\ufffd")
+    if sum(not character.isascii() for character in text) > 2 * invalid:
         return "the rest is UTF-8, so some bytes are damaged; drop them: iconv -c -f utf-8 -t utf-8 FILE > NEW"
     if 2 * sum(byte > 0x7F for byte in sample) > len(sample):
         return f"most bytes are not ASCII; find its encoding, for example with `uchardet`, and {_convert('ENCODING')}"

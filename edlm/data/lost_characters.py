@@ -1,4 +1,4 @@
-"""Lost characters: how much of a corpus its tokenizer passes over."""
+"""Lost characters: the share of a corpus that its tokenizer drops."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,29 +6,29 @@ from collections.abc import Iterable
 from edlm.config import Fraction, Positive, config
 from edlm.data.tokenizer import Tokenizer
 
-NOTABLE = 0.01  # of the characters
-SAMPLED = 10_000  # characters of each batch of documents that are looked at
-NAMED = 10  # characters
+NOTABLE = 0.01  # share of the characters
+SAMPLED = 10_000  # characters inspected per batch of documents
+NAMED = 10  # characters listed as examples
 
 
 @config
 class Lost:
-    """What a tokenizer loses of a corpus, where it is a notable part.
+    """Characters of a corpus that its tokenizer loses, if they are a notable share.
 
-    Lost are letters and digits that no token stands for but white space, and whatever the unknown token stands for.
-    Punctuation, symbols and accents are not: an alphabet without them is made to leave them out.
+    Letters and digits represented by no token except white space count as lost, and so does everything that the unknown
+    token represents. Punctuation, symbols and accents do not: an alphabet without them drops them by design.
     """
 
     share: Fraction
-    """Of the characters that are no white space."""
+    """Share of the characters that are not white space."""
     examples: tuple[str, ...]
-    """The most frequent ones, at most ten."""
+    """Most frequent lost characters, at most ten."""
     sample: Positive
-    """Characters that were looked at: the first 10,000 of each batch of documents."""
+    """Characters inspected, without white space, among the first 10,000 of each batch of documents."""
 
 
 class Losses:
-    """Counts of what `tokenizer` loses of the texts that it is shown."""
+    """Counts of the characters that `tokenizer` loses in the inspected texts."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -36,18 +36,18 @@ class Losses:
         self._sample = 0
 
     def look(self, texts: Iterable[str]) -> None:
-        """Count what is lost of the first SAMPLED characters of a batch of documents."""
-        left = SAMPLED
+        """Count the characters lost among the first SAMPLED of a batch of documents."""
+        remaining = SAMPLED
         for text in texts:
-            piece = text[:left]
+            piece = text[:remaining]
             self._lost.update(self._tokenizer.lost(piece))
             self._sample += sum(not letter.isspace() for letter in piece)
-            left -= len(piece)
-            if left == 0:
+            remaining -= len(piece)
+            if remaining == 0:
                 return
 
     def notable(self) -> Lost | None:
-        """What is lost, where it is more than NOTABLE of the characters."""
+        """Return the losses if they exceed NOTABLE of the characters, else None."""
         if self._lost.total() <= NOTABLE * self._sample:
             return None
         examples = tuple(letter for letter, _ in self._lost.most_common(NAMED))

@@ -1,4 +1,4 @@
-"""Token files: a corpus cut into splits, tokenised and packed once, then read as rows in a reproducible order."""
+"""Token files: a corpus is split, tokenized and packed once, then read as rows in a reproducible order."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +24,14 @@ from edlm.storage import write_text
 
 @config
 class Data:
-    """What the models are trained and measured on."""
+    """Data that the models are trained and evaluated on."""
 
     corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
     validation: Annotated[CorpusConfig | None, pydantic.Field(discriminator="kind")] = None
-    """A corpus of its own for validation; texts that it holds, copies included, are left out of train and judge."""
+    """Separate corpus for validation; its texts, copies included, are left out of train and judge."""
     tokenizer: Annotated[TokenizerConfig, pydantic.Field(discriminator="kind")]
     length: Positive
-    """Tokens in a row."""
+    """Tokens per row."""
     shares: Shares
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Data:
         self._check_source()
 
     def _check_source(self) -> None:
-        """Symbols and a source go together, and a row is one of its sequences."""
+        """Raise ValueError unless a source and `Symbols` go together, without `validation`, at one sequence per row."""
         source = self.corpus
         if isinstance(self.validation, AbstractSource) or (isinstance(source, AbstractSource) and self.validation):
             raise ValueError(
@@ -63,47 +63,47 @@ class Data:
             raise ValueError(f"a source of {source.symbols} symbols needs {{kind: symbols, size: {source.symbols}}}")
 
     def version(self) -> list[str]:
-        """Changes when the text behind the settings does: the settings alone do not tell."""
+        """Return the versions of the corpora, which change when their text does, even with the same settings."""
         return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
 
     def splits(self, heard: Callable[[int], None]) -> TextSplits | SourceSplits:
-        """The split of every document; reads a part of the corpus to tell, and tells `heard` the characters read."""
+        """Return the split of every document; read a part of the corpus and pass the characters read to `heard`."""
         return divide(self.corpus, self.validation, self.shares, heard)
 
 
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
-    """Afterwards `folder` holds the tokenizer, and every split's tokens and document starts, with an index.
+    """Write the tokenizer, every split's tokens and document starts, and an index to `folder`; return the index.
 
-    `progress` hears how much was read, at least every ten seconds while there is something to read, and what may be
-    unwanted: a text that fills a split, characters that the tokenizer loses.
-    Streams: beside 8 bytes for each document, in memory are the longest document (`corpus.longest`), or documents of
-    250,000 bytes together, with about 150 bytes for each byte of their UTF-8 while they are tokenised, and what the
-    tokenizer learns from (`BPE.sample`). Splits share no text. Killed before its end, it leaves a folder that
-    `TokenFile.open` refuses. Raises ConfigurationError for an empty corpus, and for one that is too short for a row in
-    every split.
+    `progress` receives the amount read, at least every ten seconds while there is something to read, and warnings: a
+    text that recurs in many documents of a split, characters that the tokenizer loses.
+    The corpus is streamed. Memory holds 8 bytes per document; the longest document (`corpus.longest`), or documents of
+    250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the training text
+    of the tokenizer (`BPE.sample`). Splits share no text. If killed before its end, it leaves a folder that
+    `TokenFile.open` rejects. Raises ConfigurationError for an empty corpus, and for one too short for a row in every
+    split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     for stale in [path for split in SPLITS for path in paths(folder, split)]:
         stale.unlink(missing_ok=True)
-    read = ReadingProgress(progress, "read to share out the documents")
-    splits = data.splits(read.add)
-    read.finish()
-    learnt = ReadingProgress(progress, "read for the tokenizer")
-    tokenizer = data.tokenizer.build(_lessons(splits.documents(), learnt))
-    learnt.finish()
+    division_progress = ReadingProgress(progress, "read to share out the documents")
+    splits = data.splits(division_progress.add)
+    division_progress.finish()
+    training_progress = ReadingProgress(progress, "read for the tokenizer")
+    tokenizer = data.tokenizer.build(_lessons(splits.documents(), training_progress))
+    training_progress.finish()
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
     losses = Losses(tokenizer)
     with ExitStack() as stack:
-        used: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
+        used_splits: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
         writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used
+            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used_splits
         }
         dropped = _pack(splits.documents(), tokenizer, writers, losses, ReadingProgress(progress, "tokenised"))
-        held: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
-    _require_rows(held, data.length)
+        summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
+    _require_rows(summaries, data.length)
     summary = Summary(
         tokenizer=tokenizer.digest,
         vocabulary=tokenizer.size,
@@ -112,7 +112,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         number=number,
         dropped=dropped,
         lost=losses.notable(),
-        splits=held,
+        splits=summaries,
     )
     write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
     for line in summary.lines():
@@ -121,7 +121,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
 
 
 def _lessons(documents: Iterator[tuple[Document, Split | None]], progress: ReadingProgress) -> Iterator[str]:
-    """The texts of the train split."""
+    """Yield the texts of the train split."""
     for document, split in documents:
         progress.add(len(document.text))
         if split == "train":
@@ -135,7 +135,7 @@ def _pack(
     losses: Losses,
     progress: ReadingProgress,
 ) -> int:
-    """Afterwards the writers have written every document; how many documents were left out."""
+    """Write every document with the writer of its split; return the number of documents left out."""
     dropped = 0
     for batch in batched(documents, lambda item: item[0].text):
         kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]

@@ -1,14 +1,14 @@
-"""Progress: lines for the person who waits while a corpus is read."""
+"""Progress lines while a corpus is read."""
 
 import time
 from collections.abc import Callable
 
 CHARACTERS = 20_000_000  # between two lines
-SECONDS = 10.0  # after which there is a line, however little was read
+SECONDS = 10.0  # after which a line is due, however little was read
 
 
 class ReadingProgress:
-    """Tells `say` how many characters were read so far, and `purpose`, what for."""
+    """Reporter that passes the number of characters read so far, and their `purpose`, to `say`."""
 
     def __init__(self, say: Callable[[str], None], purpose: str) -> None:
         self._say, self._purpose = say, purpose
@@ -16,13 +16,13 @@ class ReadingProgress:
         self._time = time.monotonic()
 
     def add(self, characters: int) -> None:
-        """Count what was read; there is a line where CHARACTERS or SECONDS have passed since the last one."""
+        """Count the characters read; report if CHARACTERS or SECONDS have passed since the last line."""
         self._read += characters
         if self._read - self._told >= CHARACTERS or time.monotonic() - self._time >= SECONDS:
             self._tell()
 
     def finish(self) -> None:
-        """Tell the end, where anything was read since the last line."""
+        """Report the total if anything was read since the last line."""
         if self._read > self._told:
             self._tell()
 

@@ -1,10 +1,10 @@
-"""Whether text can spell a token, which then cannot stand between documents, and what prevents it.
+"""Separator tokens: detection of those that text can spell, which cannot separate documents, and their prevention.
 
 Special tokens are read as text (`Tokenizer` sets `encode_special_tokens`), so only the model of a tokenizer.json can
-make one out of text, and only where its vocabulary holds it: for an unknown letter, for a byte, by merging pieces, or
-because it stands in the text. What stands there is prevented without a loss, by `parting` the text within it after all
-that the file does to a text before its model reads it. The cases follow the models of the `tokenizers` library, version
-0.23 (tokenizers/src/models).
+produce one from text, and only if its vocabulary holds it: for an unknown character, for a byte, by merging pieces, or
+because the text contains it literally. The literal case is prevented without loss: `parting` splits the text within
+each occurrence, after all other steps that the file applies before its model reads the text. The cases follow the
+models of the `tokenizers` library, version 0.23 (tokenizers/src/models).
 """
 
 import json
@@ -21,15 +21,15 @@ from edlm.data.decoder import BYTE_PIECE
 
 @dataclass(frozen=True)
 class Spelling:
-    """How text becomes a token."""
+    """A way in which text becomes a token."""
 
     how: str
     stands: bool = False
-    """Whether it does so only where the token stands in the text as it is, in two letters or more."""
+    """Whether only a literal occurrence of the token, of at least two characters, becomes it."""
 
 
 def spelling(rust: tokenizers.Tokenizer, index: int) -> Spelling | None:
-    """How text becomes the token `index`; None where it cannot."""
+    """Return how text can become the token `index`; None if it cannot."""
     added = rust.get_added_tokens_decoder().get(index)
     if added is not None and not added.special:
         return Spelling("it is an added token that is not special, so it is looked for in every text")
@@ -52,18 +52,18 @@ def spelling(rust: tokenizers.Tokenizer, index: int) -> Spelling | None:
 
 
 def parting(piece: str) -> pre_tokenizers.PreTokenizer:
-    """What parts a text after the first letter of each `piece` in it, so that no token of the text is that piece."""
+    """Return a step that splits texts after the first character of each `piece`, so that no token is that piece."""
     return pre_tokenizers.Split(Regex(f"{re.escape(piece[0])}(?={re.escape(piece[1:])})"), "merged_with_previous")
 
 
 def is_parted(rust: tokenizers.Tokenizer, piece: str) -> bool:
-    """Whether texts are parted within every `piece` just before the model reads them."""
+    """Return whether texts are split within every `piece` just before the model reads them."""
     last = _last_step(rust)
     return last is not None and len(piece) > 1 and last == json.loads(parting(piece).__getstate__())
 
 
 def _last_step(rust: tokenizers.Tokenizer) -> Mapping[str, Any] | None:
-    """The last step of its pre-tokenizer, as in tokenizer.json."""
+    """Return the last step of the pre-tokenizer, as in tokenizer.json."""
     step = None if rust.pre_tokenizer is None else json.loads(rust.pre_tokenizer.__getstate__())
     while step is not None and step["type"] == "Sequence":
         step = step["pretokenizers"][-1] if step["pretokenizers"] else None
@@ -71,12 +71,12 @@ def _last_step(rust: tokenizers.Tokenizer) -> Mapping[str, Any] | None:
 
 
 def _merged(model: Mapping[str, Any], piece: str, prefix: str) -> bool:
-    """Whether a merge of a BPE model makes the piece."""
+    """Return whether a merge of a BPE model produces the piece."""
     return any(left + right[len(prefix) :] == piece for left, right in model["merges"])
 
 
 def _reads_every_byte(rust: tokenizers.Tokenizer, model: Mapping[str, Any], prefix: str, suffix: str) -> bool:
-    """Whether a BPE model is given nothing but byte letters and knows all of them: then nothing is unknown to it."""
+    """Return whether a BPE model reads only byte characters and knows all of them, so that none is unknown to it."""
     last = _last_step(rust)
     if model["type"] != "BPE" or prefix or last is None or last["type"] != "ByteLevel":
         return False

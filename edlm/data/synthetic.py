@@ -1,7 +1,7 @@
-"""Sources: corpora without text, of sequences drawn from a law that is known exactly.
+"""Synthetic sources: corpora of sequences drawn from an exactly known distribution.
 
-What a model has learnt of them can be compared with the truth (`edlm.evaluation.exact_distance`), at any length. A
-source is a pure function of its settings: the law's parameters and the sequences come from its seed.
+A model trained on them can be compared with the true distribution (`edlm.evaluation.exact_distance`), at any length. A
+source is a pure function of its settings: the distribution's parameters and the sequences come from its seed.
 """
 
 from abc import ABC, abstractmethod
@@ -19,52 +19,52 @@ from edlm.data.tokenizer_kinds import MOST_SYMBOLS, SYMBOLS
 from edlm.exact.dirichlet import dirichlet
 from edlm.exact.hidden_markov import Law
 
-IN_DOCUMENT = 64  # sequences: enough that no two documents are alike, even of a source with two sequences only
+IN_DOCUMENT = 64  # sequences: enough that no two documents are alike, even of a source with only two sequences
 AT_ONCE = 64 * IN_DOCUMENT  # sequences drawn at a time
-FIRST, MOVES, EMISSIONS = range(3)  # the parts of a law, as streams name them
+FIRST, MOVES, EMISSIONS = range(3)  # random streams of the parts of a distribution
 
 
 @config
 class AbstractSource(ABC):
-    """What every source is: `sequences` independent sequences of `length` symbols, in the letters of `symbols`."""
+    """Base of all sources: `sequences` independent sequences of `length` symbols, written in letters of SYMBOLS."""
 
     symbols: Annotated[int, pydantic.Field(ge=2, le=MOST_SYMBOLS)] = 8
-    """The vocabulary; the tokenizer is `symbols` of the same size."""
+    """Vocabulary size; the tokenizer is `symbols` of the same size."""
     length: Positive = 32
-    """Symbols in a sequence; `data.length` is the same, so that a row is a sequence."""
+    """Symbols per sequence; `data.length` is the same, so that a row is a sequence."""
     sequences: Positive = 65_536
-    """How many are drawn, over all splits."""
+    """Number of sequences drawn, over all splits."""
     seed: int = 8
-    """Of the law's parameters and of the sequences."""
+    """Seed of the distribution's parameters and of the sequences."""
 
     @abstractmethod
     def law(self) -> Law:
-        """The law that the sequences are drawn from."""
+        """Return the distribution that the sequences are drawn from."""
 
     def documents(self) -> Iterator[Document]:
-        """The sequences, `IN_DOCUMENT` to a document with nothing between them."""
+        """Yield the sequences, `IN_DOCUMENT` per document with nothing between them."""
         law, letters, kind = self.law(), np.array(list(SYMBOLS)), type(self).__name__
         for start in range(0, self.sequences, AT_ONCE):
             rows = torch.arange(start, min(start + AT_ONCE, self.sequences))
-            for i, some in enumerate(law.draw(self.seed, rows).split(IN_DOCUMENT)):
-                text = "".join(letters[some.flatten().numpy()])
+            for i, chunk in enumerate(law.draw(self.seed, rows).split(IN_DOCUMENT)):
+                text = "".join(letters[chunk.flatten().numpy()])
                 yield Document(text, f"{kind}:{self.seed}:{start + i * IN_DOCUMENT}")
 
     def version(self) -> str:
-        """Always the same: the settings say everything."""
+        """Return a constant, because the settings determine the corpus."""
         return "drawn"
 
 
 @config
 class Markov(AbstractSource):
-    """A random first-order chain: its first law is Dirichlet(1), its moves are Dirichlet(`concentration`).
+    """Random first-order chain: initial distribution Dirichlet(1), transitions Dirichlet(`concentration`).
 
-    With the defaults the entropy is 43.5 nats a sequence, 1.36 a symbol.
+    With the defaults the entropy is 43.5 nats per sequence, 1.36 per symbol.
     """
 
     kind: Literal["markov"] = "markov"
     concentration: PositiveFloat = 0.4
-    """Small: few likely moves from each symbol, and low entropy."""
+    """Small values give few likely transitions from each symbol, and low entropy."""
 
     def law(self) -> Law:
         return Law(
@@ -77,7 +77,7 @@ class Markov(AbstractSource):
 
 @config
 class Agree(AbstractSource):
-    """All symbols of a sequence are equal, and uniform: the most that symbols can depend on one another."""
+    """Sequences of one uniformly drawn symbol, repeated: the strongest possible dependence between symbols."""
 
     kind: Literal["agree"] = "agree"
 
@@ -88,17 +88,17 @@ class Agree(AbstractSource):
 
 @config
 class HiddenMarkov(AbstractSource):
-    """A random chain of hidden states, each of which emits symbols by a law of its own: dependence over long ranges.
+    """Random chain of hidden states, each with its own emission distribution: long-range dependence.
 
-    The first law is Dirichlet(1).
+    The initial distribution is Dirichlet(1).
     """
 
     kind: Literal["hidden-markov"] = "hidden-markov"
     states: Positive = 8
     move_concentration: PositiveFloat = 0.1
-    """Of the Dirichlet law of each state's moves."""
+    """Concentration of the Dirichlet distribution of each state's transitions."""
     emission_concentration: PositiveFloat = 0.2
-    """Of the Dirichlet law of each state's symbols."""
+    """Concentration of the Dirichlet distribution of each state's emissions."""
 
     def law(self) -> Law:
         return Law(

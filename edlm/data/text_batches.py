@@ -1,24 +1,24 @@
-"""Batches of documents, bounded in memory while they are tokenised."""
+"""Document batches that bound the memory of tokenization."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
-BYTES = 250_000  # of UTF-8: the tokenizers library needs 110 to 160 bytes for each of them while it encodes a batch
+BYTES = 250_000  # of UTF-8: the tokenizers library needs 110 to 160 bytes per byte while it encodes a batch
 
 
 def batched(items: Iterable[T], text: Callable[[T], str]) -> Iterator[list[T]]:
-    """The items in lists whose texts have at most BYTES bytes of UTF-8 together, or of one item with more."""
+    """Yield the items in lists whose texts total at most BYTES bytes of UTF-8, or of one item with more."""
     batch: list[T] = []
-    held = 0
+    total = 0
     for item in items:
         size = _size(text(item))
-        if batch and held + size > BYTES:
+        if batch and total + size > BYTES:
             yield batch
-            batch, held = [], 0
+            batch, total = [], 0
         batch.append(item)
-        held += size
+        total += size
     if batch:
         yield batch
 

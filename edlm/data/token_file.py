@@ -19,30 +19,30 @@ from edlm.data.tokenizer import open_tokenizer
 from edlm.storage import Sha256
 
 INDEX = "index.json"
-Number = Literal["<u2", "<u4"]  # how a token is stored: unsigned, little-endian, 2 or 4 bytes
+Number = Literal["<u2", "<u4"]  # storage format of a token: unsigned, little-endian, 2 or 4 bytes
 
 
-START = "<i8"  # how a document's start is stored
+START = "<i8"  # storage format of a document's start
 
 
 @config
 class SplitSummary:
-    """What one split holds; `bytes` are those of its text in UTF-8."""
+    """Content of one split; `bytes` are those of its text in UTF-8."""
 
     documents: NonNegative
     tokens: NonNegative
     characters: NonNegative
     bytes: NonNegative
     sha256: Sha256
-    """Of the file of tokens."""
+    """Digest of the file of tokens."""
     documents_sha256: Sha256
-    """Of the file of document starts."""
+    """Digest of the file of document starts."""
     repeated: tuple[Repeated, ...]
-    """The texts that are ten documents or more and more than 1 % of all, the most frequent first."""
+    """Texts of at least ten documents and more than 1 % of all, the most frequent first."""
 
 
 class SplitWriter:
-    """The files of `split` in `folder` while they grow; in memory are 8 bytes a document, and the frequent ones."""
+    """Writer of the files of `split` in `folder`; memory holds 8 bytes per document, and the frequent texts."""
 
     def __init__(self, folder: Path, split: Split, number: Number) -> None:
         tokens, self._starts_file = paths(folder, split)
@@ -60,7 +60,7 @@ class SplitWriter:
         self._tokens.close()
 
     def write(self, text: str, ids: Int[np.ndarray, " n"]) -> None:
-        """Afterwards the document `text` stands in the file as `ids`."""
+        """Append the document `text` to the file as `ids`."""
         raw = ids.astype(self._number).tobytes()
         self._tokens.write(raw)
         self._sha256.update(raw)
@@ -71,7 +71,7 @@ class SplitWriter:
         self._repeats.add(text_key(text), text)
 
     def finish(self) -> SplitSummary:
-        """What was written; afterwards both files are complete."""
+        """Complete both files and return a summary of their content."""
         self._tokens.close()
         starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
         self._starts_file.write_bytes(starts)
@@ -88,27 +88,27 @@ class SplitWriter:
 
 @config
 class Summary:
-    """What a prepared folder holds: the content of its index.json."""
+    """Summary of a prepared folder: the content of its index.json."""
 
     tokenizer: Sha256
-    """The digest of tokenizer.json."""
+    """Digest of tokenizer.json."""
     vocabulary: Positive
     separator: NonNegative | None
     length: Positive
     """Every split has at least one row of this many tokens."""
     number: Number
-    """How a token is stored, as numpy spells it."""
+    """Storage format of a token, as a NumPy dtype string."""
     dropped: NonNegative
     """Documents left out because the validation corpus holds the same text."""
     lost: Lost | None
-    """What the tokenizer loses of the text; None where that is not more than 1 %."""
+    """Characters that the tokenizer loses; None unless they exceed 1 %."""
     splits: dict[Split, SplitSummary]
 
     def lines(self) -> Iterator[str]:
-        """What each split holds, and what of it may be unwanted, for the person who watches."""
-        for split, held in self.splits.items():
-            yield f"{split}: {held.documents:,} documents, {held.tokens:,} tokens, {held.bytes:,} bytes of text"
-            for text in held.repeated:
+        """Yield progress lines on the content of each split and on what of it may be unwanted."""
+        for split, totals in self.splits.items():
+            yield f"{split}: {totals.documents:,} documents, {totals.tokens:,} tokens, {totals.bytes:,} bytes of text"
+            for text in totals.repeated:
                 yield (
                     f"{split}: {text.documents:,} of its documents ({text.share:.1%}) are one text, which is in no "
                     f"other split: {text.beginning!r}; leave it out of the corpus if it is no text to learn"
@@ -122,7 +122,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One split of a prepared folder, mapped into memory; documents[i] is where document i starts in tokens."""
+    """One memory-mapped split of a prepared folder; documents[i] is the index in tokens where document i starts."""
 
     tokens: UInt[np.ndarray, " n"]
     documents: Int64[np.ndarray, " documents"]
@@ -131,7 +131,7 @@ class TokenFile:
 
     @staticmethod
     def open(folder: Path, split: Split) -> "TokenFile":
-        """The split; ValueError naming the file that is missing, of a wrong size, or of another tokenizer."""
+        """Open the split; raise ValueError naming a file that is missing, of a wrong size, or of another tokenizer."""
         summary = read_summary(folder)
         if split not in summary.splits:
             raise ValueError(f"{folder} has no split {split!r}, only {', '.join(summary.splits)}; set shares.{split}")
@@ -146,7 +146,7 @@ class TokenFile:
 
 
 def read_summary(folder: Path) -> Summary:
-    """The index of a prepared folder; ValueError where it is missing or damaged."""
+    """Return the index of a prepared folder; raise ValueError if it is missing or damaged."""
     path = folder / INDEX
     try:
         return parse(Summary, json.loads(path.read_text(encoding="utf-8")), source=str(path))
@@ -157,14 +157,14 @@ def read_summary(folder: Path) -> Summary:
 
 
 def paths(folder: Path, split: Split) -> tuple[Path, Path]:
-    """Where a split's tokens and its document starts lie."""
+    """Return the paths of a split's tokens and of its document starts."""
     return folder / f"{split}.bin", folder / f"{split}.documents.bin"
 
 
 def mapped(
     folder: Path, split: Split, number: Number, held: SplitSummary
 ) -> tuple[UInt[np.ndarray, " n"], Int64[np.ndarray, " documents"]]:
-    """A split's tokens and document starts; ValueError naming the file that is missing or not of its size."""
+    """Map a split's tokens and document starts; raise ValueError naming a file that is missing or of a wrong size."""
     tokens, starts = paths(folder, split)
     return _mapped(tokens, number, held.tokens), _mapped(starts, START, held.documents)
 
@@ -173,6 +173,6 @@ def _mapped(path: Path, number: str, count: int) -> np.ndarray:
     expected = count * np.dtype(number).itemsize
     if not path.is_file():
         raise ValueError(f"{path} is missing; prepare the data again")
-    if (found := path.stat().st_size) != expected:
-        raise ValueError(f"{path} has {found} bytes, its index says {expected}: it is damaged; prepare the data again")
+    if (size := path.stat().st_size) != expected:
+        raise ValueError(f"{path} has {size} bytes, its index says {expected}: it is damaged; prepare the data again")
     return np.memmap(path, dtype=number, mode="r", shape=(count,))

@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids below `size` and back, each one a single tokenizer.json that travels with the model."""
+"""Tokenizers: text to ids below `size` and back; each is a single tokenizer.json stored with the model."""
 
 import hashlib
 import json
@@ -17,22 +17,22 @@ FILE = "tokenizer.json"
 
 
 class Tokenizer:
-    """Text to ids and back, as the text of its tokenizer.json says; any program that reads that format agrees.
+    """Mapping of text to ids and back, defined by a tokenizer.json; any program that reads that format agrees.
 
     Documents end with the token that the file's post-processor appends; without a post-processor, with a space. Only a
-    vocabulary of whole words (the library's `WordLevel`, as of `Symbols`) has nothing between them.
-    No text can spell that token: a document cannot end itself. Raises ValueError for a text that the `tokenizers`
+    vocabulary of whole words (the library's `WordLevel`, as in `Symbols`) has nothing between them.
+    No text can spell that token: a document cannot end itself. Raises ValueError for a file that the `tokenizers`
     library cannot read, that appends anything else, or whose separator text could spell.
     """
 
     size: int
-    """The number of ids, the separator's included: every id is below it."""
+    """Number of ids, including the separator's: every id is below it."""
     separator: int | None
-    """The id between documents; None where a space stands between them, as in text8, or nothing, as between symbols."""
+    """Id between documents; None if they are separated by a space, as in text8, or by nothing, as for symbols."""
     digest: str
-    """The SHA-256 of tokenizer.json."""
+    """SHA-256 of tokenizer.json."""
     unstreamable: str | None
-    """Why no part of a text is certain before its last token is there; None where `certain` says what is."""
+    """Reason why no part of a text is stable before its last token; None if `certain` returns the stable part."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -42,7 +42,7 @@ class Tokenizer:
             raise ValueError(
                 f"not a tokenizer.json that the tokenizers library reads ({error}); restore a good copy"
             ) from error
-        # Text that looks like a special token is text.
+        # Text that looks like a special token is read as text.
         self._rust.encode_special_tokens = True
         vocabulary = self._rust.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
@@ -70,7 +70,7 @@ class Tokenizer:
         return ids[0] if ids else None
 
     def _require_unspelt(self) -> None:
-        """ValueError where text can spell the separator."""
+        """Raise ValueError if text can spell the separator."""
         if self.separator is None or (spelt := spelling(self._rust, self.separator)) is None:
             return
         token = self._rust.id_to_token(self.separator)
@@ -82,17 +82,18 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
-        """The ids of `text`, without a separator.
+        """Return the ids of `text`, without a separator.
 
-        ValueError where it is no Unicode text (half a surrogate pair), or holds what is not in an alphabet of symbols.
+        Raises ValueError if it is not Unicode text (half a surrogate pair), or has a character that is not in an
+        alphabet of symbols.
         """
         (ids,) = self._encode([text], add_special_tokens=False)
         return ids
 
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
-        """The ids of each text as a document of a packed stream: followed by the separator, or by one space, if any.
+        """Return the ids of each text as a document of a packed stream, followed by the separator or one space, if any.
 
-        Before a space, a text without a letter is no token at all: two spaces would be no text of that alphabet.
+        Where a space follows, a text without letters has no tokens: that alphabet's text has no two adjacent spaces.
         """
         space = self._rust.token_to_id(" ")
         if self.separator is not None or space is None:
@@ -103,15 +104,15 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Sequence[int] | Int32[np.ndarray, " l"]) -> str:
-        """The text of `ids`, separators spelt out; ValueError for an id that is no token, as the mask is none."""
-        whole = [int(index) for index in ids]
-        wrong = [index for index in whole if not 0 <= index < self.size]
-        if wrong:
-            raise ValueError(f"id {wrong[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
-        return self._rust.decode(whole, skip_special_tokens=False)
+        """Return the text of `ids`, separators spelled out; raise ValueError for ids that are not tokens (the mask)."""
+        checked = [int(index) for index in ids]
+        invalid = [index for index in checked if not 0 <= index < self.size]
+        if invalid:
+            raise ValueError(f"id {invalid[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
+        return self._rust.decode(checked, skip_special_tokens=False)
 
     def certain(self, ids: Sequence[int]) -> str:
-        """The beginning of the text of `ids` that stands whatever ids follow; of an unstreamable one, nothing."""
+        """Return the prefix of the text of `ids` that is stable whatever ids follow; empty if unstreamable."""
         if self.unstreamable is not None:
             return ""
         end = len(ids)
@@ -120,9 +121,9 @@ class Tokenizer:
         return self._growth.certain(self.decode(ids[:end]))
 
     def lost(self, text: str) -> list[str]:
-        """The characters of `text` of which nothing remains, in their order.
+        """Return the characters of `text` of which nothing remains, in order.
 
-        They are letters and digits that no token stands for but white space, and what the unknown token stands for.
+        These are letters and digits represented by no token except white space, and what the unknown token represents.
         """
         encoding = self._rust.encode(text, add_special_tokens=False)
         kept, unknown = bytearray(len(text)), bytearray(len(text))
@@ -139,33 +140,33 @@ class Tokenizer:
         ]
 
     def save(self, folder: Path) -> None:
-        """Afterwards `folder` holds this tokenizer as tokenizer.json, with the digest `digest`."""
+        """Write this tokenizer to `folder` as tokenizer.json, with the digest `digest`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(self._text.encode("utf-8"))
 
     def _is_byte(self, index: int) -> bool:
-        """Whether ByteFallback takes the id for a byte, or passes over it as the decoder does over an unused id."""
+        """Return whether ByteFallback reads the id as a byte, or the decoder skips it as unused."""
         piece = self._rust.id_to_token(index)
         return piece is None or BYTE_PIECE.fullmatch(piece) is not None
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
         try:
             encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        except TypeError as error:  # what the library says of a text that has no UTF-8
+        except TypeError as error:  # the library's error for a text that UTF-8 cannot encode
             raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
-        except Exception as error:  # the library raises no narrower class for a letter outside an alphabet of symbols
+        except Exception as error:  # the library raises no narrower class for a character outside the alphabet
             unknown = next(letter for text in texts for letter in text if self._rust.token_to_id(letter) is None)
             raise ValueError(f"the text holds {unknown!r}, which is no symbol of this vocabulary") from error
         encoded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         for text, ids in zip(texts, encoded, strict=True):
-            # `_require_unspelt` has proved that it does not happen, of the library as it was read.
+            # `_require_unspelt` rules this out for the library version that it was derived from.
             if self.separator is not None and self.separator in (ids[:-1] if add_special_tokens else ids):
                 raise ValueError(f"the text {text[:80]!r} spells the separator, which this tokenizer should prevent")
         return encoded
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model or data folder; ValueError where its tokenizer.json is missing or damaged."""
+    """Return the tokenizer of a model or data folder; raise ValueError if tokenizer.json is missing or damaged."""
     path = folder / FILE
     try:
         return Tokenizer(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The kinds of tokenizer that an experiment may name, each of which builds one from its settings or from text."""
+"""Tokenizer kinds that an experiment may name; each builds a tokenizer from its settings or from text."""
 
 import json
 import re
@@ -17,24 +17,24 @@ from edlm.data.tokenizer import FILE, Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
-MOST_SYMBOLS = 4096  # a law over symbols holds a square matrix of them
-# a to z, A to Z, then Chinese characters: 20,902 in a row, and no space or accent among them
+MOST_SYMBOLS = 4096  # a distribution over symbols holds a square matrix of them
+# a to z, A to Z, then Chinese characters: 20,902 contiguous ones without a space or accent
 SYMBOLS = (ascii_letters + "".join(map(chr, range(0x4E00, 0x9FA6))))[:MOST_SYMBOLS]
-PIECE = 50_000  # characters of a text that BPE learns from at a time
+PIECE = 50_000  # characters of a text that BPE trains on at a time
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @config
 class Characters:
-    """text8's 27 characters: a to z and space.
+    """The 27 characters of text8: a to z and space.
 
-    Accents are dropped, digits spelt out; every run of anything else becomes one space (Mahoney 2006).
+    Accents are dropped, digits spelled out; every run of anything else becomes one space (Mahoney 2006).
     """
 
     kind: Literal["characters"] = "characters"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer; it needs no `texts`."""
+        """Return the tokenizer; `texts` is not used."""
         rust = tokenizers.Tokenizer(_merging(ALPHABET))
         rust.normalizer = normalizers.Sequence(
             [
@@ -51,12 +51,12 @@ class Characters:
 
 @config
 class Bytes:
-    """The 256 bytes of UTF-8, each its own id, and a separator."""
+    """The 256 byte values of UTF-8, one id per byte, and a separator."""
 
     kind: Literal["bytes"] = "bytes"
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer; it needs no `texts`."""
+        """Return the tokenizer; `texts` is not used."""
         rust = tokenizers.Tokenizer(_merging(_byte_letters()))
         rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         rust.decoder = decoders.ByteLevel()
@@ -69,19 +69,19 @@ class BPE:
 
     kind: Literal["bpe"] = "bpe"
     size: Positive
-    """Tokens, the 256 bytes and the separator included."""
+    """Number of tokens, including the 256 bytes and the separator."""
     sample: Positive = 100_000_000
-    """Characters of the train split to learn from. In memory are their distinct words, with about 100 bytes for each
-    of their characters: 40 MB for 8 million characters of English, but 800 MB where no word is repeated."""
+    """Characters of the train split to train on. Memory holds their distinct words, at about 100 bytes per character:
+    40 MB for 8 million characters of English, but 800 MB if no word is repeated."""
 
     def __post_init__(self) -> None:
         if self.size < 257:
             raise ValueError(f"size {self.size} is below 257: the bytes and the separator alone need that many")
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer learnt from the first `sample` characters of `texts`.
+        """Return a tokenizer trained on the first `sample` characters of `texts`.
 
-        Raises ConfigurationError where they do not hold enough pairs for `size` tokens.
+        Raises ConfigurationError if they do not hold enough pairs for `size` tokens.
         """
         rust = tokenizers.Tokenizer(models.BPE())
         rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -93,26 +93,26 @@ class BPE:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         )
         rust.train_from_iterator(_first(texts, self.sample), trainer)
-        if (learnt := rust.get_vocab_size()) < self.size:
+        if (vocabulary_size := rust.get_vocab_size()) < self.size:
             raise ConfigurationError(
-                f"tokenizer.size is {self.size}, but the train split holds pairs for {learnt} tokens only; "
-                f"set it to {learnt} or less, or give more text"
+                f"tokenizer.size is {self.size}, but the train split holds pairs for {vocabulary_size} tokens only; "
+                f"set it to {vocabulary_size} or less, or give more text"
             )
         return separated(rust, END_OF_TEXT)
 
 
 @config
 class Symbols:
-    """The letters of a source (`edlm.data.synthetic`), each its own id, with nothing between documents."""
+    """Symbols of a source (`edlm.data.synthetic`), one id per symbol, with nothing between documents."""
 
     kind: Literal["symbols"] = "symbols"
     size: Annotated[int, pydantic.Field(ge=2, le=MOST_SYMBOLS)]
-    """The first so many of a to z, A to Z, and Chinese characters."""
+    """Number of symbols, taken from a to z, A to Z, and Chinese characters in this order."""
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer; it needs no `texts`."""
+        """Return the tokenizer; `texts` is not used."""
         letters = {letter: index for index, letter in enumerate(SYMBOLS[: self.size])}
-        # Words, not the merges of `_merging`: those would pass over an unknown letter in silence.
+        # WordLevel rather than the BPE of `_merging`, which would silently drop an unknown character.
         rust = tokenizers.Tokenizer(models.WordLevel(letters, unk_token="no such symbol"))
         rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         rust.decoder = decoders.Fuse()
@@ -121,18 +121,18 @@ class Symbols:
 
 @config
 class HuggingFaceTokenizer:
-    """A tokenizer made elsewhere, read as data: no code of its makers is run."""
+    """Existing tokenizer, read as data: no code of its authors is run."""
 
     kind: Literal["huggingface"] = "huggingface"
     uri: str
     """A tokenizer.json, or a folder with a tokenizer.json or with vocab.json and merges.txt; any fsspec URI."""
     separator: str = END_OF_TEXT
-    """The token of its vocabulary to put between documents, for example `</s>`; text must not be able to spell it."""
+    """Token of the vocabulary to put between documents, for example `</s>`; text must not be able to spell it."""
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer at `uri`; it needs no `texts`.
+        """Return the tokenizer at `uri`; `texts` is not used.
 
-        Raises ConfigurationError where there is none, or where its vocabulary lacks the separator or text can spell it.
+        Raises ConfigurationError if there is none, or if its vocabulary lacks the separator or text can spell it.
         """
         rust = self._read()
         if rust.token_to_id(self.separator) is None:
@@ -169,32 +169,32 @@ TokenizerConfig = Characters | Bytes | BPE | Symbols | HuggingFaceTokenizer
 
 
 def _merging(letters: Iterable[str]) -> models.BPE:
-    """A model that knows single letters and no merges: the library's fastest way to one id a letter."""
+    """Return a model of single characters without merges: the library's fastest way to one id per character."""
     return models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[])
 
 
 def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
-    """The tokenizer whose documents end with `separator`, which becomes its last id where it is new.
+    """Return the tokenizer whose documents end with `separator`, which is added as the last id if it is new.
 
-    Where the model would read the separator wherever it stands in a text, the text is parted within it. Raises
-    ConfigurationError where text spells it in another way, or where it is an ordinary piece of the vocabulary.
+    If the model would read literal occurrences of the separator, texts are split within them. Raises ConfigurationError
+    if text can spell it in another way, or if it is an ordinary piece of the vocabulary.
     """
     index = rust.token_to_id(separator)
     is_added = index in rust.get_added_tokens_decoder()
     rust.add_special_tokens([separator])
-    spelt = None if index is None else spelling(rust, index)
-    if spelt is not None and not (spelt.stands and is_added):
+    route = None if index is None else spelling(rust, index)
+    if route is not None and not (route.stands and is_added):
         raise ConfigurationError(
-            f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: {spelt.how}; "
+            f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: {route.how}; "
             f"name a special token of the vocabulary instead, which are: {_special(rust, but=separator)}, "
             "or add one to added_tokens in tokenizer.json"
         )
-    if spelt is not None and not is_parted(rust, separator):
+    if route is not None and not is_parted(rust, separator):
         steps = [] if rust.pre_tokenizer is None else [rust.pre_tokenizer]
         rust.pre_tokenizer = pre_tokenizers.Sequence([*steps, parting(separator)])  # type: ignore[assignment]
-    name = "separator" if set(separator) & set(":$") else separator  # a template has its own meaning for these letters
-    whole = {"id": name, "ids": [rust.token_to_id(separator)], "tokens": [separator]}
-    template = processors.TemplateProcessing(single=["$A", name], special_tokens=[whole])
+    name = "separator" if set(separator) & set(":$") else separator  # special characters of a template
+    special_token = {"id": name, "ids": [rust.token_to_id(separator)], "tokens": [separator]}
+    template = processors.TemplateProcessing(single=["$A", name], special_tokens=[special_token])
     rust.post_processor = template  # type: ignore[assignment]  # the library's stubs give the getter's type
     rust.no_padding()
     rust.no_truncation()
@@ -207,7 +207,7 @@ def _special(rust: tokenizers.Tokenizer, but: str | None = None) -> str:
 
 
 def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in byte-level vocabularies (Radford 2019, `bytes_to_unicode`)."""
+    """Return the character that represents each byte in byte-level vocabularies (Radford 2019, `bytes_to_unicode`)."""
     printable = re.compile(r"[!-~¡-¬®-ÿ]")
     others = iter(range(256, 512))
     return [chr(byte) if printable.match(chr(byte)) else chr(next(others)) for byte in range(256)]
@@ -222,9 +222,9 @@ def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces of at most PIECE characters with the same words: cut before a space, where there is one.
+    """Yield the text in pieces of at most PIECE characters with the same words: cut before a space, if there is one.
 
-    The library holds 256 of the texts that it learns from at a time.
+    The library holds 256 of its training texts at a time.
     """
     start = 0
     while len(text) - start > PIECE:

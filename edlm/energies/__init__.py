@@ -1,1 +1,1 @@
-"""Energies: the residual E of p(x0 | xt) = p_theta(x0 | xt) exp(-E) / Z, ours and the paper's."""
+"""Energies: the residual E of p(x0 | xt) = p_theta(x0 | xt) exp(-E) / Z, this project's and the paper's."""

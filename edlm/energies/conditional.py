@@ -1,4 +1,4 @@
-"""The conditional energy, ours: Z = 1, a light causal head on the denoiser's features (docs/mathematics.md 3.4)."""
+"""Conditional energy of this project: Z = 1, a light causal head on the denoiser's features."""
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,12 @@ from edlm.models.transformer import Block, Blocks, KVCache
 
 
 class ConditionalEnergy(AbstractEnergy):
-    """Ours (docs/mathematics.md 3.4): E = log p_theta(x_U | x_t) - log p_c(x_U | x_t), Z = 1 exactly.
+    """E = log p_theta(x_U | x_t) - log p_c(x_U | x_t), Z = 1 exactly (docs/mathematics.md 3.4).
 
-    p_c goes through the new positions in reading order. Its logits are the denoiser's plus a correction, zero before
+    p_c factorises over the new positions in reading order. Its logits are the denoiser's plus a correction, zero before
     training, from light causal layers over the features of x_t, the last new token, the `left` tokens to the left,
-    known or just drawn, and the `right` ones to the right, as far as x_t knows them.
-    It is added to the features, before the denoiser's own readout: no second vocabulary matrix.
+    known or just drawn, and the `right` tokens to the right, as far as x_t knows them. The correction is added to the
+    features, before the denoiser's own LM head: no second vocabulary matrix.
     """
 
     whole_sequence = False
@@ -30,11 +30,11 @@ class ConditionalEnergy(AbstractEnergy):
     def __init__(self, width: int, layers: int, heads: int, left: int, right: int, denoiser: Denoiser) -> None:
         super().__init__()
         self.mask = denoiser.mask
-        self._denoiser = (denoiser,)  # in a tuple: borrowed, not a part of this module and not saved with it
+        self._denoiser = (denoiser,)  # in a tuple: borrowed, neither a submodule nor saved with this module
         self.features = RowInvariantLinear(denoiser.trunk.width, width)
-        # one more id than the denoiser has: the edge of the canvas
+        # one id more than the denoiser: the edge of the canvas
         self.left, self.last = (Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
-        # the other neighbours', one table after the other
+        # tables of the other neighbours, one per offset
         self.near = Neighbours(left - 1 + right, denoiser.vocabulary + 2, width) if left - 1 + right else None
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Blocks(Block(width, heads) for _ in range(layers))
@@ -48,7 +48,7 @@ class ConditionalEnergy(AbstractEnergy):
     def log_p(
         self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
     ) -> Float[Tensor, "b k"]:
-        """log p_c(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
+        """Return log p_c(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
         b, k, _ = x.shape
         new, x = new_positions(x, xt, self.mask)
         result = context.new_zeros(b, k, dtype=torch.float32)
@@ -59,23 +59,23 @@ class ConditionalEnergy(AbstractEnergy):
     def read(
         self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
     ) -> Float[Tensor, "b l h"]:
-        """The features of each new position, corrected for the new tokens of x before it: ONE pass of the head."""
-        new, whole = new_positions(x[:, None], xt, self.mask)
+        """Compute the features of new positions, each corrected for the new tokens of x before it: ONE head pass."""
+        new, filled = new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
         for packed in pack(new, None, every_size=self.training):
-            rows, place = torch.nonzero(packed.valid, as_tuple=True)
-            features = self._corrected(packed, whole[packed.rows], xt[packed.rows], context)[:, 0]
-            corrected[packed.rows[rows], packed.positions[rows, place]] = features[rows, place]
+            rows, columns = torch.nonzero(packed.valid, as_tuple=True)
+            features = self._corrected(packed, filled[packed.rows], xt[packed.rows], context)[:, 0]
+            corrected[packed.rows[rows], packed.positions[rows, columns]] = features[rows, columns]
         return corrected
 
     def log_p_of(
         self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
-        """log p_c of the tokens of x at the selected new positions, 0 elsewhere, from what `read` gave."""
+        """Return log p_c of the tokens of x at the selected new positions, 0 elsewhere, given the result of `read`."""
         return self._denoiser[0].log_p_of(features, where, x)
 
     def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
-        """log p_c of every token at the selected new positions."""
+        """Return log p_c of every token at the selected new positions."""
         return self._denoiser[0].log_p(features, where)
 
     @torch.no_grad()
@@ -86,35 +86,35 @@ class ConditionalEnergy(AbstractEnergy):
         context: Float[Tensor, "b l h"],
         u: Float64[Tensor, "b l"],
     ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        """x_U ~ p_c(. | x_t) exactly, position by position in reading order; x_t elsewhere. With log p_c of each."""
+        """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere."""
         x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
         for packed in pack(where, None, every_size=self.training):
-            # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on how many there are.
+            # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
             packed = packed.padded(ROWS_MULTIPLE)
-            rows, at = packed.rows, packed.positions
-            seen = [KVCache(len(rows), at.shape[1], layer, self.norm.weight) for layer in self.layers]
-            features = context[rows[:, None], at]
-            given = self.features(features) + self._known_right(at, xt[rows])
+            rows, positions = packed.rows, packed.positions
+            caches = [KVCache(len(rows), positions.shape[1], layer, self.norm.weight) for layer in self.layers]
+            features = context[rows[:, None], positions]
+            inputs = self.features(features) + self._known_right(positions, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
-            # In sharded training every worker must make the same calls, so there places that are not new have theirs.
-            for i in range(at.shape[1] if self.training else int(packed.valid.sum(dim=1).max())):
-                here = at[:, i : i + 1]
-                z = given[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(here, x[rows])
-                turn = self.layers.turn(here)
-                for layer, passed in zip(self.layers, seen, strict=True):
-                    z = layer.extend(z, turn, passed)
+            # In sharded training every worker must make the same calls, so padding positions are computed there too.
+            for i in range(positions.shape[1] if self.training else int(packed.valid.sum(dim=1).max())):
+                position = positions[:, i : i + 1]
+                z = inputs[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(position, x[rows])
+                rotary = self.layers.turn(position)
+                for layer, cache in zip(self.layers, caches, strict=True):
+                    z = layer.extend(z, rotary, cache)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
-                tokens, found = self._denoiser[0].readout.draw(corrected, u[rows[:, None], here])
+                tokens, token_log_p = self._denoiser[0].readout.draw(corrected, u[rows[:, None], position])
                 last, valid = tokens[:, 0], packed.valid[:, i]
-                new = rows[valid], here[valid, 0]
-                x[new], log_p[new] = last[valid], found[valid, 0]
+                new = rows[valid], position[valid, 0]
+                x[new], log_p[new] = last[valid], token_log_p[valid, 0]
                 yield
         return x, log_p
 
     def _of_tokens(
         self, packed: Packed, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
     ) -> Float[Tensor, "n k m"]:
-        """log p_c of the new token at every packed place, 0 where none is."""
+        """Return log p_c of the new token at every packed position, 0 at padding."""
         valid = packed.valid[:, None].expand(-1, x.shape[1], -1)
         corrected = self._corrected(packed, x[packed.rows], xt[packed.rows], context)
         tokens = x[packed.rows[:, None], :, packed.positions].transpose(1, 2)
@@ -124,36 +124,36 @@ class ConditionalEnergy(AbstractEnergy):
     def _corrected(
         self, packed: Packed, x: Int[Tensor, "n k l"], xt: Int[Tensor, "n l"], context: Tensor
     ) -> Float[Tensor, "n k m h"]:
-        """The features of the new positions, corrected for the new tokens before each."""
-        at, k = packed.positions, x.shape[1]
-        at_k = at.repeat_interleave(k, 0)
-        features = context[packed.rows[:, None], at][:, None]
+        """Compute the features of the new positions, corrected for the new tokens before each."""
+        positions, k = packed.positions, x.shape[1]
+        positions_k = positions.repeat_interleave(k, 0)
+        features = context[packed.rows[:, None], positions][:, None]
         x = x.flatten(0, 1)
-        last = F.pad(x.gather(1, at_k)[:, :-1], (1, 0), value=self.mask + 1)
-        given = (self.features(features[:, 0]) + self._known_right(at, xt)).repeat_interleave(k, 0)
-        z = given + self.last(last) + self._settled_left(at_k, x)
-        turn = self.layers.turn(at_k)
+        last = F.pad(x.gather(1, positions_k)[:, :-1], (1, 0), value=self.mask + 1)
+        inputs = (self.features(features[:, 0]) + self._known_right(positions, xt)).repeat_interleave(k, 0)
+        z = inputs + self.last(last) + self._settled_left(positions_k, x)
+        rotary = self.layers.turn(positions_k)
         for layer in self.layers:
-            z = layer(z, turn, causal=True)  # padding stands behind all that is valid, where nobody looks
+            z = layer(z, rotary, causal=True)  # padding comes after all valid positions, which do not attend to it
         return features + self.correction(self.norm(z)).unflatten(0, (-1, k))
 
     def _settled_left(self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"]) -> Float[Tensor, "n m h"]:
-        """The tokens of x to the left of each place, new ones included."""
+        """Embed the tokens of x to the left of each position, new ones included."""
         beside = self.left(_beside(at, x, -1, self.mask + 1))
         return beside + self._near(at, x, self.further_left, 0) if self.further_left else beside
 
     def _known_right(self, at: Int[Tensor, "n m"], xt: Int[Tensor, "n l"]) -> Tensor | float:
-        """What x_t holds to the right of each place; a new token is a mask there."""
+        """Embed the tokens of x_t to the right of each position, where new tokens are masks."""
         return self._near(at, xt, self.right, len(self.further_left)) if self.right else 0.0
 
     def _near(self, at: Tensor, x: Tensor, offsets: range, table: int) -> Float[Tensor, "n m h"]:
-        """The sum of what the tables from `table` on hold for the tokens at `offsets` from each place."""
+        """Sum the embeddings of the tokens at `offsets` from each position, by the tables from `table` on."""
         assert self.near is not None
         return self.near(at, x, offsets, table)
 
 
 class Neighbours(nn.Module):
-    """A table of vectors for each of several offsets, one after the other in one weight."""
+    """Embedding tables, one per offset, concatenated in one weight."""
 
     def __init__(self, tables: int, ids: int, width: int) -> None:
         super().__init__()
@@ -163,20 +163,20 @@ class Neighbours(nn.Module):
     def forward(
         self, at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offsets: range, table: int
     ) -> Float[Tensor, "n m h"]:
-        """The sum over `offsets` of the vectors of their tokens, the first in this table; an edge is the last id.
+        """Sum the embeddings of the tokens at `offsets`, the first by table `table`; the last id is the edge.
 
-        Added up one at a time: [n, m, offsets, h] never exists, and a place's bits do not depend on other places.
-        Taken apart once, the weight gets one gradient of its size, and not one for each offset.
+        Added one at a time: [n, m, offsets, h] is never materialised, and a position's bits do not depend on other
+        positions. The weight is unbound once and so gets one gradient of its size instead of one per offset.
         """
         tables = self.weight.unflatten(0, (-1, self.ids)).unbind()[table : table + len(offsets)]
         total = torch.zeros((), device=x.device)
-        for offset, one in zip(offsets, tables, strict=True):
-            total = total + embedded(_beside(at, x, offset, self.ids - 1), one).float()
+        for offset, weight in zip(offsets, tables, strict=True):
+            total = total + embedded(_beside(at, x, offset, self.ids - 1), weight).float()
         return total.to(self.weight.dtype)
 
 
 def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offset: int, edge: int) -> Int[Tensor, "n m"]:
-    """The token of x at `offset` from each place, `edge` beyond the canvas."""
-    place = at + offset
-    inside = place.clamp(0, x.shape[1] - 1)
-    return torch.where(place == inside, x.gather(1, inside), edge)
+    """Return the token of x at `offset` from each position, `edge` beyond the canvas."""
+    position = at + offset
+    inside = position.clamp(0, x.shape[1] - 1)
+    return torch.where(position == inside, x.gather(1, inside), edge)

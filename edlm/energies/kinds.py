@@ -1,8 +1,8 @@
-"""Residual energies E(x_0, x_t, t): ours on what a step keeps, and the paper's on whole drafts.
+"""Configurations of residual energies E(x_0, x_t, t): step energies of this project, whole-sequence ones of the paper.
 
     p(x | x_t) is proportional to p_theta(x | x_t) exp(-E(x, x_t, t)): LOW energy is likely text.
 
-Every energy is called alike; what it is a function of differs, and `whole_sequence` says which:
+All energies have one call signature; `whole_sequence` says what they are functions of:
   step energies (`whole_sequence` False) see this step's new tokens and masks elsewhere (`edlm.energies.step`);
   whole-sequence energies (`whole_sequence` True) see every position filled (EDLM sec. 4).
 """
@@ -24,7 +24,7 @@ B = TypeVar("B", AutoregressiveModel, ConditionalEnergy)
 
 @config
 class Step:
-    """A step energy in blocks of neighbouring positions (None: one block, the whole canvas)."""
+    """Step energy in blocks of neighbouring positions (None: one block, the whole canvas)."""
 
     kind: Literal["step"] = "step"
     block: Positive | None = 8
@@ -38,16 +38,16 @@ class Step:
 
 @config
 class Conditional:
-    """A normalised step energy: a light causal head on the denoiser's features."""
+    """Normalised step energy: a light causal head on the denoiser's features."""
 
     kind: Literal["conditional"] = "conditional"
     width: Positive = 128
     layers: Positive = 2
     heads: Positive = 4
     left: Positive = 1
-    """How many tokens to the left of a new one it is told at once, known or just drawn."""
+    """Number of tokens to the left of a new one that the head reads directly, known or just drawn."""
     right: NonNegative = 0
-    """How many to the right, as far as they are known."""
+    """Number of tokens to the right, as far as they are known."""
 
     def build(self, denoiser: Denoiser, borrowed: Borrowed = None) -> ConditionalEnergy:
         return ConditionalEnergy(self.width, self.layers, self.heads, self.left, self.right, denoiser)
@@ -55,7 +55,7 @@ class Conditional:
 
 @config
 class Bidirectional:
-    """The paper's energy on whole drafts, of the denoiser's size."""
+    """The paper's whole-sequence energy, of the denoiser's size."""
 
     kind: Literal["bidirectional"] = "bidirectional"
 
@@ -65,7 +65,7 @@ class Bidirectional:
 
 @config
 class Autoregressive:
-    """The paper's energy `ar`: nothing to train beyond the autoregressive model."""
+    """The paper's energy `ar`: no training beyond the autoregressive model."""
 
     kind: Literal["ar"] = "ar"
 
@@ -75,7 +75,7 @@ class Autoregressive:
 
 @config
 class CarryOver:
-    """The paper's energy `coar`: nothing to train beyond the autoregressive model."""
+    """The paper's energy `coar`: no training beyond the autoregressive model."""
 
     kind: Literal["coar"] = "coar"
 
@@ -85,7 +85,7 @@ class CarryOver:
 
 @config
 class Residual:
-    """NCE on top of a conditional energy, which is trained first and then proposes the candidates."""
+    """NCE energy on top of a conditional energy, which is trained first and then proposes the candidates."""
 
     kind: Literal["residual"] = "residual"
     width: Positive = 128

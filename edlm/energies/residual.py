@@ -1,4 +1,4 @@
-"""The residual energy, ours: NCE on top of a conditional energy, which proposes (docs/mathematics.md 3.5)."""
+"""Residual energy of this project: NCE on top of a conditional energy, which proposes the candidates."""
 
 from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.step import StepEnergy
@@ -7,9 +7,9 @@ from edlm.models.denoiser import Denoiser
 
 
 class ResidualEnergy(AbstractEnergy):
-    """NCE on top of a conditional energy (docs/mathematics.md 3.5): p is proportional to p_c exp(-E).
+    """NCE energy on top of a conditional energy: p is proportional to p_c exp(-E) (docs/mathematics.md 3.5).
 
-    Candidates and negatives are drawn from p_c, which is frozen; the head is a step energy's, over the whole canvas.
+    Candidates and negatives are drawn from p_c, which is frozen; the head is a step energy over the whole canvas.
     """
 
     whole_sequence = False

@@ -1,4 +1,4 @@
-"""Energies of ours, on what a step keeps: light heads on the features that the denoiser computed for the draft anyway.
+"""Step energies of this project: light heads on the features that the denoiser computes for the candidates anyway.
 
 They see this step's new tokens and masks elsewhere (docs/mathematics.md 3.3 to 3.5).
 """
@@ -18,10 +18,10 @@ from edlm.models.transformer import Block, Blocks
 
 
 class StepEnergy(AbstractEnergy):
-    """Ours: a light head on the denoiser's features, summed over each block's new positions (docs/mathematics.md 3.3).
+    """Light head on the denoiser's features, summed over each block's new positions (docs/mathematics.md 3.3).
 
-    At each new position the head gets its own token and those to the left and right, known, new in the same block, or
-    masked; the tokens of other blocks are masks to it, so that given x_t blocks are independent. The output is zero
+    At each new position the head reads its own token and those to the left and right: known, new in the same block, or
+    masked. New tokens of other blocks are masks to it, so that blocks are independent given x_t. The output is zero
     before training: step 0 is plain diffusion.
     """
 
@@ -31,7 +31,7 @@ class StepEnergy(AbstractEnergy):
         super().__init__()
         self.block, self.mask = block, denoiser.mask
         self.features = RowInvariantLinear(denoiser.trunk.width, width)
-        # one more id than the denoiser has: the edge of the canvas
+        # one id more than the denoiser: the edge of the canvas
         self.own, self.left, self.right = (Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = Blocks(Block(width, heads) for _ in range(layers))
         self.norm = LayerNorm(width, bias=False)
@@ -46,31 +46,31 @@ class StepEnergy(AbstractEnergy):
         return energy
 
     def _weigh(self, packed: Packed, x: Tensor, xt: Tensor, context: Tensor) -> Float[Tensor, "n k"]:
-        rows, at, valid = packed.rows, packed.positions, packed.valid
+        rows, positions, valid = packed.rows, packed.positions, packed.valid
         k = x.shape[1]
-        z = self.features(context[rows[:, None], at])[:, None]  # the same for all candidates
-        z = z + self.own(x[rows[:, None], :, at].transpose(1, 2))
+        z = self.features(context[rows[:, None], positions])[:, None]  # the same for all candidates
+        z = z + self.own(x[rows[:, None], :, positions].transpose(1, 2))
         z = z + self.left(self._neighbour(packed, x, xt, -1)) + self.right(self._neighbour(packed, x, xt, +1))
         z, valid_k = z.flatten(0, 1), valid.repeat_interleave(k, 0)
-        turn = self.layers.turn(at.repeat_interleave(k, 0))
+        rotary = self.layers.turn(positions.repeat_interleave(k, 0))
         for layer in self.layers:
-            z = layer(z, turn, valid=valid_k)
+            z = layer(z, rotary, valid=valid_k)
         return (self.scalar(self.norm(z)) * valid_k).sum(dim=-1).unflatten(0, (-1, k))
 
     def _neighbour(self, packed: Packed, x: Tensor, xt: Tensor, offset: int) -> Int[Tensor, "n k m"]:
-        """The token beside each position; masked if it is new in another block, a special id beyond the edge."""
+        """Return the token beside each position: a mask if it is new in another block, a special id beyond the edge."""
         length = xt.shape[1]
-        rows, at = packed.rows[:, None], packed.positions + offset
-        inside = at.clamp(0, length - 1)
+        rows, beside = packed.rows[:, None], packed.positions + offset
+        inside = beside.clamp(0, length - 1)
         token = x[rows, :, inside].transpose(1, 2)
         if self.block is not None:
             foreign = inside // self.block != packed.positions // self.block
             token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)
-        beyond = (at < 0) | (at >= length)
+        beyond = (beside < 0) | (beside >= length)
         return torch.where(beyond[:, None], self.mask + 1, token)
 
 
 def new_positions(x: Tensor, xt: Tensor, mask: int) -> tuple[Bool[Tensor, "b l"], Int[Tensor, "b k l"]]:
-    """U, where x_t is masked and x is not; and x with the known tokens of x_t in place."""
+    """Return U, where x_t is masked and x is not, and x with the known tokens of x_t in place."""
     masked = xt == mask
     return masked & (x[:, 0] != mask), equations.carry_over(xt[:, None].expand_as(x), x, masked[:, None].expand_as(x))

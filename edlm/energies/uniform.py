@@ -1,4 +1,4 @@
-"""The control of every comparison: k candidates that are all weighed alike."""
+"""Uniform weights, the control of every comparison: k candidates with equal scores."""
 
 import torch
 
@@ -6,12 +6,12 @@ from edlm.interfaces import AbstractEnergy
 
 
 class Uniform(AbstractEnergy):
-    """E = 0: one of k candidates is kept at random, and the law is plain diffusion's for every k, T, window and block.
+    """E = 0: one of k candidates is kept at random, which is plain diffusion for every k, T, window and block.
 
-    A draw that is chosen from k independent ones without a look at them is a draw. Its bound is plain diffusion's as
-    well, text by text: log(k v_1 / sum_j v_j) = 0. So what a sampler with this energy shares with one that weighs is
-    owed to the sampler (its precision, its steps, its calls), and not to the energy. `whole_sequence` and `block` are
-    those of the energy it stands beside; block None is one group, the whole canvas.
+    Choosing one of k independent draws without reading them gives one draw from the same distribution. The bound is
+    that of plain diffusion too, text by text: log(k v_1 / sum_j v_j) = 0. So any gain that a sampler has with this
+    energy as with a scoring one is due to the sampler (its precision, its steps, its calls), not to the energy.
+    `whole_sequence` and `block` are those of the energy it is compared with; block None is one group, the whole canvas.
     """
 
     def __init__(self, whole_sequence: bool = True, block: int | None = None) -> None:

@@ -16,9 +16,9 @@ from edlm.models.transformer import Transformer
 
 
 class BidirectionalEnergy(AbstractEnergy):
-    """The paper's NCE energy on whole drafts: a transformer over x_t and x_0, mean-pooled (EDLM sec. 4.2).
+    """The paper's NCE energy on whole sequences: a transformer over x_t and x_0, mean-pooled (EDLM sec. 4.2).
 
-    It begins as the denoiser: the projection passes x_0 through, the head is zero, so step 0 is plain diffusion.
+    Initialised as the denoiser: the projection passes x_0 through and the head is zero, so step 0 is plain diffusion.
     """
 
     whole_sequence = True
@@ -41,19 +41,19 @@ class BidirectionalEnergy(AbstractEnergy):
 
 
 class PairProjection(nn.Module):
-    """A linear map of two vectors beside one another, of which many second ones share a first; at first the second."""
+    """Linear projection of `[first; second]`; many `second` may share one `first`. Initialised to return `second`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
 
     def forward(self, first: Float[Tensor, "*b h"], second: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
-        of_first, of_second = self.weight.chunk(2, dim=1)
-        return linear(first, of_first) + linear(second, of_second)
+        weight_first, weight_second = self.weight.chunk(2, dim=1)
+        return linear(first, weight_first) + linear(second, weight_second)
 
 
 class AutoregressiveEnergy(AbstractEnergy):
-    """`ar`: E = -log p_AR(x_0) + log p_theta(x_0 | x_t); every position counts (EDLM sec. 4.1). Z is not tractable."""
+    """`ar`: E = -log p_AR(x_0) + log p_theta(x_0 | x_t), over all positions (EDLM sec. 4.1). Z is not tractable."""
 
     whole_sequence = True
 
@@ -68,8 +68,8 @@ class AutoregressiveEnergy(AbstractEnergy):
 class CarryOverEnergy(AbstractEnergy):
     """`coar`: as `ar`, but only masked positions count, in both terms: Z = 1 exactly (EDLM sec. 4.1).
 
-    Its law fills ALL masked positions, in reading order, each from what stands left of it. Of what a step keeps alone
-    it is a sum over the rest: who samples it draws the whole draft, up to the last position that is kept.
+    Its distribution fills ALL masked positions in reading order, each from the tokens to its left. The distribution of
+    U alone is a sum over the rest, so samplers draw every masked position up to the last one of U.
     """
 
     whole_sequence = True
@@ -87,19 +87,20 @@ class CarryOverEnergy(AbstractEnergy):
     def drawing(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
     ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        """Tokens at the selected positions, each given what stands left of it, and their log-probabilities; x_t and 0
-        elsewhere. The denoiser's context says nothing here.
+        """Draw the selected positions, each given the tokens to its left; return tokens and log-probabilities.
+
+        They are x_t and 0 elsewhere. The denoiser's context is not used.
         """
         return self.model.filling(xt, where, u)
 
     def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
-        """The autoregressive model's features of a draft, for `log_p_of` and `distribution`."""
+        """Compute the autoregressive model's features of a speculative draft, for `log_p_of` and `distribution`."""
         return self.model.read(x)
 
     def log_p_of(self, features: Tensor, where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]) -> Float[Tensor, "b l"]:
-        """log p of the tokens of x at the selected positions, 0 elsewhere."""
+        """Return log p of the tokens of x at the selected positions, 0 elsewhere."""
         return self.model.log_p_of(features, where, x)
 
     def distribution(self, features: Tensor, where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
-        """log p of every token at the selected positions."""
+        """Return log p of every token at the selected positions."""
         return self.model.distribution(features, where)

@@ -1,4 +1,4 @@
-"""Energies of data and of drafts at the same x_t: what noise contrastive estimation tells apart."""
+"""Energies of data and of proposal samples at the same x_t: the classes that noise contrastive estimation separates."""
 
 import torch
 from jaxtyping import Float64, Int
@@ -22,12 +22,13 @@ def energies_of_pairs(
     draws: int,
     times: tuple[float, float],
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
-    """E of x_0 and of one draft of each x_t, summed over groups, at `draws` stratified times of every sequence.
+    """Return the energies of x_0 and of one sample per x_t, summed over groups: `(data, samples)`.
 
-    `times` are (from, to). The draft comes from p_theta, or from the energy's proposal; everything masked is new.
+    Every sequence is noised at `draws` stratified times within `times`, which are (from, to). The sample fills all
+    masked positions and comes from p_theta, or from the energy's proposal.
     """
     rows = torch.arange(len(x0), device=x0.device)
-    data, drafts = [], []
+    data, samples = [], []
     low, high = times
     for i in range(draws):
         t = low + (high - low) * ((uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0)
@@ -36,20 +37,20 @@ def energies_of_pairs(
         context, masked = denoiser.read(xt, t), xt == denoiser.mask
         u = uniforms(seed, i, rows, Purpose.NEGATIVE, (1, x0.shape[1]))
         if (proposal := proposal_of(energy)) is not None:
-            draft, _ = propose_from(proposal, context, xt, masked, u)
-            x = torch.cat([x0[:, None], draft], dim=1)
+            sample, _ = propose_from(proposal, context, xt, masked, u)
+            x = torch.cat([x0[:, None], sample], dim=1)
             log_p = proposal.log_p(x, xt, context)[..., None]
         else:
-            draft, of_draft = propose(denoiser, context, xt, masked, u)
-            x = torch.cat([x0[:, None], draft], dim=1)
-            of_data = torch.zeros_like(of_draft)
+            sample, log_p_sample = propose(denoiser, context, xt, masked, u)
+            x = torch.cat([x0[:, None], sample], dim=1)
+            log_p_data = torch.zeros_like(log_p_sample)
             for chunk in chunks(masked, denoiser.vocabulary):
-                at = torch.nonzero(chunk, as_tuple=True)
-                of_data[at[0], 0, at[1]] = (
-                    denoiser.log_p(context, chunk).gather(-1, x0[chunk][:, None])[:, 0].to(of_data.dtype)
+                index = torch.nonzero(chunk, as_tuple=True)
+                log_p_data[index[0], 0, index[1]] = (
+                    denoiser.log_p(context, chunk).gather(-1, x0[chunk][:, None])[:, 0].to(log_p_data.dtype)
                 )
-            log_p = equations.sum_by_group(torch.cat([of_data, of_draft], dim=1), energy.block)
-        both = energy(x, xt, t, log_p, context).double().sum(dim=-1)
-        data.append(both[:, 0].cpu())
-        drafts.append(both[:, 1].cpu())
-    return torch.cat(data), torch.cat(drafts)
+            log_p = equations.sum_by_group(torch.cat([log_p_data, log_p_sample], dim=1), energy.block)
+        energies = energy(x, xt, t, log_p, context).double().sum(dim=-1)
+        data.append(energies[:, 0].cpu())
+        samples.append(energies[:, 1].cpu())
+    return torch.cat(data), torch.cat(samples)

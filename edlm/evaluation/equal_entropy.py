@@ -1,6 +1,6 @@
-"""Quality at matched entropy: the nll that a sweep of one setting reaches at the entropy of the data.
+"""Quality at matched entropy: the nll that a sweep over one setting reaches at the entropy of the data.
 
-Every sampler can trade variety for likelihood, by its temperature for one, so samplers compare at one entropy.
+Every sampler can trade variety for likelihood, for example by its temperature, so samplers are compared at one entropy.
 """
 
 import math
@@ -13,30 +13,30 @@ from edlm.evaluation.quality import Average
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a sweep: what its texts come to, in nats."""
+    """One setting of a sweep: mean nll and entropy of its texts, in nats."""
 
     setting: float
-    """The temperature, or whatever is swept."""
+    """The temperature, or another swept setting."""
     nll: Average
     entropy: Average
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The nll at the entropy asked for, or None and the reason why there is none."""
+    """The nll at the requested entropy, or None and the reason."""
 
     nll: Average | None
     between: tuple[float, float] | None
-    """The settings that it lies between."""
+    """The settings between which the nll is interpolated."""
     reason: str | None = None
 
 
 def nll_at_entropy(points: Sequence[Point], entropy: Average) -> Matched:
-    """The nll at `entropy` by linear interpolation between neighbouring settings; nothing is extrapolated.
+    """Interpolate the nll at `entropy` linearly between neighbouring settings; never extrapolate.
 
-    nll = n1 + s (H - h1), s = (n2 - n1) / (h2 - h1); its error takes n1, n2, h1, h2 and H as independent. The nll and
+    nll = n1 + s (H - h1), s = (n2 - n1) / (h2 - h1); its error treats n1, n2, h1, h2 and H as independent. The nll and
     the entropy of the same texts mostly rise together, and the error is then too large rather than too small.
-    Raises ValueError for a sweep with a value that is not finite, or a setting twice.
+    Raise ValueError for a value that is not finite, and for a setting that occurs twice.
     """
     points = sorted(points, key=lambda point: point.setting)
     _require_sweep(points, entropy)
@@ -52,9 +52,9 @@ def nll_at_entropy(points: Sequence[Point], entropy: Average) -> Matched:
             None, None, f"entropy {entropy.mean:.4g} is outside the sweep's {low} to {high}; widen the sweep"
         )
     if len(crossed) + len(hit) > 1:
-        places = [points[i].setting for i in sorted([*hit, *(i for i, _ in crossed)])]
-        return Matched(None, None, f"entropy {entropy.mean:.4g} is reached more than once, at and after {places}")
-    # A point that has just this entropy ends two segments, and the steeper one makes its nll less certain.
+        settings = [points[i].setting for i in sorted([*hit, *(i for i, _ in crossed)])]
+        return Matched(None, None, f"entropy {entropy.mean:.4g} is reached more than once, at and after {settings}")
+    # A point with exactly this entropy ends two segments; the steeper one makes its nll less certain.
     nearest = crossed or [segment for segment in segments if hit[0] in segment]
     nll, i, j = max(
         ((_interpolated(points[i], points[j], entropy), i, j) for i, j in nearest),

@@ -1,6 +1,6 @@
-"""How far a denoiser and a sampler are from the truth, where the source's law is known exactly.
+"""Distance of a denoiser and of a sampler from a source whose distribution is known exactly.
 
-For an energy see `edlm.evaluation.exact_energy_distance`. Standard errors are over sequences.
+For energies see `edlm.evaluation.exact_energy_distance`. Standard errors are over sequences.
 """
 
 import math
@@ -24,21 +24,21 @@ QUARTERS: tuple[Interval, ...] = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 
 
 @dataclass(frozen=True)
 class DenoiserDistance:
-    """Of the denoiser's marginals, for the times of one quarter."""
+    """Distance of the denoiser's marginals from the exact ones, over the times of one quarter."""
 
     kl_nats_per_position: Estimate
     """Mean of KL(q(x^l | x_t) || p_theta(x^l | x_t)) over the masked positions."""
     nelbo_nats: Estimate
-    """The quarter's part of NELBO - H, per sequence: over the quarters these add up to what the marginals lose."""
+    """The quarter's part of NELBO - H, nats per sequence; the quarters sum to the loss due to the marginals."""
 
 
 @torch.no_grad()
 def denoiser_distance(
     x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, law: Law, schedule: AbstractSchedule, seed: int, draws: int
 ) -> dict[Interval, DenoiserDistance]:
-    """The distance by quarter of t: `draws` stratified times in each, for each of the law's sequences x_0."""
+    """Compute the distance per quarter of t, at `draws` stratified times per quarter for each sequence x_0 of `law`."""
     rows = torch.arange(len(x0), device=x0.device)
-    found = {}
+    distances = {}
     for quarter, (start, end) in enumerate(QUARTERS):
         kl, count, excess = torch.zeros(3, len(x0), dtype=torch.float64)
         for i in range(draws):
@@ -50,25 +50,27 @@ def denoiser_distance(
             kl += by_position.sum(dim=-1).cpu()
             count += (xt == denoiser.mask).sum(dim=-1).cpu()
             excess += equations.nelbo_integrand(by_position, schedule.weight(t)).cpu()
-        found[start, end] = DenoiserDistance(ratio(kl, count, draws), Estimate((end - start) * excess / draws, draws))
-    return found
+        distances[start, end] = DenoiserDistance(
+            ratio(kl, count, draws), Estimate((end - start) * excess / draws, draws)
+        )
+    return distances
 
 
 def _marginal_kl(xt: Int[Tensor, "b l"], t, denoiser: AnyDenoiser, law: Law) -> Float64[Tensor, "b l"]:
-    """KL(q || p_theta) at masked positions, 0 elsewhere."""
+    """Return KL(q || p_theta) at masked positions, 0 elsewhere."""
     context, q = denoiser.read(xt, t), law.posteriors(xt)
     result = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
     for chunk in chunks(xt == denoiser.mask, denoiser.vocabulary):
-        log_p, here = denoiser.log_p(context, chunk).double(), q[chunk]
-        result[chunk] = torch.where(here > 0, here * (here.log() - log_p), 0.0).sum(dim=-1)
+        log_p, exact = denoiser.log_p(context, chunk).double(), q[chunk]
+        result[chunk] = torch.where(exact > 0, exact * (exact.log() - log_p), 0.0).sum(dim=-1)
     return result
 
 
 def ratio(totals: Float64[Tensor, " b"], counts: Float64[Tensor, " b"], draws: int) -> Estimate:
-    """sum(totals) / sum(counts) over sequences, with values whose mean it is and whose spread is the linearised one.
+    """Return sum(totals) / sum(counts) over sequences, as values with this mean and the linearised spread.
 
-    It is the mean over positions or groups, of which sequences have different numbers; nan where there are none, and
-    infinite, with no error, where one of them is.
+    This is the mean over positions or groups, whose number differs between sequences: nan if there are none, and
+    infinite, with no error, if a total is infinite.
     """
     mean = totals.sum() / counts.sum()
     if mean.isinf():
@@ -78,37 +80,42 @@ def ratio(totals: Float64[Tensor, " b"], counts: Float64[Tensor, " b"], draws: i
 
 @dataclass(frozen=True)
 class SampleDistance:
-    """Of a sampler's law p from the source's law q, by texts drawn from p.
+    """Distance of a sampler's distribution p from the source's distribution q, by texts drawn from p.
 
-    E_p[-log q] - H(q) = KL(p || q) + H(p) - H(q). It sees text that q finds unlikely, and does not see text that p
-    leaves out: a sampler that writes nothing but the likeliest sequence is below 0. Near 0 is necessary, not enough.
-    The bound of the sampler sees what is left out (`bound_excess`); the two together leave little room.
+    E_p[-log q] - H(q) = KL(p || q) + H(p) - H(q). It detects text that is unlikely under q, but not text that p omits:
+    a sampler that writes only the likeliest sequence is below 0. A value near 0 is necessary, not sufficient.
+    The sampler's bound detects omissions (`bound_excess`); the two together leave little room.
     """
 
     possible: Estimate
-    """The share of texts that q can draw at all."""
+    """The share of texts that have nonzero probability under q."""
     cross_entropy: Estimate
-    """-log q of those, nats per sequence."""
+    """-log q of the possible texts, nats per sequence."""
     entropy: Entropy
     """H(q)."""
     pair_total_variation: float
-    """Between the frequencies of neighbouring tokens and those of q: sees what is left out too, but only in pairs."""
+    """Total variation of neighbouring-token frequencies from those of q: detects omissions too, but only in pairs."""
     pair_total_variation_of_law: float
-    """The same of as many sequences drawn from q itself: what chance alone does."""
+    """The same for as many sequences drawn from q itself: the level of chance."""
 
     @property
     def excess_nats(self) -> tuple[float, float]:
-        """(E_p[-log q] - H(q), its standard error), nats per sequence, over the possible texts."""
+        """Return (E_p[-log q] - H(q), its standard error), nats per sequence, over the possible texts."""
         error = math.hypot(self.cross_entropy.standard_error, self.entropy.standard_error)
         return self.cross_entropy.mean - self.entropy.mean, error
 
 
 @torch.no_grad()
 def sample_distance(texts: Int[Tensor, "n l"], law: Law, seed: int) -> SampleDistance:
-    """The distance of the law that `texts` were drawn from; `seed`, of the sequences of q, is not the source's own."""
-    nll, wanted = -law.log_p(texts).cpu(), law.pairs()
-    others = law.draw(seed, torch.arange(len(texts)))
-    variations = [(_pair_frequencies(x.cpu(), law.vocabulary) - wanted).abs().sum().item() / 2 for x in (texts, others)]
+    """Compute the distance from `law` of the distribution that `texts` were drawn from.
+
+    `seed` selects the reference sequences drawn from q; it is not the source's own seed.
+    """
+    nll, pairs = -law.log_p(texts).cpu(), law.pairs()
+    reference = law.draw(seed, torch.arange(len(texts)))
+    variations = [
+        (_pair_frequencies(x.cpu(), law.vocabulary) - pairs).abs().sum().item() / 2 for x in (texts, reference)
+    ]
     possible = nll < math.inf
     return SampleDistance(
         Estimate(possible.double(), 1), Estimate(nll[possible], 1), law.entropy(seed), variations[0], variations[1]
@@ -116,9 +123,9 @@ def sample_distance(texts: Int[Tensor, "n l"], law: Law, seed: int) -> SampleDis
 
 
 def bound_excess(bound: Estimate, x0: Int[Tensor, "b l"], law: Law) -> Estimate:
-    """A bound on -log p less the exact -log q, sequence by sequence: its mean is at least KL(q || p).
+    """Return a bound on -log p minus the exact -log q, per sequence; its mean is at least KL(q || p).
 
-    It sees text that the model leaves out. Paired, its standard error is far below that of the bound itself.
+    It detects text that the model omits. It is paired, so its standard error is far below that of the bound itself.
     """
     return difference(bound, Estimate(-law.log_p(x0).cpu(), 1))
 

@@ -1,4 +1,4 @@
-"""How far a learned energy is from log p_theta - log q, where the source's law is known exactly."""
+"""Distance of a learned energy from log p_theta - log q, for sources whose distribution is known exactly."""
 
 import math
 from dataclasses import dataclass
@@ -21,36 +21,35 @@ from edlm.schedule import AbstractSchedule
 
 @dataclass(frozen=True)
 class EnergyDistance:
-    """Of a learned energy E from E* = log p_theta - log q, over groups with two or more new tokens.
+    """Distance of a learned energy E from E* = log p_theta - log q, over groups with two or more new tokens.
 
-    Ranking leaves E free by a constant of x_t, so only differences between tokens at the same x_t count.
+    Ranking determines E only up to a constant of x_t, so only differences between tokens at the same x_t count.
     """
 
     groups: int
-    """How many were looked at; all means are over them, or over those where they are defined."""
+    """Number of groups compared; all means are over them, or over those where they are defined."""
     variance_on_law: Estimate
-    """Of E - E* over tokens drawn from q(x_U | x_t), nats squared: where text is likely, which is where it matters."""
+    """Variance of E - E* over tokens drawn from q(x_U | x_t), nats squared: on likely text, where it matters."""
     variance_on_candidates: Estimate
-    """The same over p_theta's candidates that are possible: tokens that q hardly ever draws dominate it."""
+    """The same over the possible candidates of p_theta, dominated by tokens that q hardly ever draws."""
     offset: Estimate
-    """Mean of E - E* over the law's tokens less that over the candidates: above 0, the energy separates them too
-    little."""
+    """Mean of E - E* over tokens from q minus that over the candidates; above 0, E separates them too little."""
     choice_total_variation: Estimate
-    """Between the probabilities by which E and E* pick one of the k candidates: 0 to 1, whatever is impossible."""
+    """Total variation between the choices of E and E* among the k candidates: 0 to 1, even if some are impossible."""
     choice_kl: Estimate
-    """KL of E's choice from E*'s choice, nats, where a candidate is possible."""
+    """KL(choice by E* || choice by E), nats, over groups with a possible candidate."""
     exact_gain: Estimate
-    """What k candidates gain a step with E*, the truth among them: nats per group, at most log k."""
+    """Gain per step from k candidates, the truth among them, with E*: nats per group, at most log k."""
     lost_gain: Estimate
-    """How much of it E does not gain: nats per group, of the very bound that the sampler has."""
+    """The part of `exact_gain` that E does not achieve: nats per group of the sampler's own bound."""
     correlation_misleading: float
-    """Of E with E* over all candidates and all x_t. It is high for any energy that finds impossible text unlikely and
-    knows how many tokens are new, and says nothing about the choice among likely ones."""
+    """Correlation of E with E* over all candidates and all x_t. It is high for any energy that finds impossible text
+    unlikely and knows the number of new tokens, and says nothing about the choice among likely candidates."""
 
 
 @dataclass(frozen=True)
 class EnergyReport:
-    """The same distance over everything, by the step's t, and by the number of the group's new tokens (inclusive)."""
+    """Energy distances overall, by the step's t, and by the number of the group's new tokens (inclusive)."""
 
     whole: EnergyDistance
     by_quarter: dict[Interval, EnergyDistance]
@@ -69,21 +68,21 @@ def energy_distance(
     draws: int,
     candidates: int,
 ) -> EnergyReport:
-    """How far `energy` is from the exact one at `draws` random steps of each grid T in `steps`, on the law's x_0.
+    """Compare `energy` with the exact one at `draws` random steps of each grid T in `steps`, on sequences x_0 of `law`.
 
-    Whole drafts are looked at as if everything masked were revealed, which is what they weigh.
-    Each x_t is weighed with k = `candidates` tokens from the law (x_0 and others from q(x_U | x_t), exactly) and as
-    many from p_theta, or from the energy's proposal, against which E* is then the ratio. Raises ValueError for k < 2,
-    and where no step reveals two tokens together.
+    Whole-sequence energies are compared as if every masked position were unmasked, since that is what they score.
+    At each x_t, k = `candidates` samples of q (x_0 and others drawn exactly from q(x_U | x_t)) are scored, and as
+    many from p_theta, or from the energy's proposal, against which E* is then the ratio. Raise ValueError for k < 2,
+    and if no step unmasks two tokens of a group.
     """
     if candidates < 2:
         raise ValueError(f"candidates is {candidates}; to compare tokens at the same x_t takes at least 2")
     grids = [grid for grid in steps for _ in range(draws)]
-    looks = [
+    observations = [
         _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) for number, grid in enumerate(grids)
     ]
-    # [n b], [n b g] and four times [n b k g]
-    t, new, *energies = (torch.stack(parts).cpu() for parts in zip(*looks, strict=True))
+    # t is [n b], new [n b g], each of the four energies [n b k g].
+    t, new, *energies = (torch.stack(parts).cpu() for parts in zip(*observations, strict=True))
     observed = _Observed(*energies)
     joint = new > 1
     if not joint.any():
@@ -100,7 +99,7 @@ def energy_distance(
 
 @dataclass(frozen=True)
 class _Observed:
-    """Learned and exact energies of tokens of the law, the data first, and of candidates, at n steps."""
+    """Learned and exact energies of samples of q, the data first, and of candidates, at n steps."""
 
     law: Float64[Tensor, "n b k g"]
     exact_law: Float64[Tensor, "n b k g"]
@@ -108,20 +107,23 @@ class _Observed:
     exact_candidates: Float64[Tensor, "n b k g"]
 
     def over(self, chosen: Bool[Tensor, "n b g"]) -> EnergyDistance:
-        """The distance over the chosen groups."""
+        """Return the distance over the chosen groups."""
         k = self.law.shape[2]
         possible = self.exact_candidates < math.inf
         count = possible.sum(dim=2)
         error = self.law - self.exact_law
-        other = torch.where(possible, self.candidates - self.exact_candidates, 0.0)
-        mean = other.sum(dim=2) / count
-        spread = torch.where(possible, other - mean[:, :, None], 0.0).square().sum(dim=2) / (count - 1)
+        candidate_error = torch.where(possible, self.candidates - self.exact_candidates, 0.0)
+        mean = candidate_error.sum(dim=2) / count
+        spread = torch.where(possible, candidate_error - mean[:, :, None], 0.0).square().sum(dim=2) / (count - 1)
         learned, exact = (equations.log_weight(e).log_softmax(dim=2) for e in (self.candidates, self.exact_candidates))
         variation = (learned.exp() - exact.exp()).abs().sum(dim=2) / 2
         kl = torch.where(exact > -math.inf, exact.exp() * (exact - learned), 0.0).sum(dim=2)
         gain, exact_gain = (
-            math.log(k) - equations.nce_ranking(one[:, :, 0].flatten(0, 1), others[:, :, 1:].flatten(0, 1))
-            for one, others in ((self.law, self.candidates), (self.exact_law, self.exact_candidates))
+            math.log(k) - equations.nce_ranking(data[:, :, 0].flatten(0, 1), negatives[:, :, 1:].flatten(0, 1))
+            for data, negatives in (
+                (self.law, self.candidates),
+                (self.exact_law, self.exact_candidates),
+            )
         )
         exact_gain = exact_gain.view(chosen.shape)
         pairs = torch.stack([self.candidates, self.exact_candidates])[:, possible & chosen[:, :, None]]
@@ -139,7 +141,10 @@ class _Observed:
 
 
 def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -> tuple[Tensor, ...]:
-    """t, the new tokens by group, and the energies of `_Observed`, at one random step of the grid for each sequence."""
+    """Return t, the number of new tokens per group, and the energies of `_Observed`.
+
+    Each sequence is observed at one random step of the grid.
+    """
     rows, shape = torch.arange(len(x0), device=x0.device), (x0.shape[1],)
     i = (uniforms(seed, number, rows, Purpose.GRID) * grid).floor() + 1
     t, s = i / grid, (i - 1) / grid
@@ -149,7 +154,7 @@ def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -
     new = masked if energy.whole_sequence else equations.reveal(masked, schedule.reveal(t, s), u)
     truth = equations.carry_over(xt, x0, new)[:, None].repeat(1, candidates, 1)
     u = uniforms(seed, number, rows, Purpose.TRUTH, (candidates - 1, *shape)).flatten(0, 1)
-    repeated = (each.repeat_interleave(candidates - 1, 0) for each in (xt, new))
+    repeated = (values.repeat_interleave(candidates - 1, 0) for values in (xt, new))
     truth[:, 1:] = law.fill(*repeated, u)[0].unflatten(0, (-1, candidates - 1))
     context = denoiser.read(xt, t)
     u = uniforms(seed, number, rows, Purpose.NEGATIVE, (candidates, *shape))
@@ -161,26 +166,26 @@ def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -
         log_p = equations.sum_by_group(by_position, energy.block)
         log_p_truth = equations.sum_by_group(_log_p_of(denoiser, context, new, truth), energy.block)
     exact = ExactEnergy(law, energy.whole_sequence, energy.block)
-    weighed = [
-        weigh(x, xt, t, log, context).double()
+    energies = [
+        score(x, xt, t, log, context).double()
         for x, log in ((truth, log_p_truth), (drawn, log_p))
-        for weigh in (energy, exact)
+        for score in (energy, exact)
     ]
-    return t, equations.sum_by_group(new.long(), energy.block), *weighed
+    return t, equations.sum_by_group(new.long(), energy.block), *energies
 
 
 def _log_p_of(
     denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x: Int[Tensor, "b k l"]
 ) -> Float64[Tensor, "b k l"]:
-    """log p_theta of the tokens of every x at the selected positions, 0 elsewhere."""
+    """Return log p_theta of the tokens of every x at the selected positions, 0 elsewhere."""
     result = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
     for chunk in chunks(where, denoiser.vocabulary):
-        rows, at = torch.nonzero(chunk, as_tuple=True)
-        result[rows, :, at] = denoiser.log_p(context, chunk).double().gather(-1, x[rows, :, at])
+        rows, positions = torch.nonzero(chunk, as_tuple=True)
+        result[rows, :, positions] = denoiser.log_p(context, chunk).double().gather(-1, x[rows, :, positions])
     return result
 
 
 def _mean(values: Float64[Tensor, "n b g"], chosen: Bool[Tensor, "n b g"]) -> Estimate:
-    """The mean over the chosen entries; nan where there are none."""
+    """Return the mean over the chosen entries; nan if there are none."""
     totals = torch.where(chosen, values, 0.0).sum(dim=(0, 2))
     return ratio(totals, chosen.sum(dim=(0, 2)).double(), len(values))

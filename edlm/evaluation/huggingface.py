@@ -1,4 +1,4 @@
-"""Causal language models made elsewhere, opened strictly: from safetensors, whole, and running no code of theirs."""
+"""External causal language models, opened strictly: complete weights from safetensors, and no remote code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 from edlm.config import ConfigurationError
 from edlm.storage import File, digest_of, sha256
 
-NAMED = 8  # how many wrong weights an error lists
-ROUNDING = 1e-5  # of float32 features, relative to what a token changes in its own
+NAMED = 8  # most wrong weights that an error lists
+ROUNDING = 1e-5  # of float32 features, relative to the change of the altered token's own features
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class CausalModel:
     """A causal language model of the `transformers` library in float32, with its tokenizer."""
 
     name: str
-    """With the hub's commit, or with the digest of the local folder."""
+    """Includes the hub's commit, or the digest of the local folder."""
     model: Any
     tokenizer: Any
     positions: int | None
-    """Most tokens that it reads at once; None where its configuration does not say."""
+    """Maximum number of tokens per call; None if the configuration does not say."""
 
     @property
     def bos(self) -> int | None:
@@ -37,22 +37,22 @@ class CausalModel:
         return self.tokenizer.eos_token_id
 
     def encode(self, text: str) -> Sequence[int]:
-        """The ids of `text` alone; text that spells a special token is text."""
+        """Return the ids of `text` alone; text that spells a special token is encoded as text."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "b w"]) -> tuple[Float[Tensor, "b w-1"], Float[Tensor, "b w h"]]:
-        """log p(token | those before it) of every token but the first, and the last layer's features."""
+        """Return log p(token | preceding tokens) of every token but the first, and the last layer's features."""
         output = self.model(input_ids=tokens, output_hidden_states=True, use_cache=False)
         log_p = -F.cross_entropy(output.logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
         return log_p, output.hidden_states[-1]
 
 
 def open_causal_model(name: str, revision: str | None, device: torch.device | str) -> CausalModel:
-    """The model `name`, of the Hugging Face hub or a local folder, ready to run.
+    """Open the model `name`, of the Hugging Face hub or a local folder, ready for inference.
 
-    Raises ConfigurationError where it cannot be had, stores no safetensors, needs code of its makers, has weights that
-    are missing, foreign or of another shape, or lets a token see the ones behind it.
+    Raise ConfigurationError if it is unavailable, stores no safetensors, needs remote code, has missing, unexpected or
+    mismatched weights, or lets a token see later ones.
     """
     try:
         import transformers  # type: ignore[import-not-found]  # takes seconds, and only these models need it
@@ -63,10 +63,10 @@ def open_causal_model(name: str, revision: str | None, device: torch.device | st
     origin: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
-        found: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        result: Any = transformers.AutoModelForCausalLM.from_pretrained(
             name, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        model, loaded = found
+        model, loaded = result
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"the model {name!r} (revision {origin['revision']}) cannot be opened; it must be on the hub or in a local "
@@ -88,13 +88,16 @@ def _identity(name: str, configuration: Any) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return f"{name}@{configuration._commit_hash}"
-    # Not `inventory`: in the hub's own cache the files are links.
+    # Not `inventory`, which rejects links: in the hub's own cache the files are links.
     files = [path for path in folder.iterdir() if path.is_file()]
     return f"{name}@{digest_of(File(path=p.name, bytes=p.stat().st_size, sha256=sha256(p)) for p in files)[:12]}"
 
 
 def _require_whole(name: str, loaded: Any) -> None:
-    """`transformers` fills what is missing with random numbers, drops what it has no place for, and goes on."""
+    """Raise ConfigurationError unless the weights match the architecture exactly.
+
+    `transformers` fills missing weights with random numbers, drops unexpected ones, and continues.
+    """
     for what in ("missing", "mismatched", "unexpected"):
         if wrong := sorted(str(key) for key in loaded[f"{what}_keys"]):
             raise ConfigurationError(
@@ -104,9 +107,9 @@ def _require_whole(name: str, loaded: Any) -> None:
 
 
 def _require_causal(opened: CausalModel, device: torch.device | str) -> None:
-    """A network that reads ahead would see the tokens that it is asked to predict."""
-    one, other = torch.zeros(2, 1, 8, dtype=torch.long, device=device)
-    other[:, -1] = 1
-    moved = (opened(one)[1] - opened(other)[1]).abs().amax(dim=-1)[0]
-    if moved[:-1].max() > ROUNDING * moved[-1]:
+    """Raise ConfigurationError if features depend on later tokens: the model would see the tokens it predicts."""
+    tokens, changed = torch.zeros(2, 1, 8, dtype=torch.long, device=device)
+    changed[:, -1] = 1
+    change = (opened(tokens)[1] - opened(changed)[1]).abs().amax(dim=-1)[0]
+    if change[:-1].max() > ROUNDING * change[-1]:
         raise ConfigurationError(f"the model {opened.name} reads ahead of the token it predicts: it is not causal")

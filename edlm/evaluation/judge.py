@@ -1,7 +1,7 @@
-"""Judges: autoregressive models, ours or made elsewhere, that read generated texts.
+"""Judges: autoregressive models, trained here or elsewhere, that score generated texts.
 
-A judge of the generator's own tokens reads them as they are. Any other reads the text: tokens are decoded and written
-again in the judge's tokens, so what it says is of the text, and it says so (`retokenised`).
+A judge with the generator's own tokens reads them as they are. Any other judge reads the text: tokens are decoded and
+encoded again in the judge's tokens, so its score is of the text, and it is marked as `retokenised`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,26 +21,29 @@ from edlm.evaluation.huggingface import open_causal_model
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.storage import local_copy
 
-TOKENS_AT_ONCE = 2048  # a judge of 50,257 tokens then holds logits of 0.4 GB
+TOKENS_AT_ONCE = 2048  # 0.4 GB of logits for a vocabulary of 50,257 tokens
 
 
 class Network(Protocol):
-    """log p(token | those before it) of every token but the first, and the last layer's features at every token."""
+    """Callable that returns log p(token | preceding tokens) of all but the first token, and all last-layer features."""
 
     def __call__(self, tokens: Int[Tensor, "b w"]) -> tuple[Float[Tensor, "b w-1"], Float[Tensor, "b w h"]]: ...
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a judge with tokens of its own writes a text: documents, `separator` between them, `end` after the last."""
+    """Encoding of a text for a judge with its own tokens: `separator` between documents, `end` after the last."""
 
     encode: Callable[[str], Sequence[int]]
     separator: tuple[int, ...] | None
-    """None where the judge has no token for the end of a document."""
+    """None if the judge has no end-of-document token."""
     end: tuple[int, ...] = ()
 
     def ids(self, documents: Sequence[str]) -> list[int]:
-        """The judge's ids of a text; one that ends with a separator has ended, and gets no `end`."""
+        """Return the judge's ids of a text; one that ends with a separator is complete and gets no `end`.
+
+        Raise ValueError for several documents without a separator.
+        """
         if self.separator is None and len(documents) > 1:
             raise ValueError("a text holds several documents, and the judge has no end-of-text token to part them")
         ids = list(self.encode(documents[0]))
@@ -51,29 +54,29 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a judge says of each of b texts."""
+    """A judge's scores of b texts."""
 
     nats: Float64[Tensor, " b"]
-    """-log p(text), whole. A first token that is not scored counts as the mean of the others."""
+    """-log p of the whole text. A first token that is not scored counts as the mean of the others."""
     characters: Int64[Tensor, " b"]
-    """Of the decoded text; a separator counts as one."""
+    """Characters of the decoded text; a separator counts as one."""
     judge_tokens: Int64[Tensor, " b"]
     features: Float[Tensor, "b h"]
-    """The last layer's features at the last token, the whole text (or the last context of it) read."""
+    """Last-layer features at the last token, computed from the whole text (or its last context)."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A network that reads texts written in the ids of `tokenizer`, which is the generator's."""
+    """Network that scores texts given in the ids of `tokenizer`, which is the generator's."""
 
     name: str
-    """Enough to find the same weights again."""
+    """Identifies the weights: enough to find the same ones again."""
     network: Network
     tokenizer: Tokenizer
     context: int
-    """Judge tokens, the start token among them, that are read at once."""
+    """Judge tokens read at once, start token included."""
     start: int | None
-    """The id in front of every text, after which its first token is scored too; None: the first is not scored."""
+    """Id prepended to every text, so that its first token is scored too; None: the first is not scored."""
     spelling: Spelling | None = None
     """None: the judge's tokens are those of `tokenizer`."""
     device: torch.device | str = "cpu"
@@ -88,24 +91,24 @@ class Judge:
 
     @torch.no_grad()
     def read(self, texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"] | None = None) -> Reading:
-        """The reading of the first `lengths` tokens of each text (all of them by default).
+        """Score the first `lengths` tokens of each text (all of them by default).
 
         A text longer than the context is read in windows that begin every half context: a token beyond the first window
-        is scored with at least half a context before it. Raises ValueError for tokens that the tokenizer does not know,
-        masks left over among them, and for a text of which nothing can be scored.
+        is scored with at least half a context before it. Raise ValueError for tokens that the tokenizer does not know,
+        leftover masks included, and for a text of which nothing can be scored.
         """
         self._require_tokens(texts)
         lengths = whole_texts(texts) if lengths is None else lengths
         rows = [row[:length] for row, length in zip(texts.tolist(), lengths.tolist(), strict=True)]
         documents = [self._documents(row) for row in rows]
-        written = [
+        encoded = [
             row if self.spelling is None else self.spelling.ids(parts)
             for row, parts in zip(rows, documents, strict=True)
         ]
-        given = [] if self.start is None else [self.start]
-        nats, features = self._score([given + ids for ids in written])
-        judge_tokens = torch.tensor([len(ids) for ids in written])
-        scored = judge_tokens - (1 - len(given))
+        prefix = [] if self.start is None else [self.start]
+        nats, features = self._score([prefix + ids for ids in encoded])
+        judge_tokens = torch.tensor([len(ids) for ids in encoded])
+        scored = judge_tokens - (1 - len(prefix))
         characters = torch.tensor([sum(map(len, parts)) + len(parts) - 1 for parts in documents])
         return Reading(nats * judge_tokens / scored, characters, judge_tokens, features)
 
@@ -122,18 +125,18 @@ class Judge:
         last: dict[int, Tensor] = {}
         for first in range(0, len(windows), at_once):
             chunk = windows[first : first + at_once]
-            # Padding stands behind the text, where no causal network looks.
+            # Padding follows the text, so a causal network never sees it.
             tokens = pad_sequence([torch.tensor(sequences[w.text][w.start : w.stop]) for w in chunk], batch_first=True)
             log_p, features = self.network(tokens.to(self.device))
             for row, window in enumerate(chunk):
                 new = slice(window.known - window.start - 1, window.stop - window.start - 1)
                 nats[window.text] -= log_p[row, new].double().sum().cpu()
-                # A copy: a view would keep the features of every token.
+                # Clone: a view would keep the features of every token alive.
                 last[window.text] = features[row, window.stop - window.start - 1].cpu().clone()
         return nats, torch.stack([last[text] for text in range(len(sequences))])
 
     def _documents(self, ids: list[int]) -> list[str]:
-        """The text between separators."""
+        """Decode the text between separators."""
         parts: list[list[int]] = [[]]
         for index in ids:
             if index == self.tokenizer.separator:
@@ -155,54 +158,58 @@ class Judge:
 
 @config
 class OwnJudge:
-    """An autoregressive model of ours; its texts begin after BOS, so the first token counts too."""
+    """An autoregressive model trained by this project; its texts begin after BOS, so the first token counts too."""
 
     kind: Literal["own"] = "own"
     uri: str | None = None
-    """Its model folder, committed; None: the one that the judge stage trains."""
+    """Committed model folder; None: the one that the judge stage trains."""
 
     def open(self, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Judge:
-        """The judge of texts in the ids of `tokenizer`; it retokenises them where its own tokenizer is another.
+        """Open the judge for texts in the ids of `tokenizer`; it retokenises them if its own tokenizer differs.
 
-        Raises ValueError where the folder is damaged or holds something else.
+        Raise ValueError if the folder is damaged or holds another kind of model.
         """
         if self.uri is None:
             raise ConfigurationError("judge.uri is not set, so there is no judge to open; name its model folder")
         folder = local_copy(self.uri)
-        model, own = open_autoregressive(folder).to(device), open_tokenizer(folder)
+        model, own_tokenizer = open_autoregressive(folder).to(device), open_tokenizer(folder)
         spelling = None
-        if own.digest != tokenizer.digest:
-            separator = (own.separator,) if own.separator is not None else tuple(own.encode(" ").tolist())
-            spelling = Spelling(lambda text: own.encode(text).tolist(), separator)
+        if own_tokenizer.digest != tokenizer.digest:
+            separator = (
+                (own_tokenizer.separator,)
+                if own_tokenizer.separator is not None
+                else tuple(own_tokenizer.encode(" ").tolist())
+            )
+            spelling = Spelling(lambda text: own_tokenizer.encode(text).tolist(), separator)
         name, context = f"own {digest(folder)[:12]}", open_folder(folder).length + 1
         return Judge(name, _Own(model), tokenizer, context, model.bos, spelling, device)
 
 
 @config
 class HuggingFaceJudge:
-    """A causal language model of the `transformers` library. It reads text: everything is retokenised for it.
+    """A causal language model of the `transformers` library; every text is retokenised for it.
 
-    That holds where its vocabulary is the generator's, too: a generator may split a word as the judge never saw it.
+    This holds even if its vocabulary is the generator's: a generator may split a word as the judge never saw it.
     """
 
     kind: Literal["huggingface"] = "huggingface"
     name: str
-    """A model's name on the Hugging Face hub, for example openai-community/gpt2-large, or a local folder."""
+    """Model name on the Hugging Face hub, for example openai-community/gpt2-large, or a local folder."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the commit that was found stands in the results."""
+    """Branch, tag or commit on the hub; the resolved commit is recorded in the results."""
     context: Positive | None = None
-    """Tokens read at once, its start token among them; None: as many as the model has positions."""
+    """Tokens read at once, start token included; None: as many as the model has positions."""
     bos: bool = True
-    """Begin every text after the judge's BOS (where it has none, its end-of-text token), so that the first token is
-    scored too; without it the first token is read and not scored."""
+    """Begin every text after the judge's BOS (its end-of-text token if it has none), so that the first token is scored
+    too; otherwise the first token is read and not scored."""
     eos: bool = False
-    """Score the judge's end-of-text token after every text, too. Texts cut from longer ones do not end there."""
+    """Also score the judge's end-of-text token after every text. Texts cut from longer ones do not end there."""
 
     def open(self, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Judge:
-        """The judge of texts in the ids of `tokenizer`, float32.
+        """Open the judge for texts in the ids of `tokenizer`, in float32.
 
-        Raises ConfigurationError naming the field: no `transformers`, no such model, no safetensors, code of its
-        makers, weights that do not fit, a network that is not causal, a context or special token that it lacks.
+        Raise ConfigurationError naming the field: no `transformers`, no such model, no safetensors, remote code,
+        weights that do not fit, a network that is not causal, a context or special token that it lacks.
         """
         model = open_causal_model(self.name, self.revision, device)
         start = model.bos if model.bos is not None else model.eos
@@ -224,7 +231,7 @@ JudgeConfig = OwnJudge | HuggingFaceJudge
 
 
 def first_documents(texts: Int[Tensor, "b l"], separator: int | None) -> Int64[Tensor, " b"]:
-    """The `lengths` of the texts' first documents, their separator included: the rest of a row is then not judged."""
+    """Return the `lengths` of the texts' first documents, separator included: the rest of a row is not judged."""
     if separator is None:
         return whole_texts(texts)
     ended = (texts == separator).cumsum(dim=1)
@@ -243,7 +250,7 @@ class _Own:
 
 @dataclass(frozen=True)
 class _Window:
-    """Positions start..stop-1 of a sequence; those below `known` are context only."""
+    """Positions start..stop-1 of a sequence; those below `known` serve only as context."""
 
     text: int
     start: int
@@ -260,5 +267,5 @@ def _windows(text: int, length: int, context: int) -> Iterator[_Window]:
 
 
 def whole_texts(texts: Int[Tensor, "b l"]) -> Int64[Tensor, " b"]:
-    """The `lengths` of texts that fill their rows."""
+    """Return the `lengths` of texts that fill their rows."""
     return torch.full((len(texts),), texts.shape[1])

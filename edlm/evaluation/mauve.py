@@ -1,10 +1,10 @@
-"""How far the distribution of generated texts is from that of data texts, by a judge's features of whole texts.
+"""Divergence of generated from data texts (MAUVE), on a judge's features of whole texts.
 
 MAUVE (Pillutla et al. 2021): both sets are quantised together, and the area under the curve of the two divergences from
 every mixture is between 0 and 1, 1 for equal histograms. It depends on the judge, on the number of texts and on the
-number of clusters: two values compare only where all three are the same, and are read beside the value that other data
-texts get. Clusters are found by k-means++ (Arthur and Vassilvitskii 2007), so values are near to, and not the same as,
-those of other implementations.
+number of clusters: values are comparable only if all three are equal, and should be read beside the value of other data
+texts. Clusters are found by k-means++ (Arthur and Vassilvitskii 2007), so values are close but not equal to those of
+other implementations.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ TEXTS_IN_A_CLUSTER = 10  # of each set, on average
 SCALING = 5.0  # c of the curve (exp(-c KL(Q | R)), exp(-c KL(P | R)))
 MIXTURES = 25
 VARIANCE_KEPT = 0.9  # by the principal components of the normalised features
-STARTS = 5  # of k-means, the best of which is taken
+STARTS = 5  # k-means runs, of which the best is kept
 ROUNDS = 100
 RESAMPLES = 200
 
 
 @dataclass(frozen=True)
 class Mauve:
-    """The area under the divergence curve, with all that it depends on but the judge."""
+    """The area under the divergence curve, with everything that it depends on except the judge."""
 
     value: float
     standard_error: float
-    """Over bootstrap resamples of both sets of texts, the clusters held fixed."""
+    """Over bootstrap resamples of both sets of texts, with the clusters fixed."""
     clusters: int
     generated_texts: int
     data_texts: int
@@ -39,10 +39,10 @@ class Mauve:
 def mauve_on_judge_features(
     generated: Float[Tensor, "n h"], data: Float[Tensor, "m h"], seed: int, clusters: int | None = None
 ) -> Mauve:
-    """MAUVE of two sets of texts, on features of one judge (`Quality.features`).
+    """Compute MAUVE of two sets of texts, on features of one judge (`Quality.features`).
 
-    `clusters` is a tenth of the smaller set by default, 2 at least. Raises ValueError for features that are not finite
-    or of two judges, and for fewer texts than clusters.
+    `clusters` defaults to a tenth of the smaller set, at least 2. Raise ValueError for features that are not finite or
+    come from two judges, for fewer than 2 clusters, and for fewer texts than clusters.
     """
     k = clusters or max(2, round(min(len(generated), len(data)) / TEXTS_IN_A_CLUSTER))
     if generated.shape[1:] != data.shape[1:]:
@@ -65,7 +65,7 @@ def mauve_on_judge_features(
 
 
 def _area(p: Float64[Tensor, "b k"], q: Float64[Tensor, "b k"]) -> Float64[Tensor, " b"]:
-    """The area under the divergence curve of histograms, by trapezia between mixtures and the two ends on the axes."""
+    """Return the area under the divergence curve by trapezoids between the mixtures and the two ends on the axes."""
     w = torch.linspace(1e-6, 1 - 1e-6, MIXTURES, dtype=torch.float64)[:, None, None]
     mixture = w * p + (1 - w) * q
     x, y = (torch.exp(-SCALING * _divergence(histogram, mixture)) for histogram in (q, p))
@@ -75,13 +75,13 @@ def _area(p: Float64[Tensor, "b k"], q: Float64[Tensor, "b k"]) -> Float64[Tenso
 
 
 def _divergence(p: Float64[Tensor, "b k"], r: Float64[Tensor, "w b k"]) -> Float64[Tensor, "w b"]:
-    """KL(p | r) in nats; r has mass wherever p has."""
-    held = p > 0
-    return torch.where(held, p * (torch.where(held, p, 1.0) / torch.where(held, r, 1.0)).log(), 0.0).sum(dim=-1)
+    """Return KL(p | r) in nats; r must be positive wherever p is."""
+    mass = p > 0
+    return torch.where(mass, p * (torch.where(mass, p, 1.0) / torch.where(mass, r, 1.0)).log(), 0.0).sum(dim=-1)
 
 
 def _principal(features: Float64[Tensor, "n h"]) -> Float64[Tensor, "n c"]:
-    """The components, by falling variance, that hold nine tenths of it, of the features at length 1."""
+    """Project unit-length features on the leading principal components that hold nine tenths of the variance."""
     x = torch.nn.functional.normalize(features, dim=1)
     x = x - x.mean(dim=0)
     variance, directions = (part.flip(-1) for part in torch.linalg.eigh(x.T @ x))
@@ -90,15 +90,15 @@ def _principal(features: Float64[Tensor, "n h"]) -> Float64[Tensor, "n c"]:
 
 
 def _quantised(x: Float64[Tensor, "n c"], k: int, seed: int) -> Int64[Tensor, " n"]:
-    """The cluster of every row, of the k-means that leaves the least squared distance."""
-    found = [_clustered(x, _spread_centres(x, k, seed, start)) for start in range(STARTS)]
-    return min(found, key=lambda clustering: clustering[1])[0]
+    """Return the cluster of every row, from the k-means run with the least squared distance."""
+    clusterings = [_clustered(x, _spread_centres(x, k, seed, start)) for start in range(STARTS)]
+    return min(clusterings, key=lambda clustering: clustering[1])[0]
 
 
 def _clustered(x: Float64[Tensor, "n c"], centres: Float64[Tensor, "k c"]) -> tuple[Int64[Tensor, " n"], float]:
-    """Lloyd's k-means from these centres: the cluster of every row, and the squared distances that are left.
+    """Run Lloyd's k-means from these centres; return each row's cluster and the remaining squared distance.
 
-    A centre that loses all its rows stays where it is.
+    A centre that loses all its rows does not move.
     """
     labels = torch.full((len(x),), -1)
     for _ in range(ROUNDS):
@@ -113,15 +113,15 @@ def _clustered(x: Float64[Tensor, "n c"], centres: Float64[Tensor, "k c"]) -> tu
 
 
 def _spread_centres(x: Float64[Tensor, "n c"], k: int, seed: int, start: int) -> Float64[Tensor, "k c"]:
-    """k-means++: each next centre is a row, drawn in proportion to its squared distance from the nearest one so far."""
+    """Draw k-means++ centres: each next row in proportion to its squared distance from the nearest centre so far."""
     u = uniforms(seed, start, 0, Purpose.CENTRE, (k,))
     distances, centres = torch.ones(len(x), dtype=torch.float64), []
     for i in range(k):
-        upto = distances.cumsum(0)
-        chosen = torch.searchsorted(upto, u[i] * upto[-1]).clamp(max=len(x) - 1)
+        cumulative = distances.cumsum(0)
+        chosen = torch.searchsorted(cumulative, u[i] * cumulative[-1]).clamp(max=len(x) - 1)
         centres.append(x[chosen])
-        apart = _squared_distances(x, x[chosen][None])[:, 0]
-        distances = apart if i == 0 else torch.minimum(distances, apart)
+        to_chosen = _squared_distances(x, x[chosen][None])[:, 0]
+        distances = to_chosen if i == 0 else torch.minimum(distances, to_chosen)
     return torch.stack(centres)
 
 
@@ -135,6 +135,6 @@ def _histograms(labels: Int64[Tensor, "b n"], k: int) -> Float64[Tensor, "b k"]:
 
 
 def _resampled(labels: Int64[Tensor, " n"], seed: int, which: int) -> Int64[Tensor, "b n"]:
-    """As many texts as there are, drawn with replacement, RESAMPLES times."""
+    """Draw as many texts as there are, with replacement, RESAMPLES times."""
     u = uniforms(seed, torch.arange(RESAMPLES), which, Purpose.RESAMPLE, (len(labels),))
     return labels[(u * len(labels)).long()]

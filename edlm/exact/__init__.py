@@ -1,1 +1,1 @@
-"""Sources of known distribution, and the models and energies that follow from it exactly."""
+"""Sources with a known distribution, and the exact models and energies derived from it."""

@@ -1,6 +1,6 @@
-"""Dirichlet draws as pure functions of counter-based uniforms: the parameters of a source, from its seed alone.
+"""Dirichlet draws as pure functions of counter-based uniforms: a source's parameters depend on its seed alone.
 
-numpy's own generator would serve too, but its streams may change from one release to the next, and with them every law.
+NumPy's generator is not used because its streams, and with them every distribution, may change between releases.
 """
 
 import math
@@ -13,17 +13,17 @@ from edlm.rng import Purpose, uniforms
 
 
 def dirichlet(seed: int, part: int, rows: int, size: int, concentration: float) -> Float64[Tensor, "rows size"]:
-    """`rows` independent draws of the symmetric Dirichlet of this concentration; `part` names them within the seed.
+    """Draw `rows` vectors from the symmetric Dirichlet of this concentration; `part` is a key within the seed.
 
-    A row is the softmax of log gamma draws, so that a tiny concentration gives zeros, and never 0 / 0.
+    A row is the softmax of log gamma draws, so that a tiny concentration gives zeros and never 0 / 0.
     """
     return _log_gamma(seed, part, (rows, size), concentration).softmax(dim=-1)
 
 
 def _log_gamma(seed: int, part: int, shape: tuple[int, ...], a: float) -> Float64[Tensor, "..."]:
-    """Logarithms of independent Gamma(a, 1) draws (Marsaglia and Tsang 2000).
+    """Return the logarithms of independent Gamma(a, 1) draws (Marsaglia and Tsang 2000).
 
-    Proposals are numbered, and each entry takes its first that is accepted. They are of Gamma(a + 1, 1), and
+    Proposals are numbered, and each entry takes its first accepted one. They follow Gamma(a + 1, 1), and
     Gamma(a) = Gamma(a + 1) U^(1/a).
     """
     d = a + 1 - 1 / 3
@@ -36,6 +36,6 @@ def _log_gamma(seed: int, part: int, shape: tuple[int, ...], a: float) -> Float6
         normal = (-2 * u[..., 0].log()).sqrt() * torch.cos(2 * math.pi * u[..., 1])  # Box and Muller 1958
         v = (1 + c * normal) ** 3
         log_v = v.clamp(min=0).log()
-        accepted = u[..., 2].log() < normal**2 / 2 + d * (1 - v + log_v)  # false where v is not above 0
+        accepted = u[..., 2].log() < normal**2 / 2 + d * (1 - v + log_v)  # false where v <= 0
         result = torch.where(result.isnan() & accepted, math.log(d) + log_v, result)
     return result + uniforms(seed, 0, part, Purpose.PARAMETER, shape).log() / a

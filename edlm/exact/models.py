@@ -1,6 +1,6 @@
-"""Exact models of a known law: what a denoiser, an energy and an autoregressive model would be had they learnt it all.
+"""Exact models of a known distribution: the ideal denoiser, energies and autoregressive model.
 
-They have the interfaces of the trained ones, so that the sampler, the bounds and the judge take them at any length.
+They have the interfaces of the trained ones, so that the sampler, the bounds and the judge accept them at any length.
 """
 
 import math
@@ -16,9 +16,9 @@ from edlm.exact.hidden_markov import Law
 
 
 class ExactDenoiser:
-    """p_theta(x_0 | x_t): the law's marginals given x_t, of which a share `mix` is replaced by uniform noise.
+    """p_theta(x_0 | x_t): the distribution's marginals given x_t, with a share `mix` replaced by uniform noise.
 
-    With mix 0 it is the best denoiser there is. Time says nothing that x_t does not, and is not read.
+    With mix 0 it is the optimal denoiser. Time is not read: it carries no information beyond x_t.
     """
 
     def __init__(self, law: Law, mix: float = 0.0) -> None:
@@ -28,16 +28,16 @@ class ExactDenoiser:
         self.vocabulary = self.mask = law.vocabulary
 
     def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float64[Tensor, "b l v"]:
-        """log p_theta of every token at every position."""
+        """Return log p_theta of every token at every position."""
         return ((1 - self.mix) * self.law.posteriors(xt) + self.mix / self.vocabulary).log()
 
     def log_p(self, context: Float64[Tensor, "b l v"], where: Bool[Tensor, "b l"]) -> Float64[Tensor, "n v"]:
-        """log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order."""
+        """Return log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order."""
         return context[where]
 
 
 class ExactEnergy:
-    """E = log p_theta - log q(x_U | x_t), for whatever denoiser's `log_p` it is given: of whole drafts, or of a step.
+    """E = log p_theta - log q(x_U | x_t) for any denoiser's `log_p`: a whole-sequence or a step energy.
 
     In blocks, each block sees its own new tokens and x_t, so that its E is that of q(x_{U_g} | x_t). Impossible tokens
     have E = infinity; where x_t itself is impossible, q is taken to be uniform.
@@ -60,14 +60,14 @@ class ExactEnergy:
     ) -> Float64[Tensor, "b k g"]:
         length = x.shape[-1]
         groups = torch.arange(equations.group_count(length, self.block), device=x.device)
-        own = equations.spread_groups(groups, length, self.block) == groups[:, None]
+        in_group = equations.spread_groups(groups, length, self.block) == groups[:, None]
         xt = xt[:, None, None]
-        log_q = self.law.log_joint(torch.where(own, x[:, :, None], xt), xt)
+        log_q = self.law.log_joint(torch.where(in_group, x[:, :, None], xt), xt)
         return torch.where(log_q == -math.inf, math.inf, log_p.double() - log_q)
 
 
 class ExactConditional:
-    """The exact step energy as a normalised one: Z = 1, and `drawing` samples q(x_U | x_t) itself in reading order."""
+    """Exact step energy in normalised form: Z = 1, and `drawing` samples q(x_U | x_t) itself in reading order."""
 
     whole_sequence = False
     normalised = True
@@ -81,19 +81,19 @@ class ExactConditional:
         return self._energy(x, xt, t, log_p, context)
 
     def log_p(self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor) -> Float64[Tensor, "b k"]:
-        """log q(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
+        """Return log q(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
         return self.law.log_joint(x, xt[:, None])
 
     def drawing(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
     ) -> Bites[tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]]:
-        """x_U ~ q(. | x_t) at the selected positions, and log q of each of its tokens; x_t and 0 elsewhere."""
-        yield from ()  # all in the last bite
+        """Draw x_U ~ q(. | x_t) at the selected positions and return it with log q per token; x_t and 0 elsewhere."""
+        yield from ()  # no pause: one call does all the work
         return self.law.fill(xt, where, u)
 
 
 class ExactAutoregressive:
-    """log q(x^l | x^<l), from the first token on: for the energies `ar` and `coar`, as a baseline and as a judge.
+    """log q(x^l | x^<l) from the first token on: for the energies `ar` and `coar`, as a baseline and as a judge.
 
     `Judge("exact", ExactAutoregressive(law), tokenizer, law.length + 1, start=law.vocabulary)` is the judge.
     """
@@ -102,11 +102,11 @@ class ExactAutoregressive:
         self.law, self.vocabulary = law, law.vocabulary
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float64[Tensor, "b l"]:
-        """At the selected positions (all by default), 0 elsewhere; uniform behind what is impossible."""
+        """Return log q at the selected positions (all by default), 0 elsewhere; uniform after an impossible token."""
         log_p = self.law.increments(x)
         return log_p if where is None else torch.where(where, log_p, 0.0)
 
     def __call__(self, tokens: Int[Tensor, "b w"]) -> tuple[Float64[Tensor, "b w-1"], Float64[Tensor, "b w s"]]:
-        """As a judge's network: log q of every token behind the start token, and the beliefs about the next state."""
-        read = F.pad(tokens[:, 1:], (0, 1), value=self.vocabulary)
-        return self.law.increments(read)[:, :-1], self.law.beliefs(read)
+        """Return log q of every token after the start token and the beliefs about the next state, as a judge does."""
+        text = F.pad(tokens[:, 1:], (0, 1), value=self.vocabulary)
+        return self.law.increments(text)[:, :-1], self.law.beliefs(text)

@@ -1,1 +1,1 @@
-"""Inference: prompts to texts, one by one or in the engine that batches requests by step."""
+"""Inference: text generation from prompts, one by one or in the engine that batches requests per step."""

@@ -1,7 +1,7 @@
-"""A turn: the upcoming steps of many texts, whatever their times, k and windows, in one pass of the denoiser.
+"""Batched steps: the upcoming steps of many texts, with any times, k and windows, in one pass of the denoiser.
 
-After the pass rows part: those that weigh nothing go on together, and those that weigh by energy, k and temperature. A
-row whose weighing alone would outlast a turn goes on by itself, a bite at a time, so that nobody waits for it.
+After the pass, rows without candidates to score advance together; the others are grouped by energy, k and temperature.
+A row whose scoring alone would outlast an engine step advances by itself, with pauses, so that no request waits for it.
 """
 
 import time
@@ -20,36 +20,36 @@ from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 
 PLAIN = Sampler(steps=1)
-REGROWTH = 1000  # batches in a row that fitted, after which they may be twice as large again
+REGROWTH = 1000  # consecutive batches that fit, after which the batch size may double again
 
 Took = tuple[RunningSequence, StepResult | OutOfMemory | BrokenRow, int]
-"""A draft with the result of which one row is its own, and that row; or why it has none."""
+"""Sequence, the result of its step and its row in that result; or the sequence and the error in place of a result."""
 
 
 class Batcher:
-    """What computes: it knows how fast this machine is, and how many rows fit its memory."""
+    """Executor of steps that tracks the speed of this machine and how many rows fit its memory."""
 
     def __init__(self, rows: int, turn_seconds: float) -> None:
         self.pace, self.turn_seconds = Pace(), turn_seconds
         self._most = self._bucket = rows
         self._fitted = 0
         self.passes = {PASS: 0}
-        """Of canvases, by network."""
+        """Canvas passes, by network."""
         self._begun: dict[RunningSequence, Bites[StepResult]] = {}
-        self._cramped: set[RunningSequence] = set()  # those that did not fit: they begin again, one candidate a bite
+        self._cramped: set[RunningSequence] = set()  # did not fit: restarted with one candidate per pause
 
     def seconds(self, draft: RunningSequence, rows: int) -> float:
-        """What the draft's next step or bite will take, in a batch of so many rows."""
+        """Return the seconds of the next step of `draft`, or until its next pause, in a batch of `rows` rows."""
         return self.turn_seconds if self.is_heavy(draft) else self.of(draft, draft.upcoming().work, rows)
 
     def of(self, draft: RunningSequence, work: Work, rows: int) -> float:
-        """The seconds of a draft's work, in batches of so many rows."""
+        """Return the seconds of `work` of `draft`, in batches of `rows` rows."""
         return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence, rows)
 
     def is_heavy(self, draft: RunningSequence) -> bool:
-        """Whether the draft's step goes in bites: its weighing alone would outlast a turn, or has begun.
+        """Return whether the step runs with pauses: its scoring alone would outlast an engine step, or has begun.
 
-        Exact draws go place by place; before any was measured there is no telling how long one of them takes.
+        Exact draws proceed position by position; their duration is unknown before the first measurement.
         """
         move = draft.upcoming()
         if draft in self._begun or draft in self._cramped:
@@ -61,15 +61,15 @@ class Batcher:
         return self._divisible(draft, move.work) > self.turn_seconds
 
     def step(self, drafts: Sequence[RunningSequence]) -> list[Took]:
-        """One step of each draft; of those that do not fit the memory, even in half a batch, an error."""
-        took: list[Took] = []
+        """Take one step of each sequence; those that do not fit the memory even in half a batch get an error."""
+        results: list[Took] = []
         for batch in _by_generator(drafts):
-            for some in _split(batch, self._bucket):
-                took += self._step(some)
-        return took
+            for part in _split(batch, self._bucket):
+                results += self._step(part)
+        return results
 
     def bite(self, draft: RunningSequence) -> Took | None:
-        """One bite of a heavy draft's step; None while the step is not over."""
+        """Run a heavy step up to its next pause; return its result, or None while it is unfinished."""
         if draft not in self._begun:
             self._begun[draft] = self._weighing(draft)
         try:
@@ -94,7 +94,7 @@ class Batcher:
         return None
 
     def forget(self, draft: RunningSequence) -> None:
-        """Afterwards nothing is kept of a draft whose step is over, or that ends in the middle of it."""
+        """Drop the state of a sequence whose step is over, or that ends in the middle of one."""
         self._begun.pop(draft, None)
         self._cramped.discard(draft)
 
@@ -102,38 +102,41 @@ class Batcher:
         return self.pace.divisible(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence)
 
     def _step(self, drafts: Sequence[RunningSequence]) -> list[Took]:
-        took = self._attempt(drafts)
-        if took is not None:
+        results = self._attempt(drafts)
+        if results is not None:
             self._grow()
-            return took
+            return results
         self._shrink(len(drafts))
         halves: list[Took] = []
         for half in _split(drafts, self._bucket):
-            again = self._attempt(half)
+            retried = self._attempt(half)
             lost = OutOfMemory(f"a step of {len(half)} texts does not fit the memory")
-            halves += [(draft, lost, 0) for draft in half] if again is None else again
+            halves += [(draft, lost, 0) for draft in half] if retried is None else retried
         return halves
 
     def _attempt(self, drafts: Sequence[RunningSequence]) -> list[Took] | None:
-        """None: it did not fit the memory. Nothing has changed then, so it can be tried again."""
+        """Compute one step; None if it does not fit the memory: nothing has changed then, so it can be retried."""
         try:
             return self._computed(drafts)
-        except FloatingPointError as error:  # of one of them: whose it is shows when each is alone
+        except FloatingPointError as error:  # of one sequence: stepping each alone shows which
             if len(drafts) == 1:
                 return [(drafts[0], BrokenRow(str(error)), 0)]
-            return [took for draft in drafts for took in self._step([draft])]
+            return [result for draft in drafts for result in self._step([draft])]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        _release()  # not within `except`: there the error still holds what was computed
+        _release()  # not within `except`, where the error still references the computed tensors
         return None
 
     def _shrink(self, rows: int) -> None:
-        """Afterwards batches are at most half of `rows`."""
+        """Limit batches to half of `rows`."""
         self._bucket, self._fitted = max(1, min(self._bucket, rows // 2)), 0
 
     def _grow(self) -> None:
-        """Afterwards one batch more has fitted: what was lacking may have been somebody else's for a while."""
+        """Count a batch that fits; after `REGROWTH` of them, double the batch size, up to the initial one.
+
+        Another process may have held the missing memory for a while.
+        """
         self._fitted += 1
         if self._fitted >= REGROWTH:
             self._bucket, self._fitted = min(self._most, 2 * self._bucket), 0
@@ -142,21 +145,21 @@ class Batcher:
     def _computed(self, drafts: Sequence[RunningSequence]) -> list[Took]:
         generator = drafts[0].generator
         network, started = generator.denoiser.network, time.monotonic()
-        now, groups = state_of(drafts, generator.device), list(_alike(drafts))
-        where = now.revealed.clone()
+        state, groups = state_of(drafts, generator.device), list(_alike(drafts))
+        needed = state.revealed.clone()
         for rows in groups:
             sampler, energy = _how(drafts[rows[0]])
-            at = torch.tensor(rows, device=generator.device)
-            where[at] = sampler.reads(now.at(at), network, energy)
-        context = read(network, now.xt, now.t, where)
+            index = torch.tensor(rows, device=generator.device)
+            needed[index] = sampler.reads(state.at(index), network, energy)
+        context = read(network, state.xt, state.t, needed)
         _synchronise(generator.device)
-        plain_seconds, took = time.monotonic() - started, []
+        plain_seconds, results = time.monotonic() - started, []
         for rows in groups:
             first, began = drafts[rows[0]], time.monotonic()
             weighed, (sampler, energy) = first.upcoming().weighed, _how(first)
-            at = torch.tensor(rows, device=generator.device)
-            result = _on_cpu(sampler.advance(now.at(at), context[at], network, energy))
-            took += [(drafts[row], result, place) for place, row in enumerate(rows)]
+            index = torch.tensor(rows, device=generator.device)
+            result = _on_cpu(sampler.advance(state.at(index), context[index], network, energy))
+            results += [(drafts[row], result, i) for i, row in enumerate(rows)]
             if weighed:
                 candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
                 self.pace.measured(first.kind, candidates, time.monotonic() - began)
@@ -165,21 +168,24 @@ class Batcher:
                 plain_seconds += time.monotonic() - began
             self._count(PASS, result.denoiser_calls)
         self.pace.measured(PASS, len(drafts), plain_seconds)
-        return took
+        return results
 
     @torch.no_grad()
     def _weighing(self, draft: RunningSequence) -> Bites[StepResult]:
-        """The draft's step alone, no bite of it longer than a turn as far as one candidate is not."""
+        """Return the step of one sequence as cooperative work.
+
+        Pauses are at most an engine step apart, unless a single candidate takes longer.
+        """
         generator, began = draft.generator, time.monotonic()
         network, work = generator.denoiser.network, draft.upcoming().work
-        now = state_of([draft], generator.device)
-        context = read(network, now.xt, now.t, draft.weigher.reads(now, network, draft.energy))
+        state = state_of([draft], generator.device)
+        context = read(network, state.xt, state.t, draft.weigher.reads(state, network, draft.energy))
         _synchronise(generator.device)
         self.pace.measured(PASS, 1, time.monotonic() - began)
         exact = draft.weigher.candidates == EXACT
-        one = self._divisible(draft, work) / max(draft.weigher.candidates, 1)
-        candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / one))
-        bites = draft.weigher.advancing(now, context, network, draft.energy, candidates * generator.length)
+        candidate_seconds = self._divisible(draft, work) / max(draft.weigher.candidates, 1)
+        candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / candidate_seconds))
+        bites = draft.weigher.advancing(state, context, network, draft.energy, candidates * generator.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()
         while True:
@@ -194,7 +200,7 @@ class Batcher:
                 return result
             _synchronise(generator.device)
             if exact and time.monotonic() - began < self.turn_seconds:
-                continue  # a bite is one place: as many as a turn has time for
+                continue  # exact draws pause at every position: do as many as an engine step has time for
             seconds, calls = seconds + time.monotonic() - began, 1 if exact else calls + 1
             yield
             began = time.monotonic()
@@ -215,7 +221,7 @@ def _split(drafts: Sequence[RunningSequence], size: int) -> Iterator[Sequence[Ru
 
 
 def _alike(drafts: Sequence[RunningSequence]) -> Iterator[list[int]]:
-    """The rows that advance together: those that weigh nothing, and those that weigh in the same way."""
+    """Yield the rows that advance together: those without scoring, and those with the same scoring."""
     groups: dict[object, list[int]] = {}
     for row, draft in enumerate(drafts):
         groups.setdefault(_how(draft), []).append(row)
@@ -223,7 +229,7 @@ def _alike(drafts: Sequence[RunningSequence]) -> Iterator[list[int]]:
 
 
 def _how(draft: RunningSequence) -> tuple[Sampler, AbstractEnergy | None]:
-    """By what sampler and energy its upcoming step is taken."""
+    """Return the sampler and the energy of the upcoming step."""
     return (draft.weigher, draft.energy) if draft.upcoming().weighed else (PLAIN, None)
 
 
@@ -238,13 +244,13 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _release() -> None:
-    """Afterwards what the device's allocator kept for later is free for whoever needs it."""
+    """Free the memory that the device's allocator caches."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocator gave up, the device's or the machine's."""
+    """Return whether an allocator failed, for memory of the device or of the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))

@@ -1,4 +1,4 @@
-"""Work: how much a text asks of each network, and how many seconds that takes here, as last measured."""
+"""Cost model: the work of a text per network, and its estimated seconds from recent measurements on this machine."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,22 @@ from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 
-FIRST_GUESS_SECONDS = 0.01  # for a pass of the denoiser, before anything was measured
-WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass, first guesses for a candidate that fills a whole canvas
-MEMORY = 0.97  # how much a call counts beside the one after it
-SPREAD = 0.1  # of their mean, by which calls must differ in size to tell what the start of one takes
-LEAST = 0.1  # of its mean price, that a unit costs at least: a line through few calls may fall
+FIRST_GUESS_SECONDS = 0.01  # per denoiser pass, before any measurement
+WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass: initial guesses for a candidate that fills a whole canvas
+MEMORY = 0.97  # weight of a call relative to the next one
+SPREAD = 0.1  # least standard deviation of call sizes, relative to their mean, that identifies the fixed cost
+LEAST = 0.1  # lower bound of a unit's cost, relative to its mean: a line through few calls may slope down
 PASS = "denoiser"
 
 
 @dataclass(frozen=True)
 class Work:
-    """Passes of the denoiser, and candidates of one energy, both counted in whole canvases."""
+    """Denoiser passes and candidates of one energy, both counted in whole canvases."""
 
     passes: float = 0.0
     candidates: float = 0.0
     weighed: float = 0.0
-    """Steps that ask the energy."""
+    """Steps that call the energy."""
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.passes + other.passes, self.candidates + other.candidates, self.weighed + other.weighed)
@@ -31,7 +31,7 @@ class Work:
 
 
 def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
-    """What a step costs that reveals this share of the canvas: a light head sees no other positions."""
+    """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions."""
     if not weighed or energy is None:
         return Work(1.0)
     return Work(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
@@ -40,21 +40,21 @@ def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnerg
 def of_canvas(
     masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None, schedule: AbstractSchedule
 ) -> Work:
-    """What it costs to fill `masked` positions of a canvas, in expectation: steps that reveal nothing cost nothing."""
+    """Return the expected work of filling `masked` positions of a canvas; steps that unmask nothing are free."""
     times = sampler.times()
-    now = schedule.alpha(times[:-1]) - schedule.alpha(times[1:])  # P(a position is revealed by this step)
-    moves = 1 - (1 - now.clamp(0, 1)) ** masked
+    share = schedule.alpha(times[:-1]) - schedule.alpha(times[1:])  # P(a position is unmasked by this step)
+    moves = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
     passes = moves.sum().item()
     if energy is None:
         return Work(passes)
     weighed = sampler.weighs(times[1:], energy)
     steps = moves[weighed].sum().item()
-    canvases = steps if energy.whole_sequence else now[weighed].sum().item() * masked / length
+    canvases = steps if energy.whole_sequence else share[weighed].sum().item() * masked / length
     return Work(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
 def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
-    """What it may cost at most to fill `masked` positions of a canvas: a step that costs reveals one of them."""
+    """Return the maximum work of filling `masked` positions: every step with a cost unmasks at least one of them."""
     passes = min(sampler.steps, masked)
     steps = min(int(sampler.weighs(sampler.times()[1:], energy).sum()), masked)
     if energy is None or steps == 0:
@@ -65,9 +65,9 @@ def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractE
 
 @dataclass
 class CostModel:
-    """Seconds of a call, `start` + units x `each`: a line through the latest calls; the older, the less they count.
+    """Linear model of the seconds per call, start + units x per_unit; the weight of a call decays with its age.
 
-    The very first call also makes ready what all others find ready: it counts only until there is another.
+    The very first call includes the warm-up, so it counts only until the next one.
     """
 
     warm: bool = False
@@ -78,7 +78,7 @@ class CostModel:
     products: float = 0.0
 
     def measured(self, units: float, seconds: float) -> None:
-        """Afterwards one call more is known."""
+        """Add the measurement of one call."""
         memory = MEMORY if self.warm else 0.0
         self.warm = self.calls > 0
         for name, value in (
@@ -88,55 +88,60 @@ class CostModel:
 
     @property
     def parts(self) -> tuple[float, float]:
-        """(start, each). Where all calls were alike there is no telling: then what is twice as much takes twice as
-        long, which errs on the side of caution."""
+        """Return (start, per_unit).
+
+        With calls of one size the fixed cost cannot be identified; assume cost proportional to size (conservative).
+        """
         units, seconds = self.units / self.calls, self.seconds / self.calls
         spread = self.squares / self.calls - units**2
-        each = seconds / units
+        per_unit = seconds / units
         if spread > (SPREAD * units) ** 2:
             slope = (self.products / self.calls - units * seconds) / spread
-            each = min(each, max(LEAST * each, slope))
-        return seconds - each * units, each
+            per_unit = min(per_unit, max(LEAST * per_unit, slope))
+        return seconds - per_unit * units, per_unit
 
 
 class Pace:
-    """What a pass of the denoiser and a candidate of each energy cost here, as lately measured."""
+    """Recently measured cost of a denoiser pass and of a candidate of each energy on this machine."""
 
     def __init__(self) -> None:
         self._prices: dict[str, CostModel] = {}
 
     def seconds(self, work: Work, kind: str, drafts: bool, rows: int) -> float:
-        """What the work would take, its candidates being of the energy called `kind`.
+        """Return the estimated seconds of `work`, whose candidates belong to the energy called `kind`.
 
-        The start of a call is shared by the `rows` of a batch.
+        The `rows` of a batch share the fixed cost of a call.
         """
-        start, each = self._parts(PASS, FIRST_GUESS_SECONDS)
-        total = work.passes * (start / rows + each)
+        start, per_unit = self._parts(PASS, FIRST_GUESS_SECONDS)
+        total = work.passes * (start / rows + per_unit)
         if work.candidates > 0:
-            start, each = self._of_candidates(kind, drafts)
-            total += work.weighed * start / rows + work.candidates * each
+            start, per_unit = self._of_candidates(kind, drafts)
+            total += work.weighed * start / rows + work.candidates * per_unit
         return total
 
     def divisible(self, work: Work, kind: str, drafts: bool) -> float:
-        """The seconds of it that can be divided: those of the candidates themselves."""
+        """Return the divisible part of the seconds: that of the candidates themselves."""
         return work.candidates * self._of_candidates(kind, drafts)[1]
 
     def knows(self, kind: str) -> bool:
-        """Whether any call of this kind was measured."""
+        """Return whether any call of this kind was measured."""
         return kind in self._prices
 
     def measured(self, kind: str, units: float, seconds: float) -> None:
-        """Afterwards it is known that a call of so many candidates of this kind (or `PASS`: rows) took so long."""
+        """Record the seconds of a call with `units` candidates of this kind (rows, for `PASS`)."""
         self._prices.setdefault(kind, CostModel()).measured(units, seconds)
 
     def _of_candidates(self, kind: str, drafts: bool) -> tuple[float, float]:
-        a_pass = sum(self._parts(PASS, FIRST_GUESS_SECONDS))
-        return self._parts(kind, a_pass * (WHOLE_SHARE if drafts else LIGHT_SHARE))
+        pass_seconds = sum(self._parts(PASS, FIRST_GUESS_SECONDS))
+        return self._parts(kind, pass_seconds * (WHOLE_SHARE if drafts else LIGHT_SHARE))
 
     def _parts(self, kind: str, guess: float) -> tuple[float, float]:
         return self._prices[kind].parts if kind in self._prices else (0.0, guess)
 
 
 def kind_of(energy: str, sampler: Sampler) -> str:
-    """Under what name an energy's candidates are measured: exact draws go place by place, and are no such thing."""
+    """Return the name under which an energy's candidates are measured.
+
+    Exact draws are measured separately, because they proceed position by position.
+    """
     return f"{energy}, exact" if sampler.candidates == EXACT else energy

@@ -1,4 +1,4 @@
-"""Tickets: what somebody holds who waits for something that the engine's thread makes."""
+"""Futures: handles to results that the engine's thread produces."""
 
 import logging
 import threading
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class Future(Generic[R]):
-    """A result to come: exactly one thing becomes of it, a value or an error. Any thread may ask and cancel."""
+    """Pending result that ends exactly once, with a value or an error. Any thread may query and cancel it."""
 
     def __init__(self, version: str, wake: Callable[[], None]) -> None:
         self.version = version
-        """Of the model that makes it."""
+        """Version of the model that produces the result."""
         self.submitted: float = time.monotonic()
         self.started: float | None = None
         self.ended: float | None = None
@@ -34,19 +34,19 @@ class Future(Generic[R]):
         return self._over.is_set()
 
     def cancel(self) -> None:
-        """Afterwards it ends as Cancelled within a step, unless it is over before; its place is then free."""
+        """Request cancellation: the future ends as Cancelled within a step, freeing its slot, unless it ends before."""
         self.cancelled = True
         self._wake()
 
     def watch(self, callback: Callable[[], None]) -> None:
-        """Afterwards `callback` is called in the engine's thread after every change; it must be quick.
+        """Register `callback`, called in the engine's thread after every change; it must be fast.
 
-        What changed before was not told: look once after this.
+        Earlier changes are not reported: check the state once after registering.
         """
         self._watchers = (*self._watchers, callback)
 
     def result(self, timeout: float | None = None) -> R:
-        """The value, once it is there; raises its error, or TimeoutError after `timeout` seconds."""
+        """Return the value once it is set. Raise the future's error, or TimeoutError after `timeout` seconds."""
         if not self._over.wait(timeout):
             raise TimeoutError(f"no result after {timeout:g} s")
         if self._error is not None:
@@ -54,12 +54,12 @@ class Future(Generic[R]):
         return self._value  # type: ignore[return-value]
 
     def begin(self) -> None:
-        """Afterwards it counts as started."""
+        """Record the start time, on the first call only."""
         if self.started is None:
             self.started = time.monotonic()
 
     def end(self, outcome: "R | Exception") -> None:
-        """Afterwards it is over, and whoever waits knows."""
+        """Set the outcome, a value or an error, and notify waiters and watchers."""
         assert not self.done, "a ticket ends once"
         if isinstance(outcome, Exception):
             self._error = outcome
@@ -71,36 +71,36 @@ class Future(Generic[R]):
         self._watchers = ()
 
     def tell(self) -> None:
-        """Afterwards everyone who watches was called; whoever could not be told is not called again."""
+        """Call every watcher, and remove those that raise."""
         for callback in self._watchers:
             try:
                 callback()
-            except Exception:  # the watcher's own, as of an event loop that is closed: others must not suffer from it
+            except Exception:  # the watcher's own error, e.g. a closed event loop, must not affect the others
                 log.exception("whoever watched a text could not be told of its change")
                 self._watchers = tuple(other for other in self._watchers if other is not callback)
 
 
 class TextFuture(Future[Text]):
-    """A text to come, and how far it is."""
+    """Future of a text, with its latest progress."""
 
     def __init__(self, version: str, wake: Callable[[], None], frame: Progress) -> None:
         super().__init__(version, wake)
         self._frame = frame
 
     def frame(self) -> Progress:
-        """The latest state; the one before is gone."""
+        """Return the latest progress; earlier progress is not kept."""
         return self._frame
 
     def show(self, frame: Progress) -> None:
-        """Afterwards `frame` is the latest state, and whoever watches was called."""
+        """Set the latest progress and call the watchers."""
         self._frame = frame
         self.tell()
 
     def keep(self, frame: Progress) -> None:
-        """Afterwards `frame` is the latest state; nobody was told, for the end follows."""
+        """Set the latest progress without calling the watchers, because the end follows."""
         self._frame = frame
 
     def end(self, outcome: Text | Exception) -> None:
-        """Afterwards it is over, in the state in which it was."""
+        """Set the outcome, keeping the latest progress with status `done`."""
         self._frame = replace(self._frame, status="done")
         super().end(outcome)

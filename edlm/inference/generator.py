@@ -1,4 +1,4 @@
-"""The text generator: a registered model as a person uses it, text in and text out; it knows no server."""
+"""Text generator: a registered model with text as input and output, independent of any server."""
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,35 +33,38 @@ OnStep = Callable[[StepResult], None]
 
 @config
 class Bundle:
-    """What a registered model is called, and how it generates unless it is told otherwise."""
+    """Name and default generation settings of a registered model."""
 
     name: str
     energy: str | None = None
-    """The energy that weighs candidates; None: plain diffusion."""
+    """Energy that scores candidates; None: plain diffusion."""
     sampler: Sampler
 
 
 def save_bundle(folder: Path, bundle: Bundle, denoiser: Path, energies: Mapping[str, Path]) -> None:
-    """Afterwards `folder` holds copies of the model folders, beside its card; the caller publishes it.
+    """Write the bundle's card and copies of the model folders to `folder`, which the caller publishes.
 
-    Raises ValueError where the bundle could not generate: an energy is missing, damaged or another denoiser's.
+    Raise ValueError if the bundle cannot generate: an energy is missing, damaged or belongs to another denoiser.
     """
     for source, target in [(denoiser, DENOISER), *[(path, f"{ENERGIES}/{name}") for name, path in energies.items()]]:
-        # Without the marks of an earlier publication: the bundle is published as one.
+        # Skip the markers of earlier publications: the bundle is published as one.
         shutil.copytree(source, folder / target, ignore=shutil.ignore_patterns(MARKER, INTENT))
     write_text(str(folder / CARD), dump(bundle))
     open_bundle(folder)
 
 
 def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRAINED) -> "TextGenerator":
-    """The generator in a bundle's folder, its networks on `device`. ValueError names what is missing or damaged."""
+    """Return the generator of a bundle folder, its networks on `device`.
+
+    Raise ValueError, naming what is missing or damaged.
+    """
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder} is no bundle (no {CARD}); the register stage makes one")
     bundle = load(Bundle, folder / CARD)
     denoiser = open_denoiser(folder / DENOISER)
     execution.prepare(denoiser.network.to(device))
-    places = sorted((folder / ENERGIES).iterdir()) if (folder / ENERGIES).is_dir() else []
-    energies = {place.name: open_energy(place, denoiser).to(device) for place in places}
+    paths = sorted((folder / ENERGIES).iterdir()) if (folder / ENERGIES).is_dir() else []
+    energies = {path.name: open_energy(path, denoiser).to(device) for path in paths}
     for energy in energies.values():
         execution.prepare(energy)
     generator = TextGenerator(bundle, denoiser, energies, open_tokenizer(folder / DENOISER))
@@ -71,7 +74,7 @@ def open_bundle(folder: Path, device: str = "cpu", execution: Execution = AS_TRA
 
 @dataclass
 class _Row:
-    """A text on its way: its seed, the tokens that stand, and what they took."""
+    """Text in progress: its seed, its final tokens and their cost."""
 
     seed: int
     tokens: list[int]
@@ -80,7 +83,7 @@ class _Row:
 
 
 class TextGenerator:
-    """A denoiser, the energies made for it, and their tokenizer."""
+    """Denoiser with the energies made for it and their tokenizer."""
 
     def __init__(
         self, bundle: Bundle, denoiser: OpenDenoiser, energies: Mapping[str, AbstractEnergy], tokenizer: Tokenizer
@@ -91,9 +94,9 @@ class TextGenerator:
 
     @classmethod
     def load(cls, uri: str, cache: Path, digest: str | None = None, device: str = "cpu") -> "TextGenerator":
-        """The generator published at `uri`, every file verified; anything but a local folder is copied to `cache`.
+        """Return the generator published at `uri`, every file verified; copy all but a local folder to `cache`.
 
-        Raises ValueError where it is damaged, or is not the one of `digest`.
+        Raise ValueError if it is damaged or does not have `digest`.
         """
         folder = fetch(uri, cache)
         marker = committed(str(folder))
@@ -103,22 +106,23 @@ class TextGenerator:
         return open_bundle(folder, device)
 
     def read(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        """The tokens of a prompt. What the tokenizer makes of a text, `tokenizer.decode` of them shows."""
+        """Return the tokens of a prompt; `tokenizer.decode` of them shows how the tokenizer reads a text."""
         if isinstance(prompt, str):
             return tuple(self.tokenizer.encode(prompt).tolist())
         return tuple(checked(token, self.tokenizer.size) for token in prompt)
 
     def places(self, parts: Sequence[str | int]) -> tuple[int | None, ...]:
-        """The tokens of pieces of text and of gaps between them: a number n is n holes, each None."""
-        places: list[int | None] = []
+        """Return the tokens of pieces of text and of the gaps between them: a number n stands for n times None."""
+        tokens: list[int | None] = []
         for part in parts:
-            places += self.read(part) if isinstance(part, str) else [None] * part
-        return tuple(places)
+            tokens += self.read(part) if isinstance(part, str) else [None] * part
+        return tuple(tokens)
 
     def energy_for(self, sampler: Sampler, name: str | None) -> AbstractEnergy | None:
-        """The energy that `sampler` weighs its candidates with: `name`, or the bundle's own. None: it has but one.
+        """Return the energy that scores the candidates of `sampler`: `name`, or the bundle's default.
 
-        Raises ValueError where there is no such energy, or where it cannot do what the sampler asks.
+        None if the sampler has a single candidate. Raise ValueError if there is no such energy, or if it cannot do what
+        the sampler asks.
         """
         name = name or self.bundle.energy
         if name is not None and name not in self.energies:
@@ -140,21 +144,21 @@ class TextGenerator:
         energy: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Text]:
-        """For each seed the text that follows the prompt: `max_tokens` tokens, or fewer where the document ends.
+        """Return, for each seed, the text after the prompt: `max_tokens` tokens, or fewer if the document ends.
 
-        A text is a function of the prompt, the settings and its own seed. Past the canvas it goes on block by block:
-        what is written is kept, and half a canvas of it is the context of the next (`context_tokens`).
-        `on_step` sees every step, of the texts that still need it, and ends the work by raising.
+        A text is a function of the prompt, the settings and its own seed. Beyond one canvas it continues block by
+        block: generated tokens are kept, and half a canvas of them is the context of the next block (`context_tokens`).
+        `on_step` receives every step, with the texts that still need it, and ends the work by raising.
         """
-        weigh, separator = self.energy_for(sampler, energy), self.tokenizer.separator
+        scorer, separator = self.energy_for(sampler, energy), self.tokenizer.separator
         rows = [_Row(seed, list(prompt)) for seed in seeds]
         end, block, unfinished = len(prompt) + max_tokens, 0, rows
         while unfinished:
-            known = len(unfinished[0].tokens)  # the same for all: what is unfinished has had every block
+            known = len(unfinished[0].tokens)  # the same for all: an unfinished row has passed through every block
             context = context_tokens(known, end - known, self.length)
             canvases = [canvas(row.tokens[known - context :], self.length, self.mask) for row in unfinished]
-            own = slice(context, context + end - known)
-            filled = self._fill(canvases, unfinished, own, separator, block, sampler, weigh, on_step)
+            positions = slice(context, context + end - known)
+            filled = self._fill(canvases, unfinished, positions, separator, block, sampler, scorer, on_step)
             for row, new in zip(unfinished, filled, strict=True):
                 ended = document_end(new, self.mask, separator)
                 row.tokens += new[:ended]
@@ -172,13 +176,13 @@ class TextGenerator:
         energy: str | None = None,
         on_step: OnStep | None = None,
     ) -> list[Text]:
-        """For each seed the whole text, each None replaced by a token; what is given never changes.
+        """Return, for each seed, the whole text with each None replaced by a token; given tokens never change.
 
-        Where `tokens` are fewer than the canvas holds, the model imagines how they go on, and that is cut off.
+        If `tokens` are fewer than the canvas holds, the model generates a continuation, which is cut off.
         """
         rows = [_Row(seed, []) for seed in seeds]
-        canvases, own = [canvas(tokens, self.length, self.mask)] * len(rows), slice(len(tokens))
-        filled = self._fill(canvases, rows, own, None, 0, sampler, self.energy_for(sampler, energy), on_step)
+        canvases, positions = [canvas(tokens, self.length, self.mask)] * len(rows), slice(len(tokens))
+        filled = self._fill(canvases, rows, positions, None, 0, sampler, self.energy_for(sampler, energy), on_step)
         return [_text(row, new, Continuation(self.tokenizer)) for row, new in zip(rows, filled, strict=True)]
 
     def score(
@@ -189,10 +193,10 @@ class TextGenerator:
         sampler: Sampler,
         energy: str | None = None,
     ) -> Score:
-        """How likely a text of 1 to `length` tokens is, from `draws` independent noise samples.
+        """Return the likelihood of a text of 1 to `length` tokens, from `draws` independent noise samples.
 
-        A text shorter than the canvas is scored as a canvas of its own length, for rows are never padded.
-        Raises ValueError for a text of another length.
+        A text shorter than the canvas is scored as a canvas of its own length, because rows are never padded.
+        Raise ValueError for a text of any other length.
         """
         return finished(self.scoring(tokens, seed, draws, sampler, energy))
 
@@ -204,7 +208,7 @@ class TextGenerator:
         sampler: Sampler,
         energy: str | None = None,
     ) -> Bites[Score]:
-        """As `score`, in bites; what is wrong with the request is raised at once."""
+        """Return `score` as cooperative work; an invalid request raises immediately."""
         if not 1 <= len(tokens) <= self.length:
             raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
         x0 = canvas(tokens, len(tokens), self.mask).to(self.device).repeat(draws, 1)
@@ -222,36 +226,36 @@ class TextGenerator:
         energy: AbstractEnergy | None,
         on_step: OnStep | None,
     ) -> list[list[int]]:
-        """The places `own` of the canvases, filled as far as the texts need them.
+        """Return the positions `own` of the canvases, filled as far as the texts need them.
 
-        A row leaves the batch once nothing more of it is wanted. Each block has its own steps in a row's random
-        streams, hence its own numbers.
+        A row leaves the batch once its text needs nothing more. Each block has its own steps in the random streams of
+        a row, hence its own step numbers.
         """
         xt = torch.stack(list(canvases)).to(self.device)
         seeds = torch.tensor([row.seed for row in rows], device=self.device)
         network, schedule = self.denoiser.network, self.denoiser.schedule
         times, given = sampler.times().to(self.device), xt != self.mask
-        left = self._unfilled(range(len(rows)), xt[:, own], separator)
+        unfilled = self._unfilled(range(len(rows)), xt[:, own], separator)
         for i in range(sampler.steps, 0, -1):
-            if not left:
+            if not unfilled:
                 break
-            at = torch.tensor(left, device=self.device)
-            t, s = times[i].expand(at.shape), times[i - 1].expand(at.shape)
-            index = torch.full_like(at, block * sampler.steps + i)
-            result = sampler.step(xt[at], t, s, index, network, energy, schedule, seeds[at], given[at])
-            xt[at] = result.xs
+            batch = torch.tensor(unfilled, device=self.device)
+            t, s = times[i].expand(batch.shape), times[i - 1].expand(batch.shape)
+            index = torch.full_like(batch, block * sampler.steps + i)
+            result = sampler.step(xt[batch], t, s, index, network, energy, schedule, seeds[batch], given[batch])
+            xt[batch] = result.xs
             if result.broken.any():
-                raise BrokenRows(at[result.broken].tolist(), xt)
-            for place, row in enumerate(left):
-                rows[row].tally = rows[row].tally.plus(result, place)
+                raise BrokenRows(batch[result.broken].tolist(), xt)
+            for batch_row, row in enumerate(unfilled):
+                rows[row].tally = rows[row].tally.plus(result, batch_row)
             if on_step is not None:
                 on_step(result)
             if sampler.revealing.final:
-                left = self._unfilled(left, xt[:, own], separator)
+                unfilled = self._unfilled(unfilled, xt[:, own], separator)
         return xt[:, own].tolist()
 
     def _unfilled(self, rows: Iterable[int], own: Int64[Tensor, "b n"], separator: int | None) -> list[int]:
-        """Those of the rows whose document has not ended for certain, and where something is masked."""
+        """Return those of `rows` that contain a mask and whose document has not certainly ended."""
         tokens = own.tolist()
         return [
             row for row in rows if self.mask in tokens[row] and document_end(tokens[row], self.mask, separator) is None

@@ -1,4 +1,4 @@
-"""Jobs: what one text needs to be written, and the ways in which it may not come to its end."""
+"""Requests: the specification of one text, the limits of the engine, and the errors that end a request early."""
 
 import math
 from collections.abc import Sequence
@@ -10,36 +10,36 @@ from edlm.sampling.sampler import Sampler
 
 @config
 class Limits:
-    """How much is on its way at once, and how much may wait."""
+    """Limits on concurrent and waiting work."""
 
     slots: Positive = 16
-    """Rows that are on their way at once."""
+    """Rows that run concurrently."""
     waiting: NonNegative = 64
-    """Texts that may wait beside them. 0: whoever finds no place is refused."""
+    """Texts that may wait in addition. 0: a text that finds no free slot is rejected."""
     turn_seconds: PositiveFloat = 0.05
-    """Work of one turn, after which whoever came or left is seen to."""
+    """Seconds of work per engine step, after which arrivals and departures are handled."""
     patience_seconds: PositiveFloat = 10.0
-    """Nobody is let in who would wait longer."""
+    """Longest wait; a request that would wait longer is rejected."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text to write. It is a function of what stands here, but for the key and the deadline, and of the model."""
+    """One text to generate: a function of these fields, except the key and the deadline, and of the model."""
 
     known: tuple[int | None, ...]
-    """The tokens of a prompt, or a whole text with None in its holes."""
+    """Tokens of a prompt, or of a whole text with None in its gaps."""
     max_tokens: int | None
-    """How many tokens follow the prompt at most; None: the holes of `known` are filled."""
+    """Maximum number of tokens after the prompt; None: fill the gaps of `known`."""
     seed: int
     sampler: Sampler
     energy: str | None
-    """None: the bundle's own."""
+    """None: the default of the bundle."""
     key: str
-    """Whose it is: keys share the work alike, however much each of them asks for."""
+    """API key of the request; keys share the work equally, however much each of them requests."""
     deadline: float
-    """By `time.monotonic()`: what is not finished by then ends as Expired."""
+    """In terms of `time.monotonic()`; a request that is unfinished by then ends as Expired."""
     stop: tuple[str, ...] = ()
-    """The text that follows the prompt ends before the first of these."""
+    """Stop strings: the text after the prompt ends before the first of these."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is None and self.stop:
@@ -53,7 +53,7 @@ class Request:
 
 
 class Full(Exception):
-    """As much waits as may, or nothing new is begun."""
+    """Rejection of new work, by a limit of the engine or because it accepts nothing new."""
 
     def __init__(self, retry_after_seconds: float, reason: str) -> None:
         super().__init__(f"{reason}; try again in {math.ceil(retry_after_seconds)} s")
@@ -61,27 +61,27 @@ class Full(Exception):
 
 
 class Cancelled(Exception):
-    """Nobody wants this text any more."""
+    """Cancellation of a request whose result is no longer needed."""
 
 
 class Expired(Exception):
-    """Its deadline passed before it was finished."""
+    """Deadline passed before the request finished."""
 
 
 class BrokenRow(FloatingPointError):
-    """Its logits or energies are not numbers, or leave nothing to choose; other texts are none the worse."""
+    """Logits or energies of one text that are not numbers or leave no candidate; other texts are unaffected."""
 
 
 class OutOfMemory(Exception):
-    """Even in the smallest batch its step does not fit the device's memory."""
+    """Step that does not fit the device's memory even in the smallest batch."""
 
 
 class EngineFailed(Exception):
-    """The engine died or was stopped, and its texts with it."""
+    """Failure or stop of the engine, which ends all its requests."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Under what a text that came to no end is counted."""
+    """Return the reason under which the statistics count a request that ended with `error`."""
     reasons: Sequence[tuple[type[BaseException], str]] = (
         (Cancelled, "cancelled"),
         (Expired, "expired"),

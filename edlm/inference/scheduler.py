@@ -1,8 +1,8 @@
-"""Fairness: who is on their way, and whose step is next.
+"""Fair scheduler: selects the running requests and the participants of each engine step.
 
-Keys share the work alike, however much each asks for: the key that was served least goes first. Within a key a text
-stands where its due time puts it, the moment it came plus the time that it would take alone: a short one passes a long
-one, but only for as long as the long one would take, so that nobody waits for ever.
+API keys share the work equally, however much each requests: the least-served key goes first. Within a key, requests are
+ordered by due time, the arrival time plus the estimated duration alone: a short request passes a long one, but only for
+as long as the long one would take, which prevents starvation.
 """
 
 import time
@@ -18,21 +18,21 @@ from edlm.inference.sequence import RunningSequence
 
 @dataclass(eq=False)
 class ScheduledRequest:
-    """Where somebody stands."""
+    """Scheduling state of one request."""
 
     key: str
     due: float
     order: int
-    """In which order they came."""
+    """Order of arrival."""
     last: int = 0
-    """When it was last picked, counted in picks."""
+    """Number of the pick that last picked it."""
 
 
 P = TypeVar("P", bound=ScheduledRequest)
 
 
 def select_running(places: Iterable[P], slots: int) -> list[P]:
-    """Who is on their way: at most `slots`, the keys taking turns, each with its due ones first."""
+    """Select up to `slots` requests: round-robin over API keys, earliest due first within a key."""
     by_key: dict[str, int] = {}
     ranked = []
     for place in sorted(places, key=lambda place: (place.due, place.order)):
@@ -43,60 +43,61 @@ def select_running(places: Iterable[P], slots: int) -> list[P]:
 
 
 def estimated_wait(by_key: Mapping[str, float], key: str, seconds: float) -> float:
-    """How long what is there already, in seconds of work by key, holds up `seconds` more of a key.
+    """Return the seconds by which existing work, given in seconds by key, delays `seconds` more work of `key`.
 
-    All that the key has itself, and of each other one as much again at most, for keys share alike.
+    All existing work of `key` counts, and of each other key at most as much as `key` then has, because keys share
+    equally.
     """
     before = by_key.get(key, 0.0)
     return before + sum(min(left, before + seconds) for other, left in by_key.items() if other != key)
 
 
 class FairShare:
-    """How many seconds of work each key had, as far as it matters for what is still to do."""
+    """Seconds of work served per key, as far as they affect the remaining work."""
 
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
         self._picks = 0
 
     def keep(self, keys: Iterable[str]) -> None:
-        """Afterwards these keys alone have shares; a new one begins level with the one that had least."""
+        """Keep the shares of these keys only; a new key starts level with the least-served one."""
         active = dict.fromkeys(keys)
         least = min((self._served[key] for key in active if key in self._served), default=0.0)
         self._served = {key: self._served.get(key, least) - least for key in active}
 
     def picked(self, places: Sequence[P], seconds: Callable[[P], float], budget: float) -> list[P]:
-        """Who takes part in this turn: the key served least first, of it whoever waited longest.
+        """Select the participants of an engine step: least-served key first, within a key the longest-waiting request.
 
-        At least one does, and others while the seconds that all of them take stay within the budget. Their keys are
-        charged. Nobody who is next in line is passed over for being large.
+        Select at least one, and more while their total seconds stay within the budget, and charge their keys. The next
+        request in line is never passed over for being large.
         """
-        lines: dict[str, list[P]] = {}
+        queues: dict[str, list[P]] = {}
         for place in sorted(places, key=lambda place: (place.last, place.due, place.order), reverse=True):
-            lines.setdefault(place.key, []).append(place)
+            queues.setdefault(place.key, []).append(place)
         chosen: list[P] = []
-        total = dearest = 0.0
-        while lines:
-            key = min(lines, key=lambda key: self._served[key])
-            cost = seconds(lines[key][-1])
+        total = largest = 0.0
+        while queues:
+            key = min(queues, key=lambda key: self._served[key])
+            cost = seconds(queues[key][-1])
             if chosen and total + cost > budget:
                 break
-            place = lines[key].pop()
+            place = queues[key].pop()
             self._picks += 1
             self._served[key] += cost
-            place.last, total, dearest = self._picks, total + cost, max(dearest, cost)
+            place.last, total, largest = self._picks, total + cost, max(largest, cost)
             chosen.append(place)
-            if not lines[key]:
-                del lines[key]
-        # Who asks for less than its share saves up a turn's worth at most.
-        dearest = max(dearest, *(seconds(line[-1]) for line in lines.values()), 0.0)
-        floor = max(self._served.values(), default=0.0) - budget - dearest
-        self._served = {key: max(had, floor) for key, had in self._served.items()}
+            if not queues[key]:
+                del queues[key]
+        # A key that requests less than its share saves up at most one engine step of work.
+        largest = max(largest, *(seconds(queue[-1]) for queue in queues.values()), 0.0)
+        floor = max(self._served.values(), default=0.0) - budget - largest
+        self._served = {key: max(served, floor) for key, served in self._served.items()}
         return chosen
 
 
 @dataclass(eq=False, kw_only=True)
 class ScheduledText(ScheduledRequest):
-    """A text on its way, or waiting."""
+    """Running or waiting text."""
 
     ticket: TextFuture
     deadline: float
@@ -104,25 +105,25 @@ class ScheduledText(ScheduledRequest):
     running: bool = False
 
     def seconds(self, turns: Batcher, rows: int) -> float:
-        """Of its next step or bite, in a batch of so many rows."""
+        """Return the seconds of its next step, or until its next pause, in a batch of `rows` rows."""
         return turns.seconds(self.draft, rows)
 
     def left(self, turns: Batcher, rows: int) -> float:
-        """Seconds of all that it still needs."""
+        """Return the seconds of all remaining work."""
         return turns.of(self.draft, self.draft.left, rows)
 
 
 @dataclass(eq=False, kw_only=True)
 class ScheduledTask(ScheduledRequest):
-    """Other work on the model."""
+    """Other cooperative work on the model."""
 
     ticket: Future[Any]
     deadline: float
     bites: Bites[Any]
     expected: float
-    """Seconds of all the bites to come."""
+    """Estimated seconds of all remaining work."""
     latest: float
-    """Seconds of the bite before, or of a first one."""
+    """Seconds up to the latest pause, or estimated for the first."""
     running: bool = False
 
     def seconds(self, turns: Batcher, rows: int) -> float:
@@ -132,7 +133,7 @@ class ScheduledTask(ScheduledRequest):
         return max(0.0, self.expected)
 
     def bite(self) -> None:
-        """One bite. Raises StopIteration with the result, or what the work raises."""
+        """Run up to the next pause. Raise StopIteration with the result, or the error of the work."""
         started = time.monotonic()
         next(self.bites)
         self.latest = time.monotonic() - started

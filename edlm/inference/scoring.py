@@ -1,4 +1,4 @@
-"""How likely a given text is: its bounds and energies, over noise samples that are taken a few at a time."""
+"""Scoring of a given text: likelihood bounds and energies over noise samples, computed a few at a time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from edlm.likelihood.estimate import Estimate
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
 
-ROWS_AT_ONCE = 16  # noise samples of a bite that weighs nothing; fewer where candidates are weighed
+ROWS_AT_ONCE = 16  # noise samples between two pauses without candidates to score; fewer with them
 
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a text is, in nats, each number with the standard error of its noise samples."""
+    """Likelihood of a text in nats, each number with the standard error over its noise samples."""
 
     nelbo: Estimate
-    """Of plain diffusion, in continuous time."""
+    """NELBO of plain diffusion, in continuous time."""
     bound: Estimate
-    """Of the very sampler that generates, in T steps."""
+    """Bound of the generating sampler itself, in T steps."""
     energies: Mapping[str, Estimate]
-    """E(x_0, x_t, t) of every energy, its mean over the noise: low is likely, its zero is arbitrary."""
+    """E(x_0, x_t, t) of every energy, averaged over the noise: low is likely, the zero is arbitrary."""
 
 
 def scoring(
@@ -39,30 +39,31 @@ def scoring(
     sampler: Sampler,
     seed: int,
 ) -> Bites[Score]:
-    """The score of a text that stands once in x0 for each noise sample: the standard errors are then those of noise.
+    """Return the score of a text cooperatively; each `yield` is a pause.
 
-    Raises FloatingPointError where a network's numbers are none.
+    `x0` repeats the text once per noise sample, so that the standard errors are those of the noise. Raise
+    FloatingPointError if a network's values are not finite.
     """
     network, schedule = denoiser.network, denoiser.schedule
     at_once = ROWS_AT_ONCE if weigh is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
     nelbos, bounds = [], []
-    of = {name: [] for name in energies}
+    energy_parts = {name: [] for name in energies}
     for first in range(0, len(x0), at_once):
         rows = x0[first : first + at_once]
         nelbos.append(nelbo(rows, network, schedule, seed, 1, first))
         yield
         bounds.append((yield from bounding(rows, network, weigh, schedule, sampler, seed, 1, first_row=first)))
         for name, energy in energies.items():
-            of[name].append(mean_energy(rows, denoiser, energy, seed, first))
+            energy_parts[name].append(mean_energy(rows, denoiser, energy, seed, first))
             yield
-    return Score(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in of.items()})
+    return Score(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in energy_parts.items()})
 
 
 @torch.no_grad()
 def mean_energy(
     x0: Int64[Tensor, "b l"], denoiser: OpenDenoiser, energy: AbstractEnergy, seed: int, first_row: int
 ) -> Estimate:
-    """E(x_0, x_t, t) with everything masked as new, t uniform; of each row its own noise."""
+    """Return E(x_0, x_t, t) per row, with every masked position as new, t uniform and independent noise per row."""
     network, rows = denoiser.network, first_row + torch.arange(len(x0), device=x0.device)
     t = uniforms(seed, 0, rows, Purpose.TIME)
     u = uniforms(seed, 0, rows, Purpose.MASK, (x0.shape[1],))
@@ -74,7 +75,7 @@ def mean_energy(
 
 
 def _joined(parts: list[Estimate]) -> Estimate:
-    """FloatingPointError where a number is none: the network or its input is broken."""
+    """Concatenate estimates. Raise FloatingPointError for a non-finite value: the network or its input is broken."""
     values = torch.cat([part.values for part in parts])
     if not values.isfinite().all():
         raise FloatingPointError("how likely this text is, is not a finite number")

@@ -1,7 +1,7 @@
-"""Drafts: a text on its way, one canvas after another, and of each only the steps that reveal something.
+"""Running sequences: texts generated canvas by canvas, taking only the steps that unmask something.
 
-Which step reveals a position depends on no network (`Sampler.reveal`), so a canvas's course is known before it begins:
-steps that would reveal nothing are passed over, and what a text will cost is known when it comes.
+Which step unmasks a position depends on no network (`Sampler.reveal`), so the course of a canvas is known before it
+begins: steps that would unmask nothing are skipped, and the cost of a text is known on arrival.
 """
 
 import math
@@ -26,7 +26,7 @@ from edlm.sampling.unmasking import AtRandom
 
 @dataclass(frozen=True)
 class Block:
-    """One canvas of a text: the text's positions `start` to `stop`, behind `context` tokens that stand before them."""
+    """One canvas of a text: positions `start` to `stop` of the text, after the `context` tokens that precede them."""
 
     start: int
     stop: int
@@ -35,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Move:
-    """A step of a canvas that reveals something: from its i-th time to the one before."""
+    """One step of a canvas that unmasks something: from its i-th time to the previous one."""
 
     i: int
     weighed: bool
@@ -43,16 +43,16 @@ class Move:
 
 
 class RunningSequence:
-    """One text on its way: `upcoming` is its next step, `take` is told what that did, `text` is the end of it."""
+    """One text in progress: `upcoming` is its next step, `take` applies the result, `text` is the finished text."""
 
     def __init__(self, job: Request, generator: TextGenerator) -> None:
-        """ValueError where the model cannot do what the job asks."""
+        """Raise ValueError if the model cannot do what the request asks."""
         require_course(job.sampler)
         self.job, self.generator = job, generator
         self.energy = generator.energy_for(job.sampler, job.energy)
         self.energy_name = (job.energy or generator.bundle.energy or "") if self.energy is not None else ""
         self.kind = kind_of(self.energy_name, job.sampler)
-        # What a step that weighs is grouped by: samplers that differ in steps, grid or window weigh alike.
+        # Steps that score are grouped by this: samplers that differ in steps, grid or window score alike.
         self.weigher = replace(job.sampler, steps=1, grid=None, window=(0.0, 1.0))
         self._times = job.sampler.times()
         mask = generator.mask
@@ -65,19 +65,19 @@ class RunningSequence:
         self._continuation = Continuation(generator.tokenizer, self._prompt)
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
-        self._later = [Work()]  # what the canvases from each on will cost, the last canvas first
-        expected: dict[int, Work] = {}  # by what is masked, for most canvases of a long text begin alike
+        self._later = [Work()]  # expected work of all canvases from each one on, the last canvas first
+        expected: dict[int, Work] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
                 schedule = generator.denoiser.schedule
                 expected[masked] = of_canvas(masked, generator.length, job.sampler, self.energy, schedule)
             self._later.append(self._later[-1] + expected[masked])
-        self._course: list[Move] = []  # of this canvas, the next step last
+        self._course: list[Move] = []  # remaining steps of this canvas, the next one last
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
         self._cut: str | None = None
         self._commit()
         self.left = Work() if self.finished else self._later[-1]
-        """What it will still cost: of the canvas that it is on exactly, of those to come in expectation."""
+        """Remaining work: exact for the current canvas, expected for later ones."""
         steps = max(1, len(self._blocks)) * job.sampler.steps
         self.frame = Progress(
             "queued", tuple(self._tokens), tuple(self._revealed_at), 0, steps, 1.0, 0, self._tokens.count(mask),
@@ -86,29 +86,29 @@ class RunningSequence:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to reveal that its text needs."""
+        """Return whether nothing that the text needs is left to unmask."""
         return self._stopped or self._committed == len(self._tokens)
 
     def upcoming(self) -> Move:
-        """The next step; there is one until it is finished."""
+        """Return the next step, which exists until the sequence is finished."""
         assert not self.finished
         if not self._course:
             self._open()
         return self._course[-1]
 
     def take(self, step: StepResult, row: int) -> None:
-        """Afterwards the upcoming step is done: it did to this text what it did to `row`.
+        """Complete the upcoming step with `row` of its result.
 
-        Raises BrokenRow where its numbers are none, or no candidate is possible.
+        Raise BrokenRow if its values are not numbers, or no candidate is possible.
         """
         move = self._course.pop()
         if bool(step.broken[row]) or _impossible(step, row):
             raise BrokenRow("logits or energies of this text are not numbers, or leave nothing to choose")
         self._canvas = step.xs[row]
         block, number = self._blocks[self._block], self._number(move.i)
-        places = torch.nonzero(self._reveal == move.i)[:, 0]
-        for place, token in zip(places.tolist(), self._canvas[places].tolist(), strict=True):
-            position = block.start + place - block.context
+        unmasked = torch.nonzero(self._reveal == move.i)[:, 0]
+        for index, token in zip(unmasked.tolist(), self._canvas[unmasked].tolist(), strict=True):
+            position = block.start + index - block.context
             if position < block.stop:
                 self._tokens[position], self._revealed_at[position] = token, number
         self._tally = self._tally.plus(step, row)
@@ -119,7 +119,7 @@ class RunningSequence:
             self._block += 1
 
     def text(self) -> Text:
-        """The finished text."""
+        """Return the finished text."""
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
         text = self._continuation.whole(tokens) if self._cut is None else self._cut
@@ -138,20 +138,23 @@ class RunningSequence:
             start = stop
 
     def _masked(self, block: Block) -> int:
-        """The masks of a canvas before it is begun."""
+        """Return the number of masks of a canvas before its first step."""
         given = sum(token != self.generator.mask for token in self._tokens[block.start : block.stop])
         return self.generator.length - block.context - given
 
     def _open(self) -> None:
-        """Afterwards the next canvas lies ready, and its course up to the last step that the text needs."""
+        """Prepare the next canvas, and its course up to the last step that the text needs."""
         generator, block, sampler = self.generator, self._blocks[self._block], self.job.sampler
         before = [*self._prompt, *self._tokens[: block.start]]
-        here = self._tokens[block.start : block.stop]
-        known = [*before[len(before) - block.context :], *(None if one == generator.mask else one for one in here)]
+        tokens = self._tokens[block.start : block.stop]
+        known = [
+            *before[len(before) - block.context :],
+            *(None if token == generator.mask else token for token in tokens),
+        ]
         self._canvas = canvas(known, generator.length, generator.mask)
         self._reveal = self._reveal_steps()
-        own = self._reveal[block.context : len(known)]
-        last = int(own[own > 0].min())  # the canvas may be longer than what is still wanted of the text
+        needed = self._reveal[block.context : len(known)]
+        last = int(needed[needed > 0].min())  # the canvas may extend beyond the end of the text
         weighs = sampler.weighs(self._times, self.energy).tolist()
         for i, count in enumerate(torch.bincount(self._reveal).tolist()):
             if i >= last and count:
@@ -161,21 +164,21 @@ class RunningSequence:
         self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:
-        """For each place of the canvas the step i that reveals it; 0 where it is known."""
+        """Return the step i that unmasks each position of the canvas; 0 for a known position."""
         sampler, network = self.job.sampler, self.generator.denoiser.network
         i = torch.arange(1, sampler.steps + 1)
         rows = self._canvas.expand(sampler.steps, -1)
         index, seeds = self._block * sampler.steps + i, torch.full_like(i, self.job.seed)
         schedule = self.generator.denoiser.schedule
-        now = sampler.reveal(rows, self._times[1:], self._times[:-1], index, network, schedule, seeds)
-        return (now.revealed * i[:, None]).amax(dim=0)
+        state = sampler.reveal(rows, self._times[1:], self._times[:-1], index, network, schedule, seeds)
+        return (state.revealed * i[:, None]).amax(dim=0)
 
     def _number(self, i: int) -> int:
-        """The step, counted from 1 over all canvases."""
+        """Return the number of step i, counted from 1 over all canvases."""
         return self._block * self.job.sampler.steps + self.job.sampler.steps - i + 1
 
     def _commit(self) -> None:
-        """Afterwards it is known how far the text stands for good, and whether it ends there."""
+        """Update how many leading positions of the text are final, and whether the text ends there."""
         before, mask, separator = self._committed, self.generator.mask, self.generator.tokenizer.separator
         while self._committed < len(self._tokens) and self._tokens[self._committed] != mask:
             self._committed += 1
@@ -190,9 +193,9 @@ class RunningSequence:
     def _look_for_stops(self, committed: int) -> None:
         tokens = self._tokens[:committed]
         text = self._continuation.whole(tokens) if self.finished else self._continuation.certain(tokens)
-        letters = cut(text, self.job.stop)
-        if letters is not None:
-            self._cut, self._stopped = text[:letters], True
+        length = cut(text, self.job.stop)
+        if length is not None:
+            self._cut, self._stopped = text[:length], True
             self._end = self._continuation.count(self._cut, tokens)
 
     def _framed(self, step: StepResult, row: int, number: int, t: float) -> Progress:
@@ -219,7 +222,7 @@ class RunningSequence:
 
 
 def require_course(sampler: Sampler) -> None:
-    """ValueError where the course of the sampler's texts is not known before they begin."""
+    """Raise ValueError unless the course of the sampler's texts is known before they begin."""
     if sampler.revealing != AtRandom():
         raise ValueError(
             f"revealing is {sampler.revealing.kind}: texts that share steps reveal at_random, so that their course is "
@@ -228,7 +231,7 @@ def require_course(sampler: Sampler) -> None:
 
 
 def state_of(drafts: Sequence[RunningSequence], device: torch.device) -> StepState:
-    """The drafts' upcoming steps, one row each."""
+    """Return the state before the upcoming step of each sequence, one row each."""
     moves = [draft.upcoming() for draft in drafts]
     steps = [draft._block * draft.job.sampler.steps + move.i for draft, move in zip(drafts, moves, strict=True)]
     t, s = (
@@ -247,5 +250,5 @@ def state_of(drafts: Sequence[RunningSequence], device: torch.device) -> StepSta
 
 
 def _impossible(step: StepResult, row: int) -> bool:
-    """Whether some group of positions has no possible candidate: E = inf for all of them."""
+    """Return whether some group of positions has no possible candidate: E = inf for all of them."""
     return step.energies is not None and bool((step.energies[row] == torch.inf).all(dim=0).any())

@@ -1,4 +1,4 @@
-"""The ledger: what an engine has done so far, in counts that only grow."""
+"""Engine statistics: counters of completed work, which only grow."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from edlm.inference.request import reason_of
 from edlm.inference.text import Text
 
-REMEMBERED = 4096  # turns whose seconds are kept
+REMEMBERED = 4096  # engine steps whose durations are kept
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was and is done; every count but `running` and `waiting` only grows.
+    """Snapshot of completed and current work; every count except `running` and `waiting` only grows.
 
-    At any moment submitted = the sum of `finished` + running + waiting.
+    At any moment, submitted = the sum of `finished` + running + waiting.
     """
 
     submitted: int
@@ -25,27 +25,27 @@ class Statistics:
     rejected: Mapping[str, int]
     """By reason: waiting, patience, deadline, draining."""
     turns: int
-    """That did any work."""
+    """Engine steps that did any work."""
     rows: int
-    """Rows that took a step, over all turns."""
+    """Rows that took a denoising step, over all engine steps."""
     passes: Mapping[str, int]
-    """Of canvases, by network: `denoiser`, and the candidates of each energy by its name."""
+    """Canvas passes, by network: `denoiser`, and the candidates of each energy by its name."""
     tokens: int
-    """That were revealed and belong to a text."""
+    """Unmasked tokens that belong to a text."""
     busy_seconds: float
     turn_seconds: Sequence[float]
-    """Of each of the last turns, the newest at the end."""
+    """Duration of each of the latest engine steps, newest last."""
     slots: int
 
     @property
     def fill(self) -> float:
-        """Rows of a turn, a mean over all, as a share of the slots."""
+        """Return the mean number of rows per engine step, as a fraction of the slots."""
         return self.rows / (self.turns * self.slots) if self.turns else 0.0
 
 
 @dataclass
 class EngineStatistics:
-    """The counts themselves; whoever holds the engine's lock may write."""
+    """Mutable counters; a writer must hold the engine's lock."""
 
     submitted: int = 0
     turns: int = 0
@@ -57,13 +57,13 @@ class EngineStatistics:
     rejected: Counter[str] = field(default_factory=Counter)
 
     def turn(self, seconds: float) -> None:
-        """Afterwards one more turn did something, for so long."""
+        """Count one engine step that did work, and its duration."""
         self.turns += 1
         self.busy_seconds += seconds
         self.turn_seconds.append(seconds)
 
     def end(self, outcome: object) -> None:
-        """Afterwards one more has ended, with this value or error."""
+        """Count one ended request by its outcome, a value or an error."""
         if isinstance(outcome, BaseException):
             reason = reason_of(outcome)
         else:
@@ -71,7 +71,7 @@ class EngineStatistics:
         self.finished[reason] += 1
 
     def statistics(self, running: int, waiting: int, passes: Mapping[str, int], slots: int) -> Statistics:
-        """A snapshot of it, beside what is on its way."""
+        """Return a snapshot of the counters together with the current load."""
         return Statistics(
             submitted=self.submitted,
             running=running,

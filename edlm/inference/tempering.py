@@ -1,8 +1,8 @@
-"""Token temperatures: a generator whose every token is drawn from p^(1/temperature); ANOTHER LAW than the model's.
+"""Token temperatures: a generator that draws every token from p^(1/temperature); NOT the model's distribution.
 
-The logits are divided: the denoiser's, and those of every energy that has any (a conditional energy's, an
-autoregressive model's). So the candidates, their weights and exact draws all speak of the same tempered law. No bound
-that was measured at temperature 1 is a bound here.
+The logits are divided by the temperature: those of the denoiser and of every energy that has logits (a conditional
+energy, an autoregressive model). Candidates, their weights and exact draws therefore follow the same tempered
+distribution. Bounds measured at temperature 1 do not hold here.
 """
 
 import copy
@@ -14,11 +14,11 @@ from edlm.inference.generator import TextGenerator
 from edlm.models.readout import LMHead
 from edlm.models.transformer import Block
 
-LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE = 0.01, 2.0  # below, logits overflow; 0 itself is the likeliest token
+LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE = 0.01, 2.0  # lower values overflow logits; 0 is the likeliest token
 
 
 def tempered(generator: TextGenerator, temperature: float) -> TextGenerator:
-    """The generator at another temperature of its tokens, 0 or LEAST_ to MOST_TOKEN_TEMPERATURE; weights are shared."""
+    """Return the generator at another token temperature: 0, or LEAST_ to MOST_TOKEN_TEMPERATURE. Weights are shared."""
     networks = [generator.denoiser.network, *generator.energies.values()]
     shared = _shared(networks, temperature)
     network, *energies = copy.deepcopy(networks, shared)
@@ -31,17 +31,17 @@ def tempered(generator: TextGenerator, temperature: float) -> TextGenerator:
 
 
 def _shared(networks: list[nn.Module], temperature: float) -> dict[int, object]:
-    """What a copy of the networks does not copy: weights, and layers, which may be compiled; its readouts are tempered.
+    """Return the `copy.deepcopy` memo, keyed by `id`, of modules and weights that are not copied.
 
-    By `id`, as `copy.deepcopy` takes it.
+    Copies share the weights and the blocks, which may be compiled; their LM heads are tempered.
     """
-    found: dict[int, object] = {}
+    memo: dict[int, object] = {}
     for module in (module for network in networks for module in network.modules()):
-        found |= {id(weight): weight for weight in (*module.parameters(False), *module.buffers(False))}
+        memo |= {id(weight): weight for weight in (*module.parameters(False), *module.buffers(False))}
         if isinstance(module, Block):
-            found[id(module)] = module
+            memo[id(module)] = module
         if isinstance(module, LMHead):
-            view = copy.copy(module)
-            view.temperature = temperature
-            found[id(module)] = view
-    return found
+            head = copy.copy(module)
+            head.temperature = temperature
+            memo[id(module)] = head
+    return memo

@@ -1,4 +1,4 @@
-"""A generated text, and what it took."""
+"""Generated texts and the cost of generating them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,15 +9,15 @@ from edlm.sampling.state import StepResult
 
 @dataclass(frozen=True)
 class Tally:
-    """What it took to fill one row."""
+    """Cost of filling one row."""
 
     denoiser_calls: int = 0
     energy_calls: int = 0
     ess: tuple[float, ...] = ()
-    """Effective sample size of each step that had something to choose."""
+    """Effective sample size of each step that chose among candidates."""
 
     def plus(self, step: StepResult, row: int) -> "Tally":
-        """With `row` of this step counted."""
+        """Return the tally with `row` of `step` added."""
         counted = replace(
             self,
             denoiser_calls=self.denoiser_calls + int(step.denoiser_calls[row]),
@@ -29,57 +29,59 @@ class Tally:
 
     @property
     def mean_ess(self) -> float | None:
-        """None where no step resampled."""
+        """Return the mean effective sample size; None if no step resampled."""
         return sum(self.ess) / len(self.ess) if self.ess else None
 
 
 @dataclass(frozen=True)
 class Text:
-    """One generated text: of a completion what follows the prompt, of an infill the whole, given parts included."""
+    """One generated text: for a completion, what follows the prompt; for an infill, the whole with its given parts."""
 
     tokens: tuple[int, ...]
     text: str
     seed: int
     finish_reason: Literal["stop", "length"]
-    """`stop`: the model ended the document there, or a stop string was met."""
+    """`stop`: the model ended the document here, or a stop string matched."""
     tally: Tally
 
 
 def document_end(tokens: Sequence[int], mask: int, separator: int | None) -> int | None:
-    """The place of the separator at which the document has ended for certain, everything before it being revealed.
+    """Return the position of the separator that certainly ends the document: no position before it is masked.
 
-    None where it may still go on, or end before a place that is masked.
+    None if the document may still continue, or may end earlier, at a masked position.
     """
-    first = next((place for place, token in enumerate(tokens) if token in (mask, separator)), None)
+    first = next((position for position, token in enumerate(tokens) if token in (mask, separator)), None)
     return first if first is not None and tokens[first] == separator else None
 
 
-NOT_YET = -1  # in `revealed_at`
+NOT_YET = -1  # in `revealed_at`: still masked
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A text at one moment. Only the latest is kept: who looks seldom misses states, but no token's step."""
+    """Snapshot of a text in progress. Only the latest is kept: an infrequent reader misses snapshots, but no token's
+    step."""
 
     status: Literal["queued", "running", "done"]
     tokens: tuple[int, ...]
-    """Of a completion the new positions, of an infill all of them; the mask where no token is yet."""
+    """New positions of a completion, or all positions of an infill; the mask where there is no token yet."""
     revealed_at: tuple[int, ...]
-    """For each of them the step, counted from 1 over all blocks, that revealed it; 0: given, -1: not yet."""
+    """Step that unmasked each of these positions, counted from 1 over all blocks; 0: given, -1: still masked."""
     step: int
-    """The latest step that revealed anything, counted likewise."""
+    """Latest step that unmasked anything, counted likewise."""
     steps: int
-    """Of all blocks."""
+    """Number of steps of all blocks."""
     t: float
-    """The time of the canvas, from 1 down to 0 in each block."""
+    """Time of the canvas, from 1 down to 0 in each block."""
     block: int
     masked: int
     committed: int
-    """Positions before the first mask: they stand for good."""
+    """Number of positions before the first mask, which are final."""
     tally: Tally
     weighed_step: int | None = None
-    """The latest step that chose among candidates; what follows is of it."""
+    """Latest step that chose among candidates; the fields below describe it."""
     ess: float | None = None
     energies: tuple[tuple[float | None, ...], ...] | None = None
-    """For each group of positions those of its k candidates; None for what cannot be, and where nothing was chosen."""
+    """Energies of the k candidates of each position group; None for an impossible candidate and a group without
+    choice."""
     picked: tuple[int, ...] | None = None

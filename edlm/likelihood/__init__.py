@@ -1,4 +1,4 @@
-"""Likelihood: bounds, exact walks along the sampler's paths, and the paper's estimates."""
+"""Likelihood: bounds, the paths of the sampler along which they are computed, and the paper's estimates."""
 
 from edlm.likelihood.bounds import nelbo, sampler_bound
 from edlm.likelihood.estimate import Estimate

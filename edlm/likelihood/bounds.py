@@ -1,7 +1,7 @@
-"""Likelihood: what is a bound, what is not, and how sure we are of each number (docs/mathematics.md 5).
+"""Likelihood bounds of denoisers and samplers, and their standard errors (docs/mathematics.md 5).
 
-Every estimate is in nats per sequence, with the standard error of its mean over sequences. Estimates made with the same
-seed see the same noise, so their `difference` is paired.
+Every estimate is in nats per sequence, with the standard error of its mean over sequences. Estimates with the same seed
+share their noise, so their `difference` is paired.
 """
 
 import math
@@ -25,7 +25,7 @@ from edlm.schedule import AbstractSchedule
 
 @torch.no_grad()
 def autoregressive_nll(x0: Int[Tensor, "b l"], model: AutoregressiveModel) -> Estimate:
-    """-log p_AR(x_0), exact."""
+    """Compute -log p_AR(x_0), exact."""
     return Estimate(-model.log_p(x0).double().sum(dim=-1), draws=1)
 
 
@@ -38,10 +38,10 @@ def nelbo(
     draws: int,
     first_row: int = 0,
 ) -> Estimate:
-    """The continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
+    """Estimate the continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
 
-    Each sequence's times are stratified over its `draws`. The sequences are those from `first_row` on of a longer list,
-    and get the numbers that they would get in it; so in the other estimates here.
+    Each sequence's times are stratified over its `draws`. `first_row`: the sequences are the rows from there on of a
+    longer list and get the same values as in that list, also in the other estimates of this module.
     """
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
@@ -61,12 +61,12 @@ def sampler_bound(
     draws: int,
     repeats: int = 1,
 ) -> Estimate:
-    """The rigorous T-step bound on -log p(x_0) of this very sampler (docs/mathematics.md 5.1).
+    """Estimate the rigorous T-step bound on -log p(x_0) of the given sampler (docs/mathematics.md 5.1).
 
-    All T steps of `draws` paths to each text are walked (`edlm.likelihood.paths`); `repeats` independent sets of other
-    candidates tighten the bound where whole drafts are weighed. With candidates = 0 (exact sampling) the energy must be
-    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature is part of its law, and so is
-    what it reveals.
+    All T steps of `draws` paths per text are evaluated (`edlm.likelihood.paths`); `repeats` independent sets of other
+    candidates tighten the bound for whole-sequence energies. With candidates = 0 (exact sampling) the energy must be
+    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
+    positions are part of its distribution.
     """
     return finished(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
 
@@ -83,7 +83,7 @@ def bounding(
     repeats: int = 1,
     first_row: int = 0,
 ) -> Bites[Estimate]:
-    """As `sampler_bound`, one step of all the sequences a bite."""
+    """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
         for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw, first_row):
@@ -105,11 +105,11 @@ def step_nll(
     temperature: float,
     u: Float64[Tensor, "b r k l"],
 ) -> Float64[Tensor, " b"]:
-    """Upper bound on -log p_k(x_0 at U | x_t) of a step that resamples k candidates, from given uniforms.
+    """Compute an upper bound on -log p_k(x_0 at U | x_t) of a step that resamples k candidates, from given uniforms.
 
-    Candidate 1 is x_0 at U; its other masked positions (whole drafts) and the other candidates are drawn by `u` from
-    p_theta, or from the energy's proposal. Groups with one new token are not resampled: for them it is -log p_theta.
-    With candidates = 0 it is that of p_theta exp(-E) itself.
+    Candidate 1 is x_0 at U; its other masked positions (whole sequences) and the other candidates are drawn with `u`
+    from p_theta, or from the energy's proposal. Groups with one new token are not resampled and cost -log p_theta.
+    With candidates = 0 the bound is that of p_theta exp(-E) itself.
     """
     context, block = denoiser.read(xt, t), energy.block
     if candidates == EXACT:
@@ -131,11 +131,11 @@ def step_nll(
 def _exact_nll(
     x0, xt, revealed, t, context, denoiser: AnyDenoiser, energy: AnyEnergy, u: Float64[Tensor, "b r k l"]
 ) -> Float64[Tensor, " b"]:
-    """-log of p_theta exp(-E) of the revealed tokens: exactly where E is a function of them alone.
+    """Compute -log of p_theta exp(-E) of the unmasked tokens, exactly if E is a function of these tokens alone.
 
-    On whole drafts it is a sum over the tokens that are thrown away. They are drawn from the law itself, in reading
-    order, with the true tokens in place; the mean over the repeats of what the true tokens then have is unbiased, and
-    minus its logarithm a bound.
+    For whole sequences the probability is a sum over the discarded tokens. They are drawn from the distribution itself,
+    in reading order, with the true tokens in place; the mean over the repeats of the resulting probability of the true
+    tokens is unbiased, and minus its logarithm is a bound.
     """
     if not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
@@ -154,7 +154,7 @@ def _exact_nll(
 
 
 def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:
-    """The same where the candidates come from a proposal: -log of its law takes the place of -log p_theta."""
+    """Compute `step_nll` for candidates from a proposal, whose -log p replaces -log p_theta."""
     repeats, k = u.shape[1:3]
     truth = equations.carry_over(xt, x0, revealed)
     x, drawn = propose_from(proposal, context, xt, revealed, u.flatten(1, 2))
@@ -167,7 +167,7 @@ def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u
 def _resampled_nll(
     x: Int[Tensor, "b r k l"], xt, revealed, t, context, energy: AnyEnergy, drawn, log_p, temperature: float
 ) -> Float64[Tensor, " b"]:
-    """From the candidates of every repeat, the true one first, and the log-probability that they were drawn with."""
+    """Compute the bound from the candidates of every repeat, the true one first, and their log-probability `drawn`."""
     energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, x.shape[1:3])
     log_v = equations.log_weight(energies.double(), temperature).transpose(0, 1)
     joint = equations.sum_by_group(revealed.long(), energy.block) > 1
@@ -188,9 +188,9 @@ def step_bound(
     repeats: int,
     first_row: int = 0,
 ) -> Float64[Tensor, " b"]:
-    """Nats of one step at time t for every sequence; sequences that reveal nothing cost nothing.
+    """Compute the nats of one step at time t per sequence; sequences that unmask nothing cost nothing.
 
-    `index` and `draw` name the step and the trajectory in the random streams of the other candidates.
+    `index` and `draw` identify the step and the trajectory in the random streams of the other candidates.
     """
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     rows = torch.nonzero(revealed.any(dim=1))[:, 0]
@@ -208,7 +208,7 @@ def step_bound(
 
 
 def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int, first_row: int = 0):
-    """(t, x_t) of the i-th of `draws` noise samples of every sequence."""
+    """Draw (t, x_t), the i-th of `draws` noise samples of every sequence."""
     rows = first_row + torch.arange(len(x0), device=x0.device)
     t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0
     u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
@@ -216,7 +216,7 @@ def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i:
 
 
 def _log_p_of(denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x0: Tensor) -> Float64[Tensor, "b l"]:
-    """log p_theta of x_0 at the selected positions, 0 elsewhere."""
+    """Return log p_theta of x_0 at the selected positions, 0 elsewhere."""
     result = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
     for chunk in chunks(where, denoiser.vocabulary):
         result[chunk] = denoiser.log_p(context, chunk).gather(-1, x0[chunk][:, None])[:, 0].double()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over sequences. `draws` counts the noise samples behind each sequence's value."""
+    """Mean over sequences. `draws` is the number of noise samples per sequence."""
 
     values: Float64[Tensor, " b"]
     draws: int
@@ -20,12 +20,12 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Over sequences; nan for a single one."""
+        """Standard error over sequences; NaN for a single one."""
         return (self.values.std() / math.sqrt(len(self.values))).item() if len(self.values) > 1 else math.nan
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """a - b sequence by sequence: the standard error is the paired one."""
+    """Return a - b per sequence, so that its standard error is the paired one."""
     if len(a.values) != len(b.values):
         raise ValueError(f"estimates of {len(a.values)} and {len(b.values)} sequences cannot be paired")
     return Estimate(a.values - b.values, min(a.draws, b.draws))

@@ -1,4 +1,4 @@
-"""The paper's estimates, which are no bounds, and the ends of a bracket of log Z (docs/mathematics.md 5)."""
+"""The paper's estimates, which are not bounds, and low and high estimates of log Z (docs/mathematics.md 5)."""
 
 import torch
 from jaxtyping import Int
@@ -24,11 +24,11 @@ def paper_estimate(
     draws: int,
     log_partition_draws: int | None,
 ) -> Estimate:
-    """The published estimator E_t[w(t) (-log p_theta + E + log Z)]: NOT a bound (docs/mathematics.md 5.2).
+    """Compute the published estimator E_t[w(t) (-log p_theta + E + log Z)]: NOT a bound (docs/mathematics.md 5.2).
 
-    Only whole-draft energies have it. log Z is the log-mean-exp over `log_partition_draws` drafts, itself biased low:
-    far too low where the energy is sharp and the drafts are few. None: log Z is not estimated but known; it is 0 for
-    `coar`, and for no other energy on whole drafts.
+    Defined for whole-sequence energies only. log Z is the log-mean-exp over `log_partition_draws` candidates, which is
+    biased low: far too low if the energy is sharp and the candidates are few. None: log Z is known, not estimated; it
+    is 0 for `coar`, and for no other whole-sequence energy.
     """
     if not energy.whole_sequence:
         raise ValueError(f"{type(energy).__name__} weighs a step's tokens; the paper's estimator needs whole drafts")
@@ -58,9 +58,9 @@ def log_partition(
     draws: int,
     log_partition_draws: int,
 ) -> tuple[Estimate, Estimate]:
-    """Both ends of log Z(x_t, t), averaged over t and x_t: (biased low, biased high), docs/mathematics.md 5.3.
+    """Return (biased low, biased high) estimates of log Z(x_t, t), averaged over t and x_t (docs/mathematics.md 5.3).
 
-    For step energies the step is to t = 0, where everything masked is revealed.
+    For step energies the step goes to t = 0, which unmasks all masked positions.
     """
     low, high = torch.zeros(2, len(x0), dtype=torch.float64)
     for i in range(draws):
@@ -71,7 +71,7 @@ def log_partition(
 
 
 def _log_partition(xt, t, context, denoiser, energy, seed, i, draws) -> tuple[Tensor, Tensor]:
-    """Both ends of log Z of every sequence, summed over groups."""
+    """Return the low and high estimates of log Z per sequence, summed over groups."""
     rows = torch.arange(len(xt), device=xt.device)
     u = uniforms(seed, i, rows, Purpose.NEGATIVE, (draws, xt.shape[1]))
     x, log_p = draw_candidates(denoiser, energy, context, xt, xt == denoiser.mask, u)

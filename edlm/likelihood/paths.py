@@ -1,8 +1,8 @@
-"""The paths along which a bound walks: what is masked, and what is revealed, at every step on the way to a text.
+"""Paths along which a bound is computed: the masked and the newly unmasked positions at every step towards a text.
 
-The sampler draws what it reveals without a look at the tokens (`edlm.sampling.unmasking`). So for a given text its
-paths can be drawn by its own rules, with the text's tokens wherever it would draw: then the two laws of the path differ
-in the probability of the tokens alone, and a step costs -log p(x_0 at U | x_t).
+The sampler selects positions independently of their tokens (`edlm.sampling.unmasking`). So the paths to a given text
+can be drawn by its own rules, with the text's tokens in place of its draws: the two distributions of the path then
+differ in the probability of the tokens alone, and a step costs -log p(x_0 at U | x_t).
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def trajectory(
     draw: int,
     first_row: int = 0,
 ) -> Iterator[Stop]:
-    """(i, x_t at t_i, U_i) for the steps i = T to 1 of one path to every text, whose rows count from `first_row`."""
+    """Yield (i, x_t at t_i, U_i) for the steps i = T to 1 of one path per text; rows count from `first_row`."""
     if sampler.revealing == AtRandom():
         reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw, first_row)
         for i in range(sampler.steps, 0, -1):
@@ -47,7 +47,7 @@ def reveal_times(
     draw: int,
     first_row: int = 0,
 ) -> Int[Tensor, "b l"]:
-    """For each position the step i (from t_i to t_(i - 1)) that reveals it: P(masked at t) = 1 - alpha_t."""
+    """Draw for each position the step i (from t_i to t_(i - 1)) that unmasks it: P(masked at t) = 1 - alpha_t."""
     rows = first_row + torch.arange(len(x0), device=x0.device)
     u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
     reached = times[1:].to(x0.device)
@@ -61,14 +61,14 @@ def _walked(
     sampler: Sampler,
     keys: Int64[Tensor, " b"],
 ) -> Iterator[Stop]:
-    """The same step by step, where a position may be revealed twice or its turn depends on the others."""
+    """Yield as `trajectory`, for rules that may unmask a position twice, or at a step that depends on the others."""
     times, length = sampler.times().to(x0.device), x0.shape[1]
     masked = torch.ones_like(x0, dtype=torch.bool)
     for i in range(sampler.steps, 0, -1):
         t, s = times[i].expand(len(x0)), times[i - 1].expand(len(x0))
-        revealed, again = (share[:, None] for share in sampler.revealing.shares(t, s, schedule))
+        revealed, remasked = (share[:, None] for share in sampler.revealing.shares(t, s, schedule))
         u = [uniforms(keys, i, 0, purpose, (length,)) for purpose in (Purpose.REVEAL, Purpose.REMASK)]
         xt = torch.where(masked, denoiser.mask, x0)
         new = sampler.revealing.settle(masked & (u[0] < revealed), xt, denoiser.read(xt, t), denoiser)
         yield i, xt, new
-        masked = (masked & ~new) | (~masked & (u[1] < again))
+        masked = (masked & ~new) | (~masked & (u[1] < remasked))

@@ -1,1 +1,1 @@
-"""Networks: one transformer, the denoiser and the autoregressive model built on it."""
+"""Networks: one transformer, and the denoiser and the autoregressive model built on it."""

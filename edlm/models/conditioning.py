@@ -1,4 +1,4 @@
-"""Conditioning on the diffusion time: sinusoids modulate every layer (adaLN, Peebles and Xie 2023)."""
+"""Conditioning on the diffusion time: sinusoidal features modulate every layer (adaLN, Peebles and Xie 2023)."""
 
 import math
 
@@ -11,20 +11,20 @@ from edlm.models.rotary import ROTARY_BASE
 from edlm.models.row_invariance import SHARED, RowInvariantLinear, padded
 from edlm.models.token_sums import LayerNorm
 
-WIDE_ROWS = 16  # with fewer than 32 numbers left AVX-512 takes another path, too; a row has at least two
+WIDE_ROWS = 16  # AVX-512 takes another path for a remainder of fewer than 32 numbers; a row has at least two
 
 
 TIME_FREQUENCIES = 128
 
 
 class AdaLN(nn.Module):
-    """Layer normalisation with a learned scale, or (adaLN) with scale, shift and gate computed from the time."""
+    """Layer normalisation with a learned scale or, as adaLN, with scale, shift and gate computed from the time."""
 
     def __init__(self, width: int, time_conditioning: bool) -> None:
         super().__init__()
         self.norm = LayerNorm(width, elementwise_affine=not time_conditioning, bias=False)
         self.modulate = RowInvariantLinear(TIME_FREQUENCIES, 3 * width) if time_conditioning else None
-        if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time matters only once learned
+        if self.modulate is not None:  # zero: scale 1, shift 0, gate 1, so that time has no effect before training
             nn.init.zeros_(self.modulate.weight)
             nn.init.zeros_(self.modulate.bias)
 
@@ -36,7 +36,7 @@ class AdaLN(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """t in [0, 1] as sines and cosines, mixed by two layers."""
+    """Embedding of t in [0, 1] by sines and cosines, mixed by two layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class TimeEmbedding(nn.Module):
         self.second = RowInvariantLinear(width, TIME_FREQUENCIES)
 
     def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
-        # In blocks that are too small for threads to share: a share may end anywhere within a row.
+        # In blocks too small to be split among threads: a thread's share may end anywhere within a row.
         block = max(WIDE_ROWS, SHARED // max(TIME_FREQUENCIES, self.first.out_features) // WIDE_ROWS * WIDE_ROWS)
         blocks = padded(t.float()[:, None], WIDE_ROWS).split(block)
-        return torch.cat([self._mixed(one, dtype) for one in blocks])[: len(t)]
+        return torch.cat([self._mixed(times, dtype) for times in blocks])[: len(t)]
 
     def _mixed(self, t: Float[Tensor, "b 1"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
         half = TIME_FREQUENCIES // 2

@@ -1,4 +1,4 @@
-"""Readouts: features to log-probabilities over the vocabulary in chunks, or to one number."""
+"""Output heads: features to log-probabilities over the vocabulary in chunks, or to one number."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 from edlm import equations
 from edlm.models.row_invariance import ROWS_MULTIPLE, linear
 
-CHUNK = 2**24  # most vocabulary entries (rows x v) that exist at once: 64 MiB in float32
+CHUNK = 2**24  # maximum of vocabulary entries (rows x v) in memory at once: 64 MiB in float32
 
 
 class ScalarHead(nn.Module):
-    """Features to one number each, in float32; zero before training.
+    """Head from features to one number per row, in float32; zero before training.
 
-    A product and a sum, not a matrix product: BLAS would make a number's last bits depend on how many there are.
+    A product and a sum, not a matrix product: BLAS would make a row's last bits depend on the number of rows.
     """
 
     def __init__(self, width: int) -> None:
@@ -28,22 +28,22 @@ class ScalarHead(nn.Module):
 
 
 class LMHead(nn.Module):
-    """Features to log-probabilities over the vocabulary, in chunks: [n v] never exists as a whole.
+    """LM head from features to log-probabilities over the vocabulary, in chunks: [n v] is never materialised.
 
-    It owns its weight and is called once for all chunks, so that sharded training (ZeRO-3) gathers the weight once, in
-    step on every worker, however many positions each of them has.
+    It owns its weight and is called once for all chunks, so that sharded training (ZeRO-3) gathers the weight once and
+    in step on every worker, whatever the number of positions per worker.
     """
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
-        self.temperature = 1.0  # another one is another law: `edlm.inference.tempering` makes views that have it
+        self.temperature = 1.0  # other values change the distribution; `edlm.inference.tempering` makes views with them
         self.weight = nn.Parameter(torch.zeros(vocabulary, width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, features: Float[Tensor, "n h"], consume: Callable[..., tuple[Tensor, ...]], *aligned: Tensor):
-        """The outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, joined along n.
+        """Return the outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, concatenated along n.
 
-        Chunks are recomputed in the backward pass instead of being kept.
+        Chunks are recomputed in the backward pass instead of being stored.
         """
         vocabulary = self.weight.shape[0]
         rows = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
@@ -59,17 +59,17 @@ class LMHead(nn.Module):
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
     def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        """log p over the vocabulary, whole: for few positions, or a small vocabulary."""
+        """Return the whole log p over the vocabulary: for few positions or a small vocabulary."""
         return self(features, _distribution)[0]
 
     def log_p_of(self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """log p of one token at each position."""
+        """Return log p of one token per position."""
         return self(features, _of_tokens, tokens)[0]
 
     def draw(
         self, features: Float[Tensor, "n h"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """k tokens for each position, and the log-probability of each."""
+        """Draw k tokens per position and return them with their log-probabilities."""
         return self(features, _drawn, u)
 
     def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
@@ -92,6 +92,7 @@ def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
 
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
+    """Split the selected positions into masks of at most a chunk's rows each."""
     size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
     total = int(where.sum())
     if 0 < total <= size:

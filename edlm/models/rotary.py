@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021): attention sees how far apart two places are, and not where they are."""
+"""Rotary position embedding (Su et al. 2021): attention depends on the distance of two positions only."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ ROTARY_BASE = 10_000.0
 
 @dataclass(frozen=True)
 class Rotary:
-    """The angles by which pairs of channels of queries and keys turn with the position.
+    """Angles by which pairs of channels of queries and keys are rotated, per position.
 
-    Of x = (x_1, x_2), halves of the channels, it makes (x_1 cos - x_2 sin, x_2 cos + x_1 sin). In float32: bfloat16
-    cannot tell far positions apart.
+    Maps x = (x_1, x_2), halves of the channels, to (x_1 cos - x_2 sin, x_2 cos + x_1 sin). In float32, because bfloat16
+    cannot distinguish far positions.
     """
 
     cos: Float[Tensor, "*b l c"]
     sin: Float[Tensor, "*b l c"]
-    """Of all channels; for the first half -sin."""
+    """For all channels, as `cos`; the first half holds -sin."""
 
     @classmethod
     def at(cls, positions: Int[Tensor, "*b l"], channels: int) -> "Rotary":
-        """The angles at positions [l] for all rows, or [b l]."""
+        """Return the angles at positions [l], the same for all rows, or [b l]."""
         half = channels // 2
         frequency = ROTARY_BASE ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
         angle = positions.float()[..., None] * frequency
@@ -31,11 +31,11 @@ class Rotary:
         return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
     def of(self, places: Int[Tensor, "n m"]) -> "Rotary":
-        """From the angles of all positions those at some places of each row."""
+        """Select, from the angles of all positions, those at `places` of each row."""
         return Rotary(self.cos[places], self.sin[places])
 
     def __call__(self, x: Float[Tensor, "*n a l c"]) -> Float[Tensor, "*n a l c"]:
-        """The channels of x, turned."""
+        """Rotate the channels of x."""
         cos, sin = self.cos.unsqueeze(-3), self.sin.unsqueeze(-3)
         wide = x.to(torch.float32, memory_format=torch.contiguous_format)
         return (wide * cos + wide.roll(x.shape[-1] // 2, dims=-1) * sin).to(x.dtype)

@@ -1,7 +1,7 @@
-"""Layers whose gradients are sums over all tokens of a micro-batch: in bfloat16 those are added up in float32.
+"""Layers whose gradients are sums over all tokens of a micro-batch, accumulated in float32 for bfloat16 weights.
 
-torch's CPU kernels add them up in bfloat16, whose 8 bits soon swallow each further token: of 16,384 tokens, half of
-them one and the same, an embedding's gradient had half of its norm. What comes forward is not changed.
+torch's CPU kernels accumulate in bfloat16, whose 8 bits soon absorb each further token: with 16,384 tokens, half of
+them identical, an embedding's gradient had half of its norm. The forward pass is unchanged.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Embedding):
-    """Ids to vectors."""
+    """Embedding of ids as vectors."""
 
     def forward(self, input: Int[Tensor, "*n"]) -> Float[Tensor, "*n h"]:
         return embedded(input, self.weight)
@@ -28,12 +28,12 @@ class LayerNorm(nn.LayerNorm):
 
 
 def embedded(ids: Int[Tensor, "*n"], weight: Float[Tensor, "v h"]) -> Float[Tensor, "*n h"]:
-    """The rows of `weight` at `ids`."""
+    """Return the rows of `weight` at `ids`."""
     return F.embedding(ids, weight.float() if _loses(weight) else weight).to(weight.dtype)
 
 
 def _loses(weight: Tensor | None) -> bool:
-    """Whether torch would add up this weight's gradient in bfloat16; CUDA's kernels do it in float32."""
+    """Return whether torch would accumulate this weight's gradient in bfloat16; CUDA kernels use float32."""
     return (
         weight is not None
         and weight.dtype == torch.bfloat16

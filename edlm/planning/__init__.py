@@ -1,1 +1,1 @@
-"""Planning: which steps to take, and how much computation to spend on each."""
+"""Planning: the time grid of a sampler and the computation spent on each step."""

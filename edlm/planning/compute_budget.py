@@ -1,9 +1,9 @@
-"""Adaptive effort: for every step the energy and the k that gain most for their seconds, under a budget of seconds.
+"""Adaptive compute: the energy and the k of every step that maximise the total gain under a budget of seconds.
 
-The bound is a sum over steps, and a step's part depends on nothing that other steps did (docs/mathematics.md 4.5). So
-what each choice gains at each step can be measured on its own, and the best plan is a knapsack with one choice a step,
-solved exactly by dynamic programming. A plan's law is that of its steps, and its bound the sum of theirs; only the plan
-is fitted, so fit it on other sequences than those that the bound is reported for.
+The bound is a sum over steps, and a step's term does not depend on what other steps did (docs/mathematics.md 4.5). So
+the gain of each choice at each step can be measured separately, and the best plan is a knapsack with one choice per
+step, solved exactly by dynamic programming. A plan's distribution is that of its steps, and its bound the sum of
+theirs. Only the plan is fitted, so fit it on other sequences than those that the bound is reported for.
 """
 
 import math
@@ -22,26 +22,26 @@ from edlm.sampling.sampler import EXACT, Sampler, sample_in_turn
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule
 
-LEAST_TICKS, TICKS_A_STEP = 2000, 100  # that what a budget leaves is counted in
-HAIR = 1e-9  # so that a whole number of ticks stays one, and a budget that is just what is taken is kept
+LEAST_TICKS, TICKS_A_STEP = 2000, 100  # minimum resolution of the rest of a budget: in all, and per step
+HAIR = 1e-9  # tolerance: a whole number of ticks stays whole, and a plan may take exactly the budget
 
 Energies = Mapping[str, AnyEnergy]
 
 
 @dataclass(frozen=True)
 class StepChoice:
-    """What a step does: k candidates of an energy, by its name; without one it is plain."""
+    """Choice for one step: k candidates of the energy with the given name; without an energy, a plain step."""
 
     energy: str | None = None
     candidates: int = 1
 
     def turn(self, sampler: Sampler, energies: Energies) -> tuple[Sampler, AnyEnergy | None]:
-        """The sampler and the energy of such a step. ValueError where there is no energy of that name."""
+        """Return the sampler and the energy of this step. Raise ValueError if there is no energy of that name."""
         if self.energy is not None and self.energy not in energies:
             raise ValueError(f"the plan asks for energy {self.energy!r}; there are: {', '.join(energies) or 'none'}")
         verifying = sampler.speculative and self.candidates == EXACT
-        how = replace(sampler, candidates=self.candidates, speculative=verifying)
-        return how, None if self.energy is None else energies[self.energy]
+        step_sampler = replace(sampler, candidates=self.candidates, speculative=verifying)
+        return step_sampler, None if self.energy is None else energies[self.energy]
 
 
 PLAIN = StepChoice()
@@ -49,11 +49,11 @@ PLAIN = StepChoice()
 
 @dataclass(frozen=True)
 class PlannedSampler:
-    """A sampler whose steps differ in effort: its grid, window, temperature and way of revealing, and a plan."""
+    """Sampler with a plan of compute per step; grid, window, temperature and unmasking are those of `sampler`."""
 
     sampler: Sampler
     plan: tuple[StepChoice, ...]
-    """From t = 1 on, one for each step."""
+    """One choice per step, from t = 1 on."""
 
     def __post_init__(self) -> None:
         if len(self.plan) != self.sampler.steps:
@@ -68,7 +68,7 @@ class PlannedSampler:
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
-        """As `Sampler.sample`."""
+        """Sample as `Sampler.sample`, with the choices of the plan."""
         turns = [choice.turn(self.sampler, energies) for choice in self.plan]
         return sample_in_turn(turns, xt, denoiser, schedule, seeds, on_step)
 
@@ -84,18 +84,18 @@ def step_nats(
     seed: int,
     draws: int,
 ) -> Float64[Tensor, "i c b"]:
-    """Nats of every step, from t = 1 on, under each of the `plans`, for every sequence.
+    """Compute the nats of every step, from t = 1 on, under each of the `plans`, per sequence.
 
     All are measured on the same paths, so that their differences are paired.
     """
     nats = torch.zeros(sampler.steps, len(plans), len(x0), dtype=torch.float64)
     for draw in range(draws):
         for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw):
-            place, t = sampler.steps - i, sampler.times()[i].item()
+            step, t = sampler.steps - i, sampler.times()[i].item()
             for c, plan in enumerate(plans):
-                how, energy = plan[place].turn(sampler, energies)
-                one = step_bound(x0, xt, revealed, t, i, denoiser, energy, how, seed, draw, repeats=1)
-                nats[place, c] += one.cpu()
+                step_sampler, energy = plan[step].turn(sampler, energies)
+                bound = step_bound(x0, xt, revealed, t, i, denoiser, energy, step_sampler, seed, draw, repeats=1)
+                nats[step, c] += bound.cpu()
     return nats / draws
 
 
@@ -108,7 +108,7 @@ def planned_bound(
     seed: int,
     draws: int,
 ) -> Estimate:
-    """The rigorous T-step bound of the planned sampler, as `edlm.likelihood.bounds.sampler_bound`; no whole drafts."""
+    """Estimate the rigorous T-step bound of the planned sampler, as `sampler_bound`; no whole-sequence energies."""
     nats = step_nats(x0, denoiser, energies, schedule, planned.sampler, [planned.plan], seed, draws)
     return Estimate(nats.sum(dim=0)[0], draws)
 
@@ -116,29 +116,31 @@ def planned_bound(
 def best_plan(
     gains: Float64[Tensor, "i c"], seconds: Float64[Tensor, "i c"], budget_seconds: float, ticks: int | None = None
 ) -> tuple[int, ...]:
-    """The choice of every step whose gains have the largest sum, where the seconds have a sum within the budget.
+    """Select one choice per step that maximises the total gain, with total seconds within the budget.
 
-    Only what a choice takes longer than the quickest one of its step is rounded, up to a tick: 1 / `ticks` of what the
-    quickest plan leaves of the budget. So no plan exceeds the budget, the quickest one is never rounded out of it, and
-    of those that keep it when so rounded none gains more. Raises ValueError where even the quickest takes longer.
+    Only the seconds beyond the quickest choice of a step are rounded, up to a tick: 1 / `ticks` of the budget that the
+    quickest plan leaves. So no plan exceeds the budget, the quickest one is never rounded out of it, and none within
+    the rounded budget gains more. Raise ValueError if even the quickest plan exceeds the budget.
     """
-    ticks = ticks or max(LEAST_TICKS, TICKS_A_STEP * len(seconds))  # each step rounds: more of them need finer ticks
+    ticks = ticks or max(
+        LEAST_TICKS, TICKS_A_STEP * len(seconds)
+    )  # every step rounds up, so more steps need finer ticks
     least = seconds.min(dim=1, keepdim=True).values
     quickest = least.sum().item()
     if quickest > budget_seconds * (1 + HAIR):
         raise ValueError(f"the quickest plan takes {quickest:g} seconds; a budget of {budget_seconds:g} is too small")
-    tick = max((budget_seconds - quickest) / ticks, 1e-300)  # nothing left: whatever takes longer is out of reach
+    tick = max((budget_seconds - quickest) / ticks, 1e-300)  # nothing remaining: only the quickest choices fit
     prices = ((seconds - least) / tick - HAIR).ceil().clamp(max=ticks + 1).long()
-    most = torch.zeros(ticks + 1, dtype=torch.float64)  # by the steps so far, within each number of ticks
+    total = torch.zeros(ticks + 1, dtype=torch.float64)  # gain of the steps so far, per number of ticks
     chosen = []
     for price, gain in zip(prices, gains, strict=True):
         options = torch.full((len(price), ticks + 1), -math.inf, dtype=torch.float64)
-        for c, taken in enumerate(price.tolist()):
-            options[c, taken:] = most[: ticks + 1 - taken] + gain[c]
-        most, best = options.max(dim=0)
-        chosen.append(best.to(torch.int16))  # a table of steps by ticks
-    plan, left = [], ticks
+        for c, cost in enumerate(price.tolist()):
+            options[c, cost:] = total[: ticks + 1 - cost] + gain[c]
+        total, best = options.max(dim=0)
+        chosen.append(best.to(torch.int16))  # int16 keeps the table of steps x ticks small
+    plan, remaining = [], ticks
     for price, best in zip(prices.flip(0), reversed(chosen), strict=True):
-        plan.append(int(best[left]))
-        left -= int(price[plan[-1]])
+        plan.append(int(best[remaining]))
+        remaining -= int(price[plan[-1]])
     return tuple(reversed(plan))

@@ -1,8 +1,8 @@
-"""Where to put T steps: the grid of times at which a sampler's bound is least, from the measured cost of every step.
+"""Placement of T steps: the time grid that minimises a sampler's bound, from the measured cost of every step.
 
-The T-step bound is a sum over steps (docs/mathematics.md 5.1), and a step's part depends on where it starts and ends
-alone. So the best grid among given times is a shortest path, which is found exactly. The law stays that of the sampler
-on that grid; only the grid is fitted, so fit it on other sequences than those that the bound is reported for.
+The T-step bound is a sum over steps (docs/mathematics.md 5.1), and a step's term depends on its start and end alone. So
+the best grid among given times is a shortest path, which is found exactly. The distribution is that of the sampler on
+that grid. Only the grid is fitted, so fit it on other sequences than those that the bound is reported for.
 """
 
 import torch
@@ -27,10 +27,10 @@ def step_costs(
     seed: int,
     draws: int,
 ) -> Float64[Tensor, "i j"]:
-    """[i, j]: nats per sequence of the step from t = i / points to j / points, where j < i; infinite elsewhere.
+    """Return [i, j]: nats per sequence of the step from t = i / points to j / points for j < i, infinite elsewhere.
 
-    All steps are measured on the same trajectories, so that their differences are paired. `sampler` says k, window and
-    temperature.
+    All steps are measured on the same trajectories, so that their differences are paired. `sampler` defines k, window
+    and temperature.
     """
     times = torch.arange(points + 1, dtype=torch.float64) / points
     costs = torch.zeros(points + 1, points + 1, dtype=torch.float64)
@@ -49,9 +49,9 @@ def step_costs(
 
 
 def best_grid(costs: Float64[Tensor, "i j"], steps: int) -> tuple[tuple[float, ...], float]:
-    """(times from 0 to 1, nats) of the cheapest way from t = 1 to 0 in exactly `steps` steps over the measured times.
+    """Return (times from 0 to 1, nats) of the cheapest path from t = 1 to 0 in `steps` steps over the measured times.
 
-    Raises ValueError where there are fewer times than steps.
+    Raise ValueError if there are fewer times than steps.
     """
     points = len(costs) - 1
     if not 1 <= steps <= points:
@@ -60,10 +60,10 @@ def best_grid(costs: Float64[Tensor, "i j"], steps: int) -> tuple[tuple[float, .
     nats[0] = 0.0
     came_from = []
     for _ in range(steps):
-        nats, before = (costs + nats).min(dim=1)  # [i, j]: the last step from i to j, and what is cheapest below j
-        came_from.append(before)
-    at, grid = points, [points]
-    for before in reversed(came_from):
-        at = int(before[at])
-        grid.append(at)
+        nats, next_point = (costs + nats).min(dim=1)  # [i, j]: the step from i to j, then the cheapest path from j
+        came_from.append(next_point)
+    point, grid = points, [points]
+    for next_point in reversed(came_from):
+        point = int(next_point[point])
+        grid.append(point)
     return tuple(i / points for i in reversed(grid)), nats[points].item()

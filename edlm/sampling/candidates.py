@@ -1,4 +1,4 @@
-"""Candidates: what is drawn from p_theta, or from a proposal, for an energy to weigh; and what both are asked for."""
+"""Candidates: draws from p_theta, or from an energy's proposal, and their scoring by the energy."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ def draw_candidates(
     where: Bool[Tensor, "b l"],
     u: Float[Tensor, "b k l"],
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k g"]]:
-    """k candidates for an energy to weigh, from its proposal or else from p_theta, and log p of each by group."""
+    """Draw k candidates from the energy's proposal, or else from p_theta, and return them with their log p by group."""
     if (proposal := proposal_of(energy)) is not None:
         return propose_from(proposal, context, xt, where, u)
     x, by_position = propose(denoiser, context, xt, where, u)
@@ -32,9 +32,9 @@ def propose(
     where: Bool[Tensor, "b l"],
     u: Float[Tensor, "b k l"],
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
-    """k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, and their log-probabilities.
+    """Draw k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, with their log-probabilities.
 
-    Positions are taken in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
+    Positions are processed in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
     """
     x = xt[:, None].expand_as(u).clone()
     by_position = torch.zeros_like(u)
@@ -53,17 +53,17 @@ def propose_from(
     where: Bool[Tensor, "b l"],
     u: Float[Tensor, "b k l"],
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k 1"]]:
-    """k candidates from the proposal's law at the selected positions, x_t elsewhere, and their log-probabilities."""
+    """Draw k candidates from the proposal at the selected positions, x_t elsewhere, with their log-probabilities."""
     k = u.shape[1]
     xt, where, context = (values.repeat_interleave(k, 0) for values in (xt, where, context))
     x, by_position = finished(proposal.drawing(xt, where, context, u.flatten(0, 1)))
     return x.unflatten(0, (-1, k)), by_position.sum(dim=1).unflatten(0, (-1, k))[..., None]
 
 
-TOKENS_AT_ONCE = 2**15  # that enter an energy together: what bounds the memory of its layers
+TOKENS_AT_ONCE = 2**15  # per energy call; bounds the memory of the energy's layers
 
 
-_COMPARED = 8  # candidates that are compared with all k together: all at once would take the square of k
+_COMPARED = 8  # candidates compared with all k at a time: comparing all at once would take memory quadratic in k
 
 
 def weigh(
@@ -74,10 +74,10 @@ def weigh(
     log_p: Float[Tensor, "b k g"],
     context: Tensor,
 ) -> tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]:
-    """The energy of every candidate, and how many of each sequence's candidates differ.
+    """Compute the energy of every candidate and the number of distinct candidates per sequence.
 
-    Equal candidates of a sequence have one energy, which is computed once; all sequences compute as many as the one
-    with the most different ones. With `TOKENS_AT_ONCE` or fewer tokens there is one call.
+    Equal candidates of a sequence share one energy, which is computed once; all sequences compute as many as the one
+    with the most distinct candidates. With at most `TOKENS_AT_ONCE` tokens there is one call.
     """
     return finished(weighing(energy, x, xt, t, log_p, context))
 
@@ -91,35 +91,35 @@ def weighing(
     context: Tensor,
     tokens_at_once: int | None = None,
 ) -> Bites[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
-    """As `weigh`, one call of the energy a bite; what is computed does not depend on their size."""
+    """Return `weigh` as cooperative work, one energy call per pause; the result does not depend on the call size."""
     k, length = x.shape[1:]
-    at_once = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
+    limit = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
     first = _first_equal(x)
-    new = first == torch.arange(k, device=x.device)
-    distinct = new.sum(dim=1)
-    most = int(distinct.max())
-    kept = torch.sort((~new).byte(), dim=1, stable=True).indices[:, :most]
+    is_first = first == torch.arange(k, device=x.device)
+    distinct = is_first.sum(dim=1)
+    max_distinct = int(distinct.max())
+    kept = torch.sort((~is_first).byte(), dim=1, stable=True).indices[:, :max_distinct]
     x, log_p = _taken(x, kept), _taken(log_p, kept)
-    rows = max(1, at_once // (most * length))
-    many = max(1, at_once // length)  # candidates of one sequence
+    rows = max(1, limit // (max_distinct * length))
+    columns = max(1, limit // length)  # candidates of one sequence per call
     energies = []
     for r in (slice(i, i + rows) for i in range(0, len(x), rows)):
         parts = []
-        for c in (slice(i, i + many) for i in range(0, most, many)):
+        for c in (slice(i, i + columns) for i in range(0, max_distinct, columns)):
             if energies or parts:
                 yield
             parts.append(energy(x[r, c], xt[r], t[r], log_p[r, c], context[r]))
         energies.append(torch.cat(parts, dim=1))
-    place = new.cumsum(dim=1) - 1  # of each new candidate among those that were weighed
-    return _taken(torch.cat(energies), place.gather(1, first)), distinct
+    index = is_first.cumsum(dim=1) - 1  # of each distinct candidate among the scored ones
+    return _taken(torch.cat(energies), index.gather(1, first)), distinct
 
 
 def _first_equal(x: Int[Tensor, "b k l"]) -> Int[Tensor, "b k"]:
-    """Of each candidate: the first one of its sequence that is equal to it."""
-    equal = ((some[:, :, None] == x[:, None]).all(dim=-1) for some in x.split(_COMPARED, dim=1))
-    return torch.cat([one.byte().argmax(dim=2) for one in equal], dim=1)
+    """Return for each candidate the index of the first candidate of its sequence that equals it."""
+    equal = ((part[:, :, None] == x[:, None]).all(dim=-1) for part in x.split(_COMPARED, dim=1))
+    return torch.cat([matches.byte().argmax(dim=2) for matches in equal], dim=1)
 
 
 def _taken(values: Tensor, candidates: Int[Tensor, "b n"]) -> Tensor:
-    """[b k x] -> [b n x]: these candidates of each sequence."""
+    """Gather the given candidates of each sequence: [b k x] -> [b n x]."""
     return values.gather(1, candidates[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,6 +1,6 @@
-"""The importance-sampling generator: from a canvas with masks to text (EDLM alg. 1; docs/mathematics.md 4).
+"""Importance-sampling generator: from a canvas with masks to text (EDLM alg. 1; docs/mathematics.md 4).
 
-Prompts, infilling and unconditional text are one thing: a canvas. Masked places are filled, the rest never changes.
+Prompts, infilling and unconditional text are all canvases: masked positions are filled, the others never change.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,29 +24,29 @@ from edlm.sampling.state import BrokenRows, StepResult, StepState, join
 from edlm.sampling.unmasking import AtRandom, Remasking, RevealConfig
 from edlm.schedule import AbstractSchedule
 
-LEAST_TEMPERATURE = 1e-6  # of the weights: below it they tell nothing but which energy is the least
+LEAST_TEMPERATURE = 1e-6  # of the importance weights: below it they only tell which energy is the lowest
 EXACT = 0  # as the number of candidates: k -> infinity, for energies that can be sampled exactly
 
 
 @config
 class Sampler:
-    """The k-candidate sampler, from t = 1 to 0 in `steps` steps."""
+    """k-candidate sampler from t = 1 to 0 in `steps` steps."""
 
     steps: Positive
     candidates: NonNegative = 1
-    """k; 1 is plain diffusion, 0 samples p_theta exp(-E) exactly where the energy can (`normalised`)."""
+    """k; 1 is plain diffusion, 0 samples p_theta exp(-E) exactly if the energy supports it (`normalised`)."""
     window: tuple[float, float] = (0.0, 1.0)
-    """A step from t to s resamples if window[0] <= t <= window[1]; elsewhere it is a plain diffusion step."""
+    """A step from t to s resamples if window[0] <= t <= window[1]; otherwise it is a plain diffusion step."""
     energy_temperature: Annotated[float, pydantic.Field(ge=LEAST_TEMPERATURE)] = 1.0
-    """tau of the weights exp(-E / tau)."""
+    """tau of the importance weights exp(-E / tau)."""
     speculative: bool = False
-    """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; the same law.
+    """With candidates = 0: verify drafts of the denoiser instead of drawing token by token; same distribution.
 
-    Which is faster depends on the networks and on how many tokens a step reveals: `workflows.benchmark` times both."""
+    Which is faster depends on the networks and on the number of tokens per step: `workflows.benchmark` times both."""
     grid: tuple[Fraction, ...] | None = None
-    """steps + 1 times from 0 to 1 between which it steps, as `edlm.planning.step_grid` fits them; None: i / steps."""
+    """steps + 1 times from 0 to 1 that delimit the steps, as `edlm.planning.step_grid` fits them; None: i / steps."""
     revealing: Annotated[RevealConfig, pydantic.Field(discriminator="kind")] = AtRandom()
-    """What a step reveals. Anything but `at_random` is another law than that of masked diffusion."""
+    """Rule that selects the positions to unmask. All but `at_random` change the distribution of masked diffusion."""
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -67,13 +67,13 @@ class Sampler:
                 )
 
     def times(self) -> Float64[Tensor, " i"]:
-        """t_0 = 0 to t_T = 1."""
+        """Return the times t_0 = 0 to t_T = 1."""
         if self.grid is not None:
             return torch.tensor(self.grid, dtype=torch.float64)
         return torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
 
     def in_window(self, t: Float[Tensor, " b"]) -> Bool[Tensor, " b"]:
-        # A hair of tolerance: t = i / steps and a window of 1 / steps must meet in floating point.
+        # Tolerance for rounding: t = i / steps must count as equal to a window bound of i / steps.
         return (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
 
     def sample(
@@ -85,10 +85,10 @@ class Sampler:
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
-        """The canvas with every masked place filled; each row a function of its own canvas and seed alone.
+        """Return the canvas with every masked position filled; each row depends on its own canvas and seed only.
 
-        Raises ValueError where the canvas holds what is neither a token nor the mask, and BrokenRows, once the others
-        are finished, where a row's logits or energies are not numbers.
+        Raise ValueError if the canvas holds an id that is neither a token nor the mask, and BrokenRows, once the other
+        rows are finished, if a row's logits or energies are not numbers.
         """
         return sample_in_turn([(self, energy)] * self.steps, xt, denoiser, schedule, seeds, on_step)
 
@@ -105,18 +105,18 @@ class Sampler:
         seeds: Int[Tensor, " b"],
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepResult:
-        """x_s from x_t; every row may stand at its own time. `index` names the step in the row's random streams.
+        """Compute x_s from x_t; rows may be at different times. `index` is the step in each row's random streams.
 
-        `given` are the places where the canvas held text from the start; a sampler that remasks must know them.
+        `given`: positions where the canvas held text from the start; required by a sampler that remasks.
         """
-        now = self.reveal(xt, t, s, index, denoiser, schedule, seeds, given)
-        parts, moves = [], now.moves
+        state = self.reveal(xt, t, s, index, denoiser, schedule, seeds, given)
+        parts, moves = [], state.moves
         if not moves.all():
-            parts.append((~moves, now.at(~moves).stayed(energy)))
+            parts.append((~moves, state.at(~moves).stayed(energy)))
         if moves.any():
-            going = now.at(moves)
-            context = read(denoiser, going.xt, going.t, self.reads(going, denoiser, energy))
-            parts.append((moves, self.advance(going, context, denoiser, energy)))
+            moving = state.at(moves)
+            context = read(denoiser, moving.xt, moving.t, self.reads(moving, denoiser, energy))
+            parts.append((moves, self.advance(moving, context, denoiser, energy)))
         return join(parts)
 
     def reveal(
@@ -130,21 +130,21 @@ class Sampler:
         seeds: Int[Tensor, " b"],
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepState:
-        """The rows and what changes in each between t and s: it depends on no network, and on `revealing` alone."""
-        masked, places = xt == denoiser.mask, (xt.shape[1],)
-        share, again = self.revealing.shares(t, s, schedule)
-        revealed = equations.reveal(masked, share, uniforms(seeds, index, 0, Purpose.REVEAL, places))
+        """Return the rows and their changes between t and s, which depend on `revealing` alone and on no network."""
+        masked, shape = xt == denoiser.mask, (xt.shape[1],)
+        share, remasking = self.revealing.shares(t, s, schedule)
+        revealed = equations.reveal(masked, share, uniforms(seeds, index, 0, Purpose.REVEAL, shape))
         rest = xt
         if isinstance(self.revealing, Remasking):
             assert given is not None
-            u = uniforms(seeds, index, 0, Purpose.REMASK, places)
-            rest = torch.where(equations.reveal(~masked & ~given, again, u), denoiser.mask, xt)
+            u_remask = uniforms(seeds, index, 0, Purpose.REMASK, shape)
+            rest = torch.where(equations.reveal(~masked & ~given, remasking, u_remask), denoiser.mask, xt)
         return StepState(xt, t, s, index, seeds, revealed, rest)
 
     def advance(self, now: StepState, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
-        """The rows at s; each reveals something. `context` is what the denoiser read in them.
+        """Return the rows at s; each unmasks at least one position. `context` is the denoiser's `read` of the rows.
 
-        So rows of samplers that differ share one pass of the denoiser, and part after it.
+        It is an argument so that rows of different samplers can share one pass of the denoiser.
         """
         return finished(self.advancing(now, context, denoiser, energy))
 
@@ -157,41 +157,41 @@ class Sampler:
         energy: AnyEnergy | None,
         tokens_at_once: int | None = None,
     ) -> Bites[StepResult]:
-        """As `advance`, in bites: in each at most so many tokens enter the energy (None: as many as memory bears)."""
+        """Return `advance` as cooperative work; `tokens_at_once` limits an energy call (None: `TOKENS_AT_ONCE`)."""
         now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
-        weighed = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
-        if not weighed.any():
+        scored = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
+        if not scored.any():
             return self._plain(now, context, denoiser, energy)
         parts = []
-        if not weighed.all():
-            plain = ~weighed
+        if not scored.all():
+            plain = ~scored
             parts.append((plain, self._plain(now.at(plain), context[plain], denoiser, energy)))
-            context = context[weighed]
-        rows = (now.at(weighed), context, denoiser, energy)
+            context = context[scored]
+        rows = (now.at(scored), context, denoiser, energy)
         if self.candidates == EXACT:
-            parts.append((weighed, (yield from self._exact(*rows))))
+            parts.append((scored, (yield from self._exact(*rows))))
         else:
-            parts.append((weighed, (yield from self._resample(*rows, tokens_at_once))))
+            parts.append((scored, (yield from self._resample(*rows, tokens_at_once))))
         return join(parts)
 
     def reads(self, now: StepState, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
-        """Where `advance` looks at the context: at what it may reveal, or, for drafts, at all that is masked."""
+        """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences."""
         masked = now.xt == denoiser.mask
-        shown = self.revealing.open(now.revealed, masked)
+        needed = self.revealing.open(now.revealed, masked)
         if energy is None or not energy.whole_sequence:
-            return shown
-        return shown | (self.weighs(now.t, energy)[:, None] & masked)
+            return needed
+        return needed | (self.weighs(now.t, energy)[:, None] & masked)
 
     def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
-        """Whether a step from t may ask the energy."""
+        """Return whether a step from t may call the energy."""
         if energy is None or self.candidates == 1:
             return torch.zeros_like(t, dtype=torch.bool)
         return self.in_window(t)
 
     def chooses(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
-        """Whether there is anything to ask it for: one token needs no joint, and is drawn from p_theta.
+        """Return whether the energy has anything to decide: a single token needs no joint and is drawn from p_theta.
 
-        What is drawn from a law of the energy's own, exactly or to be weighed, is so however many tokens there are.
+        Exact draws, and candidates of a proposal, follow the energy's own distribution for any number of tokens.
         """
         if energy is None or self.candidates == EXACT or proposal_of(energy) is not None:
             return revealed.any(dim=1)
@@ -217,12 +217,12 @@ class Sampler:
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
         draft, log_p = propose(denoiser, context, now.xt, filled, u[:, None])
-        found = yield from verifying(
+        verified = yield from verifying(
             draft[:, 0], log_p[:, 0], now.xt, filled, context, denoiser, energy, now.uniforms(Purpose.KEEP),
             now.uniforms(Purpose.AGAIN),
         )  # fmt: skip
-        result = now.advanced(found.x, energy, broken=_nan(log_p) | found.broken)
-        return replace(result, energy_calls=found.passes, accepted=found.accepted)
+        result = now.advanced(verified.x, energy, broken=_nan(log_p) | verified.broken)
+        return replace(result, energy_calls=verified.passes, accepted=verified.accepted)
 
     def _resample(
         self,
@@ -237,15 +237,15 @@ class Sampler:
         filled = now.xt == denoiser.mask if energy.whole_sequence else now.revealed
         u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
         x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
-        # One token needs no joint: resampling it would only sharpen its marginal (docs/mathematics.md 4, finite k).
+        # A single token needs no joint: resampling would only sharpen its marginal (docs/mathematics.md 4, finite k).
         joint = equations.sum_by_group(now.revealed.long(), block) > 1
-        # Groups are independent given x_t, so those that are not resampled stay masked to an energy that sees no draft.
-        asked = x if energy.whole_sequence else torch.where(_everywhere(joint, length, block), x, now.xt[:, None])
-        energies, distinct = yield from weighing(energy, asked, now.xt, now.t, log_p, context, tokens_at_once)
-        # E = inf is what cannot be; E = -inf would be an infinite weight, which no energy can mean.
+        # Groups are independent given x_t, so those that are not resampled stay masked in the input of a step energy.
+        scored = x if energy.whole_sequence else torch.where(_everywhere(joint, length, block), x, now.xt[:, None])
+        energies, distinct = yield from weighing(energy, scored, now.xt, now.t, log_p, context, tokens_at_once)
+        # E = inf marks an impossible candidate; E = -inf would be an infinite weight, which is always an error.
         broken = _nan(log_p) | _nan(energies) | (energies == -torch.inf).flatten(1).any(dim=1)
         energies = torch.where(broken[:, None, None], 0.0, energies)
-        log_v = equations.log_weight(energies.double(), self.energy_temperature)  # E / tau may be beyond float32
+        log_v = equations.log_weight(energies.double(), self.energy_temperature)  # E / tau may overflow float32
         u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
         picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
         chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]
@@ -268,7 +268,7 @@ def sample_in_turn(
     seeds: Int[Tensor, " b"],
     on_step: Callable[[StepResult], None] | None = None,
 ) -> Int[Tensor, "b l"]:
-    """As `Sampler.sample`, where each step, from t = 1 on, has a sampler and an energy of its own on the same grid."""
+    """Run `Sampler.sample` with a separate sampler and energy for each step, from t = 1 on, all on the same grid."""
     _check(xt, denoiser)
     if not len(xt):
         return xt
@@ -291,21 +291,21 @@ def _everywhere(groups: Bool[Tensor, "b g"], length: int, block: int | None) -> 
 
 
 def _nan(values: Tensor) -> Bool[Tensor, " b"]:
-    """Which rows hold what is not a number."""
+    """Return which rows contain NaN."""
     return values.flatten(1).isnan().any(dim=1)
 
 
 def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:
-    wrong = torch.nonzero((xt < 0) | (xt > denoiser.mask))
-    if len(wrong):
-        row, place = wrong[0].tolist()
+    invalid = torch.nonzero((xt < 0) | (xt > denoiser.mask))
+    if len(invalid):
+        row, position = invalid[0].tolist()
         raise ValueError(
-            f"row {row} of the canvas holds {xt[row, place].item()} at position {place}; tokens are 0 to "
+            f"row {row} of the canvas holds {xt[row, position].item()} at position {position}; tokens are 0 to "
             f"{denoiser.vocabulary - 1}, and {denoiser.mask} is the mask"
         )
 
 
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """The mean over the selected groups of each row; 1 where there is none."""
+    """Return the mean over the selected groups of each row; 1 where none is selected."""
     count = where.sum(dim=1)
     return torch.where(count > 0, (values * where).sum(dim=1) / count.clamp(min=1), 1.0)

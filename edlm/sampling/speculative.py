@@ -1,11 +1,11 @@
-"""Exact draws from a conditional law by verifying the denoiser's parallel draft (docs/mathematics.md 4.2).
+"""Exact draws from a conditional distribution by verifying speculative drafts (docs/mathematics.md 4.2).
 
-Each new position keeps its draft token v with probability min(1, p_c(v) / p_theta(v)), where p_c sees the tokens before
-it, and else takes one from the residual max(0, p_c - p_theta): so it follows p_c (Leviathan et al. 2023, theorem 1),
-whatever the drafts. Every position draws from streams of its own, hence its token is a function of the tokens before
-it. One pass of the head evaluates this function at all positions, on the tokens of the pass before; what stands up to
-the first token that changed is settled, and the others are evaluated again (Jacobi's iteration, Song et al. 2021). The
-fixed point is what going from left to right would give.
+The denoiser drafts all tokens in parallel. Each new position keeps its draft token v with probability
+min(1, p_c(v) / p_theta(v)), where p_c conditions on the preceding tokens, and otherwise draws from the residual
+max(0, p_c - p_theta). It thus follows p_c for any p_theta (Leviathan et al. 2023, theorem 1). Every position has random
+streams of its own, so its token is a function of the preceding tokens. One pass of the head evaluates this function at
+all positions, on the tokens of the previous pass; positions up to the first changed token are settled, the others are
+evaluated again (Jacobi iteration, Song et al. 2021). The fixed point is the result of drawing from left to right.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from edlm.models.readout import chunks
 
 @dataclass(frozen=True)
 class Verified:
-    """The new tokens, what they took of each sequence, and where the head's numbers were none."""
+    """Verified tokens, with the passes and accepted tokens per sequence, and the sequences whose log p_c is NaN."""
 
     x: Int[Tensor, "b l"]
     passes: Int[Tensor, " b"]
     accepted: Int[Tensor, " b"]
-    """Tokens of the draft that were kept; the other new ones were drawn again."""
+    """Draft tokens that were kept; the other new tokens were redrawn."""
     broken: Bool[Tensor, " b"]
 
 
@@ -43,35 +43,35 @@ def verifying(
     u_keep: Float64[Tensor, "b l"],
     u_again: Float64[Tensor, "b l"],
 ) -> Bites[Verified]:
-    """x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities there; a bite is a pass.
+    """Draw x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities; pauses after every pass.
 
-    Where p_c of a draft is not a number its row is given up, and is broken.
+    A row in which p_c of the draft is NaN is abandoned and marked as broken.
     """
     x, settled = draft.clone(), ~where
     passes, accepted = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
     broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    places = torch.arange(x.shape[1], device=x.device)
+    positions = torch.arange(x.shape[1], device=x.device)
     while len(rows := torch.nonzero((~settled).any(dim=1))[:, 0]):
         passes[rows] += 1
         features, open_ = energy.read(x[rows], xt[rows], context[rows]), ~settled[rows]
         log_c = energy.log_p_of(features, open_, draft[rows]).double()
         broken[rows] = log_c.isnan().any(dim=1)
         kept = u_keep[rows].log() < log_c - log_p[rows].double()
-        again = open_ & ~kept & ~broken[rows, None]
-        settling = torch.where(open_ & ~again, draft[rows], x[rows])
-        for chunk in chunks(again, denoiser.vocabulary):
-            # Nothing of a chunk has a name here: the next one would be computed beside it.
-            settling[chunk] = _residual(
+        rejected = open_ & ~kept & ~broken[rows, None]
+        updated = torch.where(open_ & ~rejected, draft[rows], x[rows])
+        for chunk in chunks(rejected, denoiser.vocabulary):
+            # Keep no reference to a chunk's tensors, or two chunks are alive at once.
+            updated[chunk] = _residual(
                 energy.distribution(features, chunk).to(torch.float64, copy=True).exp_(),
                 denoiser.log_p(context[rows], chunk).to(torch.float64, copy=True).exp_(),
                 u_again[rows][chunk],
             )
-        changed = settling != x[rows]
-        first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # in reading order
-        known = open_ & (places <= first[:, None])
-        x[rows] = settling
-        accepted[rows] += (known & kept).sum(dim=1)
-        settled[rows] |= known
+        changed = updated != x[rows]
+        first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # from the left
+        newly_settled = open_ & (positions <= first[:, None])
+        x[rows] = updated
+        accepted[rows] += (newly_settled & kept).sum(dim=1)
+        settled[rows] |= newly_settled
         yield
     return Verified(x, passes, accepted, broken)
 
@@ -79,12 +79,12 @@ def verifying(
 def _residual(
     p_c: Float64[Tensor, "n v"], p_theta: Float64[Tensor, "n v"], u: Float64[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """A token of max(0, p_c - p_theta), normalised; p_theta is overwritten.
+    """Draw a token from max(0, p_c - p_theta), normalised; p_theta is overwritten.
 
-    Where the two laws agree up to rounding, a token is refused with a probability of the rounding's size, and nothing
-    is left over: then it is drawn from p_c, which is the same up to rounding.
+    If the distributions agree up to rounding, a token is rejected with a probability of the size of the rounding error
+    and the residual is zero; the token is then drawn from p_c, which is the same up to rounding.
     """
-    left = p_theta.neg_().add_(p_c).clamp_(min=0)  # in place: few things that generation holds are larger
-    nothing = ~(left.sum(dim=-1) > 0)
-    left[nothing] = p_c[nothing]
-    return equations.draw_by_weight(left, u[:, None])[:, 0]
+    residual = p_theta.neg_().add_(p_c).clamp_(min=0)  # in place: these are among the largest tensors of generation
+    empty = ~(residual.sum(dim=-1) > 0)
+    residual[empty] = p_c[empty]
+    return equations.draw_by_weight(residual, u[:, None])[:, 0]

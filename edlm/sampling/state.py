@@ -1,4 +1,4 @@
-"""A step's beginning and its end, for rows that may each stand at their own time."""
+"""State before a step and result after it, for rows that may be at different times."""
 
 from dataclasses import dataclass, fields
 
@@ -13,33 +13,33 @@ from edlm.rng import Purpose, uniforms
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did to each sequence."""
+    """Result of one step, per sequence."""
 
     t: Float[Tensor, " b"]
     s: Float[Tensor, " b"]
     xs: Int[Tensor, "b l"]
     revealed: Bool[Tensor, "b l"]
     energies: Float[Tensor, "b k g"] | None
-    """Of the candidates of rows and groups that were resampled; nan elsewhere. None: nothing was resampled."""
+    """Energies of the candidates of resampled rows and groups, NaN elsewhere; None if nothing was resampled."""
     picked: Int[Tensor, "b g"]
     ess: Float[Tensor, " b"]
-    """Effective sample size, a mean over the groups that were resampled; 1 where none was."""
+    """Effective sample size, averaged over the resampled groups; 1 if there are none."""
     distinct: Int[Tensor, " b"]
-    """How many of the candidates differ anywhere in what was weighed; 1 where nothing was resampled."""
+    """Number of candidates that are distinct in the scored positions; 1 if nothing was resampled."""
     denoiser_calls: Int[Tensor, " b"]
     energy_calls: Int[Tensor, " b"]
-    """Network passes of each sequence; a candidate counts as one energy call, whatever part of a pass it costs, and so
-    does an exact draw position by position."""
+    """Both are network passes per sequence. A candidate counts as one energy call, whatever part of a pass it costs;
+    so does an exact draw position by position."""
     accepted: Int[Tensor, " b"]
-    """Tokens of a speculative draft that its verification kept, in `energy_calls` passes; 0 where none was verified."""
+    """Tokens of a speculative draft kept by verification, in `energy_calls` passes; 0 if no draft was verified."""
     broken: Bool[Tensor, " b"]
-    """Whether logits or energies of the sequence were not numbers: nothing was revealed in it."""
+    """Whether logits or energies of the sequence were not numbers; nothing is unmasked in such a sequence."""
 
 
 class BrokenRows(FloatingPointError):
-    """Logits or energies of some sequences were not numbers; the others are finished.
+    """Error for sequences whose logits or energies were not numbers; the other sequences are finished.
 
-    `x` holds all of them; in those of `rows` places are still masked.
+    `x` holds all sequences; those of `rows` still have masked positions.
     """
 
     def __init__(self, rows: list[int], x: Int[Tensor, "b l"]) -> None:
@@ -51,7 +51,7 @@ class BrokenRows(FloatingPointError):
 
 @dataclass(frozen=True)
 class StepState:
-    """Rows on their way from t to s: what is known, what will change, and the streams they draw from."""
+    """Rows between t and s: their tokens, the positions that change, and the seeds of their random streams."""
 
     xt: Int[Tensor, "b l"]
     t: Float[Tensor, " b"]
@@ -60,25 +60,25 @@ class StepState:
     seeds: Int[Tensor, " b"]
     revealed: Bool[Tensor, "b l"]
     rest: Int[Tensor, "b l"]
-    """What every other position will hold: what it holds now, or the mask where it is masked again."""
+    """Tokens at s of all other positions: the current ones, or the mask where a position is masked again."""
 
     @property
     def moves(self) -> Bool[Tensor, " b"]:
-        """Which rows reveal anything; the others need no network."""
+        """Which rows unmask at least one position; the others need no network."""
         return self.revealed.any(dim=1)
 
     def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "StepState":
-        """These rows alone."""
+        """Return the selected rows."""
         if rows.dtype == torch.bool and rows.all():
             return self
         return StepState(**{field.name: getattr(self, field.name)[rows] for field in fields(StepState)})
 
     def stayed(self, energy: AnyEnergy | None) -> StepResult:
-        """The rows without anything new: nothing is revealed, so nothing was read."""
+        """Return the result for rows that unmask nothing and therefore need no denoiser call."""
         return self.advanced(self.xt, energy, denoiser_calls=0)
 
     def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
-        """One for every position of every row."""
+        """Return one uniform per position of every row."""
         return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]
 
     def advanced(
@@ -89,11 +89,11 @@ class StepState:
         energy_calls: int = 0,
         broken: Bool[Tensor, " b"] | None = None,
     ) -> StepResult:
-        """The rows with x at the revealed positions, the broken ones as they were; nothing resampled."""
+        """Return the result with x at the revealed positions, broken rows unchanged and nothing resampled."""
         b, length = self.xt.shape
         broken = torch.zeros(b, dtype=torch.bool, device=x.device) if broken is None else broken
         revealed = self.revealed & ~broken[:, None]
-        one = torch.ones(b, dtype=torch.long, device=x.device)
+        ones = torch.ones(b, dtype=torch.long, device=x.device)
         groups = equations.group_count(length, None if energy is None else energy.block)
         return StepResult(
             t=self.t,
@@ -101,18 +101,18 @@ class StepState:
             xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, revealed),
             revealed=revealed,
             energies=None,
-            picked=one.new_zeros(b, groups),
-            ess=one.double(),
-            distinct=one,
-            denoiser_calls=one * denoiser_calls,
-            energy_calls=one * energy_calls,
-            accepted=one * 0,
+            picked=ones.new_zeros(b, groups),
+            ess=ones.double(),
+            distinct=ones,
+            denoiser_calls=ones * denoiser_calls,
+            energy_calls=ones * energy_calls,
+            accepted=ones * 0,
             broken=broken,
         )
 
 
 def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
-    """One result for all rows, from results for disjoint selections that together are all of them."""
+    """Merge the results of disjoint selections of rows, which together cover all rows, into one result."""
     if len(parts) == 1:
         return parts[0][1]
     joined = {}

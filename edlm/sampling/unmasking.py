@@ -1,7 +1,7 @@
-"""Which positions a step reveals: at random as the noise process says, or otherwise, at the price of ANOTHER LAW.
+"""Selection of the positions that a step unmasks: at random as in the noise process, or in ANOTHER DISTRIBUTION.
 
-What a step reveals is drawn before its tokens and never looks at them. So a text has a bound along these paths, too
-(docs/mathematics.md 4.4, 5.1; `edlm.likelihood.paths`).
+Positions are selected before their tokens are drawn and independently of them. So a text has a bound along these paths,
+too (docs/mathematics.md 4.4, 5.1; `edlm.likelihood.paths`).
 """
 
 from abc import ABC, abstractmethod
@@ -21,34 +21,34 @@ Shares = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 
 
 class AbstractReveal(ABC):
-    """How a step from t to s chooses what it reveals."""
+    """Rule by which a step from t to s selects the positions to unmask."""
 
     final: ClassVar[bool] = True
-    """Whether a token that is revealed never changes."""
+    """Whether an unmasked token never changes."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """In tables and figures, beside the sampler's own name; empty for the noise process itself."""
+        """Label in tables and figures, next to the sampler's name; empty for the noise process itself."""
 
     @abstractmethod
     def shares(self, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule) -> Shares:
-        """(P(a masked position is revealed), P(one that was revealed is masked again)), each position on its own."""
+        """Return (P(a masked position is unmasked), P(an unmasked one is masked again)), independent per position."""
 
     @abstractmethod
     def open(self, drawn: Bool[Tensor, "b l"], masked: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """The positions among which `settle` chooses: there it looks at the context."""
+        """Return the positions among which `settle` selects, and where it reads the context."""
 
     @abstractmethod
     def settle(
         self, drawn: Bool[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor, denoiser: AnyDenoiser
     ) -> Bool[Tensor, "b l"]:
-        """U, as many masked positions of each row as were `drawn` at random, now that x_t has been read."""
+        """Return U, as many masked positions per row as were `drawn` at random, given the context of x_t."""
 
 
 @config
 class AtRandom(AbstractReveal):
-    """Each masked position on its own with probability (alpha_s - alpha_t) / (1 - alpha_t): the noise process."""
+    """The noise process: each masked position independently with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
 
     kind: Literal["at_random"] = "at_random"
 
@@ -68,10 +68,10 @@ class AtRandom(AbstractReveal):
 
 @config
 class MostCertain(AbstractReveal):
-    """ANOTHER LAW: as many as at random, but those whose likeliest token is the most probable; ties from the left.
+    """ANOTHER DISTRIBUTION: as many positions as at random, those with the most probable tokens, ties from the left.
 
-    The order is a function of x_t alone. (By the probability of the token that was drawn there, as it is often done,
-    what is revealed would depend on what it says, and no bound would be left.)
+    The order is by the probability of the likeliest token, a function of x_t alone. (Ordered by the probability of the
+    drawn token, as is often done, the selected positions would depend on their tokens, and no bound would hold.)
     """
 
     kind: Literal["most_certain"] = "most_certain"
@@ -87,32 +87,32 @@ class MostCertain(AbstractReveal):
         return masked & drawn.any(dim=1, keepdim=True)
 
     def settle(self, drawn, xt, context, denoiser):
-        masked, wanted = xt == denoiser.mask, drawn.sum(dim=1, keepdim=True)
-        # Where all or none are wanted there is nothing to choose, and the vocabulary is not asked.
-        unsure = self.open(drawn, masked) & (wanted < masked.sum(dim=1, keepdim=True))
+        masked, count = xt == denoiser.mask, drawn.sum(dim=1, keepdim=True)
+        # If all or none are to be unmasked there is no choice, and the LM head is not called.
+        eligible = self.open(drawn, masked) & (count < masked.sum(dim=1, keepdim=True))
         certainty = torch.full(xt.shape, -torch.inf, dtype=torch.float64, device=xt.device)
-        for chunk in chunks(unsure, denoiser.vocabulary):
+        for chunk in chunks(eligible, denoiser.vocabulary):
             certainty[chunk] = denoiser.log_p(context, chunk).max(dim=-1).values.double()
         order = certainty.argsort(dim=1, descending=True, stable=True)
-        place = torch.empty_like(order).scatter_(1, order, torch.arange(xt.shape[1], device=xt.device).expand_as(order))
-        return torch.where(unsure.any(dim=1, keepdim=True), unsure & (place < wanted), drawn)
+        rank = torch.empty_like(order).scatter_(1, order, torch.arange(xt.shape[1], device=xt.device).expand_as(order))
+        return torch.where(eligible.any(dim=1, keepdim=True), eligible & (rank < count), drawn)
 
 
 @config
 class Remasking(AbstractReveal):
-    """ANOTHER LAW: what was revealed may be masked again, and is then drawn anew (ReMDM, Wang et al. 2025).
+    """ANOTHER DISTRIBUTION: unmasked positions may be masked again and redrawn (ReMDM, Wang et al. 2025).
 
-    A step from t masks each revealed position again with probability sigma = share min(1, (1 - alpha_s) / alpha_t), and
-    reveals so many more that the share of masked positions at every time is kept. What the canvas gave never changes.
+    A step from t masks each unmasked position again with probability sigma = share min(1, (1 - alpha_s) / alpha_t), and
+    unmasks more to preserve the share of masked positions at every time. Text given in the canvas never changes.
     """
 
     final: ClassVar[bool] = False
 
     kind: Literal["remasking"] = "remasking"
     share: Fraction
-    """eta, of the largest sigma that keeps the marginals; 0 is plain diffusion."""
+    """eta, the fraction of the largest sigma that preserves the marginals; 0 is plain diffusion."""
     window: tuple[Fraction, Fraction] = (0.0, 1.0)
-    """Steps from a t within it mask again; the last step never does."""
+    """Steps from a t within the window mask again; the last step never does."""
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -122,15 +122,15 @@ class Remasking(AbstractReveal):
     @property
     def name(self) -> str:
         low, high = self.window
-        where = "" if self.window == (0, 1) else f" at t from {low:g} to {high:g}"
-        return f"remasking {self.share:g}{where}"
+        suffix = "" if self.window == (0, 1) else f" at t from {low:g} to {high:g}"
+        return f"remasking {self.share:g}{suffix}"
 
     def shares(self, t, s, schedule):
         alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
-        # A hair of tolerance, as in `Sampler.in_window`.
+        # Tolerance for rounding, as in `Sampler.in_window`.
         inside = (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
-        again = torch.where(inside, self.share * equations.most_remasked(alpha_t, alpha_s), 0.0)
-        return equations.reveal_beside_remasking(alpha_t, alpha_s, again), again
+        sigma = torch.where(inside, self.share * equations.most_remasked(alpha_t, alpha_s), 0.0)
+        return equations.reveal_beside_remasking(alpha_t, alpha_s, sigma), sigma
 
     def open(self, drawn, masked):
         return drawn

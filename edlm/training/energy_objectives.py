@@ -1,4 +1,4 @@
-"""What an energy is trained by: noise contrastive estimation, or the likelihood where it is normalised.
+"""Training objectives of energies: noise contrastive estimation, or the likelihood of a normalised energy.
 
 Modules whose forward returns (loss, observations), as in `edlm.training.objectives`; the denoiser is frozen.
 """
@@ -20,16 +20,16 @@ from edlm.sampling.candidates import propose_from
 from edlm.schedule import AbstractSchedule, draw_times
 from edlm.training.objectives import Loss, M
 
-LARGEST_GRID = 64  # of the grids that a step energy is trained at, unless told otherwise (docs/mathematics.md 3.3)
+LARGEST_GRID = 64  # default number of steps of the grids that a step energy is trained on (docs/mathematics.md 3.3)
 
 
 class Contrastive(nn.Module):
     """Noise contrastive estimation against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
 
-    Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-draft energies see every masked
-    position; step energies the positions U that a random step of a random grid reveals. Groups in which at most one
-    token is new are left out: nothing is resampled there.
-    `gain_nats` is log k - ranking loss with k = K + 1: what resampling k candidates gains in that step.
+    Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-sequence energies see every masked
+    position; step energies see the positions U that a random step of a random grid unmasks. Groups with at most one new
+    token are left out, because the sampler does not resample them.
+    `gain_nats` is log k - ranking loss with k = K + 1: the gain of resampling k candidates in that step.
     """
 
     def __init__(
@@ -69,19 +69,19 @@ class Contrastive(nn.Module):
         return loss.mean(), {"t": t, "gain_nats": gain}
 
     def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
-        """The data and K negatives from p_theta, with log p_theta of each by group."""
-        at = torch.nonzero(new, as_tuple=True)
-        tokens, log_p = self.denoiser.draw(context, new, u[at[0], :, at[1]])
+        """Return the data and K negatives from p_theta, with log p_theta of each by group."""
+        index = torch.nonzero(new, as_tuple=True)
+        tokens, log_p = self.denoiser.draw(context, new, u[index[0], :, index[1]])
         x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
         x[:, 0] = equations.carry_over(xt, x0, new)
-        x[at[0], 1:, at[1]] = tokens
+        x[index[0], 1:, index[1]] = tokens
         by_position = torch.zeros(x.shape, device=x.device)
         by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
-        by_position[at[0], 1:, at[1]] = log_p
+        by_position[index[0], 1:, index[1]] = log_p
         return x, equations.sum_by_group(by_position, self.trained.block)
 
     def _from_proposal(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 1"]]:
-        """The data and K negatives from the proposal's law, with its log-probability of each."""
+        """Return the data and K negatives from the proposal, with its log-probability of each."""
         proposal = self.trained.proposal
         assert isinstance(proposal, Proposal)
         negatives, _ = propose_from(proposal, context, xt, new, u)
@@ -90,9 +90,9 @@ class Contrastive(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Cross-entropy of the conditional energy's p_c on the tokens that a random step reveals (docs/mathematics.md 3.4).
+    """Cross-entropy of the conditional energy's p_c on the tokens that a random step unmasks (docs/mathematics.md 3.4).
 
-    Each row weighs the same: nats per revealed token. `gain_nats` is log p_c - log p_theta of the step.
+    Rows have equal weight: nats per unmasked token. `gain_nats` is log p_c - log p_theta of the step.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Conditioning(nn.Module):
 
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """(t, s) of a random step of a random grid: T log-uniform in 1..`largest_grid`, then one of its T steps."""
+    """Draw (t, s) of a random step of a random grid: T log-uniform in 1..`largest_grid`, then one of its T steps."""
     u = uniforms(seed, rows.step, rows.places, Purpose.GRID, (2,))
     steps = (largest_grid ** u[:, 0]).round()
     i = (u[:, 1] * steps).floor() + 1
@@ -131,7 +131,7 @@ def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, "
 def noised_step(
     seed: int, rows: Rows, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule, mask: int
 ) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
-    """x_t ~ q(x_t | x_0), and which of its masked positions a step to s reveals."""
+    """Draw x_t ~ q(x_t | x_0) and the masked positions that a step to s unmasks."""
     shape = (rows.tokens.shape[1],)
     xt = equations.noise(
         rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.places, Purpose.MASK, shape), mask
@@ -141,5 +141,5 @@ def noised_step(
 
 
 def frozen(module: M) -> M:
-    """The module with nothing to train in it."""
+    """Return the module in evaluation mode, with no trainable parameters."""
     return module.eval().requires_grad_(False)

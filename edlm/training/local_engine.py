@@ -1,4 +1,4 @@
-"""The engine of one process: AdamW in float32, under networks in float32 or bfloat16; and the running average."""
+"""Single-process engine: AdamW on float32 weights, for networks in float32 or bfloat16, and their running average."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ WEIGHTS, FIRST, SECOND, AVERAGE = "weights", "exp_avg", "exp_avg_sq", "ema"
 
 
 class LocalEngine:
-    """An `Engine` without peers, on the device that the objective's weights are on; it moves rows there.
+    """Single-process `Engine` on the device of the objective's weights, to which it moves the rows.
 
-    The float32 weights are the truth. In bfloat16 the network holds rounded copies, which the float32 weights overwrite
-    after each step; the gradients of micro-steps are added up in float32.
+    The float32 weights are authoritative. In bfloat16 the network holds rounded copies, which are overwritten from the
+    float32 weights after each step; the gradients of micro-steps are accumulated in float32.
     """
 
     rank, world = 0, 1
@@ -47,7 +47,7 @@ class LocalEngine:
 
     def update(self, learning_rate: float) -> float:
         for master in self.masters:
-            if master.grad is None:  # AdamW would pass over it, weight decay and moments included
+            if master.grad is None:  # AdamW would skip it, weight decay and moments included
                 master.grad = torch.zeros_like(master)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.training.clip)
         for group in self.optimizer.param_groups:
@@ -94,7 +94,7 @@ class LocalEngine:
         return [parameter for parameter in self.objective.trained.parameters() if parameter.requires_grad]
 
     def _show(self) -> None:
-        """The network gets the float32 weights, rounded to its own precision."""
+        """Copy the float32 weights into the network, rounded to its precision."""
         with torch.no_grad():
             for master, parameter in zip(self.masters, self._parameters(), strict=True):
                 parameter.copy_(master)
@@ -102,14 +102,14 @@ class LocalEngine:
 
 @torch.no_grad()
 def average(averages: list[Tensor], weights: list[Tensor], decay: float | None) -> None:
-    """a <- decay a + (1 - decay) w, for the float32 weights after a step."""
+    """Update a <- decay a + (1 - decay) w in place, from the float32 weights after a step."""
     assert decay is not None
     for mean, weight in zip(averages, weights, strict=True):
         mean.lerp_(weight, 1 - decay)
 
 
 def require_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], training: Training) -> None:
-    """Nothing, where a checkpoint is of this network and training; ValueError naming the tensors that do not fit."""
+    """Raise ValueError, naming the mismatched tensors, unless the checkpoint is of this network and training."""
     kinds = [WEIGHTS, FIRST, SECOND] + ([AVERAGE] if training.ema is not None else [])
     expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in kinds}
     problems = [f"{name} is missing" for name in expected if name not in state]

@@ -1,4 +1,4 @@
-"""Training: an engine owns the weights, a tracker owns the numbers, and `fit` owns the steps."""
+"""Training loop: an engine owns the weights, a tracker records the metrics, and `fit` takes the steps."""
 
 import math
 import time
@@ -13,20 +13,20 @@ from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Posit
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
 
-QUARTERS = 4  # observations are averaged by quarter of t
+QUARTERS = 4  # observations are averaged per quarter of t
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 @config
 class Training:
-    """How a network is trained: AdamW, warm-up, then a constant or a cosine."""
+    """Training settings: AdamW with warm-up, then a constant or cosine learning rate."""
 
     steps: Positive
     batch: Positive
-    """Rows in a step, over all workers and micro-steps."""
+    """Rows per step, over all workers and micro-steps."""
     accumulation: Positive = 1
-    """Micro-steps whose gradients, added up in float32, make one step: less memory, and the same step but for rounding
-    (and for dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
+    """Micro-steps whose gradients, accumulated in float32, form one step: less memory, and the same step up to rounding
+    (and up to dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
     learning_rate: PositiveFloat = 3e-4
     warmup_steps: NonNegative = 0
     decay: Literal["constant", "cosine"] = "cosine"
@@ -34,16 +34,16 @@ class Training:
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     epsilon: PositiveFloat = 1e-8
     clip: PositiveFloat = 1.0
-    """Largest norm of the gradient of all weights."""
+    """Maximum norm of the gradient of all weights."""
     ema: Decay | None = None
-    """Decay of the running average of the float32 weights, which is then what is kept; None keeps the last weights."""
+    """Decay of the running average of the float32 weights, which is exported; None exports the last weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Positive = 1000
     log_every: Positive = 50
 
 
 class Objective(Protocol):
-    """A module whose forward returns (loss, observations [b]); `trained` is what is optimised, averaged and kept."""
+    """Module whose forward returns (loss, observations [b]); its `trained` is optimised, averaged and exported."""
 
     @property
     def trained(self) -> nn.Module: ...
@@ -52,7 +52,7 @@ class Objective(Protocol):
 
 
 class Tracker(Protocol):
-    """Whoever wants to know the numbers."""
+    """Recorder of training metrics."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -60,41 +60,46 @@ class Tracker(Protocol):
 
 
 class Engine(Protocol):
-    """Whoever owns the weights: one process, or one of many that share them."""
+    """Owner of the weights: one process, or one of many that share them."""
 
     rank: int
     world: int
     step: int
-    """How many steps the weights have behind them."""
+    """Number of steps taken."""
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of these rows, and their observations; its gradient is added to the step's."""
+        """Return the loss and the observations of these rows; add the gradient to that of the step."""
         ...
 
     def update(self, learning_rate: float) -> float:
-        """One step of the optimizer with the clipped gradient, and of the average; the norm before clipping."""
+        """Step the optimizer with the clipped gradient, and the average; return the gradient norm before clipping."""
         ...
 
     def gather(self, values: Tensor) -> Tensor:
-        """The same values of every worker, stacked [world, ...] in the order of their ranks."""
+        """Return the corresponding values of every worker, stacked [world, ...] in rank order."""
         ...
 
     def state(self) -> dict[str, Tensor] | None:
-        """Everything a later engine needs, whole, in float32 and on the CPU, on rank 0; None elsewhere. All ranks call
-        it."""
+        """Return the unsharded state for a later engine, in float32 on the CPU, on rank 0; None on other ranks.
+
+        All ranks call it.
+        """
         ...
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Afterwards the engine goes on after `step` steps as the one whose `state` it is."""
+        """Restore the `state` of an engine after `step` steps."""
         ...
 
     def export(self) -> dict[str, Tensor] | None:
-        """The weights to keep, whole, in float32 and on the CPU, on rank 0; None elsewhere. All ranks call it."""
+        """Return the unsharded weights to keep, in float32 on the CPU, on rank 0; None on other ranks.
+
+        All ranks call it.
+        """
         ...
 
 
 class NonFiniteLoss(FloatingPointError):
-    """Training met a loss or a gradient that is not a number; more steps would only spread it."""
+    """Error for a loss or gradient that is not finite; further steps would only spread it."""
 
     def __init__(self, step: int, rank: int, what: str) -> None:
         super().__init__(
@@ -107,7 +112,7 @@ class NonFiniteLoss(FloatingPointError):
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of step 0, 1, ...: a function of the step alone, so that nothing about it need be saved."""
+    """Return the learning rate of step 0, 1, ...: a function of the step alone, so checkpoints need not store it."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
     if training.decay == "constant":
@@ -117,7 +122,7 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 def share(training: Training, world: int) -> int:
-    """Rows of one worker in one micro-step; ConfigurationError where the batch cannot be cut evenly."""
+    """Return the rows per worker and micro-step. Raise ConfigurationError if the batch does not divide evenly."""
     parts = world * training.accumulation
     if training.batch % parts:
         raise ConfigurationError(
@@ -135,19 +140,19 @@ def fit(
     log: Callable[[int, Mapping[str, float]], None],
     checkpoint: Callable[[Engine], None],
 ) -> None:
-    """Afterwards the engine has taken all steps. `rows(step, start, stop)` gives places of a step's global batch.
+    """Train until all steps are taken. `rows(step, start, stop)` returns a slice of a step's global batch.
 
     Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due.
-    Raises NonFiniteLoss, on every rank alike, at the first step that is not finite.
+    Raise NonFiniteLoss, on every rank alike, at the first step that is not finite.
     """
     size = share(training, engine.world)
     while engine.step < training.steps:
         step, started = engine.step, time.perf_counter()
         losses, observed = [], []
         for micro in range(training.accumulation):
-            place = (micro * engine.world + engine.rank) * size
-            torch.manual_seed(int(seeds(seed, step, place, Purpose.DROPOUT)))  # dropout, too, can be resumed
-            loss, observations = engine.backward(rows(step, place, place + size))
+            start = (micro * engine.world + engine.rank) * size
+            torch.manual_seed(int(seeds(seed, step, start, Purpose.DROPOUT)))  # makes dropout resumable
+            loss, observations = engine.backward(rows(step, start, start + size))
             losses.append(loss.detach().float())
             observed.append(observations)
         every_loss = engine.gather(torch.stack(losses).mean())
@@ -165,16 +170,16 @@ def fit(
 
 
 def _require_finite(by_rank: Tensor, step: int, what: str) -> None:
-    wrong = torch.nonzero(~by_rank.isfinite())
-    if len(wrong):
-        raise NonFiniteLoss(step, int(wrong[0, 0]), what)
+    failed = torch.nonzero(~by_rank.isfinite())
+    if len(failed):
+        raise NonFiniteLoss(step, int(failed[0, 0]), what)
 
 
 def _by_quarter(engine: Engine, observed: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means of the observations over the global batch, and by quarter of t where the rows have a time."""
+    """Return means of the observations over the global batch, and per quarter of t if the rows have a time."""
     if not observed[0]:
         return {}
-    joined = {name: torch.cat([one[name] for one in observed]).double() for name in observed[0]}
+    joined = {name: torch.cat([micro[name] for micro in observed]).double() for name in observed[0]}
     t = joined.pop("t", None)
     metrics = {}
     for name, values in joined.items():

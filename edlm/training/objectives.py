@@ -1,7 +1,7 @@
-"""What is trained: four modules whose forward returns the loss, which is what an engine wraps.
+"""Training objectives (two here, two in `energy_objectives`): modules whose forward returns the loss, for an engine.
 
-Each takes `Rows` and returns (loss, observations). All noise is keyed by (seed, step, place in the global batch), so it
-does not depend on how many workers share the batch. Losses are means over rows, in nats per token or per group.
+Each takes `Rows` and returns (loss, observations). All noise is keyed by (seed, step, index in the global batch), so it
+does not depend on the number of workers. Losses are means over rows, in nats per token or per group.
 """
 
 from typing import TypeVar
@@ -37,7 +37,7 @@ class Denoising(nn.Module):
 
 
 class NextToken(nn.Module):
-    """Autoregressive training: cross-entropy of every token, the first too, in nats per token."""
+    """Autoregressive training: cross-entropy of every token, including the first, in nats per token."""
 
     def __init__(self, model: AutoregressiveModel) -> None:
         super().__init__()

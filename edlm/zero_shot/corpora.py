@@ -1,9 +1,9 @@
-"""The seven corpora of the published zero-shot tables: where they are, and how their text is restored.
+"""The seven corpora of the published zero-shot tables: their locations and detokenisation.
 
-Splits and fields are those that the loader of MDLM and EDLM reads, places those that the Hugging Face hub lists. None
-was fetched when this was written: a name that has moved since is refused by name. PTB, LM1B and Scientific Papers are
-scripts on the hub, which `datasets` no longer runs, so their text is taken from the files that the hub makes of them
-(its branch refs/convert/parquet), and LAMBADA from the file that OpenAI published.
+Splits and fields are those that the loader of MDLM and EDLM reads, locations those that the Hugging Face hub lists.
+None was fetched when this was written: an error names any that has moved since. PTB, LM1B and Scientific
+Papers are scripts on the hub, which `datasets` no longer runs, so their text comes from the hub's converted files
+(branch refs/convert/parquet), and LAMBADA from the file that OpenAI published.
 """
 
 from edlm.data.corpus import Files, HuggingFace
@@ -13,14 +13,14 @@ from edlm.zero_shot.scoring import ZeroShot
 
 _HUB = "hf://datasets"
 _CONVERTED = "@refs/convert/parquet"
-_WHOLE = 100_000_000  # characters: more than the file has, so that it is not cut, as in the published tables
+_WHOLE = 100_000_000  # characters; more than the file has, so that it is not cut, as in the published tables
 _PAPERS = f"{_HUB}/armanc/scientific_papers{_CONVERTED}"
 
 
 def presets(convention: ConventionConfig, limit: int | None = None) -> tuple[ZeroShot, ...]:
-    """The seven, in the order of the tables; each document is one row of its data set.
+    """Return the seven corpora in the order of the tables; each document is one row of its data set.
 
-    `Published` gives numbers to lay beside the tables; a model that was trained here has seen `Wrapped` rows.
+    `Published` gives numbers to compare with the tables; a model that was trained here has seen `Wrapped` rows.
     """
     treebank = Files(
         paths=(f"{_HUB}/ptb-text-only/ptb_text_only{_CONVERTED}/penn_treebank/validation/*.parquet",),
@@ -47,6 +47,6 @@ def presets(convention: ConventionConfig, limit: int | None = None) -> tuple[Zer
 
 
 def wikitext_2(path: str, convention: ConventionConfig, limit: int | None = None) -> ZeroShot:
-    """WikiText-2 from a text file in its tokenised form, which keeps `<unk>`; the whole file is one document."""
+    """Return WikiText-2 from a text file in its tokenised form, which keeps `<unk>`; the whole file is one document."""
     corpus = Files(paths=(path,), format="txt", longest=_WHOLE)
     return ZeroShot(name="wikitext-2", corpus=corpus, detokenizer=WikiText(), convention=convention, limit=limit)

@@ -1,9 +1,9 @@
-"""Detokenisers: a benchmark's text as it ran before the benchmark's makers took it apart.
+"""Detokenisers: a benchmark's text as running text, before the benchmark's tokenisation.
 
 A model of running text has never seen " n't" or " @-@ ", so the published zero-shot tables undo them. Each variant
 follows the definition of its own format. It removes the spaces and marks that the format added, and no letter or digit;
-where it puts another text for a placeholder, its docstring says so. What a format leaves ambiguous stays as it is, but
-for single quotes, which are paired as well as can be told. Each is meant to be applied once.
+replacements of placeholders are stated in its docstring. What a format leaves ambiguous stays as it is, except single
+quotes, which are paired on a best-effort basis. Each is meant to be applied once.
 """
 
 import html
@@ -17,18 +17,18 @@ from edlm.config import config
 
 @config
 class Unchanged:
-    """The text as the corpus gives it."""
+    """Text as the corpus gives it."""
 
     kind: Literal["none"] = "none"
 
     def detokenize(self, text: str) -> str:
-        """The same text."""
+        """Return the text unchanged."""
         return text
 
 
 @config
 class WikiText:
-    """WikiText (Merity 2016): Moses' spaces between words and marks, ` @-@ ` inside words, headings as `= = Life = =`.
+    """WikiText (Merity 2016): Moses spacing of words and marks, ` @-@ ` inside words, headings as `= = Life = =`.
 
     `<unk>` stays: the raw sets have none.
     """
@@ -36,47 +36,48 @@ class WikiText:
     kind: Literal["wikitext"] = "wikitext"
 
     def detokenize(self, text: str) -> str:
-        """The text line by line, headings with their marks together (`== Life ==`)."""
+        """Return the text detokenised line by line, with the marks of headings joined (`== Life ==`)."""
         return _by_line(text, lambda words: _closed_up(_heading(words), _WIKITEXT))
 
 
 @config
 class PennTreebank:
-    """The Penn Treebank as language models know it (Mikolov 2010): small letters, hardly a mark, placeholders.
+    """The Penn Treebank of language modelling (Mikolov 2010): lower case, hardly any punctuation, placeholders.
 
-    `<unk>` becomes `?`, which that text has not, and every number, `N`, becomes `1`, as in the published tables.
+    `<unk>` becomes `?`, which does not occur in that text, and every number, `N`, becomes `1`, as in the published
+    tables.
     """
 
     kind: Literal["ptb"] = "ptb"
 
     def detokenize(self, text: str) -> str:
-        """The text with its contractions, prices and escapes (`\\/`) as they were."""
+        """Return the text with its contractions, prices and escapes (`\\/`) restored."""
         closed = _by_line(text, lambda words: _closed_up([_treebank_word(word) for word in words], _TREEBANK))
         return closed.replace("<unk>", "?")
 
 
 @config
 class LM1B:
-    """The One Billion Word Benchmark (Chelba 2013): news, one sentence a document, Moses' spaces, slashes apart."""
+    """The One Billion Word Benchmark (Chelba 2013): news, one sentence per document, Moses spacing, slashes apart."""
 
     kind: Literal["lm1b"] = "lm1b"
 
     def detokenize(self, text: str) -> str:
-        """The sentence with its marks, contractions and addresses (`http : / / ...`) closed up."""
+        """Return the sentence with its marks, contractions and addresses (`http : / / ...`) closed up."""
         return _by_line(text, lambda words: _closed_up(words, _NEWS))
 
 
 @config
 class Papers:
-    """Scientific Papers, arXiv and PubMed (Cohan 2018): small letters, marks apart; `@xmath0` and `@xcite` stay.
+    """Scientific Papers, arXiv and PubMed (Cohan 2018): lower case, marks apart; `@xmath0` and `@xcite` stay.
 
-    So do hyphens and dashes: `well - known` and `a - b` look alike.
+    Hyphens and dashes stay too: `well - known` and `a - b` look alike.
     """
 
     kind: Literal["papers"] = "papers"
 
     def detokenize(self, text: str) -> str:
-        """The article line by line, marks closed up as in news."""
+        """Return the article detokenised line by line, with marks closed up as in news."""
         return _by_line(text, lambda words: _closed_up(words, _NEWS))
 
 
@@ -87,13 +88,13 @@ class Lambada:
     kind: Literal["lambada"] = "lambada"
 
     def detokenize(self, text: str) -> str:
-        """The passage with plain double quotes, on a line of its own: the published tables score it after a newline."""
+        """Return the passage with plain double quotes, after a newline, as the published tables score it."""
         return "\n" + text.replace("“", '"').replace("”", '"').strip()
 
 
 @config
 class AGNews:
-    """AG News (Zhang 2015): running text in which `&` of an HTML code became a space, and a line's end a backslash.
+    """AG News (Zhang 2015): running text in which `&` of an HTML entity became a space, and a line end a backslash.
 
     The published tables score it as it is: `kind: none`.
     """
@@ -101,7 +102,7 @@ class AGNews:
     kind: Literal["ag-news"] = "ag-news"
 
     def detokenize(self, text: str) -> str:
-        """The text with its characters for their codes (`Web #39;s`: `Web's`) and spaces for backslashes."""
+        """Return the text with HTML entities decoded (`Web #39;s`: `Web's`) and backslashes replaced by spaces."""
         return _CODE.sub(lambda code: html.unescape(f"&{code[1]};"), text).replace("\\", " ")
 
 
@@ -110,15 +111,15 @@ DetokenizerConfig = Unchanged | WikiText | PennTreebank | LM1B | Papers | Lambad
 
 @dataclass(frozen=True)
 class _Marks:
-    """Words that stood close to a neighbour in running text; what `inside` holds joined two words, so spelt."""
+    """Words attached to a neighbour in running text; `inside` maps words that joined two others to their spelling."""
 
     after: frozenset[str] = frozenset()
-    """Close to the word before."""
+    """Attached to the previous word."""
     before: frozenset[str] = frozenset()
-    """Close to the word after."""
+    """Attached to the next word."""
     inside: Mapping[str, str] = field(default_factory=dict)
     suffix: re.Pattern[str] = re.compile(r"'[^\W\d_].*")
-    """Close to the word before, as "it 's", "don 't" and "O 'Neil" are in Moses' way."""
+    """Attached to the previous word, as are "it 's", "don 't" and "O 'Neil" in Moses tokenisation."""
 
 
 _AFTER, _BEFORE = frozenset(".,;:!?)]}%°"), frozenset("([{$£€#")
@@ -129,34 +130,34 @@ _TREEBANK = _Marks(
     suffix=re.compile(r"n't|'[^\W\d_].*"),
 )
 
-_PLURAL = re.compile(r"(?!(as|has|his|is|its|this|us|was)$).*s|<unk>", re.IGNORECASE)  # as far as an ending tells
-_NUMBER = re.compile(r"(?<![A-Za-z])N(?![A-Za-z])")  # all letters of the Treebank are small: a capital N is a number
+_PLURAL = re.compile(r"(?!(as|has|his|is|its|this|us|was)$).*s|<unk>", re.IGNORECASE)  # a guess from the ending
+_NUMBER = re.compile(r"(?<![A-Za-z])N(?![A-Za-z])")  # the Treebank is lower case: a capital N is a number
 _ESCAPE = re.compile(r"\\([/*])")
 _CODE = re.compile(r"(?:^|[ &])(#\d{1,6}|quot|amp|lt|gt|nbsp);")
 
 
 def _by_line(text: str, restore: Callable[[list[str]], str]) -> str:
-    """The text with `restore` of the words of each line; words are parted by spaces alone."""
+    """Return the text with `restore` applied to the words of each line; only spaces separate words."""
     return "\n".join(restore([word for word in line.split(" ") if word]) for line in text.split("\n"))
 
 
 def _closed_up(words: Sequence[str], marks: _Marks) -> str:
-    """The words with one space between two of them, but none where `marks`, a quote or a suffix stood close."""
+    """Join the words with one space, but none where `marks`, a quote or a suffix is attached."""
     opening, closing = _quotes(words)
-    pieces, close = [], True
+    pieces, attached = [], True
     for i, word in enumerate(words):
         inside = word in marks.inside
-        if not (close or inside or i in closing or word in marks.after or marks.suffix.fullmatch(word)):
+        if not (attached or inside or i in closing or word in marks.after or marks.suffix.fullmatch(word)):
             pieces.append(" ")
         pieces.append(marks.inside.get(word, word))
-        close = inside or i in opening or word in marks.before
+        attached = inside or i in opening or word in marks.before
     return "".join(pieces)
 
 
 def _quotes(words: Sequence[str]) -> tuple[set[int], set[int]]:
-    """Which words are opening and which are closing quotes: they alternate, and a last one alone is neither.
+    """Return the indices of opening and of closing quotes; they alternate, and an unpaired last one is neither.
 
-    An apostrophe behind a plural, as in "the players ' union", closes where no single quote is open.
+    An apostrophe after a plural, as in "the players ' union", closes if no single quote is open.
     """
     opening, closing = set(), set()
     opened: dict[str, int] = {}
@@ -174,7 +175,7 @@ def _quotes(words: Sequence[str]) -> tuple[set[int], set[int]]:
 
 
 def _heading(words: list[str]) -> list[str]:
-    """The words of a line, the single marks of a heading (`= = Life = =`) together at each end."""
+    """Return the words of a line, with the single marks of a heading (`= = Life = =`) joined at each end."""
     level = 0
     while 2 * level + 2 < len(words) and words[level] == words[-1 - level] == "=":
         level += 1

@@ -1,4 +1,4 @@
-"""Zero-shot likelihood: a trained model is scored on a corpus that it never saw.
+"""Zero-shot likelihood of a trained model on a corpus that it never saw.
 
 Numbers are means over the whole corpus: perplexity is exp of the corpus's nats per token, never a mean of the rows'
 perplexities. Nats per token depend on the tokenizer, so they come with bits per byte and word perplexity, which do not.
@@ -26,32 +26,32 @@ from edlm.zero_shot.detokenizers import DetokenizerConfig, Unchanged
 from edlm.zero_shot.row_conventions import ConventionConfig, Cut, Wrapped
 
 Nll = Callable[[Int64[Tensor, "n l"], int], Estimate]
-"""Nats of each row, or a bound on them; the number is the seed of the noise, another one at every call."""
+"""Nats of each row, or a bound on them; the integer is the noise seed, different at every call."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a corpus holds: words and lines as its makers wrote it, the rest as it is scored, detokenised."""
+    """Size of a corpus: words and lines of the text as published, the rest of the detokenised text that is scored."""
 
     documents: int
     words: int
-    """Between white space."""
+    """Separated by white space."""
     lines: int
-    """Ends of lines; the end of a document is one."""
+    """Line ends; the end of a document counts as one."""
     characters: int
     bytes: int
-    """In UTF-8."""
+    """UTF-8 bytes."""
     tokens: int
-    """One separator a document included."""
+    """Includes one separator per document."""
 
 
 @dataclass(frozen=True)
 class Passages:
-    """A corpus as rows for one model, with what they hold and how they were made."""
+    """A corpus as rows for one model, with its counts and the rules that produced it."""
 
     name: str
     rules: str
-    """The detokeniser, the convention and the choice of rows, in words."""
+    """Description of the detokeniser, the convention and the choice of rows."""
     cut: Cut
     counts: Counts
 
@@ -65,13 +65,13 @@ class ZeroShot:
     detokenizer: Annotated[DetokenizerConfig, pydantic.Field(discriminator="kind")] = Unchanged()
     convention: Annotated[ConventionConfig, pydantic.Field(discriminator="kind")] = Wrapped()
     limit: Positive | None = None
-    """At most this many rows, evenly spaced over the corpus; without it, all."""
+    """Maximum number of rows, evenly spaced over the corpus; None: all rows."""
 
     def passages(self, tokenizer: Tokenizer, length: int) -> Passages:
-        """The rows, of `length` tokens or as the convention says, in the ids of `tokenizer`.
+        """Return the rows, of `length` tokens or as the convention says, in the ids of `tokenizer`.
 
-        Text is read as a stream; in memory are the tokens, 4 bytes each. Raises ConfigurationError for a corpus
-        without text, and ValueError where it does not fill one row.
+        Text is read as a stream; the tokens are held in memory, 4 bytes each. Raise ConfigurationError for a corpus
+        without text, and ValueError if it does not fill one row.
         """
         tokens, counts = self._read(tokenizer)
         if counts.tokens < self.convention.needed(length):
@@ -82,31 +82,31 @@ class ZeroShot:
         return Passages(self.name, self._rules(length), self.convention.cut(tokens, length, self.limit), counts)
 
     def _rules(self, length: int) -> str:
-        chosen = "" if self.limit is None else f", at most {self.limit:,} of them, evenly spaced"
-        return f"detokeniser {self.detokenizer.kind}; rows of {length} tokens{chosen}; {self.convention.describe()}"
+        selection = "" if self.limit is None else f", at most {self.limit:,} of them, evenly spaced"
+        return f"detokeniser {self.detokenizer.kind}; rows of {length} tokens{selection}; {self.convention.describe()}"
 
     def _read(self, tokenizer: Tokenizer) -> tuple[TokenFile, Counts]:
-        pieces: list[Int32[np.ndarray, " l"]] = []
-        words = lines = characters = size = 0
+        encoded: list[Int32[np.ndarray, " l"]] = []
+        words = lines = characters = byte_count = 0
         for documents in batched(self.corpus.documents(), lambda document: document.text):
             texts = [document.text for document in documents]
             restored = [self.detokenizer.detokenize(text) for text in texts]
-            pieces += tokenizer.encode_documents(restored)
+            encoded += tokenizer.encode_documents(restored)
             words += sum(len(text.split()) for text in texts)
             lines += sum(text.count("\n") + (not text.endswith("\n")) for text in texts)
             characters += sum(len(text) for text in restored)
-            size += sum(len(text.encode("utf-8")) for text in restored)
-        if not pieces:
+            byte_count += sum(len(text.encode("utf-8")) for text in restored)
+        if not encoded:
             raise ConfigurationError(f"{self.name}: the corpus holds no text; check its paths, split and text_field")
-        ends = np.cumsum([len(ids) for ids in pieces], dtype=np.int64)
-        tokens = np.concatenate(pieces).astype("<u4")
-        counts = Counts(len(pieces), words, lines, characters, size, len(tokens))
+        ends = np.cumsum([len(ids) for ids in encoded], dtype=np.int64)
+        tokens = np.concatenate(encoded).astype("<u4")
+        counts = Counts(len(encoded), words, lines, characters, byte_count, len(tokens))
         return TokenFile(tokens, np.append(0, ends[:-1]), tokenizer.size, tokenizer.separator), counts
 
 
 @dataclass(frozen=True)
 class ZeroShotResult:
-    """How likely a model finds a corpus; where the likelihood is a bound, so is every number here."""
+    """Likelihood of a corpus under a model; if the likelihood is a bound, so is every number here."""
 
     name: str
     rules: str
@@ -115,22 +115,22 @@ class ZeroShotResult:
     lengths: Int64[Tensor, " n"]
     """Tokens of each row, all of them scored."""
     held: int
-    """Tokens of the corpus itself among them: not those that a convention puts at the ends of rows."""
+    """The corpus's own tokens among them, without those that a convention puts at the ends of rows."""
     counts: Counts
 
     @property
     def tokens(self) -> int:
-        """Tokens scored."""
+        """Return the number of tokens scored."""
         return int(self.lengths.sum())
 
     @property
     def share(self) -> float:
-        """Of the corpus's tokens, those that were scored; its words and bytes are shared out in proportion."""
+        """Return the fraction of the corpus's tokens that were scored; words and bytes are shared out in proportion."""
         return self.held / self.counts.tokens
 
     @property
     def nats(self) -> float:
-        """Of all rows together."""
+        """Return the total nats of all rows."""
         return self.estimate.values.sum().item()
 
     @property
@@ -139,12 +139,12 @@ class ZeroShotResult:
 
     @property
     def standard_error(self) -> float:
-        """Of the nats per token, over rows, which count by their lengths (a ratio of means); nan for a single row."""
+        """Return the error of nats per token over rows weighted by length (a ratio of means); nan for a single row."""
         n = len(self.lengths)
         if n == 1:
             return math.nan
-        off = self.estimate.values - self.nats_per_token * self.lengths.double()
-        return math.sqrt(off.square().sum().item() * n / (n - 1)) / self.tokens
+        residual = self.estimate.values - self.nats_per_token * self.lengths.double()
+        return math.sqrt(residual.square().sum().item() * n / (n - 1)) / self.tokens
 
     @property
     def perplexity(self) -> float:
@@ -160,11 +160,11 @@ class ZeroShotResult:
 
     @property
     def word_perplexity(self) -> float:
-        """By the words of the corpus as published, each end of a line counting as one: the usual one of WikiText."""
+        """Return the perplexity per word as published, each line end counting as one: the usual one of WikiText."""
         return math.exp(self.nats / (self.share * (self.counts.words + self.counts.lines)))
 
     def describe(self) -> str:
-        """The numbers and how they were made, in one line."""
+        """Return the numbers and how they were made, in one line."""
         return (
             f"{self.name}: perplexity {self.perplexity:.2f} ({self.nats_per_token:.4f} +- {self.standard_error:.4f} "
             f"nats a token), {self.bits_per_byte:.4f} bits a byte, word perplexity {self.word_perplexity:.2f}; "
@@ -173,10 +173,10 @@ class ZeroShotResult:
 
 
 def score(passages: Passages, nll: Nll, seed: int, batch: int) -> ZeroShotResult:
-    """The likelihood of the passages, `batch` rows at a time.
+    """Score the passages, `batch` rows at a time.
 
-    The seed of a batch's noise depends on `seed` and its place alone, so that two models scored with the same seed and
-    batch see the same noise, and no two batches share theirs. Raises ValueError at the first row that is not a number.
+    The noise seed of a batch depends only on `seed` and the batch's index, so that two models scored with the same seed
+    and batch size see the same noise, and no two batches share theirs. Raise ValueError at the first nan.
     """
     batches = [rows for block in passages.cut.blocks for rows in block.split(batch)]
     keys = seeds(seed, 0, torch.arange(len(batches)), Purpose.ROWS).tolist()

@@ -1,1 +1,1 @@
-"""Benchmarks: who runs, how the race is timed, and what a person reads afterwards."""
+"""Benchmarks: the contestants, the timing of their races, and the documents about them."""

@@ -1,4 +1,4 @@
-"""Arrivals: which requests come when, decided before the first is sent, whatever the service does meanwhile."""
+"""Arrivals: requests and their times, decided before the first is sent, whatever the service does meanwhile."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from itertools import accumulate, product
 
 @dataclass(frozen=True)
 class Planned:
-    """A request that is going to be sent."""
+    """A request to be sent."""
 
     at: float
     """Seconds after the start."""
@@ -16,11 +16,11 @@ class Planned:
     candidates: int
     seed: int
     cancel_after: float | None = None
-    """Seconds after which its client gives up; None: never."""
+    """Seconds after which its client cancels it; None: never."""
 
 
 def poisson(count: int, rate: float, seed: int) -> tuple[float, ...]:
-    """The first `count` arrivals of a Poisson process of `rate` a second."""
+    """Return the first `count` arrivals of a Poisson process of `rate` per second."""
     numbers = random.Random(seed)
     return tuple(accumulate(numbers.expovariate(rate) for _ in range(count)))
 
@@ -34,9 +34,9 @@ def plan(
     cancels: float = 0.0,
     cancel_seconds: float = 0.0,
 ) -> tuple[Planned, ...]:
-    """`count` requests, each combination of steps and candidates equally often, in an order that the seed shuffles.
+    """Return `count` requests, each combination of steps and candidates equally often, shuffled by the seed.
 
-    They come as a Poisson process, or all at once where `rate` is None; of them the share `cancels` is given up, each
+    They arrive as a Poisson process, or all at once if `rate` is None. The share `cancels` of them is cancelled, each
     after a time from 0 to `cancel_seconds`.
     """
     numbers = random.Random(seed)
@@ -44,18 +44,18 @@ def plan(
     chosen = [kinds[i % len(kinds)] for i in range(count)]
     numbers.shuffle(chosen)
     impatient = set(numbers.sample(range(count), round(cancels * count)))
-    at = (0.0,) * count if rate is None else poisson(count, rate, seed)
+    arrivals = (0.0,) * count if rate is None else poisson(count, rate, seed)
     return tuple(
-        Planned(at[i], *chosen[i], seed + i, numbers.uniform(0, cancel_seconds) if i in impatient else None)
+        Planned(arrivals[i], *chosen[i], seed + i, numbers.uniform(0, cancel_seconds) if i in impatient else None)
         for i in range(count)
     )
 
 
 def together(*plans: Sequence[Planned]) -> tuple[Planned, ...]:
-    """All of them, in the order in which they come."""
-    return tuple(sorted((one for each in plans for one in each), key=lambda one: one.at))
+    """Merge the plans, in order of arrival."""
+    return tuple(sorted((one for requests in plans for one in requests), key=lambda one: one.at))
 
 
 def delayed(requests: Sequence[Planned], seconds: float) -> tuple[Planned, ...]:
-    """The same, so much later."""
-    return tuple(replace(one, at=one.at + seconds) for one in requests)
+    """Return the same requests, `seconds` later."""
+    return tuple(replace(request, at=request.at + seconds) for request in requests)

@@ -1,7 +1,7 @@
-"""Load: planned requests are sent to a service at their times, and what became of each is told.
+"""Load: planned requests are sent to a service at their times, and the outcome of each is recorded.
 
-The loop is open: a request is sent when it is due, however many are still unanswered, and its seconds count from when
-it was due. So a service that is slow cannot slow those who ask it.
+The loop is open: a request is sent when it is due, however many are still unanswered, and its seconds count from its
+due time. A slow service therefore cannot slow down its clients.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ Ending = Literal["done", "busy", "late", "cancelled", "lost", "failed", "hung"]
 
 @dataclass(frozen=True)
 class Asking:
-    """How all of the requests are asked."""
+    """Settings that all requests share."""
 
     prompt: str = ""
     max_tokens: int = 16
     deadline: float = 60.0
-    """Seconds, from when a request is due; sent along as edlm.timeout_seconds, and the bound of goodput."""
+    """Seconds from the due time; sent along as edlm.timeout_seconds, and the limit of goodput."""
     spare: float = 10.0
-    """Seconds beyond its deadline after which a request that has not ended hangs."""
+    """Seconds past its deadline after which an unfinished request counts as hung."""
     states: bool = False
-    """Whether each is streamed with its denoising states."""
+    """Whether each response is streamed with its denoising states."""
     key: str | None = None
 
     def body(self, request: Planned) -> dict[str, Any]:
@@ -43,31 +43,31 @@ class Asking:
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """What became of a request."""
+    """The outcome of a request."""
 
     request: Planned
     ending: Ending
-    """`busy`: refused with 429; `late`: ended by its deadline; `lost`: the connection ended without an answer;
-    `hung`: it said nothing until well past its deadline; `failed`: any other answer.
+    """`busy`: rejected with 429; `late`: ended by its deadline; `lost`: the connection ended without an answer;
+    `hung`: unfinished well past its deadline; `failed`: any other answer.
     """
     seconds: float
-    """From when it was due to its end."""
+    """From its due time to its end."""
     first_seconds: float | None = None
-    """To the first state that the network had a part in."""
+    """From its due time to the first state that took a denoiser call."""
     tokens: int = 0
     retry_after: float | None = None
     said: str = ""
-    """What the service said of an error."""
+    """The message of an error."""
 
 
 def load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
-    """What became of each of the requests, in their order, once all have ended."""
+    """Send the requests and return their outcomes, in their order, once all have ended."""
     return asyncio.run(_load(url, requests, asking))
 
 
 def burst(url: str, requests: Sequence[Planned], deadline: float, key: str | None = None) -> list[RequestOutcome]:
-    """What became of requests that all come at once, each with a `deadline` in seconds."""
-    return load(url, [replace(one, at=0.0) for one in requests], Asking(deadline=deadline, key=key))
+    """Send the requests all at once, each with a `deadline` in seconds, and return their outcomes."""
+    return load(url, [replace(request, at=0.0) for request in requests], Asking(deadline=deadline, key=key))
 
 
 async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
@@ -75,34 +75,36 @@ async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[R
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None, trust_env=False) as http:
         start = time.monotonic()
-        return list(await asyncio.gather(*(_outcome(http, one, asking, start + one.at) for one in requests)))
+        return list(
+            await asyncio.gather(*(_outcome(http, request, asking, start + request.at) for request in requests))
+        )
 
 
 async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, due: float) -> RequestOutcome:
     await asyncio.sleep(max(0.0, due - time.monotonic()))
-    told = _Told(due)
-    patience = asking.deadline + asking.spare if request.cancel_after is None else request.cancel_after
-    ending, said, retry_after = "done", "", None
+    progress = _Told(due)
+    timeout = asking.deadline + asking.spare if request.cancel_after is None else request.cancel_after
+    ending, message, retry_after = "done", "", None
     try:
-        async with asyncio.timeout(patience):
-            await _ask(http, asking.body(request), told)
+        async with asyncio.timeout(timeout):
+            await _ask(http, asking.body(request), progress)
     except TimeoutError:
         ending = "hung" if request.cancel_after is None else "cancelled"
     except Busy as busy:
-        ending, said, retry_after = "busy", busy.message, busy.retry_after
+        ending, message, retry_after = "busy", busy.message, busy.retry_after
     except DeadlineExceeded as error:
-        ending, said = "late", error.message
+        ending, message = "late", error.message
     except ServiceError as error:
-        ending, said = "failed", f"{error.status}: {error.message}"
+        ending, message = "failed", f"{error.status}: {error.message}"
     except httpx.TransportError as error:
-        ending, said = "lost", f"{type(error).__name__}: {error}"
+        ending, message = "lost", f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - due
-    return RequestOutcome(request, ending, seconds, told.first_seconds, told.tokens, retry_after, said)
+    return RequestOutcome(request, ending, seconds, progress.first_seconds, progress.tokens, retry_after, message)
 
 
 @dataclass
 class _Told:
-    """What an answer has told so far."""
+    """Progress of an answer."""
 
     due: float
     first_seconds: float | None = None
@@ -110,7 +112,7 @@ class _Told:
 
 
 async def _ask(http: httpx.AsyncClient, body: dict[str, Any], told: _Told) -> None:
-    """Afterwards the whole answer is there; raises what it says went wrong."""
+    """Send the request and read the whole answer into `told`; raise the error that the service reports."""
     async with http.stream("POST", "/v1/completions", json=body) as response:
         if not response.is_success:
             text = (await response.aread()).decode("utf-8", "replace")
@@ -123,9 +125,9 @@ async def _ask(http: httpx.AsyncClient, body: dict[str, Any], told: _Told) -> No
 
 
 async def _follow(response: httpx.Response, told: _Told) -> None:
-    found, reading = Events(), Reading()
+    stream, reading = Events(), Reading()
     async for piece in response.aiter_bytes():
-        for data in found.feed(piece):
+        for data in stream.feed(piece):
             for event in reading.events(data):
                 if isinstance(event, State) and event.denoiser_calls and told.first_seconds is None:
                     told.first_seconds = time.monotonic() - told.due

@@ -1,4 +1,4 @@
-"""The tables of a load: how much was made, how long each number of steps took, and what became of the rest."""
+"""Tables of a load: throughput, latency by number of steps, and the endings of the requests."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -11,14 +11,14 @@ NONE = "–"
 
 
 def endings_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]], deadline: float) -> Table:
-    """What became of the requests of every load, and what was made a second."""
+    """Return the endings of the requests of every load, and its throughput per second."""
     rows = []
     for name, outcomes in loads.items():
-        found = summary(outcomes, deadline)
+        totals = summary(outcomes, deadline)
         rows.append(
             (
-                name, str(found.count), *(str(found.endings.get(ending, 0)) for ending in get_args(Ending)),
-                f"{found.texts_per_second:.2f}", f"{found.tokens_per_second:.0f}", f"{found.goodput:.2f}",
+                name, str(totals.count), *(str(totals.endings.get(ending, 0)) for ending in get_args(Ending)),
+                f"{totals.texts_per_second:.2f}", f"{totals.tokens_per_second:.0f}", f"{totals.goodput:.2f}",
             )
         )  # fmt: skip
     columns = ("service", "sent", *get_args(Ending), "texts a second", "tokens a second", "goodput a second")
@@ -26,12 +26,12 @@ def endings_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]], d
 
 
 def latency_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]]) -> Table:
-    """Seconds from when a request was due to its end, by its number of steps; of those that were done."""
+    """Return the seconds from due time to end of the requests that were done, by number of steps."""
     rows = []
     for name, outcomes in loads.items():
         for steps, done in by_steps(outcomes).items():
-            seconds = [one.seconds for one in done]
-            first = [one.first_seconds for one in done if one.first_seconds is not None]
+            seconds = [outcome.seconds for outcome in done]
+            first = [outcome.first_seconds for outcome in done if outcome.first_seconds is not None]
             rows.append(
                 (
                     name, str(steps), str(len(done)), *(_seconds(percentile(seconds, percent)) for percent in PERCENTS),

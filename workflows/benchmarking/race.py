@@ -1,6 +1,4 @@
-"""A race: contestants that do the same work run one after the other, round after round, so that what slows the machine
-slows all of them.
-"""
+"""Race: contestants with the same work run in turn, round after round, so that a slow machine slows all of them."""
 
 import statistics
 import time
@@ -12,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Lap:
-    """A piece of work, and how often the whole work has it: of a sample whose steps are alike, one stands for many."""
+    """A piece of work, and how often the whole work contains it: if a sample's steps are alike, one stands for many."""
 
     run: Callable[[], None]
     times: float = 1.0
@@ -20,7 +18,7 @@ class Lap:
 
 @dataclass(frozen=True)
 class RacedSampler:
-    """Somebody who takes part, and what the whole of its work is made of."""
+    """A contestant, and the laps that make up its work."""
 
     name: str
     laps: Sequence[Lap]
@@ -28,7 +26,7 @@ class RacedSampler:
 
 @dataclass
 class Times:
-    """Seconds of the whole work in every round."""
+    """Seconds of the whole work, per round."""
 
     rounds: list[float] = field(default_factory=list)
 
@@ -37,21 +35,21 @@ class Times:
         return statistics.median(self.rounds)
 
     def times_of(self, other: "Times") -> tuple[float, float, float]:
-        """(median, least, most) of how many times as long as this one the other took in the same round."""
-        ratios = [theirs / own for own, theirs in zip(self.rounds, other.rounds, strict=True)]
+        """Return (median, least, most) of the other's time divided by this one's in the same round."""
+        ratios = [other_seconds / seconds for seconds, other_seconds in zip(self.rounds, other.rounds, strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def race(contestants: Sequence[RacedSampler], rounds: int, device: torch.device) -> dict[str, Times]:
-    """The times of everybody by name. A first round warms up and does not count; the order turns round by round."""
-    found = {one.name: Times() for one in contestants}
+    """Return all times by name. A first warm-up round does not count; the order rotates round by round."""
+    times = {contestant.name: Times() for contestant in contestants}
     for i in range(rounds + 1):
-        turn = i % len(contestants)
-        for one in (*contestants[turn:], *contestants[:turn]):
-            seconds = sum(lap.times * _seconds(lap.run, device) for lap in one.laps)
+        first = i % len(contestants)
+        for contestant in (*contestants[first:], *contestants[:first]):
+            seconds = sum(lap.times * _seconds(lap.run, device) for lap in contestant.laps)
             if i > 0:
-                found[one.name].rounds.append(seconds)
-    return found
+                times[contestant.name].rounds.append(seconds)
+    return times
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:

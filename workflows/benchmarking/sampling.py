@@ -1,8 +1,8 @@
-"""The samplers of a benchmark: the fast ones, the naive ones, and the autoregressive one, at one size.
+"""Samplers of a benchmark: the fast ones, the naive ones, and the autoregressive one, at one size.
 
-Untrained networks are of the sizes that are asked for: what a step costs does not depend on what was learned, and from
-a denoiser that knows nothing no two candidates are equal, which is the dearest case. Of trained ones it is told, too,
-what is won for the seconds.
+Untrained networks have the requested sizes: the cost of a step does not depend on what was learned, and with an
+untrained denoiser no two candidates are equal, which is the most expensive case. For trained networks, what is gained
+for the seconds is measured, too.
 """
 
 import copy
@@ -29,18 +29,18 @@ from workflows.benchmarking.race import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import AUTOREGRESSIVE, Trained, Worth, worth
 from workflows.evaluation.measurements.measurement import PLAIN, autoregressive, models
 
-WINDOW = (0.8, 1.0)  # in which the paper's generator weighs
+WINDOW = (0.8, 1.0)  # in which the paper's generator resamples
 BLOCK = 8
 STEP = f"step, blocks of {BLOCK}"
 HEADS = 4
-HALF = 0.5  # of the canvas is masked where one step stands for others outside the window
-SCALE = 0.02  # of the untrained readout, which would else give every token exactly the same probability
-CORRECTION = 0.2  # of the conditional head's, which would else keep every draft: so it refuses about one token in three
+HALF = 0.5  # of the canvas is masked where one naive step stands for others
+SCALE = 0.02  # of the untrained LM head, which would otherwise give every token exactly the same probability
+CORRECTION = 0.2  # of the conditional head, which would otherwise accept every token; it rejects about one in three
 
 
 @config
 class Sampling:
-    """What is timed: every combination of the lists."""
+    """Settings of the timing; every combination of the lists is timed."""
 
     vocabularies: tuple[Positive, ...] = (28, 50_257)
     lengths: tuple[Positive, ...] = (256,)
@@ -51,13 +51,13 @@ class Sampling:
     width: Positive = 256
     layers: Positive = 4
     head_width: Positive = 128
-    """Of the light heads of step and conditional energies, which have one layer."""
+    """Width of the light heads of step and conditional energies, which have one layer."""
     execution: Execution = AS_TRAINED
-    """Of a second set of networks, whose samplers race beside those of the first; as it is, there is none. The first
-    and the naive samplers compute in float32, nothing compiled, as the published ones."""
+    """Execution of a second set of networks, whose samplers race beside the first; by default there is none. The first
+    set and the naive samplers compute in float32, not compiled, like the published ones."""
     models: str | None = None
-    """A YAML file that says where trained networks are (docs/benchmarks/README.md): they race at their own |V| and L,
-    and the table has their bounds and the quality of their texts. None: untrained ones."""
+    """YAML file with the URIs of trained networks (docs/benchmarks/README.md): they race at their own |V| and L, and
+    the table has their bounds and the quality of their texts. None: untrained networks."""
     rounds: Positive = 3
     seed: int = 0
 
@@ -70,7 +70,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Size:
-    """One combination."""
+    """One combination of sizes."""
 
     vocabulary: int
     length: int
@@ -86,19 +86,19 @@ class Runner:
     candidates: int
     contestant: RacedSampler
     scaled: str
-    """What was timed, where it was not whole samples; empty where it was."""
+    """The timed part of a sample; empty if whole samples were timed."""
     calls: Callable[[], tuple[float, float, float]]
-    """(denoiser, energy) network passes of a sequence, and the draft's tokens that one of the latter kept, or nan."""
+    """(denoiser passes, energy passes) per sequence, and tokens accepted per energy pass (speculative, else nan)."""
     law: tuple[str, Sampler] | None = None
-    """Name of the energy, and the sampler, whose texts it writes; None where another of the same law does it, too."""
+    """Energy name and sampler that draw its texts; None if another runner has the same distribution."""
     naive: str = ""
-    """The naive sampler of the same law."""
+    """Name of the naive sampler with the same distribution; empty if there is none."""
     plain: str = PLAIN
 
 
 @dataclass(frozen=True)
 class RaceResult:
-    """What one sampler took at one size."""
+    """The measured cost of one sampler at one size."""
 
     size: Size
     name: str
@@ -108,16 +108,16 @@ class RaceResult:
     calls: tuple[float, float, float]
     peak_bytes: int
     naive: str
-    """The name of the naive sampler of the same law; empty where there is none."""
+    """Name of the naive sampler with the same distribution; empty if there is none."""
     plain: str
-    """The name of plain diffusion by the same networks."""
+    """Name of plain diffusion with the same networks."""
     worth: Worth | None
-    """Of trained networks."""
+    """Only for trained networks."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Everything that takes part at one vocabulary."""
+    """All networks at one vocabulary."""
 
     denoiser: Denoiser
     autoregressive: AutoregressiveModel
@@ -126,7 +126,7 @@ class Networks:
 
 
 def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
-    """Networks of the sizes that are asked for, the same for the same seed."""
+    """Return networks of the requested sizes, the same for the same seed."""
     torch.manual_seed(wanted.seed)
     trunk = TransformerConfig(width=wanted.width, layers=wanted.layers, heads=HEADS)
     denoiser, autoregressive = Denoiser(trunk, vocabulary), AutoregressiveModel(trunk, vocabulary)
@@ -142,7 +142,7 @@ def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networ
 
 
 def opened(trained: Trained, device: torch.device) -> tuple[Networks, int]:
-    """The trained networks, and how long their texts are."""
+    """Open the trained networks, and return them with the length of their texts."""
     subject = trained.subject()
     denoiser, _ = models(subject, PLAIN)
     energies = {}
@@ -150,24 +150,24 @@ def opened(trained: Trained, device: torch.device) -> tuple[Networks, int]:
         _, energy = models(subject, name)
         assert isinstance(energy, AbstractEnergy), name
         energies[name] = energy
-    found = Networks(denoiser.network, autoregressive(trained.autoregressive), energies, denoiser.schedule)
-    return prepared(found, AS_TRAINED, device), denoiser.length
+    networks = Networks(denoiser.network, autoregressive(trained.autoregressive), energies, denoiser.schedule)
+    return prepared(networks, AS_TRAINED, device), denoiser.length
 
 
 def prepared(networks: Networks, execution: Execution, device: torch.device) -> Networks:
-    """Copies that compute as is asked for."""
-    found = copy.deepcopy(networks)
-    for network in (found.denoiser, found.autoregressive, *found.energies.values()):
+    """Return copies on `device` that compute as `execution` says."""
+    copies = copy.deepcopy(networks)
+    for network in (copies.denoiser, copies.autoregressive, *copies.energies.values()):
         execution.prepare(network.to(device).eval())
-    return found
+    return copies
 
 
 def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[RaceResult]:
-    """Every sampler at every size, each size a race of its own."""
+    """Measure every sampler at every size, each size in a race of its own."""
     if wanted.models is not None:
         trained = load(Trained, wanted.models)
-        of, length = opened(trained, device)
-        yield from _sizes(wanted, of, [length], trained, device, say)
+        networks, length = opened(trained, device)
+        yield from _sizes(wanted, networks, [length], trained, device, say)
         return
     for vocabulary in wanted.vocabularies:
         yield from _sizes(wanted, untrained(wanted, vocabulary, device), wanted.lengths, None, device, say)
@@ -189,30 +189,32 @@ def _measure(
     wanted: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
 ) -> Iterator[RaceResult]:
     runners = list(_runners(wanted, sets, size, device))
-    found = race([one.contestant for one in runners], wanted.rounds, device)
-    for one in runners:
-        peak = max(peak_bytes(lap.run, device) for lap in one.contestant.laps)
-        found_worth = None
-        if trained is not None and one.law is not None:
-            say(f"what {one.name} writes")
-            found_worth = worth(trained, *one.law)
+    times = race([runner.contestant for runner in runners], wanted.rounds, device)
+    for runner in runners:
+        peak = max(peak_bytes(lap.run, device) for lap in runner.contestant.laps)
+        text_worth = None
+        if trained is not None and runner.law is not None:
+            say(f"what {runner.name} writes")
+            text_worth = worth(trained, *runner.law)
         yield RaceResult(
-            size, one.name, one.candidates, one.scaled, found[one.name], one.calls(), peak, one.naive, one.plain,
-            found_worth,
+            size, runner.name, runner.candidates, runner.scaled, times[runner.name], runner.calls(), peak,
+            runner.naive, runner.plain, text_worth,
         )  # fmt: skip
 
 
 def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device: torch.device) -> Iterator[Runner]:
-    """`sets` are networks by what is added to the names of their samplers; those of the naive ones come first."""
+    """Yield the runners; `sets` are networks by the suffix of their samplers' names, the naive samplers' first."""
     keys = torch.arange(size.batch, device=device) + wanted.seed
-    for added, of in sets.items():
-        yield replace(_autoregressive(AUTOREGRESSIVE + added, of, size, keys), plain=PLAIN + added)
-    every, first = Sampler(steps=size.steps), next(iter(sets.values()))
+    for suffix, networks in sets.items():
+        yield replace(_autoregressive(AUTOREGRESSIVE + suffix, networks, size, keys), plain=PLAIN + suffix)
+    base, first = Sampler(steps=size.steps), next(iter(sets.values()))
 
     def fast(name: str, sampler: Sampler, energy: str, naive: str = "") -> Iterator[Runner]:
-        for added, of in sets.items():
-            one = _fast(name + added, sampler, of, energy, size, keys)
-            yield replace(one, naive=naive, plain=PLAIN + added, law=None if added or sampler.speculative else one.law)
+        for suffix, networks in sets.items():
+            runner = _fast(name + suffix, sampler, networks, energy, size, keys)
+            yield replace(
+                runner, naive=naive, plain=PLAIN + suffix, law=None if suffix or sampler.speculative else runner.law
+            )
 
     def both(name: str, sampler: Sampler, energy: str) -> Iterator[Runner]:
         naive = _naive(f"naive {name}", sampler, first, energy, size, keys)
@@ -221,16 +223,16 @@ def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device:
 
     for k in wanted.candidates:
         if k == 1:
-            yield from both(PLAIN, every, PLAIN)
+            yield from both(PLAIN, base, PLAIN)
             continue
         for name, energy in first.energies.items():
             if energy.whole_sequence:
-                yield from both(f"{name}, k = {k}", replace(every, candidates=k, window=WINDOW), name)
+                yield from both(f"{name}, k = {k}", replace(base, candidates=k, window=WINDOW), name)
             else:
-                yield from fast(f"{name}, k = {k}", replace(every, candidates=k), name)
+                yield from fast(f"{name}, k = {k}", replace(base, candidates=k), name)
     for name, energy in first.energies.items():
         if isinstance(energy, NormalisedEnergy) and not energy.whole_sequence:
-            exact = replace(every, candidates=EXACT)
+            exact = replace(base, candidates=EXACT)
             yield from fast(f"{name}, exact", exact, name)
             yield from fast(f"{name}, verifying drafts", replace(exact, speculative=True), name)
 
@@ -263,7 +265,7 @@ def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, ke
 
 
 def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
-    """One step within the window and one outside stand for all: a naive step costs the same whatever is masked."""
+    """Time one step inside the window and one outside for all: a naive step costs the same whatever is masked."""
     generator = torch.Generator(keys.device).manual_seed(0)
     naive = NaiveSampler(sampler)
     grid = torch.arange(1, size.steps + 1, dtype=torch.float64) / size.steps

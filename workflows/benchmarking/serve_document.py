@@ -1,4 +1,4 @@
-"""The contest of the ways to batch, as a document: what was asked of all of them, and what each made of it."""
+"""Document about the contest of ways to batch: the loads, and what each service made of them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,10 @@ METHOD = (
 
 
 def contest_blocks(found: ContestResult, wanted: Loads) -> list[DocumentBlock]:
-    """What was asked, what came of it, and the tables."""
-    texts = {name: [summary(each, 1).texts_per_second for each in rounds] for name, rounds in found.saturated.items()}
+    """Return the method, the findings and the tables."""
+    texts = {
+        name: [summary(outcomes, 1).texts_per_second for outcomes in rounds] for name, rounds in found.saturated.items()
+    }
     mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.candidates)}"
     return [
         Paragraph(METHOD),
@@ -73,26 +75,27 @@ def _findings(found: ContestResult, wanted: Loads, texts: Mapping[str, Sequence[
         Bullet("A short text among long ones", f"T = {wanted.short_steps} takes {short[OURS]:.3g} s; "
                f"in the static batch {short[STATIC] / short[OURS]:.0f} times as long, and one at a time "
                f"{short[ONE] / short[OURS]:.0f} times (medians)."),
-        *(Bullet(f"Goodput at {each.load:.0%} of saturation", _goodput(each, wanted)) for each in found.opened),
+        *(Bullet(f"Goodput at {opened.load:.0%} of saturation", _goodput(opened, wanted)) for opened in found.opened),
     ]  # fmt: skip
 
 
 def _goodput(opened: Opened, wanted: Loads) -> str:
-    """What every way made within the deadline."""
-    by_name = {name: summary(each, wanted.deadline_seconds).goodput for name, each in opened.outcomes.items()}
-    told = ", ".join(f"{goodput:.2f} ({name})" for name, goodput in by_name.items())
-    return f"texts a second that were done within {wanted.deadline_seconds:g} s: {told}."
+    """Describe the goodput of every service within the deadline."""
+    by_name = {name: summary(outcomes, wanted.deadline_seconds).goodput for name, outcomes in opened.outcomes.items()}
+    listed = ", ".join(f"{goodput:.2f} ({name})" for name, goodput in by_name.items())
+    return f"texts a second that were done within {wanted.deadline_seconds:g} s: {listed}."
 
 
 def _saturation(caption: str, found: ContestResult, texts: Mapping[str, Sequence[float]]) -> Table:
     rows = []
     for name, rounds in found.saturated.items():
-        seconds = statistics.median(summary(each, 1).seconds for each in rounds)
-        tokens = statistics.median(summary(each, 1).tokens_per_second for each in rounds)
+        seconds = statistics.median(summary(outcomes, 1).seconds for outcomes in rounds)
+        tokens = statistics.median(summary(outcomes, 1).tokens_per_second for outcomes in rounds)
         rows.append(
             (
                 name, f"{seconds:.1f}", f"{statistics.median(texts[name]):.2f}", f"{tokens:.0f}",
-                ratios(texts[name], texts[STATIC]), str(sum(one.ending != "done" for each in rounds for one in each)),
+                ratios(texts[name], texts[STATIC]),
+                str(sum(outcome.ending != "done" for outcomes in rounds for outcome in outcomes)),
             )
         )  # fmt: skip
     columns = ("batching", "seconds", "texts a second", "tokens a second", "times static", "not done")
@@ -100,13 +103,13 @@ def _saturation(caption: str, found: ContestResult, texts: Mapping[str, Sequence
 
 
 def ratios(own: Sequence[float], others: Sequence[float]) -> str:
-    """How many times the others' number: the median, the least and the most of the rounds, each of the same round."""
-    found = [mine / theirs for mine, theirs in zip(own, others, strict=True)]
-    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+    """Describe `own` / `others`, each of the same round, by median, least and most."""
+    quotients = [numerator / denominator for numerator, denominator in zip(own, others, strict=True)]
+    return f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f})"
 
 
 def _short_seconds(outcomes: Sequence[RequestOutcome], wanted: Loads) -> float:
-    return percentile([one.seconds for one in by_steps(outcomes).get(wanted.short_steps, [])], 50)
+    return percentile([outcome.seconds for outcome in by_steps(outcomes).get(wanted.short_steps, [])], 50)
 
 
 def _listed(numbers: Sequence[int]) -> str:

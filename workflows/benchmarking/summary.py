@@ -1,4 +1,4 @@
-"""A summary of a load: how much was made, how long it took, and what was refused."""
+"""Summary of a load: throughput, duration, and endings such as rejections."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ PERCENTS = (50, 95, 99)
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """What became of all requests of a load."""
+    """Totals over all requests of a load."""
 
     count: int
     endings: Mapping[Ending, int]
@@ -21,29 +21,29 @@ class LoadSummary:
     texts_per_second: float
     tokens_per_second: float
     goodput: float
-    """Texts that were done within the deadline, a second."""
+    """Texts done within the deadline, per second."""
 
 
 def summary(outcomes: Sequence[RequestOutcome], deadline: float) -> LoadSummary:
-    """The summary; of no outcomes there is none."""
-    seconds = max(one.request.at + one.seconds for one in outcomes)
-    done = [one for one in outcomes if one.ending == "done"]
-    in_time = sum(one.seconds <= deadline for one in done)
-    tokens = sum(one.tokens for one in done)
-    endings: Counter[Ending] = Counter(one.ending for one in outcomes)
+    """Summarize the outcomes, of which there must be at least one."""
+    seconds = max(outcome.request.at + outcome.seconds for outcome in outcomes)
+    done = [outcome for outcome in outcomes if outcome.ending == "done"]
+    in_time = sum(outcome.seconds <= deadline for outcome in done)
+    tokens = sum(outcome.tokens for outcome in done)
+    endings: Counter[Ending] = Counter(outcome.ending for outcome in outcomes)
     return LoadSummary(len(outcomes), endings, seconds, len(done) / seconds, tokens / seconds, in_time / seconds)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The least of the values that at least so many percent of them do not exceed; nan where there is none."""
+    """Return the least value that at least `percent` percent of the values do not exceed; nan without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else math.nan
 
 
 def by_steps(outcomes: Sequence[RequestOutcome]) -> dict[int, list[RequestOutcome]]:
-    """Those that were done, by how many steps they asked for, the fewest first."""
-    done = [one for one in outcomes if one.ending == "done"]
+    """Group the outcomes that are done by number of steps, the fewest first."""
+    done = [outcome for outcome in outcomes if outcome.ending == "done"]
     return {
-        steps: [one for one in done if one.request.steps == steps]
-        for steps in sorted({one.request.steps for one in done})
+        steps: [outcome for outcome in done if outcome.request.steps == steps]
+        for steps in sorted({outcome.request.steps for outcome in done})
     }

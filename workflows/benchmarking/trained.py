@@ -1,4 +1,4 @@
-"""Trained networks in a race: where they are, and what the texts of their samplers are worth."""
+"""Trained networks in a race: their URIs, and the quality of their samplers' texts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ AUTOREGRESSIVE = "autoregressive"
 
 @config
 class Trained:
-    """URIs of what stages of one experiment have made, and on how much their worth is measured."""
+    """URIs of the stage outputs of one experiment, and the sizes of the samples that quality is measured on."""
 
     data: str
     denoiser: str
@@ -23,13 +23,13 @@ class Trained:
     judge: str
     energies: Mapping[str, str] = field(default_factory=dict)
     sequences: Positive = 32
-    """Held-out texts of the bound."""
+    """Held-out texts for the bound."""
     texts: Positive = 64
     """Texts that the judge reads."""
     seed: int = 1
 
     def subject(self) -> Subject:
-        """The same as what the cells of an evaluation measure."""
+        """Return the networks as the subject of an evaluation's measurements."""
         return Subject(
             self.data, self.denoiser, self.autoregressive, self.judge, dict(self.energies), self.sequences, self.seed
         )
@@ -37,7 +37,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Worth:
-    """The bound and its standard error in nats a token, the judge's perplexity, and the unigram entropy in nats."""
+    """The bound and its standard error in nats per token, the judge's perplexity, and the unigram entropy in nats."""
 
     bound: float
     standard_error: float
@@ -46,7 +46,7 @@ class Worth:
 
 
 def worth(trained: Trained, energy: str, sampler: Sampler) -> Worth:
-    """Of what this sampler writes; of the autoregressive model (by its name) its likelihood and its own texts."""
+    """Measure a sampler's bound and texts; for the autoregressive model (by name), its likelihood and own texts."""
     subject, judge = trained.subject(), OwnJudge()
     if energy == AUTOREGRESSIVE:
         (likelihood,) = (
@@ -55,8 +55,8 @@ def worth(trained: Trained, energy: str, sampler: Sampler) -> Worth:
         )  # fmt: skip
         texts = AutoregressiveSamples(subject=subject, judge=judge, count=trained.texts)
         return _worth(likelihood["nats_per_token"], likelihood, _judged(texts))
-    found = Bound(subject=subject, energy=energy, sampler=replace(sampler, speculative=False)).find()
-    (bound,) = found.rows["bounds"]
+    measured = Bound(subject=subject, energy=energy, sampler=replace(sampler, speculative=False)).find()
+    (bound,) = measured.rows["bounds"]
     texts = Samples(subject=subject, judge=judge, count=trained.texts, weighing=energy, how=sampler)
     return _worth(bound["bound_nats_per_token"], bound, _judged(texts))
 

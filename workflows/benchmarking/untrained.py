@@ -1,4 +1,4 @@
-"""An untrained model as a bundle, of any size: what a pass of it costs does not depend on what was learned."""
+"""Untrained bundles of any size: the cost of a pass does not depend on what was learned."""
 
 from pathlib import Path
 
@@ -19,19 +19,22 @@ NAME = "untrained"
 
 
 def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, length: int, seed: int) -> Path:
-    """Afterwards `folder`/bundle is a bundle of 27 characters with a step energy, the same for the same seed."""
+    """Write a bundle of 27 characters with a step energy, the same for the same seed, and return its path."""
     tokenizer = Characters().build([])
     tokenizer.save(folder)
     built = untrained(
         Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
     )
-    model, weigher = folder / "denoiser", folder / "step"
+    denoiser_folder, energy_folder = folder / "denoiser", folder / "step"
     trunk = TransformerConfig(width=width, layers=layers, heads=HEADS)
-    save_denoiser(model, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
+    save_denoiser(denoiser_folder, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
     energy = Step(block=BLOCK, width=head_width, layers=1, heads=HEADS)
-    network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(model).digest)
-    save_energy(weigher, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
+    network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(denoiser_folder).digest)
+    save_energy(energy_folder, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
     save_bundle(
-        folder / "bundle", Bundle(name=NAME, energy="step", sampler=Sampler(steps=16)), model, {"step": weigher}
+        folder / "bundle",
+        Bundle(name=NAME, energy="step", sampler=Sampler(steps=16)),
+        denoiser_folder,
+        {"step": energy_folder},
     )
     return folder / "bundle"

@@ -1,1 +1,1 @@
-"""The grid of measurements, and how it is run."""
+"""Evaluation: the grid of measurements and its execution."""

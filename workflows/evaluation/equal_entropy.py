@@ -1,4 +1,4 @@
-"""Qualities at equal entropy: what each sampler reaches where its texts are as varied as the data."""
+"""Quality at equal entropy: what each sampler reaches where its texts are as varied as the data."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SWEPT = ("energy", "steps", "candidates", "window_from", "window_to", "energy_te
 
 
 def matched_rows(quality: list[Row]) -> list[Row]:
-    """For each sampler whose token temperature was swept, the judge's nats at the data's entropy; nothing extrapolated.
+    """Return the judge's nats at the data's entropy per sampler with a swept token temperature; never extrapolate.
 
     A sampler that does not reach that entropy has nan and the reason.
     """
@@ -22,8 +22,8 @@ def matched_rows(quality: list[Row]) -> list[Row]:
     for sampler, swept in sweeps.items():
         if data is None or len(swept) < 2:
             continue
-        found = nll_at_entropy([_point(row) for row in swept], _average(data, "entropy_nats", "entropy"))
-        nll, between = found.nll or Average(float("nan"), float("nan")), found.between or (float("nan"),) * 2
+        match = nll_at_entropy([_point(row) for row in swept], _average(data, "entropy_nats", "entropy"))
+        nll, between = match.nll or Average(float("nan"), float("nan")), match.between or (float("nan"),) * 2
         rows.append(
             {
                 **dict(zip(SWEPT, sampler, strict=True)),
@@ -32,7 +32,7 @@ def matched_rows(quality: list[Row]) -> list[Row]:
                 "nll_standard_error": nll.standard_error,
                 "token_temperature_from": between[0],
                 "token_temperature_to": between[1],
-                "reason": found.reason or "",
+                "reason": match.reason or "",
                 **{name: swept[0][name] for name in ("denoiser_calls", "energy_calls", "seconds_per_text")},
                 **{name: swept[0][name] for name in ("precision", "sequences", "seconds")},
             }

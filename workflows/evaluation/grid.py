@@ -1,4 +1,4 @@
-"""The grid: which cells an experiment's evaluation has, the controls of every comparison among them."""
+"""Evaluation grid: the measurements of an experiment, with the controls of every comparison."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -35,34 +35,36 @@ from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_
 Energies = Mapping[str, AnyEnergy]
 
 WHOLE_WINDOW = (0.0, 1.0)
-RACE_STEPS = (1, 16, 128, 1024)  # in closed form a T costs nothing
+RACE_STEPS = (1, 16, 128, 1024)  # in closed form, a large T costs no more than a small one
 
 
 def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
-    """(cells that may run beside others, cells that are timed and run alone), each list the longest first."""
-    wanted = experiment.evaluate
+    """Return (measurements that may run in parallel, the longest first; those that are timed and run alone)."""
+    settings = experiment.evaluate
     denoiser = open_denoiser(local_copy(subject.denoiser))
     energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
     exact = {name: kind.build(law_of(subject)) for name, kind in subject.exact.items()}
     together = [
-        Reference(subject=subject, draws=wanted.nelbo_draws),
-        *_bounds(wanted, subject, {**energies, **exact}),
-        *_fitted(wanted, subject, energies),
+        Reference(subject=subject, draws=settings.nelbo_draws),
+        *_bounds(settings, subject, {**energies, **exact}),
+        *_fitted(settings, subject, energies),
         *_estimates(experiment, subject, energies),
-        *_texts(wanted, subject, energies),
+        *_texts(settings, subject, energies),
         *_elsewhere(experiment, subject, energies),
     ]
-    if wanted.legacy:
+    if settings.legacy:
         together.append(RaceEntropy(subject=subject, steps=RACE_STEPS))
-        together += [SampledRaceEntropy(subject=subject, steps=steps, texts=wanted.samples) for steps in wanted.steps]
+        together += [
+            SampledRaceEntropy(subject=subject, steps=steps, texts=settings.samples) for steps in settings.steps
+        ]
     if subject.source is not None:
-        together += _truths(wanted, subject, energies)
-    alone = [*_costs(wanted, subject, energies), *_efforts(wanted, subject, energies)]
+        together += _truths(settings, subject, energies)
+    alone = [*_costs(settings, subject, energies), *_efforts(settings, subject, energies)]
     return sorted(together, key=lambda cell: -cell.cost), alone
 
 
 def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
-    """The exact energies that stand beside the trained ones where the source's law is known, by name."""
+    """Return by name the exact energies, known from the source's distribution, that accompany the trained ones."""
     blocks = {energy.block for energy in energies if isinstance(energy, Step)}
     return {
         EXACT_DRAFTS: ExactKind(whole_sequence=True),
@@ -72,30 +74,30 @@ def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
 
 
 def is_normalised(energy: AnyEnergy) -> bool:
-    """Whether its law can be sampled exactly."""
+    """Return whether the energy's distribution can be sampled exactly."""
     return getattr(energy, "normalised", False)
 
 
 def candidates_of(energy: AnyEnergy, wanted: Evaluate, candidates: Iterable[int]) -> list[int]:
-    """Every k above 1 that its kind of energy is measured with, and the exact sampler where the energy has one."""
-    dear = wanted.whole_draft_candidates if energy.whole_sequence else None
-    resampled = [k for k in candidates if k > 1 and (dear is None or k in dear)]
+    """Return every k above 1 for this kind of energy, and EXACT if the energy can be sampled exactly."""
+    allowed = wanted.whole_draft_candidates if energy.whole_sequence else None
+    resampled = [k for k in candidates if k > 1 and (allowed is None or k in allowed)]
     return resampled + ([EXACT] if is_normalised(energy) else [])
 
 
 def exact_samplers(energy: AnyEnergy, wanted: Evaluate, sampler: Sampler) -> list[Sampler]:
-    """The sampler; and where it samples exactly the one that verifies drafts, if that is wanted and can be done."""
+    """Return the sampler and, if it samples exactly, its speculative variant where requested and supported."""
     verifies = wanted.speculative and sampler.candidates == EXACT and isinstance(energy, Verifiable)
     return [sampler, replace(sampler, speculative=True)] if verifies else [sampler]
 
 
 def plain_steps(wanted: Evaluate, steps: Iterable[int]) -> list[int]:
-    """T at which plain diffusion is measured beside energies that are measured at `steps`."""
+    """Return the T at which plain diffusion is measured alongside energies at `steps`."""
     return sorted({*steps, *wanted.plain_steps})
 
 
 def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[float, float]]:
-    """Those of the settings; whole drafts are weighed in the last step alone, too, where they throw nothing away."""
+    """Return the configured windows; for whole-sequence energies also the last step alone, which discards no token."""
     last = [(0.0, 1 / steps)] if energy.whole_sequence and steps > 1 else []
     return list(dict.fromkeys([*wanted.windows, *last]))
 
@@ -115,7 +117,7 @@ def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
                 if k == EXACT and (tau != 1 or window != WHOLE_WINDOW):
                     continue
                 sampler = Sampler(steps=steps, candidates=k, window=window, energy_temperature=tau)
-                # Only beside whole drafts does anything random stand that repeats could average.
+                # Repeats average the random tokens beside the unmasked ones, which only whole-sequence energies score.
                 repeats, tightness = (wanted.repeats, wanted.tightness) if energy.whole_sequence else (1, None)
                 yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
         for name, sampler in _other_laws(wanted, energies, steps):
@@ -123,14 +125,14 @@ def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
 
 
 def _other_laws(wanted: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
-    """Samplers that choose otherwise what a step reveals, with the energies that weigh what it keeps."""
-    many = [(PLAIN, 1)]
+    """Yield samplers with other unmasking rules, for plain diffusion and the step energies."""
+    pairs = [(PLAIN, 1)]
     for name, energy in energies.items():
-        many += [
+        pairs += [
             (name, k) for k in candidates_of(energy, wanted, [max(wanted.candidates)]) if not energy.whole_sequence
         ]
-    for how, (name, k) in product(wanted.revealing, many):
-        yield name, Sampler(steps=steps, candidates=k, revealing=how)
+    for rule, (name, k) in product(wanted.revealing, pairs):
+        yield name, Sampler(steps=steps, candidates=k, revealing=rule)
 
 
 def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -141,13 +143,13 @@ def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
         samplers += [(name, k) for k in candidates_of(energy, wanted, wanted.candidates) if not energy.whole_sequence]
     for name, k in samplers:
         if wanted.fitted_candidates is None or k in wanted.fitted_candidates:
-            how = Sampler(steps=1, candidates=k)
-            of = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
-            yield FittedGrid(energy=name, sampler=how, **of)
+            sampler = Sampler(steps=1, candidates=k)
+            common = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
+            yield FittedGrid(energy=name, sampler=sampler, **common)
 
 
 def _efforts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    """Plans of effort among all that weigh what a step keeps. They time their steps themselves, and so run alone."""
+    """Yield effort plans over all step energies. They time their steps themselves, and therefore run alone."""
     choices = [
         StepChoice(name, k)
         for name, energy in energies.items()
@@ -165,70 +167,70 @@ def _efforts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator
 def fitted_grid(
     experiment: Experiment, subject: Subject, found: Iterable[tuple[AbstractMeasurement, MeasuredRows]]
 ) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
-    """The cells of the samplers whose steps were fitted, which had to be found first: bounds, texts, and costs."""
-    wanted = experiment.evaluate
+    """Return, as `grid` does, bounds, texts and costs of the samplers whose steps have been fitted by then."""
+    settings = experiment.evaluate
     together, alone = [], []
-    for cell, one in found:
+    for cell, measured in found:
         if not isinstance(cell, FittedGrid):
             continue
-        for row in one.rows["step_grids"]:
-            how = replace(cell.sampler, steps=row["steps"], grid=tuple(row["times"]))
-            together.append(Bound(subject=subject, energy=cell.energy, sampler=how))
-            if cell.energy == PLAIN or how.steps in wanted.timed_steps:
-                alone.append(Cost(subject=subject, energy=cell.energy, sampler=how, texts=wanted.timed_texts))
-            if how.steps in wanted.sample_steps:
-                of = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
+        for row in measured.rows["step_grids"]:
+            sampler = replace(cell.sampler, steps=row["steps"], grid=tuple(row["times"]))
+            together.append(Bound(subject=subject, energy=cell.energy, sampler=sampler))
+            if cell.energy == PLAIN or sampler.steps in settings.timed_steps:
+                alone.append(Cost(subject=subject, energy=cell.energy, sampler=sampler, texts=settings.timed_texts))
+            if sampler.steps in settings.sample_steps:
+                common = {"subject": subject, "judge": settings.judge, "count": settings.samples}
                 together += [
-                    Samples(**of, weighing=cell.energy, how=how, token_temperature=warmth)
-                    for warmth in wanted.token_temperatures
+                    Samples(**common, weighing=cell.energy, how=sampler, token_temperature=temperature)
+                    for temperature in settings.token_temperatures
                 ]
     return sorted(together, key=lambda cell: -cell.cost), alone
 
 
 def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    wanted = experiment.evaluate
-    contrasted = {one.name for one in experiment.finetune if one.training is not None}
+    settings = experiment.evaluate
+    contrasted = {entry.name for entry in experiment.finetune if entry.training is not None}
     for name, energy in energies.items():
         if energy.whole_sequence:
-            most = max(wanted.log_partition_draws)
-            yield Paper(subject=subject, energy=name, draws=wanted.paper_draws, log_partition_draws=most)
+            largest = max(settings.log_partition_draws)
+            yield Paper(subject=subject, energy=name, draws=settings.paper_draws, log_partition_draws=largest)
         if energy.whole_sequence or not is_normalised(energy):
-            for drafts in wanted.log_partition_draws:
-                yield Partition(subject=subject, energy=name, draws=wanted.paper_draws, drafts=drafts)
+            for drafts in settings.log_partition_draws:
+                yield Partition(subject=subject, energy=name, draws=settings.paper_draws, drafts=drafts)
         if name in contrasted and not is_normalised(energy):
-            yield Calibration(subject=subject, energy=name, draws=wanted.calibration_draws)
+            yield Calibration(subject=subject, energy=name, draws=settings.calibration_draws)
 
 
 def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
     k = max(wanted.candidates)
-    of = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
-    yield DataTexts(**of)
-    yield DataTexts(**of, repeated=True)
-    for warmth in wanted.token_temperatures:
-        yield AutoregressiveSamples(**of, token_temperature=warmth)
+    common = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
+    yield DataTexts(**common)
+    yield DataTexts(**common, repeated=True)
+    for temperature in wanted.token_temperatures:
+        yield AutoregressiveSamples(**common, token_temperature=temperature)
         for steps in plain_steps(wanted, wanted.sample_steps):
-            yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=warmth)
+            yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=temperature)
         for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
-            for many in candidates_of(energy, wanted, wanted.sample_candidates or [k]):
-                for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=many)):
-                    yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+            for candidates in candidates_of(energy, wanted, wanted.sample_candidates or [k]):
+                for sampler in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=candidates)):
+                    yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
         for steps in wanted.sample_steps:
-            for name, how in _other_laws(wanted, energies, steps):
-                yield Samples(**of, weighing=name, how=how, token_temperature=warmth)
+            for name, sampler in _other_laws(wanted, energies, steps):
+                yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
     for steps in wanted.sample_steps:
-        for many in wanted.sample_candidates or ([k] if k > 1 else []):
-            yield Samples(**of, weighing=UNIFORM, how=Sampler(steps=steps, candidates=many))
+        for candidates in wanted.sample_candidates or ([k] if k > 1 else []):
+            yield Samples(**common, weighing=UNIFORM, how=Sampler(steps=steps, candidates=candidates))
         if wanted.legacy:
-            yield Samples(**of, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
+            yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
 
 
 def _elsewhere(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    wanted, serving = experiment.evaluate, experiment.register
-    for where in wanted.zero_shot:
-        yield DenoiserZeroShot(subject=subject, where=where, draws=wanted.paper_draws)
-        yield AutoregressiveZeroShot(subject=subject, where=where)
+    settings, serving = experiment.evaluate, experiment.register
+    for corpus in settings.zero_shot:
+        yield DenoiserZeroShot(subject=subject, where=corpus, draws=settings.paper_draws)
+        yield AutoregressiveZeroShot(subject=subject, where=corpus)
         if serving.energy in energies:
-            yield SamplerZeroShot(subject=subject, where=where, energy=serving.energy, sampler=serving.sampler)
+            yield SamplerZeroShot(subject=subject, where=corpus, energy=serving.energy, sampler=serving.sampler)
 
 
 def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -238,9 +240,9 @@ def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[
         yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=wanted.samples)
     for name, energy in energies.items():
         yield EnergyTruth(subject=subject, energy=name, steps=wanted.sample_steps, candidates=max(2, k))
-        for steps, many in product(wanted.sample_steps, candidates_of(energy, wanted, wanted.candidates)):
-            how = Sampler(steps=steps, candidates=many)
-            yield SampleTruth(subject=subject, energy=name, sampler=how, count=wanted.samples)
+        for steps, candidates in product(wanted.sample_steps, candidates_of(energy, wanted, wanted.candidates)):
+            sampler = Sampler(steps=steps, candidates=candidates)
+            yield SampleTruth(subject=subject, energy=name, sampler=sampler, count=wanted.samples)
 
 
 def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -254,8 +256,8 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
         for k, window in product(candidates_of(energy, wanted, wanted.candidates), windows_of(energy, wanted, steps)):
             if k == EXACT and window != WHOLE_WINDOW:
                 continue
-            for how in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):
-                yield cost(name, how)
+            for variant in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):
+                yield cost(name, variant)
     for steps in wanted.timed_steps:
-        for name, how in _other_laws(wanted, energies, steps):
-            yield cost(name, how)
+        for name, variant in _other_laws(wanted, energies, steps):
+            yield cost(name, variant)

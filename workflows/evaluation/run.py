@@ -1,4 +1,4 @@
-"""Measuring: every cell of a grid, on the cluster, each result kept as it comes; what is kept is not measured again."""
+"""Execution of a grid on the cluster: each result is stored at once, and stored results are not measured again."""
 
 import json
 import time
@@ -13,11 +13,11 @@ from workflows.stage import Session, StageFailed, say
 
 STAGE = "evaluate"
 CELLS = "cells"
-REPORTS = 10  # lines of progress
+REPORTS = 10  # progress lines per grid
 
 
 class CellsFailed(StageFailed):
-    """Some cells of a grid could not be measured; the others are kept."""
+    """Failure of some measurements of a grid; the results of the others are stored."""
 
     def __init__(self, failures: Mapping[str, str], cells: int) -> None:
         listed = "\n".join(f"  {label}: {cause}" for label, cause in failures.items())
@@ -42,29 +42,29 @@ class _Progress:
 def measure_all(
     session: Session, together: Sequence[AbstractMeasurement], alone: Sequence[AbstractMeasurement]
 ) -> list[tuple[AbstractMeasurement, MeasuredRows]]:
-    """Every cell with what it found; those of `alone` are timed, one after the other, when the others are done.
+    """Return every measurement with its rows; those of `alone` are timed, one by one, when the others are done.
 
-    A result is kept under the cell's key as soon as it is there: an interrupted grid goes on where it stopped, and
-    another grid finds what it shares with this one. Raises CellsFailed once everything else is measured.
+    A result is stored under the measurement's key as soon as it arrives: an interrupted grid resumes where it stopped,
+    and another grid reuses the results that both share. Raise CellsFailed once everything else is measured.
     """
-    places = {id(cell): join(session.root, session.experiment.name, CELLS, _file(cell)) for cell in (*together, *alone)}
-    found: list[tuple[AbstractMeasurement, MeasuredRows]] = []
+    paths = {id(cell): join(session.root, session.experiment.name, CELLS, _file(cell)) for cell in (*together, *alone)}
+    results: list[tuple[AbstractMeasurement, MeasuredRows]] = []
     missing: list[list[AbstractMeasurement]] = []
     for cells in (together, alone):
-        kept = {id(cell): _kept(places[id(cell)]) for cell in cells}
-        found += [(cell, one) for cell in cells if (one := kept[id(cell)]) is not None]
-        missing.append([cell for cell in cells if kept[id(cell)] is None])
-    if found:
-        say(STAGE, f"{len(found)} of {len(places)} cells were measured before")
+        stored = {id(cell): _kept(paths[id(cell)]) for cell in cells}
+        results += [(cell, result) for cell in cells if (result := stored[id(cell)]) is not None]
+        missing.append([cell for cell in cells if stored[id(cell)] is None])
+    if results:
+        say(STAGE, f"{len(results)} of {len(paths)} cells were measured before")
     progress, failures = _Progress(sum(map(len, missing))), {}
-    for cells, by_itself in zip(missing, (False, True), strict=True):
-        for cell, one in _measured(session, cells, by_itself, failures):
-            write_text(places[id(cell)], json.dumps(asdict(one)))
-            found.append((cell, one))
+    for cells, isolated in zip(missing, (False, True), strict=True):
+        for cell, result in _measured(session, cells, isolated, failures):
+            write_text(paths[id(cell)], json.dumps(asdict(result)))
+            results.append((cell, result))
             progress.tick()
     if failures:
-        raise CellsFailed(failures, len(places))
-    return found
+        raise CellsFailed(failures, len(paths))
+    return results
 
 
 def _file(cell: AbstractMeasurement) -> str:
@@ -87,8 +87,8 @@ def _measured(
 
 def _find(cell: AbstractMeasurement) -> tuple[float, MeasuredRows]:
     started = time.perf_counter()
-    found = cell.find()
-    return time.perf_counter() - started, found
+    rows = cell.find()
+    return time.perf_counter() - started, rows
 
 
 def _kept(place: str) -> MeasuredRows | None:

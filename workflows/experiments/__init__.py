@@ -1,1 +1,1 @@
-"""Complete, runnable experiments; each YAML stands on its own."""
+"""Experiments: complete and runnable, each YAML file self-contained."""

@@ -1,1 +1,1 @@
-"""The report: rows of an evaluation in, sentences, tables and figures out, for the terminal and for a page."""
+"""Report of an evaluation: turns its rows into sentences, tables and figures, for the terminal and as a page."""

@@ -1,4 +1,4 @@
-"""The chapters of a report: from the rows of an evaluation to sentences, tables and figures in a reader's order."""
+"""Chapters of the report: sentences, tables and figures from the rows of an evaluation, in reading order."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -65,7 +65,7 @@ from workflows.reporting.text_tabulation import (
     trajectory_table,
 )
 
-TEXTS_SHOWN = 2  # of each sampler
+TEXTS_SHOWN = 2  # per sampler
 
 METHOD = (
     Bullet(
@@ -119,7 +119,7 @@ READING = (
 
 
 def finding_blocks(results: Results) -> list[DocumentBlock]:
-    """The headlines: levels, then bounds and texts beside everything that they are compared with."""
+    """Return the headlines: levels, then bounds and texts with all their comparisons."""
     blocks: list[DocumentBlock] = [Heading("Findings")]
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
@@ -133,7 +133,7 @@ def finding_blocks(results: Results) -> list[DocumentBlock]:
 
 
 def _quality_cost(results: Results) -> list[DocumentBlock]:
-    """The one figure that answers whether an energy is worth its cost; of several judges the first speaks."""
+    """Return the figure that shows whether an energy is worth its cost, using the first judge."""
     judge, matched = next(iter(by_judge(results.matched).items()), (None, []))
     data = next((row for row in results.quality if row["energy"] == DATA and row.get("judge") == judge), None)
     caption = (
@@ -148,16 +148,16 @@ def _quality_cost(results: Results) -> list[DocumentBlock]:
 
 
 def at_temperature_one(rows: Sequence[Row]) -> list[Row]:
-    """Without the sweep of token temperatures, which `matched` sums up."""
+    """Drop the sweep of token temperatures, which `matched` summarizes."""
     return [row for row in rows if row.get("token_temperature", 1.0) == 1]
 
 
 def by_judge(quality: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each judge: what two judges say of a text is not comparable."""
-    found: dict[str, list[Row]] = {}
+    """Group the rows by judge, because scores of different judges are not comparable."""
+    rows_by_judge: dict[str, list[Row]] = {}
     for row in quality:
-        found.setdefault(row.get("judge") or "a judge without a name", []).append(row)
-    return found
+        rows_by_judge.setdefault(row.get("judge") or "a judge without a name", []).append(row)
+    return rows_by_judge
 
 
 def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[DocumentBlock]:
@@ -174,7 +174,7 @@ def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[DocumentBloc
 
 
 def likelihood_blocks(results: Results) -> list[DocumentBlock]:
-    """Bounds: figures, then each energy in words and numbers."""
+    """Return the bounds: tables and figures, then each energy in sentences and numbers."""
     rows, summary = results.bounds, results.summary
     blocks: list[DocumentBlock] = [Heading("Likelihood"), level_table(summary, results.paper)]
     if not rows:
@@ -204,7 +204,7 @@ def likelihood_blocks(results: Results) -> list[DocumentBlock]:
 
 
 def text_blocks(results: Results) -> list[DocumentBlock]:
-    """What the samplers write, and what each judge makes of it."""
+    """Return the generated texts and their scores under each judge."""
     judges, matched = by_judge(results.quality), by_judge(results.matched)
     if not judges:
         return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
@@ -219,7 +219,7 @@ def text_blocks(results: Results) -> list[DocumentBlock]:
 
 
 def _matched(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
-    """The same at equal entropy."""
+    """Return the judge's scores at equal entropy."""
     if not rows:
         return [Paragraph("At equal entropy: not measured; a sweep of evaluate.token_temperatures measures it.")]
     return [
@@ -234,28 +234,28 @@ def _matched(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
 
 
 def _judged(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
-    """Figures and tables of one judge; the suffix tells its pictures from another's."""
-    ones = at_temperature_one(rows)
+    """Return figures and tables of one judge; `suffix` makes its picture names unique."""
+    untempered = at_temperature_one(rows)
     return [
         *_picture(
             f"quality-calls{suffix}", "The judge's nats per token against network calls.",
-            ones, (JUDGED, CALLS), lambda: quality_calls_figure(ones),
+            untempered, (JUDGED, CALLS), lambda: quality_calls_figure(untempered),
         ),
         *_picture(
             f"quality-seconds{suffix}", "The judge's nats per token against seconds per text.",
-            ones, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(ones),
+            untempered, (JUDGED, TEXT_SECONDS), lambda: quality_seconds_figure(untempered),
         ),
         *_picture(
             f"quality-entropy{suffix}", "The judge's nats per token against the entropy of the same texts.",
             rows, (JUDGED, ENTROPY), lambda: quality_figure(rows),
         ),
         quality_table(rows),
-        *_energy_by_energy(TEXTS, "The judge, energy by energy", ones),
+        *_energy_by_energy(TEXTS, "The judge, energy by energy", untempered),
     ]  # fmt: skip
 
 
 def weight_blocks(results: Results) -> list[DocumentBlock]:
-    """How the energies behave inside the sampler and out of it."""
+    """Return the behavior of the energies: weights along the trajectory, calibration and log Z."""
     blocks: list[DocumentBlock] = []
     if rows := at_temperature_one(results.trajectory):
         blocks += [
@@ -276,13 +276,13 @@ def weight_blocks(results: Results) -> list[DocumentBlock]:
 
 
 def zero_shot_blocks(results: Results) -> list[DocumentBlock]:
-    """Other corpora."""
+    """Return the likelihoods on other corpora."""
     blocks: list[DocumentBlock] = [zero_shot_table(results.zero_shot)] if results.zero_shot else []
     return [Heading("Other corpora"), *(blocks or [Paragraph("Not measured.")])]
 
 
 def training_blocks(training: Mapping[str, Curves]) -> list[DocumentBlock]:
-    """The curves of all stages that trained."""
+    """Return the training curves of all stages."""
     figures = (
         ("training-loss", loss_figure(training), "Training loss of each stage."),
         ("training-gain", gain_by_time_figure(training), "What a step gains while an energy trains, by t."),
@@ -292,16 +292,16 @@ def training_blocks(training: Mapping[str, Curves]) -> list[DocumentBlock]:
 
 
 def missing_blocks(results: Results, stages: Sequence[str]) -> list[DocumentBlock]:
-    """Everything that the report would show and does not have; `stages` are those whose run is not known."""
+    """List the missing contents of the report; `stages`: stages without a run in the tracking store."""
     lost = "seconds, commit, machine and curves: the tracking store does not know its run."
-    said = [Bullet(name, text) for name, text in (*results.missing, *((stage, lost) for stage in stages))]
-    return [Heading("Not measured"), *([Bullets(said)] if said else [Paragraph("Nothing is missing.")])]
+    items = [Bullet(name, text) for name, text in (*results.missing, *((stage, lost) for stage in stages))]
+    return [Heading("Not measured"), *([Bullets(items)] if items else [Paragraph("Nothing is missing.")])]
 
 
 def _picture(
     name: str, caption: str, rows: Sequence[Row], axes: Sequence[Quantity], draw: Callable[[], Figure]
 ) -> list[DocumentBlock]:
-    """The figure, or a sentence where no row has what it needs."""
+    """Return the figure, or a sentence if no row has all required quantities."""
     if measured(rows, *axes):
         return [Picture(name, draw(), caption)]
     return [Paragraph(f"No figure: {caption.rstrip('.')}: not measured.")]
@@ -316,8 +316,14 @@ def _energy_by_energy(topic: Topic, name: str, rows: Sequence[Row]) -> list[Docu
 
 
 def _notes(topic: Topic, rows: Sequence[Row]) -> str:
-    found = list(standings(topic, rows).values())
-    reasons = refusals([one for each in found for one in (each.steps, each.calls, each.seconds, each.uniform)])
+    all_standings = list(standings(topic, rows).values())
+    reasons = refusals(
+        [
+            ranking
+            for standing in all_standings
+            for ranking in (standing.steps, standing.calls, standing.seconds, standing.uniform)
+        ]
+    )
     return f"+n: n more could not be compared, because {'; '.join(reasons)}." if reasons else "All were compared."
 
 

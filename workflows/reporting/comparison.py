@@ -1,8 +1,8 @@
-"""Comparison: how much better one row is than another, or than plain diffusion at the same cost, and how sure that is.
+"""Comparison of a row with another, or with plain diffusion at the same cost, including the significance of the gain.
 
-Lower is better in everything that is compared, and a gain is what is lower by. Where both sides kept the number of
-every sequence, and of the same sequences, differences are paired. Others count with the errors of both sides, as if
-they were independent; rows that saw the same sequences are not, so that such an error is an upper limit.
+Lower is better for every compared quantity; a gain is the reduction. Differences are paired where both sides have
+values per sequence for the same sequences. Otherwise the errors of both sides are combined as if independent; rows of
+the same sequences are not independent, so that such an error is an upper limit.
 """
 
 import math
@@ -19,7 +19,7 @@ DOUBT, BEYOND_DOUBT = 2.0, 3.0  # standard errors
 
 
 class Verdict(StrEnum):
-    """What a difference and its standard error allow to say."""
+    """Conclusion supported by a difference and its standard error."""
 
     BETTER = "better"
     PERHAPS_BETTER = "perhaps better"
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A gain in the unit of what is compared; positive is better."""
+    """Gain in the unit of the compared quantity; positive is better."""
 
     gain: float
     standard_error: float
@@ -39,14 +39,14 @@ class Comparison:
 
     @property
     def sigmas(self) -> float:
-        """The gain in standard errors; infinite where it has no scatter at all, and 0 where it is exactly 0."""
+        """Gain in standard errors; infinite if the standard error is 0, and 0 if the gain is exactly 0."""
         if self.gain == 0:
             return 0.0
         return self.gain / self.standard_error if self.standard_error else math.copysign(math.inf, self.gain)
 
     @property
     def verdict(self) -> Verdict:
-        """Beyond 3 standard errors a difference counts, within 2 it is none."""
+        """Verdict: significant beyond 3 standard errors, no difference within 2."""
         if math.isnan(self.sigmas):
             return Verdict.UNKNOWN
         if abs(self.sigmas) < DOUBT:
@@ -58,11 +58,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class NotComparable:
-    """A comparison that the measurements do not allow, and why."""
+    """A comparison that the measurements do not support, and the reason."""
 
     reason: str
     cheaper: Comparison | None = None
-    """With the dearest plain diffusion measured, where that still costs less than the row."""
+    """Comparison with the most expensive measured plain diffusion, if it still costs less than the row."""
 
 
 Outcome = Comparison | NotComparable
@@ -70,7 +70,7 @@ Outcome = Comparison | NotComparable
 
 @dataclass(frozen=True)
 class Level:
-    """What a row is compared with: a value, its standard error, and the value of every sequence where it was kept."""
+    """Reference of a comparison: value, standard error and, if stored, values per sequence."""
 
     value: float
     standard_error: float
@@ -78,22 +78,22 @@ class Level:
 
 
 def level(row: Row, y: Quantity) -> Level:
-    """A measured row as something to compare with."""
+    """Return a measured row as a reference level."""
     return Level(y.value(row), y.error_of(row), y.each_of(row))
 
 
 def gain_over(one: Level, row: Row, y: Quantity) -> Comparison:
-    """What the row is lower by, paired sequence by sequence where both sides allow it."""
+    """Return the gain of the row over a level, paired by sequence if both sides have values per sequence."""
     each = y.each_of(row)
     if not each or len(each) != len(one.each):
         return unpaired(one.value, one.standard_error, row, y)
-    gains = [theirs - own for theirs, own in zip(one.each, each, strict=True)]
+    gains = [reference - value for reference, value in zip(one.each, each, strict=True)]
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
     return Comparison(statistics.fmean(gains), error, paired=True)
 
 
 def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
-    """The row against plain diffusion with as many steps, paired where the row brings its gain with it."""
+    """Compare the row with plain diffusion at the same T; paired if the row contains its own gain."""
     if y.gain is not None:
         return _finite(Comparison(y.gain.value(row), y.gain.error_of(row), paired=True))
     twin = next((p for p in plain_curve(row, rows, y) if p["steps"] == row["steps"]), None)
@@ -103,7 +103,7 @@ def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
 
 
 def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
-    """The row against the same sampler with uniform weights, the control that a gain is not of k draws alone."""
+    """Compare the row with the same sampler under uniform weights, to rule out a gain from k draws alone."""
     if planned(row):
         return NotComparable("a plan has no one k for all steps")
     if not row["candidates"]:
@@ -119,9 +119,9 @@ def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
 
 
 def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Outcome:
-    """The row against plain diffusion at the same cost, interpolated linearly in the logarithm of the cost.
+    """Compare the row with plain diffusion at the same cost, interpolated linearly in the logarithm of the cost.
 
-    Refused beyond the costs at which plain diffusion was measured: there is no extrapolation.
+    Return NotComparable outside the measured costs of plain diffusion: there is no extrapolation.
     """
     curve = sorted(measured(plain_curve(row, rows, y), cost, y), key=cost.value)
     if not measured([row], cost, y):
@@ -139,10 +139,10 @@ def same_cost(row: Row, rows: Sequence[Row], y: Quantity, cost: Quantity) -> Out
 
 
 def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -> Level:
-    """y of the curve at a cost within it; its standard error is that of two fully correlated neighbours.
+    """Return y of the curve at cost `at`; its standard error assumes fully correlated neighbors.
 
-    The curve is sorted by cost. Between neighbours y is a straight line in log cost; where plain diffusion's curve is
-    convex, as it is as a rule, the line lies above it, which favours what it is compared with.
+    The curve is sorted by cost. Between neighbors y is linear in log cost; where plain diffusion's curve is convex, as
+    it usually is, the line lies above the curve, which favors the row that is compared with it.
     """
     after = next(i for i, row in enumerate(curve) if cost.value(row) >= at)
     right = curve[after]
@@ -159,25 +159,25 @@ def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -
 
 
 def equal_plain_steps(row: Row, rows: Sequence[Row], y: Quantity) -> float | NotComparable:
-    """How many steps plain diffusion needs to be as good as the row, interpolated in log T; none is extrapolated."""
+    """Return the T at which plain diffusion matches the row, interpolated in log T, never extrapolated."""
     curve = sorted(measured(plain_curve(row, rows, y), y), key=STEPS.value)
-    wanted = y.value(row)
-    if not curve or not math.isfinite(wanted):
+    target = y.value(row)
+    if not curve or not math.isfinite(target):
         return NotComparable("not measured")
-    if wanted > y.value(curve[0]):
+    if target > y.value(curve[0]):
         return NotComparable(f"less than {curve[0]['steps']}")
     for left, right in pairwise(curve):
-        if y.value(right) <= wanted <= y.value(left):
+        if y.value(right) <= target <= y.value(left):
             drop = y.value(left) - y.value(right)
-            share = (y.value(left) - wanted) / drop if drop else 0.0
+            share = (y.value(left) - target) / drop if drop else 0.0
             return left["steps"] * (right["steps"] / left["steps"]) ** share
     return (
-        float(curve[-1]["steps"]) if wanted == y.value(curve[-1]) else NotComparable(f"more than {curve[-1]['steps']}")
+        float(curve[-1]["steps"]) if target == y.value(curve[-1]) else NotComparable(f"more than {curve[-1]['steps']}")
     )
 
 
 def plain_curve(row: Row, rows: Sequence[Row], y: Quantity) -> list[Row]:
-    """The rows of plain diffusion that were measured as this one was: same precision and seed, and not legacy."""
+    """Return the rows of plain diffusion with the precision and seed of this row, excluding the published sampler."""
     return [
         p
         for p in measured(rows, y)
@@ -186,7 +186,7 @@ def plain_curve(row: Row, rows: Sequence[Row], y: Quantity) -> list[Row]:
 
 
 def unpaired(value: float, error: float, row: Row, y: Quantity) -> Comparison:
-    """What the row is lower by than `value`, with the errors of both."""
+    """Return the unpaired gain of the row over `value`, with the errors of both sides combined."""
     return Comparison(value - y.value(row), math.hypot(error, y.error_of(row)), paired=False)
 
 

@@ -1,4 +1,4 @@
-"""A document before it is a page: headings, paragraphs, findings, tables, pictures, texts as they are."""
+"""Format-independent document: headings, paragraphs, findings, tables, pictures and verbatim text."""
 
 import re
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-_NUMBER = re.compile(r"[(+\-−]*\d[\d.]*( |$)")  # and a date, or a digest that begins with digits, is none
+_NUMBER = re.compile(r"[(+\-−]*\d[\d.]*( |$)")  # does not match a date or a digest that begins with digits
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The start of a section, or of a part of one (level 3)."""
+    """Heading of a section, or of a subsection (level 3)."""
 
     text: str
     level: int = 2
@@ -26,7 +26,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullet:
-    """A point, and in bold before it whom or what it is about."""
+    """List item: the subject `lead`, in bold, and the text."""
 
     lead: str
     text: str
@@ -34,14 +34,14 @@ class Bullet:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Points, each its own."""
+    """Bulleted list."""
 
     items: Sequence[Bullet]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; a folded one is shown when asked for, where the medium can do that."""
+    """Table of text cells; a folded table is collapsed until opened, if the output format supports it."""
 
     caption: str
     columns: Sequence[str]
@@ -54,14 +54,14 @@ class Table:
             raise ValueError(f"table {self.caption!r} has {len(self.columns)} columns, but a row {list(wrong[0])}")
 
     def numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, which stand at the right."""
+        """Return whether a column holds numbers, which are right-aligned."""
         cells = [row[column] for row in self.rows if row[column] not in ("", "–")]
         return bool(cells) and all(_NUMBER.match(cell) for cell in cells)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure under the name of its file (without suffix), with what it shows in a sentence."""
+    """Figure with its file name (without suffix) and a caption of one sentence."""
 
     name: str
     figure: Figure
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Text whose every character counts: settings, or what a model wrote."""
+    """Text shown character by character: settings or generated text."""
 
     caption: str
     text: str
@@ -82,17 +82,17 @@ DocumentBlock = Heading | Paragraph | Bullets | Table | Picture | Verbatim
 
 @dataclass(frozen=True)
 class ReportDocument:
-    """A title and what follows it."""
+    """Title and blocks of a document."""
 
     title: str
     blocks: Sequence[DocumentBlock]
 
     @property
     def pictures(self) -> list[Picture]:
-        """All figures, in their order."""
+        """All pictures, in order."""
         return [block for block in self.blocks if isinstance(block, Picture)]
 
 
 def visible(text: str) -> str:
-    """The text with every character that shows nothing, or turns the reading direction, written as its escape."""
+    """Return the text with invisible characters and changes of the reading direction escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

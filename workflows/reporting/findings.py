@@ -1,6 +1,6 @@
-"""Findings: sentences computed from the rows, and no adjective that the standard errors do not carry.
+"""Findings: sentences computed from the rows, with no claim beyond what the standard errors support.
 
-Legacy rows (published behaviour) are in none of them but the one that counts them.
+Rows of the published sampler (`legacy`) appear only in the finding that counts them.
 """
 
 import math
@@ -25,13 +25,13 @@ from workflows.reporting.document import Bullet
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
 
-WORTH_SAYING = 1.05  # times the steps
-NAMED = 3  # energies in a sentence; the table names all
+WORTH_SAYING = 1.05  # minimum ratio of equivalent plain steps to own steps
+NAMED = 3  # energies named in a sentence; the table lists all
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What sentences are about: a quantity whose lowering helps, what it is called, and the seconds that go with it."""
+    """Subject of findings: a quantity where lower is better, its name, and the matching quantity of seconds."""
 
     y: Quantity
     name: str
@@ -45,29 +45,29 @@ MATCHED = Topic(JUDGED, "Texts at the data's entropy", TEXT_SECONDS)
 
 @dataclass(frozen=True)
 class EnergyRanking:
-    """All samplers of one energy beside one thing to compare with."""
+    """Comparisons of all samplers of one energy with one reference."""
 
     energy: str
     compared: Sequence[tuple[Row, Comparison]]
     refused: Sequence[NotComparable]
 
     def count(self, verdict: Verdict) -> int:
-        """How many samplers have this verdict."""
+        """Return the number of samplers with this verdict."""
         return sum(comparison.verdict == verdict for _, comparison in self.compared)
 
     def steps(self, verdict: Verdict) -> list[int]:
-        """At which T some sampler has it."""
+        """Return the values of T at which a sampler has this verdict."""
         return sorted({row["steps"] for row, comparison in self.compared if comparison.verdict == verdict})
 
     def extreme(self, verdict: Verdict) -> tuple[Row, Comparison]:
-        """Of the samplers with this verdict the one that differs most."""
-        own = [pair for pair in self.compared if pair[1].verdict == verdict]
-        return max(own, key=lambda pair: abs(pair[1].gain))
+        """Return the sampler with this verdict that differs most."""
+        matching = [pair for pair in self.compared if pair[1].verdict == verdict]
+        return max(matching, key=lambda pair: abs(pair[1].gain))
 
 
 @dataclass(frozen=True)
 class Standings:
-    """An energy beside plain diffusion at the same T, at the same calls, at the same seconds, and uniform weights."""
+    """Comparisons of an energy with plain diffusion at equal T, calls and seconds, and with uniform weights."""
 
     steps: EnergyRanking
     calls: EnergyRanking
@@ -76,18 +76,18 @@ class Standings:
 
 
 def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
-    """Every energy's standings; legacy rows are left out."""
+    """Return the standings of every energy, without rows of the published sampler."""
     kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
-    found = {}
+    by_energy = {}
     for energy in energies(kept):
-        own = [row for row in kept if row["energy"] == energy]
-        found[energy] = Standings(
-            _standing(energy, own, [same_steps(row, kept, topic.y) for row in own]),
-            _standing(energy, own, [same_cost(row, kept, topic.y, CALLS) for row in own]),
-            _standing(energy, own, [same_cost(row, kept, topic.y, topic.seconds) for row in own]),
-            _standing(energy, own, [against_uniform(row, kept, topic.y) for row in own]),
+        energy_rows = [row for row in kept if row["energy"] == energy]
+        by_energy[energy] = Standings(
+            _standing(energy, energy_rows, [same_steps(row, kept, topic.y) for row in energy_rows]),
+            _standing(energy, energy_rows, [same_cost(row, kept, topic.y, CALLS) for row in energy_rows]),
+            _standing(energy, energy_rows, [same_cost(row, kept, topic.y, topic.seconds) for row in energy_rows]),
+            _standing(energy, energy_rows, [against_uniform(row, kept, topic.y) for row in energy_rows]),
         )
-    return found
+    return by_energy
 
 
 def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> EnergyRanking:
@@ -97,7 +97,7 @@ def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> E
 
 
 def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
-    """What the two models reach without any energy, and the lowest bound of all."""
+    """Report the levels of the two models without an energy, and the lowest bound."""
     named = (("denoiser, NELBO", "denoiser_nelbo"), ("autoregressive model", "autoregressive_nll"))
     levels = [
         f"{name} {plus_minus(summary[key]['nats_per_token'], summary[key]['standard_error'])}"
@@ -106,29 +106,31 @@ def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
     ]
     if summary.get("entropy_nats_per_token") is not None:
         levels.append(f"the source's own law {summary['entropy_nats_per_token']:.3f} (exact)")
-    found = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
+    bullets = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
     kept = [row for row in measured(bounds, BOUND) if not row["legacy"]]
     if kept:
         best = min(kept, key=BOUND.value)
         value = plus_minus(BOUND.value(best), BOUND.error_of(best))
-        found.append(Bullet("Lowest bound", f"{sampler_at(best)}: {value} nats per token."))
-    return found
+        bullets.append(Bullet("Lowest bound", f"{sampler_at(best)}: {value} nats per token."))
+    return bullets
 
 
 def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
-    """One point for each thing to compare with: who is better and who is worse beyond doubt, where and by how much."""
-    found = standings(topic, rows)
-    own = [standing for energy, standing in found.items() if energy != UNIFORM]
-    if not own:
+    """Report, per reference, which energies are significantly better or worse, where and by how much."""
+    by_energy = standings(topic, rows)
+    without_control = [standing for energy, standing in by_energy.items() if energy != UNIFORM]
+    if not without_control:
         return []
     bullets = [
-        Bullet("Beside plain diffusion at the same T", _ranking([one.steps for one in own])),
-        Bullet(f"Beside plain diffusion at the same {CALLS.name}", _ranking([one.calls for one in own])),
-        Bullet("Beside plain diffusion at the same seconds", _ranking([one.seconds for one in own])),
-        Bullet("Beside k candidates with uniform weights", _ranking([one.uniform for one in own])),
+        Bullet("Beside plain diffusion at the same T", _ranking([entry.steps for entry in without_control])),
+        Bullet(
+            f"Beside plain diffusion at the same {CALLS.name}", _ranking([entry.calls for entry in without_control])
+        ),
+        Bullet("Beside plain diffusion at the same seconds", _ranking([entry.seconds for entry in without_control])),
+        Bullet("Beside k candidates with uniform weights", _ranking([entry.uniform for entry in without_control])),
     ]
-    if UNIFORM in found:
-        control = found[UNIFORM].steps
+    if UNIFORM in by_energy:
+        control = by_energy[UNIFORM].steps
         differ = control.count(Verdict.BETTER) + control.count(Verdict.WORSE)
         text = f"beyond doubt unlike plain diffusion at the same T in {differ} of {len(control.compared)} samplers."
         bullets.append(Bullet("The control, uniform weights", text))
@@ -159,24 +161,24 @@ def _extreme(standing: EnergyRanking, verdict: Verdict) -> str:
 
 
 def energy_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
-    """For every energy: at which T it helps and harms, how much and how surely, and at what cost."""
+    """Report, per energy, at which T it helps or harms, by how much, with what significance, and at what cost."""
     kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
     bullets = []
-    for energy, found in standings(topic, rows).items():
-        own = [row for row in kept if row["energy"] == energy]
-        sentences = [_help(topic, found.steps, kept)]
-        if found.steps.count(Verdict.WORSE):
-            row, comparison = found.steps.extreme(Verdict.WORSE)
-            where = ", ".join(map(str, found.steps.steps(Verdict.WORSE)))
+    for energy, standing in standings(topic, rows).items():
+        energy_rows = [row for row in kept if row["energy"] == energy]
+        sentences = [_help(topic, standing.steps, kept)]
+        if standing.steps.count(Verdict.WORSE):
+            row, comparison = standing.steps.extreme(Verdict.WORSE)
+            where = ", ".join(map(str, standing.steps.steps(Verdict.WORSE)))
             sentences.append(f"Harms at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}.")
         if energy != UNIFORM:
-            sentences += _worth(topic, found.steps, kept) + _sharpening(topic, own, kept)
+            sentences += _worth(topic, standing.steps, kept) + _sharpening(topic, energy_rows, kept)
         bullets.append(Bullet(title(energy), " ".join(sentences)))
     return bullets
 
 
 def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
-    """How many rows show published behaviour, if any do."""
+    """Report the number of rows of the published sampler, if there are any."""
     count = sum(bool(row["legacy"]) for row in rows)
     text = (
         f"Rows that show published behaviour, its errors included: {count}. They are labelled '{LEGACY}' wherever they "
@@ -197,7 +199,7 @@ def _help(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> str:
 
 
 def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[str]:
-    """Of the samplers that help beyond doubt, the one worth the most steps of plain diffusion for each of its own."""
+    """Report the significantly better sampler that replaces the most steps of plain diffusion per step of its own."""
     worth = [
         (row, steps)
         for row, comparison in standing.compared
@@ -212,7 +214,7 @@ def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[s
 
 
 def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    """Texts of lower entropy please a judge without being better."""
+    """Report samplers whose texts have lower entropy: a judge scores such texts better without better quality."""
     if topic.y is not JUDGED:
         return []
     lower = 0
@@ -229,7 +231,7 @@ def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[s
 
 
 def price(topic: Topic, row: Row, rows: Sequence[Row]) -> list[tuple[float, str]]:
-    """How many times the calls and the seconds of plain diffusion with as many steps the row costs."""
+    """Return the cost of the row as a multiple of plain diffusion at the same T, in calls and in seconds."""
     twin = next((p for p in plain_curve(row, rows, topic.y) if p["steps"] == row["steps"]), None)
     return [
         (cost.value(row) / cost.value(twin), name)
@@ -244,7 +246,7 @@ def _price(topic: Topic, row: Row, rows: Sequence[Row]) -> str:
 
 
 def _by(comparison: Comparison, y: Quantity) -> str:
-    """The size of a difference and how sure it is."""
+    """Format the size and the significance of a difference."""
     size = f"{abs(comparison.gain):.3f} {y.unit}"
     if math.isinf(comparison.sigmas):
         return f"{size} (without scatter)"
@@ -252,7 +254,7 @@ def _by(comparison: Comparison, y: Quantity) -> str:
 
 
 def sampler_at(row: Row) -> str:
-    """`step, T = 8, k = 8`; plain diffusion needs no k."""
+    """Format a row as `step, T = 8, k = 8`; plain diffusion without k."""
     name = title(row["energy"])
     return f"{name}, T = {row['steps']}" if row["energy"] == PLAIN else f"{name}, {_place(row)}"
 
@@ -262,13 +264,13 @@ def _place(row: Row) -> str:
 
 
 def plus_minus(value: float, error: float, digits: int = 3) -> str:
-    """A number with its standard error; `–` where there is none."""
+    """Format a number with its standard error if finite; `–` if the number is not finite."""
     if not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
 
 
 def refusals(found: Sequence[EnergyRanking]) -> list[str]:
-    """Why samplers could not be compared, each reason once with how many it keeps out."""
+    """Return the reasons why samplers could not be compared, each with its count."""
     counts = Counter(refused.reason.partition(", this is")[0] for standing in found for refused in standing.refused)
     return [f"{reason} ({count})" for reason, count in counts.items()]

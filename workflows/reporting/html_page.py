@@ -1,4 +1,4 @@
-"""A document as one HTML page: figures inside it, no script, nothing loaded from anywhere."""
+"""Rendering of a document as one HTML page with embedded figures, without scripts or external resources."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from workflows.reporting.document import (
     visible,
 )
 
-# The page may show what it holds, and fetch nothing.
+# Permits only embedded content.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -53,11 +53,11 @@ details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 pre { background: var(--shade); padding: .8rem; overflow-x: auto; font-size: .8rem; border-radius: 4px; }
 """  # noqa: E501
-LONG_CELL = 40  # characters from which on a cell may break its line
+LONG_CELL = 40  # characters beyond which a cell may wrap
 
 
 def html_page(document: ReportDocument, images: Mapping[str, bytes]) -> str:
-    """The whole page; `images` are the PNG of its pictures, by name."""
+    """Return the page; `images`: PNG data of the pictures by name."""
     headings = [block for block in document.blocks if isinstance(block, Heading)]
     anchors = {id(heading): f"part-{number}" for number, heading in enumerate(headings, 1)}
     body = "\n".join(_block(block, anchors, images) for block in document.blocks)
@@ -128,7 +128,7 @@ def _table(table: Table) -> str:
 
 
 def _scrolling(name: str, content: str) -> str:
-    """What is wider than the screen moves in a frame of its own, which the keyboard reaches."""
+    """Wrap the content in a horizontally scrolling region that is reachable by keyboard."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(name)}">{content}</div>'
 
 

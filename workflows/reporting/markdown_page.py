@@ -1,4 +1,4 @@
-"""A document as Markdown: figures lie beside it as PNG files, and the columns of its tables align."""
+"""Markdown rendering of a document, with figures as separate PNG files and aligned table columns."""
 
 import re
 import unicodedata
@@ -20,7 +20,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
 
 
 def markdown_page(document: ReportDocument) -> str:
-    """The whole text; a picture is `NAME.png` in the same folder."""
+    """Return the Markdown text; pictures refer to `NAME.png` in the same folder."""
     return "\n\n".join([f"# {_text(document.title)}", *(_block(block) for block in document.blocks)]) + "\n"
 
 
@@ -58,12 +58,12 @@ def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) 
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: wide characters take two, combining ones none."""
+    """Return the width in terminal columns: wide characters take two, combining ones none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _fenced(text: str) -> str:
-    """A code block whose fence is longer than any run of backticks in it."""
+    """Return a code block with a fence longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     lines = "\n".join(visible(line) for line in text.split("\n"))
@@ -71,5 +71,5 @@ def _fenced(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """The text with every character escaped that Markdown, or HTML within it, would take for its own."""
+    """Escape all characters with a meaning in Markdown or in HTML within it."""
     return _SPECIAL.sub(r"\\\1", visible(text))

@@ -1,4 +1,4 @@
-"""Origin: which stages made the numbers, when, from which commit, on which machine, with which settings."""
+"""Provenance: stages, times, commit, machine and settings behind the reported numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ UNKNOWN = "not recorded"
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage, its output, and what the tracking store knows of the run that made it."""
+    """A stage, its output, and the facts of its run in the tracking store."""
 
     stage: str
     output: str
@@ -20,7 +20,7 @@ class StageRecord:
 
 
 def origin_blocks(stages: Sequence[StageRecord], settings: str, written: datetime) -> list[DocumentBlock]:
-    """The last chapters: stages, machine and packages, settings."""
+    """Return the last chapters: stages, machine and packages, settings."""
     return [
         Heading("Stages"),
         _stages(stages),
@@ -54,14 +54,14 @@ def _commit(facts: RunFacts, digits: int = 12) -> str:
 
 
 def _facts(stages: Sequence[StageRecord], written: datetime) -> list[Bullet]:
-    """Each fact once where all stages agree on it, else with the stages that it is true of."""
+    """List each fact once if all stages agree on it, else each value with its stages."""
     known = [(record.stage, record.facts) for record in stages if record.facts is not None]
-    of_each = {
+    facts_by_name = {
         "Commit": [(stage, _commit(facts, digits=40)) for stage, facts in known],
         "Machine": [(stage, _listed(facts.machine)) for stage, facts in known],
         "Packages": [(stage, _listed(facts.packages)) for stage, facts in known],
     }
-    bullets = [Bullet(name, _agreed(values)) for name, values in of_each.items()]
+    bullets = [Bullet(name, _agreed(values)) for name, values in facts_by_name.items()]
     note = "The machine is the one that ran the command; workers of a cluster may be others (see the settings)."
     return [*bullets, Bullet("Workers", note), Bullet("Report written", _time(written))]
 

@@ -1,4 +1,4 @@
-"""What is read off a measured row: the value, how sure it is, and the words that stand beside an axis."""
+"""Quantities of measured rows: value, standard error and axis label."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,38 +9,38 @@ from workflows.reporting.samplers import Row
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a row and its standard error; nan where the row does not have it."""
+    """A number of a row and its standard error; nan if the row lacks it."""
 
     name: str
     unit: str
     value: Callable[[Row], float]
     error: Callable[[Row], float] | None = None
-    """None: exact, or its scatter is not known."""
+    """Standard error; None: exact, or unknown."""
     each: str | None = None
-    """The column that holds the number of every sequence, for pairs; None: there is none."""
+    """Column with the values per sequence, for paired comparisons; None: not available."""
     base: int | None = None
-    """Of the logarithmic axis it is drawn on; None: a linear one."""
+    """Base of a logarithmic axis; None: linear axis."""
     gain: "Quantity | None" = None
-    """What the row is better by than plain diffusion at the same T, where it says so itself, with a paired error."""
+    """Gain over plain diffusion at the same T, with a paired error, if the row itself contains it."""
     linear_within: float | None = None
-    """On an axis with both signs: linear up to here and logarithmic beyond; None: linear everywhere."""
+    """Threshold of a symmetric logarithmic axis, linear up to here; None: linear everywhere."""
 
     @property
     def axis(self) -> str:
-        """The words beside an axis."""
+        """Axis label."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def each_of(self, row: Row) -> Sequence[float]:
-        """The number of every sequence; empty where it was not kept."""
+        """Return the values per sequence; empty if they were not stored."""
         return (row.get(self.each) or ()) if self.each else ()
 
     def error_of(self, row: Row) -> float:
-        """The standard error; nan where it is not known."""
+        """Return the standard error; nan if it is unknown."""
         return self.error(row) if self.error else math.nan
 
 
 def column(name: str) -> Callable[[Row], float]:
-    """The number that a row has under this name; nan where there is none."""
+    """Return a function that reads column `name` of a row as a float; nan if the value is missing."""
 
     def read(row: Row) -> float:
         value = row.get(name)
@@ -73,7 +73,7 @@ TEXT_SECONDS = Quantity("seconds per text", "timed alone", column("seconds_per_t
 
 
 def measured(rows: Sequence[Row], *quantities: Quantity) -> list[Row]:
-    """The rows in which all these numbers are finite, and above 0 where their axis is logarithmic."""
+    """Return the rows in which all quantities are finite, and positive if their axis is logarithmic."""
     return [row for row in rows if all(_drawable(quantity, row) for quantity in quantities)]
 
 

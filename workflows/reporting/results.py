@@ -1,4 +1,4 @@
-"""Results: what an evaluation left in its output folder, and what it did not measure."""
+"""Results of an evaluation, read from its output folder, and the measurements that are missing."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _NOBODY: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.
 
 @dataclass(frozen=True)
 class Expected:
-    """A table that an evaluation may write: what it tells, the columns it must have, and numbers it may lack."""
+    """A table that an evaluation may write: description, required columns, and optional numbers."""
 
     name: str
     tells: str
@@ -29,7 +29,7 @@ class Expected:
 
     @property
     def file(self) -> str:
-        """Its name in the output folder."""
+        """File name in the output folder."""
         return f"{self.name}.parquet"
 
 
@@ -116,7 +116,7 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of every table (none where it was not measured), and what is missing: the table, and why."""
+    """Rows of every table (empty if not measured), and the missing tables with reasons."""
 
     summary: Row
     bounds: Sequence[Row] = ()
@@ -144,7 +144,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Everything that the evaluation's output folder holds; a table that is not there is said to be missing."""
+    """Read all tables from the output folder of an evaluation; absent tables are recorded as missing."""
     tables, missing = {}, []
     for expected in TABLES:
         tables[expected.name], lacking = _read(folder / expected.file, expected)
@@ -154,7 +154,7 @@ def read_results(folder: Path) -> Results:
 
 
 def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
-    """The rows, and what is missing; without a column that says what a row is about there are no rows."""
+    """Return the rows and a description of what is missing; without all required columns there are no rows."""
     if not path.exists():
         return [], f"not measured, there is no {path.name}"
     table = pq.read_table(path)
@@ -170,9 +170,9 @@ def _read(path: Path, expected: Expected) -> tuple[list[Row], str]:
 
 
 def _whole(row: Row, numbers: set[str]) -> Row:
-    """The row with nan for every number that is not there; what no diffusion sampler wrote has no steps.
+    """Return the row with nan for missing numbers, and with T = 0 if no diffusion sampler generated it.
 
-    Tokens are drawn at temperature 1 where nothing else is said.
+    The token temperature defaults to 1.
     """
     filled = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
     filled.setdefault("token_temperature", 1.0)

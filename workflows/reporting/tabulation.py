@@ -1,4 +1,4 @@
-"""Tabulation: the measured rows as tables of text, every number with its standard error and every legacy row named."""
+"""Tables of the measured rows: numbers with their standard errors, rows of the published sampler labeled."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,10 @@ MOST_SIGMAS = 99
 
 
 def level_table(summary: Row, paper: Sequence[Row] = ()) -> Table:
-    """The numbers that belong to no sampler, and for each whether it is a bound; `paper` if its estimator has rows."""
+    """Return the likelihoods that depend on no sampler, each marked as a bound or not.
+
+    `paper`: rows of the paper's estimator; without them its values are read from `summary`.
+    """
     rows = []
     for key, name, kind in (
         ("denoiser_nelbo", "denoiser, NELBO (T = ∞)", "upper bound on −log p"),
@@ -46,19 +49,19 @@ def level_table(summary: Row, paper: Sequence[Row] = ()) -> Table:
 
 
 def bound_table(bounds: Sequence[Row]) -> Table:
-    """The bound of every sampler by T."""
+    """Return the bound of every sampler by T."""
     return _by_steps("T-step bounds, nats per token ± standard error (lower is better)", bounds, _bound)
 
 
 def gain_table(bounds: Sequence[Row]) -> Table:
-    """The paired gain over plain diffusion of every sampler by T."""
+    """Return the paired gain of every sampler over plain diffusion, by T."""
     rows = [row for row in bounds if row["energy"] != PLAIN]
     caption = "Gain over plain diffusion at the same T, nats per token, in paired standard errors σ (higher is better)"
     return _by_steps(caption, rows, lambda row: outcome_cell(same_steps(row, bounds, BOUND)))
 
 
 def step_grid_table(rows: Sequence[Row]) -> Table:
-    """Where the steps of each sampler are put best, and what that gains over equal steps."""
+    """Return the fitted step times of each sampler and their gain over equal steps."""
     cells = []
     for row in rows:
         gain = Comparison(row["gain_over_equal_steps"], row["gain_standard_error"], paired=True)
@@ -70,7 +73,7 @@ def step_grid_table(rows: Sequence[Row]) -> Table:
 
 
 def effort_table(rows: Sequence[Row]) -> Table:
-    """What every plan of effort does at each step, what it promised on training sequences, and what it came to."""
+    """Return each effort plan: its steps, the gain predicted on training sequences, and the measured gain."""
     cells = []
     for row in rows:
         gain = Comparison(row["gain_over_plain"], row["gain_standard_error"], paired=True)
@@ -89,17 +92,20 @@ def effort_table(rows: Sequence[Row]) -> Table:
 
 
 def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
-    """Every energy in a line: its largest sure gain with its cost, and its verdicts beside everything compared with."""
+    """Return one line per energy: its largest significant gain with its cost, and its verdicts in every comparison."""
     cells = []
-    for energy, found in standings(topic, rows).items():
-        best = found.steps.extreme(Verdict.BETTER) if found.steps.count(Verdict.BETTER) else None
+    for energy, standing in standings(topic, rows).items():
+        best = standing.steps.extreme(Verdict.BETTER) if standing.steps.count(Verdict.BETTER) else None
         times = {name: f"{value:.1f} ×" for value, name in price(topic, best[0], rows)} if best else {}
         gain, where = (outcome_cell(best[1]), f"T = {best[0]['steps']}, {words(best[0])}") if best else ("none", NONE)
         cells.append(
             (
                 title(energy), gain, where,
                 times.get(CALLS.name, NONE), times.get("seconds", NONE),
-                *(_verdicts(one) for one in (found.steps, found.calls, found.seconds, found.uniform)),
+                *(
+                    _verdicts(ranking)
+                    for ranking in (standing.steps, standing.calls, standing.seconds, standing.uniform)
+                ),
             )
         )  # fmt: skip
     columns = (
@@ -113,7 +119,7 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
 
 
 def _verdicts(standing: EnergyRanking) -> str:
-    """`16 / 2 / 0`, and how many more could not be compared."""
+    """Format the counts better / undecided / worse as `16 / 2 / 0`, plus the number not comparable."""
     if not standing.compared:
         return NONE
     better, worse = standing.count(Verdict.BETTER), standing.count(Verdict.WORSE)
@@ -122,10 +128,10 @@ def _verdicts(standing: EnergyRanking) -> str:
 
 
 def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
-    """Every sampler of one energy beside plain diffusion at the same T, calls and seconds, and beside the control."""
-    own = [row for row in rows if row["energy"] == energy]
+    """Compare every sampler of one energy with plain diffusion at equal T, calls and seconds, and with the control."""
+    energy_rows = [row for row in rows if row["energy"] == energy]
     cells = []
-    for row in (row for group in series(own).values() for row in own_rows(group)):
+    for row in (row for group in series(energy_rows).values() for row in own_rows(group)):
         steps = equal_plain_steps(row, rows, topic.y)
         cells.append(
             (
@@ -148,7 +154,7 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
 
 
 def cost_table(cost: Sequence[Row]) -> Table:
-    """Seconds of every sampler that was timed, and their spread."""
+    """Return the seconds of every timed sampler and their spread."""
     cells = [
         (
             title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row), number(TEXT_SECONDS.value(row), 4),
@@ -166,7 +172,7 @@ def cost_table(cost: Sequence[Row]) -> Table:
 
 
 def calibration_table(calibration: Sequence[Row]) -> Table:
-    """How well each energy tells data from drafts, by t."""
+    """Return how well each energy separates data from samples of the denoiser, by t."""
     cells = [
         (_named(row), f"{row['t_from']:g} to {row['t_to']:g}", number(row["auc"], 3), str(pairs_of(row)))
         for row in sorted(calibration, key=lambda row: (row["energy"], row["t_from"]))
@@ -175,7 +181,7 @@ def calibration_table(calibration: Sequence[Row]) -> Table:
 
 
 def partition_table(partition: Sequence[Row]) -> Table:
-    """Both ends of log Z by the number of drafts."""
+    """Return the low and the high estimate of log Z by the number of denoiser samples."""
     cells = [
         (
             _named(row), str(row["draws"]), plus_minus(row["low_nats_per_token"], row["low_standard_error"]),
@@ -187,7 +193,7 @@ def partition_table(partition: Sequence[Row]) -> Table:
 
 
 def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
-    """Other corpora, that no model here was trained on."""
+    """Return the likelihoods on corpora that no model was trained on."""
     cells = [
         (
             row["corpus"], row["model"] + (", legacy" if row["legacy"] else ""),
@@ -204,7 +210,10 @@ def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
 
 
 def outcome_cell(outcome: Outcome) -> str:
-    """`+0.216 +47σ`; `–` where refused, and in brackets the one with the dearest plain diffusion, which costs less."""
+    """Format an outcome as `+0.216 +47σ`, or `–` if not comparable.
+
+    In parentheses: the comparison with the most expensive plain diffusion, which still costs less.
+    """
     if isinstance(outcome, Comparison):
         return f"{outcome.gain:+.3f}{_sigmas(outcome)}"
     if outcome.cheaper is not None:
@@ -213,7 +222,7 @@ def outcome_cell(outcome: Outcome) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """The number with so many digits; `–` where it was not measured."""
+    """Format the number with `digits` decimals; `–` if it was not measured."""
     return f"{value:.{digits}f}" if math.isfinite(value) else NONE
 
 
@@ -232,7 +241,7 @@ def _bound(row: Row) -> str:
 
 
 def _by_steps(caption: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> Table:
-    """A line for each sampler, a column for each T."""
+    """Return a table with one line per sampler and one column per T."""
     steps = sorted({row["steps"] for row in rows})
     cells = []
     for energy in (PLAIN, *energies(rows)):
@@ -243,12 +252,12 @@ def _by_steps(caption: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> 
 
 
 def own_rows(group: Sequence[Row]) -> list[Row]:
-    """Without the row of one step that a series of the last step alone borrows from another."""
+    """Drop the one-step row that a last-step series borrows from another series."""
     return [row for row in group if last_step_only(row)] or list(group)
 
 
 def steps_of(row: Row) -> int:
-    """0 for what no diffusion sampler wrote."""
+    """Return T; 0 for text that no diffusion sampler generated."""
     return 0 if row["energy"] in NO_STEPS else row["steps"]
 
 

@@ -1,4 +1,4 @@
-"""The report that a person reads at the end: what the models reach, what each sampler reaches, and what it writes."""
+"""Terminal report: likelihoods of the models, results of each sampler, and sample texts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MOST_SIGMAS = 99
 
 
 def report(summary: Row, tables: dict[str, list[Row]]) -> str:
-    """Plain text for a terminal."""
+    """Return the report as plain text."""
     sections = [
         _likelihood(summary, tables.get("paper", [])),
         _bounds(tables["bounds"]),
@@ -63,7 +63,7 @@ def _bounds(bounds: list[Row]) -> list[str]:
 
 
 def _width(rows: list[Row]) -> int:
-    """Columns for the longest name."""
+    """Return the column width of the longest energy name."""
     return max(NAME, *(len(row["energy"]) + 2 for row in rows))
 
 
@@ -83,8 +83,8 @@ def _quality(quality: list[Row]) -> list[str]:
         f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms a text':>10}"
     )
     for row in quality:
-        drawn = row["energy"] not in ("data", "repeater", "autoregressive")
-        steps, k = (str(row["steps"]), _k(row)) if drawn else ("", "")
+        sampled = row["energy"] not in ("data", "repeater", "autoregressive")
+        steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         lines.append(
             f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
             f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
@@ -104,8 +104,8 @@ def _matched(rows: list[Row]) -> list[str]:
     lines = ["The same at the entropy of the data, by a sweep of the token temperature: judge, nats per token"]
     wide = _width(rows)
     for row in rows:
-        drawn = row["energy"] != "autoregressive"
-        steps, k = (str(row["steps"]), _k(row)) if drawn else ("", "")
+        sampled = row["energy"] != "autoregressive"
+        steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
         lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
     return lines
@@ -120,8 +120,8 @@ def _calibration(rows: list[Row]) -> list[str]:
     by_energy: dict[str, dict[tuple[float, float], Row]] = {}
     for row in rows:
         by_energy.setdefault(row["energy"], {})[row["t_from"], row["t_to"]] = row
-    for energy, found in by_energy.items():
-        lines.append("  " + f"{energy:<{NAME}}" + "".join(f"{found[q]['auc']:>14.3f}" for q in quarters))
+    for energy, by_time in by_energy.items():
+        lines.append("  " + f"{energy:<{NAME}}" + "".join(f"{by_time[q]['auc']:>14.3f}" for q in quarters))
     return lines
 
 
@@ -148,12 +148,12 @@ def _legacy(what: str, rows: list[Row]) -> list[str]:
 
 
 def _texts(quality: list[Row]) -> list[str]:
-    drawn = [
+    sampled = [
         row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["legacy"]
     ]
-    plain = next(row for row in drawn if row["energy"] == "plain")
+    plain = next(row for row in sampled if row["energy"] == "plain")
     best = min(
-        (row for row in drawn if row["energy"] not in ("plain", "uniform") and row["steps"] == plain["steps"]),
+        (row for row in sampled if row["energy"] not in ("plain", "uniform") and row["steps"] == plain["steps"]),
         key=lambda row: row["nll_nats_per_token"],
         default=plain,
     )
@@ -172,7 +172,7 @@ def _short(row: Row) -> str:
 
 
 def _sigmas(row: Row) -> str:
-    if row["gain_standard_error"] == 0:  # nothing was resampled in any sequence, or all gain the same
+    if row["gain_standard_error"] == 0:  # no sequence was resampled, or all gain the same
         return f"{row['gain_nats_per_token']:+.3f}"
     sigmas = row["gain_nats_per_token"] / row["gain_standard_error"]
     return f"{row['gain_nats_per_token']:+.3f} {max(-MOST_SIGMAS, min(MOST_SIGMAS, sigmas)):+.0f}σ"

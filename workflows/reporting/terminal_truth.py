@@ -1,4 +1,4 @@
-"""What a report says where the source's law is known: how near the models are to the truth."""
+"""Terminal report section for a source with a known distribution: distance of the models from it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ NAME = 18  # columns for an energy's name
 
 
 def truth_lines(summary: Row, tables: dict[str, list[Row]]) -> list[str]:
-    """Nothing, where the law is not known."""
+    """Return the lines of the section; none if the distribution is unknown."""
     if summary["entropy_nats_per_token"] is None:
         return []
     return [
@@ -33,16 +33,16 @@ def _nelbo(summary: Row, marginals: list[Row]) -> list[str]:
 
 
 def _shares(bounds: list[Row]) -> list[str]:
-    """Of what the exact energy of the same kind gains on this denoiser, how much the learned one gains."""
+    """Report the gain of each learned energy as a share of the exact energy's gain on this denoiser."""
     lines = ["  share of the gain of the exact energy that weighs the same, same k and T:"]
-    for one in gain_shares(bounds):
-        cells = "  ".join(f"T={t} {share:.0%}" for t, share in one.by_steps.items())
-        lines.append(f"    {one.energy:<{NAME}}k = {one.candidates:<3} of {one.of:<14}{cells}")
+    for learned in gain_shares(bounds):
+        cells = "  ".join(f"T={t} {share:.0%}" for t, share in learned.by_steps.items())
+        lines.append(f"    {learned.energy:<{NAME}}k = {learned.candidates:<3} of {learned.of:<14}{cells}")
     return lines
 
 
 def _excess(bounds: list[Row], summary: Row) -> list[str]:
-    """How far above the entropy exactly sampled energies are."""
+    """Report the bounds of exactly sampled energies relative to the entropy."""
     entropy, lines = summary["entropy_nats_per_token"], []
     for rows in by_sampler(bounds):
         if rows[0]["candidates"] == 0:

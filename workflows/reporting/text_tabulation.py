@@ -1,4 +1,4 @@
-"""Tabulation of texts: what judges make of them, at which entropy, and how they came about."""
+"""Tables of generated texts: judge scores, entropies and sampling trajectories."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ from workflows.reporting.tabulation import NONE, number, own_rows, sampler_of, s
 
 
 def quality_table(quality: Sequence[Row]) -> Table:
-    """What the judge makes of every sampler's texts, with their entropy, diversity and cost."""
+    """Return the judge's score of every sampler's texts, with their entropy, diversity and cost."""
     names = [*NO_STEPS, PLAIN, *energies(quality)]
     ordered = sorted(quality, key=lambda row: (steps_of(row), names.index(row["energy"])))
     cells = [
@@ -36,7 +36,7 @@ def quality_table(quality: Sequence[Row]) -> Table:
 
 
 def matched_table(matched: Sequence[Row]) -> Table:
-    """What each sampler reaches at the entropy of the data, or why it does not reach that."""
+    """Return the judge's score of each sampler at the entropy of the data, or why that entropy is not reached."""
     cells = [
         (
             title(row["energy"]), str(steps_of(row) or NONE), sampler_of(row),
@@ -54,14 +54,14 @@ def matched_table(matched: Sequence[Row]) -> Table:
 
 
 def race_entropy_table(rows: Sequence[Row]) -> Table:
-    """What the race leaves of the entropy of the denoiser's own laws."""
+    """Return the entropy of the denoiser's distributions, and what the published race leaves of it."""
     return _entropies(
         "Entropy of the laws that tokens are drawn from, and of what the float32 race leaves (legacy)", rows
     )
 
 
 def legacy_entropy_table(rows: Sequence[Row]) -> Table:
-    """The entropy of plain diffusion's texts by the published races, and exactly."""
+    """Return the entropy of plain diffusion's texts sampled by the published races and exactly."""
     caption = "Unigram entropy of plain diffusion's texts, by the published races in float32 (legacy) and exactly"
     return _entropies(caption, rows)
 
@@ -79,14 +79,14 @@ def _entropies(caption: str, rows: Sequence[Row]) -> Table:
 
 
 def trajectory_table(trajectory: Sequence[Row]) -> Table:
-    """The effective sample size and the distinct candidates at both ends of each trajectory."""
+    """Return the effective sample size and the distinct candidates at both ends of each trajectory."""
     cells = []
     for energy in energies(trajectory):
         for name, group in series([row for row in trajectory if row["energy"] == energy]).items():
             for steps, along in groupby(own_rows(group), key=lambda row: row["steps"]):
                 ends = sorted(along, key=lambda row: -row["t"])
                 ess, distinct = column("ess"), column("distinct_candidates")
-                both = (number(of(row), 2) for of in (ess, distinct) for row in (ends[0], ends[-1]))
+                both = (number(value(row), 2) for value in (ess, distinct) for row in (ends[0], ends[-1]))
                 cells.append((title(energy), name, str(steps), *both))
     columns = (
         "energy",

@@ -1,4 +1,4 @@
-"""Numbers against the truth, where the law of the source is known: of the bounds and of the denoiser."""
+"""Bounds and denoiser compared with the true distribution of a source that is known."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from workflows.reporting.samplers import CONTROLS, EXACT_PREFIX, Row, exact_twin
 
 @dataclass(frozen=True)
 class Share:
-    """How much of what the exact energy gains over plain diffusion a learned one of the same kind gains, by T."""
+    """Gain of a learned energy over plain diffusion, as a share of the gain of the exact energy of its kind, by T."""
 
     energy: str
     candidates: int
@@ -20,14 +20,14 @@ class Share:
 
 
 def gain_shares(bounds: Sequence[Row]) -> list[Share]:
-    """Of every learned energy that an exact one of its kind was measured beside, with the same k, window and T."""
+    """Return the shares of the learned energies for which an exact one was measured with the same k, window and T."""
     shares: dict[tuple[str, int, str], Share] = {}
     for row in bounds:
         if row["energy"] in CONTROLS or row["energy"].startswith(EXACT_PREFIX) or not row["candidates"]:
             continue
         name = exact_twin(row["whole_sequence"], row["block"])
-        exact = (one for one in bounds if one["energy"] == name and one["steps"] == row["steps"])
-        twin = next((one for one in exact if same_sampler(one, row)), None)
+        exact = (other for other in bounds if other["energy"] == name and other["steps"] == row["steps"])
+        twin = next((other for other in exact if same_sampler(other, row)), None)
         if twin is not None and twin["gain_nats_per_token"] > 0:
             key = (row["energy"], row["candidates"], name)
             share = row["gain_nats_per_token"] / twin["gain_nats_per_token"]
@@ -36,7 +36,7 @@ def gain_shares(bounds: Sequence[Row]) -> list[Share]:
 
 
 def excess(row: Row, summary: Row) -> Comparison:
-    """How far a bound lies above -log q of the same sequences, nats per token, paired; never below it but by chance."""
+    """Return the paired excess of a bound over -log q of its sequences, in nats per token; negative only by chance."""
     of_sequences = summary.get("entropy_by_sequence") or ()
     truth = {"bound_nats_per_token": summary["entropy_nats_per_token"], "by_sequence": of_sequences}
     over = gain_over(level(row, BOUND), truth, BOUND)
@@ -44,17 +44,17 @@ def excess(row: Row, summary: Row) -> Comparison:
 
 
 def nelbo_excess(marginals: Sequence[Row]) -> tuple[float, float]:
-    """NELBO - H and its standard error, nats per token: the distances of the marginals, which the quarters add up to.
+    """Return NELBO - H and its standard error, in nats per token: the sum of the marginals' distances by quarter of t.
 
-    The same as the difference of the two numbers, without the noise of x_t that the NELBO's own estimate has.
+    Equals the difference of the two numbers, without the noise of x_t in the NELBO's own estimate.
     """
     error = math.hypot(*(row["nelbo_standard_error"] for row in marginals))
     return sum(row["nelbo_above_entropy_nats_per_token"] for row in marginals), error
 
 
 def by_sampler(bounds: Sequence[Row]) -> list[list[Row]]:
-    """The rows of one sampler of one energy, by T; samplers of the last step alone are one, whatever their T."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    """Group the rows by energy and sampler; last-step samplers form one group, whatever their T."""
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in bounds:
-        found.setdefault((row["energy"], words(row)), []).append(row)
-    return list(found.values())
+        groups.setdefault((row["energy"], words(row)), []).append(row)
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""The chapter about a source whose law is known: how far denoiser, energies and texts are from the truth."""
+"""Report chapter for a source with a known distribution: distance of denoiser, energies and texts from it."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_exc
 
 
 def truth_blocks(results: Results) -> list[DocumentBlock]:
-    """Nothing, where the law of the source is not known."""
+    """Return the chapter; empty if the distribution of the source is unknown."""
     known = results.summary.get("entropy_nats_per_token") is not None
     tables = [
         *([share_table(results.bounds), excess_table(results.bounds, results.summary)] if known else []),
@@ -41,25 +41,25 @@ def truth_blocks(results: Results) -> list[DocumentBlock]:
 
 
 def share_table(bounds: Sequence[Row]) -> Table:
-    """What the learned energies gain, as a share of what the exact ones do."""
+    """Return the gains of the learned energies as shares of the exact energies' gains."""
     shares = gain_shares(bounds)
-    steps = sorted({t for one in shares for t in one.by_steps})
+    steps = sorted({t for share in shares for t in share.by_steps})
     cells = []
-    for one in shares:
-        percent = (f"{one.by_steps[t]:.0%}" if t in one.by_steps else NONE for t in steps)
-        cells.append((one.energy, str(one.candidates), one.of, *percent))
+    for share in shares:
+        percent = (f"{share.by_steps[t]:.0%}" if t in share.by_steps else NONE for t in steps)
+        cells.append((share.energy, str(share.candidates), share.of, *percent))
     caption = "Gain over plain diffusion, as a share of the gain of the exact energy that weighs the same"
     return Table(caption, ("energy", "k", "exact energy", *(f"T = {t}" for t in steps)), cells)
 
 
 def excess_table(bounds: Sequence[Row], summary: Row) -> Table:
-    """How far every sampler's bound lies above the entropy."""
+    """Return the excess of every sampler's bound over the entropy."""
     entropy, steps = summary["entropy_nats_per_token"], sorted({row["steps"] for row in bounds})
     cells = []
     for rows in by_sampler(bounds):
-        found = {row["steps"]: excess(row, summary) for row in rows}
+        by_steps = {row["steps"]: excess(row, summary) for row in rows}
         percent = (
-            f"{found[t].gain / entropy:+.2%} ± {found[t].standard_error / entropy:.2%}" if t in found else NONE
+            f"{by_steps[t].gain / entropy:+.2%} ± {by_steps[t].standard_error / entropy:.2%}" if t in by_steps else NONE
             for t in steps
         )  # fmt: skip
         cells.append((title(rows[0]["energy"]), NONE if rows[0]["energy"] == PLAIN else words(rows[0]), *percent))
@@ -68,7 +68,7 @@ def excess_table(bounds: Sequence[Row], summary: Row) -> Table:
 
 
 def marginal_table(rows: Sequence[Row]) -> Table:
-    """The denoiser's marginals, by t."""
+    """Return the distance of the denoiser's marginals from the exact ones, by t."""
     cells = [
         (
             f"{row['t_from']:g} to {row['t_to']:g}",
@@ -82,7 +82,7 @@ def marginal_table(rows: Sequence[Row]) -> Table:
 
 
 def energy_table(rows: Sequence[Row]) -> Table:
-    """How differently a learned energy chooses, and what that costs."""
+    """Return how the choices of a learned energy differ from the exact one's, and the gain lost by that."""
     cells = [
         (
             title(row["energy"]), str(row["candidates"]), row["where"],
@@ -100,7 +100,7 @@ def energy_table(rows: Sequence[Row]) -> Table:
 
 
 def sample_table(rows: Sequence[Row]) -> Table:
-    """How probable the texts are under the law, and whether neighbours go together as they should."""
+    """Return the probability of the texts under the distribution, and how well their adjacent pairs match it."""
     cells = [
         (
             title(row["energy"]), str(row["steps"]), NONE if row["energy"] == PLAIN else words(row),

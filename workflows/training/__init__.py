@@ -1,1 +1,1 @@
-"""What the training stages share."""
+"""Training: the parts that the training stages share."""

@@ -1,4 +1,4 @@
-"""What the energies' training stages optimise, built on every worker; it imports the science alone, to start fast."""
+"""Objectives of the energies' training stages, built on every worker; imports little beyond `edlm`, to start fast."""
 
 import torch
 
@@ -11,15 +11,15 @@ from workflows.experiment import Finetune
 
 
 def contrasting(one: Finetune, denoiser: str, proposal: str | None, seed: int) -> Contrastive | Conditioning:
-    """The objective of one energy against the denoiser at a URI; fresh weights depend on the seed alone.
+    """Build the objective of one energy against the denoiser at a URI; fresh weights depend on the seed alone.
 
-    `proposal` is the URI of the conditional energy that a residual one stands on.
+    `proposal` is the URI of the conditional energy that proposes the candidates of a residual energy.
     """
     base = open_denoiser(local_copy(denoiser))
-    borrowed = None if proposal is None else open_energy(local_copy(proposal), base)
-    assert borrowed is None or isinstance(borrowed, ConditionalEnergy)
+    proposal_energy = None if proposal is None else open_energy(local_copy(proposal), base)
+    assert proposal_energy is None or isinstance(proposal_energy, ConditionalEnergy)
     torch.manual_seed(seed)
-    energy = one.energy.build(base.network, borrowed)
+    energy = one.energy.build(base.network, proposal_energy)
     if isinstance(energy, ConditionalEnergy):
         return Conditioning(base.network, energy, base.schedule, seed, one.largest_grid)
     return Contrastive(base.network, energy, base.schedule, one.negatives, one.loss, seed, one.largest_grid)

@@ -1,4 +1,4 @@
-"""What each training stage optimises, built on every worker; it imports the science alone, to start quickly."""
+"""Objectives of the training stages, built on every worker; imports `edlm` only, to start fast."""
 
 import torch
 
@@ -10,12 +10,12 @@ from edlm.training.objectives import Denoising, NextToken
 
 
 def denoising(trunk: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
-    """The objective, with fresh weights that depend on the seed alone."""
+    """Build the denoiser's objective, with fresh weights that depend on the seed alone."""
     torch.manual_seed(seed)
     return Denoising(Denoiser(trunk, vocabulary), schedule, seed)
 
 
 def next_token(trunk: TransformerConfig, vocabulary: int, seed: int) -> NextToken:
-    """The objective, with fresh weights that depend on the seed alone."""
+    """Build the autoregressive objective, with fresh weights that depend on the seed alone."""
     torch.manual_seed(seed)
     return NextToken(AutoregressiveModel(trunk, vocabulary))

@@ -1,4 +1,4 @@
-"""What the training stages share: a task for the workers, its settings, its curves."""
+"""Training run of a stage: the task for the workers, its settings, and its curves."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from edlm.training.loop import Objective, Training
 from workflows.stage import Session, Work
 
 CODE = ("workflows.training.run", "cluster.training.zero")
-"""What computes the weights, beside a stage's own module and its objective: settings, the workers' engine."""
+"""Modules that compute the weights, besides a stage's own and its objective: settings and the workers' engine."""
 
 Write = Callable[[Mapping[str, Tensor], Path], Any]
 
@@ -28,7 +28,7 @@ def run_training(
     objective: Callable[[], Objective],
     write: Write,
 ) -> dict[str, Any]:
-    """Afterwards `work.folder` holds the model that `write` made of the trained weights; facts about the training."""
+    """Train, write the model to `work.folder` by `write`, and return facts about the training."""
     experiment = session.experiment
     weights = train(
         TrainingTask(

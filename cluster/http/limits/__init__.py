@@ -1,1 +1,1 @@
-"""Limits: what a request may cost, and how much a client may ask for."""
+"""Limits on the cost of a request and on the work of an API key."""

@@ -1,4 +1,4 @@
-"""Admission: what lets work in to the engine, waits for it, and calls it off when nobody waits any more."""
+"""Admission: submits work to the engine, waits for its results, and cancels it when the client is gone."""
 
 import asyncio
 import math
@@ -41,7 +41,7 @@ FULL = {
 
 
 class Admission:
-    """The way in to one engine."""
+    """Admission control in front of one engine."""
 
     def __init__(self, batch: InferenceEngine, rules: Rules, meters: Meters) -> None:
         self.batch, self.rules, self.meters = batch, rules, meters
@@ -49,7 +49,10 @@ class Admission:
         self._allowance = None if per_second is None else RateLimit(per_second, per_second * rules.burst_seconds)
 
     def deadline(self, visit: RequestContext, wanted_seconds: float | None) -> float:
-        """When the request ends, in the time of time.monotonic(). Refused where it asks for more than it may have."""
+        """Return the deadline of the request, on the clock of `time.monotonic()`.
+
+        Raise APIError if the requested timeout exceeds `Rules.max_seconds`.
+        """
         most = self.rules.max_seconds
         if wanted_seconds is not None and wanted_seconds > most:
             message = f"edlm.timeout_seconds is {wanted_seconds:g}, and this server waits at most {most:g} s"
@@ -57,16 +60,19 @@ class Admission:
         return visit.arrived + (wanted_seconds or most)
 
     def require_places(self, texts: int, param: str) -> None:
-        """Refused where the engine never has places for so many texts at once; `param` asks for most of them."""
+        """Raise APIError if `texts` exceeds the slots and the queue of the engine together.
+
+        `param`: the request field that contributes most texts, named in the error.
+        """
         limits = self.batch.limits
         if texts > (most := limits.slots + limits.waiting):
             message = f"{texts} texts in one request, and at most {most} are on their way or wait here; ask for fewer"
             raise APIError(400, message, param, "invalid_value")
 
     def charge(self, visit: RequestContext, work: float) -> None:
-        """Afterwards the request's work is taken from its key's allowance; what the engine does not let in comes back.
+        """Charge the work of the request to the rate limit of its key, with a refund if the engine rejects the request.
 
-        Refused where the request costs more than any may, or where the allowance is used up.
+        Raise APIError if the request exceeds the work limit per request, or the key its rate limit.
         """
         if work > self.rules.max_work:
             raise APIError(
@@ -86,42 +92,42 @@ class Admission:
     async def texts(
         self, jobs: Sequence[Request], charged: float, way: GenerationPlan
     ) -> AsyncIterator[list[TextFuture]]:
-        """The tickets of these jobs; afterwards none of them is worked on any more."""
+        """Submit `jobs` and yield their futures; on exit, cancel those that are not done."""
         with self._entering(way.visit, charged):
-            tickets = await self._submitted(jobs, way)
+            futures = await self._submitted(jobs, way)
         try:
-            yield tickets
+            yield futures
         finally:
-            self._leave(tickets)
+            self._leave(futures)
 
     async def _submitted(self, jobs: Sequence[Request], way: GenerationPlan) -> list[TextFuture]:
-        """The tickets; in a thread, for drafts of long texts take a while to prepare."""
-        coming = asyncio.ensure_future(asyncio.to_thread(or_refuse, None, self.batch.submit, jobs, way.served.model))
+        """Submit in a thread, because preparing long sequences takes a while, and return the futures."""
+        started = asyncio.ensure_future(asyncio.to_thread(or_refuse, None, self.batch.submit, jobs, way.served.model))
         try:
-            return await asyncio.shield(coming)
-        except asyncio.CancelledError:  # the client went away meanwhile; the thread cannot be stopped
-            coming.add_done_callback(_call_off)
+            return await asyncio.shield(started)
+        except asyncio.CancelledError:  # the client disconnected; the thread cannot be stopped
+            started.add_done_callback(_call_off)
             raise
 
     async def measured(
         self, work: float, bites: Bites[Value], charged: float, way: GenerationPlan, follows: bool = False
     ) -> Value:
-        """What the bites return, once they are taken; they are called off when nobody waits.
+        """Run cooperative work in the engine and return its result; cancel it when this coroutine is cancelled.
 
-        What `follows` texts of the same request was let in with them.
+        Work that `follows` texts of the same request was admitted with them.
         """
         with self._entering(way.visit, charged):
-            ticket = self.batch.run(work, bites, way.visit.key, way.deadline, follows)
+            future = self.batch.run(work, bites, way.visit.key, way.deadline, follows)
         try:
-            async for _ in FutureWatch([ticket], steps=False).changes():
+            async for _ in FutureWatch([future], steps=False).changes():
                 pass
-            return outcome(ticket)
+            return outcome(future)
         finally:
-            self._leave([ticket])
+            self._leave([future])
 
     @contextmanager
     def _entering(self, visit: RequestContext, charged: float) -> Iterator[None]:
-        """Within, work may be given to the engine; what it does not let in is Refused, and costs nothing."""
+        """Translate rejections by the engine to APIError and refund their charge, around a submission to the engine."""
         try:
             with self._refunding(visit, charged):
                 yield
@@ -135,16 +141,16 @@ class Admission:
 
     @contextmanager
     def _refunding(self, visit: RequestContext, charged: float) -> Iterator[None]:
-        """Whatever error ends this, the key has back what it was charged."""
+        """Refund the charge to the key if the body raises an error."""
         try:
             yield
-        except Exception:  # not what calls off a request that was let in: that is no Exception
+        except Exception:  # CancelledError is no Exception: an admitted request that is cancelled stays charged
             if self._allowance is not None:
                 self._allowance.use(visit.key, -charged)
             raise
 
     def _leave(self, tickets: Sequence[Future[Any]]) -> None:
-        """Afterwards nobody waits for the tickets, and how long they waited is counted."""
+        """Cancel the futures that are not done, and record the queueing time of those that started."""
         for ticket in tickets:
             if not ticket.done:
                 ticket.cancel()
@@ -153,12 +159,12 @@ class Admission:
 
 
 def _back_seconds(full: Full, patience_seconds: float) -> int:
-    """Whole seconds until a refused client may ask again: drawn from the time in which those before it have their turn.
+    """Return the whole seconds for Retry-After: a random time within the wait for the requests ahead.
 
-    Clients that are refused together so do not come back together, for one place.
+    The jitter keeps clients that are rejected together from retrying together for one slot.
     """
     earliest, latest = full.retry_after_seconds, full.retry_after_seconds + patience_seconds
-    if full.reason == "waiting":  # a place is free as soon as one text ends; the last that waits begins then
+    if full.reason == "waiting":  # room appears when one text ends, at the latest when the last queued one starts
         earliest, latest = 1.0, full.retry_after_seconds
     elif full.reason == "draining":
         latest = earliest
@@ -166,14 +172,14 @@ def _back_seconds(full: Full, patience_seconds: float) -> int:
 
 
 def _call_off(coming: "asyncio.Future[list[TextFuture]]") -> None:
-    """Afterwards nobody works for tickets that nobody took."""
+    """Cancel submitted futures that no caller received."""
     if coming.exception() is None:
         for ticket in coming.result():
             ticket.cancel()
 
 
 def outcome(ticket: Future[Value]) -> Value:
-    """What a ticket that is done was for; Refused where nothing came of it."""
+    """Return the result of a future that is done; raise APIError if it failed."""
     try:
         return ticket.result(0)
     except tuple(FAULTS) as error:

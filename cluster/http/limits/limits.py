@@ -1,4 +1,4 @@
-"""The rules of the endpoint: who may ask, what a request may cost, and how long it may take."""
+"""Rules of the endpoint: permitted hosts and keys, and limits on the cost and duration of a request."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +10,24 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits that hold for every request, whatever it says."""
+    """Limits that apply to every request."""
 
     hosts: tuple[str, ...] = LOOPBACK
-    """Names in the Host header that are answered. "*" among them: any, so that pages of other hosts reach it too."""
+    """Accepted names in the Host header. "*" accepts any, including requests from pages of other hosts."""
     keys: Path | None = None
-    """File of API keys, as `cluster.http.middleware.api_keys.add_key` writes it. None: nobody is asked for one."""
+    """File of API keys, as written by `cluster.http.middleware.api_keys.add_key`. None: no key is required."""
     max_work: float = 2.0**14
-    """Passes of the denoiser that one request may cost."""
+    """Maximum cost of one request, in denoiser passes."""
     max_seconds: float = 120.0
-    """A request is ended after this time, or after the shorter one that it asks for."""
+    """Longest time that a request may take; a request may ask for a shorter one."""
     work_per_second: float | None = None
-    """Passes of the denoiser that each API key may use on average, in each replica. None: all there are."""
+    """Average rate limit per API key and replica, in denoiser passes per second. None: unlimited."""
     burst_seconds: float = 60.0
-    """A key that was idle may use so many seconds' worth at once."""
+    """Burst of a key that was idle, in seconds of its average rate."""
 
 
 def rules_of(serving: Serving) -> Rules:
-    """The rules that the settings ask for."""
+    """Return the rules for these settings."""
     return Rules(
         hosts=_names(serving),
         keys=None if serving.key_file is None else Path(serving.key_file),
@@ -39,8 +39,8 @@ def rules_of(serving: Serving) -> Rules:
 
 
 def _names(serving: Serving) -> tuple[str, ...]:
-    """The names that are answered. Its own are always among them: by these it is asked whether it is ready."""
+    """Return the accepted host names. Loopback and `serving.host` are always included: readiness probes use them."""
     if serving.hosts is None and not is_loopback(serving.host):
         return ("*",)
-    own = f"[{serving.host}]" if ":" in serving.host else serving.host
-    return tuple(dict.fromkeys((*LOOPBACK, own, *(serving.hosts or ()))))
+    name = f"[{serving.host}]" if ":" in serving.host else serving.host
+    return tuple(dict.fromkeys((*LOOPBACK, name, *(serving.hosts or ()))))

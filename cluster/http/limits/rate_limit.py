@@ -1,4 +1,4 @@
-"""An allowance of work for each API key: what was used comes back with time."""
+"""Token-bucket rate limit of work per API key."""
 
 import math
 import time
@@ -6,22 +6,23 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Each key may use `per_second` on average, and `burst` at once after a rest.
+    """Token bucket per key: `per_second` work on average, up to `burst` at once.
 
-    A request is let in while anything is left, and may overdraw: a large one waits no longer than it costs.
+    A request is admitted while the balance is positive and may overdraw it, so a large request need not wait for its
+    full cost to accumulate; the key's next request waits instead.
     """
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second, self._burst, self._clock = per_second, burst, clock
-        self._left: dict[str, tuple[float, float]] = {}  # of each key: how much, and when
+        self._left: dict[str, tuple[float, float]] = {}  # key: (balance, time of the balance)
 
     def wait_seconds(self, key: str) -> int:
-        """How long `key` must wait for its next request; 0: not at all."""
+        """Return the whole seconds until `key` may send its next request; 0 if it may now."""
         left = self._now_left(key)
         return 0 if left > 0 else max(1, math.ceil(-left / self._per_second))
 
     def use(self, key: str, work: float) -> None:
-        """Afterwards `key` has `work` less."""
+        """Subtract `work` from the balance of `key`; negative work is a refund."""
         self._left[key] = (self._now_left(key) - work, self._clock())
 
     def _now_left(self, key: str) -> float:

@@ -1,4 +1,4 @@
-"""What a request may cost at most, in passes of the denoiser over one canvas."""
+"""Upper bounds on the cost of a request, in denoiser passes over one canvas."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,44 +10,44 @@ from edlm.inference.request import Request
 from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
 
-# A candidate that fills a whole canvas, in passes. One price for all, between what was measured at commit 4fe9710 for
-# step heads (0.5 where the vocabulary is 50,257, 0.8 where it is 28) and networks on whole drafts (1.0). A conditional
-# head takes 0.6 with 28 tokens and 3.9 with 50,257, where each of its candidates' tokens is projected: engines measure
-# what work really takes, and let in by that; this is the currency of limits and allowances.
+# Cost of a candidate that fills a whole canvas, in passes. One price for all energies, between the measurements at
+# commit 4fe9710 for step heads (0.5 with a vocabulary of 50,257, 0.8 with 28) and networks on whole sequences (1.0). A
+# conditional head takes 0.6 with 28 tokens and 3.9 with 50,257, where it projects the tokens of each candidate.
+# Engines admit by measured seconds; this price is only the unit of work limits and rate limits.
 CANDIDATE_SHARE = 0.75
-EXACT_SHARE = 0.5  # a token that is drawn exactly: 0.4 with 50,257 tokens, 0.05 with 28 (measured there, too)
+EXACT_SHARE = 0.5  # per exactly drawn token: 0.4 with 50,257 tokens, 0.05 with 28 (measured at the same commit)
 
 
 def of_job(job: Request, generator: TextGenerator) -> float:
-    """Passes to write the text, whatever its seed: no fewer than its answer will report."""
+    """Return an upper bound, over all seeds, on the passes to generate the text that its response will report."""
     energy = generator.energy_for(job.sampler, job.energy)
     canvases = Counter(_masked(job, generator.length))
     return sum(count * _of_canvas(masked, generator.length, job.sampler, energy) for masked, count in canvases.items())
 
 
 def of_score(tokens: int, draws: int, sampler: Sampler, energy: str | None, generator: TextGenerator) -> float:
-    """Passes to score a text: for each draw the NELBO, the steps of the bound, and every energy once."""
+    """Return the passes to score a text: per draw the NELBO, the steps of the bound, and every energy once."""
     weigh = generator.energy_for(sampler, energy)
     bound = _of_canvas(tokens, tokens, sampler, weigh)
     return draws * (1 + bound + of_energies(len(generator.energies)))
 
 
 def of_energies(count: int) -> float:
-    """Passes to measure so many energies of one text, each in its own noise."""
+    """Return the passes to evaluate `count` energies of one text, each with its own noise."""
     return count * (1 + CANDIDATE_SHARE)
 
 
 def _masked(job: Request, length: int) -> Iterator[int]:
-    """Of each canvas how many places are filled: past the text, too, where the canvas is longer (`RunningSequence`)."""
+    """Yield the masked positions per canvas, including those past the text in a longer canvas (`RunningSequence`)."""
     if job.max_tokens is None:
         holes = job.known.count(None)
         yield length - len(job.known) + holes if holes else 0
         return
-    known, wanted = len(job.known), job.max_tokens
-    while wanted > 0:
-        masked = length - context_tokens(known, wanted, length)
+    known, remaining = len(job.known), job.max_tokens
+    while remaining > 0:
+        masked = length - context_tokens(known, remaining, length)
         yield masked
-        known, wanted = known + min(wanted, masked), max(0, wanted - masked)
+        known, remaining = known + min(remaining, masked), max(0, remaining - masked)
 
 
 def _of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> float:

@@ -1,1 +1,1 @@
-"""Metrics of the service, in Prometheus' form."""
+"""Prometheus metrics of the service."""

@@ -1,4 +1,4 @@
-"""Meters: what the endpoint counts, under the names that Prometheus finds; no label holds a word of a client's."""
+"""Prometheus metrics of the endpoint; no label contains text from a client."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 
 @dataclass(frozen=True)
 class Instrument:
-    """One metric: its name, what it says, its labels, and the upper bounds of a histogram's buckets."""
+    """A metric: its name, help text, labels, and the upper bounds of histogram buckets."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
@@ -59,7 +59,7 @@ INSTRUMENTS = (
 
 
 class Meters(Protocol):
-    """Where numbers go. Labels are given in the instrument's order."""
+    """Sink of metric values; labels are in the order of `Instrument.labels`."""
 
     def add(self, instrument: Instrument, amount: float, *labels: str) -> None: ...
 
@@ -69,7 +69,7 @@ class Meters(Protocol):
 
 
 class OwnMeters:
-    """Meters of one process, which GET /metrics shows where no exporter does."""
+    """In-process metrics, served by GET /metrics when no exporter exists."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,49 +77,49 @@ class OwnMeters:
         self._buckets: dict[tuple[Instrument, tuple[str, ...]], list[int]] = {}
 
     def add(self, instrument: Instrument, amount: float, *labels: str) -> None:
-        """Afterwards the counter is larger by `amount`."""
+        """Increase the counter by `amount`."""
         assert amount >= 0, instrument.name
         assert len(labels) == len(instrument.labels), instrument.name
         with self._lock:
             self._values[instrument, labels] = self._values.get((instrument, labels), 0.0) + amount
 
     def set(self, instrument: Instrument, value: float, *labels: str) -> None:
-        """Afterwards the gauge shows `value`."""
+        """Set the gauge to `value`."""
         assert len(labels) == len(instrument.labels), instrument.name
         with self._lock:
-            if instrument is MODEL:  # of the models only one is the one that new requests get
-                self._values = {place: value for place, value in self._values.items() if place[0] is not MODEL}
+            if instrument is MODEL:  # only one model serves new requests
+                self._values = {series: value for series, value in self._values.items() if series[0] is not MODEL}
             self._values[instrument, labels] = value
 
     def observe(self, instrument: Instrument, value: float, *labels: str) -> None:
-        """Afterwards the histogram holds `value`."""
+        """Add `value` to the histogram."""
         self.add(instrument, value, *labels)
         with self._lock:
             buckets = self._buckets.setdefault((instrument, labels), [0] * (len(instrument.bounds) + 1))
             buckets[sum(value > bound for bound in instrument.bounds)] += 1
 
     def value(self, instrument: Instrument, *labels: str) -> float:
-        """Of a counter or gauge its value, of a histogram its sum; 0 where nothing was noted."""
+        """Return the value of a counter or gauge, or the sum of a histogram; 0 if nothing was recorded."""
         with self._lock:
             return self._values.get((instrument, labels), 0.0)
 
     def text(self) -> str:
-        """All of them in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         with self._lock:
             return "".join(f"{line}\n" for instrument in INSTRUMENTS for line in self._lines(instrument))
 
     def _lines(self, instrument: Instrument) -> Iterator[str]:
         yield f"# HELP {instrument.name} {instrument.text}"
         yield f"# TYPE {instrument.name} {instrument.kind}"
-        for (noted, labels), value in sorted(self._values.items(), key=lambda item: item[0][1]):
-            if noted is not instrument:
+        for (metric, labels), value in sorted(self._values.items(), key=lambda item: item[0][1]):
+            if metric is not instrument:
                 continue
             pairs = [_label(name, label) for name, label in zip(instrument.labels, labels, strict=True)]
             if instrument.kind != "histogram":
                 yield f"{instrument.name}{_braced(pairs)} {value:.12g}"
                 continue
             total = 0
-            for bound, count in zip([*map(str, instrument.bounds), "+Inf"], self._buckets[noted, labels], strict=True):
+            for bound, count in zip([*map(str, instrument.bounds), "+Inf"], self._buckets[metric, labels], strict=True):
                 total += count
                 yield f"{instrument.name}_bucket{_braced([*pairs, _label('le', bound)])} {total}"
             yield f"{instrument.name}_sum{_braced(pairs)} {value:.12g}"

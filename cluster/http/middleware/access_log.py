@@ -1,4 +1,4 @@
-"""Access: every request gets an id and leaves one line in the log and one count, without a word of what it said."""
+"""Access log: one id, one log line and one count per request, without any of its content."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from cluster.http.metrics.instruments import Meters
 from cluster.http.request_context import RequestContext
 
 REQUEST_ID = "x-request-id"
-CLIENT_CLOSED = 499  # nginx's number for a client that did not wait for its answer
+CLIENT_CLOSED = 499  # nginx's status for a client that closed the connection before the response
 _PROPER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MODELS = "/v1/models"
 PATHS = frozenset(
@@ -30,7 +30,7 @@ log = logging.getLogger("edlm.access")
 
 
 class AccessLog:
-    """ASGI middleware, the outermost: nothing that goes wrong further in comes out of it."""
+    """Outermost ASGI middleware; converts every uncaught exception into an error response and a log line."""
 
     def __init__(self, app: ASGIApp, meters: Meters) -> None:
         self.app, self.meters = app, meters
@@ -52,7 +52,7 @@ class AccessLog:
         try:
             await self.app(scope, receive, note)
         except Exception as error:
-            # Not its message, which may quote the request.
+            # Without the error message, which may quote the request.
             log.error(_line(visit, event="failure", error=type(error).__name__, at=_frames(error)))
             visit.code = FAILED.code
             if not status:
@@ -65,25 +65,25 @@ class AccessLog:
         self.meters.observe(meters.E2E_SECONDS, visit.seconds, endpoint)
         if status == CLIENT_CLOSED or visit.finish_reason == "cancelled":
             self.meters.add(meters.CANCELLED, 1)
-        # Only routes that exist: another path is the client's words.
+        # `endpoint` is a known route or `other`: an unknown path is content chosen by the client.
         log.info(_line(visit, event="request", method=method, endpoint=endpoint, status=status))
 
 
 def endpoint(path: str) -> str:
-    """The route of a path; `other` where there is none, for the number of labels must not depend on clients."""
+    """Return the route of a path, or `other`, so that clients cannot increase the number of metric labels."""
     if path.startswith(_MODELS + "/"):
         return _MODELS
     return path if path in PATHS else "other"
 
 
 def request_id(headers: Headers) -> str:
-    """The id that the client gave, where it is a proper one; else a fresh one."""
+    """Return the id sent by the client if it is well-formed, else a new one."""
     given = headers.get(REQUEST_ID, "")
     return given if _PROPER_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def log_to_standard_error() -> None:
-    """Afterwards each request is one line of JSON on standard error."""
+    """Write one line of JSON per request to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers, log.propagate = [handler], False
@@ -91,8 +91,8 @@ def log_to_standard_error() -> None:
 
 
 def _line(visit: RequestContext, **facts: object) -> str:
-    """One line of JSON, whose control characters are escaped."""
-    noted = {
+    """Encode the facts as one line of JSON; control characters are escaped."""
+    context = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "request_id": visit.request_id,
         "key": visit.key,
@@ -103,9 +103,9 @@ def _line(visit: RequestContext, **facts: object) -> str:
         "completion_tokens": visit.completion_tokens,
         "ignored": list(visit.ignored),
     }
-    return json.dumps(facts | noted)
+    return json.dumps(facts | context)
 
 
 def _frames(error: Exception) -> list[str]:
-    """Where it went wrong: file and line of each call, without the source, which may hold a literal."""
+    """Return file, line and function of each traceback frame, without the source, which may hold a literal."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]

@@ -1,4 +1,4 @@
-"""API keys: a file of names and hashes that only its owner reads; a key itself is shown once and kept nowhere."""
+"""API keys: a file of names and hashes, readable by its owner only; a key is shown once and stored nowhere."""
 
 import hashlib
 import hmac
@@ -19,11 +19,11 @@ _WIDER = stat.S_IRWXG | stat.S_IRWXO
 
 
 class BadKeyFile(ConfigurationError):
-    """The file of keys is missing, readable by others, damaged, or, where a key is needed, without one."""
+    """The key file is missing, accessible to other users, malformed, or empty where a key is required."""
 
 
 class APIKeys:
-    """The keys of one file; a file that changes is read again, so a new or withdrawn key needs no restart."""
+    """Keys of one file, reloaded when it changes, so that adding or revoking a key needs no restart."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,16 +32,17 @@ class APIKeys:
         self._read()
 
     def owner(self, key: str) -> str | None:
-        """The name that `key` was made for; None where it is no key. BadKeyFile where the file is no longer good.
+        """Return the name that `key` was issued to, or None if it is unknown.
 
-        All hashes are compared, and each in constant time: how long it takes tells nothing.
+        All hashes are compared, each in constant time, so that the timing leaks nothing. Raise BadKeyFile if the file
+        has become invalid.
         """
         self._read()
-        given, found = _hash(key), None
+        given, owner = _hash(key), None
         for name, known in self._hashes.items():
             if hmac.compare_digest(known, given):
-                found = name
-        return found
+                owner = name
+        return owner
 
     def _read(self) -> None:
         state = _require_private(self._path)
@@ -51,16 +52,16 @@ class APIKeys:
 
 
 def require_keys(path: Path) -> None:
-    """Nothing where somebody has a key in the file; BadKeyFile where nobody has, or the file is not good."""
+    """Raise BadKeyFile unless the file is valid and holds at least one key."""
     _require_private(path)
     if not _parse(path):
         raise BadKeyFile(f"{path} holds no key, so nobody could ask; {_ADD.format(path)} makes one")
 
 
 def add_key(path: Path, name: str) -> str:
-    """A new key for `name`; afterwards the file, mode 0600, holds its hash, beside those of the other names.
+    """Return a new key for `name` and add its hash to the file, which has mode 0600.
 
-    Raises ValueError where the name has a key, or is no proper name.
+    Raise ValueError if the name is invalid or has a key already.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name for a key; use up to 64 letters, digits, dots, dashes and underscores")
@@ -77,7 +78,7 @@ def add_key(path: Path, name: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Afterwards the file holds `text`; whoever reads meanwhile sees the old file or the new one."""
+    """Write `text` to the file atomically: a concurrent reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -88,24 +89,24 @@ def _write(path: Path, text: str) -> None:
 
 
 def _require_private(path: Path) -> tuple[int, ...]:
-    """What changes when the file does; BadKeyFile where others may read or write it."""
+    """Return the file's inode, mtime and size, to detect changes; raise BadKeyFile if other users can access it."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
-        way_out = f"; {_ADD.format(path)} makes one" if isinstance(error, FileNotFoundError) else ""
-        raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror}){way_out}") from error
-    if not stat.S_ISREG(found.st_mode):
+        remedy = f"; {_ADD.format(path)} makes one" if isinstance(error, FileNotFoundError) else ""
+        raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror}){remedy}") from error
+    if not stat.S_ISREG(status.st_mode):
         raise BadKeyFile(f"{path} is no file; name one that holds API keys")
-    if found.st_mode & _WIDER:
-        mode = stat.S_IMODE(found.st_mode)
+    if status.st_mode & _WIDER:
+        mode = stat.S_IMODE(status.st_mode)
         raise BadKeyFile(f"{path} has mode {mode:04o}, and only its owner may read API keys: chmod 600 {path}")
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _parse(path: Path) -> dict[str, bytes]:
     hashes = {}
     try:
-        # Whatever is no text is no line of ours either.
+        # Invalid UTF-8 becomes U+FFFD, which no key line may contain.
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror})") from error
@@ -122,5 +123,5 @@ def _parse(path: Path) -> dict[str, bytes]:
 
 
 def _hash(key: str) -> bytes:
-    """Keys are 256 random bits: a slow hash would protect nothing more."""
+    """Hash a key. Keys are 256 random bits, so a slow hash would add no protection."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

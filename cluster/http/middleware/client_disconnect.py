@@ -1,4 +1,4 @@
-"""A client that hangs up: what was being done for it is cancelled at once."""
+"""Cancellation of a request when its client disconnects."""
 
 import asyncio
 
@@ -8,9 +8,9 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 class ClientDisconnect:
-    """ASGI middleware, within the one that reads the whole body: it listens while the app works.
+    """ASGI middleware that listens for a disconnect while the app works; runs inside the one that reads the body.
 
-    Ray Serve cancels the work of a client that went away; other servers only say so, and only to who asks.
+    Ray Serve cancels the work of a disconnected client; other servers only report it, and only to a pending `receive`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -42,16 +42,16 @@ class ClientDisconnect:
         async def answer() -> None:
             await self.app(scope, next_message, note)
 
-        work, ear = asyncio.create_task(answer()), asyncio.create_task(listen())
+        work, listener = asyncio.create_task(answer()), asyncio.create_task(listen())
         try:
-            await asyncio.wait((work, ear), return_when=asyncio.FIRST_COMPLETED)
-            # A server says "disconnected" after a whole answer too; then the work is only tidying up.
+            await asyncio.wait((work, listener), return_when=asyncio.FIRST_COMPLETED)
+            # A server reports a disconnect after a complete response too, when the app only cleans up.
             if not work.done() and not answered:
                 work.cancel()
             await asyncio.wait((work,))
         finally:
-            for task in (work, ear):
+            for task in (work, listener):
                 task.cancel()
-            await asyncio.gather(work, ear, return_exceptions=True)
+            await asyncio.gather(work, listener, return_exceptions=True)
         if not work.cancelled() and (error := work.exception()) is not None:
             raise error

@@ -1,4 +1,4 @@
-"""The gate before the routes: whose name was called, who asks, how much may come in, and in what form."""
+"""Request checks before the routes: Host header, API key, sizes of headers and body, content type and encoding."""
 
 import asyncio
 import logging
@@ -12,18 +12,18 @@ from cluster.http.request_context import request_context
 
 MAX_BODY_BYTES = 2**20
 MAX_HEADER_BYTES = 2**14
-BODY_SECONDS = 30.0  # for a client that sends its body byte by byte
-OPEN = frozenset({"/", "/healthz", "/readyz", "/health", "/ping"})  # the page asks for a key, the probes have none
+BODY_SECONDS = 30.0  # timeout against clients that send their body byte by byte
+OPEN = frozenset({"/", "/healthz", "/readyz", "/health", "/ping"})  # the page asks for a key; probes have none
 ANY = "*"
 log = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
-    """The client went away before it had sent its request."""
+    """The client disconnected before it had sent its request."""
 
 
 class RequestGuard:
-    """ASGI middleware. A page whose name was bound to this machine's address (DNS rebinding) gets no answer."""
+    """ASGI middleware; its Host check also rejects pages that reach this machine by DNS rebinding."""
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...], keys: APIKeys | None) -> None:
         self.app, self.keys = app, keys
@@ -71,7 +71,7 @@ class RequestGuard:
 
 
 def require_small_headers(scope: Scope) -> None:
-    """Refused where the headers are larger than a client of this server needs."""
+    """Raise APIError if the headers exceed MAX_HEADER_BYTES, more than any client of this server needs."""
     size = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
     if size > MAX_HEADER_BYTES:
         raise APIError(
@@ -80,7 +80,7 @@ def require_small_headers(scope: Scope) -> None:
 
 
 async def read_body(headers: Headers, receive: Receive) -> bytes:
-    """The whole body, which may come in pieces of no declared size. Refused where it is too large or too slow."""
+    """Read the whole body, which may be chunked without a declared size; raise APIError if too large or too slow."""
     declared = headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > MAX_BODY_BYTES:
         raise _too_large()
@@ -102,7 +102,7 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
 
 
 def again(body: bytes, receive: Receive) -> Receive:
-    """`receive` for the app, which has not read the body yet."""
+    """Return a `receive` for the app that replays the body, then continues with `receive`."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:

@@ -1,4 +1,4 @@
-"""What a request may say: OpenAI's completions, with one object `edlm` of our own, and what OpenAI has no word for."""
+"""Request schemas: OpenAI completions with an additional object `edlm`, and endpoints that OpenAI does not have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ MAX_PARTS = 64
 MAX_STEPS = 1024
 MAX_CANDIDATES = 64
 MAX_DRAWS = 64
-MAX_STOP_LETTERS = 2**12  # of all stop strings together: each is looked for at every step
+MAX_STOP_LETTERS = 2**12  # of all stop strings together: each is searched for at every step
 MAX_SECONDS = 3600
 LEAST_SEED, MAX_SEED = -(2**63), 2**63 - 1
 
@@ -25,24 +25,24 @@ Choices = Annotated[int, Field(ge=1)]
 
 
 class Settings(Body):
-    """The object `edlm`: how to generate, where it differs from what the model was registered with."""
+    """The object `edlm`: generation settings that override those registered with the model."""
 
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     candidates: Annotated[int, Field(ge=0, le=MAX_CANDIDATES)] | None = None
-    """k; 1 is plain diffusion, 0 is exact where the energy is normalised."""
+    """k; 1 is plain diffusion, 0 is exact sampling, for normalised energies."""
     window: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] | None = None
-    """[from, to]: steps at a time t in it choose among the candidates."""
+    """[from, to]: steps at a time t in this window choose among the candidates."""
     energy_temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=1000)] | None = None
     energy: Annotated[str, Field(max_length=64)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
-    """After this time the request is ended; the server has a limit of its own."""
+    """Timeout of the request; the server has its own limit."""
     return_: Annotated[list[Literal["token_ids", "trajectory"]], Field(alias="return", max_length=2)] = Field(
         default_factory=list
     )
-    """What a choice shows beside its text: its token ids; for each of them the step that revealed it."""
+    """Additional fields of a choice: `token_ids`; `trajectory`, the step that unmasked each token."""
     streams: Streams | None = None
-    """Where the randomness of several texts comes from. `shared`: text i of each prompt has the seed `seed + i`, the
-    default where a seed was given; `independent`: each text has one of its own, the default where none was."""
+    """Random streams of several texts. `shared`: text i of each prompt has the seed `seed + i`, default with a seed;
+    `independent`: each text has its own seed, default without one."""
 
     @field_validator("window")
     @classmethod
@@ -52,17 +52,17 @@ class Settings(Body):
         return window
 
     def sampler(self, default: Sampler) -> Sampler:
-        """The default with what the request changed. Times that were fitted to other steps are not kept.
+        """Return `default` with the overrides of the request; a grid fitted to another number of steps is dropped.
 
-        Refused where exact draws are to have another temperature than 1.
+        Raise APIError if exact sampling is combined with an energy temperature other than 1.
         """
-        given = {
+        overrides = {
             "steps": self.steps,
             "candidates": self.candidates,
             "window": None if self.window is None else tuple(self.window),
             "energy_temperature": self.energy_temperature,
         }
-        changed = {name: value for name, value in given.items() if value is not None}
+        changed = {name: value for name, value in overrides.items() if value is not None}
         if self.steps not in (None, default.steps):
             changed["grid"] = None
         if self.candidates not in (None, default.candidates):
@@ -76,22 +76,22 @@ class Settings(Body):
 
 
 class StreamOptions(Body, extra="allow"):
-    """What a stream shows beside its text."""
+    """Additional contents of a stream."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    """With include_usage: every piece tells the tokens up to now."""
+    """With include_usage: report the tokens so far in every chunk."""
     include_obfuscation: bool = False
     """Accepted as OpenAI's clients send it, and not used."""
     denoising: bool | None = None
-    """The states of the canvas on its way. Left out: an infill shows them, a completion does not."""
+    """Stream the denoising states of the canvas. Default: on for infills, off for completions."""
 
 
 class _Request(Body, extra="allow"):
     model: Annotated[str, Field(max_length=256)] | None = None
-    """The registered model's name, as /v1/models gives it; no other is served."""
+    """Name of the registered model, as listed by /v1/models; no other model is served."""
     seed: Annotated[int, Field(ge=LEAST_SEED, le=MAX_SEED)] | None = None
-    """What the first text is written from. None: a random one. The answer names the seed of every text."""
+    """Seed of the first text. None: random. The response reports the seed of every text."""
     edlm: Settings = Settings()
     user: str | None = None
     """Accepted as OpenAI's clients send it, and not used."""
@@ -100,44 +100,44 @@ class _Request(Body, extra="allow"):
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """The names of the fields that change nothing here. Refused where one would change the text."""
+        """Names of the unknown fields, which are ignored. Raise APIError if a field would change the text."""
         return ignored(self.model_extra or {}, self.neutral)
 
     @property
     def streams(self) -> Streams:
-        """Where the randomness of several texts comes from."""
+        """Random streams of several texts, with the default resolved."""
         return self.edlm.streams or ("independent" if self.seed is None else "shared")
 
 
 class _Stream(_Request):
     n: Choices = 1
     temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
-    """Of the tokens: each is drawn from p^(1/temperature), and at 0 it is the likeliest. Anything but 1 is another law
-    than the model's, of which no bound is told. Between 0 and 0.01 there is none."""
+    """Token temperature: each token is drawn from p^(1/temperature); 0 selects the most likely token. Any value but 1
+    changes the distribution, and the model's bounds do not apply to it. Values between 0 and 0.01 are rejected."""
     stream: bool = False
     stream_options: StreamOptions | None = None
 
     @property
     def ignored(self) -> tuple[str, ...]:
         options = self.stream_options
-        more = () if options is None else ignored(options.model_extra or {}, {})
-        return (*super().ignored, *(f"stream_options.{name}" for name in more))
+        unknown = () if options is None else ignored(options.model_extra or {}, {})
+        return (*super().ignored, *(f"stream_options.{name}" for name in unknown))
 
     @property
     def texts(self) -> int:
-        """How many are written."""
+        """Number of texts to generate."""
         return self.n
 
     @property
     def plural(self) -> str:
-        """The field that asks for the most of them."""
+        """The field that contributes most to the number of texts."""
         return "n"
 
     def require_consistent(self) -> None:
-        """Refused where fields that are right by themselves do not go together."""
+        """Raise APIError if fields that are valid by themselves are inconsistent with one another."""
         if 0 < self.temperature < LEAST_TOKEN_TEMPERATURE:
-            what = f"temperature is {self.temperature:g}; give 0, where each token is the likeliest"
-            raise APIError(400, f"{what}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
+            message = f"temperature is {self.temperature:g}; give 0, where each token is the likeliest"
+            raise APIError(400, f"{message}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise APIError(400, "stream_options is for stream: true", "stream_options", "invalid_value")
 
@@ -146,20 +146,20 @@ class CompletionRequest(_Stream):
     """POST /v1/completions."""
 
     prompt: Prompt = ""
-    """A text, or the ids of its tokens; or a list of either."""
+    """A text, a list of token ids, or a list of either."""
     max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
-    """At least 1."""
+    """Maximum number of tokens per text; at least 1."""
     best_of: Choices | None = None
-    """Write so many, and show the n of lowest energy (a token, as /v1/score measures it). 1 asks for nothing."""
+    """Generate this many texts and return the n of lowest energy per token, as in /v1/score. 1 has no effect."""
     echo: bool = False
-    """Begin each text with its prompt, as it was read."""
+    """Begin each text with its prompt, as tokenized."""
     stop: Stop | None = None
-    """The text ends before the first of these."""
+    """Stop strings: the text ends before the first of them."""
     suffix: Text | None = None
-    """What stands behind the text: prompt, max_tokens and suffix share one canvas."""
+    """Text that follows the completion; prompt, max_tokens and suffix share one canvas."""
 
     def require_consistent(self) -> None:
-        """Refused where a field asks for what this server cannot do, or two of them do not go together."""
+        """Raise APIError if a field asks for something unsupported, or fields are inconsistent with one another."""
         super().require_consistent()
         if self.max_tokens == 0:
             message = "max_tokens is 0, which writes nothing; ask for 1 or more, or /v1/score for bounds"
@@ -179,18 +179,18 @@ class CompletionRequest(_Stream):
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
-        """The prompts one by one: OpenAI's list of integers is a single one."""
+        """The prompts as a list; in OpenAI's format a list of integers is a single prompt."""
         several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         return self.prompt if several else [self.prompt]  # type: ignore[return-value]
 
     @property
     def ranked(self) -> bool:
-        """Whether more are written than shown, or all are shown in the order of their energies."""
+        """Whether texts are ranked by energy: `best_of` above 1."""
         return self.best_of is not None and self.best_of > 1
 
     @property
     def rows(self) -> int:
-        """How many texts are written of each prompt."""
+        """Number of texts to generate per prompt."""
         return self.best_of or self.n
 
     @property
@@ -205,19 +205,19 @@ class CompletionRequest(_Stream):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop strings, none or one or several."""
+        """The stop strings as a tuple, without duplicates."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop))
 
 
 class InfillRequest(_Stream):
-    """POST /v1/infill: a text with gaps, as tokens or in parts."""
+    """POST /v1/infill: a text with gaps, as tokens or as parts."""
 
     tokens: Annotated[list[Token | None], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
-    """null for each hole."""
+    """Token ids, with null at each position to fill."""
     parts: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)] | None = None
-    """Pieces of text, and numbers of tokens to fill in between."""
+    """Pieces of text, and the numbers of tokens to fill between them."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "best_of": (1,), "echo": (False,), "max_tokens": (), "prompt": (), "stop": ([],), "suffix": (),
@@ -229,12 +229,12 @@ class InfillRequest(_Stream):
 
 
 class ScoreRequest(_Request):
-    """POST /v1/score: how likely a text is."""
+    """POST /v1/score: likelihood bounds and energies of a text."""
 
     text: Text | None = None
     tokens: Tokens | None = None
     draws: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 16
-    """Independent noise samples; the standard errors fall with their root."""
+    """Number of independent noise samples; standard errors fall with its square root."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {**NEUTRAL, "temperature": (1,)}
 

@@ -1,4 +1,4 @@
-"""What an answer looks like: OpenAI's objects, with one object `edlm` of our own that says what made it."""
+"""Response schemas: OpenAI's objects with an additional object `edlm` for reproducing the result."""
 
 from typing import Any, Literal
 
@@ -11,12 +11,12 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason | None
-    """`stop`: the document or a stop string ended the text; None: it goes on."""
+    """`stop`: the document ended or a stop string was generated; None: the text continues."""
     logprobs: None = None
     token_ids: list[int] | None = None
-    """Where `edlm.return` asks for them."""
+    """Present if `edlm.return` includes `token_ids`."""
     revealed_at: list[int] | None = None
-    """The step that revealed each token, where `edlm.return` asks for the trajectory."""
+    """Step that unmasked each token; present if `edlm.return` includes `trajectory`."""
 
 
 class InfillChoice(BaseModel):
@@ -25,7 +25,7 @@ class InfillChoice(BaseModel):
     tokens: list[int]
     finish_reason: FinishReason = "length"
     revealed_at: list[int] | None = None
-    """The step that revealed each token, 0 where it was given, where `edlm.return` asks for the trajectory."""
+    """Step that unmasked each token, 0 for given tokens; present if `edlm.return` includes `trajectory`."""
 
 
 class TokenUsage(BaseModel):
@@ -35,40 +35,40 @@ class TokenUsage(BaseModel):
 
 
 class GenerationDetails(BaseModel):
-    """The object `edlm` of an answer: what made it, so that it can be made again, and what it took."""
+    """The object `edlm` of a response: what is needed to reproduce it, and its cost."""
 
     seed: int
-    """The request's, or the one that was drawn for it."""
+    """Seed of the request, or the random one drawn for it."""
     seeds: list[int] | None = None
-    """Of each choice its own: as the `seed` of a request for one text of the same prompt it gives the same text."""
+    """Seed of each choice; a request for one text of the same prompt with this `seed` reproduces the text."""
     streams: Literal["independent", "shared"]
-    """How those follow from `seed`."""
+    """How `seeds` are derived from `seed`."""
     steps: int
     candidates: int
     window: tuple[float, float]
     energy_temperature: float
     energy: str | None
-    """None: nothing was weighed."""
+    """Energy that scored the candidates; None: no resampling."""
     temperature: float
-    """Of the tokens."""
+    """Token temperature."""
     law: Literal["another law"] | None
-    """`another law` where the temperature is not 1: the model's bounds are not those of these texts."""
+    """`another law` if the temperature is not 1: the model's bounds do not apply to these texts."""
     ess: float | None = None
-    """Effective number of candidates, a mean over the steps that had something to choose."""
+    """Mean effective number of candidates over the steps that resampled."""
     denoiser_calls: int | None = None
     energy_calls: int | None = None
     seconds: float
-    """From the request to the answer, the wait for other requests included."""
+    """From request to response, including the time queued behind other requests."""
     prompt: list[str] | None = None
-    """What was read: a tokenizer may drop capitals or signs."""
+    """Prompts as tokenized and decoded: a tokenizer may drop capitals or symbols."""
     context_tokens: list[int] | None = None
-    """How many of the last tokens of each prompt the first canvas showed."""
+    """Number of trailing prompt tokens visible in the first canvas, per prompt."""
     best_of_energies: list[list[float | None]] | None = None
-    """Of best_of, for each prompt: the energy a token of every text that was written, in the order of writing."""
+    """With best_of, per prompt: energy per token of every generated text, in order of generation."""
     model_version: str
     digest: str
     ignored: list[str]
-    """Fields of the request that this server does not know; they changed nothing."""
+    """Request fields unknown to this server, which had no effect."""
 
 
 class _Answer(BaseModel):
@@ -76,7 +76,7 @@ class _Answer(BaseModel):
     created: int
     model: str
     system_fingerprint: str
-    """The version and the digest of the model that answered."""
+    """Version and digest of the model that generated the response."""
     edlm: GenerationDetails
 
 
@@ -101,7 +101,7 @@ class ScoreResponse(_Answer):
     object: Literal["score"] = "score"
     tokens: int
     text: str
-    """As it was read."""
+    """The text as tokenized and decoded."""
     nelbo: PromptScore
     bound: PromptScore
     energies: dict[str, PromptScore]
@@ -110,7 +110,7 @@ class ScoreResponse(_Answer):
 class TokenizeResponse(BaseModel):
     tokens: list[int]
     pieces: list[str]
-    """Each token's own text; part of a character is shown as the replacement character."""
+    """Text of each token; partial characters are shown as the replacement character."""
     count: int
 
 
@@ -124,7 +124,7 @@ class Model(BaseModel):
     created: int
     owned_by: str = "edlm"
     edlm: dict[str, Any]
-    """Version, digest, canvas, energies, and how it generates unless told otherwise."""
+    """Version, digest, canvas length, special tokens, energies and default sampler."""
 
 
 class ModelList(BaseModel):
@@ -159,6 +159,6 @@ class Mistake(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Every request that is not answered gets this."""
+    """Error response."""
 
     error: Mistake

@@ -1,1 +1,1 @@
-"""Server-sent events of a generation."""
+"""Streaming of generated text as server-sent events."""

@@ -1,4 +1,4 @@
-"""The states of a canvas on its way, as one client is told of them: each what it has not been told yet."""
+"""Incremental denoising states of a canvas for one client: each event holds what changed since the last one sent."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from edlm.sampling.sampler import Sampler
 
 
 class DenoisingEvents:
-    """Of one text the places `shown`; a client that misses states misses nothing that was revealed."""
+    """Denoising events for the positions `shown` of one text.
+
+    Skipped states lose no unmasked positions: the next event includes them.
+    """
 
     def __init__(self, index: int, pieces: TokenText, sampler: Sampler, block: int | None, shown: slice) -> None:
         self._index, self._pieces, self._shown = index, pieces, shown
@@ -19,7 +22,7 @@ class DenoisingEvents:
         self._step: int | None = None
 
     def state(self, frame: Progress) -> dict[str, Any] | None:
-        """What was revealed since the state before, and the latest weighing; None where `frame` is that state."""
+        """Return the positions unmasked since the last event and the latest resampling step; None if nothing is new."""
         if frame.step == self._step:
             return None
         self._step = frame.step
@@ -50,5 +53,5 @@ def _numbers(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _number(value: float | None) -> float | None:
-    """The value where it is a number that JSON can write."""
+    """Return the value, or None if it is not finite, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Server-sent events: an answer in pieces, whose end says whether it is whole."""
+"""Server-sent events: a chunked response whose end shows whether it is complete."""
 
 import json
 import time
@@ -13,18 +13,18 @@ from cluster.http.errors import APIError
 from cluster.http.request_context import RequestContext
 
 DONE = b"data: [DONE]\n\n"
-PATIENCE_SECONDS = 5.0  # beyond the deadline, for a client that reads slowly
+PATIENCE_SECONDS = 5.0  # grace period after the deadline for a client that reads slowly
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """One event. Line ends within it are escaped by JSON."""
+    """Encode one event; JSON escapes the line ends within it."""
     return b"data: " + json.dumps(data, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 class EventStream(Response):
-    """An answer whose pieces are sent as they are made; an error after the first of them ends it without [DONE].
+    """Response that sends chunks as they are generated; an error after the first chunk ends it without [DONE].
 
-    A client that does not read is left soon after `deadline` (in the time of time.monotonic()).
+    The connection to a client that does not read is dropped PATIENCE_SECONDS after `deadline` (`time.monotonic()`).
     """
 
     media_type = "text/event-stream"
@@ -35,7 +35,7 @@ class EventStream(Response):
         self._pieces, self._deadline, self._visit = pieces, deadline, visit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Afterwards everything is sent, or the client is gone, and the work behind it has ended."""
+        """Send all chunks, or stop when the client is gone or too slow; in every case end the underlying generation."""
         try:
             async with timeout(max(0.0, self._deadline - time.monotonic()) + PATIENCE_SECONDS):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -55,7 +55,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             return
         except APIError as refused:
-            mistake = refused
-        self._visit.code = mistake.code
-        self._visit.finish_reason = mistake.code
-        await send({"type": "http.response.body", "body": event(mistake.body), "more_body": True})
+            failure = refused
+        self._visit.code = failure.code
+        self._visit.finish_reason = failure.code
+        await send({"type": "http.response.body", "body": event(failure.body), "more_body": True})

@@ -1,4 +1,4 @@
-"""Writing: texts of one order, whole or piece by piece, as the engine makes them."""
+"""Generation of the texts of one request, complete or streamed."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from edlm.inference.text import Progress, Tally, Text
 
 @dataclass(frozen=True)
 class Written:
-    """A finished text as its choice shows it."""
+    """Finished text as shown by its choice."""
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason
     revealed_at: tuple[int, ...]
-    """The step that revealed each token."""
+    """Step that unmasked each token."""
     tally: Tally
 
 
 class Order(Protocol):
-    """What is to be written, and how its answer looks; one choice for each job."""
+    """Texts to generate and the format of their response; one choice per engine request in `jobs`."""
 
     @property
     def way(self) -> GenerationPlan: ...
@@ -45,42 +45,42 @@ class Order(Protocol):
 
     @property
     def kind(self) -> str:
-        """What its id begins with."""
+        """Prefix of the response id."""
         ...
 
     @property
     def piece(self) -> str:
-        """The object of a piece of a stream."""
+        """Value of `object` in a stream chunk."""
         ...
 
     @property
     def shown(self) -> Sequence[slice]:
-        """Of each job the places that its choice shows."""
+        """Positions of each job that its choice shows."""
         ...
 
     def written(self, index: int, text: Text, frame: Progress) -> Written:
-        """What choice `index` shows of its finished text."""
+        """Return the part of its finished text that choice `index` shows."""
         ...
 
     def beginnings(self) -> "Sequence[Beginning]":
-        """For each choice what tells a stream of its text."""
+        """Return the incremental text of each choice, for streaming."""
         ...
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
-        """The choice of a piece of a stream; `written` None: it goes on."""
+        """Return choice `index` of a stream chunk; `written` is None while the text continues."""
         ...
 
     def usage(self, written: int) -> TokenUsage:
-        """What was read, and so many tokens that were written."""
+        """Return the usage: prompt tokens, and `written` completion tokens."""
         ...
 
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
-        """The details and the usage of an answer."""
+        """Return the details and the usage of the response."""
         ...
 
 
 class Beginning(Protocol):
-    """Tells a stream of one text."""
+    """Source of the incremental text of one choice."""
 
     def more(self, tokens: Sequence[int]) -> str: ...
 
@@ -88,26 +88,26 @@ class Beginning(Protocol):
 
 
 async def write(order: Order, admission: Admission) -> list[Written]:
-    """Every choice, once all are written."""
+    """Generate all choices and return them once all are finished."""
     texts: list[Text] = []
-    async with admission.texts(order.jobs, order.work, order.way) as tickets:
-        async for _ in FutureWatch(tickets, steps=False).changes():
-            # One that failed fails the request; the others need not be finished.
-            texts = [outcome(ticket) for ticket in tickets if ticket.done]
-    written = [order.written(i, text, tickets[i].frame()) for i, text in enumerate(texts)]
+    async with admission.texts(order.jobs, order.work, order.way) as futures:
+        async for _ in FutureWatch(futures, steps=False).changes():
+            # A failed text fails the whole request at once; the others need not finish.
+            texts = [outcome(future) for future in futures if future.done]
+    written = [order.written(i, text, futures[i].frame()) for i, text in enumerate(texts)]
     _note(order.way.visit, written, admission.meters)
     return written
 
 
 async def stream(order: Order, admission: Admission, options: StreamOptions, states: bool) -> AsyncGenerator[bytes]:
-    """The pieces of the answer; the first is empty, and comes when the first text has its turn."""
-    async with admission.texts(order.jobs, order.work, order.way) as tickets:
-        run = _Run(order, tickets, options, states)
-        begun = shown = False
-        async for _ in FutureWatch(tickets, steps=True).changes():
+    """Yield the chunks of the response; the first is empty and is sent when the first text starts."""
+    async with admission.texts(order.jobs, order.work, order.way) as futures:
+        run = _Run(order, futures, options, states)
+        started = shown = False
+        async for _ in FutureWatch(futures, steps=True).changes():
             new = run.pieces()
-            if not begun and (new or any(ticket.started is not None for ticket in tickets)):
-                begun = True
+            if not started and (new or any(future.started is not None for future in futures)):
+                started = True
                 yield b""
             if new and not shown:
                 shown = True
@@ -119,17 +119,17 @@ async def stream(order: Order, admission: Admission, options: StreamOptions, sta
 
 
 def _note(visit: RequestContext, written: Sequence[Written], own: Meters) -> None:
-    """Afterwards the visit knows how its texts ended, and how much there was to choose from is counted."""
-    for one in written:
-        if one.tally.mean_ess is not None:
-            own.observe(meters.ESS, one.tally.mean_ess)
-    reasons = {one.finish_reason for one in written}
+    """Record finish reason and token count in the request context, and observe the mean ESS of each text."""
+    for text in written:
+        if text.tally.mean_ess is not None:
+            own.observe(meters.ESS, text.tally.mean_ess)
+    reasons = {text.finish_reason for text in written}
     visit.finish_reason = reasons.pop() if len(reasons) == 1 else "mixed"
-    visit.completion_tokens = sum(len(one.tokens) for one in written)
+    visit.completion_tokens = sum(len(text.tokens) for text in written)
 
 
 class _Run:
-    """A stream on its way: what was told of each choice."""
+    """State of a stream: what was sent of each choice."""
 
     def __init__(self, order: Order, tickets: Sequence[TextFuture], options: StreamOptions, states: bool) -> None:
         self._order, self._tickets, self._options = order, tickets, options
@@ -139,7 +139,8 @@ class _Run:
         self._written: dict[int, Written] = {}
         way, shown = order.way, order.shown if states else ()
         self._tellings = [
-            DenoisingEvents(i, way.served.pieces, way.sampler, way.block, of) for i, of in enumerate(shown)
+            DenoisingEvents(i, way.served.pieces, way.sampler, way.block, positions)
+            for i, positions in enumerate(shown)
         ]
 
     @property
@@ -147,14 +148,14 @@ class _Run:
         return [self._written[i] for i in range(len(self._frames))]
 
     def pieces(self) -> list[bytes]:
-        """What is new."""
+        """Return the new chunks."""
         return [piece for i in range(len(self._frames)) if i not in self._written for piece in self._of(i)]
 
     def _of(self, i: int) -> list[bytes]:
-        ticket = self._tickets[i]
-        done = ticket.done  # before the frame is read, so that the frame of what is done is the last
-        text = outcome(ticket) if done else None
-        frame, pieces = ticket.frame(), []
+        future = self._tickets[i]
+        done = future.done  # read before the frame, so that a done future yields its last frame
+        text = outcome(future) if done else None
+        frame, pieces = future.frame(), []
         if frame.status == "queued" or (frame is self._frames[i] and not done):
             return []
         if self._tellings and (state := self._tellings[i].state(frame)) is not None:
@@ -169,13 +170,13 @@ class _Run:
         return [*pieces, *self._last(choice)]
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
-        """The end of a choice; of the last of them, the end of the answer."""
+        """Return the final chunk of a choice; for the last choice, also the end of the response."""
         if len(self._written) < len(self._frames):
             return [self._piece([choice])]
         ended = self._order.ended(self.finished)
         details = {"details": ended["edlm"]}
         if not self._options.include_usage:
-            # With the last choice: a client that did not ask for it meets no piece without a choice.
+            # Sent with the last choice: a client that did not ask for usage gets no chunk without a choice.
             return [self._piece([choice], edlm=details)]
         return [self._piece([choice]), self._piece([], usage=ended["usage"], edlm=details)]
 
@@ -184,9 +185,9 @@ class _Run:
         return event({**self._heading, "choices": choices, **usage, **more})
 
     def _usage(self) -> dict[str, Any] | None:
-        """The tokens that are revealed up to now, where every piece is to tell them."""
+        """Return the usage so far if every chunk is to include it, else None."""
         if not self._options.continuous_usage_stats:
             return None
         frames = zip(self._frames, self._order.shown, strict=True)
-        revealed = [at > 0 for frame, shown in frames if frame is not None for at in frame.revealed_at[shown]]
-        return self._order.usage(sum(revealed)).model_dump()
+        unmasked = [step > 0 for frame, shown in frames if frame is not None for step in frame.revealed_at[shown]]
+        return self._order.usage(sum(unmasked)).model_dump()

@@ -1,4 +1,4 @@
-"""The text that is certain so far: what a client may be told of a text on its way, each letter once and for good."""
+"""Incremental text for streaming: characters are sent once they are certain, and never change."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,19 @@ from edlm.inference.stop_strings import cut, settled
 
 
 class IncrementalText:
-    """Says what is new of a text whose tokens come in any order, up to the first that is still missing.
+    """Incremental text of a sequence unmasked in any order, up to its first masked position.
 
-    A token once revealed never changes, so letters that were said stand. Kept back is what may still change
-    (`Continuation.certain`), and an end that may be the beginning of a stop string.
+    An unmasked token never changes, so characters that were returned stay valid. Characters that may still change
+    (`Continuation.certain`) and a suffix that may be the start of a stop string are held back.
     """
 
     def __init__(self, text: Continuation, ends: Sequence[int | None], stops: Sequence[str], echo: bool) -> None:
-        """`ends`: the mask and the separator. `echo`: the text begins with that of the tokens before it."""
+        """`ends`: the mask and the separator. `echo`: start with the text of the tokens before it."""
         self._text, self._ends, self._stops, self._echo = text, ends, stops, echo
         self._count, self._said = -1, ""
 
     def more(self, tokens: Sequence[int]) -> str:
-        """What is new, given the tokens as they are now (the mask where there is none yet)."""
+        """Return the new characters, given the current tokens (the mask at masked positions)."""
         count = next((i for i, token in enumerate(tokens) if token in self._ends), len(tokens))
         if count == self._count:
             return ""
@@ -30,7 +30,7 @@ class IncrementalText:
         return self._say(shared + text if self._echo else text)
 
     def rest(self, text: str) -> str:
-        """What was not said yet of the finished text."""
+        """Return the part of the finished text that was not returned yet."""
         return self._say(text)
 
     def _say(self, text: str) -> str:

@@ -1,1 +1,1 @@
-"""The grid of an evaluation: one file for each kind of measurement, each cell of it a task on its own."""
+"""Measurements of an evaluation grid: one module per kind, each measurement a task of its own."""

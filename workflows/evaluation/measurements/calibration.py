@@ -1,4 +1,4 @@
-"""A cell of calibration: does an energy tell data from drafts, and are its odds to be believed?"""
+"""Calibration measurement: whether an energy separates data from drawn samples, and whether its odds are reliable."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ from workflows.evaluation.measurements.measurement import AbstractMeasurement, M
 
 QUARTERS = 4
 BINS = 10
-KEPT = 400  # energies of each side that are kept for a histogram
+KEPT = 400  # energies per side that are kept for a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(AbstractMeasurement):
-    """Energies of data and of drafts at the same x_t, by quarter of t, everything masked being new."""
+    """Energies of data and of drawn samples at the same x_t, by quarter of t; all masked positions are new."""
 
     energy: str
     draws: int
@@ -60,31 +60,32 @@ class Calibration(AbstractMeasurement):
 
 
 def auc(data: Float64[Tensor, " n"], drafts: Float64[Tensor, " m"]) -> float:
-    """P(a data sample has lower energy than a draft), ties counting one half (Mann and Whitney 1947)."""
+    """Return P(data has lower energy than a drawn sample), ties counting one half (Mann and Whitney 1947)."""
     below = (data[:, None] < drafts).double() + 0.5 * (data[:, None] == drafts).double()
     return below.mean().item()
 
 
 def reliability(data: Float64[Tensor, " n"], drafts: Float64[Tensor, " m"]) -> list[Row]:
-    """What sigmoid(-E) says of a sample being data, where half of all are, and how many are; by tenths of what it says.
+    """Return the predicted and the observed share of data, in ten bins of the prediction sigmoid(-E).
 
-    For the optimum of `binary` NCE they agree (Z = 1); `ranking` leaves a constant of x_t free, and they may not.
+    Half of all samples count as data. The shares agree for the optimum of `binary` NCE (Z = 1); `ranking` leaves a
+    constant of x_t free, so they may not.
     """
     predicted = torch.sigmoid(equations.log_weight(torch.cat([data, drafts])))
-    # Each side weighs one half, however many there are of it.
+    # Each side has a total weight of one half, whatever its size.
     weights = torch.cat([torch.full_like(data, 0.5 / len(data)), torch.full_like(drafts, 0.5 / len(drafts))])
     is_data = torch.cat([torch.ones_like(data), torch.zeros_like(drafts)])
-    place = (predicted * BINS).long().clamp(max=BINS - 1)
-    found = []
-    for one in range(BINS):
-        here = place == one
-        if here.any():
-            share = weights[here] / weights[here].sum()
-            found.append(
+    bin_index = (predicted * BINS).long().clamp(max=BINS - 1)
+    rows = []
+    for i in range(BINS):
+        inside = bin_index == i
+        if inside.any():
+            share = weights[inside] / weights[inside].sum()
+            rows.append(
                 {
-                    "predicted": (share * predicted[here]).sum().item(),
-                    "observed": (share * is_data[here]).sum().item(),
-                    "count": int(here.sum()),
+                    "predicted": (share * predicted[inside]).sum().item(),
+                    "observed": (share * is_data[inside]).sum().item(),
+                    "count": int(inside.sum()),
                 }
             )
-    return found
+    return rows

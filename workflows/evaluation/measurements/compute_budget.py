@@ -1,6 +1,6 @@
-"""A cell of adaptive effort: what every choice gains and takes at every step, and the best plans within budgets.
+"""Adaptive-effort measurement: gain and time of every choice at every step, and the best plans within budgets.
 
-Gains are measured on training sequences, plans are judged on the validation's. It runs alone, because it times.
+Gains are measured on training sequences, plans on validation sequences. It runs alone, because it times steps.
 """
 
 import statistics
@@ -45,20 +45,20 @@ from workflows.evaluation.measurements.quality import AbstractTexts
 
 FITTED_ON = 64  # training sequences
 FITTED = "train"
-ADAPTIVE = "adaptive effort"  # how its names in the column `energy` begin
+ADAPTIVE = "adaptive effort"  # prefix of its names in the column `energy`
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveEffort(AbstractMeasurement):
-    """The plans of one number of steps: their bounds, their texts, and their seconds."""
+    """The plans for one number of steps: their bounds, texts and seconds."""
 
     steps: int
     choices: tuple[StepChoice, ...]
-    """Among which each step may choose, beside being plain."""
+    """Choices of each step, besides plain diffusion."""
     budgets: tuple[float, ...]
-    """In times the seconds of plain diffusion in as many steps."""
+    """As multiples of the seconds of plain diffusion in as many steps."""
     timed_texts: int
-    """Texts that are drawn at once when steps are timed."""
+    """Texts drawn at once when steps are timed."""
     judge: JudgeConfig
     count: int
     token_temperatures: tuple[float, ...]
@@ -69,25 +69,27 @@ class AdaptiveEffort(AbstractMeasurement):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        named = [name for one in self.choices if one.energy for name in energy_inputs(self.subject, one.energy)]
+        named = [
+            name for choice in self.choices if choice.energy for name in energy_inputs(self.subject, choice.energy)
+        ]
         return tuple(dict.fromkeys(("data", "denoiser", "judge", *named)))
 
     def find(self) -> MeasuredRows:
         denoiser, energies = _opened(self)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
         training = whole(TokenFile.open(local_copy(self.subject.data), FITTED), denoiser.length, FITTED_ON)
-        every, sampler = (PLAIN_STEP, *self.choices), Sampler(steps=self.steps)
-        plans = [(one,) * self.steps for one in every]
+        choices, sampler = (PLAIN_STEP, *self.choices), Sampler(steps=self.steps)
+        plans = [(choice,) * self.steps for choice in choices]
         nats = step_nats(training, network, energies, schedule, sampler, plans, seed, draws=1).mean(dim=2)
         gains, seconds = nats[:, :1] - nats, self._seconds(denoiser, energies, plans)
         tables: dict[str, list[Row]] = {"effort": [], "bounds": [], "quality": [], "trajectory": [], "cost": []}
         for budget in self.budgets:
             chosen = best_plan(gains, seconds, budget * seconds[:, 0].sum().item())
-            planned = PlannedSampler(sampler, tuple(every[c] for c in chosen))
-            at = torch.arange(self.steps), torch.tensor(chosen)
+            planned = PlannedSampler(sampler, tuple(choices[c] for c in chosen))
+            index = torch.arange(self.steps), torch.tensor(chosen)
             promised = {
-                "promised_gain": gains[at].sum().item() / denoiser.length,
-                "planned_seconds": seconds[at].sum().item(),
+                "promised_gain": gains[index].sum().item() / denoiser.length,
+                "planned_seconds": seconds[index].sum().item(),
             }
             for name, rows in self._judged(budget, planned, promised).items():
                 tables[name] += rows
@@ -96,26 +98,26 @@ class AdaptiveEffort(AbstractMeasurement):
     def _seconds(
         self, denoiser: OpenDenoiser, energies: dict[str, AnyEnergy], plans: Sequence[tuple[StepChoice, ...]]
     ) -> Float64[Tensor, "i c"]:
-        """Of every step, from t = 1 on, under each plan, for a text: medians of rounds in which all take turns."""
+        """Return the seconds per text of every step, from t = 1 on, under each plan: medians of interleaved rounds."""
         keys = seeds(self.subject.seed, 0, torch.arange(self.timed_texts), Purpose.ROWS)
         laps: list[list[list[float]]] = [[] for _ in plans]
         for _ in range(1 + ROUNDS):
-            for plan, own in zip(plans, laps, strict=True):
+            for plan, plan_laps in zip(plans, laps, strict=True):
                 stamps = [time.perf_counter()]
                 _drawn(PlannedSampler(Sampler(steps=self.steps), plan), denoiser, energies, keys, stamps, [])
-                own.append([after - before for before, after in pairwise(stamps)])
-        medians = [[statistics.median(lap) for lap in zip(*own[1:], strict=True)] for own in laps]
+                plan_laps.append([after - before for before, after in pairwise(stamps)])
+        medians = [[statistics.median(lap) for lap in zip(*plan_laps[1:], strict=True)] for plan_laps in laps]
         return torch.tensor(medians, dtype=torch.float64).T / self.timed_texts
 
     def _judged(self, budget: float, planned: PlannedSampler, promised: Row) -> dict[str, list[Row]]:
-        """The rows of one plan for every table."""
+        """Return the rows of one plan for every table."""
         denoiser, energies = _opened(self)
         x0, schedule, seed, length = validation(self.subject), denoiser.schedule, self.subject.seed, denoiser.length
         name = f"{ADAPTIVE}, {budget:g} times plain"
         columns = sampler_columns(name, widest(planned))
         bounds = [
-            planned_bound(x0, denoiser.network, energies, schedule, one, seed, draws=1)
-            for one in (PlannedSampler(planned.sampler, (PLAIN_STEP,) * self.steps), planned)
+            planned_bound(x0, denoiser.network, energies, schedule, item, seed, draws=1)
+            for item in (PlannedSampler(planned.sampler, (PLAIN_STEP,) * self.steps), planned)
         ]
         gain = difference(*bounds)
         bound = {
@@ -126,25 +128,25 @@ class AdaptiveEffort(AbstractMeasurement):
         spent, _ = timed(lambda steps: _drawn(planned, denoiser, energies, keys, [], steps), self.timed_texts)
         cost = columns | spent | {"accepted_per_call": float("nan")}
         effort = {
-            **columns, "budget": budget, "plan": [_words(one) for one in planned.plan], **promised,
+            **columns, "budget": budget, "plan": [_words(item) for item in planned.plan], **promised,
             "bound_nats_per_token": bounds[1].mean / length, "standard_error": bounds[1].standard_error / length,
             "gain_over_plain": gain.mean / length, "gain_standard_error": gain.standard_error / length,
             "seconds_per_text": cost["seconds_per_text"], **self.common(),
         }  # fmt: skip
         texts: dict[str, list[Row]] = {"quality": [], "trajectory": []}
-        for warmth in self.token_temperatures:
-            drawn = PlannedTexts(
-                subject=self.subject, judge=self.judge, count=self.count, token_temperature=warmth, cell=self,
+        for temperature in self.token_temperatures:
+            texts_of_plan = PlannedTexts(
+                subject=self.subject, judge=self.judge, count=self.count, token_temperature=temperature, cell=self,
                 name=name, planned=planned,
             ).find()  # fmt: skip
-            for table, rows in drawn.rows.items():
+            for table, rows in texts_of_plan.rows.items():
                 texts[table] += rows
         return {"effort": [effort], "bounds": [bound], "cost": [cost | self.common()], **texts}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTexts(AbstractTexts):
-    """Texts of one plan; not a cell of the grid, because the plan is found by one."""
+    """Texts of one plan; not itself in the grid, because a measurement of the grid finds the plan."""
 
     cell: AdaptiveEffort
     name: str
@@ -166,25 +168,25 @@ class PlannedTexts(AbstractTexts):
 
 
 def widest(planned: PlannedSampler) -> Sampler:
-    """What stands in the columns of a sampler, which have room for one k: the most candidates of any of its steps."""
-    return replace(planned.sampler, candidates=max(one.candidates for one in planned.plan))
+    """Return the sampler for the columns, which have room for one k: the most candidates of any step."""
+    return replace(planned.sampler, candidates=max(choice.candidates for choice in planned.plan))
 
 
 def planned_calls(
     planned: PlannedSampler, energies: Mapping[str, AnyEnergy], schedule: AbstractSchedule, length: int
 ) -> Row:
-    """As `expected_calls`, each step with its own energy and k."""
-    asked = 0.0
+    """Return the same as `expected_calls`, each step with its own energy and k."""
+    calls = 0.0
     for i, choice in zip(range(planned.sampler.steps, 0, -1), planned.plan, strict=True):
-        how, energy = choice.turn(planned.sampler, energies)
+        sampler, energy = choice.turn(planned.sampler, energies)
         if energy is not None:
-            asked += max(choice.candidates, 1) * expected_choices(how, schedule, length, energy)[i - 1].item()
-    return {"denoiser_calls": expected_moves(planned.sampler, schedule, length).sum().item(), "energy_calls": asked}
+            calls += max(choice.candidates, 1) * expected_choices(sampler, schedule, length, energy)[i - 1].item()
+    return {"denoiser_calls": expected_moves(planned.sampler, schedule, length).sum().item(), "energy_calls": calls}
 
 
 def _opened(cell: AdaptiveEffort, temperature: float = 1.0) -> tuple[OpenDenoiser, dict[str, AnyEnergy]]:
     energies = {}
-    for name in dict.fromkeys(one.energy for one in cell.choices if one.energy):
+    for name in dict.fromkeys(choice.energy for choice in cell.choices if choice.energy):
         energies[name] = models(cell.subject, name, temperature)[1]
     return models(cell.subject, "plain", temperature)[0], energies
 
@@ -197,7 +199,7 @@ def _drawn(
     stamps: list[float],
     steps: list[StepResult],
 ) -> Int[Tensor, "b l"]:
-    """A text for every key, drawn from nothing; `stamps` and `steps` get the time and the result of every step."""
+    """Draw a text per key from a masked canvas; append every step's time to `stamps`, its result to `steps`."""
 
     def passed(step: StepResult) -> None:
         stamps.append(time.perf_counter())

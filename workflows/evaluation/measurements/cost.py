@@ -1,4 +1,4 @@
-"""A cell of cost: the seconds and the network calls of one sampler, measured with nothing beside it."""
+"""Cost measurement: the seconds and the network calls of one sampler, with nothing else running."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Cost(AbstractMeasurement):
-    """The median of three rounds of `texts` texts at once; the first round before them is not counted."""
+    """Median of three rounds of `texts` texts at once, after a warm-up round that is not counted."""
 
     energy: str
     sampler: Sampler
@@ -58,7 +58,7 @@ class Cost(AbstractMeasurement):
 
 
 def timed(draw: Callable[[list[StepResult]], object], texts: int) -> tuple[Row, list[StepResult]]:
-    """The columns of what it takes to draw so many texts at once, and the steps of the last round."""
+    """Return the cost columns of drawing `texts` texts at once, and the steps of the last round."""
     spent, steps = [], []
     for _ in range(1 + ROUNDS):
         steps = []
@@ -78,10 +78,10 @@ def timed(draw: Callable[[list[StepResult]], object], texts: int) -> tuple[Row, 
 
 
 def _accepted(steps: list[StepResult]) -> float:
-    """Tokens of the drafts that were kept, in each pass that verified one."""
+    """Return the tokens kept from speculative drafts, per verifying pass."""
     return sum(step.accepted.sum().item() for step in steps) / sum(step.energy_calls.sum().item() for step in steps)
 
 
 def _calls(by_step: list[torch.Tensor]) -> float:
-    """Passes per text, over all steps."""
+    """Return the passes per text, over all steps."""
     return torch.stack(by_step).sum(dim=0).double().mean().item() if by_step else 0.0

@@ -1,4 +1,4 @@
-"""Cells of truth: how far the models are from the law of a source that is known exactly."""
+"""Exact-distance measurements: how far the models are from the distribution of a source that is known exactly."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from workflows.evaluation.measurements.measurement import (
     validation,
 )
 
-OWN_SEQUENCES = 1  # added to the seed of what is drawn from the law to compare with, so that it is not the data again
+OWN_SEQUENCES = 1  # added to the seed of the source's reference sequences, so that they are not the data again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class MarginalTruth(AbstractMeasurement):
 
     def find(self) -> MeasuredRows:
         denoiser, _ = models(self.subject, PLAIN)
-        found = denoiser_distance(
+        distances = denoiser_distance(
             validation(self.subject), denoiser.network, law_of(self.subject), denoiser.schedule,
             self.subject.seed, self.draws,
         )  # fmt: skip
@@ -47,13 +47,13 @@ class MarginalTruth(AbstractMeasurement):
             {
                 "t_from": low,
                 "t_to": high,
-                "kl_nats_per_position": one.kl_nats_per_position.mean,
-                "kl_standard_error": one.kl_nats_per_position.standard_error,
-                "nelbo_above_entropy_nats_per_token": one.nelbo_nats.mean / denoiser.length,
-                "nelbo_standard_error": one.nelbo_nats.standard_error / denoiser.length,
+                "kl_nats_per_position": distance.kl_nats_per_position.mean,
+                "kl_standard_error": distance.kl_nats_per_position.standard_error,
+                "nelbo_above_entropy_nats_per_token": distance.nelbo_nats.mean / denoiser.length,
+                "nelbo_standard_error": distance.nelbo_nats.standard_error / denoiser.length,
                 **self.common(),
             }
-            for (low, high), one in found.items()
+            for (low, high), distance in distances.items()
         ]
         return MeasuredRows({"marginal_truth": rows})
 
@@ -86,8 +86,8 @@ class EnergyTruth(AbstractMeasurement):
             self.subject.seed, self.steps, 1, self.candidates,
         )  # fmt: skip
         rows = [self._row("all steps", report.whole)]
-        rows += [self._row(f"t {low:g} to {high:g}", one) for (low, high), one in report.by_quarter.items()]
-        rows += [self._row(f"{low} to {high} new tokens", one) for (low, high), one in report.by_new.items()]
+        rows += [self._row(f"t {low:g} to {high:g}", distance) for (low, high), distance in report.by_quarter.items()]
+        rows += [self._row(f"{low} to {high} new tokens", distance) for (low, high), distance in report.by_new.items()]
         return MeasuredRows({"energy_truth": rows})
 
     def _row(self, where: str, found: EnergyDistance) -> Row:
@@ -103,7 +103,7 @@ class EnergyTruth(AbstractMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTruth(AbstractMeasurement):
-    """The texts of one sampler against the law of the source."""
+    """The texts of one sampler against the distribution of the source."""
 
     energy: str
     sampler: Sampler
@@ -126,15 +126,15 @@ class SampleTruth(AbstractMeasurement):
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         canvas = torch.full((self.count, denoiser.length), denoiser.network.mask)
         texts = self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows)
-        found = sample_distance(texts, law_of(self.subject), self.subject.seed + OWN_SEQUENCES)
-        excess, error = found.excess_nats
+        distance = sample_distance(texts, law_of(self.subject), self.subject.seed + OWN_SEQUENCES)
+        excess, error = distance.excess_nats
         row = {
             **sampler_columns(self.energy, self.sampler),
-            "possible_share": found.possible.mean,
+            "possible_share": distance.possible.mean,
             "excess_nats_per_token": excess / denoiser.length,
             "excess_standard_error": error / denoiser.length,
-            "pair_total_variation": found.pair_total_variation,
-            "pair_total_variation_of_law": found.pair_total_variation_of_law,
+            "pair_total_variation": distance.pair_total_variation,
+            "pair_total_variation_of_law": distance.pair_total_variation_of_law,
             **self.common(),
         }
         return MeasuredRows({"sample_truth": [row | {"sequences": self.count}]})

@@ -1,4 +1,4 @@
-"""Cells of likelihood: the samplers' bounds, the numbers that belong to no sampler, and the published estimator."""
+"""Likelihood measurements: sampler bounds, the numbers that belong to no sampler, and the published estimator."""
 
 import math
 from collections.abc import Callable
@@ -29,26 +29,26 @@ from workflows.evaluation.measurements.measurement import (
     validation,
 )
 
-WORK_OF_A_DRAFT = 8  # of a whole draft's energy beside a denoiser's pass, roughly
+WORK_OF_A_DRAFT = 8  # of a whole-sequence energy in denoiser passes, roughly
 VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another law"
 
 
 def name_of(energy: str, sampler: Sampler) -> str:
-    """What the column `energy` says: its name, and whatever else tells the sampler from the usual one."""
-    other = sampler.revealing.name
-    others = (
+    """Return the value of column `energy`: its name, and what distinguishes the sampler from the usual one."""
+    rule = sampler.revealing.name
+    suffixes = (
         (VERIFYING, sampler.speculative),
         (FITTED, sampler.grid is not None),
-        (f"{other} ({ANOTHER_LAW})", bool(other)),
+        (f"{rule} ({ANOTHER_LAW})", bool(rule)),
     )
-    return ", ".join([energy, *(words for words, so in others if so)])
+    return ", ".join([energy, *(words for words, applies in suffixes if applies)])
 
 
 def sampler_columns(energy: str, sampler: Sampler) -> Row:
-    """The columns that say which sampler a row is about."""
+    """Return the columns that identify the sampler of a row."""
     return {
         "energy": name_of(energy, sampler),
-        # Verifying drafts is another way to draw from the same law, and has the bound of that.
+        # Speculative decoding draws from the same distribution, and has the bound of that.
         "law": name_of(energy, replace(sampler, speculative=False)),
         "steps": sampler.steps,
         "candidates": sampler.candidates,
@@ -59,7 +59,7 @@ def sampler_columns(energy: str, sampler: Sampler) -> Row:
 
 
 def sampler_label(energy: str, sampler: Sampler) -> str:
-    """The same in words."""
+    """Describe the same in words."""
     low, high = sampler.window
     k = sampler.candidates or "exact"
     name = name_of(energy, sampler)
@@ -69,9 +69,9 @@ def sampler_label(energy: str, sampler: Sampler) -> str:
 
 
 def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) -> Float64[Tensor, " i"]:
-    """P(the step from t_i reveals anything), i = 1 to T, in a text that is drawn from nothing.
+    """Return P(the step from t_i unmasks anything), i = 1 to T, for a text drawn from a fully masked canvas.
 
-    Every position is masked at t with probability 1 - alpha_t, and revealed then with the sampler's share, on its own.
+    Each position independently is masked at t with probability 1 - alpha_t and then unmasked with the sampler's share.
     """
     grid = sampler.times()
     share, _ = sampler.revealing.shares(grid[1:], grid[:-1], schedule)
@@ -81,27 +81,30 @@ def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) ->
 def expected_choices(
     sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy
 ) -> Float64[Tensor, " i"]:
-    """P(the step from t_i asks the energy), likewise: one new token in a group needs no joint (`Sampler.chooses`)."""
+    """Return P(the step from t_i calls the energy), for the same texts as `expected_moves`.
+
+    A single new token in a group needs no joint distribution (`Sampler.chooses`).
+    """
     inside = sampler.in_window(sampler.times()[1:]) & (sampler.candidates != 1)
     if sampler.candidates == EXACT or proposal_of(energy) is not None:
         return inside * expected_moves(sampler, schedule, length)
     share = expected_moves(sampler, schedule, 1)
-    nowhere = torch.ones_like(share)  # P(no group has two new tokens): groups are independent
+    no_pair = torch.ones_like(share)  # P(no group has two new tokens): groups are independent
     size = length if energy.block is None else energy.block
-    for places in (*[size] * (length // size), *([length % size] if length % size else [])):
-        nowhere *= (1 - share) ** places + places * share * (1 - share) ** (places - 1)
-    return inside * (1 - nowhere)
+    for positions in (*[size] * (length // size), *([length % size] if length % size else [])):
+        no_pair *= (1 - share) ** positions + positions * share * (1 - share) ** (positions - 1)
+    return inside * (1 - no_pair)
 
 
 def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy | None) -> Row:
-    """Network passes per text that is drawn from nothing: a step that reveals nothing has none."""
+    """Return network passes per text from a fully masked canvas; a step that unmasks nothing has none."""
     moves = expected_moves(sampler, schedule, length)
-    asked = 0.0 if energy is None else expected_choices(sampler, schedule, length, energy).sum().item()
-    return {"denoiser_calls": moves.sum().item(), "energy_calls": max(sampler.candidates, 1) * asked}
+    choices = 0.0 if energy is None else expected_choices(sampler, schedule, length, energy).sum().item()
+    return {"denoiser_calls": moves.sum().item(), "energy_calls": max(sampler.candidates, 1) * choices}
 
 
 def bound_columns(estimate: Estimate, length: int) -> Row:
-    """Nats per token, and those of every sequence, so that any two rows can be paired."""
+    """Return nats per token, and those of every sequence, so that any two rows can be paired."""
     return {
         "bound_nats_per_token": estimate.mean / length,
         "standard_error": estimate.standard_error / length,
@@ -116,9 +119,9 @@ class Bound(AbstractMeasurement):
     energy: str
     sampler: Sampler
     repeats: int = 1
-    """Independent sets of candidates inside the logarithm, to begin with."""
+    """Independent sets of candidates inside the logarithm, initially."""
     tightness: float | None = None
-    """Nats per token: repeats are doubled until the next doubling would gain less; None leaves them as they are."""
+    """Nats per token: repeats are doubled until a doubling gains less; None: never."""
 
     @property
     def label(self) -> str:
@@ -140,13 +143,13 @@ class Bound(AbstractMeasurement):
             seed = self.subject.seed
             return sampler_bound(x0, denoiser.network, energy, denoiser.schedule, self.sampler, seed, 1, repeats)
 
-        estimate, repeats, left = tightened(bound, self.repeats, self.tightness, denoiser.length)
+        estimate, repeats, gained = tightened(bound, self.repeats, self.tightness, denoiser.length)
         row = {
             **sampler_columns(self.energy, self.sampler),
             "whole_sequence": None if energy is None else energy.whole_sequence,
             "block": None if energy is None else energy.block,
             "repeats": repeats,
-            "last_doubling_gained": left,
+            "last_doubling_gained": gained,
             **bound_columns(estimate, denoiser.length),
             **expected_calls(self.sampler, denoiser.schedule, denoiser.length, energy),
             **self.common(),
@@ -156,7 +159,7 @@ class Bound(AbstractMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(AbstractMeasurement):
-    """The numbers that belong to no sampler: the denoiser's NELBO and the autoregressive likelihood."""
+    """Numbers that belong to no sampler: NELBO, autoregressive likelihood and, if known, the source's entropy."""
 
     draws: int
 
@@ -174,23 +177,23 @@ class Reference(AbstractMeasurement):
 
     def find(self) -> MeasuredRows:
         x0, (denoiser, _) = validation(self.subject), models(self.subject, PLAIN)
-        found = {
+        estimates = {
             "denoiser_nelbo": nelbo(x0, denoiser.network, denoiser.schedule, self.subject.seed, self.draws),
             "autoregressive_nll": autoregressive_nll(x0, autoregressive(self.subject.autoregressive)),
         }
-        if self.subject.source is not None:  # of these very sequences, so that differences to it are paired
-            found["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
+        if self.subject.source is not None:  # on the same sequences, so that differences to it are paired
+            estimates["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
         rows = [
-            {"name": name, **per_token(e, denoiser.length), **self.common()}
-            | {"by_sequence": (e.values / denoiser.length).tolist()}
-            for name, e in found.items()
+            {"name": name, **per_token(estimate, denoiser.length), **self.common()}
+            | {"by_sequence": (estimate.values / denoiser.length).tolist()}
+            for name, estimate in estimates.items()
         ]
         return MeasuredRows({"reference": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper(AbstractMeasurement):
-    """The published estimator of one whole-draft energy, which is no bound."""
+    """The published estimator of one whole-sequence energy, which is not a bound."""
 
     energy: str
     draws: int
@@ -212,29 +215,29 @@ class Paper(AbstractMeasurement):
         x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
         assert energy is not None
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
-        found = {
+        estimates = {
             f"log Z from {self.log_partition_draws} drafts": paper_estimate(
                 x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
             )
         }
         if isinstance(energy, CarryOverEnergy):
-            many = self.draws * self.log_partition_draws  # it costs no drafts
-            known = paper_estimate(x0, network, energy, schedule, seed, many, None)
-            found |= {
+            draws = self.draws * self.log_partition_draws  # a known log Z costs no draws
+            known = paper_estimate(x0, network, energy, schedule, seed, draws, None)
+            estimates |= {
                 "log Z = 0, as it is": known,
                 "masks averaged in closed form": carry_over_estimate(x0, network, energy, schedule),
             }
         rows = [
-            {"energy": self.energy, "how": how, **per_token(estimate, denoiser.length), **self.common()}
+            {"energy": self.energy, "how": method, **per_token(estimate, denoiser.length), **self.common()}
             | {"perplexity": math.exp(estimate.mean / denoiser.length)}
-            for how, estimate in found.items()
+            for method, estimate in estimates.items()
         ]
         return MeasuredRows({"paper": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition(AbstractMeasurement):
-    """Both ends of log Z of one energy, from n drafts."""
+    """Both ends of a bracket of log Z of one energy, from n draws."""
 
     energy: str
     draws: int
@@ -271,10 +274,10 @@ MOST_REPEATS = 64
 def tightened(
     bound: Callable[[int], Estimate], repeats: int, tightness: float | None, length: int
 ) -> tuple[Estimate, int, float | None]:
-    """(bound, its repeats, what the last doubling gained in nats per token; None where nothing was doubled).
+    """Return (bound, its repeats, gain of the last doubling in nats per token; None without a doubling).
 
-    The bound falls as repeats grow; with `tightness` they are doubled until a doubling gains less than that, which is
-    then a measure of what is left, or until there are 64.
+    The bound falls as repeats grow. With `tightness` they are doubled until a doubling gains less, which then measures
+    the remaining gap, or until there are 64.
     """
     estimate, gained = bound(repeats), None
     while tightness is not None and repeats < MOST_REPEATS and (gained is None or gained >= tightness):

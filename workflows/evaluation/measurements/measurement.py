@@ -1,4 +1,4 @@
-"""A cell: one measurement of the grid. What it found is plain data, kept by what determined it."""
+"""Measurements: the entries of the grid. Results are plain data, stored by the digest of what determines them."""
 
 import functools
 import hashlib
@@ -26,27 +26,27 @@ from edlm.likelihood.estimate import Estimate
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.storage import committed, local_copy
 
-PLAIN, UNIFORM = "plain", "uniform"  # what the column `energy` says where no energy was weighed
+PLAIN, UNIFORM = "plain", "uniform"  # in the column `energy` where no energy is scored
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ExactKind:
-    """An energy that is known, not learned, because the source's law is: log p_theta - log q."""
+    """Kind of an exact energy, log p_theta - log q: known, not learned, as the source's distribution q is known."""
 
     whole_sequence: bool
     block: int | None = None
     normalised: bool = False
-    """Sampled exactly, too."""
+    """Whether it is also sampled exactly."""
 
     def build(self, law: Law) -> AnyEnergy:
-        """The energy; it serves whatever denoiser it is called with."""
+        """Return the energy, which works with any denoiser that it is called with."""
         return ExactConditional(law) if self.normalised else ExactEnergy(law, self.whole_sequence, self.block)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: the URIs of the data and the models, and the seed of all noise."""
+    """Subject of the measurements: the URIs of the data and the models, and the seed of all noise."""
 
     data: str
     denoiser: str
@@ -56,60 +56,60 @@ class Subject:
     sequences: int
     seed: int
     source: AbstractSource | None = None
-    """The source of the data, where its law is known."""
+    """The source of the data, if its distribution is known."""
     exact: Mapping[str, ExactKind] = field(default_factory=dict)
-    """Exact energies by name, where the law is known."""
+    """Exact energies by name, if the distribution is known."""
 
     def uri(self, name: str) -> str:
-        """Of one of the inputs, by its name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
+        """Return the URI of an input by name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
         return self.energies[name] if name in self.energies else str(getattr(self, name))
 
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """The rows that a cell adds to each table."""
+    """The rows that a measurement adds to each table."""
 
     rows: Mapping[str, list[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractMeasurement(ABC):
-    """One measurement of a subject. Its fields and the inputs that it names determine what it finds."""
+    """One measurement of a subject. Its fields and the inputs that it names determine its rows."""
 
     subject: Subject
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What is measured, for a person who reads that it failed."""
+        """Description of the measurement, for the message that it failed."""
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
-        """Names of what it reads of the subject."""
+        """Names of the subject's parts that it reads."""
 
     @property
     def cost(self) -> float:
-        """A guess at its work, to begin with the longest; any unit."""
+        """Rough estimate of the work, in any unit; the longest measurements start first."""
         return 1.0
 
     @abstractmethod
     def find(self) -> MeasuredRows:
-        """The measurement, on whatever machine this runs."""
+        """Run the measurement on the current machine."""
 
     def key(self, code: str) -> str:
         """Return the SHA-256 of what determines the result: kind, settings, content of inputs, digest of code."""
-        own = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "subject"}
+        settings = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "subject"}
         contents = {}
         for name in self.inputs:
             marker = committed(self.subject.uri(name))
             assert marker is not None, f"{name} is not finished"
             contents[name] = marker.digest
-        facts = [type(self).__name__, own, contents, self.subject.sequences, self.subject.seed, code]
+        facts = [type(self).__name__, settings, contents, self.subject.sequences, self.subject.seed, code]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def common(self, legacy: bool = False) -> Row:
-        """The columns that every row has."""
+        """Return the columns that every row has."""
         return {
             "seed": self.subject.seed,
             "precision": "float32",
@@ -119,13 +119,13 @@ class AbstractMeasurement(ABC):
 
 
 def law_of(subject: Subject) -> Law:
-    """The law of the source."""
+    """Return the distribution of the source."""
     assert subject.source is not None
     return subject.source.law()
 
 
 def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[OpenDenoiser, AnyEnergy | None]:
-    """The denoiser and the energy of that name; None for plain diffusion, whole-canvas zeros for the control.
+    """Return the denoiser and the named energy: None for plain diffusion, whole-canvas zeros for the control.
 
     `temperature` divides the denoiser's logits, and with them those of the energies that read them.
     """
@@ -153,7 +153,7 @@ def _denoiser(uri: str, temperature: float) -> OpenDenoiser:
 
 @functools.lru_cache(maxsize=2)
 def autoregressive(uri: str, temperature: float = 1.0) -> AutoregressiveModel:
-    """An autoregressive model of ours, its logits divided by `temperature`."""
+    """Open an autoregressive model of this project, its logits divided by `temperature`."""
     model = open_autoregressive(local_copy(uri))
     _temper(model.readout, temperature)
     return model
@@ -166,16 +166,16 @@ def _temper(readout: torch.nn.Module, temperature: float) -> None:
 
 
 def validation(subject: Subject) -> Int[Tensor, "b l"]:
-    """The sequences that everything is measured on."""
+    """Return the sequences that everything is measured on."""
     length = _denoiser(subject.denoiser, 1.0).length
     return whole(TokenFile.open(local_copy(subject.data), "validation"), length, subject.sequences)
 
 
 def energy_inputs(subject: Subject, energy: str) -> tuple[str, ...]:
-    """What a sampler with this energy reads of the subject."""
+    """Return the names of the subject's parts that a sampler with this energy reads."""
     return ("denoiser", energy) if energy in subject.energies else ("denoiser",)
 
 
 def per_token(estimate: Estimate, length: int) -> Row:
-    """Mean and standard error in nats per token."""
+    """Return mean and standard error in nats per token."""
     return {"nats_per_token": estimate.mean / length, "standard_error": estimate.standard_error / length}

@@ -1,4 +1,4 @@
-"""Cells of quality: texts of one sampler, of the autoregressive model, and of the data, under the judge."""
+"""Quality measurements: texts of one sampler, of the autoregressive model, and of the data, under the judge."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ from workflows.evaluation.measurements.measurement import (
     models,
 )
 
-SHOWN = 8  # texts that are kept of each set
-NOBODY = Sampler(steps=1)  # stands in the columns of texts that no sampler wrote
+SHOWN = 8  # texts that are kept per set
+NOBODY = Sampler(steps=1)  # fills the columns of texts that no sampler drew
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractTexts(AbstractMeasurement):
-    """A set of texts, judged, and compared with as many held-out texts of the data."""
+    """A set of texts, judged and compared with as many held-out texts of the data."""
 
     judge: JudgeConfig
     count: int
     token_temperature: float = 1.0
-    """Divides the logits that tokens are drawn from: the sweep by which qualities are compared at equal entropy."""
+    """Divides the logits that tokens are drawn from; swept to compare quality at equal entropy."""
 
     @property
     @abstractmethod
@@ -54,11 +54,11 @@ class AbstractTexts(AbstractMeasurement):
 
     @abstractmethod
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
-        """The texts, and what each step did where there were steps."""
+        """Return the texts, and the results of the steps, if there were any."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What the texts are drawn from."""
+        """Names of the subject's parts that the texts are drawn from."""
         return ()
 
     @property
@@ -81,7 +81,7 @@ class AbstractTexts(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         tokenizer = open_tokenizer(local_copy(self.subject.denoiser))
         judge, (texts, steps) = self._open_judge(tokenizer), self.draw()
-        # What stands after the first end of text is another document, which generated text is not judged by.
+        # Text after the first end of text is another document, by which generated text is not judged.
         quality = assess(texts, judge, first_documents(texts, tokenizer.separator))
         data = _data(self.subject.data, self.count, texts.shape[1])
         reference = assess(data, judge, first_documents(data, tokenizer.separator))
@@ -109,15 +109,15 @@ class AbstractTexts(AbstractMeasurement):
     def _trajectory(self, steps: Sequence[StepResult]) -> list[Row]:
         rows = []
         for step in steps:
-            weighed = step.energy_calls > 1
-            if weighed.any():
+            resampled = step.energy_calls > 1
+            if resampled.any():
                 rows.append(
                     {
                         **sampler_columns(self.energy, self.sampler),
                         "token_temperature": self.token_temperature,
                         "t": step.t.double().mean().item(),
-                        "ess": step.ess[weighed].double().mean().item(),
-                        "distinct_candidates": step.distinct[weighed].double().mean().item(),
+                        "ess": step.ess[resampled].double().mean().item(),
+                        "distinct_candidates": step.distinct[resampled].double().mean().item(),
                         "revealed": step.revealed.sum(dim=1).double().mean().item(),
                         **self.common(),
                     }
@@ -127,13 +127,13 @@ class AbstractTexts(AbstractMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(AbstractTexts):
-    """Texts drawn from nothing by one sampler."""
+    """Texts that one sampler draws from a fully masked canvas."""
 
     weighing: str
-    """The energy, by its name."""
+    """Name of the energy."""
     how: Sampler
     legacy: bool = False
-    """By the published generator."""
+    """Whether the published generator draws them."""
 
     @property
     def energy(self) -> str:
@@ -193,7 +193,7 @@ class AutoregressiveSamples(AbstractTexts):
 
 @dataclass(frozen=True, kw_only=True)
 class DataTexts(AbstractTexts):
-    """Held-out texts of the data themselves; with `repeated`, the beginning of each over and over: the sanity check."""
+    """Held-out texts of the data; with `repeated`, the beginning of each over and over, as the sanity check."""
 
     repeated: bool = False
 
@@ -211,7 +211,7 @@ class DataTexts(AbstractTexts):
 
 
 def _data(data: str, count: int, length: int, later: bool = False) -> Int[Tensor, "b l"]:
-    """`count` validation texts, evenly spaced; with `later`, those between them."""
+    """Return `count` validation texts, evenly spaced; with `later`, those between them."""
     tokens = TokenFile.open(local_copy(data), "validation")
     texts = whole(tokens, length, 2 * count)
     return texts[1::2] if later else texts[::2]
@@ -238,13 +238,13 @@ def _columns(quality: Quality) -> Row:
 
 
 def _costs(steps: Sequence[StepResult]) -> Row:
-    """Means over the texts; nan where nothing was resampled, 0 calls where there were no steps."""
+    """Return means over the texts: nan if nothing was resampled, 0 calls if there were no steps."""
     if not steps:
         return {"ess": float("nan"), "distinct_candidates": float("nan"), "denoiser_calls": 0.0, "energy_calls": 0.0}
-    weighed = torch.cat([step.energy_calls for step in steps]) > 1
+    resampled = torch.cat([step.energy_calls for step in steps]) > 1
     return {
-        "ess": _mean(torch.cat([step.ess for step in steps])[weighed]),
-        "distinct_candidates": _mean(torch.cat([step.distinct for step in steps])[weighed]),
+        "ess": _mean(torch.cat([step.ess for step in steps])[resampled]),
+        "distinct_candidates": _mean(torch.cat([step.distinct for step in steps])[resampled]),
         "denoiser_calls": _mean(torch.stack([step.denoiser_calls for step in steps]).sum(0)),
         "energy_calls": _mean(torch.stack([step.energy_calls for step in steps]).sum(0)),
     }

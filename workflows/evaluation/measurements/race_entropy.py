@@ -1,4 +1,4 @@
-"""Cells of the published artefact: entropy against T by the published races and exactly, of texts and of laws."""
+"""Published-race measurements: entropy against T, by races and exact, of texts and of token distributions."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RACED = "float32 race"
 
 @dataclass(frozen=True, kw_only=True)
 class SampledRaceEntropy(AbstractMeasurement):
-    """Plain diffusion from nothing, in float32 races and by the exact sampler, at one number of steps."""
+    """Plain diffusion from a masked canvas, by float32 races and by the exact sampler, at one number of steps."""
 
     steps: int
     texts: int
@@ -34,7 +34,7 @@ class SampledRaceEntropy(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         denoiser, _ = models(self.subject, PLAIN)
         canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)
-        found = entropy_against_steps(canvas, denoiser.network, denoiser.schedule, [self.steps], self.subject.seed)
+        entries = entropy_against_steps(canvas, denoiser.network, denoiser.schedule, [self.steps], self.subject.seed)
         rows = [
             {
                 "steps": row.steps,
@@ -45,14 +45,14 @@ class SampledRaceEntropy(AbstractMeasurement):
                 **self.common(legacy=row.sampler != EXACT_LABEL),
                 "sequences": self.texts,
             }
-            for row in found
+            for row in entries
         ]
         return MeasuredRows({"legacy_entropy": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaceEntropy(AbstractMeasurement):
-    """Of the laws that the denoiser draws tokens from, on validation sequences: as they are, and what a race leaves."""
+    """Entropy of the denoiser's token distributions on validation sequences: exact, and what a race leaves of it."""
 
     steps: tuple[int, ...]
 
@@ -72,8 +72,8 @@ class RaceEntropy(AbstractMeasurement):
         (denoiser, _), rows = models(self.subject, PLAIN), []
         x0 = validation(self.subject)
         for steps in self.steps:
-            found = race_entropy(x0, denoiser.network, denoiser.schedule, steps, self.subject.seed)
-            for sampler, estimate in zip((EXACT_LABEL, RACED), found, strict=True):
+            estimates = race_entropy(x0, denoiser.network, denoiser.schedule, steps, self.subject.seed)
+            for sampler, estimate in zip((EXACT_LABEL, RACED), estimates, strict=True):
                 rows.append(
                     {
                         "steps": steps,

@@ -1,4 +1,4 @@
-"""A cell of step grids: where to put T steps, fitted on training sequences and judged on the validation's."""
+"""Step-grid measurement: the times of T steps, fitted on training sequences and measured on validation sequences."""
 
 from dataclasses import dataclass, replace
 
@@ -24,14 +24,14 @@ FITTED = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class FittedGrid(AbstractMeasurement):
-    """The bound on the best grid of each number of steps beside the bound on equal steps, paired."""
+    """The bound on the best grid of each number of steps, paired with the bound on equal steps."""
 
     energy: str
     sampler: Sampler
     """k, window and temperature."""
     steps: tuple[int, ...]
     points: int
-    """Equally spaced times that a grid may be made of."""
+    """Equally spaced times from which a grid is chosen."""
 
     @property
     def label(self) -> str:
@@ -55,7 +55,7 @@ class FittedGrid(AbstractMeasurement):
             times, _ = best_grid(costs, steps)
             equal = replace(self.sampler, steps=steps)
             fitted = replace(equal, grid=times)
-            bounds = [sampler_bound(x0, network, energy, schedule, one, seed, 1) for one in (equal, fitted)]
+            bounds = [sampler_bound(x0, network, energy, schedule, sampler, seed, 1) for sampler in (equal, fitted)]
             gain = difference(*bounds)
             rows.append(
                 {

@@ -1,4 +1,4 @@
-"""Cells of zero-shot likelihood: the models on a corpus that they never saw."""
+"""Zero-shot likelihood measurements: the models on a corpus that they never saw."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ ROWS_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractZeroShot(AbstractMeasurement):
-    """One model on one corpus; what the model is, is the variants' to say."""
+    """One model on one corpus; subclasses define the model."""
 
     where: ZeroShot
 
     @property
     @abstractmethod
     def model(self) -> str:
-        """Its name, and whether its likelihood is a bound."""
+        """The model's name, and whether its likelihood is a bound."""
 
     @abstractmethod
     def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
-        """Nats of every row."""
+        """Return the nats of every row."""
 
     @property
     def label(self) -> str:
@@ -52,22 +52,22 @@ class AbstractZeroShot(AbstractMeasurement):
         return super().key(f"{code} {self.where.corpus.version()}")
 
     def find(self) -> MeasuredRows:
-        opened = models(self.subject, PLAIN)[0]
-        passages = self.where.passages(open_tokenizer(local_copy(self.subject.denoiser)), opened.length)
-        found = score(passages, self.nll, self.subject.seed, ROWS_AT_ONCE)
+        denoiser = models(self.subject, PLAIN)[0]
+        passages = self.where.passages(open_tokenizer(local_copy(self.subject.denoiser)), denoiser.length)
+        result = score(passages, self.nll, self.subject.seed, ROWS_AT_ONCE)
         row = {
             "corpus": self.where.name,
             "model": self.model,
-            "nats_per_token": found.nats_per_token,
-            "standard_error": found.standard_error,
-            "perplexity": found.perplexity,
-            "bits_per_byte": found.bits_per_byte,
-            "word_perplexity": found.word_perplexity,
-            "tokens": found.tokens,
-            "convention": found.rules,
+            "nats_per_token": result.nats_per_token,
+            "standard_error": result.standard_error,
+            "perplexity": result.perplexity,
+            "bits_per_byte": result.bits_per_byte,
+            "word_perplexity": result.word_perplexity,
+            "tokens": result.tokens,
+            "convention": result.rules,
             **self.common(),
         }
-        return MeasuredRows({"zero_shot": [row | {"sequences": len(found.lengths)}]})
+        return MeasuredRows({"zero_shot": [row | {"sequences": len(result.lengths)}]})
 
 
 @dataclass(frozen=True, kw_only=True)

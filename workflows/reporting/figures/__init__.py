@@ -1,1 +1,1 @@
-"""The figures of an experiment, one file for each kind; all of them take rows and give a matplotlib Figure."""
+"""Figures of an experiment, one module per kind; every function takes rows and returns a matplotlib Figure."""

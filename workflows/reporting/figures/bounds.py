@@ -1,4 +1,4 @@
-"""Bounds: the bound of every sampler against T and against what it costs, and its paired gain over plain diffusion."""
+"""Bound figures: bound of every sampler against T and against cost, and paired gain over plain diffusion."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,25 @@ from workflows.reporting.samplers import PLAIN, Row
 
 
 def bound_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
-    """The T-step bound against T."""
+    """Plot the T-step bound against T."""
     name = "T-step bounds of the samplers against the number of steps (lower is better)"
     return curves(name, bounds, STEPS, BOUND, levels(summary), lowest, "best sampler of each energy at each T")
 
 
 def bound_calls_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
-    """The T-step bound against network calls, each candidate a call."""
+    """Plot the T-step bound against network calls; each candidate counts as one call."""
     name = "T-step bounds against network calls (lower and further left is better)"
     return _against_cost(name, CALLS, summary, bounds)
 
 
 def bound_seconds_figure(summary: Row, bounds: Sequence[Row]) -> Figure:
-    """The T-step bound against seconds."""
+    """Plot the T-step bound against seconds."""
     name = "T-step bounds against seconds (lower and further left is better)"
     return _against_cost(name, TEXT_SECONDS, summary, bounds)
 
 
 def gain_figure(bounds: Sequence[Row]) -> Figure:
-    """What each sampler gains over plain diffusion at the same T, with paired errors."""
+    """Plot the gain of each sampler over plain diffusion at the same T, with paired errors."""
     name = "Gain over plain diffusion at the same T, errors paired by sequence (higher is better)"
     rows = [row for row in bounds if row["energy"] != PLAIN]
     zero = [Level("plain diffusion", 0.0, dash="-")]
@@ -37,18 +37,18 @@ def gain_figure(bounds: Sequence[Row]) -> Figure:
 
 
 def levels(summary: Row) -> list[Level]:
-    """The entropy of the source where it is known, else the autoregressive model; and the denoiser's NELBO."""
-    found = []
+    """Return the reference levels: the denoiser's NELBO, and the source entropy or else the autoregressive model."""
+    references = []
     entropy, ar, nelbo = (
         summary.get(name) for name in ("entropy_nats_per_token", "autoregressive_nll", "denoiser_nelbo")
     )
     if nelbo is not None:
-        found.append(Level("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
+        references.append(Level("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
     if entropy is not None:
-        found.append(Level("the source's own law", entropy, dash="-."))
+        references.append(Level("the source's own law", entropy, dash="-."))
     elif ar is not None:
-        found.append(Level("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
-    return found
+        references.append(Level("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
+    return references
 
 
 def _against_cost(name: str, cost: Quantity, summary: Row, bounds: Sequence[Row]) -> Figure:

@@ -1,4 +1,4 @@
-"""Calibration: how well an energy tells data from drafts, and whether sigmoid(-E) is the probability it claims."""
+"""Calibration figures: separation of data from denoiser samples by an energy, and reliability of sigmoid(-E)."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from workflows.reporting.samplers import Row
 
 DATA_COLOUR, DRAFT_COLOUR = "#0077bb", "#cc6677"
 BINS = 30
-SHARE_SHOWN = 0.99  # of the energies; the frame leaves out the outermost ones
+SHARE_SHOWN = 0.99  # share of the energies within the frame, which excludes the most extreme ones
 INCHES = 2.7
 
 
 def calibration_figure(energy: str, calibration: Sequence[Row]) -> Figure:
-    """Histograms by t, the reliability curve and the area under the ROC curve of one energy."""
+    """Plot histograms by t, the reliability curve and the area under the ROC curve of one energy."""
     rows = sorted((row for row in calibration if row["energy"] == energy), key=lambda row: row["t_from"])
     figure = sheet(f"{energy}: data against drafts, one to one", 2 * INCHES + 0.8)
     parts = figure.subfigures(2, 1, squeeze=False)[:, 0]
@@ -68,13 +68,13 @@ def _reliability(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylim(-0.02, 1.02)
     ends = []
     for row, shade in zip(rows, _shades(rows), strict=True):
-        bins = [one for one in row["bins"] if one["count"] > 0 and math.isfinite(one["predicted"])]
+        bins = [entry for entry in row["bins"] if entry["count"] > 0 and math.isfinite(entry["predicted"])]
         axes.errorbar(
-            [one["predicted"] for one in bins], [one["observed"] for one in bins],
-            yerr=[ERRORS * proportion_error(one["observed"], one["count"]) for one in bins],
+            [entry["predicted"] for entry in bins], [entry["observed"] for entry in bins],
+            yerr=[ERRORS * proportion_error(entry["observed"], entry["count"]) for entry in bins],
             color=shade, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.9,
         )  # fmt: skip
-        ends += [End(_times(row), one["predicted"], one["observed"], shade) for one in bins[-1:]]
+        ends += [End(_times(row), entry["predicted"], entry["observed"], shade) for entry in bins[-1:]]
     finish(axes, "probability of data that the energy claims, σ(−E)", "share that is data", "reliability")
     label_ends(axes, [*ends, End("perfect", None, 1.0, PALE)], INCHES - 0.8)
 
@@ -99,18 +99,21 @@ def _shades(rows: Sequence[Row]) -> list:
 
 
 def pairs_of(row: Row) -> int:
-    """How many pairs of data and draft were compared; the energies that a row keeps are the first of them."""
-    return sum(one["count"] for one in row["bins"]) // 2
+    """Return the number of compared pairs of data and sample; a row stores the energies of the first ones only."""
+    return sum(entry["count"] for entry in row["bins"]) // 2
 
 
 def proportion_error(share: float, count: int) -> float:
-    """Standard error of a share of `count`; with two of each added, so that it is not 0 at the ends (Agresti 1998)."""
+    """Return the standard error of a share of `count`.
+
+    Two successes and two failures are added, so that it is not 0 at the ends (Agresti 1998).
+    """
     p = (share * count + 2) / (count + 4)
     return math.sqrt(p * (1 - p) / (count + 4))
 
 
 def auc_error(auc: float, positives: int, negatives: int) -> float:
-    """Standard error of an area under the ROC curve (Hanley and McNeil 1982, with exponential scores)."""
+    """Return the standard error of an area under the ROC curve (Hanley and McNeil 1982, with exponential scores)."""
     if positives < 1 or negatives < 1:
         return math.nan
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)

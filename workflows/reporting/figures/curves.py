@@ -1,4 +1,4 @@
-"""Curves of all samplers: an overview with one line for each energy, and below it a panel for each energy."""
+"""Curves of all samplers: an overview with one line per energy, and below it one panel per energy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,16 +40,16 @@ from workflows.reporting.samplers import (
 
 COLUMNS = 3
 OVERVIEW_INCHES, PANEL_INCHES = 4.2, 2.5
-FRAME_INCHES = 0.8  # of a panel's height that its words take
+FRAME_INCHES = 0.8  # part of a panel's height taken by title and labels
 Pick = Callable[[Sequence[Row], Quantity, Quantity], list[Row]]
 
 
 def curves(
     name: str, rows: Sequence[Row], x: Quantity, y: Quantity, levels: Sequence[Level], best: Pick, note: str
 ) -> Figure:
-    """y against x for every sampler of every energy, plain diffusion in each panel.
+    """Plot y against x for every sampler of every energy, with plain diffusion in each panel.
 
-    `best` picks what the overview shows of each energy, and `note` says what that is.
+    `best` selects the rows of each energy for the overview; `note` describes that selection.
     """
     shown = energies(rows)
     lines = -(-len(shown) // COLUMNS)
@@ -74,17 +74,17 @@ def curves(
 
 
 def lowest(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
-    """For every T the row with the lowest y, in the order of T."""
+    """Return the row with the lowest y per T, ordered by T."""
     return _first_of_each_t(sorted(measured(rows, x, y), key=lambda row: (row["steps"], y.value(row))))
 
 
 def highest(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
-    """For every T the row with the highest y, in the order of T."""
+    """Return the row with the highest y per T, ordered by T."""
     return _first_of_each_t(sorted(measured(rows, x, y), key=lambda row: (row["steps"], -y.value(row))))
 
 
 def frontier(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
-    """From the cheapest row on, each that is lower than all cheaper ones: what no other of them beats."""
+    """Return the Pareto frontier: by increasing cost, each row with lower y than all cheaper ones."""
     kept: list[Row] = []
     for row in sorted(measured(rows, x, y), key=lambda row: (x.value(row), y.value(row))):
         if not kept or y.value(row) < y.value(kept[-1]):
@@ -93,10 +93,10 @@ def frontier(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
 
 
 def _first_of_each_t(rows: Sequence[Row]) -> list[Row]:
-    found: dict[int, Row] = {}
+    by_steps: dict[int, Row] = {}
     for row in rows:
-        found.setdefault(row["steps"], row)
-    return list(found.values())
+        by_steps.setdefault(row["steps"], row)
+    return list(by_steps.values())
 
 
 def _overview(
@@ -124,7 +124,7 @@ def _overview(
 def _panel(
     axes: Axes, rows, energy: str, x: Quantity, y: Quantity, levels, shades: dict[int, Any], frame: tuple[float, float]
 ) -> None:
-    """All samplers of one energy, in the overview's frame."""
+    """Draw all samplers of one energy, with the y limits of the overview."""
     draw_levels(axes, levels)
     _set_y_scale(axes, y)
     axes.set_ylim(*frame)
@@ -151,14 +151,14 @@ def _dash(row: Row) -> str:
 
 
 def _scale_y(axes: Axes, y: Quantity, shown: Sequence[Row], levels: Sequence[Level]) -> None:
-    """Afterwards the frame holds what the overview shows and a little more; a panel's outliers may lie beyond it."""
+    """Set the y limits to the contents of the overview with a margin; outliers of a panel may lie outside."""
     _set_y_scale(axes, y)
     values = [level.value for level in levels]
     for row in measured(shown, y):
         bar = ERRORS * y.error_of(row) if math.isfinite(y.error_of(row)) else 0.0
         values += [y.value(row) - bar, y.value(row) + bar]
     values = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    if y.linear_within is not None:  # a factor beyond the outermost values
+    if y.linear_within is not None:  # a margin of factor 2 beyond the extreme values
         axes.set_ylim(2 * min(*values, -y.linear_within), 2 * max(*values, y.linear_within))
         return
     low, high = min(values), max(values)

@@ -1,4 +1,4 @@
-"""Partition: the two ends of log Z close on one another as more drafts are averaged."""
+"""Partition function: low and high estimate of log Z, which converge as more denoiser samples are averaged."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ HIGH = Quantity("log Z, high end", "nats per token", column("high_nats_per_token
 
 
 def partition_figure(partition: Sequence[Row]) -> Figure:
-    """Both ends of log Z against n, a panel for each energy with its own scale."""
+    """Plot both estimates of log Z against n, one panel per energy, each with its own scale."""
     shown = energies(partition)
     lines = -(-len(shown) // COLUMNS)
     figure = sheet(

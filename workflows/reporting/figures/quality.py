@@ -1,4 +1,4 @@
-"""Quality: what a judge makes of each sampler's texts, against what they cost and against their entropy."""
+"""Quality figures: judge scores of each sampler's texts, against cost and against entropy."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, 
 
 
 def quality_figure(quality: Sequence[Row]) -> Figure:
-    """Nats per token under the judge against the entropy of the same texts: lower counts at equal entropy only."""
+    """Plot the judge's nats per token against the entropy of the same texts: lower is better only at equal entropy."""
     name = "Texts under the judge, against their entropy (lower is better at equal entropy)"
     if len({row.get("token_temperature", 1.0) for row in quality}) == 1:
         note = "best sampler of each energy at each T, joined in the order of T"
@@ -23,24 +23,24 @@ def quality_figure(quality: Sequence[Row]) -> Figure:
 
 
 def quality_calls_figure(quality: Sequence[Row]) -> Figure:
-    """Nats per token under the judge against network calls, each candidate a call."""
+    """Plot the judge's nats per token against network calls; each candidate counts as one call."""
     return _against_cost("Texts under the judge against network calls", CALLS, quality)
 
 
 def quality_seconds_figure(quality: Sequence[Row]) -> Figure:
-    """Nats per token under the judge against seconds per text."""
+    """Plot the judge's nats per token against seconds per text."""
     return _against_cost("Texts under the judge against seconds", TEXT_SECONDS, quality)
 
 
 def matched_seconds_figure(matched: Sequence[Row]) -> Figure:
-    """The judge's nats per token at the entropy of the data against seconds per text."""
+    """Plot the judge's nats per token at the entropy of the data against seconds per text."""
     return _against_cost("Texts at the entropy of the data under the judge, against seconds", TEXT_SECONDS, matched)
 
 
 def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
-    """The last sampler of an energy, exact if it can be, from the coldest tokens to the warmest."""
-    found = list(series(measured(rows, x, y)).values())
-    return sorted(found[-1], key=lambda row: row["token_temperature"]) if found else []
+    """Return the rows of the last sampler of an energy (exact if available) by increasing token temperature."""
+    samplers = list(series(measured(rows, x, y)).values())
+    return sorted(samplers[-1], key=lambda row: row["token_temperature"]) if samplers else []
 
 
 def _against_cost(name: str, cost: Quantity, quality: Sequence[Row]) -> Figure:

@@ -1,4 +1,4 @@
-"""Quality against cost in one view: a column for each family of samplers, plain diffusion in every one of them.
+"""Quality against cost in one figure: one column per family of samplers, each including plain diffusion.
 
 Bounds, and texts at the entropy of the data, against network calls and against seconds.
 """
@@ -37,12 +37,12 @@ from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, ev
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17
 WHOLE, STEP, NORMALISED = "whole drafts, and plain", "what a step keeps", "a law for what it keeps"
 OTHER = "another law of revealing"
-SAID = " (another law)"  # which that column's title says of all in it
+SAID = " (another law)"  # redundant within the column OTHER, whose title says it
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One sampler at every T, and how it is drawn."""
+    """One sampler at every T, with its color and marker."""
 
     name: str
     rows: Sequence[Row]
@@ -58,10 +58,10 @@ def quality_cost_figure(
     data: Row | None,
     effort: Sequence[Row] = (),
 ) -> Figure:
-    """The bound, and below it the generative perplexity at the entropy of the data, each against calls and seconds.
+    """Plot the bound, and below it the generative perplexity at the entropy of the data, against calls and seconds.
 
-    The autoregressive model stands among them, a call for each token. `data` is what the judge makes of held-out texts,
-    `effort` says which energies a planned sampler weighs.
+    The autoregressive model is included, at one call per token. `data`: judge scores of held-out texts. `effort`: plans
+    that name the energies of a planned sampler.
     """
     length = summary["length"]
     ar = _autoregressive_bound(summary, cost)
@@ -71,34 +71,36 @@ def quality_cost_figure(
         held_out = [] if data is None else [Level("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
         halves.append((PERPLEXITY, list(matched), held_out))
     halves = [(y, [_with_calls(row, length) for row in _usual(rows)], beside) for y, rows, beside in halves]
-    found = families([row for _, rows, _ in halves for row in rows], bounds, effort)
-    drawn = [{name: curves_of(rows, own, y) for name, own in found.items()} for y, rows, _ in halves]
+    energies_by_family = families([row for _, rows, _ in halves for row in rows], bounds, effort)
+    drawn = [
+        {name: curves_of(rows, members, y) for name, members in energies_by_family.items()} for y, rows, _ in halves
+    ]
     most = max(len(curves) for by_family in drawn for curves in by_family.values())
     figure = sheet(
         "Quality against cost (lower and further left is better)",
         2 * len(halves) * PANEL_INCHES + LINE_INCHES * (most + 2) + 0.8,
     )
-    grid = figure.subplots(2 * len(halves), len(found), sharex="row", sharey="row", squeeze=False)
+    grid = figure.subplots(2 * len(halves), len(energies_by_family), sharex="row", sharey="row", squeeze=False)
     lines = [(half, x) for half in range(len(halves)) for x in (CALLS, TEXT_SECONDS)]
     for i, (half, x) in enumerate(lines):
         (y, rows, beside), by_family = halves[half], drawn[half]
-        for j, name in enumerate(found):
+        for j, name in enumerate(energies_by_family):
             _panel(grid[i, j], rows, by_family[name], x, y, beside)
             finish(grid[i, j], x.name, y.name if j == 0 else "", name if i == 0 else "")
         _frame([*grid[i]], rows, y, beside)
         for axes, curves in zip(grid[i], by_family.values(), strict=True):
             for curve in (*_references(rows, x, y), *curves):
                 mark_beyond(axes, curve.rows, x, y, curve.colour)
-    for j, name in enumerate(found):
-        own = [curve for by_family in drawn for curve in by_family[name]]
-        _legend(grid[-1, j], [*(curve for y, rows, _ in halves for curve in _references(rows, CALLS, y)), *own])
+    for j, name in enumerate(energies_by_family):
+        members = [curve for by_family in drawn for curve in by_family[name]]
+        _legend(grid[-1, j], [*(curve for y, rows, _ in halves for curve in _references(rows, CALLS, y)), *members])
     return figure
 
 
 def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] = ()) -> dict[str, list[str]]:
-    """The energies (with their laws) by family, in the order of the table; families without any are left out.
+    """Group the energies (with their distributions) by family, in the order of the table; empty families are omitted.
 
-    A planned sampler is of the family of the energies that its plan holds; where it holds several, of the wider one.
+    A planned sampler belongs to the family of the energies in its plan, or to the wider one if they differ.
     """
     drafts = {row["energy"] for row in bounds if row.get("whole_sequence")}
     exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("whole_sequence")}
@@ -106,22 +108,22 @@ def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] =
         steps = {step for row in effort if row["energy"] == energy for step in row["plan"]} - {PLAIN}
         if steps and {step.partition(",")[0] for step in steps} <= exact:
             exact.add(energy)
-    found: dict[str, list[str]] = {name: [] for name in (WHOLE, STEP, NORMALISED, OTHER)}
+    by_family: dict[str, list[str]] = {name: [] for name in (WHOLE, STEP, NORMALISED, OTHER)}
     for energy in dict.fromkeys(row["energy"] for row in rows):
         base, _, law = energy.partition(",")
         if energy in (PLAIN, UNIFORM, AUTOREGRESSIVE):
             continue
         if SAID in law:
-            found[OTHER].append(energy)
+            by_family[OTHER].append(energy)
         elif base == PLAIN or base in drafts:
-            found[WHOLE].append(energy)
+            by_family[WHOLE].append(energy)
         else:
-            found[NORMALISED if {base, energy} & exact else STEP].append(energy)
-    return {name: own for name, own in found.items() if own} or {title(PLAIN): []}
+            by_family[NORMALISED if {base, energy} & exact else STEP].append(energy)
+    return {name: members for name, members in by_family.items() if members} or {title(PLAIN): []}
 
 
 def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curve]:
-    """The samplers of these energies: each has its colour, each energy its marker."""
+    """Return the curves of these energies: one color per sampler, one marker per energy."""
     drawn: list[Curve] = []
     for i, energy in enumerate(own):
         groups = series(measured([row for row in rows if row["energy"] == energy], y))
@@ -138,24 +140,30 @@ def _usual(rows: Sequence[Row]) -> list[Row]:
 
 
 def _autoregressive_bound(summary: Row, cost: Sequence[Row]) -> list[Row]:
-    """The autoregressive model as a row beside the bounds: its likelihood is exact, its seconds were measured."""
-    found = summary.get("autoregressive_nll")
+    """Return the autoregressive model as a row of the bounds: its likelihood is exact, its seconds are measured."""
+    likelihood = summary.get("autoregressive_nll")
     timed = [row for row in cost if row["energy"] == AUTOREGRESSIVE]
-    if found is None or not timed:
+    if likelihood is None or not timed:
         return []
-    return [{**timed[0], "bound_nats_per_token": found["nats_per_token"], "standard_error": found["standard_error"]}]
+    return [
+        {
+            **timed[0],
+            "bound_nats_per_token": likelihood["nats_per_token"],
+            "standard_error": likelihood["standard_error"],
+        }
+    ]
 
 
 def _with_calls(row: Row, length: int) -> Row:
-    """The row with the calls that it took: token by token is a call a token."""
+    """Return the row with its calls: autoregressive sampling takes one call per token."""
     return {**row, "denoiser_calls": float(length)} if row["energy"] == AUTOREGRESSIVE else row
 
 
 def _references(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Curve]:
-    """Plain diffusion and the autoregressive model, which stand in every panel."""
+    """Return the curves shown in every panel: plain diffusion and the autoregressive model."""
     kinds = ((PLAIN, INK, "s"), (AUTOREGRESSIVE, CONTROL_COLOURS[AUTOREGRESSIVE], "*"))
-    found = [Curve(title(name), [row for row in rows if row["energy"] == name], *how) for name, *how in kinds]
-    return [curve for curve in found if measured(curve.rows, x, y)]
+    references = [Curve(title(name), [row for row in rows if row["energy"] == name], *how) for name, *how in kinds]
+    return [curve for curve in references if measured(curve.rows, x, y)]
 
 
 def _panel(
@@ -171,7 +179,7 @@ def _panel(
         line(axes, curve.rows, x, y, curve.colour, curve.marker)
     scale(axes, x, rows)
     if x.base == 2:
-        axes.xaxis.set_major_locator(LogLocator(4))  # as many as the narrow panel has room for
+        axes.xaxis.set_major_locator(LogLocator(4))  # as many ticks as fit the narrow panel
     for level in beside:
         axes.annotate(
             level.name, (0, level.value), xycoords=("axes fraction", "data"), xytext=(3, 2), ha="left",
@@ -180,7 +188,7 @@ def _panel(
 
 
 def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside: Sequence[Level]) -> None:
-    """Afterwards the y axis holds everything that is not worse than plain diffusion at its worst, and a little more."""
+    """Set the y axis to include, with a margin, every value no worse than the worst of plain diffusion."""
     if y.base is not None:
         for axes in row_of_axes:
             axes.set_yscale("log", base=y.base)
@@ -201,7 +209,7 @@ def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside
 
 
 def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Below the column, so that no name stands on a curve."""
+    """Draw the legend below the column, so that it covers no curve."""
     samples = [
         axes.plot([], [], color=curve.colour, marker=curve.marker, markersize=4, label=curve.name)[0]
         for curve in {curve.name: curve for curve in curves}.values()

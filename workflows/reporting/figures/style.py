@@ -1,4 +1,4 @@
-"""How every figure looks: colours that the colour-blind can tell apart, quiet axes, labels at the ends of lines."""
+"""Common style of all figures: colors safe for color blindness, light axes, labels at the ends of lines."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from workflows.reporting.quantities import Quantity, measured
 from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM, Row
 
 INK, FAINT, PALE = "#22262b", "#b9c0c8", "#6b737c"
-# After Paul Tol's muted scheme; neighbours differ in lightness too, and all are legible on white.
+# After Paul Tol's muted scheme; adjacent colors differ in lightness too, and all are legible on white.
 ACCENTS = (
     "#332288",
     "#cc6677",
@@ -31,14 +31,14 @@ ACCENTS = (
 MARKERS = "osD^vPXp*h"
 CONTROL_COLOURS = {PLAIN: INK, UNIFORM: PALE, DATA: "#000000", AUTOREGRESSIVE: "#8b5a2b"}
 
-WIDTH = 10.0  # inches: 1500 pixels, still legible where a page shows 1000 of them
+WIDTH = 10.0  # inches: 1500 pixels, still legible when scaled to 1000
 ERRORS = 2  # standard errors in an error bar
 TITLE, PANEL, TEXT, SMALL = 12.5, 10.0, 9.0, 8.0  # points
 
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line to compare with, and its standard error (nan: none)."""
+    """Horizontal reference line and its standard error (nan: none)."""
 
     name: str
     value: float
@@ -48,33 +48,34 @@ class Level:
 
 @dataclass(frozen=True)
 class End:
-    """Where a line ends, and what it is called there."""
+    """End point of a line and its label."""
 
     name: str
     x: float | None
-    """None: the panel's right edge."""
+    """None: right edge of the panel."""
     y: float
     colour: Any
 
 
 def energy_colours(names: Sequence[str]) -> dict[str, tuple[Any, str]]:
-    """The colour and the marker of each energy, the same in every figure of an experiment."""
-    own = [name for name in names if name not in CONTROL_COLOURS]
-    found: dict[str, tuple[Any, str]] = {
-        name: (ACCENTS[i % len(ACCENTS)], MARKERS[(i + i // len(ACCENTS)) % len(MARKERS)]) for i, name in enumerate(own)
+    """Return the color and the marker of each energy, equal in all figures of an experiment."""
+    energies = [name for name in names if name not in CONTROL_COLOURS]
+    styles: dict[str, tuple[Any, str]] = {
+        name: (ACCENTS[i % len(ACCENTS)], MARKERS[(i + i // len(ACCENTS)) % len(MARKERS)])
+        for i, name in enumerate(energies)
     }
-    return found | {name: (colour, "s") for name, colour in CONTROL_COLOURS.items()}
+    return styles | {name: (colour, "s") for name, colour in CONTROL_COLOURS.items()}
 
 
 def candidate_colours(many: Sequence[int]) -> dict[int, Any]:
-    """Darker is more candidates; exact (0) is darkest."""
+    """Return a color per number of candidates: darker for more, darkest for exact (0)."""
     ordered = sorted(set(many), key=lambda k: k or math.inf)
     shades = colormaps["viridis_r"](np.linspace(0.3, 0.95, len(ordered)))
     return dict(zip(ordered, shades, strict=True))
 
 
 def sheet(title: str, height: float) -> Figure:
-    """An empty figure of the common width, its title at the left."""
+    """Return an empty figure of the common width with a left-aligned title."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.03)  # type: ignore[union-attr]
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=TITLE, fontweight="bold")
@@ -82,7 +83,7 @@ def sheet(title: str, height: float) -> Figure:
 
 
 def finish(axes: Axes, x: str, y: str, title: str = "", colour: Any = INK) -> None:
-    """Afterwards the panel has its words, and no more lines than it needs."""
+    """Add title and axis labels to the panel and remove superfluous spines."""
     axes.set_title(title, loc="left", color=colour, fontsize=PANEL, fontweight="bold")
     axes.set_xlabel(x, color=INK, fontsize=TEXT)
     axes.set_ylabel(y, color=INK, fontsize=TEXT)
@@ -92,7 +93,7 @@ def finish(axes: Axes, x: str, y: str, title: str = "", colour: Any = INK) -> No
 
 
 def scale(axes: Axes, quantity: Quantity, rows: Sequence[Row]) -> None:
-    """Afterwards the x axis is logarithmic where the quantity is, with plain numbers as ticks."""
+    """Make the x axis logarithmic if the quantity is, with plain numbers as tick labels."""
     if quantity.base is None:
         return
     axes.set_xscale("log", base=quantity.base)
@@ -107,7 +108,10 @@ def scale(axes: Axes, quantity: Quantity, rows: Sequence[Row]) -> None:
 def line(
     axes: Axes, rows: Sequence[Row], x: Quantity, y: Quantity, colour: Any, marker: str = "o", dash: str = "-"
 ) -> list[Row]:
-    """Draws the rows that can be drawn, with bars of 2 standard errors, and returns them; legacy rows are hollow."""
+    """Draw the measured rows with error bars of 2 standard errors and return them.
+
+    Rows of the published sampler have hollow markers.
+    """
     rows = measured(rows, x, y)
     if not rows:
         return rows
@@ -123,7 +127,7 @@ def line(
 
 
 def _bars(rows: Sequence[Row], quantity: Quantity) -> list[float] | None:
-    """Half the length of each error bar; none where the error is not known."""
+    """Return half the length of each error bar (0 if the error is not finite), or None if the quantity has no error."""
     if quantity.error is None:
         return None
     errors = [quantity.error_of(row) for row in rows]
@@ -131,7 +135,7 @@ def _bars(rows: Sequence[Row], quantity: Quantity) -> list[float] | None:
 
 
 def draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Afterwards each level is a line across the panel, in a band of 2 standard errors."""
+    """Draw each level as a line across the panel, with a band of 2 standard errors."""
     for level in levels:
         axes.axhline(level.value, color=PALE, linestyle=level.dash, linewidth=1.2, zorder=0.6)
         if math.isfinite(level.standard_error):
@@ -140,20 +144,20 @@ def draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
 
 
 def label_ends(axes: Axes, ends: Sequence[End], inches: float) -> None:
-    """Afterwards every line's name stands right of the panel, no two on one another, tied to the line's end.
+    """Label the lines to the right of the panel without overlaps, each label connected to the end of its line.
 
-    The y axis's scale and limits must be final; `inches` is about the panel's height.
+    The scale and limits of the y axis must be final. `inches`: approximate height of the panel.
     """
     named = [end for end in ends if math.isfinite(end.y)]
     heights = [_height(axes, end.y) for end in named]
-    places = spread(heights, 1.3 * SMALL / 72 / inches)
-    for end, height, place in zip(named, heights, places, strict=True):
+    positions = spread(heights, 1.3 * SMALL / 72 / inches)
+    for end, height, position in zip(named, heights, positions, strict=True):
         x, across = (1.0, "axes fraction") if end.x is None else (end.x, "data")
         axes.annotate(
             f" {end.name}", (x, height), xycoords=(across, "axes fraction"),
-            xytext=(1.06, place), textcoords="axes fraction", va="center", ha="left", fontsize=SMALL, color=INK,
+            xytext=(1.06, position), textcoords="axes fraction", va="center", ha="left", fontsize=SMALL, color=INK,
             annotation_clip=False,
-            # Not clipped at the text's frame: that would take as long as all the rest.
+            # Clipping at the text's bounding box would take as long as everything else together.
             arrowprops={
                 "arrowstyle": "-", "color": end.colour, "linewidth": 1.2, "linestyle": (0, (1, 1.2)),
                 "relpos": (0, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0,
@@ -162,18 +166,18 @@ def label_ends(axes: Axes, ends: Sequence[End], inches: float) -> None:
 
 
 def _height(axes: Axes, y: float) -> float:
-    """Where on the panel y lies: 0 is its foot, 1 its head, and what is beyond stays there."""
-    low, high, place = axes.yaxis.get_transform().transform(np.array([*axes.get_ylim(), y], dtype=float))
-    return float(np.clip((place - low) / (high - low), 0, 1))
+    """Return the height of y in the panel, from 0 (bottom) to 1 (top), clipped to that range."""
+    low, high, position = axes.yaxis.get_transform().transform(np.array([*axes.get_ylim(), y], dtype=float))
+    return float(np.clip((position - low) / (high - low), 0, 1))
 
 
 def spread(values: Sequence[float], apart: float) -> list[float]:
-    """The places nearest to `values` (least squares), in their order, at least `apart` from one another.
+    """Return the positions nearest to `values` (least squares), in the same order, at least `apart` from one another.
 
-    They stay between 0 and 1 as far as all of them fit there.
+    They lie between 0 and 1 as far as all of them fit.
     """
     order = sorted(range(len(values)), key=lambda i: values[i])
-    pools: list[list[float]] = []  # neighbours that would collide, as (sum, count) of value - rank * apart
+    pools: list[list[float]] = []  # groups that would overlap, as (sum, count) of value - rank * apart
     for rank, i in enumerate(order):
         pools.append([values[i] - rank * apart, 1])
         while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
@@ -182,14 +186,14 @@ def spread(values: Sequence[float], apart: float) -> list[float]:
             pools[-1][1] += count
     means = [total / count for total, count in pools for _ in range(int(count))]
     room = max(0.0, 1 - (len(values) - 1) * apart)
-    places = [0.0] * len(values)
+    positions = [0.0] * len(values)
     for rank, (i, mean) in enumerate(zip(order, means, strict=True)):
-        places[i] = min(max(mean, 0.0), room) + rank * apart
-    return places
+        positions[i] = min(max(mean, 0.0), room) + rank * apart
+    return positions
 
 
 def mark_beyond(axes: Axes, rows: Sequence[Row], x: Quantity, y: Quantity, colour: Any) -> None:
-    """A triangle at the frame's edge for every value that lies outside it: no number disappears unsaid."""
+    """Mark every value outside the frame by a triangle at its edge, so that no value disappears silently."""
     low, high = axes.get_ylim()
     for row in measured(rows, x, y):
         value = y.value(row)

@@ -1,4 +1,4 @@
-"""Training: the loss of every stage, and what each energy gains by time, step by step."""
+"""Training curves: loss of every stage, and gain of each energy by t over the training steps."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ PANEL_INCHES = 2.5
 
 
 def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
-    """The loss of every stage that trained; None where none did."""
+    """Plot the loss of every trained stage; return None if there is none."""
     losses = {stage: metrics[LOSS] for stage, metrics in training.items() if metrics.get(LOSS)}
     name = "Training loss of each stage and its running mean (each stage has its own kind of loss)"
     if not losses:
@@ -25,7 +25,7 @@ def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
 
 
 def gain_by_time_figure(training: Mapping[str, Curves]) -> Figure | None:
-    """What a step gains, by quarter of t, while each energy trains; None where none told."""
+    """Plot the gain of a sampling step by quarter of t during energy training; return None if none was logged."""
     gains = {stage: gains_by_time(metrics) for stage, metrics in training.items() if gains_by_time(metrics)}
     name = "Gain of a step while training, by t (for NCE: log k − ranking loss, which is the bound's gain)"
     if not gains:

@@ -1,4 +1,4 @@
-"""Trajectory: how evenly the weights spread over the candidates, and how many candidates differ, from t = 1 to 0."""
+"""Trajectory figures: effective sample size and number of distinct candidates, from t = 1 to 0."""
 
 import math
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ DISTINCT = Quantity("distinct candidates", "candidates", column("distinct_candid
 
 
 def ess_figure(trajectory: Sequence[Row]) -> Figure:
-    """Effective sample size by t: k means that the weights say nothing, 1 that one candidate has all the weight."""
+    """Plot the effective sample size by t: k means uniform weights, 1 that one candidate has all the weight."""
     return _panels(
         "Effective sample size along the trajectory (k: even weights; 1: one candidate has all)", ESS, trajectory
     )
 
 
 def distinct_figure(trajectory: Sequence[Row]) -> Figure:
-    """How many of the k candidates differ by t: where they hardly differ, choosing among them changes nothing."""
+    """Plot the number of distinct candidates of k by t: if they hardly differ, resampling has no effect."""
     return _panels("Distinct candidates along the trajectory (of k)", DISTINCT, trajectory)
 
 
 def _panels(name: str, y: Quantity, rows: Sequence[Row]) -> Figure:
-    """One panel for each energy, one line for each T; of several samplers the one with the most candidates."""
+    """Plot one panel per energy and one line per T, for the sampler with the most candidates."""
     shown = energies(rows)
     lines = -(-len(shown) // COLUMNS)
     figure = sheet(name, PANEL_INCHES * lines + 0.6)
