@@ -22,7 +22,7 @@ from edlm.sampling.sampler import EXACT, Sampler, sample_in_turn
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule
 
-LEAST_TICKS, TICKS_A_STEP = 2000, 100  # minimum resolution of the rest of a budget: in all, and per step
+LEAST_TICKS, TICKS_A_STEP = 2000, 100  # minimum ticks of the remaining budget: in all, and per step
 HAIR = 1e-9  # tolerance: a whole number of ticks stays whole, and a plan may take exactly the budget
 
 Energies = Mapping[str, AnyEnergy]
@@ -122,14 +122,12 @@ def best_plan(
     quickest plan leaves. So no plan exceeds the budget, the quickest one is never rounded out of it, and none within
     the rounded budget gains more. Raise ValueError if even the quickest plan exceeds the budget.
     """
-    ticks = ticks or max(
-        LEAST_TICKS, TICKS_A_STEP * len(seconds)
-    )  # every step rounds up, so more steps need finer ticks
+    ticks = ticks or max(LEAST_TICKS, TICKS_A_STEP * len(seconds))  # every step rounds: more steps need finer ticks
     least = seconds.min(dim=1, keepdim=True).values
     quickest = least.sum().item()
     if quickest > budget_seconds * (1 + HAIR):
         raise ValueError(f"the quickest plan takes {quickest:g} seconds; a budget of {budget_seconds:g} is too small")
-    tick = max((budget_seconds - quickest) / ticks, 1e-300)  # nothing remaining: only the quickest choices fit
+    tick = max((budget_seconds - quickest) / ticks, 1e-300)  # with nothing left, only the quickest choices fit
     prices = ((seconds - least) / tick - HAIR).ceil().clamp(max=ticks + 1).long()
     total = torch.zeros(ticks + 1, dtype=torch.float64)  # gain of the steps so far, per number of ticks
     chosen = []

@@ -49,7 +49,7 @@ def step_costs(
 
 
 def best_grid(costs: Float64[Tensor, "i j"], steps: int) -> tuple[tuple[float, ...], float]:
-    """Return (times from 0 to 1, nats) of the cheapest path from t = 1 to 0 in `steps` steps over the measured times.
+    """Return (times from 0 to 1, nats) of the cheapest path from 1 to 0 in exactly `steps` steps over measured times.
 
     Raise ValueError if there are fewer times than steps.
     """

@@ -55,7 +55,7 @@ def verifying(
         passes[rows] += 1
         features, open_ = energy.read(x[rows], xt[rows], context[rows]), ~settled[rows]
         log_c = energy.log_p_of(features, open_, draft[rows]).double()
-        broken[rows] = log_c.isnan().any(dim=1)
+        broken[rows] |= log_c.isnan().any(dim=1)
         kept = u_keep[rows].log() < log_c - log_p[rows].double()
         rejected = open_ & ~kept & ~broken[rows, None]
         updated = torch.where(open_ & ~rejected, draft[rows], x[rows])
@@ -68,7 +68,7 @@ def verifying(
             )
         changed = updated != x[rows]
         first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # from the left
-        newly_settled = open_ & (positions <= first[:, None])
+        newly_settled = open_ & ((positions <= first[:, None]) | broken[rows, None])
         x[rows] = updated
         accepted[rows] += (newly_settled & kept).sum(dim=1)
         settled[rows] |= newly_settled

@@ -204,6 +204,35 @@ def test_a_row_whose_head_tells_no_number_is_broken_and_the_others_are_not():
     assert (result.xs == 3).any(dim=1).tolist() == [False, True, False]
 
 
+class TornInThePass:
+    """A head whose numbers are none in one of its passes, and good again in the next."""
+
+    def __init__(self, energy: ConditionalEnergy, torn: int) -> None:
+        self.energy, self.torn, self.passes = energy, torn, 0
+        self.whole_sequence = energy.whole_sequence
+
+    def read(self, x, xt, context):
+        self.passes += 1
+        features = self.energy.read(x, xt, context)
+        return torch.full_like(features, torch.nan) if self.passes == self.torn else features
+
+    def log_p_of(self, features, where, x):
+        return self.energy.log_p_of(features, where, x)
+
+    def distribution(self, features, where):
+        return self.energy.distribution(features, where)
+
+
+@torch.no_grad()
+def test_a_row_that_was_broken_in_one_pass_stays_broken_though_the_next_has_numbers_again():
+    whole, torn = verified(CONDITIONAL, 200), verified(TornInThePass(CONDITIONAL, torn=2), 200)
+    asked_again = whole.passes >= 2
+    assert 0 < int(asked_again.sum()) < 200
+    assert torch.equal(torn.broken, asked_again)
+    assert torch.equal(torn.x[~asked_again], whole.x[~asked_again])
+    assert int(torn.passes.max()) == 2  # a broken row is asked no more
+
+
 def test_what_is_drawn_again_follows_what_p_c_has_over_p_theta_and_p_c_where_it_has_nothing_over():
     p_c = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
     p_theta = torch.tensor([[0.25, 0.5, 0.0, 0.25], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
