@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import Characters
-from edlm.evaluation.judge import Judge, Spelling
+from edlm.evaluation.judge import Judge, Retokenizer
 
 CHARACTERS = Characters().build([])
 FOLLOWED = 10  # tokens that must agree before `Copying` expects the rest to
@@ -67,7 +67,7 @@ def judged_by(
     network,
     tokenizer: Tokenizer = CHARACTERS,
     context: int = 1024,
-    spelling: Spelling | None = None,
+    spelling: Retokenizer | None = None,
     start: bool = True,
     name: str = "exact",
 ) -> Judge:

@@ -15,7 +15,7 @@ from edlm.storage import local_copy
 from edlm.training.loop import Training
 from workflows.experiment import Experiment
 from workflows.prepare import prepare
-from workflows.stage import Session, Work, session
+from workflows.stage import Session, StageContext, session
 from workflows.training.objectives import next_token
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
@@ -41,7 +41,7 @@ def _next_token(session: Session, data: str, stage: str, split: Split, training:
     experiment = session.experiment
     trunk, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
         build = functools.partial(next_token, trunk, read_summary(prepared).vocabulary, seed)
 

@@ -31,7 +31,7 @@ from workflows.reporting.figures.bounds import bound_figure
 from workflows.reporting.figures.quality import quality_figure
 from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
-from workflows.stage import Session, Work, session
+from workflows.stage import Session, StageContext, session
 
 CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")
 """Modules that select the measurements and turn their rows into tables, text and figures."""
@@ -51,7 +51,7 @@ def evaluate(
     corpus = experiment.data.corpus
     source = corpus if isinstance(corpus, AbstractSource) else None
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         _require_same_tokens(inputs)
         subject = Subject(
             data=data,
@@ -186,7 +186,7 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
     }
 
 
-def _write(experiment: Experiment, work: Work, tables: Tables, length: int) -> dict[str, Any]:
+def _write(experiment: Experiment, work: StageContext, tables: Tables, length: int) -> dict[str, Any]:
     summary = summarise(experiment, tables, length)
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), work.folder / f"{name}.parquet")

@@ -16,7 +16,7 @@ from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, session
+from workflows.stage import Session, StageContext, session
 from workflows.training.energy_objectives import contrasting
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
@@ -44,7 +44,7 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
     training = one.training
     assert training is not None
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         base = open_denoiser(local_copy(denoiser))
         proposal_energy = None if proposal is None else open_energy(local_copy(proposal), base)
         conditional = next((other.energy for other in experiment.finetune if other.name == one.base), None)
@@ -70,7 +70,7 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
 def _borrow(session: Session, one: Finetune, denoiser: str, autoregressive: str) -> str:
     """Save an energy that needs no training: the autoregressive model's weights under the energy's name."""
 
-    def work(work: Work) -> None:
+    def work(work: StageContext) -> None:
         base, folder = open_denoiser(local_copy(denoiser)), local_copy(autoregressive)
         model = open_autoregressive(folder)
         network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest, autoregressive=model.trunk)

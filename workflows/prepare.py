@@ -8,7 +8,7 @@ from typing import Any
 from edlm.config import from_command_line, plain
 from edlm.data import packing as tokens
 from workflows.experiment import Experiment
-from workflows.stage import Session, Work, say, session
+from workflows.stage import Session, StageContext, say, session
 
 STAGE = "prepare"
 CODE = ("workflows.prepare",)
@@ -18,7 +18,7 @@ def prepare(session: Session) -> str:
     """Prepare the data and return its URI."""
     data = session.experiment.data
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
 
     return session.run_stage(STAGE, {"data": plain(data), "version": data.version()}, {}, CODE, work)

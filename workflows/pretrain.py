@@ -13,7 +13,7 @@ from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
 from workflows.experiment import Experiment
 from workflows.prepare import prepare
-from workflows.stage import Session, Work, session
+from workflows.stage import Session, StageContext, session
 from workflows.training.objectives import denoising
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
@@ -28,7 +28,7 @@ def pretrain(session: Session, data: str) -> str:
         return session.given("pretrain", experiment.given.denoiser)
     trunk, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
         build = functools.partial(denoising, trunk, read_summary(prepared).vocabulary, schedule, seed)
 

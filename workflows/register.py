@@ -16,7 +16,7 @@ from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, Work, say, session
+from workflows.stage import Session, StageContext, say, session
 
 CODE = ("workflows.register",)
 
@@ -26,7 +26,7 @@ def register(session: Session, denoiser: str, energies: Mapping[str, str], measu
     experiment = session.experiment
     settings = experiment.register
 
-    def work(work: Work) -> dict[str, Any]:
+    def work(work: StageContext) -> dict[str, Any]:
         bundle = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler)
         folders = {name: local_copy(uri) for name, uri in energies.items()}
         save_bundle(work.folder, bundle, local_copy(denoiser), folders)

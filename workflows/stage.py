@@ -39,7 +39,7 @@ class StageFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Work:
+class StageContext:
     """The context of a stage's function: where it writes, where it keeps checkpoints, and its tracker."""
 
     stage: str
@@ -69,7 +69,7 @@ class Session:
         settings: Any,
         inputs: Mapping[str, str],
         code: Sequence[str],
-        work: Callable[[Work], Mapping[str, Any] | None],
+        work: Callable[[StageContext], Mapping[str, Any] | None],
     ) -> str:
         """Return the URI of the stage's committed output; call `work` only if there is none.
 
@@ -139,7 +139,7 @@ class Session:
                     assert marker is not None
                     run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
             try:
-                facts = work(Work(name, folder, workspace, journal, run_id, tracker))
+                facts = work(StageContext(name, folder, workspace, journal, run_id, tracker))
             except BaseException as error:
                 status = "FAILED" if isinstance(error, Exception) else "KILLED"
                 tracker().finish(status)

@@ -40,8 +40,8 @@ from cluster.http.schemas.responses import (
     DetokenizeResponse,
     Health,
     InfillResponse,
-    Model,
     ModelList,
+    ModelObject,
     Readiness,
     Refusal,
     ScoreResponse,
@@ -127,7 +127,7 @@ class Endpoint:
         """List the served model."""
         return ModelList(data=[self._model()])
 
-    async def model(self, model: str) -> Model:
+    async def model(self, model: str) -> ModelObject:
         """Describe the model of that name."""
         self.served.require_named(model)
         return self._model()
@@ -152,8 +152,8 @@ class Endpoint:
             backlog_seconds=round(batch.backlog_seconds, 3),
         )
 
-    def _model(self) -> Model:
-        return Model(id=self.served.name, created=self._since, edlm=self.served.facts)
+    def _model(self) -> ModelObject:
+        return ModelObject(id=self.served.name, created=self._since, edlm=self.served.facts)
 
     def _way(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
         visit = request_context(http.scope)

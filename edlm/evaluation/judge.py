@@ -31,7 +31,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Retokenizer:
     """Encoding of a text for a judge with its own tokens: `separator` between documents, `end` after the last."""
 
     encode: Callable[[str], Sequence[int]]
@@ -53,7 +53,7 @@ class Spelling:
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgedTexts:
     """A judge's scores of b texts."""
 
     nats: Float64[Tensor, " b"]
@@ -77,7 +77,7 @@ class Judge:
     """Judge tokens read at once, start token included."""
     start: int | None
     """Id prepended to every text, so that its first token is scored too; None: the first is not scored."""
-    spelling: Spelling | None = None
+    spelling: Retokenizer | None = None
     """None: the judge's tokens are those of `tokenizer`."""
     device: torch.device | str = "cpu"
 
@@ -90,7 +90,7 @@ class Judge:
         return self.spelling is not None
 
     @torch.no_grad()
-    def read(self, texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"] | None = None) -> Reading:
+    def read(self, texts: Int[Tensor, "b l"], lengths: Int[Tensor, " b"] | None = None) -> JudgedTexts:
         """Score the first `lengths` tokens of each text (all of them by default).
 
         A text longer than the context is read in windows that begin every half context: a token beyond the first window
@@ -110,7 +110,7 @@ class Judge:
         judge_tokens = torch.tensor([len(ids) for ids in encoded])
         scored = judge_tokens - (1 - len(prefix))
         characters = torch.tensor([sum(map(len, parts)) + len(parts) - 1 for parts in documents])
-        return Reading(nats * judge_tokens / scored, characters, judge_tokens, features)
+        return JudgedTexts(nats * judge_tokens / scored, characters, judge_tokens, features)
 
     def _score(self, sequences: list[list[int]]) -> tuple[Float64[Tensor, " b"], Float[Tensor, "b h"]]:
         for index, sequence in enumerate(sequences):
@@ -180,7 +180,7 @@ class OwnJudge:
                 if own_tokenizer.separator is not None
                 else tuple(own_tokenizer.encode(" ").tolist())
             )
-            spelling = Spelling(lambda text: own_tokenizer.encode(text).tolist(), separator)
+            spelling = Retokenizer(lambda text: own_tokenizer.encode(text).tolist(), separator)
         name, context = f"own {digest(folder)[:12]}", open_folder(folder).length + 1
         return Judge(name, _Own(model), tokenizer, context, model.bos, spelling, device)
 
@@ -218,7 +218,7 @@ class HuggingFaceJudge:
         if self.eos and model.eos is None:
             raise ConfigurationError(f"judge.eos: {self.name} has no end-of-text token; set judge.eos false")
         end = () if model.eos is None else (model.eos,)
-        spelling = Spelling(model.encode, end or None, end if self.eos else ())
+        spelling = Retokenizer(model.encode, end or None, end if self.eos else ())
         context = self.context or model.positions
         if context is None:
             raise ConfigurationError(f"judge.context: {self.name} does not say how many positions it has; set it")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edlm.cooperative import Bites
-from edlm.inference.cost_model import PASS, Pace, Work
+from edlm.inference.cost_model import PASS, NetworkPasses, Pace
 from edlm.inference.request import BrokenRow, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
 from edlm.interfaces import AbstractEnergy, read
@@ -42,7 +42,7 @@ class Batcher:
         """Return the seconds of the next step of `draft`, or until its next pause, in a batch of `rows` rows."""
         return self.turn_seconds if self.is_heavy(draft) else self.of(draft, draft.upcoming().work, rows)
 
-    def of(self, draft: RunningSequence, work: Work, rows: int) -> float:
+    def of(self, draft: RunningSequence, work: NetworkPasses, rows: int) -> float:
         """Return the seconds of `work` of `draft`, in batches of `rows` rows."""
         return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence, rows)
 
@@ -98,7 +98,7 @@ class Batcher:
         self._begun.pop(draft, None)
         self._cramped.discard(draft)
 
-    def _divisible(self, draft: RunningSequence, work: Work) -> float:
+    def _divisible(self, draft: RunningSequence, work: NetworkPasses) -> float:
         return self.pace.divisible(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence)
 
     def _step(self, drafts: Sequence[RunningSequence]) -> list[Took]:

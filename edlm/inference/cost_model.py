@@ -15,7 +15,7 @@ PASS = "denoiser"
 
 
 @dataclass(frozen=True)
-class Work:
+class NetworkPasses:
     """Denoiser passes and candidates of one energy, both counted in whole canvases."""
 
     passes: float = 0.0
@@ -23,44 +23,48 @@ class Work:
     weighed: float = 0.0
     """Steps that call the energy."""
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.passes + other.passes, self.candidates + other.candidates, self.weighed + other.weighed)
+    def __add__(self, other: "NetworkPasses") -> "NetworkPasses":
+        return NetworkPasses(
+            self.passes + other.passes, self.candidates + other.candidates, self.weighed + other.weighed
+        )
 
-    def __sub__(self, other: "Work") -> "Work":
-        return Work(self.passes - other.passes, self.candidates - other.candidates, self.weighed - other.weighed)
+    def __sub__(self, other: "NetworkPasses") -> "NetworkPasses":
+        return NetworkPasses(
+            self.passes - other.passes, self.candidates - other.candidates, self.weighed - other.weighed
+        )
 
 
-def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
+def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnergy | None) -> NetworkPasses:
     """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions."""
     if not weighed or energy is None:
-        return Work(1.0)
-    return Work(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
+        return NetworkPasses(1.0)
+    return NetworkPasses(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
 
 
 def of_canvas(
     masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None, schedule: AbstractSchedule
-) -> Work:
+) -> NetworkPasses:
     """Return the expected work of filling `masked` positions of a canvas; steps that unmask nothing are free."""
     times = sampler.times()
     share = schedule.alpha(times[:-1]) - schedule.alpha(times[1:])  # P(a position is unmasked by this step)
     moves = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
     passes = moves.sum().item()
     if energy is None:
-        return Work(passes)
+        return NetworkPasses(passes)
     weighed = sampler.weighs(times[1:], energy)
     steps = moves[weighed].sum().item()
     canvases = steps if energy.whole_sequence else share[weighed].sum().item() * masked / length
-    return Work(passes, max(sampler.candidates, 1) * canvases, steps)
+    return NetworkPasses(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
-def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> Work:
+def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> NetworkPasses:
     """Return the maximum work of filling `masked` positions: every step with a cost unmasks at least one of them."""
     passes = min(sampler.steps, masked)
     steps = min(int(sampler.weighs(sampler.times()[1:], energy).sum()), masked)
     if energy is None or steps == 0:
-        return Work(passes)
+        return NetworkPasses(passes)
     canvases = steps if energy.whole_sequence else masked / length
-    return Work(passes, max(sampler.candidates, 1) * canvases, steps)
+    return NetworkPasses(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
 @dataclass
@@ -107,7 +111,7 @@ class Pace:
     def __init__(self) -> None:
         self._prices: dict[str, CostModel] = {}
 
-    def seconds(self, work: Work, kind: str, drafts: bool, rows: int) -> float:
+    def seconds(self, work: NetworkPasses, kind: str, drafts: bool, rows: int) -> float:
         """Return the estimated seconds of `work`, whose candidates belong to the energy called `kind`.
 
         The `rows` of a batch share the fixed cost of a call.
@@ -119,7 +123,7 @@ class Pace:
             total += work.weighed * start / rows + work.candidates * per_unit
         return total
 
-    def divisible(self, work: Work, kind: str, drafts: bool) -> float:
+    def divisible(self, work: NetworkPasses, kind: str, drafts: bool) -> float:
         """Return the divisible part of the seconds: that of the candidates themselves."""
         return work.candidates * self._of_candidates(kind, drafts)[1]
 

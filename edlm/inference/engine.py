@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from edlm.cooperative import Bites
 from edlm.inference.batching import Batcher, is_out_of_memory
-from edlm.inference.cost_model import PASS, Work
+from edlm.inference.cost_model import PASS, NetworkPasses
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
@@ -125,7 +125,7 @@ class InferenceEngine:
         """
         with self._changed:
             self._require_open(follows)
-            now, seconds = time.monotonic(), self._turns.pace.seconds(Work(cost), PASS, False, 1)
+            now, seconds = time.monotonic(), self._turns.pace.seconds(NetworkPasses(cost), PASS, False, 1)
             if not follows:
                 self._require_room(key, seconds, now, deadline, 1)
             self._count_in(1, now)

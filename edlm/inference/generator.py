@@ -16,7 +16,7 @@ from edlm.cooperative import Bites, finished
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.continuation import Continuation
-from edlm.inference.scoring import Score, scoring
+from edlm.inference.scoring import TextScore, scoring
 from edlm.inference.text import Tally, Text, document_end
 from edlm.interfaces import AbstractEnergy
 from edlm.models.execution import AS_TRAINED, Execution
@@ -192,7 +192,7 @@ class TextGenerator:
         draws: int,
         sampler: Sampler,
         energy: str | None = None,
-    ) -> Score:
+    ) -> TextScore:
         """Return the likelihood of a text of 1 to `length` tokens, from `draws` independent noise samples.
 
         A text shorter than the canvas is scored as a canvas of its own length, because rows are never padded.
@@ -207,7 +207,7 @@ class TextGenerator:
         draws: int,
         sampler: Sampler,
         energy: str | None = None,
-    ) -> Bites[Score]:
+    ) -> Bites[TextScore]:
         """Return `score` as cooperative work; an invalid request raises immediately."""
         if not 1 <= len(tokens) <= self.length:
             raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")

@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 16  # noise samples between two pauses without candidates to scor
 
 
 @dataclass(frozen=True)
-class Score:
+class TextScore:
     """Likelihood of a text in nats, each number with the standard error over its noise samples."""
 
     nelbo: Estimate
@@ -38,7 +38,7 @@ def scoring(
     weigh: AbstractEnergy | None,
     sampler: Sampler,
     seed: int,
-) -> Bites[Score]:
+) -> Bites[TextScore]:
     """Return the score of a text cooperatively; each `yield` is a pause.
 
     `x0` repeats the text once per noise sample, so that the standard errors are those of the noise. Raise
@@ -56,7 +56,7 @@ def scoring(
         for name, energy in energies.items():
             energy_parts[name].append(mean_energy(rows, denoiser, energy, seed, first))
             yield
-    return Score(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in energy_parts.items()})
+    return TextScore(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in energy_parts.items()})
 
 
 @torch.no_grad()

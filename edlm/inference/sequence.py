@@ -14,7 +14,7 @@ from torch import Tensor
 
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.continuation import Continuation
-from edlm.inference.cost_model import Work, kind_of, of_canvas, of_step
+from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
 from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Request
 from edlm.inference.stop_strings import cut
@@ -25,7 +25,7 @@ from edlm.sampling.unmasking import AtRandom
 
 
 @dataclass(frozen=True)
-class Block:
+class CanvasBlock:
     """One canvas of a text: positions `start` to `stop` of the text, after the `context` tokens that precede them."""
 
     start: int
@@ -39,7 +39,7 @@ class Move:
 
     i: int
     weighed: bool
-    work: Work
+    work: NetworkPasses
 
 
 class RunningSequence:
@@ -65,8 +65,8 @@ class RunningSequence:
         self._continuation = Continuation(generator.tokenizer, self._prompt)
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
-        self._later = [Work()]  # expected work of all canvases from each one on, the last canvas first
-        expected: dict[int, Work] = {}  # by number of masks, as most canvases of a long text begin alike
+        self._later = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first
+        expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
                 schedule = generator.denoiser.schedule
@@ -76,7 +76,7 @@ class RunningSequence:
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
         self._cut: str | None = None
         self._commit()
-        self.left = Work() if self.finished else self._later[-1]
+        self.left = NetworkPasses() if self.finished else self._later[-1]
         """Remaining work: exact for the current canvas, expected for later ones."""
         steps = max(1, len(self._blocks)) * job.sampler.steps
         self.frame = Progress(
@@ -114,7 +114,7 @@ class RunningSequence:
         self._tally = self._tally.plus(step, row)
         self._commit()
         self.frame = self._framed(step, row, number, self._times[move.i - 1].item())
-        self.left = Work() if self.finished else self.left - move.work
+        self.left = NetworkPasses() if self.finished else self.left - move.work
         if not self._course:
             self._block += 1
 
@@ -125,19 +125,19 @@ class RunningSequence:
         text = self._continuation.whole(tokens) if self._cut is None else self._cut
         return Text(tokens, text, self.job.seed, "stop" if self._stopped else "length", self._tally)
 
-    def _canvases(self) -> Iterator[Block]:
+    def _canvases(self) -> Iterator[CanvasBlock]:
         end, start = len(self._tokens), 0
         if self.job.max_tokens is None:
-            yield Block(0, end, 0)
+            yield CanvasBlock(0, end, 0)
             return
         while start < end:
             known, length = len(self._prompt) + start, self.generator.length
             context = context_tokens(known, end - start, length)
             stop = min(end, start + length - context)
-            yield Block(start, stop, context)
+            yield CanvasBlock(start, stop, context)
             start = stop
 
-    def _masked(self, block: Block) -> int:
+    def _masked(self, block: CanvasBlock) -> int:
         """Return the number of masks of a canvas before its first step."""
         given = sum(token != self.generator.mask for token in self._tokens[block.start : block.stop])
         return self.generator.length - block.context - given

@@ -12,7 +12,7 @@ from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import ConfigurationError, config, parse
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import BPE, Bytes
-from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, Spelling, first_documents
+from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, Retokenizer, first_documents
 from edlm.storage import publish
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 from tests.networks import TRUNK, autoregressive
@@ -75,7 +75,7 @@ def test_documents_are_parted_by_the_judges_own_separator(model):
 
 
 def test_a_text_that_spells_a_separator_does_not_end_a_document():
-    spelling = Spelling(lambda text: BYTES.encode(text).tolist(), (256,))
+    spelling = Retokenizer(lambda text: BYTES.encode(text).tolist(), (256,))
     assert spelling.ids(["<|endoftext|>"]) == list(b"<|endoftext|>")
     assert spelling.ids(["a", "", "b"]) == [97, 256, 256, 98]
 
@@ -140,7 +140,7 @@ def test_no_text_at_all_is_refused():
 
 
 def test_a_judge_without_end_of_text_does_not_guess_one():
-    judge = judged_by(random_bigram(256), BYTES, spelling=Spelling(lambda text: [*text.encode()], None))
+    judge = judged_by(random_bigram(256), BYTES, spelling=Retokenizer(lambda text: [*text.encode()], None))
     with pytest.raises(ValueError, match="no end-of-text token to part them"):
         judge.read(torch.tensor([[97, 256, 98]]))
 

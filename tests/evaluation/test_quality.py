@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.data.tokenizer_kinds import Bytes
-from edlm.evaluation.judge import Spelling, first_documents
+from edlm.evaluation.judge import Retokenizer, first_documents
 from edlm.evaluation.quality import REPEATED, Average, assess, average
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 
@@ -83,7 +83,7 @@ def test_the_error_of_a_ratio_is_the_spread_of_that_ratio():
 
 
 def test_nats_are_per_token_of_the_generator_whatever_the_judge_reads():
-    twice = Spelling(lambda text: [i for i in CHARACTERS.encode(text).tolist() for _ in (0, 1)], None)
+    twice = Retokenizer(lambda text: [i for i in CHARACTERS.encode(text).tolist() for _ in (0, 1)], None)
     text, judge = written(["a cat sat"]), judged_by(NETWORK, spelling=twice)
     quality = assess(text, judge)
     doubled = assess(text.repeat_interleave(2, dim=1), JUDGE)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, Pace, Work, of_canvas, of_step
+from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, NetworkPasses, Pace, of_canvas, of_step
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.engines import Table
@@ -42,8 +42,8 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
 
 
 def test_before_anything_was_measured_there_is_a_guess():
-    assert Pace().seconds(Work(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
-    assert Pace().seconds(Work(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
+    assert Pace().seconds(NetworkPasses(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
+    assert Pace().seconds(NetworkPasses(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
 
 
 @given(start=st.floats(0, 1), each=st.floats(0.01, 1), rows=st.lists(st.integers(1, 16), min_size=2, max_size=9))
@@ -61,17 +61,17 @@ def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_te
     pace = Pace()
     for _ in range(2):
         pace.measured(PASS, 1, 0.11)
-        assert pace.seconds(Work(2.0), "", False, 16) == pytest.approx(0.22)
+        assert pace.seconds(NetworkPasses(2.0), "", False, 16) == pytest.approx(0.22)
     pace.measured(PASS, 16, 0.26)
-    assert pace.seconds(Work(2.0), "", False, 1) == pytest.approx(0.22)
-    assert pace.seconds(Work(2.0), "", False, 10) == pytest.approx(0.04)
+    assert pace.seconds(NetworkPasses(2.0), "", False, 1) == pytest.approx(0.22)
+    assert pace.seconds(NetworkPasses(2.0), "", False, 10) == pytest.approx(0.04)
 
 
 def test_what_bites_divide_is_not_the_start_of_a_call():
     pace = Pace()
     for units in (1.0, 1.0, 8.0):
         pace.measured("step", units, 0.5 + 0.05 * units)
-    assert pace.divisible(Work(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
+    assert pace.divisible(NetworkPasses(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
 
 
 def test_a_line_that_falls_is_not_believed():
@@ -87,4 +87,4 @@ def test_what_is_measured_replaces_what_was_measured_before():
     pace = Pace()
     for seconds in [1.0] * 50 + [3.0] * 200:
         pace.measured("step", 10.0, seconds)
-    assert pace.seconds(Work(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)
+    assert pace.seconds(NetworkPasses(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)

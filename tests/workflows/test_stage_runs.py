@@ -9,17 +9,17 @@ from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load
 from tests.places import SMALLEST
 from workflows.experiment import Experiment
-from workflows.stage import Session, Work
+from workflows.stage import Session, StageContext
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
-def fails(_: Work) -> None:
+def fails(_: StageContext) -> None:
     raise RuntimeError("no space")
 
 
-def fails_after_a_checkpoint(work: Work) -> None:
+def fails_after_a_checkpoint(work: StageContext) -> None:
     save_snapshot(work.workspace, {"weight": torch.zeros(1)}, step=3)
     raise RuntimeError("no space")
 

@@ -11,7 +11,7 @@ from cluster.tracking.training_curves import training_curves
 from cluster.training.workers import TrainingTask, train
 from edlm.data.packing import Split
 from edlm.training.loop import Objective, Training
-from workflows.stage import Session, Work
+from workflows.stage import Session, StageContext
 
 CODE = ("workflows.training.run", "cluster.training.zero")
 """Modules that compute the weights, besides a stage's own and its objective: settings and the workers' engine."""
@@ -21,7 +21,7 @@ Write = Callable[[Mapping[str, Tensor], Path], Any]
 
 def run_training(
     session: Session,
-    work: Work,
+    work: StageContext,
     data: str,
     split: Split,
     training: Training,

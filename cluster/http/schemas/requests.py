@@ -24,7 +24,7 @@ Streams = Literal["independent", "shared"]
 Choices = Annotated[int, Field(ge=1)]
 
 
-class Settings(Body):
+class SamplerSettings(Body):
     """The object `edlm`: generation settings that override those registered with the model."""
 
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
@@ -92,7 +92,7 @@ class _Request(Body, extra="allow"):
     """Name of the registered model, as listed by /v1/models; no other model is served."""
     seed: Annotated[int, Field(ge=LEAST_SEED, le=MAX_SEED)] | None = None
     """Seed of the first text. None: random. The response reports the seed of every text."""
-    edlm: Settings = Settings()
+    edlm: SamplerSettings = SamplerSettings()
     user: str | None = None
     """Accepted as OpenAI's clients send it, and not used."""
 

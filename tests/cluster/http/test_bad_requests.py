@@ -12,7 +12,9 @@ from tests.cluster.asking import COMPLETIONS, INFILL, JSON, SCORE, ask, error
 
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
 POSTED = [COMPLETIONS, INFILL, SCORE, TOKENIZE, DETOKENIZE]
-FIELDS = sorted({*api.CompletionRequest.model_fields, *api.InfillRequest.model_fields, *api.Settings.model_fields})
+FIELDS = sorted(
+    {*api.CompletionRequest.model_fields, *api.InfillRequest.model_fields, *api.SamplerSettings.model_fields}
+)
 
 
 @pytest.mark.parametrize("path", POSTED)

@@ -139,7 +139,7 @@ def test_after_a_kill_no_step_is_told_twice(root, tmp_path, journal_survives):
     made_of = (tracking, root, run_id, tmp_path / "first")
     doomed = (
         "import os, pickle, sys, time\n"
-        "from cluster.tracking import RunTracker\n"
+        "from cluster.tracking.runs import RunTracker\n"
         "made_of = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "tracker = RunTracker(*made_of)\n"
         "for step in range(30): tracker.log(step, {'loss': float(step)})\n"
@@ -310,7 +310,7 @@ def test_a_deleted_experiment_is_named(runs, root):
 def test_a_first_start_says_nothing(tmp_path):
     """MLflow alone prints some fifty lines about the tables of its new database."""
     code = (
-        "import sys; from cluster.config import Tracking; from cluster.tracking import open_tracking\n"
+        "import sys; from cluster.config import Tracking; from cluster.tracking.runs import open_tracking\n"
         "open_tracking(Tracking(), sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)

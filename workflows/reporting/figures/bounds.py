@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from workflows.reporting.figures.curves import curves, frontier, highest, lowest
-from workflows.reporting.figures.style import Level
+from workflows.reporting.figures.style import ReferenceLine
 from workflows.reporting.quantities import BOUND, CALLS, GAIN, STEPS, TEXT_SECONDS, Quantity
 from workflows.reporting.samplers import PLAIN, Row
 
@@ -32,22 +32,22 @@ def gain_figure(bounds: Sequence[Row]) -> Figure:
     """Plot the gain of each sampler over plain diffusion at the same T, with paired errors."""
     name = "Gain over plain diffusion at the same T, errors paired by sequence (higher is better)"
     rows = [row for row in bounds if row["energy"] != PLAIN]
-    zero = [Level("plain diffusion", 0.0, dash="-")]
+    zero = [ReferenceLine("plain diffusion", 0.0, dash="-")]
     return curves(name, rows, STEPS, GAIN, zero, highest, "best sampler of each energy at each T")
 
 
-def levels(summary: Row) -> list[Level]:
+def levels(summary: Row) -> list[ReferenceLine]:
     """Return the reference levels: the denoiser's NELBO, and the source entropy or else the autoregressive model."""
     references = []
     entropy, ar, nelbo = (
         summary.get(name) for name in ("entropy_nats_per_token", "autoregressive_nll", "denoiser_nelbo")
     )
     if nelbo is not None:
-        references.append(Level("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
+        references.append(ReferenceLine("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
     if entropy is not None:
-        references.append(Level("the source's own law", entropy, dash="-."))
+        references.append(ReferenceLine("the source's own law", entropy, dash="-."))
     elif ar is not None:
-        references.append(Level("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
+        references.append(ReferenceLine("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
     return references
 
 

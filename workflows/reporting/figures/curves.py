@@ -13,7 +13,7 @@ from workflows.reporting.figures.style import (
     INK,
     PALE,
     End,
-    Level,
+    ReferenceLine,
     candidate_colours,
     draw_levels,
     energy_colours,
@@ -45,7 +45,7 @@ Pick = Callable[[Sequence[Row], Quantity, Quantity], list[Row]]
 
 
 def curves(
-    name: str, rows: Sequence[Row], x: Quantity, y: Quantity, levels: Sequence[Level], best: Pick, note: str
+    name: str, rows: Sequence[Row], x: Quantity, y: Quantity, levels: Sequence[ReferenceLine], best: Pick, note: str
 ) -> Figure:
     """Plot y against x for every sampler of every energy, with plain diffusion in each panel.
 
@@ -100,7 +100,7 @@ def _first_of_each_t(rows: Sequence[Row]) -> list[Row]:
 
 
 def _overview(
-    axes: Axes, rows: Sequence[Row], x: Quantity, y: Quantity, levels: Sequence[Level], best: Pick, note: str
+    axes: Axes, rows: Sequence[Row], x: Quantity, y: Quantity, levels: Sequence[ReferenceLine], best: Pick, note: str
 ) -> None:
     colours = energy_colours(energies(rows))
     chosen = {
@@ -150,7 +150,7 @@ def _dash(row: Row) -> str:
     return "-" if every_step(row) else ":"
 
 
-def _scale_y(axes: Axes, y: Quantity, shown: Sequence[Row], levels: Sequence[Level]) -> None:
+def _scale_y(axes: Axes, y: Quantity, shown: Sequence[Row], levels: Sequence[ReferenceLine]) -> None:
     """Set the y limits to the contents of the overview with a margin; outliers of a panel may lie outside."""
     _set_y_scale(axes, y)
     values = [level.value for level in levels]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from workflows.reporting.figures.curves import curves, frontier, lowest
-from workflows.reporting.figures.style import Level
+from workflows.reporting.figures.style import ReferenceLine
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, Row, series
 
@@ -44,7 +44,9 @@ def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
 
 
 def _against_cost(name: str, cost: Quantity, quality: Sequence[Row]) -> Figure:
-    data = [Level("data", JUDGED.value(row), JUDGED.error_of(row), "-.") for row in quality if row["energy"] == DATA]
+    data = [
+        ReferenceLine("data", JUDGED.value(row), JUDGED.error_of(row), "-.") for row in quality if row["energy"] == DATA
+    ]
     rows = [row for row in quality if row["energy"] not in (DATA, REPEATER)]
     note = "frontier of each energy: the best for its cost; lower is better only at equal entropy"
     return curves(f"{name} (lower and further left is better)", rows, cost, JUDGED, data, frontier, note)

@@ -23,7 +23,7 @@ from workflows.reporting.figures.style import (
     MARKERS,
     PALE,
     SMALL,
-    Level,
+    ReferenceLine,
     draw_levels,
     finish,
     line,
@@ -68,7 +68,9 @@ def quality_cost_figure(
     beside = levels({**summary, "autoregressive_nll": None} if ar else summary)
     halves = [(BOUND, [*bounds, *ar], beside)]
     if measured(matched, PERPLEXITY):
-        held_out = [] if data is None else [Level("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
+        held_out = (
+            [] if data is None else [ReferenceLine("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
+        )
         halves.append((PERPLEXITY, list(matched), held_out))
     halves = [(y, [_with_calls(row, length) for row in _usual(rows)], beside) for y, rows, beside in halves]
     energies_by_family = families([row for _, rows, _ in halves for row in rows], bounds, effort)
@@ -167,7 +169,7 @@ def _references(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Curve]:
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[Level]
+    axes: Axes, rows: Sequence[Row], drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[ReferenceLine]
 ) -> None:
     draw_levels(axes, beside)
     best = frontier([row for row in rows if row["energy"] not in (AUTOREGRESSIVE, UNIFORM)], x, y)
@@ -187,7 +189,7 @@ def _panel(
         )  # fmt: skip
 
 
-def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside: Sequence[Level]) -> None:
+def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside: Sequence[ReferenceLine]) -> None:
     """Set the y axis to include, with a margin, every value no worse than the worst of plain diffusion."""
     if y.base is not None:
         for axes in row_of_axes:

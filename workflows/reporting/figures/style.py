@@ -37,7 +37,7 @@ TITLE, PANEL, TEXT, SMALL = 12.5, 10.0, 9.0, 8.0  # points
 
 
 @dataclass(frozen=True)
-class Level:
+class ReferenceLine:
     """Horizontal reference line and its standard error (nan: none)."""
 
     name: str
@@ -134,7 +134,7 @@ def _bars(rows: Sequence[Row], quantity: Quantity) -> list[float] | None:
     return [ERRORS * error if math.isfinite(error) else 0.0 for error in errors]
 
 
-def draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
+def draw_levels(axes: Axes, levels: Sequence[ReferenceLine]) -> None:
     """Draw each level as a line across the panel, with a band of 2 standard errors."""
     for level in levels:
         axes.axhline(level.value, color=PALE, linestyle=level.dash, linewidth=1.2, zorder=0.6)

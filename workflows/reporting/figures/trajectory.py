@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workflows.reporting.figures.style import End, Level, draw_levels, finish, label_ends, line, sheet
+from workflows.reporting.figures.style import End, ReferenceLine, draw_levels, finish, label_ends, line, sheet
 from workflows.reporting.quantities import Quantity, column
 from workflows.reporting.samplers import Row, energies, series, title
 
@@ -60,7 +60,7 @@ def _panel(axes: Axes, rows: Sequence[Row], y: Quantity) -> None:
     many = sorted({row["steps"] for row in rows})
     shades = colormaps["cividis_r"](np.linspace(0.25, 1, len(many)))
     k = rows[0]["candidates"]
-    draw_levels(axes, [Level("k", k), Level("1", 1)])
+    draw_levels(axes, [ReferenceLine("k", k), ReferenceLine("1", 1)])
     axes.set_xlim(1.04, -0.04)
     axes.set_ylim(0.5, max(k, 2) * 1.06)
     ends = []

@@ -7,7 +7,7 @@ from cluster.http.limits import request_cost as cost
 from cluster.http.limits.limits import Rules
 from cluster.http.local import serving
 from edlm.inference.batching import Batcher
-from edlm.inference.cost_model import Work
+from edlm.inference.cost_model import NetworkPasses
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
@@ -28,7 +28,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
 
 def taken(one: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
     """The finished draft, and what its steps took, weighted as a charge is."""
-    draft, turns, work = RunningSequence(one, generator), Batcher(1, 1e9), Work()
+    draft, turns, work = RunningSequence(one, generator), Batcher(1, 1e9), NetworkPasses()
     while not draft.finished:
         work += draft.upcoming().work
         ((_, result, row),) = turns.step([draft])
