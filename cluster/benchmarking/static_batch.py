@@ -14,9 +14,9 @@ from ray import serve
 
 from edlm.inference.canvas import canvas, context_tokens
 from edlm.inference.continuation import Continuation
-from edlm.inference.engine import InferenceEngine, VersionedGenerator
+from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
-from edlm.inference.generator import TextGenerator
+from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.request import EngineFailed, Limits, Request
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.text import Progress, Tally, Text

@@ -9,8 +9,8 @@ from cluster.http.errors import APIError
 from edlm.config import plain
 from edlm.data.tokenizer import Tokenizer
 from edlm.inference.continuation import Continuation
-from edlm.inference.engine import VersionedGenerator as EngineModel
 from edlm.inference.generator import TextGenerator
+from edlm.inference.generator import VersionedGenerator as EngineModel
 from edlm.inference.tempering import tempered
 
 Value = TypeVar("Value")

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edlm.cooperative import Bites
+from edlm.inference.admission import LEAST_RETRY_SECONDS, full, rejection
 from edlm.inference.batching import Batcher, is_out_of_memory
 from edlm.inference.cost_model import PASS, NetworkPasses
 from edlm.inference.future import Future, TextFuture
-from edlm.inference.generator import TextGenerator
+from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
 from edlm.inference.scheduler import Entry, FairShare, ScheduledTask, ScheduledText, estimated_wait, select_running
 from edlm.inference.sequence import RunningSequence
@@ -26,14 +26,6 @@ from edlm.sampling.state import StepResult
 T = TypeVar("T")
 JOIN_SECONDS = 30.0  # longest duration of one step when the engine is to stop
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class VersionedGenerator:
-    """Generator with the name of its version."""
-
-    generator: TextGenerator
-    version: str
 
 
 class InferenceEngine:
@@ -199,17 +191,12 @@ class InferenceEngine:
         if self._failure is not None or (self._stop and self._closed):
             raise EngineFailed("the engine has failed" if self._failure is not None else "the engine is closed")
         if self._closed and not follows:
-            self._refuse("draining", 1.0)
+            self._reject(full("draining", LEAST_RETRY_SECONDS))
 
     def _require_room(self, key: str, seconds: float, now: float, deadline: float, count: int) -> None:
-        """Raise Full if the queue is full or the wait would be too long; an idle engine always accepts."""
-        wait = estimated_wait(self._backlog(), key, seconds)
-        if len(self._entries) + count > self.limits.slots + self.limits.waiting:
-            self._refuse("waiting", wait)
-        if wait > self.limits.patience_seconds:
-            self._refuse("patience", wait - self.limits.patience_seconds)
-        if wait > 0 and now + wait + seconds > deadline:
-            self._refuse("deadline", now + wait + seconds - deadline)
+        entries, backlog = len(self._entries), self._backlog()
+        if error := rejection(self.limits, entries, backlog, key, seconds, deadline - now, count):
+            self._reject(error)
 
     def _count_in(self, count: int, now: float) -> None:
         """Count new requests, which the caller adds next."""
@@ -217,9 +204,9 @@ class InferenceEngine:
         if not self._entries:
             self._beat = now  # the engine was idle until now
 
-    def _refuse(self, reason: str, retry_after_seconds: float) -> None:
-        self._ledger.rejected[reason] += 1
-        raise Full(max(1.0, retry_after_seconds), reason)
+    def _reject(self, error: Full) -> None:
+        self._ledger.rejected[error.reason] += 1
+        raise error
 
     def _backlog(self) -> dict[str, float]:
         """Return the seconds of running and waiting work, by key."""

@@ -264,3 +264,11 @@ class TextGenerator:
 
 def _text(row: _Row, tokens: Sequence[int], added: Continuation) -> Text:
     return Text(tuple(tokens), added.whole(tokens), row.seed, "stop" if row.stopped else "length", row.tally)
+
+
+@dataclass(frozen=True)
+class VersionedGenerator:
+    """Generator with the name of its version."""
+
+    generator: TextGenerator
+    version: str

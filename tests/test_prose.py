@@ -1,0 +1,51 @@
+"""Prose and names: what a reader from the field must never meet here again."""
+
+import ast
+import io
+import re
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.places import PROJECT
+
+FILES = sorted(path for package in ("edlm", "cluster", "workflows") for path in (PROJECT / package).rglob("*.py"))
+LONGEST = 350  # lines of a file
+
+# Persons for processes, effects told as a state, validators told as an absence, things that are under way.
+QUAINT = re.compile(
+    r"\b(whoever|whomever|nobody|somebody|afterwards|nothing,? where|on (?:its|their) way)\b", re.IGNORECASE
+)
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every docstring and comment."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_docstrings_and_comments_are_written_as_the_field_writes(path):
+    assert [f"{line}: {match[0]}" for line, text in prose(path) for match in QUAINT.finditer(text)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_no_file_is_longer_than_a_reader_can_hold(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_one_class_name_is_one_class():
+    places = defaultdict(list)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(path.relative_to(PROJECT).as_posix())
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
