@@ -18,12 +18,18 @@ log = logging.getLogger(__name__)
 
 
 def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> None:
-    """Commit the state after `step` steps to the workspace, and keep only the newest of the older snapshots."""
+    """Commit the state after `step` steps to the workspace, and remove all but the snapshot before it.
+
+    Snapshots of later steps go, too: training went back before them because they are damaged.
+    """
+    saved = f"{PREFIX}{step:08d}"
     with tempfile.TemporaryDirectory(prefix="edlm-snapshot-") as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE)
-        publish(Path(folder), join(workspace, f"{PREFIX}{step:08d}"), facts={"step": step})
+        publish(Path(folder), join(workspace, saved), facts={"step": step})
     system, _ = fsspec.core.url_to_fs(workspace)
-    for name in snapshots(workspace)[:-KEPT]:
+    there = snapshots(workspace)
+    earlier = [name for name in there if name < saved]
+    for name in {*there} - {saved, *earlier[1 - KEPT :]}:
         system.rm(system._strip_protocol(join(workspace, name)), recursive=True)
 
 

@@ -63,6 +63,10 @@ class Patience:
     seconds: float = 60.0
     """If the service asks for a longer wait, the request is not retried."""
 
+    def __post_init__(self) -> None:
+        if self.times < 0 or self.seconds < 0:
+            raise ValueError(f"Patience(times={self.times}, seconds={self.seconds:g}): neither may be negative")
+
 
 class Client:
     """Client of the service at `url`; rejections raise the errors of `edlm.client.types`.
@@ -255,7 +259,7 @@ class Stream:
                     if reading.ended is not None:
                         return
             raise StreamLost(self.seed, "it ended early", self.streams)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError, UnicodeDecodeError) as error:
             raise StreamLost(self.seed, _said(error), self.streams) from None
         finally:
             self._response.close()
@@ -300,7 +304,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _said(error: httpx.TransportError) -> str:
+def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -1,8 +1,10 @@
 """Response types of the client: complete texts, streamed texts and errors."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
@@ -276,8 +278,20 @@ def error_of(body: str, status: int | None, retry_after: str | None = None) -> S
         message, code, param = str(error["message"]), error.get("code"), error.get("param")
     except (ValueError, TypeError, KeyError):
         message, code, param = body[:200] or f"status {status}", None, None
-    seconds = float(retry_after) if retry_after is not None and retry_after.strip().isdigit() else None
-    return _kind(status, code)(message, status, code, param, seconds)
+    return _kind(status, code)(message, status, code, param, _seconds(retry_after))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds in a Retry-After header: a number, or an HTTP date; None for none or another text."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
 
 
 def _kind(status: int | None, code: str | None) -> type[ServiceError]:

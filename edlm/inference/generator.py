@@ -21,7 +21,7 @@ from edlm.inference.text import Tally, Text, document_end
 from edlm.interfaces import AbstractEnergy
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.sampling.state import BrokenRows, StepResult
+from edlm.sampling.state import StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
 
 CARD = "bundle.yaml"
@@ -245,7 +245,11 @@ class TextGenerator:
             result = sampler.step(xt[batch], t, s, index, network, energy, schedule, seeds[batch], given[batch])
             xt[batch] = result.xs
             if result.broken.any():
-                raise BrokenRows(batch[result.broken].tolist(), xt)
+                broken = [rows[row].seed for row in batch[result.broken].tolist()]
+                raise FloatingPointError(
+                    f"logits or energies of the texts of seeds {broken} are not numbers; "
+                    "the network or its input is broken"
+                )
             for batch_row, row in enumerate(unfilled):
                 rows[row].tally = rows[row].tally.plus(result, batch_row)
             if on_step is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edlm.checkpoints.training_state import STATE, newest_snapshot, open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import STATE, newest_snapshot, open_snapshot, save_snapshot, snapshots
 
 
 def state(step: int) -> dict[str, torch.Tensor]:
@@ -50,3 +50,19 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_is_used(tmp_path, damage
     assert found is not None
     assert Path(found[0]).name == "step-00000002"
     assert "step-00000004 is not whole" in caplog.text
+
+
+def test_what_is_saved_after_going_back_before_two_damaged_snapshots_is_kept(tmp_path):
+    """By number alone the damaged ones would be the newest two, and each new snapshot would be removed at once."""
+    workspace = str(tmp_path)
+    for step in (8, 10):
+        save_snapshot(workspace, state(step), step)
+    for step in (8, 10):  # a commit without its content
+        (tmp_path / f"step-{step:08d}" / STATE).write_bytes(b"damaged")
+    assert newest_snapshot(workspace) is None
+    for step in (3, 4):
+        save_snapshot(workspace, state(step), step)
+    found = newest_snapshot(workspace)
+    assert found is not None
+    assert found[1] == 4
+    assert snapshots(workspace) == ["step-00000003", "step-00000004"]

@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ from edlm.client.types import (
     State,
     StreamLost,
     Unreachable,
+    error_of,
 )
 
 DETAILS = {
@@ -306,6 +309,26 @@ def test_a_connection_that_dies_in_a_stream_is_a_lost_stream():
         thread.join(20)
 
 
+def test_a_stream_of_bytes_that_are_no_text_is_a_lost_stream():
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        connection.recv(65536)
+        body = b"data: \xff\n\n"
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n")
+        connection.sendall(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+        connection.close()
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=answer, args=[listening])
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(StreamLost, match="UnicodeDecodeError"):
+            list(client.stream("x"))
+        thread.join(20)
+
+
 def test_an_error_within_a_stream_is_raised_as_what_it_is(client):
     stream = client.stream("fails")
     with pytest.raises(DeadlineExceeded, match="late") as error:
@@ -353,6 +376,23 @@ def test_a_busy_service_is_asked_again_as_often_as_patience_allows(url, protocol
     with Client(url, patience=Patience(times=1)) as impatient, pytest.raises(Busy) as busy:
         impatient.complete("x")
     assert (busy.value.retry_after, protocol.busy) == (0, 0)
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])
+def test_the_time_to_wait_is_a_number_of_seconds(header, seconds):
+    assert error_of("busy", 429, header).retry_after == seconds
+
+
+def test_the_time_to_wait_may_be_a_date():
+    later = error_of("busy", 429, format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
+    assert later.retry_after == pytest.approx(90, abs=5)
+    assert error_of("busy", 429, "Wed, 21 Oct 2015 07:28:00 GMT").retry_after == 0
+
+
+@pytest.mark.parametrize("wrong", [{"times": -1}, {"seconds": -1.0}])
+def test_patience_is_not_negative(wrong):
+    with pytest.raises(ValueError, match="neither may be negative"):
+        Patience(**wrong)
 
 
 def test_a_wait_that_is_too_long_is_not_begun(url):

@@ -285,3 +285,18 @@ def test_texts_that_share_steps_reveal_at_random(generator, revealing):
     job = Request(known=(1, 2), max_tokens=3, seed=0, sampler=sampler, energy=None, key="", deadline=0.0)
     with pytest.raises(ValueError, match=f"revealing is {revealing.kind}: texts that share steps reveal at_random"):
         RunningSequence(job, generator)
+
+
+def test_texts_whose_numbers_are_none_are_named_by_their_seeds_in_every_block(folder, tmp_path):
+    generator = TextGenerator.load(str(folder), tmp_path)
+    sampler, seen = Sampler(steps=2), []
+
+    def spoil_the_second_block(step: StepResult) -> None:
+        seen.append(step)
+        if len(seen) == sampler.steps:
+            for parameter in generator.denoiser.network.parameters():
+                torch.nn.init.constant_(parameter, torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"seeds \[50, 60\] are not numbers"):
+        generator.write((), 2 * LENGTH, [50, 60], sampler, None, spoil_the_second_block)
+    assert len(seen) == sampler.steps
