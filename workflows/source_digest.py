@@ -67,6 +67,7 @@ def _imported(source: bytes) -> tuple[str, ...]:
         if isinstance(node, ast.Import):
             names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.module is not None, "relative imports are not followed"
+            assert node.level == 0, "relative imports are not followed"
+            assert node.module is not None
             names += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
     return tuple(names)

@@ -161,6 +161,12 @@ def test_a_file_that_moved_is_another_code(tmp_path):
     )
 
 
+def test_a_relative_import_is_an_error_and_not_passed_over(tmp_path):
+    project = write(tmp_path, SMALL | {"edlm/models/network.py": "from .deep import layer\n"})
+    with pytest.raises(AssertionError, match="relative imports are not followed"):
+        source_digest("workflows.training.run", project=project)
+
+
 def test_a_module_that_is_not_there_is_an_error():
     with pytest.raises(ModuleNotFoundError, match=r"workflows\.pretraining is no module"):
         source_digest("workflows.pretraining")
