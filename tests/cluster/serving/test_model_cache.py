@@ -1,4 +1,4 @@
-"""The shelf: a model is copied once, never trusted, and needs its storage no more."""
+"""Model cache: a model is copied once, verified each time, and then needs its storage no more."""
 
 import os
 import shutil
