@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve ui lint test test-chaos mutants gpu-check
+.PHONY: help install run serve ui docs lint test test-chaos mutants gpu-check
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -35,6 +35,9 @@ serve: install ## the endpoint, until Ctrl-C
 ui: install ## MLflow on http://127.0.0.1:5000, until Ctrl-C
 	@mkdir -p "$(EDLM_HOME)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --backend-store-uri "sqlite:///$(EDLM_HOME)/mlflow.db" --host 127.0.0.1 --port 5000
+
+docs: install ## the documentation site, built strictly into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
 
 lint: install ## style, types and the direction of the imports
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
