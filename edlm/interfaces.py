@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 
 
 class AbstractEnergy(nn.Module):
@@ -14,7 +14,7 @@ class AbstractEnergy(nn.Module):
 
     whole_sequence: bool
     block: int | None = None
-    normalised: bool = False  # True: Z = 1 exactly, and `drawing` samples p_theta exp(-E) itself
+    normalised: bool = False  # True: Z = 1 exactly, and `draw` samples p_theta exp(-E) itself
     proposal: "AbstractEnergy | None"
     """Normalised energy that candidates are drawn from and against which E is a residual; None: p_theta."""
 
@@ -73,7 +73,7 @@ class NormalisedEnergy(AnyEnergy, Protocol):
     Token-by-token sampling is cooperative work with a pause after every token.
     """
 
-    def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]: ...
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Cooperative[tuple[Tensor, Tensor]]: ...
 
 
 @runtime_checkable

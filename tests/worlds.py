@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 
 Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
@@ -164,7 +164,7 @@ class Conditional(Residual):
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
 
-    def drawing(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]:
+    def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Cooperative[tuple[Tensor, Tensor]]:
         x, log_p = xt.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
             law = self.world.next_token(x, at)
@@ -225,7 +225,7 @@ class ExactAutoregressive(torch.nn.Module):
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
 
-    def filling(self, x: Tensor, where: Tensor, u: Tensor) -> Bites[tuple[Tensor, Tensor]]:
+    def fill(self, x: Tensor, where: Tensor, u: Tensor) -> Cooperative[tuple[Tensor, Tensor]]:
         x, log_p = x.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
             # A network would take a mask for a token, and not sum over it as this table could.

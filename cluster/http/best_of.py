@@ -7,7 +7,7 @@ from cluster.http.errors import APIError
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.limits import request_cost as cost
 from cluster.http.limits.admission import Admission
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.canvas import canvas
 from edlm.inference.scoring import mean_energy
 
@@ -47,7 +47,7 @@ def ranking_work(texts: int) -> float:
     return DRAWS * texts * cost.of_energies(1)
 
 
-def _energies(way: GenerationPlan, texts: Sequence[Sequence[int]]) -> Bites[list[float | None]]:
+def _energies(way: GenerationPlan, texts: Sequence[Sequence[int]]) -> Cooperative[list[float | None]]:
     assert way.energy is not None
     generator = way.served.generator
     energy, energies = generator.energies[way.energy], []

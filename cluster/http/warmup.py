@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.generator import TextGenerator
 from edlm.inference.sequence import require_course
 from edlm.sampling.sampler import Sampler
@@ -31,7 +31,7 @@ class Unsound:
     error: Exception
 
 
-def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Bites[TextGenerator | Unsound]:
+def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Cooperative[TextGenerator | Unsound]:
     """Move the generator to `device` and warm it as cooperative work (each `yield` is a pause).
 
     Return the generator, or `Unsound` with the error. It is not raised: it would stop the engine and fail the requests

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
@@ -79,13 +79,13 @@ class ConditionalEnergy(AbstractEnergy):
         return self._denoiser[0].log_p(features, where)
 
     @torch.no_grad()
-    def drawing(
+    def draw(
         self,
         xt: Int[Tensor, "b l"],
         where: Bool[Tensor, "b l"],
         context: Float[Tensor, "b l h"],
         u: Float64[Tensor, "b l"],
-    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+    ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere."""
         x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
         for packed in pack(where, None, every_size=self.training):

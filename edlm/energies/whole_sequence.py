@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm import equations
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -84,14 +84,14 @@ class CarryOverEnergy(AbstractEnergy):
         by_position = self.model.log_p(x.flatten(0, 1), masked)
         return log_p - equations.carry_over_log_p(by_position, masked).unflatten(0, x.shape[:2])[..., None]
 
-    def drawing(
+    def draw(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+    ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """Draw the selected positions, each given the tokens to its left; return tokens and log-probabilities.
 
         They are x_t and 0 elsewhere. The denoiser's context is not used.
         """
-        return self.model.filling(xt, where, u)
+        return self.model.fill(xt, where, u)
 
     def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
         """Compute the autoregressive model's features of a speculative draft, for `log_p_of` and `distribution`."""

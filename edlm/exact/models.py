@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.exact.hidden_markov import Law
 
 
@@ -67,7 +67,7 @@ class ExactEnergy:
 
 
 class ExactConditional:
-    """Exact step energy in normalised form: Z = 1, and `drawing` samples q(x_U | x_t) itself in reading order."""
+    """Exact step energy in normalised form: Z = 1, and `draw` samples q(x_U | x_t) itself in reading order."""
 
     whole_sequence = False
     normalised = True
@@ -84,9 +84,9 @@ class ExactConditional:
         """Return log q(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
         return self.law.log_joint(x, xt[:, None])
 
-    def drawing(
+    def draw(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]
-    ) -> Bites[tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]]:
+    ) -> Cooperative[tuple[Int[Tensor, "b l"], Float64[Tensor, "b l"]]]:
         """Draw x_U ~ q(. | x_t) at the selected positions and return it with log q per token; x_t and 0 elsewhere."""
         yield from ()  # no pause: one call does all the work
         return self.law.fill(xt, where, u)

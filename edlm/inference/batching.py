@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.cost_model import PASS, NetworkPasses, Pace
 from edlm.inference.request import BrokenRow, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
@@ -35,7 +35,7 @@ class Batcher:
         self._fitted = 0
         self.passes = {PASS: 0}
         """Canvas passes, by network."""
-        self._begun: dict[RunningSequence, Bites[StepResult]] = {}
+        self._begun: dict[RunningSequence, Cooperative[StepResult]] = {}
         self._cramped: set[RunningSequence] = set()  # did not fit: restarted with one candidate per pause
 
     def seconds(self, draft: RunningSequence, rows: int) -> float:
@@ -171,7 +171,7 @@ class Batcher:
         return results
 
     @torch.no_grad()
-    def _weighing(self, draft: RunningSequence) -> Bites[StepResult]:
+    def _weighing(self, draft: RunningSequence) -> Cooperative[StepResult]:
         """Return the step of one sequence as cooperative work.
 
         Pauses are at most an engine step apart, unless a single candidate takes longer.

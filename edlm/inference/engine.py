@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.admission import LEAST_RETRY_SECONDS, full, rejection
 from edlm.inference.batching import Batcher, is_out_of_memory
 from edlm.inference.cost_model import PASS, NetworkPasses
@@ -109,7 +109,7 @@ class InferenceEngine:
                 self._to_follow -= 1
                 self._changed.notify_all()
 
-    def run(self, cost: float, bites: Bites[T], key: str, deadline: float, follows: bool = False) -> Future[T]:
+    def run(self, cost: float, bites: Cooperative[T], key: str, deadline: float, follows: bool = False) -> Future[T]:
         """Return a future for other cooperative work on the model that costs `cost` denoiser passes in all.
 
         Work that `follows` accepted work, within `kept_open`, is always accepted. Raise Full or EngineFailed. A

@@ -12,7 +12,7 @@ from torch import Tensor
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_denoiser
 from edlm.config import config, dump, load
-from edlm.cooperative import Bites, finished
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.continuation import Continuation
@@ -198,7 +198,7 @@ class TextGenerator:
         A text shorter than the canvas is scored as a canvas of its own length, because rows are never padded.
         Raise ValueError for a text of any other length.
         """
-        return finished(self.scoring(tokens, seed, draws, sampler, energy))
+        return run_to_end(self.scoring(tokens, seed, draws, sampler, energy))
 
     def scoring(
         self,
@@ -207,7 +207,7 @@ class TextGenerator:
         draws: int,
         sampler: Sampler,
         energy: str | None = None,
-    ) -> Bites[TextScore]:
+    ) -> Cooperative[TextScore]:
         """Return `score` as cooperative work; an invalid request raises immediately."""
         if not 1 <= len(tokens) <= self.length:
             raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.checkpoints.networks import OpenDenoiser
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.interfaces import AbstractEnergy
 from edlm.likelihood.bounds import bounding, nelbo
 from edlm.likelihood.estimate import Estimate
@@ -38,7 +38,7 @@ def scoring(
     weigh: AbstractEnergy | None,
     sampler: Sampler,
     seed: int,
-) -> Bites[TextScore]:
+) -> Cooperative[TextScore]:
     """Return the score of a text cooperatively; each `yield` is a pause.
 
     `x0` repeats the text once per noise sample, so that the standard errors are those of the noise. Raise

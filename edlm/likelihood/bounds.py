@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Bites, finished
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy, Verifiable, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.paths import trajectory
@@ -68,7 +68,7 @@ def sampler_bound(
     normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
     positions are part of its distribution.
     """
-    return finished(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
+    return run_to_end(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def bounding(
     draws: int,
     repeats: int = 1,
     first_row: int = 0,
-) -> Bites[Estimate]:
+) -> Cooperative[Estimate]:
     """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
@@ -148,7 +148,7 @@ def _exact_nll(
     repeats = u.shape[1]
     truth, xt, revealed, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, revealed, context))
     where = equations.up_to_last(truth == denoiser.mask, revealed)
-    x, _ = finished(energy.drawing(truth, where, context, u[:, :, 0].flatten(0, 1)))
+    x, _ = run_to_end(energy.draw(truth, where, context, u[:, :, 0].flatten(0, 1)))
     log_p = energy.log_p_of(energy.read(x, xt, context), revealed, x).double().sum(dim=1).unflatten(0, (-1, repeats))
     return math.log(repeats) - log_p.logsumexp(dim=1)
 

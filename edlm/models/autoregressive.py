@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm.cooperative import Bites, finished
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
 from edlm.models.token_sums import Embedding
@@ -47,12 +47,12 @@ class AutoregressiveModel(nn.Module):
     def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
         """Draw texts of `length` tokens; each row depends on its own seed alone."""
         where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
-        return finished(self.filling(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))))[0]
+        return run_to_end(self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))))[0]
 
     @torch.no_grad()
-    def filling(
+    def fill(
         self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
-    ) -> Bites[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+    ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """Draw the selected positions of x in order, each from p(. | tokens to its left); pause after each position.
 
         Returns x and the log-probabilities of the drawn tokens, 0 elsewhere. The pass uses a KV cache and reads the

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Bites, finished
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of
 from edlm.models.readout import chunks
 
@@ -56,7 +56,7 @@ def propose_from(
     """Draw k candidates from the proposal at the selected positions, x_t elsewhere, with their log-probabilities."""
     k = u.shape[1]
     xt, where, context = (values.repeat_interleave(k, 0) for values in (xt, where, context))
-    x, by_position = finished(proposal.drawing(xt, where, context, u.flatten(0, 1)))
+    x, by_position = run_to_end(proposal.draw(xt, where, context, u.flatten(0, 1)))
     return x.unflatten(0, (-1, k)), by_position.sum(dim=1).unflatten(0, (-1, k))[..., None]
 
 
@@ -79,7 +79,7 @@ def weigh(
     Equal candidates of a sequence share one energy, which is computed once; all sequences compute as many as the one
     with the most distinct candidates. With at most `TOKENS_AT_ONCE` tokens there is one call.
     """
-    return finished(weighing(energy, x, xt, t, log_p, context))
+    return run_to_end(weighing(energy, x, xt, t, log_p, context))
 
 
 def weighing(
@@ -90,7 +90,7 @@ def weighing(
     log_p: Float[Tensor, "b k g"],
     context: Tensor,
     tokens_at_once: int | None = None,
-) -> Bites[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
+) -> Cooperative[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
     """Return `weigh` as cooperative work, one energy call per pause; the result does not depend on the call size."""
     k, length = x.shape[1:]
     limit = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.config import Fraction, NonNegative, Positive, config
-from edlm.cooperative import Bites, finished
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy, Verifiable, proposal_of, read
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import draw_candidates, propose, weighing
@@ -146,7 +146,7 @@ class Sampler:
 
         It is an argument so that rows of different samplers can share one pass of the denoiser.
         """
-        return finished(self.advancing(now, context, denoiser, energy))
+        return run_to_end(self.advancing(now, context, denoiser, energy))
 
     @torch.no_grad()
     def advancing(
@@ -156,7 +156,7 @@ class Sampler:
         denoiser: AnyDenoiser,
         energy: AnyEnergy | None,
         tokens_at_once: int | None = None,
-    ) -> Bites[StepResult]:
+    ) -> Cooperative[StepResult]:
         """Return `advance` as cooperative work; `tokens_at_once` limits an energy call (None: `TOKENS_AT_ONCE`)."""
         now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
         scored = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
@@ -204,7 +204,7 @@ class Sampler:
 
     def _exact(
         self, now: StepState, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None
-    ) -> Bites[StepResult]:
+    ) -> Cooperative[StepResult]:
         if not isinstance(energy, NormalisedEnergy):
             raise ValueError(
                 f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
@@ -212,7 +212,7 @@ class Sampler:
         u = now.uniforms(Purpose.CANDIDATE)
         filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.whole_sequence else now.revealed
         if not self.speculative:
-            x, log_p = yield from energy.drawing(now.xt, filled, context, u)
+            x, log_p = yield from energy.draw(now.xt, filled, context, u)
             return now.advanced(x, energy, energy_calls=1, broken=_nan(context) | _nan(log_p))
         if not isinstance(energy, Verifiable):
             raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
@@ -231,7 +231,7 @@ class Sampler:
         denoiser: AnyDenoiser,
         energy: AnyEnergy | None,
         tokens_at_once: int | None,
-    ) -> Bites[StepResult]:
+    ) -> Cooperative[StepResult]:
         assert energy is not None
         length, block = now.xt.shape[1], energy.block
         filled = now.xt == denoiser.mask if energy.whole_sequence else now.revealed

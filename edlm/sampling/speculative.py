@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.interfaces import AnyDenoiser, Verifiable
 from edlm.models.readout import chunks
 
@@ -42,7 +42,7 @@ def verifying(
     energy: Verifiable,
     u_keep: Float64[Tensor, "b l"],
     u_again: Float64[Tensor, "b l"],
-) -> Bites[Verified]:
+) -> Cooperative[Verified]:
     """Draw x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities; pauses after every pass.
 
     A row in which p_c of the draft is NaN is abandoned and marked as broken.

@@ -5,7 +5,7 @@ import torch
 
 from edlm import equations
 from edlm.config import ConfigurationError
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.kinds import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.candidates import propose
@@ -127,7 +127,7 @@ def test_exact_draws_of_the_conditional_law_follow_it(name):
     n = 20_000
     u = torch.rand(n, L, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     many = (xt[row].repeat(n, 1), where.repeat(n, 1), context[row].repeat(n, 1, 1))
-    drawn, log_p = finished(energy.drawing(*many, u))
+    drawn, log_p = run_to_end(energy.draw(*many, u))
     assert torch.equal(drawn[:, ~where], many[0][:, ~where])
     assert not log_p[:, ~where].any()
     told = energy.log_p(drawn[None], xt[row : row + 1], context[row : row + 1])[0]

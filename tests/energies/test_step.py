@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm import equations
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.conditional import ConditionalEnergy, Neighbours
 from edlm.energies.kinds import Conditional, Residual, Step
 from edlm.energies.step import StepEnergy
@@ -131,7 +131,7 @@ def test_the_candidates_of_a_residual_energy_come_from_its_proposal_and_not_from
     u = torch.rand(ROWS, K, L, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     x, log_p = draw_candidates(net, energy, context, xt, new, u)
     for j in range(K):
-        drawn, by_position = finished(energy.proposal.drawing(xt, new, context, u[:, j]))
+        drawn, by_position = run_to_end(energy.proposal.draw(xt, new, context, u[:, j]))
         assert torch.equal(x[:, j], drawn)
         torch.testing.assert_close(log_p[:, j, 0], by_position.sum(dim=1))
     assert not torch.equal(x, propose(net, context, xt, new, u)[0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.likelihood.bounds import autoregressive_nll, bounding, nelbo, sampler_bound, step_bound, step_nll
 from edlm.likelihood.estimate import Estimate, difference
@@ -86,7 +86,7 @@ def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_
         if energy.proposal is None:
             tokens = drawn(context, u[:, r, j])
         else:
-            tokens = finished(energy.proposal.drawing(xt, new, context, u[:, r, j]))[0]
+            tokens = run_to_end(energy.proposal.draw(xt, new, context, u[:, r, j]))[0]
         wanted = torch.where(filled, tokens, xt)
         wanted = torch.where(new, x0, wanted) if j == 0 else wanted
         assert torch.equal(x[:, r, j], wanted), (r, j)
@@ -223,7 +223,7 @@ def test_rows_of_a_longer_list_get_the_numbers_that_they_get_in_it(name):
     x0 = DENSE.texts[::3]
     whole = sampler_bound(x0, READER, energy, LogLinear(), sampler, seed=4, draws=2, repeats=2).values
     parts = [
-        finished(bounding(x0[a:b], READER, energy, LogLinear(), sampler, 4, 2, 2, first_row=a)).values
+        run_to_end(bounding(x0[a:b], READER, energy, LogLinear(), sampler, 4, 2, 2, first_row=a)).values
         for a, b in ((0, 5), (5, 6), (6, len(x0)))
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)

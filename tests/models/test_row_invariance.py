@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
 from edlm.models.attention import attend
 from edlm.models.conditioning import TimeEmbedding
@@ -142,7 +142,7 @@ def test_a_text_in_every_network(name, precision):
     require_invariance(weighed, rows, parts)
     if name == "conditional":
         require_invariance(
-            lambda part: finished(energy.drawing(xt[part], new[part], net.read(xt[part], t[part]), u[part]))[1],
+            lambda part: run_to_end(energy.draw(xt[part], new[part], net.read(xt[part], t[part]), u[part]))[1],
             rows,
             parts,
         )
@@ -156,5 +156,5 @@ def test_a_text_of_the_autoregressive_model(precision):
     everywhere = torch.ones_like(texts)
     require_invariance(lambda part: model.log_p(texts[part]), 23, [1, 2, 3, 11])
     require_invariance(
-        lambda part: finished(model.filling(everywhere[part], everywhere[part].bool(), u[part]))[1], 23, [1, 2, 3, 11]
+        lambda part: run_to_end(model.fill(everywhere[part], everywhere[part].bool(), u[part]))[1], 23, [1, 2, 3, 11]
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edlm.config import ConfigurationError, parse
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
@@ -91,7 +91,7 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
     if proposal is None:
         tokens = drawn(context[:, None], u)
     else:
-        tokens = torch.stack([finished(proposal.drawing(xt, new, context, u[:, j]))[0] for j in range(k)], dim=1)
+        tokens = torch.stack([run_to_end(proposal.draw(xt, new, context, u[:, j]))[0] for j in range(k)], dim=1)
     kinds, energies = set(), result.energies
     assert energies is not None
     for row in range(ROWS):
@@ -142,7 +142,7 @@ def test_an_exact_step_draws_by_the_same_numbers_and_a_verified_one_by_two_more(
     last = torch.where(new, torch.arange(L), -1).max(dim=1, keepdim=True).values
     filled = ((xt == M) & (torch.arange(L) <= last)) if energy.whole_sequence else new
     u = {p: uniforms(seeds, index, 0, p, (1, L))[:, 0] for p in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)}
-    exact = finished(energy.drawing(xt, filled, context, u[Purpose.CANDIDATE]))[0]
+    exact = run_to_end(energy.draw(xt, filled, context, u[Purpose.CANDIDATE]))[0]
     result = Sampler(steps=9, candidates=0).step(xt, t, s, index, READER, energy, Cosine(), seeds)
     assert torch.equal(result.xs, torch.where(new, exact, xt))
     assert torch.equal(result.energy_calls, new.any(dim=1).long())

@@ -252,8 +252,8 @@ class BrokenEnergy(Residual):
 class BrokenConditional(Conditional):
     """The same for a law that is drawn from token by token."""
 
-    def drawing(self, xt, where, context, u):
-        x, log_p = yield from super().drawing(xt, where, context, u)
+    def draw(self, xt, where, context, u):
+        x, log_p = yield from super().draw(xt, where, context, u)
         return x, torch.where((xt[:, 0] == 2)[:, None], torch.nan, log_p)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.interfaces import Verifiable
@@ -44,7 +44,7 @@ def situation(energy, rows: int, seed: int = 0):
 def verified(energy, rows: int, seed: int = 0):
     xt, draft, log_p, context, u_keep, u_again = situation(energy, rows, seed)
     where = new(energy).repeat(rows, 1)
-    return finished(verifying(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
+    return run_to_end(verifying(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
 
 
 def drawn(energy, rows: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def drawn(energy, rows: int) -> torch.Tensor:
     xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
     context = READER.read(xt, torch.full((rows,), 0.7))
     u = uniforms(torch.arange(rows), 1, 0, Purpose.CANDIDATE, (5,))
-    return finished(energy.drawing(xt, where, context, u))[0]
+    return run_to_end(energy.draw(xt, where, context, u))[0]
 
 
 def drafts(energy) -> torch.Tensor:
@@ -124,7 +124,7 @@ def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))
     passes = verifying(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
-    found = finished(passes)
+    found = run_to_end(passes)
     assert (found.passes.tolist(), found.accepted.tolist()) == ([1], [3])
     assert torch.equal(found.x, draft[:, 0])
 
@@ -177,7 +177,7 @@ class Torn(Marginals):
     def __call__(self, x, xt, t, log_p, context):
         raise AssertionError("nothing is weighed")
 
-    def drawing(self, xt, where, context, u):
+    def draw(self, xt, where, context, u):
         raise AssertionError("nothing is drawn token by token")
 
     def read(self, x, xt, context):  # type: ignore[override]
@@ -247,7 +247,7 @@ def test_only_exact_sampling_is_speculative():
     of = world("dense")
 
     class Normalised(Residual):
-        def drawing(self, xt, where, context, u):
+        def draw(self, xt, where, context, u):
             raise AssertionError("never asked")
 
     with pytest.raises(ValueError, match="verifies a draft, and Normalised cannot"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.data.batches import Rows
 from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
 from edlm.interfaces import AbstractEnergy
@@ -205,7 +205,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
         torch.testing.assert_close(log_p, torch.stack(by_group, dim=-1))
     else:
         for j in range(negatives):
-            assert torch.equal(x[:, 1 + j], finished(proposal.drawing(xt, new, context, u[:, j]))[0])
+            assert torch.equal(x[:, 1 + j], run_to_end(proposal.draw(xt, new, context, u[:, j]))[0])
         torch.testing.assert_close(log_p, proposal.log_p(x, xt, context)[..., None])
     energies = energy(x, xt, t, log_p, context).detach()
     groups = energies.shape[2]

@@ -16,7 +16,7 @@ from cluster.http.metrics import instruments as meters
 from cluster.http.metrics.instruments import Meters
 from cluster.http.request_context import RequestContext
 from cluster.http.served_model import or_refuse
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, OutOfMemory, Request
@@ -110,7 +110,7 @@ class Admission:
             raise
 
     async def measured(
-        self, work: float, bites: Bites[Value], charged: float, way: GenerationPlan, follows: bool = False
+        self, work: float, bites: Cooperative[Value], charged: float, way: GenerationPlan, follows: bool = False
     ) -> Value:
         """Run cooperative work in the engine and return its result; cancel it when this coroutine is cancelled.
 

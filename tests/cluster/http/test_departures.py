@@ -18,7 +18,7 @@ from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
 from cluster.http.streaming import events
 from cluster.http.warmup import Unsound, warmed, warming
-from edlm.cooperative import finished
+from edlm.cooperative import run_to_end
 from edlm.inference.request import Limits
 from edlm.inference.statistics import Statistics
 from edlm.sampling.unmasking import Remasking
@@ -189,7 +189,7 @@ def test_a_model_whose_own_sampler_cannot_be_served_is_not_warmed(generator):
     generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, revealing=revealing))
     with pytest.raises(ValueError, match=r"'tiny' cannot be served.* remasking"):
         warmed(generator)
-    unsound = finished(warming(generator, "cpu"))
+    unsound = run_to_end(warming(generator, "cpu"))
     assert isinstance(unsound, Unsound)
     assert "cannot be served" in str(unsound.error)
 

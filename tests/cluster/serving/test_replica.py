@@ -12,7 +12,7 @@ import torch
 from cluster.config import Serving
 from cluster.http.warmup import COMPILED_ROWS, Unsound, warmed, warming
 from cluster.serving.replica import limits_of, require_living
-from edlm.cooperative import Bites
+from edlm.cooperative import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import EngineFailed, Limits
@@ -27,13 +27,13 @@ def batch(generator) -> Iterator[InferenceEngine]:
         yield engine
 
 
-def stuck(released: threading.Event) -> Bites[None]:
+def stuck(released: threading.Event) -> Cooperative[None]:
     """A bite that does not end before it is released."""
     yield
     assert released.wait(30)
 
 
-def failing() -> Bites[None]:
+def failing() -> Cooperative[None]:
     raise RuntimeError("the device is gone")
     yield
 
