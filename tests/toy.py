@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edlm.data.batches import Rows
-from edlm.training.loop import Training
+from edlm.training.settings import Training
 
 VOCABULARY, LENGTH, BATCH = 11, 6, 8
 

@@ -12,7 +12,7 @@ from edlm.config import from_command_line, plain
 from edlm.data.packing import Split
 from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
-from edlm.training.loop import Training
+from edlm.training.settings import Training
 from workflows.experiment import Experiment
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, session

@@ -14,7 +14,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import AtRandom, RevealConfig
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.training.energy_objectives import LARGEST_GRID
-from edlm.training.loop import Training
+from edlm.training.settings import Training
 from edlm.zero_shot.scoring import ZeroShot
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]

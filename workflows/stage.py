@@ -25,7 +25,7 @@ from cluster.tracking.upload import ship
 from edlm.checkpoints.training_state import snapshots
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, committed, join, publish, read_text, write_text
-from edlm.training.loop import NonFiniteLoss
+from edlm.training.engine import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.source_digest import source_digest

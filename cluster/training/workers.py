@@ -3,11 +3,9 @@
 import json
 import resource
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,10 @@ from edlm.data.batches import Batches
 from edlm.data.packing import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
-from edlm.training.loop import Engine, NonFiniteLoss, Objective, Tracker, Training, fit, share
+from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
+from edlm.training.loop import fit
+from edlm.training.progress import ProgressLines
+from edlm.training.settings import Training, share
 
 RESULT, WEIGHTS = "result", "weights.safetensors"
 VERDICT = "non_finite.json"  # null, or the non-finite loss that stopped the training
@@ -143,35 +144,16 @@ class _Reporter:
     """Reporter of rank 0: metrics of every step to the tracker, of some steps to the console."""
 
     def __init__(self, task: TrainingTask, say: Speaker) -> None:
-        self._task, self._say, self._tracker = task, say, task.tracker()
+        self._tracker, self._lines = task.tracker(), ProgressLines(task.name, task.training, task.length, say)
         self._tokens = task.training.batch * task.length
-        self._since, self._steps = time.perf_counter(), 0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        metrics = {
-            **metrics,
-            "tokens_per_second": self._tokens / metrics["seconds_per_step"],
-            "memory_mib": _memory_mib(),
-        }
-        self._tracker.log(step, metrics)
-        self._steps += 1
-        training = self._task.training
-        if (step + 1) % training.log_every == 0 or step + 1 == training.steps:
-            self._say(self._line(step, metrics))
+        measured = {"tokens_per_second": self._tokens / metrics["seconds_per_step"], "memory_mib": _memory_mib()}
+        self._tracker.log(step, {**metrics, **measured})
+        self._lines.log(step, metrics)
 
     def close(self) -> None:
         self._tracker.close()
-
-    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        training = self._task.training
-        seconds_per_step = (time.perf_counter() - self._since) / self._steps
-        remaining = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
-        gain = f"  gain {metrics['gain_nats']:.2f} nats" if "gain_nats" in metrics else ""
-        return (
-            f"[{self._task.name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}{gain}"
-            f"  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
-            f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {remaining} left"
-        )
 
 
 def _memory_mib() -> float:

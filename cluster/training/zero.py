@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cluster.config import Zero
 from edlm.data.batches import Rows
+from edlm.training.engine import Objective
 from edlm.training.local_engine import AVERAGE, FIRST, SECOND, WEIGHTS, average, require_state
-from edlm.training.loop import Objective, Training, share
+from edlm.training.settings import Training, share
 
 
 @dataclass(frozen=True)

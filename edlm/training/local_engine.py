@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from edlm.data.batches import Rows
-from edlm.training.loop import Objective, Training
+from edlm.training.engine import Objective
+from edlm.training.settings import Training
 
 WEIGHTS, FIRST, SECOND, AVERAGE = "weights", "exp_avg", "exp_avg_sq", "ema"
 

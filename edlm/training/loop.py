@@ -1,135 +1,17 @@
 """Training loop: an engine owns the weights, a tracker records the metrics, and `fit` takes the steps."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Protocol
 
-import pydantic
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
+from edlm.training.engine import Engine, NonFiniteLoss
+from edlm.training.settings import Training, learning_rate, share
 
 QUARTERS = 4  # observations are averaged per quarter of t
-Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
-
-
-@config
-class Training:
-    """Training settings: AdamW with warm-up, then a constant or cosine learning rate."""
-
-    steps: Positive
-    batch: Positive
-    """Rows per step, over all workers and micro-steps."""
-    accumulation: Positive = 1
-    """Micro-steps whose gradients, accumulated in float32, form one step: less memory, and the same step up to rounding
-    (and up to dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
-    learning_rate: PositiveFloat = 3e-4
-    warmup_steps: NonNegative = 0
-    decay: Literal["constant", "cosine"] = "cosine"
-    weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    epsilon: PositiveFloat = 1e-8
-    clip: PositiveFloat = 1.0
-    """Maximum norm of the gradient of all weights."""
-    ema: Decay | None = None
-    """Decay of the running average of the float32 weights, which is exported; None exports the last weights."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_every: Positive = 1000
-    log_every: Positive = 50
-
-
-class Objective(Protocol):
-    """Module whose forward returns (loss, observations [b]); its `trained` is optimised, averaged and exported."""
-
-    @property
-    def trained(self) -> nn.Module: ...
-
-    def __call__(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-class Tracker(Protocol):
-    """Recorder of training metrics."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Engine(Protocol):
-    """Owner of the weights: one process, or one of many that share them."""
-
-    rank: int
-    world: int
-    step: int
-    """Number of steps taken."""
-
-    def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the observations of these rows; add the gradient to that of the step."""
-        ...
-
-    def update(self, learning_rate: float) -> float:
-        """Step the optimizer with the clipped gradient, and the average; return the gradient norm before clipping."""
-        ...
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Return the corresponding values of every worker, stacked [world, ...] in rank order."""
-        ...
-
-    def state(self) -> dict[str, Tensor] | None:
-        """Return the unsharded state for a later engine, in float32 on the CPU, on rank 0; None on other ranks.
-
-        All ranks call it.
-        """
-        ...
-
-    def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Restore the `state` of an engine after `step` steps."""
-        ...
-
-    def export(self) -> dict[str, Tensor] | None:
-        """Return the unsharded weights to keep, in float32 on the CPU, on rank 0; None on other ranks.
-
-        All ranks call it.
-        """
-        ...
-
-
-class NonFiniteLoss(FloatingPointError):
-    """Error for a loss or gradient that is not finite; further steps would only spread it."""
-
-    def __init__(self, step: int, rank: int, what: str) -> None:
-        super().__init__(
-            f"{what} at step {step} on rank {rank} is not finite; lower the learning rate or look at the data"
-        )
-        self.step, self.rank, self.what = step, rank, what
-
-    def __reduce__(self):
-        return type(self), (self.step, self.rank, self.what)
-
-
-def learning_rate(training: Training, step: int) -> float:
-    """Return the learning rate of step 0, 1, ...: a function of the step alone, so checkpoints need not store it."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    if training.decay == "constant":
-        return training.learning_rate
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def share(training: Training, world: int) -> int:
-    """Return the rows per worker and micro-step. Raise ConfigurationError if the batch does not divide evenly."""
-    parts = world * training.accumulation
-    if training.batch % parts:
-        raise ConfigurationError(
-            f"a batch of {training.batch} rows does not divide into "
-            f"{world} workers x {training.accumulation} micro-steps: make batch a multiple of {parts}"
-        )
-    return training.batch // parts
 
 
 def fit(

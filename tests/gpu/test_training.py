@@ -12,7 +12,7 @@ from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
 from edlm.schedule import LogLinear
 from edlm.training.local_engine import LocalEngine
-from edlm.training.loop import Training
+from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import curve, objectives, science_rows
 from tests.networks import TRUNK, denoiser
 from tests.pretended_device import NAME

@@ -26,9 +26,11 @@ from edlm.data.tokenizer_kinds import Characters
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
+from edlm.training.engine import Engine
 from edlm.training.local_engine import LocalEngine
-from edlm.training.loop import Engine, Training, fit
+from edlm.training.loop import fit
 from edlm.training.objectives import Denoising
+from edlm.training.settings import Training
 
 WARM = 5  # steps that are not timed
 WRITE_SECONDS = 5.0  # between two versions of the figures

@@ -14,7 +14,7 @@ import torch.distributed
 
 from cluster.config import Zero
 from cluster.training.zero import ZeroEngine
-from edlm.training.loop import Training
+from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import curve, objectives, science_rows
 
 # On the CPU two real workers try all stages in float32 (tests/cluster/training/test_zero.py); here is what is left.

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from edlm.training.local_engine import LocalEngine, average
-from edlm.training.loop import fit, learning_rate
+from edlm.training.loop import fit
+from edlm.training.settings import learning_rate
 from tests.toy import BATCH, Toy, rows, training
 
 

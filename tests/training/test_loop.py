@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
 from edlm.config import ConfigurationError
 from edlm.data.batches import Rows
+from edlm.training.engine import NonFiniteLoss
 from edlm.training.local_engine import LocalEngine
-from edlm.training.loop import NonFiniteLoss, Training, fit, learning_rate, share
+from edlm.training.loop import fit
+from edlm.training.settings import Training, learning_rate, share
 from tests.toy import BATCH, Fault, InfiniteGradient, Toy, rows, training
 
 

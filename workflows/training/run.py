@@ -10,7 +10,8 @@ from cluster.tracking.journal import history
 from cluster.tracking.training_curves import training_curves
 from cluster.training.workers import TrainingTask, train
 from edlm.data.packing import Split
-from edlm.training.loop import Objective, Training
+from edlm.training.engine import Objective
+from edlm.training.settings import Training
 from workflows.stage import Session, StageContext
 
 CODE = ("workflows.training.run", "cluster.training.zero")

@@ -15,7 +15,8 @@ from cluster.training.workers import TrainingTask, train
 from edlm.config import ConfigurationError, parse
 from edlm.data.packing import Data, prepare
 from edlm.storage import publish
-from edlm.training.loop import NonFiniteLoss, Training
+from edlm.training.engine import NonFiniteLoss
+from edlm.training.settings import Training
 from tests.cluster.training.objectives import FileTracker, toy_objective
 from tests.places import PROJECT
 

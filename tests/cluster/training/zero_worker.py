@@ -16,9 +16,11 @@ from edlm.data.batches import Rows
 from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.engine import Engine
 from edlm.training.local_engine import FIRST
-from edlm.training.loop import Engine, Training, fit
+from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken
+from edlm.training.settings import Training
 from tests import toy
 from tests.networks import autoregressive, denoiser, stirred
 

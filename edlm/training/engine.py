@@ -1,0 +1,77 @@
+"""Interfaces of training: the objective, the engine that owns its weights, and the tracker of its metrics."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from edlm.data.batches import Rows
+
+
+class Objective(Protocol):
+    """Module whose forward returns (loss, observations [b]); its `trained` is optimised, averaged and exported."""
+
+    @property
+    def trained(self) -> nn.Module: ...
+
+    def __call__(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class Tracker(Protocol):
+    """Recorder of training metrics."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Owner of the weights: one process, or one of many that share them."""
+
+    rank: int
+    world: int
+    step: int
+    """Number of steps taken."""
+
+    def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the observations of these rows; add the gradient to that of the step."""
+        ...
+
+    def update(self, learning_rate: float) -> float:
+        """Step the optimizer with the clipped gradient, and the average; return the gradient norm before clipping."""
+        ...
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the corresponding values of every worker, stacked [world, ...] in rank order."""
+        ...
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Return the unsharded state for a later engine, in float32 on the CPU, on rank 0; None on other ranks.
+
+        All ranks call it.
+        """
+        ...
+
+    def load(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Restore the `state` of an engine after `step` steps."""
+        ...
+
+    def export(self) -> dict[str, Tensor] | None:
+        """Return the unsharded weights to keep, in float32 on the CPU, on rank 0; None on other ranks.
+
+        All ranks call it.
+        """
+        ...
+
+
+class NonFiniteLoss(FloatingPointError):
+    """Error for a loss or gradient that is not finite; further steps would only spread it."""
+
+    def __init__(self, step: int, rank: int, what: str) -> None:
+        super().__init__(
+            f"{what} at step {step} on rank {rank} is not finite; lower the learning rate or look at the data"
+        )
+        self.step, self.rank, self.what = step, rank, what
+
+    def __reduce__(self):
+        return type(self), (self.step, self.rank, self.what)

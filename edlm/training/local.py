@@ -1,0 +1,106 @@
+"""Training in one process, without Ray: from prepared data and an objective to weights, on any device.
+
+A source whose distribution is known, a denoiser, and an energy for it:
+
+>>> import tempfile
+>>> from pathlib import Path
+>>> import torch
+>>> from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
+>>> from edlm.checkpoints.networks import open_denoiser, save_denoiser
+>>> from edlm.data.packing import Data, prepare
+>>> from edlm.data.splits import Shares
+>>> from edlm.data.synthetic import Markov
+>>> from edlm.data.tokenizer_kinds import Symbols
+>>> from edlm.energies.kinds import Conditional
+>>> from edlm.models.denoiser import Denoiser
+>>> from edlm.models.transformer import TransformerConfig
+>>> from edlm.schedule import LogLinear
+>>> from edlm.training.energy_objectives import Conditioning
+>>> from edlm.training.local import train
+>>> from edlm.training.objectives import Denoising
+>>> from edlm.training.settings import Training
+>>> folder = Path(tempfile.mkdtemp())
+>>> source = Markov(symbols=4, length=8, sequences=500)
+>>> split = Shares(validation=0.1, judge=0)
+>>> data = Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=split)
+>>> summary = prepare(data, folder / "data", progress=lambda line: None)
+>>> trunk, schedule = TransformerConfig(width=16, layers=1, heads=2), LogLinear()
+>>> tokenizer = folder / "data" / "tokenizer.json"
+>>> _ = torch.manual_seed(0)
+>>> objective = Denoising(Denoiser(trunk, summary.vocabulary), schedule, seed=0)
+>>> settings = Training(steps=20, batch=16, learning_rate=1e-2, log_every=10)
+>>> weights = train(objective, folder / "data", settings, workspace=folder / "checkpoints")  # doctest: +ELLIPSIS
+[training] step 10/20  loss ... tokens/s  0:00:0... left
+[training] step 20/20  loss ... tokens/s  0:00:00 left
+>>> _ = save_denoiser(folder / "denoiser", weights, trunk, schedule, data.length, tokenizer, facts={})
+>>> denoiser = open_denoiser(folder / "denoiser")
+>>> kind = Conditional(width=16, layers=1, heads=2)
+>>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
+>>> weights = train(energy, folder / "data", settings, say=lambda line: None)
+>>> network = EnergyNetwork(energy=kind, denoiser_digest=denoiser.digest)
+>>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})
+>>> open_energy(folder / "energy", denoiser).normalised
+True
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
+from edlm.data.batches import Batches
+from edlm.data.splits import Split
+from edlm.data.token_file import TokenFile, read_summary
+from edlm.training.engine import Engine, Objective
+from edlm.training.local_engine import LocalEngine
+from edlm.training.loop import fit
+from edlm.training.progress import ProgressLines
+from edlm.training.settings import Training
+
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+def train(
+    objective: Objective,
+    data: Path,
+    training: Training,
+    seed: int = 0,
+    *,
+    split: Split = "train",
+    workspace: Path | None = None,
+    name: str = "training",
+    say: Callable[[str], None] = print,
+    log: Log | None = None,
+) -> dict[str, Tensor]:
+    """Train `objective` on a split of the prepared folder `data` and return the weights, in float32 on the CPU.
+
+    The device is that of the objective's weights: move the objective there first. `say` receives a progress line every
+    `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
+    `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result.
+    The returned weights are the running averages if `training.ema` is set; `objective.trained` holds those of the last
+    step. `save_denoiser`, `save_energy` and `save_autoregressive` write what the text generator and bundles open.
+    Raise NonFiniteLoss at the first step that is not finite, and ValueError for a folder that holds no prepared data
+    or a workspace of another training.
+    """
+    length = read_summary(data).length
+    batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
+    engine = LocalEngine(objective, training)
+    if workspace is not None and (newest := newest_snapshot(str(workspace))) is not None:
+        uri, step = newest
+        engine.load(open_snapshot(uri), step)
+        say(f"[{name}] resumes after step {step}")
+    lines = ProgressLines(name, training, length, say)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        lines.log(step, metrics)
+        if log is not None:
+            log(step, metrics)
+
+    def checkpoint(engine: Engine) -> None:
+        state = engine.state()
+        if workspace is not None and state is not None:
+            save_snapshot(str(workspace), state, engine.step)
+
+    fit(engine, batches.rows, training, seed, report, checkpoint)
+    return engine.export()

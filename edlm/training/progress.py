@@ -1,0 +1,33 @@
+"""Progress lines of a training: one every `log_every` steps."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from edlm.training.settings import Training
+
+
+class ProgressLines:
+    """Reporter that formats the metrics of some steps as a line each, and passes the lines to `say`."""
+
+    def __init__(self, name: str, training: Training, length: int, say: Callable[[str], None]) -> None:
+        self._name, self._training, self._say = name, training, say
+        self._tokens = training.batch * length
+        self._since, self._steps = time.perf_counter(), 0
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Count the step, and report it if it is due: every `log_every` steps and after the last."""
+        self._steps += 1
+        if (step + 1) % self._training.log_every == 0 or step + 1 == self._training.steps:
+            self._say(self._line(step, metrics))
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        training = self._training
+        seconds_per_step = (time.perf_counter() - self._since) / self._steps
+        remaining = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
+        gain = f"  gain {metrics['gain_nats']:.2f} nats" if "gain_nats" in metrics else ""
+        return (
+            f"[{self._name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}{gain}"
+            f"  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
+            f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {remaining} left"
+        )

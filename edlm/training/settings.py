@@ -1,0 +1,56 @@
+"""Training settings, and what they say of a step: its learning rate, and the rows of each worker."""
+
+import math
+from typing import Annotated, Literal
+
+import pydantic
+
+from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+@config
+class Training:
+    """Training settings: AdamW with warm-up, then a constant or cosine learning rate."""
+
+    steps: Positive
+    batch: Positive
+    """Rows per step, over all workers and micro-steps."""
+    accumulation: Positive = 1
+    """Micro-steps whose gradients, accumulated in float32, form one step: less memory, and the same step up to rounding
+    (and up to dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
+    learning_rate: PositiveFloat = 3e-4
+    warmup_steps: NonNegative = 0
+    decay: Literal["constant", "cosine"] = "cosine"
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    epsilon: PositiveFloat = 1e-8
+    clip: PositiveFloat = 1.0
+    """Maximum norm of the gradient of all weights."""
+    ema: Decay | None = None
+    """Decay of the running average of the float32 weights, which is exported; None exports the last weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: Positive = 1000
+    log_every: Positive = 50
+
+
+def learning_rate(training: Training, step: int) -> float:
+    """Return the learning rate of step 0, 1, ...: a function of the step alone, so checkpoints need not store it."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    if training.decay == "constant":
+        return training.learning_rate
+    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def share(training: Training, world: int) -> int:
+    """Return the rows per worker and micro-step. Raise ConfigurationError if the batch does not divide evenly."""
+    parts = world * training.accumulation
+    if training.batch % parts:
+        raise ConfigurationError(
+            f"a batch of {training.batch} rows does not divide into "
+            f"{world} workers x {training.accumulation} micro-steps: make batch a multiple of {parts}"
+        )
+    return training.batch // parts

@@ -1,0 +1,76 @@
+"""Training in one process, from Python, is documented by an example that runs, and resumes with the same result."""
+
+import doctest
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edlm.data.packing import Data, prepare
+from edlm.data.splits import Shares
+from edlm.data.synthetic import Markov
+from edlm.data.tokenizer_kinds import Symbols
+from edlm.models.denoiser import Denoiser
+from edlm.schedule import LogLinear
+from edlm.training import local
+from edlm.training.local import train
+from edlm.training.objectives import Denoising
+from edlm.training.settings import Training
+from tests.networks import TRUNK
+
+SETTINGS = Training(steps=6, batch=8, learning_rate=1e-2, checkpoint_every=2, log_every=4, ema=0.9)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    source = Markov(symbols=4, length=8, sequences=300)
+    shares = Shares(validation=0.2, judge=0.0)
+    prepare(Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=shares), folder, lambda _: None)
+    return folder
+
+
+def objective() -> Denoising:
+    torch.manual_seed(1)
+    return Denoising(Denoiser(TRUNK, 4), LogLinear(), seed=0)
+
+
+def test_the_example_of_training_from_python_runs():
+    result = doctest.testmod(local)
+    assert result.attempted > 20
+    assert result.failed == 0
+
+
+def test_a_training_from_python_reports_every_step_and_resumes_with_the_same_result(data, tmp_path):
+    said, curve, rest = [], {}, {}
+    whole = train(objective(), data, SETTINGS, say=said.append, log=lambda step, m: curve.update({step: m}))
+    assert [line.split("  ")[0] for line in said] == ["[training] step 4/6", "[training] step 6/6"]
+    assert sorted(curve) == [0, 1, 2, 3, 4, 5]
+
+    def dies(step: int, _: object) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None, log=dies)
+    said.clear()
+    weights = train(
+        objective(), data, SETTINGS, workspace=tmp_path, say=said.append, log=lambda step, m: rest.update({step: m})
+    )
+    assert said[0] == "[training] resumes after step 4"
+    assert [rest[step]["loss_nats_per_token"] for step in (4, 5)] == [
+        curve[step]["loss_nats_per_token"] for step in (4, 5)
+    ]
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+
+
+def test_the_split_is_the_one_that_is_named(data):
+    trained = [
+        train(objective(), data, replace(SETTINGS, steps=1), split=split, say=lambda _: None)["readout.weight"]
+        for split in ("train", "validation")
+    ]
+    assert not torch.equal(*trained)
