@@ -14,7 +14,7 @@ from cluster.benchmarking.static_batch import StaticBatch
 from cluster.config import Cluster
 from cluster.http.endpoint import Endpoint, make_app
 from cluster.http.limits.limits import Rules
-from cluster.http.metrics.instruments import OwnMeters
+from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.runtime.session import connect
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
@@ -33,7 +33,7 @@ class BenchmarkedService:
     def __init__(self, way: Way, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
         torch.set_num_threads(1)
         batch = _batch(way, open_bundle(Path(bundle)), slots, turn_seconds, wait_seconds)
-        endpoint = Endpoint(batch, Rules(max_seconds=SECONDS, max_work=float(MANY)), OwnMeters())
+        endpoint = Endpoint(batch, Rules(max_seconds=SECONDS, max_work=float(MANY)), PrometheusMetrics())
         endpoint.warm = True
         self._app = make_app(endpoint)
 

@@ -21,7 +21,7 @@ from cluster.http.infill import Infills
 from cluster.http.limits.admission import STOPPING, Admission
 from cluster.http.limits.limits import Rules
 from cluster.http.metrics.engine_metrics import EngineMetrics
-from cluster.http.metrics.instruments import Meters, OwnMeters
+from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
 from cluster.http.middleware.api_keys import APIKeys
 from cluster.http.middleware.client_disconnect import ClientDisconnect
@@ -79,10 +79,10 @@ WORKED = (*POSTED, 429, 503, 504)
 class Endpoint:
     """Route handlers: validate the request, run it in the engine and build the response."""
 
-    def __init__(self, batch: InferenceEngine, rules: Rules, meters: Meters) -> None:
-        self.batch, self.rules, self.meters = batch, rules, meters
-        self.admission = Admission(batch, rules, meters)
-        self.readings = EngineMetrics(batch, meters)
+    def __init__(self, batch: InferenceEngine, rules: Rules, metrics: Metrics) -> None:
+        self.batch, self.rules, self.metrics = batch, rules, metrics
+        self.admission = Admission(batch, rules, metrics)
+        self.readings = EngineMetrics(batch, metrics)
         self.warm = False
         """Whether the warm-up has finished; /readyz returns 503 until then."""
         self._since = int(time.time())
@@ -187,7 +187,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     app.add_middleware(Head)
     app.add_middleware(ClientDisconnect)
     app.add_middleware(RequestGuard, hosts=endpoint.rules.hosts, keys=keys)
-    app.add_middleware(AccessLog, meters=endpoint.meters)
+    app.add_middleware(AccessLog, metrics=endpoint.metrics)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     event_schema = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
@@ -200,8 +200,8 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     post("/v1/detokenize", responses=told(POSTED))(endpoint.detokenize)
     get("/v1/models", responses=told(READ))(endpoint.models)
     get("/v1/models/{model}", responses=told(READ))(endpoint.model)
-    if isinstance(endpoint.meters, OwnMeters):  # Ray exports the metrics of a replica
-        get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.meters))
+    if isinstance(endpoint.metrics, PrometheusMetrics):  # Ray exports the metrics of a replica
+        get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.metrics))
     for path in ("/readyz", *READY):
         get(path, responses=told((*ALWAYS, 503)))(endpoint.ready)
     get("/version", responses=told((*ALWAYS, 401)))(version)
@@ -251,7 +251,7 @@ def _always(response: Response) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def _scraped(readings: EngineMetrics, own: OwnMeters) -> Callable[[], Awaitable[Response]]:
+def _scraped(readings: EngineMetrics, own: PrometheusMetrics) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         readings.take()
         return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")

@@ -18,7 +18,7 @@ import uvicorn
 
 from cluster.http.endpoint import Endpoint, make_app
 from cluster.http.limits.limits import Rules
-from cluster.http.metrics.instruments import OwnMeters
+from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import warmed
 from edlm.inference.engine import InferenceEngine
@@ -36,7 +36,7 @@ class Service:
 
     url: str
     endpoint: Endpoint
-    meters: OwnMeters
+    metrics: PrometheusMetrics
 
 
 @contextmanager
@@ -45,11 +45,11 @@ def serving(
 ) -> Iterator[Service]:
     """Serve the generator at an endpoint of its own while the block runs; port 0 selects a free port."""
     with InferenceEngine(generator, version, limits) as batch:
-        meters = OwnMeters()
-        endpoint = Endpoint(batch, rules, meters)
+        metrics = PrometheusMetrics()
+        endpoint = Endpoint(batch, rules, metrics)
         endpoint.warm = True
         with listening(make_app(endpoint), port) as url:
-            yield Service(url, endpoint, meters)
+            yield Service(url, endpoint, metrics)
 
 
 @contextmanager

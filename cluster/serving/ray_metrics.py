@@ -8,8 +8,8 @@ from ray.serve import metrics
 from cluster.http.metrics.instruments import INSTRUMENTS, MODEL, Instrument
 
 
-class RayMeters:
-    """`Meters` implemented by `ray.serve.metrics`; usable only inside a replica."""
+class RayMetrics:
+    """`Metrics` implemented by `ray.serve.metrics`; usable only inside a replica."""
 
     def __init__(self) -> None:
         self._metrics: Mapping[Instrument, Any] = {instrument: _made(instrument) for instrument in INSTRUMENTS}

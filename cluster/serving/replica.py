@@ -15,7 +15,7 @@ from ray.serve.context import _get_global_client
 from cluster.config import Serving, is_loopback, require_asked
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
 from cluster.http.limits.limits import rules_of
-from cluster.http.metrics import instruments as meters
+from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
 from cluster.runtime.session import CALLBACK, INTAKE
@@ -23,7 +23,7 @@ from cluster.serving.autoscaling import BACKLOG
 from cluster.serving.deferred_app import DeferredApp
 from cluster.serving.model_cache import cache_folder, cached_model
 from cluster.serving.model_swap import ModelSwap
-from cluster.serving.ray_metrics import RayMeters
+from cluster.serving.ray_metrics import RayMetrics
 from cluster.tracking.registry import ModelVersion
 from edlm.config import ConfigurationError, config, parse
 from edlm.inference.engine import InferenceEngine
@@ -64,7 +64,7 @@ class Replica:
         self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         self._execution = Execution(precision=serving.precision, compiled=serving.compiled)
         self._rows = COMPILED_ROWS if serving.compiled else ONE_ROW
-        self._app, self._meters = DeferredApp(), RayMeters()
+        self._app, self._metrics = DeferredApp(), RayMetrics()
         self._succession: ModelSwap[TextGenerator] | None = None
         self._drained = False
 
@@ -81,7 +81,7 @@ class Replica:
             first = wanted_version(user_config)
             require_guard(self._serving, await asyncio.to_thread(listening_host))
             generator = await asyncio.to_thread(self._first, first)
-            self._endpoint = Endpoint(self._engine(generator, first), rules_of(self._serving), self._meters)
+            self._endpoint = Endpoint(self._engine(generator, first), rules_of(self._serving), self._metrics)
             self._app.app = make_app(self._endpoint)
             self._succession = ModelSwap(first, self._load, self._swap, self._ended)
             self._endpoint.warm = True
@@ -162,7 +162,7 @@ class Replica:
         self._endpoint.batch.swap(generator, version.fingerprint)
 
     def _ended(self, result: Literal["done", "failed"]) -> None:
-        self._meters.add(meters.SWAPS, 1, result)
+        self._metrics.add(instruments.SWAPS, 1, result)
 
 
 def limits_of(serving: Serving) -> Limits:

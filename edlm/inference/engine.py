@@ -7,7 +7,7 @@ does not. A text is a function of its request and the model, independent of its 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -165,6 +165,15 @@ class InferenceEngine:
             running = sum(entry.running for entry in self._entries)
             waiting = len(self._entries) - running
             return self._ledger.statistics(running, waiting, self._turns.passes, self.limits.slots)
+
+    def observe_steps(self, observer: Callable[[float], None]) -> Statistics:
+        """Call `observer` with the seconds of every engine step from now on; return the statistics before the first.
+
+        It runs on the engine thread, under the engine's lock: it must return at once and must not call the engine.
+        """
+        with self._changed:
+            self._ledger.step_observers.append(observer)
+            return self.statistics()
 
     def drain(self, timeout: float) -> bool:
         """Close the engine: accept nothing new, and fail what is unfinished after `timeout` seconds.

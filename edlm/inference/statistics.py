@@ -1,13 +1,11 @@
 """Engine statistics: counters of completed work, which only grow."""
 
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from edlm.inference.request import reason_of
 from edlm.inference.text import Text
-
-REMEMBERED = 4096  # engine steps whose durations are kept
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,6 @@ class Statistics:
     tokens: int
     """Unmasked tokens that belong to a text."""
     busy_seconds: float
-    turn_seconds: Sequence[float]
-    """Duration of each of the latest engine steps, newest last."""
     slots: int
 
     @property
@@ -52,15 +48,17 @@ class EngineStatistics:
     rows: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
-    turn_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     finished: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    step_observers: list[Callable[[float], None]] = field(default_factory=list)
+    """Called with the seconds of every engine step, on the engine thread and under its lock."""
 
     def turn(self, seconds: float) -> None:
         """Count one engine step that did work, and its duration."""
         self.turns += 1
         self.busy_seconds += seconds
-        self.turn_seconds.append(seconds)
+        for observe in self.step_observers:
+            observe(seconds)
 
     def end(self, outcome: object) -> None:
         """Count one ended request by its outcome, a value or an error."""
@@ -83,6 +81,5 @@ class EngineStatistics:
             passes=dict(passes),
             tokens=self.tokens,
             busy_seconds=self.busy_seconds,
-            turn_seconds=tuple(self.turn_seconds),
             slots=slots,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.http.endpoint import Endpoint, make_app
 from cluster.http.limits.limits import Rules
-from cluster.http.metrics.instruments import OwnMeters
+from cluster.http.metrics.instruments import PrometheusMetrics
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
 from edlm.inference.request import Limits
@@ -29,7 +29,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generator = open_bundle(make_bundle(Path(folder)))
     with InferenceEngine(generator, "7/0", Limits()) as batch:
-        document = make_app(Endpoint(batch, Rules(), OwnMeters())).openapi()
+        document = make_app(Endpoint(batch, Rules(), PrometheusMetrics())).openapi()
     FILE.write_text(written(document), encoding="utf-8")
     print(f"wrote {FILE}")
 

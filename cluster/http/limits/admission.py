@@ -12,8 +12,8 @@ from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.limits.limits import Rules
 from cluster.http.limits.rate_limit import RateLimit
-from cluster.http.metrics import instruments as meters
-from cluster.http.metrics.instruments import Meters
+from cluster.http.metrics import instruments
+from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
 from cluster.http.served_model import or_refuse
 from edlm.cooperative import Cooperative
@@ -43,8 +43,8 @@ FULL = {
 class Admission:
     """Admission control in front of one engine."""
 
-    def __init__(self, batch: InferenceEngine, rules: Rules, meters: Meters) -> None:
-        self.batch, self.rules, self.meters = batch, rules, meters
+    def __init__(self, batch: InferenceEngine, rules: Rules, metrics: Metrics) -> None:
+        self.batch, self.rules, self.metrics = batch, rules, metrics
         per_second = rules.work_per_second
         self._allowance = None if per_second is None else RateLimit(per_second, per_second * rules.burst_seconds)
 
@@ -84,7 +84,7 @@ class Admission:
         if self._allowance is None:
             return
         if wait := self._allowance.wait_seconds(visit.key):
-            self.meters.add(meters.REJECTED, 1, "allowance")
+            self.metrics.add(instruments.REJECTED, 1, "allowance")
             raise APIError(429, "this API key has used up its work for now", None, "rate_limit_exceeded", wait)
         self._allowance.use(visit.key, work)
 
@@ -132,7 +132,7 @@ class Admission:
             with self._refunding(visit, charged):
                 yield
         except Full as full:
-            self.meters.add(meters.REJECTED, 1, full.reason)
+            self.metrics.add(instruments.REJECTED, 1, full.reason)
             wait = _back_seconds(full, self.batch.limits.patience_seconds)
             status, code = (503, STOPPING) if full.reason == "draining" else (429, "queue_full")
             raise APIError(status, f"{FULL[full.reason]}; try again in {wait} s", None, code, wait) from None
@@ -155,7 +155,7 @@ class Admission:
             if not ticket.done:
                 ticket.cancel()
             if ticket.started is not None:
-                self.meters.observe(meters.QUEUE_SECONDS, ticket.started - ticket.submitted)
+                self.metrics.observe(instruments.QUEUE_SECONDS, ticket.started - ticket.submitted)
 
 
 def _back_seconds(full: Full, patience_seconds: float) -> int:

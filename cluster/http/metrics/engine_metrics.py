@@ -1,39 +1,36 @@
 """Export of the engine's own statistics to the metrics."""
 
-from cluster.http.metrics import instruments as meters
-from cluster.http.metrics.instruments import Meters
+from cluster.http.metrics import instruments
+from cluster.http.metrics.instruments import Metrics
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.statistics import Statistics
 
 
 class EngineMetrics:
-    """Exporter that records what the engine did since the previous reading."""
+    """Exporter of the engine's statistics: step durations as they occur, everything else at each reading."""
 
-    def __init__(self, batch: InferenceEngine, meters: Meters) -> None:
-        self._batch, self._meters = batch, meters
-        self._last = batch.statistics()
+    def __init__(self, batch: InferenceEngine, metrics: Metrics) -> None:
+        self._batch, self._metrics = batch, metrics
+        self._last = batch.observe_steps(lambda seconds: metrics.observe(instruments.STEP_SECONDS, seconds))
 
     def take(self) -> None:
         """Update the metrics from the current statistics of the engine."""
-        now, before, metrics = self._batch.statistics(), self._last, self._meters
+        now, before, metrics = self._batch.statistics(), self._last, self._metrics
         self._last = now
-        metrics.set(meters.RUNNING, now.running)
-        metrics.set(meters.WAITING, now.waiting)
-        metrics.set(meters.BACKLOG_SECONDS, self._batch.backlog_seconds)
-        metrics.set(meters.BEAT_AGE_SECONDS, self._batch.beat_age_seconds)
-        metrics.set(meters.BATCH_FILL, _fill(now, before))
+        metrics.set(instruments.RUNNING, now.running)
+        metrics.set(instruments.WAITING, now.waiting)
+        metrics.set(instruments.BACKLOG_SECONDS, self._batch.backlog_seconds)
+        metrics.set(instruments.BEAT_AGE_SECONDS, self._batch.beat_age_seconds)
+        metrics.set(instruments.BATCH_FILL, _fill(now, before))
         version, _, digest = self._batch.version.partition("/")
-        metrics.set(meters.MODEL, 1, version, digest)
-        metrics.add(meters.TOKENS, now.tokens - before.tokens)
+        metrics.set(instruments.MODEL, 1, version, digest)
+        metrics.add(instruments.TOKENS, now.tokens - before.tokens)
         for network, count in now.passes.items():
-            metrics.add(meters.FORWARDS, count - before.passes.get(network, 0), network)
+            metrics.add(instruments.FORWARDS, count - before.passes.get(network, 0), network)
         for reason, count in now.finished.items():
-            metrics.add(meters.TEXTS, count - before.finished.get(reason, 0), reason)
-        turns = now.turns - before.turns
-        metrics.add(meters.TURNS, turns)
-        for seconds in now.turn_seconds[max(0, len(now.turn_seconds) - turns) :]:
-            metrics.observe(meters.STEP_SECONDS, seconds)
-        metrics.add(meters.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
+            metrics.add(instruments.TEXTS, count - before.finished.get(reason, 0), reason)
+        metrics.add(instruments.TURNS, now.turns - before.turns)
+        metrics.add(instruments.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
 
 
 def _fill(now: Statistics, before: Statistics) -> float:

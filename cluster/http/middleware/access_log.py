@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.http.errors import FAILED
-from cluster.http.metrics import instruments as meters
-from cluster.http.metrics.instruments import Meters
+from cluster.http.metrics import instruments
+from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
 
 REQUEST_ID = "x-request-id"
@@ -32,8 +32,8 @@ log = logging.getLogger("edlm.access")
 class AccessLog:
     """Outermost ASGI middleware; converts every uncaught exception into an error response and a log line."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
-        self.app, self.meters = app, meters
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -61,10 +61,10 @@ class AccessLog:
             self._leave(visit, endpoint(scope["path"]), scope["method"], status or CLIENT_CLOSED)
 
     def _leave(self, visit: RequestContext, endpoint: str, method: str, status: int) -> None:
-        self.meters.add(meters.REQUESTS, 1, endpoint, str(status), visit.finish_reason or "none")
-        self.meters.observe(meters.E2E_SECONDS, visit.seconds, endpoint)
+        self.metrics.add(instruments.REQUESTS, 1, endpoint, str(status), visit.finish_reason or "none")
+        self.metrics.observe(instruments.E2E_SECONDS, visit.seconds, endpoint)
         if status == CLIENT_CLOSED or visit.finish_reason == "cancelled":
-            self.meters.add(meters.CANCELLED, 1)
+            self.metrics.add(instruments.CANCELLED, 1)
         # `endpoint` is a known route or `other`: an unknown path is content chosen by the client.
         log.info(_line(visit, event="request", method=method, endpoint=endpoint, status=status))
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.limits.admission import Admission, outcome
-from cluster.http.metrics import instruments as meters
-from cluster.http.metrics.instruments import Meters
+from cluster.http.metrics import instruments
+from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
 from cluster.http.schemas.requests import StreamOptions
 from cluster.http.schemas.responses import FinishReason, TokenUsage
@@ -95,7 +95,7 @@ async def write(order: Order, admission: Admission) -> list[Written]:
             # A failed text fails the whole request at once; the others need not finish.
             texts = [outcome(future) for future in futures if future.done]
     written = [order.written(i, text, futures[i].frame()) for i, text in enumerate(texts)]
-    _note(order.way.visit, written, admission.meters)
+    _note(order.way.visit, written, admission.metrics)
     return written
 
 
@@ -111,18 +111,18 @@ async def stream(order: Order, admission: Admission, options: StreamOptions, sta
                 yield b""
             if new and not shown:
                 shown = True
-                admission.meters.observe(meters.FIRST_FRAME_SECONDS, order.way.visit.seconds)
+                admission.metrics.observe(instruments.FIRST_FRAME_SECONDS, order.way.visit.seconds)
             for piece in new:
                 yield piece
-    _note(order.way.visit, run.finished, admission.meters)
+    _note(order.way.visit, run.finished, admission.metrics)
     yield DONE
 
 
-def _note(visit: RequestContext, written: Sequence[Written], own: Meters) -> None:
+def _note(visit: RequestContext, written: Sequence[Written], own: Metrics) -> None:
     """Record finish reason and token count in the request context, and observe the mean ESS of each text."""
     for text in written:
         if text.tally.mean_ess is not None:
-            own.observe(meters.ESS, text.tally.mean_ess)
+            own.observe(instruments.ESS, text.tally.mean_ess)
     reasons = {text.finish_reason for text in written}
     visit.finish_reason = reasons.pop() if len(reasons) == 1 else "mixed"
     visit.completion_tokens = sum(len(text.tokens) for text in written)

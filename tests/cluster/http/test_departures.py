@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.http.limits.limits import Rules
 from cluster.http.local import Service, serving
@@ -68,7 +69,7 @@ def test_a_client_that_hangs_up_frees_its_place_at_the_next_step(own, more):
         assert not empty(own)
     eventually(lambda: empty(own))
     assert counts(own).finished == {"cancelled": more.get("n", 1)}
-    eventually(lambda: own.meters.value(CANCELLED) == 1)
+    eventually(lambda: own.metrics.value(CANCELLED) == 1)
     assert ask(own.url, COMPLETIONS, SHORT).status_code == 200
 
 
@@ -96,7 +97,8 @@ def test_a_client_that_hangs_up_at_the_end_is_counted_once(own):
         connection.recv(1)
         connection.close()
     eventually(lambda: empty(own))
-    eventually(lambda: sum(value for (one, _), value in own.meters._values.items() if one is REQUESTS) == 5)
+    families = lambda: {family.name: family for family in text_string_to_metric_families(own.metrics.text())}  # noqa: E731
+    eventually(lambda: sum(sample.value for sample in families()["edlm_requests"].samples) == 5)
 
 
 def test_a_score_that_nobody_waits_for_is_called_off(own):
@@ -125,7 +127,7 @@ def test_a_deadline_ends_a_request_before_and_after_it_has_begun(own):
     late = {**LONG, "edlm": {**LONG["edlm"], "timeout_seconds": 0.5}}
     assert error(ask(own.url, COMPLETIONS, late), 504)["code"] == "deadline_exceeded"
     eventually(lambda: empty(own))
-    eventually(lambda: own.meters.value(REQUESTS, COMPLETIONS, "504", "none") == 2)
+    eventually(lambda: own.metrics.value(REQUESTS, COMPLETIONS, "504", "none") == 2)
 
 
 def test_the_servers_own_deadline_ends_every_request(generator):
@@ -149,7 +151,7 @@ def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(genera
         for answer in refused:
             assert error(answer, 429)["type"] == "rate_limit_error"
             assert int(answer.headers["retry-after"]) >= 1
-        eventually(lambda: service.meters.value(REJECTED, "waiting") == len(refused))
+        eventually(lambda: service.metrics.value(REJECTED, "waiting") == len(refused))
         eventually(lambda: empty(service))
         assert ask(service.url, COMPLETIONS, SHORT).json()["choices"] == alone
 
@@ -202,7 +204,7 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):
     ):
         eventually(lambda: counts(service).running == 1)
         assert error(ask(service.url, COMPLETIONS, SHORT), 429)["code"] == "queue_full"
-        assert service.meters.value(REJECTED, "patience") == 1
+        assert service.metrics.value(REJECTED, "patience") == 1
 
 
 def test_an_engine_that_stops_ends_every_request_and_says_so(generator):

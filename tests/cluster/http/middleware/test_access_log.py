@@ -3,22 +3,19 @@
 import asyncio
 import json
 import logging
-import re
 
 import pytest
 
 from cluster.http.limits.limits import Rules
 from cluster.http.local import serving
-from cluster.http.metrics.instruments import INSTRUMENTS, MODEL, REQUESTS, OwnMeters
+from cluster.http.metrics.instruments import REQUESTS, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
 from cluster.http.middleware.api_keys import add_key
-from cluster.serving.ray_metrics import RayMeters
 from edlm.inference.generator import TextGenerator
-from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, eventually, stream
+from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, eventually
 from tests.cluster.conftest import PATIENT
 
 CANARY = "xyzzyplugh"
-SAMPLE = re.compile(r"[a-z0-9_]+(\{[a-z_]+=\"[^\"\n]*\"(,[a-z_]+=\"[^\"\n]*\")*\})? [-0-9.e+naif]+")
 
 
 @pytest.fixture
@@ -88,66 +85,10 @@ def test_no_line_no_count_and_no_error_holds_what_was_said_or_a_key(generator, t
 
 
 def test_requests_are_counted_by_route_and_never_by_what_clients_make_up(service):
-    before = service.meters.value(REQUESTS, "other", "404", "none")
+    before = service.metrics.value(REQUESTS, "other", "404", "none")
     for path in ("/a", "/b", "/v1/completions/"):
         ask(service.url, path, {})
-    eventually(lambda: service.meters.value(REQUESTS, "other", "404", "none") == before + 3)
-
-
-def test_the_engines_counts_are_shown_in_prometheus_form(service):
-    ask(service.url, COMPLETIONS, {"max_tokens": 7, "edlm": {"candidates": 4}})
-    stream(service.url, INFILL, {"parts": [3]})
-    text = ask(service.url, "/metrics", method="GET").text
-    for line in text.splitlines():
-        assert line.startswith(("# HELP ", "# TYPE ")) or SAMPLE.fullmatch(line), line
-    for instrument in INSTRUMENTS:
-        assert f"# TYPE {instrument.name} {instrument.kind}" in text
-    tokens = service.endpoint.batch.statistics().tokens
-    assert f"edlm_tokens_total {tokens}\n" in text
-    assert f'edlm_model_info{{version="7",digest="{"0" * 64}"}} 1\n' in text
-    for expected in ('edlm_forwards_total{model="denoiser"}', "edlm_queue_seconds_bucket", "edlm_ess_count"):
-        assert expected in text
-    buckets = [int(line.split()[-1]) for line in text.splitlines() if line.startswith("edlm_queue_seconds_bucket")]
-    assert buckets == sorted(buckets)
-
-
-def test_every_turn_of_the_engine_is_timed_once(service):
-    def told(name: str) -> float:
-        text = ask(service.url, "/metrics", method="GET").text
-        (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-        return float(line.split()[-1])
-
-    names = ("edlm_turns_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
-    ask(service.url, COMPLETIONS, {"max_tokens": 4, "edlm": {"steps": 2}})
-    before = [told(name) for name in names]
-    ask(service.url, COMPLETIONS, {"max_tokens": 40, "edlm": {"steps": 8, "candidates": 3}})
-    eventually(lambda: service.endpoint.batch.statistics().running == 0)
-    turns, timed, busy, seconds = (told(name) - then for name, then in zip(names, before, strict=True))
-    assert turns == timed > 0
-    assert seconds == pytest.approx(busy)
-
-
-def test_the_model_that_was_is_no_longer_shown():
-    meters = OwnMeters()
-    for version in ("1", "2"):
-        meters.set(MODEL, 1, version, "0")
-    assert 'version="2"' in meters.text()
-    assert 'version="1"' not in meters.text()
-
-
-def test_a_label_is_escaped():
-    meters = OwnMeters()
-    meters.set(MODEL, 1, 'a"b\\c\nd', "0")
-    assert r'version="a\"b\\c\nd"' in meters.text()
-
-
-def test_ray_takes_every_instrument():
-    meters = RayMeters()
-    for instrument in INSTRUMENTS:
-        labels = ["x"] * len(instrument.labels)
-        {"counter": meters.add, "gauge": meters.set, "histogram": meters.observe}[instrument.kind](
-            instrument, 1.0, *labels
-        )
+    eventually(lambda: service.metrics.value(REQUESTS, "other", "404", "none") == before + 3)
 
 
 def test_what_fails_in_the_middle_of_an_answer_is_logged_and_comes_no_further(caplog):
@@ -163,7 +104,8 @@ def test_what_fails_in_the_middle_of_an_answer_is_logged_and_comes_no_further(ca
         async def send(message):
             sent.append(message)
 
-        await AccessLog(broken, OwnMeters())({"type": "http", "path": "/", "method": "GET", "headers": []}, None, send)  # type: ignore[arg-type]
+        scope = {"type": "http", "path": "/", "method": "GET", "headers": []}
+        await AccessLog(broken, PrometheusMetrics())(scope, None, send)  # type: ignore[arg-type]
 
     asyncio.run(run())
     assert [message["type"] for message in sent] == ["http.response.start"]

@@ -1,0 +1,60 @@
+"""What the engine counts arrives in the metrics, whole."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.http.metrics.engine_metrics import EngineMetrics
+from cluster.http.metrics.instruments import BUSY_SECONDS, STEP_SECONDS, TURNS, PrometheusMetrics
+from edlm.inference.engine import InferenceEngine
+from tests.cluster.asking import COMPLETIONS, INFILL, ask, eventually, stream
+from tests.cluster.conftest import PATIENT
+
+
+def samples(text: str) -> dict[str, list[float]]:
+    """Return the values of every sample, by its name."""
+    found: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.value)
+    return found
+
+
+def test_the_engines_counts_are_exported(service):
+    ask(service.url, COMPLETIONS, {"max_tokens": 7, "edlm": {"candidates": 4}})
+    stream(service.url, INFILL, {"parts": [3]})
+    response = ask(service.url, "/metrics", method="GET")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(response.text)
+    assert found["edlm_tokens_total"] == [service.endpoint.batch.statistics().tokens]
+    assert f'edlm_model_info{{digest="{"0" * 64}",version="7"}} 1.0\n' in response.text
+    assert 'edlm_forwards_total{model="denoiser"}' in response.text
+    assert found["edlm_ess_count"][0] > 0
+    assert found["edlm_queue_seconds_bucket"] == sorted(found["edlm_queue_seconds_bucket"])
+
+
+def test_every_step_of_the_engine_is_timed_once(service):
+    names = ("edlm_turns_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
+
+    def read() -> list[float]:
+        found = samples(ask(service.url, "/metrics", method="GET").text)
+        return [found[name][0] for name in names]
+
+    ask(service.url, COMPLETIONS, {"max_tokens": 4, "edlm": {"steps": 2}})
+    before = read()
+    ask(service.url, COMPLETIONS, {"max_tokens": 40, "edlm": {"steps": 8, "candidates": 3}})
+    eventually(lambda: service.endpoint.batch.statistics().running == 0)
+    turns, timed, busy, seconds = (now - then for now, then in zip(read(), before, strict=True))
+    assert turns == timed > 0
+    assert seconds == pytest.approx(busy)
+
+
+def test_no_step_duration_is_lost_however_long_nobody_reads_the_metrics(generator):
+    with InferenceEngine(generator, "1/0", PATIENT) as engine:
+        metrics = PrometheusMetrics()
+        readings = EngineMetrics(engine, metrics)
+        for _ in range(5000):
+            engine._ledger.turn(0.25)
+        readings.take()
+    (count,) = samples(metrics.text())["edlm_step_seconds_count"]
+    assert count == metrics.value(TURNS) == 5000
+    assert metrics.value(STEP_SECONDS) == metrics.value(BUSY_SECONDS) == 1250
