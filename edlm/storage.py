@@ -8,17 +8,19 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 import fsspec.core
 import pydantic
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from edlm.config import NonNegative, config, parse, plain
 
 MARKER = "_COMMITTED.json"
 INTENT = "_PUBLISHING.json"  # lists what a publication may overwrite, so that a killed one can be repeated
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # of edlm, by the scheme that they make readable
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
@@ -58,6 +60,21 @@ class Marker:
     def digest(self) -> str:
         """SHA-256 of the content: paths, sizes and digests of all files, but not the facts."""
         return digest_of(self.files)
+
+
+def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares are too wide
+    """Return the file system of `uri` (an AbstractFileSystem) and the path in it.
+
+    Raise StorageError for a scheme that fsspec does not know, and for one whose package is not installed.
+    """
+    try:
+        return fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        scheme = get_protocol(uri)
+        remedy = f'pip install "edlm[{EXTRAS[scheme]}]"' if scheme in EXTRAS else "install it"
+        raise StorageError(f"{scheme}:// is read with a package that is missing here ({error}): {remedy}") from error
+    except ValueError as error:
+        raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error
 
 
 def join(uri: str, *parts: str) -> str:
@@ -256,7 +273,7 @@ def _read_marker(uri: str) -> Marker | None:
 
 def _open(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of `uri` and the path in it, without a trailing slash."""
-    system, path = fsspec.core.url_to_fs(uri)
+    system, path = file_system(uri)
     return system, path.rstrip("/")
 
 

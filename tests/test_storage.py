@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import uuid
 from pathlib import Path
 
@@ -13,7 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edlm import storage
-from edlm.storage import INTENT, MARKER, File, Marker, committed, fetch, inventory, join, publish, read_text, write_text
+from edlm.storage import (
+    INTENT,
+    MARKER,
+    File,
+    Marker,
+    StorageError,
+    committed,
+    fetch,
+    inventory,
+    join,
+    publish,
+    read_text,
+    write_text,
+)
 
 names = st.text("abcXY .-_%é", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
 trees = st.dictionaries(
@@ -259,3 +273,15 @@ def test_join_goes_down(uri, parts, expected):
 def test_join_never_climbs(part):
     with pytest.raises(ValueError, match="does not stay below"):
         join("memory://a", part)
+
+
+@pytest.mark.parametrize(("uri", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
+def test_a_uri_whose_package_is_missing_says_which_extra_to_install(monkeypatch, uri, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)  # what an environment without it does
+    with pytest.raises(StorageError, match=rf'{package}.*pip install "edlm\[{extra}\]"'):
+        committed(uri)
+
+
+def test_an_unknown_scheme_is_named():
+    with pytest.raises(StorageError, match="nowhere:// cannot be read: Protocol not known"):
+        committed("nowhere://a/b")

@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import fsspec.core
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.storage import committed, join, local_copy, publish
+from edlm.storage import committed, file_system, join, local_copy, publish
 
 STATE = "state.safetensors"
 KEPT = 2
@@ -26,7 +25,7 @@ def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> Non
     with tempfile.TemporaryDirectory(prefix="edlm-snapshot-") as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE)
         publish(Path(folder), join(workspace, saved), facts={"step": step})
-    system, _ = fsspec.core.url_to_fs(workspace)
+    system, _ = file_system(workspace)
     there = snapshots(workspace)
     earlier = [name for name in there if name < saved]
     for name in {*there} - {saved, *earlier[1 - KEPT :]}:
@@ -55,7 +54,7 @@ def open_snapshot(uri: str) -> dict[str, Tensor]:
 
 def snapshots(workspace: str) -> list[str]:
     """Return the names of all snapshots, oldest first, without verifying them."""
-    system, root = fsspec.core.url_to_fs(workspace)
+    system, root = file_system(workspace)
     if not system.exists(root):
         return []
     names = [path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False)]

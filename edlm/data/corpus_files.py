@@ -5,7 +5,6 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
-import fsspec.core
 import pydantic
 from fsspec import AbstractFileSystem
 
@@ -13,6 +12,7 @@ from edlm.config import ConfigurationError, Positive, config
 from edlm.data.compressed_files import COMPRESSIONS, opened, uncompressed
 from edlm.data.corpus_formats import csv_rows, json_lines, json_rows, parquet_rows, row_documents, text_documents
 from edlm.data.document import LONGEST, Document
+from edlm.storage import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 ENDINGS: dict[str, Format] = {
@@ -70,8 +70,8 @@ class Files:
         files = []
         for location in self.paths:
             try:
-                system, path = fsspec.core.url_to_fs(location)
-            except (ValueError, ImportError) as error:
+                system, path = file_system(location)
+            except ValueError as error:
                 raise ConfigurationError(f"corpus.paths: cannot reach {location!r}: {error}") from error
             if system.isfile(path):
                 expanded = [path]

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.corpus_files import stamp
 from edlm.data.corpus_formats import Row, row_documents
 from edlm.data.document import LONGEST, Document
+from edlm.storage import file_system
 
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
     from datasets import Dataset, IterableDataset
@@ -65,18 +65,18 @@ class HuggingFace:
         unnoticed.
         """
         files = []
-        system, folder = fsspec.core.url_to_fs(self.name)
+        system, folder = file_system(self.name)
         if system.isdir(folder):
             files += [(system, path, path) for path in sorted(system.find(folder))]
         for data_file in self.data_files or ():
-            system, path = fsspec.core.url_to_fs(data_file)
+            system, path = file_system(data_file)
             if isinstance(system, LocalFileSystem):
                 files += [(system, match, match) for match in sorted(system.glob(path)) if system.isfile(match)]
         revision = self.revision or "unpinned"
         return f"{revision} {stamp(files)}" if files else revision
 
     def _opened(self) -> "Dataset | IterableDataset":
-        system, folder = fsspec.core.url_to_fs(self.name)
+        system, folder = file_system(self.name)
         saved = any(system.isfile(f"{folder}/{mark}") for mark in SAVED)
         try:
             return self._saved() if saved else self._loaded()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from string import ascii_letters
 from typing import Annotated, Literal
 
-import fsspec.core
 import pydantic
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -14,6 +13,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.separator import is_parted, parting, spelling
 from edlm.data.tokenizer import FILE, Tokenizer
+from edlm.storage import file_system
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
@@ -241,7 +241,7 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 def _read_text(uri: str) -> str | None:
-    system, path = fsspec.core.url_to_fs(uri)
+    system, path = file_system(uri)
     if not system.isfile(path):
         return None
     try:
