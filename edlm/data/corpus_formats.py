@@ -17,10 +17,12 @@ import pyarrow.parquet
 
 from edlm.config import ConfigurationError
 from edlm.data.document import Document, pieces
+from edlm.data.parquet_pages import pages
 from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, lines, whole_lines
 
 PARQUET_BYTES = 8 << 20  # of text decoded at a time, estimated from the mean row size of the row group
 PARQUET_ROWS = 64  # upper bound: repeated text is stored once, so the mean row size says little
+PARQUET_PAGE_BYTES = 200 << 20  # of a page as stored and decompressed: pyarrow reads pages whole
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +172,8 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
     """Yield the rows of a parquet file, numbered from 1, with only `field`.
 
     The column is streamed and decoded in batches of about PARQUET_BYTES. A compressed file is decompressed to disk
-    first, because parquet is read from its end. Raises ConfigurationError if the file is not parquet or is damaged.
+    first, because parquet is read from its end. Raises ConfigurationError if the file is not parquet or is damaged, or
+    if a page of several rows takes more than PARQUET_PAGE_BYTES.
     """
     with tempfile.TemporaryFile() if packed else nullcontext(file) as seekable:
         if packed:
@@ -183,7 +186,7 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
             raise ConfigurationError(f"{name}: {_no_field(field, table.schema_arrow.names)}")
         number = 0
         try:
-            for value in _parquet_values(table, field):
+            for value in _parquet_values(table, seekable, name, field):
                 number += 1
                 yield Row(f"{name}:{number}", {field: value.as_py()})
         except UnicodeDecodeError as error:
@@ -194,14 +197,32 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
             ) from error
 
 
-def _parquet_values(table: pyarrow.parquet.ParquetFile, field: str) -> Iterator[pyarrow.Scalar]:
+def _parquet_values(
+    table: pyarrow.parquet.ParquetFile, file: io.BufferedIOBase, name: str, field: str
+) -> Iterator[pyarrow.Scalar]:
     for group in range(table.num_row_groups):
         group_metadata = table.metadata.row_group(group)
         columns = [group_metadata.column(i) for i in range(group_metadata.num_columns)]
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == field)
+        columns = [column for column in columns if column.path_in_schema.split(".")[0] == field]
+        size = sum(column.total_uncompressed_size for column in columns)
+        for column in columns:
+            _check_pages(file, column, f"{name}, row group {group + 1}, column {field!r}")
         rows = max(1, min(PARQUET_ROWS, PARQUET_BYTES * group_metadata.num_rows // max(1, size)))
         for batch in table.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
             yield from batch.column(0)
+
+
+def _check_pages(file: io.BufferedIOBase, column: pyarrow.parquet.ColumnChunkMetaData, where: str) -> None:
+    """Raise ConfigurationError if a page of several values takes more than PARQUET_PAGE_BYTES."""
+    if 3 * column.total_uncompressed_size <= PARQUET_PAGE_BYTES:  # no page takes more, and no header is read
+        return
+    for page in pages(file, column):
+        if page.values > 1 and page.bytes > PARQUET_PAGE_BYTES:
+            raise ConfigurationError(
+                f"{where}: a page of {page.values:,} rows takes {page.bytes >> 20:,} MiB to read, and pages are read "
+                f"whole; at most {PARQUET_PAGE_BYTES >> 20} MiB are allowed. Write the file again with smaller pages: "
+                "pyarrow.parquet.write_table(table, path, use_dictionary=False, write_batch_size=1)"
+            )
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

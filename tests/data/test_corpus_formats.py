@@ -196,6 +196,42 @@ def test_a_damaged_page_of_parquet_is_refused_with_the_rows_before_it(tmp_path):
     assert found == content[:50]
 
 
+def test_a_page_that_is_too_large_is_refused_and_written_as_advised_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_formats, "PARQUET_PAGE_BYTES", 3 << 20)
+    path = tmp_path / "a.parquet"
+    content = [random.Random(row).randbytes(10_000).hex() for row in range(200)]
+    table = pa.table({"text": content})
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, compression="none", row_group_size=160)
+    with pytest.raises(ConfigurationError) as refused:
+        texts(path)
+    for part in (f"{path}, row group 1, column 'text'", "160 rows", "takes 6 MiB", "at most 3 MiB"):
+        assert part in str(refused.value)
+    advice = str(refused.value).split(": ")[-1]
+    eval(advice, {"pyarrow": pa, "table": table, "path": path})
+    assert texts(path) == content
+
+
+def test_a_page_of_one_document_is_read_however_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_formats, "PARQUET_PAGE_BYTES", 100_000)
+    content = [letter * 1_000_000 for letter in "ab"]
+    pyarrow.parquet.write_table(
+        pa.table({"text": content}), tmp_path / "a.parquet", use_dictionary=False, write_batch_size=1, data_page_size=1
+    )
+    assert texts(tmp_path / "a.parquet", longest=2_000_000) == content
+
+
+def test_a_damaged_page_header_of_parquet_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_formats, "PARQUET_PAGE_BYTES", 100_000)
+    path = tmp_path / "a.parquet"
+    content = [random.Random(row).randbytes(50_000).hex() for row in range(10)]
+    pyarrow.parquet.write_table(pa.table({"text": content}), path, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[4:40] = b"\xff" * 36
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match=r"a\.parquet is damaged after row 0 "):
+        texts(path)
+
+
 def test_parquet_that_is_not_utf8_is_refused_with_its_row(tmp_path):
     latin1 = pa.array([b"one", "schön".encode("latin1")]).cast(pa.binary())
     strings = pa.StringArray.from_buffers(2, *latin1.buffers()[1:])
