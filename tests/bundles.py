@@ -6,7 +6,8 @@ from edlm.checkpoints.energies import EnergyNetwork, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters, TokenizerConfig
-from edlm.energies.kinds import Conditional, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.step import StepEnergyConfig
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
@@ -15,8 +16,8 @@ from tests.networks import TRUNK, denoiser, stirred
 LENGTH = 12
 CHARACTERS = Characters()
 ENERGIES = {
-    "step": Step(block=4, width=16, layers=1, heads=2),
-    "conditional": Conditional(width=16, layers=1, heads=2),
+    "step": StepEnergyConfig(block=4, width=16, layers=1, heads=2),
+    "conditional": ConditionalEnergyConfig(width=16, layers=1, heads=2),
 }
 
 

@@ -22,32 +22,29 @@ Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 @config
 class Finetune:
-    """One energy and its training; `ar` and `coar` are built on the autoregressive model instead."""
+    """One energy and its training, if it has weights of its own to train."""
 
     name: Name
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     training: Training | None = None
     loss: Literal["ranking", "binary"] = "ranking"
     negatives: Positive = 7
-    """K noise samples per data sample; conditional energies need none."""
+    """K noise samples per data sample; energies with Z = 1 are trained without."""
     largest_grid: Positive = LARGEST_GRID
     """Largest T at which step energies are trained; T is log-uniform from 1."""
     base: Name | None = None
-    """Name of the conditional energy that proposes the candidates; for residual energies only."""
+    """Name of the energy that this one is built on, which stands before it; for residual energies."""
 
     def __post_init__(self) -> None:
-        if (self.energy.kind == "residual") != (self.base is not None):
-            raise ConfigurationError(
-                f"energy {self.name!r}: a residual energy, and no other, names in `base` a conditional energy"
-            )
-        trainable = self.energy.kind not in ("ar", "coar")
-        if trainable and self.training is None:
-            raise ConfigurationError(f"energy {self.name!r} of kind {self.energy.kind!r} needs a `training` section")
-        if not trainable and self.training is not None:
-            raise ConfigurationError(
-                f"energy {self.name!r} of kind {self.energy.kind!r} is built on the autoregressive model; "
-                "remove its `training` section"
-            )
+        energy, named = self.energy, f"energy {self.name!r} of kind {self.energy.kind!r}"
+        if energy.needs_energy and self.base is None:
+            raise ConfigurationError(f"{named} is built on another energy; name in `base` one that stands before it")
+        if not energy.needs_energy and self.base is not None:
+            raise ConfigurationError(f"{named} is not built on another energy; remove its `base`, {self.base!r}")
+        if energy.trained and self.training is None:
+            raise ConfigurationError(f"{named} needs a `training` section")
+        if not energy.trained and self.training is not None:
+            raise ConfigurationError(f"{named} has no weights of its own to train; remove its `training` section")
 
 
 @config
@@ -195,11 +192,11 @@ class Experiment:
         if unknown := set(self.given.energies) - set(names):
             raise ConfigurationError(f"given.energies: {sorted(unknown)} are not among the energies {names}")
         for i, entry in enumerate(self.finetune):
-            conditional = [other.name for other in self.finetune[:i] if other.energy.kind == "conditional"]
-            if entry.base is not None and entry.base not in conditional:
+            bases = [other.name for other in self.finetune[:i] if entry.energy.accepts(other.energy)]
+            if entry.base is not None and entry.base not in bases:
                 raise ConfigurationError(
-                    f"finetune.{i}.base: {entry.base!r} is no conditional energy that stands before {entry.name!r}; "
-                    f"there are: {', '.join(conditional) or 'none'}"
+                    f"finetune.{i}.base: {entry.base!r} is no energy that one of kind {entry.energy.kind!r} can be "
+                    f"built on and that stands before {entry.name!r}; there are: {', '.join(bases) or 'none'}"
                 )
         if self.register.energy not in names:
             raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")

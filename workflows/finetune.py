@@ -10,7 +10,6 @@ from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser
 from edlm.config import from_command_line, plain
-from edlm.energies.kinds import Conditional
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
@@ -47,9 +46,8 @@ def _train(session: Session, one: Finetune, data: str, denoiser: str, proposal: 
     def work(work: StageContext) -> dict[str, Any]:
         base = open_denoiser(local_copy(denoiser))
         proposal_energy = None if proposal is None else open_energy(local_copy(proposal), base)
-        conditional = next((other.energy for other in experiment.finetune if other.name == one.base), None)
-        assert conditional is None or isinstance(conditional, Conditional)
-        network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest, conditional=conditional)
+        base_energy = next((other.energy for other in experiment.finetune if other.name == one.base), None)
+        network = EnergyNetwork(energy=one.energy, denoiser_digest=base.digest, base=base_energy)
         build = functools.partial(contrasting, one, denoiser, proposal, experiment.seed)
 
         def write(weights, folder):

@@ -15,7 +15,7 @@ from edlm.checkpoints.networks import (
     save_network,
 )
 from edlm.config import config, parse, plain
-from edlm.energies.kinds import Conditional, EnergyConfig
+from edlm.energies.kinds import EnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -29,18 +29,15 @@ class EnergyNetwork:
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     denoiser_digest: str
     autoregressive: TransformerConfig | None = None
-    """For `ar` and `coar`."""
-    conditional: Conditional | None = None
-    """For `residual`."""
+    """Network of the autoregressive model, if the energy is built on it."""
+    base: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")] | None = None
+    """The other energy that it is built on, if any."""
 
     def build(self, denoiser: Denoiser) -> AbstractEnergy:
         """Build the energy; its weights, including those of the model it is built on, are still to be loaded."""
-        base_model = None
         if self.autoregressive is not None:
-            base_model = AutoregressiveModel(self.autoregressive, denoiser.vocabulary)
-        elif self.conditional is not None:
-            base_model = self.conditional.build(denoiser)
-        return self.energy.build(denoiser, base_model)
+            return self.energy.build(denoiser, AutoregressiveModel(self.autoregressive, denoiser.vocabulary))
+        return self.energy.build(denoiser, None if self.base is None else self.base.build(denoiser))
 
 
 def save_energy(

@@ -1,11 +1,15 @@
 """Conditional energy of this project: Z = 1, a light causal head on the denoiser's features."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from edlm.config import NonNegative, Positive, config
 from edlm.cooperative import Cooperative
+from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
@@ -173,6 +177,24 @@ class Neighbours(nn.Module):
         for offset, weight in zip(offsets, tables, strict=True):
             total = total + embedded(_beside(at, x, offset, self.ids - 1), weight).float()
         return total.to(self.weight.dtype)
+
+
+@config
+class ConditionalEnergyConfig(AbstractEnergyConfig):
+    """Normalised step energy: a light causal head on the denoiser's features."""
+
+    network = ConditionalEnergy
+    kind: Literal["conditional"] = "conditional"
+    width: Positive = 128
+    layers: Positive = 2
+    heads: Positive = 4
+    left: Positive = 1
+    """Number of tokens to the left of a new one that the head reads directly, known or just drawn."""
+    right: NonNegative = 0
+    """Number of tokens to the right, as far as they are known."""
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ConditionalEnergy:
+        return ConditionalEnergy(self.width, self.layers, self.heads, self.left, self.right, denoiser)
 
 
 def _beside(at: Int[Tensor, "n m"], x: Int[Tensor, "n l"], offset: int, edge: int) -> Int[Tensor, "n m"]:

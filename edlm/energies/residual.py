@@ -1,6 +1,12 @@
 """Residual energy of this project: NCE on top of a conditional energy, which proposes the candidates."""
 
+from typing import Literal
+
+from torch import nn
+
+from edlm.config import Positive, config
 from edlm.energies.conditional import ConditionalEnergy
+from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.energies.step import StepEnergy
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
@@ -21,3 +27,19 @@ class ResidualEnergy(AbstractEnergy):
 
     def forward(self, x, xt, t, log_p, context):
         return self.head(x, xt, t, log_p, context)
+
+
+@config
+class ResidualEnergyConfig(AbstractEnergyConfig):
+    """NCE energy on top of a conditional energy, which is trained first and then proposes the candidates."""
+
+    network = ResidualEnergy
+    built_on = ConditionalEnergy
+    kind: Literal["residual"] = "residual"
+    width: Positive = 128
+    layers: Positive = 1
+    heads: Positive = 4
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ResidualEnergy:
+        proposal = required(ConditionalEnergy, base, self.kind)
+        return ResidualEnergy(self.width, self.layers, self.heads, denoiser, proposal)

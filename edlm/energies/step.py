@@ -3,11 +3,15 @@
 They see this step's new tokens and masks elsewhere (docs/mathematics.md 3.3 to 3.5).
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from edlm import equations
+from edlm.config import Positive, config
+from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
 from edlm.models.gather import Packed, pack
@@ -68,6 +72,21 @@ class StepEnergy(AbstractEnergy):
             token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)
         beyond = (beside < 0) | (beside >= length)
         return torch.where(beyond[:, None], self.mask + 1, token)
+
+
+@config
+class StepEnergyConfig(AbstractEnergyConfig):
+    """Step energy in blocks of neighbouring positions (None: one block, the whole canvas)."""
+
+    network = StepEnergy
+    kind: Literal["step"] = "step"
+    block: Positive | None = 8
+    width: Positive = 128
+    layers: Positive = 1
+    heads: Positive = 4
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> StepEnergy:
+        return StepEnergy(self.width, self.layers, self.heads, self.block, denoiser)
 
 
 def new_positions(x: Tensor, xt: Tensor, mask: int) -> tuple[Bool[Tensor, "b l"], Int[Tensor, "b k l"]]:

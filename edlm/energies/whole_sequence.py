@@ -1,11 +1,15 @@
 """The paper's energies, functions of a whole sequence: `bidirectional` (NCE), `ar` and `coar` (EDLM sec. 4)."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm import equations
+from edlm.config import config
 from edlm.cooperative import Cooperative
+from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -40,6 +44,17 @@ class BidirectionalEnergy(AbstractEnergy):
         return self.scalar(features.mean(dim=1)).unflatten(0, (-1, k))[..., None]
 
 
+@config
+class BidirectionalEnergyConfig(AbstractEnergyConfig):
+    """The paper's whole-sequence energy, of the denoiser's size."""
+
+    network = BidirectionalEnergy
+    kind: Literal["bidirectional"] = "bidirectional"
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> BidirectionalEnergy:
+        return BidirectionalEnergy(denoiser)
+
+
 class PairProjection(nn.Module):
     """Linear projection of `[first; second]`; many `second` may share one `first`. Initialised to return `second`."""
 
@@ -63,6 +78,19 @@ class AutoregressiveEnergy(AbstractEnergy):
 
     def forward(self, x, xt, t, log_p, context):
         return log_p - self.model.log_p(x.flatten(0, 1)).sum(dim=-1).unflatten(0, x.shape[:2])[..., None]
+
+
+@config
+class AutoregressiveEnergyConfig(AbstractEnergyConfig):
+    """The paper's energy `ar`: no training beyond the autoregressive model."""
+
+    network = AutoregressiveEnergy
+    built_on = AutoregressiveModel
+    trained = False
+    kind: Literal["ar"] = "ar"
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> AutoregressiveEnergy:
+        return AutoregressiveEnergy(required(AutoregressiveModel, base, self.kind))
 
 
 class CarryOverEnergy(AbstractEnergy):
@@ -104,3 +132,16 @@ class CarryOverEnergy(AbstractEnergy):
     def distribution(self, features: Tensor, where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p of every token at the selected positions."""
         return self.model.distribution(features, where)
+
+
+@config
+class CarryOverEnergyConfig(AbstractEnergyConfig):
+    """The paper's energy `coar`: no training beyond the autoregressive model."""
+
+    network = CarryOverEnergy
+    built_on = AutoregressiveModel
+    trained = False
+    kind: Literal["coar"] = "coar"
+
+    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> CarryOverEnergy:
+        return CarryOverEnergy(required(AutoregressiveModel, base, self.kind), denoiser.mask)

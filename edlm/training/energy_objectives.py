@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.energies.conditional import ConditionalEnergy
 from edlm.interfaces import AbstractEnergy, Proposal
 from edlm.models.denoiser import Denoiser
 from edlm.rng import Purpose, uniforms
@@ -90,20 +89,23 @@ class Contrastive(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """Cross-entropy of the conditional energy's p_c on the tokens that a random step unmasks (docs/mathematics.md 3.4).
+    """Cross-entropy of a normalised energy's p_c on the tokens that a random step unmasks (docs/mathematics.md 3.4).
 
     Rows have equal weight: nats per unmasked token. `gain_nats` is log p_c - log p_theta of the step.
+    Raise ValueError if the energy does not return log p_c.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        energy: ConditionalEnergy,
+        energy: AbstractEnergy,
         schedule: AbstractSchedule,
         seed: int,
         largest_grid: int = LARGEST_GRID,
     ) -> None:
         super().__init__()
+        if not isinstance(energy, Proposal):
+            raise ValueError(f"{type(energy).__name__} has no `log_p` and `drawing`, so its likelihood is not trained")
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
         self.largest_grid = largest_grid
 
@@ -118,6 +120,24 @@ class Conditioning(nn.Module):
         log_p = self.trained.log_p(equations.carry_over(xt, x0, new)[:, None], xt, context)[:, 0]
         loss = -log_p / new.sum(dim=-1).clamp(min=1)
         return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
+
+
+def energy_objective(
+    denoiser: Denoiser,
+    energy: AbstractEnergy,
+    schedule: AbstractSchedule,
+    negatives: int,
+    loss: Literal["binary", "ranking"],
+    seed: int,
+    largest_grid: int = LARGEST_GRID,
+) -> Contrastive | Conditioning:
+    """Return the objective that trains an energy: maximum likelihood if it is normalised (Z = 1), else NCE.
+
+    `negatives` and `loss` are settings of NCE.
+    """
+    if energy.normalised:
+        return Conditioning(denoiser, energy, schedule, seed, largest_grid)
+    return Contrastive(denoiser, energy, schedule, negatives, loss, seed, largest_grid)
 
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -11,7 +11,7 @@ A source whose distribution is known, a denoiser, and an energy for it:
 >>> from edlm.data.splits import Shares
 >>> from edlm.data.synthetic import Markov
 >>> from edlm.data.tokenizer_kinds import Symbols
->>> from edlm.energies.kinds import Conditional
+>>> from edlm.energies.conditional import ConditionalEnergyConfig
 >>> from edlm.models.denoiser import Denoiser
 >>> from edlm.models.transformer import TransformerConfig
 >>> from edlm.schedule import LogLinear
@@ -34,7 +34,7 @@ A source whose distribution is known, a denoiser, and an energy for it:
 [training] step 20/20  loss ... tokens/s  0:00:00 left
 >>> _ = save_denoiser(folder / "denoiser", weights, trunk, schedule, data.length, tokenizer, facts={})
 >>> denoiser = open_denoiser(folder / "denoiser")
->>> kind = Conditional(width=16, layers=1, heads=2)
+>>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
 >>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
 >>> weights = train(energy, folder / "data", settings, say=lambda line: None)
 >>> network = EnergyNetwork(energy=kind, denoiser_digest=denoiser.digest)

@@ -5,7 +5,10 @@ from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser, save_autoregressive, save_denoiser
 from edlm.data.tokenizer_kinds import Bytes, Characters
-from edlm.energies.kinds import Autoregressive, Bidirectional, CarryOver, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
 from edlm.schedule import Cosine
 from tests.networks import TRUNK, autoregressive, denoiser, stirred
 
@@ -38,21 +41,21 @@ def test_a_denoiser_opens_as_it_was_saved(saved):
 @pytest.mark.parametrize(
     "config",
     [
-        Step(block=4, width=16),
-        Conditional(width=16),
-        Residual(width=16),
-        Bidirectional(),
-        Autoregressive(),
-        CarryOver(),
+        StepEnergyConfig(block=4, width=16),
+        ConditionalEnergyConfig(width=16),
+        ResidualEnergyConfig(width=16),
+        BidirectionalEnergyConfig(),
+        AutoregressiveEnergyConfig(),
+        CarryOverEnergyConfig(),
     ],
 )
 def test_every_energy_opens_as_it_was_saved_on_its_denoiser(saved, tokenizer, tmp_path, config):
     net, folder = saved
     opened, model = open_denoiser(folder), autoregressive(VOCABULARY)
-    trunk = model.trunk if config.kind in ("ar", "coar") else None
-    conditional = Conditional(width=16) if config.kind == "residual" else None
-    energy = stirred(config.build(net, model if conditional is None else conditional.build(net)), seed=5)
-    card = EnergyNetwork(energy=config, denoiser_digest=opened.digest, autoregressive=trunk, conditional=conditional)
+    trunk = model.trunk if config.needs_autoregressive else None
+    base = ConditionalEnergyConfig(width=16) if config.needs_energy else None
+    energy = stirred(config.build(net, model if base is None else base.build(net)), seed=5)
+    card = EnergyNetwork(energy=config, denoiser_digest=opened.digest, autoregressive=trunk, base=base)
     save_energy(tmp_path / "energy", energy.state_dict(), card, LENGTH, tokenizer, {})
     again = open_energy(tmp_path / "energy", opened)
     xt = torch.full((2, LENGTH), net.mask)
@@ -63,8 +66,10 @@ def test_every_energy_opens_as_it_was_saved_on_its_denoiser(saved, tokenizer, tm
 
 def test_an_energy_of_another_denoiser_is_refused(saved, tokenizer, tmp_path):
     net, folder = saved
-    card = EnergyNetwork(energy=Bidirectional(), denoiser_digest="0" * 64)
-    save_energy(tmp_path / "energy", Bidirectional().build(net, None).state_dict(), card, LENGTH, tokenizer, {})
+    card = EnergyNetwork(energy=BidirectionalEnergyConfig(), denoiser_digest="0" * 64)
+    save_energy(
+        tmp_path / "energy", BidirectionalEnergyConfig().build(net, None).state_dict(), card, LENGTH, tokenizer, {}
+    )
     with pytest.raises(ValueError, match="was made for the denoiser 000000000000, not for"):
         open_energy(tmp_path / "energy", open_denoiser(folder))
 

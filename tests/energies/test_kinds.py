@@ -6,27 +6,30 @@ import torch
 from edlm import equations
 from edlm.config import ConfigurationError
 from edlm.cooperative import run_to_end
-from edlm.energies.kinds import Autoregressive, Bidirectional, Borrowed, CarryOver, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.candidates import propose
 from tests.networks import autoregressive, denoiser, stirred
 
 V, L = 5, 12
 CONFIGS = {
-    "step in blocks": Step(block=4, width=16, layers=2, heads=2),
-    "step whole": Step(block=None, width=16, layers=1, heads=2),
-    "conditional": Conditional(width=16, layers=2, heads=2),
-    "conditional, far": Conditional(width=16, layers=2, heads=2, left=3, right=2),
-    "residual": Residual(width=16, layers=1, heads=2),
-    "bidirectional": Bidirectional(),
-    "ar": Autoregressive(),
-    "coar": CarryOver(),
+    "step in blocks": StepEnergyConfig(block=4, width=16, layers=2, heads=2),
+    "step whole": StepEnergyConfig(block=None, width=16, layers=1, heads=2),
+    "conditional": ConditionalEnergyConfig(width=16, layers=2, heads=2),
+    "conditional, far": ConditionalEnergyConfig(width=16, layers=2, heads=2, left=3, right=2),
+    "residual": ResidualEnergyConfig(width=16, layers=1, heads=2),
+    "bidirectional": BidirectionalEnergyConfig(),
+    "ar": AutoregressiveEnergyConfig(),
+    "coar": CarryOverEnergyConfig(),
 }
 
 
-def borrowed(config, net) -> Borrowed:
+def borrowed(config, net):
     """The model that an energy is built on."""
-    return CONFIGS["conditional"].build(net) if config.kind == "residual" else autoregressive(V)
+    return CONFIGS["conditional"].build(net) if config.needs_energy else autoregressive(V)
 
 
 def situation(config, k: int = 3, b: int = 4):
@@ -163,17 +166,21 @@ def test_energies_compute_in_bfloat16(config):
 
 
 def test_an_energy_that_is_built_on_another_model_needs_it():
-    with pytest.raises(ConfigurationError, match="'coar' is built on an autoregressive model"):
-        CarryOver().build(denoiser(), None)
-    with pytest.raises(ConfigurationError, match="'residual' is built on a conditional energy"):
-        Residual().build(denoiser(), autoregressive(V))
+    with pytest.raises(
+        ConfigurationError, match="'coar' is built on a model of class AutoregressiveModel, and none was given"
+    ):
+        CarryOverEnergyConfig().build(denoiser(), None)
+    with pytest.raises(
+        ConfigurationError, match="'residual' is built on a model of class ConditionalEnergy, and AutoregressiveModel"
+    ):
+        ResidualEnergyConfig().build(denoiser(), autoregressive(V))
 
 
 @torch.no_grad()
 def test_the_papers_energy_reads_both_texts_at_their_time_and_pools_by_the_mean():
     trunk = TransformerConfig(width=16, layers=2, heads=2, time_conditioning=True)
     net = denoiser(V, trunk)
-    energy = stirred(Bidirectional().build(net, None), seed=3)
+    energy = stirred(BidirectionalEnergyConfig().build(net, None), seed=3)
     _, _, (x, xt, t, log_p, context) = situation(CONFIGS["bidirectional"])
     found = energy(x, xt, t, log_p, context)
     for row, k in itertools.product(range(len(x)), range(x.shape[1])):
@@ -185,7 +192,7 @@ def test_the_papers_energy_reads_both_texts_at_their_time_and_pools_by_the_mean(
 @torch.no_grad()
 def test_the_papers_energy_begins_as_the_denoiser_on_the_filled_text():
     net = denoiser(V)
-    energy = Bidirectional().build(net, None).eval()
+    energy = BidirectionalEnergyConfig().build(net, None).eval()
     _, _, (x, xt, t, _, _) = situation(CONFIGS["bidirectional"])
     pair = energy.project(energy.embedding(xt)[:, None], energy.embedding(x))
     for k in range(x.shape[1]):

@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.cooperative import run_to_end
-from edlm.energies.conditional import ConditionalEnergy, Neighbours
-from edlm.energies.kinds import Conditional, Residual, Step
-from edlm.energies.step import StepEnergy
+from edlm.energies.conditional import ConditionalEnergy, ConditionalEnergyConfig, Neighbours
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergy, StepEnergyConfig
 from edlm.sampling.candidates import draw_candidates, propose
 from tests.networks import denoiser, stirred
 
 V, L, ROWS, K = 5, 10, 7, 3
 EDGE = V + 1
 CONFIGS = {
-    "step in blocks": Step(block=4, width=16, layers=2, heads=2),
-    "step whole": Step(block=None, width=16, layers=1, heads=2),
-    "conditional": Conditional(width=16, layers=2, heads=2),
-    "conditional, far": Conditional(width=16, layers=2, heads=2, left=3, right=2),
-    "residual": Residual(width=16, layers=1, heads=2),
+    "step in blocks": StepEnergyConfig(block=4, width=16, layers=2, heads=2),
+    "step whole": StepEnergyConfig(block=None, width=16, layers=1, heads=2),
+    "conditional": ConditionalEnergyConfig(width=16, layers=2, heads=2),
+    "conditional, far": ConditionalEnergyConfig(width=16, layers=2, heads=2, left=3, right=2),
+    "residual": ResidualEnergyConfig(width=16, layers=1, heads=2),
 }
 STEPS = [name for name in CONFIGS if not name.startswith("conditional")]
 
@@ -139,9 +139,9 @@ def test_the_candidates_of_a_residual_energy_come_from_its_proposal_and_not_from
 
 def test_every_setting_of_a_head_arrives():
     net = denoiser(V)
-    step = Step(block=3, width=24, layers=3, heads=2).build(net)
-    conditional = Conditional(width=24, layers=3, heads=2, left=4, right=2).build(net)
-    residual = Residual(width=24, layers=3, heads=2).build(net, conditional)
+    step = StepEnergyConfig(block=3, width=24, layers=3, heads=2).build(net)
+    conditional = ConditionalEnergyConfig(width=24, layers=3, heads=2, left=4, right=2).build(net)
+    residual = ResidualEnergyConfig(width=24, layers=3, heads=2).build(net, conditional)
     for head in (step, conditional, residual.head):
         assert [layer.heads for layer in head.layers] == [2, 2, 2]
         assert head.features.out_features == 24

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
-from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.evaluation.exact_energy_distance import EnergyReport, energy_distance
 from edlm.exact.models import ExactConditional, ExactDenoiser, ExactEnergy
 from edlm.likelihood.bounds import sampler_bound
@@ -139,10 +142,23 @@ def test_what_is_lost_is_never_below_zero_in_the_mean():
         assert lost.mean > 3 * lost.standard_error
 
 
-@pytest.mark.parametrize("config", [Step(block=4), Step(block=None), Conditional(), Bidirectional(), Residual()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        StepEnergyConfig(block=4),
+        StepEnergyConfig(block=None),
+        ConditionalEnergyConfig(),
+        BidirectionalEnergyConfig(),
+        ResidualEnergyConfig(),
+    ],
+)
 def test_trained_networks_are_compared_as_they_are(config):
     law, reader = LAWS["markov"], network(vocabulary=8)
-    borrowed = stirred(Conditional(width=16, heads=2).build(reader), seed=5) if isinstance(config, Residual) else None
+    borrowed = (
+        stirred(ConditionalEnergyConfig(width=16, heads=2).build(reader), seed=5)
+        if isinstance(config, ResidualEnergyConfig)
+        else None
+    )
     energy = stirred(config.build(reader, borrowed), seed=3)
     report = distance(law, energy, count=16, denoiser=reader)
     for one in (report.whole, *report.by_quarter.values()):

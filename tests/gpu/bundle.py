@@ -8,21 +8,25 @@ from edlm.checkpoints.energies import EnergyNetwork, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
-from edlm.energies.kinds import Autoregressive, Bidirectional, CarryOver, Conditional, EnergyConfig, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.kinds import EnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import TRUNK, autoregressive, denoiser, stirred
 
 LENGTH = 12
-CONDITIONAL = Conditional(width=16, layers=2, heads=2, right=1)
+CONDITIONAL = ConditionalEnergyConfig(width=16, layers=2, heads=2, right=1)
 ENERGIES: dict[str, EnergyConfig] = {
-    "step": Step(block=4, width=16, heads=2),
+    "step": StepEnergyConfig(block=4, width=16, heads=2),
     "conditional": CONDITIONAL,
-    "residual": Residual(width=16, heads=2),
-    "bidirectional": Bidirectional(),
-    "ar": Autoregressive(),
-    "coar": CarryOver(),
+    "residual": ResidualEnergyConfig(width=16, heads=2),
+    "bidirectional": BidirectionalEnergyConfig(),
+    "ar": AutoregressiveEnergyConfig(),
+    "coar": CarryOverEnergyConfig(),
 }
 
 
@@ -37,19 +41,19 @@ def make_full_bundle(folder: Path) -> Path:
         network = EnergyNetwork(
             energy=energy,
             denoiser_digest=opened.digest,
-            autoregressive=TRUNK if name in ("ar", "coar") else None,
-            conditional=CONDITIONAL if name == "residual" else None,
+            autoregressive=TRUNK if energy.needs_autoregressive else None,
+            base=CONDITIONAL if energy.needs_energy else None,
         )
         places[name] = folder / name
-        weights = _filled(name, network.build(opened.network)).state_dict()
+        weights = _filled(network.build(opened.network)).state_dict()
         save_energy(places[name], weights, network, LENGTH, folder / FILE, {})
     bundle = Bundle(name="full", energy="step", sampler=Sampler(steps=4, candidates=2))
     save_bundle(folder / "bundle", bundle, model, places)
     return folder / "bundle"
 
 
-def _filled(name: str, energy: nn.Module) -> nn.Module:
-    if name in ("ar", "coar"):
+def _filled(energy: nn.Module) -> nn.Module:
+    if hasattr(energy, "model"):
         energy.model.load_state_dict(autoregressive(energy.model.vocabulary).state_dict())
         return energy
     return stirred(energy, seed=3)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm.energies.kinds import Conditional, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.step import StepEnergyConfig
 from edlm.equations import group_count, sum_by_group
 from edlm.models.gather import pack
 from edlm.sampling.sampler import Sampler
@@ -62,7 +63,7 @@ def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_step
     """Only what a step reveals enters, so that T steps cost one pass over k drafts; single tokens are not weighed."""
     candidates, length, entered = 4, 48, 0
     net = denoiser(vocabulary=60)
-    energy = stirred(Step(block=block, width=16, layers=1, heads=2).build(net))
+    energy = stirred(StepEnergyConfig(block=block, width=16, layers=1, heads=2).build(net))
 
     def count(_module, _arguments, named):
         nonlocal entered
@@ -85,7 +86,11 @@ def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_step
 )
 def test_energies_of_the_smallest_groups_do_not_depend_on_a_rows_mates(kind, block, length):
     net = denoiser(vocabulary=60)
-    config = Conditional(width=32, heads=2) if kind == "law" else Step(block=block, width=32, layers=2, heads=2)
+    config = (
+        ConditionalEnergyConfig(width=32, heads=2)
+        if kind == "law"
+        else StepEnergyConfig(block=block, width=32, layers=2, heads=2)
+    )
     energy = stirred(config.build(net), seed=4)
     of = torch.Generator().manual_seed(0)
     for rows in range(2, 9):

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from edlm.cooperative import run_to_end
-from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.models.attention import attend
 from edlm.models.conditioning import TimeEmbedding
 from edlm.models.readout import LMHead
@@ -102,11 +105,11 @@ def test_a_position_in_the_readout(precision):
 
 
 ENERGIES = {
-    "step": Step(block=None, width=16),
-    "step in blocks": Step(block=4, width=16),
-    "conditional": Conditional(width=16, left=2, right=1),
-    "bidirectional": Bidirectional(),
-    "residual": Residual(width=16),
+    "step": StepEnergyConfig(block=None, width=16),
+    "step in blocks": StepEnergyConfig(block=4, width=16),
+    "conditional": ConditionalEnergyConfig(width=16, left=2, right=1),
+    "bidirectional": BidirectionalEnergyConfig(),
+    "residual": ResidualEnergyConfig(width=16),
 }
 
 
@@ -115,7 +118,7 @@ ENERGIES = {
 def test_a_text_in_every_network(name, precision):
     rows, length, k, g = 23, 7, 3, torch.Generator().manual_seed(0)
     net = denoiser(V, TIMED)
-    below = stirred(Conditional(width=16).build(net), seed=5) if name == "residual" else None
+    below = stirred(ConditionalEnergyConfig(width=16).build(net), seed=5) if name == "residual" else None
     energy = stirred(ENERGIES[name].build(net, below), seed=3).to(precision)
     net.to(precision)
     texts = torch.randint(V, (rows, k, length), generator=g)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.data.batches import Rows
-from edlm.energies.kinds import Conditional
+from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.token_sums import Embedding, LayerNorm
@@ -32,7 +32,9 @@ def network() -> Denoiser:
 
 def conditioning() -> Objective:
     denoiser = network()
-    energy = stirred(Conditional(width=32, layers=1, heads=2, left=3, right=2).build(denoiser), seed=3, scale=0.1)
+    energy = stirred(
+        ConditionalEnergyConfig(width=32, layers=1, heads=2, left=3, right=2).build(denoiser), seed=3, scale=0.1
+    )
     return Conditioning(denoiser, energy, LogLinear(), 0)
 
 

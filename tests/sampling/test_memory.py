@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from edlm.energies.kinds import Bidirectional, Conditional, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models import readout
 from edlm.models.denoiser import Denoiser
@@ -43,14 +45,14 @@ def taken(sampler: Sampler, rows: int, length: int, denoiser: Denoiser, energy: 
 SIZES = {
     "features": (8, 256, 20, 1, None),
     "vocabulary": (2, 64, 4000, 1, None),
-    "drafts": (2, 128, 20, 16, Bidirectional()),
-    "drafts of a large vocabulary": (2, 64, 4000, 8, Bidirectional()),
-    "light heads": (4, 128, 20, 8, Step(block=8, width=WIDTH, layers=1, heads=2)),
-    "light heads over one long block": (1, 2048, 20, 2, Step(block=None, width=WIDTH, layers=1, heads=4)),
-    "causal heads over one long block": (1, 2048, 20, 2, Conditional(width=WIDTH, layers=1, heads=4)),
-    "many candidates": (1, 32, 20, 512, Step(block=8, width=WIDTH, layers=1, heads=2)),
-    "far neighbours": (2, 256, 20, 8, Conditional(width=WIDTH, layers=1, heads=2, left=48, right=16)),
-    "exact": (4, 128, 400, 0, Conditional(width=WIDTH, layers=1, heads=2)),
+    "drafts": (2, 128, 20, 16, BidirectionalEnergyConfig()),
+    "drafts of a large vocabulary": (2, 64, 4000, 8, BidirectionalEnergyConfig()),
+    "light heads": (4, 128, 20, 8, StepEnergyConfig(block=8, width=WIDTH, layers=1, heads=2)),
+    "light heads over one long block": (1, 2048, 20, 2, StepEnergyConfig(block=None, width=WIDTH, layers=1, heads=4)),
+    "causal heads over one long block": (1, 2048, 20, 2, ConditionalEnergyConfig(width=WIDTH, layers=1, heads=4)),
+    "many candidates": (1, 32, 20, 512, StepEnergyConfig(block=8, width=WIDTH, layers=1, heads=2)),
+    "far neighbours": (2, 256, 20, 8, ConditionalEnergyConfig(width=WIDTH, layers=1, heads=2, left=48, right=16)),
+    "exact": (4, 128, 400, 0, ConditionalEnergyConfig(width=WIDTH, layers=1, heads=2)),
 }
 
 
@@ -70,7 +72,7 @@ def test_generation_keeps_its_promise(name, steps, monkeypatch):
 def test_generation_in_bfloat16_keeps_its_promise_too(length):
     torch.manual_seed(0)
     denoiser = Denoiser(TransformerConfig(width=WIDTH, layers=2, heads=2), 20).eval()
-    whole = Bidirectional().build(denoiser).eval().bfloat16()
+    whole = BidirectionalEnergyConfig().build(denoiser).eval().bfloat16()
     held = taken(Sampler(steps=3, candidates=16), 2, length, denoiser.bfloat16(), whole)
     promised = promised_bytes(2, length, 20, 16, WIDTH, candidates_file.TOKENS_AT_ONCE, readout.CHUNK)
     assert promised / 5 < held <= promised
@@ -80,7 +82,7 @@ def test_generation_in_bfloat16_keeps_its_promise_too(length):
 def test_verifying_drafts_of_which_little_is_kept_does_too(chunk, monkeypatch):
     monkeypatch.setattr(readout, "CHUNK", chunk)
     denoiser = stirred(Denoiser(TransformerConfig(width=WIDTH, layers=2, heads=2), 4000))
-    energy = stirred(Conditional(width=WIDTH, layers=1, heads=2).build(denoiser), seed=1, scale=3)
+    energy = stirred(ConditionalEnergyConfig(width=WIDTH, layers=1, heads=2).build(denoiser), seed=1, scale=3)
     held = taken(Sampler(steps=1, candidates=0, speculative=True), 2, 32, denoiser, energy)
     promised = promised_bytes(2, 32, 4000, 0, WIDTH, candidates_file.TOKENS_AT_ONCE, chunk)
     assert promised / 2 < held <= promised

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from edlm.cooperative import run_to_end
 from edlm.data.batches import Rows
-from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models.transformer import TransformerConfig
 from edlm.rng import Purpose, uniforms
@@ -28,7 +31,11 @@ def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
 
 def contrastive(config, loss="ranking", negatives=3):
     net = denoiser(V)
-    below = stirred(Conditional(width=16).build(net), seed=5) if isinstance(config, Residual) else None
+    below = (
+        stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
+        if isinstance(config, ResidualEnergyConfig)
+        else None
+    )
     energy = stirred(config.build(net, below), seed=3)
     return Contrastive(net, energy, LogLinear(), negatives, loss, seed=0)
 
@@ -38,11 +45,13 @@ def every_objective():
     return {
         "denoising": Denoising(denoiser(V), Cosine(), seed=0),
         "next token": NextToken(autoregressive(V)),
-        "step": contrastive(Step(block=4, width=16)),
-        "step whole, binary": contrastive(Step(block=None, width=16), "binary"),
-        "bidirectional": contrastive(Bidirectional(), "binary"),
-        "residual": contrastive(Residual(width=16)),
-        "conditional": Conditioning(net, stirred(Conditional(width=16).build(net, None), 3), LogLinear(), 0),
+        "step": contrastive(StepEnergyConfig(block=4, width=16)),
+        "step whole, binary": contrastive(StepEnergyConfig(block=None, width=16), "binary"),
+        "bidirectional": contrastive(BidirectionalEnergyConfig(), "binary"),
+        "residual": contrastive(ResidualEnergyConfig(width=16)),
+        "conditional": Conditioning(
+            net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear(), 0
+        ),
     }
 
 
@@ -96,7 +105,9 @@ def _almost_zero(seed, step, row, purpose, shape=(), device=None):
 
 
 @pytest.mark.parametrize("loss", ["ranking", "binary"])
-@pytest.mark.parametrize("config", [Step(block=4), Step(block=None), Bidirectional()])
+@pytest.mark.parametrize(
+    "config", [StepEnergyConfig(block=4), StepEnergyConfig(block=None), BidirectionalEnergyConfig()]
+)
 def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
     net = denoiser(V)
     objective = Contrastive(net, config.build(net, None), LogLinear(), 3, loss, seed=0)
@@ -182,7 +193,11 @@ def noise_of(objective, whole_sequence: bool, places: Tensor) -> tuple[Tensor, T
 @pytest.mark.parametrize("name", WATCHED)
 def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where_two_tokens_are_new(name, loss):
     net, (drafts, block), negatives = denoiser(V), WATCHED[name], 3
-    proposal = stirred(Conditional(width=16).build(net), seed=5).requires_grad_(False) if "proposal" in name else None
+    proposal = (
+        stirred(ConditionalEnergyConfig(width=16).build(net), seed=5).requires_grad_(False)
+        if "proposal" in name
+        else None
+    )
     energy = Watched(drafts, block, proposal)
     objective = Contrastive(net, energy, LogLinear(), negatives, loss, seed=6, largest_grid=4)
     value, observed = objective(rows())
@@ -227,7 +242,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
 
 def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_reveals():
     net = denoiser(V)
-    energy = stirred(Conditional(width=16, left=2, right=1).build(net), seed=3)
+    energy = stirred(ConditionalEnergyConfig(width=16, left=2, right=1).build(net), seed=3)
     objective = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32)
     value, observed = objective(rows())
     t, _, xt, new = noise_of(objective, False, torch.arange(N))
@@ -274,11 +289,15 @@ def test_what_is_frozen_has_nothing_to_train_and_no_dropout():
 def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_objective_into_training(kind):
     trunk = TransformerConfig(width=16, layers=2, heads=2, dropout=0.5)
     net = denoiser(V, trunk)
-    below = stirred(Conditional(width=16).build(net), seed=5)
+    below = stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
     if kind == "conditioning":
-        objective = Conditioning(net, stirred(Conditional(width=16).build(net), 3), LogLinear(), seed=0)
+        objective = Conditioning(net, stirred(ConditionalEnergyConfig(width=16).build(net), 3), LogLinear(), seed=0)
     else:
-        config, on = (Step(block=4, width=16), None) if kind == "contrastive" else (Residual(width=16), below)
+        config, on = (
+            (StepEnergyConfig(block=4, width=16), None)
+            if kind == "contrastive"
+            else (ResidualEnergyConfig(width=16), below)
+        )
         objective = Contrastive(net, stirred(config.build(net, on), 3), LogLinear(), 3, "ranking", seed=0)
     wanted, of_wanted = objective.eval()(rows())
     objective.train()

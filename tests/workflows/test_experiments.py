@@ -32,14 +32,14 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
     [
         ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
         ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
-        ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "names in `base` a conditional energy"),
+        ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "is built on another energy; name in `base`"),
         (
             {
                 "finetune": [
                     {"name": "a", "base": "b", "energy": {"kind": "residual"}, "training": {"steps": 1, "batch": 1}}
                 ]
             },
-            "finetune.0.base: 'b' is no conditional energy that stands before 'a'; there are: none",
+            "finetune.0.base: 'b' is no energy that one of kind 'residual' can be built on and that stands before 'a'",
         ),
         ({"evaluate": {"windows": [[0.9, 0.1]]}}, "not .from, to. with from <= to"),
         ({"evaluate": {"judge": {"kind": "oracle"}}}, "there is no 'oracle'"),

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from edlm.baselines.naive_sampler import NaiveSampler
 from edlm.config import Positive, config, load
-from edlm.energies.kinds import Bidirectional, Conditional, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import AbstractEnergy, NormalisedEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -133,10 +135,10 @@ def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networ
     for readout in (denoiser.readout, autoregressive.readout):
         nn.init.normal_(readout.weight, std=SCALE)
     width = wanted.head_width
-    step = Step(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
-    conditional = Conditional(width=width, layers=1, heads=HEADS).build(denoiser)
+    step = StepEnergyConfig(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
+    conditional = ConditionalEnergyConfig(width=width, layers=1, heads=HEADS).build(denoiser)
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
-    whole = Bidirectional().build(denoiser)
+    whole = BidirectionalEnergyConfig().build(denoiser)
     energies = {"whole drafts": whole, STEP: step, "conditional": conditional}
     return prepared(Networks(denoiser, autoregressive, energies, LogLinear()), AS_TRAINED, device)
 

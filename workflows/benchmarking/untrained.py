@@ -8,7 +8,7 @@ from edlm.checkpoints.energies import EnergyNetwork, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
-from edlm.energies.kinds import Step
+from edlm.energies.step import StepEnergyConfig
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import Sampler
@@ -28,7 +28,7 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
     denoiser_folder, energy_folder = folder / "denoiser", folder / "step"
     trunk = TransformerConfig(width=width, layers=layers, heads=HEADS)
     save_denoiser(denoiser_folder, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
-    energy = Step(block=BLOCK, width=head_width, layers=1, heads=HEADS)
+    energy = StepEnergyConfig(block=BLOCK, width=head_width, layers=1, heads=HEADS)
     network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(denoiser_folder).digest)
     save_energy(energy_folder, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
     save_bundle(

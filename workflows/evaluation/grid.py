@@ -6,7 +6,7 @@ from itertools import product
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
-from edlm.energies.kinds import EnergyConfig, Step
+from edlm.energies.kinds import EnergyConfig
 from edlm.interfaces import AnyEnergy, Verifiable
 from edlm.planning.compute_budget import StepChoice
 from edlm.sampling.sampler import EXACT, Sampler
@@ -65,7 +65,7 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasure
 
 def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
     """Return by name the exact energies, known from the source's distribution, that accompany the trained ones."""
-    blocks = {energy.block for energy in energies if isinstance(energy, Step)}
+    blocks = {energy.block for energy in energies if not energy.network.whole_sequence}
     return {
         EXACT_DRAFTS: ExactKind(whole_sequence=True),
         EXACT_CONDITIONAL: ExactKind(whole_sequence=False, normalised=True),

@@ -4,22 +4,20 @@ import torch
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
-from edlm.energies.conditional import ConditionalEnergy
 from edlm.storage import local_copy
-from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.energy_objectives import Conditioning, Contrastive, energy_objective
 from workflows.experiment import Finetune
 
 
-def contrasting(one: Finetune, denoiser: str, proposal: str | None, seed: int) -> Contrastive | Conditioning:
+def contrasting(entry: Finetune, denoiser: str, base: str | None, seed: int) -> Contrastive | Conditioning:
     """Build the objective of one energy against the denoiser at a URI; fresh weights depend on the seed alone.
 
-    `proposal` is the URI of the conditional energy that proposes the candidates of a residual energy.
+    `base` is the URI of the energy that this one is built on, if any.
     """
-    base = open_denoiser(local_copy(denoiser))
-    proposal_energy = None if proposal is None else open_energy(local_copy(proposal), base)
-    assert proposal_energy is None or isinstance(proposal_energy, ConditionalEnergy)
+    opened = open_denoiser(local_copy(denoiser))
+    base_energy = None if base is None else open_energy(local_copy(base), opened)
     torch.manual_seed(seed)
-    energy = one.energy.build(base.network, proposal_energy)
-    if isinstance(energy, ConditionalEnergy):
-        return Conditioning(base.network, energy, base.schedule, seed, one.largest_grid)
-    return Contrastive(base.network, energy, base.schedule, one.negatives, one.loss, seed, one.largest_grid)
+    energy = entry.energy.build(opened.network, base_energy)
+    return energy_objective(
+        opened.network, energy, opened.schedule, entry.negatives, entry.loss, seed, entry.largest_grid
+    )

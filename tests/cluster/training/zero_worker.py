@@ -13,7 +13,10 @@ import torch.distributed
 from cluster.config import Zero
 from cluster.training.zero import ZeroEngine
 from edlm.data.batches import Rows
-from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.engine import Engine
@@ -122,18 +125,20 @@ def objectives() -> dict:
 
     def conditioning():
         net = denoiser(VOCABULARY)
-        return Conditioning(net, stirred(Conditional(width=16, layers=1).build(net, None), 3), LogLinear(), 0)
+        return Conditioning(
+            net, stirred(ConditionalEnergyConfig(width=16, layers=1).build(net, None), 3), LogLinear(), 0
+        )
 
     def residual():
         net = denoiser(VOCABULARY)
-        on = stirred(Conditional(width=16, layers=1).build(net), 5)
-        return Contrastive(net, stirred(Residual(width=16).build(net, on), 3), LogLinear(), 3, "ranking", 0)
+        on = stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
+        return Contrastive(net, stirred(ResidualEnergyConfig(width=16).build(net, on), 3), LogLinear(), 3, "ranking", 0)
 
     return {
         "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),
         "next token": lambda: NextToken(autoregressive(VOCABULARY)),
-        "step": lambda: contrastive(Step(block=4, width=16), "ranking"),
-        "bidirectional": lambda: contrastive(Bidirectional(), "binary"),
+        "step": lambda: contrastive(StepEnergyConfig(block=4, width=16), "ranking"),
+        "bidirectional": lambda: contrastive(BidirectionalEnergyConfig(), "binary"),
         "conditional": conditioning,
         "residual": residual,
     }
