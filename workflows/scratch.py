@@ -1,5 +1,6 @@
 """Scratch folders: local, removed at the end of the work in them, and swept up after a killed process."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 PREFIX = "edlm-stage-"
 HELD = ".held"  # locked by the process that works in the folder; the kernel releases it however that process ends
@@ -14,31 +16,70 @@ HELD = ".held"  # locked by the process that works in the folder; the kernel rel
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Sweep up the folders of dead processes, then yield a new temporary folder that is removed at the end."""
+    """Sweep up the folders of dead processes, then yield a new temporary folder that is removed at the end.
+
+    A process may be killed at any instruction and leaves nothing that the next sweep passes over: the lock file is the
+    first thing in the folder and the last to go. So a sweep may take a folder whose lock is about to be held; then
+    another one is made.
+    """
     _sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-"))
-    new = folder / f"{HELD}.new"
-    with new.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        new.rename(folder / HELD)  # renamed only once locked, so that a sweep never finds it unlocked
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-"))
+        held = _hold(folder)
+        if held is not None:
+            break
+    with held:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)  # while it is still locked, so that no sweep interferes
+            _remove(folder)  # while it is still locked, so that no sweep interferes
+
+
+def _hold(folder: Path) -> TextIO | None:
+    """Return the locked file, or None if a sweep removed the folder before it was locked."""
+    try:
+        lock = (folder / HELD).open("w")
+    except FileNotFoundError:
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if (folder / HELD).exists():
+        return lock
+    lock.close()
+    return None
 
 
 def _sweep() -> None:
-    for held in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{HELD}"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            lock = held.open()
-        except FileNotFoundError:
-            continue  # its process, or another sweep, has just removed it
-        with lock:
-            if os.fstat(lock.fileno()).st_uid != os.getuid():
+            if folder.lstat().st_uid != os.getuid():
                 continue
+            lock = (folder / HELD).open()
+        except FileNotFoundError:
+            _remove_empty(folder)
+            continue
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue  # its process is alive
-            if held.exists():
-                shutil.rmtree(held.parent)
+            if (folder / HELD).exists():
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != HELD:
+            path.unlink()
+    (folder / HELD).unlink()
+    _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folder if it is there and empty."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise

@@ -1,6 +1,8 @@
 """A stage's scratch folder is gone when its work ends, also where a process was killed in it."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,12 +44,65 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_works_in_st
     killed.communicate()
     assert (dead / "output" / "train.bin").exists()
     (temporary / "edlm-stage-of-another").mkdir()
+    (temporary / "edlm-stage-of-another" / "file").write_text("of no scratch folder")
     with scratch("prepare") as folder:
         assert set(temporary.iterdir()) == {living, folder, temporary / "edlm-stage-of-another"}
         assert (living / "output" / "train.bin").read_text() == "half"
     process.communicate("\n")
     assert process.returncode == 0
     assert list(temporary.iterdir()) == [temporary / "edlm-stage-of-another"]
+
+
+@pytest.mark.parametrize("files", [[], [".held"], [".held", "half"]], ids=["made", "not locked", "half removed"])
+def test_a_folder_of_a_process_that_was_killed_at_either_end_of_its_work_is_removed(temporary, files):
+    folder = temporary / "edlm-stage-prepare-killed"
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_text("")
+    with scratch("prepare") as mine:
+        assert list(temporary.iterdir()) == [mine]
+
+
+def test_the_lock_goes_last_so_that_a_sweep_finds_what_a_killed_removal_left(temporary, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(_path):
+        raise Killed
+
+    work = scratch("prepare")
+    folder = work.__enter__()
+    (folder / "output").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        work.__exit__(None, None, None)
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert (folder / ".held").exists()
+    with scratch("prepare") as mine:
+        assert list(temporary.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("when", ["before the lock is there", "before it is locked"])
+def test_a_folder_that_a_sweep_takes_before_it_is_locked_is_made_again(temporary, monkeypatch, when):
+    taken = []
+    module, name = (tempfile, "mkdtemp") if when == "before the lock is there" else (fcntl, "flock")
+    original = getattr(module, name)
+
+    def swept(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if not taken:
+            taken.extend(temporary.iterdir())
+            shutil.rmtree(taken[0])
+        return result
+
+    monkeypatch.setattr(module, name, swept)
+    with scratch("prepare") as folder:
+        assert folder.is_dir()
+        assert taken
+        assert folder not in taken
+        assert (folder / ".held").exists()
+    assert list(temporary.iterdir()) == []
 
 
 def failing():

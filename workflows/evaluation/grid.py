@@ -39,7 +39,7 @@ RACE_STEPS = (1, 16, 128, 1024)  # in closed form, a large T costs no more than 
 
 
 def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
-    """Return (measurements that may run in parallel, the longest first; those that are timed and run alone)."""
+    """Return (measurements that may run in parallel; those that are timed and run alone), each the longest first."""
     settings = experiment.evaluate
     denoiser = open_denoiser(local_copy(subject.denoiser))
     energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
@@ -60,7 +60,11 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasure
     if subject.source is not None:
         together += _truths(settings, subject, energies)
     alone = [*_costs(settings, subject, energies), *_efforts(settings, subject, energies)]
-    return sorted(together, key=lambda cell: -cell.cost), alone
+    return _longest_first(together), _longest_first(alone)
+
+
+def _longest_first(cells: Iterable[AbstractMeasurement]) -> list[AbstractMeasurement]:
+    return sorted(cells, key=lambda cell: -cell.cost)
 
 
 def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
@@ -184,7 +188,7 @@ def fitted_grid(
                     Samples(**common, weighing=cell.energy, how=sampler, token_temperature=temperature)
                     for temperature in settings.token_temperatures
                 ]
-    return sorted(together, key=lambda cell: -cell.cost), alone
+    return _longest_first(together), _longest_first(alone)
 
 
 def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:

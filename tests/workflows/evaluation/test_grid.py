@@ -4,6 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.networks import save_denoiser
+from edlm.config import load
+from edlm.data.tokenizer_kinds import Characters
 from edlm.evaluation.calibration import energies_of_pairs
 from edlm.likelihood.estimate import Estimate
 from edlm.planning.compute_budget import PlannedSampler, StepChoice
@@ -12,13 +16,17 @@ from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
 from edlm.storage import publish
 from tests.laws import chi_square
-from tests.networks import autoregressive
+from tests.networks import TRUNK, autoregressive, denoiser
+from tests.places import SMALLEST
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
 from workflows.evaluate import verifying_rows
+from workflows.evaluation.grid import fitted_grid, grid
 from workflows.evaluation.measurements.calibration import Calibration, auc, reliability
 from workflows.evaluation.measurements.compute_budget import ADAPTIVE, planned_calls, widest
 from workflows.evaluation.measurements.likelihood import MOST_REPEATS, Bound, expected_calls, sampler_columns, tightened
-from workflows.evaluation.measurements.measurement import Subject
+from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
+from workflows.evaluation.measurements.step_grid import FittedGrid
+from workflows.experiment import Experiment
 from workflows.reporting.samplers import words
 
 DENSE = world("dense", seed=1)
@@ -186,3 +194,24 @@ def test_samplers_that_verify_drafts_have_the_bound_of_the_law_that_they_draw_fr
     (row,) = verifying_rows([bound], cost)
     assert row["energy"] == "conditional, verifying drafts"
     assert (row["bound_nats_per_token"], row["energy_calls"], row["seconds_per_text"]) == (1.5, 7.5, 0.1)
+
+
+def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_path):
+    folder, experiment = tmp_path / "denoiser", load(Experiment, SMALLEST)
+    Characters().build(()).save(tmp_path)
+    save_denoiser(folder, denoiser(27).state_dict(), TRUNK, LogLinear(), 8, tmp_path / TOKENIZER, {})
+    publish(folder, str(folder))
+    subject = Subject("", str(folder), "", "", {}, sequences=4, seed=0)
+    rows = MeasuredRows({"step_grids": [{"steps": T, "times": torch.linspace(0, 1, T + 1).tolist()} for T in (2, 4)]})
+    found = [
+        (
+            FittedGrid(subject=subject, energy="plain", sampler=Sampler(steps=1, candidates=k), steps=(2, 4), points=4),
+            rows,
+        )
+        for k in (1, 8)
+    ]
+    for together, alone in (grid(experiment, subject), fitted_grid(experiment, subject, found)):
+        for cells in (together, alone):
+            costs = [cell.cost for cell in cells]
+            assert costs == sorted(costs, reverse=True)
+            assert costs[0] > costs[-1]

@@ -74,6 +74,10 @@ class AdaptiveEffort(AbstractMeasurement):
         ]
         return tuple(dict.fromkeys(("data", "denoiser", "judge", *named)))
 
+    @property
+    def cost(self) -> float:
+        return self.steps * sum(max(choice.candidates, 4) for choice in (PLAIN_STEP, *self.choices))
+
     def find(self) -> MeasuredRows:
         denoiser, energies = _opened(self)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed

@@ -42,6 +42,10 @@ class Cost(AbstractMeasurement):
             return ("autoregressive", "denoiser")
         return energy_inputs(self.subject, self.energy)
 
+    @property
+    def cost(self) -> float:
+        return self.sampler.steps * max(self.sampler.candidates, 4)
+
     def find(self) -> MeasuredRows:
         columns, (spent, steps) = sampler_columns(self.energy, self.sampler), timed(self._draw, self.texts)
         accepted = _accepted(steps) if self.sampler.speculative else float("nan")
