@@ -3,24 +3,30 @@
 MAUVE (Pillutla et al. 2021): both sets are quantised together, and the area under the curve of the two divergences from
 every mixture is between 0 and 1, 1 for equal histograms. It depends on the judge, on the number of texts and on the
 number of clusters: values are comparable only if all three are equal, and should be read beside the value of other data
-texts. Clusters are found by k-means++ (Arthur and Vassilvitskii 2007), so values are close but not equal to those of
-other implementations.
+texts. Normalisation, principal components and the curve are those of the package `mauve-text`; its k-means starts from
+other centres, so that values are close to but not equal to its own.
 """
 
+import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
-from edlm.rng import Purpose, uniforms
+from edlm.rng import Purpose, seeds, uniforms
 
 TEXTS_IN_A_CLUSTER = 10  # of each set, on average
 SCALING = 5.0  # c of the curve (exp(-c KL(Q | R)), exp(-c KL(P | R)))
 MIXTURES = 25
 VARIANCE_KEPT = 0.9  # by the principal components of the normalised features
 STARTS = 5  # k-means runs, of which the best is kept
-ROUNDS = 100
+ROUNDS = 500
 RESAMPLES = 200
 
 
@@ -54,8 +60,8 @@ def mauve_on_judge_features(
             f"{len(generated)} generated and {len(data)} data texts for {k} clusters: give each set as many texts as "
             "there are clusters at least, and 2 clusters or more"
         )
-    features = torch.cat([generated, data]).double().cpu()
-    if not features.isfinite().all():
+    features = torch.cat([generated, data]).double().cpu().numpy()
+    if not np.isfinite(features).all():
         raise ValueError("features are not finite: the judge overflowed")
     labels = _quantised(_principal(features), k, seed)
     p, q = labels[: len(generated)], labels[len(generated) :]
@@ -80,53 +86,22 @@ def _divergence(p: Float64[Tensor, "b k"], r: Float64[Tensor, "w b k"]) -> Float
     return torch.where(mass, p * (torch.where(mass, p, 1.0) / torch.where(mass, r, 1.0)).log(), 0.0).sum(dim=-1)
 
 
-def _principal(features: Float64[Tensor, "n h"]) -> Float64[Tensor, "n c"]:
+def _principal(features: Float64[np.ndarray, "n h"]) -> Float64[np.ndarray, "n c"]:
     """Project unit-length features on the leading principal components that hold nine tenths of the variance."""
-    x = torch.nn.functional.normalize(features, dim=1)
-    x = x - x.mean(dim=0)
-    variance, directions = (part.flip(-1) for part in torch.linalg.eigh(x.T @ x))
-    kept = 1 + int((variance.cumsum(0) < VARIANCE_KEPT * variance.sum()).sum())
-    return x @ directions[:, :kept]
+    x = normalize(features)
+    with np.errstate(invalid="ignore"):  # equal texts have no variance to divide by: one component is kept
+        fitted = PCA(VARIANCE_KEPT, svd_solver="full").fit(x)
+    return fitted.transform(x)  # equal rows stay equal, which those of `fit_transform` need not
 
 
-def _quantised(x: Float64[Tensor, "n c"], k: int, seed: int) -> Int64[Tensor, " n"]:
+def _quantised(x: Float64[np.ndarray, "n c"], k: int, seed: int) -> Int64[Tensor, " n"]:
     """Return the cluster of every row, from the k-means run with the least squared distance."""
-    clusterings = [_clustered(x, _spread_centres(x, k, seed, start)) for start in range(STARTS)]
-    return min(clusterings, key=lambda clustering: clustering[1])[0]
-
-
-def _clustered(x: Float64[Tensor, "n c"], centres: Float64[Tensor, "k c"]) -> tuple[Int64[Tensor, " n"], float]:
-    """Run Lloyd's k-means from these centres; return each row's cluster and the remaining squared distance.
-
-    A centre that loses all its rows does not move.
-    """
-    labels = torch.full((len(x),), -1)
-    for _ in range(ROUNDS):
-        nearest = _squared_distances(x, centres).argmin(dim=1)
-        if torch.equal(nearest, labels):
-            break
-        labels = nearest
-        counts = labels.bincount(minlength=len(centres))[:, None]
-        sums = torch.zeros_like(centres).index_add(0, labels, x)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return labels, (x - centres[labels]).square().sum().item()
-
-
-def _spread_centres(x: Float64[Tensor, "n c"], k: int, seed: int, start: int) -> Float64[Tensor, "k c"]:
-    """Draw k-means++ centres: each next row in proportion to its squared distance from the nearest centre so far."""
-    u = uniforms(seed, start, 0, Purpose.CENTRE, (k,))
-    distances, centres = torch.ones(len(x), dtype=torch.float64), []
-    for i in range(k):
-        cumulative = distances.cumsum(0)
-        chosen = torch.searchsorted(cumulative, u[i] * cumulative[-1]).clamp(max=len(x) - 1)
-        centres.append(x[chosen])
-        to_chosen = _squared_distances(x, x[chosen][None])[:, 0]
-        distances = to_chosen if i == 0 else torch.minimum(distances, to_chosen)
-    return torch.stack(centres)
-
-
-def _squared_distances(x: Float64[Tensor, "n c"], centres: Float64[Tensor, "k c"]) -> Float64[Tensor, "n k"]:
-    return torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+    state = int(seeds(seed, 0, 0, Purpose.CENTRE)) % 2**32  # scikit-learn takes 32 bits
+    with warnings.catch_warnings():
+        # Repeated texts may leave fewer distinct rows than clusters: the other clusters are empty in both histograms.
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        runs = KMeans(k, n_init=STARTS, max_iter=ROUNDS, tol=0.0, random_state=state)  # pyright: ignore[reportArgumentType]
+        return torch.from_numpy(runs.fit_predict(x)).long()
 
 
 def _histograms(labels: Int64[Tensor, "b n"], k: int) -> Float64[Tensor, "b k"]:
