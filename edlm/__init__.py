@@ -1,3 +1,88 @@
-"""Energy-based diffusion language models: the science, independent of any cluster."""
+"""Energy-based diffusion language models.
+
+>>> import edlm
+>>> model = edlm.load("edlm-tiny@champion")  # or the folder or the URI of a bundle  # doctest: +SKIP
+>>> print(model.generate("the ", max_tokens=40, seed=1))  # doctest: +SKIP
+
+The names below are imported when they are first used: `import edlm` loads neither torch nor anything else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edlm.client import Client
+    from edlm.config import ConfigurationError
+    from edlm.inference.generator import TextGenerator
+    from edlm.inference.language_model import LanguageModel
+    from edlm.inference.loading import load
+    from edlm.interfaces import AbstractEnergy
+    from edlm.likelihood import Estimate, nelbo, paper_estimate, sampler_bound
+    from edlm.models.denoiser import Denoiser
+    from edlm.sampling.sampler import Sampler
+    from edlm.schedule import Cosine, LogLinear, Polynomial
+    from edlm.training.local import train
+    from edlm.training.local_engine import LocalEngine
+    from edlm.training.settings import Training
 
 __version__ = "0.1.0"
+__all__ = [
+    "AbstractEnergy",
+    "Client",
+    "ConfigurationError",
+    "Cosine",
+    "Denoiser",
+    "Estimate",
+    "LanguageModel",
+    "LocalEngine",
+    "LogLinear",
+    "Polynomial",
+    "Sampler",
+    "TextGenerator",
+    "Training",
+    "load",
+    "nelbo",
+    "paper_estimate",
+    "sampler_bound",
+    "train",
+]
+
+_HOME = {
+    "AbstractEnergy": "edlm.interfaces",
+    "Client": "edlm.client",
+    "ConfigurationError": "edlm.config",
+    "Cosine": "edlm.schedule",
+    "Denoiser": "edlm.models.denoiser",
+    "Estimate": "edlm.likelihood",
+    "LanguageModel": "edlm.inference.language_model",
+    "LocalEngine": "edlm.training.local_engine",
+    "LogLinear": "edlm.schedule",
+    "Polynomial": "edlm.schedule",
+    "Sampler": "edlm.sampling.sampler",
+    "TextGenerator": "edlm.inference.generator",
+    "Training": "edlm.training.settings",
+    "load": "edlm.inference.loading",
+    "nelbo": "edlm.likelihood",
+    "paper_estimate": "edlm.likelihood",
+    "sampler_bound": "edlm.likelihood",
+    "train": "edlm.training.local",
+}
+"""Module of each public name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edlm' has no attribute {name!r}; it offers {', '.join(__all__)}", name=name)
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "edlm":
+            raise
+        message = f'edlm.{name} needs {error.name}, which is not installed: pip install "edlm[models]"'
+        raise ModuleNotFoundError(message, name=error.name) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -74,6 +74,14 @@ def parse(cls: type[T], tree: dict[str, Any], source: str = "configuration") -> 
         raise ConfigurationError(f"{source}: {error}; write text (in quotes), numbers, lists and mappings") from None
 
 
+def replaced(settings: T, source: str, **changes: Any) -> T:
+    """Return the configuration with the changed fields; errors as in `load`."""
+    try:
+        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(_explain(type(settings), error, source)) from None
+
+
 def plain(settings: Any) -> Any:
     """Return the configuration as plain dicts, lists and scalars: the inverse of `parse`."""
     # "constants" keeps infinity as infinity instead of null.
@@ -193,7 +201,7 @@ def _problem(cls: type, problem: ErrorDetails) -> str:
         case "dataclass_type" | "dict_type":
             return f"{name}: should be a mapping of settings; got {_short(problem['input'])}"
         case "value_error":  # raised by a configuration's own validation, which names the value
-            return f"{name}: {context['error']}"
+            return f"{name}: {context['error']}" if path else str(context["error"])
     return f"{name}: {problem['msg']}; got {_short(problem['input'])}"
 
 

@@ -14,9 +14,9 @@ from cluster.http.schemas.requests import CompletionRequest
 from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
 from cluster.http.served_model import or_refuse
 from cluster.http.streaming.generation import Written, write
-from cluster.http.streaming.incremental_text import IncrementalText
 from edlm.inference.canvas import context_tokens
 from edlm.inference.continuation import Continuation
+from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.request import Request
 from edlm.inference.stop_strings import cut
 from edlm.inference.text import Progress, Text

@@ -3,20 +3,20 @@
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from cluster.http.forms import MAX_INTEGER
 from cluster.http.request_context import RequestContext
-from cluster.http.schemas.requests import LEAST_SEED, CompletionRequest, InfillRequest, ScoreRequest, Streams
+from cluster.http.schemas.requests import CompletionRequest, InfillRequest, ScoreRequest, Streams
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_refuse
 from edlm import rng as streams
 from edlm.inference.request import Request
+from edlm.inference.settings import consecutive_seeds, resolved
 from edlm.inference.text import Tally
-from edlm.interfaces import proposal_of
 from edlm.rng import Purpose
 from edlm.sampling.sampler import Sampler
 
@@ -104,13 +104,11 @@ def plan_generation(
     served = served.at(temperature)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
-    scorer = or_refuse("edlm.energy", generator.energy_for, sampler, request.edlm.energy)
-    if temperature == 0 and sampler.candidates > 1 and scorer is not None and proposal_of(scorer) is None:
-        # All candidates consist of the most likely tokens, so resampling has no effect.
-        sampler, scorer = replace(sampler, candidates=1), None
-    energy = None if scorer is None else request.edlm.energy or generator.bundle.energy
+    settings = or_refuse("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
-    return GenerationPlan(served, sampler, energy, temperature, seed, request.streams, visit, deadline)
+    return GenerationPlan(
+        served, settings.sampler, settings.energy, temperature, seed, request.streams, visit, deadline
+    )
 
 
 def seeds(plan: GenerationPlan, prompt: int, count: int) -> list[int]:
@@ -121,14 +119,9 @@ def seeds(plan: GenerationPlan, prompt: int, count: int) -> list[int]:
     of the request in both cases, so that a request for one text always generates the text of its seed.
     """
     if plan.streams == "shared":
-        return [_signed(plan.seed + i) for i in range(count)]
+        return consecutive_seeds(plan.seed, count)
     hashed = streams.seeds(plan.seed, prompt, torch.arange(count), Purpose.TEXT).remainder(MAX_INTEGER + 1).tolist()
     return [plan.seed, *hashed[1:]] if prompt == 0 else hashed
-
-
-def _signed(seed: int) -> int:
-    """Wrap the seed around in the signed 64-bit range."""
-    return (seed - LEAST_SEED) % 2**64 + LEAST_SEED
 
 
 def usage(prompt: int, completion: int) -> TokenUsage:

@@ -93,7 +93,14 @@ class TextGenerator:
         self.device = next(denoiser.network.parameters()).device
 
     @classmethod
-    def load(cls, uri: str, cache: Path, digest: str | None = None, device: str = "cpu") -> "TextGenerator":
+    def load(
+        cls,
+        uri: str,
+        cache: Path,
+        digest: str | None = None,
+        device: str = "cpu",
+        execution: Execution = AS_TRAINED,
+    ) -> "TextGenerator":
         """Return the generator published at `uri`, every file verified; copy all but a local folder to `cache`.
 
         Raise ValueError if it is damaged or does not have `digest`.
@@ -103,7 +110,7 @@ class TextGenerator:
         assert marker is not None
         if digest is not None and marker.digest != digest:
             raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
-        return open_bundle(folder, device)
+        return open_bundle(folder, device, execution)
 
     def read(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Return the tokens of a prompt; `tokenizer.decode` of them shows how the tokenizer reads a text."""

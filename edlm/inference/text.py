@@ -1,7 +1,7 @@
 """Generated texts and the cost of generating them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edlm.sampling.state import StepResult
@@ -37,12 +37,15 @@ class Tally:
 class Text:
     """One generated text: for a completion, what follows the prompt; for an infill, the whole with its given parts."""
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = field(repr=False)
     text: str
     seed: int
     finish_reason: Literal["stop", "length"]
     """`stop`: the model ended the document here, or a stop string matched."""
-    tally: Tally
+    tally: Tally = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def document_end(tokens: Sequence[int], mask: int, separator: int | None) -> int | None:

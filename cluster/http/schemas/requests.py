@@ -1,7 +1,6 @@
 """Request schemas: OpenAI completions with an additional object `edlm`, and endpoints that OpenAI does not have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,8 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from cluster.http.errors import APIError
 from cluster.http.foreign import NEUTRAL, ignored
 from cluster.http.forms import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
+from edlm.config import ConfigurationError
+from edlm.inference.settings import LEAST_SEED, MAX_SEED, overridden
 from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
-from edlm.sampling.sampler import EXACT, LEAST_TEMPERATURE, Sampler
+from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
 
 MAX_PARTS = 64
 MAX_STEPS = 1024
@@ -18,7 +19,6 @@ MAX_CANDIDATES = 64
 MAX_DRAWS = 64
 MAX_STOP_LETTERS = 2**12  # of all stop strings together: each is searched for at every step
 MAX_SECONDS = 3600
-LEAST_SEED, MAX_SEED = -(2**63), 2**63 - 1
 
 Streams = Literal["independent", "shared"]
 Choices = Annotated[int, Field(ge=1)]
@@ -56,23 +56,17 @@ class SamplerSettings(Body):
 
         Raise APIError if exact sampling is combined with an energy temperature other than 1.
         """
-        overrides = {
-            "steps": self.steps,
-            "candidates": self.candidates,
-            "window": None if self.window is None else tuple(self.window),
-            "energy_temperature": self.energy_temperature,
-        }
-        changed = {name: value for name, value in overrides.items() if value is not None}
-        if self.steps not in (None, default.steps):
-            changed["grid"] = None
-        if self.candidates not in (None, default.candidates):
-            changed["speculative"] = False
-        if changed.get("candidates", default.candidates) == EXACT:
-            if self.energy_temperature not in (None, 1.0):
-                what = f"candidates = 0 draws exactly, at temperature 1; got {self.energy_temperature:g}"
-                raise APIError(400, f"{what}: leave it out, or ask for k >= 1", "edlm.energy_temperature")
-            changed["energy_temperature"] = 1.0
-        return replace(default, **changed)
+        window = None if self.window is None else (self.window[0], self.window[1])
+        try:
+            return overridden(
+                default,
+                steps=self.steps,
+                candidates=self.candidates,
+                window=window,
+                energy_temperature=self.energy_temperature,
+            )
+        except ConfigurationError as error:  # single values are valid here: only the combination is wrong
+            raise APIError(400, str(error), "edlm.energy_temperature") from None
 
 
 class StreamOptions(Body, extra="allow"):

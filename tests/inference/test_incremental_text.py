@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.http.served_model import TokenText
-from cluster.http.streaming.incremental_text import IncrementalText
 from edlm.data.tokenizer import Tokenizer
 from edlm.inference.continuation import Continuation
+from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.stop_strings import cut
 from tests.vocabularies import KINDS, TEXTS, made
 

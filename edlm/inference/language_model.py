@@ -1,0 +1,314 @@
+"""Language model for Python and notebooks: text in, text out, with the names and the texts of the HTTP endpoint."""
+
+import itertools
+import math
+import operator
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import SupportsIndex
+
+from edlm.config import ConfigurationError
+from edlm.inference.continuation import Continuation
+from edlm.inference.generator import TextGenerator, VersionedGenerator
+from edlm.inference.incremental_text import IncrementalText
+from edlm.inference.local import run_sequences
+from edlm.inference.request import Request
+from edlm.inference.results import MASK, Generation, ScoredText, StreamedText, described
+from edlm.inference.sequence import RunningSequence
+from edlm.inference.settings import (
+    LEAST_SEED,
+    MAX_SEED,
+    ResolvedSettings,
+    consecutive_seeds,
+    overridden,
+    resolved,
+)
+from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
+from edlm.inference.text import Text
+
+Prompt = str | Sequence[int]
+DRAWN_SEEDS = 2**53 - 16  # integers that JSON represents exactly, so that the endpoint accepts a drawn seed, too
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Model at its token temperature, settings and seeds of one call."""
+
+    generator: TextGenerator
+    settings: ResolvedSettings
+    temperature: float
+    seed: int
+    seeds: list[int]
+
+    def sequences(
+        self, known: Sequence[int | None], max_tokens: int | None, stop: tuple[str, ...] = ()
+    ) -> list[RunningSequence]:
+        sampler, energy = self.settings.sampler, self.settings.energy
+        requests = [Request(tuple(known), max_tokens, seed, sampler, energy, "", math.inf, stop) for seed in self.seeds]
+        return [RunningSequence(request, self.generator) for request in requests]
+
+
+class LanguageModel:
+    """A registered model, as `edlm.load` opens it.
+
+    Settings have the names and the meaning that they have in requests to the HTTP endpoint; None is the default that
+    was registered with the model. With the same settings and the same seed, the endpoint generates the same texts.
+
+    - `steps`: number of denoising steps. `candidates`: k; 1 is plain diffusion, 0 draws exactly from a normalised
+      energy. `energy`: name of the energy that chooses, one of `energies`.
+    - `window`: (from, to), the times at which steps choose among candidates. `energy_temperature`: tau of the weights
+      exp(-E / tau). `temperature`: of the tokens; any value but 1 changes the model's distribution.
+    - `seed`: of the first text; text i has `seed` + i. None: drawn, and reported in the result.
+
+    Every method raises ValueError for a setting or a text that the model cannot take, and says what it can.
+    """
+
+    def __init__(self, model: VersionedGenerator) -> None:
+        self.generator, self.version = model.generator, model.version
+
+    @property
+    def name(self) -> str:
+        """Name under which the model is registered."""
+        return self.generator.bundle.name
+
+    @property
+    def energies(self) -> tuple[str, ...]:
+        """Names of the energies."""
+        return tuple(self.generator.energies)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of a canvas. A longer text is generated canvas by canvas."""
+        return self.generator.length
+
+    def __repr__(self) -> str:
+        default = described(ResolvedSettings(self.generator.bundle.sampler, self.generator.bundle.energy))
+        energies = ", ".join(self.energies) or "none"
+        return f"LanguageModel({self.name!r}, {self.length} tokens, energies: {energies}; default: {default})"
+
+    def generate(
+        self,
+        prompt: Prompt = "",
+        *,
+        n: int = 1,
+        max_tokens: int = 16,
+        steps: int | None = None,
+        candidates: int | None = None,
+        energy: str | None = None,
+        window: tuple[float, float] | None = None,
+        energy_temperature: float | None = None,
+        temperature: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Generation:
+        """Return `n` texts that follow the prompt, of at most `max_tokens` tokens each.
+
+        A text ends early where the model ends the document, or before the first of the `stop` strings. The prompt may
+        have any length; the model sees what fits half a canvas of it, or more if the text to generate leaves room.
+        """
+        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
+        known = self._read(prompt)
+        return self._finished(plan, plan.sequences(known, _integer("max_tokens", max_tokens), _stops(stop)), known)
+
+    def continue_(
+        self,
+        text: Prompt,
+        *,
+        n: int = 1,
+        max_tokens: int = 16,
+        steps: int | None = None,
+        candidates: int | None = None,
+        energy: str | None = None,
+        window: tuple[float, float] | None = None,
+        energy_temperature: float | None = None,
+        temperature: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Generation:
+        """Return the text with its continuation: `generate`, with the prompt (as the tokenizer reads it) in front."""
+        generation = self.generate(
+            text, n=n, max_tokens=max_tokens, steps=steps, candidates=candidates, energy=energy, window=window,
+            energy_temperature=energy_temperature, temperature=temperature, stop=stop, seed=seed,
+        )  # fmt: skip
+        known = self._read(text)
+        continuation = Continuation(self.generator.tokenizer, known)
+        whole = [
+            replace(new, text=continuation.echoed(new.tokens, new.text), tokens=(*known, *new.tokens))
+            for new in generation
+        ]
+        return replace(generation, texts=tuple(whole))
+
+    def infill(
+        self,
+        parts: Sequence[str | int] | None = None,
+        *,
+        tokens: Sequence[int | None] | None = None,
+        n: int = 1,
+        steps: int | None = None,
+        candidates: int | None = None,
+        energy: str | None = None,
+        window: tuple[float, float] | None = None,
+        energy_temperature: float | None = None,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> Generation:
+        """Return the whole text with its gaps filled, `n` times.
+
+        Give `parts`, pieces of text and the numbers of tokens between them (["the ", 8, " of"]), or `tokens` with None
+        in the gaps. The text and its gaps must fit one canvas.
+        """
+        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
+        return self._finished(plan, plan.sequences(self._with_gaps(parts, tokens), None))
+
+    def score(
+        self,
+        text: Prompt,
+        *,
+        draws: int = 16,
+        steps: int | None = None,
+        candidates: int | None = None,
+        energy: str | None = None,
+        window: tuple[float, float] | None = None,
+        energy_temperature: float | None = None,
+        seed: int | None = None,
+    ) -> ScoredText:
+        """Return bounds on the negative log likelihood of a text that fits a canvas, and its energies.
+
+        They are means over `draws` independent noise samples, at least 2.
+        """
+        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, 1.0, seed)
+        tokens, sampler = self._read(text), plan.settings.sampler
+        draws = _integer("draws", draws, least=2)
+        score = plan.generator.score(tokens, plan.seed, draws, sampler, plan.settings.energy)
+        read = self.generator.tokenizer.decode(tokens)
+        return ScoredText(read, len(tokens), score.nelbo, score.bound, score.energies, plan.settings, plan.seed)
+
+    def stream(
+        self,
+        prompt: Prompt = "",
+        *,
+        max_tokens: int = 16,
+        steps: int | None = None,
+        candidates: int | None = None,
+        energy: str | None = None,
+        window: tuple[float, float] | None = None,
+        energy_temperature: float | None = None,
+        temperature: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> Iterator[StreamedText]:
+        """Yield the states of one text while it is generated, as in `for state in model.stream(...): print(state)`.
+
+        Joined, the `text` of the states is the text that `generate` returns; the last state holds that result.
+        """
+        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, temperature, seed)
+        if (reason := self.generator.tokenizer.unstreamable) is not None:
+            raise ConfigurationError(f"the texts of this model cannot be streamed: {reason}; call generate")
+        known, stops = self._read(prompt), _stops(stop)
+        (sequence,) = plan.sequences(known, _integer("max_tokens", max_tokens), stops)
+        return self._states(plan, sequence, known, stops)
+
+    def _states(
+        self, plan: _Plan, sequence: RunningSequence, known: Sequence[int], stops: tuple[str, ...]
+    ) -> Iterator[StreamedText]:
+        began, generator = time.monotonic(), plan.generator
+        ends = (generator.mask, generator.tokenizer.separator)
+        incremental = IncrementalText(Continuation(generator.tokenizer, known), ends, stops, echo=False)
+        for _ in run_sequences([sequence]):
+            if not sequence.finished:
+                frame = sequence.frame
+                new, canvas = incremental.more(frame.tokens), self._canvas(frame.tokens)
+                yield StreamedText(new, canvas, frame.step, frame.steps, frame.masked)
+        result, frame = self._result(plan, [sequence], began, known), sequence.frame
+        yield StreamedText(incremental.rest(result.text), result.text, frame.step, frame.steps, 0, result)
+
+    def _plan(
+        self,
+        n: int,
+        steps: int | None,
+        candidates: int | None,
+        energy: str | None,
+        window: tuple[float, float] | None,
+        energy_temperature: float | None,
+        temperature: float,
+        seed: int | None,
+    ) -> _Plan:
+        low, high = LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
+        if temperature != 0 and not low <= temperature <= high:
+            raise ConfigurationError(
+                f"temperature is {temperature}; give 0, where each token is the likeliest, or {low:g} to {high:g}"
+            )
+        sampler = overridden(
+            self.generator.bundle.sampler,
+            steps=steps,
+            candidates=candidates,
+            window=None if window is None else (window[0], window[1]),
+            energy_temperature=energy_temperature,
+        )
+        generator = self.generator if temperature == 1 else tempered(self.generator, temperature)
+        first = secrets.randbelow(DRAWN_SEEDS) if seed is None else _integer("seed", seed, LEAST_SEED, MAX_SEED)
+        seeds = consecutive_seeds(first, _integer("n", n))
+        return _Plan(generator, resolved(generator, sampler, energy, temperature), temperature, first, seeds)
+
+    def _finished(self, plan: _Plan, sequences: Sequence[RunningSequence], prompt: Sequence[int] = ()) -> Generation:
+        began = time.monotonic()
+        for _ in run_sequences(sequences):
+            pass
+        return self._result(plan, sequences, began, prompt)
+
+    def _result(
+        self, plan: _Plan, sequences: Sequence[RunningSequence], began: float, prompt: Sequence[int]
+    ) -> Generation:
+        texts: tuple[Text, ...] = tuple(sequence.text() for sequence in sequences)
+        read, seconds = self.generator.tokenizer.decode(prompt), time.monotonic() - began
+        return Generation(texts, plan.settings, plan.temperature, plan.seed, seconds, read)
+
+    def _read(self, prompt: Prompt) -> tuple[int, ...]:
+        if not isinstance(prompt, str) and not all(isinstance(token, int) for token in prompt):
+            raise ConfigurationError(f"a prompt is one text, or the ids of its tokens; got {_short(prompt)}")
+        return self.generator.read(prompt)
+
+    def _with_gaps(
+        self, parts: Sequence[str | int] | None, tokens: Sequence[int | None] | None
+    ) -> tuple[int | None, ...]:
+        if (parts is None) == (tokens is None):
+            raise ConfigurationError("give parts or tokens: one of them")
+        if tokens is not None:
+            return tuple(tokens)
+        assert parts is not None
+        if isinstance(parts, str) or not all(isinstance(part, str) or part >= 1 for part in parts):
+            raise ConfigurationError(
+                'parts is a list of texts and of numbers of tokens between them, such as ["the ", 8, " of"]; '
+                f"got {_short(parts)}"
+            )
+        return self.generator.places(parts)
+
+    def _canvas(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens in any state, each run of known tokens decoded as if it began a document."""
+        tokenizer, mask = self.generator.tokenizer, self.generator.mask
+        added = Continuation(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
+        runs = [(masked, list(run)) for masked, run in itertools.groupby(tokens, lambda token: token == mask)]
+        return "".join(MASK * len(run) if masked else added.whole(run) for masked, run in runs)
+
+
+def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _integer(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
+    """Return the value as an int. Raise ConfigurationError naming it if it is none or lies outside the range."""
+    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigurationError(f"{name} is {_short(value)}; give {allowed}") from None
+    if number < least or (most is not None and number > most):
+        raise ConfigurationError(f"{name} is {number}; give {allowed}")
+    return number
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

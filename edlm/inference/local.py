@@ -1,0 +1,23 @@
+"""Running sequences to their end in the calling thread, without an engine."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from edlm.inference.batching import Batcher
+from edlm.inference.sequence import RunningSequence
+
+ROWS = 16  # texts per pass of the denoiser
+
+
+def run_sequences(sequences: Sequence[RunningSequence], rows: int = ROWS) -> Iterator[None]:
+    """Take all steps of the sequences, at most `rows` of them in one pass, and yield after every pass.
+
+    Raise the error of the first sequence that fails: BrokenRow, or OutOfMemory.
+    """
+    batcher = Batcher(rows, turn_seconds=math.inf)
+    while running := [sequence for sequence in sequences if not sequence.finished][:rows]:
+        for sequence, result, row in batcher.step(running):
+            if isinstance(result, Exception):
+                raise result
+            sequence.take(result, row)
+        yield

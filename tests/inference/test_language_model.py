@@ -1,0 +1,176 @@
+"""A notebook's way to a model: what is asked by name, texts that print, and mistakes that are told."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.checkpoints.networks import OpenDenoiser
+from edlm.data.tokenizer_kinds import Bytes
+from edlm.inference.generator import Bundle, TextGenerator, VersionedGenerator, open_bundle
+from edlm.inference.language_model import LanguageModel
+from edlm.inference.results import MASK
+from edlm.inference.stop_strings import cut
+from edlm.models.denoiser import Denoiser
+from edlm.sampling.sampler import Sampler
+from edlm.schedule import LogLinear
+from tests.bundles import LENGTH, make_bundle
+from tests.networks import TRUNK, stirred
+from tests.vocabularies import Given
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> LanguageModel:
+    folder = make_bundle(tmp_path_factory.mktemp("model"))
+    return LanguageModel(VersionedGenerator(open_bundle(folder), "1"))
+
+
+def without_energy(tokenizer: Bytes | Given) -> LanguageModel:
+    built = tokenizer.build([])
+    denoiser = OpenDenoiser(stirred(Denoiser(TRUNK, built.size), seed=1), LogLinear(), LENGTH, Path())
+    generator = TextGenerator(Bundle(name="plain", sampler=Sampler(steps=3)), denoiser, {}, built)
+    return LanguageModel(VersionedGenerator(generator, "1"))
+
+
+def test_the_texts_are_the_generators_own_one_for_each_seed(model):
+    made = model.generate("ab", n=3, max_tokens=20, steps=6, candidates=3, energy="conditional", seed=7)
+    prompt = model.generator.read("ab")
+    sampler = Sampler(steps=6, candidates=3)
+    written = model.generator.write(prompt, 20, [7, 8, 9], sampler, "conditional")
+    assert [(text.seed, text.text, text.tokens) for text in made] == [(t.seed, t.text, t.tokens) for t in written]
+    assert (made.seed, made.prompt, made.settings.energy, made.settings.sampler) == (7, "ab", "conditional", sampler)
+
+
+def test_what_is_not_said_is_as_registered(model):
+    made = model.generate("ab", seed=1)
+    assert (made.settings.sampler, made.settings.energy) == (Sampler(steps=4, candidates=2), "step")
+    assert len(made[0].tokens) == 16
+
+
+def test_a_drawn_seed_is_reported_and_makes_the_same_texts_again(model):
+    first, second = model.generate("ab", n=2), model.generate("ab", n=2)
+    assert first.seed != second.seed
+    assert model.generate("ab", n=2, seed=first.seed).texts == first.texts
+
+
+def test_a_result_prints_as_its_text(model):
+    one, two = model.generate("ab", seed=3), model.generate("ab", n=2, seed=3)
+    assert str(one) == one.text == str(one[0]) == one.texts[0].text
+    assert str(two) == f"[0] {two[0].text}\n[1] {two[1].text}"
+    assert repr(one).startswith("Generation(steps=4, candidates=2, energy='step', seed=3, ")
+    assert repr(one).endswith(f"\n  [0] {one.text!r}")
+    with pytest.raises(ValueError, match="holds 2 texts"):
+        _ = two.text
+    assert repr(model) == (
+        "LanguageModel('tiny', 12 tokens, energies: conditional, step; default: steps=4, candidates=2, energy='step')"
+    )
+
+
+def test_continuing_puts_the_text_before_what_follows(model):
+    new, whole = model.generate("ab", max_tokens=9, seed=2), model.continue_("ab", max_tokens=9, seed=2)
+    assert whole.text == "ab" + new.text
+    assert whole[0].tokens == (*model.generator.read("ab"), *new[0].tokens)
+
+
+def test_infilling_keeps_the_parts_and_fills_between_them(model):
+    filled = model.infill(["ab", 3, "c"], n=2, seed=5)
+    tokens = [*model.generator.read("ab"), None, None, None, *model.generator.read("c")]
+    assert filled.texts == model.infill(tokens=tokens, n=2, seed=5).texts
+    assert all((text.text[:2], len(text.tokens), text.text[5:]) == ("ab", 6, "c") for text in filled)
+
+
+def test_a_score_is_the_generators_own_and_prints_its_numbers(model):
+    score = model.score("abc", draws=4, steps=5, candidates=2, energy="step", seed=1)
+    own = model.generator.score(model.generator.read("abc"), 1, 4, Sampler(steps=5, candidates=2), "step")
+    assert (score.bound.mean, score.nelbo.mean) == (own.bound.mean, own.nelbo.mean)
+    assert set(score.energies) == {"step", "conditional"}
+    assert f"nelbo {own.nelbo.mean:.2f} ± {own.nelbo.standard_error:.2f} nats" in str(score)
+    assert f"({own.bound.mean / 3:.3f} per token): steps=5, candidates=2, energy='step'" in repr(score)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**53), stop=st.sampled_from([(), ("e",), ("th", "a ")]), length=st.integers(1, 30))
+def test_a_stream_joined_is_the_text_and_its_canvas_fills(model, seed, stop, length):
+    states = list(model.stream("ab", max_tokens=length, steps=5, stop=stop, seed=seed))
+    made = model.generate("ab", max_tokens=length, steps=5, stop=stop, seed=seed)
+    assert "".join(map(str, states)) == made.text == states[-1].canvas
+    assert states[-1].generation is not None
+    assert states[-1].generation.texts == made.texts
+    assert all(state.canvas.count(MASK) == state.masked and len(state.canvas) == length for state in states[:-1])
+    masked = [state.masked for state in states]
+    assert masked == sorted(masked, reverse=True)
+    assert all(state.generation is None for state in states[:-1])
+
+
+def test_a_stop_string_ends_the_text(model):
+    whole = model.generate("ab", max_tokens=30, seed=11).text
+    stopped = model.generate("ab", max_tokens=30, seed=11, stop=whole[3:5])
+    assert stopped.text == whole[: cut(whole, [whole[3:5]])]
+    assert stopped[0].finish_reason == "stop"
+
+
+def test_a_temperature_of_0_takes_the_likeliest_tokens_and_needs_no_candidates(model):
+    made = model.generate("ab", temperature=0, seed=1)
+    assert (made.settings.energy, made.settings.sampler.candidates, made.temperature) == (None, 1, 0)
+    assert model.generate("ab", temperature=0.5, seed=1).settings.energy == "step"
+
+
+def test_tokens_are_read_where_a_text_is(model):
+    assert model.generate(model.generator.read("ab"), seed=1).texts == model.generate("ab", seed=1).texts
+    assert model.score(model.generator.read("ab"), seed=1).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("generate", {"n": 0}, "n is 0; give an integer of at least 1"),
+        ("generate", {"max_tokens": 0}, "max_tokens is 0; give an integer of at least 1"),
+        ("generate", {"max_tokens": "8"}, "max_tokens is '8'; give an integer of at least 1"),
+        ("generate", {"steps": 0}, "steps: .*greater than or equal to 1; got 0"),
+        ("generate", {"steps": 2.5}, "steps: .*valid integer; got 2.5"),
+        ("generate", {"candidates": -1}, "candidates: .*greater than or equal to 0; got -1"),
+        ("generate", {"energy": "coar"}, "energy 'coar' is not in this model; it has: conditional, step"),
+        ("generate", {"candidates": 0}, r"candidates is 0 \(exact\), and energy 'step' is not normalised"),
+        ("generate", {"window": (0.5, 0.1)}, r"window is \[from, to\] with 0 <= from <= to <= 1"),
+        ("generate", {"temperature": 3}, "temperature is 3; give 0, .* or 0.01 to 2"),
+        ("generate", {"temperature": math.nan}, "temperature is nan"),
+        ("generate", {"seed": 2**63}, f"seed is {2**63}; give an integer from {-(2**63)}"),
+        ("generate", {"seed": "one"}, "seed is 'one'"),
+        ("generate", {"stop": ["a", ""]}, "a stop string is empty"),
+        ("generate", {"prompt": ["ab", "cd"]}, r"a prompt is one text, .* got \['ab', 'cd'\]"),
+        ("generate", {"prompt": [3, 27]}, "token 27 is not in the vocabulary"),
+        ("stream", {"max_tokens": 0}, "max_tokens is 0"),
+        ("infill", {}, "give parts or tokens"),
+        ("infill", {"parts": "ab"}, r"parts is a list of texts .* got 'ab'"),
+        ("infill", {"parts": ["ab", 0]}, r"parts is a list of texts .* got \['ab', 0\]"),
+        ("infill", {"parts": ["ab", LENGTH]}, f"{LENGTH + 2} positions do not fit the model's canvas of {LENGTH}"),
+        ("score", {"text": "a" * (LENGTH + 1)}, f"the text has {LENGTH + 1} tokens; a score needs 1 to {LENGTH}"),
+        ("score", {"text": ""}, "the text has 0 tokens"),
+        ("score", {"text": "ab", "draws": 1}, "draws is 1; give an integer of at least 2"),
+    ],
+)  # fmt: skip
+def test_what_the_model_cannot_take_is_told(model, method, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(model, method)(**arguments)
+
+
+def test_an_unknown_argument_is_named(model):
+    with pytest.raises(TypeError, match="max_length"):
+        model.generate("ab", max_length=3)
+
+
+def test_a_model_without_energies_writes_and_says_what_it_lacks():
+    model = without_energy(Bytes())
+    assert len(model.generate("é", max_tokens=20, seed=1)[0].tokens) <= 20
+    with pytest.raises(ValueError, match="candidates is 2, and this model has no energy to choose with"):
+        model.generate("é", candidates=2)
+    with pytest.raises(ValueError, match="'step' is not in this model; it has: none"):
+        model.generate("é", energy="step")
+
+
+def test_texts_that_cannot_be_streamed_are_refused_before_any_step():
+    model = without_energy(Given("clean-up"))
+    with pytest.raises(ValueError, match=r"cannot be streamed: .*call generate"):
+        model.stream("the cat")
