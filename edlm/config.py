@@ -94,18 +94,22 @@ def dump(settings: Any) -> str:
 
 
 def from_flags(cls: type[T], arguments: Sequence[str], description: str) -> T:
-    """Return the defaults of `cls` overridden by `[--key value ...]`; a mistake ends the process with status 2."""
+    """Return the defaults of `cls` overridden by `[--key value ...]`.
+
+    A wrong setting ends the process with status 1, an unknown flag with status 2.
+    """
     try:
         return _overridden(cls, cls(), arguments, description)
     except ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1) from None
 
 
 def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, description: str | None = None) -> T:
     """Return the configuration of `EXPERIMENT.yaml [--section.key value ...]`: the file with command-line overrides.
 
-    A user's mistake ends the process with status 2 and a message; `--help` after the file lists every setting.
+    A wrong setting ends the process with status 1 and a message, an unknown flag or no file with status 2; `--help`
+    after the file lists every setting.
     Only the file chooses variants (`kind`) and their number.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -118,7 +122,7 @@ def from_command_line(cls: type[T], arguments: Sequence[str] | None = None, desc
         return _overridden(cls, load(cls, arguments[0]), arguments[1:], description)
     except ConfigurationError as error:
         print(f"configuration error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1) from None
 
 
 def _overridden(cls: type[T], settings: T, arguments: Sequence[str], description: str | None) -> T:

@@ -5,6 +5,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 SMALLEST = PROJECT / "tests" / "workflows" / "smallest.yaml"
 """An experiment of every stage, in about a minute."""
+ONE_ENERGY = PROJECT / "tests" / "workflows" / "one_energy.yaml"
+"""An experiment of one denoiser and one energy, without an evaluation."""
 
 SHARED = PROJECT.parent / "shared"
 """Not part of the project: a test that needs it skips where it is absent."""

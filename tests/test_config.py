@@ -251,31 +251,33 @@ def test_an_override_changes_its_own_setting_and_no_other(written, arguments, re
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        ("--leg.steps -1", "command line: leg.steps: Input should be greater than or equal to 1; got -1"),
-        ("--leg.steps 0 --leg.learning_rate inf", "leg.learning_rate: Input should be a finite number; got inf"),
-        ("--leg.betas 0.9 0.1", "leg: betas must rise, not (0.9, 0.1)"),
-        ("--leg.steps ten", "--leg.steps"),
-        ("--leg.step 3", "--leg.steps"),
-        ("--leg.betas 0.9", "--leg.betas"),
-        ("--leg.motion.kind fly", "--leg.motion.kind"),
-        ("--later.7.stride 2", "--later.7.stride"),
+        ("--leg.steps -1", 1, "command line: leg.steps: Input should be greater than or equal to 1; got -1"),
+        ("--leg.steps 0 --leg.learning_rate inf", 1, "leg.learning_rate: Input should be a finite number; got inf"),
+        ("--leg.betas 0.9 0.1", 1, "leg: betas must rise, not (0.9, 0.1)"),
+        ("--leg.steps ten", 2, "--leg.steps"),
+        ("--leg.step 3", 2, "--leg.steps"),
+        ("--leg.betas 0.9", 2, "--leg.betas"),
+        ("--leg.motion.kind fly", 2, "--leg.motion.kind"),
+        ("--later.7.stride 2", 2, "--later.7.stride"),
     ],
 )
-def test_a_mistake_on_the_command_line_exits_with_2_and_says_where(written, capsys, arguments, message):
+def test_a_wrong_setting_exits_with_1_and_a_wrong_flag_with_2_and_says_where(
+    written, capsys, arguments, status, message
+):
     with pytest.raises(SystemExit) as end:
         from_command_line(Trip, [written(TEXT), *arguments.split()])
     streams = capsys.readouterr()
-    assert end.value.code == 2
+    assert end.value.code == status
     assert message in streams.err
     assert streams.out == ""
 
 
-def test_a_mistake_in_the_file_exits_with_2_before_the_overrides_are_read(written, capsys):
+def test_a_mistake_in_the_file_exits_with_1_before_the_overrides_are_read(written, capsys):
     with pytest.raises(SystemExit) as end:
         from_command_line(Trip, [written("name: tiny\nleg: {steps: 0}"), "--leg.steps", "5"])
-    assert end.value.code == 2
+    assert end.value.code == 1
     assert "configuration error" in capsys.readouterr().err
 
 

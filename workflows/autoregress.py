@@ -1,6 +1,6 @@
 """Autoregress stages: the autoregressive baseline, and the judge on documents of its own.
 
-python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...]
+python -m workflows.autoregress EXPERIMENT.yaml [--autoregress.steps 100 ...] [--dry-run]
 """
 
 import functools
@@ -8,14 +8,14 @@ from typing import Any
 
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import save_autoregressive
-from edlm.config import from_command_line, plain
+from edlm.config import ConfigurationError, plain
 from edlm.data.packing import Split
 from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
 from edlm.training.settings import Training
-from workflows.experiment import Experiment
+from workflows.command import command
 from workflows.prepare import prepare
-from workflows.stage import Session, StageContext, session
+from workflows.stage import Session, StageContext, once
 from workflows.training.objectives import next_token
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
@@ -23,22 +23,38 @@ from workflows.training.run import run_training
 CODE = ("workflows.autoregress", "workflows.training.objectives", *TRAINING_CODE)
 
 
-def autoregress(session: Session, data: str) -> str:
-    """Train the baseline, also the source of the energies `ar` and `coar`, unless given, and return its URI."""
+@once
+def autoregress(session: Session) -> str | None:
+    """Train the baseline, also the source of the energies `ar` and `coar`, unless given, and return its URI.
+
+    None without an `autoregress` section.
+    """
     if (given := session.experiment.given.autoregressive) is not None:
         return session.given("autoregress", given)
-    return _next_token(session, data, "autoregress", "train", session.experiment.autoregress)
+    training = session.experiment.autoregress
+    return None if training is None else _next_token(session, "autoregress", "train", training)
 
 
-def judge(session: Session, data: str) -> str:
-    """Train the judge, the same network on the judge's split, unless one is given, and return its URI."""
+@once
+def judge(session: Session) -> str | None:
+    """Train the judge, the same network on the judge's split, unless one is given, and return its URI.
+
+    None without a `judge` section.
+    """
     if (given := session.experiment.given.judge) is not None:
         return session.given("judge", given)
-    return _next_token(session, data, "judge", "judge", session.experiment.judge)
+    training = session.experiment.judge
+    return None if training is None else _next_token(session, "judge", "judge", training)
 
 
-def _next_token(session: Session, data: str, stage: str, split: Split, training: Training) -> str:
-    experiment = session.experiment
+def baseline_and_judge(session: Session) -> None:
+    """Train both; raise ConfigurationError if the experiment has neither."""
+    if (autoregress(session), judge(session)) == (None, None):
+        raise ConfigurationError("autoregress: there is neither an `autoregress` nor a `judge` section; add one")
+
+
+def _next_token(session: Session, stage: str, split: Split, training: Training) -> str:
+    experiment, data = session.experiment, prepare(session)
     trunk, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
 
     def work(work: StageContext) -> dict[str, Any]:
@@ -50,17 +66,9 @@ def _next_token(session: Session, data: str, stage: str, split: Split, training:
 
         return run_training(session, work, data, split, training, build, write)
 
-    settings = {"trunk": plain(trunk), "training": plain(training), "length": length, "seed": seed}
+    settings = {"autoregressive": plain(trunk), stage: plain(training), "data.length": length, "seed": seed}
     return session.run_stage(stage, settings, {"data": data}, CODE, work)
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
-    with session(experiment) as opened:
-        data = prepare(opened)
-        autoregress(opened, data)
-        judge(opened, data)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, baseline_and_judge)

@@ -1,10 +1,11 @@
 """Evaluate stage: likelihood bounds of every sampler and the quality of its texts, each number with its error.
 
-python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...]
+python -m workflows.evaluate EXPERIMENT.yaml [--evaluate.sequences 128 ...] [--dry-run]
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ import pyarrow.parquet as pq
 import torch
 
 from edlm.checkpoints.networks import open_denoiser
-from edlm.config import ConfigurationError, from_command_line, plain
+from edlm.config import ConfigurationError, plain
 from edlm.data.synthetic import AbstractSource
 from edlm.data.tokenizer import open_tokenizer
+from edlm.evaluation.judge import OwnJudge
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
+from workflows.command import command
 from workflows.evaluation.equal_entropy import matched_rows
 from workflows.evaluation.grid import exact_kinds, fitted_grid, grid
 from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, Row, Subject
 from workflows.evaluation.run import measure_all
-from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
@@ -31,22 +33,33 @@ from workflows.reporting.figures.bounds import bound_figure
 from workflows.reporting.figures.quality import quality_figure
 from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
-from workflows.stage import Session, StageContext, session
+from workflows.stage import Session, StageContext, once
 
 CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")
 """Modules that select the measurements and turn their rows into tables, text and figures."""
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
 SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")
 
+LEVELS = ("denoiser_nelbo", "autoregressive_nll")  # in the summary, the second if there is such a model
+
 Tables = dict[str, list[Row]]
 
 
-def evaluate(
-    session: Session, data: str, denoiser: str, autoregressive: str, judging: str, energies: Mapping[str, str]
-) -> str:
-    """Measure, and return the URI of the results: tables (parquet), a report (text) and figures (PNG)."""
-    experiment = session.experiment
-    inputs = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
+@once
+def evaluate(session: Session) -> str:
+    """Measure, and return the URI of the results: tables (parquet), a report (text) and figures (PNG).
+
+    Raise ConfigurationError without an `evaluate` section.
+    """
+    experiment, wanted = session.experiment, session.experiment.evaluate
+    if wanted is None:
+        raise ConfigurationError("evaluate: there is no such section; add one that says what to measure")
+    wanted = replace(wanted, judge=experiment.judge_config)
+    data, denoiser, autoregressive = prepare(session), pretrain(session), autoregress(session)
+    judging = judge(session) if wanted.judge == OwnJudge() else None
+    energies = finetune(session)
+    models = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
+    inputs = {name: uri for name, uri in models.items() if uri is not None}
     inputs |= {f"energy {name}": uri for name, uri in energies.items()}
     corpus = experiment.data.corpus
     source = corpus if isinstance(corpus, AbstractSource) else None
@@ -59,23 +72,22 @@ def evaluate(
             autoregressive=autoregressive,
             judge=judging,
             energies=dict(energies),
-            sequences=experiment.evaluate.sequences,
+            sequences=wanted.sequences,
             seed=experiment.seed,
             source=source,
             exact={} if source is None else exact_kinds(entry.energy for entry in experiment.finetune),
         )
-        measured = measure_all(session, *grid(experiment, subject))
-        measured += measure_all(session, *fitted_grid(experiment, subject, measured))
+        measured = measure_all(session, *grid(experiment, wanted, subject))
+        measured += measure_all(session, *fitted_grid(wanted, subject, measured))
         length = open_denoiser(local_copy(denoiser)).length
         tables = tabulate(measured, [PLAIN, *energies, *subject.exact])
-        return _write(experiment, work, tables, length)
+        return _write(experiment.name, work, tables, {"sequences": wanted.sequences, "length": length})
 
-    settings = {
-        "evaluate": plain(experiment.evaluate),
-        "seed": experiment.seed,
-        "zero_shot": [zero_shot.corpus.version() for zero_shot in experiment.evaluate.zero_shot],
-    }
-    return session.run_stage("evaluate", settings, inputs, CODE, work)
+    settings = {"evaluate": plain(wanted), "seed": experiment.seed}
+    if wanted.zero_shot:  # which also measures the sampler that is registered
+        settings["register"] = {"energy": experiment.register.energy, "sampler": plain(experiment.register.sampler)}
+    versions = {f"corpus {corpus.name}": corpus.corpus.version() for corpus in wanted.zero_shot}
+    return session.run_stage("evaluate", settings, inputs, CODE, work, versions)
 
 
 def _require_same_tokens(inputs: Mapping[str, str]) -> None:
@@ -94,7 +106,8 @@ def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[
     tables: Tables = {}
     for _, measured in found:
         for name, rows in measured.rows.items():
-            tables.setdefault(name, []).extend(dict(row) for row in rows)
+            if rows:
+                tables.setdefault(name, []).extend(dict(row) for row in rows)
     if "bounds" in tables:
         tables["bounds"] = bound_rows(tables["bounds"], tables.get("cost", []))
     for row in tables.get("quality", []):
@@ -161,8 +174,8 @@ def _order(row: Row, place: dict[str, int]) -> tuple:
     )
 
 
-def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
-    """Return the numbers that belong to no sampler."""
+def summarise(experiment: str, tables: Tables, sample: Mapping[str, int]) -> Row:
+    """Return the numbers that belong to no sampler; `sample`: the number of sequences and their length."""
 
     def pair(row: Row, low: str = "") -> Row:
         return {key: row[f"{low}{key}"] for key in ("nats_per_token", "standard_error")}
@@ -173,9 +186,8 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
     for row in tables.get("partition", []):  # rows ascend in draws: the last, of the most, stays
         brackets[row["energy"]] = [pair(row, "low_"), pair(row, "high_")]
     return {
-        "experiment": experiment.name,
-        "sequences": experiment.evaluate.sequences,
-        "length": length,
+        "experiment": experiment,
+        **sample,
         **reference,
         "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
         "entropy_by_sequence": by_sequence.get("entropy"),
@@ -186,25 +198,28 @@ def summarise(experiment: Experiment, tables: Tables, length: int) -> Row:
     }
 
 
-def _write(experiment: Experiment, work: StageContext, tables: Tables, length: int) -> dict[str, Any]:
-    summary = summarise(experiment, tables, length)
+def _write(experiment: str, work: StageContext, tables: Tables, sample: Mapping[str, int]) -> dict[str, Any]:
+    summary, quality = summarise(experiment, tables, sample), tables.get("quality", [])
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), work.folder / f"{name}.parquet")
     (work.folder / SUMMARY).write_text(json.dumps(summary, indent=1))
     text = report(summary, tables)
     (work.folder / REPORT).write_text(text)
-    figures = {FIGURE: bound_figure(summary, tables["bounds"]), "quality.png": quality_figure(tables["quality"])}
+    figures = {FIGURE: bound_figure(summary, tables["bounds"])}
+    if quality:
+        figures["quality.png"] = quality_figure(quality)
     tracker = work.tracker()
     for name, figure in figures.items():
         figure.savefig(work.folder / name, dpi=150)
         tracker.figure(name, figure)
     for name, rows in tables.items():
         tracker.table(f"{name}.json", _columns([_flat(row) for row in rows]))
-    tracker.table("samples.json", _columns(_sample_rows(tables["quality"])))
+    if quality:
+        tracker.table("samples.json", _columns(_sample_rows(quality)))
     tracker.text(REPORT, text)
     tracker.log(0, metrics_of(summary, tables["bounds"]))
     tracker.close()
-    return {"denoiser_nelbo": summary["denoiser_nelbo"], "autoregressive_nll": summary["autoregressive_nll"]}
+    return {name: summary[name] for name in LEVELS if name in summary}
 
 
 def _flat(row: Row) -> Row:
@@ -222,7 +237,7 @@ def _sample_rows(quality: list[Row]) -> list[Row]:
 
 def metrics_of(summary: Row, bounds: list[Row]) -> dict[str, float]:
     """Return the metrics that MLflow shows: one number per sampler, under a name that MLflow accepts."""
-    metrics = {name: summary[name]["nats_per_token"] for name in ("denoiser_nelbo", "autoregressive_nll")}
+    metrics = {name: summary[name]["nats_per_token"] for name in LEVELS if name in summary}
     for row in bounds:
         window = "" if (row["window_from"], row["window_to"]) == (0, 1) else f"/window_{row['window_to']:g}"
         tau = "" if row["energy_temperature"] == 1 else f"/tau_{row['energy_temperature']:g}"
@@ -242,14 +257,5 @@ def shown(folder: Path) -> str:
     return (folder / REPORT).read_text()
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
-    with session(experiment) as opened:
-        data = prepare(opened)
-        denoiser, ar, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
-        energies = finetune(opened, data, denoiser, ar)
-        print(shown(local_copy(evaluate(opened, data, denoiser, ar, judging, energies))))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, evaluate, lambda session: print(shown(local_copy(evaluate(session)))))

@@ -56,7 +56,7 @@ class Evaluate:
     plain_steps: tuple[Positive, ...] = ()
     """More T for plain diffusion alone: with more steps it costs as much as energies do with fewer."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
-    whole_draft_candidates: tuple[Positive, ...] | None = None
+    whole_sequence_candidates: tuple[Positive, ...] | None = None
     """k of whole-sequence energies: each candidate costs a pass as long as the denoiser's. None: `candidates`."""
     windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
     """[from, to] in t. Whole-sequence energies are also measured with the last step as their only window."""
@@ -92,7 +92,8 @@ class Evaluate:
     """k of the samplers whose texts are judged; None: the largest of `candidates`."""
     token_temperatures: tuple[PositiveFloat, ...] = (1.0,)
     """Temperatures of the logits that tokens are drawn from: a sweep, to compare quality at the data's entropy."""
-    judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = OwnJudge()
+    judge: Annotated[JudgeConfig | None, pydantic.Field(discriminator="kind")] = None
+    """Judge of the texts. None: the model of the `judge` section; without that section texts are not judged."""
     timed_texts: Positive = 4
     """Texts drawn at once when samplers are timed, with nothing else running."""
     timed_steps: tuple[Positive, ...] = (8,)
@@ -132,8 +133,20 @@ class Register:
     """The registered model: its name, its energy, and the sampler that it uses unless a request says otherwise."""
 
     model: Name = "edlm"
-    energy: Name
+    energy: Name | None = None
+    """Name of an energy in `finetune`. None: plain diffusion, whose sampler has one candidate."""
     sampler: Sampler = Sampler(steps=16, candidates=8)
+
+    def __post_init__(self) -> None:
+        if self.energy is None and self.sampler.candidates != 1:
+            raise ConfigurationError(
+                f"register.sampler.candidates is {self.sampler.candidates}, and register.energy names no energy to "
+                "choose among candidates; set it to 1 for plain diffusion, or name an energy of `finetune`"
+            )
+        if self.sampler.revealing != AtRandom():
+            raise ConfigurationError(
+                f"register.sampler.revealing: {self.sampler.revealing.kind}; the endpoint reveals at_random"
+            )
 
 
 @config
@@ -174,11 +187,14 @@ class Experiment:
     autoregressive: TransformerConfig = TransformerConfig()
     """Network of the baseline, and of the judge, which is trained on its own split."""
     pretrain: Training
-    autoregress: Training
-    judge: Training
-    finetune: tuple[Finetune, ...]
+    autoregress: Training | None = None
+    """Training of the autoregressive baseline, which is also the source of the energies `ar` and `coar`. None: none."""
+    judge: Training | None = None
+    """Training of the judge, on the documents of `data.shares.judge`. None: no judge of this project's own."""
+    finetune: tuple[Finetune, ...] = ()
     given: Given = Given()
-    evaluate: Evaluate = Evaluate()
+    evaluate: Evaluate | None = None
+    """None: nothing is measured."""
     report: Report = Report()
     register: Register
     serving: Serving = Serving()
@@ -186,6 +202,25 @@ class Experiment:
     tracking: Tracking = Tracking()
 
     def __post_init__(self) -> None:
+        self._check_energies()
+        self._check_judge()
+        if self.autoregressive.time_conditioning:
+            raise ConfigurationError("autoregressive.time_conditioning: an autoregressive model has no diffusion time")
+
+    @property
+    def has_autoregressive(self) -> bool:
+        """Whether there is an autoregressive baseline: trained, or given."""
+        return self.autoregress is not None or self.given.autoregressive is not None
+
+    @property
+    def judge_config(self) -> JudgeConfig | None:
+        """The judge of the evaluation; None if texts are not judged."""
+        if self.evaluate is None:
+            return None
+        has_judge = self.judge is not None or self.given.judge is not None
+        return self.evaluate.judge or (OwnJudge() if has_judge else None)
+
+    def _check_energies(self) -> None:
         names = [entry.name for entry in self.finetune]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"finetune: two energies share a name in {names}")
@@ -198,11 +233,27 @@ class Experiment:
                     f"finetune.{i}.base: {entry.base!r} is no energy that one of kind {entry.energy.kind!r} can be "
                     f"built on and that stands before {entry.name!r}; there are: {', '.join(bases) or 'none'}"
                 )
-        if self.register.energy not in names:
-            raise ConfigurationError(f"register.energy: {self.register.energy!r} is not among the energies {names}")
-        if self.register.sampler.revealing != AtRandom():
+            made_here = entry.name not in self.given.energies
+            if made_here and entry.energy.needs_autoregressive and not self.has_autoregressive:
+                raise ConfigurationError(
+                    f"finetune.{i}: {entry.name!r} is built on the autoregressive model, and there is none; add an "
+                    "`autoregress` section, or name a model's folder in given.autoregressive"
+                )
+        if self.register.energy is not None and self.register.energy not in names:
             raise ConfigurationError(
-                f"register.sampler.revealing: {self.register.sampler.revealing.kind}; the endpoint reveals at_random"
+                f"register.energy: {self.register.energy!r} is not among the energies of `finetune`, which are: "
+                f"{', '.join(names) or 'none'}; name one of them, or null for plain diffusion"
             )
-        if self.autoregressive.time_conditioning:
-            raise ConfigurationError("autoregressive.time_conditioning: an autoregressive model has no diffusion time")
+
+    def _check_judge(self) -> None:
+        if self.judge is not None and self.given.judge is None and self.data.shares.judge == 0:
+            raise ConfigurationError(
+                "judge: data.shares.judge is 0, so that the judge has no text to train on; give it a share of the "
+                "documents, for example 0.1, or leave the `judge` section out"
+            )
+        if self.judge_config == OwnJudge() and self.judge is None and self.given.judge is None:
+            raise ConfigurationError(
+                "evaluate.judge: own is the model that the `judge` section trains, and there is no such section; add "
+                "it, name a model's folder in given.judge or in evaluate.judge.uri, or leave evaluate.judge out to "
+                "judge no texts"
+            )

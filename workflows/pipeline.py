@@ -1,47 +1,85 @@
-"""Pipeline: all stages from text to a running endpoint; a finished stage is not run again.
+"""Pipeline: from text to a running endpoint; a finished stage is not run again, and none runs that nothing needs.
 
-python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...]
+python -m workflows.pipeline EXPERIMENT.yaml [--pretrain.steps 100 ...] [--dry-run]
+
+Each stage asks for the outputs that it is made of:
+
+    prepare      text                                 -> token files
+    pretrain     token files                          -> denoiser
+    autoregress  token files                          -> autoregressive baseline; and the judge, on documents of its own
+    finetune     token files, denoiser                -> each energy; `ar` and `coar` of the autoregressive baseline
+    evaluate     data, denoiser, energies, and the baseline and the judge if there are any -> measurements
+    register     denoiser, energies                   -> model in the registry
+    report       measurements                         -> page
+    serve        model in the registry                -> endpoint
+
+The experiment says what is wanted: its energies are trained, what its `evaluate` section asks for is measured, and its
+model is registered and served.
 """
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edlm.config import from_command_line
 from edlm.storage import join, local_copy
-from workflows.autoregress import autoregress, judge
+from workflows.command import experiment_from
+from workflows.dry_run import dry_run
 from workflows.evaluate import evaluate, shown
-from workflows.experiment import Experiment
-from workflows.finetune import finetune
-from workflows.prepare import prepare
-from workflows.pretrain import pretrain
-from workflows.register import register
+from workflows.register import bundle, register
 from workflows.report import HTML, report
-from workflows.serve import ask, require_keyed
-from workflows.stage import mistakes_told, session
+from workflows.stage import Session, say, user_errors
+
+if TYPE_CHECKING:
+    from workflows.serve import Answer
 
 
 def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
+    experiment, dry = experiment_from(__doc__)
+    if dry:
+        dry_run(experiment, stages)
+        return
+    # Deferred: importing Ray and MLflow takes seconds, which a dry run does without.
+    from workflows.serve import ask, require_keyed
+    from workflows.session import open_session
+
     started = time.monotonic()
-    with mistakes_told():
+    with user_errors():
         require_keyed(experiment)
-    with session(experiment, pipeline=experiment.name) as opened:
-        data = prepare(opened)
-        denoiser = pretrain(opened, data)
-        autoregressive, judging = autoregress(opened, data), judge(opened, data)
-        energies = finetune(opened, data, denoiser, autoregressive)
-        measured = evaluate(opened, data, denoiser, autoregressive, judging, energies)
-        register(opened, denoiser, energies, measured)
-        page = report(opened, measured)
-        answered = ask(opened)
-        results = local_copy(measured)
-    print()
-    print(shown(results))
-    print(f"\nfigures: {results}/bounds.png  {results}/quality.png")
-    print(f"the report, with every figure: {join(page, HTML)}")
-    print("browse the runs: make ui, then http://127.0.0.1:5000")
-    status = "has started" if answered.text is None else f"answered: {answered.text!r}"
-    print(f"the endpoint {status}\nto ask it (make serve keeps it up):\n  {answered.curl}")
+    with open_session(experiment, pipeline=experiment.name) as session:
+        measured = measure(session)
+        register(session)
+        page = None if measured is None else report(session)
+        answer = ask(session)
+        results = None if measured is None else local_copy(measured)
+    print(summary(results, page, answer))
     print(f"\nall stages in {time.monotonic() - started:.0f} s")
+
+
+def measure(session: Session) -> str | None:
+    """Return the URI of the evaluation, or None if the experiment asks for none."""
+    return None if session.experiment.evaluate is None else evaluate(session)
+
+
+def stages(session: Session) -> None:
+    """Ask for every stage of the pipeline; what follows them is done anew each time."""
+    measured = measure(session)
+    bundle(session)
+    if measured is not None:
+        say("report", "runs: it is written each time")
+    say("serve", "runs: the endpoint is started each time")
+
+
+def summary(results: Path | None, page: str | None, answer: "Answer") -> str:
+    """Return what the command ends with: the measurements, where the pages are, and the endpoint's answer."""
+    lines = []
+    if results is not None and page is not None:
+        figures = "  ".join(str(path) for path in sorted(results.glob("*.png")))
+        lines += ["", shown(results), f"\nfigures: {figures}"]
+        lines += [f"the report, with every figure: {join(page, HTML)}"]
+    status = "has started" if answer.text is None else f"answered: {answer.text!r}"
+    lines += ["browse the runs: make ui, then http://127.0.0.1:5000"]
+    lines += [f"the endpoint {status}\nto ask it (make serve keeps it up):\n  {answer.curl}"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pretrain stage: diffusion training of the denoiser.
 
-python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...]
+python -m workflows.pretrain EXPERIMENT.yaml [--pretrain.steps 100 ...] [--dry-run]
 """
 
 import functools
@@ -8,12 +8,12 @@ from typing import Any
 
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import save_denoiser
-from edlm.config import from_command_line, plain
+from edlm.config import plain
 from edlm.data.token_file import read_summary
 from edlm.storage import local_copy
-from workflows.experiment import Experiment
+from workflows.command import command
 from workflows.prepare import prepare
-from workflows.stage import Session, StageContext, session
+from workflows.stage import Session, StageContext, once
 from workflows.training.objectives import denoising
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
@@ -21,11 +21,13 @@ from workflows.training.run import run_training
 CODE = ("workflows.pretrain", "workflows.training.objectives", *TRAINING_CODE)
 
 
-def pretrain(session: Session, data: str) -> str:
+@once
+def pretrain(session: Session) -> str:
     """Train the denoiser, unless one is given, and return its URI."""
     experiment = session.experiment
     if experiment.given.denoiser is not None:
         return session.given("pretrain", experiment.given.denoiser)
+    data = prepare(session)
     trunk, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
 
     def work(work: StageContext) -> dict[str, Any]:
@@ -40,20 +42,14 @@ def pretrain(session: Session, data: str) -> str:
         return run_training(session, work, data, "train", experiment.pretrain, build, write)
 
     settings = {
-        "trunk": plain(trunk),
+        "denoiser": plain(trunk),
         "schedule": plain(schedule),
-        "training": plain(experiment.pretrain),
-        "length": length,
+        "pretrain": plain(experiment.pretrain),
+        "data.length": length,
         "seed": seed,
     }
     return session.run_stage("pretrain", settings, {"data": data}, CODE, work)
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
-    with session(experiment) as opened:
-        pretrain(opened, prepare(opened))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, pretrain)

@@ -1,39 +1,43 @@
 """Register stage: the denoiser and its energies as one bundle, under a name and an alias in the model registry.
 
-python -m workflows.register EXPERIMENT.yaml [--register.energy step ...]
+python -m workflows.register EXPERIMENT.yaml [--register.energy step ...] [--dry-run]
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.tracking.registry import ModelVersion
-from edlm.config import from_command_line, plain
+from edlm.config import plain
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.storage import committed, local_copy
-from workflows.autoregress import autoregress, judge
-from workflows.evaluate import evaluate
-from workflows.experiment import Experiment
+from workflows.command import command
 from workflows.finetune import finetune
-from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, StageContext, say, session
+from workflows.stage import Session, StageContext, once, say
+
+if TYPE_CHECKING:
+    from cluster.tracking.registry import ModelVersion
+    from workflows.session import RunningSession
 
 CODE = ("workflows.register",)
 
 
-def register(session: Session, denoiser: str, energies: Mapping[str, str], measured: str) -> ModelVersion:
-    """Register the bundle, point the alias at it and return the version; the same models are the same version."""
-    experiment = session.experiment
-    settings = experiment.register
+@once
+def bundle(session: Session) -> str:
+    """Put the denoiser and all energies into one bundle and return its URI."""
+    settings, denoiser, energies = session.experiment.register, pretrain(session), finetune(session)
 
     def work(work: StageContext) -> dict[str, Any]:
-        bundle = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler)
+        card = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler)
         folders = {name: local_copy(uri) for name, uri in energies.items()}
-        save_bundle(work.folder, bundle, local_copy(denoiser), folders)
+        save_bundle(work.folder, card, local_copy(denoiser), folders)
         return {"run_id": work.run_id}
 
-    inputs = {"denoiser": denoiser, "measured": measured} | {f"energy {name}": uri for name, uri in energies.items()}
-    uri = session.run_stage("register", plain(settings), inputs, CODE, work)
+    inputs = {"denoiser": denoiser} | {f"energy {name}": uri for name, uri in energies.items()}
+    return session.run_stage("register", {"register": plain(settings)}, inputs, CODE, work)
+
+
+def register(session: "RunningSession") -> "ModelVersion":
+    """Register the bundle, point the alias at it and return the version; the same models are the same version."""
+    experiment, settings, uri = session.experiment, session.experiment.register, bundle(session)
     marker = committed(uri)
     assert marker is not None
     version = session.runs.registry.register(
@@ -46,14 +50,5 @@ def register(session: Session, denoiser: str, energies: Mapping[str, str], measu
     return version
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
-    with session(experiment) as opened:
-        data = prepare(opened)
-        denoiser, autoregressive, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
-        energies = finetune(opened, data, denoiser, autoregressive)
-        register(opened, denoiser, energies, evaluate(opened, data, denoiser, autoregressive, judging, energies))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, bundle, register)

@@ -1,6 +1,6 @@
 """Report: one page of an experiment's results (HTML, and the same in Markdown), from its outputs and its runs.
 
-python -m workflows.report EXPERIMENT.yaml [--report.folder FOLDER ...]
+python -m workflows.report EXPERIMENT.yaml [--report.folder FOLDER ...] [--dry-run]
 """
 
 import io
@@ -8,21 +8,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from PIL import Image
 
 from cluster.tracking.parameters import redacted
-from cluster.tracking.runs import DOTS_PER_INCH, RunTracker
 from cluster.tracking.training_curves import Curves
-from edlm.config import ConfigurationError, from_command_line, plain
+from edlm.config import ConfigurationError, plain
 from edlm.storage import join, local_copy, publish
-from workflows.autoregress import autoregress, judge
+from workflows.command import command
 from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
-from workflows.finetune import finetune
-from workflows.prepare import prepare
-from workflows.pretrain import pretrain
 from workflows.reporting.chapters import (
     METHOD,
     finding_blocks,
@@ -39,22 +36,27 @@ from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
 from workflows.reporting.truth_chapter import truth_blocks
-from workflows.stage import Session, say, session
+from workflows.stage import say
+
+if TYPE_CHECKING:
+    from cluster.tracking.runs import RunTracker
+    from workflows.session import RunningSession
 
 HTML, MARKDOWN = "report.html", "report.md"
+DOTS_PER_INCH = 150
 PALETTE = 128  # colors of a figure
 ENOUGH = 30  # sequences; from this many on, the error of a mean is nearly normal
 ARTIFACTS = "report"  # folder among the artifacts of the run
 STORAGE = "<storage>"  # stands on the page for the storage root, which differs between machines
 
 
-def report(session: Session, measured: str) -> str:
-    """Write the page about this evaluation, add it to the artifacts of the evaluation's run, and return its URI.
+def report(session: "RunningSession") -> str:
+    """Write the page about the evaluation, add it to the artifacts of the evaluation's run, and return its URI.
 
     It covers the stages that the session was asked for. It is rewritten each time, which takes less than a minute.
     """
-    experiment = session.experiment
-    folder = experiment.report.folder or join(session.root, experiment.name, "report")
+    experiment, measured = session.experiment, evaluate(session)
+    folder = experiment.report.folder or join(session.outputs, "report")
     stages = [_record(session, row["stage"], row["output"]) for row in session.reports]
     settings = yaml.safe_dump(redacted(plain(experiment)), sort_keys=False, allow_unicode=True)
     settings = settings.replace(session.root, STORAGE)
@@ -140,7 +142,7 @@ def write(document: ReportDocument, images: Mapping[str, bytes], folder: Path) -
         (folder / f"{name}.png").write_bytes(content)
 
 
-def _tell(tracker: RunTracker, page: Path, images: Mapping[str, bytes]) -> None:
+def _tell(tracker: "RunTracker", page: Path, images: Mapping[str, bytes]) -> None:
     for name in (HTML, MARKDOWN):
         tracker.text(f"{ARTIFACTS}/{name}", (page / name).read_text(encoding="utf-8"))
     for name, content in images.items():
@@ -148,14 +150,14 @@ def _tell(tracker: RunTracker, page: Path, images: Mapping[str, bytes]) -> None:
     tracker.close()
 
 
-def _record(session: Session, stage: str, output: str) -> StageRecord:
+def _record(session: "RunningSession", stage: str, output: str) -> StageRecord:
     run_id = session.run_of(output)
     return StageRecord(
         stage, redacted(output).replace(session.root, STORAGE), session.runs.facts(run_id) if run_id else None
     )
 
 
-def _curves(session: Session) -> dict[str, Curves]:
+def _curves(session: "RunningSession") -> dict[str, Curves]:
     """Return the training curves of all stages whose runs are known, by stage."""
     curves = {}
     for row in session.reports:
@@ -165,14 +167,5 @@ def _curves(session: Session) -> dict[str, Curves]:
     return curves
 
 
-def main() -> None:
-    experiment = from_command_line(Experiment, description=__doc__)
-    with session(experiment) as opened:
-        data = prepare(opened)
-        denoiser, ar, judging = pretrain(opened, data), autoregress(opened, data), judge(opened, data)
-        energies = finetune(opened, data, denoiser, ar)
-        report(opened, evaluate(opened, data, denoiser, ar, judging, energies))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, evaluate, report)

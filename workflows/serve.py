@@ -1,6 +1,6 @@
 """Serve: an HTTP endpoint for the registered model, until Ctrl-C; on a cluster, until it is taken down.
 
-python -m workflows.serve EXPERIMENT.yaml [--serving.port 8000 ...]
+python -m workflows.serve EXPERIMENT.yaml [--serving.port 8000 ...] [--dry-run]
 python -m workflows.serve promote [--alias champion | --version 3] ...   serve another version, or keep the old one
 python -m workflows.serve key NAME --file FILE   add an API key, shown once; its hash goes to the file
 """
@@ -23,15 +23,19 @@ from cluster.http.middleware.api_keys import add_key, require_keys
 from cluster.runtime.session import address, is_private
 from cluster.serving.deploy import Arguments, deploy, registered, undeploy, wait_until_ready
 from cluster.serving.promotion import KEY
-from edlm.config import from_command_line
+from cluster.tracking.registry import ModelVersion
 from edlm.data.tokenizer_kinds import Symbols
 from workflows import promote
+from workflows.command import experiment_from
+from workflows.dry_run import print_settings
 from workflows.experiment import Experiment
-from workflows.stage import Session, mistakes_told, say, session, storage_root
+from workflows.session import open_session
+from workflows.stage import Session, say, storage_root, user_errors
 
 START_SECONDS = 180
 QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
 NO_PROMPT = {"prompt": "", "max_tokens": 16}  # overrides for texts of a source's symbols instead of words
+NO_ENERGY = {"edlm": {"steps": 16}}  # override for plain diffusion
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ def ask(session: Session) -> Answer:
 
 
 def question(experiment: Experiment) -> dict[str, Any]:
-    """Return the request body: a word to continue, if the tokenizer knows words."""
-    return QUESTION | (NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {})
+    """Return the request body: a word to continue, if the tokenizer knows words; candidates, if there is an energy."""
+    overrides = NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {}
+    return QUESTION | overrides | (NO_ENERGY if experiment.register.energy is None else {})
 
 
 def _start(session: Session) -> str:
@@ -93,14 +98,14 @@ def promotion(address: str, keyed: bool) -> str:
     return f"{key}{shlex.quote(str(typed))} -m workflows.serve promote --address {address}"
 
 
-def require_servable(experiment: Experiment) -> None:
-    """Raise ConfigurationError unless there is a model to serve and, if keys are required, a key.
+def require_servable(experiment: Experiment) -> ModelVersion:
+    """Return the version to serve; raise ConfigurationError unless there is one and, if keys are required, a key.
 
     It is called before Ray starts and before anything is written.
     """
     require_keyed(experiment)
     serving, tracking, model = experiment.serving, experiment.tracking, experiment.register.model
-    registered(Arguments(model=model, storage=storage_root(experiment), serving=serving, tracking=tracking))
+    return registered(Arguments(model=model, storage=storage_root(experiment), serving=serving, tracking=tracking))
 
 
 def require_keyed(experiment: Experiment) -> None:
@@ -111,10 +116,10 @@ def require_keyed(experiment: Experiment) -> None:
 
 def serve(experiment: Experiment) -> None:
     """Serve until stopped, then reject new requests, let running ones finish, and take the endpoint down."""
-    with mistakes_told():
+    with user_errors():
         require_servable(experiment)
-    with session(experiment) as opened:
-        url = _start(opened)
+    with open_session(experiment) as session:
+        url = _start(session)
         keyed = experiment.serving.key_file is not None
         print(f"try: {curl(url, question(experiment), keyed)}", flush=True)
         if not is_private(experiment.cluster):
@@ -127,6 +132,14 @@ def serve(experiment: Experiment) -> None:
         stopped.wait()
         say("serve", "stopping: what is on its way may end")
         undeploy(experiment.serving)
+
+
+def preview(experiment: Experiment) -> None:
+    """Print the settings and the version that would be served."""
+    print_settings(experiment)
+    with user_errors():
+        version = require_servable(experiment)
+    say("serve", f"runs: {experiment.register.model} version {version.version}, digest {version.digest[:12]}")
 
 
 def key(arguments: Sequence[str]) -> None:
@@ -146,8 +159,12 @@ def main() -> None:
     commands = {"promote": promote.main, "key": key}
     if command := commands.get("".join(sys.argv[1:2])):
         command(sys.argv[2:])
+        return
+    experiment, dry = experiment_from(__doc__)
+    if dry:
+        preview(experiment)
     else:
-        serve(from_command_line(Experiment, description=__doc__))
+        serve(experiment)
 
 
 if __name__ == "__main__":

@@ -4,34 +4,40 @@ The fingerprint of a stage covers everything that determines its result (setting
 that computes it), not where it runs. Its output is committed by a marker written last: a finished stage is reused, an
 unfinished one resumes from its last checkpoint, if it has one, and a changed setting reruns only the stages that depend
 on it.
+
+A stage function takes a session and asks other stage functions for its inputs, so that a command runs what its own
+stage needs and nothing else. `RunningSession` (`workflows.session`) runs stages; `DryRun` (`workflows.dry_run`) only
+says which would run, and why. This module imports neither Ray nor MLflow, so that a dry run starts fast.
 """
 
+import functools
 import hashlib
 import json
 import os
 import sys
-import tempfile
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.runtime.session import connect
-from cluster.tracking.run_handle import RunHandle
-from cluster.tracking.runs import Runs, RunTracker, open_tracking
-from cluster.tracking.upload import ship
-from edlm.checkpoints.training_state import snapshots
 from edlm.config import ConfigurationError
-from edlm.storage import StorageError, committed, join, publish, read_text, write_text
+from edlm.storage import StorageError, committed, join
 from edlm.training.engine import NonFiniteLoss
 from workflows.experiment import Experiment
-from workflows.scratch import scratch
 from workflows.source_digest import source_digest
+
+if TYPE_CHECKING:
+    from cluster.tracking.runs import RunTracker
 
 FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
+"""In a stage's work folder: its MLflow run, and the ingredients of its result."""
+
+T = TypeVar("T")
+Work = Callable[["StageContext"], Mapping[str, Any] | None]
+"""Function of a stage: write the output to the context's folder and return facts for the marker."""
 
 
 class StageFailed(RuntimeError):
@@ -49,152 +55,122 @@ class StageContext:
     """URI that survives a crash, for checkpoints."""
     journal: Path
     run_id: str
-    tracker: Callable[[], RunTracker]
+    tracker: Callable[[], "RunTracker"]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Everything that determines the result of a stage."""
+
+    stage: str
+    settings: Mapping[str, Any]
+    """By their names in the YAML."""
+    inputs: Mapping[str, str]
+    """Digests of the inputs' content, by label."""
+    code: str
+    """Digest of the code that computes the result."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ingredients."""
+        facts = {"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "code": self.code}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """Name of the stage's folder."""
+        return f"{self.stage}-{self.fingerprint[:FINGERPRINT_DIGITS]}"
 
 
 @dataclass
-class Session:
-    """The state of one command: the experiment, its storage and its MLflow runs, with the cluster connected."""
+class Session(ABC):
+    """The state of one command: the experiment, its storage, and what its stages have returned so far."""
 
     experiment: Experiment
     root: str
-    runs: Runs
-    parent: str | None = None
-    reports: list[dict[str, Any]] = field(default_factory=list)
-    """One row per requested stage: its name, whether it was reused, its seconds and its output."""
+    results: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """What each stage function returned, by its name (`once`)."""
 
+    @abstractmethod
     def run_stage(
         self,
         name: str,
-        settings: Any,
+        settings: Mapping[str, Any],
         inputs: Mapping[str, str],
         code: Sequence[str],
-        work: Callable[[StageContext], Mapping[str, Any] | None],
+        work: Work,
+        versions: Mapping[str, str] | None = None,
     ) -> str:
         """Return the URI of the stage's committed output; call `work` only if there is none.
 
-        `settings` is anything that `plain` understands. `code` names the modules that compute the result: a change in
-        them or in what they import from `FOLLOWED` (`source_digest`) reruns the stage, and no other code change does.
-        The return value of `work` is kept in the marker as facts.
+        `settings` are plain values by their names in the YAML, `inputs` the URIs of other stages' outputs. `code` names
+        the modules that compute the result: a change in them or in what they import from `FOLLOWED` (`source_digest`)
+        reruns the stage, and no other code change does. `versions` are of content that no stage made, such as a corpus.
         """
-        started = time.monotonic()
-        source = source_digest(*code)
-        output, workspace = self._places(name, fingerprint(name, settings, inputs, source))
-        reused = committed(output) is not None
-        if reused:
-            say(name, f"reused, nothing it depends on has changed: {output}")
-        else:
-            say(name, "started")
-            self._run(name, inputs, source, work, output, workspace)
-            say(name, f"finished in {time.monotonic() - started:.0f} s: {output}")
-        seconds = round(time.monotonic() - started, 1)
-        self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
-        return output
 
+    @abstractmethod
     def given(self, name: str, uri: str) -> str:
         """Return the URI of a model that another run has trained, in place of the stage's own output.
 
         Raise ConfigurationError unless a committed folder is there.
         """
-        uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
-        if committed(uri) is None:
-            raise ConfigurationError(f"given: {name} in {uri} is not there, or is not finished; check the path")
-        say(name, f"given: {uri}")
-        self.reports.append({"stage": name, "reused": True, "seconds": 0.0, "output": uri})
-        return uri
 
-    def run_of(self, output: str) -> str | None:
-        """Return the MLflow run that made a stage's output; None if there is no record of it."""
-        folder = output.rpartition("/")[2]
-        try:
-            record = join(self.root, self.experiment.name, "work", folder, RUN_FILE)
-            return json.loads(read_text(record))["run_id"]
-        except FileNotFoundError:
-            return None
+    @property
+    def outputs(self) -> str:
+        """URI of the folder with the outputs of all stages."""
+        return join(self.root, self.experiment.name)
 
-    def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
-        """Log the settings and the stages to the pipeline's own run, and end it with `status`."""
-        assert self.parent is not None
-        with tempfile.TemporaryDirectory(prefix="edlm-pipeline-") as scratch:
-            tracker = self.runs.tracker(self.parent, Path(scratch))
-            tracker.settings(self.experiment)
-            if self.reports:
-                tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
-            tracker.finish(status)
+    def output_of(self, folder: str) -> str:
+        """Return the URI of the output in a stage's folder."""
+        return join(self.outputs, folder)
 
-    def _places(self, name: str, mark: str) -> tuple[str, str]:
-        folder = f"{name}-{mark[:FINGERPRINT_DIGITS]}"
-        return join(self.root, self.experiment.name, folder), join(self.root, self.experiment.name, "work", folder)
-
-    def _run(self, name, inputs, source, work, output: str, workspace: str) -> None:
-        run_id = self._run_id(name, workspace, source)
-        with scratch(name) as base:
-            folder, journal = base / "output", self._journal(workspace, base)
-            folder.mkdir()
-            tracker = RunHandle(self.runs.tracking, self.runs.root, run_id, journal)
-            with _closing(tracker()) as run_tracker:
-                run_tracker.settings(self.experiment)
-                for label, uri in inputs.items():
-                    marker = committed(uri)
-                    assert marker is not None
-                    run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
-            try:
-                facts = work(StageContext(name, folder, workspace, journal, run_id, tracker))
-            except BaseException as error:
-                status = "FAILED" if isinstance(error, Exception) else "KILLED"
-                tracker().finish(status)
-                raise
-            publish(folder, output, facts={"stage": name, **(facts or {})})
-            with _closing(tracker()) as run_tracker:
-                run_tracker.tags({"edlm.output": output})
-            tracker().finish("FINISHED")
-
-    def _run_id(self, name: str, workspace: str, source: str) -> str:
-        """Return the MLflow run of this stage; an unfinished stage continues the run that it started."""
-        record = join(workspace, RUN_FILE)
-        try:
-            run_id = json.loads(read_text(record))["run_id"]
-            self.runs.resume(run_id)
-            # Only a checkpoint is resumed from; a grid reports itself which measurements it reuses.
-            resumes = bool(snapshots(workspace))
-            say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
-        except FileNotFoundError:
-            run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": source})
-            write_text(record, json.dumps({"run_id": run_id}))
-        return run_id
-
-    def _journal(self, workspace: str, scratch: Path) -> Path:
-        """Return the journal's path: next to local checkpoints, else on this machine for as long as the stage runs."""
-        return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
+    def workspace_of(self, folder: str) -> str:
+        """Return the URI of the work folder that belongs to a stage's folder."""
+        return join(self.outputs, "work", folder)
 
 
-def fingerprint(name: str, settings: Any, inputs: Mapping[str, str], source: str) -> str:
-    """Return the SHA-256 of what determines a stage's result; `source` is the digest of the code.
+def once(stage: Callable[[Session], T]) -> Callable[[Session], T]:
+    """Return the stage function with its result kept in the session: each stage is run, or reused, once a command."""
+
+    @functools.wraps(stage)
+    def asked(session: Session) -> T:
+        if stage.__qualname__ not in session.results:
+            session.results[stage.__qualname__] = stage(session)
+        return session.results[stage.__qualname__]
+
+    return asked
+
+
+def ingredients(
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    code: Sequence[str],
+    versions: Mapping[str, str] | None = None,
+) -> Ingredients:
+    """Return what determines a stage's result: `inputs` are URIs, `code` names modules (`Session.run_stage`).
 
     Raise ConfigurationError unless all inputs are committed.
     """
-    contents = {}
+    digests = dict(versions or {})
     for label, uri in inputs.items():
         marker = committed(uri)
         if marker is None:
-            raise ConfigurationError(f"{name} needs {label} in {uri}, which is not finished; run that stage first")
-        contents[label] = marker.digest
-    facts = {"stage": name, "settings": settings, "inputs": contents, "code": source}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+            raise ConfigurationError(f"{stage} needs {label} in {uri}, which is not finished; run that stage first")
+        digests[label] = marker.digest
+    return Ingredients(stage, settings, digests, source_digest(*code))
+
+
+def given_uri(name: str, uri: str) -> str:
+    """Return the absolute URI of a given model; raise ConfigurationError unless a committed folder is there."""
+    uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    if committed(uri) is None:
+        raise ConfigurationError(f"given: {name} in {uri} is not there, or is not finished; check the path")
+    return uri
 
 
 @contextmanager
-def session(experiment: Experiment, pipeline: str | None = None) -> Iterator[Session]:
-    """Open a session of this experiment; with `pipeline`, its stages are children of one MLflow run of that name.
-
-    The errors that `mistakes_told` reports end the process.
-    """
-    with mistakes_told(), _session(experiment, pipeline) as opened:
-        yield opened
-
-
-@contextmanager
-def mistakes_told() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """End the process with status 1 and the message of an error that a user can fix, in the settings or the storage.
 
     So do a training with a non-finite loss and a stage that failed in parts. Any other exception keeps its traceback.
@@ -204,32 +180,6 @@ def mistakes_told() -> Iterator[None]:
     except (ConfigurationError, StorageError, NonFiniteLoss, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-
-
-@contextmanager
-def _session(experiment: Experiment, pipeline: str | None) -> Iterator[Session]:
-    root = storage_root(experiment)
-    runs = open_tracking(experiment.tracking, root)
-    _ship_leftovers(experiment, root)
-    with connect(experiment.cluster):
-        if pipeline is None:
-            yield Session(experiment, root, runs)
-            return
-        parent = runs.start(pipeline)
-        opened = Session(experiment, root, runs, parent)
-        status: Literal["FINISHED", "FAILED"] = "FAILED"
-        try:
-            yield opened
-            status = "FINISHED"
-        finally:
-            opened.tell_parent(status)
-
-
-def _ship_leftovers(experiment: Experiment, root: str) -> None:
-    """Send the tracking server what it missed while unreachable, as far as this machine's disk kept it."""
-    work = Path(root) / experiment.name / "work"
-    if "://" not in root and work.is_dir():
-        ship(experiment.tracking, root, work)
 
 
 def storage_root(experiment: Experiment) -> str:
@@ -252,11 +202,3 @@ def storage_root(experiment: Experiment) -> str:
 def say(stage: str, message: str) -> None:
     """Print a progress line of a stage."""
     print(f"[{stage}] {message}", flush=True)
-
-
-@contextmanager
-def _closing(tracker: RunTracker) -> Iterator[RunTracker]:
-    try:
-        yield tracker
-    finally:
-        tracker.close()

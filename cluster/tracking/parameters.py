@@ -14,7 +14,6 @@ _SECRETS = {
     "passwd",
     "passphrase",
     "secret",
-    "token",
     "credential",
     "credentials",
     "apikey",
@@ -28,7 +27,8 @@ _NOT_ALLOWED = re.compile(r"[^\w.\- :/]")
 def redacted(tree: Any, key: str = "") -> Any:
     """Return `tree` with `***` for every value under a key that names a secret, and for user and password in URIs.
 
-    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets.
+    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets. A `token` is one
+    at the end of a key only: `token_temperatures` are settings of a sampler.
     """
     if _is_secret(key) and tree is not None:
         return "***"
@@ -58,8 +58,8 @@ def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:
 
 def _is_secret(key: str) -> bool:
     separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
-    words = set(re.split(r"[^a-z0-9]+", separated))
-    return bool(words & _SECRETS) or bool(_KEYS_OF_SECRETS.search(separated))
+    words = re.split(r"[^a-z0-9]+", separated)
+    return bool(_SECRETS.intersection(words)) or words[-1] == "token" or bool(_KEYS_OF_SECRETS.search(separated))
 
 
 def _cut(text: str, limit: int) -> str:

@@ -35,7 +35,7 @@ class Shares:
     """
 
     validation: Fraction
-    judge: Fraction
+    judge: Fraction = 0.0
     """Share that trains the judge, a separate autoregressive model; 0 for no judge."""
 
     def __post_init__(self) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.places import PROJECT, SMALLEST
 
 
-def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
-    arguments = [sys.executable, "-m", f"workflows.{module}", str(SMALLEST), *overrides]
+def command(home: Path, module: str, *overrides: str, experiment: Path = SMALLEST) -> tuple[list[str], dict]:
+    arguments = [sys.executable, "-m", f"workflows.{module}", str(experiment), *overrides]
     settings = {
         "cwd": PROJECT,
         "env": {**os.environ, "EDLM_HOME": str(home), "OMP_NUM_THREADS": "1"},
@@ -21,8 +21,8 @@ def command(home: Path, module: str, *overrides: str) -> tuple[list[str], dict]:
     return arguments, settings
 
 
-def run(home: Path, module: str, *overrides: str, expect: int = 0) -> str:
-    arguments, settings = command(home, module, *overrides)
+def run(home: Path, module: str, *overrides: str, expect: int = 0, experiment: Path = SMALLEST) -> str:
+    arguments, settings = command(home, module, *overrides, experiment=experiment)
     done = subprocess.run(arguments, timeout=700, check=False, **settings)
     assert done.returncode == expect, done.stdout
     return done.stdout

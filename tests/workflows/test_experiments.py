@@ -16,8 +16,9 @@ from workflows.evaluation.measurements.likelihood import Bound, bound_columns, s
 from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
 from workflows.experiment import Experiment
 from workflows.reporting.terminal import report
-from workflows.stage import fingerprint, storage_root
+from workflows.stage import ingredients, storage_root
 
+DATA = plain(load(Experiment, SMALLEST).data)
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
 
 
@@ -43,6 +44,11 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
         ),
         ({"evaluate": {"windows": [[0.9, 0.1]]}}, "not .from, to. with from <= to"),
         ({"evaluate": {"judge": {"kind": "oracle"}}}, "there is no 'oracle'"),
+        ({"judge": None, "evaluate": {"judge": {"kind": "own"}}}, "the `judge` section trains, and there is no such"),
+        ({"data": DATA | {"shares": {"validation": 0.1}}}, "data.shares.judge is 0, so that the judge has no text"),
+        ({"autoregress": None}, "finetune.3: 'coar' is built on the autoregressive model, and there is none; add an"),
+        ({"finetune": []}, "register.energy: 'step' is not among the energies of `finetune`, which are: none"),
+        ({"register": {"sampler": {"steps": 4, "candidates": 2}}}, "names no energy to choose among candidates; set"),
         ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
@@ -72,17 +78,21 @@ def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_t
         (tmp_path / name / "file").write_text(text)
         publish(tmp_path / name, str(tmp_path / name))
     here, there, other = (str(tmp_path / name) for name in ("here", "there", "other"))
-    reference = fingerprint("stage", {"steps": 1}, {"data": here}, "code")
-    assert fingerprint("stage", {"steps": 1}, {"data": there}, "code") == reference
-    assert fingerprint("stage", {"steps": 1}, {"data": other}, "code") != reference
-    assert fingerprint("stage", {"steps": 2}, {"data": here}, "code") != reference
-    assert fingerprint("other", {"steps": 1}, {"data": here}, "code") != reference
-    assert fingerprint("stage", {"steps": 1}, {"data": here}, "other code") != reference
+    made = ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"])
+    assert ingredients("stage", {"steps": 1}, {"data": there}, ["edlm.schedule"]).fingerprint == made.fingerprint
+    others = [
+        ingredients("stage", {"steps": 1}, {"data": other}, ["edlm.schedule"]),
+        ingredients("stage", {"steps": 2}, {"data": here}, ["edlm.schedule"]),
+        ingredients("other", {"steps": 1}, {"data": here}, ["edlm.schedule"]),
+        ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.rng"]),
+        ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"], {"corpus": "2.0"}),
+    ]
+    assert len({made.fingerprint, *(one.fingerprint for one in others)}) == 6
 
 
 def test_an_input_that_is_not_finished_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="which is not finished; run that stage first"):
-        fingerprint("pretrain", {}, {"data": str(tmp_path / "nowhere")}, "code")
+        ingredients("pretrain", {}, {"data": str(tmp_path / "nowhere")}, ["edlm.schedule"])
 
 
 def test_outputs_go_where_the_settings_say_then_the_environment_then_the_project(tmp_path, monkeypatch):

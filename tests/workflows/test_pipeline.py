@@ -5,8 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
+from tests.places import ONE_ENERGY
 from tests.workflows.commands import run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -87,6 +89,34 @@ def test_a_second_run_reuses_every_stage(first, home, port):
     again = run(home, "pipeline", "--serving.port", str(port))
     assert states(again) == {**dict.fromkeys(STAGES, "reused")}
     assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
+
+
+@pytest.mark.usefixtures("first")
+def test_an_experiment_of_one_energy_asks_for_one_denoiser_and_one_energy_and_is_served(home, port):
+    said = run(home, "pipeline", "--serving.port", str(port), experiment=ONE_ENERGY)
+    assert states(said) == {**dict.fromkeys(["prepare", "pretrain", "finetune-step"], "reused"), "register": "started"}
+    assert re.search(r"the endpoint answered: 'the ", said)
+    assert "the report" not in said
+
+
+@pytest.mark.usefixtures("first")
+def test_plain_diffusion_is_registered_and_served_of_a_denoiser_alone(home, port, tmp_path):
+    tree = yaml.safe_load(ONE_ENERGY.read_text())
+    del tree["finetune"]
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(yaml.safe_dump(tree | {"register": {"model": "plain", "sampler": {"steps": 4}}}))
+    said = run(home, "pipeline", "--serving.port", str(port), experiment=plain)
+    assert states(said) == {**dict.fromkeys(["prepare", "pretrain"], "reused"), "register": "started"}
+    assert re.search(r"the endpoint answered: 'the ", said)
+
+
+@pytest.mark.usefixtures("first")
+def test_a_dry_run_says_what_a_changed_setting_would_run_again_and_why(home):
+    said = run(home, "pipeline", "--finetune.0.training.steps", "2", "--dry-run")
+    lines = dict(re.findall(r"^\[([\w-]+)\] (.*)$", said, re.MULTILINE))
+    assert lines["finetune-step"] == "runs: finetune.step.training.steps changed 3 -> 2"
+    assert lines["evaluate"] == lines["register"] == "runs: finetune-step runs"
+    assert {lines[stage] for stage in STAGES if stage not in ("finetune-step", "evaluate", "register")} == {"reused"}
 
 
 @pytest.mark.usefixtures("first")

@@ -5,12 +5,12 @@ import pytest
 from cluster.http.middleware.api_keys import BadKeyFile
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError
-from workflows.stage import StageFailed, mistakes_told
+from workflows.stage import StageFailed, user_errors
 
 
 @pytest.mark.parametrize("kind", [ConfigurationError, BadKeyFile, StorageError, StageFailed])
 def test_what_a_user_can_mend_is_one_line_and_status_1(kind, capsys):
-    with pytest.raises(SystemExit) as ended, mistakes_told():
+    with pytest.raises(SystemExit) as ended, user_errors():
         raise kind("the way out")
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: the way out\n"
@@ -18,6 +18,6 @@ def test_what_a_user_can_mend_is_one_line_and_status_1(kind, capsys):
 
 @pytest.mark.parametrize("fault", [ValueError("x"), KeyError("x"), OSError("x")])
 def test_a_real_fault_keeps_its_traceback(fault):
-    with pytest.raises(type(fault)) as raised, mistakes_told():
+    with pytest.raises(type(fault)) as raised, user_errors():
         raise fault
     assert raised.value is fault

@@ -9,7 +9,8 @@ from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load
 from tests.places import SMALLEST
 from workflows.experiment import Experiment
-from workflows.stage import Session, StageContext
+from workflows.session import RunningSession
+from workflows.stage import StageContext
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -26,7 +27,7 @@ def fails_after_a_checkpoint(work: StageContext) -> None:
 
 def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     experiment = load(Experiment, SMALLEST)
-    session = Session(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
+    session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
     said = []
     for work in (fails, fails, fails_after_a_checkpoint, fails):
         with pytest.raises(RuntimeError, match="no space"):

@@ -29,7 +29,7 @@ from workflows.evaluation.measurements.quality import AutoregressiveSamples, Dat
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
 from workflows.evaluation.measurements.step_grid import FittedGrid
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
-from workflows.experiment import Evaluate, Experiment
+from workflows.experiment import Evaluate, Experiment, Register
 from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_twin
 
 Energies = Mapping[str, AnyEnergy]
@@ -38,9 +38,13 @@ WHOLE_WINDOW = (0.0, 1.0)
 RACE_STEPS = (1, 16, 128, 1024)  # in closed form, a large T costs no more than a small one
 
 
-def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
-    """Return (measurements that may run in parallel; those that are timed and run alone), each the longest first."""
-    settings = experiment.evaluate
+def grid(
+    experiment: Experiment, settings: Evaluate, subject: Subject
+) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
+    """Return (measurements that may run in parallel; those that are timed and run alone), each the longest first.
+
+    `settings` are those of the experiment with their judge resolved: without one, no texts are drawn to be judged.
+    """
     denoiser = open_denoiser(local_copy(subject.denoiser))
     energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
     exact = {name: kind.build(law_of(subject)) for name, kind in subject.exact.items()}
@@ -48,9 +52,9 @@ def grid(experiment: Experiment, subject: Subject) -> tuple[list[AbstractMeasure
         Reference(subject=subject, draws=settings.nelbo_draws),
         *_bounds(settings, subject, {**energies, **exact}),
         *_fitted(settings, subject, energies),
-        *_estimates(experiment, subject, energies),
+        *_estimates(experiment, settings, subject, energies),
         *_texts(settings, subject, energies),
-        *_elsewhere(experiment, subject, energies),
+        *_elsewhere(experiment.register, settings, subject),
     ]
     if settings.legacy:
         together.append(RaceEntropy(subject=subject, steps=RACE_STEPS))
@@ -84,7 +88,7 @@ def is_normalised(energy: AnyEnergy) -> bool:
 
 def candidates_of(energy: AnyEnergy, wanted: Evaluate, candidates: Iterable[int]) -> list[int]:
     """Return every k above 1 for this kind of energy, and EXACT if the energy can be sampled exactly."""
-    allowed = wanted.whole_draft_candidates if energy.whole_sequence else None
+    allowed = wanted.whole_sequence_candidates if energy.whole_sequence else None
     resampled = [k for k in candidates if k > 1 and (allowed is None or k in allowed)]
     return resampled + ([EXACT] if is_normalised(energy) else [])
 
@@ -169,10 +173,9 @@ def _efforts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator
 
 
 def fitted_grid(
-    experiment: Experiment, subject: Subject, found: Iterable[tuple[AbstractMeasurement, MeasuredRows]]
+    settings: Evaluate, subject: Subject, found: Iterable[tuple[AbstractMeasurement, MeasuredRows]]
 ) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
     """Return, as `grid` does, bounds, texts and costs of the samplers whose steps have been fitted by then."""
-    settings = experiment.evaluate
     together, alone = [], []
     for cell, measured in found:
         if not isinstance(cell, FittedGrid):
@@ -182,7 +185,7 @@ def fitted_grid(
             together.append(Bound(subject=subject, energy=cell.energy, sampler=sampler))
             if cell.energy == PLAIN or sampler.steps in settings.timed_steps:
                 alone.append(Cost(subject=subject, energy=cell.energy, sampler=sampler, texts=settings.timed_texts))
-            if sampler.steps in settings.sample_steps:
+            if settings.judge is not None and sampler.steps in settings.sample_steps:
                 common = {"subject": subject, "judge": settings.judge, "count": settings.samples}
                 together += [
                     Samples(**common, weighing=cell.energy, how=sampler, token_temperature=temperature)
@@ -191,8 +194,9 @@ def fitted_grid(
     return _longest_first(together), _longest_first(alone)
 
 
-def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    settings = experiment.evaluate
+def _estimates(
+    experiment: Experiment, settings: Evaluate, subject: Subject, energies: Energies
+) -> Iterator[AbstractMeasurement]:
     contrasted = {entry.name for entry in experiment.finetune if entry.training is not None}
     for name, energy in energies.items():
         if energy.whole_sequence:
@@ -206,12 +210,15 @@ def _estimates(experiment: Experiment, subject: Subject, energies: Energies) -> 
 
 
 def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+    if wanted.judge is None:
+        return
     k = max(wanted.candidates)
     common = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
     yield DataTexts(**common)
     yield DataTexts(**common, repeated=True)
     for temperature in wanted.token_temperatures:
-        yield AutoregressiveSamples(**common, token_temperature=temperature)
+        if subject.autoregressive is not None:
+            yield AutoregressiveSamples(**common, token_temperature=temperature)
         for steps in plain_steps(wanted, wanted.sample_steps):
             yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=temperature)
         for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
@@ -228,13 +235,13 @@ def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
             yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
 
 
-def _elsewhere(experiment: Experiment, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    settings, serving = experiment.evaluate, experiment.register
+def _elsewhere(registered: Register, settings: Evaluate, subject: Subject) -> Iterator[AbstractMeasurement]:
     for corpus in settings.zero_shot:
         yield DenoiserZeroShot(subject=subject, where=corpus, draws=settings.paper_draws)
-        yield AutoregressiveZeroShot(subject=subject, where=corpus)
-        if serving.energy in energies:
-            yield SamplerZeroShot(subject=subject, where=corpus, energy=serving.energy, sampler=serving.sampler)
+        if subject.autoregressive is not None:
+            yield AutoregressiveZeroShot(subject=subject, where=corpus)
+        energy = registered.energy or PLAIN
+        yield SamplerZeroShot(subject=subject, where=corpus, energy=energy, sampler=registered.sampler)
 
 
 def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -253,7 +260,8 @@ def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[A
     def cost(energy: str, sampler: Sampler) -> Cost:
         return Cost(subject=subject, energy=energy, sampler=sampler, texts=wanted.timed_texts)
 
-    yield cost(AUTOREGRESSIVE, Sampler(steps=1))
+    if subject.autoregressive is not None:
+        yield cost(AUTOREGRESSIVE, Sampler(steps=1))
     for steps in plain_steps(wanted, {*wanted.steps, *wanted.fitted_steps, *wanted.effort_steps}):
         yield cost(PLAIN, Sampler(steps=steps))
     for steps, (name, energy) in product(wanted.timed_steps, energies.items()):

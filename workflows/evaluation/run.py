@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from cluster.runtime.tasks import spread
 from edlm.storage import join, read_text, write_text
 from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows
 from workflows.source_digest import source_digest
@@ -47,7 +46,7 @@ def measure_all(
     A result is stored under the measurement's key as soon as it arrives: an interrupted grid resumes where it stopped,
     and another grid reuses the results that both share. Raise CellsFailed once everything else is measured.
     """
-    paths = {id(cell): join(session.root, session.experiment.name, CELLS, _file(cell)) for cell in (*together, *alone)}
+    paths = {id(cell): join(session.outputs, CELLS, _file(cell)) for cell in (*together, *alone)}
     results: list[tuple[AbstractMeasurement, MeasuredRows]] = []
     missing: list[list[AbstractMeasurement]] = []
     for cells in (together, alone):
@@ -74,6 +73,8 @@ def _file(cell: AbstractMeasurement) -> str:
 def _measured(
     session: Session, cells: Sequence[AbstractMeasurement], alone: bool, failures: dict[str, str]
 ) -> Iterator[tuple[AbstractMeasurement, MeasuredRows]]:
+    from cluster.runtime.tasks import spread  # deferred: importing Ray takes seconds
+
     machines = session.experiment.cluster
     for outcome in spread(_find, cells, machines.cpus_per_worker, machines.gpus_per_worker, alone):
         if outcome.result is None:

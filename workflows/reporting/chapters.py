@@ -206,14 +206,15 @@ def likelihood_blocks(results: Results) -> list[DocumentBlock]:
 def text_blocks(results: Results) -> list[DocumentBlock]:
     """Return the generated texts and their scores under each judge."""
     judges, matched = by_judge(results.quality), by_judge(results.matched)
-    if not judges:
-        return [Heading("Generated texts"), Paragraph("Texts were not judged.")]
     blocks: list[DocumentBlock] = [Heading("Generated texts")]
+    if not judges:
+        blocks.append(Paragraph("No judge: texts were not judged."))
     for i, (judge, rows) in enumerate(judges.items(), 1):
         suffix = "" if i == 1 else f"-judge-{i}"
         blocks += [Heading(f"Judge: {judge}", 3), *_judged(rows, suffix), *_matched(matched.get(judge, []), suffix)]
-    texts = _texts(at_temperature_one(next(iter(judges.values()))))
-    blocks += [Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
+    if judges:
+        texts = _texts(at_temperature_one(next(iter(judges.values()))))
+        blocks += [Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
     blocks += [legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else []
     return blocks + ([race_entropy_table(results.race_entropy)] if results.race_entropy else [])
 

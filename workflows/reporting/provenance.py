@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cluster.tracking.runs import RunFacts
 from workflows.reporting.document import Bullet, Bullets, DocumentBlock, Heading, Paragraph, Table, Verbatim
+
+if TYPE_CHECKING:
+    from cluster.tracking.runs import RunFacts
 
 UNKNOWN = "not recorded"
 
@@ -16,7 +19,7 @@ class StageRecord:
 
     stage: str
     output: str
-    facts: RunFacts | None
+    facts: "RunFacts | None"
 
 
 def origin_blocks(stages: Sequence[StageRecord], settings: str, written: datetime) -> list[DocumentBlock]:
@@ -47,7 +50,7 @@ def _stages(stages: Sequence[StageRecord]) -> Table:
     return Table("What made the numbers", ("stage", "started", "seconds", "status", "commit", "output"), rows)
 
 
-def _commit(facts: RunFacts, digits: int = 12) -> str:
+def _commit(facts: "RunFacts", digits: int = 12) -> str:
     if facts.commit is None:
         return UNKNOWN
     return facts.commit[:digits] + (", with uncommitted changes" if facts.uncommitted_changes else "")

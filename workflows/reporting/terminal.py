@@ -16,13 +16,13 @@ def report(summary: Row, tables: dict[str, list[Row]]) -> str:
         _likelihood(summary, tables.get("paper", [])),
         _bounds(tables["bounds"]),
         truth_lines(summary, tables),
-        _quality(tables["quality"]),
+        _quality(tables.get("quality", [])),
         _matched(tables.get("matched", [])),
         _calibration(tables.get("calibration", [])),
         _zero_shot(tables.get("zero_shot", [])),
         _legacy("of plain diffusion's texts", tables.get("legacy_entropy", [])),
         _legacy("of the laws that tokens are drawn from", tables.get("race_entropy", [])),
-        _texts(tables["quality"]),
+        _texts(tables.get("quality", [])),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -30,7 +30,8 @@ def report(summary: Row, tables: dict[str, list[Row]]) -> str:
 def _likelihood(summary: Row, paper: list[Row]) -> list[str]:
     lines = [f"Likelihood, nats per token, {summary['sequences']} validation sequences of {summary['length']} tokens"]
     lines.append(f"  {'denoiser, NELBO (T = infinity)':<76}{_pm(summary['denoiser_nelbo'])}")
-    lines.append(f"  {'autoregressive model':<76}{_pm(summary['autoregressive_nll'])}")
+    if "autoregressive_nll" in summary:
+        lines.append(f"  {'autoregressive model':<76}{_pm(summary['autoregressive_nll'])}")
     for row in paper:
         label = f"the paper's estimator (NOT a bound), {row['energy']}, {row['how']}"
         lines.append(f"  {label:<76}{_pm(row)}")
@@ -75,6 +76,8 @@ def _window(row: Row) -> str:
 
 
 def _quality(quality: list[Row]) -> list[str]:
+    if not quality:
+        return ["No judge: texts were not judged"]
     judges = ", ".join(dict.fromkeys(row["judge"] + (" (retokenised)" * row["retokenised"]) for row in quality))
     lines = [f"Texts under the judge {judges}: generative perplexity never without entropy (means over texts)"]
     wide = _width(quality)
@@ -148,6 +151,8 @@ def _legacy(what: str, rows: list[Row]) -> list[str]:
 
 
 def _texts(quality: list[Row]) -> list[str]:
+    if not quality:
+        return []
     sampled = [
         row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["legacy"]
     ]

@@ -9,7 +9,7 @@ from edlm.training.energy_objectives import Conditioning, Contrastive, energy_ob
 from workflows.experiment import Finetune
 
 
-def contrasting(entry: Finetune, denoiser: str, base: str | None, seed: int) -> Contrastive | Conditioning:
+def finetune_objective(entry: Finetune, denoiser: str, base: str | None, seed: int) -> Contrastive | Conditioning:
     """Build the objective of one energy against the denoiser at a URI; fresh weights depend on the seed alone.
 
     `base` is the URI of the energy that this one is built on, if any.

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from cluster.tracking.journal import history
 from cluster.tracking.training_curves import training_curves
-from cluster.training.workers import TrainingTask, train
 from edlm.data.packing import Split
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
@@ -30,6 +29,8 @@ def run_training(
     write: Write,
 ) -> dict[str, Any]:
     """Train, write the model to `work.folder` by `write`, and return facts about the training."""
+    from cluster.training.workers import TrainingTask, train  # deferred: importing Ray takes seconds
+
     experiment = session.experiment
     weights = train(
         TrainingTask(

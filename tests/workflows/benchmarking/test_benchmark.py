@@ -117,15 +117,15 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "status", "said"),
     [
-        ([], "python -m workflows.benchmark sample"),
-        (["sample", "--rounds", "0"], "rounds"),
-        (["sample", "--models", "models.yaml", "--width", "64"], "width: of untrained networks"),
+        ([], 2, "python -m workflows.benchmark sample"),
+        (["sample", "--rounds", "0"], 1, "rounds"),
+        (["sample", "--models", "models.yaml", "--width", "64"], 1, "width: of untrained networks"),
     ],
 )
-def test_what_cannot_be_run_is_said(arguments, said):
+def test_what_cannot_be_run_is_said(arguments, status, said):
     command = [sys.executable, "-m", "workflows.benchmark", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
-    assert done.returncode == 2
+    assert done.returncode == status
     assert said in done.stderr

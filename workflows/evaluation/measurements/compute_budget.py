@@ -41,7 +41,7 @@ from workflows.evaluation.measurements.measurement import (
     models,
     validation,
 )
-from workflows.evaluation.measurements.quality import AbstractTexts
+from workflows.evaluation.measurements.quality import AbstractTexts, is_trained_here
 
 FITTED_ON = 64  # training sequences
 FITTED = "train"
@@ -59,7 +59,8 @@ class AdaptiveEffort(AbstractMeasurement):
     """As multiples of the seconds of plain diffusion in as many steps."""
     timed_texts: int
     """Texts drawn at once when steps are timed."""
-    judge: JudgeConfig
+    judge: JudgeConfig | None
+    """None: texts are not judged."""
     count: int
     token_temperatures: tuple[float, ...]
 
@@ -72,7 +73,8 @@ class AdaptiveEffort(AbstractMeasurement):
         named = [
             name for choice in self.choices if choice.energy for name in energy_inputs(self.subject, choice.energy)
         ]
-        return tuple(dict.fromkeys(("data", "denoiser", "judge", *named)))
+        judge = ["judge"] if self.judge is not None and is_trained_here(self.judge) else []
+        return tuple(dict.fromkeys(("data", "denoiser", *judge, *named)))
 
     @property
     def cost(self) -> float:
@@ -137,15 +139,20 @@ class AdaptiveEffort(AbstractMeasurement):
             "gain_over_plain": gain.mean / length, "gain_standard_error": gain.standard_error / length,
             "seconds_per_text": cost["seconds_per_text"], **self.common(),
         }  # fmt: skip
+        texts = {} if self.judge is None else self._texts(self.judge, name, planned)
+        return {"effort": [effort], "bounds": [bound], "cost": [cost | self.common()], **texts}
+
+    def _texts(self, judge: JudgeConfig, name: str, planned: PlannedSampler) -> dict[str, list[Row]]:
+        """Return the rows of the plan's texts at every token temperature."""
         texts: dict[str, list[Row]] = {"quality": [], "trajectory": []}
         for temperature in self.token_temperatures:
             texts_of_plan = PlannedTexts(
-                subject=self.subject, judge=self.judge, count=self.count, token_temperature=temperature, cell=self,
+                subject=self.subject, judge=judge, count=self.count, token_temperature=temperature, cell=self,
                 name=name, planned=planned,
             ).find()  # fmt: skip
             for table, rows in texts_of_plan.rows.items():
                 texts[table] += rows
-        return {"effort": [effort], "bounds": [bound], "cost": [cost | self.common()], **texts}
+        return texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ class Cost(AbstractMeasurement):
     def _draw(self, steps: list[StepResult]) -> None:
         rows = seeds(self.subject.seed, 0, torch.arange(self.texts), Purpose.ROWS)
         if self.energy == AUTOREGRESSIVE:
-            autoregressive(self.subject.autoregressive).draw(rows, models(self.subject, "plain")[0].length)
+            autoregressive(self.subject.uri("autoregressive")).draw(rows, models(self.subject, "plain")[0].length)
             return
         denoiser, energy = models(self.subject, self.energy)
         canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)

@@ -159,7 +159,7 @@ class Bound(AbstractMeasurement):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference(AbstractMeasurement):
-    """Numbers that belong to no sampler: NELBO, autoregressive likelihood and, if known, the source's entropy."""
+    """Numbers that belong to no sampler: NELBO, and if known autoregressive likelihood and the source's entropy."""
 
     draws: int
 
@@ -169,7 +169,7 @@ class Reference(AbstractMeasurement):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("data", "denoiser", "autoregressive")
+        return ("data", "denoiser", *(["autoregressive"] if self.subject.autoregressive is not None else []))
 
     @property
     def cost(self) -> float:
@@ -179,8 +179,10 @@ class Reference(AbstractMeasurement):
         x0, (denoiser, _) = validation(self.subject), models(self.subject, PLAIN)
         estimates = {
             "denoiser_nelbo": nelbo(x0, denoiser.network, denoiser.schedule, self.subject.seed, self.draws),
-            "autoregressive_nll": autoregressive_nll(x0, autoregressive(self.subject.autoregressive)),
         }
+        if self.subject.autoregressive is not None:
+            model = autoregressive(self.subject.autoregressive)
+            estimates["autoregressive_nll"] = autoregressive_nll(x0, model)
         if self.subject.source is not None:  # on the same sequences, so that differences to it are paired
             estimates["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
         rows = [

@@ -50,8 +50,10 @@ class Subject:
 
     data: str
     denoiser: str
-    autoregressive: str
-    judge: str
+    autoregressive: str | None
+    """None: there is no such model, and nothing is measured of one."""
+    judge: str | None
+    """Model of the `judge` stage; None: no measurement needs it."""
     energies: dict[str, str]
     sequences: int
     seed: int
@@ -62,7 +64,10 @@ class Subject:
 
     def uri(self, name: str) -> str:
         """Return the URI of an input by name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
-        return self.energies[name] if name in self.energies else str(getattr(self, name))
+        uri = self.energies[name] if name in self.energies else getattr(self, name)
+        if uri is None:
+            raise ValueError(f"there is no {name} model: the experiment neither trains nor names one")
+        return uri
 
 
 @dataclass(frozen=True)

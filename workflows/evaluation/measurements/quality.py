@@ -13,7 +13,7 @@ from edlm.data.batches import whole
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.degeneration import FEWEST, flags, repeaters
-from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, first_documents
+from edlm.evaluation.judge import Judge, JudgeConfig, OwnJudge, first_documents
 from edlm.evaluation.mauve import mauve_on_judge_features
 from edlm.evaluation.quality import Quality, assess
 from edlm.rng import Purpose, seeds
@@ -32,6 +32,11 @@ from workflows.evaluation.measurements.measurement import (
 
 SHOWN = 8  # texts that are kept per set
 NOBODY = Sampler(steps=1)  # fills the columns of texts that no sampler drew
+
+
+def is_trained_here(judge: JudgeConfig) -> bool:
+    """Return whether the judge is the model of the `judge` stage."""
+    return isinstance(judge, OwnJudge) and judge.uri is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +68,17 @@ class AbstractTexts(AbstractMeasurement):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.sources, "data", "denoiser", *(["judge"] if self._ours else []))))
+        judge = ["judge"] if is_trained_here(self.judge) else []
+        return tuple(dict.fromkeys((*self.sources, "data", "denoiser", *judge)))
 
     @property
     def label(self) -> str:
         warm = "" if self.token_temperature == 1 else f", token temperature {self.token_temperature:g}"
         return f"texts of {sampler_label(self.energy, self.sampler)}{warm}"
 
-    @property
-    def _ours(self) -> bool:
-        return isinstance(self.judge, OwnJudge) and self.judge.uri is None
-
     def _open_judge(self, tokenizer: Tokenizer) -> Judge:
-        config: OwnJudge | HuggingFaceJudge = OwnJudge(uri=self.subject.judge) if self._ours else self.judge
+        trained_here = is_trained_here(self.judge)
+        config: JudgeConfig = OwnJudge(uri=self.subject.uri("judge")) if trained_here else self.judge
         return config.open(tokenizer)
 
     def find(self) -> MeasuredRows:
@@ -186,7 +189,7 @@ class AutoregressiveSamples(AbstractTexts):
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
         length = models(self.subject, "plain")[0].length
-        model = autoregressive(self.subject.autoregressive, self.token_temperature)
+        model = autoregressive(self.subject.uri("autoregressive"), self.token_temperature)
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         return model.draw(rows, length), []
 

@@ -102,7 +102,7 @@ class AutoregressiveZeroShot(AbstractZeroShot):
         return ("denoiser", "autoregressive")
 
     def nll(self, rows: Int[Tensor, "n l"], seed: int) -> Estimate:
-        return autoregressive_nll(rows, autoregressive(self.subject.autoregressive))
+        return autoregressive_nll(rows, autoregressive(self.subject.uri("autoregressive")))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,156 @@
+"""What a dry run says of each stage, and that it starts nothing and writes nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cluster.config import Tracking
+from cluster.tracking.runs import open_tracking
+from edlm.checkpoints.training_state import save_snapshot
+from edlm.config import load, parse
+from edlm.storage import read_text, write_text
+from tests.places import PROJECT, SMALLEST
+from workflows.dry_run import DryRun, differences
+from workflows.experiment import Experiment
+from workflows.session import RunningSession
+from workflows.stage import RUN_FILE, Ingredients, Session, StageContext
+
+# SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+SCHEDULE, RNG = ("edlm.schedule",), ("edlm.rng",)
+
+
+def chain(session: Session, *, seed=0, steps=750, rate=0.1, corpus="1", code=SCHEDULE, work=None) -> None:
+    """Two stages, the second of which is made of the first."""
+
+    def write(context: StageContext) -> None:
+        (context.folder / "file").write_text(f"{context.stage} {seed} {steps} {rate} {corpus} {code}")
+
+    settings = {"pretrain": {"steps": steps, "rate": rate, "betas": [0.9, 0.95]}, "seed": seed}
+    denoiser = session.run_stage("pretrain", settings, {}, code, work or write, {"data": corpus})
+    session.run_stage("finetune-step", {"finetune.step": {"negatives": 7}}, {"denoiser": denoiser}, code, write)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory) -> RunningSession:
+    """A session in which the chain was run twice."""
+    root = str(tmp_path_factory.mktemp("home"))
+    session = RunningSession(load(Experiment, SMALLEST), root, open_tracking(Tracking(), root))
+    chain(session)
+    chain(session, steps=500, seed=1)
+    return session
+
+
+def said(session: RunningSession, capsys, **changed) -> dict[str, str]:
+    """What a dry run of the chain says of each stage; it leaves the storage as it is."""
+    before = {path: path.stat().st_mtime_ns for path in Path(session.root).rglob("*")}
+    capsys.readouterr()
+    chain(DryRun(session.experiment, session.root), **changed)
+    assert {path: path.stat().st_mtime_ns for path in Path(session.root).rglob("*")} == before
+    return dict(re.findall(r"^\[([\w-]+)\] (.*)$", capsys.readouterr().out, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"steps": 100}, "runs: pretrain.steps changed 750 -> 100"),
+        ({"steps": 100, "seed": 1}, "runs: pretrain.steps changed 500 -> 100"),  # beside the most similar output
+        ({"corpus": "2"}, "runs: data changed"),
+        ({"code": RNG}, "runs: code changed"),
+        ({"rate": 0.2, "corpus": "2"}, "runs: pretrain.rate changed 0.1 -> 0.2; data changed"),
+    ],
+)
+def test_a_stage_that_would_run_says_what_has_changed_and_what_depends_on_it_says_so(running, capsys, changed, reason):
+    assert said(running, capsys, **changed) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
+
+
+def test_what_is_finished_is_reused(running, capsys):
+    assert said(running, capsys) == {"pretrain": "reused", "finetune-step": "reused"}
+
+
+def test_another_experiment_has_no_earlier_output(running, capsys):
+    other = replace(running, experiment=replace(running.experiment, name="another"))
+    assert said(other, capsys)["pretrain"] == "runs: there is no earlier output"
+
+
+def test_an_unfinished_stage_resumes_at_its_checkpoint_if_it_has_one(running, capsys):
+    def fails(_: StageContext) -> None:
+        raise RuntimeError("no space")
+
+    def fails_after_a_checkpoint(context: StageContext) -> None:
+        save_snapshot(context.workspace, {"weight": torch.zeros(1)}, step=500)
+        raise RuntimeError("no space")
+
+    for work, reason in (
+        (fails, "runs: an earlier run of it did not finish"),
+        (fails_after_a_checkpoint, "resumes at step 500"),
+    ):
+        with pytest.raises(RuntimeError, match="no space"):
+            chain(running, steps=1000, work=work)
+        assert said(running, capsys, steps=1000) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
+
+
+def test_an_output_that_does_not_say_what_it_was_made_of_is_nothing_to_compare_with(running, tmp_path, capsys):
+    elsewhere = replace(running, root=str(tmp_path))
+    chain(elsewhere)
+    for record in tmp_path.glob(f"*/work/*/{RUN_FILE}"):
+        write_text(str(record), json.dumps({"run_id": json.loads(read_text(str(record)))["run_id"]}))
+    reason = "runs: nothing to compare with; no earlier output says what it was made of"
+    assert said(elsewhere, capsys, steps=100)["pretrain"] == reason
+
+
+def test_settings_and_inputs_that_only_one_side_has_are_named():
+    earlier = Ingredients("finetune", {"seed": 0, "old": {"a": 1}}, {"denoiser": "1", "proposal": "1"}, "code")
+    now = Ingredients("finetune", {"seed": 0, "new": [{"b": None}]}, {"denoiser": "1", "data": "1"}, "code")
+    assert list(differences(earlier, now)) == [
+        "new.0.b is new (null)", "old.a is gone (1)", "data is new", "proposal is gone",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def without_machines(tmp_path) -> dict[str, str]:
+    """An environment in which neither Ray nor MLflow nor DeepSpeed can be imported."""
+    for name in ("ray", "mlflow", "deepspeed"):
+        (tmp_path / "blocked").mkdir(exist_ok=True)
+        (tmp_path / "blocked" / f"{name}.py").write_text(f"raise ImportError('{name} is blocked')")
+    path = os.pathsep.join([str(tmp_path / "blocked"), str(PROJECT)])
+    return {**os.environ, "PYTHONPATH": path, "EDLM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+
+def dry(environment: dict[str, str], module: str, path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"workflows.{module}", str(path), "--dry-run"]
+    return subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_dry_run_prints_the_settings_and_the_stages_without_ray_or_mlflow_and_writes_nothing(
+    without_machines, tmp_path
+):
+    done = dry(without_machines, "pipeline", SMALLEST)
+    assert done.returncode == 0, done.stderr
+    settings, _, stages = done.stdout.partition("\n\n")
+    assert parse(Experiment, yaml.safe_load(settings)) == load(Experiment, SMALLEST)
+    lines = dict(re.findall(r"^\[([\w-]+)\] (.*)$", stages, re.MULTILINE))
+    assert lines["prepare"] == "runs: there is no earlier output"
+    assert lines["finetune-residual"] == "runs: prepare, pretrain, finetune-conditional run"
+    assert lines["evaluate"].startswith("runs: prepare, pretrain, autoregress, judge, finetune-step")
+    assert list(lines)[-3:] == ["register", "report", "serve"]
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_dry_run_of_wrong_settings_is_one_line_that_names_them_and_status_1(without_machines, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(SMALLEST.read_text().replace("register: {model: smallest, energy: step", "register: {energy: stop"))
+    done = dry(without_machines, "pipeline", path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "register.energy: 'stop' is not among the energies of `finetune`" in done.stderr

@@ -1,0 +1,167 @@
+"""Dry run: the stages that a command would run, and why. It starts neither Ray nor MLflow, and writes nothing."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec.core
+import yaml
+
+from cluster.tracking.parameters import redacted
+from edlm.checkpoints.training_state import PREFIX, snapshots
+from edlm.config import plain
+from edlm.storage import committed, join, read_text
+from workflows.experiment import Experiment
+from workflows.stage import (
+    FINGERPRINT_DIGITS,
+    RUN_FILE,
+    Ingredients,
+    Session,
+    Work,
+    given_uri,
+    ingredients,
+    say,
+    storage_root,
+    user_errors,
+)
+
+SHOWN = 6
+"""Differences that are named; the others are counted."""
+LONGEST = 60
+"""Characters of a value."""
+
+
+def dry_run(experiment: Experiment, stage: Callable[[Session], object]) -> None:
+    """Print the resolved configuration, without secrets, then a line per stage: whether it would run, and why."""
+    print_settings(experiment)
+    with user_errors():
+        stage(DryRun(experiment, storage_root(experiment)))
+
+
+def print_settings(experiment: Experiment) -> None:
+    """Print the resolved configuration as YAML, every default written out, without secrets."""
+    print(yaml.safe_dump(redacted(plain(experiment)), sort_keys=False, allow_unicode=True))
+
+
+@dataclass
+class DryRun(Session):
+    """Session that runs nothing: it says of each stage whether it would run. The output of such a stage is a name."""
+
+    running: dict[str, str] = field(default_factory=dict)
+    """Stages that would run, by the URI that stands for their output."""
+
+    def run_stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        code: Sequence[str],
+        work: Work,
+        versions: Mapping[str, str] | None = None,
+    ) -> str:
+        if pending := [self.running[uri] for uri in inputs.values() if uri in self.running]:
+            verb = "runs" if len(pending) == 1 else "run"
+            return self._would_run(name, f"runs: {', '.join(pending)} {verb}")
+        determined = ingredients(name, settings, inputs, code, versions)
+        output = self.output_of(determined.folder)
+        if committed(output) is not None:
+            say(name, "reused")
+            return output
+        return self._would_run(name, self._reason(determined))
+
+    def given(self, name: str, uri: str) -> str:
+        uri = given_uri(name, uri)
+        say(name, f"given: {redacted(uri)}")
+        return uri
+
+    def _would_run(self, name: str, reason: str) -> str:
+        say(name, reason)
+        uri = self.output_of(f"{name}-{'-' * FINGERPRINT_DIGITS}")  # of no output: a fingerprint has no hyphen
+        self.running[uri] = name
+        return uri
+
+    def _reason(self, determined: Ingredients) -> str:
+        """Return what an unfinished stage would do, and why: resume, or run because of what has changed."""
+        workspace = self.workspace_of(determined.folder)
+        if (step := _checkpoint(workspace)) is not None:
+            return f"resumes at step {step}"
+        if _read(join(workspace, RUN_FILE)) is not None:
+            return "runs: an earlier run of it did not finish"
+        folders = self._finished(determined.stage)
+        if not folders:
+            return "runs: there is no earlier output"
+        earlier = [known for folder in folders if (known := self._ingredients_of(folder)) is not None]
+        if not earlier:
+            return "runs: nothing to compare with; no earlier output says what it was made of"
+        nearest = min((list(differences(known, determined)) for known in earlier), key=len)
+        if not nearest:
+            return "runs: a secret among its settings changed"
+        more = f"; and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+        return f"runs: {'; '.join(nearest[:SHOWN])}{more}"
+
+    def _finished(self, stage: str) -> list[str]:
+        """Return the names of the folders of a stage's finished outputs."""
+        system, root = fsspec.core.url_to_fs(self.outputs)
+        if not system.exists(root):
+            return []
+        folder = re.compile(rf"{re.escape(stage)}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
+        names = [path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False)]
+        return sorted(name for name in names if folder.fullmatch(name) and committed(self.output_of(name)) is not None)
+
+    def _ingredients_of(self, folder: str) -> Ingredients | None:
+        """Return what a finished output was made of; None if it is not on record."""
+        record = _read(join(self.workspace_of(folder), RUN_FILE)) or {}
+        return Ingredients(**record["ingredients"]) if "ingredients" in record else None
+
+
+def differences(earlier: Ingredients, now: Ingredients) -> Iterator[str]:
+    """Yield in words what has changed: settings by their names in the YAML, inputs by their labels, and the code."""
+    before, after = dict(_leaves(earlier.settings)), dict(_leaves(redacted(now.settings)))
+    for name in dict.fromkeys([*after, *before]):
+        if name not in before:
+            yield f"{name} is new ({_short(after[name])})"
+        elif name not in after:
+            yield f"{name} is gone ({_short(before[name])})"
+        elif before[name] != after[name]:
+            yield f"{name} changed {_short(before[name])} -> {_short(after[name])}"
+    for label in dict.fromkeys([*now.inputs, *earlier.inputs]):
+        if label not in earlier.inputs:
+            yield f"{label} is new"
+        elif label not in now.inputs:
+            yield f"{label} is gone"
+        elif earlier.inputs[label] != now.inputs[label]:
+            yield f"{label} changed"
+    if earlier.code != now.code:
+        yield "code changed"
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value with its dotted path; lists of plain values are values."""
+    if isinstance(tree, Mapping) and (tree or not path):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(tree, list) and any(isinstance(value, Mapping) for value in tree):
+        for i, value in enumerate(tree):
+            yield from _leaves(value, f"{path}.{i}")
+    else:
+        yield path, tree
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _checkpoint(workspace: str) -> int | None:
+    """Return the step of the newest committed checkpoint; its content is verified when it is read."""
+    whole = [name for name in snapshots(workspace) if committed(join(workspace, name)) is not None]
+    return int(whole[-1].removeprefix(PREFIX)) if whole else None
+
+
+def _read(uri: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(read_text(uri))
+    except FileNotFoundError:
+        return None
