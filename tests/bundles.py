@@ -47,3 +47,10 @@ def make_bundle(
     bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2))
     save_bundle(folder / "bundle", bundle, model, energies)
     return folder / "bundle"
+
+
+def make_plain_bundle(folder: Path) -> Path:
+    """Write a bundle of the denoiser alone, which generates by plain diffusion, and return its place."""
+    model, _ = save_models(folder / "models")
+    save_bundle(folder / "bundle", Bundle(name="plain", sampler=Sampler(steps=4)), model, {})
+    return folder / "bundle"

@@ -28,7 +28,7 @@ from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
 from edlm.inference.request import Limits
 from edlm.models.denoiser import Denoiser
-from tests.bundles import CHARACTERS, make_bundle
+from tests.bundles import CHARACTERS, make_bundle, make_plain_bundle
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"no browser at {CHROMIUM}: install chromium")
@@ -214,6 +214,17 @@ def test_the_model_is_named_and_the_settings_are_its_own(site, visit):
     assert playground.at("#model").text_content() == f"tinyversion 7{DIGEST[:12]}canvas of {LENGTH}"
     values = {name: playground.at(f"#{name}").input_value() for name in ("steps", "candidates", "energy", "tokens")}
     assert values == {"steps": "4", "candidates": "2", "energy": "step", "tokens": str(LENGTH * 15 // 16)}
+
+
+def test_a_model_without_energies_is_shown_by_plain_diffusion_alone(visit, tmp_path):
+    with site_of(make_plain_bundle(tmp_path)) as site:
+        playground = visit(site.url + "/")
+        expect(playground.at('input[name="view"][value="plain"]')).to_be_checked()
+        for view in ("both", "edlm"):
+            expect(playground.at(f'input[name="view"][value="{view}"]')).to_be_disabled()
+        playground.complete("plain", steps=4, tokens=6, seed=3)
+        answer = site.answer("/v1/completions", request(3, 6, steps=4))
+        assert playground.text("plain") == "the " + answer["choices"][0]["text"]
 
 
 def test_masks_fall_to_zero_as_the_text_appears(site, visit):
