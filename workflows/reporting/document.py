@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from matplotlib.figure import Figure
 
@@ -53,8 +54,12 @@ class Table:
         if wrong:
             raise ValueError(f"table {self.caption!r} has {len(self.columns)} columns, but a row {list(wrong[0])}")
 
-    def numeric(self, column: int) -> bool:
-        """Return whether a column holds numbers, which are right-aligned."""
+    @cached_property
+    def numeric(self) -> Sequence[bool]:
+        """Whether each column holds numbers, which are right-aligned."""
+        return [self._is_numeric(column) for column in range(len(self.columns))]
+
+    def _is_numeric(self, column: int) -> bool:
         cells = [row[column] for row in self.rows if row[column] not in ("", "–")]
         return bool(cells) and all(_NUMBER.match(cell) for cell in cells)
 

@@ -42,10 +42,9 @@ def _block(block: DocumentBlock) -> str:
 
 def _table(table: Table) -> str:
     cells = [[_text(cell) for cell in row] for row in (table.columns, *table.rows)]
-    numeric = [table.numeric(i) for i in range(len(table.columns))]
-    widths = [max(3, *(_width(row[i]) for row in cells)) for i in range(len(numeric))]
-    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)) + "|"
-    lines = [_line(row, widths, numeric) for row in cells]
+    widths = [max(3, *(_width(row[i]) for row in cells)) for i in range(len(table.columns))]
+    rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for w, n in zip(widths, table.numeric, strict=True)) + "|"
+    lines = [_line(row, widths, table.numeric) for row in cells]
     return "\n".join([lines[0], rule, *lines[1:]])
 
 

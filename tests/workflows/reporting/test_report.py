@@ -11,6 +11,7 @@ from unicodedata import combining, east_asian_width
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jinja2 import UndefinedError
 
 from cluster.tracking.provenance import machine, packages
 from cluster.tracking.runs import RunFacts
@@ -173,6 +174,23 @@ def test_any_text_goes_through_every_kind_of_block(text):
     for start in (i for i, line in enumerate(lines) if line.startswith("|--")):
         assert [len(bars(lines[start + i])) for i in (-1, 0, 1)] == [3, 3, 3]
     assert sum(line.startswith("|--") for line in lines) == 2
+
+
+def test_a_block_without_a_template_is_an_error():
+    class Footnote:
+        pass
+
+    with pytest.raises(UndefinedError, match="no attribute 'footnote'"):
+        html_page(ReportDocument("title", [Footnote()]), {})  # type: ignore[list-item]
+
+
+def test_rows_of_published_numerics_numbers_and_long_cells_are_marked():
+    rows = [("k = 2, legacy", "1.5"), ("k = 2", "–"), ("long " * 9, "2")]
+    page = parsed(html_page(ReportDocument("title", [Table("table", ("sampler", "n"), rows)]), {}))
+    assert page.all("tr") == [{}, {"class": "published"}, {}, {}]
+    assert page.all("th") == [{"scope": "col"}, {"scope": "col", "class": "n"}]
+    assert page.all("td")[0::2] == [{}, {}, {"class": "w"}]
+    assert page.all("td")[1::2] == [{"class": "n"}] * 3
 
 
 def bars(line: str) -> list[int]:
