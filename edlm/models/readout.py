@@ -43,18 +43,18 @@ class LMHead(nn.Module):
     def forward(self, features: Float[Tensor, "n h"], consume: Callable[..., tuple[Tensor, ...]], *aligned: Tensor):
         """Return the outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, concatenated along n.
 
-        Chunks are recomputed in the backward pass instead of being stored.
+        Chunks are recomputed in the backward pass instead of being stored. Gradients are summed over chunks in float32.
         """
-        vocabulary = self.weight.shape[0]
+        vocabulary, weight, bias = self.weight.shape[0], self.weight, self.bias
         rows = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
         n = features.shape[0]
         if n <= rows:
-            return self._chunk(consume, features, *aligned)
+            return self._chunk(weight, bias, consume, features, *aligned)
+        if weight.requires_grad and torch.is_grad_enabled():
+            weight, bias = weight.float(), bias.float()
         outputs = [
-            checkpoint(
-                self._chunk, consume, features[i : i + rows], *(a[i : i + rows] for a in aligned), use_reentrant=False
-            )
-            for i in range(0, n, rows)
+            checkpoint(self._chunk, weight, bias, consume, *chunk, use_reentrant=False)
+            for chunk in zip(*(values.split(rows) for values in (features, *aligned)), strict=True)
         ]
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
@@ -72,8 +72,10 @@ class LMHead(nn.Module):
         """Draw k tokens per position and return them with their log-probabilities."""
         return self(features, _drawn, u)
 
-    def _chunk(self, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned: Tensor):
-        logits = linear(features, self.weight, self.bias)
+    def _chunk(
+        self, weight: Tensor, bias: Tensor, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned
+    ):
+        logits = linear(features, weight.to(self.weight.dtype), bias.to(self.bias.dtype))
         if self.temperature != 1:
             logits = equations.tempered(logits, self.temperature)
         return consume(logits, *aligned)

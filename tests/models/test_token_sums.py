@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.models import readout
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.token_sums import Embedding, LayerNorm
@@ -68,11 +69,13 @@ def gradients(
 
 
 def parts(objective: Objective) -> Iterator[tuple[str, list[str]]]:
-    """The names of all weights, of the embeddings' and of the layer normalisations'."""
+    """The names of all weights, and of those whose gradients are sums over all tokens, by their layers."""
     names = [name for name, _ in objective.trained.named_parameters()]
     yield "all", names
     for kind in (Embedding, LayerNorm):
         yield kind.__name__, [f"{n}.weight" for n, module in objective.trained.named_modules() if type(module) is kind]
+    for name in set(names) & {"readout.weight", "readout.bias"}:
+        yield name, [name]
 
 
 def require_equal(name: str, rows: int, accumulation: int) -> None:
@@ -94,6 +97,12 @@ def test_the_gradient_is_that_of_float32_whatever_the_tokens_of_a_micro_batch(na
 @pytest.mark.parametrize("accumulation", [4, 16, 64])
 def test_the_gradient_is_that_of_float32_whatever_the_micro_steps(accumulation):
     require_equal("denoising", 64, accumulation)
+
+
+@pytest.mark.parametrize("name", ["denoising", "next token"])
+def test_the_gradient_is_that_of_float32_whatever_the_chunks_of_the_vocabulary_in_a_micro_batch(name, monkeypatch):
+    monkeypatch.setattr(readout, "CHUNK", 16 * VOCABULARY)  # up to 512 chunks
+    require_equal(name, 8192 // LENGTH, 1)
 
 
 @pytest.mark.parametrize("bias", [False, True])
