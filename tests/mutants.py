@@ -265,9 +265,9 @@ MUTANTS = (
         (CARRY_OVER,),
     ),
     Mutant(
-        "log Z of an energy that is not `coar` is taken for known",
+        "log Z of an energy that is not normalised is taken for known",
         "likelihood/paper.py",
-        "if log_partition_draws is None and not isinstance(energy, CarryOverEnergy):",
+        "if log_partition_draws is None and not isinstance(energy, NormalisedEnergy):",
         "if log_partition_draws is None and not energy.whole_sequence:",
         (CARRY_OVER,),
     ),

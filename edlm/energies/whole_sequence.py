@@ -102,6 +102,7 @@ class CarryOverEnergy(AbstractEnergy):
 
     whole_sequence = True
     normalised = True
+    additive = True
 
     def __init__(self, model: AutoregressiveModel, mask: int) -> None:
         super().__init__()

@@ -7,8 +7,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.interfaces import AnyDenoiser
+from edlm.interfaces import AbstractEnergy, AnyDenoiser
 from edlm.likelihood.estimate import Estimate
 from edlm.models.readout import chunks
 from edlm.schedule import AbstractSchedule
@@ -16,7 +15,7 @@ from edlm.schedule import AbstractSchedule
 
 @torch.no_grad()
 def carry_over_estimate(
-    x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, energy: CarryOverEnergy, schedule: AbstractSchedule
+    x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, energy: AbstractEnergy, schedule: AbstractSchedule
 ) -> Estimate:
     """Compute E_t E_{x_t}[w(t) (-log p_theta + E + log Z)] of `coar`, exact, in nats per sequence: NOT a bound.
 
@@ -30,13 +29,13 @@ def carry_over_estimate(
     and bracket_l = -log p_AR(x^l | x^<l): for any denoiser, the estimator of `coar` is the perplexity of the
     autoregressive model inside its energy (docs/mathematics.md 5.2). Costs one pass of both networks per position.
     """
-    if not isinstance(energy, CarryOverEnergy):
-        raise ValueError(f"{type(energy).__name__} is not additive over masks; only `coar` is: use paper_estimate")
+    if not energy.additive:
+        raise ValueError(f"{type(energy).__name__} is not additive over masks, as `coar` is; use paper_estimate")
     brackets = torch.stack([_brackets(text, denoiser, energy).sum() for text in x0]).cpu()
     return Estimate(brackets * mean_masked_weight(schedule), draws=1)
 
 
-def _brackets(text: Int[Tensor, " l"], denoiser: AnyDenoiser, energy: CarryOverEnergy) -> Float64[Tensor, " l"]:
+def _brackets(text: Int[Tensor, " l"], denoiser: AnyDenoiser, energy: AbstractEnergy) -> Float64[Tensor, " l"]:
     """Compute -log p_theta + E of the text for each position masked alone; row l of the batch masks position l."""
     length = len(text)
     single = torch.eye(length, dtype=torch.bool, device=text.device)

@@ -5,8 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy
 from edlm.likelihood.bounds import _log_p_of, _noised
 from edlm.likelihood.estimate import Estimate
 from edlm.rng import Purpose, uniforms
@@ -28,11 +27,11 @@ def paper_estimate(
 
     Defined for whole-sequence energies only. log Z is the log-mean-exp over `log_partition_draws` candidates, which is
     biased low: far too low if the energy is sharp and the candidates are few. None: log Z is known, not estimated; it
-    is 0 for `coar`, and for no other whole-sequence energy.
+    is 0 for a normalised energy, such as `coar`, and unknown for any other.
     """
     if not energy.whole_sequence:
         raise ValueError(f"{type(energy).__name__} weighs a step's tokens; the paper's estimator needs whole drafts")
-    if log_partition_draws is None and not isinstance(energy, CarryOverEnergy):
+    if log_partition_draws is None and not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"log Z of {type(energy).__name__} is not known; give log_partition_draws >= 2")
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):

@@ -105,7 +105,9 @@ class Conditioning(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(energy, Proposal):
-            raise ValueError(f"{type(energy).__name__} has no `log_p` and `drawing`, so its likelihood is not trained")
+            raise ValueError(
+                f"{type(energy).__name__} has no `log_p` and `draw`, so that its likelihood cannot be trained"
+            )
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
         self.largest_grid = largest_grid
 

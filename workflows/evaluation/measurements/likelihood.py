@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.interfaces import AnyEnergy, proposal_of
+from edlm.interfaces import AbstractEnergy, AnyEnergy, NormalisedEnergy, proposal_of
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
 from edlm.likelihood.coar import carry_over_estimate
 from edlm.likelihood.estimate import Estimate, difference
@@ -222,13 +221,11 @@ class Paper(AbstractMeasurement):
                 x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
             )
         }
-        if isinstance(energy, CarryOverEnergy):
+        if isinstance(energy, NormalisedEnergy):
             draws = self.draws * self.log_partition_draws  # a known log Z costs no draws
-            known = paper_estimate(x0, network, energy, schedule, seed, draws, None)
-            estimates |= {
-                "log Z = 0, as it is": known,
-                "masks averaged in closed form": carry_over_estimate(x0, network, energy, schedule),
-            }
+            estimates["log Z = 0, as it is"] = paper_estimate(x0, network, energy, schedule, seed, draws, None)
+        if isinstance(energy, AbstractEnergy) and energy.additive:
+            estimates["masks averaged in closed form"] = carry_over_estimate(x0, network, energy, schedule)
         rows = [
             {"energy": self.energy, "how": method, **per_token(estimate, denoiser.length), **self.common()}
             | {"perplexity": math.exp(estimate.mean / denoiser.length)}
