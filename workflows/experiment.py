@@ -52,10 +52,13 @@ class Evaluate:
     """Measurements on the validation split: a grid of samplers, their controls, and sampler-independent numbers."""
 
     sequences: Positive = 64
+    """Validation sequences on which likelihoods are measured."""
     steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
+    """T of the samplers whose bounds are measured."""
     plain_steps: tuple[Positive, ...] = ()
     """More T for plain diffusion alone: with more steps it costs as much as energies do with fewer."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
+    """k of the samplers with an energy; 1, plain diffusion, among them."""
     whole_sequence_candidates: tuple[Positive, ...] | None = None
     """k of whole-sequence energies: each candidate costs a pass as long as the denoiser's. None: `candidates`."""
     windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
@@ -82,12 +85,17 @@ class Evaluate:
     effort_budgets: tuple[Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)], ...] = (1.25, 1.5, 2.0)
     """Time budgets of a plan, as multiples of the seconds of plain diffusion at the same T."""
     nelbo_draws: Positive = 16
+    """Noise samples per sequence for the denoiser's NELBO."""
     paper_draws: Positive = 4
+    """Noise samples per sequence for the paper's estimator and the estimates of log Z."""
     log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
     """Numbers of draws from which log Z is estimated; with more, its two ends approach each other."""
     calibration_draws: Positive = 2
+    """Noise samples per sequence on which an energy is to tell data from samples of the denoiser."""
     samples: Positive = 64
+    """Texts per sampler that are judged."""
     sample_steps: tuple[Positive, ...] = (8,)
+    """T of the samplers whose texts are judged."""
     sample_candidates: tuple[Annotated[int, pydantic.Field(ge=2)], ...] | None = None
     """k of the samplers whose texts are judged; None: the largest of `candidates`."""
     token_temperatures: tuple[PositiveFloat, ...] = (1.0,)

@@ -72,7 +72,7 @@ def answer(url: str, asked: dict[str, Any], keyed: bool, key: str | None) -> Ans
     """Return the endpoint's answer; `keyed`: it requires an API key. Raise RuntimeError if it refuses."""
     command = curl(url, asked, keyed)
     if keyed and key is None:
-        say("serve", f"it is not asked, because serving.key_file is set and {KEY} is not; put a key there")
+        say("serve", f"not queried: serving.key_file is set and {KEY} is not; set {KEY} to one of its keys")
         return Answer(text=None, curl=command)
     headers = {"authorization": f"Bearer {key}"} if keyed else {}
     response = httpx.post(f"{url}/v1/completions", json=asked, headers=headers, timeout=START_SECONDS, trust_env=False)
@@ -130,7 +130,7 @@ def serve(experiment: Experiment) -> None:
         print(f"another version: {promotion(address(), keyed)}")
         print("Ctrl-C stops it", flush=True)
         stopped.wait()
-        say("serve", "stopping: what is on its way may end")
+        say("serve", "stopping; running requests may finish")
         undeploy(experiment.serving)
 
 
@@ -145,8 +145,8 @@ def preview(experiment: Experiment) -> None:
 def key(arguments: Sequence[str]) -> None:
     """Add a new API key to the file and print the key, which is stored nowhere else."""
     parser = argparse.ArgumentParser(prog="python -m workflows.serve key", description=key.__doc__)
-    parser.add_argument("name", help="whose it is; for the logs, and for fairness among those who ask")
-    parser.add_argument("--file", type=Path, required=True, help="what serving.key_file names")
+    parser.add_argument("name", help="name of the owner, for the access log and for fair scheduling among keys")
+    parser.add_argument("--file", type=Path, required=True, help="file of serving.key_file")
     given = parser.parse_args(arguments)
     try:
         print(add_key(given.file, given.name))

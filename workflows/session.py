@@ -66,7 +66,7 @@ class RunningSession(Session):
 
     def given(self, name: str, uri: str) -> str:
         uri = given_uri(name, uri)
-        say(name, f"given: {uri}")
+        say(name, f"given: {redacted(uri)}")
         self.reports.append({"stage": name, "reused": True, "seconds": 0.0, "output": uri})
         return uri
 

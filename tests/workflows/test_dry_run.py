@@ -15,11 +15,13 @@ import yaml
 from cluster.config import Tracking
 from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
-from edlm.config import load, parse
-from edlm.storage import read_text, write_text
-from tests.places import PROJECT, SMALLEST
+from edlm.config import ConfigurationError, load, parse, plain
+from edlm.storage import publish, read_text, write_text
+from tests.places import ONE_ENERGY, PROJECT, SMALLEST
 from workflows.dry_run import DryRun, differences
 from workflows.experiment import Experiment
+from workflows.pipeline import stages
+from workflows.register import bundle
 from workflows.session import RunningSession
 from workflows.stage import RUN_FILE, Ingredients, Session, StageContext
 
@@ -114,6 +116,55 @@ def test_settings_and_inputs_that_only_one_side_has_are_named():
     assert list(differences(earlier, now)) == [
         "new.0.b is new (null)", "old.a is gone (1)", "data is new", "proposal is gone",
     ]  # fmt: skip
+
+
+def asked_for(experiment: Experiment, stage, root: Path, capsys) -> dict[str, str]:
+    """The stages that a dry run asks for, and what it says of each."""
+    capsys.readouterr()
+    stage(DryRun(experiment, str(root)))
+    return dict(re.findall(r"^\[([\w-]+)\] (.*)$", capsys.readouterr().out, re.MULTILINE))
+
+
+ENERGIES = ["finetune-step", "finetune-conditional", "finetune-residual", "finetune-coar"]
+ALL = ["prepare", "pretrain", "autoregress", "judge", *ENERGIES, "evaluate", "register"]
+GPT2 = {"kind": "huggingface", "name": "gpt2"}
+
+
+@pytest.mark.parametrize(
+    ("change", "energies", "spared"),
+    [
+        ({}, 4, set()),
+        ({"evaluate": None}, 4, {"judge", "evaluate"}),
+        ({"evaluate": None}, 1, {"judge", "evaluate", "autoregress", *ENERGIES[1:]}),
+        ({"evaluate": None, "autoregress": None, "judge": None}, 3, {"judge", "evaluate", "autoregress", ENERGIES[3]}),
+        ({"evaluate": {"judge": GPT2}}, 4, {"judge"}),
+        ({"judge": None}, 4, {"judge"}),
+        ({"autoregress": None}, 3, {"autoregress", ENERGIES[3]}),
+        ({"register": {"sampler": {"steps": 4}}, "evaluate": None}, 0, {"judge", "evaluate", "autoregress", *ENERGIES}),
+    ],
+)
+def test_a_pipeline_asks_for_what_its_experiment_needs_and_for_nothing_else(change, energies, spared, tmp_path, capsys):
+    tree = plain(load(Experiment, SMALLEST)) | change
+    tree["finetune"] = tree["finetune"][:energies]
+    asked = asked_for(parse(Experiment, tree), stages, tmp_path, capsys)
+    assert set(asked) - {"report", "serve"} == set(ALL) - spared
+    assert ("report" in asked) == ("evaluate" in asked)
+
+
+def test_a_given_model_takes_the_place_of_its_stage_and_of_what_that_would_need(tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("weights")
+    tree = plain(load(Experiment, ONE_ENERGY)) | {"given": {"denoiser": str(model), "energies": {"step": str(model)}}}
+    experiment = parse(Experiment, tree)
+    with pytest.raises(ConfigurationError, match=r"given: pretrain in .* is not there, or is not finished"):
+        asked_for(experiment, bundle, tmp_path / "home", capsys)
+    publish(model, str(model))
+    assert asked_for(experiment, bundle, tmp_path / "home", capsys) == {
+        "pretrain": f"given: {model}",
+        "finetune-step": f"given: {model}",
+        "register": "runs: there is no earlier output",
+    }
 
 
 @pytest.fixture

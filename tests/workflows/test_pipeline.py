@@ -99,15 +99,35 @@ def test_an_experiment_of_one_energy_asks_for_one_denoiser_and_one_energy_and_is
     assert "the report" not in said
 
 
+EVALUATE_PLAIN = """
+sequences: 4
+steps: [1, 2]
+candidates: [1, 2]
+fitted_steps: [2]
+fitted_points: 2
+effort_steps: [2]
+nelbo_draws: 2
+timed_texts: 2
+timed_steps: [2]
+zero_shot: [{name: readme, corpus: {kind: files, paths: [README.md], format: txt}, limit: 4}]
+"""
+
+
 @pytest.mark.usefixtures("first")
-def test_plain_diffusion_is_registered_and_served_of_a_denoiser_alone(home, port, tmp_path):
+def test_plain_diffusion_is_measured_and_served_without_energy_judge_or_autoregressive_model(home, port, tmp_path):
     tree = yaml.safe_load(ONE_ENERGY.read_text())
     del tree["finetune"]
-    plain = tmp_path / "plain.yaml"
-    plain.write_text(yaml.safe_dump(tree | {"register": {"model": "plain", "sampler": {"steps": 4}}}))
-    said = run(home, "pipeline", "--serving.port", str(port), experiment=plain)
-    assert states(said) == {**dict.fromkeys(["prepare", "pretrain"], "reused"), "register": "started"}
+    tree |= {"evaluate": yaml.safe_load(EVALUATE_PLAIN), "register": {"model": "plain", "sampler": {"steps": 4}}}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(tree))
+    said = run(home, "pipeline", "--serving.port", str(port), experiment=tmp_path / "plain.yaml")
+    reused = dict.fromkeys(["prepare", "pretrain"], "reused")
+    assert states(said) == {**reused, **dict.fromkeys(["evaluate", "register"], "started")}
     assert re.search(r"the endpoint answered: 'the ", said)
+    assert "No judge: texts were not judged" in said
+    assert "autoregressive" not in said
+    page = re.search(r"the report, with every figure: (\S+)", said)
+    assert page is not None
+    assert "No judge: texts were not judged." in Path(page[1]).read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("first")
