@@ -23,14 +23,11 @@ from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.command import command
 from workflows.evaluation.equal_entropy import matched_rows
-from workflows.evaluation.grid import exact_kinds, fitted_grid, grid
 from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, Row, Subject
 from workflows.evaluation.run import measure_all
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.reporting.figures.bounds import bound_figure
-from workflows.reporting.figures.quality import quality_figure
 from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
 from workflows.stage import Session, StageContext, once
@@ -65,6 +62,8 @@ def evaluate(session: Session) -> str:
     source = corpus if isinstance(corpus, AbstractSource) else None
 
     def work(work: StageContext) -> dict[str, Any]:
+        from workflows.evaluation.grid import exact_kinds, fitted_grid, grid  # deferred: scikit-learn takes seconds
+
         _require_same_tokens(inputs)
         subject = Subject(
             data=data,
@@ -199,6 +198,9 @@ def summarise(experiment: str, tables: Tables, sample: Mapping[str, int]) -> Row
 
 
 def _write(experiment: str, work: StageContext, tables: Tables, sample: Mapping[str, int]) -> dict[str, Any]:
+    from workflows.reporting.figures.bounds import bound_figure  # deferred: Matplotlib takes a second
+    from workflows.reporting.figures.quality import quality_figure
+
     summary, quality = summarise(experiment, tables, sample), tables.get("quality", [])
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), work.folder / f"{name}.parquet")

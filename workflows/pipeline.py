@@ -26,7 +26,6 @@ from workflows.command import experiment_from
 from workflows.dry_run import dry_run
 from workflows.evaluate import evaluate, shown
 from workflows.register import bundle, register
-from workflows.report import HTML, report
 from workflows.stage import Session, say, user_errors
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ def main() -> None:
     if dry:
         dry_run(experiment, stages)
         return
-    # Deferred: importing Ray and MLflow takes seconds, which a dry run does without.
+    # Deferred: importing Ray, MLflow and Matplotlib takes seconds, which a dry run does without.
+    from workflows.report import HTML, report
     from workflows.serve import ask, require_keyed
     from workflows.session import open_session
 
@@ -51,7 +51,7 @@ def main() -> None:
         page = None if measured is None else report(session)
         answer = ask(session)
         results = None if measured is None else local_copy(measured)
-    print(summary(results, page, answer))
+    print(summary(results, None if page is None else join(page, HTML), answer))
     print(f"\nall stages in {time.monotonic() - started:.0f} s")
 
 
@@ -70,12 +70,12 @@ def stages(session: Session) -> None:
 
 
 def summary(results: Path | None, page: str | None, answer: "Answer") -> str:
-    """Return what the command ends with: the measurements, where the pages are, and the endpoint's answer."""
+    """Return what the command ends with: the measurements, the URI of the page, and the endpoint's answer."""
     lines = []
     if results is not None and page is not None:
         figures = "  ".join(str(path) for path in sorted(results.glob("*.png")))
         lines += ["", shown(results), f"\nfigures: {figures}"]
-        lines += [f"the report, with every figure: {join(page, HTML)}"]
+        lines += [f"the report, with every figure: {page}"]
     status = "has started" if answer.text is None else f"answered: {answer.text!r}"
     lines += ["browse the runs: make ui, then http://127.0.0.1:5000"]
     lines += [f"the endpoint {status}\nto ask it (make serve keeps it up):\n  {answer.curl}"]

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from cluster.tracking.journal import history
-from cluster.tracking.training_curves import training_curves
 from edlm.data.packing import Split
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
@@ -29,7 +28,9 @@ def run_training(
     write: Write,
 ) -> dict[str, Any]:
     """Train, write the model to `work.folder` by `write`, and return facts about the training."""
-    from cluster.training.workers import TrainingTask, train  # deferred: importing Ray takes seconds
+    # Deferred: importing Ray and Matplotlib takes seconds, which a dry run does without.
+    from cluster.tracking.training_curves import training_curves
+    from cluster.training.workers import TrainingTask, train
 
     experiment = session.experiment
     weights = train(
