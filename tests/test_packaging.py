@@ -1,7 +1,5 @@
 """What `pip install` puts where: a wheel of edlm alone, and a checkout whose folder is on the path."""
 
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.http.local import serving
+from edlm.inference.generator import open_bundle
+from tests.bundles import make_bundle
 from tests.places import PROJECT
+from tests.wheels import build_wheels
 
 # The client must work beside the packages of the base dependencies and no others.
 CLIENT_ALONE = """
@@ -23,9 +25,17 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 sys.path.insert(0, sys.argv[1])
 import edlm
-from edlm.client import Client, Settings
+from edlm.client import Settings
+from edlm.client.types import Choice, State
 assert edlm.__file__.startswith(sys.argv[1]), edlm.__file__
-print(edlm.__version__)
+with edlm.Client(sys.argv[2]) as client:
+    settings = Settings(steps=6, candidates=3)
+    with client.stream("ab", max_tokens=20, seed=5, settings=settings, denoising=True) as stream:
+        events = list(stream)
+    whole = client.complete("ab", max_tokens=20, seed=5, settings=settings).choices[0].text
+assert "".join(event.text for event in events if isinstance(event, Choice)) == whole
+assert any(isinstance(event, State) for event in events)
+print(edlm.__version__, len(whole))
 """
 
 
@@ -33,18 +43,7 @@ print(edlm.__version__)
 def built(tmp_path_factory) -> Path:
     """A folder with the wheel and the editable wheel, as the build backend makes them for pip."""
     folder = tmp_path_factory.mktemp("packaging")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("edlm", "cluster", "workflows"):
-        shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PROJECT / name, source / name)
-    build = "from setuptools import build_meta as b; b.build_wheel('../wheel'); b.build_editable('../editable')"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", build], cwd=source, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    build_wheels(folder)
     return folder
 
 
@@ -72,11 +71,12 @@ def test_an_editable_installation_puts_the_checkout_on_the_path(built):
     assert path.read_text().strip() == str(built / "source")
 
 
-def test_the_client_of_a_wheel_needs_only_the_base_dependencies(built):
+def test_the_client_of_a_wheel_streams_with_only_the_base_dependencies(built, tmp_path):
     site = unpacked(built / "wheel")
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT_ALONE, str(site)], cwd=site, capture_output=True, text=True, timeout=120
-    )
+    with serving(open_bundle(make_bundle(tmp_path)), "1/local") as service:
+        client = [sys.executable, "-c", CLIENT_ALONE, str(site), service.url]
+        done = subprocess.run(client, cwd=site, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (metadata,) = site.glob("*.dist-info")
-    assert metadata.name == f"edlm-{done.stdout.strip()}.dist-info"
+    version, letters = done.stdout.split()
+    assert (metadata.name, letters) == (f"edlm-{version}.dist-info", "20")
