@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 Curves = Mapping[str, Mapping[int, float]]
 
-INK, FAINT, ACCENT = "#22262b", "#b9c0c8", "#1f5fa8"
+INK, FAINT, ACCENT, CONTRAST = "#22262b", "#b9c0c8", "#1f5fa8", "#c2541b"
 SMOOTHED_SHARE = 0.03  # of the points: half the window of the running mean
-LOSS = "loss_nats_per_token"
+LOSS, VALIDATION = "loss_nats_per_token", "validation_nats_per_token"
 RARE = 20  # a curve with fewer points is not smoothed
 
 
@@ -31,7 +31,7 @@ def training_curves(metrics: Curves, title: str) -> Figure:
         if panel == "gain":
             draw_gains(axes, gains, "gain by time")
         elif panel == LOSS:
-            draw_loss(axes, metrics[LOSS], "loss")
+            draw_loss(axes, metrics, "loss")
         else:
             _learning_rate(axes, metrics["learning_rate"])
     return figure
@@ -50,9 +50,14 @@ def gains_by_time(metrics: Curves) -> Curves:
     return {name: curve for name, curve in metrics.items() if "gain" in name and "/t_" in name}
 
 
-def draw_loss(axes: Axes, curve: Mapping[int, float], title: str) -> None:
-    """Draw the loss of every step, and its running mean."""
-    _curve(axes, curve, ACCENT)
+def draw_loss(axes: Axes, metrics: Curves, title: str) -> None:
+    """Draw the loss of every step with its running mean, and the validation loss if there is one."""
+    validation = metrics.get(VALIDATION)
+    _curve(axes, metrics[LOSS], ACCENT, label="training" if validation else None)
+    if validation:
+        steps, values = _points(validation)
+        axes.plot(steps, values, color=CONTRAST, linewidth=1.6, marker="o", markersize=3, label="validation")
+        axes.legend(frameon=False, fontsize=8)
     _finish(axes, title, "nats")
 
 

@@ -29,6 +29,7 @@ from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training, share
+from edlm.training.validation import validation_rows
 
 RESULT, WEIGHTS = "result", "weights.safetensors"
 VERDICT = "non_finite.json"  # null, or the non-finite loss that stopped the training
@@ -62,6 +63,7 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     result = join(task.workspace, RESULT)
     if committed(result) is None:
         share(task.training, cluster.workers)
+        validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         resources = {name: amount for name, amount in resources.items() if amount}
         require_resources(
@@ -102,8 +104,8 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
     _resume(engine, task, say)
-    tokens = TokenFile.open(local_copy(task.data), task.split)
-    batches = Batches(tokens, task.length, task.training.batch, task.seed)
+    data = local_copy(task.data)
+    batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
 
     def checkpoint(engine: Engine) -> None:
@@ -112,7 +114,10 @@ def _worker(config: dict[str, Any]) -> None:
             save_snapshot(task.workspace, state, engine.step)
 
     try:
-        fit(engine, batches.rows, task.training, task.seed, reporter.log if reporter else _unheard, checkpoint)
+        log = reporter.log if reporter else _unheard
+        fit(engine, batches.rows, task.training, task.seed, log, checkpoint, validation_rows(data, task.training))
+        if reporter is not None:
+            reporter.stop(engine)
     except NonFiniteLoss as error:
         # All ranks get here at the same step. Not raised: Ray would restart, and training would fail again.
         if engine.rank == 0:
@@ -151,6 +156,9 @@ class _Reporter:
         measured = {"tokens_per_second": self._tokens / metrics["seconds_per_step"], "memory_mib": _memory_mib()}
         self._tracker.log(step, {**metrics, **measured})
         self._lines.log(step, metrics)
+
+    def stop(self, engine: Engine) -> None:
+        self._lines.stop(engine)
 
     def close(self) -> None:
         self._tracker.close()

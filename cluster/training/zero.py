@@ -8,7 +8,8 @@ are pickles.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,18 @@ from torch import Tensor, nn
 from cluster.config import Zero
 from edlm.data.batches import Rows
 from edlm.training.engine import Objective
-from edlm.training.local_engine import AVERAGE, FIRST, SECOND, WEIGHTS, average, require_state
+from edlm.training.local_engine import (
+    AVERAGE,
+    BEST,
+    FIRST,
+    SECOND,
+    VALIDATION,
+    WEIGHTS,
+    average,
+    evaluation_mode,
+    require_state,
+    unvalidated,
+)
 from edlm.training.settings import Training, share
 
 
@@ -56,6 +68,8 @@ class ZeroEngine:
             self._lay_out(initial, WEIGHTS, self._masters)
         self._adam.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
+        self._best = [master.detach().clone() for master in self._masters] if training.keep_best else None
+        self.validation = unvalidated()
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         loss, observations = self._engine(rows.to(self.device))
@@ -77,6 +91,19 @@ class ZeroEngine:
         self.step += 1
         return float(norm)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
+        self._swap_averages()
+        try:
+            with evaluation_mode(self._engine.module):
+                yield lambda rows: self._engine(rows.to(self.device))[0]
+        finally:
+            self._swap_averages()
+
+    def mark_best(self) -> None:
+        assert self._best is not None
+        self._best = [weight.detach().clone() for weight in self._averages or self._masters]
+
     def gather(self, values: Tensor) -> Tensor:
         values = values.contiguous().to(self.device)
         parts = [torch.empty_like(values) for _ in range(self.world)]
@@ -87,7 +114,12 @@ class ZeroEngine:
         kinds = {WEIGHTS: self._masters, **{key: self._moments(key) for key in (FIRST, SECOND)}}
         if self._averages is not None:
             kinds[AVERAGE] = self._averages
-        return self._whole(kinds)
+        if self._best is not None:
+            kinds[BEST] = self._best
+        state = self._whole(kinds)
+        if state is not None and self.training.validate_every is not None:
+            state[VALIDATION] = self.validation
+        return state
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
         require_state(state, self.shapes, self.training)
@@ -102,11 +134,15 @@ class ZeroEngine:
             self._lay_out(state, key, self._moments(key))
         if self._averages is not None:
             self._lay_out(state, AVERAGE, self._averages)
+        if self._best is not None:
+            self._lay_out(state, BEST, self._best)
+        if self.training.validate_every is not None:
+            self.validation = state[VALIDATION].clone()
         _show(self._engine.optimizer, self._stage)
         self.step = step
 
     def export(self) -> dict[str, Tensor] | None:
-        weights = self._whole({"": self._averages or self._masters})
+        weights = self._whole({"": self._best or self._averages or self._masters})
         return None if weights is None else {name.removeprefix("."): tensor for name, tensor in weights.items()}
 
     @property
@@ -115,6 +151,19 @@ class ZeroEngine:
 
     def _moments(self, key: str) -> list[Tensor]:
         return [self._adam.state[master][key] for master in self._masters]
+
+    @torch.no_grad()
+    def _swap_averages(self) -> None:
+        """Exchange the float32 weights and their averages, each worker its shards, and show them in the network.
+
+        What DeepSpeed has gathered of the weights is released by it, so that none of it survives the exchange.
+        """
+        if self._averages is not None:
+            for master, mean in zip(self._masters, self._averages, strict=True):
+                weight = master.detach().clone()
+                master.copy_(mean)
+                mean.copy_(weight)
+        _show(self._engine.optimizer, self._stage)
 
     def _norm_before_step(self) -> float | None:
         """Return the gradient norm at stage 0, where DeepSpeed clips without reporting it; None at other stages."""
@@ -227,7 +276,7 @@ def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> 
 
 @torch.no_grad()
 def _show(optimizer: Any, stage: int) -> None:
-    """Copy the loaded float32 weights to the network, in its own precision."""
+    """Copy the float32 weights to the network, in its own precision."""
     if stage == 3:
         optimizer._partition_all_parameters()
         for i in range(len(optimizer.fp16_groups)):

@@ -1,6 +1,7 @@
 """Interfaces of training: the objective, the engine that owns its weights, and the tracker of its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Engine(Protocol):
     world: int
     step: int
     """Number of steps taken."""
+    validation: Tensor
+    """Lowest validation loss so far and the number of validations since, float64 [2]; part of the state."""
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the observations of these rows; add the gradient to that of the step."""
@@ -39,6 +42,17 @@ class Engine(Protocol):
 
     def update(self, learning_rate: float) -> float:
         """Step the optimizer with the clipped gradient, and the average; return the gradient norm before clipping."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[Callable[[Rows], Tensor]]:
+        """Return a context whose value computes the loss of rows with the averaged weights, if any, without dropout.
+
+        All ranks enter it, and call its value equally often. Training goes on after it as if nothing had happened.
+        """
+        ...
+
+    def mark_best(self) -> None:
+        """Keep a copy of the weights that `evaluating` shows: with `keep_best`, `export` returns it."""
         ...
 
     def gather(self, values: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training
+from edlm.training.validation import validation_rows
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -78,8 +79,9 @@ def train(
     The device is that of the objective's weights: move the objective there first. `say` receives a progress line every
     `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
     `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result.
-    The returned weights are the running averages if `training.ema` is set; `objective.trained` holds those of the last
-    step. `save_denoiser`, `save_energy` and `save_autoregressive` write what the text generator and bundles open.
+    The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
+    `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
+    write what the text generator and bundles open.
     Raise NonFiniteLoss at the first step that is not finite, and ValueError for a folder that holds no prepared data
     or a workspace of another training.
     """
@@ -102,5 +104,6 @@ def train(
         if workspace is not None and state is not None:
             save_snapshot(str(workspace), state, engine.step)
 
-    fit(engine, batches.rows, training, seed, report, checkpoint)
+    fit(engine, batches.rows, training, seed, report, checkpoint, validation_rows(data, training))
+    lines.stop(engine)
     return engine.export()

@@ -1,15 +1,19 @@
 """Single-process engine: AdamW on float32 weights, for networks in float32 or bfloat16, and their running average."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from edlm.data.batches import Rows
+from edlm.interfaces import AbstractEnergy
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
 
-WEIGHTS, FIRST, SECOND, AVERAGE = "weights", "exp_avg", "exp_avg_sq", "ema"
+WEIGHTS, FIRST, SECOND, AVERAGE, BEST = "weights", "exp_avg", "exp_avg_sq", "ema", "best"
+VALIDATION = "validation"  # in a state: `Engine.validation`
 
 
 class LocalEngine:
@@ -36,6 +40,8 @@ class LocalEngine:
             weight_decay=training.weight_decay,
         )
         self.average = [master.clone() for master in self.masters] if training.ema is not None else None
+        self.best = [master.clone() for master in self.masters] if training.keep_best else None
+        self.validation = unvalidated()
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         loss, observations = self.objective(rows.to(self.masters[0].device))
@@ -55,11 +61,25 @@ class LocalEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._show()
+        self._show(self.masters)
         if self.average is not None:
             average(self.average, self.masters, self.training.ema)
         self.step += 1
         return norm.item()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
+        device = self.masters[0].device
+        self._show(self.average or self.masters)
+        try:
+            with evaluation_mode(self.objective):
+                yield lambda rows: self.objective(rows.to(device))[0]
+        finally:
+            self._show(self.masters)
+
+    def mark_best(self) -> None:
+        assert self.best is not None
+        self.best = [weight.clone() for weight in self.average or self.masters]
 
     def gather(self, values: Tensor) -> Tensor:
         return values[None]
@@ -72,6 +92,10 @@ class LocalEngine:
             state[f"{FIRST}.{name}"], state[f"{SECOND}.{name}"] = adam["exp_avg"], adam["exp_avg_sq"]
             if self.average is not None:
                 state[f"{AVERAGE}.{name}"] = self.average[i]
+            if self.best is not None:
+                state[f"{BEST}.{name}"] = self.best[i]
+        if self.training.validate_every is not None:
+            state[VALIDATION] = self.validation
         return {name: tensor.cpu() for name, tensor in state.items()}
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
@@ -85,20 +109,48 @@ class LocalEngine:
             }
             if self.average is not None:
                 self.average[i].copy_(state[f"{AVERAGE}.{name}"])
-        self._show()
+            if self.best is not None:
+                self.best[i].copy_(state[f"{BEST}.{name}"])
+        if self.training.validate_every is not None:
+            self.validation = state[VALIDATION].clone()
+        self._show(self.masters)
         self.step = step
 
     def export(self) -> dict[str, Tensor]:
-        return {name: w.to("cpu", copy=True) for name, w in zip(self.names, self.average or self.masters, strict=True)}
+        weights = self.best or self.average or self.masters
+        return {name: weight.to("cpu", copy=True) for name, weight in zip(self.names, weights, strict=True)}
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.objective.trained.parameters() if parameter.requires_grad]
 
-    def _show(self) -> None:
-        """Copy the float32 weights into the network, rounded to its precision."""
+    @torch.no_grad()
+    def _show(self, weights: list[Tensor]) -> None:
+        """Copy float32 weights into the network, rounded to its precision."""
+        for weight, parameter in zip(weights, self._parameters(), strict=True):
+            parameter.copy_(weight)
+
+
+def unvalidated() -> Tensor:
+    """Return the `validation` of an engine before the first one."""
+    return torch.tensor([math.inf, 0.0], dtype=torch.float64)
+
+
+@contextmanager
+def evaluation_mode(objective: nn.Module) -> Iterator[None]:
+    """Compute no gradients, and put all modules in evaluation mode, except energies.
+
+    In training mode an energy makes the same calls for any rows, which sharded weights need (`edlm.models.gather`), and
+    nothing else differs: its dropout is that of the modules in it.
+    """
+    modes = [(module, module.training) for module in objective.modules()]
+    for module, _ in modes:
+        module.training = isinstance(module, AbstractEnergy)
+    try:
         with torch.no_grad():
-            for master, parameter in zip(self.masters, self._parameters(), strict=True):
-                parameter.copy_(master)
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @torch.no_grad()
@@ -111,8 +163,11 @@ def average(averages: list[Tensor], weights: list[Tensor], decay: float | None) 
 
 def require_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], training: Training) -> None:
     """Raise ValueError, naming the mismatched tensors, unless the checkpoint is of this network and training."""
-    kinds = [WEIGHTS, FIRST, SECOND] + ([AVERAGE] if training.ema is not None else [])
+    kinds = [WEIGHTS, FIRST, SECOND, *([AVERAGE] if training.ema is not None else [])]
+    kinds += [BEST] if training.keep_best else []
     expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in kinds}
+    if training.validate_every is not None:
+        expected[VALIDATION] = unvalidated().shape
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is foreign" for name in state if name not in expected]
     problems += [

@@ -10,6 +10,7 @@ from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
 from edlm.training.engine import Engine, NonFiniteLoss
 from edlm.training.settings import Training, learning_rate, share
+from edlm.training.validation import METRIC, validation_losses
 
 QUARTERS = 4  # observations are averaged per quarter of t
 
@@ -21,14 +22,23 @@ def fit(
     seed: int,
     log: Callable[[int, Mapping[str, float]], None],
     checkpoint: Callable[[Engine], None],
+    validation: Rows | None = None,
 ) -> None:
-    """Train until all steps are taken. `rows(step, start, stop)` returns a slice of a step's global batch.
+    """Train until all steps are taken, or validation stops it. `rows(step, start, stop)` returns a slice of a batch.
 
     Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due.
+    `validation` are all rows of a validation (`validation_rows`). The one after the last step, if `validate_every` does
+    not divide it, is no part of the state: a longer training would not have it.
     Raise NonFiniteLoss, on every rank alike, at the first step that is not finite.
     """
+    if (training.validate_every is None) != (validation is None):
+        rows_are = "missing" if validation is None else "given"
+        raise ValueError(
+            f"validate_every is {training.validate_every} and the validation rows are {rows_are}; "
+            "`validation_rows` returns those of a training"
+        )
     size = share(training, engine.world)
-    while engine.step < training.steps:
+    while not finished(engine, training):
         step, started = engine.step, time.perf_counter()
         losses, observed = [], []
         for micro in range(training.accumulation):
@@ -44,11 +54,42 @@ def fit(
         _require_finite(engine.gather(torch.tensor(norm)), step, "the gradient's norm")
         metrics = {"loss_nats_per_token": every_loss.mean().item(), "learning_rate": rate, "gradient_norm": norm}
         metrics |= _by_quarter(engine, observed)
-        seconds = time.perf_counter() - started
+        metrics["seconds_per_step"] = time.perf_counter() - started
+        if validation is not None and (_at_interval(engine, training) or engine.step == training.steps):
+            metrics[METRIC] = _validate(engine, validation, size)
+            if _at_interval(engine, training):
+                _compare(engine, metrics[METRIC], training)
         if engine.rank == 0:
-            log(step, {**metrics, "seconds_per_step": seconds})
+            log(step, metrics)
         if engine.step % training.checkpoint_every == 0 and engine.step < training.steps:
             checkpoint(engine)
+    if validation is not None and training.keep_best and not _at_interval(engine, training):
+        _compare(engine, _validate(engine, validation, size), training)
+
+
+def finished(engine: Engine, training: Training) -> bool:
+    """Return whether all steps are taken, or the validation loss has not improved for too long."""
+    patience = training.early_stopping_patience
+    return engine.step >= training.steps or (patience is not None and engine.validation[1].item() >= patience)
+
+
+def _at_interval(engine: Engine, training: Training) -> bool:
+    return training.validate_every is not None and engine.step % training.validate_every == 0
+
+
+def _validate(engine: Engine, rows: Rows, size: int) -> float:
+    losses, mean = validation_losses(engine, rows, size)
+    _require_finite(losses, engine.step - 1, "the validation loss")
+    return mean
+
+
+def _compare(engine: Engine, loss: float, training: Training) -> None:
+    """Update the engine's lowest validation loss, and its best weights if they are kept."""
+    lowest, since = engine.validation.tolist()
+    if loss < lowest and training.keep_best:
+        engine.mark_best()
+    values = [loss, 0.0] if loss < lowest else [lowest, since + 1]
+    engine.validation = torch.tensor(values, dtype=torch.float64)
 
 
 def _require_finite(by_rank: Tensor, step: int, what: str) -> None:

@@ -1,10 +1,12 @@
-"""Progress lines of a training: one every `log_every` steps."""
+"""Progress lines of a training: one every `log_every` steps and at every validation."""
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+from edlm.training.engine import Engine
 from edlm.training.settings import Training
+from edlm.training.validation import METRIC
 
 
 class ProgressLines:
@@ -16,18 +18,27 @@ class ProgressLines:
         self._since, self._steps = time.perf_counter(), 0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Count the step, and report it if it is due: every `log_every` steps and after the last."""
+        """Count the step, and report it if it is due: every `log_every` steps, at a validation and after the last."""
         self._steps += 1
-        if (step + 1) % self._training.log_every == 0 or step + 1 == self._training.steps:
+        if (step + 1) % self._training.log_every == 0 or step + 1 == self._training.steps or METRIC in metrics:
             self._say(self._line(step, metrics))
+
+    def stop(self, engine: Engine) -> None:
+        """Report an early stop; nothing if all steps are taken."""
+        if engine.step < self._training.steps:
+            self._say(
+                f"[{self._name}] stops early after step {engine.step}: {self._training.early_stopping_patience} "
+                f"validations in a row were not below {engine.validation[0]:.4f}"
+            )
 
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
         training = self._training
         seconds_per_step = (time.perf_counter() - self._since) / self._steps
         remaining = timedelta(seconds=round(seconds_per_step * (training.steps - step - 1)))
+        validation = f"  validation {metrics[METRIC]:.4f}" if METRIC in metrics else ""
         gain = f"  gain {metrics['gain_nats']:.2f} nats" if "gain_nats" in metrics else ""
         return (
-            f"[{self._name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}{gain}"
-            f"  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
+            f"[{self._name}] step {step + 1}/{training.steps}  loss {metrics['loss_nats_per_token']:.4f}"
+            f"{validation}{gain}  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
             f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {remaining} left"
         )

@@ -33,6 +33,23 @@ class Training:
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Positive = 1000
     log_every: Positive = 50
+    validate_every: Positive | None = None
+    """Steps from one validation loss to the next; one more is measured after the last step. None: no validation."""
+    validation_rows: Positive = 256
+    """Rows of the validation split, evenly spaced over it: the same rows with the same noise every time."""
+    keep_best: bool = False
+    """Export the weights with the lowest validation loss instead of the last ones."""
+    early_stopping_patience: Positive | None = None
+    """Stop after this many validations in a row without a lower loss; None: take all steps."""
+
+    def __post_init__(self) -> None:
+        if self.validate_every is not None:
+            return
+        for field in ("keep_best", "early_stopping_patience"):
+            if value := getattr(self, field):
+                raise ConfigurationError(
+                    f"{field} is {str(value).lower()}, but there is no validation loss to go by; set validate_every"
+                )
 
 
 def learning_rate(training: Training, step: int) -> float:

@@ -1,11 +1,15 @@
 """Training in one process, from Python, is documented by an example that runs, and resumes with the same result."""
 
 import doctest
+import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from edlm.config import ConfigurationError
 from edlm.data.packing import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
@@ -16,6 +20,7 @@ from edlm.training import local
 from edlm.training.local import train
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
+from edlm.training.validation import METRIC, validation_rows
 from tests.networks import TRUNK
 
 SETTINGS = Training(steps=6, batch=8, learning_rate=1e-2, checkpoint_every=2, log_every=4, ema=0.9)
@@ -66,6 +71,40 @@ def test_a_training_from_python_reports_every_step_and_resumes_with_the_same_res
         curve[step]["loss_nats_per_token"] for step in (4, 5)
     ]
     assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+
+
+def test_a_training_from_python_validates_on_the_validation_split_and_says_so(data):
+    said, curve = [], {}
+    settings = replace(SETTINGS, steps=9, validate_every=3, validation_rows=7, keep_best=True, log_every=100)
+    weights = train(objective(), data, settings, say=said.append, log=lambda step, m: curve.update({step: m}))
+    measured = {step: metrics[METRIC] for step, metrics in curve.items() if METRIC in metrics}
+    assert list(measured) == [2, 5, 8]
+    assert [line.split("  ")[2] for line in said] == [f"validation {loss:.4f}" for loss in measured.values()]
+    exported = objective()
+    exported.trained.load_state_dict(weights)
+    rows = validation_rows(data, settings)
+    assert rows is not None
+    assert len(rows.tokens) == 7
+    assert exported.eval()(rows)[0].item() == pytest.approx(min(measured.values()), rel=1e-6)
+
+
+def test_an_early_stop_is_reported_with_its_reason(data):
+    said: list[str] = []
+    settings = replace(SETTINGS, steps=60, learning_rate=1.0, validate_every=1, early_stopping_patience=2, ema=None)
+    train(objective(), data, settings, say=said.append)
+    assert re.fullmatch(
+        r"\[training\] stops early after step \d+: 2 validations in a row were not below \d\.\d{4}", said[-1]
+    )
+    assert len(said) < 60
+
+
+def test_validation_without_a_validation_split_is_refused_with_the_way_out(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    index = json.loads((tmp_path / "data/index.json").read_text())
+    del index["splits"]["validation"]
+    (tmp_path / "data/index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigurationError, match=r"validate_every is 2, but .* only train; .*shares\.validation"):
+        train(objective(), tmp_path / "data", replace(SETTINGS, validate_every=2))
 
 
 def test_the_split_is_the_one_that_is_named(data):

@@ -25,6 +25,15 @@ def test_each_kind_of_metric_has_its_panel():
     assert picture.getvalue().startswith(b"\x89PNG")
 
 
+def test_the_validation_loss_is_drawn_beside_the_training_loss():
+    validation = {24: 2.9, 49: 2.7, 99: 2.6}
+    figure = training_curves({"loss_nats_per_token": LOSS, "validation_nats_per_token": validation}, "pretrain")
+    (axes,) = figure.axes
+    *_, line = axes.lines
+    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == validation
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["training", "validation"]
+
+
 def test_the_smoothed_line_of_a_straight_line_is_that_line():
     figure = training_curves({"loss_nats_per_token": LOSS}, "pretrain")
     raw, smooth = (np.asarray(line.get_ydata(), dtype=float) for line in figure.axes[0].lines)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from edlm.training.local_engine import FIRST
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken
 from edlm.training.settings import Training
+from edlm.training.validation import METRIC, STEP
 from tests import toy
 from tests.networks import autoregressive, denoiser, stirred
 
@@ -36,16 +38,28 @@ class Halt(Exception):
     """Thrown at a checkpoint, to stop there."""
 
 
-def curve(engine: Engine, settings: Training, rows=toy.rows, halt: bool = False) -> list[list[float]]:
-    """Loss and gradient norm of each step; with `halt` only up to the first checkpoint."""
+def curve(
+    engine: Engine,
+    settings: Training,
+    rows=toy.rows,
+    halt: bool = False,
+    validation: Rows | None = None,
+    measured: list[float] | None = None,
+) -> list[list[float]]:
+    """Loss and gradient norm of each step, with `halt` up to the first checkpoint; validation losses in `measured`."""
     found: list[list[float]] = []
+
+    def log(_: int, metrics: Mapping[str, float]) -> None:
+        found.append([metrics[name] for name in NAMES])
+        if measured is not None and METRIC in metrics:
+            measured.append(metrics[METRIC])
 
     def stop(_: Engine) -> None:
         if halt:
             raise Halt
 
     with contextlib.suppress(Halt):
-        fit(engine, rows, settings, 0, lambda _, metrics: found.append([metrics[name] for name in NAMES]), stop)
+        fit(engine, rows, settings, 0, log, stop, validation)
     return found
 
 
@@ -84,6 +98,53 @@ def stages() -> dict[str, dict]:
     offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
     results["offload"] = {str(stage): found for stage, found in offloaded.items()}
     return results
+
+
+def validations() -> dict[str, dict]:
+    """For every stage and precision: what training with validation, and a resumed one, find beside one without."""
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        for stage in (0, 1, 2, 3):
+            settings = toy.training(precision=precision, checkpoint_every=3)
+            without = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            plain = curve(without, settings)
+            settings = replace(settings, validate_every=2, keep_best=True)
+            engine = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            measured: list[float] = []
+            validated = curve(engine, settings, validation=held_out(), measured=measured)
+            half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            curve(half, settings, halt=True, validation=held_out())
+            state = shared(half.state())
+            resumed = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
+            resumed.load(state, 3)
+            rest: list[float] = []
+            curve(resumed, settings, validation=held_out(), measured=rest)
+            state, other = without.state(), engine.state()
+            unchanged = state is None or all(torch.equal(other[name], tensor) for name, tensor in state.items())
+            results[f"{precision} {stage}"] = {
+                "plain": plain,
+                "validated": validated,
+                "unchanged": unchanged,
+                "measured": measured,
+                "rest": rest,
+                "same": _equal(engine.export(), resumed.export()),
+                "best": engine.validation.tolist(),
+            }
+    return results
+
+
+def validated(build, stage: int) -> list[float]:
+    """Validation losses of an objective at a stage after each step, of the averages."""
+    settings = replace(SCIENCE, ema=0.9, validate_every=1)
+    engine, measured = ZeroEngine(build(), settings, Zero(stage=stage), CPU), []
+    curve(engine, settings, science_rows, validation=held_out(VOCABULARY, LENGTH), measured=measured)
+    return measured
+
+
+def held_out(vocabulary: int = toy.VOCABULARY, length: int = toy.LENGTH) -> Rows:
+    """Validation rows: no multiple of the ranks or of any batch."""
+    tokens = torch.randint(vocabulary, (11, length), generator=torch.Generator().manual_seed(99))
+    return Rows(tokens, STEP, torch.arange(11), 11)
 
 
 def sums(stage: int) -> float:
@@ -158,11 +219,13 @@ def main(rank: int, port: int, output: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     results = stages()
+    results["validations"] = validations()
     results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
     for name, build in objectives().items():
         for stage in (0, 1, 2, 3):
             engine = ZeroEngine(build(), SCIENCE, Zero(stage=stage), CPU)
             results[f"{name} {stage}"] = {"full": curve(engine, SCIENCE, science_rows)}
+            results[f"{name} {stage}"]["measured"] = validated(build, stage)
     if rank == 0:
         output.write_text(json.dumps(results))
     torch.distributed.barrier()

@@ -14,13 +14,13 @@ PANEL_INCHES = 2.5
 
 def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
     """Plot the loss of every trained stage; return None if there is none."""
-    losses = {stage: metrics[LOSS] for stage, metrics in training.items() if metrics.get(LOSS)}
+    losses = {stage: metrics for stage, metrics in training.items() if metrics.get(LOSS)}
     name = "Training loss of each stage and its running mean (each stage has its own kind of loss)"
     if not losses:
         return None
     figure, panels = _grid(name, len(losses), LOSS_COLUMNS)
-    for axes, (stage, curve) in zip(panels, losses.items(), strict=True):
-        draw_loss(axes, curve, stage)
+    for axes, (stage, metrics) in zip(panels, losses.items(), strict=True):
+        draw_loss(axes, metrics, stage)
     return figure
 
 
