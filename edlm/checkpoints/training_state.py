@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pydantic
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,19 +17,30 @@ PREFIX = "step-"
 log = logging.getLogger(__name__)
 
 
-def save_snapshot(workspace: str, state: Mapping[str, Tensor], step: int) -> None:
+def save_snapshot(
+    workspace: str, state: Mapping[str, Tensor], step: int, facts: Mapping[str, pydantic.JsonValue] | None = None
+) -> None:
     """Commit the state after `step` steps to the workspace, and remove all but the snapshot before it.
 
-    Snapshots of later steps go, too: training went back before them because they are damaged.
+    `facts` go into its marker. Snapshots of later steps go, too: training went back before them because they are
+    damaged.
     """
     saved = f"{PREFIX}{step:08d}"
     with tempfile.TemporaryDirectory(prefix="edlm-snapshot-") as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE)
-        publish(Path(folder), join(workspace, saved), facts={"step": step})
+        publish(Path(folder), join(workspace, saved), facts={**(facts or {}), "step": step})
+    earlier = [name for name in snapshots(workspace) if name < saved]
+    _keep(workspace, {saved, *earlier[1 - KEPT :]})
+
+
+def keep_final(workspace: str, step: int | None) -> None:
+    """Remove all snapshots of a finished training but that of the last `step`, or all."""
+    _keep(workspace, set() if step is None else {f"{PREFIX}{step:08d}"})
+
+
+def _keep(workspace: str, names: set[str]) -> None:
     system, _ = file_system(workspace)
-    there = snapshots(workspace)
-    earlier = [name for name in there if name < saved]
-    for name in {*there} - {saved, *earlier[1 - KEPT :]}:
+    for name in {*snapshots(workspace)} - names:
         system.rm(system._strip_protocol(join(workspace, name)), recursive=True)
 
 

@@ -48,10 +48,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
+from edlm.config import ConfigurationError, plain
 from edlm.data.batches import Batches
 from edlm.data.splits import Split
 from edlm.data.token_file import TokenFile, read_summary
+from edlm.storage import committed
+from edlm.training.continuation import keeps_final_state, obstacle
 from edlm.training.engine import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
@@ -78,18 +81,20 @@ def train(
 
     The device is that of the objective's weights: move the objective there first. `say` receives a progress line every
     `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
-    `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result.
+    `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result. With `decay:
+    constant` the last state stays there, and a call with more `steps` goes on from it as if it had never ended.
     The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
     `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
     write what the text generator and bundles open.
-    Raise NonFiniteLoss at the first step that is not finite, and ValueError for a folder that holds no prepared data
-    or a workspace of another training.
+    Raise NonFiniteLoss at the first step that is not finite, ValueError for a folder that holds no prepared data, and
+    ConfigurationError for a workspace with the state of another training.
     """
     length = read_summary(data).length
     batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
     engine = LocalEngine(objective, training)
     if workspace is not None and (newest := newest_snapshot(str(workspace))) is not None:
         uri, step = newest
+        _require_same(uri, step, training, seed)
         engine.load(open_snapshot(uri), step)
         say(f"[{name}] resumes after step {step}")
     lines = ProgressLines(name, training, length, say)
@@ -102,8 +107,23 @@ def train(
     def checkpoint(engine: Engine) -> None:
         state = engine.state()
         if workspace is not None and state is not None:
-            save_snapshot(str(workspace), state, engine.step)
+            save_snapshot(str(workspace), state, engine.step, {"training": plain(training), "seed": seed})
 
     fit(engine, batches.rows, training, seed, report, checkpoint, validation_rows(data, training))
     lines.stop(engine)
+    if workspace is not None and keeps_final_state(training):
+        keep_final(str(workspace), engine.step)
     return engine.export()
+
+
+def _require_same(uri: str, step: int, training: Training, seed: int) -> None:
+    """Raise ConfigurationError unless the snapshot is a state of this training, perhaps one with fewer steps."""
+    marker = committed(uri)
+    assert marker is not None
+    earlier = marker.facts["training"]
+    assert isinstance(earlier, dict)
+    reason = obstacle(earlier, step, training)
+    if marker.facts["seed"] != seed:
+        reason = f"seed changed {marker.facts['seed']} -> {seed}"
+    if reason is not None:
+        raise ConfigurationError(f"the training in {uri} cannot be continued: {reason}; use another workspace")

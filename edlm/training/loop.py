@@ -8,6 +8,7 @@ from torch import Tensor
 
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
+from edlm.training.continuation import keeps_final_state
 from edlm.training.engine import Engine, NonFiniteLoss
 from edlm.training.settings import Training, learning_rate, share
 from edlm.training.validation import METRIC, validation_losses
@@ -26,7 +27,8 @@ def fit(
 ) -> None:
     """Train until all steps are taken, or validation stops it. `rows(step, start, stop)` returns a slice of a batch.
 
-    Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due.
+    Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due, and
+    after the last step if a longer training can continue from there.
     `validation` are all rows of a validation (`validation_rows`). The one after the last step, if `validate_every` does
     not divide it, is no part of the state: a longer training would not have it.
     Raise NonFiniteLoss, on every rank alike, at the first step that is not finite.
@@ -61,7 +63,8 @@ def fit(
                 _compare(engine, metrics[METRIC], training)
         if engine.rank == 0:
             log(step, metrics)
-        if engine.step % training.checkpoint_every == 0 and engine.step < training.steps:
+        at_interval = engine.step % training.checkpoint_every == 0
+        if keeps_final_state(training) if finished(engine, training) else at_interval:
             checkpoint(engine)
     if validation is not None and training.keep_best and not _at_interval(engine, training):
         _compare(engine, _validate(engine, validation, size), training)

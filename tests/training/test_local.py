@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edlm.checkpoints.training_state import snapshots
 from edlm.config import ConfigurationError
 from edlm.data.packing import Data, prepare
 from edlm.data.splits import Shares
@@ -105,6 +106,43 @@ def test_validation_without_a_validation_split_is_refused_with_the_way_out(data,
     (tmp_path / "data/index.json").write_text(json.dumps(index))
     with pytest.raises(ConfigurationError, match=r"validate_every is 2, but .* only train; .*shares\.validation"):
         train(objective(), tmp_path / "data", replace(SETTINGS, validate_every=2))
+
+
+@pytest.mark.parametrize("ema", [0.9, None])
+@pytest.mark.parametrize("steps", [4, 5, 6])
+def test_a_finished_training_goes_on_to_more_steps_as_if_it_had_never_ended(data, tmp_path, steps, ema):
+    best = {"validate_every": 2, "keep_best": True, "early_stopping_patience": 4}
+    longer = replace(SETTINGS, steps=9, decay="constant", warmup_steps=3, ema=ema, **best)
+    whole, curve, rest = {}, {}, {}
+    whole = train(objective(), data, longer, say=lambda _: None, log=lambda step, m: curve.update({step: m}))
+    shorter = replace(longer, steps=steps, checkpoint_every=3)
+    train(objective(), data, shorter, workspace=tmp_path, say=lambda _: None)
+    assert snapshots(str(tmp_path)) == [f"step-{steps:08d}"]
+    weights = train(
+        objective(), data, longer, workspace=tmp_path, say=lambda _: None, log=lambda step, m: rest.update({step: m})
+    )
+    assert list(rest) == list(range(steps, 9))
+    for step, metrics in rest.items():
+        expected = {name: value for name, value in curve[step].items() if name != "seconds_per_step"}
+        assert {name: metrics[name] for name in expected} == expected
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"steps": 8}, "cosine decay to step 6 ends there, and to step 8 it has other learning rates before it"),
+        ({"learning_rate": 0.5}, "learning_rate changed 0.01 -> 0.5"),
+        ({"steps": 3}, "it has taken 4 steps, more than steps: 3"),
+        ({"validate_every": 2}, "validate_every changed None -> 2"),
+    ],
+)
+def test_a_workspace_of_another_training_is_refused_with_what_changed(data, tmp_path, changes, reason):
+    train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None)
+    with pytest.raises(ConfigurationError, match=f"cannot be continued: {reason}.*use another workspace"):
+        train(objective(), data, replace(SETTINGS, **changes), workspace=tmp_path, say=lambda _: None)
+    with pytest.raises(ConfigurationError, match="seed changed 0 -> 1"):
+        train(objective(), data, SETTINGS, seed=1, workspace=tmp_path, say=lambda _: None)
 
 
 def test_the_split_is_the_one_that_is_named(data):

@@ -205,9 +205,12 @@ def test_every_place_of_a_step_has_a_dropout_of_its_own_whoever_computes_it():
     assert len({tuple(left.tolist()) for left in parted.values()}) == len(parted)
 
 
-@pytest.mark.parametrize(("steps", "wanted"), [(4, []), (5, [4])])
-def test_the_last_step_makes_no_checkpoint_for_what_is_kept_is_written_anyway(steps, wanted):
-    settings, saved = training(steps=steps, checkpoint_every=4), []
+@pytest.mark.parametrize(
+    ("decay", "steps", "wanted"),
+    [("cosine", 4, []), ("cosine", 5, [4]), ("constant", 3, [3]), ("constant", 4, [4]), ("constant", 5, [4, 5])],
+)
+def test_the_last_step_makes_a_checkpoint_only_where_a_longer_training_can_continue_from_it(decay, steps, wanted):
+    settings, saved = training(steps=steps, checkpoint_every=4, decay=decay), []
     trained(settings, checkpoint=lambda engine: saved.append(engine.step))
     assert saved == wanted
 

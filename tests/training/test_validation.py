@@ -8,7 +8,10 @@ import torch
 
 from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.batches import Rows
-from edlm.energies.kinds import Bidirectional, Conditional, Residual, Step
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
@@ -41,11 +44,11 @@ def objectives() -> dict:
         return Contrastive(net, stirred(config.build(net), 3), LogLinear(), 3, loss, 0)
 
     def conditional(net):
-        return stirred(Conditional(width=16, layers=1).build(net), 5)
+        return stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
 
     def residual():
         net = denoiser(5, DROPPING)
-        energy = stirred(Residual(width=16).build(net, conditional(net)), 3)
+        energy = stirred(ResidualEnergyConfig(width=16).build(net, conditional(net)), 3)
         return Contrastive(net, energy, LogLinear(), 3, "ranking", 0)
 
     def conditioning():
@@ -55,8 +58,8 @@ def objectives() -> dict:
     return {
         "denoising": lambda: Denoising(denoiser(5, DROPPING), LogLinear(), 0),
         "next token": lambda: NextToken(stirred(AutoregressiveModel(DROPPING, 5))),
-        "step": lambda: contrastive(Step(block=4, width=16), "ranking"),
-        "bidirectional": lambda: contrastive(Bidirectional(), "binary"),
+        "step": lambda: contrastive(StepEnergyConfig(block=4, width=16), "ranking"),
+        "bidirectional": lambda: contrastive(BidirectionalEnergyConfig(), "binary"),
         "conditional": conditioning,
         "residual": residual,
     }
