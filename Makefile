@@ -37,7 +37,7 @@ ui: install ## MLflow on http://127.0.0.1:5000, until Ctrl-C
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --backend-store-uri "sqlite:///$(EDLM_HOME)/mlflow.db" --host 127.0.0.1 --port 5000
 
 docs: install ## the documentation site, built strictly into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "build/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "build/site/index.html"
 
 lint: install ## style, types and the direction of the imports
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .

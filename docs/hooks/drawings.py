@@ -1,0 +1,12 @@
+"""SVG drawings are put into the page itself, so that their lines and letters take the colour of its theme."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1]
+DRAWING = re.compile(r'<p><img alt="[^"]*" src="[./]*(?P<name>[\w-]+\.svg)" ?/?></p>')
+
+
+def on_page_content(text: str, **_) -> str:
+    """Return the page's HTML with the drawings of docs/ in place of links to them."""
+    return DRAWING.sub(lambda image: f'<div class="drawing">{(DOCS / image["name"]).read_text("utf-8")}</div>', text)

@@ -1,0 +1,263 @@
+"""Every command, example and link of the README and of docs/ is one that works.
+
+What a test cannot run, because it takes a cluster, a GPU or minutes, is parsed by the parser that would read it.
+"""
+
+import ast
+import importlib
+import importlib.util
+import itertools
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from cluster.http import local
+from cluster.http.schemas import requests
+from edlm.config import from_command_line, from_flags, parse
+from tests.places import PROJECT
+from tests.test_prose import QUAINT
+from workflows import serve
+from workflows.benchmark import SampleBenchmark, ServeBenchmark
+from workflows.experiment import Experiment
+from workflows.promote import Promote
+
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(page for page in (PROJECT / "docs").rglob("*.md") if page.name != "report.md"),
+]
+GENERATED = (
+    "docs/mutants.md",
+    "docs/benchmarks/sample.md",
+    "docs/benchmarks/sample-trained.md",
+    "docs/benchmarks/serve.md",
+)
+FENCE = re.compile(r"^ *```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`((?:python -m|make) [^`\n]+)`")
+STAGES = ["prepare", "pretrain", "autoregress", "finetune", "evaluate", "register", "report", "pipeline", "serve"]
+SHELL = {
+    ".",
+    "export",
+    "umask",
+    "echo",
+    "chmod",
+    "mkdir",
+    "cd",
+    "curl",
+    "ray",
+    "serve",
+    "kubectl",
+    "make",
+    "python",
+    "pip",
+}
+BODIES = {
+    "/v1/completions": requests.CompletionRequest,
+    "/v1/infill": requests.InfillRequest,
+    "/v1/score": requests.ScoreRequest,
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def examples(*languages: str) -> list[Example]:
+    """The fenced blocks of these languages on all pages."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in FENCE.finditer(text):
+            if block["language"] in languages:
+                line = text.count("\n", 0, block.start()) + 1
+                found.append(Example(page.relative_to(PROJECT).as_posix(), line, block["language"], block["text"]))
+    return found
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a shell text as words, without comments, variables set before them, and parentheses."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();&|<>")
+        lexer.whitespace_split = True
+        for ends, words in itertools.groupby(lexer, lambda word: set(word) <= set("();&|<>")):
+            command = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+            if command and not ends:
+                yield command
+                if "--" in command:  # what `ray job submit` runs
+                    yield command[command.index("--") + 1 :]
+
+
+class Read(Exception):
+    """The command's own parser has accepted it."""
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """The project's folder, and beside it the experiment that a page tells its reader to save."""
+    monkeypatch.chdir(PROJECT)
+    written = {}
+    for example in examples("yaml"):
+        if example.text.startswith("name:"):
+            name = yaml.safe_load(example.text)["name"]
+            written[f"{name}.yaml"] = tmp_path / f"{name}.yaml"
+            written[f"{name}.yaml"].write_text(example.text)
+    return written
+
+
+@pytest.mark.parametrize("example", examples("bash"), ids=str)
+def test_every_command_is_one_that_its_program_reads(example, experiments, monkeypatch):
+    for command in commands(example.text):
+        check(command, experiments, monkeypatch)
+
+
+def test_every_command_within_a_sentence_is_one_that_its_program_reads(experiments, monkeypatch):
+    for page in PAGES:
+        for match in INLINE.finditer(FENCE.sub("", page.read_text(encoding="utf-8"))):
+            for command in commands(match[1]):
+                check(command, experiments, monkeypatch)
+
+
+def check(command: list[str], experiments: dict[str, Path], monkeypatch) -> None:
+    program, arguments = command[0], command[1:]
+    if program.startswith((".ci/", "corpora/")) or program in ("serve", "ray", "kubectl"):
+        files = [program] if program.startswith(".ci/") else [word for word in arguments if word.endswith(".yaml")]
+        assert [name for name in files if not (PROJECT / name).exists()] == []
+        return
+    assert program in SHELL, command
+    if program == "make":
+        check_make(arguments, experiments)
+    elif program == "python" and arguments[0] == "-m":
+        check_module(arguments[1], arguments[2:], experiments, monkeypatch)
+    elif program == "curl" and "-d" in arguments:
+        check_body(arguments)
+    elif program == "pip":
+        check_extras(arguments)
+
+
+def check_make(arguments: list[str], experiments: dict[str, Path]) -> None:
+    targets = re.findall(r"^([a-z-]+):.*## ", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    for word in arguments:
+        name, is_setting, value = word.partition("=")
+        assert name in targets or is_setting, f"there is no target {word}"
+        if name == "EXPERIMENT" and is_setting:
+            assert value in experiments or (PROJECT / value).exists() or value == "..."
+
+
+def check_module(module: str, arguments: list[str], experiments: dict[str, Path], monkeypatch) -> None:
+    package, _, name = module.partition(".")
+    if package in ("workflows", "cluster", "edlm", "tests"):
+        assert importlib.util.find_spec(module), f"there is no module {module}"
+    if module == "workflows.serve" and arguments[:1] == ["promote"]:
+        from_flags(Promote, arguments[1:], "")
+    elif module == "workflows.serve" and arguments[:1] == ["key"]:
+        monkeypatch.setattr(serve, "add_key", lambda *_: "a key")
+        serve.key(arguments[1:])
+    elif module == "workflows.benchmark":
+        from_flags({"sample": SampleBenchmark, "serve": ServeBenchmark}[arguments[0]], arguments[1:], "")
+    elif package == "workflows" and name in STAGES:
+        check_stage(arguments, experiments)
+    elif module == "cluster.http.local":
+        monkeypatch.setattr("sys.argv", [module, *arguments])
+        monkeypatch.setattr(local.logging, "basicConfig", accept)
+        with pytest.raises(Read):
+            local.main()
+
+
+def check_stage(arguments: list[str], experiments: dict[str, Path]) -> None:
+    if arguments[:1] in ([], ["EXPERIMENT.yaml"]):  # the command's name alone, or a pattern
+        return
+    file = experiments.get(arguments[0], arguments[0])
+    flags = [word for word in arguments[1:] if word != "--dry-run"]
+    if flags == ["--help"]:
+        with pytest.raises(SystemExit, match="0"):
+            from_command_line(Experiment, [str(file), "--help"])
+    else:
+        from_command_line(Experiment, [str(file), *flags])
+
+
+def accept(**_) -> None:
+    raise Read
+
+
+def check_body(arguments: list[str]) -> None:
+    route = next(word for word in arguments if word.startswith("http")).partition(":8000")[2]
+    body = arguments[arguments.index("-d") + 1]
+    TypeAdapter(BODIES[route]).validate_json(body)
+
+
+def check_extras(arguments: list[str]) -> None:
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = [extra for word in arguments for group in re.findall(r"\[(.*?)\]", word) for extra in group.split(",")]
+    assert [extra for extra in named if extra not in extras] == []
+
+
+@pytest.mark.parametrize("example", examples("python"), ids=str)
+def test_every_python_example_compiles_and_imports_what_there_is(example):
+    tree = ast.parse(example.text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), str(example), "exec"), {})
+
+
+@pytest.mark.parametrize("example", examples("yaml"), ids=str)
+def test_every_experiment_of_a_page_is_valid(example):
+    tree = yaml.safe_load(example.text)
+    if "name" in tree:
+        parse(Experiment, tree, str(example))
+
+
+@pytest.mark.parametrize("example", examples("json"), ids=str)
+def test_every_json_example_is_json(example):
+    try:
+        json.loads(example.text)
+    except json.JSONDecodeError:
+        assert all(json.loads(line) for line in example.text.splitlines())
+
+
+def test_every_link_of_the_pages_at_the_root_leads_to_a_file():
+    for page in PAGES[:3]:  # the site's own links are checked as it is built
+        text = page.read_text(encoding="utf-8")
+        targets = re.findall(r"\]\(([^()\s:#]+)(?:#[^)]*)?\)|(?:src|srcset)=\"([^\":]+)\"", text)
+        assert [link or image for link, image in targets if not (PROJECT / (link or image)).exists()] == []
+
+
+def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
+    wrong = (
+        "make everything",
+        "python -m workflows.pretrane x.yaml",
+        "python -m workflows.pretrain workflows/experiments/tiny.yaml --pretrain.step 5",
+        "serve deploy cluster/deploy/serv.yaml",
+        "frobnicate",
+        """curl http://127.0.0.1:8000/v1/score -d '{"text": 5}'""",
+        "pip install 'edlm[nothing]'",
+    )
+    for text in wrong:
+        with pytest.raises((AssertionError, SystemExit, ValueError)):
+            check(next(commands(text)), experiments, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- runs -->" in page.read_text(encoding="utf-8")])
+def test_the_code_of_a_page_runs_from_its_first_block_to_its_last(page):
+    text, names = page.read_text(encoding="utf-8"), {}
+    for marked in re.finditer(r"<!-- runs -->\n```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, marked.start())
+        exec(compile("\n" * (line + 2) + marked[1], str(page), "exec"), names)
+
+
+def test_pages_are_written_as_the_field_writes():
+    pages = {page.relative_to(PROJECT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+    found = {name: QUAINT.findall(text) for name, text in pages.items() if name not in GENERATED}
+    assert {name: words for name, words in found.items() if words} == {}
