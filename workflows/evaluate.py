@@ -48,12 +48,12 @@ def evaluate(session: Session) -> str:
 
     Raise ConfigurationError without an `evaluate` section.
     """
-    experiment, wanted = session.experiment, session.experiment.evaluate
-    if wanted is None:
+    experiment, settings = session.experiment, session.experiment.evaluate
+    if settings is None:
         raise ConfigurationError("evaluate: there is no such section; add one that says what to measure")
-    wanted = replace(wanted, judge=experiment.judge_config)
+    settings = replace(settings, judge=experiment.judge_config)
     data, denoiser, autoregressive = prepare(session), pretrain(session), autoregress(session)
-    judging = judge(session) if wanted.judge == OwnJudge() else None
+    judging = judge(session) if settings.judge == OwnJudge() else None
     energies = finetune(session)
     models = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
     inputs = {name: uri for name, uri in models.items() if uri is not None}
@@ -71,22 +71,25 @@ def evaluate(session: Session) -> str:
             autoregressive=autoregressive,
             judge=judging,
             energies=dict(energies),
-            sequences=wanted.sequences,
+            sequences=settings.sequences,
             seed=experiment.seed,
             source=source,
             exact={} if source is None else exact_kinds(entry.energy for entry in experiment.finetune),
         )
-        measured = measure_all(session, *grid(experiment, wanted, subject))
-        measured += measure_all(session, *fitted_grid(wanted, subject, measured))
+        measured = measure_all(session, *grid(experiment, settings, subject))
+        measured += measure_all(session, *fitted_grid(settings, subject, measured))
         length = open_denoiser(local_copy(denoiser)).length
         tables = tabulate(measured, [PLAIN, *energies, *subject.exact])
-        return _write(experiment.name, work, tables, {"sequences": wanted.sequences, "length": length})
+        return _write(experiment.name, work, tables, {"sequences": settings.sequences, "length": length})
 
-    settings = {"evaluate": plain(wanted), "seed": experiment.seed}
-    if wanted.zero_shot:  # which also measures the sampler that is registered
-        settings["register"] = {"energy": experiment.register.energy, "sampler": plain(experiment.register.sampler)}
-    versions = {f"corpus {corpus.name}": corpus.corpus.version() for corpus in wanted.zero_shot}
-    return session.run_stage("evaluate", settings, inputs, CODE, work, versions)
+    stage_settings = {"evaluate": plain(settings), "seed": experiment.seed}
+    if settings.zero_shot:  # which also measures the sampler that is registered
+        stage_settings["register"] = {
+            "energy": experiment.register.energy,
+            "sampler": plain(experiment.register.sampler),
+        }
+    versions = {f"corpus {corpus.name}": corpus.corpus.version() for corpus in settings.zero_shot}
+    return session.run_stage("evaluate", stage_settings, inputs, CODE, work, versions)
 
 
 def _require_same_tokens(inputs: Mapping[str, str]) -> None:
@@ -100,11 +103,11 @@ def _require_same_tokens(inputs: Mapping[str, str]) -> None:
             )
 
 
-def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:
+def tabulate(measured: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:
     """Return one tidy table per kind, its rows in reading order."""
     tables: Tables = {}
-    for _, measured in found:
-        for name, rows in measured.rows.items():
+    for _, result in measured:
+        for name, rows in result.rows.items():
             if rows:
                 tables.setdefault(name, []).extend(dict(row) for row in rows)
     if "bounds" in tables:
@@ -120,15 +123,15 @@ def tabulate(found: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[
     return tables
 
 
-def bound_rows(found: list[Row], cost: list[Row]) -> list[Row]:
+def bound_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
     """Return the bounds with their gain over plain diffusion at the same T, paired by sequence, and their cost."""
 
     def estimate(row: Row) -> Estimate:
         return Estimate(torch.tensor(row["by_sequence"], dtype=torch.float64), 1)
 
-    plain_by_steps = {row["steps"]: estimate(row) for row in found if row["energy"] == PLAIN}
+    plain_by_steps = {row["steps"]: estimate(row) for row in bounds if row["energy"] == PLAIN}
     rows = []
-    for row in found:
+    for row in bounds:
         gain, timed = difference(plain_by_steps[row["steps"]], estimate(row)), _same(cost, row)
         rows.append(
             {
@@ -152,9 +155,9 @@ def verifying_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
     ]
 
 
-def _same(rows: list[Row], wanted: Row) -> Row | None:
+def _same(rows: list[Row], sampler: Row) -> Row | None:
     """Return the row of the same sampler, or None."""
-    return next((row for row in rows if all(row[name] == wanted[name] for name in SAMPLER)), None)
+    return next((row for row in rows if all(row[name] == sampler[name] for name in SAMPLER)), None)
 
 
 def _order(row: Row, place: dict[str, int]) -> tuple:

@@ -39,7 +39,7 @@ def main() -> None:
         return
     # Deferred: importing Ray, MLflow and Matplotlib takes seconds, which a dry run does without.
     from workflows.report import HTML, report
-    from workflows.serve import ask, require_keyed
+    from workflows.serve import require_keyed, start_and_query
     from workflows.session import open_session
 
     started = time.monotonic()
@@ -49,7 +49,7 @@ def main() -> None:
         measured = measure(session)
         register(session)
         page = None if measured is None else report(session)
-        answer = ask(session)
+        answer = start_and_query(session)
         results = None if measured is None else local_copy(measured)
     print(summary(results, None if page is None else join(page, HTML), answer))
     print(f"\nall stages in {time.monotonic() - started:.0f} s")

@@ -33,7 +33,7 @@ from workflows.session import open_session
 from workflows.stage import Session, say, storage_root, user_errors
 
 START_SECONDS = 180
-QUESTION = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
+EXAMPLE = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
 NO_PROMPT = {"prompt": "", "max_tokens": 16}  # overrides for texts of a source's symbols instead of words
 NO_ENERGY = {"edlm": {"steps": 16}}  # override for plain diffusion
 
@@ -43,20 +43,23 @@ class Answer:
     """The endpoint's answer, and the command that repeats the request."""
 
     text: str | None
-    """None: not asked, because the endpoint requires a key and EDLM_API_KEY holds none."""
+    """None: not queried, because the endpoint requires a key and EDLM_API_KEY holds none."""
     curl: str
 
 
-def ask(session: Session) -> Answer:
-    """Start the endpoint and ask it once. It stays up on a cluster; a private Ray stops it when the command ends."""
+def start_and_query(session: Session) -> Answer:
+    """Start the endpoint and send it one request.
+
+    On a cluster it stays up; a private Ray stops it when the command ends.
+    """
     keyed = session.experiment.serving.key_file is not None
-    return answer(_start(session), question(session.experiment), keyed, os.environ.get(KEY))
+    return query(_start(session), example_request(session.experiment), keyed, os.environ.get(KEY))
 
 
-def question(experiment: Experiment) -> dict[str, Any]:
+def example_request(experiment: Experiment) -> dict[str, Any]:
     """Return the request body: a word to continue, if the tokenizer knows words; candidates, if there is an energy."""
     overrides = NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {}
-    return QUESTION | overrides | (NO_ENERGY if experiment.register.energy is None else {})
+    return EXAMPLE | overrides | (NO_ENERGY if experiment.register.energy is None else {})
 
 
 def _start(session: Session) -> str:
@@ -68,26 +71,24 @@ def _start(session: Session) -> str:
     return url
 
 
-def answer(url: str, asked: dict[str, Any], keyed: bool, key: str | None) -> Answer:
+def query(url: str, body: dict[str, Any], keyed: bool, key: str | None) -> Answer:
     """Return the endpoint's answer; `keyed`: it requires an API key. Raise RuntimeError if it refuses."""
-    command = curl(url, asked, keyed)
+    command = curl(url, body, keyed)
     if keyed and key is None:
         say("serve", f"not queried: serving.key_file is set and {KEY} is not; set {KEY} to one of its keys")
         return Answer(text=None, curl=command)
     headers = {"authorization": f"Bearer {key}"} if keyed else {}
-    response = httpx.post(f"{url}/v1/completions", json=asked, headers=headers, timeout=START_SECONDS, trust_env=False)
+    response = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=START_SECONDS, trust_env=False)
     if response.status_code != httpx.codes.OK:
         hint = f" (is what {KEY} holds a key of serving.key_file?)" if response.status_code == 401 else ""
-        raise RuntimeError(
-            f"the endpoint answered {response.status_code} to {json.dumps(asked)}: {response.text}{hint}"
-        )
-    return Answer(text=asked["prompt"] + response.json()["choices"][0]["text"], curl=command)
+        raise RuntimeError(f"the endpoint answered {response.status_code} to {json.dumps(body)}: {response.text}{hint}")
+    return Answer(text=body["prompt"] + response.json()["choices"][0]["text"], curl=command)
 
 
-def curl(url: str, asked: dict[str, Any], keyed: bool) -> str:
+def curl(url: str, body: dict[str, Any], keyed: bool) -> str:
     """Return the command for the same request; `keyed`: with the key from the shell's environment."""
     key = f' -H "authorization: Bearer ${KEY}"' if keyed else ""
-    return f"curl -s {url}/v1/completions -H 'content-type: application/json'{key} -d '{json.dumps(asked)}'"
+    return f"curl -s {url}/v1/completions -H 'content-type: application/json'{key} -d '{json.dumps(body)}'"
 
 
 def promotion(address: str, keyed: bool) -> str:
@@ -121,7 +122,7 @@ def serve(experiment: Experiment) -> None:
     with open_session(experiment) as session:
         url = _start(session)
         keyed = experiment.serving.key_file is not None
-        print(f"try: {curl(url, question(experiment), keyed)}", flush=True)
+        print(f"try: {curl(url, example_request(experiment), keyed)}", flush=True)
         if not is_private(experiment.cluster):
             return  # the cluster keeps it up
         stopped = threading.Event()

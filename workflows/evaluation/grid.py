@@ -86,89 +86,91 @@ def is_normalised(energy: AnyEnergy) -> bool:
     return getattr(energy, "normalised", False)
 
 
-def candidates_of(energy: AnyEnergy, wanted: Evaluate, candidates: Iterable[int]) -> list[int]:
+def candidates_of(energy: AnyEnergy, settings: Evaluate, candidates: Iterable[int]) -> list[int]:
     """Return every k above 1 for this kind of energy, and EXACT if the energy can be sampled exactly."""
-    allowed = wanted.whole_sequence_candidates if energy.whole_sequence else None
+    allowed = settings.whole_sequence_candidates if energy.whole_sequence else None
     resampled = [k for k in candidates if k > 1 and (allowed is None or k in allowed)]
     return resampled + ([EXACT] if is_normalised(energy) else [])
 
 
-def exact_samplers(energy: AnyEnergy, wanted: Evaluate, sampler: Sampler) -> list[Sampler]:
+def exact_samplers(energy: AnyEnergy, settings: Evaluate, sampler: Sampler) -> list[Sampler]:
     """Return the sampler and, if it samples exactly, its speculative variant where requested and supported."""
-    verifies = wanted.speculative and sampler.candidates == EXACT and isinstance(energy, Verifiable)
+    verifies = settings.speculative and sampler.candidates == EXACT and isinstance(energy, Verifiable)
     return [sampler, replace(sampler, speculative=True)] if verifies else [sampler]
 
 
-def plain_steps(wanted: Evaluate, steps: Iterable[int]) -> list[int]:
+def plain_steps(settings: Evaluate, steps: Iterable[int]) -> list[int]:
     """Return the T at which plain diffusion is measured alongside energies at `steps`."""
-    return sorted({*steps, *wanted.plain_steps})
+    return sorted({*steps, *settings.plain_steps})
 
 
-def windows_of(energy: AnyEnergy, wanted: Evaluate, steps: int) -> list[tuple[float, float]]:
+def windows_of(energy: AnyEnergy, settings: Evaluate, steps: int) -> list[tuple[float, float]]:
     """Return the configured windows; for whole-sequence energies also the last step alone, which discards no token."""
     last = [(0.0, 1 / steps)] if energy.whole_sequence and steps > 1 else []
-    return list(dict.fromkeys([*wanted.windows, *last]))
+    return list(dict.fromkeys([*settings.windows, *last]))
 
 
-def _bounds(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    for steps in plain_steps(wanted, {*wanted.steps, *wanted.fitted_steps, *wanted.effort_steps}):
+def _bounds(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+    for steps in plain_steps(settings, {*settings.steps, *settings.fitted_steps, *settings.effort_steps}):
         yield Bound(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps))
-    for steps in wanted.steps:
-        control = Sampler(steps=steps, candidates=max(wanted.candidates))
+    for steps in settings.steps:
+        control = Sampler(steps=steps, candidates=max(settings.candidates))
         if control.candidates > 1:
             yield Bound(subject=subject, energy=UNIFORM, sampler=control)
         for name, energy in energies.items():
-            windows = windows_of(energy, wanted, steps)
+            windows = windows_of(energy, settings, steps)
             for k, window, tau in product(
-                candidates_of(energy, wanted, wanted.candidates), windows, wanted.temperatures
+                candidates_of(energy, settings, settings.candidates), windows, settings.temperatures
             ):
                 if k == EXACT and (tau != 1 or window != WHOLE_WINDOW):
                     continue
                 sampler = Sampler(steps=steps, candidates=k, window=window, energy_temperature=tau)
                 # Repeats average the random tokens beside the unmasked ones, which only whole-sequence energies score.
-                repeats, tightness = (wanted.repeats, wanted.tightness) if energy.whole_sequence else (1, None)
+                repeats, tightness = (settings.repeats, settings.tightness) if energy.whole_sequence else (1, None)
                 yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
-        for name, sampler in _other_laws(wanted, energies, steps):
+        for name, sampler in _other_laws(settings, energies, steps):
             yield Bound(subject=subject, energy=name, sampler=sampler)
 
 
-def _other_laws(wanted: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
+def _other_laws(settings: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
     """Yield samplers with other unmasking rules, for plain diffusion and the step energies."""
     pairs = [(PLAIN, 1)]
     for name, energy in energies.items():
         pairs += [
-            (name, k) for k in candidates_of(energy, wanted, [max(wanted.candidates)]) if not energy.whole_sequence
+            (name, k) for k in candidates_of(energy, settings, [max(settings.candidates)]) if not energy.whole_sequence
         ]
-    for rule, (name, k) in product(wanted.revealing, pairs):
+    for rule, (name, k) in product(settings.revealing, pairs):
         yield name, Sampler(steps=steps, candidates=k, revealing=rule)
 
 
-def _fitted(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    if not wanted.fitted_steps:
+def _fitted(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+    if not settings.fitted_steps:
         return
     samplers = [(PLAIN, 1)]
     for name, energy in energies.items():
-        samplers += [(name, k) for k in candidates_of(energy, wanted, wanted.candidates) if not energy.whole_sequence]
+        samplers += [
+            (name, k) for k in candidates_of(energy, settings, settings.candidates) if not energy.whole_sequence
+        ]
     for name, k in samplers:
-        if wanted.fitted_candidates is None or k in wanted.fitted_candidates:
+        if settings.fitted_candidates is None or k in settings.fitted_candidates:
             sampler = Sampler(steps=1, candidates=k)
-            common = {"subject": subject, "steps": wanted.fitted_steps, "points": wanted.fitted_points}
+            common = {"subject": subject, "steps": settings.fitted_steps, "points": settings.fitted_points}
             yield FittedGrid(energy=name, sampler=sampler, **common)
 
 
-def _efforts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+def _efforts(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
     """Yield effort plans over all step energies. They time their steps themselves, and therefore run alone."""
     choices = [
         StepChoice(name, k)
         for name, energy in energies.items()
         if not energy.whole_sequence
-        for k in candidates_of(energy, wanted, wanted.candidates)
+        for k in candidates_of(energy, settings, settings.candidates)
     ]
-    for steps in wanted.effort_steps:
+    for steps in settings.effort_steps:
         yield AdaptiveEffort(
-            subject=subject, steps=steps, choices=tuple(choices), budgets=wanted.effort_budgets,
-            timed_texts=wanted.timed_texts, judge=wanted.judge, count=wanted.samples,
-            token_temperatures=wanted.token_temperatures,
+            subject=subject, steps=steps, choices=tuple(choices), budgets=settings.effort_budgets,
+            timed_texts=settings.timed_texts, judge=settings.judge, count=settings.samples,
+            token_temperatures=settings.token_temperatures,
         )  # fmt: skip
 
 
@@ -209,29 +211,29 @@ def _estimates(
             yield Calibration(subject=subject, energy=name, draws=settings.calibration_draws)
 
 
-def _texts(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    if wanted.judge is None:
+def _texts(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+    if settings.judge is None:
         return
-    k = max(wanted.candidates)
-    common = {"subject": subject, "judge": wanted.judge, "count": wanted.samples}
+    k = max(settings.candidates)
+    common = {"subject": subject, "judge": settings.judge, "count": settings.samples}
     yield DataTexts(**common)
     yield DataTexts(**common, repeated=True)
-    for temperature in wanted.token_temperatures:
+    for temperature in settings.token_temperatures:
         if subject.autoregressive is not None:
             yield AutoregressiveSamples(**common, token_temperature=temperature)
-        for steps in plain_steps(wanted, wanted.sample_steps):
+        for steps in plain_steps(settings, settings.sample_steps):
             yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=temperature)
-        for steps, (name, energy) in product(wanted.sample_steps, energies.items()):
-            for candidates in candidates_of(energy, wanted, wanted.sample_candidates or [k]):
-                for sampler in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=candidates)):
+        for steps, (name, energy) in product(settings.sample_steps, energies.items()):
+            for candidates in candidates_of(energy, settings, settings.sample_candidates or [k]):
+                for sampler in exact_samplers(energy, settings, Sampler(steps=steps, candidates=candidates)):
                     yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
-        for steps in wanted.sample_steps:
-            for name, sampler in _other_laws(wanted, energies, steps):
+        for steps in settings.sample_steps:
+            for name, sampler in _other_laws(settings, energies, steps):
                 yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
-    for steps in wanted.sample_steps:
-        for candidates in wanted.sample_candidates or ([k] if k > 1 else []):
+    for steps in settings.sample_steps:
+        for candidates in settings.sample_candidates or ([k] if k > 1 else []):
             yield Samples(**common, weighing=UNIFORM, how=Sampler(steps=steps, candidates=candidates))
-        if wanted.legacy:
+        if settings.legacy:
             yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
 
 
@@ -244,32 +246,34 @@ def _elsewhere(registered: Register, settings: Evaluate, subject: Subject) -> It
         yield SamplerZeroShot(subject=subject, where=corpus, energy=energy, sampler=registered.sampler)
 
 
-def _truths(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
-    k = max(wanted.candidates)
-    yield MarginalTruth(subject=subject, draws=wanted.nelbo_draws)
-    for steps in wanted.sample_steps:
-        yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=wanted.samples)
+def _truths(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+    k = max(settings.candidates)
+    yield MarginalTruth(subject=subject, draws=settings.nelbo_draws)
+    for steps in settings.sample_steps:
+        yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=settings.samples)
     for name, energy in energies.items():
-        yield EnergyTruth(subject=subject, energy=name, steps=wanted.sample_steps, candidates=max(2, k))
-        for steps, candidates in product(wanted.sample_steps, candidates_of(energy, wanted, wanted.candidates)):
+        yield EnergyTruth(subject=subject, energy=name, steps=settings.sample_steps, candidates=max(2, k))
+        for steps, candidates in product(settings.sample_steps, candidates_of(energy, settings, settings.candidates)):
             sampler = Sampler(steps=steps, candidates=candidates)
-            yield SampleTruth(subject=subject, energy=name, sampler=sampler, count=wanted.samples)
+            yield SampleTruth(subject=subject, energy=name, sampler=sampler, count=settings.samples)
 
 
-def _costs(wanted: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+def _costs(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
     def cost(energy: str, sampler: Sampler) -> Cost:
-        return Cost(subject=subject, energy=energy, sampler=sampler, texts=wanted.timed_texts)
+        return Cost(subject=subject, energy=energy, sampler=sampler, texts=settings.timed_texts)
 
     if subject.autoregressive is not None:
         yield cost(AUTOREGRESSIVE, Sampler(steps=1))
-    for steps in plain_steps(wanted, {*wanted.steps, *wanted.fitted_steps, *wanted.effort_steps}):
+    for steps in plain_steps(settings, {*settings.steps, *settings.fitted_steps, *settings.effort_steps}):
         yield cost(PLAIN, Sampler(steps=steps))
-    for steps, (name, energy) in product(wanted.timed_steps, energies.items()):
-        for k, window in product(candidates_of(energy, wanted, wanted.candidates), windows_of(energy, wanted, steps)):
+    for steps, (name, energy) in product(settings.timed_steps, energies.items()):
+        for k, window in product(
+            candidates_of(energy, settings, settings.candidates), windows_of(energy, settings, steps)
+        ):
             if k == EXACT and window != WHOLE_WINDOW:
                 continue
-            for variant in exact_samplers(energy, wanted, Sampler(steps=steps, candidates=k, window=window)):
+            for variant in exact_samplers(energy, settings, Sampler(steps=steps, candidates=k, window=window)):
                 yield cost(name, variant)
-    for steps in wanted.timed_steps:
-        for name, variant in _other_laws(wanted, energies, steps):
+    for steps in settings.timed_steps:
+        for name, variant in _other_laws(settings, energies, steps):
             yield cost(name, variant)

@@ -11,7 +11,7 @@ from cluster.http.limits.limits import Rules
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import add_key
 from tests.cluster.conftest import PATIENT
-from workflows.serve import answer
+from workflows.serve import query
 
 ASKED = {"prompt": "the ", "max_tokens": 8, "seed": 1}
 
@@ -25,7 +25,7 @@ def keyed(generator, tmp_path):
 
 
 def test_without_keys_it_is_asked_without(url):
-    said = answer(url, ASKED, keyed=False, key="of something else")
+    said = query(url, ASKED, keyed=False, key="of something else")
     assert said.text is not None
     assert said.text.startswith("the ")
     assert "authorization" not in said.curl
@@ -33,7 +33,7 @@ def test_without_keys_it_is_asked_without(url):
 
 def test_with_a_key_it_is_answered_and_the_printed_command_hides_it(keyed):
     url, key = keyed
-    said = answer(url, ASKED, keyed=True, key=key)
+    said = query(url, ASKED, keyed=True, key=key)
     assert said.text is not None
     assert key not in said.curl
     if shutil.which("curl"):
@@ -49,7 +49,7 @@ def printed(command: str, key: str) -> dict[str, Any]:
 
 
 def test_without_a_key_it_is_not_asked_and_says_why(keyed, capsys):
-    said = answer(keyed[0], ASKED, keyed=True, key=None)
+    said = query(keyed[0], ASKED, keyed=True, key=None)
     assert said.text is None
     assert "serving.key_file is set and EDLM_API_KEY is not" in capsys.readouterr().out
     assert said.curl.startswith(f"curl -s {keyed[0]}/v1/completions")
@@ -57,4 +57,4 @@ def test_without_a_key_it_is_not_asked_and_says_why(keyed, capsys):
 
 def test_a_key_that_is_none_is_named(keyed):
     with pytest.raises(RuntimeError, match=r"answered 401 .*is what EDLM_API_KEY holds a key of serving.key_file"):
-        answer(keyed[0], ASKED, keyed=True, key="wrong")
+        query(keyed[0], ASKED, keyed=True, key="wrong")

@@ -210,7 +210,10 @@ def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_
         )
         for k in (1, 8)
     ]
-    for together, alone in (grid(experiment, subject), fitted_grid(experiment, subject, found)):
+    settings = experiment.evaluate
+    assert settings is not None
+    settings = replace(settings, judge=experiment.judge_config)
+    for together, alone in (grid(experiment, settings, subject), fitted_grid(settings, subject, found)):
         for cells in (together, alone):
             costs = [cell.cost for cell in cells]
             assert costs == sorted(costs, reverse=True)
