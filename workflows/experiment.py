@@ -10,7 +10,7 @@ from edlm.data.packing import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge import JudgeConfig, OwnJudge
 from edlm.models.transformer import TransformerConfig
-from edlm.sampling.sampler import Sampler
+from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, RevealConfig
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.training.energy_objectives import LARGEST_GRID
@@ -247,6 +247,12 @@ class Experiment:
                     f"finetune.{i}: {entry.name!r} is built on the autoregressive model, and there is none; add an "
                     "`autoregress` section, or name a model's folder in given.autoregressive"
                 )
+        exact = [entry.name for entry in self.finetune if entry.energy.network.normalised]
+        if self.register.sampler.candidates == EXACT and self.register.energy in set(names) - set(exact):
+            raise ConfigurationError(
+                f"register.sampler.candidates is 0 (exact), and register.energy {self.register.energy!r} is not "
+                f"normalised; give 1 or more, or name one of: {', '.join(exact) or 'none'}"
+            )
         if self.register.energy is not None and self.register.energy not in names:
             raise ConfigurationError(
                 f"register.energy: {self.register.energy!r} is not among the energies of `finetune`, which are: "

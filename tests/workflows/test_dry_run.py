@@ -18,7 +18,9 @@ from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import ConfigurationError, load, parse, plain
 from edlm.storage import publish, read_text, write_text
 from tests.places import ONE_ENERGY, PROJECT, SMALLEST
+from workflows.autoregress import baseline_and_judge
 from workflows.dry_run import DryRun, differences
+from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.pipeline import stages
 from workflows.register import bundle
@@ -149,6 +151,14 @@ def test_a_pipeline_asks_for_what_its_experiment_needs_and_for_nothing_else(chan
     asked = asked_for(parse(Experiment, tree), stages, tmp_path, capsys)
     assert set(asked) - {"report", "serve"} == set(ALL) - spared
     assert ("report" in asked) == ("evaluate" in asked)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"), [(evaluate, "evaluate: there is no such section"), (baseline_and_judge, "neither an `auto")]
+)
+def test_a_stage_without_its_section_says_so(stage, message, tmp_path, capsys):
+    with pytest.raises(ConfigurationError, match=message):
+        asked_for(load(Experiment, ONE_ENERGY), stage, tmp_path, capsys)
 
 
 def test_a_given_model_takes_the_place_of_its_stage_and_of_what_that_would_need(tmp_path, capsys):

@@ -48,6 +48,10 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
         ({"data": DATA | {"shares": {"validation": 0.1}}}, "data.shares.judge is 0, so that the judge has no text"),
         ({"autoregress": None}, "finetune.3: 'coar' is built on the autoregressive model, and there is none; add an"),
         ({"finetune": []}, "register.energy: 'step' is not among the energies of `finetune`, which are: none"),
+        (
+            {"register": {"energy": "step", "sampler": {"steps": 4, "candidates": 0}}},
+            "register.energy 'step' is not normalised; give 1 or more, or name one of: conditional",
+        ),
         ({"register": {"sampler": {"steps": 4, "candidates": 2}}}, "names no energy to choose among candidates; set"),
         ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
