@@ -12,6 +12,7 @@ class ByBacklog:
     """Ray Serve autoscaling policy that targets a backlog of `target_backlog_seconds` per replica.
 
     Until every running replica has reported its backlog, it targets `target_ongoing_requests` requests per replica.
+    Replicas that have stopped do not count, although Serve may still hold their last reports.
     Serve itself applies the configured bounds and delays.
     """
 
@@ -23,8 +24,9 @@ class ByBacklog:
         """Return the desired number of replicas; 0 if there is no work."""
         requests = context.total_num_requests
         backlogs = (context.aggregated_metrics or {}).get(BACKLOG, {})
-        if backlogs and all(replica in backlogs for replica in context.running_replicas):
-            desired = sum(backlogs.values()) / self.target_backlog_seconds
+        running = context.running_replicas
+        if running and all(replica in backlogs for replica in running):
+            desired = sum(backlogs[replica] for replica in running) / self.target_backlog_seconds
         else:
             desired = requests / self.target_ongoing_requests
         return max(math.ceil(desired), 1 if requests > 0 else 0), {}

@@ -143,14 +143,22 @@ def undeploy(serving: Serving) -> None:
         seconds = serving.request_timeout_seconds if serving.drain_seconds is None else serving.drain_seconds
         with contextlib.suppress(DeploymentUnavailableError):  # no replica is running
             responses = serve.get_app_handle(APPLICATION).broadcast("drain", seconds)
-            for result in responses.results(timeout_s=seconds + SPARE_SECONDS, return_exceptions=True):
-                if isinstance(result, Exception):
-                    log.warning("a replica did not end its work in order: %s", result)
+            await_drained(responses, seconds + SPARE_SECONDS)
         try:
             serve.delete(APPLICATION)  # waits for responses that are still being sent
         except TimeoutError as error:
-            log.warning("Serve has not ended its replicas, and is taken down without: %s", error)
+            log.warning("Serve did not stop its replicas and is shut down regardless: %s", error)
     serve.shutdown()
+
+
+def await_drained(responses: Any, timeout_seconds: float) -> None:
+    """Wait for every replica's response to `drain`; log failures and the timeout, after which shutdown goes on."""
+    try:
+        for result in responses.results(timeout_s=timeout_seconds, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.warning("a replica did not finish its work: %s", result)
+    except TimeoutError:
+        log.warning("replicas did not finish their work within %g s; they are stopped", timeout_seconds)
 
 
 def url(serving: Serving) -> str:

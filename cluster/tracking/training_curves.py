@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 Curves = Mapping[str, Mapping[int, float]]
 
 INK, FAINT, ACCENT, CONTRAST = "#22262b", "#b9c0c8", "#1f5fa8", "#c2541b"
-SMOOTHED_SHARE = 0.03  # of the points: half the window of the running mean
+SMOOTHED_SHARE = 0.06  # of the points: the window of the running mean
 LOSS, VALIDATION = "loss_nats_per_token", "validation_nats_per_token"
 RARE = 20  # a curve with fewer points is not smoothed
 
@@ -91,7 +91,7 @@ def _points(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Return the running mean over a centered window, which shrinks at both ends."""
-    half = max(1, round(SMOOTHED_SHARE * len(values)))
+    half = max(1, round(SMOOTHED_SHARE * len(values) / 2))
     sums = np.concatenate([[0.0], np.cumsum(values)])
     indices = np.arange(len(values))
     start, stop = np.maximum(indices - half, 0), np.minimum(indices + half + 1, len(values))

@@ -151,6 +151,10 @@ class Shipping(threading.Thread):
             if self._answered:  # one line per outage
                 log.warning("MLflow does not answer; the journal is kept and sent later (%s)", first_line(error))
             self._answered = False
+        except Exception:  # the journal is kept: training goes on, and a later attempt or `ship` sends it
+            if self._answered:
+                log.exception("the journal in %s cannot be sent to MLflow; trying again", self._folder)
+            self._answered = False
         else:
             self._answered = True
         return self._answered

@@ -15,7 +15,7 @@ from edlm.exact.hidden_markov import Entropy, Law
 from edlm.interfaces import AnyDenoiser
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.models.readout import chunks
-from edlm.rng import Purpose, uniforms
+from edlm.rng import Purpose, seeds, uniforms
 from edlm.schedule import AbstractSchedule
 
 Interval = tuple[float, float]
@@ -109,10 +109,12 @@ class SampleDistance:
 def sample_distance(texts: Int[Tensor, "n l"], law: Law, seed: int) -> SampleDistance:
     """Compute the distance from `law` of the distribution that `texts` were drawn from.
 
-    `seed` selects the reference sequences drawn from q; it is not the source's own seed.
+    `seed` selects the sequences drawn from q for the reference and for H(q), which differ; it is not the source's own
+    seed.
     """
     nll, pairs = -law.log_p(texts).cpu(), law.pairs()
-    reference = law.draw(seed, torch.arange(len(texts)))
+    # Of a seed of its own: `law.entropy(seed)` draws its sequences from `seed`.
+    reference = law.draw(int(seeds(seed, 0, 0, Purpose.TRUTH)), torch.arange(len(texts)))
     variations = [
         (_pair_frequencies(x.cpu(), law.vocabulary) - pairs).abs().sum().item() / 2 for x in (texts, reference)
     ]

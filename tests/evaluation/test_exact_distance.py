@@ -145,3 +145,10 @@ def test_the_excess_of_a_bound_is_sharper_than_the_bound_and_nothing_for_the_tru
     assert excess.mean > 4 * excess.standard_error
     assert excess.standard_error < 0.5 * plain.standard_error
     assert bound_excess(truth, x0, law).values.abs().max() < 1e-9
+
+
+def test_the_reference_is_not_drawn_from_the_seed_of_the_entropy_estimate():
+    law = HiddenMarkov().law()
+    assert law.entropy(6, sequences=100).how == "estimated"
+    found = sample_distance(law.draw(6, torch.arange(300)), law, seed=6)  # the sequences that estimate H(q)
+    assert found.pair_total_variation != found.pair_total_variation_of_law

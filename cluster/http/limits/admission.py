@@ -94,20 +94,28 @@ class Admission:
     ) -> AsyncIterator[list[TextFuture]]:
         """Submit `jobs` and yield their futures; on exit, cancel those that are not done."""
         with self._entering(way.visit, charged):
-            futures = await self._submitted(jobs, way)
+            futures = await self._submitted(jobs, charged, way)
         try:
             yield futures
         finally:
             self._leave(futures)
 
-    async def _submitted(self, jobs: Sequence[Request], way: GenerationPlan) -> list[TextFuture]:
+    async def _submitted(self, jobs: Sequence[Request], charged: float, way: GenerationPlan) -> list[TextFuture]:
         """Submit in a thread, because preparing long sequences takes a while, and return the futures."""
         started = asyncio.ensure_future(asyncio.to_thread(or_refuse, None, self.batch.submit, jobs, way.served.model))
         try:
             return await asyncio.shield(started)
         except asyncio.CancelledError:  # the client disconnected; the thread cannot be stopped
-            started.add_done_callback(_call_off)
+            started.add_done_callback(lambda done: self._abandon(done, charged, way.visit))
             raise
+
+    def _abandon(self, submission: "asyncio.Future[list[TextFuture]]", charged: float, visit: RequestContext) -> None:
+        """Cancel the futures of a client that disconnected; refund the charge if the engine rejected the request."""
+        if (error := submission.exception()) is None:
+            for future in submission.result():
+                future.cancel()
+        elif isinstance(error, Exception):
+            self._refund(visit, charged)
 
     async def measured(
         self, work: float, bites: Cooperative[Value], charged: float, way: GenerationPlan, follows: bool = False
@@ -145,9 +153,12 @@ class Admission:
         try:
             yield
         except Exception:  # CancelledError is no Exception: an admitted request that is cancelled stays charged
-            if self._allowance is not None:
-                self._allowance.use(visit.key, -charged)
+            self._refund(visit, charged)
             raise
+
+    def _refund(self, visit: RequestContext, charged: float) -> None:
+        if self._allowance is not None:
+            self._allowance.use(visit.key, -charged)
 
     def _leave(self, tickets: Sequence[Future[Any]]) -> None:
         """Cancel the futures that are not done, and record the queueing time of those that started."""
@@ -169,13 +180,6 @@ def _back_seconds(full: Full, patience_seconds: float) -> int:
     elif full.reason == "draining":
         latest = earliest
     return max(1, math.ceil(random.uniform(earliest, latest)))
-
-
-def _call_off(coming: "asyncio.Future[list[TextFuture]]") -> None:
-    """Cancel submitted futures that no caller received."""
-    if coming.exception() is None:
-        for ticket in coming.result():
-            ticket.cancel()
 
 
 def outcome(ticket: Future[Value]) -> Value:

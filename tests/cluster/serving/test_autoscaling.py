@@ -9,14 +9,14 @@ POLICY = ByBacklog(target_backlog_seconds=2.0, target_ongoing_requests=10.0)
 
 
 def wanted(requests: float, backlog: dict[int, float], running: int) -> int:
-    replicas = [ReplicaID(str(number), DeploymentID("edlm", "edlm")) for number in range(running)]
+    replicas = [ReplicaID(str(number), DeploymentID("edlm", "edlm")) for number in range(max(running, *backlog, 0) + 1)]
     context = AutoscalingContext(
         deployment_id=DeploymentID("edlm", "edlm"),
         deployment_name="edlm",
         app_name="edlm",
         current_num_replicas=running,
         target_num_replicas=running,
-        running_replicas=replicas,
+        running_replicas=replicas[:running],
         total_num_requests=requests,
         total_queued_requests=0.0,
         aggregated_metrics={BACKLOG: {replicas[number]: seconds for number, seconds in backlog.items()}},
@@ -48,3 +48,8 @@ def test_a_replica_that_has_not_told_yet_is_not_taken_for_idle():
 def test_without_requests_none_is_wanted_and_with_one_at_least_one():
     assert wanted(requests=0, backlog={0: 0.0}, running=1) == 0
     assert wanted(requests=0.3, backlog={0: 0.0}, running=1) == 1
+
+
+def test_what_a_stopped_replica_reported_last_does_not_count():
+    assert wanted(requests=9, backlog={0: 3.0, 1: 100.0}, running=1) == 2
+    assert wanted(requests=25, backlog={0: 100.0}, running=0) == 3

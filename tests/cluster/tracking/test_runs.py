@@ -18,6 +18,7 @@ import requests
 from matplotlib.figure import Figure
 
 from cluster.config import Cluster, Tracking
+from cluster.tracking import upload
 from cluster.tracking.journal import ENTRIES, Journal, history
 from cluster.tracking.provenance import machine, packages
 from cluster.tracking.runs import Runs, RunTracker, open_registry, open_tracking
@@ -157,6 +158,22 @@ def test_after_a_kill_no_step_is_told_twice(root, tmp_path, journal_survives):
     assert steps_of(runs, run_id, "new") == list(range(20, 50))
     assert ship(tracking, root, tmp_path) == (1 if journal_survives else 2)  # what the dead worker had not sent, too
     assert steps_of(runs, run_id) == list(range(50))
+
+
+def test_an_unexpected_error_of_shipping_is_logged_with_its_cause_and_shipping_goes_on(
+    runs, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    run_id = runs.start("damaged")
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / upload.MARK).write_text("no number")
+    tracker = runs.tracker(run_id, tmp_path / "journal")
+    tracker.log(0, {"loss": 1.0})
+    wait_for(lambda: "cannot be sent to MLflow; trying again" in caplog.text)
+    assert "no number" in caplog.text
+    (tmp_path / "journal" / upload.MARK).write_text("0")
+    wait_for(lambda: steps_of(runs, run_id) == [0])
+    tracker.finish("FINISHED")
 
 
 def test_shipping_again_changes_nothing(runs, root, tmp_path):

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from cluster.tracking.training_curves import training_curves
+from cluster.tracking.training_curves import SMOOTHED_SHARE, training_curves
 
 LOSS = {step: 3.0 - step / 100 for step in range(100)}
 
@@ -52,3 +52,10 @@ def test_values_that_cannot_be_drawn_leave_a_picture(value):
 def test_nothing_to_draw_is_said():
     with pytest.raises(ValueError, match="nothing to draw"):
         training_curves({"seconds": LOSS}, "empty")
+
+
+def test_the_running_mean_is_over_the_share_of_the_points_that_the_figure_names():
+    spike = {step: float(step == 500) for step in range(1000)}
+    figure = training_curves({"loss_nats_per_token": spike}, "pretrain")
+    smooth = np.asarray(figure.axes[0].lines[1].get_ydata(), dtype=float)
+    assert np.count_nonzero(smooth) == round(SMOOTHED_SHARE * 1000) + 1

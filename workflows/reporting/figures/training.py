@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.tracking.training_curves import LOSS, Curves, draw_gains, draw_loss, gains_by_time
+from cluster.tracking.training_curves import LOSS, SMOOTHED_SHARE, Curves, draw_gains, draw_loss, gains_by_time
 from workflows.reporting.figures.style import sheet
 
 LOSS_COLUMNS, GAIN_COLUMNS = 3, 2
@@ -15,7 +15,10 @@ PANEL_INCHES = 2.5
 def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
     """Plot the loss of every trained stage; return None if there is none."""
     losses = {stage: metrics for stage, metrics in training.items() if metrics.get(LOSS)}
-    name = "Training loss of each stage and its running mean (each stage has its own kind of loss)"
+    name = (
+        f"Training loss of each stage, and its running mean over {SMOOTHED_SHARE:.0%} of the logged steps "
+        "(each stage has its own loss)"
+    )
     if not losses:
         return None
     figure, panels = _grid(name, len(losses), LOSS_COLUMNS)

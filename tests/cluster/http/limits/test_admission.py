@@ -1,0 +1,52 @@
+"""What a key is charged for a request whose client disconnects while the engine takes it in."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.http.limits.admission import Admission
+from cluster.http.limits.limits import Rules
+from cluster.http.metrics.instruments import PrometheusMetrics
+from cluster.http.request_context import RequestContext
+from edlm.inference.engine import InferenceEngine
+from tests.cluster.asking import eventually
+from tests.engines import PATIENT, echo, job
+
+WORK = 1000.0  # far above the burst: its key must wait as long as it is charged
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_admitted_one_is_not(rejected):
+    visit = RequestContext("id", key="anna")
+    with InferenceEngine(echo(), "1/0", PATIENT) as engine:
+        admission = Admission(engine, Rules(work_per_second=1.0), PrometheusMetrics())
+
+        async def ask() -> None:
+            way = SimpleNamespace(visit=visit, served=SimpleNamespace(model=engine.model))
+            async with admission.texts([job()], WORK, way):  # type: ignore[arg-type]
+                pass
+
+        async def leave() -> None:
+            with engine._changed:  # nothing is submitted until the client is gone
+                request = asyncio.create_task(ask())
+                await asyncio.sleep(0.05)
+                request.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await request
+                engine._closed = rejected
+            while pending := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(pending)
+
+        def waits() -> bool:
+            assert admission._allowance is not None
+            return admission._allowance.wait_seconds(visit.key) > 0
+
+        admission.charge(visit, WORK)
+        assert waits()
+        asyncio.run(leave())  # which ends with the submitting thread
+        if rejected:
+            eventually(lambda: not waits())
+        else:
+            eventually(lambda: engine.statistics().finished == {"cancelled": 1})
+            assert waits()
