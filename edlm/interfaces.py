@@ -1,12 +1,14 @@
 """Interfaces of energies and denoisers. An energy is one number per candidate and group, LOW where text is likely."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edlm.cooperative import Cooperative
+from edlm.schedule import AbstractSchedule
 
 
 class AbstractEnergy(nn.Module):
@@ -84,6 +86,20 @@ class Proposal(NormalisedEnergy, Protocol):
     """Normalised energy from whose distribution other energies draw their candidates."""
 
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """Denoiser, energy (None: plain diffusion) and schedule: with a sampler, they define a distribution over texts."""
+
+    denoiser: AnyDenoiser
+    energy: AnyEnergy | None
+    schedule: AbstractSchedule
+
+    @property
+    def block(self) -> int | None:
+        """Length of the position groups that the energy scores separately; None: all positions are one group."""
+        return None if self.energy is None else self.energy.block
 
 
 def proposal_of(energy: AnyEnergy) -> Proposal | None:

@@ -9,11 +9,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from edlm.interfaces import AnyDenoiser, AnyEnergy, proposal_of
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.likelihood.bounds import step_nll
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AbstractReveal, AtRandom, MostCertain, Remasking
-from edlm.schedule import AbstractSchedule
+from edlm.schedule import AbstractSchedule, LogLinear
 from tests.worlds import World, cartesian
 
 
@@ -282,8 +282,7 @@ def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, revealed: Tensor
         xt.expand(rows, -1),
         revealed.expand(rows, -1),
         torch.full((rows,), t, dtype=torch.float64),
-        step.denoiser,
-        step.energy,  # pyright: ignore[reportArgumentType]
+        Model(step.denoiser, step.energy, LogLinear()),  # pyright: ignore[reportArgumentType]
         step.candidates,
         step.temperature,
         u[:, None],

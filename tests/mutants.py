@@ -52,9 +52,9 @@ MUTANTS = (
     ),
     Mutant(
         "candidates of one sequence are weighed against those of another",
-        "sampling/sampler.py",
-        "equations.log_weight(energies.double(), self.energy_temperature)",
-        "equations.log_weight(energies.double().transpose(0, 1).reshape(energies.shape), self.energy_temperature)",
+        "sampling/step.py",
+        "equations.log_weight(e.double(), tau)",
+        "equations.log_weight(e.double().transpose(0, 1).reshape(e.shape), tau)",
         (LAW,),
     ),
     Mutant(
@@ -73,13 +73,12 @@ MUTANTS = (
     ),
     Mutant(
         "the last step takes the likeliest token",
-        "sampling/sampler.py",
-        "x, log_p = propose(denoiser, context, now.xt, now.revealed, u)",
-        "x, log_p = propose(denoiser, context, now.xt, now.revealed, u)\n"
-        "        if bool((now.s == 0).all()):\n"
-        "            rows, at = torch.nonzero(now.revealed, as_tuple=True)\n"
-        "            likeliest = denoiser.log_p(context, now.revealed).argmax(dim=-1)\n"
-        "            x[rows, 0, at] = likeliest",
+        "sampling/step.py",
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.revealed, u)",
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.revealed, u)\n"
+        "    if bool((state.s == 0).all()):\n"
+        "        rows, at = torch.nonzero(state.revealed, as_tuple=True)\n"
+        "        x0[rows, 0, at] = model.denoiser.log_p(context, state.revealed).argmax(dim=-1)",
         (LAW,),
     ),
     Mutant(
@@ -140,16 +139,16 @@ MUTANTS = (
     ),
     Mutant(
         "single tokens are resampled",
-        "sampling/sampler.py",
-        "joint = equations.sum_by_group(now.revealed.long(), block) > 1",
-        "joint = equations.sum_by_group(now.revealed.long(), block) > 0",
+        "sampling/step.py",
+        "joint = equations.sum_by_group(state.revealed.long(), block) > 1",
+        "joint = equations.sum_by_group(state.revealed.long(), block) > 0",
         (LAW,),
     ),
     Mutant(
         "exact draws of `coar` fill nothing but what is kept",
-        "sampling/sampler.py",
-        "equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.whole_sequence else now.revealed",
-        "now.revealed",
+        "sampling/step.py",
+        "return equations.up_to_last(state.xt == model.denoiser.mask, state.revealed)",
+        "return state.revealed",
         (LAW,),
     ),
     Mutant(

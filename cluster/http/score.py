@@ -25,7 +25,7 @@ async def answer(request: ScoreRequest, way: GenerationPlan, admission: Admissio
     way.visit.prompt_tokens = len(tokens)
     work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
     admission.charge(way.visit, work)
-    bites = generator.scoring(tokens, way.seed, request.draws, way.sampler, way.energy)
+    bites = generator.stepwise_score(tokens, way.seed, request.draws, way.sampler, way.energy)
     score = await admission.measured(work, bites, work, way)
     return ScoreResponse(
         **way.heading("score"),

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom
 from edlm.schedule import AbstractSchedule
@@ -43,9 +43,10 @@ class NaiveSampler:
         schedule: AbstractSchedule,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
-        """Return the canvas with every masked position filled."""
+        """Return the canvas with every masked position filled. Raise ValueError for a step energy."""
+        model = Model(denoiser, energy, schedule)
         for i in range(self.sampler.steps, 0, -1):
-            xt = self.step(xt, i, denoiser, energy, schedule, generator)
+            xt = self.step(xt, i, model, generator)
         return xt
 
     @torch.no_grad()
@@ -53,19 +54,24 @@ class NaiveSampler:
         self,
         xt: Int[Tensor, "b l"],
         i: int,
-        denoiser: AnyDenoiser,
-        energy: AnyEnergy | None,
-        schedule: AbstractSchedule,
+        model: Model,
         generator: torch.Generator,
     ) -> Int[Tensor, "b l"]:
         """Compute x_s from x_t, from the i-th time of the grid to the previous one.
 
-        Raise FloatingPointError if logits are NaN, which a race would take for winners.
+        Raise ValueError for a step energy, which would be given the tokens of positions that the step does not unmask,
+        and FloatingPointError if logits are NaN, which a race would take for winners.
         """
+        denoiser, energy = model.denoiser, model.energy
+        if energy is not None and not energy.whole_sequence:
+            raise ValueError(
+                f"{type(energy).__name__} scores the tokens of a step, and the naive sampler whole sequences alone; "
+                "use Sampler"
+            )
         b, length = xt.shape
         times = self.sampler.times().to(xt.device)
         t = times[i].expand(b)
-        share = schedule.reveal(t, times[i - 1].expand(b))[:, None]
+        share = model.schedule.reveal(t, times[i - 1].expand(b))[:, None]
         everywhere = torch.ones_like(xt, dtype=torch.bool)
         context = denoiser.read(xt, t)
         log_p = denoiser.log_p(context, everywhere).unflatten(0, (b, length))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.config import ConfigurationError, Fraction, config
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import EXACT, Sampler
@@ -111,17 +111,25 @@ class PublishedSampler:
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
-        """Sample as `Sampler.sample`; `on_step` gets one more result, that of the likeliest tokens at the end."""
+        """Sample as `Sampler.sample`; `on_step` gets one more result, that of the likeliest tokens at the end.
+
+        Raise ValueError for a step energy, whose candidates are not whole sequences.
+        """
+        if energy is not None and not energy.whole_sequence:
+            raise ValueError(
+                f"{type(energy).__name__} scores the tokens of a step, and the published generator whole sequences "
+                "alone; use Sampler"
+            )
+        model = Model(denoiser, energy, schedule)
         steps, broken = self.sampler.steps, torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
         for i in range(steps, -1, -1):
             index = torch.full_like(seeds, i)
             t, s = (self.end + (1 - self.end) * j.double() / steps for j in (index, index - 1))
             if i == 0:
-                result = _likeliest(
-                    StepState(xt, t, torch.zeros_like(t), index, seeds, xt == denoiser.mask, xt), denoiser, energy
-                )
+                state = StepState(xt, t, torch.zeros_like(t), index, seeds, xt == denoiser.mask, xt)
+                result = _likeliest_step(state, model)
             else:
-                result = self.step(xt, t, s, index, denoiser, energy, schedule, seeds)
+                result = self.step(xt, t, s, index, seeds, model)
             xt, broken = result.xs, broken | result.broken
             if on_step is not None:
                 on_step(result)
@@ -136,75 +144,65 @@ class PublishedSampler:
         t: Float[Tensor, " b"],
         s: Float[Tensor, " b"],
         index: Int[Tensor, " b"],
-        denoiser: AnyDenoiser,
-        energy: AnyEnergy | None,
-        schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
+        model: Model,
     ) -> StepResult:
-        """Step as `Sampler.step`, except that races select the positions. Raise ValueError for a step energy."""
-        if energy is not None and not energy.whole_sequence:
-            raise ValueError(
-                f"{type(energy).__name__} weighs a step's tokens, and the published generator whole drafts alone; "
-                "use Sampler"
-            )
-        masked, share = xt == denoiser.mask, schedule.reveal(t, s)
-        scored = self.sampler.in_window(t) & (self.sampler.candidates > 1) & (energy is not None)
+        """Step as `Sampler.step`, except that races select the positions."""
+        masked, share = xt == model.denoiser.mask, model.schedule.reveal(t, s)
+        scored = self.sampler.may_score(t, model.energy)
         parts = []
-        for rows, method in ((~scored, self._plain), (scored, self._resample)):
+        for rows, method in ((~scored, self._plain_step), (scored, self._resample_step)):
             if rows.any():
                 state = StepState(xt[rows], t[rows], s[rows], index[rows], seeds[rows], masked[rows], xt[rows])
-                parts.append((rows, method(state, share[rows], denoiser, energy)))
+                parts.append((rows, method(state, share[rows], model)))
         return join(parts)
 
-    def _plain(
-        self, now: StepState, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
-    ) -> StepResult:
-        context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
-        for chunk, rows, at in _chunks(now.revealed, denoiser.vocabulary):
-            u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.REVEAL, (denoiser.vocabulary + 1,))
-            log_p = denoiser.log_p(context, chunk)
+    def _plain_step(self, state: StepState, share: Float[Tensor, " b"], model: Model) -> StepResult:
+        context, x, broken = model.denoiser.read(state.xt, state.t), state.xt.clone(), _none(state)
+        for chunk, rows, at in _chunks(state.revealed, model.denoiser.vocabulary):
+            u = uniforms(state.seeds[rows], state.index[rows], at, Purpose.REVEAL, (model.denoiser.vocabulary + 1,))
+            log_p = model.denoiser.log_p(context, chunk)
             broken[rows[_nan(log_p)]] = True
             x[rows, at] = reverse(log_p, share[rows], u, self.dtype)
-        return replace(now, revealed=x != now.xt).advanced(x, energy, broken=broken)
+        return replace(state, revealed=x != state.xt).advanced(x, model.block, broken=broken)
 
-    def _resample(
-        self, now: StepState, share: Float[Tensor, " b"], denoiser: AnyDenoiser, energy: AnyEnergy | None
-    ) -> StepResult:
+    def _resample_step(self, state: StepState, share: Float[Tensor, " b"], model: Model) -> StepResult:
+        energy, k = model.energy, self.sampler.candidates
         assert energy is not None
-        context, (b, length), k = denoiser.read(now.xt, now.t), now.xt.shape, self.sampler.candidates
-        x, log_p, broken = self._drafts(now, context, denoiser)
-        energies = energy(x, now.xt, now.t, equations.sum_by_group(log_p, energy.block), context)
+        context = model.denoiser.read(state.xt, state.t)
+        x, log_p, broken = self._candidates(state, context, model.denoiser)
+        energies = energy(x, state.xt, state.t, equations.sum_by_group(log_p, energy.block), context)
         broken = broken | _nan(energies.flatten(1)) | (energies == -torch.inf).flatten(1).any(dim=1)
         energies = torch.where(broken[:, None, None], 0.0, energies)
         log_v = equations.log_weight(energies, self.sampler.energy_temperature)
-        picked = equations.pick(log_v, uniforms(now.seeds, now.index, 0, Purpose.PICK, (log_v.shape[2],)))
-        chosen = x.gather(1, equations.spread_groups(picked, length, energy.block)[:, None])[:, 0]
+        picked = equations.pick(log_v, state.uniforms(Purpose.PICK, log_v.shape[2]))
+        chosen = x.gather(1, equations.spread_groups(picked, state.length, energy.block)[:, None])[:, 0]
         # Reverse step of a denoiser that is certain of the chosen candidate: its token competes with the mask alone.
-        q = torch.stack([share, 1 - share], dim=-1)[:, None].expand(b, length, 2)
-        kept = race(q, uniforms(now.seeds, now.index, 0, Purpose.REVEAL, (length, 2)), self.dtype) == 0
-        result = replace(now, revealed=now.revealed & kept).advanced(chosen, energy, energy_calls=k, broken=broken)
+        q = torch.stack([share, 1 - share], dim=-1)[:, None].expand(*chosen.shape, 2)
+        kept = race(q, state.uniforms(Purpose.REVEAL, state.length, 2), self.dtype) == 0
+        revealed = state.revealed & kept
         return replace(
-            result,
+            replace(state, revealed=revealed).advanced(chosen, energy.block, energy_calls=k, broken=broken),
             energies=energies,
             picked=picked,
             ess=equations.effective_sample_size(log_v).mean(dim=1),
             distinct=torch.tensor([row.unique(dim=0).shape[0] for row in x], device=x.device),
         )
 
-    def _drafts(
-        self, now: StepState, context: Tensor, denoiser: AnyDenoiser
+    def _candidates(
+        self, state: StepState, context: Tensor, denoiser: AnyDenoiser
     ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"], Bool[Tensor, " b"]]:
         """Draw k candidates, each by a race over the vocabulary at every masked position.
 
         Return them, their log-probabilities, and which rows have NaN log-probabilities.
         """
         k = self.sampler.candidates
-        x = now.xt[:, None].repeat(1, k, 1)
-        by_position, broken = torch.zeros(x.shape, dtype=torch.float64, device=x.device), _none(now)
-        for chunk, rows, at in _chunks(now.revealed, k * denoiser.vocabulary):
+        x = state.xt[:, None].repeat(1, k, 1)
+        by_position, broken = torch.zeros(x.shape, dtype=torch.float64, device=x.device), _none(state)
+        for chunk, rows, at in _chunks(state.revealed, k * denoiser.vocabulary):
             log_p = denoiser.log_p(context, chunk)
             broken[rows[_nan(log_p)]] = True
-            u = uniforms(now.seeds[rows], now.index[rows], at, Purpose.CANDIDATE, (k, denoiser.vocabulary))
+            u = uniforms(state.seeds[rows], state.index[rows], at, Purpose.CANDIDATE, (k, denoiser.vocabulary))
             tokens = race(log_p.exp()[:, None].expand_as(u), u, self.dtype)
             x[rows, :, at] = tokens
             by_position[rows, :, at] = log_p.gather(-1, tokens).double()
@@ -218,8 +216,8 @@ def _chunks(where: Tensor, entries: int) -> Iterator[tuple[Tensor, Tensor, Tenso
         yield chunk, rows, at
 
 
-def _none(now: StepState) -> Bool[Tensor, " b"]:
-    return torch.zeros(len(now.xt), dtype=torch.bool, device=now.xt.device)
+def _none(state: StepState) -> Bool[Tensor, " b"]:
+    return torch.zeros(len(state.xt), dtype=torch.bool, device=state.xt.device)
 
 
 def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
@@ -227,11 +225,11 @@ def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
     return values.isnan().any(dim=1)
 
 
-def _likeliest(now: StepState, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
+def _likeliest_step(state: StepState, model: Model) -> StepResult:
     """Replace each masked position by its likeliest token, independently: biased, as published."""
-    context, x, broken = denoiser.read(now.xt, now.t), now.xt.clone(), _none(now)
-    for chunk in chunks(now.revealed, denoiser.vocabulary):
-        log_p = denoiser.log_p(context, chunk)
+    context, x, broken = model.denoiser.read(state.xt, state.t), state.xt.clone(), _none(state)
+    for chunk in chunks(state.revealed, model.denoiser.vocabulary):
+        log_p = model.denoiser.log_p(context, chunk)
         broken[torch.nonzero(chunk)[_nan(log_p), 0]] = True
         x[chunk] = log_p.argmax(dim=-1)
-    return now.advanced(x, energy, broken=broken)
+    return state.advanced(x, model.block, broken=broken)

@@ -11,11 +11,11 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from edlm.cooperative import Cooperative
+from edlm.cooperative import Cooperative, run_to_end
 from edlm.inference.cost_model import PASS, NetworkPasses, Pace
 from edlm.inference.request import BrokenRow, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
-from edlm.interfaces import AbstractEnergy, read
+from edlm.interfaces import Model, read
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 
@@ -148,17 +148,17 @@ class Batcher:
         state, groups = state_of(drafts, generator.device), list(_alike(drafts))
         needed = state.revealed.clone()
         for rows in groups:
-            sampler, energy = _how(drafts[rows[0]])
+            sampler, model = _how(drafts[rows[0]])
             index = torch.tensor(rows, device=generator.device)
-            needed[index] = sampler.reads(state.at(index), network, energy)
+            needed[index] = sampler.needed(state.at(index), model)
         context = read(network, state.xt, state.t, needed)
         _synchronise(generator.device)
         plain_seconds, results = time.monotonic() - started, []
         for rows in groups:
             first, began = drafts[rows[0]], time.monotonic()
-            weighed, (sampler, energy) = first.upcoming().weighed, _how(first)
+            weighed, (sampler, model) = first.upcoming().weighed, _how(first)
             index = torch.tensor(rows, device=generator.device)
-            result = _on_cpu(sampler.advance(state.at(index), context[index], network, energy))
+            result = _on_cpu(run_to_end(sampler.advance(state.at(index), context[index], model)))
             results += [(drafts[row], result, i) for i, row in enumerate(rows)]
             if weighed:
                 candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
@@ -179,13 +179,13 @@ class Batcher:
         generator, began = draft.generator, time.monotonic()
         network, work = generator.denoiser.network, draft.upcoming().work
         state = state_of([draft], generator.device)
-        context = read(network, state.xt, state.t, draft.weigher.reads(state, network, draft.energy))
+        context = read(network, state.xt, state.t, draft.weigher.needed(state, draft.model))
         _synchronise(generator.device)
         self.pace.measured(PASS, 1, time.monotonic() - began)
         exact = draft.weigher.candidates == EXACT
         candidate_seconds = self._divisible(draft, work) / max(draft.weigher.candidates, 1)
         candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / candidate_seconds))
-        bites = draft.weigher.advancing(state, context, network, draft.energy, candidates * generator.length)
+        bites = draft.weigher.advance(state, context, draft.model, candidates * generator.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()
         while True:
@@ -228,9 +228,9 @@ def _alike(drafts: Sequence[RunningSequence]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _how(draft: RunningSequence) -> tuple[Sampler, AbstractEnergy | None]:
-    """Return the sampler and the energy of the upcoming step."""
-    return (draft.weigher, draft.energy) if draft.upcoming().weighed else (PLAIN, None)
+def _how(draft: RunningSequence) -> tuple[Sampler, Model]:
+    """Return the sampler and the model of the upcoming step."""
+    return (draft.weigher, draft.model) if draft.upcoming().weighed else (PLAIN, replace(draft.model, energy=None))
 
 
 def _on_cpu(result: StepResult) -> StepResult:

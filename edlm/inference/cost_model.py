@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from edlm.interfaces import AbstractEnergy
+from edlm.interfaces import AnyEnergy, Model
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.schedule import AbstractSchedule
 
 FIRST_GUESS_SECONDS = 0.01  # per denoiser pass, before any measurement
 WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass: initial guesses for a candidate that fills a whole canvas
@@ -34,33 +33,32 @@ class NetworkPasses:
         )
 
 
-def of_step(share: float, weighed: bool, sampler: Sampler, energy: AbstractEnergy | None) -> NetworkPasses:
+def of_step(share: float, weighed: bool, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
     """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions."""
     if not weighed or energy is None:
         return NetworkPasses(1.0)
     return NetworkPasses(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
 
 
-def of_canvas(
-    masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None, schedule: AbstractSchedule
-) -> NetworkPasses:
+def of_canvas(masked: int, length: int, sampler: Sampler, model: Model) -> NetworkPasses:
     """Return the expected work of filling `masked` positions of a canvas; steps that unmask nothing are free."""
     times = sampler.times()
-    share = schedule.alpha(times[:-1]) - schedule.alpha(times[1:])  # P(a position is unmasked by this step)
+    energy, alpha = model.energy, model.schedule.alpha
+    share = alpha(times[:-1]) - alpha(times[1:])  # P(a position is unmasked by this step)
     moves = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
     passes = moves.sum().item()
     if energy is None:
         return NetworkPasses(passes)
-    weighed = sampler.weighs(times[1:], energy)
+    weighed = sampler.may_score(times[1:], energy)
     steps = moves[weighed].sum().item()
     canvases = steps if energy.whole_sequence else share[weighed].sum().item() * masked / length
     return NetworkPasses(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
-def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AbstractEnergy | None) -> NetworkPasses:
+def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
     """Return the maximum work of filling `masked` positions: every step with a cost unmasks at least one of them."""
     passes = min(sampler.steps, masked)
-    steps = min(int(sampler.weighs(sampler.times()[1:], energy).sum()), masked)
+    steps = min(int(sampler.may_score(sampler.times()[1:], energy).sum()), masked)
     if energy is None or steps == 0:
         return NetworkPasses(passes)
     canvases = steps if energy.whole_sequence else masked / length

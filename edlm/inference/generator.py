@@ -1,12 +1,12 @@
 """Text generator: a registered model with text as input and output, independent of any server."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from edlm.checkpoints.energies import open_energy
@@ -16,11 +16,11 @@ from edlm.cooperative import Cooperative, run_to_end
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.continuation import Continuation
-from edlm.inference.scoring import TextScore, scoring
+from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.text import Tally, Text, document_end
-from edlm.interfaces import AbstractEnergy
+from edlm.interfaces import AbstractEnergy, Model
 from edlm.models.execution import AS_TRAINED, Execution
-from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.sampler import EXACT, Sampler, fill
 from edlm.sampling.state import StepResult
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
 
@@ -205,9 +205,9 @@ class TextGenerator:
         A text shorter than the canvas is scored as a canvas of its own length, because rows are never padded.
         Raise ValueError for a text of any other length.
         """
-        return run_to_end(self.scoring(tokens, seed, draws, sampler, energy))
+        return run_to_end(self.stepwise_score(tokens, seed, draws, sampler, energy))
 
-    def scoring(
+    def stepwise_score(
         self,
         tokens: Sequence[int],
         seed: int,
@@ -219,7 +219,7 @@ class TextGenerator:
         if not 1 <= len(tokens) <= self.length:
             raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
         x0 = canvas(tokens, len(tokens), self.mask).to(self.device).repeat(draws, 1)
-        return scoring(x0, self.denoiser, self.energies, self.energy_for(sampler, energy), sampler, seed)
+        return score_text(x0, self.denoiser, self.energies, self.energy_for(sampler, energy), sampler, seed)
 
     @torch.no_grad()
     def _fill(
@@ -238,39 +238,30 @@ class TextGenerator:
         A row leaves the batch once its text needs nothing more. Each block has its own steps in the random streams of
         a row, hence its own step numbers.
         """
+        model = Model(self.denoiser.network, energy, self.denoiser.schedule)
         xt = torch.stack(list(canvases)).to(self.device)
         seeds = torch.tensor([row.seed for row in rows], device=self.device)
-        network, schedule = self.denoiser.network, self.denoiser.schedule
-        times, given = sampler.times().to(self.device), xt != self.mask
-        unfilled = self._unfilled(range(len(rows)), xt[:, own], separator)
-        for i in range(sampler.steps, 0, -1):
-            if not unfilled:
-                break
-            batch = torch.tensor(unfilled, device=self.device)
-            t, s = times[i].expand(batch.shape), times[i - 1].expand(batch.shape)
-            index = torch.full_like(batch, block * sampler.steps + i)
-            result = sampler.step(xt[batch], t, s, index, network, energy, schedule, seeds[batch], given[batch])
-            xt[batch] = result.xs
+
+        def unfinished(canvases: Int64[Tensor, "n l"]) -> Bool[Tensor, " n"]:
+            texts = canvases[:, own].tolist()
+            return torch.tensor([self._is_unfinished(tokens, separator) for tokens in texts], device=xt.device)
+
+        for batch, result in fill([(sampler, model)] * sampler.steps, xt, seeds, block * sampler.steps, unfinished):
             if result.broken.any():
                 broken = [rows[row].seed for row in batch[result.broken].tolist()]
                 raise FloatingPointError(
                     f"logits or energies of the texts of seeds {broken} are not numbers; "
                     "the network or its input is broken"
                 )
-            for batch_row, row in enumerate(unfilled):
+            for batch_row, row in enumerate(batch.tolist()):
                 rows[row].tally = rows[row].tally.plus(result, batch_row)
             if on_step is not None:
                 on_step(result)
-            if sampler.revealing.final:
-                unfilled = self._unfilled(unfilled, xt[:, own], separator)
         return xt[:, own].tolist()
 
-    def _unfilled(self, rows: Iterable[int], own: Int64[Tensor, "b n"], separator: int | None) -> list[int]:
-        """Return those of `rows` that contain a mask and whose document has not certainly ended."""
-        tokens = own.tolist()
-        return [
-            row for row in rows if self.mask in tokens[row] and document_end(tokens[row], self.mask, separator) is None
-        ]
+    def _is_unfinished(self, tokens: Sequence[int], separator: int | None) -> bool:
+        """Return whether the text contains a mask and its document has not certainly ended."""
+        return self.mask in tokens and document_end(tokens, self.mask, separator) is None
 
 
 def _text(row: _Row, tokens: Sequence[int], added: Continuation) -> Text:

@@ -10,8 +10,8 @@ from torch import Tensor
 from edlm import equations
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.cooperative import Cooperative
-from edlm.interfaces import AbstractEnergy
-from edlm.likelihood.bounds import bounding, nelbo
+from edlm.interfaces import AbstractEnergy, Model
+from edlm.likelihood.bounds import nelbo, stepwise_sampler_bound
 from edlm.likelihood.estimate import Estimate
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
@@ -31,30 +31,31 @@ class TextScore:
     """E(x_0, x_t, t) of every energy, averaged over the noise: low is likely, the zero is arbitrary."""
 
 
-def scoring(
+def score_text(
     x0: Int64[Tensor, "b l"],
     denoiser: OpenDenoiser,
     energies: Mapping[str, AbstractEnergy],
-    weigh: AbstractEnergy | None,
+    energy: AbstractEnergy | None,
     sampler: Sampler,
     seed: int,
 ) -> Cooperative[TextScore]:
-    """Return the score of a text cooperatively; each `yield` is a pause.
+    """Compute the score of a text.
 
-    `x0` repeats the text once per noise sample, so that the standard errors are those of the noise. Raise
-    FloatingPointError if a network's values are not finite.
+    `energy` is the one that the sampler chooses with, `energies` are those whose value is reported. `x0` repeats the
+    text once per noise sample, so that the standard errors are those of the noise. Raise FloatingPointError if a
+    network's values are not finite.
     """
-    network, schedule = denoiser.network, denoiser.schedule
-    at_once = ROWS_AT_ONCE if weigh is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
+    model = Model(denoiser.network, energy, denoiser.schedule)
+    at_once = ROWS_AT_ONCE if energy is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
     nelbos, bounds = [], []
     energy_parts = {name: [] for name in energies}
     for first in range(0, len(x0), at_once):
         rows = x0[first : first + at_once]
-        nelbos.append(nelbo(rows, network, schedule, seed, 1, first))
+        nelbos.append(nelbo(rows, model.denoiser, model.schedule, seed, 1, first))
         yield
-        bounds.append((yield from bounding(rows, network, weigh, schedule, sampler, seed, 1, first_row=first)))
-        for name, energy in energies.items():
-            energy_parts[name].append(mean_energy(rows, denoiser, energy, seed, first))
+        bounds.append((yield from stepwise_sampler_bound(rows, model, sampler, seed, draws=1, first_row=first)))
+        for name, scored_energy in energies.items():
+            energy_parts[name].append(mean_energy(rows, denoiser, scored_energy, seed, first))
             yield
     return TextScore(_joined(nelbos), _joined(bounds), {name: _joined(parts) for name, parts in energy_parts.items()})
 

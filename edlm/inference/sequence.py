@@ -1,7 +1,7 @@
 """Running sequences: texts generated canvas by canvas, taking only the steps that unmask something.
 
-Which step unmasks a position depends on no network (`Sampler.reveal`), so the course of a canvas is known before it
-begins: steps that would unmask nothing are skipped, and the cost of a text is known on arrival.
+Which step unmasks a position depends on no network (`Sampler.choose_positions`), so the course of a canvas is known
+before it begins: steps that would unmask nothing are skipped, and the cost of a text is known on arrival.
 """
 
 import math
@@ -19,6 +19,7 @@ from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Request
 from edlm.inference.stop_strings import cut
 from edlm.inference.text import NOT_YET, Progress, Tally, Text, document_end
+from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult, StepState
 from edlm.sampling.unmasking import AtRandom
@@ -50,6 +51,7 @@ class RunningSequence:
         require_course(job.sampler)
         self.job, self.generator = job, generator
         self.energy = generator.energy_for(job.sampler, job.energy)
+        self.model = Model(generator.denoiser.network, self.energy, generator.denoiser.schedule)
         self.energy_name = (job.energy or generator.bundle.energy or "") if self.energy is not None else ""
         self.kind = kind_of(self.energy_name, job.sampler)
         # Steps that score are grouped by this: samplers that differ in steps, grid or window score alike.
@@ -69,8 +71,7 @@ class RunningSequence:
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
-                schedule = generator.denoiser.schedule
-                expected[masked] = of_canvas(masked, generator.length, job.sampler, self.energy, schedule)
+                expected[masked] = of_canvas(masked, generator.length, job.sampler, self.model)
             self._later.append(self._later[-1] + expected[masked])
         self._course: list[Move] = []  # remaining steps of this canvas, the next one last
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
@@ -155,22 +156,21 @@ class RunningSequence:
         self._reveal = self._reveal_steps()
         needed = self._reveal[block.context : len(known)]
         last = int(needed[needed > 0].min())  # the canvas may extend beyond the end of the text
-        weighs = sampler.weighs(self._times, self.energy).tolist()
+        weighs = sampler.may_score(self._times, self.energy).tolist()
         for i, count in enumerate(torch.bincount(self._reveal).tolist()):
             if i >= last and count:
-                weighed = weighs[i] and bool(sampler.chooses((self._reveal == i)[None], self.energy))
+                weighed = weighs[i] and bool(sampler.has_choice((self._reveal == i)[None], self.energy))
                 work = of_step(count / generator.length, weighed, sampler, self.energy)
                 self._course.append(Move(i, weighed, work))
         self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:
         """Return the step i that unmasks each position of the canvas; 0 for a known position."""
-        sampler, network = self.job.sampler, self.generator.denoiser.network
+        sampler = self.job.sampler
         i = torch.arange(1, sampler.steps + 1)
         rows = self._canvas.expand(sampler.steps, -1)
         index, seeds = self._block * sampler.steps + i, torch.full_like(i, self.job.seed)
-        schedule = self.generator.denoiser.schedule
-        state = sampler.reveal(rows, self._times[1:], self._times[:-1], index, network, schedule, seeds)
+        state = sampler.choose_positions(rows, self._times[1:], self._times[:-1], index, seeds, self.model)
         return (state.revealed * i[:, None]).amax(dim=0)
 
     def _number(self, i: int) -> int:

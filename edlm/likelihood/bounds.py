@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative import Cooperative, run_to_end
-from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy, Verifiable, proposal_of
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, Verifiable, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.paths import trajectory
 from edlm.models.autoregressive import AutoregressiveModel
@@ -68,15 +68,14 @@ def sampler_bound(
     normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
     positions are part of its distribution.
     """
-    return run_to_end(bounding(x0, denoiser, energy, schedule, sampler, seed, draws, repeats))
+    model = Model(denoiser, energy, schedule)
+    return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats))
 
 
 @torch.no_grad()
-def bounding(
+def stepwise_sampler_bound(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy | None,
-    schedule: AbstractSchedule,
+    model: Model,
     sampler: Sampler,
     seed: int,
     draws: int,
@@ -86,9 +85,9 @@ def bounding(
     """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw, first_row):
+        for i, xt, revealed in trajectory(x0, model, sampler, seed, draw, first_row):
             t = sampler.times()[i].item()
-            nats = step_bound(x0, xt, revealed, t, i, denoiser, energy, sampler, seed, draw, repeats, first_row)
+            nats = step_bound(x0, xt, revealed, t, i, model, sampler, seed, draw, repeats, first_row)
             total += nats.cpu()
             yield
     return Estimate(total / draws, draws)
@@ -99,8 +98,7 @@ def step_nll(
     xt: Int[Tensor, "b l"],
     revealed: Bool[Tensor, "b l"],
     t: Float64[Tensor, " b"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy,
+    model: Model,
     candidates: int,
     temperature: float,
     u: Float64[Tensor, "b r k l"],
@@ -111,6 +109,8 @@ def step_nll(
     from p_theta, or from the energy's proposal. Groups with one new token are not resampled and cost -log p_theta.
     With candidates = 0 the bound is that of p_theta exp(-E) itself.
     """
+    denoiser, energy = model.denoiser, model.energy
+    assert energy is not None
     context, block = denoiser.read(xt, t), energy.block
     if candidates == EXACT:
         return _exact_nll(x0, xt, revealed, t, context, denoiser, energy, u)
@@ -180,12 +180,11 @@ def step_bound(
     revealed: Bool[Tensor, "b l"],
     t: float,
     index: int,
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy | None,
+    model: Model,
     sampler: Sampler,
     seed: int,
     draw: int,
-    repeats: int,
+    repeats: int = 1,
     first_row: int = 0,
 ) -> Float64[Tensor, " b"]:
     """Compute the nats of one step at time t per sequence; sequences that unmask nothing cost nothing.
@@ -198,12 +197,12 @@ def step_bound(
         return total
     time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
     x0, xt, revealed = x0[rows], xt[rows], revealed[rows]
-    if energy is None or sampler.candidates == 1 or not sampler.in_window(time).any():
-        total[rows] = -_log_p_of(denoiser, denoiser.read(xt, time), revealed, x0).sum(dim=-1)
+    if not sampler.may_score(time, model.energy).any():
+        total[rows] = -_log_p_of(model.denoiser, model.denoiser.read(xt, time), revealed, x0).sum(dim=-1)
         return total
     keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
-    total[rows] = step_nll(x0, xt, revealed, time, denoiser, energy, sampler.candidates, sampler.energy_temperature, u)
+    total[rows] = step_nll(x0, xt, revealed, time, model, sampler.candidates, sampler.energy_temperature, u)
     return total
 
 

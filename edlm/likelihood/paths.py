@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 
-from edlm.interfaces import AnyDenoiser
+from edlm.interfaces import Model
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import AtRandom
@@ -22,8 +22,7 @@ Stop = tuple[int, Int[Tensor, "b l"], Bool[Tensor, "b l"]]
 
 def trajectory(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    schedule: AbstractSchedule,
+    model: Model,
     sampler: Sampler,
     seed: int,
     draw: int,
@@ -31,12 +30,12 @@ def trajectory(
 ) -> Iterator[Stop]:
     """Yield (i, x_t at t_i, U_i) for the steps i = T to 1 of one path per text; rows count from `first_row`."""
     if sampler.revealing == AtRandom():
-        reveal_at = reveal_times(x0, schedule, sampler.times(), seed, draw, first_row)
+        reveal_at = reveal_times(x0, model.schedule, sampler.times(), seed, draw, first_row)
         for i in range(sampler.steps, 0, -1):
-            yield i, torch.where(reveal_at <= i, denoiser.mask, x0), reveal_at == i
+            yield i, torch.where(reveal_at <= i, model.denoiser.mask, x0), reveal_at == i
     else:
         rows = first_row + torch.arange(len(x0), device=x0.device)
-        yield from _walked(x0, denoiser, schedule, sampler, seeds(seed, draw, rows, Purpose.REVEAL))
+        yield from _walked(x0, model, sampler, seeds(seed, draw, rows, Purpose.REVEAL))
 
 
 def reveal_times(
@@ -56,12 +55,12 @@ def reveal_times(
 
 def _walked(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    schedule: AbstractSchedule,
+    model: Model,
     sampler: Sampler,
     keys: Int64[Tensor, " b"],
 ) -> Iterator[Stop]:
     """Yield as `trajectory`, for rules that may unmask a position twice, or at a step that depends on the others."""
+    denoiser, schedule = model.denoiser, model.schedule
     times, length = sampler.times().to(x0.device), x0.shape[1]
     masked = torch.ones_like(x0, dtype=torch.bool)
     for i in range(sampler.steps, 0, -1):

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.likelihood.bounds import step_bound
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.paths import trajectory
-from edlm.sampling.sampler import EXACT, Sampler, sample_in_turn
+from edlm.sampling.sampler import EXACT, Sampler, sample_by_plan
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule
 
@@ -35,13 +35,16 @@ class StepChoice:
     energy: str | None = None
     candidates: int = 1
 
-    def turn(self, sampler: Sampler, energies: Energies) -> tuple[Sampler, AnyEnergy | None]:
-        """Return the sampler and the energy of this step. Raise ValueError if there is no energy of that name."""
+    def energy_of(self, energies: Energies) -> AnyEnergy | None:
+        """Return the energy of this step. Raise ValueError if there is no energy of that name."""
         if self.energy is not None and self.energy not in energies:
             raise ValueError(f"the plan asks for energy {self.energy!r}; there are: {', '.join(energies) or 'none'}")
-        verifying = sampler.speculative and self.candidates == EXACT
-        step_sampler = replace(sampler, candidates=self.candidates, speculative=verifying)
-        return step_sampler, None if self.energy is None else energies[self.energy]
+        return None if self.energy is None else energies[self.energy]
+
+    def sampler_of(self, sampler: Sampler) -> Sampler:
+        """Return the sampler of this step: `sampler` with the candidates of the choice."""
+        speculative = sampler.speculative and self.candidates == EXACT
+        return replace(sampler, candidates=self.candidates, speculative=speculative)
 
 
 PLAIN = StepChoice()
@@ -69,8 +72,11 @@ class PlannedSampler:
         on_step: Callable[[StepResult], None] | None = None,
     ) -> Int[Tensor, "b l"]:
         """Sample as `Sampler.sample`, with the choices of the plan."""
-        turns = [choice.turn(self.sampler, energies) for choice in self.plan]
-        return sample_in_turn(turns, xt, denoiser, schedule, seeds, on_step)
+        plan = [
+            (choice.sampler_of(self.sampler), Model(denoiser, choice.energy_of(energies), schedule))
+            for choice in self.plan
+        ]
+        return sample_by_plan(plan, xt, seeds, on_step)
 
 
 @torch.no_grad()
@@ -86,16 +92,19 @@ def step_nats(
 ) -> Float64[Tensor, "i c b"]:
     """Compute the nats of every step, from t = 1 on, under each of the `plans`, per sequence.
 
-    All are measured on the same paths, so that their differences are paired.
+    All are measured on the same paths, so that their differences are paired. Raise ValueError for a plan with a
+    whole-sequence energy, whose bound would need many repeats.
     """
+    _require_step_energies(energies, plans)
+    plain = Model(denoiser, None, schedule)
     nats = torch.zeros(sampler.steps, len(plans), len(x0), dtype=torch.float64)
     for draw in range(draws):
-        for i, xt, revealed in trajectory(x0, denoiser, schedule, sampler, seed, draw):
+        for i, xt, revealed in trajectory(x0, plain, sampler, seed, draw):
             step, t = sampler.steps - i, sampler.times()[i].item()
             for c, plan in enumerate(plans):
-                step_sampler, energy = plan[step].turn(sampler, energies)
-                bound = step_bound(x0, xt, revealed, t, i, denoiser, energy, step_sampler, seed, draw, repeats=1)
-                nats[step, c] += bound.cpu()
+                model = replace(plain, energy=plan[step].energy_of(energies))
+                step_sampler = plan[step].sampler_of(sampler)
+                nats[step, c] += step_bound(x0, xt, revealed, t, i, model, step_sampler, seed, draw).cpu()
     return nats / draws
 
 
@@ -108,9 +117,22 @@ def planned_bound(
     seed: int,
     draws: int,
 ) -> Estimate:
-    """Estimate the rigorous T-step bound of the planned sampler, as `sampler_bound`; no whole-sequence energies."""
+    """Estimate the rigorous T-step bound of the planned sampler, as `sampler_bound`.
+
+    Raise ValueError for a plan with a whole-sequence energy.
+    """
     nats = step_nats(x0, denoiser, energies, schedule, planned.sampler, [planned.plan], seed, draws)
     return Estimate(nats.sum(dim=0)[0], draws)
+
+
+def _require_step_energies(energies: Energies, plans: Sequence[Sequence[StepChoice]]) -> None:
+    for choice in dict.fromkeys(choice for plan in plans for choice in plan):
+        energy = choice.energy_of(energies)
+        if energy is not None and energy.whole_sequence:
+            raise ValueError(
+                f"the plan asks for energy {choice.energy!r}, which scores whole sequences; a plan takes energies "
+                "that score the tokens of a step"
+            )
 
 
 def best_plan(

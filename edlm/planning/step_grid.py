@@ -9,19 +9,16 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import step_bound
 from edlm.likelihood.paths import reveal_times
 from edlm.sampling.sampler import Sampler
-from edlm.schedule import AbstractSchedule
 
 
 @torch.no_grad()
 def step_costs(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy | None,
-    schedule: AbstractSchedule,
+    model: Model,
     sampler: Sampler,
     points: int,
     seed: int,
@@ -35,14 +32,12 @@ def step_costs(
     times = torch.arange(points + 1, dtype=torch.float64) / points
     costs = torch.zeros(points + 1, points + 1, dtype=torch.float64)
     for draw in range(draws):
-        reveal_at = reveal_times(x0, schedule, times, seed, draw)
+        reveal_at = reveal_times(x0, model.schedule, times, seed, draw)
         for i in range(1, points + 1):
-            xt = torch.where(reveal_at <= i, denoiser.mask, x0)
+            xt = torch.where(reveal_at <= i, model.denoiser.mask, x0)
             for j in range(i):
                 revealed = (reveal_at <= i) & (reveal_at > j)
-                nats = step_bound(
-                    x0, xt, revealed, times[i].item(), i, denoiser, energy, sampler, seed, draw, repeats=1
-                )  # fmt: skip
+                nats = step_bound(x0, xt, revealed, times[i].item(), i, model, sampler, seed, draw)
                 costs[i, j] += nats.mean().cpu()
     earlier = torch.ones_like(costs, dtype=torch.bool).tril(diagonal=-1)
     return torch.where(earlier, costs / draws, torch.inf)

@@ -66,23 +66,7 @@ TOKENS_AT_ONCE = 2**15  # per energy call; bounds the memory of the energy's lay
 _COMPARED = 8  # candidates compared with all k at a time: comparing all at once would take memory quadratic in k
 
 
-def weigh(
-    energy: AnyEnergy,
-    x: Int[Tensor, "b k l"],
-    xt: Int[Tensor, "b l"],
-    t: Float[Tensor, " b"],
-    log_p: Float[Tensor, "b k g"],
-    context: Tensor,
-) -> tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]:
-    """Compute the energy of every candidate and the number of distinct candidates per sequence.
-
-    Equal candidates of a sequence share one energy, which is computed once; all sequences compute as many as the one
-    with the most distinct candidates. With at most `TOKENS_AT_ONCE` tokens there is one call.
-    """
-    return run_to_end(weighing(energy, x, xt, t, log_p, context))
-
-
-def weighing(
+def score_candidates(
     energy: AnyEnergy,
     x: Int[Tensor, "b k l"],
     xt: Int[Tensor, "b l"],
@@ -91,7 +75,12 @@ def weighing(
     context: Tensor,
     tokens_at_once: int | None = None,
 ) -> Cooperative[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
-    """Return `weigh` as cooperative work, one energy call per pause; the result does not depend on the call size."""
+    """Compute the energy of every candidate and the number of distinct candidates per sequence.
+
+    Equal candidates of a sequence share one energy, which is computed once; all sequences compute as many as the one
+    with the most distinct candidates. Pauses between calls, which score at most `tokens_at_once` tokens each (None:
+    `TOKENS_AT_ONCE`), or one candidate of one sequence if it is longer; the result does not depend on their size.
+    """
     k, length = x.shape[1:]
     limit = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
     first = _first_equal(x)

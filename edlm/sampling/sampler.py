@@ -3,7 +3,7 @@
 Prompts, infilling and unconditional text are all canvases: masked positions are filled, the others never change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
@@ -16,11 +16,10 @@ from torch import Tensor
 from edlm import equations
 from edlm.config import Fraction, NonNegative, Positive, config
 from edlm.cooperative import Cooperative, run_to_end
-from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy, Verifiable, proposal_of, read
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
-from edlm.sampling.candidates import draw_candidates, propose, weighing
-from edlm.sampling.speculative import verifying
 from edlm.sampling.state import BrokenRows, StepResult, StepState, join
+from edlm.sampling.step import exact_step, plain_step, resample_step, speculative_step
 from edlm.sampling.unmasking import AtRandom, Remasking, RevealConfig
 from edlm.schedule import AbstractSchedule
 
@@ -90,7 +89,7 @@ class Sampler:
         Raise ValueError if the canvas holds an id that is neither a token nor the mask, and BrokenRows, once the other
         rows are finished, if a row's logits or energies are not numbers.
         """
-        return sample_in_turn([(self, energy)] * self.steps, xt, denoiser, schedule, seeds, on_step)
+        return sample_by_plan([(self, Model(denoiser, energy, schedule))] * self.steps, xt, seeds, on_step)
 
     @torch.no_grad()
     def step(
@@ -99,96 +98,90 @@ class Sampler:
         t: Float[Tensor, " b"],
         s: Float[Tensor, " b"],
         index: Int[Tensor, " b"],
-        denoiser: AnyDenoiser,
-        energy: AnyEnergy | None,
-        schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
+        model: Model,
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepResult:
         """Compute x_s from x_t; rows may be at different times. `index` is the step in each row's random streams.
 
         `given`: positions where the canvas held text from the start; required by a sampler that remasks.
         """
-        state = self.reveal(xt, t, s, index, denoiser, schedule, seeds, given)
-        parts, moves = [], state.moves
-        if not moves.all():
-            parts.append((~moves, state.at(~moves).stayed(energy)))
-        if moves.any():
-            moving = state.at(moves)
-            context = read(denoiser, moving.xt, moving.t, self.reads(moving, denoiser, energy))
-            parts.append((moves, self.advance(moving, context, denoiser, energy)))
-        return join(parts)
+        state = self.choose_positions(xt, t, s, index, seeds, model, given)
+        moves = state.moves
+        if not moves.any():
+            return state.stayed(model.block)
+        moving = state.at(moves)
+        context = read(model.denoiser, moving.xt, moving.t, self.needed(moving, model))
+        result = run_to_end(self.advance(moving, context, model))
+        return result if moves.all() else join([(~moves, state.at(~moves).stayed(model.block)), (moves, result)])
 
-    def reveal(
+    @torch.no_grad()
+    def advance(
+        self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None = None
+    ) -> Cooperative[StepResult]:
+        """Return the rows at s, each of which unmasks at least one position, given the denoiser's `read` of them.
+
+        The context is an argument so that rows of different samplers can share one pass of the denoiser.
+        `tokens_at_once` limits a call of the energy (None: `TOKENS_AT_ONCE`).
+        """
+        state = replace(state, revealed=self.revealing.settle(state.revealed, state.xt, context, model.denoiser))
+        chooses = self.may_score(state.t, model.energy) & self.has_choice(state.revealed, model.energy)
+        if not chooses.any():
+            return plain_step(state, context, model)
+        if chooses.all():
+            return (yield from self._choosing_step(state, context, model, tokens_at_once))
+        plain = plain_step(state.at(~chooses), context[~chooses], model)
+        chosen = yield from self._choosing_step(state.at(chooses), context[chooses], model, tokens_at_once)
+        return join([(~chooses, plain), (chooses, chosen)])
+
+    def _choosing_step(
+        self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None
+    ) -> Cooperative[StepResult]:
+        if self.speculative:
+            return speculative_step(state, context, model)
+        if self.candidates == EXACT:
+            return exact_step(state, context, model)
+        return resample_step(state, context, model, self.candidates, self.energy_temperature, tokens_at_once)
+
+    def choose_positions(
         self,
         xt: Int[Tensor, "b l"],
         t: Float[Tensor, " b"],
         s: Float[Tensor, " b"],
         index: Int[Tensor, " b"],
-        denoiser: AnyDenoiser,
-        schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
+        model: Model,
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepState:
-        """Return the rows and their changes between t and s, which depend on `revealing` alone and on no network."""
-        masked, shape = xt == denoiser.mask, (xt.shape[1],)
-        share, remasking = self.revealing.shares(t, s, schedule)
+        """Return the rows with U and what is masked again between t and s, which depend on `revealing` and no network.
+
+        A rule that reads the denoiser replaces U by as many other positions in `advance`.
+        """
+        masked, shape, mask = xt == model.denoiser.mask, (xt.shape[1],), model.denoiser.mask
+        share, remasking = self.revealing.shares(t, s, model.schedule)
         revealed = equations.reveal(masked, share, uniforms(seeds, index, 0, Purpose.REVEAL, shape))
         rest = xt
         if isinstance(self.revealing, Remasking):
             assert given is not None
             u_remask = uniforms(seeds, index, 0, Purpose.REMASK, shape)
-            rest = torch.where(equations.reveal(~masked & ~given, remasking, u_remask), denoiser.mask, xt)
+            rest = torch.where(equations.reveal(~masked & ~given, remasking, u_remask), mask, xt)
         return StepState(xt, t, s, index, seeds, revealed, rest)
 
-    def advance(self, now: StepState, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
-        """Return the rows at s; each unmasks at least one position. `context` is the denoiser's `read` of the rows.
-
-        It is an argument so that rows of different samplers can share one pass of the denoiser.
-        """
-        return run_to_end(self.advancing(now, context, denoiser, energy))
-
-    @torch.no_grad()
-    def advancing(
-        self,
-        now: StepState,
-        context: Tensor,
-        denoiser: AnyDenoiser,
-        energy: AnyEnergy | None,
-        tokens_at_once: int | None = None,
-    ) -> Cooperative[StepResult]:
-        """Return `advance` as cooperative work; `tokens_at_once` limits an energy call (None: `TOKENS_AT_ONCE`)."""
-        now = replace(now, revealed=self.revealing.settle(now.revealed, now.xt, context, denoiser))
-        scored = self.weighs(now.t, energy) & self.chooses(now.revealed, energy)
-        if not scored.any():
-            return self._plain(now, context, denoiser, energy)
-        parts = []
-        if not scored.all():
-            plain = ~scored
-            parts.append((plain, self._plain(now.at(plain), context[plain], denoiser, energy)))
-            context = context[scored]
-        rows = (now.at(scored), context, denoiser, energy)
-        if self.candidates == EXACT:
-            parts.append((scored, (yield from self._exact(*rows))))
-        else:
-            parts.append((scored, (yield from self._resample(*rows, tokens_at_once))))
-        return join(parts)
-
-    def reads(self, now: StepState, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> Bool[Tensor, "b l"]:
+    def needed(self, state: StepState, model: Model) -> Bool[Tensor, "b l"]:
         """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences."""
-        masked = now.xt == denoiser.mask
-        needed = self.revealing.open(now.revealed, masked)
-        if energy is None or not energy.whole_sequence:
+        masked = state.xt == model.denoiser.mask
+        needed = self.revealing.open(state.revealed, masked)
+        if model.energy is None or not model.energy.whole_sequence:
             return needed
-        return needed | (self.weighs(now.t, energy)[:, None] & masked)
+        return needed | (self.may_score(state.t, model.energy)[:, None] & masked)
 
-    def weighs(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
+    def may_score(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Return whether a step from t may call the energy."""
         if energy is None or self.candidates == 1:
             return torch.zeros_like(t, dtype=torch.bool)
         return self.in_window(t)
 
-    def chooses(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
+    def has_choice(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Return whether the energy has anything to decide: a single token needs no joint and is drawn from p_theta.
 
         Exact draws, and candidates of a proposal, follow the energy's own distribution for any number of tokens.
@@ -197,88 +190,22 @@ class Sampler:
             return revealed.any(dim=1)
         return (equations.sum_by_group(revealed.long(), energy.block) > 1).any(dim=1)
 
-    def _plain(self, now: StepState, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None) -> StepResult:
-        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (1, now.xt.shape[1]))
-        x, log_p = propose(denoiser, context, now.xt, now.revealed, u)
-        return now.advanced(x[:, 0], energy, broken=_nan(log_p))
 
-    def _exact(
-        self, now: StepState, context: Tensor, denoiser: AnyDenoiser, energy: AnyEnergy | None
-    ) -> Cooperative[StepResult]:
-        if not isinstance(energy, NormalisedEnergy):
-            raise ValueError(
-                f"candidates=0 samples exactly, and {type(energy).__name__} is not normalised; give k >= 1"
-            )
-        u = now.uniforms(Purpose.CANDIDATE)
-        filled = equations.up_to_last(now.xt == denoiser.mask, now.revealed) if energy.whole_sequence else now.revealed
-        if not self.speculative:
-            x, log_p = yield from energy.draw(now.xt, filled, context, u)
-            return now.advanced(x, energy, energy_calls=1, broken=_nan(context) | _nan(log_p))
-        if not isinstance(energy, Verifiable):
-            raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
-        draft, log_p = propose(denoiser, context, now.xt, filled, u[:, None])
-        verified = yield from verifying(
-            draft[:, 0], log_p[:, 0], now.xt, filled, context, denoiser, energy, now.uniforms(Purpose.KEEP),
-            now.uniforms(Purpose.AGAIN),
-        )  # fmt: skip
-        result = now.advanced(verified.x, energy, broken=_nan(log_p) | verified.broken)
-        return replace(result, energy_calls=verified.passes, accepted=verified.accepted)
-
-    def _resample(
-        self,
-        now: StepState,
-        context: Tensor,
-        denoiser: AnyDenoiser,
-        energy: AnyEnergy | None,
-        tokens_at_once: int | None,
-    ) -> Cooperative[StepResult]:
-        assert energy is not None
-        length, block = now.xt.shape[1], energy.block
-        filled = now.xt == denoiser.mask if energy.whole_sequence else now.revealed
-        u = uniforms(now.seeds, now.index, 0, Purpose.CANDIDATE, (self.candidates, length))
-        x, log_p = draw_candidates(denoiser, energy, context, now.xt, filled, u)
-        # A single token needs no joint: resampling would only sharpen its marginal (docs/mathematics.md 4, finite k).
-        joint = equations.sum_by_group(now.revealed.long(), block) > 1
-        # Groups are independent given x_t, so those that are not resampled stay masked in the input of a step energy.
-        scored = x if energy.whole_sequence else torch.where(_everywhere(joint, length, block), x, now.xt[:, None])
-        energies, distinct = yield from weighing(energy, scored, now.xt, now.t, log_p, context, tokens_at_once)
-        # E = inf marks an impossible candidate; E = -inf would be an infinite weight, which is always an error.
-        broken = _nan(log_p) | _nan(energies) | (energies == -torch.inf).flatten(1).any(dim=1)
-        energies = torch.where(broken[:, None, None], 0.0, energies)
-        log_v = equations.log_weight(energies.double(), self.energy_temperature)  # E / tau may overflow float32
-        u_pick = uniforms(now.seeds, now.index, 0, Purpose.PICK, (joint.shape[1],))
-        picked = torch.where(joint, equations.pick(log_v, u_pick), 0)
-        chosen = x.gather(1, equations.spread_groups(picked, length, block)[:, None])[:, 0]
-        result = now.advanced(chosen, energy, energy_calls=self.candidates, broken=broken)
-        return replace(
-            result,
-            energies=torch.where(joint[:, None], energies, torch.nan),
-            picked=picked,
-            ess=_mean_where(equations.effective_sample_size(log_v), joint),
-            distinct=distinct,
-        )
+Plan = Sequence[tuple[Sampler, Model]]
+"""Sampler and model of every step, from t = 1 on; the samplers have one grid and one rule `revealing`."""
 
 
-@torch.no_grad()
-def sample_in_turn(
-    turns: Sequence[tuple[Sampler, AnyEnergy | None]],
+def sample_by_plan(
+    plan: Plan,
     xt: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    schedule: AbstractSchedule,
     seeds: Int[Tensor, " b"],
     on_step: Callable[[StepResult], None] | None = None,
 ) -> Int[Tensor, "b l"]:
-    """Run `Sampler.sample` with a separate sampler and energy for each step, from t = 1 on, all on the same grid."""
-    _check(xt, denoiser)
-    if not len(xt):
-        return xt
-    broken, given = torch.zeros(len(xt), dtype=torch.bool, device=xt.device), xt != denoiser.mask
-    times = turns[0][0].times().to(xt.device)
-    for i, (sampler, energy) in zip(range(len(turns), 0, -1), turns, strict=True):
-        index = torch.full_like(seeds, i)
-        t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
-        result = sampler.step(xt, t, s, index, denoiser, energy, schedule, seeds, given)
-        xt, broken = result.xs, broken | result.broken
+    """Sample as `Sampler.sample`, with the sampler and the model that the plan names for each step."""
+    _check(xt, plan[0][1].denoiser)
+    xt, broken = xt.clone(), torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
+    for rows, result in fill(plan, xt, seeds):
+        broken[rows] |= result.broken
         if on_step is not None:
             on_step(result)
     if broken.any():
@@ -286,13 +213,32 @@ def sample_in_turn(
     return xt
 
 
-def _everywhere(groups: Bool[Tensor, "b g"], length: int, block: int | None) -> Bool[Tensor, "b 1 l"]:
-    return equations.spread_groups(groups, length, block)[:, None]
+def fill(
+    plan: Plan,
+    xt: Int[Tensor, "b l"],
+    seeds: Int[Tensor, " b"],
+    first_index: int = 0,
+    unfinished: Callable[[Int[Tensor, "n l"]], Bool[Tensor, " n"]] | None = None,
+) -> Iterator[tuple[Int[Tensor, " n"], StepResult]]:
+    """Fill the masked positions of the canvases `xt` IN PLACE; yield the rows of every step and their result.
 
-
-def _nan(values: Tensor) -> Bool[Tensor, " b"]:
-    """Return which rows contain NaN."""
-    return values.flatten(1).isnan().any(dim=1)
+    Args:
+        first_index: Index of t = 0 in the rows' random streams; the i-th step before it has index `first_index + i`.
+        unfinished: Which canvases still need a step; the others are left as they are. A canvas whose tokens may be
+            masked again is finished only at t = 0. None: all, at every step.
+    """
+    given, rows = xt != plan[0][1].denoiser.mask, torch.arange(len(xt), device=xt.device)
+    times = plan[0][0].times().to(xt.device)
+    for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
+        if unfinished is not None and (sampler.revealing.final or i == len(plan)):
+            rows = rows[unfinished(xt[rows])]
+        if not len(rows):
+            return
+        t, s = times[i].expand(len(rows)), times[i - 1].expand(len(rows))
+        index = torch.full_like(rows, first_index + i)
+        result = sampler.step(xt[rows], t, s, index, seeds[rows], model, given[rows])
+        xt[rows] = result.xs
+        yield rows, result
 
 
 def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:
@@ -303,9 +249,3 @@ def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:
             f"row {row} of the canvas holds {xt[row, position].item()} at position {position}; tokens are 0 to "
             f"{denoiser.vocabulary - 1}, and {denoiser.mask} is the mask"
         )
-
-
-def _mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """Return the mean over the selected groups of each row; 1 where none is selected."""
-    count = where.sum(dim=1)
-    return torch.where(count > 0, (values * where).sum(dim=1) / count.clamp(min=1), 1.0)

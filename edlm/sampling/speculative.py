@@ -32,7 +32,7 @@ class Verified:
 
 
 @torch.no_grad()
-def verifying(
+def verify_draft(
     draft: Int[Tensor, "b l"],
     log_p: Float[Tensor, "b l"],
     xt: Int[Tensor, "b l"],

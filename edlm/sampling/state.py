@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.interfaces import AnyEnergy
 from edlm.rng import Purpose, uniforms
 
 
@@ -73,28 +72,36 @@ class StepState:
             return self
         return StepState(**{field.name: getattr(self, field.name)[rows] for field in fields(StepState)})
 
-    def stayed(self, energy: AnyEnergy | None) -> StepResult:
-        """Return the result for rows that unmask nothing and therefore need no denoiser call."""
-        return self.advanced(self.xt, energy, denoiser_calls=0)
+    @property
+    def length(self) -> int:
+        """Number of positions of a canvas."""
+        return self.xt.shape[1]
 
-    def uniforms(self, purpose: Purpose) -> Float64[Tensor, "b l"]:
-        """Return one uniform per position of every row."""
-        return uniforms(self.seeds, self.index, 0, purpose, (1, self.xt.shape[1]))[:, 0]
+    def stayed(self, block: int | None) -> StepResult:
+        """Return the result for rows that unmask nothing and therefore need no denoiser call."""
+        return self.advanced(self.xt, block, denoiser_calls=0)
+
+    def uniforms(self, purpose: Purpose, *shape: int) -> Float64[Tensor, "b ..."]:
+        """Return uniforms of this shape for every row, from the stream of its seed, its step and the purpose."""
+        return uniforms(self.seeds, self.index, 0, purpose, shape)
 
     def advanced(
         self,
         x: Int[Tensor, "b l"],
-        energy: AnyEnergy | None,
+        block: int | None,
         denoiser_calls: int = 1,
         energy_calls: int = 0,
         broken: Bool[Tensor, " b"] | None = None,
     ) -> StepResult:
-        """Return the result with x at the revealed positions, broken rows unchanged and nothing resampled."""
-        b, length = self.xt.shape
+        """Return the result with x at the revealed positions, broken rows unchanged and nothing resampled.
+
+        `block`: length of the energy's position groups.
+        """
+        b = len(self.xt)
         broken = torch.zeros(b, dtype=torch.bool, device=x.device) if broken is None else broken
         revealed = self.revealed & ~broken[:, None]
         ones = torch.ones(b, dtype=torch.long, device=x.device)
-        groups = equations.group_count(length, None if energy is None else energy.block)
+        groups = equations.group_count(self.length, block)
         return StepResult(
             t=self.t,
             s=self.s,

@@ -42,6 +42,13 @@ def test_what_the_naive_sampler_cannot_do_is_refused():
         NaiveSampler(Sampler(steps=2, candidates=0))
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_step_energy_is_refused_whatever_k_is(k):
+    naive, step = NaiveSampler(Sampler(steps=2, candidates=k)), Residual(DENSE, whole_sequence=False)
+    with pytest.raises(ValueError, match=r"Residual scores the tokens of a step.*use Sampler"):
+        naive.sample(torch.tensor([[M, M, M]]), denoiser(DENSE), step, LogLinear(), torch.Generator().manual_seed(1))
+
+
 @pytest.mark.parametrize(("energy", "k"), [(None, 1), (WHOLE, 3)])
 def test_logits_that_are_not_numbers_are_an_error_and_no_token(energy, k):
     naive, canvas = NaiveSampler(Sampler(steps=2, candidates=k)), torch.tensor([[0, M, M], [2, M, M]])

@@ -312,7 +312,7 @@ def test_the_error_of_a_single_text_is_not_known():
 
 def test_step_energies_and_exact_sampling_are_refused_with_a_way_out():
     legacy = PublishedSampler(sampler=Sampler(steps=2, candidates=2))
-    with pytest.raises(ValueError, match=r"Residual weighs a step's tokens.*use Sampler"):
+    with pytest.raises(ValueError, match=r"Residual scores the tokens of a step.*use Sampler"):
         legacy.sample(DENSE.canvas(2), Marginals(DENSE), Residual(DENSE, False), LogLinear(), torch.arange(2))
     with pytest.raises(ConfigurationError, match=r"sampler.candidates is 0 .* k >= 1"):
         parse(PublishedSampler, {"sampler": {"steps": 2, "candidates": 0}})

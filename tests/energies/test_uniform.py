@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from edlm.energies.uniform import Uniform
-from edlm.interfaces import AnyDenoiser, AnyEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.rng import Purpose
-from edlm.sampling import sampler as sampler_file
+from edlm.sampling import sampler as sampler_module
+from edlm.sampling import state as state_module
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import AbstractSchedule, Cosine, LogLinear
 from tests.laws import sampler_law, subsets
@@ -90,11 +91,10 @@ def listed_law(
         now, then = i / sampler.steps, (i - 1) / sampler.steps
         t, s = (torch.tensor(time, dtype=torch.float64) for time in (now, then))
         draws = every_draw(law, sampler, groups, reader(of), now, schedule.reveal(t, s).item())
-        monkeypatch.setattr(sampler_file, "uniforms", draws.uniforms)
-        n = len(draws.xt)
-        result = sampler.step(
-            draws.xt, t.expand(n), s.expand(n), torch.full((n,), i), reader(of), energy, schedule, torch.arange(n)
-        )
+        for module in (sampler_module, state_module):
+            monkeypatch.setattr(module, "uniforms", draws.uniforms)
+        n, model = len(draws.xt), Model(reader(of), energy, schedule)
+        result = sampler.step(draws.xt, t.expand(n), s.expand(n), torch.full((n,), i), torch.arange(n), model)
         places = (of.vocabulary + 1) ** torch.arange(of.length)
         sums = torch.zeros((of.vocabulary + 1) ** of.length, dtype=torch.float64)
         sums.index_add_(0, (result.xs * places).sum(dim=1), draws.weights)

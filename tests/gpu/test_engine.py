@@ -53,7 +53,7 @@ def test_a_score_is_worked_out_beside_texts(here, there):
     asked = ((3, 1, 4, 1, 5), 7, 2, Sampler(steps=2, candidates=2), "step")
     with InferenceEngine(there, "1", PATIENT) as engine:
         engine.submit([job((), 6, 1)])
-        found = engine.run(4.0, there.scoring(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
+        found = engine.run(4.0, there.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
     assert found.bound.mean == pytest.approx(here.score(*asked).bound.mean, abs=0.01)
 
 

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, NetworkPasses, Pace, of_canvas, of_step
+from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.engines import Table
@@ -25,19 +26,20 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
     class Reader:
         mask = MASK
 
+    model = Model(Reader, energy, schedule)  # pyright: ignore[reportArgumentType]
     rows, costs = 2000, torch.zeros(3)
     xt = torch.full((rows, LENGTH), MASK)
     xt[:, MASKED:] = 1
     seeds, times = torch.arange(rows), sampler.times()
     for i in range(sampler.steps, 0, -1):
         t, s = times[i].expand(rows), times[i - 1].expand(rows)
-        now = sampler.reveal(xt, t, s, torch.full((rows,), i), Reader, schedule, seeds)  # pyright: ignore
+        now = sampler.choose_positions(xt, t, s, torch.full((rows,), i), seeds, model)
         xt = torch.where(now.revealed, 1, xt)
-        weighed = bool(sampler.weighs(times[i], energy))
+        weighed = bool(sampler.may_score(times[i], energy))
         for count in now.revealed.sum(dim=1)[now.moves].tolist():
             work = of_step(count / LENGTH, weighed, sampler, energy)
             costs += torch.tensor([work.passes, work.candidates, work.weighed])
-    expected = of_canvas(MASKED, LENGTH, sampler, energy, schedule)
+    expected = of_canvas(MASKED, LENGTH, sampler, model)
     assert (costs / rows).tolist() == pytest.approx([expected.passes, expected.candidates, expected.weighed], rel=0.03)
 
 

@@ -411,7 +411,7 @@ def test_who_does_not_look_costs_no_memory(folder):
 
 def test_a_score_is_made_in_bites_between_the_steps_of_texts(generator, engine):
     sampler = Sampler(steps=40, candidates=3)
-    bites = generator.scoring(range(LENGTH), 5, 20, sampler)
+    bites = generator.stepwise_score(range(LENGTH), 5, 20, sampler)
     score = engine.run(20 * 40, bites, "a", time.monotonic() + 1e6)
     (text,) = engine.submit([job()])
     text.result(SECONDS)
@@ -426,7 +426,7 @@ def test_a_score_is_made_in_bites_between_the_steps_of_texts(generator, engine):
 
 
 def test_a_score_that_nobody_waits_for_ends(generator, engine):
-    score = engine.run(1.0, generator.scoring([1, 2], 5, 64, Sampler(steps=1000)), "a", time.monotonic() + 1e6)
+    score = engine.run(1.0, generator.stepwise_score([1, 2], 5, 64, Sampler(steps=1000)), "a", time.monotonic() + 1e6)
     score.cancel()
     with pytest.raises(Cancelled):
         score.result(SECONDS)

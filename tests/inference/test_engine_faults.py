@@ -280,7 +280,9 @@ def test_an_error_in_the_engine_ends_everything_and_nobody_hangs(generator, capl
     watched(generator, before=strike)
     with caplog.at_level(logging.CRITICAL), InferenceEngine(generator, "1", one_slot()) as engine:
         tickets = engine.submit([job((), 400, seed) for seed in range(5)])
-        score = engine.run(64.0, generator.scoring([1, 2], 5, 64, Sampler(steps=100)), "a", time.monotonic() + 1e6)
+        score = engine.run(
+            64.0, generator.stepwise_score([1, 2], 5, 64, Sampler(steps=100)), "a", time.monotonic() + 1e6
+        )
         assert engine.alive
         fault.set()
         for ticket in (*tickets, score):

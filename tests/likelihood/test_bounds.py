@@ -8,6 +8,7 @@ import torch
 
 from edlm import equations
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
+from edlm.interfaces import Model
 from edlm.likelihood import bounds as likelihood
 from edlm.likelihood.bounds import sampler_bound, step_nll
 from edlm.likelihood.estimate import Estimate, difference
@@ -81,7 +82,7 @@ def test_with_every_draw_among_its_repeats_the_estimate_is_the_truth(candidates,
         torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
         rows = (row[None] for row in (x0, xt, revealed))
         t = torch.ones(1, dtype=torch.float64)
-        found = step_nll(*rows, t, step.denoiser, step.energy, candidates, 1.0, u[None])  # pyright: ignore
+        found = step_nll(*rows, t, Model(step.denoiser, step.energy, LogLinear()), candidates, 1.0, u[None])  # pyright: ignore
         assert found.item() == pytest.approx(step.nll(x0, xt, 1.0, revealed))
 
 
@@ -95,7 +96,7 @@ def test_repeats_bring_the_estimate_down_to_the_truth(name):
     for repeats in (1, 4, 32):
         u = torch.rand(rows, repeats, 3, 3, generator=torch.Generator().manual_seed(repeats), dtype=torch.float64)
         many = x0.expand(rows, -1), xt, revealed.expand(rows, -1)
-        found = step_nll(*many, t, step.denoiser, energy, 3, 1.0, u)
+        found = step_nll(*many, t, Model(step.denoiser, energy, LogLinear()), 3, 1.0, u)
         means.append(found.mean().item())
         errors.append((found.std() / math.sqrt(rows)).item())
     truth = step.nll(x0, xt[0], 1.0, revealed)

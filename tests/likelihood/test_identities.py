@@ -8,6 +8,7 @@ import torch
 
 from edlm import equations
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import nelbo, sampler_bound, step_nll
 from edlm.likelihood.paper import paper_estimate
 from edlm.sampling.sampler import Sampler
@@ -156,8 +157,8 @@ def test_with_one_step_whole_drafts_and_step_energies_are_the_same():
     t, everything = torch.ones(len(x0), dtype=torch.float64), torch.ones_like(x0, dtype=torch.bool)
     u = torch.rand(len(x0), 2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drafts, step = (Residual(DENSE, whole_sequence=whole) for whole in (True, False))
-    weighed_whole = step_nll(x0, canvas, everything, t, WRONG, drafts, 4, 1.0, u)
-    assert torch.equal(weighed_whole, step_nll(x0, canvas, everything, t, WRONG, step, 4, 1.0, u))
+    weighed_whole = step_nll(x0, canvas, everything, t, Model(WRONG, drafts, LogLinear()), 4, 1.0, u)
+    assert torch.equal(weighed_whole, step_nll(x0, canvas, everything, t, Model(WRONG, step, LogLinear()), 4, 1.0, u))
 
 
 def test_an_energy_of_zero_changes_no_bound():

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from edlm.cooperative import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.likelihood.bounds import autoregressive_nll, bounding, nelbo, sampler_bound, step_bound, step_nll
+from edlm.interfaces import Model
+from edlm.likelihood.bounds import (
+    autoregressive_nll,
+    nelbo,
+    sampler_bound,
+    step_bound,
+    step_nll,
+    stepwise_sampler_bound,
+)
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.paper import log_partition, paper_estimate
 from edlm.rng import Purpose, seeds, uniforms
@@ -55,6 +63,10 @@ class Reading(Marginals):
         return super().read(xt, t)
 
 
+def of(energy) -> Model:
+    return Model(READER, energy, LogLinear())
+
+
 def rows():
     """Every text with some of it masked and some of that new: all of it, nothing, one token, and at random."""
     g = torch.Generator().manual_seed(0)
@@ -75,7 +87,7 @@ def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_
     x0, xt, new, t = rows()
     repeats, k, energy = 2, 3, Recording(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    step_nll(x0, xt, new, t, READER, energy, k, 1.0, u)
+    step_nll(x0, xt, new, t, of(energy), k, 1.0, u)
     ((x, told_xt, told_t, log_p, context),) = energy.asked
     assert torch.equal(told_xt, xt)
     assert torch.equal(told_t, t)
@@ -105,7 +117,7 @@ def test_a_step_costs_what_its_weights_say_in_every_group_with_two_new_tokens(na
     x0, xt, new, t = rows()
     repeats, k, energy = 2, 3, Recording(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = step_nll(x0, xt, new, t, READER, energy, k, temperature, u)
+    found = step_nll(x0, xt, new, t, of(energy), k, temperature, u)
     assert found.dtype == torch.float64
     ((x, _, _, _, context),) = energy.asked
     e = energy.energy(*energy.asked[0]).unflatten(1, (repeats, k))
@@ -223,7 +235,7 @@ def test_rows_of_a_longer_list_get_the_numbers_that_they_get_in_it(name):
     x0 = DENSE.texts[::3]
     whole = sampler_bound(x0, READER, energy, LogLinear(), sampler, seed=4, draws=2, repeats=2).values
     parts = [
-        run_to_end(bounding(x0[a:b], READER, energy, LogLinear(), sampler, 4, 2, 2, first_row=a)).values
+        run_to_end(stepwise_sampler_bound(x0[a:b], of(energy), sampler, 4, 2, 2, first_row=a)).values
         for a, b in ((0, 5), (5, 6), (6, len(x0)))
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
@@ -241,12 +253,12 @@ def test_the_other_candidates_of_a_step_are_keyed_by_seed_step_row_and_path():
     x0, xt, new, _ = rows()
     new[3] = False
     energy, sampler = Recording(KINDS["a step"]), Sampler(steps=4, candidates=3)
-    found = step_bound(x0, xt, new, 0.75, 3, READER, energy, sampler, seed=9, draw=2, repeats=2, first_row=11)
+    found = step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=2, repeats=2, first_row=11)
     moving = torch.nonzero(new.any(dim=1))[:, 0]
     t = torch.full((len(moving),), 0.75, dtype=torch.float64)
     u = uniforms(seeds(9, 3, 11 + moving, Purpose.REPEAT), 2, 0, Purpose.CANDIDATE, (2, 3, L))
     wanted = torch.zeros(len(x0), dtype=torch.float64)
-    wanted[moving] = step_nll(x0[moving], xt[moving], new[moving], t, READER, KINDS["a step"], 3, 1.0, u)
+    wanted[moving] = step_nll(x0[moving], xt[moving], new[moving], t, of(KINDS["a step"]), 3, 1.0, u)
     torch.testing.assert_close(found, wanted)
     assert torch.equal(energy.asked[0][2], t)
     assert found[3] == 0
@@ -258,7 +270,7 @@ def test_a_step_is_weighed_where_its_time_lies_in_the_window_the_ends_included(w
     x0, xt, new, _ = rows()
     energy = Recording(KINDS["a step"])
     sampler = Sampler(steps=4, candidates=3, window=window)
-    step_bound(x0, xt, new, 0.75, 3, READER, energy, sampler, seed=9, draw=0, repeats=1)
+    step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=0, repeats=1)
     assert bool(energy.asked) == inside
 
 
@@ -266,7 +278,7 @@ def test_a_step_is_weighed_where_its_time_lies_in_the_window_the_ends_included(w
 def test_the_exact_step_of_coar_averages_the_probability_of_the_truth_over_what_stands_left_of_it(repeats):
     x0, xt, new, t = rows()
     u = torch.rand(len(x0), repeats, 1, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = step_nll(x0, xt, new, t, READER, COAR, EXACT, 1.0, u)
+    found = step_nll(x0, xt, new, t, of(COAR), EXACT, 1.0, u)
     for row in range(0, len(x0), 7):
         ways = []
         for r in range(repeats):
@@ -285,7 +297,7 @@ def test_the_exact_step_of_coar_averages_the_probability_of_the_truth_over_what_
 
 def test_the_exact_step_of_a_conditional_energy_is_its_own_law_whatever_the_denoiser():
     x0, xt, new, t = rows()
-    found = step_nll(x0, xt, new, t, READER, Conditional(DENSE), EXACT, 1.0, torch.zeros(len(x0), 1, 1, L).double())
+    found = step_nll(x0, xt, new, t, of(Conditional(DENSE)), EXACT, 1.0, torch.zeros(len(x0), 1, 1, L).double())
     torch.testing.assert_close(found, -DENSE.log_conditional(torch.where(new, x0, xt), xt))
 
 

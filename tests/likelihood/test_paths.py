@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from edlm.interfaces import Model
 from edlm.likelihood.paths import reveal_times, trajectory
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import Sampler
@@ -27,7 +28,7 @@ schedules = pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
 
 
 def path(name: str, schedule=LogLinear(), x0=X0, seed=3, draw=1, first_row=0):  # noqa: B008 - it is frozen
-    return list(trajectory(x0, READER, schedule, WAYS[name], seed, draw, first_row))
+    return list(trajectory(x0, Model(READER, None, schedule), WAYS[name], seed, draw, first_row))
 
 
 @schedules
@@ -83,7 +84,7 @@ def test_the_most_certain_are_looked_for_at_the_time_of_the_step():
             return super().read(xt, t)
 
     seen, sampler = [], WAYS["most certain"]
-    list(trajectory(X0, Watched(DENSE), LogLinear(), sampler, 3, 1))
+    list(trajectory(X0, Model(Watched(DENSE), None, LogLinear()), sampler, 3, 1))
     assert [t.unique().tolist() for t in seen] == [[time] for time in sampler.times()[1:].flip(0).tolist()]
 
 

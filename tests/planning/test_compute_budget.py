@@ -102,13 +102,20 @@ def planned_law(sampler: Sampler, plan: tuple[StepChoice, ...]) -> torch.Tensor:
 @pytest.mark.parametrize("sampler", [Sampler(steps=4), Sampler(steps=3, revealing=MostCertain(), window=(0.0, 0.7))])
 def test_a_plan_of_one_choice_is_that_sampler_in_texts_and_in_bound(choice, sampler):
     planned = PlannedSampler(sampler, (choice,) * sampler.steps)
-    how, energy = choice.turn(sampler, ENERGIES)
+    how, energy = choice.sampler_of(sampler), choice.energy_of(ENERGIES)
     texts = planned.sample(DENSE.canvas(50), denoiser(DENSE), ENERGIES, LogLinear(), torch.arange(50))
     same = how.sample(DENSE.canvas(50), denoiser(DENSE), energy, LogLinear(), torch.arange(50))
     assert torch.equal(texts, same)
     bound = planned_bound(X0, denoiser(DENSE), ENERGIES, LogLinear(), planned, seed=1, draws=2)
     alone = sampler_bound(X0, denoiser(DENSE), energy, LogLinear(), how, seed=1, draws=2)
     torch.testing.assert_close(bound.values, alone.values)
+
+
+def test_a_plan_with_a_whole_sequence_energy_has_no_bound_and_is_named():
+    planned = PlannedSampler(Sampler(steps=2), (PLAIN, StepChoice("drafts", 3)))
+    energies = {"drafts": Residual(DENSE, whole_sequence=True)}
+    with pytest.raises(ValueError, match="energy 'drafts', which scores whole sequences"):
+        planned_bound(X0, denoiser(DENSE), energies, LogLinear(), planned, seed=1, draws=1)
 
 
 def test_what_a_plan_promises_is_what_its_bound_gives():
@@ -131,7 +138,7 @@ def test_a_step_without_a_choice_is_plain_and_a_choice_verifies_drafts_only_wher
     assert StepChoice() == StepChoice(None, 1)
     sampler = Sampler(steps=3, candidates=0, speculative=True)
     for choice in (PLAIN, WHOLE, EXACT):
-        how, energy = choice.turn(sampler, ENERGIES)
+        how, energy = choice.sampler_of(sampler), choice.energy_of(ENERGIES)
         assert (how.candidates, how.speculative) == (choice.candidates, choice is EXACT)
         assert energy is (None if choice.energy is None else ENERGIES[choice.energy])
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.planning.step_grid import best_grid, step_costs
 from edlm.sampling.sampler import Sampler
@@ -36,7 +37,7 @@ def test_no_grid_over_the_same_times_is_cheaper(points, seed, data):
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
 def test_the_cost_of_a_grid_is_the_sum_of_its_steps(energy, schedule):
     sampler = Sampler(steps=4, candidates=1 if energy is None else 3)
-    costs = step_costs(X0, denoiser(DENSE), energy, schedule, sampler, points=4, seed=3, draws=2)
+    costs = step_costs(X0, Model(denoiser(DENSE), energy, schedule), sampler, points=4, seed=3, draws=2)
     bound = sampler_bound(X0, denoiser(DENSE), energy, schedule, sampler, seed=3, draws=2)
     assert sum(costs[i, i - 1].item() for i in range(1, 5)) == pytest.approx(bound.mean)
 
@@ -44,7 +45,8 @@ def test_the_cost_of_a_grid_is_the_sum_of_its_steps(energy, schedule):
 @settings(deadline=None, max_examples=5)
 @given(st.sampled_from([2, 3]))
 def test_a_fitted_grid_is_no_worse_than_equal_steps_on_what_it_was_fitted_on(steps):
-    costs = step_costs(X0, denoiser(DENSE), STEP, LogLinear(), Sampler(steps=1, candidates=3), 12, seed=0, draws=1)
+    model = Model(denoiser(DENSE), STEP, LogLinear())
+    costs = step_costs(X0, model, Sampler(steps=1, candidates=3), 12, seed=0, draws=1)
     times, nats = best_grid(costs, steps)
     equal = [12 * i // steps for i in range(steps + 1)]
     assert nats <= sum(costs[b, a].item() for a, b in itertools.pairwise(equal)) + 1e-9

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edlm.energies.whole_sequence import CarryOverEnergy
+from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.sampling import candidates
 from edlm.sampling.sampler import EXACT, Sampler
@@ -102,7 +103,7 @@ def drawn_in_turn(sampler: Sampler, energy, xt: torch.Tensor, seeds: torch.Tenso
             at[turn] = sampler.steps
         rows = torch.tensor(list(at))
         i = torch.tensor(list(at.values()))
-        result = sampler.step(texts[rows], times[i], times[i - 1], i, READER, energy, SCHEDULE, seeds[rows])
+        result = sampler.step(texts[rows], times[i], times[i - 1], i, seeds[rows], Model(READER, energy, SCHEDULE))
         texts[rows] = result.xs
         at = {row: step - 1 for row, step in at.items() if step > 1}
         done |= {row: texts[row] for row in rows.tolist() if row not in at}

@@ -10,6 +10,7 @@ from torch import Tensor
 from edlm.config import ConfigurationError, parse
 from edlm.cooperative import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
+from edlm.interfaces import Model
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
 from edlm.sampling.state import BrokenRows
@@ -58,7 +59,7 @@ def revealed_of(xt, t, s, index, seeds) -> Tensor:
 @pytest.mark.parametrize("energy", [None, *KINDS.values(), Conditional(DENSE)])
 def test_a_plain_step_draws_each_revealed_token_by_its_own_number(energy):
     rows = xt, t, s, index, seeds = situation()
-    result = Sampler(steps=9).step(xt, t, s, index, READER, energy, Cosine(), seeds)
+    result = Sampler(steps=9).step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
     new = revealed_of(*rows)
     tokens = drawn(READER.read(xt, t), uniforms(seeds, index, 0, Purpose.CANDIDATE, (1, L))[:, 0])
     assert torch.equal(result.xs, torch.where(new, tokens, xt))
@@ -82,7 +83,7 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
     rows = xt, t, s, index, seeds = situation()
     k, energy = 4, KINDS[name]
     sampler = Sampler(steps=9, candidates=k, energy_temperature=temperature, window=(0.4, 0.95))
-    result = sampler.step(xt, t, s, index, READER, energy, Cosine(), seeds)
+    result = sampler.step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
     new, context = revealed_of(*rows), READER.read(xt, t)
     u = uniforms(seeds, index, 0, Purpose.CANDIDATE, (k, L))
     groups = torch.arange(L).split(energy.block or L)
@@ -143,12 +144,12 @@ def test_an_exact_step_draws_by_the_same_numbers_and_a_verified_one_by_two_more(
     filled = ((xt == M) & (torch.arange(L) <= last)) if energy.whole_sequence else new
     u = {p: uniforms(seeds, index, 0, p, (1, L))[:, 0] for p in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)}
     exact = run_to_end(energy.draw(xt, filled, context, u[Purpose.CANDIDATE]))[0]
-    result = Sampler(steps=9, candidates=0).step(xt, t, s, index, READER, energy, Cosine(), seeds)
+    result = Sampler(steps=9, candidates=0).step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
     assert torch.equal(result.xs, torch.where(new, exact, xt))
     assert torch.equal(result.energy_calls, new.any(dim=1).long())
     assert not result.accepted.any()
     verified = Sampler(steps=9, candidates=0, speculative=True).step(
-        xt, t, s, index, READER, energy, Cosine(), seeds
+        xt, t, s, index, seeds, Model(READER, energy, Cosine())
     )  # fmt: skip
     x, kept = xt.clone(), torch.zeros(ROWS, dtype=torch.long)
     draft = drawn(context, u[Purpose.CANDIDATE])
@@ -170,7 +171,7 @@ def test_what_is_masked_again_is_so_by_numbers_of_its_own():
     given = torch.zeros_like(xt, dtype=torch.bool)
     given[:, 2] = xt[:, 2] != M
     revealing = Remasking(share=0.9, window=(0.35, 0.9))
-    result = Sampler(steps=9, revealing=revealing).step(xt, t, s, index, READER, None, Cosine(), seeds, given)
+    result = Sampler(steps=9, revealing=revealing).step(xt, t, s, index, seeds, Model(READER, None, Cosine()), given)
     alpha_t, alpha_s = Cosine().alpha(t), Cosine().alpha(s)
     inside = (t >= 0.35) & (t <= 0.9)
     sigma = torch.where(inside, 0.9 * ((1 - alpha_s) / alpha_t).clamp(max=1), 0.0)
@@ -203,7 +204,7 @@ def test_steps_are_taken_from_one_to_zero_between_neighbouring_times_each_with_i
     assert [(step.t.unique().item(), step.s.unique().item()) for step in seen] == [(1.0, 0.7), (0.7, 0.2), (0.2, 0.0)]
     x = canvas
     for i, step in zip((3, 2, 1), seen, strict=True):
-        one = sampler.step(x, step.t, step.s, torch.full((5,), i), READER, None, Cosine(), seeds)
+        one = sampler.step(x, step.t, step.s, torch.full((5,), i), seeds, Model(READER, None, Cosine()))
         assert torch.equal(one.xs, step.xs)
         x = step.xs
     assert torch.equal(texts, x)
@@ -218,7 +219,7 @@ def test_an_infinite_weight_is_no_energy_and_an_impossible_candidate_is():
 
     canvas, t = DENSE.canvas(4), torch.ones(4, dtype=torch.float64)
     result = Sampler(steps=1, candidates=3).step(
-        canvas, t, 0 * t, torch.ones(4, dtype=torch.long), READER, Wild(DENSE, False), Cosine(), torch.arange(4)
+        canvas, t, 0 * t, torch.ones(4, dtype=torch.long), torch.arange(4), Model(READER, Wild(DENSE, False), Cosine())
     )
     assert result.broken.tolist() == [True, False, False, False]
     assert torch.equal(result.xs[0], canvas[0])
@@ -233,9 +234,13 @@ def test_weights_beyond_float32_still_tell_which_energy_is_the_least():
         def __call__(self, x, xt, t, log_p, context):
             return torch.tensor([3e34, 1e34, 2e34]).expand(len(x), 3)[:, : x.shape[1], None]
 
-    canvas, t = DENSE.canvas(20), torch.ones(20, dtype=torch.float64)
+    canvas, t, model = (
+        DENSE.canvas(20),
+        torch.ones(20, dtype=torch.float64),
+        Model(READER, Steep(DENSE, True), Cosine()),
+    )
     result = Sampler(steps=1, candidates=3, energy_temperature=LEAST_TEMPERATURE).step(
-        canvas, t, 0 * t, torch.ones(20, dtype=torch.long), READER, Steep(DENSE, True), Cosine(), torch.arange(20)
+        canvas, t, 0 * t, torch.ones(20, dtype=torch.long), torch.arange(20), model
     )
     least = result.distinct == 3  # equal candidates share the first one's energy
     assert least.any()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
+from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import BrokenRows, StepResult
 from edlm.schedule import Cosine, LogLinear
@@ -101,7 +102,7 @@ def test_coar_ignores_what_is_known_behind_a_token_and_sums_over_what_it_throws_
     assert chi_square(counts(DENSE, texts), law) < FAR
     result = sampler.step(
         DENSE.canvas(N), torch.ones(N, dtype=torch.float64), torch.full((N,), 0.6, dtype=torch.float64),
-        torch.ones(N, dtype=torch.long), reader, COAR, LogLinear(), torch.arange(N),
+        torch.ones(N, dtype=torch.long), torch.arange(N), Model(reader, COAR, LogLinear()),
     )  # fmt: skip
     alone = (result.revealed == torch.tensor([False, False, True])).all(dim=1)
     marginal = torch.stack([DENSE.p[DENSE.texts[:, 2] == token].sum() for token in range(3)])
@@ -165,10 +166,8 @@ def test_rows_at_different_times_in_one_batch_each_follow_the_law_of_their_own_s
         torch.tensor(t, dtype=torch.float64)[kinds],
         torch.tensor(s, dtype=torch.float64)[kinds],
         torch.tensor(index)[kinds],
-        reader,
-        energy,
-        schedule,
         torch.arange(len(kinds)),
+        Model(reader, energy, schedule),
     )
     places = (DENSE.vocabulary + 1) ** torch.arange(DENSE.length)
     for kind, (canvas, now, then, _) in enumerate(MIXED.values()):

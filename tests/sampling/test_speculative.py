@@ -6,11 +6,11 @@ import torch
 from edlm.cooperative import run_to_end
 from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.interfaces import Verifiable
+from edlm.interfaces import Model, Verifiable
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose
 from edlm.sampling.sampler import Sampler
-from edlm.sampling.speculative import _residual, verifying
+from edlm.sampling.speculative import _residual, verify_draft
 from edlm.schedule import LogLinear
 from tests.laws import chi_square
 from tests.networks import autoregressive, denoiser, stirred
@@ -44,7 +44,7 @@ def situation(energy, rows: int, seed: int = 0):
 def verified(energy, rows: int, seed: int = 0):
     xt, draft, log_p, context, u_keep, u_again = situation(energy, rows, seed)
     where = new(energy).repeat(rows, 1)
-    return run_to_end(verifying(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
+    return run_to_end(verify_draft(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
 
 
 def drawn(energy, rows: int) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
     context = READER.read(XT[None], torch.tensor([0.7]))
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))
-    passes = verifying(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
+    passes = verify_draft(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
     found = run_to_end(passes)
     assert (found.passes.tolist(), found.accepted.tolist()) == ([1], [3])
     assert torch.equal(found.x, draft[:, 0])
@@ -198,7 +198,7 @@ def test_a_row_whose_head_tells_no_number_is_broken_and_the_others_are_not():
     canvas = torch.tensor([[0, 3, 3], [2, 3, 3], [1, 3, 3]])
     t = torch.ones(3, dtype=torch.float64)
     result = Sampler(steps=1, candidates=0, speculative=True).step(
-        canvas, t, t * 0, torch.ones(3, dtype=torch.long), Marginals(of), energy, LogLinear(), torch.arange(3)
+        canvas, t, t * 0, torch.ones(3, dtype=torch.long), torch.arange(3), Model(Marginals(of), energy, LogLinear())
     )
     assert result.broken.tolist() == [False, True, False]
     assert (result.xs == 3).any(dim=1).tolist() == [False, True, False]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError, parse
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
@@ -209,7 +210,7 @@ def test_how_many_are_revealed_is_drawn_from_the_same_stream_as_at_random():
     xt, seeds = LONGER.canvas(200), torch.arange(200)
     t, s = torch.full((200,), 1.0).double(), torch.full((200,), 0.6).double()
     result = Sampler(steps=2, revealing=CERTAIN).step(
-        xt, t, s, torch.full((200,), 2), denoiser(LONGER), None, LogLinear(), seeds
+        xt, t, s, torch.full((200,), 2), seeds, Model(denoiser(LONGER), None, LogLinear())
     )
     u = uniforms(seeds, 2, 0, Purpose.REVEAL, (4,))
     assert torch.equal(result.revealed.sum(dim=1), (u < 0.4).sum(dim=1))

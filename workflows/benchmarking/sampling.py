@@ -18,7 +18,7 @@ from edlm.config import Positive, config, load
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
-from edlm.interfaces import AbstractEnergy, NormalisedEnergy
+from edlm.interfaces import AbstractEnergy, Model, NormalisedEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.execution import AS_TRAINED, Execution
@@ -269,7 +269,7 @@ def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, ke
 def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
     """Time one step inside the window and one outside for all: a naive step costs the same whatever is masked."""
     generator = torch.Generator(keys.device).manual_seed(0)
-    naive = NaiveSampler(sampler)
+    naive, model = NaiveSampler(sampler), Model(of.denoiser, of.energies.get(energy), of.schedule)
     grid = torch.arange(1, size.steps + 1, dtype=torch.float64) / size.steps
     weighing = sampler.in_window(grid) & (sampler.candidates > 1)
     half = torch.full((size.batch, size.length), of.denoiser.mask, device=keys.device)
@@ -277,7 +277,7 @@ def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, k
 
     def lap(i: int, times: int) -> Lap:
         def run() -> None:
-            naive.step(half, i, of.denoiser, of.energies.get(energy), of.schedule, generator)
+            naive.step(half, i, model, generator)
 
         return Lap(run, times)
 

@@ -189,7 +189,7 @@ def planned_calls(
     """Return the same as `expected_calls`, each step with its own energy and k."""
     calls = 0.0
     for i, choice in zip(range(planned.sampler.steps, 0, -1), planned.plan, strict=True):
-        sampler, energy = choice.turn(planned.sampler, energies)
+        sampler, energy = choice.sampler_of(planned.sampler), choice.energy_of(energies)
         if energy is not None:
             calls += max(choice.candidates, 1) * expected_choices(sampler, schedule, length, energy)[i - 1].item()
     return {"denoiser_calls": expected_moves(planned.sampler, schedule, length).sum().item(), "energy_calls": calls}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from edlm.data.batches import whole
 from edlm.data.token_file import TokenFile
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.estimate import difference
 from edlm.planning.step_grid import best_grid, step_costs
@@ -49,7 +50,7 @@ class FittedGrid(AbstractMeasurement):
         denoiser, energy = models(self.subject, self.energy)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
         training = whole(TokenFile.open(local_copy(self.subject.data), FITTED), denoiser.length, FITTED_ON)
-        costs = step_costs(training, network, energy, schedule, self.sampler, self.points, seed, draws=1)
+        costs = step_costs(training, Model(network, energy, schedule), self.sampler, self.points, seed, draws=1)
         x0, rows = validation(self.subject), []
         for steps in self.steps:
             times, _ = best_grid(costs, steps)

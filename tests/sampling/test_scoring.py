@@ -1,12 +1,13 @@
-"""Weighing computes each different candidate once, a bounded number at a time, and changes no number."""
+"""Scoring computes each distinct candidate once, a bounded number per call, and changes no number."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm.sampling import candidates as weighing
-from edlm.sampling.candidates import weigh
+from edlm.cooperative import run_to_end
+from edlm.sampling import candidates
+from edlm.sampling.candidates import score_candidates
 
 
 class Recording:
@@ -38,9 +39,9 @@ def some(b: int, k: int, length: int, tokens: int, seed: int = 0):
 def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, length, tokens, at_once, seed):
     arguments = some(b, k, length, tokens, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weighing, "TOKENS_AT_ONCE", at_once)
+        patch.setattr(candidates, "TOKENS_AT_ONCE", at_once)
         energy = Recording()
-        energies, distinct = weigh(energy, *arguments)
+        energies, distinct = run_to_end(score_candidates(energy, *arguments))
     assert torch.equal(energies, Recording()(*arguments))
     assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
     assert max(rows * many * length for rows, many in energy.calls) <= max(at_once, length)
@@ -50,7 +51,7 @@ def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, 
 @pytest.mark.parametrize(("b", "k"), [(2, 100), (20, 20)])
 def test_equal_ones_are_found_among_many_candidates_of_many_rows(b, k):
     energy, arguments = Recording(), some(b, k, 3, tokens=4)
-    energies, distinct = weigh(energy, *arguments)
+    energies, distinct = run_to_end(score_candidates(energy, *arguments))
     assert torch.equal(energies, Recording()(*arguments))
     assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
     assert energy.calls == [(b, max(distinct.tolist()))]
@@ -58,21 +59,21 @@ def test_equal_ones_are_found_among_many_candidates_of_many_rows(b, k):
 
 def test_few_tokens_are_one_call():
     energy = Recording()
-    weigh(energy, *some(4, 3, 5, tokens=50))
+    run_to_end(score_candidates(energy, *some(4, 3, 5, tokens=50)))
     assert energy.calls == [(4, 3)]
 
 
 @pytest.mark.parametrize("at_once", [1, 12, 10**6])
-def test_a_bite_is_one_call_of_the_energy_and_asks_for_no_more_tokens_than_it_may(at_once):
+def test_each_part_is_one_call_of_the_energy_with_no_more_tokens_than_the_limit(at_once):
     energy, arguments = Recording(), some(4, 3, 5, tokens=50)
-    bites, calls = weighing.weighing(energy, *arguments, tokens_at_once=at_once), []
+    work, calls = score_candidates(energy, *arguments, tokens_at_once=at_once), []
     while True:
         try:
-            next(bites)
+            next(work)
         except StopIteration as end:
             energies, _ = end.value
             break
         calls.append(len(energy.calls))
-    assert calls == list(range(1, len(energy.calls)))  # the last call is in the last bite
+    assert calls == list(range(1, len(energy.calls)))  # the last call is in the last part
     assert len(energy.calls) == {1: 12, 12: 8, 10**6: 1}[at_once]
     assert torch.equal(energies, Recording()(*arguments))
