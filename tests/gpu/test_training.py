@@ -14,31 +14,16 @@ from edlm.schedule import LogLinear
 from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import curve, objectives, science_rows
+from tests.gpu.rounding import training_tolerance
 from tests.networks import TRUNK, denoiser
-from tests.pretended_device import NAME
 
 PRECISIONS = ("float32", "bfloat16")
-# Relative, of losses and of gradient norms. Weights in bfloat16 have 8 bits, and a step may round others of them up.
-TOLERANCE = {
-    (NAME, "float32"): 1e-4,
-    (NAME, "bfloat16"): 0.02,
-    ("cuda", "float32"): 1e-3,
-    ("cuda", "bfloat16"): 0.05,
-}
-# Of objectives that draw negatives in bfloat16: where a rounding lets another token be drawn, a batch of eight rows is
-# another one.
-OTHER_NEGATIVES = 0.5
-DRAWING = ("step", "bidirectional", "residual")
 
 
 def training(precision: str = "float32", steps: int = 4) -> Training:
     return Training(
         steps=steps, batch=8, accumulation=2, learning_rate=1e-3, ema=0.9, precision=precision, checkpoint_every=2
     )
-
-
-def tolerance(name: str, device: str, precision: str) -> float:
-    return OTHER_NEGATIVES if name in DRAWING and precision == "bfloat16" else TOLERANCE[device, precision]
 
 
 def engine(name: str, device: str, settings: Training) -> LocalEngine:
@@ -64,7 +49,7 @@ def test_every_objective_takes_the_steps_that_it_takes_on_the_cpu(device, report
     there, here = (curve(engine(name, place, settings), settings, science_rows) for place in (device, "cpu"))
     difference = largest_difference(there, here)
     report(largest_relative_difference=difference)
-    assert difference <= tolerance(name, device, precision)
+    assert difference <= training_tolerance(name, device, precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -81,7 +66,7 @@ def test_a_training_goes_on_on_another_device(device, report, tmp_path, precisio
     whole = curve(engine("conditional", "cpu", settings), settings, science_rows)
     difference = largest_difference(rest, whole[2:])
     report(largest_relative_difference=difference)
-    assert difference <= tolerance("conditional", device, precision)
+    assert difference <= training_tolerance("conditional", device, precision)
 
 
 def test_a_state_is_the_same_on_whatever_device_it_was_loaded(device):
