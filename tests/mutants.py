@@ -33,8 +33,8 @@ class Mutant:
 ) = (
     f"tests/{name}.py"
     for name in (
-        "sampling/test_sampler_law", "likelihood/test_bounds", "likelihood/test_identities", "energies/test_kinds",
-        "evaluation/test_judge", "evaluation/test_quality", "energies/test_uniform",
+        "sampling/test_sampler_law", "likelihood/test_bounds", "likelihood/test_identities",
+        "energies/test_whole_sequence", "evaluation/test_judge", "evaluation/test_quality", "energies/test_uniform",
         "baselines/test_published_sampler", "likelihood/test_coar", "sampling/test_fast_paths",
         "sampling/test_speculative", "sampling/test_unmasking", "planning/test_compute_budget",
         "inference/test_engine", "inference/test_scheduler", "energies/test_step", "training/test_objectives",
@@ -86,7 +86,7 @@ MUTANTS = (
         "energies/step.py",
         "token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)",
         "token = torch.where(foreign[:, None], token, token)",
-        (ENERGY,),
+        (STEP_ENERGY,),
     ),
     Mutant(
         "all blocks are resampled with one choice",

@@ -1,13 +1,19 @@
 """Tiny networks with weights that are not zero, for tests."""
 
+from typing import get_args
+
 import torch
 from torch import nn
 
+from edlm.energies.configuration import AbstractEnergyConfig
+from edlm.energies.kinds import EnergyConfig
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 
 TRUNK = TransformerConfig(width=16, layers=2, heads=2)
+KINDS = {kind.kind: kind() for kind in get_args(EnergyConfig)}
+"""Every energy of the union with its default settings: a new one takes part in every test that goes through them."""
 
 
 def stirred(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
@@ -26,3 +32,13 @@ def denoiser(vocabulary: int = 5, trunk: TransformerConfig = TRUNK) -> Denoiser:
 
 def autoregressive(vocabulary: int = 5) -> AutoregressiveModel:
     return stirred(AutoregressiveModel(TRUNK, vocabulary), seed=2)
+
+
+def base_of(config: AbstractEnergyConfig, net: Denoiser) -> nn.Module | None:
+    """The model that an energy is built on, if it needs one, with stirred weights."""
+    if config.needs_autoregressive:
+        return autoregressive(net.vocabulary)
+    if not config.needs_energy:
+        return None
+    other = next(other for other in KINDS.values() if config.accepts(other))
+    return stirred(other.build(net, base_of(other, net)), seed=5)

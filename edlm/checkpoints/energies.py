@@ -11,6 +11,7 @@ from edlm.checkpoints.networks import (
     Facts,
     OpenDenoiser,
     filled,
+    open_autoregressive,
     open_card,
     save_network,
 )
@@ -30,7 +31,7 @@ class EnergyNetwork:
     denoiser_digest: str
     autoregressive: TransformerConfig | None = None
     """Network of the autoregressive model, if the energy is built on it."""
-    base: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")] | None = None
+    base: "EnergyNetwork | None" = None
     """The other energy that it is built on, if any."""
 
     def build(self, denoiser: Denoiser) -> AbstractEnergy:
@@ -38,6 +39,16 @@ class EnergyNetwork:
         if self.autoregressive is not None:
             return self.energy.build(denoiser, AutoregressiveModel(self.autoregressive, denoiser.vocabulary))
         return self.energy.build(denoiser, None if self.base is None else self.base.build(denoiser))
+
+
+def network_on(energy: EnergyConfig, denoiser: OpenDenoiser, base: Path | None) -> EnergyNetwork:
+    """Return the network of an energy that is built on the model in the folder `base`, or on the denoiser alone."""
+    if base is None:
+        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest)
+    if energy.needs_autoregressive:
+        trunk = open_autoregressive(base).trunk
+        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, autoregressive=trunk)
+    return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, base=_network(base))
 
 
 def save_energy(
@@ -52,11 +63,14 @@ def open_energy(folder: Path, denoiser: OpenDenoiser) -> AbstractEnergy:
 
     Raise ValueError if it was made for another denoiser: an energy is a ratio against its own denoiser's probabilities.
     """
-    card = open_card(folder, "energy")
-    network = parse(EnergyNetwork, card.network, str(folder))
+    network = _network(folder)
     if network.denoiser_digest != denoiser.digest:
         raise ValueError(
             f"the energy in {folder} was made for the denoiser {network.denoiser_digest[:12]}, "
             f"not for {denoiser.digest[:12]} in {denoiser.folder}; run the finetune stage for this denoiser"
         )
     return filled(network.build(denoiser.network), folder)
+
+
+def _network(folder: Path) -> EnergyNetwork:
+    return parse(EnergyNetwork, open_card(folder, "energy").network, str(folder))

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
+from edlm import equations
+from edlm.checkpoints.energies import EnergyNetwork, network_on, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser, save_autoregressive, save_denoiser
 from edlm.data.tokenizer_kinds import Bytes, Characters
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
-from edlm.energies.step import StepEnergyConfig
-from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
+from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.schedule import Cosine
-from tests.networks import TRUNK, autoregressive, denoiser, stirred
+from tests.networks import KINDS, TRUNK, autoregressive, base_of, denoiser, stirred
 
 LENGTH, VOCABULARY = 12, 27
 
@@ -38,30 +38,39 @@ def test_a_denoiser_opens_as_it_was_saved(saved):
     assert torch.equal(opened.network.read(xt, torch.ones(2)), net.read(xt, torch.ones(2)))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        StepEnergyConfig(block=4, width=16),
-        ConditionalEnergyConfig(width=16),
-        ResidualEnergyConfig(width=16),
-        BidirectionalEnergyConfig(),
-        AutoregressiveEnergyConfig(),
-        CarryOverEnergyConfig(),
-    ],
-)
-def test_every_energy_opens_as_it_was_saved_on_its_denoiser(saved, tokenizer, tmp_path, config):
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_every_energy_opens_as_it_was_saved_on_its_denoiser_and_the_model_it_is_built_on(
+    saved, tokenizer, tmp_path, config
+):
     net, folder = saved
-    opened, model = open_denoiser(folder), autoregressive(VOCABULARY)
-    trunk = model.trunk if config.needs_autoregressive else None
-    base = ConditionalEnergyConfig(width=16) if config.needs_energy else None
-    energy = stirred(config.build(net, model if base is None else base.build(net)), seed=5)
-    card = EnergyNetwork(energy=config, denoiser_digest=opened.digest, autoregressive=trunk, base=base)
-    save_energy(tmp_path / "energy", energy.state_dict(), card, LENGTH, tokenizer, {})
+    opened, model, base = open_denoiser(folder), base_of(config, net), None
+    if model is not None:
+        base = tmp_path / "base"
+        if config.needs_autoregressive:
+            save_autoregressive(base, model.state_dict(), model.trunk, LENGTH, tokenizer, {})
+        else:
+            below = next(other for other in KINDS.values() if config.accepts(other))
+            save_energy(base, model.state_dict(), network_on(below, opened, None), LENGTH, tokenizer, {})
+    energy = stirred(config.build(net, model), seed=5)
+    network = network_on(config, opened, base)
+    save_energy(tmp_path / "energy", energy.state_dict(), network, LENGTH, tokenizer, {})
     again = open_energy(tmp_path / "energy", opened)
     xt = torch.full((2, LENGTH), net.mask)
     x = torch.randint(VOCABULARY, (2, 3, LENGTH), generator=torch.Generator().manual_seed(0))
-    arguments = (x, xt, torch.ones(2), torch.zeros(2, 3, 1), net.read(xt, torch.ones(2)))
+    log_p = torch.zeros(2, 3, equations.group_count(LENGTH, energy.block))
+    arguments = (x, xt, torch.ones(2), log_p, net.read(xt, torch.ones(2)))
     assert torch.equal(again(*arguments), energy(*arguments))
+
+
+def test_an_energy_on_another_takes_that_ones_settings_from_its_folder(saved, tokenizer, tmp_path):
+    net, folder = saved
+    opened, below = open_denoiser(folder), ConditionalEnergyConfig(width=24, layers=1, heads=2, right=2)
+    base = below.build(net)
+    save_energy(tmp_path / "base", base.state_dict(), network_on(below, opened, None), LENGTH, tokenizer, {})
+    network = network_on(ResidualEnergyConfig(width=16), opened, tmp_path / "base")
+    energy = ResidualEnergyConfig(width=16).build(net, base)
+    save_energy(tmp_path / "energy", energy.state_dict(), network, LENGTH, tokenizer, {})
+    assert open_energy(tmp_path / "energy", opened).proposal.features.out_features == 24
 
 
 def test_an_energy_of_another_denoiser_is_refused(saved, tokenizer, tmp_path):

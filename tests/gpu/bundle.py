@@ -42,7 +42,7 @@ def make_full_bundle(folder: Path) -> Path:
             energy=energy,
             denoiser_digest=opened.digest,
             autoregressive=TRUNK if energy.needs_autoregressive else None,
-            base=CONDITIONAL if energy.needs_energy else None,
+            base=EnergyNetwork(energy=CONDITIONAL, denoiser_digest=opened.digest) if energy.needs_energy else None,
         )
         places[name] = folder / name
         weights = _filled(network.build(opened.network)).state_dict()

@@ -16,9 +16,9 @@ from edlm.interfaces import AbstractEnergy
 from edlm.models.transformer import TransformerConfig
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import Cosine, LogLinear, draw_times
-from edlm.training.energy_objectives import Conditioning, Contrastive, draw_step, frozen
+from edlm.training.energy_objectives import Conditioning, Contrastive, draw_step, energy_objective, frozen
 from edlm.training.objectives import Denoising, NextToken
-from tests.networks import autoregressive, denoiser, stirred
+from tests.networks import KINDS, autoregressive, base_of, denoiser, stirred
 
 V, L, N = 5, 12, 24
 
@@ -31,13 +31,15 @@ def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
 
 def contrastive(config, loss="ranking", negatives=3):
     net = denoiser(V)
-    below = (
-        stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
-        if isinstance(config, ResidualEnergyConfig)
-        else None
-    )
-    energy = stirred(config.build(net, below), seed=3)
+    energy = stirred(config.build(net, base_of(config, net)), seed=3)
     return Contrastive(net, energy, LogLinear(), negatives, loss, seed=0)
+
+
+def of_kind(config):
+    """The objective that trains a member of the union, with its default settings."""
+    net = denoiser(V)
+    energy = stirred(config.build(net, base_of(config, net)), seed=3)
+    return energy_objective(net, energy, LogLinear(), negatives=3, loss="ranking", seed=0)
 
 
 def every_objective():
@@ -52,7 +54,7 @@ def every_objective():
         "conditional": Conditioning(
             net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear(), 0
         ),
-    }
+    } | {f"kind {name}": of_kind(config) for name, config in KINDS.items() if config.trained}
 
 
 NAMES = list(every_objective())
@@ -116,6 +118,24 @@ def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
         observed["gain_nats"], torch.zeros(N, dtype=observed["gain_nats"].dtype), atol=1e-5, rtol=0
     )
     assert 0 < value.item() <= (math.log(4) if loss == "ranking" else 2 * math.log(2)) + 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name, config in KINDS.items() if config.trained])
+def test_normalised_energies_are_trained_by_their_likelihood_and_others_by_nce_and_every_weight_of_theirs_learns(name):
+    objective = of_kind(KINDS[name])
+    assert isinstance(objective, Conditioning if KINDS[name].network.normalised else Contrastive)
+    loss, _ = objective(rows())
+    loss.backward()
+    learnt = {n: w.grad for n, w in objective.trained.named_parameters() if w.requires_grad}
+    assert learnt
+    assert all(gradient is not None and bool(gradient.any()) for gradient in learnt.values())
+
+
+def test_a_normalised_energy_that_does_not_say_its_log_probability_is_refused():
+    net = denoiser(V)
+    energy = KINDS["coar"].build(net, autoregressive(V))
+    with pytest.raises(ValueError, match="CarryOverEnergy has no `log_p` and `draw`"):
+        energy_objective(net, energy, LogLinear(), 3, "ranking", seed=0)
 
 
 def test_the_steps_that_energies_learn_cover_the_grids():
