@@ -11,7 +11,7 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from tests.networks import TRUNK, denoiser, stirred
+from tests.networks import TRANSFORMER, denoiser, stirred
 
 LENGTH = 12
 CHARACTERS = Characters()
@@ -28,7 +28,7 @@ def save_models(
     built = tokenizer.build([])
     built.save(folder)
     model = folder / "denoiser"
-    save_denoiser(model, denoiser(built.size).state_dict(), TRUNK, LogLinear(), length, folder / FILE, {})
+    save_denoiser(model, denoiser(built.size).state_dict(), TRANSFORMER, LogLinear(), length, folder / FILE, {})
     opened = open_denoiser(model)
     places = {}
     for name, energy in ENERGIES.items():

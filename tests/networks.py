@@ -11,7 +11,7 @@ from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 
-TRUNK = TransformerConfig(width=16, layers=2, heads=2)
+TRANSFORMER = TransformerConfig(width=16, layers=2, heads=2)
 KINDS = {kind.kind: kind() for kind in get_args(EnergyConfig)}
 """Every energy of the union with its default settings: a new one takes part in every test that goes through them."""
 
@@ -26,12 +26,12 @@ def stirred(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:
     return module.eval()
 
 
-def denoiser(vocabulary: int = 5, trunk: TransformerConfig = TRUNK) -> Denoiser:
-    return stirred(Denoiser(trunk, vocabulary), seed=1)
+def denoiser(vocabulary: int = 5, transformer: TransformerConfig = TRANSFORMER) -> Denoiser:
+    return stirred(Denoiser(transformer, vocabulary), seed=1)
 
 
 def autoregressive(vocabulary: int = 5) -> AutoregressiveModel:
-    return stirred(AutoregressiveModel(TRUNK, vocabulary), seed=2)
+    return stirred(AutoregressiveModel(TRANSFORMER, vocabulary), seed=2)
 
 
 def base_of(config: AbstractEnergyConfig, net: Denoiser) -> nn.Module | None:

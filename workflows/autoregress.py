@@ -55,18 +55,18 @@ def baseline_and_judge(session: Session) -> None:
 
 def _next_token(session: Session, stage: str, split: Split, training: Training) -> str:
     experiment, data = session.experiment, prepare(session)
-    trunk, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
+    network, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
 
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
-        build = functools.partial(next_token, trunk, read_summary(prepared).vocabulary, seed)
+        build = functools.partial(next_token, network, read_summary(prepared).vocabulary, seed)
 
         def write(weights, folder):
-            save_autoregressive(folder, weights, trunk, length, prepared / TOKENIZER, {"experiment": experiment.name})
+            save_autoregressive(folder, weights, network, length, prepared / TOKENIZER, {"experiment": experiment.name})
 
         return run_training(session, work, data, split, training, build, write)
 
-    settings = {"autoregressive": plain(trunk), stage: plain(training), "data.length": length, "seed": seed}
+    settings = {"autoregressive": plain(network), stage: plain(training), "data.length": length, "seed": seed}
     return session.run_stage(stage, settings, {"data": data}, CODE, work)
 
 

@@ -28,21 +28,21 @@ def pretrain(session: Session) -> str:
     if experiment.given.denoiser is not None:
         return session.given("pretrain", experiment.given.denoiser)
     data = prepare(session)
-    trunk, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
+    network, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
 
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
-        build = functools.partial(denoising, trunk, read_summary(prepared).vocabulary, schedule, seed)
+        build = functools.partial(denoising, network, read_summary(prepared).vocabulary, schedule, seed)
 
         def write(weights, folder):
             save_denoiser(
-                folder, weights, trunk, schedule, length, prepared / TOKENIZER, {"experiment": experiment.name}
+                folder, weights, network, schedule, length, prepared / TOKENIZER, {"experiment": experiment.name}
             )
 
         return run_training(session, work, data, "train", experiment.pretrain, build, write)
 
     settings = {
-        "denoiser": plain(trunk),
+        "denoiser": plain(network),
         "schedule": plain(schedule),
         "pretrain": plain(experiment.pretrain),
         "data.length": length,

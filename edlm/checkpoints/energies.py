@@ -46,8 +46,8 @@ def network_on(energy: EnergyConfig, denoiser: OpenDenoiser, base: Path | None) 
     if base is None:
         return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest)
     if energy.needs_autoregressive:
-        trunk = open_autoregressive(base).trunk
-        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, autoregressive=trunk)
+        transformer = open_autoregressive(base).config
+        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, autoregressive=transformer)
     return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, base=_network(base))
 
 

@@ -47,14 +47,14 @@ class OpenDenoiser:
 def save_denoiser(
     folder: Path,
     weights: Mapping[str, Tensor],
-    trunk: TransformerConfig,
+    transformer: TransformerConfig,
     schedule: ScheduleConfig,
     length: int,
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
     """Write the denoiser to `folder` and return its digest."""
-    network = plain(_Network(trunk=trunk))
+    network = plain(_Network(trunk=transformer))
     return save_network(folder, "denoiser", network, weights, length, tokenizer_file, facts, plain(schedule))
 
 
@@ -72,14 +72,14 @@ def open_denoiser(folder: Path) -> OpenDenoiser:
 def save_autoregressive(
     folder: Path,
     weights: Mapping[str, Tensor],
-    trunk: TransformerConfig,
+    transformer: TransformerConfig,
     length: int,
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
     """Write the autoregressive model to `folder` and return its digest."""
     return save_network(
-        folder, "autoregressive", plain(_Network(trunk=trunk)), weights, length, tokenizer_file, facts, None
+        folder, "autoregressive", plain(_Network(trunk=transformer)), weights, length, tokenizer_file, facts, None
     )
 
 

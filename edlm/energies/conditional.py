@@ -35,7 +35,7 @@ class ConditionalEnergy(AbstractEnergy):
         super().__init__()
         self.mask = denoiser.mask
         self._denoiser = (denoiser,)  # in a tuple: borrowed, neither a submodule nor saved with this module
-        self.features = RowInvariantLinear(denoiser.trunk.width, width)
+        self.features = RowInvariantLinear(denoiser.config.width, width)
         # one id more than the denoiser: the edge of the canvas
         self.left, self.last = (Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
         # tables of the other neighbours, one per offset
@@ -43,7 +43,7 @@ class ConditionalEnergy(AbstractEnergy):
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Blocks(Block(width, heads) for _ in range(layers))
         self.norm = LayerNorm(width, bias=False)
-        self.correction = RowInvariantLinear(width, denoiser.trunk.width, bias=False)
+        self.correction = RowInvariantLinear(width, denoiser.config.width, bias=False)
         nn.init.zeros_(self.correction.weight)
 
     def forward(self, x, xt, t, log_p, context):

@@ -34,7 +34,7 @@ class StepEnergy(AbstractEnergy):
     def __init__(self, width: int, layers: int, heads: int, block: int | None, denoiser: Denoiser) -> None:
         super().__init__()
         self.block, self.mask = block, denoiser.mask
-        self.features = RowInvariantLinear(denoiser.trunk.width, width)
+        self.features = RowInvariantLinear(denoiser.config.width, width)
         # one id more than the denoiser: the edge of the canvas
         self.own, self.left, self.right = (Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = Blocks(Block(width, heads) for _ in range(layers))

@@ -29,10 +29,10 @@ class BidirectionalEnergy(AbstractEnergy):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        width = denoiser.trunk.width
+        width = denoiser.config.width
         self.embedding = Embedding(denoiser.vocabulary + 1, width)
         self.project = PairProjection(width)
-        self.transformer = Transformer(denoiser.trunk, causal=False)
+        self.transformer = Transformer(denoiser.config, causal=False)
         self.scalar = ScalarHead(width)
         self.embedding.load_state_dict(denoiser.embedding.state_dict())
         self.transformer.load_state_dict(denoiser.transformer.state_dict())

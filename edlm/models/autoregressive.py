@@ -16,12 +16,12 @@ from edlm.rng import Purpose, uniforms
 class AutoregressiveModel(nn.Module):
     """Causal transformer; every sequence starts after BOS (id `vocabulary`), so the first token counts too."""
 
-    def __init__(self, trunk: TransformerConfig, vocabulary: int) -> None:
+    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
         super().__init__()
-        self.trunk, self.vocabulary, self.bos = trunk, vocabulary, vocabulary
-        self.embedding = Embedding(vocabulary + 1, trunk.width)
-        self.transformer = Transformer(trunk, causal=True)
-        self.readout = LMHead(trunk.width, vocabulary)
+        self.config, self.vocabulary, self.bos = config, vocabulary, vocabulary
+        self.embedding = Embedding(vocabulary + 1, config.width)
+        self.transformer = Transformer(config, causal=True)
+        self.readout = LMHead(config.width, vocabulary)
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
         """Return log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32."""

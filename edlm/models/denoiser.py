@@ -12,12 +12,12 @@ from edlm.models.transformer import Transformer, TransformerConfig
 class Denoiser(nn.Module):
     """Bidirectional transformer over tokens 0..vocabulary-1 and the mask, whose id is `vocabulary`."""
 
-    def __init__(self, trunk: TransformerConfig, vocabulary: int) -> None:
+    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
         super().__init__()
-        self.trunk, self.vocabulary, self.mask = trunk, vocabulary, vocabulary
-        self.embedding = Embedding(vocabulary + 1, trunk.width)
-        self.transformer = Transformer(trunk, causal=False)
-        self.readout = LMHead(trunk.width, vocabulary)
+        self.config, self.vocabulary, self.mask = config, vocabulary, vocabulary
+        self.embedding = Embedding(vocabulary + 1, config.width)
+        self.transformer = Transformer(config, causal=False)
+        self.readout = LMHead(config.width, vocabulary)
 
     def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
         """Compute the features of x_t: ONE network pass, shared by the candidates and every energy built on them."""

@@ -36,14 +36,14 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """Transformer from embedded tokens [b l h] to normalised features [b l h]."""
 
-    def __init__(self, trunk: TransformerConfig, causal: bool) -> None:
+    def __init__(self, config: TransformerConfig, causal: bool) -> None:
         super().__init__()
         self.causal = causal
-        self.time = TimeEmbedding(trunk.width) if trunk.time_conditioning else None
+        self.time = TimeEmbedding(config.width) if config.time_conditioning else None
         self.layers = Blocks(
-            Block(trunk.width, trunk.heads, trunk.dropout, trunk.time_conditioning) for _ in range(trunk.layers)
+            Block(config.width, config.heads, config.dropout, config.time_conditioning) for _ in range(config.layers)
         )
-        self.norm = AdaLN(trunk.width, trunk.time_conditioning)
+        self.norm = AdaLN(config.width, config.time_conditioning)
 
     def forward(
         self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None

@@ -24,15 +24,15 @@ A source whose distribution is known, a denoiser, and an energy for it:
 >>> split = Shares(validation=0.1, judge=0)
 >>> data = Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=split)
 >>> summary = prepare(data, folder / "data", progress=lambda line: None)
->>> trunk, schedule = TransformerConfig(width=16, layers=1, heads=2), LogLinear()
+>>> transformer, schedule = TransformerConfig(width=16, layers=1, heads=2), LogLinear()
 >>> tokenizer = folder / "data" / "tokenizer.json"
 >>> _ = torch.manual_seed(0)
->>> objective = Denoising(Denoiser(trunk, summary.vocabulary), schedule, seed=0)
+>>> objective = Denoising(Denoiser(transformer, summary.vocabulary), schedule, seed=0)
 >>> settings = Training(steps=20, batch=16, learning_rate=1e-2, log_every=10)
 >>> weights = train(objective, folder / "data", settings, workspace=folder / "checkpoints")  # doctest: +ELLIPSIS
 [training] step 10/20  loss ... tokens/s  0:00:0... left
 [training] step 20/20  loss ... tokens/s  0:00:00 left
->>> _ = save_denoiser(folder / "denoiser", weights, trunk, schedule, data.length, tokenizer, facts={})
+>>> _ = save_denoiser(folder / "denoiser", weights, transformer, schedule, data.length, tokenizer, facts={})
 >>> denoiser = open_denoiser(folder / "denoiser")
 >>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
 >>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)

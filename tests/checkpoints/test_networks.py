@@ -10,7 +10,7 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.schedule import Cosine
-from tests.networks import KINDS, TRUNK, autoregressive, base_of, denoiser, stirred
+from tests.networks import KINDS, TRANSFORMER, autoregressive, base_of, denoiser, stirred
 
 LENGTH, VOCABULARY = 12, 27
 
@@ -25,7 +25,7 @@ def tokenizer(tmp_path):
 @pytest.fixture
 def saved(tmp_path, tokenizer):
     net = denoiser(VOCABULARY)
-    save_denoiser(tmp_path / "denoiser", net.state_dict(), TRUNK, Cosine(), LENGTH, tokenizer, {"note": "test"})
+    save_denoiser(tmp_path / "denoiser", net.state_dict(), TRANSFORMER, Cosine(), LENGTH, tokenizer, {"note": "test"})
     return net, tmp_path / "denoiser"
 
 
@@ -47,7 +47,7 @@ def test_every_energy_opens_as_it_was_saved_on_its_denoiser_and_the_model_it_is_
     if model is not None:
         base = tmp_path / "base"
         if config.needs_autoregressive:
-            save_autoregressive(base, model.state_dict(), model.trunk, LENGTH, tokenizer, {})
+            save_autoregressive(base, model.state_dict(), model.config, LENGTH, tokenizer, {})
         else:
             below = next(other for other in KINDS.values() if config.accepts(other))
             save_energy(base, model.state_dict(), network_on(below, opened, None), LENGTH, tokenizer, {})
@@ -88,7 +88,7 @@ def test_a_folder_of_another_kind_is_refused(saved, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="holds a model of kind 'denoiser', and a 'autoregressive' is needed"):
         open_autoregressive(folder)
     model = autoregressive(VOCABULARY)
-    save_autoregressive(tmp_path / "ar", model.state_dict(), TRUNK, LENGTH, tokenizer, {})
+    save_autoregressive(tmp_path / "ar", model.state_dict(), TRANSFORMER, LENGTH, tokenizer, {})
     x = torch.zeros(1, LENGTH, dtype=torch.long)
     assert torch.equal(open_autoregressive(tmp_path / "ar").log_p(x), model.log_p(x))
 
@@ -98,6 +98,6 @@ def test_weights_of_another_vocabulary_are_refused_by_name(tmp_path):
     other.mkdir()
     Bytes().build(()).save(other)
     net = denoiser(VOCABULARY)
-    save_denoiser(tmp_path / "wrong", net.state_dict(), TRUNK, Cosine(), LENGTH, other / TOKENIZER, {})
+    save_denoiser(tmp_path / "wrong", net.state_dict(), TRANSFORMER, Cosine(), LENGTH, other / TOKENIZER, {})
     with pytest.raises(ValueError, match=r"embedding.weight has shape \(28, 16\), expected"):
         open_denoiser(tmp_path / "wrong")

@@ -15,7 +15,7 @@ from edlm.data.tokenizer_kinds import BPE, Bytes
 from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, Retokenizer, first_documents
 from edlm.storage import publish
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
-from tests.networks import TRUNK, autoregressive
+from tests.networks import TRANSFORMER, autoregressive
 
 LENGTH = 12
 V = CHARACTERS.size
@@ -29,7 +29,7 @@ def model(tmp_path):
     CHARACTERS.save(tmp_path / "tokenizer")
     folder = tmp_path / "judge"
     save_autoregressive(
-        folder, autoregressive(V).state_dict(), TRUNK, LENGTH, tmp_path / "tokenizer" / FILE, {"note": "test"}
+        folder, autoregressive(V).state_dict(), TRANSFORMER, LENGTH, tmp_path / "tokenizer" / FILE, {"note": "test"}
     )
     publish(folder, str(folder))
     return folder

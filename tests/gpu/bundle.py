@@ -16,7 +16,7 @@ from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, Bidirection
 from edlm.inference.generator import Bundle, save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from tests.networks import TRUNK, autoregressive, denoiser, stirred
+from tests.networks import TRANSFORMER, autoregressive, denoiser, stirred
 
 LENGTH = 12
 CONDITIONAL = ConditionalEnergyConfig(width=16, layers=2, heads=2, right=1)
@@ -35,13 +35,13 @@ def make_full_bundle(folder: Path) -> Path:
     tokenizer = Characters().build([])
     tokenizer.save(folder)
     model = folder / "denoiser"
-    save_denoiser(model, denoiser(tokenizer.size).state_dict(), TRUNK, LogLinear(), LENGTH, folder / FILE, {})
+    save_denoiser(model, denoiser(tokenizer.size).state_dict(), TRANSFORMER, LogLinear(), LENGTH, folder / FILE, {})
     opened, places = open_denoiser(model), {}
     for name, energy in ENERGIES.items():
         network = EnergyNetwork(
             energy=energy,
             denoiser_digest=opened.digest,
-            autoregressive=TRUNK if energy.needs_autoregressive else None,
+            autoregressive=TRANSFORMER if energy.needs_autoregressive else None,
             base=EnergyNetwork(energy=CONDITIONAL, denoiser_digest=opened.digest) if energy.needs_energy else None,
         )
         places[name] = folder / name

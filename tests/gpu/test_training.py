@@ -15,7 +15,7 @@ from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import curve, objectives, science_rows
 from tests.gpu.rounding import training_tolerance
-from tests.networks import TRUNK, denoiser
+from tests.networks import TRANSFORMER, denoiser
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -88,7 +88,7 @@ def test_a_model_that_was_trained_on_a_device_opens_on_the_cpu_and_there(device,
     trained = LocalEngine(objective.to(device), settings)
     curve(trained, settings, science_rows)
     weights = trained.export()
-    save_denoiser(tmp_path / "model", weights, TRUNK, LogLinear(), 12, tmp_path / FILE, {})
+    save_denoiser(tmp_path / "model", weights, TRANSFORMER, LogLinear(), 12, tmp_path / FILE, {})
     for place in ("cpu", device):
         network = open_denoiser(tmp_path / "model").network.to(place)
         for name, parameter in network.named_parameters():

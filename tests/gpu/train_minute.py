@@ -81,7 +81,9 @@ class Clock:
 def train(seconds: float, output: Path) -> dict[str, object]:
     """The figures, which `output` holds as well. Raises NonFiniteLoss."""
     cuda = torch.cuda.is_available()
-    trunk = TransformerConfig(width=512, layers=8, heads=8) if cuda else TransformerConfig(width=32, layers=1, heads=2)
+    network = (
+        TransformerConfig(width=512, layers=8, heads=8) if cuda else TransformerConfig(width=32, layers=1, heads=2)
+    )
     length, batch, precision = (512, 64, "bfloat16") if cuda else (64, 16, "float32")
     training = Training(
         steps=ENDLESS, batch=batch, learning_rate=1e-3, warmup_steps=20, decay="constant", ema=0.99,
@@ -93,12 +95,12 @@ def train(seconds: float, output: Path) -> dict[str, object]:
         prepare(data, Path(folder), lambda _: None)
         tokens = TokenFile.open(Path(folder), "train")
         torch.manual_seed(SEED)
-        denoiser = Denoiser(trunk, Characters().build([]).size).to("cuda" if cuda else "cpu")
+        denoiser = Denoiser(network, Characters().build([]).size).to("cuda" if cuda else "cpu")
         engine = LocalEngine(Denoising(denoiser, LogLinear(), SEED), training)
         facts = {
             "device": torch.cuda.get_device_name() if cuda else "cpu",
             "torch": torch.__version__,
-            "width": trunk.width, "layers": trunk.layers, "length": length, "batch": batch, "precision": precision,
+            "width": network.width, "layers": network.layers, "length": length, "batch": batch, "precision": precision,
             "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
         }  # fmt: skip
         clock = Clock(seconds, output, facts, batch * length)

@@ -24,7 +24,7 @@ from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from edlm.storage import committed, publish
 from tests.bundles import LENGTH, make_bundle, save_models
-from tests.networks import TRUNK
+from tests.networks import TRANSFORMER
 from tests.vocabularies import Given
 
 QUICK = settings(max_examples=15, deadline=None)
@@ -48,7 +48,7 @@ def generator(folder, tmp_path_factory) -> TextGenerator:
 def uniform_generator(tokenizer: TokenizerConfig | Given) -> TextGenerator:
     """A fresh network gives every token the same probability, whatever stands beside it."""
     built = tokenizer.build([])
-    denoiser = OpenDenoiser(Denoiser(TRUNK, built.size).eval(), LogLinear(), LENGTH, Path())
+    denoiser = OpenDenoiser(Denoiser(TRANSFORMER, built.size).eval(), LogLinear(), LENGTH, Path())
     return TextGenerator(Bundle(name="uniform", sampler=Sampler(steps=1)), denoiser, {}, built)
 
 

@@ -17,7 +17,7 @@ from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.bundles import LENGTH, make_bundle
-from tests.networks import TRUNK, stirred
+from tests.networks import TRANSFORMER, stirred
 from tests.vocabularies import Given
 
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory) -> LanguageModel:
 
 def without_energy(tokenizer: Bytes | Given) -> LanguageModel:
     built = tokenizer.build([])
-    denoiser = OpenDenoiser(stirred(Denoiser(TRUNK, built.size), seed=1), LogLinear(), LENGTH, Path())
+    denoiser = OpenDenoiser(stirred(Denoiser(TRANSFORMER, built.size), seed=1), LogLinear(), LENGTH, Path())
     generator = TextGenerator(Bundle(name="plain", sampler=Sampler(steps=3)), denoiser, {}, built)
     return LanguageModel(VersionedGenerator(generator, "1"))
 

@@ -41,7 +41,7 @@ def conditioning() -> Objective:
 
 OBJECTIVES = {
     "denoising": lambda: Denoising(network(), LogLinear(), 0),
-    "next token": lambda: NextToken(stirred(AutoregressiveModel(network().trunk, VOCABULARY), seed=2, scale=0.1)),
+    "next token": lambda: NextToken(stirred(AutoregressiveModel(network().config, VOCABULARY), seed=2, scale=0.1)),
     "conditional": conditioning,
 }
 

@@ -10,8 +10,8 @@ from edlm.models.transformer import Block, Transformer, TransformerConfig
 from tests.networks import stirred
 
 
-def features(trunk: TransformerConfig, causal: bool, x: torch.Tensor, t: float = 0.5) -> torch.Tensor:
-    return stirred(Transformer(trunk, causal))(x, torch.full((x.shape[0],), t))
+def features(transformer: TransformerConfig, causal: bool, x: torch.Tensor, t: float = 0.5) -> torch.Tensor:
+    return stirred(Transformer(transformer, causal))(x, torch.full((x.shape[0],), t))
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def x() -> torch.Tensor:
 def test_a_causal_trunk_does_not_see_what_comes_later(x):
     changed = x.clone()
     changed[:, 4:] += 1
-    trunk = TransformerConfig(width=16, layers=2, heads=2)
-    torch.testing.assert_close(features(trunk, True, x)[:, :4], features(trunk, True, changed)[:, :4])
-    assert not torch.allclose(features(trunk, False, x)[:, :4], features(trunk, False, changed)[:, :4])
+    transformer = TransformerConfig(width=16, layers=2, heads=2)
+    torch.testing.assert_close(features(transformer, True, x)[:, :4], features(transformer, True, changed)[:, :4])
+    assert not torch.allclose(features(transformer, False, x)[:, :4], features(transformer, False, changed)[:, :4])
 
 
 def test_time_matters_only_with_time_conditioning(x):

@@ -22,7 +22,7 @@ from edlm.training.local import train
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC, validation_rows
-from tests.networks import TRUNK
+from tests.networks import TRANSFORMER
 
 SETTINGS = Training(steps=6, batch=8, learning_rate=1e-2, checkpoint_every=2, log_every=4, ema=0.9)
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 
 def objective() -> Denoising:
     torch.manual_seed(1)
-    return Denoising(Denoiser(TRUNK, 4), LogLinear(), seed=0)
+    return Denoising(Denoiser(TRANSFORMER, 4), LogLinear(), seed=0)
 
 
 def test_the_example_of_training_from_python_runs():

@@ -307,8 +307,8 @@ def test_what_is_frozen_has_nothing_to_train_and_no_dropout():
 
 @pytest.mark.parametrize("kind", ["contrastive", "on a proposal", "conditioning"])
 def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_objective_into_training(kind):
-    trunk = TransformerConfig(width=16, layers=2, heads=2, dropout=0.5)
-    net = denoiser(V, trunk)
+    transformer = TransformerConfig(width=16, layers=2, heads=2, dropout=0.5)
+    net = denoiser(V, transformer)
     below = stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
     if kind == "conditioning":
         objective = Conditioning(net, stirred(ConditionalEnergyConfig(width=16).build(net), 3), LogLinear(), seed=0)

@@ -130,8 +130,8 @@ class Networks:
 def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
     """Return networks of the requested sizes, the same for the same seed."""
     torch.manual_seed(wanted.seed)
-    trunk = TransformerConfig(width=wanted.width, layers=wanted.layers, heads=HEADS)
-    denoiser, autoregressive = Denoiser(trunk, vocabulary), AutoregressiveModel(trunk, vocabulary)
+    transformer = TransformerConfig(width=wanted.width, layers=wanted.layers, heads=HEADS)
+    denoiser, autoregressive = Denoiser(transformer, vocabulary), AutoregressiveModel(transformer, vocabulary)
     for readout in (denoiser.readout, autoregressive.readout):
         nn.init.normal_(readout.weight, std=SCALE)
     width = wanted.head_width

@@ -26,8 +26,8 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
         Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
     )
     denoiser_folder, energy_folder = folder / "denoiser", folder / "step"
-    trunk = TransformerConfig(width=width, layers=layers, heads=HEADS)
-    save_denoiser(denoiser_folder, built.denoiser.state_dict(), trunk, LogLinear(), length, folder / FILE, {})
+    transformer = TransformerConfig(width=width, layers=layers, heads=HEADS)
+    save_denoiser(denoiser_folder, built.denoiser.state_dict(), transformer, LogLinear(), length, folder / FILE, {})
     energy = StepEnergyConfig(block=BLOCK, width=head_width, layers=1, heads=HEADS)
     network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(denoiser_folder).digest)
     save_energy(energy_folder, built.energies[STEP].state_dict(), network, length, folder / FILE, {})

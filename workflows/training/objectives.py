@@ -9,13 +9,13 @@ from edlm.schedule import ScheduleConfig
 from edlm.training.objectives import Denoising, NextToken
 
 
-def denoising(trunk: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
+def denoising(network: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
     """Build the denoiser's objective, with fresh weights that depend on the seed alone."""
     torch.manual_seed(seed)
-    return Denoising(Denoiser(trunk, vocabulary), schedule, seed)
+    return Denoising(Denoiser(network, vocabulary), schedule, seed)
 
 
-def next_token(trunk: TransformerConfig, vocabulary: int, seed: int) -> NextToken:
+def next_token(network: TransformerConfig, vocabulary: int, seed: int) -> NextToken:
     """Build the autoregressive objective, with fresh weights that depend on the seed alone."""
     torch.manual_seed(seed)
-    return NextToken(AutoregressiveModel(trunk, vocabulary))
+    return NextToken(AutoregressiveModel(network, vocabulary))

@@ -18,7 +18,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.storage import inventory, publish
 from tests.bundles import LENGTH
-from tests.networks import TRUNK, denoiser, stirred
+from tests.networks import TRANSFORMER, denoiser, stirred
 
 NAME = "tiny"
 
@@ -29,7 +29,7 @@ def plain_bundle(folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True)
     tokenizer.save(folder)
     weights = stirred(denoiser(tokenizer.size), seed).state_dict()
-    save_denoiser(folder / "denoiser", weights, TRUNK, LogLinear(), LENGTH, folder / FILE, {})
+    save_denoiser(folder / "denoiser", weights, TRANSFORMER, LogLinear(), LENGTH, folder / FILE, {})
     bundle = Bundle(name=NAME, energy=None, sampler=Sampler(steps=4, candidates=1))
     save_bundle(folder / "bundle", bundle, folder / "denoiser", {})
     return folder / "bundle"

@@ -18,7 +18,7 @@ from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
 from edlm.storage import publish
 from tests.bundles import CHARACTERS, LENGTH, save_models
-from tests.networks import TRUNK, autoregressive
+from tests.networks import TRANSFORMER, autoregressive
 from tests.places import PROJECT
 from workflows.benchmark import SampleBenchmark, sample
 from workflows.benchmarking.race import Lap, RacedSampler, Times, race
@@ -86,7 +86,7 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
     denoiser, energies = save_models(tmp_path / "models")
     for name in ("autoregressive", "judge"):
         weights, file = autoregressive(tokenizer.size).state_dict(), tmp_path / "models" / FILE
-        save_autoregressive(tmp_path / name, weights, TRUNK, LENGTH, file, {})
+        save_autoregressive(tmp_path / name, weights, TRANSFORMER, LENGTH, file, {})
     stories = (json.dumps({"text": f"story {i} of many"}) + "\n" for i in range(200))
     (tmp_path / "stories.jsonl").write_text("".join(stories))
     corpus, shares = Files(paths=(str(tmp_path / "stories.jsonl"),)), Shares(validation=0.5, judge=0.0)

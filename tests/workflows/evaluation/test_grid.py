@@ -16,7 +16,7 @@ from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
 from edlm.storage import publish
 from tests.laws import chi_square
-from tests.networks import TRUNK, autoregressive, denoiser
+from tests.networks import TRANSFORMER, autoregressive, denoiser
 from tests.places import SMALLEST
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
 from workflows.evaluate import verifying_rows
@@ -199,7 +199,7 @@ def test_samplers_that_verify_drafts_have_the_bound_of_the_law_that_they_draw_fr
 def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_path):
     folder, experiment = tmp_path / "denoiser", load(Experiment, SMALLEST)
     Characters().build(()).save(tmp_path)
-    save_denoiser(folder, denoiser(27).state_dict(), TRUNK, LogLinear(), 8, tmp_path / TOKENIZER, {})
+    save_denoiser(folder, denoiser(27).state_dict(), TRANSFORMER, LogLinear(), 8, tmp_path / TOKENIZER, {})
     publish(folder, str(folder))
     subject = Subject("", str(folder), "", "", {}, sequences=4, seed=0)
     rows = MeasuredRows({"step_grids": [{"steps": T, "times": torch.linspace(0, 1, T + 1).tolist()} for T in (2, 4)]})
