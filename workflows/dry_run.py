@@ -61,7 +61,7 @@ class DryRun(Session):
         work: Work,
         versions: Mapping[str, str] | None = None,
     ) -> str:
-        if pending := [self.running[uri] for uri in inputs.values() if uri in self.running]:
+        if pending := [stage for uri, stage in self.running.items() if uri in inputs.values()]:
             verb = "runs" if len(pending) == 1 else "run"
             return self._would_run(name, f"runs: {', '.join(pending)} {verb}")
         determined = ingredients(name, settings, inputs, code, versions)
