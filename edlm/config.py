@@ -209,19 +209,19 @@ def _problem(cls: type, problem: ErrorDetails) -> str:
     return f"{name}: {problem['msg']}; got {_short(problem['input'])}"
 
 
-def _follow(places: list[type], path: Sequence[str | int]) -> tuple[list[str], list[type]]:
+def _follow(classes: list[type], path: Sequence[str | int]) -> tuple[list[str], list[type]]:
     """Return the keys along pydantic's `path` as the file spells them, and the possible configurations at its end."""
     keys = []
     for part in path:
-        variants = [cls for cls in places if getattr(cls, "kind", None) == part]
-        if len(places) > 1 and variants:  # not a key: the union variant that pydantic chose
-            places = variants
+        variants = [cls for cls in classes if getattr(cls, "kind", None) == part]
+        if len(classes) > 1 and variants:  # not a key: the union variant that pydantic chose
+            classes = variants
             continue
         keys.append(str(part))
-        if any(part in _fields(cls) for cls in places):
-            places = [inner for cls in places for inner in _classes(_fields(cls).get(str(part)))]
+        if any(part in _fields(cls) for cls in classes):
+            classes = [inner for cls in classes for inner in _classes(_fields(cls).get(str(part)))]
         # Otherwise a tuple index or a dict key, below which the configurations are the same.
-    return keys, places
+    return keys, classes
 
 
 def _fields(cls: type) -> dict[str, Any]:

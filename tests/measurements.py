@@ -218,7 +218,7 @@ def sample_truth() -> list[Row]:
     return [
         {"energy": energy, "steps": 8, "candidates": k, **ALL_STEPS, "possible_share": 0.97,
          "excess_nats_per_token": 0.12, "excess_standard_error": 0.01, "pair_total_variation": 0.05,
-         "pair_total_variation_of_law": 0.04, **COMMON, "seconds": 1.0}
+         "pair_total_variation_of_source": 0.04, **COMMON, "seconds": 1.0}
         for energy, k in (("plain", 1), ("step-blocks", 8), ("conditional", 0))
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A configuration is read strictly, and every mistake is named with its place, its value and a way out."""
+"""A configuration is read strictly, and every mistake is named with its path, its value and a way out."""
 
 import math
 from pathlib import Path
@@ -140,7 +140,7 @@ def test_a_mistake_is_named_with_its_place_its_value_and_a_hint(written, old, ne
 def test_every_mistake_is_reported_at_once(written):
     with pytest.raises(ConfigurationError) as error:
         load(Trip, written("name: 1\nleg: {steps: 0, rest: maybe}\n"))
-    assert [place in str(error.value) for place in ("name:", "leg.steps:", "leg.rest:")] == [True] * 3
+    assert [key in str(error.value) for key in ("name:", "leg.steps:", "leg.rest:")] == [True] * 3
 
 
 def test_a_long_value_is_cut_in_the_message(written):

@@ -49,8 +49,8 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(params=["local", "file://", "memory://"])
-def place(request, tmp_path) -> str:
-    """An empty place to publish to, on each file system."""
+def uri(request, tmp_path) -> str:
+    """An empty uri to publish to, on each file system."""
     if request.param == "memory://":
         return f"memory://{uuid.uuid4().hex}/out"
     return ("file://" if request.param == "file://" else "") + str(tmp_path / "out")
@@ -63,12 +63,12 @@ TREE = {"weights.bin": b"\x00\x01\x02", "deep/er/notes.txt": b"hello", "empty": 
 @given(tree=trees, local=st.booleans())
 def test_what_is_fetched_is_what_was_published(tmp_path, tree, local):
     source = write(tmp_path / "source", tree)
-    place = str(tmp_path / uuid.uuid4().hex) if local else f"memory://{uuid.uuid4().hex}"
-    assert committed(place) is None
-    marker = publish(source, place, {"fingerprint": "abc", "steps": 3})
-    assert committed(place) == marker
+    uri = str(tmp_path / uuid.uuid4().hex) if local else f"memory://{uuid.uuid4().hex}"
+    assert committed(uri) is None
+    marker = publish(source, uri, {"fingerprint": "abc", "steps": 3})
+    assert committed(uri) == marker
     assert marker.facts == {"fingerprint": "abc", "steps": 3}
-    assert read(fetch(place, tmp_path / "cache")) == tree
+    assert read(fetch(uri, tmp_path / "cache")) == tree
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -78,11 +78,11 @@ def test_the_digest_is_that_of_the_content_and_the_names(tmp_path, first, second
     assert (digests[0] == digests[1]) == (first == second)
 
 
-def test_publishing_again_replaces_the_old_content(place, tmp_path):
-    publish(write(tmp_path / "a", TREE), place)
-    publish(write(tmp_path / "b", {"weights.bin": b"new"}), place)
-    assert read(fetch(place, tmp_path / "cache")) == {"weights.bin": b"new"}
-    system, root = fsspec.url_to_fs(place)
+def test_publishing_again_replaces_the_old_content(uri, tmp_path):
+    publish(write(tmp_path / "a", TREE), uri)
+    publish(write(tmp_path / "b", {"weights.bin": b"new"}), uri)
+    assert read(fetch(uri, tmp_path / "cache")) == {"weights.bin": b"new"}
+    system, root = fsspec.url_to_fs(uri)
     assert {path.rpartition("/")[2] for path in system.find(root)} == {"weights.bin", MARKER}
 
 
@@ -94,19 +94,19 @@ def test_a_local_folder_is_fetched_in_place_and_can_be_published_in_place(tmp_pa
 
 
 def test_a_cached_copy_is_used_again_and_a_damaged_one_is_replaced(tmp_path, monkeypatch):
-    place = f"memory://{uuid.uuid4().hex}"
-    publish(write(tmp_path / "source", TREE), place)
-    copy = fetch(place, tmp_path / "cache")
-    assert committed(str(copy)) == committed(place)
+    uri = f"memory://{uuid.uuid4().hex}"
+    publish(write(tmp_path / "source", TREE), uri)
+    copy = fetch(uri, tmp_path / "cache")
+    assert committed(str(copy)) == committed(uri)
     transfers = []
     real = MemoryFileSystem.get_file
     monkeypatch.setattr(
         MemoryFileSystem, "get_file", lambda self, *args, **kw: (transfers.append(args), real(self, *args, **kw))[1]
     )
-    assert fetch(place, tmp_path / "cache") == copy
+    assert fetch(uri, tmp_path / "cache") == copy
     assert transfers == []
     (copy / "weights.bin").write_bytes(b"\x00\x01\x03")
-    assert read(fetch(place, tmp_path / "cache")) == TREE
+    assert read(fetch(uri, tmp_path / "cache")) == TREE
     assert len(transfers) == len(TREE)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [copy.name]
 
@@ -123,26 +123,26 @@ WRITES = {LocalFileSystem: ["put_file"], MemoryFileSystem: ["put_file", "pipe_fi
 def test_killed_at_any_write_it_is_not_committed_and_publishing_again_succeeds(
     tmp_path, monkeypatch, system, republished
 ):
-    """Every operation that changes the place is made the last one, in turn."""
+    """Every operation that changes the uri is made the last one, in turn."""
     source = write(tmp_path / "source", TREE)
     for survivors in range(100):
-        place = f"memory://{uuid.uuid4().hex}" if system is MemoryFileSystem else str(tmp_path / f"out{survivors}")
+        uri = f"memory://{uuid.uuid4().hex}" if system is MemoryFileSystem else str(tmp_path / f"out{survivors}")
         if republished:
-            publish(write(tmp_path / "older", {"weights.bin": b"old", "stale": b"x"}), place)
+            publish(write(tmp_path / "older", {"weights.bin": b"old", "stale": b"x"}), uri)
         with monkeypatch.context() as patch:
             calls = _kill_after(patch, survivors, system)
             try:
-                publish(source, place)
+                publish(source, uri)
             except Killed:
                 pass
             else:
                 assert len(calls) >= len(TREE) + 2
                 return
-        marker = committed(place)
+        marker = committed(uri)
         if marker is not None:  # whatever is committed must be whole: the old folder, or the new one
-            assert read(fetch(place, tmp_path / "cache")) in (TREE, {"weights.bin": b"old", "stale": b"x"})
-        publish(source, place)
-        assert read(fetch(place, tmp_path / "cache")) == TREE
+            assert read(fetch(uri, tmp_path / "cache")) in (TREE, {"weights.bin": b"old", "stale": b"x"})
+        publish(source, uri)
+        assert read(fetch(uri, tmp_path / "cache")) == TREE
 
 
 def _kill_after(patch: pytest.MonkeyPatch, survivors: int, system: type) -> list[str]:
@@ -197,14 +197,14 @@ def test_a_damaged_folder_is_refused_with_the_name_of_the_file(tmp_path, kind):
 
 @pytest.mark.parametrize("content", [None, b"\0", b"\0\1\3"])
 def test_damage_in_an_object_store_is_found_on_the_way_and_nothing_is_kept(tmp_path, content):
-    place = f"memory://{uuid.uuid4().hex}"
-    publish(write(tmp_path / "source", TREE), place)
-    system, root = fsspec.url_to_fs(place)
+    uri = f"memory://{uuid.uuid4().hex}"
+    publish(write(tmp_path / "source", TREE), uri)
+    system, root = fsspec.url_to_fs(uri)
     system.rm_file(f"{root}/weights.bin")
     if content is not None:
         system.pipe_file(f"{root}/weights.bin", content)
     with pytest.raises(ValueError, match=r"weights\.bin"):
-        fetch(place, tmp_path / "cache")
+        fetch(uri, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -215,18 +215,18 @@ def test_a_marker_that_points_out_of_its_folder_is_refused(tmp_path, path):
     with pytest.raises(ValueError, match="not a plain path"):
         File(path=path, bytes=0, sha256="0" * 64)
     tree = {"files": [{"path": path, "bytes": 0, "sha256": "0" * 64}], "facts": {}}
-    place = f"memory://{uuid.uuid4().hex}"
-    write_text(join(place, MARKER), json.dumps(tree))
+    uri = f"memory://{uuid.uuid4().hex}"
+    write_text(join(uri, MARKER), json.dumps(tree))
     with pytest.raises(ValueError, match="not a plain path"):
-        fetch(place, tmp_path / "cache")
+        fetch(uri, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_files_that_no_publication_wrote_are_never_deleted(place, tmp_path):
-    write_text(join(place, "thesis.txt"), "ten years of work")
+def test_files_that_no_publication_wrote_are_never_deleted(uri, tmp_path):
+    write_text(join(uri, "thesis.txt"), "ten years of work")
     with pytest.raises(ValueError, match=r"thesis\.txt"):
-        publish(write(tmp_path / "source", TREE), place)
-    assert read_text(join(place, "thesis.txt")) == "ten years of work"
+        publish(write(tmp_path / "source", TREE), uri)
+    assert read_text(join(uri, "thesis.txt")) == "ten years of work"
 
 
 def test_a_link_is_not_published(tmp_path):
@@ -237,12 +237,12 @@ def test_a_link_is_not_published(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_text_is_written_whole(place):
-    write_text(join(place, "a", "b.txt"), "first")
-    write_text(join(place, "a", "b.txt"), "zweiter Text, ümlaut")
-    assert read_text(join(place, "a", "b.txt")) == "zweiter Text, ümlaut"
+def test_text_is_written_whole(uri):
+    write_text(join(uri, "a", "b.txt"), "first")
+    write_text(join(uri, "a", "b.txt"), "zweiter Text, ümlaut")
+    assert read_text(join(uri, "a", "b.txt")) == "zweiter Text, ümlaut"
     with pytest.raises(FileNotFoundError):
-        read_text(join(place, "c.txt"))
+        read_text(join(uri, "c.txt"))
 
 
 def test_a_failed_write_leaves_the_old_text_and_no_scrap(tmp_path, monkeypatch):

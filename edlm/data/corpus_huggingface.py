@@ -90,7 +90,7 @@ class HuggingFace:
                 ) from error
             raise ConfigurationError(
                 f"corpus.name {self.name!r} (config {self.config!r}, split {self.split!r}) cannot be read: "
-                f"{_told(error)}"
+                f"{_described(error)}"
             ) from error
 
     def _loaded(self) -> "Dataset | IterableDataset":
@@ -141,8 +141,8 @@ def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
             # Malformed data stays malformed; every other error may come from the network.
             if stream is None or isinstance(error, ValueError) or tries == len(WAITS):
                 attempts = f" in {tries + 1} tries" if tries else ""
-                raise ConfigurationError(f"{name}:{number}: cannot be read{attempts}: {_told(error)}") from error
-            log.warning("%s:%d: %s; reading on from there in %g s", name, number, _told(error), WAITS[tries])
+                raise ConfigurationError(f"{name}:{number}: cannot be read{attempts}: {_described(error)}") from error
+            log.warning("%s:%d: %s; reading on from there in %g s", name, number, _described(error), WAITS[tries])
             time.sleep(WAITS[tries])
             tries += 1
             stream.load_state_dict(state)
@@ -164,7 +164,7 @@ def _instead_of_script(name: str) -> str:
     )
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """Describe the error and its causes: `datasets` often reports only that something failed."""
     description = f"{type(error).__name__}: {error}"
-    return description if error.__cause__ is None else f"{description} (from {_told(error.__cause__)})"
+    return description if error.__cause__ is None else f"{description} (from {_described(error.__cause__)})"

@@ -12,20 +12,20 @@ class ReadingProgress:
 
     def __init__(self, say: Callable[[str], None], purpose: str) -> None:
         self._say, self._purpose = say, purpose
-        self._read = self._told = 0
+        self._read = self._reported = 0
         self._time = time.monotonic()
 
     def add(self, characters: int) -> None:
         """Count the characters read; report if CHARACTERS or SECONDS have passed since the last line."""
         self._read += characters
-        if self._read - self._told >= CHARACTERS or time.monotonic() - self._time >= SECONDS:
+        if self._read - self._reported >= CHARACTERS or time.monotonic() - self._time >= SECONDS:
             self._tell()
 
     def finish(self) -> None:
         """Report the total if anything was read since the last line."""
-        if self._read > self._told:
+        if self._read > self._reported:
             self._tell()
 
     def _tell(self) -> None:
         self._say(f"{self._read:,} characters {self._purpose}")
-        self._told, self._time = self._read, time.monotonic()
+        self._reported, self._time = self._read, time.monotonic()

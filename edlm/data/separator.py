@@ -23,7 +23,7 @@ from edlm.data.decoder import BYTE_PIECE
 class Spelling:
     """A way in which text becomes a token."""
 
-    how: str
+    reason: str
     stands: bool = False
     """Whether only a literal occurrence of the token, of at least two characters, becomes it."""
 

@@ -17,7 +17,7 @@ from edlm.config import Positive, PositiveFloat, config
 from edlm.data.document import Document
 from edlm.data.tokenizer_kinds import MOST_SYMBOLS, SYMBOLS
 from edlm.exact.dirichlet import dirichlet
-from edlm.exact.hidden_markov import Law
+from edlm.exact.hidden_markov import HiddenMarkovModel
 
 IN_DOCUMENT = 64  # sequences: enough that no two documents are alike, even of a source with only two sequences
 AT_ONCE = 64 * IN_DOCUMENT  # sequences drawn at a time
@@ -38,15 +38,15 @@ class AbstractSource(ABC):
     """Seed of the distribution's parameters and of the sequences."""
 
     @abstractmethod
-    def law(self) -> Law:
+    def distribution(self) -> HiddenMarkovModel:
         """Return the distribution that the sequences are drawn from."""
 
     def documents(self) -> Iterator[Document]:
         """Yield the sequences, `IN_DOCUMENT` per document with nothing between them."""
-        law, letters, kind = self.law(), np.array(list(SYMBOLS)), type(self).__name__
+        distribution, letters, kind = self.distribution(), np.array(list(SYMBOLS)), type(self).__name__
         for start in range(0, self.sequences, AT_ONCE):
             rows = torch.arange(start, min(start + AT_ONCE, self.sequences))
-            for i, chunk in enumerate(law.draw(self.seed, rows).split(IN_DOCUMENT)):
+            for i, chunk in enumerate(distribution.draw(self.seed, rows).split(IN_DOCUMENT)):
                 text = "".join(letters[chunk.flatten().numpy()])
                 yield Document(text, f"{kind}:{self.seed}:{start + i * IN_DOCUMENT}")
 
@@ -66,8 +66,8 @@ class Markov(AbstractSource):
     concentration: PositiveFloat = 0.4
     """Small values give few likely transitions from each symbol, and low entropy."""
 
-    def law(self) -> Law:
-        return Law(
+    def distribution(self) -> HiddenMarkovModel:
+        return HiddenMarkovModel(
             first=dirichlet(self.seed, FIRST, 1, self.symbols, 1.0)[0],
             moves=dirichlet(self.seed, MOVES, self.symbols, self.symbols, self.concentration),
             emissions=_identity(self.symbols),
@@ -81,9 +81,9 @@ class Agree(AbstractSource):
 
     kind: Literal["agree"] = "agree"
 
-    def law(self) -> Law:
+    def distribution(self) -> HiddenMarkovModel:
         first = torch.full((self.symbols,), 1 / self.symbols, dtype=torch.float64)
-        return Law(first, _identity(self.symbols), _identity(self.symbols), self.length)
+        return HiddenMarkovModel(first, _identity(self.symbols), _identity(self.symbols), self.length)
 
 
 @config
@@ -100,8 +100,8 @@ class HiddenMarkov(AbstractSource):
     emission_concentration: PositiveFloat = 0.2
     """Concentration of the Dirichlet distribution of each state's emissions."""
 
-    def law(self) -> Law:
-        return Law(
+    def distribution(self) -> HiddenMarkovModel:
+        return HiddenMarkovModel(
             first=dirichlet(self.seed, FIRST, 1, self.states, 1.0)[0],
             moves=dirichlet(self.seed, MOVES, self.states, self.states, self.move_concentration),
             emissions=dirichlet(self.seed, EMISSIONS, self.states, self.symbols, self.emission_concentration),

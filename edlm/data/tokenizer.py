@@ -77,7 +77,7 @@ class Tokenizer:
         if spelt.stands and token is not None and is_parted(self._rust, token):
             return
         raise ValueError(
-            f"text can spell the separator {token!r}: {spelt.how}; make the tokenizer again with tokenizer.kind "
+            f"text can spell the separator {token!r}: {spelt.reason}; make the tokenizer again with tokenizer.kind "
             "huggingface, which prevents that or says which separator to name, and prepare the data again"
         )
 

@@ -185,9 +185,9 @@ def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
     route = None if index is None else spelling(rust, index)
     if route is not None and not (route.stands and is_added):
         raise ConfigurationError(
-            f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: {route.how}; "
-            f"name a special token of the vocabulary instead, which are: {_special(rust, but=separator)}, "
-            "or add one to added_tokens in tokenizer.json"
+            f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: "
+            f"{route.reason}; name a special token of the vocabulary instead, which are: "
+            f"{_special(rust, but=separator)}, or add one to added_tokens in tokenizer.json"
         )
     if route is not None and not is_parted(rust, separator):
         steps = [] if rust.pre_tokenizer is None else [rust.pre_tokenizer]

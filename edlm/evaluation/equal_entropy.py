@@ -58,7 +58,7 @@ def nll_at_entropy(points: Sequence[Point], entropy: Average) -> Matched:
     nearest = crossed or [segment for segment in segments if hit[0] in segment]
     nll, i, j = max(
         ((_interpolated(points[i], points[j], entropy), i, j) for i, j in nearest),
-        key=lambda found: found[0].standard_error,
+        key=lambda candidate: candidate[0].standard_error,
     )
     return Matched(nll, (points[i].setting, points[j].setting))
 

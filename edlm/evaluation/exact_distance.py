@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.exact.hidden_markov import Entropy, Law
+from edlm.exact.hidden_markov import Entropy, HiddenMarkovModel
 from edlm.interfaces import AnyDenoiser
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.models.readout import chunks
@@ -34,9 +34,14 @@ class DenoiserDistance:
 
 @torch.no_grad()
 def denoiser_distance(
-    x0: Int[Tensor, "b l"], denoiser: AnyDenoiser, law: Law, schedule: AbstractSchedule, seed: int, draws: int
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    distribution: HiddenMarkovModel,
+    schedule: AbstractSchedule,
+    seed: int,
+    draws: int,
 ) -> dict[Interval, DenoiserDistance]:
-    """Compute the distance per quarter of t, at `draws` stratified times per quarter for each sequence x_0 of `law`."""
+    """Compute the distance per quarter of t, at `draws` stratified times per quarter for each sequence x_0."""
     rows = torch.arange(len(x0), device=x0.device)
     distances = {}
     for quarter, (start, end) in enumerate(QUARTERS):
@@ -46,7 +51,7 @@ def denoiser_distance(
             t = start + (end - start) * ((u + i / draws) % 1.0)
             u = uniforms(seed, quarter * draws + i, rows, Purpose.MASK, (x0.shape[1],))
             xt = equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
-            by_position = _marginal_kl(xt, t, denoiser, law)
+            by_position = _marginal_kl(xt, t, denoiser, distribution)
             kl += by_position.sum(dim=-1).cpu()
             count += (xt == denoiser.mask).sum(dim=-1).cpu()
             excess += equations.nelbo_integrand(by_position, schedule.weight(t)).cpu()
@@ -56,9 +61,11 @@ def denoiser_distance(
     return distances
 
 
-def _marginal_kl(xt: Int[Tensor, "b l"], t, denoiser: AnyDenoiser, law: Law) -> Float64[Tensor, "b l"]:
+def _marginal_kl(
+    xt: Int[Tensor, "b l"], t, denoiser: AnyDenoiser, distribution: HiddenMarkovModel
+) -> Float64[Tensor, "b l"]:
     """Return KL(q || p_theta) at masked positions, 0 elsewhere."""
-    context, q = denoiser.read(xt, t), law.posteriors(xt)
+    context, q = denoiser.read(xt, t), distribution.posteriors(xt)
     result = torch.zeros(xt.shape, dtype=torch.float64, device=xt.device)
     for chunk in chunks(xt == denoiser.mask, denoiser.vocabulary):
         log_p, exact = denoiser.log_p(context, chunk).double(), q[chunk]
@@ -95,7 +102,7 @@ class SampleDistance:
     """H(q)."""
     pair_total_variation: float
     """Total variation of neighbouring-token frequencies from those of q: detects omissions too, but only in pairs."""
-    pair_total_variation_of_law: float
+    pair_total_variation_of_source: float
     """The same for as many sequences drawn from q itself: the level of chance."""
 
     @property
@@ -106,30 +113,34 @@ class SampleDistance:
 
 
 @torch.no_grad()
-def sample_distance(texts: Int[Tensor, "n l"], law: Law, seed: int) -> SampleDistance:
-    """Compute the distance from `law` of the distribution that `texts` were drawn from.
+def sample_distance(texts: Int[Tensor, "n l"], distribution: HiddenMarkovModel, seed: int) -> SampleDistance:
+    """Compute the distance from `distribution` of the one that `texts` were drawn from.
 
     `seed` selects the sequences drawn from q for the reference and for H(q), which differ; it is not the source's own
     seed.
     """
-    nll, pairs = -law.log_p(texts).cpu(), law.pairs()
-    # Of a seed of its own: `law.entropy(seed)` draws its sequences from `seed`.
-    reference = law.draw(int(seeds(seed, 0, 0, Purpose.TRUTH)), torch.arange(len(texts)))
+    nll, pairs = -distribution.log_p(texts).cpu(), distribution.pairs()
+    # Of a seed of its own: `distribution.entropy(seed)` draws its sequences from `seed`.
+    reference = distribution.draw(int(seeds(seed, 0, 0, Purpose.TRUTH)), torch.arange(len(texts)))
     variations = [
-        (_pair_frequencies(x.cpu(), law.vocabulary) - pairs).abs().sum().item() / 2 for x in (texts, reference)
+        (_pair_frequencies(x.cpu(), distribution.vocabulary) - pairs).abs().sum().item() / 2 for x in (texts, reference)
     ]
     possible = nll < math.inf
     return SampleDistance(
-        Estimate(possible.double(), 1), Estimate(nll[possible], 1), law.entropy(seed), variations[0], variations[1]
+        Estimate(possible.double(), 1),
+        Estimate(nll[possible], 1),
+        distribution.entropy(seed),
+        variations[0],
+        variations[1],
     )
 
 
-def bound_excess(bound: Estimate, x0: Int[Tensor, "b l"], law: Law) -> Estimate:
+def bound_excess(bound: Estimate, x0: Int[Tensor, "b l"], distribution: HiddenMarkovModel) -> Estimate:
     """Return a bound on -log p minus the exact -log q, per sequence; its mean is at least KL(q || p).
 
     It detects text that the model omits. It is paired, so its standard error is far below that of the bound itself.
     """
-    return difference(bound, Estimate(-law.log_p(x0).cpu(), 1))
+    return difference(bound, Estimate(-distribution.log_p(x0).cpu(), 1))
 
 
 def _pair_frequencies(x: Int[Tensor, "n l"], vocabulary: int) -> Float64[Tensor, "v v"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.evaluation.exact_distance import QUARTERS, Interval, ratio
-from edlm.exact.hidden_markov import Law
+from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactEnergy
 from edlm.interfaces import AnyDenoiser, AnyEnergy, proposal_of
 from edlm.likelihood.estimate import Estimate
@@ -28,7 +28,7 @@ class EnergyDistance:
 
     groups: int
     """Number of groups compared; all means are over them, or over those where they are defined."""
-    variance_on_law: Estimate
+    variance_on_samples: Estimate
     """Variance of E - E* over tokens drawn from q(x_U | x_t), nats squared: on likely text, where it matters."""
     variance_on_candidates: Estimate
     """The same over the possible candidates of p_theta, dominated by tokens that q hardly ever draws."""
@@ -61,14 +61,14 @@ def energy_distance(
     x0: Int[Tensor, "b l"],
     denoiser: AnyDenoiser,
     energy: AnyEnergy,
-    law: Law,
+    distribution: HiddenMarkovModel,
     schedule: AbstractSchedule,
     seed: int,
     steps: tuple[int, ...],
     draws: int,
     candidates: int,
 ) -> EnergyReport:
-    """Compare `energy` with the exact one at `draws` random steps of each grid T in `steps`, on sequences x_0 of `law`.
+    """Compare `energy` with the exact one at `draws` random steps of each grid T in `steps`, on the sequences x_0.
 
     Whole-sequence energies are compared as if every masked position were unmasked, since that is what they score.
     At each x_t, k = `candidates` samples of q (x_0 and others drawn exactly from q(x_U | x_t)) are scored, and as
@@ -79,7 +79,8 @@ def energy_distance(
         raise ValueError(f"candidates is {candidates}; to compare tokens at the same x_t takes at least 2")
     grids = [grid for grid in steps for _ in range(draws)]
     observations = [
-        _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) for number, grid in enumerate(grids)
+        _look(x0, denoiser, energy, distribution, schedule, seed, number, grid, candidates)
+        for number, grid in enumerate(grids)
     ]
     # t is [n b], new [n b g], each of the four energies [n b k g].
     t, new, *energies = (torch.stack(parts).cpu() for parts in zip(*observations, strict=True))
@@ -101,17 +102,17 @@ def energy_distance(
 class _Observed:
     """Learned and exact energies of samples of q, the data first, and of candidates, at n steps."""
 
-    law: Float64[Tensor, "n b k g"]
-    exact_law: Float64[Tensor, "n b k g"]
+    samples: Float64[Tensor, "n b k g"]
+    exact_samples: Float64[Tensor, "n b k g"]
     candidates: Float64[Tensor, "n b k g"]
     exact_candidates: Float64[Tensor, "n b k g"]
 
     def over(self, chosen: Bool[Tensor, "n b g"]) -> EnergyDistance:
         """Return the distance over the chosen groups."""
-        k = self.law.shape[2]
+        k = self.samples.shape[2]
         possible = self.exact_candidates < math.inf
         count = possible.sum(dim=2)
-        error = self.law - self.exact_law
+        error = self.samples - self.exact_samples
         candidate_error = torch.where(possible, self.candidates - self.exact_candidates, 0.0)
         mean = candidate_error.sum(dim=2) / count
         spread = torch.where(possible, candidate_error - mean[:, :, None], 0.0).square().sum(dim=2) / (count - 1)
@@ -121,15 +122,15 @@ class _Observed:
         gain, exact_gain = (
             math.log(k) - equations.nce_ranking(data[:, :, 0].flatten(0, 1), negatives[:, :, 1:].flatten(0, 1))
             for data, negatives in (
-                (self.law, self.candidates),
-                (self.exact_law, self.exact_candidates),
+                (self.samples, self.candidates),
+                (self.exact_samples, self.exact_candidates),
             )
         )
         exact_gain = exact_gain.view(chosen.shape)
         pairs = torch.stack([self.candidates, self.exact_candidates])[:, possible & chosen[:, :, None]]
         return EnergyDistance(
             groups=int(chosen.sum()),
-            variance_on_law=_mean(error.var(dim=2), chosen),
+            variance_on_samples=_mean(error.var(dim=2), chosen),
             variance_on_candidates=_mean(spread, chosen & (count > 1)),
             offset=_mean(error.mean(dim=2) - mean, chosen & (count > 0)),
             choice_total_variation=_mean(variation, chosen & (count > 0)),
@@ -140,7 +141,7 @@ class _Observed:
         )
 
 
-def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -> tuple[Tensor, ...]:
+def _look(x0, denoiser, energy, distribution, schedule, seed, number, grid, candidates) -> tuple[Tensor, ...]:
     """Return t, the number of new tokens per group, and the energies of `_Observed`.
 
     Each sequence is observed at one random step of the grid.
@@ -155,7 +156,7 @@ def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -
     truth = equations.carry_over(xt, x0, new)[:, None].repeat(1, candidates, 1)
     u = uniforms(seed, number, rows, Purpose.TRUTH, (candidates - 1, *shape)).flatten(0, 1)
     repeated = (values.repeat_interleave(candidates - 1, 0) for values in (xt, new))
-    truth[:, 1:] = law.fill(*repeated, u)[0].unflatten(0, (-1, candidates - 1))
+    truth[:, 1:] = distribution.fill(*repeated, u)[0].unflatten(0, (-1, candidates - 1))
     context = denoiser.read(xt, t)
     u = uniforms(seed, number, rows, Purpose.NEGATIVE, (candidates, *shape))
     if (proposal := proposal_of(energy)) is not None:
@@ -165,7 +166,7 @@ def _look(x0, denoiser, energy, law, schedule, seed, number, grid, candidates) -
         drawn, by_position = propose(denoiser, context, xt, new, u)
         log_p = equations.sum_by_group(by_position, energy.block)
         log_p_truth = equations.sum_by_group(_log_p_of(denoiser, context, new, truth), energy.block)
-    exact = ExactEnergy(law, energy.whole_sequence, energy.block)
+    exact = ExactEnergy(distribution, energy.whole_sequence, energy.block)
     energies = [
         score(x, xt, t, log, context).double()
         for x, log in ((truth, log_p_truth), (drawn, log_p))

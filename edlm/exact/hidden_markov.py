@@ -31,7 +31,7 @@ class Entropy:
 
 
 @dataclass(frozen=True, eq=False)
-class Law:
+class HiddenMarkovModel:
     """P(x) = sum over states of first(z_1) prod_l moves(z_l, z_l+1) emissions(z_l, x_l), over `length` tokens.
 
     All results are float64, on the device of the tokens passed in. Probabilities that only a factor below 1e-300 at a

@@ -62,7 +62,7 @@ class Published:
         """Return the number of corpus tokens that fill one row; raise ValueError if a row has no room for any."""
         if length < 3:
             raise ValueError(
-                f"rows of length {length} have no place for text between two separators; set convention.kind wrapped"
+                f"rows of length {length} have no position for text between two separators; set convention.kind wrapped"
             )
         return length - 2
 

@@ -75,11 +75,11 @@ def test_a_truncated_or_damaged_file_is_refused_by_name(tmp_path, ending, format
         "damaged": packed[:middle] + bytes(64) + packed[middle + 64 :],
         "plain": data,
     }
-    for told, content in wrong.items():
-        path = tmp_path / f"{told}.{format}{ending}"
+    for name, content in wrong.items():
+        path = tmp_path / f"{name}.{format}{ending}"
         path.write_bytes(content)
         with pytest.raises(
-            ConfigurationError, match=rf"{told}\.{format}{ending} is no \w+ file, or is truncated or dam"
+            ConfigurationError, match=rf"{name}\.{format}{ending} is no \w+ file, or is truncated or dam"
         ):
             texts(path)
 

@@ -1,4 +1,4 @@
-"""Decoders whose texts may change anywhere are told from those whose texts only grow at the end."""
+"""Decoders whose texts may change anywhere are distinguished from those whose texts only grow at the end."""
 
 import json
 

@@ -39,9 +39,9 @@ def refusal(path, data):
 )
 def test_the_advice_on_another_encoding_gives_the_text(tmp_path, text, encoding):
     path, new = tmp_path / "a.txt", tmp_path / "new.txt"
-    told = refusal(path, text.encode(encoding))
-    assert f"iconv -f {encoding} -t utf-8 " in told
-    command = re.search(r"iconv .*", told)[0]
+    message = refusal(path, text.encode(encoding))
+    assert f"iconv -f {encoding} -t utf-8 " in message
+    command = re.search(r"iconv .*", message)[0]
     subprocess.run(command.replace("FILE", str(path)).replace("NEW", str(new)), shell=True, check=True)
     assert [d.text for d in Files(paths=(str(new),), format="txt").documents()] == [text]
 
@@ -53,17 +53,17 @@ def test_utf16_that_was_converted_as_latin1_is_refused_with_its_encoding(tmp_pat
 
 def test_damaged_bytes_among_utf8_are_not_taken_for_latin1(tmp_path):
     path, new = tmp_path / "a.txt", tmp_path / "new.txt"
-    told = refusal(path, GERMAN.encode() + b"\xff" + GERMAN.encode())
-    assert "latin1" not in told
-    command = re.search(r"iconv -c .*", told)[0].replace("FILE", str(path)).replace("NEW", str(new))
+    message = refusal(path, GERMAN.encode() + b"\xff" + GERMAN.encode())
+    assert "latin1" not in message
+    command = re.search(r"iconv -c .*", message)[0].replace("FILE", str(path)).replace("NEW", str(new))
     subprocess.run(command, shell=True, check=False)  # it says by its status that it dropped something
     assert [d.text for d in Files(paths=(str(new),), format="txt").documents()] == [GERMAN * 2]
 
 
 def test_an_alphabet_that_is_not_latin_is_not_taken_for_latin1(tmp_path):
-    told = refusal(tmp_path / "a.txt", RUSSIAN.encode("koi8-r"))
-    assert "latin1" not in told
-    assert "most bytes are not ASCII" in told
+    message = refusal(tmp_path / "a.txt", RUSSIAN.encode("koi8-r"))
+    assert "latin1" not in message
+    assert "most bytes are not ASCII" in message
 
 
 def png():
@@ -91,16 +91,16 @@ def parquet():
     ],
 )
 def test_what_is_no_text_is_called_by_its_name(tmp_path, data, what, way_out):
-    told = refusal(tmp_path / "a.txt", data)
-    assert re.search(rf"is {what}.*{way_out}", told)
-    assert "iconv" not in told
+    message = refusal(tmp_path / "a.txt", data)
+    assert re.search(rf"is {what}.*{way_out}", message)
+    assert "iconv" not in message
 
 
 @pytest.mark.parametrize("data", [png()[8:], png().decode("latin1").encode()[8:], bytes(range(256)) * 9])
 def test_bytes_that_are_no_text_are_not_to_be_converted(tmp_path, data):
-    told = refusal(tmp_path / "a.txt", data)
-    assert "no text" in told
-    assert "iconv" not in told
+    message = refusal(tmp_path / "a.txt", data)
+    assert "no text" in message
+    assert "iconv" not in message
 
 
 @pytest.mark.parametrize("text", ["a\0b\x01\n", GERMAN + "\0\x01\x02" + GERMAN, "\x1b[1mbold\x1b[0m\n\f" * 99])

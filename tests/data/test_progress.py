@@ -2,7 +2,7 @@ from edlm.data import progress
 from edlm.data.progress import ReadingProgress
 
 
-def told(*characters):
+def lines_of(*characters):
     said = []
     heard = ReadingProgress(said.append, "read")
     for count in characters:
@@ -14,16 +14,20 @@ def told(*characters):
 def test_there_is_a_line_for_every_so_many_characters_and_one_at_the_end(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS", 1e9)
     monkeypatch.setattr(progress, "CHARACTERS", 1000)
-    assert told(400, 400, 400, 2500, 10) == ["1,200 characters read", "3,700 characters read", "3,710 characters read"]
-    assert told(1000) == ["1,000 characters read"]
+    assert lines_of(400, 400, 400, 2500, 10) == [
+        "1,200 characters read",
+        "3,700 characters read",
+        "3,710 characters read",
+    ]
+    assert lines_of(1000) == ["1,000 characters read"]
 
 
 def test_a_corpus_too_small_for_a_line_has_one_at_the_end_and_an_empty_one_none(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS", 1e9)
-    assert told(3, 4) == ["7 characters read"]
-    assert told() == []
+    assert lines_of(3, 4) == ["7 characters read"]
+    assert lines_of() == []
 
 
 def test_however_slowly_a_corpus_is_read_there_are_lines(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS", 0.0)
-    assert told(1, 1) == ["1 characters read", "2 characters read"]
+    assert lines_of(1, 1) == ["1 characters read", "2 characters read"]

@@ -33,12 +33,12 @@ def test_few_copies_are_not_named_however_small_the_split_is():
     assert [text.documents for text in counted(stream({"often": 10}, 20))] == [10]
 
 
-@pytest.mark.parametrize("place", ["first", "last", "anywhere"])
-def test_no_frequent_text_is_missed_in_bounded_memory(monkeypatch, place):
+@pytest.mark.parametrize("position", ["first", "last", "anywhere"])
+def test_no_frequent_text_is_missed_in_bounded_memory(monkeypatch, position):
     monkeypatch.setattr(repeats, "COUNTED", 200)
     texts = stream({"often": 1100, "seldom": 400}, 100_000 - 1500)
-    if place != "anywhere":
-        texts.sort(key=lambda text: (text == "often") == (place == "last"))
+    if position != "anywhere":
+        texts.sort(key=lambda text: (text == "often") == (position == "last"))
     counts = Repeats()
     for text in texts:
         counts.add(hash(text), text)

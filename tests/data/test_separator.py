@@ -103,10 +103,10 @@ def test_no_text_spells_a_separator_that_stands_in_it(kind, parts):
 @example("aa", [True, True])
 @example("\n\\", [True])
 @example("[(#- ]", [True, False])
-def test_separators_of_any_letters_are_parted(separator, places):
+def test_separators_of_any_letters_are_parted(separator, starts):
     rust = tokenizers.Tokenizer(models.Unigram([("", 0.0), (separator, -1.0), *[(c, -9.0) for c in separator]], 0))
     tokenizer = separated(added(rust, AddedToken(separator, normalized=False)), separator)
-    text = "".join(separator if place else separator[1:] for place in places)
+    text = "".join(separator if start else separator[1:] for start in starts)
     assert tokenizer.separator not in tokenizer.encode(text)
 
 

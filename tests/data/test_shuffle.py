@@ -38,8 +38,8 @@ def test_every_row_is_equally_likely_at_every_place(count, limit):
     epochs = 4000
     index, epoch = torch.arange(count).repeat(epochs), torch.arange(epochs).repeat_interleave(count)
     drawn = permuted(index, count, 0, epoch).view(epochs, count)
-    for place in range(count):
-        hits = torch.bincount(drawn[:, place], minlength=count)
+    for position in range(count):
+        hits = torch.bincount(drawn[:, position], minlength=count)
         chi_squared = ((hits - epochs / count) ** 2 / (epochs / count)).sum()
         assert chi_squared < limit  # count - 1 degrees of freedom, one in ten thousand
 

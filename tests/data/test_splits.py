@@ -1,4 +1,4 @@
-"""Splits follow one law, share no text, and hold their parts."""
+"""Splits follow one distribution, share no text, and hold their parts."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def divide(corpus, validation, shares):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("splits")
 
 
@@ -48,7 +48,7 @@ def by_split(corpus, validation, shares):
     return found
 
 
-# Fairness: the splits' documents are draws of one law.
+# Fairness: the splits' documents are draws of one distribution.
 
 
 def log_normal_texts(count, seed=0, sigma=1.0):
@@ -84,12 +84,12 @@ CORPORA = [lambda: log_normal_texts(3000), english, paragraphs, wikitext, shakes
 
 
 @pytest.fixture(scope="module", params=CORPORA, ids=["log-normal", "english", "paragraphs", "wikitext", "shakespeare"])
-def fair(request, place):
+def fair(request, folder):
     if request.param is not CORPORA[0] and not DATA.is_dir():
         pytest.skip("the corpora are not beside this checkout (shared/data)")
     corpus = request.param()
     if isinstance(corpus, list):
-        corpus = written(place / "fair.jsonl", corpus)
+        corpus = written(folder / "fair.jsonl", corpus)
     return by_split(corpus, None, Shares(validation=0.1, judge=0.25))
 
 
@@ -148,30 +148,30 @@ def followers(document, order):
 
 def fitted(documents, order):
     """Log-probabilities of each letter after each `order` - 1 letters, interpolated with lower orders."""
-    law = np.full(1, 1 / 32)
+    probability = np.full(1, 1 / 32)
     for n in range(1, order + 1):
         counts = np.bincount(np.concatenate([followers(d, n) for d in documents]), minlength=32**n).reshape(-1, 32)
-        lower = law if n == 1 else np.tile(law, (32, 1))
-        law = (counts + 5 * lower) / (counts.sum(1, keepdims=True) + 5)
-    return np.log(law.reshape(-1))
+        lower = probability if n == 1 else np.tile(probability, (32, 1))
+        probability = (counts + 5 * lower) / (counts.sum(1, keepdims=True) + 5)
+    return np.log(probability.reshape(-1))
 
 
 def test_a_character_model_of_train_finds_every_split_equally_likely(fair):
     read = {split: [codes(text) for text in fair[split]] for split in SPLITS}
-    law = fitted(read["train"][::2], 4)
+    probability = fitted(read["train"][::2], 4)
     unseen = {**read, "train": read["train"][1::2]}
-    nats = {split: [-law[followers(d, 4)].sum() for d in held] for split, held in unseen.items()}
+    nats = {split: [-probability[followers(d, 4)].sum() for d in held] for split, held in unseen.items()}
     assert_agree({split: ratio(nats[split], [len(d) for d in unseen[split]]) for split in SPLITS})
 
 
-def test_separators_are_equally_frequent_in_every_split(place):
-    corpus = written(place / "separators.jsonl", log_normal_texts(3000))
+def test_separators_are_equally_frequent_in_every_split(folder):
+    corpus = written(folder / "separators.jsonl", log_normal_texts(3000))
     data = Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=Shares(validation=0.1, judge=0.25))
-    prepare(data, place / "separators", lambda _: None)
+    prepare(data, folder / "separators", lambda _: None)
     found = {}
     for split in SPLITS:
-        starts = np.fromfile(place / "separators" / f"{split}.documents.bin", dtype="<i8")
-        tokens = (place / "separators" / f"{split}.bin").stat().st_size // 2
+        starts = np.fromfile(folder / "separators" / f"{split}.documents.bin", dtype="<i8")
+        tokens = (folder / "separators" / f"{split}.bin").stat().st_size // 2
         found[split] = ratio(np.ones(len(starts)), np.diff(starts, append=tokens))
     assert_agree(found)
 
@@ -189,11 +189,11 @@ def test_the_splits_of_the_embedded_corpus_have_fair_mean_lengths():
 TINY = Shares(validation=0.1, judge=0.25)  # as in workflows/experiments/tiny.yaml
 
 
-def test_few_documents_have_no_size_that_a_split_prefers(place):
+def test_few_documents_have_no_size_that_a_split_prefers(folder):
     """Over many small corpora of very unequal documents, mean sizes agree on average and in each."""
     differences = defaultdict(list)
     for seed in range(60):
-        corpus = written(place / "few.jsonl", log_normal_texts(60, seed, sigma=1.2))
+        corpus = written(folder / "few.jsonl", log_normal_texts(60, seed, sigma=1.2))
         sizes = {split: np.array([len(t) for t in held]) for split, held in by_split(corpus, None, TINY).items()}
         mean = np.concatenate(list(sizes.values())).mean()
         for split in SPLITS:
@@ -238,10 +238,10 @@ def test_texts_that_differ_in_more_have_other_keys(one, other):
 
 
 @pytest.mark.parametrize("count", [100, FEW])
-def test_copies_share_a_split(place, count):
+def test_copies_share_a_split(folder, count):
     originals = [f"Ünïcode {number}\nof two lines" for number in range(count)]
     copies = [marred(text, ("NFD", "\r\n", " ", "\n")) for text in originals]
-    found = by_split(written(place / "copies.jsonl", originals + copies), None, Shares(validation=0.2, judge=0.2))
+    found = by_split(written(folder / "copies.jsonl", originals + copies), None, Shares(validation=0.2, judge=0.2))
     where = {text: split for split, held in found.items() for text in held}
     assert len(where) == 2 * count
     assert [where[text] for text in originals] == [where[copy] for copy in copies]
@@ -249,9 +249,9 @@ def test_copies_share_a_split(place, count):
 
 @settings(max_examples=40, deadline=None)
 @given(texts, texts)
-def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(place, texts, held_out):
-    corpus = written(place / "e.jsonl", ["only here", *texts])
-    validation = written(place / "v.jsonl", [f"{text}\r\n" for text in held_out])
+def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(folder, texts, held_out):
+    corpus = written(folder / "e.jsonl", ["only here", *texts])
+    validation = written(folder / "v.jsonl", [f"{text}\r\n" for text in held_out])
     found = by_split(corpus, validation, Shares(validation=0, judge=0.2))
     assert found["validation"] == [f"{text}\r\n" for text in held_out]
     assert not set(found["train"] + found["judge"]) & set(held_out)
@@ -261,18 +261,18 @@ def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(plac
 # Assignment: a function of the text and the shares.
 
 
-def test_in_a_large_corpus_a_split_is_a_function_of_the_text_and_the_shares_alone(place):
+def test_in_a_large_corpus_a_split_is_a_function_of_the_text_and_the_shares_alone(folder):
     texts = [f"document {number}" for number in range(3 * FEW)]
     shares = Shares(validation=0.1, judge=0.2)
-    whole = divide(written(place / "whole.jsonl", texts), None, shares)
+    whole = divide(written(folder / "whole.jsonl", texts), None, shares)
     expected = [split for _, split in whole.documents()]
-    part = divide(written(place / "part.jsonl", texts[FEW:][::-1]), None, shares)
+    part = divide(written(folder / "part.jsonl", texts[FEW:][::-1]), None, shares)
     assert [split for _, split in part.documents()] == expected[FEW:][::-1]
     assert [part.split(text) for text in texts] == expected
 
 
-def test_other_shares_move_only_the_documents_that_have_to_move(place):
-    corpus = written(place / "moved.jsonl", [f"document {number}" for number in range(FEW)])
+def test_other_shares_move_only_the_documents_that_have_to_move(folder):
+    corpus = written(folder / "moved.jsonl", [f"document {number}" for number in range(FEW)])
     before, after = (by_split(corpus, None, Shares(validation=0.1, judge=judge)) for judge in (0.2, 0.3))
     assert before["validation"] == after["validation"]
     assert set(before["judge"]) < set(after["judge"])
@@ -280,10 +280,10 @@ def test_other_shares_move_only_the_documents_that_have_to_move(place):
 
 @settings(max_examples=40, deadline=None)
 @given(texts, shares, st.randoms(use_true_random=False))
-def test_few_documents_are_assigned_whatever_their_order(place, texts, shares, random):
+def test_few_documents_are_assigned_whatever_their_order(folder, texts, shares, random):
     shuffled = random.sample(texts, len(texts))
-    one = by_split(written(place / "a.jsonl", texts), None, shares)
-    other = by_split(written(place / "a.jsonl", shuffled), None, shares)
+    one = by_split(written(folder / "a.jsonl", texts), None, shares)
+    other = by_split(written(folder / "a.jsonl", shuffled), None, shares)
     assert {split: sorted(held) for split, held in one.items()} == {
         split: sorted(held) for split, held in other.items()
     }
@@ -291,8 +291,8 @@ def test_few_documents_are_assigned_whatever_their_order(place, texts, shares, r
 
 @settings(max_examples=40, deadline=None)
 @given(texts, shares)
-def test_splits_share_no_text_and_lose_none(place, texts, shares):
-    found = by_split(written(place / "a.jsonl", texts), None, shares)
+def test_splits_share_no_text_and_lose_none(folder, texts, shares):
+    found = by_split(written(folder / "a.jsonl", texts), None, shares)
     assert sorted(text for held in found.values() for text in held) == sorted(texts)
     sets = [set(found[split]) for split in SPLITS]
     assert sum(map(len, sets)) == len(set(texts))
@@ -300,9 +300,9 @@ def test_splits_share_no_text_and_lose_none(place, texts, shares):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=3, max_size=40), shares)
-def test_of_few_documents_every_split_gets_one_and_is_within_a_document_or_two_of_its_share(place, sizes, shares):
+def test_of_few_documents_every_split_gets_one_and_is_within_a_document_or_two_of_its_share(folder, sizes, shares):
     texts = [f"{number:03d}" + "x" * size for number, size in enumerate(sizes)]
-    found = by_split(written(place / "b.jsonl", texts), None, shares)
+    found = by_split(written(folder / "b.jsonl", texts), None, shares)
     total, longest = sum(map(len, texts)), max(map(len, texts))
     parts = {"train": 1 - shares.validation - shares.judge, "validation": shares.validation, "judge": shares.judge}
     for split, part in parts.items():
@@ -311,22 +311,22 @@ def test_of_few_documents_every_split_gets_one_and_is_within_a_document_or_two_o
         assert (held > 0) == (part > 0)
 
 
-def test_few_documents_of_one_size_are_shared_out_exactly(place):
-    corpus = written(place / "d.jsonl", [f"{number:02d}" for number in range(20)])
+def test_few_documents_of_one_size_are_shared_out_exactly(folder):
+    corpus = written(folder / "d.jsonl", [f"{number:02d}" for number in range(20)])
     found = by_split(corpus, None, Shares(validation=0.1, judge=0.25))
     assert {split: len(documents) for split, documents in found.items()} == {"train": 13, "validation": 2, "judge": 5}
 
 
-def test_a_second_pass_is_the_same(place):
-    corpus = written(place / "f.jsonl", ["a", "bb", "a", "ccc", "d"])
+def test_a_second_pass_is_the_same(folder):
+    corpus = written(folder / "f.jsonl", ["a", "bb", "a", "ccc", "d"])
     found = divide(corpus, None, Shares(validation=0.3, judge=0.2))
     assert list(found.documents()) == list(found.documents())
     assert list(found.documents()) == list(divide(corpus, None, found.shares).documents())
 
 
-def test_a_corpus_that_changes_between_two_passes_is_refused(place):
-    found = divide(written(place / "g.jsonl", ["a", "b", "c"]), None, Shares(validation=0.3, judge=0.2))
-    written(place / "g.jsonl", ["a", "b", "d"])
+def test_a_corpus_that_changes_between_two_passes_is_refused(folder):
+    found = divide(written(folder / "g.jsonl", ["a", "b", "c"]), None, Shares(validation=0.3, judge=0.2))
+    written(folder / "g.jsonl", ["a", "b", "d"])
     with pytest.raises(ConfigurationError, match="the corpus has changed while it was read"):
         list(found.documents())
 
@@ -358,11 +358,11 @@ def test_equal_documents_of_a_source_are_independent_too(monkeypatch):
 
 
 @pytest.mark.parametrize("copies", [1, FEW])
-def test_an_empty_corpus_is_refused(place, copies):
+def test_an_empty_corpus_is_refused(folder, copies):
     shares = Shares(validation=0.1, judge=0)
     with pytest.raises(ConfigurationError, match="the corpus holds no text; check its paths"):
-        by_split(written(place / "g.jsonl", []), None, shares)
-    same = written(place / "h.jsonl", ["a"] * copies)
+        by_split(written(folder / "g.jsonl", []), None, shares)
+    same = written(folder / "h.jsonl", ["a"] * copies)
     with pytest.raises(ConfigurationError, match="or none that the validation corpus does not hold"):
         by_split(same, same, Shares(validation=0, judge=0))
 

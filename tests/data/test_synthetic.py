@@ -1,4 +1,4 @@
-"""Sources reach the token files aligned: a row of every split is one sequence of the law."""
+"""Sources reach the token files aligned: a row of every split is one sequence of the distribution."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def silent(_: str) -> None:
 @every_source
 def test_rows_of_the_splits_are_the_sequences_each_of_them_once(tmp_path, source):
     summary = prepare(data(source), tmp_path, silent)
-    drawn = source.law().draw(source.seed, torch.arange(source.sequences))
+    drawn = source.distribution().draw(source.seed, torch.arange(source.sequences))
     found = []
     for split in ("train", "validation", "judge"):
         file = TokenFile.open(tmp_path, split)
@@ -87,7 +87,7 @@ def test_a_source_is_drawn_alike_every_time_and_its_splits_share_no_document(sou
 def test_fewer_sequences_are_the_first_of_more():
     few, many = (Markov(length=3, sequences=count) for count in (IN_DOCUMENT, 100 * IN_DOCUMENT))
     assert [d.text for d in few.documents()] == [d.text for d in many.documents()][:1]
-    assert few.law().entropy() == many.law().entropy()
+    assert few.distribution().entropy() == many.distribution().entropy()
 
 
 @pytest.mark.parametrize("kind", ["markov", "agree", "hidden-markov"])
@@ -99,17 +99,17 @@ def test_a_source_is_named_in_the_configuration_and_written_out_whole(kind):
 
 
 def test_the_sources_without_settings_are_of_the_size_that_the_tables_are_made_with():
-    markov = Markov().law()
+    markov = Markov().distribution()
     assert (markov.vocabulary, markov.length) == (8, 32)
     assert markov.entropy().mean / 32 == pytest.approx(1.36, abs=0.005)
     states = HiddenMarkov()
-    assert len(states.law().first) == 8
-    assert 1.5 < states.law().entropy(sequences=500).mean / 32 < 1.75
+    assert len(states.distribution().first) == 8
+    assert 1.5 < states.distribution().entropy(sequences=500).mean / 32 < 1.75
 
 
 def test_the_concentrations_say_how_sharp_a_law_is():
     def entropy(source: Markov | HiddenMarkov) -> float:
-        return source.law().entropy(sequences=500).mean
+        return source.distribution().entropy(sequences=500).mean
 
     assert entropy(Markov(concentration=0.1)) < entropy(Markov(concentration=5.0))
     assert entropy(HiddenMarkov(emission_concentration=0.05)) < entropy(HiddenMarkov(emission_concentration=5.0))

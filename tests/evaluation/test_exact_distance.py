@@ -1,4 +1,4 @@
-"""Distances from a known law: zero for the exact models, known for models that are wrong in a known way."""
+"""Distances from a known distribution: zero for the exact models, known for models that are wrong in a known way."""
 
 import math
 
@@ -17,14 +17,16 @@ SOURCES = {"markov": Markov(), "hidden-markov": HiddenMarkov()}
 every_source = pytest.mark.parametrize("name", SOURCES)
 
 
-def sequences(law, count=200):
-    return law.draw(77, torch.arange(count))
+def sequences(distribution, count=200):
+    return distribution.draw(77, torch.arange(count))
 
 
 @pytest.mark.parametrize("source", [*SOURCES.values(), Agree()], ids=lambda source: source.kind)
 def test_the_exact_denoiser_is_at_no_distance(source):
-    law = source.law()
-    found = denoiser_distance(sequences(law, 30), ExactDenoiser(law), law, LogLinear(), seed=0, draws=2)
+    distribution = source.distribution()
+    found = denoiser_distance(
+        sequences(distribution, 30), ExactDenoiser(distribution), distribution, LogLinear(), seed=0, draws=2
+    )
     assert tuple(found) == QUARTERS
     for distance in found.values():
         assert abs(distance.kl_nats_per_position.mean) < 1e-12
@@ -34,12 +36,12 @@ def test_the_exact_denoiser_is_at_no_distance(source):
 @every_source
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=["log-linear", "cosine"])
 def test_the_quarters_add_up_to_what_the_nelbo_loses(name, schedule):
-    law = SOURCES[name].law()
-    x0, wrong = sequences(law), ExactDenoiser(law, mix=0.3)
-    found = denoiser_distance(x0, wrong, law, schedule, seed=0, draws=4)
+    distribution = SOURCES[name].distribution()
+    x0, wrong = sequences(distribution), ExactDenoiser(distribution, mix=0.3)
+    found = denoiser_distance(x0, wrong, distribution, schedule, seed=0, draws=4)
     total = Estimate(torch.stack([one.nelbo_nats.values for one in found.values()]).sum(dim=0), 8)
     lost = difference(
-        nelbo(x0, wrong, schedule, seed=1, draws=12), nelbo(x0, ExactDenoiser(law), schedule, seed=1, draws=12)
+        nelbo(x0, wrong, schedule, seed=1, draws=12), nelbo(x0, ExactDenoiser(distribution), schedule, seed=1, draws=12)
     )
     assert total.mean > 20 * total.standard_error
     assert abs(total.mean - lost.mean) < 4 * math.hypot(total.standard_error, lost.standard_error)
@@ -48,10 +50,12 @@ def test_the_quarters_add_up_to_what_the_nelbo_loses(name, schedule):
 
 
 def test_the_distance_of_one_token_is_the_divergence_of_its_law_at_every_time():
-    law, mix = Markov(length=1, symbols=4).law(), 0.4
-    p = (1 - mix) * law.first + mix / 4
-    known = (law.first * (law.first / p).log()).sum().item()
-    for distance in denoiser_distance(sequences(law), ExactDenoiser(law, mix), law, LogLinear(), 0, 2).values():
+    distribution, mix = Markov(length=1, symbols=4).distribution(), 0.4
+    p = (1 - mix) * distribution.first + mix / 4
+    known = (distribution.first * (distribution.first / p).log()).sum().item()
+    for distance in denoiser_distance(
+        sequences(distribution), ExactDenoiser(distribution, mix), distribution, LogLinear(), 0, 2
+    ).values():
         assert distance.kl_nats_per_position.mean == pytest.approx(known)
         assert distance.kl_nats_per_position.standard_error == pytest.approx(0, abs=1e-12)
 
@@ -63,8 +67,8 @@ def test_a_denoiser_that_finds_a_possible_token_impossible_is_infinitely_far():
         def read(self, xt, t):
             return torch.tensor([0.0, -math.inf], dtype=torch.float64).expand(*xt.shape, 2)
 
-    law = Agree(symbols=2, length=4).law()
-    found = denoiser_distance(sequences(law), Certain(law), law, LogLinear(), 0, 1)
+    distribution = Agree(symbols=2, length=4).distribution()
+    found = denoiser_distance(sequences(distribution), Certain(distribution), distribution, LogLinear(), 0, 1)
     assert found[0.75, 1.0].kl_nats_per_position.mean == math.inf
 
 
@@ -89,66 +93,68 @@ def test_the_error_of_a_ratio_of_totals_is_that_of_many_repetitions():
 
 @every_source
 def test_texts_of_the_law_are_at_no_distance_from_it(name):
-    law = SOURCES[name].law()
-    found = sample_distance(law.draw(5, torch.arange(2000)), law, seed=6)
+    distribution = SOURCES[name].distribution()
+    found = sample_distance(distribution.draw(5, torch.arange(2000)), distribution, seed=6)
     excess, error = found.excess_nats
     assert 0 < error < 0.5
     assert abs(excess) < 4 * error
     assert found.possible.mean == 1
-    assert found.pair_total_variation < 2 * found.pair_total_variation_of_law < 0.05
+    assert found.pair_total_variation < 2 * found.pair_total_variation_of_source < 0.05
 
 
 @every_source
 def test_plain_diffusion_in_few_steps_writes_what_the_law_finds_unlikely(name):
-    law = SOURCES[name].law()
-    canvas, seeds = torch.full((500, law.length), law.vocabulary), torch.arange(500)
+    distribution = SOURCES[name].distribution()
+    canvas, seeds = torch.full((500, distribution.length), distribution.vocabulary), torch.arange(500)
     found = {}
     for steps in (2, 8):
-        texts = Sampler(steps=steps).sample(canvas, ExactDenoiser(law), None, LogLinear(), seeds)
-        found[steps] = sample_distance(texts, law, seed=6)
+        texts = Sampler(steps=steps).sample(canvas, ExactDenoiser(distribution), None, LogLinear(), seeds)
+        found[steps] = sample_distance(texts, distribution, seed=6)
     excess, error = found[2].excess_nats
     assert excess > 10 * error
     assert found[8].excess_nats[0] < 0.6 * excess
-    assert found[2].pair_total_variation > 3 * found[2].pair_total_variation_of_law
+    assert found[2].pair_total_variation > 3 * found[2].pair_total_variation_of_source
 
 
 def test_a_sampler_with_one_sentence_looks_better_than_the_truth_to_the_cross_entropy_alone():
-    law = SOURCES["markov"].law()
-    texts = sequences(law, 500)
-    likeliest = texts[law.log_p(texts).argmax()]
-    found = sample_distance(likeliest.expand(500, -1), law, seed=6)
+    distribution = SOURCES["markov"].distribution()
+    texts = sequences(distribution, 500)
+    likeliest = texts[distribution.log_p(texts).argmax()]
+    found = sample_distance(likeliest.expand(500, -1), distribution, seed=6)
     excess, error = found.excess_nats
     assert excess < -5 * error
-    assert found.pair_total_variation > 10 * found.pair_total_variation_of_law
+    assert found.pair_total_variation > 10 * found.pair_total_variation_of_source
 
 
 def test_impossible_texts_are_counted_and_left_out_of_the_mean():
-    law = Agree(symbols=4, length=3).law()
+    distribution = Agree(symbols=4, length=3).distribution()
     texts = torch.tensor([[0, 0, 0], [1, 1, 2], [3, 3, 3], [0, 1, 2]])
-    found = sample_distance(texts, law, seed=0)
+    found = sample_distance(texts, distribution, seed=0)
     assert found.possible.mean == 0.5
     assert found.cross_entropy.mean == pytest.approx(math.log(4))
     assert found.excess_nats[0] == pytest.approx(0)
-    nothing = sample_distance(texts[1::2], law, seed=0)
+    nothing = sample_distance(texts[1::2], distribution, seed=0)
     assert nothing.possible.mean == 0
     assert math.isnan(nothing.excess_nats[0])
 
 
 @every_source
 def test_the_excess_of_a_bound_is_sharper_than_the_bound_and_nothing_for_the_truth(name):
-    law = SOURCES[name].law()
-    x0, denoiser = sequences(law), ExactDenoiser(law)
+    distribution = SOURCES[name].distribution()
+    x0, denoiser = sequences(distribution), ExactDenoiser(distribution)
     plain = sampler_bound(x0, denoiser, None, LogLinear(), Sampler(steps=4), seed=1, draws=1)
     exact = Sampler(steps=4, candidates=EXACT)
-    truth = sampler_bound(x0, denoiser, ExactConditional(law), LogLinear(), exact, seed=1, draws=1)
-    excess = bound_excess(plain, x0, law)
+    truth = sampler_bound(x0, denoiser, ExactConditional(distribution), LogLinear(), exact, seed=1, draws=1)
+    excess = bound_excess(plain, x0, distribution)
     assert excess.mean > 4 * excess.standard_error
     assert excess.standard_error < 0.5 * plain.standard_error
-    assert bound_excess(truth, x0, law).values.abs().max() < 1e-9
+    assert bound_excess(truth, x0, distribution).values.abs().max() < 1e-9
 
 
 def test_the_reference_is_not_drawn_from_the_seed_of_the_entropy_estimate():
-    law = HiddenMarkov().law()
-    assert law.entropy(6, sequences=100).how == "estimated"
-    found = sample_distance(law.draw(6, torch.arange(300)), law, seed=6)  # the sequences that estimate H(q)
-    assert found.pair_total_variation != found.pair_total_variation_of_law
+    distribution = HiddenMarkov().distribution()
+    assert distribution.entropy(6, sequences=100).how == "estimated"
+    found = sample_distance(
+        distribution.draw(6, torch.arange(300)), distribution, seed=6
+    )  # the sequences that estimate H(q)
+    assert found.pair_total_variation != found.pair_total_variation_of_source

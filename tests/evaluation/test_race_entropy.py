@@ -1,4 +1,4 @@
-"""The race in float32 lowers the entropy of a law with a long tail, the more so the more steps; ours does not."""
+"""The race in float32 lowers the entropy of a long-tailed distribution, the more so the more steps; ours does not."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_one_token_is_cut_off_as_its_own_race_cuts_it_off():
     assert (left[0] / left[1]).item() == pytest.approx(grain / math.expm1(grain / q) / 0.25, rel=1e-4)
 
 
-def test_the_exact_law_does_not_know_the_number_of_steps():
+def test_the_exact_distribution_does_not_know_the_number_of_steps():
     x0 = torch.randint(5, (40, 12), generator=torch.Generator().manual_seed(0))
     rows = {steps: race_entropy(x0, denoiser(), LogLinear(), steps, seed=0) for steps in (64, 4096)}
     for exact, left in rows.values():

@@ -22,7 +22,7 @@ def test_a_draw_is_a_law_and_a_function_of_seed_and_part_alone():
     [(1.0, lambda x: x), (0.5, lambda x: 2 / math.pi * torch.asin(x.sqrt())), (2.0, lambda x: x**2 * (3 - 2 * x))],
 )
 def test_of_two_parts_one_follows_the_beta_law(concentration, cdf):
-    """Where the beta law's distribution function is elementary; Kolmogorov and Smirnov, significance 1e-4."""
+    """Where the beta distribution's distribution function is elementary; Kolmogorov and Smirnov, significance 1e-4."""
     x = dirichlet(0, 0, N, 2, concentration)[:, 0].sort().values
     grid = (torch.arange(N, dtype=torch.float64) + 0.5) / N
     assert (cdf(x) - grid).abs().max() < 2.2 / math.sqrt(N)

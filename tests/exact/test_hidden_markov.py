@@ -1,4 +1,4 @@
-"""The forward and backward passes of a law agree with sums over all its texts and all paths of its states."""
+"""The forward and backward passes of a distribution agree with sums over all its texts and all paths of its states."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
-from edlm.exact import hidden_markov as laws
+from edlm.exact import hidden_markov as distributions
 from tests.laws import chi_square, subsets
 from tests.worlds import ExactAutoregressive, Marginals, cartesian, hidden
 
@@ -39,9 +39,9 @@ three = pytest.mark.parametrize("name", THREE)
 
 
 def both(source):
-    """A source's law, and the same listed whole."""
-    law = source.law()
-    return law, hidden(law.first, law.moves, law.emissions, law.length)
+    """A source's distribution, and the same listed whole."""
+    distribution = source.distribution()
+    return distribution, hidden(distribution.first, distribution.moves, distribution.emissions, distribution.length)
 
 
 def same(found, wanted):
@@ -52,20 +52,20 @@ def same(found, wanted):
 @given(sources)
 @example(THREE["agree"])
 def test_partly_masked_sequences_have_the_probability_of_a_sum_over_all_paths(source):
-    law, world = both(source)
-    x = cartesian(law.vocabulary + 1, law.length)
-    same(law.log_p(x).exp(), world.probability(x))
-    assert law.log_p(x[0]).shape == ()
-    assert torch.equal(law.log_p(x[None, None])[0, 0], law.log_p(x))
+    distribution, world = both(source)
+    x = cartesian(distribution.vocabulary + 1, distribution.length)
+    same(distribution.log_p(x).exp(), world.probability(x))
+    assert distribution.log_p(x[0]).shape == ()
+    assert torch.equal(distribution.log_p(x[None, None])[0, 0], distribution.log_p(x))
 
 
 @every_law
 @given(sources)
 @example(THREE["agree"])
 def test_posteriors_are_those_of_a_sum_over_all_texts_even_where_nothing_is_possible(source):
-    law, world = both(source)
-    xt = cartesian(law.vocabulary + 1, law.length)
-    found = law.posteriors(xt)
+    distribution, world = both(source)
+    xt = cartesian(distribution.vocabulary + 1, distribution.length)
+    found = distribution.posteriors(xt)
     masked = xt == world.mask
     same(found[masked], Marginals(world).read(xt, torch.ones(len(xt))).exp()[masked])
     assert torch.equal(found[~masked].argmax(dim=-1), xt[~masked])
@@ -75,52 +75,55 @@ def test_posteriors_are_those_of_a_sum_over_all_texts_even_where_nothing_is_poss
 @every_law
 @given(sources, st.data())
 def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(source, data):
-    law, world = both(source)
-    x = cartesian(law.vocabulary, law.length)
-    known = torch.tensor(data.draw(st.lists(st.booleans(), min_size=law.length, max_size=law.length)))
-    hidden_still = torch.tensor(data.draw(st.lists(st.booleans(), min_size=law.length, max_size=law.length))) & ~known
+    distribution, world = both(source)
+    x = cartesian(distribution.vocabulary, distribution.length)
+    known = torch.tensor(data.draw(st.lists(st.booleans(), min_size=distribution.length, max_size=distribution.length)))
+    hidden_still = (
+        torch.tensor(data.draw(st.lists(st.booleans(), min_size=distribution.length, max_size=distribution.length)))
+        & ~known
+    )
     xt = torch.where(known, x, world.mask)
     x = torch.where(hidden_still, world.mask, x)
-    same(law.log_joint(x, xt).exp(), world.log_conditional(x, xt).exp())
-    broadcast = law.log_joint(x[None], xt[:, None, :])
-    assert torch.equal(broadcast.diagonal(), law.log_joint(x, xt))
+    same(distribution.log_joint(x, xt).exp(), world.log_conditional(x, xt).exp())
+    broadcast = distribution.log_joint(x[None], xt[:, None, :])
+    assert torch.equal(broadcast.diagonal(), distribution.log_joint(x, xt))
 
 
 @every_law
 @given(sources)
 @example(THREE["agree"])
 def test_increments_are_the_law_as_an_autoregressive_model(source):
-    law, world = both(source)
-    x = cartesian(law.vocabulary, law.length)
-    same(law.increments(x).exp(), ExactAutoregressive(world).log_p(x).exp())
-    same(law.increments(x).sum(dim=1).exp(), world.p)
-    partly = cartesian(law.vocabulary + 1, law.length)
-    assert bool((law.increments(partly)[partly == world.mask] == 0).all())
+    distribution, world = both(source)
+    x = cartesian(distribution.vocabulary, distribution.length)
+    same(distribution.increments(x).exp(), ExactAutoregressive(world).log_p(x).exp())
+    same(distribution.increments(x).sum(dim=1).exp(), world.p)
+    partly = cartesian(distribution.vocabulary + 1, distribution.length)
+    assert bool((distribution.increments(partly)[partly == world.mask] == 0).all())
 
 
 @three
 def test_drawn_sequences_follow_the_law(name):
-    law, world = both(THREE[name])
-    texts = law.draw(5, torch.arange(N))
+    distribution, world = both(THREE[name])
+    texts = distribution.draw(5, torch.arange(N))
     assert chi_square(counts(texts, world), world.p) < FAR
 
 
 def test_a_drawn_sequence_depends_on_its_seed_and_row_alone():
-    law = THREE["hidden"].law()
-    whole = law.draw(7, torch.arange(50))
-    assert torch.equal(law.draw(7, torch.tensor([41, 3])), whole[[41, 3]])
-    assert not torch.equal(law.draw(8, torch.arange(50)), whole)
+    distribution = THREE["hidden"].distribution()
+    whole = distribution.draw(7, torch.arange(50))
+    assert torch.equal(distribution.draw(7, torch.tensor([41, 3])), whole[[41, 3]])
+    assert not torch.equal(distribution.draw(8, torch.arange(50)), whole)
 
 
 @three
 @pytest.mark.parametrize("xt", [(3, 3, 3, 3), (3, 1, 3, 3), (0, 3, 3, 0), (1, 3, 3, 2)])
 def test_filled_positions_follow_their_joint_law_given_what_is_known(name, xt):
     """The last canvas is impossible where all tokens agree."""
-    law, world = both(THREE[name])
+    distribution, world = both(THREE[name])
     canvas = torch.tensor(xt)
     where = (canvas == world.mask) & torch.tensor([True, True, False, True])
     u = torch.rand(N, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x, log_q = law.fill(canvas.repeat(N, 1), where.repeat(N, 1), u)
+    x, log_q = distribution.fill(canvas.repeat(N, 1), where.repeat(N, 1), u)
     torch.testing.assert_close(log_q.sum(dim=1), world.log_conditional(x, canvas))
     assert not log_q[:, ~where].any()
     assert bool((x[:, ~where] == canvas[~where]).all())
@@ -136,18 +139,20 @@ def test_filled_positions_follow_their_joint_law_given_what_is_known(name, xt):
 @given(sources)
 @example(THREE["agree"])
 def test_the_entropy_of_short_sequences_is_exact(source):
-    law, world = both(source)
-    found = law.entropy()
+    distribution, world = both(source)
+    found = distribution.entropy()
     assert found.mean == pytest.approx(world.entropy, abs=1e-9)
     assert found.standard_error == 0
-    assert found.how == ("enumerated" if isinstance(source, HiddenMarkov) and not identity(law) else "closed form")
+    assert found.how == (
+        "enumerated" if isinstance(source, HiddenMarkov) and not identity(distribution) else "closed form"
+    )
 
 
 def test_the_estimate_of_an_entropy_covers_what_listing_gives(monkeypatch):
-    law = HiddenMarkov(symbols=3, length=7, seed=2).law()
-    listed = law.entropy()
-    monkeypatch.setattr(laws, "ENUMERABLE", 1)
-    estimated = law.entropy(seed=4, sequences=2000)
+    distribution = HiddenMarkov(symbols=3, length=7, seed=2).distribution()
+    listed = distribution.entropy()
+    monkeypatch.setattr(distributions, "ENUMERABLE", 1)
+    estimated = distribution.entropy(seed=4, sequences=2000)
     assert (listed.how, estimated.how) == ("enumerated", "estimated")
     assert 0 < estimated.standard_error < 0.1
     assert abs(estimated.mean - listed.mean) < 4 * estimated.standard_error
@@ -155,56 +160,58 @@ def test_the_estimate_of_an_entropy_covers_what_listing_gives(monkeypatch):
 
 @three
 def test_pairs_of_neighbours_have_the_frequencies_of_a_sum_over_all_texts(name):
-    law, world = both(THREE[name])
+    distribution, world = both(THREE[name])
     wanted = torch.zeros(3, 3, dtype=torch.float64)
     for text, p in zip(world.texts.tolist(), world.p.tolist(), strict=True):
         for a, b in itertools.pairwise(text):
             wanted[a, b] += p / 3
-    same(law.pairs(), wanted)
+    same(distribution.pairs(), wanted)
 
 
 def test_a_thousand_tokens_neither_underflow_nor_lose_precision():
     source = Markov(symbols=5, length=1000, seed=3)
-    law = source.law()
-    x = law.draw(1, torch.arange(40))
-    direct = law.first[x[:, 0]].log() + law.moves[x[:, :-1], x[:, 1:]].log().sum(dim=1)
-    torch.testing.assert_close(law.log_p(x), direct, rtol=1e-12, atol=0)
-    torch.testing.assert_close(law.increments(x).sum(dim=1), direct, rtol=1e-12, atol=0)
-    nll, entropy = -direct, law.entropy()
+    distribution = source.distribution()
+    x = distribution.draw(1, torch.arange(40))
+    direct = distribution.first[x[:, 0]].log() + distribution.moves[x[:, :-1], x[:, 1:]].log().sum(dim=1)
+    torch.testing.assert_close(distribution.log_p(x), direct, rtol=1e-12, atol=0)
+    torch.testing.assert_close(distribution.increments(x).sum(dim=1), direct, rtol=1e-12, atol=0)
+    nll, entropy = -direct, distribution.entropy()
     assert abs(nll.mean() - entropy.mean) < 4 * nll.std() / math.sqrt(len(x))
-    holed = torch.where(torch.arange(1000) % 2 == 1, law.vocabulary, x)
-    between = law.moves[x[:, 0:-2:2]] * law.moves.T[x[:, 2::2]]
-    same(law.posteriors(holed)[:, 1:-1:2], between / between.sum(dim=-1, keepdim=True))
+    holed = torch.where(torch.arange(1000) % 2 == 1, distribution.vocabulary, x)
+    between = distribution.moves[x[:, 0:-2:2]] * distribution.moves.T[x[:, 2::2]]
+    same(distribution.posteriors(holed)[:, 1:-1:2], between / between.sum(dim=-1, keepdim=True))
 
 
 @pytest.mark.parametrize("source", [Agree(length=1000), HiddenMarkov(length=1000)])
 def test_long_sequences_of_every_source_have_finite_probabilities_or_none(source):
-    law = source.law()
-    x = law.draw(1, torch.arange(4))
-    assert bool(law.log_p(x).isfinite().all())
+    distribution = source.distribution()
+    x = distribution.draw(1, torch.arange(4))
+    assert bool(distribution.log_p(x).isfinite().all())
     impossible = x.clone()
-    impossible[:, 500] = (x[:, 500] + 1) % law.vocabulary
-    log_p = law.log_p(impossible)
+    impossible[:, 500] = (x[:, 500] + 1) % distribution.vocabulary
+    log_p = distribution.log_p(impossible)
     assert not log_p.isnan().any()
     if isinstance(source, Agree):
         assert bool((log_p == -math.inf).all())
-    canvas = torch.where(torch.rand(4, 1000, generator=torch.Generator().manual_seed(0)) < 0.9, law.vocabulary, x)
-    posteriors = law.posteriors(canvas)
+    canvas = torch.where(
+        torch.rand(4, 1000, generator=torch.Generator().manual_seed(0)) < 0.9, distribution.vocabulary, x
+    )
+    posteriors = distribution.posteriors(canvas)
     same(posteriors.sum(dim=-1), torch.ones(4, 1000, dtype=torch.float64))
-    everything = law.log_joint(x, canvas)
+    everything = distribution.log_joint(x, canvas)
     assert bool((everything <= 1e-9).all())
-    same(everything, law.log_p(x) - law.log_p(canvas))
+    same(everything, distribution.log_p(x) - distribution.log_p(canvas))
 
 
 def test_with_one_state_tokens_are_independent():
-    law, _ = both(HiddenMarkov(symbols=3, states=1, length=3, seed=0))
+    distribution, _ = both(HiddenMarkov(symbols=3, states=1, length=3, seed=0))
     for masked in subsets(torch.ones(3, dtype=torch.bool))[1:]:
         xt = torch.where(masked, 3, torch.tensor([0, 1, 2]))
-        same(law.posteriors(xt[None])[0, masked], law.emissions.expand(int(masked.sum()), -1))
+        same(distribution.posteriors(xt[None])[0, masked], distribution.emissions.expand(int(masked.sum()), -1))
 
 
-def identity(law) -> bool:
-    return torch.equal(law.emissions, torch.eye(len(law.emissions), dtype=torch.float64))
+def identity(distribution) -> bool:
+    return torch.equal(distribution.emissions, torch.eye(len(distribution.emissions), dtype=torch.float64))
 
 
 def counts(texts, world):

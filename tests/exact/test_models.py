@@ -28,29 +28,29 @@ short = pytest.mark.parametrize("name", SHORT)
 long = pytest.mark.parametrize("name", LONG)
 
 
-def listed(law):
-    return worlds.hidden(law.first, law.moves, law.emissions, law.length)
+def listed(distribution):
+    return worlds.hidden(distribution.first, distribution.moves, distribution.emissions, distribution.length)
 
 
-def sequences(law, count=SEQUENCES):
+def sequences(distribution, count=SEQUENCES):
     """Not those of the source itself: of another seed."""
-    return law.draw(77, torch.arange(count))
+    return distribution.draw(77, torch.arange(count))
 
 
-def holes(law, share=0.5):
+def holes(distribution, share=0.5):
     """Every partly masked text, possible or not, and some of its masked positions that are new."""
-    xt = worlds.cartesian(law.vocabulary + 1, law.length)
+    xt = worlds.cartesian(distribution.vocabulary + 1, distribution.length)
     chance = torch.rand(xt.shape, generator=torch.Generator().manual_seed(3))
-    return xt, (xt == law.vocabulary) & (chance < share)
+    return xt, (xt == distribution.vocabulary) & (chance < share)
 
 
 @short
 @pytest.mark.parametrize("mix", [0.0, 0.3])
 def test_the_denoiser_is_that_of_the_listed_world(name, mix):
-    law = SHORT[name].law()
-    xt = worlds.cartesian(law.vocabulary + 1, law.length)
-    found, wanted = ExactDenoiser(law, mix), worlds.Marginals(listed(law), mix)
-    t, masked = torch.ones(len(xt), dtype=torch.float64), xt == law.vocabulary
+    distribution = SHORT[name].distribution()
+    xt = worlds.cartesian(distribution.vocabulary + 1, distribution.length)
+    found, wanted = ExactDenoiser(distribution, mix), worlds.Marginals(listed(distribution), mix)
+    t, masked = torch.ones(len(xt), dtype=torch.float64), xt == distribution.vocabulary
     log_p, reference = (one.log_p(one.read(xt, t), masked) for one in (found, wanted))
     torch.testing.assert_close(log_p.exp(), reference.exp())
     assert (found.mask, found.vocabulary) == (wanted.mask, wanted.vocabulary)
@@ -59,15 +59,17 @@ def test_the_denoiser_is_that_of_the_listed_world(name, mix):
 @short
 @pytest.mark.parametrize(("drafts", "block"), [(True, None), (False, None), (False, 2), (False, 3)])
 def test_the_energy_is_that_of_the_listed_world(name, drafts, block):
-    law = SHORT[name].law()
-    world = listed(law)
+    distribution = SHORT[name].distribution()
+    world = listed(distribution)
     reader = worlds.Marginals(world, mix=0.2)
-    found, wanted = ExactEnergy(law, drafts, block), worlds.Residual(world, drafts, block)
+    found, wanted = ExactEnergy(distribution, drafts, block), worlds.Residual(world, drafts, block)
     assert (found.whole_sequence, found.block) == (wanted.whole_sequence, wanted.block)
-    xt, new = holes(law, share=1.0 if drafts else 0.6)
+    xt, new = holes(distribution, share=1.0 if drafts else 0.6)
     t = torch.ones(len(xt), dtype=torch.float64)
     context = reader.read(xt, t)
-    tokens = torch.randint(law.vocabulary, (len(xt), 5, law.length), generator=torch.Generator().manual_seed(4))
+    tokens = torch.randint(
+        distribution.vocabulary, (len(xt), 5, distribution.length), generator=torch.Generator().manual_seed(4)
+    )
     x = torch.where(new[:, None], tokens, xt[:, None])
     by_position = torch.where(
         new[:, None], context[:, None].expand(-1, 5, -1, -1).gather(-1, tokens[..., None])[..., 0], 0
@@ -78,9 +80,9 @@ def test_the_energy_is_that_of_the_listed_world(name, drafts, block):
 
 @short
 def test_the_conditional_is_normalised_whatever_the_denoiser(name):
-    law = SHORT[name].law()
-    world, energy = listed(law), ExactConditional(law)
-    for xt, new in list(zip(*holes(law), strict=True))[::9]:
+    distribution = SHORT[name].distribution()
+    world, energy = listed(distribution), ExactConditional(distribution)
+    for xt, new in list(zip(*holes(distribution), strict=True))[::9]:
         x, log_p, energies = Step(world, worlds.Marginals(world, mix=0.2), energy, 1).drafts(xt, 0.5, new)
         assert (log_p.sum(dim=1) - energies[:, 0]).logsumexp(dim=0).item() == pytest.approx(0, abs=1e-9)
         x = torch.where(new, x, xt)
@@ -90,46 +92,50 @@ def test_the_conditional_is_normalised_whatever_the_denoiser(name):
 
 @short
 def test_the_autoregressive_model_is_that_of_the_listed_world(name):
-    law = SHORT[name].law()
-    x = worlds.cartesian(law.vocabulary, law.length)
-    found, wanted = ExactAutoregressive(law), worlds.ExactAutoregressive(listed(law))
+    distribution = SHORT[name].distribution()
+    x = worlds.cartesian(distribution.vocabulary, distribution.length)
+    found, wanted = ExactAutoregressive(distribution), worlds.ExactAutoregressive(listed(distribution))
     where = x % 2 == 0
     for selected in (None, where):
         torch.testing.assert_close(found.log_p(x, selected).exp(), wanted.log_p(x, selected).exp())
-    assert found.vocabulary == law.vocabulary
+    assert found.vocabulary == distribution.vocabulary
 
 
 @long
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=["log-linear", "cosine"])
 def test_with_perfect_marginals_the_nelbo_is_the_entropy_at_full_length(name, schedule):
-    law = LONG[name].law()
-    x0, entropy = sequences(law), law.entropy()
-    found = nelbo(x0, ExactDenoiser(law), schedule, seed=1, draws=16)
+    distribution = LONG[name].distribution()
+    x0, entropy = sequences(distribution), distribution.entropy()
+    found = nelbo(x0, ExactDenoiser(distribution), schedule, seed=1, draws=16)
     assert abs(found.mean - entropy.mean) < 4 * (found.standard_error + entropy.standard_error)
-    paired = difference(found, Estimate(-law.log_p(x0), 1))
+    paired = difference(found, Estimate(-distribution.log_p(x0), 1))
     assert paired.standard_error < found.standard_error
     assert abs(paired.mean) < 4 * paired.standard_error
-    worse = difference(nelbo(x0, ExactDenoiser(law, mix=0.2), schedule, seed=1, draws=16), found)
+    worse = difference(nelbo(x0, ExactDenoiser(distribution, mix=0.2), schedule, seed=1, draws=16), found)
     assert worse.mean > 10 * worse.standard_error
 
 
 @long
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_sampled_exactly_the_bound_is_each_sequences_own_log_probability(name, steps):
-    law = LONG[name].law()
-    x0 = sequences(law)
+    distribution = LONG[name].distribution()
+    x0 = sequences(distribution)
     sampler = Sampler(steps=steps, candidates=EXACT)
-    found = sampler_bound(x0, ExactDenoiser(law, mix=0.3), ExactConditional(law), LogLinear(), sampler, 2, draws=1)
-    torch.testing.assert_close(found.values, -law.log_p(x0), rtol=1e-9, atol=1e-9)
+    found = sampler_bound(
+        x0, ExactDenoiser(distribution, mix=0.3), ExactConditional(distribution), LogLinear(), sampler, 2, draws=1
+    )
+    torch.testing.assert_close(found.values, -distribution.log_p(x0), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_sampled_exactly_texts_have_the_entropy_of_the_source_at_any_number_of_steps(steps):
-    law = LONG["hidden-markov"].law()
-    canvas, entropy = torch.full((1500, law.length), law.vocabulary), law.entropy()
+    distribution = LONG["hidden-markov"].distribution()
+    canvas, entropy = torch.full((1500, distribution.length), distribution.vocabulary), distribution.entropy()
     sampler = Sampler(steps=steps, candidates=EXACT)
-    texts = sampler.sample(canvas, ExactDenoiser(law), ExactConditional(law), LogLinear(), torch.arange(1500))
-    nll = Estimate(-law.log_p(texts), 1)
+    texts = sampler.sample(
+        canvas, ExactDenoiser(distribution), ExactConditional(distribution), LogLinear(), torch.arange(1500)
+    )
+    nll = Estimate(-distribution.log_p(texts), 1)
     assert abs(nll.mean - entropy.mean) < 4 * (nll.standard_error + entropy.standard_error)
 
 
@@ -137,13 +143,15 @@ def test_sampled_exactly_texts_have_the_entropy_of_the_source_at_any_number_of_s
 def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
     """Markov chain of 8 symbols, L = 32: whole drafts lose to plain diffusion from two steps on, but for the last step;
     step energies win, and blocks win most where steps are few."""
-    law = LONG[name].law()
-    x0 = sequences(law)
-    truth = Estimate(-law.log_p(x0), 1)
+    distribution = LONG[name].distribution()
+    x0 = sequences(distribution)
+    truth = Estimate(-distribution.log_p(x0), 1)
 
     def bound(steps: int, energy=None, k: int = 8, window=(0.0, 1.0), repeats=1) -> Estimate:
         sampler = Sampler(steps=steps, candidates=k, window=window)
-        found = sampler_bound(x0, ExactDenoiser(law), energy, LogLinear(), sampler, 1, draws=1, repeats=repeats)
+        found = sampler_bound(
+            x0, ExactDenoiser(distribution), energy, LogLinear(), sampler, 1, draws=1, repeats=repeats
+        )
         return difference(found, truth)
 
     def clear(better: Estimate, worse: Estimate) -> bool:
@@ -151,9 +159,9 @@ def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
         return gap.mean > 4 * gap.standard_error
 
     whole, step, blocks = (
-        ExactEnergy(law, whole_sequence=True),
-        ExactEnergy(law, False),
-        ExactEnergy(law, False, block=8),
+        ExactEnergy(distribution, whole_sequence=True),
+        ExactEnergy(distribution, False),
+        ExactEnergy(distribution, False, block=8),
     )
     plain = {steps: bound(steps) for steps in (1, 2, 4, 8)}
     assert all(clear(plain[more], plain[fewer]) for fewer, more in ((1, 2), (2, 4), (4, 8)))
@@ -169,33 +177,37 @@ def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
 
 @long
 def test_at_full_length_the_autoregressive_energy_is_the_exact_one_but_for_a_constant_of_what_is_known(name):
-    law = LONG[name].law()
-    x0 = sequences(law, 20)
-    model = ExactAutoregressive(law)
-    xt = torch.where(torch.rand(x0.shape, generator=torch.Generator().manual_seed(0)) < 0.6, law.vocabulary, x0)
-    other = law.fill(xt, xt == law.vocabulary, torch.full(x0.shape, 0.5, dtype=torch.float64))[0]
+    distribution = LONG[name].distribution()
+    x0 = sequences(distribution, 20)
+    model = ExactAutoregressive(distribution)
+    xt = torch.where(
+        torch.rand(x0.shape, generator=torch.Generator().manual_seed(0)) < 0.6, distribution.vocabulary, x0
+    )
+    other = distribution.fill(xt, xt == distribution.vocabulary, torch.full(x0.shape, 0.5, dtype=torch.float64))[0]
     x, log_p = torch.stack([x0, other], dim=1), torch.zeros(20, 2, 1, dtype=torch.float64)
     t, nothing = torch.ones(20), torch.zeros(1)
     ar = AutoregressiveEnergy(model)(x, xt, t, log_p, nothing)  # pyright: ignore[reportArgumentType]
-    exact = ExactEnergy(law, whole_sequence=True)(x, xt, t, log_p, nothing)
-    torch.testing.assert_close(ar - exact, -law.log_p(xt)[:, None, None].expand(-1, 2, 1))
-    torch.testing.assert_close(autoregressive_nll(x0, model).values, -law.log_p(x0))  # pyright: ignore
+    exact = ExactEnergy(distribution, whole_sequence=True)(x, xt, t, log_p, nothing)
+    torch.testing.assert_close(ar - exact, -distribution.log_p(xt)[:, None, None].expand(-1, 2, 1))
+    torch.testing.assert_close(autoregressive_nll(x0, model).values, -distribution.log_p(x0))  # pyright: ignore
 
 
 def test_the_exact_autoregressive_model_is_a_judge():
-    law = LONG["markov"].law()
-    texts = sequences(law)
-    tokenizer = Symbols(size=law.vocabulary).build([])
-    judge = Judge("exact", ExactAutoregressive(law), tokenizer, law.length + 1, start=law.vocabulary)
+    distribution = LONG["markov"].distribution()
+    texts = sequences(distribution)
+    tokenizer = Symbols(size=distribution.vocabulary).build([])
+    judge = Judge(
+        "exact", ExactAutoregressive(distribution), tokenizer, distribution.length + 1, start=distribution.vocabulary
+    )
     quality = assess(texts, judge)
-    torch.testing.assert_close(quality.nats, -law.log_p(texts))
+    torch.testing.assert_close(quality.nats, -distribution.log_p(texts))
     assert not quality.retokenised
-    torch.testing.assert_close(quality.features, law.moves[texts[:, -1]])
+    torch.testing.assert_close(quality.features, distribution.moves[texts[:, -1]])
 
 
 def test_what_makes_no_sense_is_refused():
-    law = SHORT["agree"].law()
+    distribution = SHORT["agree"].distribution()
     with pytest.raises(ValueError, match=r"mix is a share, between 0 and 1; got 1\.5"):
-        ExactDenoiser(law, mix=1.5)
+        ExactDenoiser(distribution, mix=1.5)
     with pytest.raises(ValueError, match=r"a whole draft is weighed as one; leave block out \(got 8\)"):
-        ExactEnergy(law, whole_sequence=True, block=8)
+        ExactEnergy(distribution, whole_sequence=True, block=8)

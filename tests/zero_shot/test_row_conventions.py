@@ -90,7 +90,7 @@ def test_rows_are_int64():
 def test_published_rows_need_a_separator_and_a_place_for_text():
     with pytest.raises(ConfigurationError, match="needs a tokenizer with a separator"):
         Published().cut(corpus(9, separator=None), 4, None)
-    with pytest.raises(ValueError, match="length 2 have no place for text"):
+    with pytest.raises(ValueError, match="length 2 have no position for text"):
         Published().needed(2)
 
 

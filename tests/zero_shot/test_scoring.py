@@ -212,8 +212,8 @@ def test_the_seven_lie_on_the_hub():
             continue
         assert isinstance(one.corpus, Files)
         (path,) = one.corpus.paths
-        system, place = fsspec.core.url_to_fs(path)
-        assert (system.protocol, place) == ("hf", path.removeprefix("hf://"))
+        system, remote = fsspec.core.url_to_fs(path)
+        assert (system.protocol, remote) == ("hf", path.removeprefix("hf://"))
 
 
 @pytest.mark.parametrize(("split", "words", "with_ends"), [("valid", 213_886, 217_646), ("test", 241_211, 245_569)])

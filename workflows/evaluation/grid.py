@@ -23,7 +23,7 @@ from workflows.evaluation.measurements.measurement import (
     ExactKind,
     MeasuredRows,
     Subject,
-    law_of,
+    distribution_of,
 )
 from workflows.evaluation.measurements.quality import AutoregressiveSamples, DataTexts, Samples
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
@@ -47,7 +47,7 @@ def grid(
     """
     denoiser = open_denoiser(local_copy(subject.denoiser))
     energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
-    exact = {name: kind.build(law_of(subject)) for name, kind in subject.exact.items()}
+    exact = {name: kind.build(distribution_of(subject)) for name, kind in subject.exact.items()}
     together = [
         Reference(subject=subject, draws=settings.nelbo_draws),
         *_bounds(settings, subject, {**energies, **exact}),

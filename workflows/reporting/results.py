@@ -109,7 +109,7 @@ TABLES = (
     Expected(
         "sample_truth", "the texts against the law of the source, where that is known",
         (*_SAMPLER, *_COMMON, "possible_share", "excess_nats_per_token", "excess_standard_error",
-         "pair_total_variation", "pair_total_variation_of_law"),
+         "pair_total_variation", "pair_total_variation_of_source"),
     ),
 )  # fmt: skip
 

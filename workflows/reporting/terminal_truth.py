@@ -78,6 +78,6 @@ def _samples(rows: list[Row]) -> list[str]:
         lines.append(
             f"    {row['energy']:<{NAME}}T = {row['steps']:<3}k = {k!s:<6}{row['excess_nats_per_token']:+.3f} ± "
             f"{row['excess_standard_error']:.3f}, possible {row['possible_share']:.0%}, "
-            f"pairs {row['pair_total_variation']:.3f} ({row['pair_total_variation_of_law']:.3f})"
+            f"pairs {row['pair_total_variation']:.3f} ({row['pair_total_variation_of_source']:.3f})"
         )
     return lines if rows else []

@@ -105,7 +105,7 @@ def sample_table(rows: Sequence[Row]) -> Table:
         (
             title(row["energy"]), str(row["steps"]), NONE if row["energy"] == PLAIN else words(row),
             plus_minus(row["excess_nats_per_token"], row["excess_standard_error"]), f"{row['possible_share']:.1%}",
-            number(row["pair_total_variation"], 4), number(row["pair_total_variation_of_law"], 4),
+            number(row["pair_total_variation"], 4), number(row["pair_total_variation_of_source"], 4),
         )
         for row in rows
     ]  # fmt: skip

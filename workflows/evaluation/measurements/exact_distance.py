@@ -14,8 +14,8 @@ from workflows.evaluation.measurements.measurement import (
     AbstractMeasurement,
     MeasuredRows,
     Row,
+    distribution_of,
     energy_inputs,
-    law_of,
     models,
     validation,
 )
@@ -40,7 +40,7 @@ class MarginalTruth(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         denoiser, _ = models(self.subject, PLAIN)
         distances = denoiser_distance(
-            validation(self.subject), denoiser.network, law_of(self.subject), denoiser.schedule,
+            validation(self.subject), denoiser.network, distribution_of(self.subject), denoiser.schedule,
             self.subject.seed, self.draws,
         )  # fmt: skip
         rows = [
@@ -82,7 +82,7 @@ class EnergyTruth(AbstractMeasurement):
         denoiser, energy = models(self.subject, self.energy)
         assert energy is not None
         report = energy_distance(
-            validation(self.subject), denoiser.network, energy, law_of(self.subject), denoiser.schedule,
+            validation(self.subject), denoiser.network, energy, distribution_of(self.subject), denoiser.schedule,
             self.subject.seed, self.steps, 1, self.candidates,
         )  # fmt: skip
         rows = [self._row("all steps", report.whole)]
@@ -93,8 +93,8 @@ class EnergyTruth(AbstractMeasurement):
     def _row(self, where: str, found: EnergyDistance) -> Row:
         row: Row = {"energy": self.energy, "candidates": self.candidates, "where": where, "groups": found.groups}
         for name in (
-            "variance_on_law", "variance_on_candidates", "offset", "choice_total_variation", "choice_kl", "exact_gain",
-            "lost_gain",
+            "variance_on_samples", "variance_on_candidates", "offset", "choice_total_variation", "choice_kl",
+            "exact_gain", "lost_gain",
         ):  # fmt: skip
             estimate = getattr(found, name)
             row |= {name: estimate.mean, f"{name}_standard_error": estimate.standard_error}
@@ -126,7 +126,7 @@ class SampleTruth(AbstractMeasurement):
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         canvas = torch.full((self.count, denoiser.length), denoiser.network.mask)
         texts = self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows)
-        distance = sample_distance(texts, law_of(self.subject), self.subject.seed + OWN_SEQUENCES)
+        distance = sample_distance(texts, distribution_of(self.subject), self.subject.seed + OWN_SEQUENCES)
         excess, error = distance.excess_nats
         row = {
             **sampler_columns(self.energy, self.sampler),
@@ -134,7 +134,7 @@ class SampleTruth(AbstractMeasurement):
             "excess_nats_per_token": excess / denoiser.length,
             "excess_standard_error": error / denoiser.length,
             "pair_total_variation": distance.pair_total_variation,
-            "pair_total_variation_of_law": distance.pair_total_variation_of_law,
+            "pair_total_variation_of_source": distance.pair_total_variation_of_source,
             **self.common(),
         }
         return MeasuredRows({"sample_truth": [row | {"sequences": self.count}]})

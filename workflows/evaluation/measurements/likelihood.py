@@ -21,8 +21,8 @@ from workflows.evaluation.measurements.measurement import (
     MeasuredRows,
     Row,
     autoregressive,
+    distribution_of,
     energy_inputs,
-    law_of,
     models,
     per_token,
     validation,
@@ -183,7 +183,7 @@ class Reference(AbstractMeasurement):
             model = autoregressive(self.subject.autoregressive)
             estimates["autoregressive_nll"] = autoregressive_nll(x0, model)
         if self.subject.source is not None:  # on the same sequences, so that differences to it are paired
-            estimates["entropy"] = Estimate(-law_of(self.subject).log_p(x0).cpu(), 1)
+            estimates["entropy"] = Estimate(-distribution_of(self.subject).log_p(x0).cpu(), 1)
         rows = [
             {"name": name, **per_token(estimate, denoiser.length), **self.common()}
             | {"by_sequence": (estimate.values / denoiser.length).tolist()}

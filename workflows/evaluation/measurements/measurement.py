@@ -19,7 +19,7 @@ from edlm.data.batches import whole
 from edlm.data.synthetic import AbstractSource
 from edlm.data.token_file import TokenFile
 from edlm.energies.uniform import Uniform
-from edlm.exact.hidden_markov import Law
+from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactConditional, ExactEnergy
 from edlm.interfaces import AbstractEnergy, AnyEnergy
 from edlm.likelihood.estimate import Estimate
@@ -39,9 +39,13 @@ class ExactKind:
     normalised: bool = False
     """Whether it is also sampled exactly."""
 
-    def build(self, law: Law) -> AnyEnergy:
+    def build(self, distribution: HiddenMarkovModel) -> AnyEnergy:
         """Return the energy, which works with any denoiser that it is called with."""
-        return ExactConditional(law) if self.normalised else ExactEnergy(law, self.whole_sequence, self.block)
+        return (
+            ExactConditional(distribution)
+            if self.normalised
+            else ExactEnergy(distribution, self.whole_sequence, self.block)
+        )
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,10 @@ class AbstractMeasurement(ABC):
         }
 
 
-def law_of(subject: Subject) -> Law:
+def distribution_of(subject: Subject) -> HiddenMarkovModel:
     """Return the distribution of the source."""
     assert subject.source is not None
-    return subject.source.law()
+    return subject.source.distribution()
 
 
 def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[OpenDenoiser, AnyEnergy | None]:
@@ -140,7 +144,7 @@ def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[Ope
     if energy == UNIFORM:
         return denoiser, Uniform(whole_sequence=False)
     if energy in subject.exact:
-        return denoiser, subject.exact[energy].build(law_of(subject))
+        return denoiser, subject.exact[energy].build(distribution_of(subject))
     return denoiser, _energy(subject.energies[energy], subject.denoiser, temperature)
 
 
