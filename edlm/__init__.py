@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edlm.client import Client
     from edlm.config import ConfigurationError
+    from edlm.energies.conditional import ConditionalEnergyConfig
+    from edlm.energies.residual import ResidualEnergyConfig
+    from edlm.energies.step import StepEnergyConfig
+    from edlm.energies.whole_sequence import (
+        AutoregressiveEnergyConfig,
+        BidirectionalEnergyConfig,
+        CarryOverEnergyConfig,
+    )
     from edlm.inference.generator import TextGenerator
     from edlm.inference.language_model import LanguageModel
     from edlm.inference.loading import load
-    from edlm.interfaces import AbstractEnergy
+    from edlm.interfaces import AbstractEnergy, Model
     from edlm.likelihood import Estimate, nelbo, paper_estimate, sampler_bound
     from edlm.models.denoiser import Denoiser
     from edlm.sampling.sampler import Sampler
@@ -28,7 +36,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AbstractEnergy",
+    "AutoregressiveEnergyConfig",
+    "BidirectionalEnergyConfig",
+    "CarryOverEnergyConfig",
     "Client",
+    "ConditionalEnergyConfig",
     "ConfigurationError",
     "Cosine",
     "Denoiser",
@@ -36,8 +48,11 @@ __all__ = [
     "LanguageModel",
     "LocalEngine",
     "LogLinear",
+    "Model",
     "Polynomial",
+    "ResidualEnergyConfig",
     "Sampler",
+    "StepEnergyConfig",
     "TextGenerator",
     "Training",
     "load",
@@ -49,7 +64,11 @@ __all__ = [
 
 _HOME = {
     "AbstractEnergy": "edlm.interfaces",
+    "AutoregressiveEnergyConfig": "edlm.energies.whole_sequence",
+    "BidirectionalEnergyConfig": "edlm.energies.whole_sequence",
+    "CarryOverEnergyConfig": "edlm.energies.whole_sequence",
     "Client": "edlm.client",
+    "ConditionalEnergyConfig": "edlm.energies.conditional",
     "ConfigurationError": "edlm.config",
     "Cosine": "edlm.schedule",
     "Denoiser": "edlm.models.denoiser",
@@ -57,8 +76,11 @@ _HOME = {
     "LanguageModel": "edlm.inference.language_model",
     "LocalEngine": "edlm.training.local_engine",
     "LogLinear": "edlm.schedule",
+    "Model": "edlm.interfaces",
     "Polynomial": "edlm.schedule",
+    "ResidualEnergyConfig": "edlm.energies.residual",
     "Sampler": "edlm.sampling.sampler",
+    "StepEnergyConfig": "edlm.energies.step",
     "TextGenerator": "edlm.inference.generator",
     "Training": "edlm.training.settings",
     "load": "edlm.inference.loading",

@@ -1,5 +1,6 @@
 """A registered model is found by its name, in the registry that the environment names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation
 from edlm.storage import committed, publish
 from tests.bundles import make_bundle
+from tests.places import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,12 @@ def test_the_registry_of_mlflows_own_variable_comes_first(home, tmp_path, monkey
     folder = home / "2" / "bundle"
     found = resolve("models:/edlm-tiny@champion")
     assert found == BundleLocation(f"file://{folder}", committed(str(folder)).digest, "2")
+
+
+def test_the_readmes_lines_run(capsys):
+    block = re.search(r"## From Python\n.*?```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    exec(compile(block[1], "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 3 + 5 + 1  # a text, three, a score's lines, a stream
 
 
 @pytest.mark.parametrize(
