@@ -95,7 +95,7 @@ class ScoredText:
         return "\n".join([*lines, *(f"energy {name} {_shown(value)}" for name, value in self.energies.items())])
 
     def __repr__(self) -> str:
-        return f"ScoredText({self})"
+        return f"ScoredText {self}"
 
     def _nats(self, estimate: Estimate) -> str:
         return f"{_shown(estimate)} nats ({estimate.mean / self.tokens:.3f} per token)"
