@@ -125,6 +125,7 @@ def test_plain_diffusion_is_measured_and_served_without_energy_judge_or_autoregr
     assert re.search(r"the endpoint answered: 'the ", said)
     assert "No judge: texts were not judged" in said
     assert "autoregressive" not in said
+    assert "adaptive effort" not in said  # there is nothing to choose from
     page = re.search(r"the report, with every figure: (\S+)", said)
     assert page is not None
     assert "No judge: texts were not judged." in Path(page[1]).read_text(encoding="utf-8")

@@ -166,7 +166,7 @@ def _efforts(settings: Evaluate, subject: Subject, energies: Energies) -> Iterat
         if not energy.whole_sequence
         for k in candidates_of(energy, settings, settings.candidates)
     ]
-    for steps in settings.effort_steps:
+    for steps in settings.effort_steps if choices else ():
         yield AdaptiveEffort(
             subject=subject, steps=steps, choices=tuple(choices), budgets=settings.effort_budgets,
             timed_texts=settings.timed_texts, judge=settings.judge, count=settings.samples,
