@@ -315,15 +315,15 @@ MUTANTS = (
     Mutant(
         "a text takes the token that a step gave its neighbour",
         "inference/batching.py",
-        "results += [(drafts[row], result, i) for i, row in enumerate(rows)]",
-        "results += [(drafts[row], result, i - (len(rows) > 2)) for i, row in enumerate(rows)]",
+        "results += [(sequences[row], result, i) for i, row in enumerate(rows)]",
+        "results += [(sequences[row], result, i - (len(rows) > 2)) for i, row in enumerate(rows)]",
         (f"{CONTINUOUS}::test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other",),
     ),
     Mutant(
         "every canvas of a text has the randomness of the first",
         "inference/sequence.py",
-        "steps = [draft._block * draft.job.sampler.steps + move.i for draft, move in zip(drafts, moves, strict=True)]",
-        "steps = [move.i for move in moves]",
+        "sequence._block * sequence.request.sampler.steps + move.i",
+        "move.i",
         (f"{CONTINUOUS}::test_it_takes_the_very_steps_that_the_generator_takes",),
     ),
     Mutant(

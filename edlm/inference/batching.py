@@ -38,90 +38,92 @@ class Batcher:
         self._begun: dict[RunningSequence, Cooperative[StepResult]] = {}
         self._cramped: set[RunningSequence] = set()  # did not fit: restarted with one candidate per pause
 
-    def seconds(self, draft: RunningSequence, rows: int) -> float:
-        """Return the seconds of the next step of `draft`, or until its next pause, in a batch of `rows` rows."""
-        return self.turn_seconds if self.is_heavy(draft) else self.of(draft, draft.upcoming().work, rows)
+    def seconds(self, sequence: RunningSequence, rows: int) -> float:
+        """Return the seconds of the next step of `sequence`, or until its next pause, in a batch of `rows` rows."""
+        return self.turn_seconds if self.is_long(sequence) else self.of(sequence, sequence.upcoming().work, rows)
 
-    def of(self, draft: RunningSequence, work: NetworkPasses, rows: int) -> float:
-        """Return the seconds of `work` of `draft`, in batches of `rows` rows."""
-        return self.pace.seconds(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence, rows)
+    def of(self, sequence: RunningSequence, work: NetworkPasses, rows: int) -> float:
+        """Return the seconds of `work` of `sequence`, in batches of `rows` rows."""
+        return self.pace.seconds(
+            work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence, rows
+        )
 
-    def is_heavy(self, draft: RunningSequence) -> bool:
+    def is_long(self, sequence: RunningSequence) -> bool:
         """Return whether the step runs with pauses: its scoring alone would outlast an engine step, or has begun.
 
         Exact draws proceed position by position; their duration is unknown before the first measurement.
         """
-        move = draft.upcoming()
-        if draft in self._begun or draft in self._cramped:
+        move = sequence.upcoming()
+        if sequence in self._begun or sequence in self._cramped:
             return True
-        if not move.weighed:
+        if not move.scores:
             return False
-        if draft.weigher.candidates == EXACT and not self.pace.knows(draft.kind):
+        if sequence.scoring_sampler.candidates == EXACT and not self.pace.knows(sequence.kind):
             return True
-        return self._divisible(draft, move.work) > self.turn_seconds
+        return self._divisible(sequence, move.work) > self.turn_seconds
 
-    def step(self, drafts: Sequence[RunningSequence]) -> list[Took]:
+    def step(self, sequences: Sequence[RunningSequence]) -> list[Took]:
         """Take one step of each sequence; those that do not fit the memory even in half a batch get an error."""
         results: list[Took] = []
-        for batch in _by_generator(drafts):
+        for batch in _by_generator(sequences):
             for part in _split(batch, self._bucket):
                 results += self._step(part)
         return results
 
-    def bite(self, draft: RunningSequence) -> Took | None:
+    def resume(self, sequence: RunningSequence) -> Took | None:
         """Run a heavy step up to its next pause; return its result, or None while it is unfinished."""
-        if draft not in self._begun:
-            self._begun[draft] = self._weighing(draft)
+        if sequence not in self._begun:
+            self._begun[sequence] = self._long_step(sequence)
         try:
-            next(self._begun[draft])
+            next(self._begun[sequence])
         except StopIteration as end:
-            self.forget(draft)
-            return draft, end.value, 0
+            self.forget(sequence)
+            return sequence, end.value, 0
         except FloatingPointError as error:
-            self.forget(draft)
-            return draft, BrokenRow(str(error)), 0
+            self.forget(sequence)
+            return sequence, BrokenRow(str(error)), 0
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         else:
             return None
-        lost = draft in self._cramped
-        self.forget(draft)
+        lost = sequence in self._cramped
+        self.forget(sequence)
         _release()
         if lost:
-            return draft, OutOfMemory("a step of this text does not fit the memory"), 0
-        self._cramped.add(draft)
+            return sequence, OutOfMemory("a step of this text does not fit the memory"), 0
+        self._cramped.add(sequence)
         return None
 
-    def forget(self, draft: RunningSequence) -> None:
+    def forget(self, sequence: RunningSequence) -> None:
         """Drop the state of a sequence whose step is over, or that ends in the middle of one."""
-        self._begun.pop(draft, None)
-        self._cramped.discard(draft)
+        self._begun.pop(sequence, None)
+        self._cramped.discard(sequence)
 
-    def _divisible(self, draft: RunningSequence, work: NetworkPasses) -> float:
-        return self.pace.divisible(work, draft.kind, draft.energy is not None and draft.energy.whole_sequence)
+    def _divisible(self, sequence: RunningSequence, work: NetworkPasses) -> float:
+        return self.pace.divisible(work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence)
 
-    def _step(self, drafts: Sequence[RunningSequence]) -> list[Took]:
-        results = self._attempt(drafts)
+    def _step(self, sequences: Sequence[RunningSequence]) -> list[Took]:
+        results = self._attempt(sequences)
         if results is not None:
             self._grow()
             return results
-        self._shrink(len(drafts))
+        self._shrink(len(sequences))
         halves: list[Took] = []
-        for half in _split(drafts, self._bucket):
+        for half in _split(sequences, self._bucket):
             retried = self._attempt(half)
             lost = OutOfMemory(f"a step of {len(half)} texts does not fit the memory")
-            halves += [(draft, lost, 0) for draft in half] if retried is None else retried
+            halves += [(sequence, lost, 0) for sequence in half] if retried is None else retried
         return halves
 
-    def _attempt(self, drafts: Sequence[RunningSequence]) -> list[Took] | None:
+    def _attempt(self, sequences: Sequence[RunningSequence]) -> list[Took] | None:
         """Compute one step; None if it does not fit the memory: nothing has changed then, so it can be retried."""
         try:
-            return self._computed(drafts)
+            return self._computed(sequences)
         except FloatingPointError as error:  # of one sequence: stepping each alone shows which
-            if len(drafts) == 1:
-                return [(drafts[0], BrokenRow(str(error)), 0)]
-            return [result for draft in drafts for result in self._step([draft])]
+            if len(sequences) == 1:
+                return [(sequences[0], BrokenRow(str(error)), 0)]
+            return [result for sequence in sequences for result in self._step([sequence])]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -142,61 +144,61 @@ class Batcher:
             self._bucket, self._fitted = min(self._most, 2 * self._bucket), 0
 
     @torch.no_grad()
-    def _computed(self, drafts: Sequence[RunningSequence]) -> list[Took]:
-        generator = drafts[0].generator
+    def _computed(self, sequences: Sequence[RunningSequence]) -> list[Took]:
+        generator = sequences[0].generator
         network, started = generator.denoiser.network, time.monotonic()
-        state, groups = state_of(drafts, generator.device), list(_alike(drafts))
+        state, groups = state_of(sequences, generator.device), list(_alike(sequences))
         needed = state.revealed.clone()
         for rows in groups:
-            sampler, model = _how(drafts[rows[0]])
+            sampler, model = _how(sequences[rows[0]])
             index = torch.tensor(rows, device=generator.device)
             needed[index] = sampler.needed(state.at(index), model)
         context = read(network, state.xt, state.t, needed)
         _synchronise(generator.device)
         plain_seconds, results = time.monotonic() - started, []
         for rows in groups:
-            first, began = drafts[rows[0]], time.monotonic()
-            weighed, (sampler, model) = first.upcoming().weighed, _how(first)
+            first, began = sequences[rows[0]], time.monotonic()
+            weighed, (sampler, model) = first.upcoming().scores, _how(first)
             index = torch.tensor(rows, device=generator.device)
             result = _on_cpu(run_to_end(sampler.advance(state.at(index), context[index], model)))
-            results += [(drafts[row], result, i) for i, row in enumerate(rows)]
+            results += [(sequences[row], result, i) for i, row in enumerate(rows)]
             if weighed:
-                candidates = sum(drafts[row].upcoming().work.candidates for row in rows)
+                candidates = sum(sequences[row].upcoming().work.candidates for row in rows)
                 self.pace.measured(first.kind, candidates, time.monotonic() - began)
                 self._count(first.energy_name, result.energy_calls)
             else:
                 plain_seconds += time.monotonic() - began
             self._count(PASS, result.denoiser_calls)
-        self.pace.measured(PASS, len(drafts), plain_seconds)
+        self.pace.measured(PASS, len(sequences), plain_seconds)
         return results
 
     @torch.no_grad()
-    def _weighing(self, draft: RunningSequence) -> Cooperative[StepResult]:
+    def _long_step(self, sequence: RunningSequence) -> Cooperative[StepResult]:
         """Return the step of one sequence as cooperative work.
 
         Pauses are at most an engine step apart, unless a single candidate takes longer.
         """
-        generator, began = draft.generator, time.monotonic()
-        network, work = generator.denoiser.network, draft.upcoming().work
-        state = state_of([draft], generator.device)
-        context = read(network, state.xt, state.t, draft.weigher.needed(state, draft.model))
+        generator, began = sequence.generator, time.monotonic()
+        network, work = generator.denoiser.network, sequence.upcoming().work
+        state = state_of([sequence], generator.device)
+        context = read(network, state.xt, state.t, sequence.scoring_sampler.needed(state, sequence.model))
         _synchronise(generator.device)
         self.pace.measured(PASS, 1, time.monotonic() - began)
-        exact = draft.weigher.candidates == EXACT
-        candidate_seconds = self._divisible(draft, work) / max(draft.weigher.candidates, 1)
-        candidates = 1 if draft in self._cramped else max(1, int(self.turn_seconds / candidate_seconds))
-        bites = draft.weigher.advance(state, context, draft.model, candidates * generator.length)
+        exact = sequence.scoring_sampler.candidates == EXACT
+        candidate_seconds = self._divisible(sequence, work) / max(sequence.scoring_sampler.candidates, 1)
+        candidates = 1 if sequence in self._cramped else max(1, int(self.turn_seconds / candidate_seconds))
+        remaining = sequence.scoring_sampler.advance(state, context, sequence.model, candidates * generator.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()
         while True:
             try:
-                next(bites)
+                next(remaining)
             except StopIteration as end:
                 result = _on_cpu(end.value)
                 seconds += time.monotonic() - began
-                self.pace.measured(draft.kind, work.candidates / calls, seconds / calls)
+                self.pace.measured(sequence.kind, work.candidates / calls, seconds / calls)
                 self._count(PASS, result.denoiser_calls)
-                self._count(draft.energy_name, result.energy_calls)
+                self._count(sequence.energy_name, result.energy_calls)
                 return result
             _synchronise(generator.device)
             if exact and time.monotonic() - began < self.turn_seconds:
@@ -209,28 +211,32 @@ class Batcher:
         self.passes[network] = self.passes.get(network, 0) + int(calls.sum())
 
 
-def _by_generator(drafts: Sequence[RunningSequence]) -> Iterator[Sequence[RunningSequence]]:
-    generators = dict.fromkeys(draft.generator for draft in drafts)
+def _by_generator(sequences: Sequence[RunningSequence]) -> Iterator[Sequence[RunningSequence]]:
+    generators = dict.fromkeys(sequence.generator for sequence in sequences)
     for generator in generators:
-        yield [draft for draft in drafts if draft.generator is generator]
+        yield [sequence for sequence in sequences if sequence.generator is generator]
 
 
-def _split(drafts: Sequence[RunningSequence], size: int) -> Iterator[Sequence[RunningSequence]]:
-    for start in range(0, len(drafts), size):
-        yield drafts[start : start + size]
+def _split(sequences: Sequence[RunningSequence], size: int) -> Iterator[Sequence[RunningSequence]]:
+    for start in range(0, len(sequences), size):
+        yield sequences[start : start + size]
 
 
-def _alike(drafts: Sequence[RunningSequence]) -> Iterator[list[int]]:
+def _alike(sequences: Sequence[RunningSequence]) -> Iterator[list[int]]:
     """Yield the rows that advance together: those without scoring, and those with the same scoring."""
     groups: dict[object, list[int]] = {}
-    for row, draft in enumerate(drafts):
-        groups.setdefault(_how(draft), []).append(row)
+    for row, sequence in enumerate(sequences):
+        groups.setdefault(_how(sequence), []).append(row)
     yield from groups.values()
 
 
-def _how(draft: RunningSequence) -> tuple[Sampler, Model]:
+def _how(sequence: RunningSequence) -> tuple[Sampler, Model]:
     """Return the sampler and the model of the upcoming step."""
-    return (draft.weigher, draft.model) if draft.upcoming().weighed else (PLAIN, replace(draft.model, energy=None))
+    return (
+        (sequence.scoring_sampler, sequence.model)
+        if sequence.upcoming().scores
+        else (PLAIN, replace(sequence.model, energy=None))
+    )
 
 
 def _on_cpu(result: StepResult) -> StepResult:

@@ -31,15 +31,15 @@ class ScheduledRequest:
 P = TypeVar("P", bound=ScheduledRequest)
 
 
-def select_running(places: Iterable[P], slots: int) -> list[P]:
+def select_running(requests: Iterable[P], slots: int) -> list[P]:
     """Select up to `slots` requests: round-robin over API keys, earliest due first within a key."""
     by_key: dict[str, int] = {}
     ranked = []
-    for place in sorted(places, key=lambda place: (place.due, place.order)):
-        rank = by_key.get(place.key, 0)
-        by_key[place.key] = rank + 1
-        ranked.append((rank, place))
-    return [place for _, place in sorted(ranked, key=lambda one: one[0])[:slots]]
+    for request in sorted(requests, key=lambda request: (request.due, request.order)):
+        rank = by_key.get(request.key, 0)
+        by_key[request.key] = rank + 1
+        ranked.append((rank, request))
+    return [request for _, request in sorted(ranked, key=lambda one: one[0])[:slots]]
 
 
 def estimated_wait(by_key: Mapping[str, float], key: str, seconds: float) -> float:
@@ -65,15 +65,15 @@ class FairShare:
         least = min((self._served[key] for key in active if key in self._served), default=0.0)
         self._served = {key: self._served.get(key, least) - least for key in active}
 
-    def picked(self, places: Sequence[P], seconds: Callable[[P], float], budget: float) -> list[P]:
+    def picked(self, requests: Sequence[P], seconds: Callable[[P], float], budget: float) -> list[P]:
         """Select the participants of an engine step: least-served key first, within a key the longest-waiting request.
 
         Select at least one, and more while their total seconds stay within the budget, and charge their keys. The next
         request in line is never passed over for being large.
         """
         queues: dict[str, list[P]] = {}
-        for place in sorted(places, key=lambda place: (place.last, place.due, place.order), reverse=True):
-            queues.setdefault(place.key, []).append(place)
+        for request in sorted(requests, key=lambda request: (request.last, request.due, request.order), reverse=True):
+            queues.setdefault(request.key, []).append(request)
         chosen: list[P] = []
         total = largest = 0.0
         while queues:
@@ -81,11 +81,11 @@ class FairShare:
             cost = seconds(queues[key][-1])
             if chosen and total + cost > budget:
                 break
-            place = queues[key].pop()
+            request = queues[key].pop()
             self._picks += 1
             self._served[key] += cost
-            place.last, total, largest = self._picks, total + cost, max(largest, cost)
-            chosen.append(place)
+            request.last, total, largest = self._picks, total + cost, max(largest, cost)
+            chosen.append(request)
             if not queues[key]:
                 del queues[key]
         # A key that requests less than its share saves up at most one engine step of work.
@@ -99,43 +99,43 @@ class FairShare:
 class ScheduledText(ScheduledRequest):
     """Running or waiting text."""
 
-    ticket: TextFuture
+    future: TextFuture
     deadline: float
-    draft: RunningSequence
+    sequence: RunningSequence
     running: bool = False
 
-    def seconds(self, turns: Batcher, rows: int) -> float:
+    def seconds(self, batcher: Batcher, rows: int) -> float:
         """Return the seconds of its next step, or until its next pause, in a batch of `rows` rows."""
-        return turns.seconds(self.draft, rows)
+        return batcher.seconds(self.sequence, rows)
 
-    def left(self, turns: Batcher, rows: int) -> float:
+    def left(self, batcher: Batcher, rows: int) -> float:
         """Return the seconds of all remaining work."""
-        return turns.of(self.draft, self.draft.left, rows)
+        return batcher.of(self.sequence, self.sequence.left, rows)
 
 
 @dataclass(eq=False, kw_only=True)
 class ScheduledTask(ScheduledRequest):
     """Other cooperative work on the model."""
 
-    ticket: Future[Any]
+    future: Future[Any]
     deadline: float
-    bites: Cooperative[Any]
+    work: Cooperative[Any]
     expected: float
     """Estimated seconds of all remaining work."""
     latest: float
     """Seconds up to the latest pause, or estimated for the first."""
     running: bool = False
 
-    def seconds(self, turns: Batcher, rows: int) -> float:
+    def seconds(self, batcher: Batcher, rows: int) -> float:
         return self.latest
 
-    def left(self, turns: Batcher, rows: int) -> float:
+    def left(self, batcher: Batcher, rows: int) -> float:
         return max(0.0, self.expected)
 
-    def bite(self) -> None:
+    def resume(self) -> None:
         """Run up to the next pause. Raise StopIteration with the result, or the error of the work."""
         started = time.monotonic()
-        next(self.bites)
+        next(self.work)
         self.latest = time.monotonic() - started
         self.expected -= self.latest
 

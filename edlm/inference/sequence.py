@@ -39,31 +39,31 @@ class Move:
     """One step of a canvas that unmasks something: from its i-th time to the previous one."""
 
     i: int
-    weighed: bool
+    scores: bool
     work: NetworkPasses
 
 
 class RunningSequence:
     """One text in progress: `upcoming` is its next step, `take` applies the result, `text` is the finished text."""
 
-    def __init__(self, job: Request, generator: TextGenerator) -> None:
+    def __init__(self, request: Request, generator: TextGenerator) -> None:
         """Raise ValueError if the model cannot do what the request asks."""
-        require_course(job.sampler)
-        self.job, self.generator = job, generator
-        self.energy = generator.energy_for(job.sampler, job.energy)
+        require_course(request.sampler)
+        self.request, self.generator = request, generator
+        self.energy = generator.energy_for(request.sampler, request.energy)
         self.model = Model(generator.denoiser.network, self.energy, generator.denoiser.schedule)
-        self.energy_name = (job.energy or generator.bundle.energy or "") if self.energy is not None else ""
-        self.kind = kind_of(self.energy_name, job.sampler)
+        self.energy_name = (request.energy or generator.bundle.energy or "") if self.energy is not None else ""
+        self.kind = kind_of(self.energy_name, request.sampler)
         # Steps that score are grouped by this: samplers that differ in steps, grid or window score alike.
-        self.weigher = replace(job.sampler, steps=1, grid=None, window=(0.0, 1.0))
-        self._times = job.sampler.times()
+        self.scoring_sampler = replace(request.sampler, steps=1, grid=None, window=(0.0, 1.0))
+        self._times = request.sampler.times()
         mask = generator.mask
-        if job.max_tokens is None:
-            canvas(job.known, generator.length, mask)  # raises where it does not fit
-            self._prompt, self._tokens = [], [mask if token is None else token for token in job.known]
+        if request.max_tokens is None:
+            canvas(request.known, generator.length, mask)  # raises where it does not fit
+            self._prompt, self._tokens = [], [mask if token is None else token for token in request.known]
         else:
-            self._prompt = [checked(token, mask) for token in job.known if token is not None]
-            self._tokens = [mask] * job.max_tokens
+            self._prompt = [checked(token, mask) for token in request.known if token is not None]
+            self._tokens = [mask] * request.max_tokens
         self._continuation = Continuation(generator.tokenizer, self._prompt)
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
@@ -71,7 +71,7 @@ class RunningSequence:
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
-                expected[masked] = of_canvas(masked, generator.length, job.sampler, self.model)
+                expected[masked] = of_canvas(masked, generator.length, request.sampler, self.model)
             self._later.append(self._later[-1] + expected[masked])
         self._course: list[Move] = []  # remaining steps of this canvas, the next one last
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
@@ -79,7 +79,7 @@ class RunningSequence:
         self._commit()
         self.left = NetworkPasses() if self.finished else self._later[-1]
         """Remaining work: exact for the current canvas, expected for later ones."""
-        steps = max(1, len(self._blocks)) * job.sampler.steps
+        steps = max(1, len(self._blocks)) * request.sampler.steps
         self.frame = Progress(
             "queued", tuple(self._tokens), tuple(self._revealed_at), 0, steps, 1.0, 0, self._tokens.count(mask),
             self._committed, self._tally,
@@ -124,11 +124,11 @@ class RunningSequence:
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
         text = self._continuation.whole(tokens) if self._cut is None else self._cut
-        return Text(tokens, text, self.job.seed, "stop" if self._stopped else "length", self._tally)
+        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._tally)
 
     def _canvases(self) -> Iterator[CanvasBlock]:
         end, start = len(self._tokens), 0
-        if self.job.max_tokens is None:
+        if self.request.max_tokens is None:
             yield CanvasBlock(0, end, 0)
             return
         while start < end:
@@ -145,7 +145,7 @@ class RunningSequence:
 
     def _open(self) -> None:
         """Prepare the next canvas, and its course up to the last step that the text needs."""
-        generator, block, sampler = self.generator, self._blocks[self._block], self.job.sampler
+        generator, block, sampler = self.generator, self._blocks[self._block], self.request.sampler
         before = [*self._prompt, *self._tokens[: block.start]]
         tokens = self._tokens[block.start : block.stop]
         known = [
@@ -166,34 +166,34 @@ class RunningSequence:
 
     def _reveal_steps(self) -> Int64[Tensor, " l"]:
         """Return the step i that unmasks each position of the canvas; 0 for a known position."""
-        sampler = self.job.sampler
+        sampler = self.request.sampler
         i = torch.arange(1, sampler.steps + 1)
         rows = self._canvas.expand(sampler.steps, -1)
-        index, seeds = self._block * sampler.steps + i, torch.full_like(i, self.job.seed)
+        index, seeds = self._block * sampler.steps + i, torch.full_like(i, self.request.seed)
         state = sampler.choose_positions(rows, self._times[1:], self._times[:-1], index, seeds, self.model)
         return (state.revealed * i[:, None]).amax(dim=0)
 
     def _number(self, i: int) -> int:
         """Return the number of step i, counted from 1 over all canvases."""
-        return self._block * self.job.sampler.steps + self.job.sampler.steps - i + 1
+        return self._block * self.request.sampler.steps + self.request.sampler.steps - i + 1
 
     def _commit(self) -> None:
         """Update how many leading positions of the text are final, and whether the text ends there."""
         before, mask, separator = self._committed, self.generator.mask, self.generator.tokenizer.separator
         while self._committed < len(self._tokens) and self._tokens[self._committed] != mask:
             self._committed += 1
-        if self._committed == before or self.job.max_tokens is None:
+        if self._committed == before or self.request.max_tokens is None:
             return
         ended = document_end(self._tokens[before : self._committed], mask, separator)
         if ended is not None:
             self._end, self._stopped = before + ended, True
-        if self.job.stop:
+        if self.request.stop:
             self._look_for_stops(min(self._committed, self._end))
 
     def _look_for_stops(self, committed: int) -> None:
         tokens = self._tokens[:committed]
         text = self._continuation.whole(tokens) if self.finished else self._continuation.certain(tokens)
-        length = cut(text, self.job.stop)
+        length = cut(text, self.request.stop)
         if length is not None:
             self._cut, self._stopped = text[:length], True
             self._end = self._continuation.count(self._cut, tokens)
@@ -230,21 +230,25 @@ def require_course(sampler: Sampler) -> None:
         )
 
 
-def state_of(drafts: Sequence[RunningSequence], device: torch.device) -> StepState:
+def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> StepState:
     """Return the state before the upcoming step of each sequence, one row each."""
-    moves = [draft.upcoming() for draft in drafts]
-    steps = [draft._block * draft.job.sampler.steps + move.i for draft, move in zip(drafts, moves, strict=True)]
+    moves = [sequence.upcoming() for sequence in sequences]
+    steps = [
+        sequence._block * sequence.request.sampler.steps + move.i
+        for sequence, move in zip(sequences, moves, strict=True)
+    ]
     t, s = (
-        torch.stack([draft._times[move.i - back] for draft, move in zip(drafts, moves, strict=True)]) for back in (0, 1)
+        torch.stack([sequence._times[move.i - back] for sequence, move in zip(sequences, moves, strict=True)])
+        for back in (0, 1)
     )
-    canvases = torch.stack([draft._canvas for draft in drafts]).to(device)
+    canvases = torch.stack([sequence._canvas for sequence in sequences]).to(device)
     return StepState(
         canvases,
         t.to(device),
         s.to(device),
         torch.tensor(steps, device=device),
-        torch.tensor([draft.job.seed for draft in drafts], device=device),
-        torch.stack([draft._reveal == move.i for draft, move in zip(drafts, moves, strict=True)]).to(device),
+        torch.tensor([sequence.request.seed for sequence in sequences], device=device),
+        torch.stack([sequence._reveal == move.i for sequence, move in zip(sequences, moves, strict=True)]).to(device),
         rest=canvases,
     )
 

@@ -53,7 +53,7 @@ class EngineStatistics:
     step_observers: list[Callable[[float], None]] = field(default_factory=list)
     """Called with the seconds of every engine step, on the engine thread and under its lock."""
 
-    def turn(self, seconds: float) -> None:
+    def count_step(self, seconds: float) -> None:
         """Count one engine step that did work, and its duration."""
         self.turns += 1
         self.busy_seconds += seconds

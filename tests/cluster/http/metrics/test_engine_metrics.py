@@ -53,7 +53,7 @@ def test_no_step_duration_is_lost_however_long_nobody_reads_the_metrics(generato
         metrics = PrometheusMetrics()
         readings = EngineMetrics(engine, metrics)
         for _ in range(5000):
-            engine._ledger.turn(0.25)
+            engine._statistics.count_step(0.25)
         readings.take()
     (count,) = samples(metrics.text())["edlm_step_seconds_count"]
     assert count == metrics.value(TURNS) == 5000
