@@ -225,7 +225,9 @@ def _follow(classes: list[type], path: Sequence[str | int]) -> tuple[list[str], 
 
 
 def _fields(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    """Return the settings by name, without the attributes that belong to the class."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _classes(kind: Any) -> list[type]:

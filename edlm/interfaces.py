@@ -44,6 +44,7 @@ class AbstractEnergy(nn.Module):
         """
 
 
+@runtime_checkable
 class AnyDenoiser(Protocol):
     """Denoiser as the sampler and the estimates use it: a network or a lookup table."""
 
@@ -62,6 +63,7 @@ class ReadsSome(Protocol):
     def read_at(self, xt: Tensor, t: Tensor, where: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class AnyEnergy(Protocol):
     """Energy as the sampler and the estimates use it: see `AbstractEnergy`."""
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 import pytest
@@ -25,6 +25,7 @@ from edlm.config import (
 
 @config
 class Walk:
+    legs: ClassVar[int] = 2  # of the class, and no setting
     kind: Literal["walk"] = "walk"
     stride: Positive = 1
 
@@ -103,6 +104,7 @@ def test_every_way_of_writing_a_small_number_is_a_number(written, number):
         ("steps: 10", "steps: 10, zzz: 1", "leg.zzz: unknown key; allowed: betas, learning_rate, motion, rest, steps"),
         ("depth", "dept", "leg.motion.dept: unknown key; did you mean 'depth'?"),
         ("{kind: walk}", "{kind: walk, srtide: 2}", "later.0.srtide: unknown key; did you mean 'stride'?"),
+        ("{kind: walk}", "{kind: walk, leg: 2}", "later.0.leg: unknown key; allowed: kind, stride"),
         ("later:", "by_name: {a: {kind: swim, deep: 1}}\nlater:", "by_name.a.deep: unknown key; did you mean 'depth'?"),
         ("kind: swim, depth", "depth", "leg.motion.kind: missing; allowed: swim, walk"),
         ("{kind: swim, depth", "{kind: swimm, depth", "leg.motion.kind: there is no 'swimm'; did you mean 'swim'?"),

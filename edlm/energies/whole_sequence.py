@@ -62,7 +62,7 @@ class PairProjection(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.cat([torch.zeros(width, width), torch.eye(width)], dim=1))
 
-    def forward(self, first: Float[Tensor, "*b h"], second: Float[Tensor, "*b h"]) -> Float[Tensor, "*b h"]:
+    def forward(self, first: Float[Tensor, "*#b h"], second: Float[Tensor, "*#b h"]) -> Float[Tensor, "*b h"]:
         weight_first, weight_second = self.weight.chunk(2, dim=1)
         return linear(first, weight_first) + linear(second, weight_second)
 
