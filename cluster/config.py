@@ -108,8 +108,8 @@ class Serving:
             )
         if self.key_file is None and not self.open and not is_loopback(self.host):
             raise ConfigurationError(
-                f"serving.host: {self.host} is no loopback address, and no key would be asked for; name a "
-                "serving.key_file, or say --serving.open that whoever reaches the port may ask"
+                f"serving.host: {self.host} is not a loopback address, and no API key would be required; set "
+                "serving.key_file, or set --serving.open to serve any client that reaches the port"
             )
 
 
@@ -121,8 +121,9 @@ def require_asked(serving: Serving, listening: str) -> None:
     if serving.key_file is None and not serving.open and not is_loopback(listening):
         raise ConfigurationError(
             f"serving.host: {serving.host}, but Serve listens on {listening} (http_options.host, from when it was "
-            "started), which is no loopback address, and no key would be asked for; name a serving.key_file, or say "
-            f"serving.open that whoever reaches the port may ask, or `serve shutdown -y` and start it on {serving.host}"
+            "started), which is not a loopback address, and no API key would be required; set serving.key_file, or say "
+            "serving.open to serve any client that reaches the port, or run `serve shutdown -y` and start it on "
+            f"{serving.host}"
         )
 
 

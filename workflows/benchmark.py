@@ -41,23 +41,25 @@ from workflows.reporting.markdown_page import markdown_page
 
 MIB = 2**20
 METHOD = (
-    "All samplers of a size run one after the other in every round, after a round that does not count; seconds are "
-    "medians over the rounds, in brackets the least and the most. Ratios are of the same round. Naive is the published "
-    "sampler as its description reads, with its mistakes mended, in float32, as are all whose names say nothing else; "
-    "its steps cost alike, so that one within the window and one outside stand for all. Times plain is of plain "
-    "diffusion by the same networks. Whole drafts are weighed where t is from 0.8 to 1, light heads in every step. "
-    "Kept a call are the tokens of a draft that a pass of the head kept. "
-    "Memory is the most that tensors took at once beyond the weights (of naive: in a step)."
+    "All samplers of a size run one after the other in every round, after a warm-up round; seconds are "
+    "medians over the rounds (in brackets: minimum to maximum). Ratios are within one round. Naive is the published "
+    "sampler as described, with its errors corrected, in float32, as are all samplers without a precision in the name; "
+    "its steps cost the same, so that one step inside and one outside the window are timed. Times plain is relative "
+    "to plain "
+    "diffusion with the same networks. Whole sequences are scored for t from 0.8 to 1, light heads in every step. "
+    "Kept per call: tokens of the speculative draft kept per pass of the head. "
+    "Memory: peak memory of tensors besides the weights (naive: of one step)."
 )
 UNTRAINED = (
-    "The networks are untrained: no two candidates are equal, the dearest case, and how many tokens of a draft are "
-    "kept says nothing of trained ones (about one in three is refused). Whole drafts are weighed by the paper's NCE "
-    "network. What the texts are worth is measured with trained networks (`--models`)."
+    "The networks are untrained: no two candidates are equal, which is the worst case for time, and the number of "
+    "kept draft tokens "
+    "is not that of trained networks (about one in three is rejected). Whole sequences are scored by the paper's NCE "
+    "network. Text quality is measured with trained networks (`--models`)."
 )
 TRAINED = (
-    "The networks are trained. Bounds are on -log p of held-out texts, of the autoregressive model it is its "
-    "likelihood; generative perplexity is that of the judge, entropy that of the tokens of a text. Naive samplers and "
-    "those that verify drafts have the law of their twins."
+    "The networks are trained. Bounds are on -log p of held-out texts (for the autoregressive model: its "
+    "likelihood); generative perplexity is the judge's, entropy is of the tokens of a text. Naive samplers and "
+    "samplers that verify speculative drafts have the same distribution as their counterparts."
 )
 
 
@@ -99,7 +101,7 @@ def sample(wanted: SampleBenchmark) -> ReportDocument:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the memory profiler, which logs to standard error
     rows = list(measure(wanted, device, _say))
     return ReportDocument(
-        "How fast the samplers are",
+        "Speed of the samplers",
         [
             Paragraph(METHOD),
             Paragraph(UNTRAINED if wanted.models is None else TRAINED),
@@ -126,7 +128,7 @@ def _contest(wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
         with contestants(bundle, wanted.slots, wanted.turn_seconds, wanted.wait_seconds, wanted.port) as by_way:
             urls = {names[way]: url for way, url in by_way.items()}
             result = contest(urls, OURS, wanted, _say)
-    return "How many requests the service takes", contest_blocks(result, wanted)
+    return "Throughput of the service", contest_blocks(result, wanted)
 
 
 def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
@@ -138,12 +140,12 @@ def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]
     deadline = wanted.deadline_seconds
     asking = Asking(max_tokens=wanted.max_tokens, deadline=deadline, states=True, key=os.environ.get("EDLM_API_KEY"))
     outcomes = {"as served": load(url, requests, asking)}
-    offered = "all at once" if wanted.rate is None else f"{wanted.rate:g} a second"
-    return f"What {url} takes", [
+    offered = "all at once" if wanted.rate is None else f"{wanted.rate:g} per second"
+    return f"Throughput of {url}", [
         endings_table(
             f"{len(requests)} requests, {offered}, each with a deadline of {deadline:g} s", outcomes, deadline
         ),
-        latency_table("Seconds of those that were done", outcomes),
+        latency_table("Seconds of completed requests", outcomes),
     ]
 
 
@@ -182,9 +184,9 @@ def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "sampler", "seconds a sequence", "tokens a second", "denoiser calls", "energy calls", "kept a call",
+        "sampler", "seconds per sequence", "tokens per second", "denoiser calls", "energy calls", "kept per call",
         "memory, MiB", "times plain", "times faster than naive",
-        *(("bound, nats a token", "generative perplexity", "entropy, nats") if judged else ()),
+        *(("bound, nats per token", "generative perplexity", "entropy, nats") if judged else ()),
     )  # fmt: skip
     caption = f"|V| = {size.vocabulary:,}, L = {size.length}, {size.batch} at once, T = {size.steps}"
     return Table(caption, columns, cells)

@@ -47,7 +47,7 @@ def promote(wanted: Promote) -> None:
         name = f"{promotion.arguments.model} version {version.version}, digest {version.digest[:12]}"
         say("promote", f"trying {name}")
         promotion.run(version, CANARY)
-        say("promote", f"every replica answers with {name}")
+        say("promote", f"every replica serves {name}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         promote(settings)
     except KeyboardInterrupt:
-        print("error: not promoted: interrupted; what was deployed before stays, or is so again", file=sys.stderr)
+        print("error: not promoted: interrupted; the previous version stays deployed, or is restored", file=sys.stderr)
         raise SystemExit(130) from None
     except (NotPromoted, ValueError, ConnectionError) as error:
         print(f"error: not promoted: {error}", file=sys.stderr, flush=True)

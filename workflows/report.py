@@ -90,7 +90,7 @@ def compose(
     summary = results.summary
     unknown = [record.stage for record in stages if record.facts is None]
     return ReportDocument(
-        f"{experiment.name}: what the energies are worth",
+        f"{experiment.name}: value of the energies",
         [
             Heading("Question"),
             Paragraph(experiment.report.question),
@@ -113,7 +113,9 @@ def compose(
 def _sample(sequences: int, length: int) -> str:
     """Describe the sample behind the likelihoods, and whether it is large enough to trust their errors."""
     text = f"Measured on {sequences} validation sequences of {length} tokens."
-    return text if sequences >= ENOUGH else f"{text} The standard errors of so few are themselves uncertain."
+    return (
+        text if sequences >= ENOUGH else f"{text} With so few sequences, the standard errors are themselves uncertain."
+    )
 
 
 def draw(document: ReportDocument) -> dict[str, bytes]:

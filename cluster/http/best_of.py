@@ -17,12 +17,12 @@ DRAWS = 8  # noise samples, shared by all texts of a prompt
 def require_rankable(way: GenerationPlan, longest: int) -> None:
     """Raise APIError if the request has no energy to rank by, or if `longest` tokens do not fit a canvas."""
     if way.energy is None:
-        message = "best_of ranks texts by their energy, and this request weighs nothing; give edlm.candidates above 1"
+        message = "best_of ranks texts by their energy, and this request uses none; set edlm.candidates above 1"
         raise APIError(400, message, "best_of", "unsupported_parameter")
     if longest > way.served.generator.length:
         raise APIError(
             400,
-            f"best_of weighs whole texts, and prompt and text together may have {longest} tokens, of which this "
+            f"best_of scores whole texts, and prompt and text together may have {longest} tokens, of which this "
             f"model's canvas holds {way.served.generator.length}; ask for less",
             "best_of",
             "invalid_value",

@@ -18,7 +18,7 @@ def read_json(body: bytes) -> Any:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        what = f"byte {error.start} (0x{body[error.start]:02x}) is no part of a character"
+        what = f"byte {error.start} (0x{body[error.start]:02x}) is not part of a character"
         raise APIError(400, f"the body is not UTF-8: {what}", code="invalid_encoding") from None
     try:
         return json.loads(text, parse_constant=_no_number, parse_int=_integer)
@@ -62,9 +62,9 @@ def _integer(digits: str) -> int:
     try:
         return int(digits)
     except ValueError:
-        message = f"a number of the body has {len(digits.lstrip('-'))} digits, which is more than any field holds"
+        message = f"a number of the body has {len(digits.lstrip('-'))} digits, more than any field holds"
         raise APIError(400, message, code="number_too_long") from None
 
 
 def _no_number(word: str) -> float:
-    raise APIError(400, f"the body is not JSON: {word} is no number there", code="invalid_json")
+    raise APIError(400, f"the body is not JSON: {word} is not a number in JSON", code="invalid_json")

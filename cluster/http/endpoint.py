@@ -57,18 +57,18 @@ VERSION = "1"  # of the API
 READY = ("/health", "/ping")  # paths of vLLM's probes
 HUNG_SECONDS = 10.0  # without progress while there is work, after which /readyz fails
 MEANINGS = {
-    400: "The request cannot be answered: the body is no JSON, a value is wrong, or all together cost too much.",
+    400: "Invalid request: the body is not JSON, a value is wrong, or the whole costs too much.",
     401: "The API key is missing or wrong.",
-    403: "The Host header names another server.",
-    404: "No such route, or no such model.",
-    408: "The body did not come in time.",
+    403: "The Host header is not accepted.",
+    404: "Unknown route or model.",
+    408: "The body was not received in time.",
     413: "The body is too large.",
     415: "The body is not application/json.",
-    429: "Too much is waiting, or the API key has used up its work; Retry-After says when to come back.",
+    429: "The queue is full, or the API key has reached its rate limit; Retry-After says when to retry.",
     431: "The headers are too large.",
     500: "The server failed.",
-    503: "The engine failed, stops or is not ready.",
-    504: "Not done in time.",
+    503: "The engine failed, is stopping, or is not ready.",
+    504: "The deadline passed.",
 }
 ALWAYS = (403, 404, 431, 500)
 READ = (*ALWAYS, 401)
@@ -141,7 +141,7 @@ class Endpoint:
             message = "the engine has not started yet" if batch.alive else "the engine has failed"
             raise APIError(503, message, code="not_ready")
         if batch.backlog_seconds > 0 and batch.beat_age_seconds > HUNG_SECONDS:
-            raise APIError(503, f"the engine gave no sign for {HUNG_SECONDS:g} s", code="not_ready")
+            raise APIError(503, f"the engine has made no progress for {HUNG_SECONDS:g} s", code="not_ready")
         return Readiness(
             model=served.name,
             model_version=served.version,

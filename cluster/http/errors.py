@@ -62,7 +62,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     message = f"{param}: {'unknown field' if unknown else first['msg'].removeprefix('Value error, ')}"
     if param is None:
         message = (
-            "the body is no JSON object" if "type" in first["type"] else first["msg"].removeprefix("Value error, ")
+            "the body is not a JSON object" if "type" in first["type"] else first["msg"].removeprefix("Value error, ")
         )
     code = "unknown_parameter" if unknown else "invalid_value"
     return await _refused(request, APIError(400, message, param, code))
@@ -73,7 +73,7 @@ async def _unroutable(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"no such route; there are {ROUTES}. This is a base model: it completes, and does not chat"
+        message = f"unknown route; the routes are {ROUTES}. This is a base model: it completes text and does not chat"
     return JSONResponse(_body(error.status_code, message), error.status_code, error.headers)
 
 
@@ -82,7 +82,7 @@ async def _failed(_: Request, __: Exception) -> JSONResponse:
     return FAILED.response
 
 
-FAILED = APIError(500, "the server failed; its log says why", code="engine_error")
+FAILED = APIError(500, "the server failed; see its log", code="engine_error")
 HANDLERS = {APIError: _refused, RequestValidationError: _invalid, HTTPException: _unroutable, Exception: _failed}
 
 

@@ -69,10 +69,10 @@ def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = 
     names = tuple(sorted(set(fields) - set(neutral)))
     for name in names:
         if not _NAME.fullmatch(name):
-            message = f"{name[:64]!a} is no field of this request, and no name that a field may have"
+            message = f"{name[:64]!a} is not a field of this request, nor a valid name of one"
             raise APIError(400, message, None, "unknown_parameter")
     if len(names) > MAX_IGNORED:
-        message = f"{len(names)} fields are unknown, {names[0]} among them; at most {MAX_IGNORED} are passed over"
+        message = f"{len(names)} fields are unknown, {names[0]} among them; at most {MAX_IGNORED} are ignored"
         raise APIError(400, message, names[0], "unknown_parameter")
     return names
 
@@ -80,7 +80,7 @@ def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = 
 def _unsupported(name: str, neutral: tuple[Any, ...]) -> str:
     if not neutral:
         return f"{name} is not supported; leave it out"
-    return f"{name} is supported only as {' or '.join(map(repr, neutral))}, which asks for nothing; leave it out"
+    return f"{name} is supported only as {' or '.join(map(repr, neutral))}, which has no effect; leave it out"
 
 
 def _same(value: Any, neutral: Any) -> bool:

@@ -46,7 +46,7 @@ Stop = Annotated[
 Part = Annotated[
     Annotated[Text, Tag(TEXT)] | Annotated[Gap, Tag(GAP)],
     Discriminator(
-        _form, custom_error_type="form", custom_error_message="give a text, or how many tokens fill the gap here"
+        _form, custom_error_type="form", custom_error_message="give a text, or the number of tokens that fill the gap"
     ),
 ]
 

@@ -73,9 +73,9 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a bundle's folder, as the register stage makes it")
+    parser.add_argument("folder", type=Path, help="folder of a bundle, as written by the register stage")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--keys", type=Path, help="file of API keys, as cluster.http.keys writes it")
+    parser.add_argument("--keys", type=Path, help="file of API keys, as written by `workflows.serve key`")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     log_to_standard_error()

@@ -68,5 +68,5 @@ def _require_servable(generator: TextGenerator) -> None:
     try:
         require_course(generator.bundle.sampler)
     except ValueError as error:
-        message = f"{generator.bundle.name!r} cannot be served by its own sampler, whose {error}; register it anew"
+        message = f"{generator.bundle.name!r} cannot be served with its default sampler: {error}; register it again"
         raise ValueError(f"{message} with `revealing: {{kind: at_random}}`") from None

@@ -103,7 +103,8 @@ def _require_answer(address: str) -> None:
         socket.create_connection((where[0], int(where[1])), CONNECT_SECONDS).close()
     except OSError as error:
         raise ConfigurationError(
-            f"address: nothing answers at {address} ({error.strerror or error}); give that of a running Ray cluster"
+            f"address: nothing answers at {address} ({error.strerror or error}); give the address of a running Ray "
+            "cluster"
         ) from error
     try:
         GcsClient(address=address)

@@ -28,5 +28,5 @@ class DeferredApp:
                 assert (await receive())["type"] == f"lifespan.{event}"
                 await send({"type": f"lifespan.{event}.complete"})
             return
-        assert self.app is not None, "a replica is asked nothing before it has its first model"
+        assert self.app is not None, "a replica received a request before its first model was loaded"
         await self.app(scope, receive, send)

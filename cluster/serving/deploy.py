@@ -83,7 +83,7 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
     needed = {"CPU": serving.cpus_per_replica, "GPU": serving.gpus_per_replica}
     require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
     if not is_loopback(serving.host) and serving.key_file is None:
-        log.warning("%s is not a loopback address, and the endpoint asks nobody for a key", serving.host)
+        log.warning("%s is not a loopback address, and the endpoint requires no API key", serving.host)
     _start(serving)
     apply(
         ServeApplicationSchema(
@@ -121,7 +121,7 @@ def wait_until_ready(url: str, timeout_seconds: float) -> None:
     while True:
         application = serve.status().applications.get(APPLICATION)
         if application is None:
-            raise ConfigurationError(f"nothing is deployed that could answer at {url}; deploy the model first")
+            raise ConfigurationError(f"nothing is deployed at {url}; deploy the model first")
         if application.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             raise ConfigurationError(f"the endpoint at {url} does not start: {reasons(application)}")
         if application.status == ApplicationStatus.RUNNING and _answers(url):
@@ -181,7 +181,7 @@ def registered(arguments: Arguments) -> ModelVersion:
     version = open_registry(arguments.tracking, root).resolve(arguments.model, arguments.serving.alias)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
-        content = "nothing that is committed" if marker is None else f"digest {marker.digest}"
+        content = "no committed output" if marker is None else f"digest {marker.digest}"
         raise ConfigurationError(
             f"model {arguments.model!r} version {version.version} was registered with digest {version.digest}, "
             f"and {version.uri} holds {content}; register it again"

@@ -52,13 +52,14 @@ def require_own(folder: Path) -> None:
     other_owners = {folder.stat().st_uid, folder.lstat().st_uid} - {os.getuid()}  # of the folder or a link to it
     if other_owners:
         raise ConfigurationError(
-            f"serving.cache: {folder} belongs to user {other_owners.pop()}, and this is user {os.getuid()}; "
-            "name a folder of your own, or remove that one"
+            f"serving.cache: {folder} belongs to user {other_owners.pop()}, but this process runs as user "
+            f"{os.getuid()}; "
+            "name another folder, or remove that one"
         )
     if mode & 0o077:
         raise ConfigurationError(
-            f"serving.cache: {folder} has mode {mode:o}, so that others of this machine may reach it; "
-            f"say `chmod 700 {folder}`, or name another folder"
+            f"serving.cache: {folder} has mode {mode:o}, so that other users can access it; "
+            f"run `chmod 700 {folder}`, or name another folder"
         )
 
 
@@ -69,10 +70,10 @@ def _is_good(place: Path, digest: str) -> bool:
     try:
         marker = committed(str(place))
         if marker is None or marker.digest != digest:
-            raise ValueError(f"{place} does not hold what its name says")
+            raise ValueError(f"{place} does not match the digest in its name")
         verify(place, marker.files)
     except ValueError as error:
-        log.warning("the copy is brought again: %s", error)
+        log.warning("the cached copy is replaced: %s", error)
         shutil.rmtree(place)
         return False
     return True
@@ -82,7 +83,7 @@ def _bring(version: ModelVersion, folder: Path, place: Path) -> None:
     """Copy the content of the version's URI to `place`."""
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
-        held = "nothing that is committed" if marker is None else f"digest {marker.digest}"
+        held = "no committed output" if marker is None else f"digest {marker.digest}"
         raise ValueError(
             f"version {version.version} was registered with digest {version.digest}, and {version.uri} holds {held}; "
             "register it again"

@@ -60,7 +60,7 @@ class ModelSwap(Generic[Model]):
 
     def refuse(self, error: str) -> None:
         """Record that the last request failed because it named no valid version."""
-        log.error("the model stays as it is: %s", error)
+        log.error("the current model stays: %s", error)
         self._ended("failed")
         with self._lock:
             self._standing = replace(self._standing, wanted=None, state="failed", error=error)
@@ -73,7 +73,7 @@ class ModelSwap(Generic[Model]):
                     self._swap_to(wanted)
             except Exception as error:
                 # Whatever is wrong with the new model, the old one continues; the status and the metric report it.
-                log.exception("version %s does not follow; the model stays as it is", wanted.version)
+                log.exception("version %s is not loaded; the current model stays", wanted.version)
                 self._settle(wanted, "failed", f"{type(error).__name__}: {error}")
             else:
                 self._settle(wanted, "stands", None)

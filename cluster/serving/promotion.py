@@ -37,11 +37,11 @@ class Promotion:
         except RayServeException as error:
             raise ConfigurationError("Serve does not run on this cluster; deploy the model first") from error
         if before is None:
-            raise ConfigurationError("nothing is deployed on this cluster that could be promoted; deploy it first")
+            raise ConfigurationError("no application is deployed on this cluster; deploy it first")
         self._before = before
         self.arguments = parse(Arguments, before.args, source="the deployed application's args")
         if self.arguments.serving.key_file is not None and key is None:
-            raise ConfigurationError(f"the endpoint asks for an API key: put one into {KEY} for the request that tries")
+            raise ConfigurationError(f"the endpoint asks for an API key: set {KEY} for the test request")
         self._timeout_seconds = timeout_seconds
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._handle = serve.get_app_handle(APPLICATION)
@@ -78,10 +78,10 @@ class Promotion:
         try:
             apply(self._before)
             if not wait or self._wait_for(digests):
-                return "the version before answers"
-            return "the version before does not answer everywhere yet"
+                return "the previous version is serving"
+            return "the previous version is not yet serving on every replica"
         except Exception as error:  # reported together with the reason for the rollback
-            return f"the version before may not be deployed again ({error}); promote it by its number"
+            return f"the previous version may not have been restored ({error}); promote it by its number"
 
     def _wait(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
         """Wait until every replica has `version` and one has answered with it; raise NotPromoted on timeout."""
@@ -108,7 +108,7 @@ class Promotion:
         # If Serve may scale to zero, there may be no replica; the canary request then starts one.
         replicas = _replicas()
         if behind or len(statuses) != replicas:
-            return f"{len(behind)} of {len(statuses)} replicas answer with another version, and there are {replicas}"
+            return f"{len(behind)} of {len(statuses)} replicas serve another version; the deployment has {replicas}"
         remaining = max(1.0, deadline - time.monotonic())
         return unanswered(url(self.arguments.serving), self._headers, version, canary, remaining)
 
@@ -134,17 +134,17 @@ def unanswered(
     try:
         response = httpx.post(target, json=dict(canary), headers=dict(headers), timeout=seconds, trust_env=False)
     except httpx.HTTPError as error:
-        raise NotPromoted(f"the request that tries it got no answer from {target} ({error})") from error
-    outcome = f"the request that tries it was answered {response.status_code}"
+        raise NotPromoted(f"the test request got no response from {target} ({error})") from error
+    outcome = f"the test request was answered with status {response.status_code}"
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:  # busy with other requests: retried
-        return f"{outcome}, last by {target}: {response.text[:300]}; try again when less is asked of it"
+        return f"{outcome}, last by {target}: {response.text[:300]}; try again when the load is lower"
     if response.status_code != httpx.codes.OK:
         raise NotPromoted(f"{outcome}: {response.text[:300]}")
     try:
         digest = response.json()["edlm"]["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise NotPromoted(f"{outcome} by {target}, without the model's digest: {response.text[:300]}") from error
-    return None if digest == version.digest else f"the request that tries it was answered with digest {digest}"
+    return None if digest == version.digest else f"the test request was served by digest {digest}"
 
 
 def with_version(application: ServeApplicationSchema, version: ModelVersion) -> ServeApplicationSchema:

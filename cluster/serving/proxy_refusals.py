@@ -44,16 +44,16 @@ def refusal(start: Message) -> APIError | None:
     if status < 400 or not from_ray:
         return None
     if status == 404:
-        return APIError(404, "no application of this server answers at this path", code="not_found")
+        return APIError(404, "no application is served at this path", code="not_found")
     if status == 408:
-        return APIError(504, "not done in time; ask for less", code="deadline_exceeded")
+        return APIError(504, "the deadline passed; ask for less", code="deadline_exceeded")
     if status == 429:
         wait = spread(headers.get("retry-after"))
         return APIError(429, f"too many requests wait for a replica; try again in {wait} s", None, "queue_full", wait)
     if status == 503:
         wait = spread(headers.get("retry-after"))
         return APIError(503, f"no replica can take requests; try again in {wait} s", None, "not_ready", wait)
-    return _ended() if status == 500 else APIError(status, "the server's proxy does not take this request")
+    return _ended() if status == 500 else APIError(status, "the server's proxy rejected this request")
 
 
 def spread(told: str | None) -> int:
@@ -63,5 +63,5 @@ def spread(told: str | None) -> int:
 
 def _ended() -> APIError:
     wait = spread(None)
-    message = f"no replica finished this; ask again in {wait} s: the same seed gives the same text"
+    message = f"no replica finished the request; try again in {wait} s: the same seed gives the same text"
     return APIError(503, message, None, "engine_failed", wait)

@@ -180,9 +180,9 @@ def wanted_version(user_config: Any) -> ModelVersion:
 def require_living(batch: InferenceEngine, hung_seconds: float) -> None:
     """Raise EngineFailed if the engine has failed, or has work but made no progress for `hung_seconds`."""
     if not batch.alive:
-        raise EngineFailed("the engine has failed; the log says why")
+        raise EngineFailed("the engine has failed; see the log")
     if batch.beat_age_seconds > hung_seconds:
-        raise EngineFailed(f"there is work, and the engine gave no sign of life for {hung_seconds:g} s")
+        raise EngineFailed(f"the engine has work and has made no progress for {hung_seconds:g} s")
 
 
 def listening_host() -> str:

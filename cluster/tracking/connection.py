@@ -65,12 +65,12 @@ def tracking_uri(tracking: Tracking, root: str) -> str:
     scheme = tracking.uri.partition("://")[0].partition("+")[0]
     if scheme not in ("http", "https", *DATABASES):
         raise ConfigurationError(
-            f"tracking.uri: {tracking.uri!r} is no server and no database; give http(s)://HOST:PORT, "
+            f"tracking.uri: {tracking.uri!r} is neither a server nor a database; give http(s)://HOST:PORT, "
             "sqlite:////ABSOLUTE/PATH or postgresql://..., or leave it out"
         )
     if scheme == "sqlite" and not tracking.uri.partition("://")[2].startswith("//"):
         raise ConfigurationError(
-            f"tracking.uri: {tracking.uri!r} is relative, and workers stand elsewhere; give sqlite:////ABSOLUTE/PATH"
+            f"tracking.uri: {tracking.uri!r} is relative, but workers run in other folders; give sqlite:////ABSOLUTE/PATH"
         )
     return tracking.uri
 
@@ -100,6 +100,6 @@ def _local(root: str) -> str:
     folder = Path(root.removeprefix("file://"))
     if not folder.is_absolute():
         raise ConfigurationError(
-            f"storage root {root!r} is relative, and workers stand elsewhere; give an absolute path"
+            f"storage root {root!r} is relative, but workers run in other folders; give an absolute path"
         )
     return str(folder)

@@ -36,7 +36,7 @@ class Journal:
             valid_bytes = stop
         torn_bytes = path.stat().st_size - valid_bytes
         if torn_bytes:
-            log.warning("%s: the last %d bytes, torn by a crash, are cut off", path, torn_bytes)
+            log.warning("%s: removed the last %d bytes, an incomplete entry after a crash", path, torn_bytes)
             os.truncate(path, valid_bytes)
         self._file = path.open("ab")
         if valid_bytes == 0:

@@ -48,10 +48,10 @@ class Registry:
         # Not Path.as_uri, which encodes a space as %20: fsspec does not decode it.
         absolute = uri if "://" in uri else f"file://{Path(uri).resolve()}"
         if redacted(absolute) != absolute:
-            raise ConfigurationError(f"{redacted(absolute)} holds a user or password; put those into the environment")
+            raise ConfigurationError(f"{redacted(absolute)} contains a user or password; set them in the environment")
         if committed(absolute) is None:
             raise ConfigurationError(
-                f"{uri} is not committed, so not registered; run the stage that writes it to its end"
+                f"{uri} is not committed and cannot be registered; finish the stage that writes it"
             )
         with answering(self.client.tracking_uri):
             version = self._find_or_add(name, absolute, run_id, digest, tags or {})

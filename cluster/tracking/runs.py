@@ -100,7 +100,9 @@ class RunTracker:
         shipped = self._shipping.stop(self._patience_seconds)
         unsent = (self._journal.folder / ENTRIES).stat().st_size - shipped
         if unsent:
-            log.warning("MLflow has not taken the last %d bytes of %s; ship them later", unsent, self._journal.folder)
+            log.warning(
+                "MLflow has not received the last %d bytes of %s; ship them later", unsent, self._journal.folder
+            )
 
     def _file(self, name: str, content: str, table: bool) -> None:
         self._journal.place(name).write_text(content, encoding="utf-8")
@@ -148,7 +150,7 @@ class Runs:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise ConfigurationError(
-                f"no run {run_id} in {redacted(self.client.tracking_uri)}, in which a half-finished stage would go on; "
+                f"no run {run_id} in {redacted(self.client.tracking_uri)}, which an unfinished stage would resume; "
                 "restore it there, or delete the experiment's folder `work` to start the stage again"
             ) from error
 

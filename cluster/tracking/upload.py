@@ -87,7 +87,7 @@ class Shipper:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             # It would always be rejected: later entries must not wait for it.
-            log.warning("MLflow refuses %s of run %s: %s", entry.get("kind"), self.run_id, error.message)
+            log.warning("MLflow rejected %s of run %s: %s", entry.get("kind"), self.run_id, error.message)
 
     def _send_parameters(self, values: dict[str, str]) -> None:
         existing = self.client.get_run(self.run_id).data.params
@@ -177,7 +177,7 @@ def ship(tracking: Tracking, root: str, folder: Path) -> int:
                 Shipper(connect(tracking, root), path.parent, run_id).ship()
             count += 1
         except MlflowException as error:
-            log.warning("MLflow does not take the journal in %s: %s", path.parent, first_line(error))
+            log.warning("MLflow rejected the journal in %s: %s", path.parent, first_line(error))
     return count
 
 

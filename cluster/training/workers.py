@@ -142,7 +142,7 @@ def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
         uri, step = choice[0]
         engine.load(open_snapshot(uri), step)
         if engine.rank == 0:
-            say(f"[{task.name}] goes on after step {step}")
+            say(f"[{task.name}] resumes after step {step}")
 
 
 class _Reporter:

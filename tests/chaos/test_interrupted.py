@@ -34,7 +34,7 @@ def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(hom
     _wait_for_orphans_of(tmp_path)
     resumed = run(tmp_path, "pretrain", *long)
     assert "[pretrain] resumes" in resumed
-    assert re.search(r"goes on after step \d+00", resumed)
+    assert re.search(r"resumes after step \d+00", resumed)
     assert _curve(tmp_path, resumed) == _curve(home, whole)
 
 
@@ -43,16 +43,16 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(home):
     arguments, settings = command(home, "evaluate", *other)
     with subprocess.Popen(arguments, **settings) as victim:
         for line in victim.stdout:
-            if re.search(r"\d+ of \d+ cells measured", line):
+            if re.search(r"\d+ of \d+ measurements done", line):
                 os.killpg(victim.pid, signal.SIGKILL)
                 break
         else:
             pytest.fail("no cell was measured")
     _wait_for_orphans_of(home)
     resumed = run(home, "evaluate", *other)
-    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", resumed).groups())
+    kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", resumed).groups())
     assert 0 < kept < total
-    assert f"{total - kept} of {total - kept} cells measured" in resumed
+    assert f"{total - kept} of {total - kept} measurements done" in resumed
     assert "6 validation sequences" in resumed
 
 

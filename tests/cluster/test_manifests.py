@@ -71,7 +71,7 @@ def test_the_shipped_config_serves_what_the_main_job_registers():
 def test_beyond_its_own_machine_the_shipped_service_asks_for_keys():
     _, serving = ours(serve_config("ray_service.yaml"))
     assert serving.key_file == "/keys/keys"
-    with pytest.raises(ConfigurationError, match="no key would be asked for"):
+    with pytest.raises(ConfigurationError, match="no API key would be required"):
         parse(Arguments, {"model": "edlm", "serving": {"host": "0.0.0.0"}})
 
 

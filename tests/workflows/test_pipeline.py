@@ -51,7 +51,12 @@ def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home,
     page = re.search(r"the report, with every figure: (\S+)", first)
     assert page is not None
     html = Path(page[1]).read_text(encoding="utf-8")
-    for wanted in ("Beside plain diffusion at the same T", "T-step bounds, nats per token", "Not measured", "register"):
+    for wanted in (
+        "Against plain diffusion at the same T",
+        "T-step bounds, nats per token",
+        "Not measured",
+        "register",
+    ):
         assert wanted in html
     assert "&lt;storage&gt;/smallest/pretrain-" in html
     assert str(home) not in html  # the page may be published
@@ -158,10 +163,10 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_
         r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", said
     )
     assert "Traceback" not in said
-    kept, total = map(int, re.search(r"(\d+) of (\d+) cells were measured before", said).groups())
+    kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", said).groups())
     assert kept == total - 3
     (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
-    assert "3 of 3 cells measured" in run(
+    assert "3 of 3 measurements done" in run(
         home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt")
     )
 

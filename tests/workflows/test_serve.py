@@ -56,7 +56,7 @@ def keys(folder: Path, state: str) -> Path:
     ("state", "told"),
     [
         ("missing", "workflows.serve key NAME --file"),
-        ("readable", "has mode 0644, and only its owner may read API keys: chmod 600"),
+        ("readable", "has mode 0644, but API keys must be readable by their owner only: chmod 600"),
         ("empty", "holds no key"),
         ("damaged", "line 1 is not `NAME sha256:HASH`"),
     ],

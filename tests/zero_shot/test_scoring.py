@@ -68,7 +68,7 @@ def test_a_corpus_of_many_batches_is_read_whole(story, monkeypatch):
 
 
 def test_units_of_text_do_not_depend_on_the_tokenizer(story):
-    """Models that give the whole corpus the same probability agree in bits a byte and word perplexity."""
+    """Models that give the whole corpus the same probability agree in bits per byte and word perplexity."""
     nats, results = 1000.0, []
     for tokenizer in (byte_level, BPE(size=280).build(STORY)):
         passages = story(convention=Documents(), detokenizer=WikiText()).passages(tokenizer, 16)

@@ -21,7 +21,7 @@ def endings_table(caption: str, loads: Mapping[str, Sequence[RequestOutcome]], d
                 f"{totals.texts_per_second:.2f}", f"{totals.tokens_per_second:.0f}", f"{totals.goodput:.2f}",
             )
         )  # fmt: skip
-    columns = ("service", "sent", *get_args(Ending), "texts a second", "tokens a second", "goodput a second")
+    columns = ("service", "sent", *get_args(Ending), "texts per second", "tokens per second", "goodput per second")
     return Table(caption, columns, rows)
 
 

@@ -139,7 +139,7 @@ def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networ
     conditional = ConditionalEnergyConfig(width=width, layers=1, heads=HEADS).build(denoiser)
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
     whole = BidirectionalEnergyConfig().build(denoiser)
-    energies = {"whole drafts": whole, STEP: step, "conditional": conditional}
+    energies = {"whole sequences": whole, STEP: step, "conditional": conditional}
     return prepared(Networks(denoiser, autoregressive, energies, LogLinear()), AS_TRAINED, device)
 
 
@@ -196,7 +196,7 @@ def _measure(
         peak = max(peak_bytes(lap.run, device) for lap in runner.contestant.laps)
         text_worth = None
         if trained is not None and runner.law is not None:
-            say(f"what {runner.name} writes")
+            say(f"samples of {runner.name}")
             text_worth = worth(trained, *runner.law)
         yield RaceResult(
             size, runner.name, runner.candidates, runner.scaled, times[runner.name], runner.calls(), peak,

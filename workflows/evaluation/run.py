@@ -21,8 +21,8 @@ class CellsFailed(StageFailed):
     def __init__(self, failures: Mapping[str, str], cells: int) -> None:
         listed = "\n".join(f"  {label}: {cause}" for label, cause in failures.items())
         super().__init__(
-            f"{len(failures)} of {cells} cells failed; what the others found is kept, so that running this again "
-            f"measures these alone:\n{listed}"
+            f"{len(failures)} of {cells} measurements failed; the others are kept, so that the next run "
+            f"measures only these:\n{listed}"
         )
         self.failures = dict(failures)
 
@@ -35,7 +35,7 @@ class _Progress:
     def tick(self) -> None:
         self.done += 1
         if self.done % max(1, self.total // REPORTS) == 0 or self.done == self.total:
-            say(STAGE, f"{self.done} of {self.total} cells measured")
+            say(STAGE, f"{self.done} of {self.total} measurements done")
 
 
 def measure_all(
@@ -54,7 +54,7 @@ def measure_all(
         results += [(cell, result) for cell in cells if (result := stored[id(cell)]) is not None]
         missing.append([cell for cell in cells if stored[id(cell)] is None])
     if results:
-        say(STAGE, f"{len(results)} of {len(paths)} cells were measured before")
+        say(STAGE, f"{len(results)} of {len(paths)} measurements reused")
     progress, failures = _Progress(sum(map(len, missing))), {}
     for cells, isolated in zip(missing, (False, True), strict=True):
         for cell, result in _measured(session, cells, isolated, failures):

@@ -43,7 +43,7 @@ from workflows.reporting.findings import (
 )
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import DATA, LEGACY, PLAIN, Row, energies, title
+from workflows.reporting.samplers import DATA, PLAIN, PUBLISHED, Row, energies, title
 from workflows.reporting.tabulation import (
     bound_table,
     calibration_table,
@@ -70,51 +70,56 @@ TEXTS_SHOWN = 2  # per sampler
 METHOD = (
     Bullet(
         "Samplers",
-        "Plain diffusion fills a masked text in T steps and draws the tokens of a step independently of one another. "
-        "With an energy E a step draws k candidates and keeps one with probability proportional to exp(−E / τ); exact "
-        "is k → ∞. All steps resample, unless a row says otherwise: last step resamples in the last one alone.",
+        "Plain diffusion unmasks a text in T steps and samples the tokens of a step independently of one another. "
+        "With an energy E, a step draws k candidates and resamples one with probability proportional to exp(−E / "
+        "τ); exact "
+        "is k → ∞. All steps resample unless a row says otherwise: last step means that only the last one does.",
     ),
     Bullet(
         "Bounds",
-        "A T-step bound is an upper bound on −log p of the very sampler that runs, for every k (in expectation; what "
-        "is shown is its estimate ± one standard error over the test sequences). The denoiser's NELBO is a bound, the "
-        "autoregressive model's number is exact.",
+        "A T-step bound is an upper bound on −log p of the sampler that runs, for every k (in expectation; the table "
+        "has its estimate ± one standard error over the test sequences). The denoiser's NELBO is a bound, the "
+        "autoregressive model's likelihood is exact.",
     ),
     Bullet(
-        "No bounds",
-        "The paper's estimator is none and stands here only beside published tables. What a judge says of generated "
-        "texts is no likelihood, and counts only beside their entropy: repetition pleases a judge. The two ends of log "
+        "Not bounds",
+        "The paper's estimator is not a bound and is shown for comparison with published tables only. A judge's "
+        "score of generated "
+        "texts is not a likelihood and is meaningful only beside their entropy: judges favor repetition. The two "
+        "ends of log "
         "Z are estimates, biased low and high.",
     ),
     Bullet(
         "Controls",
         "Plain diffusion at the same T, at the same network calls, and at the same seconds; and k candidates with "
-        "uniform weights, which show what drawing k times does without knowing anything.",
+        "uniform weights, which show the effect of drawing k candidates without information.",
     ),
     Bullet(
         "Same cost",
         "Plain diffusion is interpolated linearly in the logarithm of the cost between its measurements and never "
-        "extrapolated. Where its curve is convex, as it is as a rule, the straight line lies above it and favours the "
-        "energies. Each candidate counts as one network call, whatever part of a pass it takes, which counts against "
+        "extrapolated. Where its curve is convex, which is typical, the straight line lies above it and favors the "
+        "energies. Each candidate counts as one network call, whatever fraction of a pass it takes, which "
+        "disadvantages "
         "light energies. "
-        "Seconds are those of drawing texts, timed with no other cell of the evaluation beside it.",
+        "Seconds are the sampling time, measured with no other measurement running.",
     ),
     Bullet(
-        "Beyond doubt",
-        "A difference of more than 3 standard errors; what is less is undecided, because dozens of comparisons stand "
-        "here. Bounds are compared sequence by sequence, so that what makes a text hard for both sides cancels; texts "
-        "have no pairs, and their errors count both sides as if independent. The best of several samplers is chosen "
+        "Significance",
+        "A difference counts beyond 3 standard errors; smaller ones are undecided, because there are dozens of "
+        "comparisons. Bounds are paired by sequence, so that the difficulty of a sequence cancels; texts "
+        "are not paired, and the errors of both sides add as if independent. The best of several samplers is selected "
         "after the fact.",
     ),
 )
 
 SIGMAS = (
-    "In nats per token; σ: standard errors of the difference. Better and worse: beyond 3σ; of the samplers of an "
-    "energy the one that differs most is named."
+    "In nats per token; σ: standard errors of the difference. Better and worse: beyond 3σ; among the samplers of an "
+    "energy, the one with the largest difference is named."
 )
 READING = (
-    "+0.216 +47σ: better by 0.216 nats per token, 47 standard errors. –: not comparable. In brackets: dearer than any "
-    "plain diffusion that was measured, so compared with the dearest, which costs less."
+    "+0.216 +47σ: better by 0.216 nats per token, 47 standard errors. –: not comparable. In brackets: more "
+    "expensive than any "
+    "measured plain diffusion, so compared with the most expensive one, which costs less."
 )
 
 
@@ -124,11 +129,11 @@ def finding_blocks(results: Results) -> list[DocumentBlock]:
     levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
     blocks += _quality_cost(results)
-    blocks += _in_short("Bounds in short", LIKELIHOOD, results.bounds)
+    blocks += _in_short("Summary of bounds", LIKELIHOOD, results.bounds)
     judged = [(TEXTS, judge, rows) for judge, rows in by_judge(at_temperature_one(results.quality)).items()]
     judged += [(MATCHED, judge, rows) for judge, rows in by_judge(results.matched).items()]
     for topic, judge, rows in judged:
-        blocks += _in_short(f"{topic.name} in short ({judge})", topic, rows)
+        blocks += _in_short(f"{topic.name}: summary ({judge})", topic, rows)
     return blocks
 
 
@@ -137,9 +142,9 @@ def _quality_cost(results: Results) -> list[DocumentBlock]:
     judge, matched = next(iter(by_judge(results.matched).items()), (None, []))
     data = next((row for row in results.quality if row["energy"] == DATA and row.get("judge") == judge), None)
     caption = (
-        "Every sampler that resamples in all steps, by network calls and by seconds: its T-step bound, and where it "
-        "was judged the generative perplexity of its texts at the entropy of the data (bars: 2 standard errors). The "
-        "pale band joins what no other sampler beats at its cost."
+        "Every sampler that resamples in all steps, by network calls and by seconds: its T-step bound and, where it "
+        "was judged, the generative perplexity of its texts at the entropy of the data (bars: 2 standard errors). The "
+        "shaded band is the frontier: samplers that no other one beats at their cost."
     )
     return _picture(
         "quality-cost", caption, results.bounds, (BOUND, TEXT_SECONDS),
@@ -156,14 +161,14 @@ def by_judge(quality: Sequence[Row]) -> dict[str, list[Row]]:
     """Group the rows by judge, because scores of different judges are not comparable."""
     rows_by_judge: dict[str, list[Row]] = {}
     for row in quality:
-        rows_by_judge.setdefault(row.get("judge") or "a judge without a name", []).append(row)
+        rows_by_judge.setdefault(row.get("judge") or "unnamed judge", []).append(row)
     return rows_by_judge
 
 
 def _in_short(name: str, topic: Topic, rows: Sequence[Row]) -> list[DocumentBlock]:
     bullets = short_findings(topic, rows)
     if not bullets:
-        return [Heading(name, 3), Paragraph("Nothing was measured that could be compared.")]
+        return [Heading(name, 3), Paragraph("No comparable measurements.")]
     return [
         Heading(name, 3),
         Paragraph(SIGMAS),
@@ -191,15 +196,15 @@ def likelihood_blocks(results: Results) -> list[DocumentBlock]:
             rows if energies(rows) else [], (BOUND,), lambda: gain_figure(rows),
         ),
         *_picture(
-            "bound-calls", "T-step bound against network calls; a light head counts as a whole call.",
+            "bound-calls", "T-step bound against network calls; a light head counts as one call.",
             rows, (BOUND, CALLS), lambda: bound_calls_figure(summary, rows),
         ),
         *_picture(
-            "bound-seconds", "T-step bound against the seconds that the sampler takes for a text.",
+            "bound-seconds", "T-step bound against the sampler's seconds per text.",
             rows, (BOUND, TEXT_SECONDS), lambda: bound_seconds_figure(summary, rows),
         ),
         *tables,
-        *_energy_by_energy(LIKELIHOOD, "The bound, energy by energy", rows),
+        *_energy_by_energy(LIKELIHOOD, "The bound by energy", rows),
     ]  # fmt: skip
 
 
@@ -214,7 +219,7 @@ def text_blocks(results: Results) -> list[DocumentBlock]:
         blocks += [Heading(f"Judge: {judge}", 3), *_judged(rows, suffix), *_matched(matched.get(judge, []), suffix)]
     if judges:
         texts = _texts(at_temperature_one(next(iter(judges.values()))))
-        blocks += [Verbatim(f"Texts of the largest T, {TEXTS_SHOWN} of each sampler", texts, folded=True)]
+        blocks += [Verbatim(f"Texts at the largest T, {TEXTS_SHOWN} per sampler", texts, folded=True)]
     blocks += [legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else []
     return blocks + ([race_entropy_table(results.race_entropy)] if results.race_entropy else [])
 
@@ -230,7 +235,7 @@ def _matched(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
             f"matched-seconds{suffix}", "The judge's nats per token at the entropy of the data, against seconds.",
             rows, (JUDGED, TEXT_SECONDS), lambda: matched_seconds_figure(rows),
         ),
-        *_energy_by_energy(MATCHED, "At the entropy of the data, energy by energy", rows),
+        *_energy_by_energy(MATCHED, "At the entropy of the data, by energy", rows),
     ]  # fmt: skip
 
 
@@ -251,7 +256,7 @@ def _judged(rows: Sequence[Row], suffix: str) -> list[DocumentBlock]:
             rows, (JUDGED, ENTROPY), lambda: quality_figure(rows),
         ),
         quality_table(rows),
-        *_energy_by_energy(TEXTS, "The judge, energy by energy", untempered),
+        *_energy_by_energy(TEXTS, "The judge, by energy", untempered),
     ]  # fmt: skip
 
 
@@ -262,16 +267,16 @@ def weight_blocks(results: Results) -> list[DocumentBlock]:
         blocks += [
             Heading("Weights along the trajectory", 3),
             Picture("ess", ess_figure(rows), "Effective sample size of the candidates, from t = 1 to 0."),
-            Picture("distinct", distinct_figure(rows), "How many of the candidates differ, from t = 1 to 0."),
+            Picture("distinct", distinct_figure(rows), "Number of distinct candidates, from t = 1 to 0."),
             trajectory_table(rows),
         ]
     if rows := results.calibration:
-        blocks += [Heading("Data against drafts", 3), calibration_table(rows)]
+        blocks += [Heading("Data against samples", 3), calibration_table(rows)]
         for energy in dict.fromkeys(row["energy"] for row in rows):
-            caption = f"{energy}: energies of data and drafts, reliability of σ(−E), area under the ROC curve by t."
+            caption = f"{energy}: energies of data and samples, reliability of σ(−E), area under the ROC curve by t."
             blocks.append(Picture(f"calibration-{energy}", calibration_figure(energy, rows), caption))
     if rows := results.partition:
-        caption = "Both ends of log Z, which close on one another as n grows."
+        caption = "Both ends of log Z, which converge as n grows."
         blocks += [Heading("log Z", 3), Picture("partition", partition_figure(rows), caption), partition_table(rows)]
     return [Heading("Energies"), *(blocks or [Paragraph("Neither weights nor calibration nor log Z were measured.")])]
 
@@ -286,7 +291,7 @@ def training_blocks(training: Mapping[str, Curves]) -> list[DocumentBlock]:
     """Return the training curves of all stages."""
     figures = (
         ("training-loss", loss_figure(training), "Training loss of each stage."),
-        ("training-gain", gain_by_time_figure(training), "What a step gains while an energy trains, by t."),
+        ("training-gain", gain_by_time_figure(training), "Gain of a step during the training of an energy, by t."),
     )
     pictures = [Picture(name, figure, caption) for name, figure, caption in figures if figure is not None]
     return [Heading("Training"), *(pictures or [Paragraph("The tracking store has no curves of these stages.")])]
@@ -294,7 +299,7 @@ def training_blocks(training: Mapping[str, Curves]) -> list[DocumentBlock]:
 
 def missing_blocks(results: Results, stages: Sequence[str]) -> list[DocumentBlock]:
     """List the missing contents of the report; `stages`: stages without a run in the tracking store."""
-    lost = "seconds, commit, machine and curves: the tracking store does not know its run."
+    lost = "seconds, commit, machine and curves: its run is not in the tracking store."
     items = [Bullet(name, text) for name, text in (*results.missing, *((stage, lost) for stage in stages))]
     return [Heading("Not measured"), *([Bullets(items)] if items else [Paragraph("Nothing is missing.")])]
 
@@ -336,6 +341,6 @@ def _texts(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["steps"] == most[row["energy"]] and row["texts"]:
             named = title(row["energy"]) if row["energy"] not in (PLAIN, *energies(rows)) else sampler_at(row)
-            legacy = f", {LEGACY}" if row["legacy"] and LEGACY not in named else ""
+            legacy = f", {PUBLISHED}" if row["legacy"] and PUBLISHED not in named else ""
             lines += [f"{named}{legacy}", *(f"  {visible(text)}" for text in row["texts"][:TEXTS_SHOWN])]
     return "\n".join(lines)

@@ -105,7 +105,7 @@ def same_steps(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
 def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     """Compare the row with the same sampler under uniform weights, to rule out a gain from k draws alone."""
     if planned(row):
-        return NotComparable("a plan has no one k for all steps")
+        return NotComparable("a plan has no single k for all steps")
     if not row["candidates"]:
         return NotComparable("exact sampling has no candidates to weigh uniformly")
     controls = (r for r in rows if r["energy"] == UNIFORM and r["steps"] == row["steps"])

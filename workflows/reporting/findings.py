@@ -23,7 +23,7 @@ from workflows.reporting.comparison import (
 )
 from workflows.reporting.document import Bullet
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import LEGACY, PLAIN, UNIFORM, Row, energies, title, words
+from workflows.reporting.samplers import PLAIN, PUBLISHED, UNIFORM, Row, energies, title, words
 
 WORTH_SAYING = 1.05  # minimum ratio of equivalent plain steps to own steps
 NAMED = 3  # energies named in a sentence; the table lists all
@@ -105,7 +105,7 @@ def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
         if summary.get(key)
     ]
     if summary.get("entropy_nats_per_token") is not None:
-        levels.append(f"the source's own law {summary['entropy_nats_per_token']:.3f} (exact)")
+        levels.append(f"the entropy of the source {summary['entropy_nats_per_token']:.3f} (exact)")
     bullets = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
     kept = [row for row in measured(bounds, BOUND) if not row["legacy"]]
     if kept:
@@ -122,17 +122,19 @@ def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
     if not without_control:
         return []
     bullets = [
-        Bullet("Beside plain diffusion at the same T", _ranking([entry.steps for entry in without_control])),
+        Bullet("Against plain diffusion at the same T", _ranking([entry.steps for entry in without_control])),
         Bullet(
-            f"Beside plain diffusion at the same {CALLS.name}", _ranking([entry.calls for entry in without_control])
+            f"Against plain diffusion at the same {CALLS.name}", _ranking([entry.calls for entry in without_control])
         ),
-        Bullet("Beside plain diffusion at the same seconds", _ranking([entry.seconds for entry in without_control])),
-        Bullet("Beside k candidates with uniform weights", _ranking([entry.uniform for entry in without_control])),
+        Bullet("Against plain diffusion at the same seconds", _ranking([entry.seconds for entry in without_control])),
+        Bullet("Against k candidates with uniform weights", _ranking([entry.uniform for entry in without_control])),
     ]
     if UNIFORM in by_energy:
         control = by_energy[UNIFORM].steps
         differ = control.count(Verdict.BETTER) + control.count(Verdict.WORSE)
-        text = f"beyond doubt unlike plain diffusion at the same T in {differ} of {len(control.compared)} samplers."
+        text = (
+            f"differs significantly from plain diffusion at the same T in {differ} of {len(control.compared)} samplers."
+        )
         bullets.append(Bullet("The control, uniform weights", text))
     return bullets
 
@@ -181,8 +183,8 @@ def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
     """Report the number of rows of the published sampler, if there are any."""
     count = sum(bool(row["legacy"]) for row in rows)
     text = (
-        f"Rows that show published behaviour, its errors included: {count}. They are labelled '{LEGACY}' wherever they "
-        "stand, and no other finding counts them."
+        f"Rows of the published sampler, its errors included: {count}. They are labelled '{PUBLISHED}' "
+        "everywhere and count in no other finding."
     )
     return [Bullet("Legacy", text)] if count else []
 
@@ -191,7 +193,7 @@ def _help(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> str:
     if not standing.compared:
         return "Not comparable at the same T: plain diffusion was not measured there."
     if not standing.count(Verdict.BETTER):
-        return f"Helps in none of {len(standing.compared)} samplers beyond doubt."
+        return f"No significant gain in {len(standing.compared)} samplers."
     row, comparison = standing.extreme(Verdict.BETTER)
     where = ", ".join(map(str, standing.steps(Verdict.BETTER)))
     price = _price(topic, row, rows)
@@ -210,7 +212,7 @@ def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[s
     if not worth:
         return []
     row, steps = max(worth, key=lambda pair: pair[1] / pair[0]["steps"])
-    return [f"At {_place(row)} it is as good as plain diffusion at T = {steps:.1f}."]
+    return [f"At {_place(row)} it equals plain diffusion at T = {steps:.1f}."]
 
 
 def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[str]:
@@ -225,8 +227,8 @@ def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[s
     if not lower:
         return []
     return [
-        f"In {lower} of {len(own)} its texts have a lower entropy than plain diffusion's at the same T (by more than 2 "
-        "standard errors): there the judge may be pleased by sharper, not by better texts."
+        f"In {lower} of {len(own)} its texts have lower entropy than plain diffusion's at the same T (by more than 2 "
+        "standard errors): the judge may favor sharper rather than better texts there."
     ]
 
 
@@ -249,7 +251,7 @@ def _by(comparison: Comparison, y: Quantity) -> str:
     """Format the size and the significance of a difference."""
     size = f"{abs(comparison.gain):.3f} {y.unit}"
     if math.isinf(comparison.sigmas):
-        return f"{size} (without scatter)"
+        return f"{size} (no variance)"
     return f"{size} ({abs(comparison.sigmas):.0f} {'paired ' if comparison.paired else ''}standard errors)"
 
 

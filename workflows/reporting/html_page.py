@@ -8,14 +8,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from workflows.reporting.document import ReportDocument, visible
-from workflows.reporting.samplers import LEGACY
+from workflows.reporting.samplers import PUBLISHED
 
 
 def html_page(document: ReportDocument, images: Mapping[str, bytes]) -> str:
     """Return the page; `images`: PNG data of the pictures by name."""
     return _ENVIRONMENT.get_template("report.html").render(
         title=document.title,
-        published=LEGACY,  # marks rows of the published sampler's numerics
+        published=PUBLISHED,  # marks rows of the published sampler's numerics
         blocks=[(number, type(block).__name__.lower(), block) for number, block in enumerate(document.blocks, 1)],
         images={name: base64.b64encode(content).decode("ascii") for name, content in images.items()},
     )

@@ -28,13 +28,14 @@ def origin_blocks(stages: Sequence[StageRecord], settings: str, written: datetim
         Heading("Stages"),
         _stages(stages),
         Paragraph(
-            "Seconds are from a stage's start to its end; of a stage that was stopped and resumed they hold the pause. "
-            "<storage> is where the experiment's outputs went."
+            "Seconds are from a stage's start to its end; for a stage that was stopped and resumed they include the "
+            "pause. "
+            "<storage> is the storage root of the experiment's outputs."
         ),
         Heading("Code and machine"),
         Bullets(_facts(stages, written)),
         Heading("Settings"),
-        Verbatim("The resolved configuration, every default written out", settings, folded=True),
+        Verbatim("Resolved configuration with all defaults", settings, folded=True),
     ]
 
 
@@ -47,7 +48,7 @@ def _stages(stages: Sequence[StageRecord]) -> Table:
             continue
         seconds = f"{(facts.ended - facts.started).total_seconds():.0f}" if facts.ended else UNKNOWN
         rows.append((record.stage, _time(facts.started), seconds, facts.status, _commit(facts), record.output))
-    return Table("What made the numbers", ("stage", "started", "seconds", "status", "commit", "output"), rows)
+    return Table("Code, machine and packages", ("stage", "started", "seconds", "status", "commit", "output"), rows)
 
 
 def _commit(facts: "RunFacts", digits: int = 12) -> str:

@@ -41,7 +41,7 @@ TABLES = (
         ("denoiser_calls", "energy_calls", "by_sequence", "whole_sequence", "block"),
     ),
     Expected(
-        "quality", "what a judge makes of generated texts",
+        "quality", "the judge's scores of generated texts",
         (*_SAMPLER, *_COMMON, "nll_nats_per_token", "nll_standard_error", "entropy_nats", "entropy_standard_error",
          "texts"),
         ("judge", "token_temperature", "generative_perplexity", "distinct_ngrams", "repetition", "divergence", "flags",
@@ -53,11 +53,11 @@ TABLES = (
         ("token_temperature",),
     ),
     Expected(
-        "calibration", "how the energies tell data from drafts",
+        "calibration", "how well the energies distinguish data from samples",
         (*_COMMON, "energy", "t_from", "t_to", "auc", "bins", "data_energies", "draft_energies"),
     ),
     Expected(
-        "partition", "the bracket of log Z by the number of drafts",
+        "partition", "the bracket of log Z by the number of samples",
         (*_COMMON, "energy", "draws", "low_nats_per_token", "low_standard_error", "high_nats_per_token",
          "high_standard_error"),
     ),
@@ -83,7 +83,7 @@ TABLES = (
         (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
     ),
     Expected(
-        "race_entropy", "what the published race leaves of the entropy of the denoiser's laws",
+        "race_entropy", "the entropy that the published races leave of the denoiser's distributions",
         (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
     ),
     Expected(
@@ -97,17 +97,17 @@ TABLES = (
          "standard_error", "gain_over_plain", "gain_standard_error", "seconds_per_text"),
     ),
     Expected(
-        "marginal_truth", "the denoiser against the law of the source, where that is known",
+        "marginal_truth", "the denoiser against the exact distribution of the source",
         (*_COMMON, "t_from", "t_to", "kl_nats_per_position", "kl_standard_error",
          "nelbo_above_entropy_nats_per_token", "nelbo_standard_error"),
     ),
     Expected(
-        "energy_truth", "the energies against the law of the source, where that is known",
+        "energy_truth", "the energies against the exact distribution of the source",
         (*_COMMON, "energy", "candidates", "where", "choice_total_variation", "choice_total_variation_standard_error",
          "exact_gain", "exact_gain_standard_error", "lost_gain", "lost_gain_standard_error", "correlation_misleading"),
     ),
     Expected(
-        "sample_truth", "the texts against the law of the source, where that is known",
+        "sample_truth", "the texts against the exact distribution of the source",
         (*_SAMPLER, *_COMMON, "possible_share", "excess_nats_per_token", "excess_standard_error",
          "pair_total_variation", "pair_total_variation_of_source"),
     ),

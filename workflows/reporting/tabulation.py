@@ -18,7 +18,7 @@ from workflows.reporting.document import Table
 from workflows.reporting.figures.calibration import pairs_of
 from workflows.reporting.findings import EnergyRanking, Topic, plus_minus, price, standings
 from workflows.reporting.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
-from workflows.reporting.samplers import NO_STEPS, PLAIN, Row, energies, last_step_only, series, title, words
+from workflows.reporting.samplers import NO_STEPS, PLAIN, PUBLISHED, Row, energies, last_step_only, series, title, words
 
 NONE = "–"
 MOST_SIGMAS = 99
@@ -39,7 +39,7 @@ def level_table(summary: Row, paper: Sequence[Row] = ()) -> Table:
             rows.append((name, plus_minus(value, summary[key]["standard_error"]), _perplexity(value), kind))
     if summary.get("entropy_nats_per_token") is not None:
         value = summary["entropy_nats_per_token"]
-        rows.append(("the source's own law", f"{value:.3f}", _perplexity(value), "exact −log q of these sequences"))
+        rows.append(("entropy of the source", f"{value:.3f}", _perplexity(value), "exact −log q of these sequences"))
     estimates = [(f"{row['energy']}, {row['how']}", row) for row in paper]
     for name, value in estimates or summary.get("paper_ppl_nats_NOT_A_BOUND", {}).items():
         nats = value["nats_per_token"]
@@ -85,10 +85,10 @@ def effort_table(rows: Sequence[Row]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "T", "budget, of plain's seconds", "bound, nats per token", "gain promised", "gain over plain",
+        "T", "budget, in seconds of plain diffusion", "bound, nats per token", "gain promised", "gain over plain",
         "seconds planned", "seconds per text", "steps from t = 1 on",
     )  # fmt: skip
-    return Table("Adaptive effort: the energy and k of every step, planned within a budget", columns, cells)
+    return Table("Adaptive effort: energy and k of every step, planned under a budget", columns, cells)
 
 
 def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
@@ -109,12 +109,11 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "energy", "largest sure gain", "where", "its calls", "its seconds", "same T", "same calls", "same seconds",
+        "energy", "largest significant gain", "where", "its calls", "its seconds", "same T", "same calls", "same "
+        "seconds",
         "uniform weights",
     )  # fmt: skip
-    caption = (
-        f"{topic.name}: samplers better / undecided / worse beyond doubt, beside plain diffusion and uniform weights"
-    )
+    caption = f"{topic.name}: samplers better / undecided / worse, compared with plain diffusion and uniform weights"
     return Table(caption, columns, cells)
 
 
@@ -146,10 +145,13 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
         )  # fmt: skip
     columns = (
         "sampler", "T", f"{topic.y.name}, {topic.y.unit}", "calls", "seconds", "gain at the same T",
-        "at the same calls", "at the same seconds", "over uniform weights", "T of plain diffusion as good",
+        "at the same calls", "at the same seconds", "over uniform weights", "equivalent T of plain diffusion",
     )  # fmt: skip
     return Table(
-        f"{title(energy)}: {topic.name.lower()}, beside plain diffusion and the control", columns, cells, folded=True
+        f"{title(energy)}: {topic.name.lower()}, compared with plain diffusion and the control",
+        columns,
+        cells,
+        folded=True,
     )
 
 
@@ -166,9 +168,9 @@ def cost_table(cost: Sequence[Row]) -> Table:
     ]  # fmt: skip
     columns = (
         "energy", "T", "sampler", "seconds per text, median", "rounds from, to", "texts at once", "denoiser calls",
-        "energy calls", "kept a call",
+        "energy calls", "kept per call",
     )  # fmt: skip
-    return Table("Cost: samplers timed with nothing beside them", columns, cells, folded=True)
+    return Table("Cost: samplers timed alone", columns, cells, folded=True)
 
 
 def calibration_table(calibration: Sequence[Row]) -> Table:
@@ -177,7 +179,7 @@ def calibration_table(calibration: Sequence[Row]) -> Table:
         (_named(row), f"{row['t_from']:g} to {row['t_to']:g}", number(row["auc"], 3), str(pairs_of(row)))
         for row in sorted(calibration, key=lambda row: (row["energy"], row["t_from"]))
     ]
-    return Table("Data against drafts", ("energy", "t", "area under the ROC curve", "pairs"), cells)
+    return Table("Data against samples", ("energy", "t", "area under the ROC curve", "pairs"), cells)
 
 
 def partition_table(partition: Sequence[Row]) -> Table:
@@ -189,14 +191,14 @@ def partition_table(partition: Sequence[Row]) -> Table:
         )
         for row in sorted(partition, key=lambda row: (row["energy"], row["draws"]))
     ]  # fmt: skip
-    return Table("log Z, nats per token", ("energy", "drafts n", "low end", "high end"), cells)
+    return Table("log Z, nats per token", ("energy", "samples n", "low end", "high end"), cells)
 
 
 def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
     """Return the likelihoods on corpora that no model was trained on."""
     cells = [
         (
-            row["corpus"], row["model"] + (", legacy" if row["legacy"] else ""),
+            row["corpus"], row["model"] + (f", {PUBLISHED}" if row["legacy"] else ""),
             plus_minus(row["nats_per_token"], row["standard_error"]),
             *(number(column(name)(row), 3) for name in ("perplexity", "word_perplexity", "bits_per_byte")),
             str(row["tokens"]), row["convention"],
@@ -206,7 +208,7 @@ def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
     columns = (
         "corpus", "model", "nats per token", "perplexity", "word perplexity", "bits per byte", "tokens", "convention"
     )  # fmt: skip
-    return Table("Zero-shot: corpora that nothing was trained on", columns, cells)
+    return Table("Zero-shot: corpora without training", columns, cells)
 
 
 def outcome_cell(outcome: Outcome) -> str:
@@ -262,8 +264,8 @@ def steps_of(row: Row) -> int:
 
 
 def sampler_of(row: Row) -> str:
-    return ("legacy" if row["legacy"] else NONE) if row["energy"] in (*NO_STEPS, PLAIN) else words(row)
+    return (PUBLISHED if row["legacy"] else NONE) if row["energy"] in (*NO_STEPS, PLAIN) else words(row)
 
 
 def _named(row: Row) -> str:
-    return title(row["energy"]) + (", legacy" if row["legacy"] else "")
+    return title(row["energy"]) + (f", {PUBLISHED}" if row["legacy"] else "")

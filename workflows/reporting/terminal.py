@@ -21,7 +21,7 @@ def report(summary: Row, tables: dict[str, list[Row]]) -> str:
         _calibration(tables.get("calibration", [])),
         _zero_shot(tables.get("zero_shot", [])),
         _legacy("of plain diffusion's texts", tables.get("legacy_entropy", [])),
-        _legacy("of the laws that tokens are drawn from", tables.get("race_entropy", [])),
+        _legacy("of the token distributions", tables.get("race_entropy", [])),
         _texts(tables.get("quality", [])),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -53,13 +53,13 @@ def _bounds(bounds: list[Row]) -> list[str]:
     for (name, window, k), by_steps in groups.items():
         cells = "".join(f"{_short(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
         lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
-    lines.append("Gain over plain diffusion at the same T, in paired standard errors (above 3 is beyond doubt)")
+    lines.append("Gain over plain diffusion at the same T, in paired standard errors (significant above 3)")
     for (name, window, k), by_steps in groups.items():
         if name == "plain":
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
         lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
-    lines.append("  uniform: the control, k candidates of which one is kept whatever it is")
+    lines.append("  uniform: the control, k candidates with uniform weights")
     return lines
 
 
@@ -79,25 +79,25 @@ def _quality(quality: list[Row]) -> list[str]:
     if not quality:
         return ["No judge: texts were not judged"]
     judges = ", ".join(dict.fromkeys(row["judge"] + (" (retokenised)" * row["retokenised"]) for row in quality))
-    lines = [f"Texts under the judge {judges}: generative perplexity never without entropy (means over texts)"]
+    lines = [f"Texts under the judge {judges}: generative perplexity beside entropy (means over texts)"]
     wide = _width(quality)
     lines.append(
-        f"  {'energy':<{wide}}{'T':>4}{'k':>6}{'warmth':>7}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}"
-        f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms a text':>10}"
+        f"  {'energy':<{wide}}{'T':>4}{'k':>6}{'tok. T':>7}{'gen. ppl':>10}{'nats/token':>16}{'entropy':>14}"
+        f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms/text':>10}"
     )
     for row in quality:
         sampled = row["energy"] not in ("data", "repeater", "autoregressive")
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         lines.append(
-            f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
+            f"  {row['energy'] + ' (published)' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
             f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
             f"{_with(row['entropy_nats'], row['entropy_standard_error']):>14}{row['distinct_ngrams']:>11.3f}"
             f"{row['divergence']:>7.2f}{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
             f"{row['denoiser_calls']:>8.1f}{row['energy_calls']:>8.1f}{_or_dash(row['seconds_per_text'] * 1000):>10}"
             + ("  ! " + ", ".join(row["flags"]) if row["flags"] else "")
         )
-    lines.append("  calls: network passes per text of the denoiser and of the energy (one for each candidate)")
-    lines.append("  warmth: token temperature; repeater: the sanity check, data whose beginning is repeated")
+    lines.append("  calls: network passes per text of the denoiser and of the energy (one per candidate)")
+    lines.append("  tok. T: token temperature; repeater: sanity check, the beginning of a data text repeated")
     return lines
 
 
@@ -110,7 +110,7 @@ def _matched(rows: list[Row]) -> list[str]:
         sampled = row["energy"] != "autoregressive"
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
-        lines.append(f"  {row['energy'] + ' legacy' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
+        lines.append(f"  {row['energy'] + ' (published)' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
     return lines
 
 
@@ -118,7 +118,7 @@ def _calibration(rows: list[Row]) -> list[str]:
     if not rows:
         return []
     quarters = sorted({(row["t_from"], row["t_to"]) for row in rows})
-    lines = ["Energies that were trained to tell data from drafts: how often data has the lower one (AUC), by t"]
+    lines = ["Energies trained to distinguish data from samples: AUC (data has the lower energy), by t"]
     lines.append("  " + f"{'energy':<{NAME}}" + "".join(f"{f'{low:g} to {high:g}':>14}" for low, high in quarters))
     by_energy: dict[str, dict[tuple[float, float], Row]] = {}
     for row in rows:
@@ -131,10 +131,10 @@ def _calibration(rows: list[Row]) -> list[str]:
 def _zero_shot(rows: list[Row]) -> list[str]:
     if not rows:
         return []
-    lines = ["Zero-shot likelihood: corpora that no model saw"]
+    lines = ["Zero-shot likelihood: corpora unseen in training"]
     for row in rows:
         numbers = f"{_pm(row)} nats per token, perplexity {row['perplexity']:.2f}"
-        numbers += f", {row['bits_per_byte']:.4f} bits a byte"
+        numbers += f", {row['bits_per_byte']:.4f} bits per byte"
         lines.append(f"  {row['corpus']:<{NAME}}{row['model']:<44}{numbers}")
     lines += [f"  {corpus}: {rules}" for corpus, rules in dict.fromkeys((r["corpus"], r["convention"]) for r in rows)]
     return lines
@@ -143,7 +143,7 @@ def _zero_shot(rows: list[Row]) -> list[str]:
 def _legacy(what: str, rows: list[Row]) -> list[str]:
     if not rows:
         return []
-    lines = [f"LEGACY: entropy {what}, by the published races and exactly (nats; bits as published)"]
+    lines = [f"PUBLISHED SAMPLER: entropy {what}, by the published races and exactly (nats; bits as published)"]
     for row in rows:
         entropy = _with(row["entropy_nats"], row["entropy_standard_error"])
         lines.append(f"  T = {row['steps']:<5}{row['sampler']:<24}{entropy:>16}{row['entropy_bits']:>9.3f} bits")

@@ -13,7 +13,7 @@ def truth_lines(summary: Row, tables: dict[str, list[Row]]) -> list[str]:
     if summary["entropy_nats_per_token"] is None:
         return []
     return [
-        "Against the truth: the source's law is known",
+        "Against the exact distribution of the source",
         *_nelbo(summary, tables.get("marginal_truth", [])),
         *_shares(tables["bounds"]),
         *_excess(tables["bounds"], summary),
@@ -34,7 +34,7 @@ def _nelbo(summary: Row, marginals: list[Row]) -> list[str]:
 
 def _shares(bounds: list[Row]) -> list[str]:
     """Report the gain of each learned energy as a share of the exact energy's gain on this denoiser."""
-    lines = ["  share of the gain of the exact energy that weighs the same, same k and T:"]
+    lines = ["  fraction of the gain of the exact energy on the same positions, same k and T:"]
     for learned in gain_shares(bounds):
         cells = "  ".join(f"T={t} {share:.0%}" for t, share in learned.by_steps.items())
         lines.append(f"    {learned.energy:<{NAME}}k = {learned.candidates:<3} of {learned.of:<14}{cells}")
@@ -62,7 +62,8 @@ def _energies(rows: list[Row]) -> list[str]:
     lines = ["  learned energies against log p_theta - log q (k candidates at the same x_t):"] if rows else []
     for row in rows:
         lines.append(
-            f"    {row['energy']:<{NAME}}{row['where']:<20}choice differs by {row['choice_total_variation']:.3f} (TV), "
+            f"    {row['energy']:<{NAME}}{row['where']:<20}resampling differs by "
+            f"{row['choice_total_variation']:.3f} (TV), "
             f"{row['lost_gain']:.3f} of {row['exact_gain']:.3f} nats of gain lost; "
             f"correlation {row['correlation_misleading']:.2f} (misleading)"
         )
@@ -70,9 +71,7 @@ def _energies(rows: list[Row]) -> list[str]:
 
 
 def _samples(rows: list[Row]) -> list[str]:
-    lines = [
-        "  texts: -log q above the entropy, nats per token; total variation of neighbouring pairs (by chance alone):"
-    ]
+    lines = ["  texts: -log q above the entropy, nats per token; total variation of neighboring pairs (chance level):"]
     for row in rows:
         k = row["candidates"] or "exact"
         lines.append(

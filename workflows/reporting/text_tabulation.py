@@ -6,7 +6,7 @@ from itertools import groupby
 from workflows.reporting.document import Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
-from workflows.reporting.samplers import NO_STEPS, PLAIN, Row, energies, series, title
+from workflows.reporting.samplers import NO_STEPS, PLAIN, PUBLISHED, Row, energies, series, title
 from workflows.reporting.tabulation import NONE, number, own_rows, sampler_of, steps_of
 
 
@@ -32,7 +32,7 @@ def quality_table(quality: Sequence[Row]) -> Table:
         "entropy, nats", "divergence (MAUVE)", "distinct n-grams", "repetition", "ESS", "distinct candidates",
         "denoiser calls", "energy calls", "seconds per text", "flags",
     )  # fmt: skip
-    return Table("Generated texts (perplexity counts only beside entropy)", columns, cells)
+    return Table("Generated texts (read perplexity beside entropy)", columns, cells)
 
 
 def matched_table(matched: Sequence[Row]) -> Table:
@@ -50,19 +50,19 @@ def matched_table(matched: Sequence[Row]) -> Table:
         "energy", "T", "sampler", "judge, nats per token", "entropy, nats", "between token temperatures", "calls",
         "seconds per text",
     )  # fmt: skip
-    return Table("Texts at the entropy of the data: between two token temperatures, never beyond", columns, cells)
+    return Table("Texts at the entropy of the data, interpolated between two token temperatures", columns, cells)
 
 
 def race_entropy_table(rows: Sequence[Row]) -> Table:
     """Return the entropy of the denoiser's distributions, and what the published race leaves of it."""
-    return _entropies(
-        "Entropy of the laws that tokens are drawn from, and of what the float32 race leaves (legacy)", rows
-    )
+    return _entropies("Entropy of the token distributions, and of those under float32 races (published sampler)", rows)
 
 
 def legacy_entropy_table(rows: Sequence[Row]) -> Table:
     """Return the entropy of plain diffusion's texts sampled by the published races and exactly."""
-    caption = "Unigram entropy of plain diffusion's texts, by the published races in float32 (legacy) and exactly"
+    caption = (
+        "Unigram entropy of plain diffusion's texts, by the published races in float32 (published sampler) and exactly"
+    )
     return _entropies(caption, rows)
 
 
@@ -70,7 +70,7 @@ def _entropies(caption: str, rows: Sequence[Row]) -> Table:
     cells = [
         (
             str(row["steps"]),
-            row["sampler"] + (", legacy" if row["legacy"] and "legacy" not in row["sampler"] else ""),
+            row["sampler"] + (f", {PUBLISHED}" if row["legacy"] and PUBLISHED not in row["sampler"] else ""),
             plus_minus(row["entropy_nats"], row["entropy_standard_error"]), number(row["entropy_bits"], 3),
         )
         for row in rows

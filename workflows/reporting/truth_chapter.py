@@ -28,16 +28,17 @@ def truth_blocks(results: Results) -> list[DocumentBlock]:
     if not tables:
         return []
     explained = (
-        "The law of the source is known, and with it the best denoiser and the best energy. Energies named exact are "
+        "The distribution of the source is known, and with it the optimal denoiser and energy. Energies named exact "
+        "are "
         "not learned: they are log p_θ − log q. The correlation of a learned energy with the exact one is high for any "
-        "energy that finds impossible text unlikely; what counts is the gain that is lost."
+        "energy that gives impossible text a high energy; the lost gain is the measure."
     )
     level: list[DocumentBlock] = []
     if known and results.marginal_truth:
         entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_truth)
         text = f"The denoiser's NELBO lies {above / entropy:.3%} ± {error / entropy:.3%} above the entropy."
         level = [Paragraph(text)]
-    return [Heading("Against the truth"), Paragraph(explained), *level, *tables]
+    return [Heading("Against the exact distribution"), Paragraph(explained), *level, *tables]
 
 
 def share_table(bounds: Sequence[Row]) -> Table:
@@ -48,7 +49,7 @@ def share_table(bounds: Sequence[Row]) -> Table:
     for share in shares:
         percent = (f"{share.by_steps[t]:.0%}" if t in share.by_steps else NONE for t in steps)
         cells.append((share.energy, str(share.candidates), share.of, *percent))
-    caption = "Gain over plain diffusion, as a share of the gain of the exact energy that weighs the same"
+    caption = "Gain over plain diffusion, as a fraction of the gain of the exact energy on the same positions"
     return Table(caption, ("energy", "k", "exact energy", *(f"T = {t}" for t in steps)), cells)
 
 
@@ -63,7 +64,7 @@ def excess_table(bounds: Sequence[Row], summary: Row) -> Table:
             for t in steps
         )  # fmt: skip
         cells.append((title(rows[0]["energy"]), NONE if rows[0]["energy"] == PLAIN else words(rows[0]), *percent))
-    caption = "Bounds above the entropy of the source, as a share of it, paired sequence by sequence"
+    caption = "Bounds above the entropy of the source, as a fraction of it, paired by sequence"
     return Table(caption, ("energy", "sampler", *(f"T = {t}" for t in steps)), cells)
 
 
@@ -77,7 +78,7 @@ def marginal_table(rows: Sequence[Row]) -> Table:
         )
         for row in rows
     ]  # fmt: skip
-    columns = ("t", "KL from the exact marginals, nats per position", "NELBO above the truth, nats per token")
+    columns = ("t", "KL from the exact marginals, nats per position", "NELBO above the entropy, nats per token")
     return Table("The denoiser against the exact marginals", columns, cells)
 
 
@@ -93,8 +94,8 @@ def energy_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]  # fmt: skip
     columns = (
-        "energy", "k", "where", "choice differs, total variation", "gain of the exact energy, nats per group",
-        "of it lost", "correlation (misleading)",
+        "energy", "k", "where", "resampling, total variation", "gain of the exact energy, nats per group",
+        "gain lost", "correlation (misleading)",
     )  # fmt: skip
     return Table("Learned energies against the exact one", columns, cells)
 
@@ -111,6 +112,6 @@ def sample_table(rows: Sequence[Row]) -> Table:
     ]  # fmt: skip
     columns = (
         "energy", "T", "sampler", "−log q above the entropy, nats per token", "possible texts",
-        "pairs, total variation", "the same of as many true texts",
+        "pairs, total variation", "the same, exact samples",
     )  # fmt: skip
-    return Table("Texts against the law", columns, cells)
+    return Table("Texts against the exact distribution", columns, cells)

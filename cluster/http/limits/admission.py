@@ -23,19 +23,23 @@ from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, 
 
 Value = TypeVar("Value")
 FAULTS: dict[type[Exception], tuple[int, str, str]] = {
-    Expired: (504, "not done in time; ask for less, or for more time", "deadline_exceeded"),
-    BrokenRow: (500, "the model gave something that is not a number", "numerical_error"),
-    OutOfMemory: (503, "the device has not enough memory for this; try again later", "out_of_memory"),
-    EngineFailed: (503, "the engine stopped before this was done; try again", "engine_failed"),
-    Cancelled: (503, "this was called off by the server; try again", "cancelled"),
+    Expired: (
+        504,
+        "the deadline passed before the request finished; ask for less, or allow more time",
+        "deadline_exceeded",
+    ),
+    BrokenRow: (500, "the model produced a value that is not a number", "numerical_error"),
+    OutOfMemory: (503, "the device does not have enough memory for this request; try again later", "out_of_memory"),
+    EngineFailed: (503, "the engine stopped before the request finished; try again", "engine_failed"),
+    Cancelled: (503, "the server cancelled the request; try again", "cancelled"),
 }
 
 
 STOPPING = "stopping"
 FULL = {
-    "waiting": "as many texts are waiting as may",
-    "patience": "it would wait too long",
-    "deadline": "it could not be done by its deadline",
+    "waiting": "the queue is full",
+    "patience": "the request would wait too long",
+    "deadline": "the request could not finish by its deadline",
     "draining": "the server is stopping",
 }
 
@@ -55,7 +59,7 @@ class Admission:
         """
         most = self.rules.max_seconds
         if wanted_seconds is not None and wanted_seconds > most:
-            message = f"edlm.timeout_seconds is {wanted_seconds:g}, and this server waits at most {most:g} s"
+            message = f"edlm.timeout_seconds is {wanted_seconds:g}; this server allows at most {most:g} s"
             raise APIError(400, message, "edlm.timeout_seconds", "invalid_value")
         return visit.arrived + (wanted_seconds or most)
 
@@ -66,7 +70,7 @@ class Admission:
         """
         limits = self.batch.limits
         if texts > (most := limits.slots + limits.waiting):
-            message = f"{texts} texts in one request, and at most {most} are on their way or wait here; ask for fewer"
+            message = f"{texts} texts in one request; this server runs and queues at most {most}; ask for fewer"
             raise APIError(400, message, param, "invalid_value")
 
     def charge(self, visit: RequestContext, work: float) -> None:
@@ -77,7 +81,7 @@ class Admission:
         if work > self.rules.max_work:
             raise APIError(
                 400,
-                f"the request costs up to {math.ceil(work)} passes of the network, and the limit is "
+                f"the request costs up to {math.ceil(work)} forward passes, and the limit is "
                 f"{self.rules.max_work:g}; ask for fewer steps, candidates, tokens or choices",
                 code="work_limit_exceeded",
             )
@@ -85,7 +89,7 @@ class Admission:
             return
         if wait := self._allowance.wait_seconds(visit.key):
             self.metrics.add(instruments.REJECTED, 1, "allowance")
-            raise APIError(429, "this API key has used up its work for now", None, "rate_limit_exceeded", wait)
+            raise APIError(429, "this API key has reached its rate limit", None, "rate_limit_exceeded", wait)
         self._allowance.use(visit.key, work)
 
     @asynccontextmanager

@@ -55,7 +55,9 @@ def require_keys(path: Path) -> None:
     """Raise BadKeyFile unless the file is valid and holds at least one key."""
     _require_private(path)
     if not _parse(path):
-        raise BadKeyFile(f"{path} holds no key, so nobody could ask; {_ADD.format(path)} makes one")
+        raise BadKeyFile(
+            f"{path} holds no API key, so that every request would be rejected; {_ADD.format(path)} makes one"
+        )
 
 
 def add_key(path: Path, name: str) -> str:
@@ -64,13 +66,15 @@ def add_key(path: Path, name: str) -> str:
     Raise ValueError if the name is invalid or has a key already.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a key; use up to 64 letters, digits, dots, dashes and underscores")
+        raise ValueError(
+            f"{name!r} is not a valid key name; use up to 64 letters, digits, dots, dashes and underscores"
+        )
     hashes = {}
     if path.exists():
         _require_private(path)
         hashes = _parse(path)
     if name in hashes:
-        raise ValueError(f"{name!r} has a key in {path}; remove its line to withdraw it, or choose another name")
+        raise ValueError(f"{name!r} already has a key in {path}; remove its line to revoke it, or choose another name")
     key = PREFIX + secrets.token_urlsafe(32)
     hashes[name] = _hash(key)
     _write(path, "".join(f"{name} sha256:{known.hex()}\n" for name, known in hashes.items()))
@@ -96,10 +100,12 @@ def _require_private(path: Path) -> tuple[int, ...]:
         remedy = f"; {_ADD.format(path)} makes one" if isinstance(error, FileNotFoundError) else ""
         raise BadKeyFile(f"the file of API keys {path} cannot be read ({error.strerror}){remedy}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise BadKeyFile(f"{path} is no file; name one that holds API keys")
+        raise BadKeyFile(f"{path} is not a file; name a file of API keys")
     if status.st_mode & _WIDER:
         mode = stat.S_IMODE(status.st_mode)
-        raise BadKeyFile(f"{path} has mode {mode:04o}, and only its owner may read API keys: chmod 600 {path}")
+        raise BadKeyFile(
+            f"{path} has mode {mode:04o}, but API keys must be readable by their owner only: chmod 600 {path}"
+        )
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -117,7 +123,7 @@ def _parse(path: Path) -> dict[str, bytes]:
         if match is None:
             raise BadKeyFile(f"{path} line {number} is not `NAME sha256:HASH`; remove it, and add the key again")
         if match[1] in hashes:
-            raise BadKeyFile(f"{path} line {number}: {match[1]!r} has a key already; remove one of the two")
+            raise BadKeyFile(f"{path} line {number}: {match[1]!r} has two keys; remove one of them")
         hashes[match[1]] = bytes.fromhex(match[2])
     return hashes
 

@@ -52,7 +52,7 @@ class RequestGuard:
         host = headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if ANY not in self.hosts and name not in self.hosts:
-            raise APIError(403, f"this server answers to {', '.join(self.hosts)} only", code="forbidden_host")
+            raise APIError(403, f"this server accepts the hosts {', '.join(self.hosts)} only", code="forbidden_host")
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         if self.keys is None:
@@ -61,10 +61,8 @@ class RequestGuard:
         try:
             owner = self.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
         except BadKeyFile as error:
-            log.error("nobody is let in: %s", error)
-            raise APIError(
-                503, "the server cannot read its API keys; its log says why", None, "keys_unavailable"
-            ) from None
+            log.error("every request is rejected: %s", error)
+            raise APIError(503, "the server cannot read its API keys; see its log", None, "keys_unavailable") from None
         if owner is None:
             raise APIError(401, "send the header Authorization: Bearer YOUR-API-KEY", None, "invalid_api_key")
         request_context(scope).key = owner
@@ -97,7 +95,7 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
                 if size > MAX_BODY_BYTES:
                     raise _too_large()
     except TimeoutError:
-        raise APIError(408, f"the body did not come within {BODY_SECONDS:g} s", None, "body_too_slow") from None
+        raise APIError(408, f"the body was not received within {BODY_SECONDS:g} s", None, "body_too_slow") from None
     return b"".join(pieces)
 
 

@@ -133,7 +133,7 @@ class _Stream(_Request):
             message = f"temperature is {self.temperature:g}; give 0, where each token is the likeliest"
             raise APIError(400, f"{message}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
-            raise APIError(400, "stream_options is for stream: true", "stream_options", "invalid_value")
+            raise APIError(400, "stream_options requires stream: true", "stream_options", "invalid_value")
 
 
 class CompletionRequest(_Stream):
@@ -156,12 +156,12 @@ class CompletionRequest(_Stream):
         """Raise APIError if a field asks for something unsupported, or fields are inconsistent with one another."""
         super().require_consistent()
         if self.max_tokens == 0:
-            message = "max_tokens is 0, which writes nothing; ask for 1 or more, or /v1/score for bounds"
+            message = "max_tokens is 0, which generates nothing; ask for 1 or more, or use /v1/score for bounds"
             raise APIError(400, message, "max_tokens", "invalid_value")
         if "" in self.stops:
             raise APIError(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
         if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
-            message = f"the stop strings have {letters} characters together; at most {MAX_STOP_LETTERS} are looked for"
+            message = f"the stop strings have {letters} characters in all; at most {MAX_STOP_LETTERS} are allowed"
             raise APIError(400, message, "stop", "invalid_value")
         if self.best_of is None:
             return

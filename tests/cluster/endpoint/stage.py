@@ -32,7 +32,7 @@ TRACKING = Tracking()
 START_SECONDS = 120.0
 SECONDS = 120.0  # that anything else may take on a busy machine
 SPOILED = {
-    "missing": "holds nothing that is committed",
+    "missing": "holds no committed output",
     "digest": "was registered with digest .*, and .* holds digest",
     "shapes": "has shape",
     "numbers": "values of .* that are not finite",

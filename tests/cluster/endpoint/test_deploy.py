@@ -138,7 +138,7 @@ def test_a_server_on_all_addresses_is_reached_on_its_own():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"host": "0.0.0.0"}, "0.0.0.0 is no loopback address, and no key would be asked for"),
+        ({"host": "0.0.0.0"}, "0.0.0.0 is not a loopback address, and no API key would be required"),
         ({"min_replicas": 3, "max_replicas": 2}, "min_replicas: 3 is more than serving.max_replicas, 2"),
         ({"gpus_per_replica": 1.5}, "gpus_per_replica: 1.5; give a fraction below 1, or a whole number"),
     ],

@@ -54,7 +54,7 @@ def test_a_spoiled_version_is_not_promoted_and_the_old_one_answers_on(stage, nam
     """R17"""
     stage.promote("first")
     pids = stage.pids()
-    with pytest.raises(NotPromoted, match=f"{SPOILED[name]}(.|\n)*; the version before answers"):
+    with pytest.raises(NotPromoted, match=f"{SPOILED[name]}(.|\n)*; the previous version is serving"):
         stage.promote(name)
     assert stage.answers() == ["first", "first"]
     assert stage.ask().json()["edlm"]["digest"] == stage.versions["first"].digest
@@ -75,7 +75,7 @@ def test_whatever_ends_a_promotion_the_version_before_answers(stage, monkeypatch
         stage.promote("second")
     assert [one.user_config["digest"] for one in said] == [stage.versions["second"].digest]  # it was on its way
     if isinstance(breaks, Exception):
-        assert str(raised.value) == "KeyError: 'digest'; the version before answers"
+        assert str(raised.value) == "KeyError: 'digest'; the previous version is serving"
     until(lambda: stage.answers() == ["first", "first"])
 
 
@@ -98,7 +98,7 @@ def test_a_promotion_that_is_only_ever_refused_says_so(stage, monkeypatch):
     with listening(busy) as elsewhere:
         monkeypatch.setattr(promotion, "url", lambda _: elsewhere)
         promoting = Promotion(4.0, key=None)
-        with pytest.raises(NotPromoted, match=r"after 4 s the request that tries it was answered 429.*work is used up"):
+        with pytest.raises(NotPromoted, match=r"after 4 s the test request was answered with status 429.*used up"):
             promoting.run(stage.versions["second"], CANARY)
     until(lambda: stage.answers() == ["first", "first"])
 

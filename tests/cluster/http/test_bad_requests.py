@@ -45,13 +45,13 @@ def test_what_is_no_proper_json_is_refused(url, path, body):
     [
         (b"", 400, "invalid_json", "the body is empty"),
         (b'{"n": 1,}', 400, "invalid_json", "line 1, column 9"),
-        (b'{"seed": NaN}', 400, "invalid_json", "NaN is no number"),
+        (b'{"seed": NaN}', 400, "invalid_json", "NaN is not a number"),
         (b'{"prompt": "\xff"}', 400, "invalid_encoding", "byte 12 (0xff)"),
         ('{"prompt": "a"}'.encode("utf-16"), 400, "invalid_encoding", "not UTF-8"),
         (gzip.compress(b"{}", mtime=0), 400, "invalid_encoding", "not UTF-8"),
         (b'{"seed": ' + b"1" * 5000 + b"}", 400, "number_too_long", "5000 digits"),
         (b'{"prompt": ' + b"[" * 100_000, 400, "too_deep", "nests"),
-        (b"[]", 400, "invalid_value", "no JSON object"),
+        (b"[]", 400, "invalid_value", "not a JSON object"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -148,17 +148,17 @@ def test_a_field_that_is_wrong_is_named(url, path, body, param):
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        (COMPLETIONS, {"prompt": ["a"] * 81}, "81 texts in one request, and at most 80"),
+        (COMPLETIONS, {"prompt": ["a"] * 81}, "81 texts in one request; this server runs and queues at most 80"),
         (COMPLETIONS, {"prompt": []}, "no list may be empty"),
         (COMPLETIONS, {"prompt": -1}, "give a text, a list of texts, a list of token ids"),
         (COMPLETIONS, {"prompt": [-1]}, "greater than or equal to 0"),
         (COMPLETIONS, {"prompt": ["a", 1]}, "valid string"),
-        (COMPLETIONS, {"stop": ["a" * 4096, "b"]}, "4097 characters together"),
-        (COMPLETIONS, {"max_tokens": 0}, "writes nothing"),
+        (COMPLETIONS, {"stop": ["a" * 4096, "b"]}, "4097 characters in all"),
+        (COMPLETIONS, {"max_tokens": 0}, "generates nothing"),
         (COMPLETIONS, {"logprobs": 0}, "not supported; leave it out"),
         (COMPLETIONS, {"repetition_penalty": 1.1}, "only as 1"),
         (INFILL, {"parts": ["a", 0]}, "greater than or equal to 1"),
-        (INFILL, {"parts": ["a", 1.5]}, "give a text, or how many tokens fill the gap"),
+        (INFILL, {"parts": ["a", 1.5]}, "give a text, or the number of tokens that fill the gap"),
         (SCORE, {"text": ""}, "text is empty"),
     ],
 )

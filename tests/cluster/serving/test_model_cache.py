@@ -41,7 +41,7 @@ def test_a_damaged_copy_is_brought_again_and_never_used(model, tmp_path):
     assert (cached_model(version, tmp_path / "shelf") / "weights").read_bytes() == b"12345"
     (place / "weights").write_bytes(b"12346")
     shutil.rmtree(model)
-    with pytest.raises(ValueError, match="holds nothing that is committed"):
+    with pytest.raises(ValueError, match="holds no committed output"):
         cached_model(version, tmp_path / "shelf")
 
 
@@ -118,5 +118,7 @@ def test_a_shelf_of_somebody_else_is_not_trusted(tmp_path):
     if os.getuid() == 0:
         others = tmp_path
         os.chown(others, 12345, -1)
-    with pytest.raises(ConfigurationError, match=rf"serving.cache: {others} belongs to user \d+, and this is user"):
+    with pytest.raises(
+        ConfigurationError, match=rf"serving.cache: {others} belongs to user \d+, but this process runs as user"
+    ):
         require_own(others)

@@ -52,7 +52,7 @@ def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):
     while batch.beat_age_seconds <= 0.05:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with pytest.raises(EngineFailed, match=r"no sign of life for 0.05 s"):
+    with pytest.raises(EngineFailed, match=r"no progress for 0.05 s"):
         require_living(batch, hung_seconds=0.05)
     released.set()
     ticket.result(30)

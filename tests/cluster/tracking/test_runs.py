@@ -226,7 +226,7 @@ def test_what_mlflow_refuses_for_ever_is_said_and_does_not_block_the_rest(runs, 
     tracker.tags({"..": "a name that MLflow takes for a folder"})
     tracker.log(0, {"loss": 1.0})
     tracker.close()
-    assert "MLflow refuses tags" in caplog.text
+    assert "MLflow rejected tags" in caplog.text
     assert steps_of(runs, run_id) == [0]
 
 

@@ -52,14 +52,14 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     (table,) = [block for block in sample(SMALL).blocks if isinstance(block, Table)]
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [
-        "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole drafts, k = 2",
-        "naive whole drafts, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
+        "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole sequences, k = 2",
+        "naive whole sequences, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
         "conditional, exact", "conditional, verifying drafts",
     ]  # fmt: skip
     assert cells["naive plain (1 of 4 steps timed)"]["denoiser calls"] == "4.0"
-    assert cells["naive whole drafts, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
-    assert 1 <= float(cells["conditional, verifying drafts"]["kept a call"]) <= 8
-    assert cells["conditional, exact"]["kept a call"] == "–"
+    assert cells["naive whole sequences, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
+    assert 1 <= float(cells["conditional, verifying drafts"]["kept per call"]) <= 8
+    assert cells["conditional, exact"]["kept per call"] == "–"
     assert cells["plain"]["times plain"].startswith("1.00 ")
     assert cells["autoregressive"]["times faster than naive"] == "–"
     assert "(" in cells["plain"]["times faster than naive"]
@@ -75,7 +75,7 @@ def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers
     others = {name.removesuffix(", bfloat16") for name in cells if name.endswith(", bfloat16")}
     assert others == {name for name in cells if "naive" not in name and "bfloat16" not in name}
     assert cells["plain, bfloat16"]["times plain"].startswith("1.00 ")
-    for name in ("plain", "whole drafts, k = 2"):
+    for name in ("plain", "whole sequences, k = 2"):
         naive = [one for one in cells if one.startswith(f"naive {name} (")]
         assert len(naive) == 1
         assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
@@ -107,7 +107,7 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
     ]  # fmt: skip
     subject = load(Trained, models).subject()
     (bound,) = Bound(subject=subject, energy="step", sampler=Sampler(steps=2, candidates=2)).find().rows["bounds"]
-    assert cells["step, k = 2"]["bound, nats a token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
+    assert cells["step, k = 2"]["bound, nats per token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
     told = {name: row["generative perplexity"] for name, row in cells.items()}
     assert {name for name, value in told.items() if value == "–"} == {
         "naive plain (1 of 2 steps timed)", "conditional, verifying drafts",

@@ -174,12 +174,15 @@ def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_
             replace(exact, speculative=True, revealing=Remasking(share=0.5, window=(0.1, 1.0))),
         )
     ]
-    again = "conditional, remasking 0.5 at t from 0.1 to 1 (another law)"
+    again = "conditional, remasking 0.5 at t from 0.1 to 1 (another distribution)"
     assert [(row["energy"], row["law"]) for row in told] == [
         ("conditional", "conditional"),
         ("conditional, verifying drafts", "conditional"),
         ("conditional, fitted steps", "conditional, fitted steps"),
-        ("conditional, most certain first (another law)", "conditional, most certain first (another law)"),
+        (
+            "conditional, most certain first (another distribution)",
+            "conditional, most certain first (another distribution)",
+        ),
         (again.replace(",", ", verifying drafts,", 1), again),
     ]
 

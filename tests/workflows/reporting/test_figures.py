@@ -105,14 +105,14 @@ def test_ten_energies_have_ten_colours_and_keep_them():
 
 def test_legacy_samplers_are_labelled_and_hollow():
     panel = panels(bound_figure(SUMMARY, BOUNDS))[3]
-    assert any("legacy" in text.get_text() for text in panel.texts)
+    assert any("published sampler" in text.get_text() for text in panel.texts)
     assert any(line.get_markerfacecolor() == "white" for line in panel.lines if line.get_linestyle() == "-.")
 
 
 def test_published_plain_diffusion_stands_labelled_beside_ours():
     legacy = [row | {"legacy": True} for row in QUALITY if row["energy"] == "plain"]
     panel = panels(quality_figure([*QUALITY, *legacy]))[1]
-    assert "plain, legacy" in {text.get_text().strip() for text in panel.texts}
+    assert "plain, published sampler" in {text.get_text().strip() for text in panel.texts}
 
 
 def test_bars_are_two_standard_errors():
@@ -125,7 +125,7 @@ def test_bars_are_two_standard_errors():
 def test_the_entropy_of_a_known_source_stands_for_the_autoregressive_level():
     assert [level.name for level in levels(SUMMARY)] == ["NELBO, T = ∞", "AR model"]
     known = levels(SUMMARY | {"entropy_nats_per_token": 1.5})
-    assert [(level.name, level.value) for level in known][1] == ("the source's own law", 1.5)
+    assert [(level.name, level.value) for level in known][1] == ("entropy of the source", 1.5)
 
 
 def test_numbers_that_are_not_finite_are_left_out():
@@ -209,7 +209,10 @@ def test_quality_and_cost_stand_in_one_view_with_the_frontier_and_what_is_token_
 
 def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_of_their_own():
     found = families(
-        [{"energy": name} for name in ("plain", "nce", "step", "step, most certain first (another law)", "law", "b")],
+        [
+            {"energy": name}
+            for name in ("plain", "nce", "step", "step, most certain first (another distribution)", "law", "b")
+        ],
         [
             {"energy": "nce", "whole_sequence": True, "candidates": 0},
             {"energy": "step", "whole_sequence": False, "candidates": 2},
@@ -220,7 +223,7 @@ def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_
         WHOLE: ["nce"],
         STEP: ["step", "b"],
         NORMALISED: ["law"],
-        OTHER: ["step, most certain first (another law)"],
+        OTHER: ["step, most certain first (another distribution)"],
     }
 
 

@@ -140,7 +140,7 @@ def test_the_control_is_the_same_sampler_with_uniform_weights():
     assert outcome == Comparison(pytest.approx(0.11), pytest.approx(0.01), paired=True)
     assert isinstance(against_uniform(row | {"candidates": 2}, [*PLAIN, control], BOUND), NotComparable)
     plan = against_uniform(row | {"energy": "adaptive effort, 2 times plain"}, [*PLAIN, control, row], BOUND)
-    assert plan == NotComparable("a plan has no one k for all steps")
+    assert plan == NotComparable("a plan has no single k for all steps")
     exact = against_uniform(row | {"candidates": 0}, [*PLAIN, control], BOUND)
     assert isinstance(exact, NotComparable)
     assert "no candidates" in exact.reason
@@ -161,13 +161,15 @@ def test_findings_name_where_an_energy_helps_how_surely_and_for_how_much():
     assert "for 9.0 times the network calls and 1.0 times the seconds" in bullet.text
     assert "Harms" not in bullet.text
     short = {bullet.lead: bullet.text for bullet in short_findings(LIKELIHOOD, rows)}
-    assert "1 of 1 energies, most step (by 0.200 at T = 1, k = 8; 10σ)" in short["Beside plain diffusion at the same T"]
-    assert short["Beside k candidates with uniform weights"] == "Not comparable: step."
+    assert (
+        "1 of 1 energies, most step (by 0.200 at T = 1, k = 8; 10σ)" in short["Against plain diffusion at the same T"]
+    )
+    assert short["Against k candidates with uniform weights"] == "Not comparable: step."
 
 
 def test_a_tie_is_said_to_be_one():
     rows = [*PLAIN, bound("step", 4, 2.39, 0.01, 0.01)]
-    assert energy_findings(LIKELIHOOD, rows)[0].text == "Helps in none of 1 samplers beyond doubt."
+    assert energy_findings(LIKELIHOOD, rows)[0].text == "No significant gain in 1 samplers."
     short = short_findings(LIKELIHOOD, rows)[0].text
     assert short == "Better somewhere: none. Worse somewhere: none. Undecided everywhere: step."
     assert standings(LIKELIHOOD, rows)["step"].steps.count(Verdict.TIE) == 1
@@ -175,7 +177,7 @@ def test_a_tie_is_said_to_be_one():
 
 def test_texts_of_lower_entropy_are_pointed_out():
     rows = [judged("plain", 4, 2.7), judged("step", 4, 2.3, entropy=2.7)]
-    assert "In 1 of 1 its texts have a lower entropy" in energy_findings(TEXTS, rows)[0].text
+    assert "In 1 of 1 its texts have lower entropy" in energy_findings(TEXTS, rows)[0].text
     rows[1]["entropy_nats"] = 2.79
     assert "entropy" not in energy_findings(TEXTS, rows)[0].text
 
@@ -187,18 +189,16 @@ def test_legacy_rows_are_counted_and_in_no_other_finding():
     for findings in (energy_findings, short_findings):
         assert findings(LIKELIHOOD, [*kept, legacy, plain]) == findings(LIKELIHOOD, kept)
     assert level_findings({}, [*kept, legacy]) == level_findings({}, kept)
-    assert legacy_findings([*kept, legacy])[0].text.startswith(
-        "Rows that show published behaviour, its errors included: 1."
-    )
+    assert legacy_findings([*kept, legacy])[0].text.startswith("Rows of the published sampler, its errors included: 1.")
     assert legacy_findings(kept) == []
 
 
 def test_legacy_rows_are_named_in_every_table():
     rows = measurements.bounds()
     for table in (bound_table(rows), gain_table(rows), comparison_table(LIKELIHOOD, "published-nce", rows)):
-        assert any("legacy" in cell for row in table.rows for cell in row), table.caption
+        assert any("published sampler" in cell for row in table.rows for cell in row), table.caption
     quality = [judged("plain", 4, 2.7), judged("plain", 4, 2.0, legacy=True), judged("step", 4, 2.0, legacy=True)]
-    assert [row[2] for row in quality_table(quality).rows] == ["–", "legacy", "k = 8, legacy"]
+    assert [row[2] for row in quality_table(quality).rows] == ["–", "published sampler", "k = 8, published sampler"]
 
 
 def test_what_is_no_bound_is_said_beside_the_number():
@@ -228,7 +228,10 @@ def test_samplers_are_named_by_what_sets_them_apart():
     assert words(bound("step", 4, 2.0)) == "k = 8"
     assert words(bound("coar", 4, 2.0, window_to=0.25)) == "k = 8, last step"
     assert words(bound("coar", 4, 2.0, window_from=0.5)) == "k = 8, t from 0.5 to 1"
-    assert words(bound("step", 4, 2.0, candidates=0, energy_temperature=0.5, legacy=True)) == "exact, τ = 0.5, legacy"
+    assert (
+        words(bound("step", 4, 2.0, candidates=0, energy_temperature=0.5, legacy=True))
+        == "exact, τ = 0.5, published sampler"
+    )
 
 
 def test_a_series_of_the_last_step_alone_begins_where_the_last_step_is_all():

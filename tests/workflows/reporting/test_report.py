@@ -185,7 +185,7 @@ def test_a_block_without_a_template_is_an_error():
 
 
 def test_rows_of_published_numerics_numbers_and_long_cells_are_marked():
-    rows = [("k = 2, legacy", "1.5"), ("k = 2", "–"), ("long " * 9, "2")]
+    rows = [("k = 2, published sampler", "1.5"), ("k = 2", "–"), ("long " * 9, "2")]
     page = parsed(html_page(ReportDocument("title", [Table("table", ("sampler", "n"), rows)]), {}))
     assert page.all("tr") == [{}, {"class": "published"}, {}, {}]
     assert page.all("th") == [{"scope": "col"}, {"scope": "col", "class": "n"}]
@@ -231,7 +231,7 @@ def test_both_pages_tell_the_same(document, page, folder):
 def test_what_was_not_measured_is_named(page):
     said = "".join(page.text)
     assert "zero_shot: likelihood on other corpora: not measured, there is no zero_shot.parquet." in said
-    assert "judge: seconds, commit, machine and curves: the tracking store does not know its run." in said
+    assert "judge: seconds, commit, machine and curves: its run is not in the tracking store." in said
 
 
 def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
@@ -278,8 +278,8 @@ def test_a_sweep_of_token_temperatures_is_told_at_equal_entropy_and_not_mixed_in
     told = Results(measurements.summary(), quality=swept, matched=measurements.matched())
     document = compose(load(Experiment, SMALLEST), told, {}, [], "", NOW)
     names = [block.text for block in document.blocks if isinstance(block, Heading)]
-    assert "Texts under the judge in short (ar-64)" in names
-    assert "Texts at the data's entropy in short (ar-64)" in names
+    assert "Texts under the judge: summary (ar-64)" in names
+    assert "Texts at the data's entropy: summary (ar-64)" in names
     bullets = [block.items for block in document.blocks if isinstance(block, Bullets)]
     assert short_findings(TEXTS, alone) in bullets
     assert short_findings(MATCHED, measurements.matched()) in bullets

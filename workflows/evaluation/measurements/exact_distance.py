@@ -31,7 +31,7 @@ class MarginalTruth(AbstractMeasurement):
 
     @property
     def label(self) -> str:
-        return "the denoiser's marginals against the truth"
+        return "the denoiser's marginals against the exact ones"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class SampleTruth(AbstractMeasurement):
 
     @property
     def label(self) -> str:
-        return f"the law of {sampler_label(self.energy, self.sampler)}"
+        return f"the distribution of {sampler_label(self.energy, self.sampler)}"
 
     @property
     def inputs(self) -> tuple[str, ...]:

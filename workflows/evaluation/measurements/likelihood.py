@@ -29,7 +29,7 @@ from workflows.evaluation.measurements.measurement import (
 )
 
 WORK_OF_A_DRAFT = 8  # of a whole-sequence energy in denoiser passes, roughly
-VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another law"
+VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another distribution"
 
 
 def name_of(energy: str, sampler: Sampler) -> str:

@@ -70,7 +70,7 @@ class Subject:
         """Return the URI of an input by name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
         uri = self.energies[name] if name in self.energies else getattr(self, name)
         if uri is None:
-            raise ValueError(f"there is no {name} model: the experiment neither trains nor names one")
+            raise ValueError(f"no {name} model: the experiment neither trains one nor names one under `given`")
         return uri
 
 

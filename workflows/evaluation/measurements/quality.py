@@ -148,7 +148,7 @@ class Samples(AbstractTexts):
 
     @property
     def label(self) -> str:
-        return super().label + (", legacy" if self.legacy else "")
+        return super().label + (", published sampler" if self.legacy else "")
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class RaceEntropy(AbstractMeasurement):
 
     @property
     def label(self) -> str:
-        return "entropy of the denoiser's laws by the published races, in closed form"
+        return "entropy of the denoiser's distributions under the published races, in closed form"
 
     @property
     def inputs(self) -> tuple[str, ...]:

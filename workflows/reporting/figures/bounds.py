@@ -45,13 +45,11 @@ def levels(summary: Row) -> list[ReferenceLine]:
     if nelbo is not None:
         references.append(ReferenceLine("NELBO, T = ∞", nelbo["nats_per_token"], nelbo["standard_error"]))
     if entropy is not None:
-        references.append(ReferenceLine("the source's own law", entropy, dash="-."))
+        references.append(ReferenceLine("entropy of the source", entropy, dash="-."))
     elif ar is not None:
         references.append(ReferenceLine("AR model", ar["nats_per_token"], ar["standard_error"], "-."))
     return references
 
 
 def _against_cost(name: str, cost: Quantity, summary: Row, bounds: Sequence[Row]) -> Figure:
-    return curves(
-        name, bounds, cost, BOUND, levels(summary), frontier, "frontier of each energy: the best for its cost"
-    )
+    return curves(name, bounds, cost, BOUND, levels(summary), frontier, "frontier of each energy")

@@ -21,13 +21,13 @@ INCHES = 2.7
 def calibration_figure(energy: str, calibration: Sequence[Row]) -> Figure:
     """Plot histograms by t, the reliability curve and the area under the ROC curve of one energy."""
     rows = sorted((row for row in calibration if row["energy"] == energy), key=lambda row: row["t_from"])
-    figure = sheet(f"{energy}: data against drafts, one to one", 2 * INCHES + 0.8)
+    figure = sheet(f"{energy}: data against samples, 1:1", 2 * INCHES + 0.8)
     parts = figure.subfigures(2, 1, squeeze=False)[:, 0]
     panels = parts[0].subplots(1, len(rows), sharey=True, sharex=True, squeeze=False)[0]
     for axes, row in zip(panels, rows, strict=True):
         _histogram(axes, row, _frame(rows))
         first = row is rows[0]
-        finish(axes, "energy E, nats", "share of the texts" if first else "", _times(row))
+        finish(axes, "energy E, nats", "fraction of the texts" if first else "", _times(row))
     panels[0].legend(frameon=False, fontsize=SMALL, loc="upper left")
     left, right = parts[1].subplots(1, 2)
     _reliability(left, rows)
@@ -54,7 +54,7 @@ def _finite(values: Sequence[float]) -> Float64[np.ndarray, " n"]:
 
 def _histogram(axes: Axes, row: Row, frame: tuple[float, float]) -> None:
     edges = np.linspace(*frame, BINS + 1)
-    for name, colour, label in (("data_energies", DATA_COLOUR, "data"), ("draft_energies", DRAFT_COLOUR, "drafts")):
+    for name, colour, label in (("data_energies", DATA_COLOUR, "data"), ("draft_energies", DRAFT_COLOUR, "samples")):
         values = _finite(row[name])
         shares = np.histogram(values, edges)[0] / max(1, len(values))
         axes.stairs(shares, edges, color=colour, fill=True, alpha=0.3)
@@ -75,7 +75,7 @@ def _reliability(axes: Axes, rows: Sequence[Row]) -> None:
             color=shade, marker="o", markersize=3.5, linewidth=1.4, elinewidth=0.9,
         )  # fmt: skip
         ends += [End(_times(row), entry["predicted"], entry["observed"], shade) for entry in bins[-1:]]
-    finish(axes, "probability of data that the energy claims, σ(−E)", "share that is data", "reliability")
+    finish(axes, "probability of data by the energy, σ(−E)", "fraction of data", "reliability")
     label_ends(axes, [*ends, End("perfect", None, 1.0, PALE)], INCHES - 0.8)
 
 
@@ -91,7 +91,7 @@ def _auc(axes: Axes, rows: Sequence[Row]) -> None:
     axes.axhline(0.5, color=PALE, linewidth=1, linestyle=":")
     axes.set_xlim(0, 1)
     axes.set_ylim(min([0.45, *(row["auc"] - 0.05 for row in kept)]), 1.02)
-    finish(axes, "t, from text (0) to all masked (1)", "area under the ROC curve", "data against drafts (0.5: chance)")
+    finish(axes, "t, from text (0) to all masked (1)", "area under the ROC curve", "data against samples (0.5: chance)")
 
 
 def _shades(rows: Sequence[Row]) -> list:

@@ -13,7 +13,7 @@ COLUMNS = 3
 PANEL_INCHES, FRAME_INCHES = 2.8, 0.8
 COLOUR = ACCENTS[0]
 
-DRAWS = Quantity("drafts averaged, n", "", column("draws"), base=2)
+DRAWS = Quantity("samples averaged, n", "", column("draws"), base=2)
 LOW = Quantity("log Z, low end", "nats per token", column("low_nats_per_token"), column("low_standard_error"))
 HIGH = Quantity("log Z, high end", "nats per token", column("high_nats_per_token"), column("high_standard_error"))
 
@@ -23,7 +23,7 @@ def partition_figure(partition: Sequence[Row]) -> Figure:
     shown = energies(partition)
     lines = -(-len(shown) // COLUMNS)
     figure = sheet(
-        "log Z between its low and its high estimate, against the number of drafts", PANEL_INCHES * lines + 0.6
+        "log Z between its low and its high estimate, against the number of samples", PANEL_INCHES * lines + 0.6
     )
     grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
     for i, (axes, energy) in enumerate(zip(grid, shown, strict=False)):

@@ -12,7 +12,7 @@ from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, REPEATER, 
 
 def quality_figure(quality: Sequence[Row]) -> Figure:
     """Plot the judge's nats per token against the entropy of the same texts: lower is better only at equal entropy."""
-    name = "Texts under the judge, against their entropy (lower is better at equal entropy)"
+    name = "Judge's score against the entropy of the texts (lower is better at equal entropy)"
     if len({row.get("token_temperature", 1.0) for row in quality}) == 1:
         note = "best sampler of each energy at each T, joined in the order of T"
         return curves(name, quality, ENTROPY, JUDGED, [], lowest, note)
@@ -24,17 +24,17 @@ def quality_figure(quality: Sequence[Row]) -> Figure:
 
 def quality_calls_figure(quality: Sequence[Row]) -> Figure:
     """Plot the judge's nats per token against network calls; each candidate counts as one call."""
-    return _against_cost("Texts under the judge against network calls", CALLS, quality)
+    return _against_cost("Judge's score against network calls", CALLS, quality)
 
 
 def quality_seconds_figure(quality: Sequence[Row]) -> Figure:
     """Plot the judge's nats per token against seconds per text."""
-    return _against_cost("Texts under the judge against seconds", TEXT_SECONDS, quality)
+    return _against_cost("Judge's score against seconds", TEXT_SECONDS, quality)
 
 
 def matched_seconds_figure(matched: Sequence[Row]) -> Figure:
     """Plot the judge's nats per token at the entropy of the data against seconds per text."""
-    return _against_cost("Texts at the entropy of the data under the judge, against seconds", TEXT_SECONDS, matched)
+    return _against_cost("Judge's score at the entropy of the data, against seconds", TEXT_SECONDS, matched)
 
 
 def _sweep(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Row]:
@@ -48,5 +48,5 @@ def _against_cost(name: str, cost: Quantity, quality: Sequence[Row]) -> Figure:
         ReferenceLine("data", JUDGED.value(row), JUDGED.error_of(row), "-.") for row in quality if row["energy"] == DATA
     ]
     rows = [row for row in quality if row["energy"] not in (DATA, REPEATER)]
-    note = "frontier of each energy: the best for its cost; lower is better only at equal entropy"
+    note = "frontier of each energy; lower is better only at equal entropy"
     return curves(f"{name} (lower and further left is better)", rows, cost, JUDGED, data, frontier, note)

@@ -35,9 +35,9 @@ from workflows.reporting.quantities import BOUND, CALLS, PERPLEXITY, TEXT_SECOND
 from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, every_step, planned, series, title
 
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17
-WHOLE, STEP, NORMALISED = "whole drafts, and plain", "what a step keeps", "a law for what it keeps"
-OTHER = "another law of revealing"
-SAID = " (another law)"  # redundant within the column OTHER, whose title says it
+WHOLE, STEP, NORMALISED = "plain and whole-sequence energies", "step energies", "conditional energies"
+OTHER = "other unmasking"
+SAID = " (another distribution)"  # redundant within the column OTHER, whose title says it
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def loss_figure(training: Mapping[str, Curves]) -> Figure | None:
 def gain_by_time_figure(training: Mapping[str, Curves]) -> Figure | None:
     """Plot the gain of a sampling step by quarter of t during energy training; return None if none was logged."""
     gains = {stage: gains_by_time(metrics) for stage, metrics in training.items() if gains_by_time(metrics)}
-    name = "Gain of a step while training, by t (for NCE: log k − ranking loss, which is the bound's gain)"
+    name = "Gain of a step during training, by t (for NCE: log k − ranking loss, the gain of the bound)"
     if not gains:
         return None
     figure, panels = _grid(name, len(gains), GAIN_COLUMNS)

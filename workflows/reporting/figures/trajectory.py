@@ -23,7 +23,9 @@ DISTINCT = Quantity("distinct candidates", "candidates", column("distinct_candid
 def ess_figure(trajectory: Sequence[Row]) -> Figure:
     """Plot the effective sample size by t: k means uniform weights, 1 that one candidate has all the weight."""
     return _panels(
-        "Effective sample size along the trajectory (k: even weights; 1: one candidate has all)", ESS, trajectory
+        "Effective sample size along the trajectory (k: uniform weights; 1: one candidate has all the weight)",
+        ESS,
+        trajectory,
     )
 
 

@@ -72,14 +72,16 @@ def test_a_missing_file_is_refused_with_the_way_to_one(tmp_path):
             read(tmp_path / "keys")
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o700)
-    with pytest.raises(BadKeyFile, match="is no file"):
+    with pytest.raises(BadKeyFile, match="is not a file"):
         APIKeys(folder)
 
 
 def test_a_file_in_which_nobody_has_a_key_is_refused_where_one_is_needed(tmp_path):
     path = tmp_path / "keys"
     path.touch(mode=0o600)
-    with pytest.raises(BadKeyFile, match=r"holds no key, so nobody could ask; .*--file .*keys` makes one"):
+    with pytest.raises(
+        BadKeyFile, match=r"holds no API key, so that every request would be rejected; .*--file .*keys` makes one"
+    ):
         require_keys(path)
     add_key(path, "anna")
     require_keys(path)
@@ -87,13 +89,13 @@ def test_a_file_in_which_nobody_has_a_key_is_refused_where_one_is_needed(tmp_pat
 
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "ä", "a" * 65])
 def test_a_name_that_could_break_a_line_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="no name for a key"):
+    with pytest.raises(ValueError, match="not a valid key name"):
         add_key(tmp_path / "keys", name)
 
 
 def test_a_name_has_one_key(tmp_path):
     add_key(tmp_path / "keys", "anna")
-    with pytest.raises(ValueError, match="has a key"):
+    with pytest.raises(ValueError, match="already has a key"):
         add_key(tmp_path / "keys", "anna")
 
 
