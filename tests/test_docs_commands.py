@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -19,9 +20,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+import edlm
 from cluster.http import local
 from cluster.http.schemas import requests
 from edlm.config import from_command_line, from_flags, parse
+from tests.bundles import make_bundle
 from tests.places import PROJECT
 from tests.test_prose import QUAINT
 from workflows import serve
@@ -261,3 +264,29 @@ def test_pages_are_written_as_the_field_writes():
     pages = {page.relative_to(PROJECT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
     found = {name: QUAINT.findall(text) for name, text in pages.items() if name not in GENERATED}
     assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_the_code_of_the_python_guide_runs_on_a_small_model(tmp_path, monkeypatch, capsys):
+    model = edlm.load(make_bundle(tmp_path, length=64))
+    monkeypatch.setattr(edlm, "load", lambda _: model)
+    text, names = (PROJECT / "docs" / "guides" / "use-from-python.md").read_text(encoding="utf-8"), {}
+    blocks = re.findall(r"<!-- runs on a small model -->\n```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert "LanguageModel(" in capsys.readouterr().out
+
+
+def test_every_file_and_name_that_a_page_mentions_exists():
+    missing = []
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for path in re.findall(r"`((?:edlm|cluster|workflows|tests|docs)/[\w/.-]+)`", text):
+            if not (PROJECT / path).exists():
+                missing.append((page.name, path))
+        for name in re.findall(r"`(edlm\.\w+(?:\.\w+)+|cluster\.(?:http|serving)(?:\.\w+)+)`", text):
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError):
+                missing.append((page.name, name))
+    assert missing == []
