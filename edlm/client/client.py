@@ -15,7 +15,7 @@ from edlm.client.types import (
     Completion,
     Event,
     Infill,
-    Model,
+    ListedModel,
     Reading,
     Score,
     ServerFailed,
@@ -135,9 +135,9 @@ class Client:
         """Return the likelihood of the text; `fields`: draws."""
         return read(Score, self._post("/v1/score", _body(seed, settings, fields, text=text, tokens=tokens)))
 
-    def models(self) -> tuple[Model, ...]:
+    def models(self) -> tuple[ListedModel, ...]:
         """Return the served models."""
-        return tuple(read(Model, model) for model in _member(self._answer("GET", "/v1/models"), "data"))
+        return tuple(read(ListedModel, model) for model in _member(self._answer("GET", "/v1/models"), "data"))
 
     def tokenize(self, text: str) -> Tokens:
         """Return the text as the model reads it."""

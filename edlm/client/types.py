@@ -140,7 +140,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Model:
+class ListedModel:
     """Served model."""
 
     id: str
