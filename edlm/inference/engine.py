@@ -72,7 +72,7 @@ class InferenceEngine:
         model = model or self.model
         most = self.limits.slots + self.limits.waiting
         if len(requests) > most:
-            raise ValueError(f"{len(requests)} texts at once; at most {most} are on their way or wait here")
+            raise ValueError(f"{len(requests)} texts at once; at most {most} run or wait here")
         sequences = [RunningSequence(request, model.generator) for request in requests]
         with self._changed:
             self._require_open()
@@ -250,7 +250,7 @@ class InferenceEngine:
         except BaseException as error:  # any error at all must end the pending futures
             log.exception("the engine failed")
             self._failure = error
-            self._abandon(f"the engine failed ({type(error).__name__}), and everything on its way with it")
+            self._abandon(f"the engine failed ({type(error).__name__}) with all its requests")
 
     def _is_wanted(self) -> bool:
         """Wait for work; return False if the engine is to stop."""
@@ -299,7 +299,7 @@ class InferenceEngine:
             entries = list(self._entries)
         for entry in entries:
             if entry.future.cancelled:
-                self._end(entry, Cancelled("nobody waits for this any more"))
+                self._end(entry, Cancelled("the request was cancelled"))
             elif now > entry.deadline:
                 self._end(entry, Expired("not finished by its deadline"))
             elif isinstance(entry, ScheduledText) and entry.sequence.finished:

@@ -60,7 +60,7 @@ class Future(Generic[R]):
 
     def end(self, outcome: "R | Exception") -> None:
         """Set the outcome, a value or an error, and notify waiters and watchers."""
-        assert not self.done, "a ticket ends once"
+        assert not self.done, "a future ends once"
         if isinstance(outcome, Exception):
             self._error = outcome
         else:
@@ -76,7 +76,7 @@ class Future(Generic[R]):
             try:
                 callback()
             except Exception:  # the watcher's own error, e.g. a closed event loop, must not affect the others
-                log.exception("whoever watched a text could not be told of its change")
+                log.exception("a callback of a future failed and is removed")
                 self._watchers = tuple(other for other in self._watchers if other is not callback)
 
 
