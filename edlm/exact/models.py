@@ -46,7 +46,7 @@ class ExactEnergy:
     def __init__(self, distribution: HiddenMarkovModel, whole_sequence: bool, block: int | None = None) -> None:
         if whole_sequence and block is not None:
             raise ValueError(
-                f"a whole draft is weighed as one; leave block out (got {block}), or set whole_sequence=False"
+                f"a whole-sequence energy has no blocks; leave block out (got {block}), or set whole_sequence=False"
             )
         self.distribution, self.whole_sequence, self.block = distribution, whole_sequence, block
 

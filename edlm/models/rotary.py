@@ -30,9 +30,9 @@ class Rotary:
         cos, sin = angle.cos(), angle.sin()
         return cls(torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
-    def of(self, places: Int[Tensor, "n m"]) -> "Rotary":
-        """Select, from the angles of all positions, those at `places` of each row."""
-        return Rotary(self.cos[places], self.sin[places])
+    def of(self, selected: Int[Tensor, "n m"]) -> "Rotary":
+        """Select, from the angles of all positions, those at `selected` of each row."""
+        return Rotary(self.cos[selected], self.sin[selected])
 
     def __call__(self, x: Float[Tensor, "*n a l c"]) -> Float[Tensor, "*n a l c"]:
         """Rotate the channels of x."""

@@ -66,15 +66,15 @@ class Transformer(nn.Module):
             features[packed.rows[:, None], packed.positions] = y  # also at padding positions, which are correct
         return features
 
-    def start(self, rows: int, places: int) -> "list[KVCache]":
+    def start(self, rows: int, length: int) -> "list[KVCache]":
         """Return an empty KV cache per layer, for a causal pass position by position."""
-        return [KVCache(rows, places, layer, layer.qkv.weight) for layer in self.layers]
+        return [KVCache(rows, length, layer, layer.qkv.weight) for layer in self.layers]
 
-    def extend(self, x: Float[Tensor, "b one h"], place: int, seen: "list[KVCache]") -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], position: int, seen: "list[KVCache]") -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV caches."""
         assert self.causal
         assert self.time is None
-        rotary = self.layers.turn(torch.tensor([place], device=x.device))
+        rotary = self.layers.turn(torch.tensor([position], device=x.device))
         for layer, cache in zip(self.layers, seen, strict=True):
             x = layer.extend(x, rotary, cache)
         return self.norm(x, None)[0]
@@ -192,8 +192,8 @@ def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
 class KVCache:
     """Keys and values of the positions that a causal layer has processed, one sequence per row."""
 
-    def __init__(self, rows: int, places: int, layer: Block, like: Tensor) -> None:
-        shape = (rows, layer.heads, places, like.shape[-1] // layer.heads)
+    def __init__(self, rows: int, length: int, layer: Block, like: Tensor) -> None:
+        shape = (rows, layer.heads, length, like.shape[-1] // layer.heads)
         self._keys, self._values, self._count = like.new_empty(shape), like.new_empty(shape), 0
 
     def with_next(self, key: Float[Tensor, "b a one c"], value: Float[Tensor, "b a one c"]) -> tuple[Tensor, Tensor]:

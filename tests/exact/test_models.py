@@ -209,5 +209,5 @@ def test_what_makes_no_sense_is_refused():
     distribution = SHORT["agree"].distribution()
     with pytest.raises(ValueError, match=r"mix is a share, between 0 and 1; got 1\.5"):
         ExactDenoiser(distribution, mix=1.5)
-    with pytest.raises(ValueError, match=r"a whole draft is weighed as one; leave block out \(got 8\)"):
+    with pytest.raises(ValueError, match=r"a whole-sequence energy has no blocks; leave block out \(got 8\)"):
         ExactEnergy(distribution, whole_sequence=True, block=8)
