@@ -32,7 +32,7 @@ LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
     "sampling/step": "sampling/test_sampler sampling/test_sampler_law",
     "sampling/state": "sampling/test_sampler sampling/test_sampler_law",
     "sampling/unmasking": "sampling/test_unmasking",
-    "sampling/candidates": "sampling/test_candidates sampling/test_scoring energies/test_residual",
+    "sampling/candidates": "sampling/test_candidates energies/test_residual",
     "sampling/speculative": "sampling/test_speculative",
     "energies/whole_sequence": "energies/test_whole_sequence energies/test_kinds likelihood/test_coar",
     "energies/step": "energies/test_step energies/test_kinds",
