@@ -7,7 +7,7 @@ does not. A text is a function of its request and the model, independent of its 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -40,6 +40,7 @@ class InferenceEngine:
         self._failure: BaseException | None = None
         self._batcher, self._fair_share = Batcher(limits.slots, limits.turn_seconds), FairShare()
         self._statistics, self._order, self._beat = EngineStatistics(), 0, time.monotonic()
+        self.step_observers = self._statistics.step_observers  # called after every step: they must return at once
         self._thread = threading.Thread(target=self._run_steps, name="engine", daemon=True)
         self._thread.start()
 
@@ -167,17 +168,8 @@ class InferenceEngine:
         """Return a snapshot of the statistics."""
         with self._changed:
             running = sum(entry.running for entry in self._entries)
-            waiting = len(self._entries) - running
-            return self._statistics.statistics(running, waiting, self._batcher.passes, self.limits.slots)
-
-    def observe_steps(self, observer: Callable[[float], None]) -> Statistics:
-        """Call `observer` with the seconds of every engine step from now on; return the statistics before the first.
-
-        It runs on the engine thread, under the engine's lock: it must return at once and must not call the engine.
-        """
-        with self._changed:
-            self._statistics.step_observers.append(observer)
-            return self.statistics()
+            load = running, len(self._entries) - running
+            return self._statistics.statistics(*load, self._batcher.passes, self.limits.slots)
 
     def drain(self, timeout: float) -> bool:
         """Close the engine: accept nothing new, and fail what is unfinished after `timeout` seconds.
@@ -311,8 +303,7 @@ class InferenceEngine:
         except StopIteration as end:
             self._end(entry, end.value)
         except (ValueError, FloatingPointError) as error:
-            broken = BrokenRow(str(error)) if isinstance(error, FloatingPointError) else error
-            self._end(entry, broken)
+            self._end(entry, BrokenRow(str(error)) if isinstance(error, FloatingPointError) else error)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -321,14 +312,12 @@ class InferenceEngine:
     def _take(self, entry: ScheduledText, result: StepResult | OutOfMemory | BrokenRow, row: int) -> None:
         """Apply the result of a step to its text, and notify the watchers."""
         if isinstance(result, OutOfMemory | BrokenRow):
-            self._end(entry, result)
-            return
+            return self._end(entry, result)
         before = entry.sequence.frame.masked
         try:
             entry.sequence.take(result, row)
         except BrokenRow as error:
-            self._end(entry, error)
-            return
+            return self._end(entry, error)
         with self._changed:
             self._statistics.rows += 1
             self._statistics.tokens += before - entry.sequence.frame.masked
@@ -337,6 +326,7 @@ class InferenceEngine:
             self._end(entry, entry.sequence.text())
         else:
             entry.future.show(entry.sequence.frame)
+        return None
 
     def _end(self, entry: Entry, outcome: Any) -> None:
         """Remove the entry, which frees its slot, and end its future."""

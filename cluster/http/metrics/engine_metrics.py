@@ -11,7 +11,8 @@ class EngineMetrics:
 
     def __init__(self, batch: InferenceEngine, metrics: Metrics) -> None:
         self._batch, self._metrics = batch, metrics
-        self._last = batch.observe_steps(lambda seconds: metrics.observe(instruments.STEP_SECONDS, seconds))
+        batch.step_observers.append(lambda seconds: metrics.observe(instruments.STEP_SECONDS, seconds))
+        self._last = batch.statistics()
 
     def take(self) -> None:
         """Update the metrics from the current statistics of the engine."""
