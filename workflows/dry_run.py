@@ -26,6 +26,7 @@ from workflows.stage import (
     storage_root,
     user_errors,
 )
+from workflows.training.continuation import continuation
 
 SHOWN = 6
 """Differences that are named; the others are counted."""
@@ -89,6 +90,9 @@ class DryRun(Session):
             return f"resumes at step {step}"
         if _read(join(workspace, RUN_FILE)) is not None:
             return "runs: an earlier run of it did not finish"
+        start, reasons = continuation(self, determined)
+        if start is not None:
+            return f"continues at step {start.step}, where {start.folder} ended"
         folders = self._finished(determined.stage)
         if not folders:
             return "runs: there is no earlier output"
@@ -99,7 +103,7 @@ class DryRun(Session):
         if not nearest:
             return "runs: a secret among its settings changed"
         more = f"; and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
-        return f"runs: {'; '.join(nearest[:SHOWN])}{more}"
+        return "; ".join([f"runs: {'; '.join(nearest[:SHOWN])}{more}", *reasons])
 
     def _finished(self, stage: str) -> list[str]:
         """Return the names of the folders of a stage's finished outputs."""

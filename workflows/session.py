@@ -101,7 +101,7 @@ class RunningSession(Session):
                     assert marker is not None
                     run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
             try:
-                facts = work(StageContext(name, folder, workspace, journal, run_id, tracker))
+                facts = work(StageContext(name, folder, workspace, journal, run_id, tracker, determined))
             except BaseException as error:
                 status = "FAILED" if isinstance(error, Exception) else "KILLED"
                 tracker().finish(status)

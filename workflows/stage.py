@@ -56,6 +56,7 @@ class StageContext:
     journal: Path
     run_id: str
     tracker: Callable[[], "RunTracker"]
+    determined: "Ingredients"
 
 
 @dataclass(frozen=True)

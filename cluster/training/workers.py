@@ -1,6 +1,7 @@
 """Training of a stage on Ray Train workers, restarted from its last checkpoint when a worker dies."""
 
 import json
+import math
 import resource
 import tempfile
 import uuid
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -20,16 +22,17 @@ from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.session import is_private, require_resources
 from cluster.training.zero import ZeroEngine
-from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.batches import Batches
 from edlm.data.packing import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
+from edlm.training.continuation import keeps_final_state
 from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training, share
-from edlm.training.validation import validation_rows
+from edlm.training.validation import METRIC, validation_rows
 
 RESULT, WEIGHTS = "result", "weights.safetensors"
 VERDICT = "non_finite.json"  # null, or the non-finite loss that stopped the training
@@ -52,6 +55,8 @@ class TrainingTask:
     """URI for checkpoints and the result."""
     tracker: Callable[[], Tracker]
     """Called on rank 0 only."""
+    start: tuple[str, int] | None = None
+    """(URI, step) of the final snapshot of a shorter training, to continue from; the workspace's own come first."""
 
 
 def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
@@ -72,7 +77,17 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
             0 if is_private(cluster) else cluster.start_timeout_seconds,
         )
         _fit_on_workers(task, cluster, resources)
+    marker = committed(result)
+    assert marker is not None
+    keep_final(task.workspace, int(str(marker.facts["steps"])) if keeps_final_state(task.training) else None)
     return load_file(local_copy(result) / WEIGHTS)
+
+
+def training_facts(workspace: str) -> dict[str, pydantic.JsonValue]:
+    """Return facts about a finished training: the steps taken, and the lowest validation loss if there is one."""
+    marker = committed(join(workspace, RESULT))
+    assert marker is not None
+    return marker.facts
 
 
 def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, float]) -> None:
@@ -131,12 +146,18 @@ def _worker(config: dict[str, Any]) -> None:
     if weights is not None:
         with tempfile.TemporaryDirectory(prefix="edlm-result-") as folder:
             save_file(weights, Path(folder) / WEIGHTS)
-            publish(Path(folder), join(task.workspace, RESULT))
+            publish(Path(folder), join(task.workspace, RESULT), _facts(engine, task.training))
+
+
+def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:
+    lowest, _ = engine.validation.tolist()
+    validated = {} if training.validate_every is None or lowest == math.inf else {METRIC: lowest}
+    return {"steps": engine.step, **validated}
 
 
 def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
-    """Load the newest complete snapshot, if there is one; rank 0 chooses it for all ranks."""
-    choice = [newest_snapshot(task.workspace) if engine.rank == 0 else None]
+    """Load the newest complete snapshot, or the one to continue from, if any; rank 0 chooses it for all ranks."""
+    choice = [newest_snapshot(task.workspace) or task.start if engine.rank == 0 else None]
     torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
     if choice[0] is not None:
         uri, step = choice[0]

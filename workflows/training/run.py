@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from cluster.tracking.journal import history
+from edlm.checkpoints.training_state import snapshots
 from edlm.data.packing import Split
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
-from workflows.stage import Session, StageContext
+from workflows.stage import Session, StageContext, say
+from workflows.training.continuation import continuation
 
-CODE = ("workflows.training.run", "cluster.training.zero")
+CODE = ("workflows.training.run", "workflows.training.continuation", "cluster.training.zero")
 """Modules that compute the weights, besides a stage's own and its objective: settings and the workers' engine."""
 
 Write = Callable[[Mapping[str, Tensor], Path], Any]
@@ -30,7 +32,7 @@ def run_training(
     """Train, write the model to `work.folder` by `write`, and return facts about the training."""
     # Deferred: importing Ray and Matplotlib takes seconds, which a dry run does without.
     from cluster.tracking.training_curves import training_curves
-    from cluster.training.workers import TrainingTask, train
+    from cluster.training.workers import TrainingTask, train, training_facts
 
     experiment = session.experiment
     weights = train(
@@ -44,6 +46,7 @@ def run_training(
             seed=experiment.seed,
             workspace=work.workspace,
             tracker=work.tracker,
+            start=_start(session, work),
         ),
         experiment.cluster,
     )
@@ -53,4 +56,16 @@ def run_training(
         tracker = work.tracker()
         tracker.figure("curves.png", training_curves(curves, work.stage))
         tracker.close()
-    return {"steps": training.steps}
+    return training_facts(work.workspace)
+
+
+def _start(session: Session, work: StageContext) -> tuple[str, int] | None:
+    """Return the final snapshot of a shorter training of this stage; report where it continues, or why not."""
+    if snapshots(work.workspace):
+        return None
+    start, reasons = continuation(session, work.determined)
+    for reason in reasons:
+        say(work.stage, reason)
+    if start is not None:
+        say(work.stage, f"continues the finished training of {start.steps} steps in {start.folder}")
+    return None if start is None else (start.snapshot, start.step)

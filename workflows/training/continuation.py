@@ -1,0 +1,98 @@
+"""Continuation of a stage's finished training when only its `steps` grew."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.tracking.parameters import redacted
+from edlm.checkpoints.training_state import newest_snapshot
+from edlm.config import parse
+from edlm.storage import committed, file_system, join, read_text
+from edlm.training.continuation import obstacle
+from edlm.training.settings import Training
+from workflows.stage import RUN_FILE, Ingredients, Session
+
+
+@dataclass(frozen=True)
+class Start:
+    """A finished training to continue: its folder, its `steps`, and its last state."""
+
+    folder: str
+    steps: int
+    snapshot: str
+    step: int
+    """Steps taken: fewer than `steps` after an early stop."""
+
+
+def continuation(session: Session, determined: Ingredients) -> tuple[Start | None, list[str]]:
+    """Return the longest finished training that a stage continues, and why others cannot be continued.
+
+    Others are finished trainings of the same stage from which it differs by more `steps` alone.
+    """
+    starts, reasons = [], []
+    for folder, earlier in _shorter(session, determined):
+        newest = newest_snapshot(session.workspace_of(folder))
+        reason = obstacle(earlier, earlier["steps"] if newest is None else newest[1], _training(determined))
+        if reason is None and newest is not None:
+            starts.append(Start(folder, earlier["steps"], *newest))
+        else:
+            reason = reason or "its last state was not kept"
+            reasons.append(f"begins again, and does not continue {folder}: {reason}")
+    start = max(starts, key=lambda start: start.step, default=None)
+    return start, [] if start is not None else reasons
+
+
+def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the folder and the training settings of finished outputs that differ by fewer steps alone."""
+    now = redacted(determined.settings)
+    if (training := _section(now)) is None:
+        return
+    system, root = file_system(session.outputs)
+    paths = system.ls(root, detail=False) if system.exists(root) else []
+    names = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    for name in sorted(name for name in names if name.startswith(f"{determined.stage}-")):
+        earlier = _recorded(session, name)
+        if earlier is None or committed(session.output_of(name)) is None:
+            continue
+        before = _section(earlier.settings)
+        if before is None or before["steps"] >= training["steps"]:
+            continue
+        longer = replace(earlier, settings=_with_steps(earlier.settings, training["steps"]))
+        if longer == replace(determined, settings=now, inputs=dict(determined.inputs)):
+            yield name, before
+
+
+def _recorded(session: Session, folder: str) -> Ingredients | None:
+    try:
+        record = json.loads(read_text(join(session.workspace_of(folder), RUN_FILE)))
+    except FileNotFoundError:
+        return None
+    return Ingredients(**record["ingredients"]) if "ingredients" in record else None
+
+
+def _section(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the training settings among the settings of a stage; None for a stage without."""
+    sections = [value for value in settings.values() if isinstance(value, Mapping)]
+    sections += [section["training"] for section in sections if isinstance(section.get("training"), Mapping)]
+    return next((section for section in sections if {"steps", "decay"} <= section.keys()), None)
+
+
+def _training(determined: Ingredients) -> Training:
+    section = _section(determined.settings)
+    assert section is not None
+    return parse(Training, dict(section))
+
+
+def _with_steps(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the settings with another number of training steps."""
+    section = _section(settings)
+    changed = {**section, "steps": steps} if section is not None else None
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is section:
+            value = changed
+        elif isinstance(value, Mapping) and value.get("training") is section and section is not None:
+            value = {**value, "training": changed}
+        result[name] = value
+    return result
