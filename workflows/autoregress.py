@@ -16,11 +16,12 @@ from edlm.training.settings import Training
 from workflows.command import command
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
+from workflows.training.initial_weights import initial_input, require_same, training_settings
 from workflows.training.objectives import next_token
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
 
-CODE = ("workflows.autoregress", "workflows.training.objectives", *TRAINING_CODE)
+CODE = ("workflows.autoregress", "workflows.training.objectives", "workflows.training.initial_weights", *TRAINING_CODE)
 
 
 @once
@@ -57,17 +58,27 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
     experiment, data = session.experiment, prepare(session)
     network, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
 
+    initial = initial_input(training)
+
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
-        build = functools.partial(next_token, network, read_summary(prepared).vocabulary, seed)
+        start = initial.get("init_from")
+        if start is not None:
+            require_same(start, "autoregressive", {"trunk": plain(network)}, prepared)
+        build = functools.partial(next_token, network, read_summary(prepared).vocabulary, seed, start)
 
         def write(weights, folder):
             save_autoregressive(folder, weights, network, length, prepared / TOKENIZER, {"experiment": experiment.name})
 
         return run_training(session, work, data, split, training, build, write)
 
-    settings = {"autoregressive": plain(network), stage: plain(training), "data.length": length, "seed": seed}
-    return session.run_stage(stage, settings, {"data": data}, CODE, work)
+    settings = {
+        "autoregressive": plain(network),
+        stage: training_settings(training),
+        "data.length": length,
+        "seed": seed,
+    }
+    return session.run_stage(stage, settings, {"data": data, **initial}, CODE, work)
 
 
 if __name__ == "__main__":

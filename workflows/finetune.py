@@ -22,10 +22,16 @@ from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext, once
 from workflows.training.energy_objectives import finetune_objective, fresh_energy
+from workflows.training.initial_weights import initial_input, require_same, training_settings
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
 
-CODE = ("workflows.finetune", "workflows.training.energy_objectives", *TRAINING_CODE)
+CODE = (
+    "workflows.finetune",
+    "workflows.training.energy_objectives",
+    "workflows.training.initial_weights",
+    *TRAINING_CODE,
+)
 
 
 @once
@@ -47,7 +53,7 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
     base = autoregress(session) if entry.energy.needs_autoregressive else energies.get(entry.base or "")
     inputs = {"denoiser": denoiser} | ({} if base is None else {"base": base})
     if entry.training is not None:
-        inputs["data"] = prepare(session)
+        inputs |= {"data": prepare(session), **initial_input(entry.training)}
 
     def work(work: StageContext) -> dict[str, Any] | None:
         opened = open_denoiser(local_copy(denoiser))
@@ -62,10 +68,17 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
         if entry.training is None:
             return write({}, work.folder)
         facts |= {"loss": entry.loss, "negatives": entry.negatives}
-        objective = functools.partial(finetune_objective, entry, denoiser, base, experiment.seed)
+        start = inputs.get("init_from")
+        objective = functools.partial(finetune_objective, entry, denoiser, base, experiment.seed, start)
+        if start is not None:
+            require_same(start, "energy", plain(network), local_copy(inputs["data"]))
+            objective()  # loads the weights here, too: an error is raised before a worker starts
         return run_training(session, work, inputs["data"], "train", entry.training, objective, write)
 
-    settings = {f"finetune.{entry.name}": plain(entry), "seed": experiment.seed}
+    section = plain(entry)
+    if entry.training is not None:
+        section["training"] = training_settings(entry.training)
+    settings = {f"finetune.{entry.name}": section, "seed": experiment.seed}
     return session.run_stage(f"finetune-{entry.name}", settings, inputs, CODE, work)
 
 

@@ -14,11 +14,12 @@ from edlm.storage import local_copy
 from workflows.command import command
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
+from workflows.training.initial_weights import initial_input, require_same, training_settings
 from workflows.training.objectives import denoising
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
 
-CODE = ("workflows.pretrain", "workflows.training.objectives", *TRAINING_CODE)
+CODE = ("workflows.pretrain", "workflows.training.objectives", "workflows.training.initial_weights", *TRAINING_CODE)
 
 
 @once
@@ -30,9 +31,14 @@ def pretrain(session: Session) -> str:
     data = prepare(session)
     network, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
 
+    initial = initial_input(experiment.pretrain)
+
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
-        build = functools.partial(denoising, network, read_summary(prepared).vocabulary, schedule, seed)
+        start = initial.get("init_from")
+        if start is not None:
+            require_same(start, "denoiser", {"trunk": plain(network)}, prepared, plain(schedule))
+        build = functools.partial(denoising, network, read_summary(prepared).vocabulary, schedule, seed, start)
 
         def write(weights, folder):
             save_denoiser(
@@ -44,11 +50,11 @@ def pretrain(session: Session) -> str:
     settings = {
         "denoiser": plain(network),
         "schedule": plain(schedule),
-        "pretrain": plain(experiment.pretrain),
+        "pretrain": training_settings(experiment.pretrain),
         "data.length": length,
         "seed": seed,
     }
-    return session.run_stage("pretrain", settings, {"data": data}, CODE, work)
+    return session.run_stage("pretrain", settings, {"data": data, **initial}, CODE, work)
 
 
 if __name__ == "__main__":

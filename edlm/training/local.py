@@ -89,6 +89,11 @@ def train(
     Raise NonFiniteLoss at the first step that is not finite, ValueError for a folder that holds no prepared data, and
     ConfigurationError for a workspace with the state of another training.
     """
+    if training.init_from is not None:
+        raise ConfigurationError(
+            f"init_from is {training.init_from}, which is for the stages; here load the weights into the objective: "
+            "load_into(objective.trained, load_weights(folder)) of edlm.checkpoints.model_folder"
+        )
     length = read_summary(data).length
     batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
     engine = LocalEngine(objective, training)

@@ -33,6 +33,9 @@ class Training:
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: Positive = 1000
     log_every: Positive = 50
+    init_from: str | None = None
+    """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
+    schedule. None: fresh weights."""
     validate_every: Positive | None = None
     """Steps from one validation loss to the next; one more is measured after the last step. None: no validation."""
     validation_rows: Positive = 256

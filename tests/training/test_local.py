@@ -145,6 +145,11 @@ def test_a_workspace_of_another_training_is_refused_with_what_changed(data, tmp_
         train(objective(), data, SETTINGS, seed=1, workspace=tmp_path, say=lambda _: None)
 
 
+def test_init_from_is_refused_where_no_stage_reads_it(data):
+    with pytest.raises(ConfigurationError, match=r"init_from is somewhere, which is for the stages; .*load_into"):
+        train(objective(), data, replace(SETTINGS, init_from="somewhere"))
+
+
 def test_the_split_is_the_one_that_is_named(data):
     trained = [
         train(objective(), data, replace(SETTINGS, steps=1), split=split, say=lambda _: None)["readout.weight"]

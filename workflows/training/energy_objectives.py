@@ -9,6 +9,7 @@ from edlm.interfaces import AbstractEnergy
 from edlm.storage import local_copy
 from edlm.training.energy_objectives import Conditioning, Contrastive, energy_objective
 from workflows.experiment import Finetune
+from workflows.training.initial_weights import load_initial
 
 
 def fresh_energy(entry: Finetune, denoiser: OpenDenoiser, base: str | None, seed: int) -> AbstractEnergy:
@@ -21,10 +22,13 @@ def fresh_energy(entry: Finetune, denoiser: OpenDenoiser, base: str | None, seed
     return entry.energy.build(denoiser.network, model)
 
 
-def finetune_objective(entry: Finetune, denoiser: str, base: str | None, seed: int) -> Contrastive | Conditioning:
-    """Build the objective of one energy against the denoiser at a URI."""
+def finetune_objective(
+    entry: Finetune, denoiser: str, base: str | None, seed: int, initial: str | None
+) -> Contrastive | Conditioning:
+    """Build the objective of one energy against the denoiser at a URI, with the weights at `initial`, if any."""
     opened = open_denoiser(local_copy(denoiser))
     energy = fresh_energy(entry, opened, base, seed)
+    load_initial(energy, initial, kept="proposal.")
     return energy_objective(
         opened.network, energy, opened.schedule, entry.negatives, entry.loss, seed, entry.largest_grid
     )

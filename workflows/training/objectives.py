@@ -7,15 +7,22 @@ from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import ScheduleConfig
 from edlm.training.objectives import Denoising, NextToken
+from workflows.training.initial_weights import load_initial
 
 
-def denoising(network: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int) -> Denoising:
-    """Build the denoiser's objective, with fresh weights that depend on the seed alone."""
+def denoising(
+    network: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int, initial: str | None
+) -> Denoising:
+    """Build the denoiser's objective with the weights at the URI `initial`, or fresh ones of the seed alone."""
     torch.manual_seed(seed)
-    return Denoising(Denoiser(network, vocabulary), schedule, seed)
+    denoiser = Denoiser(network, vocabulary)
+    load_initial(denoiser, initial)
+    return Denoising(denoiser, schedule, seed)
 
 
-def next_token(network: TransformerConfig, vocabulary: int, seed: int) -> NextToken:
-    """Build the autoregressive objective, with fresh weights that depend on the seed alone."""
+def next_token(network: TransformerConfig, vocabulary: int, seed: int, initial: str | None) -> NextToken:
+    """Build the autoregressive objective with the weights at the URI `initial`, or fresh ones of the seed alone."""
     torch.manual_seed(seed)
-    return NextToken(AutoregressiveModel(network, vocabulary))
+    model = AutoregressiveModel(network, vocabulary)
+    load_initial(model, initial)
+    return NextToken(model)

@@ -11,7 +11,8 @@ import torch
 
 from cluster.config import Cluster, Zero
 from cluster.runtime.session import connect
-from cluster.training.workers import TrainingTask, train
+from cluster.training.workers import TrainingTask, train, training_facts
+from edlm.checkpoints.training_state import newest_snapshot, snapshots
 from edlm.config import ConfigurationError, parse
 from edlm.data.packing import Data, prepare
 from edlm.storage import publish
@@ -53,6 +54,7 @@ def data(tmp_path_factory) -> str:
 
 
 def task(data: str, workspace: Path, **changes) -> TrainingTask:
+    workspace.mkdir(exist_ok=True)
     plain = TrainingTask(
         name="toy",
         objective=functools.partial(toy_objective, None),
@@ -82,8 +84,27 @@ def uninterrupted(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch.Te
 def test_workers_train_and_tell_every_step(uninterrupted):
     workspace, weights = uninterrupted
     assert list(curve(workspace)) == list(range(12))
+    assert snapshots(str(workspace)) == []  # the cosine decay has ended: no training continues from here
     assert set(weights) == {name for name, _ in toy_objective(None).trained.named_parameters()}
     assert all(weight.dtype == torch.float32 and bool(weight.isfinite().all()) for weight in weights.values())
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_longer_training_continues_a_finished_one_with_the_same_result(data, tmp_path):
+    longer = replace(SETTINGS, decay="constant", validate_every=3, validation_rows=9, keep_best=True)
+    whole = train(task(data, tmp_path / "whole", training=longer), TWO)
+    short = tmp_path / "short"
+    train(task(data, short, training=replace(longer, steps=8)), TWO)
+    assert snapshots(str(short)) == ["step-00000008"]
+    continued = task(data, tmp_path / "long", training=longer, start=newest_snapshot(str(short)))
+    weights = train(continued, TWO)
+    assert list(curve(tmp_path / "long")) == [8, 9, 10, 11]
+    assert curve(tmp_path / "long") == {step: curve(tmp_path / "whole")[step] for step in range(8, 12)}
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+    facts = training_facts(str(tmp_path / "long"))
+    assert facts == training_facts(str(tmp_path / "whole"))
+    assert facts["steps"] == 12
+    assert "validation_nats_per_token" in facts
 
 
 def test_what_is_finished_is_not_trained_again(uninterrupted, data):

@@ -1,0 +1,91 @@
+"""Weights of another model that a stage starts from (`init_from`), and their strict comparison with what it trains."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edlm.checkpoints.model_folder import load_into, load_weights, open_folder
+from edlm.config import ConfigurationError, plain
+from edlm.data.token_file import read_summary
+from edlm.storage import committed, local_copy
+from edlm.training.settings import Training
+
+
+def training_settings(training: Training) -> dict[str, Any]:
+    """Return the plain settings that determine a result: of `init_from` the content counts, which is an input."""
+    return {name: value for name, value in plain(training).items() if name != "init_from"}
+
+
+def initial_input(training: Training) -> dict[str, str]:
+    """Return the model of `init_from` as an input of a stage, by label; empty if there is none.
+
+    Raise ConfigurationError unless a committed folder is there.
+    """
+    if training.init_from is None:
+        return {}
+    uri = training.init_from
+    uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    if committed(uri) is None:
+        raise ConfigurationError(
+            f"init_from: {uri} holds no finished model; name a stage's output, or publish a folder that was saved from "
+            "Python (edlm.storage.publish(folder, str(folder)))"
+        )
+    return {"init_from": uri}
+
+
+def require_same(
+    uri: str, kind: str, network: Mapping[str, Any], prepared: Path, schedule: Mapping[str, Any] | None = None
+) -> None:
+    """Raise ConfigurationError, naming both values, unless the model at `uri` is like the one to be trained.
+
+    `network` is the plain configuration of the latter, `prepared` the folder with its data. Of an energy, the digest of
+    the denoiser that it was made for may differ: it is trained for the one at hand.
+    """
+    try:
+        card = open_folder(local_copy(uri))
+    except ValueError as error:
+        raise ConfigurationError(f"init_from: {error}") from error
+    if card.kind != kind:
+        raise ConfigurationError(f"init_from: {uri} holds a model of kind {card.kind!r}, and {kind!r} is trained here")
+    summary = read_summary(prepared)
+    pairs = [
+        *_leaves(card.network, network),
+        ("vocabulary", card.vocabulary, summary.vocabulary),
+        ("tokenizer digest", card.tokenizer_digest, summary.tokenizer),
+        *_leaves(card.schedule or {}, schedule or {}, "schedule."),
+    ]
+    unequal = [f"{name} is {there!r} there and {here!r} here" for name, there, here in pairs if there != here]
+    if unequal:
+        raise ConfigurationError(
+            f"init_from: the model in {uri} is another one: {'; '.join(unequal)}; "
+            "set what it has, name another model, or remove init_from to start from fresh weights"
+        )
+
+
+def load_initial(module: nn.Module, uri: str | None, kept: str | None = None) -> None:
+    """Load the weights of the model at `uri`, if any, except those whose names begin with `kept`.
+
+    Raise ConfigurationError if they do not fit, such as an energy's that was made for a denoiser of another width.
+    """
+    if uri is None:
+        return
+    weights = load_weights(local_copy(uri))
+    if kept is not None:
+        own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(kept)}
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(kept)} | own
+    try:
+        load_into(module, weights)
+    except ValueError as error:
+        raise ConfigurationError(f"init_from: {uri}: {error}") from error
+
+
+def _leaves(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield every value of two trees with its dotted path; None where one tree lacks it."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for name in dict.fromkeys([*here, *there]):
+            if name != "denoiser_digest":
+                yield from _leaves(there.get(name), here.get(name), f"{path}{name}.")
+    else:
+        yield path.removesuffix("."), there, here
