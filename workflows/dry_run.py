@@ -10,7 +10,7 @@ import fsspec.core
 import yaml
 
 from cluster.tracking.parameters import redacted
-from edlm.checkpoints.training_state import PREFIX, snapshots
+from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import plain
 from edlm.storage import committed, join, read_text
 from workflows.experiment import Experiment
@@ -86,13 +86,13 @@ class DryRun(Session):
     def _reason(self, determined: Ingredients) -> str:
         """Return what an unfinished stage would do, and why: resume, or run because of what has changed."""
         workspace = self.workspace_of(determined.folder)
-        if (step := _checkpoint(workspace)) is not None:
-            return f"resumes at step {step}"
-        if _read(join(workspace, RUN_FILE)) is not None:
-            return "runs: an earlier run of it did not finish"
-        start, reasons = continuation(self, determined)
+        if (newest := newest_snapshot(workspace, verified=False)) is not None:
+            return f"resumes at step {newest[1]}"
+        start, reasons = continuation(self, determined, verified=False)
         if start is not None:
             return f"continues at step {start.step}, where {start.folder} ended"
+        if _read(join(workspace, RUN_FILE)) is not None:
+            return "; ".join(["runs: an earlier run of it did not finish", *reasons])
         folders = self._finished(determined.stage)
         if not folders:
             return "runs: there is no earlier output"
@@ -122,7 +122,8 @@ class DryRun(Session):
 
 def differences(earlier: Ingredients, now: Ingredients) -> Iterator[str]:
     """Yield in words what has changed: settings by their names in the YAML, inputs by their labels, and the code."""
-    before, after = dict(_leaves(earlier.settings)), dict(_leaves(redacted(now.settings)))
+    now = now.public
+    before, after = dict(_leaves(earlier.settings)), dict(_leaves(now.settings))
     for name in dict.fromkeys([*after, *before]):
         if name not in before:
             yield f"{name} is new ({_short(after[name])})"
@@ -156,12 +157,6 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-def _checkpoint(workspace: str) -> int | None:
-    """Return the step of the newest committed checkpoint; its content is verified when it is read."""
-    whole = [name for name in snapshots(workspace) if committed(join(workspace, name)) is not None]
-    return int(whole[-1].removeprefix(PREFIX)) if whole else None
 
 
 def _read(uri: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from cluster.tracking.parameters import redacted
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from cluster.tracking.upload import ship
-from edlm.checkpoints.training_state import snapshots
+from edlm.checkpoints.training_state import newest_snapshot
 from edlm.storage import committed, join, publish, read_text, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
@@ -117,13 +117,13 @@ class RunningSession(Session):
         try:
             run_id = json.loads(read_text(record))["run_id"]
             self.runs.resume(run_id)
-            # Only a checkpoint is resumed from; a grid reports itself which measurements it reuses.
-            resumes = bool(snapshots(workspace))
+            # Only an intact checkpoint is resumed from; a grid reports itself which measurements it reuses.
+            resumes = newest_snapshot(workspace) is not None
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
         except FileNotFoundError:
             run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
             # The ingredients say later what has changed since this run (`workflows.dry_run`).
-            write_text(record, json.dumps({"run_id": run_id, "ingredients": redacted(asdict(determined))}))
+            write_text(record, json.dumps({"run_id": run_id, "ingredients": asdict(determined.public)}))
         return run_id
 
     def _journal(self, workspace: str, scratch: Path) -> Path:

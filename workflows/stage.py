@@ -18,10 +18,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, committed, join
 from edlm.training.engine import NonFiniteLoss
@@ -78,9 +79,20 @@ class Ingredients:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def public(self) -> "Ingredients":
+        """The same without secrets, to be recorded; names of sections and inputs, such as an energy's, hide nothing."""
+        settings = {name: redacted(value, _key(name, value)) for name, value in self.settings.items()}
+        return replace(self, settings=settings, inputs={label: redacted(uri) for label, uri in self.inputs.items()})
+
+    @property
     def folder(self) -> str:
         """Name of the stage's folder."""
         return f"{self.stage}-{self.fingerprint[:FINGERPRINT_DIGITS]}"
+
+
+def _key(name: str, value: Any) -> str:
+    """Return the key by which a setting is redacted: none for a section, whose own keys count."""
+    return "" if isinstance(value, Mapping) else name
 
 
 @dataclass

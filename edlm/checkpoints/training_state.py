@@ -9,7 +9,7 @@ import pydantic
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.storage import committed, file_system, join, local_copy, publish
+from edlm.storage import StorageError, committed, file_system, join, local_copy, publish
 
 STATE = "state.safetensors"
 KEPT = 2
@@ -44,17 +44,22 @@ def _keep(workspace: str, names: set[str]) -> None:
         system.rm(system._strip_protocol(join(workspace, name)), recursive=True)
 
 
-def newest_snapshot(workspace: str) -> tuple[str, int] | None:
-    """Return (URI, step) of the newest intact snapshot; skip damaged ones with a warning that names them."""
+def newest_snapshot(workspace: str, verified: bool = True) -> tuple[str, int] | None:
+    """Return (URI, step) of the newest intact snapshot; skip damaged ones with a warning that names them.
+
+    Without `verified` only its marker is read: its content may be damaged, and nothing is written to the cache.
+    """
     for name in reversed(snapshots(workspace)):
         uri = join(workspace, name)
         try:
-            local_copy(uri)
+            if verified:
+                local_copy(uri)
             marker = committed(uri)
+            if marker is None:
+                raise StorageError("it is not committed")
         except ValueError as error:
             log.warning("checkpoint %s is not whole, going back to the one before: %s", uri, error)
             continue
-        assert marker is not None
         return uri, int(str(marker.facts["step"]))
     return None
 

@@ -7,6 +7,7 @@ from cluster.config import Tracking
 from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load
+from edlm.storage import file_system, join
 from tests.places import SMALLEST
 from workflows.experiment import Experiment
 from workflows.session import RunningSession
@@ -25,11 +26,17 @@ def fails_after_a_checkpoint(work: StageContext) -> None:
     raise RuntimeError("no space")
 
 
+def fails_within_a_checkpoint(work: StageContext) -> None:
+    system, path = file_system(join(work.workspace, "step-00000001"))
+    system.makedirs(path)
+    raise RuntimeError("no space")
+
+
 def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     experiment = load(Experiment, SMALLEST)
     session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
     said = []
-    for work in (fails, fails, fails_after_a_checkpoint, fails):
+    for work in (fails, fails_within_a_checkpoint, fails_after_a_checkpoint, fails):
         with pytest.raises(RuntimeError, match="no space"):
             session.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
         said.append(capsys.readouterr().out.splitlines()[1:])

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.tracking.parameters import redacted
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import parse
 from edlm.storage import committed, file_system, join, read_text
@@ -25,28 +24,36 @@ class Start:
     """Steps taken: fewer than `steps` after an early stop."""
 
 
-def continuation(session: Session, determined: Ingredients) -> tuple[Start | None, list[str]]:
+def continuation(session: Session, determined: Ingredients, verified: bool = True) -> tuple[Start | None, list[str]]:
     """Return the longest finished training that a stage continues, and why others cannot be continued.
 
-    Others are finished trainings of the same stage from which it differs by more `steps` alone.
+    Others are finished trainings of the same stage from which it differs by more `steps` alone. Only the state to
+    continue from is read; without `verified`, as in a dry run, none is.
     """
     starts, reasons = [], []
     for folder, earlier in _shorter(session, determined):
-        newest = newest_snapshot(session.workspace_of(folder))
+        newest = newest_snapshot(session.workspace_of(folder), verified=False)
         reason = obstacle(earlier, earlier["steps"] if newest is None else newest[1], _training(determined))
         if reason is None and newest is not None:
             starts.append(Start(folder, earlier["steps"], *newest))
         else:
             reason = reason or "its last state was not kept"
-            reasons.append(f"begins again, and does not continue {folder}: {reason}")
-    start = max(starts, key=lambda start: start.step, default=None)
-    return start, [] if start is not None else reasons
+            reasons.append(_not_continued(folder, reason))
+    for start in sorted(starts, key=lambda start: start.step, reverse=True):
+        if not verified or newest_snapshot(session.workspace_of(start.folder)) == (start.snapshot, start.step):
+            return start, []
+        reasons.append(_not_continued(start.folder, "its last state is damaged"))
+    return None, reasons
+
+
+def _not_continued(folder: str, reason: str) -> str:
+    return f"begins again, and does not continue {folder}: {reason}"
 
 
 def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the folder and the training settings of finished outputs that differ by fewer steps alone."""
-    now = redacted(determined.settings)
-    if (training := _section(now)) is None:
+    now = determined.public
+    if (training := _section(now.settings)) is None:
         return
     system, root = file_system(session.outputs)
     paths = system.ls(root, detail=False) if system.exists(root) else []
@@ -59,7 +66,7 @@ def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, M
         if before is None or before["steps"] >= training["steps"]:
             continue
         longer = replace(earlier, settings=_with_steps(earlier.settings, training["steps"]))
-        if longer == replace(determined, settings=now, inputs=dict(determined.inputs)):
+        if longer == now:
             yield name, before
 
 

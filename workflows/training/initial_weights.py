@@ -10,12 +10,17 @@ from edlm.checkpoints.model_folder import load_into, load_weights, open_folder
 from edlm.config import ConfigurationError, plain
 from edlm.data.token_file import read_summary
 from edlm.storage import committed, local_copy
+from edlm.training.continuation import REPORTING
 from edlm.training.settings import Training
 
 
 def training_settings(training: Training) -> dict[str, Any]:
-    """Return the plain settings that determine a result: of `init_from` the content counts, which is an input."""
-    return {name: value for name, value in plain(training).items() if name != "init_from"}
+    """Return the plain settings that determine a result.
+
+    Of `init_from` the content counts, which is an input; how often a training reports and saves its state is of no
+    influence.
+    """
+    return {name: value for name, value in plain(training).items() if name not in ("init_from", *REPORTING)}
 
 
 def initial_input(training: Training) -> dict[str, str]:

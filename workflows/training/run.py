@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from cluster.tracking.journal import history
-from edlm.checkpoints.training_state import snapshots
+from edlm.checkpoints.training_state import newest_snapshot
 from edlm.data.packing import Split
+from edlm.storage import committed, join
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
@@ -60,8 +61,14 @@ def run_training(
 
 
 def _start(session: Session, work: StageContext) -> tuple[str, int] | None:
-    """Return the final snapshot of a shorter training of this stage; report where it continues, or why not."""
-    if snapshots(work.workspace):
+    """Return the final snapshot of a shorter training of this stage; report where it continues, or why not.
+
+    None if the stage's own training is finished, or has a snapshot to resume from.
+    """
+    from cluster.training.workers import RESULT
+
+    trained = committed(join(work.workspace, RESULT)) is not None
+    if trained or newest_snapshot(work.workspace) is not None:
         return None
     start, reasons = continuation(session, work.determined)
     for reason in reasons:

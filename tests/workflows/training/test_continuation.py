@@ -1,14 +1,19 @@
 """A stage whose `steps` grew continues its finished training if the result is the same, and otherwise says why not."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.config import Tracking
 from cluster.tracking.runs import open_tracking
+from cluster.training.workers import RESULT
+from edlm.checkpoints import training_state
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, plain
+from edlm.storage import join, publish
 from edlm.training.settings import Training
 from tests.places import SMALLEST
 from workflows.dry_run import DryRun
@@ -16,6 +21,7 @@ from workflows.experiment import Experiment
 from workflows.session import RunningSession
 from workflows.stage import Ingredients, StageContext
 from workflows.training.continuation import continuation
+from workflows.training.run import _start
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -26,7 +32,7 @@ CODE = ("edlm.schedule",)
 
 def asked(training: Training, stage: str = "pretrain", seed: int = 0) -> dict:
     section = plain(training) if stage == "pretrain" else {"negatives": 7, "training": plain(training)}
-    return {"denoiser": {"width": 8}, stage.replace("-", "."): section, "seed": seed}
+    return {"denoiser": {"width": 8}, stage.replace("-", ".", 1): section, "seed": seed}
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def longer(determined: Ingredients, training: Training, seed: int = 0) -> Ingred
     return replace(determined, settings=asked(training, determined.stage, seed))
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune-step"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune-step", "finetune-per-token"])
 def test_a_stage_continues_the_longest_training_that_differs_by_fewer_steps_alone(session, stage):
     run(session, replace(SETTINGS, steps=200), stage)
     determined = run(session, SETTINGS, stage, taken=450)  # it stopped early
@@ -102,6 +108,85 @@ def test_cosine_decay_is_continued_from_within_the_warm_up(session):
     start, _ = continuation(session, longer(determined, replace(training, steps=1000)))
     assert start is not None
     assert start.step == 500
+
+
+def damage(session, determined: Ingredients, step: int) -> None:
+    Path(session.workspace_of(determined.folder), f"step-{step:08d}", "state.safetensors").write_bytes(b"damaged")
+
+
+def test_the_longest_training_whose_state_is_intact_is_continued_and_the_others_are_not_read(session, monkeypatch):
+    shortest = run(session, replace(SETTINGS, steps=100))
+    middle, longest = run(session, replace(SETTINGS, steps=200)), run(session, SETTINGS)
+    now = longer(longest, replace(SETTINGS, steps=1000))
+    damage(session, longest, 500)
+    read = []
+    local_copy = training_state.local_copy
+    monkeypatch.setattr(training_state, "local_copy", lambda uri: read.append(uri) or local_copy(uri))
+    start, _ = continuation(session, now)
+    assert start is not None
+    assert start.folder == middle.folder
+    assert not any(shortest.folder in uri for uri in read)
+    damage(session, middle, 200)
+    damage(session, shortest, 100)
+    start, reasons = continuation(session, now)
+    assert start is None
+    assert len(reasons) == 3
+    assert all(reason.endswith("its last state is damaged") for reason in reasons)
+
+
+def test_a_dry_run_reads_no_state(session, monkeypatch):
+    determined = run(session, SETTINGS)
+    monkeypatch.setattr(training_state, "local_copy", lambda uri: pytest.fail(f"{uri} is read"))
+    start, _ = continuation(session, longer(determined, replace(SETTINGS, steps=1000)), verified=False)
+    assert start is not None
+    assert start.step == 500
+
+
+def killed_while(session, write: Callable[[StageContext], None], capsys) -> tuple[tuple[str, int] | None, str]:
+    """Where a stage with a finished shorter training starts after it was killed during `write`, and what it says."""
+    run(session, SETTINGS)
+    seen: list[StageContext] = []
+
+    def killed(context: StageContext) -> None:
+        seen.append(context)
+        write(context)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        session.run_stage("pretrain", asked(replace(SETTINGS, steps=1000)), {}, CODE, killed)
+    capsys.readouterr()
+    return _start(session, seen[0]), capsys.readouterr().out
+
+
+def writes_half(context: StageContext) -> None:
+    half = Path(context.workspace, "step-00000600")
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"half")
+
+
+def test_a_stage_that_was_killed_while_it_wrote_its_first_snapshot_continues_the_shorter_training(session, capsys):
+    start, said = killed_while(session, writes_half, capsys)
+    assert start is not None
+    assert start[1] == 500
+    assert "continues the finished training of 500 steps" in said
+    DryRun(session.experiment, session.root).run_stage(
+        "pretrain", asked(replace(SETTINGS, steps=1000)), {}, CODE, lambda _: None
+    )
+    assert "[pretrain] continues at step 500" in capsys.readouterr().out
+
+
+def publishes_its_result(context: StageContext) -> None:
+    (context.folder / "weights").write_text("weights")
+    publish(context.folder, join(context.workspace, RESULT))
+
+
+def saves_a_snapshot(context: StageContext) -> None:
+    save_snapshot(context.workspace, {"weight": torch.zeros(1)}, 600)
+
+
+@pytest.mark.parametrize("write", [publishes_its_result, saves_a_snapshot])
+def test_a_stage_that_has_a_result_or_a_snapshot_starts_nowhere_else_and_says_nothing(session, write, capsys):
+    assert killed_while(session, write, capsys) == (None, "")
 
 
 def test_a_dry_run_says_where_a_stage_continues_or_why_it_begins_again(session, tmp_path, capsys):

@@ -146,3 +146,9 @@ def test_the_result_depends_on_the_content_of_the_model_and_not_on_its_place(fol
     assert initial_input(Training(steps=1, batch=1)) == {}
     assert training_settings(training) == training_settings(Training(steps=1, batch=1))
     assert not re.search("models", str(training_settings(training)))
+
+
+def test_how_often_a_training_reports_and_saves_its_state_does_not_determine_its_result():
+    training = Training(steps=1, batch=1)
+    assert training_settings(replace(training, log_every=7, checkpoint_every=7)) == training_settings(training)
+    assert training_settings(replace(training, batch=7)) != training_settings(training)
