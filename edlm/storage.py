@@ -1,6 +1,5 @@
 """Folders at any fsspec URI, committed by a marker that is written last and names every file with its digest."""
 
-import getpass
 import hashlib
 import json
 import os
@@ -180,7 +179,12 @@ def fetch(uri: str, cache: Path) -> Path:
 
 def local_copy(uri: str) -> Path:
     """Fetch `uri` into this machine's cache, which all processes of a user share."""
-    return fetch(uri, Path(tempfile.gettempdir()) / f"edlm-cache-{getpass.getuser()}")
+    return fetch(uri, user_folder("edlm-cache"))
+
+
+def user_folder(name: str) -> Path:
+    """Return the path of this user's folder `name` among temporary files; a user may have a number and no name."""
+    return Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
 
 
 def inventory(folder: Path) -> tuple[File, ...]:

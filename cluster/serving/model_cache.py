@@ -3,7 +3,6 @@
 A copy is never trusted: every file of it is read and compared with the digest each time a replica starts.
 """
 
-import getpass
 import logging
 import os
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from cluster.tracking.registry import ModelVersion
 from edlm.config import ConfigurationError
-from edlm.storage import INTENT, committed, fetch, verify
+from edlm.storage import INTENT, committed, fetch, user_folder, verify
 
 KEPT = 4  # models; a rollback does not need the storage for the previous ones
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ def cache_folder(folder: str | None) -> Path:
 
     It is never that of `edlm.storage.local_copy`, because files that a training reads must not be evicted.
     """
-    return Path(folder) if folder else Path(tempfile.gettempdir()) / f"edlm-models-{getpass.getuser()}"
+    return Path(folder) if folder else user_folder("edlm-models")
 
 
 def cached_model(version: ModelVersion, folder: Path) -> Path:

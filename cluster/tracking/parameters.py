@@ -18,7 +18,9 @@ _SECRETS = {
     "credentials",
     "apikey",
     "authorization",
+    "token",
 }
+_NO_SECRETS = {"token_temperature", "token_temperatures"}  # settings of samplers
 _KEYS_OF_SECRETS = re.compile(r"(?:^|[^a-z])(?:api|access|private|signing)[^a-z]?key")
 _USER_IN_URI = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _NOT_ALLOWED = re.compile(r"[^\w.\- :/]")
@@ -27,8 +29,8 @@ _NOT_ALLOWED = re.compile(r"[^\w.\- :/]")
 def redacted(tree: Any, key: str = "") -> Any:
     """Return `tree` with `***` for every value under a key that names a secret, and for user and password in URIs.
 
-    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets. A `token` is one
-    at the end of a key only: `token_temperatures` are settings of a sampler.
+    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets, and
+    `token_temperatures` are settings of a sampler.
     """
     if _is_secret(key) and tree is not None:
         return "***"
@@ -59,7 +61,9 @@ def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:
 def _is_secret(key: str) -> bool:
     separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
     words = re.split(r"[^a-z0-9]+", separated)
-    return bool(_SECRETS.intersection(words)) or words[-1] == "token" or bool(_KEYS_OF_SECRETS.search(separated))
+    if separated in _NO_SECRETS:
+        return False
+    return bool(_SECRETS.intersection(words)) or bool(_KEYS_OF_SECRETS.search(separated))
 
 
 def _cut(text: str, limit: int) -> str:

@@ -128,6 +128,7 @@ class Shipping(threading.Thread):
         self._shipper: Shipper | None = None
         self._stopping = threading.Event()
         self._answered = True
+        self._unexpected: type[Exception] | None = None  # kind of the last error that was no outage
 
     def run(self) -> None:
         pause = INTERVAL_SECONDS
@@ -151,12 +152,12 @@ class Shipping(threading.Thread):
             if self._answered:  # one line per outage
                 log.warning("MLflow does not answer; the journal is kept and sent later (%s)", first_line(error))
             self._answered = False
-        except Exception:  # the journal is kept: training goes on, and a later attempt or `ship` sends it
-            if self._answered:
+        except Exception as error:  # the journal is kept: training goes on, and a later attempt or `ship` sends it
+            if type(error) is not self._unexpected:  # one traceback per kind of error
                 log.exception("the journal in %s cannot be sent to MLflow; trying again", self._folder)
-            self._answered = False
+            self._answered, self._unexpected = False, type(error)
         else:
-            self._answered = True
+            self._answered, self._unexpected = True, None
         return self._answered
 
 

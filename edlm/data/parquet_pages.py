@@ -29,8 +29,8 @@ def pages(file: io.BufferedIOBase, column: pyarrow.parquet.ColumnChunkMetaData) 
     copied. Raises OSError where there is no page header.
     """
     at = column.data_page_offset
-    if column.has_dictionary_page:
-        at = min(at, column.dictionary_page_offset)
+    if column.has_dictionary_page and 0 < column.dictionary_page_offset < at:  # some writers say 0 for none
+        at = column.dictionary_page_offset
     end = at + column.total_compressed_size
     while at < end:
         file.seek(at)

@@ -27,7 +27,9 @@ class IncrementalText:
         shared, text = self._text.certain_parts(tokens[:count])
         end = cut(text, self._stops)
         text = text[: settled(text, self._stops) if end is None else end]
-        return self._say(shared + text if self._echo else text)
+        certain = shared + text if self._echo else text
+        # A decoder that shortens the text ("a ." to "a.") may make less of it certain than before.
+        return "" if self._said.startswith(certain) else self._say(certain)
 
     def rest(self, text: str) -> str:
         """Return the part of the finished text that was not returned yet."""

@@ -244,7 +244,7 @@ class LanguageModel:
             self.generator.bundle.sampler,
             steps=steps,
             candidates=candidates,
-            window=None if window is None else (window[0], window[1]),
+            window=None if window is None else _interval(window),
             energy_temperature=energy_temperature,
         )
         generator = self.generator if temperature == 1 else tempered(self.generator, temperature)
@@ -278,7 +278,7 @@ class LanguageModel:
         if tokens is not None:
             return tuple(tokens)
         assert parts is not None
-        if isinstance(parts, str) or not all(isinstance(part, str) or part >= 1 for part in parts):
+        if isinstance(parts, str) or not all(isinstance(part, str) or _is_count(part) for part in parts):
             raise ConfigurationError(
                 'parts is a list of texts and of numbers of tokens between them, such as ["the ", 8, " of"]; '
                 f"got {_short(parts)}"
@@ -294,7 +294,20 @@ class LanguageModel:
 
 
 def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
+    stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, Sequence) or not all(isinstance(one, str) for one in stops):
+        raise ConfigurationError(f"stop is a text or a list of texts; got {_short(stop)}")
+    return tuple(stops)
+
+
+def _interval(window: Sequence[float]) -> tuple[float, float]:
+    if not isinstance(window, Sequence) or len(window) != 2:
+        raise ConfigurationError(f"window is (from, to), two times from 0 to 1; got {_short(window)}")
+    return window[0], window[1]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and operator.index(value) >= 1
 
 
 def _integer(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:

@@ -2,10 +2,8 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from getpass import getuser
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from edlm.config import ConfigurationError
 from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
 from edlm.models.execution import AS_TRAINED, Execution
-from edlm.storage import committed
+from edlm.storage import committed, user_folder
 
 RESOLVERS = "edlm.resolvers"
 """Group of entry points: a scheme, and a function from a URI of this scheme to the bundle that it means."""
@@ -54,9 +52,9 @@ def load(
         raise ConfigurationError(
             f"there is no folder {path}; give the folder or the URI of a bundle, or NAME@ALIAS of a registered model"
         )
-    if is_local and committed(uri) is None:  # not published yet: nothing to verify it by
+    if is_local and location.digest is None and committed(uri) is None:  # not published: nothing to verify it by
         return LanguageModel(VersionedGenerator(open_bundle(Path(path), device, execution), version))
-    copies = Path(tempfile.gettempdir()) / f"edlm-cache-{getuser()}" if cache is None else Path(cache)
+    copies = user_folder("edlm-cache") if cache is None else Path(cache)
     generator = TextGenerator.load(uri, copies, location.digest, device, execution)
     return LanguageModel(VersionedGenerator(generator, version))
 

@@ -1,11 +1,14 @@
 """Engine statistics: counters of completed work, which only grow."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from edlm.inference.request import reason_of
 from edlm.inference.text import Text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,18 @@ class EngineStatistics:
     finished: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     step_observers: list[Callable[[float], None]] = field(default_factory=list)
-    """Called with the seconds of every engine step, on the engine thread and under its lock."""
+    """Called on the engine thread, under its lock, with the seconds of every step; one that raises is removed."""
 
     def count_step(self, seconds: float) -> None:
         """Count one engine step that did work, and its duration."""
         self.turns += 1
         self.busy_seconds += seconds
-        for observe in self.step_observers:
-            observe(seconds)
+        for observe in tuple(self.step_observers):
+            try:
+                observe(seconds)
+            except Exception:  # an exporter's own error must not end the engine, which would fail every request
+                log.exception("an observer of engine steps failed and is removed")
+                self.step_observers.remove(observe)
 
     def end(self, outcome: object) -> None:
         """Count one ended request by its outcome, a value or an error."""

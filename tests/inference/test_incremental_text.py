@@ -63,6 +63,13 @@ def test_the_pieces_are_the_whole_in_any_order(name, text, stops, echo, data):
     assert "".join(told.pieces) == told.whole
 
 
+def test_a_text_that_a_token_shortens_keeps_what_was_streamed():
+    tokenizer = made("full-stops")
+    unknown, space, stop = 0, 3, 4  # " ." is decoded as ".", so that the full stop takes a letter away
+    told = Told(tokenizer, [space, stop], [0, 1], before=[unknown] * 3, echo=True)
+    assert "".join(told.pieces) == told.whole
+
+
 def test_half_a_character_is_kept_back():
     tokenizer = made("bytes")
     tokens = tokenizer.encode("aé😀b").tolist()

@@ -8,6 +8,9 @@ from cluster.tracking.parameters import LONGEST_KEY, LONGEST_VALUE, parameters, 
 
 SECRETS = [
     "hf_token",
+    "hf_token_value",
+    "token_1",
+    "token_",
     "password",
     "db.password",
     "apiKey",
