@@ -29,7 +29,7 @@ from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
 from edlm.training.continuation import keeps_final_state
 from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
-from edlm.training.loop import fit
+from edlm.training.loop import finished, fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
@@ -118,7 +118,7 @@ def _worker(config: dict[str, Any]) -> None:
     task, cluster, say = config["task"], config["cluster"], config["say"]
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
-    _resume(engine, task, say)
+    origin = _resume(engine, task, say)
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
@@ -128,6 +128,8 @@ def _worker(config: dict[str, Any]) -> None:
         if state is not None:
             save_snapshot(task.workspace, state, engine.step)
 
+    if task.start is not None and origin == task.start[0] and finished(engine, task.training):
+        checkpoint(engine)  # of a shorter training that stopped early: no step follows after which one is due
     try:
         log = reporter.log if reporter else _unheard
         fit(engine, batches.rows, task.training, task.seed, log, checkpoint, validation_rows(data, task.training))
@@ -155,15 +157,20 @@ def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:
     return {"steps": engine.step, **validated}
 
 
-def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> None:
-    """Load the newest complete snapshot, or the one to continue from, if any; rank 0 chooses it for all ranks."""
+def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> str | None:
+    """Load the newest complete snapshot, or the one to continue from, if any, and return its URI.
+
+    Rank 0 chooses it for all ranks.
+    """
     choice = [newest_snapshot(task.workspace) or task.start if engine.rank == 0 else None]
     torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
-    if choice[0] is not None:
-        uri, step = choice[0]
-        engine.load(open_snapshot(uri), step)
-        if engine.rank == 0:
-            say(f"[{task.name}] resumes after step {step}")
+    if choice[0] is None:
+        return None
+    uri, step = choice[0]
+    engine.load(open_snapshot(uri), step)
+    if engine.rank == 0:
+        say(f"[{task.name}] resumes after step {step}")
+    return uri
 
 
 class _Reporter:

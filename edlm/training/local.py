@@ -43,17 +43,20 @@ A source whose distribution is known, a denoiser, and an energy for it:
 True
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
+import pydantic
+import torch
+from torch import Tensor, nn
 
 from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
 from edlm.config import ConfigurationError, plain
 from edlm.data.batches import Batches
 from edlm.data.splits import Split
-from edlm.data.token_file import TokenFile, read_summary
-from edlm.storage import committed
+from edlm.data.token_file import INDEX, TokenFile, read_summary
+from edlm.storage import committed, sha256
 from edlm.training.continuation import keeps_final_state, obstacle
 from edlm.training.engine import Engine, Objective
 from edlm.training.local_engine import LocalEngine
@@ -61,6 +64,9 @@ from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training
 from edlm.training.validation import validation_rows
+
+DIGITS = 12
+"""Of the digests that are compared."""
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -83,6 +89,7 @@ def train(
     `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
     `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result. With `decay:
     constant` the last state stays there, and a call with more `steps` goes on from it as if it had never ended.
+    Both need an objective that was built as for the first call: the weights that it starts with are compared.
     The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
     `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
     write what the text generator and bundles open.
@@ -96,10 +103,11 @@ def train(
         )
     length = read_summary(data).length
     batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
+    identity = {} if workspace is None else _identity(objective, data, split, seed)
     engine = LocalEngine(objective, training)
     if workspace is not None and (newest := newest_snapshot(str(workspace))) is not None:
         uri, step = newest
-        _require_same(uri, step, training, seed)
+        _require_same(uri, step, training, identity)
         engine.load(open_snapshot(uri), step)
         say(f"[{name}] resumes after step {step}")
     lines = ProgressLines(name, training, length, say)
@@ -112,7 +120,7 @@ def train(
     def checkpoint(engine: Engine) -> None:
         state = engine.state()
         if workspace is not None and state is not None:
-            save_snapshot(str(workspace), state, engine.step, {"training": plain(training), "seed": seed})
+            save_snapshot(str(workspace), state, engine.step, {"training": plain(training), **identity})
 
     fit(engine, batches.rows, training, seed, report, checkpoint, validation_rows(data, training))
     lines.stop(engine)
@@ -121,14 +129,34 @@ def train(
     return engine.export()
 
 
-def _require_same(uri: str, step: int, training: Training, seed: int) -> None:
+def _identity(objective: Objective, data: Path, split: Split, seed: int) -> dict[str, pydantic.JsonValue]:
+    """Return what, besides its settings, makes a training another one; of data and weights the digests."""
+    assert isinstance(objective, nn.Module)
+    weights = hashlib.sha256()
+    for name, tensor in sorted(objective.state_dict().items()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "seed": seed,
+        "split": split,
+        "data": sha256(data / INDEX)[:DIGITS],
+        "objective": type(objective).__name__,
+        "initial_weights": weights.hexdigest()[:DIGITS],
+    }
+
+
+def _require_same(uri: str, step: int, training: Training, identity: Mapping[str, pydantic.JsonValue]) -> None:
     """Raise ConfigurationError unless the snapshot is a state of this training, perhaps one with fewer steps."""
     marker = committed(uri)
     assert marker is not None
-    earlier = marker.facts["training"]
-    assert isinstance(earlier, dict)
-    reason = obstacle(earlier, step, training)
-    if marker.facts["seed"] != seed:
-        reason = f"seed changed {marker.facts['seed']} -> {seed}"
-    if reason is not None:
-        raise ConfigurationError(f"the training in {uri} cannot be continued: {reason}; use another workspace")
+    facts, earlier = marker.facts, marker.facts.get("training")
+    if not isinstance(earlier, dict) or not identity.keys() <= facts.keys():
+        reasons = ["it does not record which training it is a state of"]
+    else:
+        reasons = [f"{name} changed {facts[name]} -> {now}" for name, now in identity.items() if facts[name] != now]
+        if (reason := obstacle(earlier, step, training)) is not None:
+            reasons.append(reason)
+    if reasons:
+        raise ConfigurationError(
+            f"the training in {uri} cannot be continued: {'; '.join(reasons)}; use another workspace"
+        )

@@ -40,8 +40,9 @@ def fit(
             "`validation_rows` returns those of a training"
         )
     size = share(training, engine.world)
+    last: float | None = None  # loss of the validation after the last step
     while not finished(engine, training):
-        step, started = engine.step, time.perf_counter()
+        step, started, last = engine.step, time.perf_counter(), None
         losses, observed = [], []
         for micro in range(training.accumulation):
             start = (micro * engine.world + engine.rank) * size
@@ -58,16 +59,18 @@ def fit(
         metrics |= _by_quarter(engine, observed)
         metrics["seconds_per_step"] = time.perf_counter() - started
         if validation is not None and (_at_interval(engine, training) or engine.step == training.steps):
-            metrics[METRIC] = _validate(engine, validation, size)
+            metrics[METRIC] = last = _validate(engine, validation, size)
             if _at_interval(engine, training):
-                _compare(engine, metrics[METRIC], training)
+                _compare(engine, last, training)
         if engine.rank == 0:
             log(step, metrics)
-        at_interval = engine.step % training.checkpoint_every == 0
-        if keeps_final_state(training) if finished(engine, training) else at_interval:
+        due = engine.step % training.checkpoint_every == 0
+        if finished(engine, training):
+            due = keeps_final_state(training)
+        if due:
             checkpoint(engine)
-    if validation is not None and training.keep_best and not _at_interval(engine, training):
-        _compare(engine, _validate(engine, validation, size), training)
+    if validation is not None and not _at_interval(engine, training):
+        _compare(engine, _validate(engine, validation, size) if last is None else last, training)
 
 
 def finished(engine: Engine, training: Training) -> bool:

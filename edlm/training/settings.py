@@ -35,11 +35,13 @@ class Training:
     log_every: Positive = 50
     init_from: str | None = None
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
-    schedule. None: fresh weights."""
+    schedule. Of an energy, the denoiser that it was made for may be another, with another schedule; its network is
+    compared by the shapes of the weights only. None: fresh weights."""
     validate_every: Positive | None = None
     """Steps from one validation loss to the next; one more is measured after the last step. None: no validation."""
     validation_rows: Positive = 256
-    """Rows of the validation split, evenly spaced over it: the same rows with the same noise every time."""
+    """Rows of the validation split, evenly spaced over it: the same rows with the same noise every time. The evaluation
+    measures rows of the same split: with `keep_best` or `early_stopping_patience` weights are selected on them."""
     keep_best: bool = False
     """Export the weights with the lowest validation loss instead of the last ones."""
     early_stopping_patience: Positive | None = None

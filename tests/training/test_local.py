@@ -9,17 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edlm.checkpoints.training_state import snapshots
+from edlm.checkpoints.training_state import save_snapshot, snapshots
 from edlm.config import ConfigurationError
 from edlm.data.packing import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols
+from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.schedule import LogLinear
 from edlm.training import local
 from edlm.training.local import train
-from edlm.training.objectives import Denoising
+from edlm.training.objectives import Denoising, NextToken
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC, validation_rows
 from tests.networks import TRANSFORMER
@@ -156,3 +157,28 @@ def test_the_split_is_the_one_that_is_named(data):
         for split in ("train", "validation")
     ]
     assert not torch.equal(*trained)
+
+
+def test_a_workspace_of_other_data_or_of_another_objective_is_refused_with_what_changed(data, tmp_path):
+    train(objective(), data, SETTINGS, workspace=tmp_path / "work", say=lambda _: None)
+    source = Markov(symbols=4, length=8, sequences=400)
+    other = Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=Shares(validation=0.2, judge=0.0))
+    prepare(other, tmp_path / "other", lambda _: None)
+    torch.manual_seed(2)
+    elsewhere = Denoising(Denoiser(TRANSFORMER, 4), LogLinear(), seed=0)
+    torch.nn.init.normal_(next(elsewhere.trained.parameters()))
+    model = NextToken(AutoregressiveModel(TRANSFORMER, 4))
+    for changed, made, folder, split in (
+        ("data changed", objective(), tmp_path / "other", "train"),
+        ("split changed train -> validation", objective(), data, "validation"),
+        ("objective changed Denoising -> NextToken; initial_weights changed", model, data, "train"),
+        ("initial_weights changed", elsewhere, data, "train"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"cannot be continued: {changed}.*use another workspace"):
+            train(made, folder, SETTINGS, split=split, workspace=tmp_path / "work", say=lambda _: None)
+
+
+def test_a_workspace_that_records_no_training_is_refused(data, tmp_path):
+    save_snapshot(str(tmp_path), {"weight": torch.zeros(1)}, 4)
+    with pytest.raises(ConfigurationError, match=r"does not record which training.*use another workspace"):
+        train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None)

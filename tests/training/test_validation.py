@@ -15,6 +15,7 @@ from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
+from edlm.training import loop
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.engine import NonFiniteLoss
 from edlm.training.local_engine import LocalEngine
@@ -258,3 +259,12 @@ def test_validation_rows_are_given_where_and_only_where_they_are_used():
     for settings, validation in ((training(validate_every=2), None), (training(), held_out())):
         with pytest.raises(ValueError, match=r"validation rows are (missing|given)"):
             fit(LocalEngine(Toy(), settings), rows, settings, 0, lambda *_: None, lambda _: None, validation)
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_validation_after_the_last_step_counts_and_is_computed_once(keep_best, monkeypatch):
+    computed = []
+    monkeypatch.setattr(loop, "validation_losses", lambda *a: computed.append(a[0].step) or validation_losses(*a))
+    engine, _, _ = scripted([9.0, 3.0, 9.0, 2.0, 1.0], validate_every=2, keep_best=keep_best)
+    assert computed == [2, 4, 5]
+    assert engine.validation[0].item() == 1.0
