@@ -53,14 +53,19 @@ def load(cls: type[T], path: str | Path) -> T:
         raise ConfigurationError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not UTF-8 text ({error}); configurations are YAML") from error
+    return from_yaml(cls, text, str(path))
+
+
+def from_yaml(cls: type[T], text: str, source: str) -> T:
+    """Return the configuration `cls` from the YAML `text`; errors as in `load`."""
     try:
         tree = yaml.load(text, Loader=_Yaml)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigurationError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         content = "nothing" if tree is None else f"a {type(tree).__name__}"
-        raise ConfigurationError(f"{path} holds {content}, not a mapping of settings")
-    return parse(cls, tree, source=str(path))
+        raise ConfigurationError(f"{source} holds {content}, not a mapping of settings")
+    return parse(cls, tree, source)
 
 
 def parse(cls: type[T], tree: dict[str, Any], source: str = "configuration") -> T:

@@ -27,6 +27,7 @@ from workflows.stage import (
     user_errors,
 )
 from workflows.training.continuation import continuation
+from workflows.training.early_check import require_initial_models
 
 SHOWN = 6
 """Differences that are named; the others are counted."""
@@ -38,7 +39,9 @@ def dry_run(experiment: Experiment, stage: Callable[[Session], object]) -> None:
     """Print the resolved configuration, without secrets, then a line per stage: whether it would run, and why."""
     print_settings(experiment)
     with user_errors():
-        stage(DryRun(experiment, storage_root(experiment)))
+        root = storage_root(experiment)
+        require_initial_models(experiment, root)
+        stage(DryRun(experiment, root))
 
 
 def print_settings(experiment: Experiment) -> None:

@@ -30,6 +30,7 @@ from workflows.stage import (
     storage_root,
     user_errors,
 )
+from workflows.training.early_check import require_initial_models
 
 
 @dataclass
@@ -144,6 +145,7 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 @contextmanager
 def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSession]:
     root = storage_root(experiment)
+    require_initial_models(experiment, root)
     runs = open_tracking(experiment.tracking, root)
     _ship_leftovers(experiment, root)
     with connect(experiment.cluster):

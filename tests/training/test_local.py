@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ import torch
 from edlm.checkpoints.training_state import save_snapshot, snapshots
 from edlm.config import ConfigurationError
 from edlm.data.packing import Data, prepare
-from edlm.data.splits import Shares
+from edlm.data.splits import Shares, Split
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.schedule import LogLinear
 from edlm.training import local
+from edlm.training.engine import Objective
 from edlm.training.local import train
 from edlm.training.objectives import Denoising, NextToken
 from edlm.training.settings import Training
@@ -168,12 +170,13 @@ def test_a_workspace_of_other_data_or_of_another_objective_is_refused_with_what_
     elsewhere = Denoising(Denoiser(TRANSFORMER, 4), LogLinear(), seed=0)
     torch.nn.init.normal_(next(elsewhere.trained.parameters()))
     model = NextToken(AutoregressiveModel(TRANSFORMER, 4))
-    for changed, made, folder, split in (
+    cases: list[tuple[str, Objective, Path, Split]] = [
         ("data changed", objective(), tmp_path / "other", "train"),
         ("split changed train -> validation", objective(), data, "validation"),
         ("objective changed Denoising -> NextToken; initial_weights changed", model, data, "train"),
         ("initial_weights changed", elsewhere, data, "train"),
-    ):
+    ]
+    for changed, made, folder, split in cases:
         with pytest.raises(ConfigurationError, match=f"cannot be continued: {changed}.*use another workspace"):
             train(made, folder, SETTINGS, split=split, workspace=tmp_path / "work", say=lambda _: None)
 

@@ -1,15 +1,15 @@
 """Weights of another model that a stage starts from (`init_from`), and their strict comparison with what it trains."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from edlm.checkpoints.model_folder import load_into, load_weights, open_folder
-from edlm.config import ConfigurationError, plain
+from edlm.checkpoints.model_folder import CARD, ModelCard, load_into, load_weights, open_folder
+from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
-from edlm.storage import committed, local_copy
+from edlm.storage import committed, join, local_copy, read_text
 from edlm.training.continuation import REPORTING
 from edlm.training.settings import Training
 
@@ -40,6 +40,22 @@ def initial_input(training: Training) -> dict[str, str]:
     return {"init_from": uri}
 
 
+def require_card(
+    uri: str, kind: str, network: Mapping[str, Any], schedule: Mapping[str, Any] | None = None, whole: bool = True
+) -> None:
+    """Raise ConfigurationError, naming both values, unless the card of the model at `uri` agrees; only it is read.
+
+    Without `whole`, `network` is the part of the configuration that is known before other models are there.
+    """
+    try:
+        card = from_yaml(ModelCard, read_text(join(uri, CARD)), join(uri, CARD))
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"init_from: {uri} holds no model (no {CARD}); name a model's folder") from error
+    _require_kind(uri, card, kind)
+    there = card.network if whole else {name: card.network.get(name) for name in network}
+    _require_equal(uri, [*_leaves(there, network), *_leaves(card.schedule or {}, schedule or {}, "schedule.")])
+
+
 def require_same(
     uri: str, kind: str, network: Mapping[str, Any], prepared: Path, schedule: Mapping[str, Any] | None = None
 ) -> None:
@@ -52,8 +68,7 @@ def require_same(
         card = open_folder(local_copy(uri))
     except ValueError as error:
         raise ConfigurationError(f"init_from: {error}") from error
-    if card.kind != kind:
-        raise ConfigurationError(f"init_from: {uri} holds a model of kind {card.kind!r}, and {kind!r} is trained here")
+    _require_kind(uri, card, kind)
     summary = read_summary(prepared)
     pairs = [
         *_leaves(card.network, network),
@@ -61,6 +76,15 @@ def require_same(
         ("tokenizer digest", card.tokenizer_digest, summary.tokenizer),
         *_leaves(card.schedule or {}, schedule or {}, "schedule."),
     ]
+    _require_equal(uri, pairs)
+
+
+def _require_kind(uri: str, card: ModelCard, kind: str) -> None:
+    if card.kind != kind:
+        raise ConfigurationError(f"init_from: {uri} holds a model of kind {card.kind!r}, and {kind!r} is trained here")
+
+
+def _require_equal(uri: str, pairs: Iterable[tuple[str, Any, Any]]) -> None:
     unequal = [f"{name} is {there!r} there and {here!r} here" for name, there, here in pairs if there != here]
     if unequal:
         raise ConfigurationError(
