@@ -94,7 +94,7 @@ def compose(
         [
             Heading("Question"),
             Paragraph(experiment.report.question),
-            Paragraph(_sample(summary["sequences"], summary["length"])),
+            Paragraph(_sample(summary["sequences"], summary["length"], selected(experiment))),
             *finding_blocks(results),
             Heading("Method"),
             Bullets(METHOD),
@@ -110,12 +110,28 @@ def compose(
     )
 
 
-def _sample(sequences: int, length: int) -> str:
-    """Describe the sample behind the likelihoods, and whether it is large enough to trust their errors."""
+def _sample(sequences: int, length: int, selected: list[str]) -> str:
+    """Describe the sample behind the likelihoods: whether it is large enough, and if weights were selected on it."""
     text = f"Measured on {sequences} validation sequences of {length} tokens."
-    return (
-        text if sequences >= ENOUGH else f"{text} With so few sequences, the standard errors are themselves uncertain."
-    )
+    if sequences < ENOUGH:
+        text += " With so few sequences, the standard errors are themselves uncertain."
+    if selected:
+        text += (
+            f" The weights of {', '.join(selected)} were selected by their loss on sequences of the same split, "
+            "possibly the same ones, so their losses may be biased downwards."
+        )
+    return text
+
+
+def selected(experiment: Experiment) -> list[str]:
+    """Return the trainings whose weights are chosen by the validation loss (`keep_best`, early stopping)."""
+    trainings = {"pretrain": experiment.pretrain, "autoregress": experiment.autoregress}
+    trainings |= {entry.name: entry.training for entry in experiment.finetune}
+    return [
+        name
+        for name, training in trainings.items()
+        if training is not None and (training.keep_best or training.early_stopping_patience is not None)
+    ]
 
 
 def draw(document: ReportDocument) -> dict[str, bytes]:

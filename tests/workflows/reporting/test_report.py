@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -342,3 +343,14 @@ def test_the_origin_names_commit_machine_packages_dates_and_seconds():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="2 columns, but a row"):
         Table("t", ("a", "b"), [("1",)])
+
+
+def test_weights_that_were_selected_by_the_validation_loss_are_named(tmp_path):
+    summary = {"experiment": "smallest", "sequences": 4, "length": 16, "denoiser_nelbo": None}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    experiment = load(Experiment, SMALLEST)
+    chosen = replace(experiment, pretrain=replace(experiment.pretrain, validate_every=1, keep_best=True))
+    for one, named in ((experiment, False), (chosen, True)):
+        document = compose(one, read_results(tmp_path), {}, [], "", NOW)
+        said = "".join(parsed(html_page(document, {})).text)
+        assert ("The weights of pretrain were selected by their loss" in said) == named
