@@ -118,6 +118,7 @@ zero_shot: [{name: readme, corpus: {kind: files, paths: [README.md], format: txt
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_plain_diffusion_is_measured_and_served_without_energy_judge_or_autoregressive_model(home, port, tmp_path):
     tree = yaml.safe_load(ONE_ENERGY.read_text())
@@ -145,6 +146,7 @@ def test_a_dry_run_says_what_a_changed_setting_would_run_again_and_why(home):
     assert {lines[stage] for stage in STAGES if stage not in ("finetune-step", "evaluate", "register")} == {"reused"}
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
     changed = run(home, "evaluate", "--finetune.0.training.steps", "2")
@@ -154,6 +156,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
     }
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
     (tmp_path / "short.txt").write_text("too short")

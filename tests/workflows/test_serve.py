@@ -57,7 +57,7 @@ def keys(folder: Path, state: str) -> Path:
     [
         ("missing", "workflows.serve key NAME --file"),
         ("readable", "has mode 0644, but API keys must be readable by their owner only: chmod 600"),
-        ("empty", "holds no key"),
+        ("empty", "holds no API key"),
         ("damaged", "line 1 is not `NAME sha256:HASH`"),
     ],
 )

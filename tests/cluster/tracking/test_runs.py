@@ -204,7 +204,7 @@ def test_a_run_that_was_deleted_does_not_keep_the_others_from_being_shipped(runs
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / ENTRIES).write_text("")  # a process that died before its first line
     assert ship(runs.tracking, root, tmp_path) == 1
-    assert f"does not take the journal in {tmp_path / 'a'}" in caplog.text
+    assert f"MLflow rejected the journal in {tmp_path / 'a'}" in caplog.text
     assert steps_of(runs, kept) == [0, 1]
 
 

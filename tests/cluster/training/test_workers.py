@@ -89,6 +89,7 @@ def test_workers_train_and_tell_every_step(uninterrupted):
     assert all(weight.dtype == torch.float32 and bool(weight.isfinite().all()) for weight in weights.values())
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("ray")
 def test_a_longer_training_continues_a_finished_one_with_the_same_result(data, tmp_path):
     longer = replace(SETTINGS, decay="constant", validate_every=3, validation_rows=9, keep_best=True)

@@ -55,7 +55,7 @@ def make(folder, kind: str) -> None:
     opened, uri = open_denoiser(folder / "denoiser"), None if base is None else str(base)
     weights = {}
     if config.trained:
-        objective = finetune_objective(entry, str(folder / "denoiser"), uri, 0)
+        objective = finetune_objective(entry, str(folder / "denoiser"), uri, 0, initial=None)
         weights = train(objective, folder / "data", SETTINGS, say=lambda _: None)
     whole = {**fresh_energy(entry, opened, uri, 0).state_dict(), **weights}
     network = network_on(config, opened, base)
