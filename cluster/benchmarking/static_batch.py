@@ -34,17 +34,17 @@ class StaticBatch(InferenceEngine):
         super().__init__(generator, version, Limits())
         self._loop = asyncio.get_running_loop()
 
-        async def filled(jobs: list[Request]) -> list[Text]:
-            return await asyncio.to_thread(fill, generator, jobs)
+        async def filled(requests: list[Request]) -> list[Text]:
+            return await asyncio.to_thread(fill, generator, requests)
 
         self._fill = serve.batch(max_batch_size=size, batch_wait_timeout_s=wait_seconds)(filled)
 
-    def submit(self, jobs: Sequence[Request], model: VersionedGenerator | None = None) -> list[TextFuture]:
+    def submit(self, requests: Sequence[Request], model: VersionedGenerator | None = None) -> list[TextFuture]:
         """Return a future per request; any thread may call it. Cancelling one frees nothing."""
-        return [self._begun(job) for job in jobs]
+        return [self._begun(request) for request in requests]
 
-    def _begun(self, job: Request) -> TextFuture:
-        future = TextFuture(self.version, lambda: None, RunningSequence(job, self.generator).frame)
+    def _begun(self, request: Request) -> TextFuture:
+        future = TextFuture(self.version, lambda: None, RunningSequence(request, self.generator).frame)
 
         def end(text: "Future[Text]") -> None:
             error = text.exception()
@@ -52,7 +52,7 @@ class StaticBatch(InferenceEngine):
             future.end(text.result() if error is None else EngineFailed(str(error)))
 
         future.begin()
-        asyncio.run_coroutine_threadsafe(self._fill(job), self._loop).add_done_callback(end)
+        asyncio.run_coroutine_threadsafe(self._fill(request), self._loop).add_done_callback(end)
         return future
 
 
@@ -62,51 +62,53 @@ def _last(frame: Progress, text: Text) -> Progress:
     return replace(frame, tokens=tokens, revealed_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
 
 
-def fill(generator: TextGenerator, jobs: Sequence[Request]) -> list[Text]:
-    """Return the texts of all jobs, each within one canvas; jobs of one k, window and energy share a sampler call."""
+def fill(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:
+    """Return the texts of all requests, each within one canvas; requests of one k, window and energy share a sampler call."""
     texts: dict[int, Text] = {}
-    for kind in dict.fromkeys(map(_kind, jobs)):
-        indices = [i for i, job in enumerate(jobs) if _kind(job) == kind]
-        texts |= dict(zip(indices, _alike(generator, [jobs[i] for i in indices]), strict=True))
-    return [texts[i] for i in range(len(jobs))]
+    for kind in dict.fromkeys(map(_kind, requests)):
+        indices = [i for i, request in enumerate(requests) if _kind(request) == kind]
+        texts |= dict(zip(indices, _alike(generator, [requests[i] for i in indices]), strict=True))
+    return [texts[i] for i in range(len(requests))]
 
 
-def _kind(job: Request) -> tuple[Sampler, str | None]:
+def _kind(request: Request) -> tuple[Sampler, str | None]:
     """Return what all rows of a call share; not the steps, because all rows take the maximum."""
-    return replace(job.sampler, steps=1, grid=None), job.energy
+    return replace(request.sampler, steps=1, grid=None), request.energy
 
 
-def _alike(generator: TextGenerator, jobs: Sequence[Request]) -> list[Text]:
+def _alike(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:
     network, schedule = generator.denoiser.network, generator.denoiser.schedule
-    sampler = max((job.sampler for job in jobs), key=lambda sampler: sampler.steps)
-    contexts = [_context(job, generator.length) for job in jobs]
-    known = [job.known[len(job.known) - context :] for job, context in zip(jobs, contexts, strict=True)]
+    sampler = max((request.sampler for request in requests), key=lambda sampler: sampler.steps)
+    contexts = [_context(request, generator.length) for request in requests]
+    known = [request.known[len(request.known) - context :] for request, context in zip(requests, contexts, strict=True)]
     xt = torch.stack([canvas(tokens, generator.length, generator.mask) for tokens in known])
-    seeds = torch.tensor([job.seed for job in jobs])
-    tallies = [Tally()] * len(jobs)
+    seeds = torch.tensor([request.seed for request in requests])
+    tallies = [Tally()] * len(requests)
 
     def count(step: StepResult) -> None:
         tallies[:] = [tally.plus(step, row) for row, tally in enumerate(tallies)]
 
-    energy = generator.energy_for(sampler, jobs[0].energy)
+    energy = generator.energy_for(sampler, requests[0].energy)
     rows = sampler.sample(xt, network, energy, schedule, seeds, count).tolist()
     return [
-        _text(generator, job, row, context, tally)
-        for job, row, context, tally in zip(jobs, rows, contexts, tallies, strict=True)
+        _text(generator, request, row, context, tally)
+        for request, row, context, tally in zip(requests, rows, contexts, tallies, strict=True)
     ]
 
 
-def _context(job: Request, length: int) -> int:
+def _context(request: Request, length: int) -> int:
     """Return the number of known tokens that the canvas shows; raise ValueError if the text needs several canvases."""
-    if job.max_tokens is None:
-        return len(job.known)
-    context = context_tokens(len(job.known), job.max_tokens, length)
-    if context + job.max_tokens > length:
-        raise ValueError(f"a static batch fills one canvas of {length}, and {job.max_tokens} tokens need more")
+    if request.max_tokens is None:
+        return len(request.known)
+    context = context_tokens(len(request.known), request.max_tokens, length)
+    if context + request.max_tokens > length:
+        raise ValueError(f"a static batch fills one canvas of {length}, and {request.max_tokens} tokens need more")
     return context
 
 
-def _text(generator: TextGenerator, job: Request, row: Sequence[int], context: int, tally: Tally) -> Text:
-    tokens = tuple(row[: len(job.known)] if job.max_tokens is None else row[context : context + job.max_tokens])
-    prompt = () if job.max_tokens is None else [token for token in job.known if token is not None]
-    return Text(tokens, Continuation(generator.tokenizer, prompt).whole(tokens), job.seed, "length", tally)
+def _text(generator: TextGenerator, request: Request, row: Sequence[int], context: int, tally: Tally) -> Text:
+    tokens = tuple(
+        row[: len(request.known)] if request.max_tokens is None else row[context : context + request.max_tokens]
+    )
+    prompt = () if request.max_tokens is None else [token for token in request.known if token is not None]
+    return Text(tokens, Continuation(generator.tokenizer, prompt).whole(tokens), request.seed, "length", tally)
