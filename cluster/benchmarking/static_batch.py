@@ -63,7 +63,7 @@ def _last(frame: Progress, text: Text) -> Progress:
 
 
 def fill(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:
-    """Return the texts of all requests, each within one canvas; those of one k, window and energy share a sampler call."""
+    """Return the texts of all requests, each within a canvas; those of one k, window and energy share a sampler."""
     texts: dict[int, Text] = {}
     for kind in dict.fromkeys(map(_kind, requests)):
         indices = [i for i, request in enumerate(requests) if _kind(request) == kind]
