@@ -1,22 +1,19 @@
 """Dry run: the stages that a command would run, and why. It starts neither Ray nor MLflow, and writes nothing."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec.core
 import yaml
 
 from cluster.tracking.parameters import redacted
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import plain
-from edlm.storage import committed, join, read_text
+from edlm.storage import committed
 from workflows.experiment import Experiment
 from workflows.stage import (
     FINGERPRINT_DIGITS,
-    RUN_FILE,
     Ingredients,
     Session,
     Work,
@@ -94,12 +91,12 @@ class DryRun(Session):
         start, reasons = continuation(self, determined, verified=False)
         if start is not None:
             return f"continues at step {start.step}, where {start.folder} ended"
-        if _read(join(workspace, RUN_FILE)) is not None:
+        if self.run_record(determined.folder) is not None:
             return "; ".join(["runs: an earlier run of it did not finish", *reasons])
-        folders = self._finished(determined.stage)
-        if not folders:
+        outputs = self.finished(determined.stage)
+        if not outputs:
             return "runs: there is no earlier output"
-        earlier = [known for folder in folders if (known := self._ingredients_of(folder)) is not None]
+        earlier = [known for known in outputs.values() if known is not None]
         if not earlier:
             return "runs: nothing to compare with; no earlier output says what it was made of"
         nearest = min((list(differences(known, determined)) for known in earlier), key=len)
@@ -107,20 +104,6 @@ class DryRun(Session):
             return "runs: a secret among its settings changed"
         more = f"; and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
         return "; ".join([f"runs: {'; '.join(nearest[:SHOWN])}{more}", *reasons])
-
-    def _finished(self, stage: str) -> list[str]:
-        """Return the names of the folders of a stage's finished outputs."""
-        system, root = fsspec.core.url_to_fs(self.outputs)
-        if not system.exists(root):
-            return []
-        folder = re.compile(rf"{re.escape(stage)}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
-        names = [path.rstrip("/").rpartition("/")[2] for path in system.ls(root, detail=False)]
-        return sorted(name for name in names if folder.fullmatch(name) and committed(self.output_of(name)) is not None)
-
-    def _ingredients_of(self, folder: str) -> Ingredients | None:
-        """Return what a finished output was made of; None if it is not on record."""
-        record = _read(join(self.workspace_of(folder), RUN_FILE)) or {}
-        return Ingredients(**record["ingredients"]) if "ingredients" in record else None
 
 
 def differences(earlier: Ingredients, now: Ingredients) -> Iterator[str]:
@@ -160,10 +143,3 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
-
-
-def _read(uri: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(read_text(uri))
-    except FileNotFoundError:
-        return None

@@ -15,7 +15,7 @@ from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from cluster.tracking.upload import ship
 from edlm.checkpoints.training_state import newest_snapshot
-from edlm.storage import committed, join, publish, read_text, write_text
+from edlm.storage import committed, join, publish, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.stage import (
@@ -73,10 +73,8 @@ class RunningSession(Session):
 
     def run_of(self, output: str) -> str | None:
         """Return the MLflow run that made a stage's output; None if there is no record of it."""
-        try:
-            return json.loads(read_text(join(self.workspace_of(output.rpartition("/")[2]), RUN_FILE)))["run_id"]
-        except FileNotFoundError:
-            return None
+        record = self.run_record(output.rpartition("/")[2])
+        return None if record is None else record["run_id"]
 
     def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
         """Log the settings and the stages to the pipeline's own run, and end it with `status`."""
@@ -115,16 +113,15 @@ class RunningSession(Session):
     def _run_id(self, determined: Ingredients, workspace: str) -> str:
         """Return the MLflow run of this stage; an unfinished stage continues the run that it started."""
         name, record = determined.stage, join(workspace, RUN_FILE)
-        try:
-            run_id = json.loads(read_text(record))["run_id"]
-            self.runs.resume(run_id)
+        if (begun := self.run_record(determined.folder)) is not None:
+            self.runs.resume(begun["run_id"])
             # Only an intact checkpoint is resumed from; a grid reports itself which measurements it reuses.
             resumes = newest_snapshot(workspace) is not None
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
-        except FileNotFoundError:
-            run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
-            # The ingredients say later what has changed since this run (`workflows.dry_run`).
-            write_text(record, json.dumps({"run_id": run_id, "ingredients": asdict(determined.public)}))
+            return begun["run_id"]
+        run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
+        # The ingredients say later what has changed since this run (`workflows.dry_run`).
+        write_text(record, json.dumps({"run_id": run_id, "ingredients": asdict(determined.public)}))
         return run_id
 
     def _journal(self, workspace: str, scratch: Path) -> Path:

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
-from edlm.storage import StorageError, committed, join
+from edlm.storage import StorageError, committed, file_system, join, read_text
 from edlm.training.engine import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.source_digest import source_digest
@@ -140,6 +141,29 @@ class Session(ABC):
     def workspace_of(self, folder: str) -> str:
         """Return the URI of the work folder that belongs to a stage's folder."""
         return join(self.outputs, "work", folder)
+
+    def finished(self, stage: str) -> dict[str, Ingredients | None]:
+        """Return the folders of a stage's finished outputs, and what each was made of: None if that is not on record.
+
+        What is on record has no secrets (`Ingredients.public`).
+        """
+        system, root = file_system(self.outputs)
+        paths = system.ls(root, detail=False) if system.exists(root) else []
+        pattern = re.compile(rf"{re.escape(stage)}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
+        names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+        folders = [name for name in names if pattern.fullmatch(name) and committed(self.output_of(name)) is not None]
+        return {folder: self._recorded(folder) for folder in folders}
+
+    def _recorded(self, folder: str) -> Ingredients | None:
+        record = self.run_record(folder) or {}
+        return Ingredients(**record["ingredients"]) if "ingredients" in record else None
+
+    def run_record(self, folder: str) -> dict[str, Any] | None:
+        """Return what the run in a stage's folder recorded of itself; None if there was no run."""
+        try:
+            return json.loads(read_text(join(self.workspace_of(folder), RUN_FILE)))
+        except FileNotFoundError:
+            return None
 
 
 def once(stage: Callable[[Session], T]) -> Callable[[Session], T]:

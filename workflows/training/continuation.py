@@ -1,16 +1,14 @@
 """Continuation of a stage's finished training when only its `steps` grew."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import parse
-from edlm.storage import committed, file_system, join, read_text
 from edlm.training.continuation import obstacle
 from edlm.training.settings import Training
-from workflows.stage import RUN_FILE, Ingredients, Session
+from workflows.stage import Ingredients, Session
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,8 @@ def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, M
     now = determined.public
     if (training := _section(now.settings)) is None:
         return
-    system, root = file_system(session.outputs)
-    paths = system.ls(root, detail=False) if system.exists(root) else []
-    names = [path.rstrip("/").rpartition("/")[2] for path in paths]
-    for name in sorted(name for name in names if name.startswith(f"{determined.stage}-")):
-        earlier = _recorded(session, name)
-        if earlier is None or committed(session.output_of(name)) is None:
+    for name, earlier in session.finished(determined.stage).items():
+        if earlier is None:
             continue
         before = _section(earlier.settings)
         if before is None or before["steps"] >= training["steps"]:
@@ -68,14 +62,6 @@ def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, M
         longer = replace(earlier, settings=_with_steps(earlier.settings, training["steps"]))
         if longer == now:
             yield name, before
-
-
-def _recorded(session: Session, folder: str) -> Ingredients | None:
-    try:
-        record = json.loads(read_text(join(session.workspace_of(folder), RUN_FILE)))
-    except FileNotFoundError:
-        return None
-    return Ingredients(**record["ingredients"]) if "ingredients" in record else None
 
 
 def _section(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
