@@ -37,8 +37,8 @@ class Continuation:
 
     def count(self, text: str, tokens: Sequence[int]) -> int:
         """Return the number of tokens that it takes to add `text`, a prefix of what all of them add."""
-        # Certain texts only grow, so bisection applies. A text that is present but not certain began where the certain
-        # text last grew.
+        # Certain texts grow, so bisection applies; for a decoder that shortens a text (" ." to "."), the number may be
+        # off by the tokens concerned. A text that is present but not certain began where the certain text last grew.
         full = len(text)
         grown = bisect_left(range(len(tokens)), full, key=lambda count: len(self.certain(tokens[:count])))
         least = len(self.certain(tokens[: grown - 1])) if grown else 0
