@@ -76,6 +76,11 @@ def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares 
         raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error
 
 
+def absolute(uri: str) -> str:
+    """Return a URI as it is, and a path of this machine absolute, because workers and jobs stand elsewhere."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
 def join(uri: str, *parts: str) -> str:
     """Return the URI `parts` below `uri`; raise ValueError if a part is absolute or contains `..`."""
     for part in parts:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
-from edlm.storage import StorageError, committed, file_system, join, read_text
+from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
 from edlm.training.engine import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.source_digest import source_digest
@@ -200,7 +200,7 @@ def ingredients(
 
 def given_uri(name: str, uri: str) -> str:
     """Return the absolute URI of a given model; raise ConfigurationError unless a committed folder is there."""
-    uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    uri = absolute(uri)
     if committed(uri) is None:
         raise ConfigurationError(f"given: {name} in {uri} is not there, or is not finished; check the path")
     return uri
@@ -233,7 +233,7 @@ def storage_root(experiment: Experiment) -> str:
                 "set EDLM_HOME before `ray start`, or give --storage"
             )
         root = str(project / "runs")
-    return root if "://" in root else str(Path(root).expanduser().resolve())
+    return absolute(root)
 
 
 def say(stage: str, message: str) -> None:

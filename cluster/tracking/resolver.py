@@ -8,6 +8,7 @@ from cluster.config import Tracking
 from cluster.tracking.runs import open_registry
 from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation
+from edlm.storage import absolute
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -21,8 +22,7 @@ def resolve(uri: str) -> BundleLocation:
     parts = REGISTERED.fullmatch(uri)
     if parts is None:
         raise ConfigurationError(f"{uri} is no registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    root = os.environ.get("EDLM_HOME") or str(Path(__file__).resolve().parents[2] / "runs")
-    root = root if "://" in root else str(Path(root).expanduser().resolve())
+    root = absolute(os.environ.get("EDLM_HOME") or str(Path(__file__).resolve().parents[2] / "runs"))
     registry = open_registry(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI")), root)
     name, number = parts["name"], parts["version"]
     version = registry.resolve(name, parts["alias"]) if number is None else registry.numbered(name, int(number))

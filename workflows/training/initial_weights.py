@@ -9,7 +9,7 @@ from torch import nn
 from edlm.checkpoints.model_folder import CARD, ModelCard, load_into, load_weights, open_folder
 from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
-from edlm.storage import committed, join, local_copy, read_text
+from edlm.storage import absolute, committed, join, local_copy, read_text
 from edlm.training.continuation import REPORTING
 from edlm.training.settings import Training
 
@@ -30,8 +30,7 @@ def initial_input(training: Training) -> dict[str, str]:
     """
     if training.init_from is None:
         return {}
-    uri = training.init_from
-    uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    uri = absolute(training.init_from)
     if committed(uri) is None:
         raise ConfigurationError(
             f"init_from: {uri} holds no finished model; name a stage's output, or publish a folder that was saved from "
