@@ -294,6 +294,7 @@ def test_many_come_and_go_and_nothing_is_left(own):
         if seed % 3:
             time.sleep(0.01)
         connection.close()
+    eventually(lambda: empty(own))
     stream(own.url, COMPLETIONS, SHORT)
     eventually(lambda: empty(own))
     assert threading.active_count() <= threads + 8, "the pool of threads that read prompts is all that may grow"
