@@ -49,7 +49,7 @@ LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
     "data/packing": "data/test_packing",
     "data/batches": "data/test_packing",
     "data/token_file": "data/test_packing",
-    "planning/step_grid": "planning/test_step_grid",
+    "planning/fitted_step_times": "planning/test_fitted_step_times",
     "planning/compute_budget": "planning/test_compute_budget",
 }
 # No plausible slip, or one that stops every test at once: a sample full of them would flatter the tests.

@@ -15,6 +15,7 @@ from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.compute_budget import AdaptiveEffort
 from workflows.evaluation.measurements.cost import AUTOREGRESSIVE, Cost
 from workflows.evaluation.measurements.exact_distance import EnergyTruth, MarginalTruth, SampleTruth
+from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import Bound, Paper, Partition, Reference
 from workflows.evaluation.measurements.measurement import (
     PLAIN,
@@ -27,7 +28,6 @@ from workflows.evaluation.measurements.measurement import (
 )
 from workflows.evaluation.measurements.quality import AutoregressiveSamples, DataTexts, Samples
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
-from workflows.evaluation.measurements.step_grid import FittedGrid
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
 from workflows.experiment import Evaluate, Experiment, Register
 from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_twin

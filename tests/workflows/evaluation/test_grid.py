@@ -23,9 +23,9 @@ from workflows.evaluate import verifying_rows
 from workflows.evaluation.grid import fitted_grid, grid
 from workflows.evaluation.measurements.calibration import Calibration, auc, reliability
 from workflows.evaluation.measurements.compute_budget import ADAPTIVE, planned_calls, widest
+from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import MOST_REPEATS, Bound, expected_calls, sampler_columns, tightened
 from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
-from workflows.evaluation.measurements.step_grid import FittedGrid
 from workflows.experiment import Experiment
 from workflows.reporting.samplers import words
 

@@ -1,4 +1,4 @@
-"""Placement of T steps: the time grid that minimises a sampler's bound, from the measured cost of every step.
+"""Fitted step times: the times of T steps that minimise a sampler's bound, from the measured cost of every step.
 
 The T-step bound is a sum over steps (docs/mathematics.md 5.1), and a step's term depends on its start and end alone. So
 the best grid among given times is a shortest path, which is found exactly. The distribution is that of the sampler on

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
-from edlm.planning.step_grid import best_grid, step_costs
+from edlm.planning.fitted_step_times import best_grid, step_costs
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests.laws import chi_square, sampler_law

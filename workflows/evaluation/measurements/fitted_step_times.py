@@ -1,4 +1,4 @@
-"""Step-grid measurement: the times of T steps, fitted on training sequences and measured on validation sequences."""
+"""Fitted step times: the times of T steps, fitted on training sequences and measured on validation sequences."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from edlm.data.token_file import TokenFile
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.estimate import difference
-from edlm.planning.step_grid import best_grid, step_costs
+from edlm.planning.fitted_step_times import best_grid, step_costs
 from edlm.sampling.sampler import Sampler
 from edlm.storage import local_copy
 from workflows.evaluation.measurements.likelihood import sampler_columns, sampler_label
