@@ -19,7 +19,7 @@ class AbstractEnergy(nn.Module):
     normalised: bool = False  # True: Z = 1 exactly, and `draw` samples p_theta exp(-E) itself
     additive: bool = False
     """Whether E - log p_theta is a sum over the masked positions of terms that depend neither on t nor on the others'
-    being masked; `edlm.likelihood.coar` then averages the paper's estimator over them in closed form."""
+    being masked; `edlm.likelihood.carry_over_autoregressive` then averages the paper's estimator in closed form."""
     proposal: "AbstractEnergy | None"
     """Normalised energy that candidates are drawn from and against which E is a residual; None: p_theta."""
 

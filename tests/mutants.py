@@ -35,7 +35,7 @@ class Mutant:
     for name in (
         "sampling/test_sampler_law", "likelihood/test_bounds", "likelihood/test_identities",
         "energies/test_whole_sequence", "evaluation/test_judge", "evaluation/test_quality", "energies/test_uniform",
-        "baselines/test_published_sampler", "likelihood/test_coar", "sampling/test_fast_paths",
+        "baselines/test_published_sampler", "likelihood/test_carry_over_autoregressive", "sampling/test_fast_paths",
         "sampling/test_speculative", "sampling/test_unmasking", "planning/test_compute_budget",
         "inference/test_engine", "inference/test_scheduler", "energies/test_step", "training/test_objectives",
         "likelihood/test_likelihood",
@@ -258,7 +258,7 @@ MUTANTS = (
     ),
     Mutant(
         "the masks of the paper's estimator are averaged over tokens that are kept",
-        "likelihood/coar.py",
+        "likelihood/carry_over_autoregressive.py",
         "schedule.weight(t) * (1 - schedule.alpha(t))",
         "schedule.weight(t) * schedule.alpha(t)",
         (CARRY_OVER,),

@@ -43,7 +43,7 @@ class Sampler:
 
     Which is faster depends on the networks and on the number of tokens per step: `workflows.benchmark` times both."""
     grid: tuple[Fraction, ...] | None = None
-    """steps + 1 times from 0 to 1 that delimit the steps (`edlm.planning.fitted_step_times` fits them); None: i / steps."""
+    """steps + 1 times from 0 to 1, the limits of the steps (`edlm.planning.fitted_step_times`); None: i / steps."""
     revealing: Annotated[RevealConfig, pydantic.Field(discriminator="kind")] = AtRandom()
     """Rule that selects the positions to unmask. All but `at_random` change the distribution of masked diffusion."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edlm.interfaces import AbstractEnergy, AnyEnergy, NormalisedEnergy, proposal_of
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
-from edlm.likelihood.coar import carry_over_estimate
+from edlm.likelihood.carry_over_autoregressive import carry_over_estimate
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.paper import log_partition, paper_estimate
 from edlm.sampling.sampler import EXACT, Sampler

@@ -8,7 +8,7 @@ import torch
 from edlm import equations
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
 from edlm.likelihood.bounds import autoregressive_nll, nelbo
-from edlm.likelihood.coar import carry_over_estimate, mean_masked_weight
+from edlm.likelihood.carry_over_autoregressive import carry_over_estimate, mean_masked_weight
 from edlm.likelihood.estimate import difference
 from edlm.likelihood.paper import paper_estimate
 from edlm.schedule import Cosine, LogLinear, Polynomial

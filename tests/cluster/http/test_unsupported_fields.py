@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from cluster.http.foreign import NEUTRAL
+from cluster.http.unsupported_fields import NEUTRAL
 from tests.cluster.asking import COMPLETIONS, INFILL, SCORE, ask, error, eventually, stream
 
 ROUTES = [(COMPLETIONS, {"prompt": "ab"}), (INFILL, {"parts": ["ab", 2]}), (SCORE, {"text": "ab"})]
