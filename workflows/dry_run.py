@@ -23,8 +23,8 @@ from workflows.stage import (
     storage_root,
     user_errors,
 )
-from workflows.training.continuation import continuation
 from workflows.training.early_check import require_initial_models
+from workflows.training.finished_training import training_to_continue
 
 SHOWN = 6
 """Differences that are named; the others are counted."""
@@ -88,7 +88,7 @@ class DryRun(Session):
         workspace = self.workspace_of(determined.folder)
         if (newest := newest_snapshot(workspace, verified=False)) is not None:
             return f"resumes at step {newest[1]}"
-        start, reasons = continuation(self, determined, verified=False)
+        start, reasons = training_to_continue(self, determined, verified=False)
         if start is not None:
             return f"continues at step {start.step}, where {start.folder} ended"
         if self.run_record(determined.folder) is not None:

@@ -13,7 +13,7 @@ import torch
 from ray import serve
 
 from edlm.inference.canvas import canvas, context_tokens
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
@@ -111,4 +111,4 @@ def _text(generator: TextGenerator, request: Request, row: Sequence[int], contex
         row[: len(request.known)] if request.max_tokens is None else row[context : context + request.max_tokens]
     )
     prompt = () if request.max_tokens is None else [token for token in request.known if token is not None]
-    return Text(tokens, Continuation(generator.tokenizer, prompt).whole(tokens), request.seed, "length", tally)
+    return Text(tokens, CompletionDecoder(generator.tokenizer, prompt).whole(tokens), request.seed, "length", tally)

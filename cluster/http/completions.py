@@ -15,7 +15,7 @@ from cluster.http.schemas.responses import CompletionChoice, CompletionResponse,
 from cluster.http.served_model import or_refuse
 from cluster.http.streaming.generation import Written, write
 from edlm.inference.canvas import context_tokens
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.request import Request
 from edlm.inference.stop_strings import cut
@@ -53,7 +53,7 @@ class Completions:
         generator = self.way.served.generator
         ends = (generator.mask, generator.tokenizer.separator)
         return [
-            IncrementalText(self._continuation(i), ends, self.request.stops, self.request.echo)
+            IncrementalText(self._decoder(i), ends, self.request.stops, self.request.echo)
             for i in range(len(self.jobs))
         ]
 
@@ -63,16 +63,16 @@ class Completions:
             revealed_at = frame.revealed_at[: len(text.tokens)]
             return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, revealed_at,
                            text.tally)  # fmt: skip
-        separator, continuation = self.way.served.generator.tokenizer.separator, self._continuation(index)
+        separator, decoder = self.way.served.generator.tokenizer.separator, self._decoder(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
         stopped = separator is not None and separator in tokens
         if stopped:
             tokens = tokens[: tokens.index(separator)]
-        whole = continuation.whole(tokens)
+        whole = decoder.whole(tokens)
         if (end := cut(whole, self.request.stops)) is not None:
             stopped, whole = True, whole[:end]
-            tokens = tokens[: continuation.count(whole, tokens)]
+            tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
         revealed_at = frame.revealed_at[shown][: len(tokens)]
         return Written(self._echoed(index, tokens, whole), tokens, reason, revealed_at, text.tally)
@@ -144,12 +144,12 @@ class Completions:
     def _prompt(self, index: int) -> tuple[int, ...]:
         return self.prompts[index // self.rows]
 
-    def _continuation(self, index: int) -> Continuation:
-        return Continuation(self.way.served.generator.tokenizer, self._prompt(index))
+    def _decoder(self, index: int) -> CompletionDecoder:
+        return CompletionDecoder(self.way.served.generator.tokenizer, self._prompt(index))
 
     def _echoed(self, index: int, tokens: Sequence[int], text: str) -> str:
         """Return the text of a choice, preceded by the text of its prompt if the request asks for an echo."""
-        return self._continuation(index).echoed(tokens, text) if self.request.echo else text
+        return self._decoder(index).echoed(tokens, text) if self.request.echo else text
 
 
 def order(request: CompletionRequest, way: GenerationPlan) -> Completions:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from cluster.http.errors import APIError
 from edlm.config import plain
 from edlm.data.tokenizer import Tokenizer
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator
 from edlm.inference.generator import VersionedGenerator as EngineModel
 from edlm.inference.tempering import tempered
@@ -24,7 +24,7 @@ class TokenText:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._text = Continuation(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
+        self._text = CompletionDecoder(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
         self._known: dict[int, str] = {}
 
     def __getitem__(self, token: int) -> str:

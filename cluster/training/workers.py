@@ -21,13 +21,13 @@ from torch import Tensor
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.session import is_private, require_resources
-from cluster.training.zero import ZeroEngine
+from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.batches import Batches
 from edlm.data.packing import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
-from edlm.training.continuation import keeps_final_state
+from edlm.training.continuation_rule import keeps_final_state
 from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import finished, fit
 from edlm.training.progress import ProgressLines

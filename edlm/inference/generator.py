@@ -15,7 +15,7 @@ from edlm.config import config, dump, load
 from edlm.cooperative import Cooperative, run_to_end
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.inference.canvas import canvas, checked, context_tokens
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.text import Tally, Text, document_end
 from edlm.interfaces import AbstractEnergy, Model
@@ -172,7 +172,7 @@ class TextGenerator:
                 row.stopped = ended is not None
             unfinished = [row for row in unfinished if not row.stopped and len(row.tokens) < end]
             block += 1
-        added = Continuation(self.tokenizer, prompt)
+        added = CompletionDecoder(self.tokenizer, prompt)
         return [_text(row, row.tokens[len(prompt) :], added) for row in rows]
 
     def infill(
@@ -190,7 +190,7 @@ class TextGenerator:
         rows = [_Row(seed, []) for seed in seeds]
         canvases, positions = [canvas(tokens, self.length, self.mask)] * len(rows), slice(len(tokens))
         filled = self._fill(canvases, rows, positions, None, 0, sampler, self.energy_for(sampler, energy), on_step)
-        return [_text(row, new, Continuation(self.tokenizer)) for row, new in zip(rows, filled, strict=True)]
+        return [_text(row, new, CompletionDecoder(self.tokenizer)) for row, new in zip(rows, filled, strict=True)]
 
     def score(
         self,
@@ -264,7 +264,7 @@ class TextGenerator:
         return self.mask in tokens and document_end(tokens, self.mask, separator) is None
 
 
-def _text(row: _Row, tokens: Sequence[int], added: Continuation) -> Text:
+def _text(row: _Row, tokens: Sequence[int], added: CompletionDecoder) -> Text:
     return Text(tuple(tokens), added.whole(tokens), row.seed, "stop" if row.stopped else "length", row.tally)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.stop_strings import cut, settled
 
 
@@ -10,10 +10,10 @@ class IncrementalText:
     """Incremental text of a sequence unmasked in any order, up to its first masked position.
 
     An unmasked token never changes, so characters that were returned stay valid. Characters that may still change
-    (`Continuation.certain`) and a suffix that may be the start of a stop string are held back.
+    (`CompletionDecoder.certain`) and a suffix that may be the start of a stop string are held back.
     """
 
-    def __init__(self, text: Continuation, ends: Sequence[int | None], stops: Sequence[str], echo: bool) -> None:
+    def __init__(self, text: CompletionDecoder, ends: Sequence[int | None], stops: Sequence[str], echo: bool) -> None:
         """`ends`: the mask and the separator. `echo`: start with the text of the tokens before it."""
         self._text, self._ends, self._stops, self._echo = text, ends, stops, echo
         self._count, self._said = -1, ""

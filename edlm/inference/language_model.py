@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 from edlm.config import ConfigurationError
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.local import run_sequences
@@ -133,10 +133,9 @@ class LanguageModel:
             energy_temperature=energy_temperature, temperature=temperature, stop=stop, seed=seed,
         )  # fmt: skip
         known = self._read(text)
-        continuation = Continuation(self.generator.tokenizer, known)
+        decoder = CompletionDecoder(self.generator.tokenizer, known)
         whole = [
-            replace(new, text=continuation.echoed(new.tokens, new.text), tokens=(*known, *new.tokens))
-            for new in generation
+            replace(new, text=decoder.echoed(new.tokens, new.text), tokens=(*known, *new.tokens)) for new in generation
         ]
         return replace(generation, texts=tuple(whole))
 
@@ -215,7 +214,7 @@ class LanguageModel:
     ) -> Iterator[StreamedText]:
         began, generator = time.monotonic(), plan.generator
         ends = (generator.mask, generator.tokenizer.separator)
-        incremental = IncrementalText(Continuation(generator.tokenizer, known), ends, stops, echo=False)
+        incremental = IncrementalText(CompletionDecoder(generator.tokenizer, known), ends, stops, echo=False)
         for _ in run_sequences([sequence]):
             if not sequence.finished:
                 frame = sequence.frame
@@ -288,7 +287,7 @@ class LanguageModel:
     def _canvas(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens in any state, each run of known tokens decoded as if it began a document."""
         tokenizer, mask = self.generator.tokenizer, self.generator.mask
-        added = Continuation(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
+        added = CompletionDecoder(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
         runs = [(masked, list(run)) for masked, run in itertools.groupby(tokens, lambda token: token == mask)]
         return "".join(MASK * len(run) if masked else added.whole(run) for masked, run in runs)
 

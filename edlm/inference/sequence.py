@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from edlm.inference.canvas import canvas, checked, context_tokens
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
 from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Request
@@ -64,7 +64,7 @@ class RunningSequence:
         else:
             self._prompt = [checked(token, mask) for token in request.known if token is not None]
             self._tokens = [mask] * request.max_tokens
-        self._continuation = Continuation(generator.tokenizer, self._prompt)
+        self._continuation = CompletionDecoder(generator.tokenizer, self._prompt)
         self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
         self._later = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first

@@ -57,7 +57,7 @@ from edlm.data.batches import Batches
 from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, TokenFile, read_summary
 from edlm.storage import committed, sha256
-from edlm.training.continuation import keeps_final_state, obstacle
+from edlm.training.continuation_rule import keeps_final_state, obstacle
 from edlm.training.engine import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit

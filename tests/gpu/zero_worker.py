@@ -1,4 +1,4 @@
-"""What the one process of `test_zero` does: every objective, stage and precision on a device; curves as JSON.
+"""The one process of `test_deepspeed_engine`: every objective, stage and precision on a device; curves as JSON.
 
 python -m tests.gpu.zero_worker DEVICE PORT OUTPUT
 """
@@ -13,11 +13,12 @@ import torch
 import torch.distributed
 
 from cluster.config import Zero
-from cluster.training.zero import ZeroEngine
+from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import curve, objectives, science_rows
 
-# On the CPU two real workers try all stages in float32 (tests/cluster/training/test_zero.py); here is what is left.
+# On the CPU two real workers try all stages in float32 (tests/cluster/training/test_deepspeed_engine.py);
+# here is what is left.
 STAGES = {"cuda": (1, 2, 3), "cpu": (2,)}
 PRECISIONS = {"cuda": ("float32", "bfloat16"), "cpu": ("bfloat16",)}
 HALF = 2  # steps before the checkpoint

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.http.served_model import TokenText
 from edlm.data.tokenizer import Tokenizer
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.stop_strings import cut
 from tests.vocabularies import KINDS, TEXTS, made
@@ -29,7 +29,7 @@ class Told:
     echo: bool = False
 
     def __post_init__(self) -> None:
-        separator, self.text = self.tokenizer.separator, Continuation(self.tokenizer, self.before)
+        separator, self.text = self.tokenizer.separator, CompletionDecoder(self.tokenizer, self.before)
         kept = self.tokens[: self.tokens.index(separator)] if separator in self.tokens else self.tokens
         whole = self.text.whole(kept)
         end = cut(whole, self.stops)

@@ -10,7 +10,7 @@ from edlm.checkpoints.model_folder import CARD, ModelCard, load_into, load_weigh
 from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
 from edlm.storage import absolute, committed, join, local_copy, read_text
-from edlm.training.continuation import REPORTING
+from edlm.training.continuation_rule import REPORTING
 from edlm.training.settings import Training
 
 

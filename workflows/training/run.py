@@ -13,9 +13,9 @@ from edlm.storage import committed, join
 from edlm.training.engine import Objective
 from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
-from workflows.training.continuation import continuation
+from workflows.training.finished_training import training_to_continue
 
-CODE = ("workflows.training.run", "workflows.training.continuation", "cluster.training.zero")
+CODE = ("workflows.training.run", "workflows.training.finished_training", "cluster.training.deepspeed_engine")
 """Modules that compute the weights, besides a stage's own and its objective: settings and the workers' engine."""
 
 Write = Callable[[Mapping[str, Tensor], Path], Any]
@@ -70,7 +70,7 @@ def _start(session: Session, work: StageContext) -> tuple[str, int] | None:
     trained = committed(join(work.workspace, RESULT)) is not None
     if trained or newest_snapshot(work.workspace) is not None:
         return None
-    start, reasons = continuation(session, work.determined)
+    start, reasons = training_to_continue(session, work.determined)
     for reason in reasons:
         say(work.stage, reason)
     if start is not None:

@@ -1,4 +1,4 @@
-"""What one of two processes does for `test_zero`: every stage and precision, then every objective; curves as JSON."""
+"""One of two processes of `test_deepspeed_engine`: all stages and precisions, then all objectives; curves as JSON."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 from cluster.config import Zero
-from cluster.training.zero import ZeroEngine
+from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig

@@ -13,7 +13,7 @@ from functools import cached_property
 from edlm.data.tokenizer import Tokenizer
 
 
-class Continuation:
+class CompletionDecoder:
     """Text that tokens add to the text of the tokens `before` them."""
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.data.tokenizer import Tokenizer
-from edlm.inference.continuation import Continuation
+from edlm.inference.completion_decoding import CompletionDecoder
 from tests.vocabularies import KINDS, TEXTS, UNSTREAMABLE, made
 
 LETTERS = "thecatsnmo .,'!|ab é살겹🤗\u0301\u200d\ufffd"
@@ -30,9 +30,9 @@ def test_a_prompts_text_and_the_completions_are_the_text_of_both(row, data):
     tokenizer, tokens = row
     split = data.draw(st.integers(0, len(tokens)))
     before, whole = tokenizer.decode(tokens[:split]), tokenizer.decode(tokens)
-    continuation = Continuation(tokenizer, tokens[:split])
-    added = continuation.whole(tokens[split:])
-    assert continuation.echoed(tokens[split:], added) == whole
+    decoder = CompletionDecoder(tokenizer, tokens[:split])
+    added = decoder.whole(tokens[split:])
+    assert decoder.echoed(tokens[split:], added) == whole
     if whole.startswith(before):
         assert before + added == whole
     else:  # what the completion has changed belongs to it
@@ -47,11 +47,11 @@ def test_what_is_certain_stands_whatever_tokens_follow(row, data):
     split = data.draw(st.integers(0, len(tokens)))
     here = data.draw(st.integers(split, len(tokens)))
     other = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=4))
-    continuation = Continuation(tokenizer, tokens[:split])
-    certain = continuation.certain(tokens[split:here])
+    decoder = CompletionDecoder(tokenizer, tokens[:split])
+    certain = decoder.certain(tokens[split:here])
     for following in (tokens[here:], other, [*tokens[here:], *other]):
-        assert continuation.whole([*tokens[split:here], *following]).startswith(certain)
-        assert continuation.certain([*tokens[split:here], *following]).startswith(certain)
+        assert decoder.whole([*tokens[split:here], *following]).startswith(certain)
+        assert decoder.certain([*tokens[split:here], *following]).startswith(certain)
 
 
 @settings(deadline=None, max_examples=300)
@@ -59,22 +59,22 @@ def test_what_is_certain_stands_whatever_tokens_follow(row, data):
 def test_as_many_tokens_are_counted_as_add_the_text(row, data):
     tokenizer, tokens = row
     split = data.draw(st.integers(0, len(tokens)))
-    continuation, tokens = Continuation(tokenizer, tokens[:split]), tokens[split:]
-    whole = continuation.whole(tokens)
+    decoder, tokens = CompletionDecoder(tokenizer, tokens[:split]), tokens[split:]
+    whole = decoder.whole(tokens)
     text = whole[: data.draw(st.integers(0, len(whole)))]
-    count = continuation.count(text, tokens)
-    assert continuation.whole(tokens[:count]).startswith(text)
+    count = decoder.count(text, tokens)
+    assert decoder.whole(tokens[:count]).startswith(text)
 
 
 @pytest.mark.parametrize("name", ["bytes", "llama", "unigram", "words"])
 def test_no_more_tokens_are_counted_than_it_takes(name):
     tokenizer = made(name)
     tokens = tokenizer.encode("the 삼겹 cat sat").tolist()
-    continuation = Continuation(tokenizer, tokens[:1])
-    whole = continuation.whole(tokens[1:])
+    decoder = CompletionDecoder(tokenizer, tokens[:1])
+    whole = decoder.whole(tokens[1:])
     for end in range(len(whole) + 1):
-        counts = (i for i in range(len(tokens)) if continuation.whole(tokens[1 : 1 + i]).startswith(whole[:end]))
-        assert continuation.count(whole[:end], tokens[1:]) == next(counts)
+        counts = (i for i in range(len(tokens)) if decoder.whole(tokens[1 : 1 + i]).startswith(whole[:end]))
+        assert decoder.count(whole[:end], tokens[1:]) == next(counts)
 
 
 @pytest.mark.parametrize("name", ["unigram", "llama", "gemma", "word-piece", "words", "clip"])
@@ -82,13 +82,13 @@ def test_a_completion_keeps_the_space_before_its_first_word(name):
     tokenizer = made(name)
     prompt, tokens = tokenizer.encode("the cat").tolist(), tokenizer.encode("the cat sat sat").tolist()
     assert tokens[: len(prompt)] == prompt
-    assert Continuation(tokenizer, prompt).whole(tokens[len(prompt) :])[:4] in (" sat", " <un")
+    assert CompletionDecoder(tokenizer, prompt).whole(tokens[len(prompt) :])[:4] in (" sat", " <un")
 
 
 def pieces(tokenizer: Tokenizer, before: list[int], tokens: list[int]) -> list[str]:
     """What each token makes certain, and what its end does."""
-    continuation = Continuation(tokenizer, before)
-    texts = [continuation.certain(tokens[:count]) for count in range(len(tokens) + 1)] + [continuation.whole(tokens)]
+    decoder = CompletionDecoder(tokenizer, before)
+    texts = [decoder.certain(tokens[:count]) for count in range(len(tokens) + 1)] + [decoder.whole(tokens)]
     return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
 
 
@@ -120,9 +120,9 @@ def test_a_clean_up_that_lengthens_what_may_change_keeps_back_all_of_it():
 
 def test_a_prompt_that_ends_in_half_a_letter_leaves_the_letter_to_the_completion():
     tokenizer, (first, *rest) = made("bytes"), list("é!".encode())
-    continuation = Continuation(tokenizer, [97, first])
-    assert [continuation.certain(rest[:count]) for count in range(3)] == ["", "é", "é!"]
-    assert continuation.echoed(rest, "é!") == "aé!"
-    assert continuation.whole([]) == ""
-    assert continuation.whole([33]) == "!"  # the half letter was U+FFFD in the prompt, too
-    assert continuation.echoed([33], "!") == "a\ufffd!"
+    decoder = CompletionDecoder(tokenizer, [97, first])
+    assert [decoder.certain(rest[:count]) for count in range(3)] == ["", "é", "é!"]
+    assert decoder.echoed(rest, "é!") == "aé!"
+    assert decoder.whole([]) == ""
+    assert decoder.whole([33]) == "!"  # the half letter was U+FFFD in the prompt, too
+    assert decoder.echoed([33], "!") == "a\ufffd!"

@@ -20,7 +20,7 @@ from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
 from workflows.session import RunningSession
 from workflows.stage import Ingredients, StageContext
-from workflows.training.continuation import continuation
+from workflows.training.finished_training import training_to_continue
 from workflows.training.run import _start
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
@@ -63,7 +63,7 @@ def test_a_stage_continues_the_longest_training_that_differs_by_fewer_steps_alon
     run(session, replace(SETTINGS, steps=200), stage)
     determined = run(session, SETTINGS, stage, taken=450)  # it stopped early
     run(session, replace(SETTINGS, steps=1500), stage)
-    start, reasons = continuation(session, longer(determined, replace(SETTINGS, steps=1000)))
+    start, reasons = training_to_continue(session, longer(determined, replace(SETTINGS, steps=1000)))
     assert reasons == []
     assert start is not None
     assert (start.folder, start.steps, start.step) == (determined.folder, 500, 450)
@@ -81,9 +81,9 @@ def test_a_stage_continues_the_longest_training_that_differs_by_fewer_steps_alon
 )
 def test_another_training_is_begun_and_nothing_needs_to_be_said(session, training, seed):
     determined = run(session, SETTINGS)
-    assert continuation(session, longer(determined, training, seed)) == (None, [])
+    assert training_to_continue(session, longer(determined, training, seed)) == (None, [])
     changed = replace(longer(determined, replace(SETTINGS, steps=1000)), code="0" * 64)
-    assert continuation(session, changed) == (None, [])
+    assert training_to_continue(session, changed) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_another_training_is_begun_and_nothing_needs_to_be_said(session, trainin
 )
 def test_a_training_that_cannot_be_continued_begins_again_and_says_why(session, training, keep, reason):
     determined = run(session, training, keep=keep)
-    start, reasons = continuation(session, longer(determined, replace(training, steps=1000)))
+    start, reasons = training_to_continue(session, longer(determined, replace(training, steps=1000)))
     assert start is None
     (said,) = reasons
     assert said.startswith(f"begins again, and does not continue {determined.folder}: {reason}")
@@ -105,7 +105,7 @@ def test_a_training_that_cannot_be_continued_begins_again_and_says_why(session, 
 def test_cosine_decay_is_continued_from_within_the_warm_up(session):
     training = replace(SETTINGS, decay="cosine", warmup_steps=500)
     determined = run(session, training)
-    start, _ = continuation(session, longer(determined, replace(training, steps=1000)))
+    start, _ = training_to_continue(session, longer(determined, replace(training, steps=1000)))
     assert start is not None
     assert start.step == 500
 
@@ -122,13 +122,13 @@ def test_the_longest_training_whose_state_is_intact_is_continued_and_the_others_
     read = []
     local_copy = training_state.local_copy
     monkeypatch.setattr(training_state, "local_copy", lambda uri: read.append(uri) or local_copy(uri))
-    start, _ = continuation(session, now)
+    start, _ = training_to_continue(session, now)
     assert start is not None
     assert start.folder == middle.folder
     assert not any(shortest.folder in uri for uri in read)
     damage(session, middle, 200)
     damage(session, shortest, 100)
-    start, reasons = continuation(session, now)
+    start, reasons = training_to_continue(session, now)
     assert start is None
     assert len(reasons) == 3
     assert all(reason.endswith("its last state is damaged") for reason in reasons)
@@ -137,7 +137,7 @@ def test_the_longest_training_whose_state_is_intact_is_continued_and_the_others_
 def test_a_dry_run_reads_no_state(session, monkeypatch):
     determined = run(session, SETTINGS)
     monkeypatch.setattr(training_state, "local_copy", lambda uri: pytest.fail(f"{uri} is read"))
-    start, _ = continuation(session, longer(determined, replace(SETTINGS, steps=1000)), verified=False)
+    start, _ = training_to_continue(session, longer(determined, replace(SETTINGS, steps=1000)), verified=False)
     assert start is not None
     assert start.step == 500
 

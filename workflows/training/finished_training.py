@@ -1,4 +1,4 @@
-"""Continuation of a stage's finished training when only its `steps` grew."""
+"""The finished training that a stage continues when only its `steps` grew."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import parse
-from edlm.training.continuation import obstacle
+from edlm.training.continuation_rule import obstacle
 from edlm.training.settings import Training
 from workflows.stage import Ingredients, Session
 
@@ -22,7 +22,9 @@ class Start:
     """Steps taken: fewer than `steps` after an early stop."""
 
 
-def continuation(session: Session, determined: Ingredients, verified: bool = True) -> tuple[Start | None, list[str]]:
+def training_to_continue(
+    session: Session, determined: Ingredients, verified: bool = True
+) -> tuple[Start | None, list[str]]:
     """Return the longest finished training that a stage continues, and why others cannot be continued.
 
     Others are finished trainings of the same stage from which it differs by more `steps` alone. Only the state to

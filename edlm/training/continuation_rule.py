@@ -1,4 +1,4 @@
-"""Continuing a finished training with more steps: allowed where the result is that of all steps from the start."""
+"""Rule of continuation: which finished trainings may take more steps, as if they had all been asked for at first."""
 
 from collections.abc import Mapping
 from typing import Any
