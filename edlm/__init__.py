@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from edlm.models.denoiser import Denoiser
     from edlm.sampling.sampler import Sampler
     from edlm.schedule import Cosine, LogLinear, Polynomial
-    from edlm.training.local import train
     from edlm.training.local_engine import LocalEngine
+    from edlm.training.local_training import train
     from edlm.training.settings import Training
 
 __version__ = "0.1.0"
@@ -87,7 +87,7 @@ _HOME = {
     "nelbo": "edlm.likelihood",
     "paper_estimate": "edlm.likelihood",
     "sampler_bound": "edlm.likelihood",
-    "train": "edlm.training.local",
+    "train": "edlm.training.local_training",
 }
 """Module of each public name."""
 

@@ -17,11 +17,16 @@ from workflows.command import command
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 from workflows.training.initial_weights import initial_input, require_same, training_settings
-from workflows.training.objectives import next_token
+from workflows.training.objective_factories import next_token
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
 
-CODE = ("workflows.autoregress", "workflows.training.objectives", "workflows.training.initial_weights", *TRAINING_CODE)
+CODE = (
+    "workflows.autoregress",
+    "workflows.training.objective_factories",
+    "workflows.training.initial_weights",
+    *TRAINING_CODE,
+)
 
 
 @once

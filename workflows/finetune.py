@@ -21,14 +21,14 @@ from workflows.experiment import Finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext, once
-from workflows.training.energy_objectives import finetune_objective, fresh_energy
+from workflows.training.energy_objective_factories import finetune_objective, fresh_energy
 from workflows.training.initial_weights import initial_input, require_same, training_settings
 from workflows.training.run import CODE as TRAINING_CODE
 from workflows.training.run import run_training
 
 CODE = (
     "workflows.finetune",
-    "workflows.training.energy_objectives",
+    "workflows.training.energy_objective_factories",
     "workflows.training.initial_weights",
     *TRAINING_CODE,
 )

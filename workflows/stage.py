@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
-from edlm.training.engine import NonFiniteLoss
+from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.source_digest import source_digest
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cluster.config import Zero
 from edlm.data.batches import Rows
-from edlm.training.engine import Objective
+from edlm.training.interfaces import Objective
 from edlm.training.local_engine import (
     AVERAGE,
     BEST,

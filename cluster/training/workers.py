@@ -28,7 +28,7 @@ from edlm.data.packing import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
 from edlm.training.continuation_rule import keeps_final_state
-from edlm.training.engine import Engine, NonFiniteLoss, Objective, Tracker
+from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import finished, fit
 from edlm.training.progress import ProgressLines
 from edlm.training.settings import Training, share

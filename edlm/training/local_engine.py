@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edlm.data.batches import Rows
 from edlm.interfaces import AbstractEnergy
-from edlm.training.engine import Objective
+from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
 
 WEIGHTS, FIRST, SECOND, AVERAGE, BEST = "weights", "exp_avg", "exp_avg_sq", "ema", "best"

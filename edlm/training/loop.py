@@ -9,7 +9,7 @@ from torch import Tensor
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
 from edlm.training.continuation_rule import keeps_final_state
-from edlm.training.engine import Engine, NonFiniteLoss
+from edlm.training.interfaces import Engine, NonFiniteLoss
 from edlm.training.settings import Training, learning_rate, share
 from edlm.training.validation import METRIC, validation_losses
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from edlm.training.engine import Engine
+from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC
 

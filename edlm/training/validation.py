@@ -8,7 +8,7 @@ from torch import Tensor
 from edlm.config import ConfigurationError
 from edlm.data.batches import Rows, whole
 from edlm.data.token_file import TokenFile, read_summary
-from edlm.training.engine import Engine
+from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
 
 METRIC = "validation_nats_per_token"

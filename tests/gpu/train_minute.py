@@ -26,7 +26,7 @@ from edlm.data.tokenizer_kinds import Characters
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
-from edlm.training.engine import Engine
+from edlm.training.interfaces import Engine
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising

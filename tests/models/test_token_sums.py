@@ -16,7 +16,7 @@ from edlm.models.token_sums import Embedding, LayerNorm
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning
-from edlm.training.engine import Objective
+from edlm.training.interfaces import Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
 from edlm.config import ConfigurationError
 from edlm.data.batches import Rows
-from edlm.training.engine import NonFiniteLoss
+from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.settings import Training, learning_rate, share

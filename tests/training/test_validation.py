@@ -17,7 +17,7 @@ from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
 from edlm.training import loop
 from edlm.training.energy_objectives import Conditioning, Contrastive
-from edlm.training.engine import NonFiniteLoss
+from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken

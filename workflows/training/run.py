@@ -10,7 +10,7 @@ from cluster.tracking.journal import history
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.data.packing import Split
 from edlm.storage import committed, join
-from edlm.training.engine import Objective
+from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
 from workflows.training.finished_training import training_to_continue

@@ -16,7 +16,7 @@ from edlm.checkpoints.training_state import newest_snapshot, snapshots
 from edlm.config import ConfigurationError, parse
 from edlm.data.packing import Data, prepare
 from edlm.storage import publish
-from edlm.training.engine import NonFiniteLoss
+from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
 from tests.cluster.training.objectives import FileTracker, toy_objective
 from tests.places import PROJECT

@@ -20,7 +20,7 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
-from edlm.training.engine import Engine
+from edlm.training.interfaces import Engine
 from edlm.training.local_engine import FIRST
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken

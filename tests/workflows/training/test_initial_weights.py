@@ -29,9 +29,9 @@ from workflows.experiment import Experiment, Finetune
 from workflows.finetune import finetune
 from workflows.pretrain import pretrain
 from workflows.session import RunningSession
-from workflows.training.energy_objectives import finetune_objective
+from workflows.training.energy_objective_factories import finetune_objective
 from workflows.training.initial_weights import initial_input, load_initial, training_settings
-from workflows.training.objectives import denoising, next_token
+from workflows.training.objective_factories import denoising, next_token
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""Objectives of the training stages, built on every worker; imports `edlm` only, to start fast."""
+"""Factories of the training objectives, called on every worker; imports `edlm` only, to start fast."""
 
 import torch
 

@@ -19,9 +19,9 @@ from edlm.data.tokenizer_kinds import Symbols
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.schedule import LogLinear
-from edlm.training import local
-from edlm.training.engine import Objective
-from edlm.training.local import train
+from edlm.training import local_training
+from edlm.training.interfaces import Objective
+from edlm.training.local_training import train
 from edlm.training.objectives import Denoising, NextToken
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC, validation_rows
@@ -49,7 +49,7 @@ def objective() -> Denoising:
 
 
 def test_the_example_of_training_from_python_runs():
-    result = doctest.testmod(local)
+    result = doctest.testmod(local_training)
     assert result.attempted > 20
     assert result.failed == 0
 

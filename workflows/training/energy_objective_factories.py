@@ -1,4 +1,4 @@
-"""Objectives of the energies' training stages, built on every worker; imports little beyond `edlm`, to start fast."""
+"""Factories of the energies' training objectives, called on every worker; imports little but `edlm`, to start fast."""
 
 import torch
 from torch import nn

@@ -16,7 +16,7 @@ A source whose distribution is known, a denoiser, and an energy for it:
 >>> from edlm.models.transformer import TransformerConfig
 >>> from edlm.schedule import LogLinear
 >>> from edlm.training.energy_objectives import Conditioning
->>> from edlm.training.local import train
+>>> from edlm.training.local_training import train
 >>> from edlm.training.objectives import Denoising
 >>> from edlm.training.settings import Training
 >>> folder = Path(tempfile.mkdtemp())
@@ -58,7 +58,7 @@ from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, TokenFile, read_summary
 from edlm.storage import committed, sha256
 from edlm.training.continuation_rule import keeps_final_state, obstacle
-from edlm.training.engine import Engine, Objective
+from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines

@@ -14,11 +14,11 @@ from edlm.likelihood.bounds import sampler_bound
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.storage import publish
-from edlm.training.local import train
+from edlm.training.local_training import train
 from edlm.training.settings import Training
 from tests.networks import KINDS, TRANSFORMER, autoregressive, denoiser
 from workflows.experiment import Finetune
-from workflows.training.energy_objectives import finetune_objective, fresh_energy
+from workflows.training.energy_objective_factories import finetune_objective, fresh_energy
 
 V, LENGTH = 4, 8
 SETTINGS = Training(steps=2, batch=8, learning_rate=1e-2)
