@@ -10,7 +10,7 @@ from workflows.experiment import Experiment
 from workflows.stage import Session
 
 if TYPE_CHECKING:
-    from workflows.session import RunningSession
+    from workflows.stage_runner import RunningSession
 
 DRY_RUN = "--dry-run"
 
@@ -25,7 +25,7 @@ def command(
     if dry:
         dry_run(experiment, stage)
         return
-    from workflows.session import open_session  # deferred: importing Ray and MLflow takes seconds
+    from workflows.stage_runner import open_session  # deferred: importing Ray and MLflow takes seconds
 
     with open_session(experiment) as session:
         stage(session)

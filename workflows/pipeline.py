@@ -40,7 +40,7 @@ def main() -> None:
     # Deferred: importing Ray, MLflow and Matplotlib takes seconds, which a dry run does without.
     from workflows.report import HTML, report
     from workflows.serve import require_keyed, start_and_query
-    from workflows.session import open_session
+    from workflows.stage_runner import open_session
 
     started = time.monotonic()
     with user_errors():

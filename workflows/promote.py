@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from cluster.config import Cluster
-from cluster.runtime.session import connect, named_address
+from cluster.runtime.ray_connection import connect, named_address
 from cluster.serving.promotion import KEY, NotPromoted, Promotion
 from edlm.config import ConfigurationError, Positive, PositiveFloat, config, from_flags
 from workflows.stage import say

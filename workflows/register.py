@@ -15,7 +15,7 @@ from workflows.stage import Session, StageContext, once, say
 
 if TYPE_CHECKING:
     from cluster.tracking.registry import ModelVersion
-    from workflows.session import RunningSession
+    from workflows.stage_runner import RunningSession
 
 CODE = ("workflows.register",)
 

@@ -40,7 +40,7 @@ from workflows.stage import say
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
-    from workflows.session import RunningSession
+    from workflows.stage_runner import RunningSession
 
 HTML, MARKDOWN = "report.html", "report.md"
 DOTS_PER_INCH = 150

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from cluster.http.middleware.api_keys import add_key, require_keys
-from cluster.runtime.session import address, is_private
+from cluster.runtime.ray_connection import address, is_private
 from cluster.serving.deploy import Arguments, deploy, registered, undeploy, wait_until_ready
 from cluster.serving.promotion import KEY
 from cluster.tracking.registry import ModelVersion
@@ -29,8 +29,8 @@ from workflows import promote
 from workflows.command import experiment_from
 from workflows.dry_run import print_settings
 from workflows.experiment import Experiment
-from workflows.session import open_session
 from workflows.stage import Session, say, storage_root, user_errors
+from workflows.stage_runner import open_session
 
 START_SECONDS = 180
 EXAMPLE = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}

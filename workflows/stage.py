@@ -6,8 +6,8 @@ unfinished one resumes from its last checkpoint, if it has one, and a changed se
 on it.
 
 A stage function takes a session and asks other stage functions for its inputs, so that a command runs what its own
-stage needs and nothing else. `RunningSession` (`workflows.session`) runs stages; `DryRun` (`workflows.dry_run`) only
-says which would run, and why. This module imports neither Ray nor MLflow, so that a dry run starts fast.
+stage needs and nothing else. `RunningSession` (`workflows.stage_runner`) runs stages; `DryRun` (`workflows.dry_run`)
+only says which would run, and why. This module imports neither Ray nor MLflow, so that a dry run starts fast.
 """
 
 import functools

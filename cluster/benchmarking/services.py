@@ -15,7 +15,7 @@ from cluster.config import Cluster
 from cluster.http.endpoint import Endpoint, make_app
 from cluster.http.limits.limits import Rules
 from cluster.http.metrics.instruments import PrometheusMetrics
-from cluster.runtime.session import connect
+from cluster.runtime.ray_connection import connect
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits

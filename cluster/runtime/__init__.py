@@ -1,1 +1,1 @@
-"""Ray: sessions, tasks spread over the cluster, and progress lines."""
+"""Ray: the connection to it, tasks spread over the cluster, and progress lines."""

@@ -25,7 +25,7 @@ from ray.serve.schema import (
 )
 
 from cluster.config import Serving, Tracking, is_loopback, require_asked
-from cluster.runtime.session import require_resources
+from cluster.runtime.ray_connection import require_resources
 from cluster.serving.replica import Replica, listening_host
 from cluster.tracking.registry import ModelVersion
 from cluster.tracking.runs import open_registry

@@ -18,7 +18,7 @@ from cluster.http.limits.limits import rules_of
 from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
-from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.autoscaling import BACKLOG
 from cluster.serving.deferred_app import DeferredApp
 from cluster.serving.model_cache import cache_folder, cached_model

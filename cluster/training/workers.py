@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
-from cluster.runtime.session import is_private, require_resources
+from cluster.runtime.ray_connection import is_private, require_resources
 from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.batches import Batches

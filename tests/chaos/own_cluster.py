@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from cluster.config import Serving
-from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.deploy import deploy, undeploy, wait_until_ready
 from tests.cluster.endpoint.spoiled import NAME
 from tests.cluster.endpoint.stage import START_SECONDS, TRACKING, Stage, register_all

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from cluster.config import Tracking
-from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.tracking.runs import open_tracking
 from tests.cluster.endpoint.spoiled import plain_bundle, published
 from tests.cluster.endpoint.stage import until

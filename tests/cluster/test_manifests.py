@@ -15,7 +15,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config import Serving
 from cluster.http.middleware.api_keys import APIKeys, add_key
-from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.deploy import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
 from cluster.serving.proxy import middlewares
 from edlm.config import ConfigurationError, load, parse

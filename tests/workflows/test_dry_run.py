@@ -24,8 +24,8 @@ from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.pipeline import stages
 from workflows.register import bundle
-from workflows.session import RunningSession
 from workflows.stage import RUN_FILE, Ingredients, Session, StageContext
+from workflows.stage_runner import RunningSession
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

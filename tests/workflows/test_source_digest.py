@@ -51,7 +51,7 @@ def test_a_copy_that_was_not_changed_runs_nothing_again(original, changed):
 
 ELSEWHERE = """
 edlm/client/client.py edlm/client/sse.py edlm/client/types.py cluster/http/middleware/access_log.py
-cluster/http/playground/index.html cluster/runtime/session.py
+cluster/http/playground/index.html cluster/runtime/ray_connection.py
 workflows/serve.py workflows/stage.py workflows/experiment.py workflows/report.py
 """
 EVERYTHING = set(STAGES)

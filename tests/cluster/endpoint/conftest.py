@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import Serving
-from cluster.runtime.session import CALLBACK, INTAKE, private_ray
+from cluster.runtime.ray_connection import CALLBACK, INTAKE, private_ray
 from cluster.serving.deploy import deploy, undeploy, wait_until_ready
 from tests.cluster.endpoint.stage import NAME, START_SECONDS, TRACKING, Stage, register_all
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cluster.config import Serving, is_loopback
-from cluster.runtime.session import CALLBACK, INTAKE
+from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.deploy import deploy, require_free, url, wait_until_ready
 from cluster.serving.replica import require_guard, require_intake, wanted_version
 from cluster.tracking.runs import open_tracking

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from cluster.http.local import listening
-from cluster.runtime.session import address
+from cluster.runtime.ray_connection import address
 from cluster.serving import promotion
 from cluster.serving.deploy import APPLICATION, apply, deployed
 from cluster.serving.promotion import NotPromoted, Promotion, with_version

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cluster.config import Cluster, Zero
-from cluster.runtime.session import connect
+from cluster.runtime.ray_connection import connect
 from cluster.training.workers import TrainingTask, train, training_facts
 from edlm.checkpoints.training_state import newest_snapshot, snapshots
 from edlm.config import ConfigurationError, parse

@@ -17,7 +17,7 @@ from tests.places import SMALLEST
 from workflows.dry_run import dry_run
 from workflows.experiment import Experiment, Finetune
 from workflows.pretrain import pretrain
-from workflows.session import open_session
+from workflows.stage_runner import open_session
 from workflows.training.early_check import require_initial_models
 
 

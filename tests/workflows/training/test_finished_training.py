@@ -18,8 +18,8 @@ from edlm.training.settings import Training
 from tests.places import SMALLEST
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
-from workflows.session import RunningSession
 from workflows.stage import Ingredients, StageContext
+from workflows.stage_runner import RunningSession
 from workflows.training.finished_training import training_to_continue
 from workflows.training.run import _start
 

@@ -28,7 +28,7 @@ from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
 from workflows.finetune import finetune
 from workflows.pretrain import pretrain
-from workflows.session import RunningSession
+from workflows.stage_runner import RunningSession
 from workflows.training.energy_objective_factories import finetune_objective
 from workflows.training.initial_weights import initial_input, load_initial, training_settings
 from workflows.training.objective_factories import denoising, next_token

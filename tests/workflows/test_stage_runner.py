@@ -10,8 +10,8 @@ from edlm.config import load
 from edlm.storage import file_system, join
 from tests.places import SMALLEST
 from workflows.experiment import Experiment
-from workflows.session import RunningSession
 from workflows.stage import StageContext
+from workflows.stage_runner import RunningSession
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster.config import Cluster
-from cluster.runtime import session
-from cluster.runtime.session import connect, named_address
+from cluster.runtime import ray_connection
+from cluster.runtime.ray_connection import connect, named_address
 from edlm.config import ConfigurationError
 
 
@@ -15,7 +15,7 @@ from edlm.config import ConfigurationError
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which `ray start` writes down what it has begun; it is not there."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(session, "get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
+    monkeypatch.setattr(ray_connection, "get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
     return tmp_path / "ray_current_cluster"
 
 
@@ -30,7 +30,7 @@ def test_no_cluster_is_joined_that_nobody_named(begun, given):
 def test_a_cluster_that_another_user_began_is_not_joined(begun, monkeypatch):
     begun.write_text("10.0.0.3:6379")
     other = begun.stat().st_uid + 1
-    monkeypatch.setattr(session.os, "getuid", lambda: other)
+    monkeypatch.setattr(ray_connection.os, "getuid", lambda: other)
     with pytest.raises(ConfigurationError, match="no cluster of yours"):
         named_address(None)
 

@@ -1,4 +1,4 @@
-"""Running session: stages on the cluster, each in an MLflow run of its own, finished ones reused."""
+"""Stage runner: a session that runs stages on the cluster, each in an MLflow run, and reuses finished ones."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.runtime.session import connect
+from cluster.runtime.ray_connection import connect
 from cluster.tracking.parameters import redacted
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.runs import Runs, RunTracker, open_tracking

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from cluster.runtime.session import address
+from cluster.runtime.ray_connection import address
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 JOIN = "from workflows.serve import promote; promote.main(['--address', '{}'])"
