@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.schedule import AbstractSchedule
 
 

@@ -1,4 +1,4 @@
-"""Short import path of the sampler, which is defined in `edlm.sampling.sampler`."""
+"""Alias of `edlm.sampling.sampler`, which has the code: a short import path, `from edlm.sampler import Sampler`."""
 
 from edlm.sampling.sampler import EXACT, Sampler
 

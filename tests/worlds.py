@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 
 Source = Literal["agree", "markov", "dense", "hidden-markov"]
 

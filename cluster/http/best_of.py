@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from cluster.http.errors import APIError
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.limits import request_cost as cost
-from cluster.http.limits.admission import Admission
-from edlm.cooperative import Cooperative
+from cluster.http.limits.request_admission import Admission
+from edlm.cooperative_work import Cooperative
 from edlm.inference.canvas import canvas
 from edlm.inference.scoring import mean_energy
 

@@ -18,8 +18,8 @@ from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.head import Head
 from cluster.http.infill import Infills
-from cluster.http.limits.admission import STOPPING, Admission
 from cluster.http.limits.limits import Rules
+from cluster.http.limits.request_admission import STOPPING, Admission
 from cluster.http.metrics.engine_metrics import EngineMetrics
 from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.inference.generator import TextGenerator
 from edlm.inference.sequence import require_course
 from edlm.sampling.sampler import Sampler

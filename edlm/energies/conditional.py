@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm.config import NonNegative, Positive, config
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy

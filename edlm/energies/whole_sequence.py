@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.config import config
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AutoregressiveModel

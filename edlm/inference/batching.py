@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.inference.cost_model import PASS, NetworkPasses, Pace
 from edlm.inference.request import BrokenRow, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from edlm.cooperative import Cooperative
-from edlm.inference.admission import LEAST_RETRY_SECONDS, full, rejection
+from edlm.cooperative_work import Cooperative
 from edlm.inference.batching import Batcher, is_out_of_memory
 from edlm.inference.cost_model import PASS, NetworkPasses
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
+from edlm.inference.queue_admission import LEAST_RETRY_SECONDS, full, rejection
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
 from edlm.inference.scheduler import Entry, FairShare, ScheduledTask, ScheduledText, estimated_wait, select_running
 from edlm.inference.sequence import RunningSequence

@@ -12,7 +12,7 @@ from torch import Tensor
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_denoiser
 from edlm.config import config, dump, load
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.inference.batching import Batcher
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.sequence import RunningSequence

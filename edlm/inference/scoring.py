@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.checkpoints.networks import OpenDenoiser
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.interfaces import AbstractEnergy, Model
 from edlm.likelihood.bounds import nelbo, stepwise_sampler_bound
 from edlm.likelihood.estimate import Estimate

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, Verifiable, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.paths import trajectory

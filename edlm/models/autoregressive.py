@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
 from edlm.models.token_sums import Embedding

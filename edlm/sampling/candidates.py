@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of
 from edlm.models.readout import chunks
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.config import Fraction, NonNegative, Positive, config
-from edlm.cooperative import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.state import BrokenRows, StepResult, StepState, join

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.interfaces import AnyDenoiser, Verifiable
 from edlm.models.readout import chunks
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from edlm import equations
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.interfaces import Model, NormalisedEnergy, Verifiable
 from edlm.rng import Purpose
 from edlm.sampling.candidates import draw_candidates, propose, score_candidates

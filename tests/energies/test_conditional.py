@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergy, ConditionalEnergyConfig, Neighbours
 from tests.energies.heads import EDGE, ROWS, K, V, beside, built, rows, through
 from tests.energies.situation import L, situation

@@ -7,7 +7,7 @@ import torch
 
 from edlm import equations
 from edlm.config import ConfigurationError, parse, plain
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.interfaces import NormalisedEnergy

@@ -2,7 +2,7 @@
 
 import torch
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.sampling.candidates import draw_candidates, propose

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import (

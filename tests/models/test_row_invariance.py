@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edlm.config import ConfigurationError, parse
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.interfaces import Model
 from edlm.rng import Purpose, uniforms

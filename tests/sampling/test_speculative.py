@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.interfaces import Model, Verifiable

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
-from cluster.http.limits.admission import Admission, outcome
+from cluster.http.limits.request_admission import Admission, outcome
 from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext

@@ -19,7 +19,7 @@ from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
 from cluster.http.streaming import events
 from cluster.http.warmup import Unsound, warmed, warming
-from edlm.cooperative import run_to_end
+from edlm.cooperative_work import run_to_end
 from edlm.inference.request import Limits
 from edlm.inference.statistics import Statistics
 from edlm.sampling.unmasking import Remasking

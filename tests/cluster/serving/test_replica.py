@@ -12,7 +12,7 @@ import torch
 from cluster.config import Serving
 from cluster.http.warmup import COMPILED_ROWS, Unsound, warmed, warming
 from cluster.serving.replica import limits_of, require_living
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import EngineFailed, Limits

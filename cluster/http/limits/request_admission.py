@@ -1,4 +1,4 @@
-"""Admission: submits work to the engine, waits for its results, and cancels it when the client is gone."""
+"""Request admission: submits a request to the engine, waits for the results, and cancels it when the client is gone."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
 from cluster.http.served_model import or_refuse
-from edlm.cooperative import Cooperative
+from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, OutOfMemory, Request

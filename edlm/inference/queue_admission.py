@@ -1,4 +1,4 @@
-"""Admission: whether the engine accepts new work, given the length of its queue and the estimated wait."""
+"""Queue admission: whether the engine accepts new work, given the length of its queue and the estimated wait."""
 
 from collections.abc import Mapping
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.http.limits.admission import Admission
 from cluster.http.limits.limits import Rules
+from cluster.http.limits.request_admission import Admission
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
 from edlm.inference.engine import InferenceEngine
