@@ -14,9 +14,10 @@ from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
 from edlm.models.gather import Packed, pack
+from edlm.models.kv_cache import KVCache
 from edlm.models.row_invariance import ROWS_MULTIPLE, RowInvariantLinear
 from edlm.models.token_sums import Embedding, LayerNorm, embedded
-from edlm.models.transformer import Block, Blocks, KVCache
+from edlm.models.transformer import Block, Blocks
 
 
 class ConditionalEnergy(AbstractEnergy):
@@ -96,7 +97,7 @@ class ConditionalEnergy(AbstractEnergy):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
             packed = packed.padded(ROWS_MULTIPLE)
             rows, positions = packed.rows, packed.positions
-            caches = [KVCache(len(rows), positions.shape[1], layer, self.norm.weight) for layer in self.layers]
+            caches = [KVCache(len(rows), positions.shape[1], layer.heads, self.norm.weight) for layer in self.layers]
             features = context[rows[:, None], positions]
             inputs = self.features(features) + self._known_right(positions, xt[rows])
             last = torch.full_like(rows, self.mask + 1)

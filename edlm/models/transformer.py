@@ -11,6 +11,7 @@ from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.models.attention import attend
 from edlm.models.conditioning import AdaLN, TimeEmbedding
 from edlm.models.gather import Packed, pack
+from edlm.models.kv_cache import KVCache
 from edlm.models.rotary import Rotary
 from edlm.models.row_invariance import RowInvariantLinear, gelu_multiple, linear, padded
 
@@ -66,16 +67,16 @@ class Transformer(nn.Module):
             features[packed.rows[:, None], packed.positions] = y  # also at padding positions, which are correct
         return features
 
-    def start(self, rows: int, length: int) -> "list[KVCache]":
+    def start(self, rows: int, length: int) -> list[KVCache]:
         """Return an empty KV cache per layer, for a causal pass position by position."""
-        return [KVCache(rows, length, layer, layer.qkv.weight) for layer in self.layers]
+        return [KVCache(rows, length, layer.heads, layer.qkv.weight) for layer in self.layers]
 
-    def extend(self, x: Float[Tensor, "b one h"], position: int, seen: "list[KVCache]") -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], position: int, caches: list[KVCache]) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV caches."""
         assert self.causal
         assert self.time is None
         rotary = self.layers.turn(torch.tensor([position], device=x.device))
-        for layer, cache in zip(self.layers, seen, strict=True):
+        for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.extend(x, rotary, cache)
         return self.norm(x, None)[0]
 
@@ -133,11 +134,11 @@ class Block(nn.Module):
             hidden, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield packed, z + gate_mlp * self._mlp(hidden)
 
-    def extend(self, x: Float[Tensor, "b one h"], turn: Rotary, seen: "KVCache") -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], turn: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV cache."""
         y, _ = self.norm_attention(x, None)
         q, k, v = self._projected(y, turn)
-        x = x + self._joined(attend(q, *seen.with_next(k, v)))
+        x = x + self._joined(attend(q, *cache.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
         return x + self._mlp(y)
 
@@ -187,17 +188,3 @@ class Blocks(nn.ModuleList):
 def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
     """Return the gate of these rows; without time it is a number."""
     return gate[rows] if isinstance(gate, Tensor) else gate
-
-
-class KVCache:
-    """Keys and values of the positions that a causal layer has processed, one sequence per row."""
-
-    def __init__(self, rows: int, length: int, layer: Block, like: Tensor) -> None:
-        shape = (rows, layer.heads, length, like.shape[-1] // layer.heads)
-        self._keys, self._values, self._count = like.new_empty(shape), like.new_empty(shape), 0
-
-    def with_next(self, key: Float[Tensor, "b a one c"], value: Float[Tensor, "b a one c"]) -> tuple[Tensor, Tensor]:
-        """Append this position's key and value and return all so far."""
-        index, self._count = self._count, self._count + 1
-        self._keys[:, :, index : index + 1], self._values[:, :, index : index + 1] = key, value
-        return self._keys[:, :, : self._count], self._values[:, :, : self._count]
