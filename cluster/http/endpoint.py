@@ -16,7 +16,6 @@ from cluster.http.body import JsonRoute
 from cluster.http.completions import Completions
 from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
-from cluster.http.head import Head
 from cluster.http.infill import Infills
 from cluster.http.limits.limits import Rules
 from cluster.http.limits.request_admission import STOPPING, Admission
@@ -25,6 +24,7 @@ from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
 from cluster.http.middleware.api_keys import APIKeys
 from cluster.http.middleware.client_disconnect import ClientDisconnect
+from cluster.http.middleware.head_requests import Head
 from cluster.http.middleware.request_guard import OPEN, RequestGuard
 from cluster.http.request_context import request_context
 from cluster.http.schemas.requests import (

@@ -13,7 +13,7 @@ from cluster.http.request_context import request_context
 
 ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
 MAX_NAME = 128  # characters of a field name that an error quotes
-_VARIANT = re.compile(r"<.*>")  # tag of a union variant (`cluster.http.forms`), not a key sent by the client
+_VARIANT = re.compile(r"<.*>")  # tag of a union variant (`schemas.field_types`), not a key sent by the client
 
 
 class APIError(Exception):

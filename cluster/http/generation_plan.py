@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from cluster.http.forms import MAX_INTEGER
 from cluster.http.request_context import RequestContext
+from cluster.http.schemas.field_types import MAX_INTEGER
 from cluster.http.schemas.requests import CompletionRequest, InfillRequest, ScoreRequest, Streams
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_refuse

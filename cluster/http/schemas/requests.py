@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.http.errors import APIError
-from cluster.http.forms import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
+from cluster.http.schemas.field_types import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
 from cluster.http.unsupported_fields import NEUTRAL, ignored
 from edlm.config import ConfigurationError
 from edlm.inference.settings import LEAST_SEED, MAX_SEED, overridden
