@@ -23,11 +23,16 @@ class Cluster:
     """Ray cluster, and the workers that a training stage requests."""
 
     address: str | None = None
-    """None: a private local Ray while the command runs; inside a Ray job, the job's cluster. Otherwise host:port."""
+    """Address of the Ray cluster, host:port. None: the cluster of the enclosing Ray job, or else a private local Ray
+    while the command runs."""
     workers: Positive = 2
+    """Processes of a training stage; they share the rows of every step, and the training state as `zero` says."""
     cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores reserved per worker and per task of the evaluation; torch uses as many threads, at least one."""
     gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs reserved per worker and per task of the evaluation. 0: they compute on the CPU."""
     zero: Zero = Zero()
+    """Sharding of the training state over the workers."""
     restarts: NonNegative = 3
     """Maximum restarts of the worker group from the last checkpoint before the stage fails."""
     start_timeout_seconds: PositiveFloat = 60.0
@@ -41,9 +46,12 @@ class Tracking:
     """Location of the MLflow runs and the model registry."""
 
     uri: str | None = None
-    """None: an SQLite file under the storage root. Otherwise a database or http(s) URI."""
+    """URI of the tracking server (http or https) or database. None: an SQLite file under the storage root."""
     experiment: str = "edlm"
+    """Name of the MLflow experiment that holds the runs; it is created if there is none."""
     request_timeout_seconds: PositiveFloat = 5.0
+    """Timeout of one request to the tracking server. A training does not wait for the server: metrics go to a journal
+    first."""
 
 
 @config
@@ -51,7 +59,9 @@ class Serving:
     """HTTP endpoint: address, access, model, limits of a replica, and autoscaling."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; beyond loopback, `key_file` or `open` is required."""
     port: Positive = 8000
+    """TCP port to listen on."""
     key_file: str | None = None
     """File of API key hashes. None: no key is required, and only loopback is listened on, unless `open` is set."""
     open: bool = False
@@ -59,6 +69,8 @@ class Serving:
     hosts: tuple[str, ...] | None = None
     """Accepted Host header names besides `host` and loopback. None: no others on loopback, any beyond it."""
     alias: str = "champion"
+    """Alias in the model registry. The register stage sets it, and the endpoint serves the version that it refers to
+    when it is deployed."""
     cache: str | None = None
     """Folder of verified model copies on each machine. None: below the folder for temporary files."""
     slots: Positive = 16
@@ -80,17 +92,21 @@ class Serving:
     max_queued_requests: Positive = 32
     """Requests that may queue in the proxy for an available replica."""
     min_replicas: NonNegative = 1
-    """0: no replica runs without requests, and the first request waits until one has started."""
+    """Minimum number of replicas. 0: none runs without requests, and the first request waits until one has started."""
     max_replicas: Positive = 2
+    """Maximum number of replicas; autoscaling stays between `min_replicas` and this."""
     target_backlog_seconds: PositiveFloat = 2.0
     """Target backlog per replica, in seconds of work; if the mean exceeds it, another replica is started."""
     upscale_delay_seconds: NonNegativeFloat = 10.0
+    """Time that the backlog must exceed its target before a replica is added."""
     downscale_delay_seconds: NonNegativeFloat = 600.0
+    """Time that the backlog must stay below its target before a replica is removed."""
     downscale_to_zero_delay_seconds: NonNegativeFloat = 600.0
     """Time without a request after which the last replica is stopped, if `min_replicas` is 0."""
     cpus_per_replica: PositiveFloat = 1.0
+    """CPU cores reserved per replica; torch uses as many threads, at least one."""
     gpus_per_replica: NonNegativeFloat = 0.0
-    """A fraction shares one GPU among replicas."""
+    """GPUs reserved per replica; 0: the replica computes on the CPU. A fraction shares one GPU among replicas."""
     precision: Precision = "float32"
     """Precision of the networks. bfloat16 is for GPUs and CPUs that compute it faster; on others it is slower."""
     compiled: bool = False

@@ -69,6 +69,7 @@ class Polynomial(AbstractSchedule):
 
     kind: Literal["polynomial"] = "polynomial"
     exponent: PositiveFloat = 2.0
+    """Exponent of t: 1 is log-linear; the larger, the more tokens are clean at every t below 1."""
 
     def alpha(self, t):
         return 1 - t**self.exponent

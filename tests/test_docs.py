@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Iterator
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
+from cluster.serving.deploy import Arguments
+from cluster.serving.replica import Wanted
 from edlm.config import _classes
 from tests.places import PROJECT
+from workflows.benchmark import SampleBenchmark, ServeBenchmark
+from workflows.benchmarking.trained import Trained
 from workflows.experiment import Experiment
+from workflows.promote import Promote
 
 REMOTE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href|srcset)=\"?(?:https?:)?//[^>]*>")
 
@@ -38,6 +43,17 @@ def test_the_configuration_reference_names_every_setting_with_its_help(site):
             assert f"<td><code>{name}</code></td>" in section[0], f"{cls.__name__}.{name}"
             first_word = (field.description or "").split()[:1]
             assert all(word.strip("`") in section[0] for word in first_word)
+
+
+def test_every_setting_has_a_help_text():
+    silent = {
+        f"{cls.__name__}.{name}"
+        for root in (Experiment, Arguments, Wanted, Promote, SampleBenchmark, ServeBenchmark, Trained)
+        for cls in reachable(root)
+        for name, field in cls.__pydantic_fields__.items()
+        if not field.description and not (name == "kind" and len(get_args(field.annotation)) == 1)
+    }
+    assert silent == set()
 
 
 def reachable(cls: type, seen: set[type] | None = None) -> Iterator[type]:

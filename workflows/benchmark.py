@@ -80,10 +80,13 @@ class ServeBenchmark(Loads):
     rate: PositiveFloat | None = None
     """Requests per second offered to `url`; None: all at once."""
     width: Positive = 128
-    """Width of the untrained model served when `url` is None; below, its layers, light-head width and L."""
+    """Channels per position of the untrained model that is served when `url` is None."""
     layers: Positive = 4
+    """Layers of that model."""
     head_width: Positive = 64
+    """Width of the light head of its step energy."""
     length: Positive = 256
+    """Tokens per canvas of that model."""
     slots: Positive = 16
     """Texts that run at once, and the largest static batch."""
     turn_seconds: PositiveFloat = 0.1
@@ -91,6 +94,7 @@ class ServeBenchmark(Loads):
     wait_seconds: PositiveFloat = 0.05
     """How long a static batch waits for more requests."""
     port: Positive = 8765
+    """TCP port of the Ray Serve instance of this command."""
     folder: str | None = None
     """Folder for `serve.md`; None only prints the document."""
 

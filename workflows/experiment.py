@@ -25,9 +25,14 @@ class Finetune:
     """One energy and its training, if it has weights of its own to train."""
 
     name: Name
+    """Name of the energy in tables, in `register.energy` and in requests."""
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
+    """Kind and size of the energy."""
     training: Training | None = None
+    """Training of the weights; the denoiser is frozen. None for a kind without weights of its own (`ar`, `coar`)."""
     loss: Literal["ranking", "binary"] = "ranking"
+    """Loss of noise contrastive estimation: ranking picks the data among all K + 1, binary tells each from noise.
+    Energies with Z = 1 are trained by maximum likelihood instead."""
     negatives: Positive = 7
     """K noise samples per data sample; energies with Z = 1 are trained without."""
     largest_grid: Positive = LARGEST_GRID
@@ -141,9 +146,11 @@ class Register:
     """The registered model: its name, its energy, and the sampler that it uses unless a request says otherwise."""
 
     model: Name = "edlm"
+    """Name in the model registry, and the model's name in requests."""
     energy: Name | None = None
     """Name of an energy in `finetune`. None: plain diffusion, whose sampler has one candidate."""
     sampler: Sampler = Sampler(steps=16, candidates=8)
+    """Sampler of a request, unless it sets others of these settings itself."""
 
     def __post_init__(self) -> None:
         if self.energy is None and self.sampler.candidates != 1:
@@ -162,8 +169,11 @@ class Given:
     """Models that another run has trained, as URIs of their folders; the stages that would train them are not run."""
 
     denoiser: str | None = None
+    """Denoiser; replaces the pretrain stage."""
     autoregressive: str | None = None
+    """Autoregressive model; replaces the autoregress stage."""
     judge: str | None = None
+    """Judge; replaces the judge's training."""
     energies: dict[str, str] = pydantic.Field(default_factory=dict)
     """By the energy's name in `finetune`; it must be one that belongs to the given denoiser."""
 
@@ -186,28 +196,41 @@ class Experiment:
     """The configuration of one chain of stages; each stage reads its own part."""
 
     name: Name
+    """Name of the experiment: the folder of its outputs, and the MLflow run of its pipeline."""
     seed: int = 0
+    """Seed of fresh weights, of the noise in training and evaluation, and of the generated texts; not of the splits."""
     storage: str | None = None
     """Folder or fsspec URI of the outputs. None: the environment's EDLM_HOME, else `runs/` in the project."""
     data: Data
+    """Corpus, tokenizer, length of a row, and splits."""
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
+    """Noise schedule of the diffusion; a denoiser and its energies share it."""
     denoiser: TransformerConfig = TransformerConfig()
+    """Network of the denoiser."""
     autoregressive: TransformerConfig = TransformerConfig()
     """Network of the baseline, and of the judge, which is trained on its own split."""
     pretrain: Training
+    """Training of the denoiser."""
     autoregress: Training | None = None
     """Training of the autoregressive baseline, which is also the source of the energies `ar` and `coar`. None: none."""
     judge: Training | None = None
     """Training of the judge, on the documents of `data.shares.judge`. None: no judge of this project's own."""
     finetune: tuple[Finetune, ...] = ()
+    """Energies to train against the denoiser, in this order."""
     given: Given = Given()
+    """Models of other runs, in place of training them."""
     evaluate: Evaluate | None = None
-    """None: nothing is measured."""
+    """Measurements of the samplers and models. None: nothing is measured."""
     report: Report = Report()
+    """Page with the results of the evaluation."""
     register: Register
+    """Model to register: its name, energy and sampler."""
     serving: Serving = Serving()
+    """Endpoint that serves the registered model."""
     cluster: Cluster = Cluster()
+    """Ray cluster and its training workers."""
     tracking: Tracking = Tracking()
+    """MLflow tracking server and model registry."""
 
     def __post_init__(self) -> None:
         self._check_energies()

@@ -56,7 +56,9 @@ class Arguments:
     """The deployment's `user_config` gives the version. Otherwise the alias is resolved when this config is first
     deployed, and the version then stays fixed."""
     serving: Serving = Serving()
+    """Endpoint, as the section `serving` of an experiment."""
     tracking: Tracking = Tracking()
+    """Model registry, as the section `tracking` of an experiment."""
 
 
 def application(args: dict[str, Any]) -> serve.Application:

@@ -44,8 +44,11 @@ class Wanted:
     """Model that a replica is to serve, never an alias; Serve calls it `user_config`."""
 
     version: str
+    """Number of the version in the model registry."""
     uri: str
+    """URI of its folder."""
     digest: Sha256
+    """SHA-256 of the folder's content; a folder with another one is refused."""
 
     @property
     def known(self) -> ModelVersion:

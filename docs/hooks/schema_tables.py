@@ -19,7 +19,8 @@ def table(schema: Schema, definitions: Mapping[str, Schema], link: Callable[[str
     for name, field in schema["properties"].items():
         required = name in schema.get("required", ())
         default = "required" if required else _default(field, definitions)
-        meaning = " ".join(field.get("description", "").split())
+        variant = "Selects this variant." if name == "kind" and "const" in field else ""
+        meaning = " ".join(field.get("description", variant).split())
         rows.append(" | ".join((f"| `{name}`", _cell(kind(field, link)), _cell(default), _cell(meaning) + " |")))
     return "\n".join(rows) + "\n"
 

@@ -40,7 +40,9 @@ class HuggingFace:
     data_files: tuple[str, ...] | None = None
     """Files of the data set to read; without it, those of `split`."""
     split: str = "train"
+    """Split of the data set to read; `data_files` without splits of their own are `train`."""
     text_field: str = "text"
+    """Column that holds the text."""
     skip_nulls: bool = False
     """Skip rows whose text is null and log their number; otherwise the first one is an error."""
     longest: Positive = LONGEST

@@ -27,12 +27,15 @@ class Data:
     """Data that the models are trained and evaluated on."""
 
     corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
+    """Text, or a synthetic source, that is divided among the splits."""
     validation: Annotated[CorpusConfig | None, pydantic.Field(discriminator="kind")] = None
     """Separate corpus for validation; its texts, copies included, are left out of train and judge."""
     tokenizer: Annotated[TokenizerConfig, pydantic.Field(discriminator="kind")]
+    """Tokens of the text; a trained tokenizer reads the train split only."""
     length: Positive
     """Tokens per row."""
     shares: Shares
+    """Shares of the corpus for validation and for the judge; the rest is for training."""
 
     def __post_init__(self) -> None:
         if self.validation is None and self.shares.validation == 0:

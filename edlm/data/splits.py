@@ -35,6 +35,7 @@ class Shares:
     """
 
     validation: Fraction
+    """Share for the validation loss and the evaluation; 0 if `data.validation` is a corpus of its own."""
     judge: Fraction = 0.0
     """Share that trains the judge, a separate autoregressive model; 0 for no judge."""
 

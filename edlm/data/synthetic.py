@@ -95,6 +95,7 @@ class HiddenMarkov(AbstractSource):
 
     kind: Literal["hidden-markov"] = "hidden-markov"
     states: Positive = 8
+    """Number of hidden states."""
     move_concentration: PositiveFloat = 0.1
     """Concentration of the Dirichlet distribution of each state's transitions."""
     emission_concentration: PositiveFloat = 0.2

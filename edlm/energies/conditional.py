@@ -17,7 +17,7 @@ from edlm.models.gather import Packed, pack
 from edlm.models.kv_cache import KVCache
 from edlm.models.row_invariance import ROWS_MULTIPLE, RowInvariantLinear
 from edlm.models.token_sums import Embedding, LayerNorm, embedded
-from edlm.models.transformer import Block, Blocks
+from edlm.models.transformer import Block, Blocks, require_whole_heads
 
 
 class ConditionalEnergy(AbstractEnergy):
@@ -187,12 +187,18 @@ class ConditionalEnergyConfig(AbstractEnergyConfig):
     network = ConditionalEnergy
     kind: Literal["conditional"] = "conditional"
     width: Positive = 128
+    """Channels per position of the head; a multiple of 2 x `heads`."""
     layers: Positive = 2
+    """Number of the head's layers, causal over the new positions."""
     heads: Positive = 4
+    """Attention heads per layer of the head."""
     left: Positive = 1
     """Number of tokens to the left of a new one that the head reads directly, known or just drawn."""
     right: NonNegative = 0
     """Number of tokens to the right, as far as they are known."""
+
+    def __post_init__(self) -> None:
+        require_whole_heads(self.width, self.heads)
 
     def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ConditionalEnergy:
         return ConditionalEnergy(self.width, self.layers, self.heads, self.left, self.right, denoiser)

@@ -10,6 +10,7 @@ from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.energies.step import StepEnergy
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import require_whole_heads
 
 
 class ResidualEnergy(AbstractEnergy):
@@ -37,8 +38,14 @@ class ResidualEnergyConfig(AbstractEnergyConfig):
     built_on = ConditionalEnergy
     kind: Literal["residual"] = "residual"
     width: Positive = 128
+    """Channels per position of the head; a multiple of 2 x `heads`."""
     layers: Positive = 1
+    """Number of the head's layers."""
     heads: Positive = 4
+    """Attention heads per layer of the head."""
+
+    def __post_init__(self) -> None:
+        require_whole_heads(self.width, self.heads)
 
     def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ResidualEnergy:
         proposal = required(ConditionalEnergy, base, self.kind)

@@ -18,7 +18,7 @@ from edlm.models.gather import Packed, pack
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import RowInvariantLinear
 from edlm.models.token_sums import Embedding, LayerNorm
-from edlm.models.transformer import Block, Blocks
+from edlm.models.transformer import Block, Blocks, require_whole_heads
 
 
 class StepEnergy(AbstractEnergy):
@@ -81,9 +81,16 @@ class StepEnergyConfig(AbstractEnergyConfig):
     network = StepEnergy
     kind: Literal["step"] = "step"
     block: Positive | None = 8
+    """Positions per block; blocks are scored and resampled independently. None: one block, the whole canvas."""
     width: Positive = 128
+    """Channels per position of the head; a multiple of 2 x `heads`."""
     layers: Positive = 1
+    """Number of the head's layers."""
     heads: Positive = 4
+    """Attention heads per layer of the head."""
+
+    def __post_init__(self) -> None:
+        require_whole_heads(self.width, self.heads)
 
     def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> StepEnergy:
         return StepEnergy(self.width, self.layers, self.heads, self.block, denoiser)

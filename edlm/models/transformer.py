@@ -21,17 +21,26 @@ class TransformerConfig:
     """Size of a transformer."""
 
     width: Positive = 256
+    """Channels per position; a multiple of 2 x `heads`. The MLP of a layer is four times as wide."""
     layers: Positive = 4
+    """Number of layers, each of attention and an MLP."""
     heads: Positive = 4
+    """Attention heads per layer; each has `width` / `heads` channels."""
     dropout: Fraction = 0.0
+    """Share of the values set to 0 in training: attention weights, and the outputs of attention and MLP."""
     time_conditioning: bool = False
     """Modulate every layer by t (adaLN, Peebles and Xie 2023); without it the network infers t from the masks."""
 
     def __post_init__(self) -> None:
-        if self.width % (2 * self.heads):
-            raise ConfigurationError(
-                f"width {self.width} must be a multiple of 2 x heads = {2 * self.heads}: rotary turns pairs of channels"
-            )
+        require_whole_heads(self.width, self.heads)
+
+
+def require_whole_heads(width: int, heads: int) -> None:
+    """Raise ConfigurationError unless every head has an even number of channels."""
+    if width % (2 * heads):
+        raise ConfigurationError(
+            f"width {width} must be a multiple of 2 x heads = {2 * heads}: rotary turns pairs of channels"
+        )
 
 
 class Transformer(nn.Module):

@@ -32,6 +32,7 @@ class Sampler:
     """k-candidate sampler from t = 1 to 0 in `steps` steps."""
 
     steps: Positive
+    """T, the number of steps, each a pass of the denoiser; fewer passes if a step unmasks nothing."""
     candidates: NonNegative = 1
     """k; 1 is plain diffusion, 0 samples p_theta exp(-E) exactly if the energy supports it (`normalised`)."""
     window: tuple[float, float] = (0.0, 1.0)

@@ -15,24 +15,36 @@ class Training:
     """Training settings: AdamW with warm-up, then a constant or cosine learning rate."""
 
     steps: Positive
+    """Optimizer steps."""
     batch: Positive
     """Rows per step, over all workers and micro-steps."""
     accumulation: Positive = 1
     """Micro-steps whose gradients, accumulated in float32, form one step: less memory, and the same step up to rounding
     (and up to dropout, which differs). In bfloat16 each micro-step's gradient is rounded to 8 bits first."""
     learning_rate: PositiveFloat = 3e-4
+    """Highest learning rate, reached after the warm-up."""
     warmup_steps: NonNegative = 0
+    """Number of first steps, over which the learning rate rises linearly to `learning_rate`; 0: none."""
     decay: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or half a cosine, which reaches 0 after the last step. Only a constant
+    one lets a finished training continue with more `steps`."""
     weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay per step, in units of the learning rate; it applies to all weights."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
+    """AdamW's decay rates of the averages of the gradient and of its square."""
     epsilon: PositiveFloat = 1e-8
+    """AdamW's constant in the denominator of an update, for numerical stability."""
     clip: PositiveFloat = 1.0
     """Maximum norm of the gradient of all weights."""
     ema: Decay | None = None
     """Decay of the running average of the float32 weights, which is exported; None exports the last weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the passes. In bfloat16 the weights and the optimizer's state stay float32; it saves memory and is
+    faster where the hardware computes it, on CPUs without such support slower."""
     checkpoint_every: Positive = 1000
+    """Steps between checkpoints, from which an interrupted training resumes. No influence on the weights."""
     log_every: Positive = 50
+    """Steps between log lines and tracked metrics. No influence on the weights."""
     init_from: str | None = None
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
     schedule. Of an energy, the denoiser that it was made for may be another, with another schedule; its network is

@@ -61,9 +61,13 @@ class ZeroShot:
     """A corpus to score a trained model on, and how its text becomes rows."""
 
     name: str
+    """Name of the corpus in tables."""
     corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
+    """Text to score."""
     detokenizer: Annotated[DetokenizerConfig, pydantic.Field(discriminator="kind")] = Unchanged()
+    """Restores running text from the corpus's spacing before it is tokenised."""
     convention: Annotated[ConventionConfig, pydantic.Field(discriminator="kind")] = Wrapped()
+    """How the tokens are cut into rows. Perplexities of different conventions are not comparable."""
     limit: Positive | None = None
     """Maximum number of rows, evenly spaced over the corpus; None: all rows."""
 

@@ -44,6 +44,14 @@ def test_an_energy_that_is_built_on_another_model_needs_it_and_no_other_does(con
             config.build(denoiser(V), other)
 
 
+@pytest.mark.parametrize(
+    "kind", [config for config in KINDS.values() if hasattr(config, "heads")], ids=lambda c: c.kind
+)
+def test_a_head_whose_width_does_not_divide_among_its_heads_is_refused_before_it_is_built(kind):
+    with pytest.raises(ConfigurationError, match="width 20 must be a multiple of 2 x heads = 8"):
+        parse(type(kind), {"kind": kind.kind, "width": 20, "heads": 4})
+
+
 def test_the_error_names_what_was_given_instead():
     with pytest.raises(ConfigurationError, match="of class ConditionalEnergy, and AutoregressiveModel was given"):
         ResidualEnergyConfig().build(denoiser(), autoregressive(V))

@@ -24,14 +24,19 @@ class Loads:
     candidates: tuple[NonNegative, ...] = (1,)
     """k of the mix at saturation."""
     max_tokens: Positive = 256
+    """Tokens per text."""
     requests: Positive = 48
     """Requests per round at saturation, where all arrive at once."""
     rounds: Positive = 3
+    """Rounds at saturation, in turn over the services."""
     long_steps: Positive = 200
+    """T of the long texts."""
     longs: Positive = 8
     """Texts of `long_steps` that are running when the short ones arrive."""
     short_steps: Positive = 4
+    """T of the short texts that arrive while long ones run."""
     shorts: Positive = 6
+    """Number of short texts."""
     short_gap_seconds: PositiveFloat = 0.5
     """Mean time between short texts."""
     open_loads: tuple[PositiveFloat, ...] = (0.7, 1.5)
@@ -39,6 +44,7 @@ class Loads:
     open_candidates: tuple[NonNegative, ...] = (1, 8)
     """k of the mix in the open loop."""
     open_seconds: PositiveFloat = 10.0
+    """Time over which the requests of an open loop arrive."""
     cancels: Fraction = 0.1
     """Share of the requests in the open loop that their clients cancel."""
     cancel_seconds: PositiveFloat = 2.0
@@ -46,6 +52,7 @@ class Loads:
     deadline_seconds: PositiveFloat = 15.0
     """Deadline in the open loop; goodput counts the requests done by then."""
     seed: int = 0
+    """Seed of the arrivals, of the mix and of the cancellations."""
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,19 @@ class Sampling:
     """Settings of the timing; every combination of the lists is timed."""
 
     vocabularies: tuple[Positive, ...] = (28, 50_257)
+    """Vocabulary sizes |V|."""
     lengths: tuple[Positive, ...] = (256,)
+    """Tokens per text, L."""
     batches: tuple[Positive, ...] = (1,)
+    """Texts that are drawn at once."""
     steps: tuple[Positive, ...] = (32,)
+    """T of the samplers."""
     candidates: tuple[Positive, ...] = (1, 2, 8)
     """k; 1 is plain diffusion."""
     width: Positive = 256
+    """Channels per position of the untrained denoiser and autoregressive model."""
     layers: Positive = 4
+    """Layers of both."""
     head_width: Positive = 128
     """Width of the light heads of step and conditional energies, which have one layer."""
     execution: Execution = AS_TRAINED
@@ -61,7 +67,9 @@ class Sampling:
     """YAML file with the URIs of trained networks (docs/benchmarks/README.md): they race at their own |V| and L, and
     the table has their bounds and the quality of their texts. None: untrained networks."""
     rounds: Positive = 3
+    """Timings of every sampler, in turn over the samplers."""
     seed: int = 0
+    """Seed of the untrained weights and of the texts."""
 
     def __post_init__(self) -> None:
         sizes = ("vocabularies", "lengths", "width", "layers", "head_width")

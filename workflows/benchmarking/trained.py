@@ -18,15 +18,21 @@ class Trained:
     """URIs of the stage outputs of one experiment, and the sizes of the samples that quality is measured on."""
 
     data: str
+    """Prepared data."""
     denoiser: str
+    """Denoiser."""
     autoregressive: str
+    """Autoregressive model, the baseline."""
     judge: str
+    """Judge of the texts: an autoregressive model."""
     energies: Mapping[str, str] = field(default_factory=dict)
+    """Energies by name; none are needed."""
     sequences: Positive = 32
     """Held-out texts for the bound."""
     texts: Positive = 64
     """Texts that the judge reads."""
     seed: int = 1
+    """Seed of the bound's noise and of the texts."""
 
     def subject(self) -> Subject:
         """Return the networks as the subject of an evaluation's measurements."""
