@@ -65,7 +65,7 @@ def stages(session: Session) -> None:
     measured = measure(session)
     bundle(session)
     if measured is not None:
-        say("report", "runs: it is written each time")
+        say("report", "runs: it is written again where what it shows has changed")
     say("serve", "runs: the endpoint is started each time")
 
 

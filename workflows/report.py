@@ -16,7 +16,7 @@ from PIL import Image
 from cluster.tracking.parameters import redacted
 from cluster.tracking.training_curves import Curves
 from edlm.config import ConfigurationError, plain
-from edlm.storage import join, local_copy, publish
+from edlm.storage import committed, join, local_copy, publish
 from workflows.command import command
 from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
@@ -36,12 +36,15 @@ from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
 from workflows.reporting.truth_chapter import truth_blocks
-from workflows.stage import say
+from workflows.stage import ingredients, say
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
     from workflows.stage_runner import RunningSession
 
+CODE = ("workflows.report",)
+"""Module that selects what the page shows and draws it."""
+FINGERPRINT = "fingerprint"  # in the marker of the page: of all that it shows
 HTML, MARKDOWN = "report.html", "report.md"
 DOTS_PER_INCH = 150
 PALETTE = 128  # colors of a figure
@@ -53,10 +56,16 @@ STORAGE = "<storage>"  # stands on the page for the storage root, which differs 
 def report(session: "RunningSession") -> str:
     """Write the page about the evaluation, add it to the artifacts of the evaluation's run, and return its URI.
 
-    It covers the stages that the session was asked for. It is rewritten each time, which takes less than a minute.
+    It covers the stages that the session was asked for. A page in the folder that shows the same stands.
     """
     experiment, measured = session.experiment, evaluate(session)
     folder = experiment.report.folder or join(session.outputs, "report")
+    outputs = {row["stage"]: row["output"] for row in session.reports}
+    fingerprint = ingredients("report", plain(experiment), outputs, CODE).fingerprint
+    marker = committed(folder)
+    if marker is not None and marker.facts.get(FINGERPRINT) == fingerprint:
+        say("report", f"reused, nothing that it shows has changed: {join(folder, HTML)}")
+        return folder
     stages = [_record(session, row["stage"], row["output"]) for row in session.reports]
     settings = yaml.safe_dump(redacted(plain(experiment)), sort_keys=False, allow_unicode=True)
     settings = settings.replace(session.root, STORAGE)
@@ -67,13 +76,13 @@ def report(session: "RunningSession") -> str:
     with tempfile.TemporaryDirectory(prefix="edlm-report-") as scratch:
         page = Path(scratch) / "page"
         write(document, images, page)
-        try:
-            publish(page, folder, facts={"stage": "report", "measured": redacted(measured)})
-        except ValueError as error:
-            raise ConfigurationError(f"report.folder: {error}") from error
         run_id = session.run_of(measured)
         if run_id is not None and session.runs.facts(run_id) is not None:
             _tell(session.runs.tracker(run_id, Path(scratch) / "journal"), page, images)
+        try:
+            publish(page, folder, facts={"stage": "report", "measured": redacted(measured), FINGERPRINT: fingerprint})
+        except ValueError as error:
+            raise ConfigurationError(f"report.folder: {error}") from error
     say("report", f"written: {join(folder, HTML)}")
     return folder
 
