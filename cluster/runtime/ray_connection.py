@@ -195,7 +195,10 @@ def _make_token() -> None:
 
 
 def _ray_settings(cluster: Cluster) -> dict[str, str]:
+    # The machine of this command gives no notice; a watcher is a process more for every training.
+    alone = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if is_private(cluster) else {}
     return {
+        **alone,
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll: ended workers are noticed sooner
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(cluster.start_timeout_seconds),
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(cluster.collective_timeout_seconds),
