@@ -34,10 +34,14 @@ class ConfigurationError(ValueError):
 def config(cls: type[T]) -> type[T]:
     """Return `cls` as a frozen dataclass that checks types strictly and rejects unknown keys.
 
-    The docstring below a field is its command-line help.
+    The docstring below a field is its description and its command-line help, also in subclasses.
     """
     settings = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-    return pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)  # type: ignore[return-value]
+    made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=settings)
+    for field in dataclasses.fields(made):  # pydantic reads the docstrings of a class alone, not those of its bases
+        if description := made.__pydantic_fields__[field.name].description:
+            field.metadata = {**field.metadata, "description": description}  # type: ignore[misc]
+    return made  # type: ignore[return-value]
 
 
 def load(cls: type[T], path: str | Path) -> T:

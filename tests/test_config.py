@@ -8,6 +8,7 @@ import pydantic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from edlm.config import (
     ConfigurationError,
@@ -173,6 +174,18 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
 def test_a_file_that_is_no_mapping_of_settings_is_refused(written, content, message):
     with pytest.raises(ConfigurationError, match=message):
         load(Trip, written(content))
+
+
+def test_a_setting_of_a_base_class_keeps_its_help_text():
+    @config
+    class Marathon(Leg):
+        distance: Positive = 42
+        """Kilometres."""
+
+    fields = TypeAdapter(Marathon).json_schema()["properties"]
+    assert fields["learning_rate"]["description"] == "How far one step goes."
+    assert fields["distance"]["description"] == "Kilometres."
+    assert "description" not in fields["steps"]
 
 
 def test_a_configuration_cannot_be_changed():
