@@ -132,16 +132,16 @@ def carry_over_log_p(log_p: Float[Tensor, "*b l"], masked: Bool[Tensor, "*b l"])
 # ---------------------------------------------------------------- the k-candidate sampler
 
 
-def reveal(
+def unmask(
     masked: Bool[Tensor, "b l"], probability: Float[Tensor, " b"], u: Float64[Tensor, "b l"]
 ) -> Bool[Tensor, "b l"]:
     """Draw U, which each masked position joins independently: independent of the candidates, so it is drawn first."""
     return masked & (u < probability[:, None])
 
 
-def up_to_last(masked: Bool[Tensor, "b l"], revealed: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+def up_to_last(masked: Bool[Tensor, "b l"], unmasked: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
     """Return the masked positions up to the last one of U: all that drawing x_U in reading order needs."""
-    return masked & (revealed.flip(1).cumsum(dim=1).flip(1) > 0)
+    return masked & (unmasked.flip(1).cumsum(dim=1).flip(1) > 0)
 
 
 def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"]) -> Int[Tensor, "b g"]:
@@ -179,7 +179,7 @@ def most_remasked(alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"]) ->
     return torch.where(alpha_t > 0, ((1 - alpha_s) / alpha_t).clamp(max=1), 0.0)
 
 
-def reveal_beside_remasking(
+def unmask_probability(
     alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:
     """Return (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), the P(unmask a position) that preserves q(x_s | x_0).

@@ -29,7 +29,7 @@ class Purpose(IntEnum):
     TIME = 1  # diffusion times of a training batch or an estimate
     MASK = 2  # which tokens the forward process masks
     GRID = 3  # number of steps, and the step, that a step energy is trained at
-    REVEAL = 4  # which masked positions a step unmasks
+    UNMASK = 4  # which masked positions a step unmasks
     CANDIDATE = 5  # tokens of the candidates
     PICK = 6  # which candidate is kept
     NEGATIVE = 7  # noise samples of noise contrastive estimation

@@ -28,7 +28,7 @@ class AbstractSchedule(ABC):
         In closed form, because near t = 0 the difference 1 - alpha_t would round to 0 and the weight to infinity.
         """
 
-    def reveal(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    def unmask_probability(self, t: Float[Tensor, "*b"], s: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Return P(a position masked at t is unmasked by s < t) = (alpha_s - alpha_t) / (1 - alpha_t).
 
         Exactly 1 at s = 0.
@@ -82,13 +82,13 @@ ScheduleConfig = LogLinear | Cosine | Polynomial
 
 
 def draw_times(
-    seed: int, step: int, places: Int[Tensor, " b"], of: int, floor: Fraction = TRAINING_FLOOR
+    seed: int, step: int, batch_index: Int[Tensor, " b"], global_batch_size: int, floor: Fraction = TRAINING_FLOOR
 ) -> Float[Tensor, " b"]:
     """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + i / N) mod 1 (Kingma et al. 2021).
 
-    `places` are the rows' indices i in the global batch of `of` = N rows, over all workers and accumulation steps; u is
-    shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once.
+    `batch_index`: the rows' indices i in the global batch of N = `global_batch_size` rows, over all workers and
+    accumulation steps; u is shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once.
     """
-    u = uniforms(seed, step, 0, Purpose.TIME, device=places.device)
-    t = (u + places.double() / of) % 1.0
+    u = uniforms(seed, step, 0, Purpose.TIME, device=batch_index.device)
+    t = (u + batch_index.double() / global_batch_size) % 1.0
     return floor + (1 - floor) * t

@@ -12,7 +12,7 @@ from torch import Tensor
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.likelihood.bounds import step_nll
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.sampling.unmasking import AbstractReveal, AtRandom, MostCertain, Remasking
+from edlm.sampling.unmasking import AbstractUnmasking, AtRandom, MostCertain, Remasking
 from edlm.schedule import AbstractSchedule, LogLinear
 from tests.worlds import World, cartesian
 
@@ -49,13 +49,13 @@ class Step:
         block = None if self.energy is None else self.energy.block
         return [at] if block is None else list(at.split(block))
 
-    def law(self, xt: Tensor, t: float, revealed: Tensor) -> dict[tuple[int, ...], float]:
+    def law(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
         """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
         drafts = self.energy is not None and self.energy.whole_sequence
         result = {tuple(xt.tolist()): 1.0}
         for group, members in enumerate(self.groups()):
-            mine = torch.zeros_like(revealed)
-            mine[members] = revealed[members]
+            mine = torch.zeros_like(unmasked)
+            mine[members] = unmasked[members]
             if mine.any():
                 x, log_p, energies = self.drafts(xt, t, (xt == self.world.mask) if drafts else mine)
                 alone = self.energy is None or (mine.sum() == 1 and self.candidates != EXACT)
@@ -69,13 +69,13 @@ class Step:
         return result
 
     @cache  # noqa: B019 - a step lives as long as its test
-    def _law_of(self, xt: tuple[int, ...], t: float, revealed: tuple[bool, ...]) -> dict[tuple[int, ...], float]:
-        return self.law(torch.tensor(xt), t, torch.tensor(revealed))
+    def _law_of(self, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]) -> dict[tuple[int, ...], float]:
+        return self.law(torch.tensor(xt), t, torch.tensor(unmasked))
 
-    def nll(self, x0: Tensor, xt: Tensor, t: float, revealed: Tensor) -> float:
+    def nll(self, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor) -> float:
         """-log p_k(x_0 at U | x_t)."""
-        law = self._law_of(tuple(xt.tolist()), t, tuple(revealed.tolist()))
-        probability = law.get(tuple(torch.where(revealed, x0, xt).tolist()), 0.0)
+        law = self._law_of(tuple(xt.tolist()), t, tuple(unmasked.tolist()))
+        probability = law.get(tuple(torch.where(unmasked, x0, xt).tolist()), 0.0)
         return -math.log(probability) if probability > 0 else math.inf
 
 
@@ -114,19 +114,19 @@ def step_law(
     t: float,
     s: float,
     schedule: AbstractSchedule,
-    revealing: AbstractReveal = AtRandom(),  # noqa: B008 - it is frozen
+    unmasking: AbstractUnmasking = AtRandom(),  # noqa: B008 - it is frozen
     given: Tensor | None = None,
 ) -> dict[tuple[int, ...], float]:
-    """P(x_s | x_t) of a step from t to s: over what is revealed and what is masked again, and over the draws."""
+    """P(x_s | x_t) of a step from t to s: over what is unmasked and what is masked again, and over the draws."""
     times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
-    share, again = (one.item() for one in revealing.shares(*times, schedule))
+    share, again = (one.item() for one in unmasking.shares(*times, schedule))
     masked, result = xt == step.world.mask, {}
     free = ~masked if given is None else ~masked & ~given
     for drawn in subsets(masked):
         weight = _chance(drawn, masked, share)
         if weight == 0:
             continue
-        law = step.law(xt, t, _settled(step, revealing, drawn, xt, t))
+        law = step.law(xt, t, _settled(step, unmasking, drawn, xt, t))
         ways = subsets(free) if again else [torch.zeros_like(free)]
         for hidden, (xs, probability) in itertools.product(ways, law.items()):
             key = tuple(torch.where(hidden, step.world.mask, torch.tensor(xs)).tolist())
@@ -140,16 +140,16 @@ def _chance(chosen: Tensor, of: Tensor, share: float) -> float:
     return share**count * (1 - share) ** (int(of.sum()) - count)
 
 
-def _settled(step: Step, revealing: AbstractReveal, drawn: Tensor, xt: Tensor, t: float) -> Tensor:
+def _settled(step: Step, unmasking: AbstractUnmasking, drawn: Tensor, xt: Tensor, t: float) -> Tensor:
     """U: where the order is by certainty, the likeliest positions by the table, and not by the code under test."""
-    if not isinstance(revealing, MostCertain):
+    if not isinstance(unmasking, MostCertain):
         return drawn
     table = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))[0]
     places = torch.nonzero(xt == step.world.mask)[:, 0].tolist()
     places.sort(key=lambda at: (-table[at].max().item(), at))
-    revealed = torch.zeros_like(drawn)
-    revealed[places[: int(drawn.sum())]] = True
-    return revealed
+    unmasked = torch.zeros_like(drawn)
+    unmasked[places[: int(drawn.sum())]] = True
+    return unmasked
 
 
 def sampler_law(
@@ -180,12 +180,12 @@ def sampler_laws(
     def after(xt: tuple[int, ...], i: int, given: tuple[bool, ...] | None) -> dict[tuple[int, ...], float]:
         inside = sampler.window[0] - 1e-9 <= times[i] <= sampler.window[1] + 1e-9
         step, kept = weighing if inside else plain, None if given is None else torch.tensor(given)
-        return step_law(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.revealing, kept)
+        return step_law(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.unmasking, kept)
 
     def law(canvas: Tensor) -> Tensor:
         laws = {tuple(canvas.tolist()): 1.0}
         # Only what masks again has to know what the canvas gave.
-        given = tuple((canvas != world.mask).tolist()) if isinstance(sampler.revealing, Remasking) else None
+        given = tuple((canvas != world.mask).tolist()) if isinstance(sampler.unmasking, Remasking) else None
         for i in range(sampler.steps, 0, -1):
             reached = {}
             for xt, weight in laws.items():
@@ -206,15 +206,15 @@ def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callab
     texts = [(x0, p) for x0, p in zip(world.texts, world.p.tolist(), strict=True) if p > 0]
     for i in range(steps, 0, -1):
         t, s = (torch.tensor(j / steps, dtype=torch.float64) for j in (i, i - 1))
-        dark, share = 1 - schedule.alpha(t).item(), schedule.reveal(t, s).item()
+        dark, share = 1 - schedule.alpha(t).item(), schedule.unmask_probability(t, s).item()
         for masked in subsets(torch.ones(world.length, dtype=torch.bool)):
             m = int(masked.sum())
             p_masked = dark**m * (1 - dark) ** (world.length - m)
-            for revealed in subsets(masked)[1:] if p_masked > 0 else ():
-                u = int(revealed.sum())
+            for unmasked in subsets(masked)[1:] if p_masked > 0 else ():
+                u = int(unmasked.sum())
                 weight = p_masked * share**u * (1 - share) ** (m - u)
                 for x0, p in texts if weight > 0 else ():
-                    total += weight * p * cost(step, x0, torch.where(masked, world.mask, x0), t.item(), revealed)
+                    total += weight * p * cost(step, x0, torch.where(masked, world.mask, x0), t.item(), unmasked)
     return total
 
 
@@ -225,7 +225,7 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
     for i in range(sampler.steps, 0, -1):
         t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
         times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
-        share, again = (one.item() for one in sampler.revealing.shares(*times, schedule))
+        share, again = (one.item() for one in sampler.unmasking.shares(*times, schedule))
         after = {}
         for key, weight in places.items():
             masked = torch.tensor(key)
@@ -234,9 +234,9 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
                 chance = weight * _chance(drawn, masked, share) * _chance(hidden, ~masked, again)
                 if chance == 0:
                     continue
-                revealed = _settled(step, sampler.revealing, drawn, xt, t)
-                total += chance * step.nll(x0, xt, t, revealed) if revealed.any() else 0.0
-                left = tuple(((masked & ~revealed) | hidden).tolist())
+                unmasked = _settled(step, sampler.unmasking, drawn, xt, t)
+                total += chance * step.nll(x0, xt, t, unmasked) if unmasked.any() else 0.0
+                left = tuple(((masked & ~unmasked) | hidden).tolist())
                 after[left] = after.get(left, 0.0) + chance
         places = after
     return total
@@ -256,14 +256,14 @@ def _product(
 # ---------------------------------------------------------------- the estimate of a step, over all its noise
 
 
-def every_draw(step: Step, xt: Tensor, t: float, revealed: Tensor) -> tuple[Tensor, Tensor]:
+def every_draw(step: Step, xt: Tensor, t: float, unmasked: Tensor) -> tuple[Tensor, Tensor]:
     """Uniforms [n k l] that make a step's estimate see every possible draw once, and each draw's probability [n].
 
-    Candidate 1 is the truth where tokens are revealed, so that its uniforms there decide nothing.
+    Candidate 1 is the truth where tokens are unmasked, so that its uniforms there decide nothing.
     """
     drafts = step.energy is not None and step.energy.whole_sequence
-    drawn = (xt == step.world.mask if drafts else revealed).repeat(step.candidates, 1)
-    drawn[0] &= ~revealed
+    drawn = (xt == step.world.mask if drafts else unmasked).repeat(step.candidates, 1)
+    drawn[0] &= ~unmasked
     p = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))[0].exp()
     middle = p.cumsum(dim=-1) - p / 2
     at = torch.nonzero(drawn)[:, 1]
@@ -273,14 +273,14 @@ def every_draw(step: Step, xt: Tensor, t: float, revealed: Tensor) -> tuple[Tens
     return u, p[at, tokens].prod(dim=1)
 
 
-def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, revealed: Tensor) -> float:
+def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor) -> float:
     """E[`likelihood.step_nll`] with one repeat, exactly."""
-    u, weights = every_draw(step, xt, t, revealed)
+    u, weights = every_draw(step, xt, t, unmasked)
     rows = len(u)
     values = step_nll(
         x0.expand(rows, -1),
         xt.expand(rows, -1),
-        revealed.expand(rows, -1),
+        unmasked.expand(rows, -1),
         torch.full((rows,), t, dtype=torch.float64),
         Model(step.denoiser, step.energy, LogLinear()),  # pyright: ignore[reportArgumentType]
         step.candidates,

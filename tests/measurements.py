@@ -1,4 +1,4 @@
-"""Rows as an evaluation writes them, of a made-up experiment whose numbers have the shape of real ones."""
+"""Rows in the format of an evaluation, of an invented experiment with plausible numbers."""
 
 import math
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ NELBO, AR = 2.021, 1.545
 STEPS = (1, 2, 4, 8, 16, 32)
 CANDIDATES = (2, 8, 32)
 PLAIN = dict(zip(STEPS, (2.845, 2.429, 2.222, 2.135, 2.087, 2.055), strict=True))
-# How much of log k an energy turns into nats per step, how many network passes a candidate costs, whether it is exact.
+# (fraction of log k gained per step in nats, network passes per candidate, whether it is sampled exactly)
 ENERGIES = {
     "step-blocks": (0.060, 0.05, False),
     "step-whole": (0.009, 0.05, False),
     "conditional": (0.012, 0.05, True),
     "conditional-deep": (0.020, 0.08, True),
-    "whole-draft-nce": (0.003, 1.0, False),
+    "whole-sequence-nce": (0.003, 1.0, False),
     "ar": (-0.050, 1.0, False),
     "coar": (-0.040, 1.0, False),
     "published-nce": (0.002, 1.0, False),
     "copula": (0.030, 0.3, False),
     "product": (0.035, 0.6, False),
 }
-DRAFTS = ("whole-draft-nce", "ar", "coar", "published-nce")
-COMMON: Row = {"seed": 0, "precision": "float32", "legacy": False, "sequences": SEQUENCES}
+WHOLE_SEQUENCE = ("whole-sequence-nce", "ar", "coar", "published-nce")
+COMMON: Row = {"seed": 0, "precision": "float32", "published": False, "sequences": SEQUENCES}
 ALL_STEPS: Row = {"window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0}
 
 
@@ -67,19 +67,19 @@ def _of_energy(energy: str, steps: int, k: int, share: float, seconds: float) ->
     power = share * math.log(k or 400)
     gain = power * (2 / steps**0.8 if share > 0 else steps**1.05 * (0.3 if steps > 2 else -0.1))
     yield _bound(energy, steps, k, PLAIN[steps] - gain, gain, 0.003 + abs(gain) / 60, seconds)
-    if energy in DRAFTS and steps > 1:
+    if energy in WHOLE_SEQUENCE and steps > 1:
         gain = abs(power) / 4
         row = _bound(energy, steps, k, PLAIN[steps] - gain, gain, 0.002, seconds)
         yield row | {"window_to": 1 / steps}
     if energy == "published-nce":
-        yield _bound(energy, steps, k, PLAIN[steps] + 0.08, -0.08, 0.004, seconds) | {"legacy": True}
+        yield _bound(energy, steps, k, PLAIN[steps] + 0.08, -0.08, 0.004, seconds) | {"published": True}
 
 
 def _bound(energy, steps, k, bound, gain, error, seconds) -> Row:
     return {
         "energy": energy, "steps": steps, "candidates": k, **ALL_STEPS, "repeats": 1,
         "bound_nats_per_token": bound, "standard_error": 0.0075, "gain_nats_per_token": gain, "by_sequence": [],
-        "whole_sequence": energy in DRAFTS if energy in ENERGIES else None, "block": None,
+        "whole_sequence": energy in WHOLE_SEQUENCE if energy in ENERGIES else None, "block": None,
         "gain_standard_error": error, "denoiser_calls": float(steps),
         "energy_calls": 0.0 if k == 1 else steps * float(k or 1),
         **COMMON, "seconds": seconds * SEQUENCES, "seconds_per_text": seconds,
@@ -118,22 +118,22 @@ def _quality(energy, steps, k, nll, entropy, denoiser_calls, energy_calls, secon
 
 
 def sweep() -> list[Row]:
-    """`quality` at three token temperatures: colder texts please the judge and vary less."""
+    """`quality` at three token temperatures: lower ones have lower judge scores and entropies."""
     return [
         row
         | {
-            "token_temperature": warmth,
-            "nll_nats_per_token": row["nll_nats_per_token"] + 1.5 * (warmth - 1),
-            "entropy_nats": row["entropy_nats"] + 0.4 * (warmth - 1),
+            "token_temperature": temperature,
+            "nll_nats_per_token": row["nll_nats_per_token"] + 1.5 * (temperature - 1),
+            "entropy_nats": row["entropy_nats"] + 0.4 * (temperature - 1),
         }
-        for warmth in (0.9, 1.0, 1.1)
+        for temperature in (0.9, 1.0, 1.1)
         for row in quality()
-        if warmth == 1 or row["energy"] not in ("data", "uniform")
+        if temperature == 1 or row["energy"] not in ("data", "uniform")
     ]
 
 
 def matched() -> list[Row]:
-    """What `sweep` comes to at the entropy of the data; one sampler does not reach it."""
+    """`sweep` interpolated at the entropy of the data; one sampler does not reach it."""
     rows = []
     for row in quality():
         if row["energy"] in ("data", "uniform"):
@@ -165,22 +165,22 @@ def cost() -> list[Row]:
 
 def paper() -> list[Row]:
     return [
-        {"energy": "coar", "how": how, "nats_per_token": nats, "standard_error": 0.05, **COMMON, "seconds": 1.0}
-        for how, nats in (("log Z from 8 drafts", 0.955), ("log Z = 0, as it is", 1.545))
+        {"energy": "coar", "method": method, "nats_per_token": nats, "standard_error": 0.05, **COMMON, "seconds": 1.0}
+        for method, nats in (("log Z from 8 draws", 0.955), ("log Z = 0, as it is", 1.545))
     ]
 
 
-def legacy_entropy() -> list[Row]:
+def sampled_race_entropy() -> list[Row]:
     return [
         {"steps": steps, "sampler": sampler, "entropy_nats": nats, "entropy_standard_error": 0.01,
-         "entropy_bits": nats / math.log(2), **COMMON, "legacy": sampler != "exact", "seconds": 1.0}
+         "entropy_bits": nats / math.log(2), **COMMON, "published": sampler != "exact", "seconds": 1.0}
         for steps in (8, 32)
         for sampler, nats in (("exact", 2.80), ("races in float32", 2.71))
     ]  # fmt: skip
 
 
 def race_entropy() -> list[Row]:
-    return [row | {"sampler": "exact" if not row["legacy"] else "float32 race"} for row in legacy_entropy()]
+    return [row | {"sampler": "exact" if not row["published"] else "float32 race"} for row in sampled_race_entropy()]
 
 
 def step_grids() -> list[Row]:
@@ -196,7 +196,7 @@ def effort() -> list[Row]:
     return [row | numbers | {"plan": ["plain", "plain", "step-blocks, k = 8"], "seconds": 1.0}]
 
 
-def marginal_truth() -> list[Row]:
+def marginal_distance() -> list[Row]:
     return [
         {"t_from": i / 4, "t_to": (i + 1) / 4, "kl_nats_per_position": 0.01 * (4 - i), "kl_standard_error": 0.001,
          "nelbo_above_entropy_nats_per_token": 0.02, "nelbo_standard_error": 0.002, **COMMON, "seconds": 1.0}
@@ -204,17 +204,17 @@ def marginal_truth() -> list[Row]:
     ]  # fmt: skip
 
 
-def energy_truth() -> list[Row]:
+def energy_distance() -> list[Row]:
     names = ("choice_total_variation", "exact_gain", "lost_gain")
     numbers = dict.fromkeys(names, 0.3) | {f"{name}_standard_error": 0.01 for name in names}
     return [
-        {"energy": "step-blocks", "candidates": 8, "where": where, **numbers, "correlation_misleading": 0.98, **COMMON,
-         "seconds": 1.0}
-        for where in ("all steps", "t 0 to 0.25", "2 to 3 new tokens")
+        {"energy": "step-blocks", "candidates": 8, "subset": subset, **numbers, "correlation_misleading": 0.98,
+         **COMMON, "seconds": 1.0}
+        for subset in ("all steps", "t 0 to 0.25", "2 to 3 new tokens")
     ]  # fmt: skip
 
 
-def sample_truth() -> list[Row]:
+def sample_distance() -> list[Row]:
     return [
         {"energy": energy, "steps": 8, "candidates": k, **ALL_STEPS, "possible_share": 0.97,
          "excess_nats_per_token": 0.12, "excess_standard_error": 0.01, "pair_total_variation": 0.05,
@@ -232,7 +232,7 @@ def trajectory() -> list[Row]:
                 ess = 1 + 7 * math.exp(-20 * abs(share) * (0.3 + t) / steps**0.5)
                 rows.append(
                     {"energy": energy, "steps": steps, "candidates": 8, **ALL_STEPS, "t": t, "ess": ess,
-                     "distinct_candidates": 8 - 6 * math.exp(-0.3 * LENGTH / steps), "revealed": LENGTH / steps,
+                     "distinct_candidates": 8 - 6 * math.exp(-0.3 * LENGTH / steps), "unmasked": LENGTH / steps,
                      "token_temperature": 1.0, **COMMON, "seconds": 1.0}
                 )  # fmt: skip
     return rows
@@ -241,28 +241,28 @@ def trajectory() -> list[Row]:
 def calibration() -> list[Row]:
     rng = np.random.default_rng(5)
     rows = []
-    for energy, apart in (("step-blocks", 1.6), ("whole-draft-nce", 0.8)):
+    for energy, separation in (("step-blocks", 1.6), ("whole-sequence-nce", 0.8)):
         for i in range(4):
-            mean = apart * (0.4 + i / 3)
-            data, drafts = rng.normal(-mean, 1 + 0.2 * i, 300), rng.normal(mean, 1 + 0.2 * i, 300)
+            mean = separation * (0.4 + i / 3)
+            data, samples = rng.normal(-mean, 1 + 0.2 * i, 300), rng.normal(mean, 1 + 0.2 * i, 300)
             truth = np.concatenate([np.ones(300), np.zeros(300)])
-            predicted = 1 / (1 + np.exp(np.concatenate([data, drafts])))
+            predicted = 1 / (1 + np.exp(np.concatenate([data, samples])))
             bins = []
             for low in np.arange(0, 1, 0.1):
                 inside = (predicted >= low) & (predicted < low + 0.1)
                 if inside.any():
                     bins.append({"predicted": float(predicted[inside].mean()), "observed": float(truth[inside].mean()), "count": int(inside.sum())})  # fmt: skip  # noqa: E501
-            auc = float((data[:, None] < drafts[None]).mean())
+            auc = float((data[:, None] < samples[None]).mean())
             rows.append(
                 {"energy": energy, "t_from": i / 4, "t_to": (i + 1) / 4, "auc": auc, "bins": bins,
-                 "data_energies": data.tolist(), "draft_energies": drafts.tolist(), **COMMON, "seconds": 2.0}
+                 "data_energies": data.tolist(), "sample_energies": samples.tolist(), **COMMON, "seconds": 2.0}
             )  # fmt: skip
     return rows
 
 
 def partition() -> list[Row]:
     rows = []
-    for energy, width in (("whole-draft-nce", 0.01), ("ar", 1.6), ("coar", 0.5)):
+    for energy, width in (("whole-sequence-nce", 0.01), ("ar", 1.6), ("coar", 0.5)):
         for draws in (2, 4, 8, 16, 32, 64):
             low, high = -width / draws**0.35, -width / draws**0.35 + 0.5 * width / draws**0.8
             rows.append(
@@ -294,7 +294,7 @@ def training() -> dict[str, dict[str, dict[int, float]]]:
     for stage, end in (
         ("finetune-step-blocks", 1.37),
         ("finetune-conditional", 1.9),
-        ("finetune-whole-draft-nce", 0.83),
+        ("finetune-whole-sequence-nce", 0.83),
     ):
         stages[stage] = _stage(rng, 2.08, end, 250)
         for i in range(4):

@@ -28,7 +28,7 @@ class Mutant:
 
 
 (
-    LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, LEGACY, CARRY_OVER, FAST, VERIFYING, REVEAL, EFFORT,
+    LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK, EFFORT,
     CONTINUOUS, FAIRNESS, STEP_ENERGY, OBJECTIVE, LIKELIHOOD,
 ) = (
     f"tests/{name}.py"
@@ -58,9 +58,9 @@ MUTANTS = (
         (LAW,),
     ),
     Mutant(
-        "a whole draft is revealed, not only the step's positions (no carry-over)",
+        "a whole draft is unmasked, not only the step's positions (no carry-over)",
         "sampling/state.py",
-        "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, revealed),",
+        "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, unmasked),",
         "xs=x,",
         (LAW,),
     ),
@@ -74,11 +74,11 @@ MUTANTS = (
     Mutant(
         "the last step takes the likeliest token",
         "sampling/step.py",
-        "x0, log_p = propose(model.denoiser, context, state.xt, state.revealed, u)",
-        "x0, log_p = propose(model.denoiser, context, state.xt, state.revealed, u)\n"
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)",
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)\n"
         "    if bool((state.s == 0).all()):\n"
-        "        rows, at = torch.nonzero(state.revealed, as_tuple=True)\n"
-        "        x0[rows, 0, at] = model.denoiser.log_p(context, state.revealed).argmax(dim=-1)",
+        "        rows, at = torch.nonzero(state.unmasked, as_tuple=True)\n"
+        "        x0[rows, 0, at] = model.denoiser.log_p(context, state.unmasked).argmax(dim=-1)",
         (LAW,),
     ),
     Mutant(
@@ -119,8 +119,8 @@ MUTANTS = (
     Mutant(
         "the true tokens stand outside their own normaliser",
         "likelihood/bounds.py",
-        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])",
-        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0]) if repeats < 0 else x[:, :, 0]",
+        "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0])",
+        "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0]) if repeats < 0 else x[:, :, 0]",
         (BOUND,),
     ),
     Mutant(
@@ -140,15 +140,15 @@ MUTANTS = (
     Mutant(
         "single tokens are resampled",
         "sampling/step.py",
-        "joint = equations.sum_by_group(state.revealed.long(), block) > 1",
-        "joint = equations.sum_by_group(state.revealed.long(), block) > 0",
+        "joint = equations.sum_by_group(state.unmasked.long(), block) > 1",
+        "joint = equations.sum_by_group(state.unmasked.long(), block) > 0",
         (LAW,),
     ),
     Mutant(
         "exact draws of `coar` fill nothing but what is kept",
         "sampling/step.py",
-        "return equations.up_to_last(state.xt == model.denoiser.mask, state.revealed)",
-        "return state.revealed",
+        "return equations.up_to_last(state.xt == model.denoiser.mask, state.unmasked)",
+        "return state.unmasked",
         (LAW,),
     ),
     Mutant(
@@ -156,7 +156,7 @@ MUTANTS = (
         "sampling/speculative.py",
         "kept = u_keep[rows].log() < log_c - log_p[rows].double()",
         "kept = log_c == log_c",
-        (LAW, VERIFYING),
+        (LAW, SPECULATIVE),
     ),
     Mutant(
         "candidates change places where few tokens enter at once",
@@ -226,35 +226,35 @@ MUTANTS = (
         "baselines/published_sampler.py",
         "return race(q, u, dtype)",
         "return torch.where(u[:, -1] < share, race(log_p.exp(), u[:, :-1], dtype), q.shape[1] - 1)",
-        (LEGACY,),
+        (PUBLISHED,),
     ),
     Mutant(
         "the published race has exact noise",
         "baselines/published_sampler.py",
         "return torch.where(rounded == 1, 0, rounded)",
         "return u",
-        (LEGACY,),
+        (PUBLISHED,),
     ),
     Mutant(
-        "the race forgets the share that a step reveals",
+        "the race forgets the share that a step unmasks",
         "baselines/published_sampler.py",
         "q = torch.cat([log_p.exp() * share[:, None], 1 - share[:, None]], dim=-1)",
         "q = torch.cat([log_p.exp(), 1 - share[:, None]], dim=-1)",
-        (LEGACY,),
+        (PUBLISHED,),
     ),
     Mutant(
         "all drafts of the published generator are one draft",
         "baselines/published_sampler.py",
         "tokens = race(log_p.exp()[:, None].expand_as(u), u, self.dtype)",
         "tokens = race(log_p.exp()[:, None].expand_as(u), u[:, :1].expand_as(u), self.dtype)",
-        (LEGACY,),
+        (PUBLISHED,),
     ),
     Mutant(
         "what is left at the end of the published generator is its first token",
         "baselines/published_sampler.py",
         "x[chunk] = log_p.argmax(dim=-1)",
         "x[chunk] = 0",
-        (LEGACY,),
+        (PUBLISHED,),
     ),
     Mutant(
         "the masks of the paper's estimator are averaged over tokens that are kept",
@@ -275,21 +275,21 @@ MUTANTS = (
         "sampling/unmasking.py",
         "order = certainty.argsort(dim=1, descending=True, stable=True)",
         "order = torch.where(unsure, certainty, torch.inf).argsort(dim=1, stable=True)",
-        (REVEAL,),
+        (UNMASK,),
     ),
     Mutant(
-        "beside remasking no more is revealed than without it",
+        "beside remasking no more is unmasked than without it",
         "equations.py",
         "return (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)",
         "return (alpha_s - alpha_t) / (1 - alpha_t)",
-        (REVEAL,),
+        (UNMASK,),
     ),
     Mutant(
         "what the canvas gave is masked again",
         "sampling/sampler.py",
-        "equations.reveal(~masked & ~given, remasking, u_remask)",
-        "equations.reveal(~masked, remasking, u_remask)",
-        (REVEAL,),
+        "equations.unmask(~masked & ~given, remasking, u_remask)",
+        "equations.unmask(~masked, remasking, u_remask)",
+        (UNMASK,),
     ),
     Mutant(
         "the seconds of a plan are rounded down",
@@ -310,7 +310,7 @@ MUTANTS = (
         "likelihood/paths.py",
         "masked = (masked & ~new) | (~masked & (u[1] < remasked))",
         "masked = masked & ~new",
-        (REVEAL,),
+        (UNMASK,),
     ),
     Mutant(
         "a text takes the token that a step gave its neighbour",
@@ -362,7 +362,7 @@ MUTANTS = (
         (OBJECTIVE,),
     ),
     Mutant(
-        "in conditioning a row weighs as much as it reveals",
+        "in conditioning a row weighs as much as it unmasks",
         "training/energy_objectives.py",
         "loss = -log_p / new.sum(dim=-1).clamp(min=1)",
         "loss = -log_p / x0.shape[1]",
@@ -371,8 +371,8 @@ MUTANTS = (
     Mutant(
         "the true candidate shares what it throws away with the last one",
         "likelihood/bounds.py",
-        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])",
-        "x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, -1])",
+        "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0])",
+        "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, -1])",
         (LIKELIHOOD,),
     ),
 )

@@ -142,20 +142,20 @@ def test_of_what_is_carried_over_nothing_counts():
 # ---------------------------------------------------------------- the k-candidate sampler
 
 
-def test_a_masked_position_is_revealed_where_its_number_lies_below_the_share():
+def test_a_masked_position_is_unmasked_where_its_number_lies_below_the_share():
     masked, u = torch.tensor([[True, True, True, False]] * 2), torch.tensor([[0.1, 0.5, 0.9, 0.1]] * 2, dtype=F64)
-    found = equations.reveal(masked, torch.tensor([0.5, 1.0], dtype=F64), u)
+    found = equations.unmask(masked, torch.tensor([0.5, 1.0], dtype=F64), u)
     assert found.tolist() == [[True, False, False, False], [True, True, True, False]]
 
 
 @settings(deadline=None)
 @given(seed=seeds, length=st.integers(1, 6))
-def test_a_law_in_reading_order_fills_what_is_masked_up_to_the_last_that_is_revealed(seed, length):
+def test_a_law_in_reading_order_fills_what_is_masked_up_to_the_last_that_is_unmasked(seed, length):
     masked = uniform(seed, 4, length) < 0.7
-    revealed = masked & (uniform(seed + 1, 4, length) < 0.4)
-    found = equations.up_to_last(masked, revealed)
+    unmasked = masked & (uniform(seed + 1, 4, length) < 0.4)
+    found = equations.up_to_last(masked, unmasked)
     for row in range(4):
-        last = max((at for at in range(length) if revealed[row, at]), default=-1)
+        last = max((at for at in range(length) if unmasked[row, at]), default=-1)
         assert found[row].tolist() == [bool(masked[row, at]) and at <= last for at in range(length)]
 
 
@@ -208,8 +208,8 @@ def test_no_more_is_masked_again_than_leaves_room_for_what_is_clean():
     s = torch.tensor([0.3, 0.3, 0.6, 0.8, 0.95, 1.0], dtype=F64)
     wanted = torch.tensor([0.0, 1.0, 0.8, 0.4, 0.05 / 0.9, 0.0], dtype=F64)
     torch.testing.assert_close(equations.most_remasked(t, s), wanted)
-    share = equations.reveal_beside_remasking(t, s, 0.5 * wanted)
-    clean = (1 - 0.5 * wanted) * t + share * (1 - t)  # stays, or is revealed
+    share = equations.unmask_probability(t, s, 0.5 * wanted)
+    clean = (1 - 0.5 * wanted) * t + share * (1 - t)  # stays, or is unmasked
     torch.testing.assert_close(clean, s)
     assert bool(((share >= 0) & (share <= 1)).all())
 

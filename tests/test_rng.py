@@ -47,11 +47,11 @@ def test_the_value_at_an_index_does_not_depend_on_the_shape_that_was_asked_for(s
 @settings(max_examples=60, deadline=None)
 def test_a_rows_numbers_do_not_depend_on_the_rows_beside_it(seed, step, row, chosen):
     steps = step[: len(seed)]
-    whole = uniforms(torch.tensor(seed), torch.tensor(steps), row, Purpose.REVEAL, (4,))
+    whole = uniforms(torch.tensor(seed), torch.tensor(steps), row, Purpose.UNMASK, (4,))
     order = chosen.draw(st.permutations(range(len(seed))))
     for i in order:
-        assert torch.equal(uniforms(seed[i], steps[i], row, Purpose.REVEAL, (4,)), whole[i])
-    permuted = uniforms(torch.tensor(seed)[order], torch.tensor(steps)[order], row, Purpose.REVEAL, (4,))
+        assert torch.equal(uniforms(seed[i], steps[i], row, Purpose.UNMASK, (4,)), whole[i])
+    permuted = uniforms(torch.tensor(seed)[order], torch.tensor(steps)[order], row, Purpose.UNMASK, (4,))
     assert torch.equal(permuted, whole[order])
 
 

@@ -43,54 +43,56 @@ def test_the_weight_loses_nothing_to_rounding_near_zero(schedule):
 
 
 @schedules
-def test_the_last_step_reveals_everything_and_any_step_a_share(schedule):
+def test_the_last_step_unmasks_everything_and_any_step_a_share(schedule):
     t = times()
-    assert torch.equal(schedule.reveal(t, torch.zeros_like(t)), torch.ones_like(t))
-    share = schedule.reveal(t[1:], t[:-1])
+    assert torch.equal(schedule.unmask_probability(t, torch.zeros_like(t)), torch.ones_like(t))
+    share = schedule.unmask_probability(t[1:], t[:-1])
     assert bool(((share > 0) & (share < 1)).all())
-    assert torch.equal(schedule.reveal(t, t), torch.zeros_like(t))
+    assert torch.equal(schedule.unmask_probability(t, t), torch.zeros_like(t))
 
 
 @schedules
-def test_two_steps_reveal_as_much_as_one(schedule):
+def test_two_steps_unmask_as_much_as_one(schedule):
     """P(still masked at r | masked at t) is the same by way of s."""
     t, s, r = times()[2:], times()[1:-1], times()[:-2]
-    direct = 1 - schedule.reveal(t, r)
-    torch.testing.assert_close((1 - schedule.reveal(t, s)) * (1 - schedule.reveal(s, r)), direct)
+    direct = 1 - schedule.unmask_probability(t, r)
+    torch.testing.assert_close(
+        (1 - schedule.unmask_probability(t, s)) * (1 - schedule.unmask_probability(s, r)), direct
+    )
 
 
 @given(
-    of=st.integers(1, 70),
+    count=st.integers(1, 70),
     cuts=st.lists(st.integers(0, 70), max_size=6),
     seed=st.integers(0, 2**31),
     step=st.integers(0, 10**6),
 )
 @settings(max_examples=80, deadline=None)
-def test_training_times_hit_every_stratum_of_the_global_batch_once_however_it_is_cut(of, cuts, seed, step):
-    edges = sorted({0, of, *(cut for cut in cuts if cut < of)})
-    parts = [draw_times(seed, step, torch.arange(a, b), of) for a, b in pairwise(edges)]
+def test_training_times_hit_every_stratum_of_the_global_batch_once_however_it_is_cut(count, cuts, seed, step):
+    edges = sorted({0, count, *(cut for cut in cuts if cut < count)})
+    parts = [draw_times(seed, step, torch.arange(a, b), count) for a, b in pairwise(edges)]
     t = torch.cat(parts)
-    assert torch.equal(t, draw_times(seed, step, torch.arange(of), of))
+    assert torch.equal(t, draw_times(seed, step, torch.arange(count), count))
     uniform = (t - TRAINING_FLOOR) / (1 - TRAINING_FLOOR)
-    # Counted from the first time on, so that no time stands at the edge of a stratum.
-    strata = ((uniform - uniform[0]) * of).round().long() % of
-    assert strata.sort().values.tolist() == list(range(of))
+    # Counted from the first time on, so that no time lies at the edge of a stratum.
+    strata = ((uniform - uniform[0]) * count).round().long() % count
+    assert strata.sort().values.tolist() == list(range(count))
     assert bool(((t > TRAINING_FLOOR) & (t < 1)).all())
 
 
-@given(of=st.integers(1, 70), seed=st.integers(0, 2**31))
+@given(count=st.integers(1, 70), seed=st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_neighbouring_times_are_one_stratum_apart(of, seed):
-    t = draw_times(seed, 0, torch.arange(of), of, floor=0.0).sort().values
-    torch.testing.assert_close(t.diff(), torch.full((of - 1,), 1 / of, dtype=torch.float64))
-    assert bool(((t * of).floor().long() == torch.arange(of)).all())
+def test_neighbouring_times_are_one_stratum_apart(count, seed):
+    t = draw_times(seed, 0, torch.arange(count), count, floor=0.0).sort().values
+    torch.testing.assert_close(t.diff(), torch.full((count - 1,), 1 / count, dtype=torch.float64))
+    assert bool(((t * count).floor().long() == torch.arange(count)).all())
 
 
 def test_training_times_change_with_the_step_and_the_seed_and_are_uniform_over_steps():
-    places = torch.arange(4)
-    first = draw_times(0, 0, places, 4)
-    assert not torch.equal(first, draw_times(0, 1, places, 4))
-    assert not torch.equal(first, draw_times(1, 0, places, 4))
+    batch_index = torch.arange(4)
+    first = draw_times(0, 0, batch_index, 4)
+    assert not torch.equal(first, draw_times(0, 1, batch_index, 4))
+    assert not torch.equal(first, draw_times(1, 0, batch_index, 4))
     drawn = torch.stack([draw_times(0, step, torch.tensor([2]), 4, floor=0.0) for step in range(2000)])
     counts = torch.histc(drawn, 10, 0, 1)
     assert ((counts - 200) ** 2 / 200).sum() < 34  # chi-square, 9 degrees of freedom, 1e-4

@@ -33,18 +33,18 @@ class Toy(nn.Module):
         loss = by_row.mean()
         if self.fault is not None:
             loss = self.fault.strike(loss, rows)
-        return loss, {"t": (rows.places + 0.5) / rows.of, "gain_nats": by_row.detach()}
+        return loss, {"t": (rows.batch_index + 0.5) / rows.global_batch_size, "gain_nats": by_row.detach()}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong at one step, on the worker that has one place of the batch."""
+    """A fault at one step, on the worker that computes the row at batch index `index`."""
 
     step: int
-    place: int
+    index: int
 
     def strike(self, loss: torch.Tensor, rows: Rows) -> torch.Tensor:
-        return self.wrong(loss) if rows.step == self.step and self.place in rows.places.tolist() else loss
+        return self.wrong(loss) if rows.step == self.step and self.index in rows.batch_index.tolist() else loss
 
     def wrong(self, loss: torch.Tensor) -> torch.Tensor:
         return loss * torch.nan

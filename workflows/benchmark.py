@@ -3,8 +3,8 @@
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
-    compare three ways to batch requests, on a Ray instance of this command
-python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancels 0.1 ...]
+    compare three kinds of batching, on a Ray instance of this command
+python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancelled_share 0.1 ...]
     load a running service; the API key is read from EDLM_API_KEY
 """
 
@@ -22,7 +22,7 @@ from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.contest import Loads, contest
-from workflows.benchmarking.load import Asking, load
+from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
 from workflows.benchmarking.sampling import RaceResult, Sampling, Size, measure
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
@@ -99,52 +99,56 @@ class ServeBenchmark(Loads):
     """Folder for `serve.md`; None only prints the document."""
 
 
-def sample(wanted: SampleBenchmark) -> ReportDocument:
+def sample(settings: SampleBenchmark) -> ReportDocument:
     """Run the race and return the document about it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the memory profiler, which logs to standard error
-    rows = list(measure(wanted, device, _say))
+    rows = list(measure(settings, device, _say))
     return ReportDocument(
         "Speed of the samplers",
         [
             Paragraph(METHOD),
-            Paragraph(UNTRAINED if wanted.models is None else TRAINED),
+            Paragraph(UNTRAINED if settings.models is None else TRAINED),
             *(_table(size, rows) for size in dict.fromkeys(row.size for row in rows)),
-            *_origin(wanted),
+            *_origin(settings),
         ],
     )
 
 
-def serve(wanted: ServeBenchmark) -> ReportDocument:
+def serve(settings: ServeBenchmark) -> ReportDocument:
     """Measure a service under load and return the document about it."""
-    title, blocks = _loaded(wanted.url, wanted) if wanted.url is not None else _contest(wanted)
-    return ReportDocument(title, [*blocks, *_origin(wanted)])
+    title, blocks = _loaded(settings.url, settings) if settings.url is not None else _contest(settings)
+    return ReportDocument(title, [*blocks, *_origin(settings)])
 
 
-def _contest(wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
+def _contest(settings: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
     from cluster.benchmarking.services import contestants  # deferred: importing Ray takes seconds
 
     names = {"continuous": OURS, "one": ONE, "static": STATIC}
     with tempfile.TemporaryDirectory(prefix="edlm-") as folder:
         bundle = untrained_bundle(
-            Path(folder), wanted.width, wanted.layers, wanted.head_width, wanted.length, wanted.seed
+            Path(folder), settings.width, settings.layers, settings.head_width, settings.length, settings.seed
         )
-        with contestants(bundle, wanted.slots, wanted.turn_seconds, wanted.wait_seconds, wanted.port) as by_way:
-            urls = {names[way]: url for way, url in by_way.items()}
-            result = contest(urls, OURS, wanted, _say)
-    return "Throughput of the service", contest_blocks(result, wanted)
+        with contestants(
+            bundle, settings.slots, settings.turn_seconds, settings.wait_seconds, settings.port
+        ) as by_batching:
+            urls = {names[batching]: url for batching, url in by_batching.items()}
+            result = contest(urls, OURS, settings, _say)
+    return "Throughput of the service", contest_blocks(result, settings)
 
 
-def _loaded(url: str, wanted: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
+def _loaded(url: str, settings: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
     """Load a running service, whose model, limits and machine are its own, and return title and blocks."""
     requests = plan(
-        wanted.requests, wanted.rate, wanted.steps, wanted.candidates, wanted.seed, wanted.cancels,
-        wanted.cancel_seconds,
+        settings.requests, settings.rate, settings.steps, settings.candidates, settings.seed, settings.cancelled_share,
+        settings.cancel_seconds,
     )  # fmt: skip
-    deadline = wanted.deadline_seconds
-    asking = Asking(max_tokens=wanted.max_tokens, deadline=deadline, states=True, key=os.environ.get("EDLM_API_KEY"))
-    outcomes = {"as served": load(url, requests, asking)}
-    offered = "all at once" if wanted.rate is None else f"{wanted.rate:g} per second"
+    deadline = settings.deadline_seconds
+    request_settings = RequestSettings(
+        max_tokens=settings.max_tokens, deadline=deadline, states=True, key=os.environ.get("EDLM_API_KEY")
+    )
+    outcomes = {"as served": load(url, requests, request_settings)}
+    offered = "all at once" if settings.rate is None else f"{settings.rate:g} per second"
     return f"Throughput of {url}", [
         endings_table(
             f"{len(requests)} requests, {offered}, each with a deadline of {deadline:g} s", outcomes, deadline
@@ -157,13 +161,13 @@ def _say(line: str) -> None:
     print(f"[benchmark] {line}", flush=True)
 
 
-def _origin(wanted: object) -> list[DocumentBlock]:
+def _origin(settings: object) -> list[DocumentBlock]:
     facts = {**machine(), **packages(), "threads": str(torch.get_num_threads()), "commit": str(commit() or NONE)}
     return [
         Heading("Settings and machine"),
         Bullets([Bullet(name, value) for name, value in facts.items()]),
         Bullets([Bullet("Written", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]),
-        Verbatim("Settings", dump(wanted)),
+        Verbatim("Settings", dump(settings)),
     ]
 
 

@@ -113,7 +113,7 @@ def tabulate(measured: list[tuple[AbstractMeasurement, MeasuredRows]], order: li
     if "bounds" in tables:
         tables["bounds"] = bound_rows(tables["bounds"], tables.get("cost", []))
     for row in tables.get("quality", []):
-        timed = None if row["legacy"] else _same(tables.get("cost", []), row)
+        timed = None if row["published"] else _same(tables.get("cost", []), row)
         row["seconds_per_text"] = timed["seconds_per_text"] if timed else float("nan")
     if matched := matched_rows(tables.get("quality", [])):
         tables["matched"] = matched
@@ -141,17 +141,17 @@ def bound_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
                 "seconds_per_text": timed["seconds_per_text"] if timed else float("nan"),
             }
         )
-    return rows + verifying_rows(rows, cost)
+    return rows + speculative_rows(rows, cost)
 
 
-def verifying_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
+def speculative_rows(bounds: list[Row], cost: list[Row]) -> list[Row]:
     """Return the bounds of timed speculative samplers: those of the distribution they draw from, at their own cost."""
     cost_columns = ("energy", "seconds_per_text", "denoiser_calls", "energy_calls")
-    timed = [row for row in cost if row["law"] != row["energy"]]
+    timed = [row for row in cost if row["distribution"] != row["energy"]]
     return [
         {**twin, **{name: row[name] for name in cost_columns}}
         for row in timed
-        if (twin := _same(bounds, {**row, "energy": row["law"]})) is not None
+        if (twin := _same(bounds, {**row, "energy": row["distribution"]})) is not None
     ]
 
 
@@ -165,7 +165,7 @@ def _order(row: Row, place: dict[str, int]) -> tuple:
     base = str(energy).partition(",")[0]  # without what distinguishes it from the usual sampler
     return (
         place.get(energy, place.get(base, len(place)) + 0.5),
-        row.get("legacy", False),
+        row.get("published", False),
         row.get("window_to", 1) < 1,
         row.get("candidates", 1) or float("inf"),
         row.get("energy_temperature", 1),
@@ -194,7 +194,7 @@ def summarise(experiment: str, tables: Tables, sample: Mapping[str, int]) -> Row
         "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
         "entropy_by_sequence": by_sequence.get("entropy"),
         "paper_ppl_nats_NOT_A_BOUND": {
-            row["energy"]: pair(row) for row in tables.get("paper", []) if row["how"].endswith("drafts")
+            row["energy"]: pair(row) for row in tables.get("paper", []) if row["method"].endswith("draws")
         },
         "log_partition_low_high": brackets,
     }
@@ -232,11 +232,11 @@ def _flat(row: Row) -> Row:
     return {k: v if not isinstance(v, list) else ", ".join(map(str, v)) for k, v in row.items() if k not in _LONG}
 
 
-_LONG = ("by_sequence", "texts", "data_energies", "draft_energies", "bins")
+_LONG = ("by_sequence", "texts", "data_energies", "sample_energies", "bins")
 
 
 def _sample_rows(quality: list[Row]) -> list[Row]:
-    keys = ("energy", "steps", "candidates", "token_temperature", "legacy")
+    keys = ("energy", "steps", "candidates", "token_temperature", "published")
     return [{**{k: row[k] for k in keys}, "text": text} for row in quality for text in row["texts"]]
 
 

@@ -11,7 +11,7 @@ from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge import JudgeConfig, OwnJudge
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.sampling.unmasking import AtRandom, RevealConfig
+from edlm.sampling.unmasking import AtRandom, UnmaskingConfig
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.training.energy_objectives import LARGEST_GRID
 from edlm.training.settings import Training
@@ -82,7 +82,7 @@ class Evaluate:
     """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: all."""
     speculative: bool = False
     """Also time exact samplers with speculative drafts and judge their texts; the bounds are those without."""
-    revealing: tuple[Annotated[RevealConfig, pydantic.Field(discriminator="kind")], ...] = ()
+    unmasking: tuple[Annotated[UnmaskingConfig, pydantic.Field(discriminator="kind")], ...] = ()
     """Other rules for the positions that a step unmasks, for plain diffusion and every step energy, at the largest k.
     Each is ANOTHER DISTRIBUTION, and every number of it says so."""
     effort_steps: tuple[Positive, ...] = ()
@@ -113,8 +113,8 @@ class Evaluate:
     """T at which samplers with an energy are timed; plain diffusion is timed at every T."""
     zero_shot: tuple[ZeroShot, ...] = ()
     """Other corpora on which the models are scored."""
-    legacy: bool = False
-    """Also measure the published generator: races in float32. Every number of it says so."""
+    published_sampler: bool = False
+    """Also measure the published sampler, which draws by races in float32; its numbers are labelled."""
 
     def __post_init__(self) -> None:
         lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
@@ -131,11 +131,11 @@ class Evaluate:
                 f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
                 "raise evaluate.fitted_points"
             )
-        rules = [rule.name for rule in self.revealing]
+        rules = [rule.name for rule in self.unmasking]
         if AtRandom().name in rules:
-            raise ConfigurationError("evaluate.revealing: at_random is what is measured anyway; leave it out")
+            raise ConfigurationError("evaluate.unmasking: at_random is what is measured anyway; leave it out")
         if duplicate := next((name for name in rules if rules.count(name) > 1), None):
-            raise ConfigurationError(f"evaluate.revealing: two share the name {duplicate!r}; leave one out")
+            raise ConfigurationError(f"evaluate.unmasking: two share the name {duplicate!r}; leave one out")
         names = [corpus.name for corpus in self.zero_shot]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")
@@ -158,9 +158,9 @@ class Register:
                 f"register.sampler.candidates is {self.sampler.candidates}, and register.energy names no energy to "
                 "choose among candidates; set it to 1 for plain diffusion, or name an energy of `finetune`"
             )
-        if self.sampler.revealing != AtRandom():
+        if self.sampler.unmasking != AtRandom():
             raise ConfigurationError(
-                f"register.sampler.revealing: {self.sampler.revealing.kind}; the endpoint reveals at_random"
+                f"register.sampler.unmasking: {self.sampler.unmasking.kind}; the endpoint unmasks at_random"
             )
 
 

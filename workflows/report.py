@@ -35,7 +35,7 @@ from workflows.reporting.html_page import html_page
 from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
-from workflows.reporting.truth_chapter import truth_blocks
+from workflows.reporting.truth_chapter import exact_blocks
 from workflows.stage import ingredients, say
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def compose(
             *likelihood_blocks(results),
             *text_blocks(results),
             *weight_blocks(results),
-            *truth_blocks(results),
+            *exact_blocks(results),
             *zero_shot_blocks(results),
             *training_blocks(training),
             *missing_blocks(results, unknown),

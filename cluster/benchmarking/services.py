@@ -13,14 +13,14 @@ from ray.serve.config import HTTPOptions
 from cluster.benchmarking.static_batch import StaticBatch
 from cluster.config import Cluster
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.runtime.ray_connection import connect
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits
 
-Way = Literal["continuous", "one", "static"]
+Batching = Literal["continuous", "one", "static"]
 MANY = 100_000  # requests that may wait: a benchmark rejects none
 SECONDS = 3600.0
 SHARE = 0.1  # of a core, nominally: the services are measured in turn
@@ -30,10 +30,10 @@ SHARE = 0.1  # of a core, nominally: the services are measured in turn
 class BenchmarkedService:
     """One service of the model; the services differ only in the engine."""
 
-    def __init__(self, way: Way, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
+    def __init__(self, batching: Batching, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
         torch.set_num_threads(1)
-        batch = _batch(way, open_bundle(Path(bundle)), slots, turn_seconds, wait_seconds)
-        endpoint = Endpoint(batch, Rules(max_seconds=SECONDS, max_work=float(MANY)), PrometheusMetrics())
+        engine = _engine(batching, open_bundle(Path(bundle)), slots, turn_seconds, wait_seconds)
+        endpoint = Endpoint(engine, RequestLimits(max_seconds=SECONDS, max_work=float(MANY)), PrometheusMetrics())
         endpoint.warm = True
         self._app = make_app(endpoint)
 
@@ -41,22 +41,24 @@ class BenchmarkedService:
         return self._app
 
 
-def _batch(way: Way, generator: TextGenerator, slots: int, turn_seconds: float, wait_seconds: float) -> InferenceEngine:
-    version = f"{way}/untrained"
-    if way == "continuous":
+def _engine(
+    batching: Batching, generator: TextGenerator, slots: int, turn_seconds: float, wait_seconds: float
+) -> InferenceEngine:
+    version = f"{batching}/untrained"
+    if batching == "continuous":
         return InferenceEngine(
             generator, version, Limits(slots=slots, waiting=MANY, turn_seconds=turn_seconds, patience_seconds=SECONDS)
         )
-    size, wait = (slots, wait_seconds) if way == "static" else (1, 0.0)
+    size, wait = (slots, wait_seconds) if batching == "static" else (1, 0.0)
     return StaticBatch(generator, version, size, wait)
 
 
 @contextmanager
 def contestants(
     bundle: Path, slots: int, turn_seconds: float, wait_seconds: float, port: int
-) -> Iterator[dict[Way, str]]:
+) -> Iterator[dict[Batching, str]]:
     """Run the three services on a private Ray while the context is open, and yield their URLs."""
-    ways: tuple[Way, ...] = ("continuous", "one", "static")
+    kinds: tuple[Batching, ...] = ("continuous", "one", "static")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connect(Cluster()):
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port, request_timeout_s=SECONDS))
@@ -68,14 +70,14 @@ def contestants(
         serve.run_many(
             [
                 serve.RunTarget(
-                    deployment.options(name=way).bind(way, str(bundle), slots, turn_seconds, wait_seconds),
-                    name=way,
-                    route_prefix=f"/{way}",
+                    deployment.options(name=batching).bind(batching, str(bundle), slots, turn_seconds, wait_seconds),
+                    name=batching,
+                    route_prefix=f"/{batching}",
                 )
-                for way in ways
+                for batching in kinds
             ]
         )
         try:
-            yield {way: f"http://127.0.0.1:{port}/{way}" for way in ways}
+            yield {batching: f"http://127.0.0.1:{port}/{batching}" for batching in kinds}
         finally:
             serve.shutdown()

@@ -59,7 +59,7 @@ class StaticBatch(InferenceEngine):
 def _last(frame: Progress, text: Text) -> Progress:
     """Return the progress of a complete text; the steps that led to it are unknown."""
     tokens = text.tokens
-    return replace(frame, tokens=tokens, revealed_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
+    return replace(frame, tokens=tokens, unmasked_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
 
 
 def fill(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:

@@ -27,11 +27,11 @@ class Completions:
     """Completions of one request, `rows` consecutive texts per prompt (`best_of` if given, else `n`)."""
 
     request: CompletionRequest
-    way: GenerationPlan
+    plan: GenerationPlan
     prompts: tuple[tuple[int, ...], ...]
     suffix: tuple[int, ...] | None
     rows: int
-    jobs: tuple[Request, ...]
+    engine_requests: tuple[Request, ...]
     work: float
 
     kind = "cmpl"
@@ -44,26 +44,26 @@ class Completions:
         Without a suffix the engine reports new tokens only; with a suffix it reports the whole canvas.
         """
         if self.suffix is None:
-            return [slice(None)] * len(self.jobs)
-        starts = [len(self._prompt(i)) for i in range(len(self.jobs))]
+            return [slice(None)] * len(self.engine_requests)
+        starts = [len(self._prompt(i)) for i in range(len(self.engine_requests))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
     def beginnings(self) -> list[IncrementalText]:
         """Return the incremental text of each choice, for streaming."""
-        generator = self.way.served.generator
+        generator = self.plan.served.generator
         ends = (generator.mask, generator.tokenizer.separator)
         return [
             IncrementalText(self._decoder(i), ends, self.request.stops, self.request.echo)
-            for i in range(len(self.jobs))
+            for i in range(len(self.engine_requests))
         ]
 
     def written(self, index: int, text: Text, frame: Progress) -> Written:
         """Return the part of its finished text that choice `index` shows."""
         if self.suffix is None:
-            revealed_at = frame.revealed_at[: len(text.tokens)]
-            return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, revealed_at,
+            unmasked_at = frame.unmasked_at[: len(text.tokens)]
+            return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, unmasked_at,
                            text.tally)  # fmt: skip
-        separator, decoder = self.way.served.generator.tokenizer.separator, self._decoder(index)
+        separator, decoder = self.plan.served.generator.tokenizer.separator, self._decoder(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
         stopped = separator is not None and separator in tokens
@@ -74,8 +74,8 @@ class Completions:
             stopped, whole = True, whole[:end]
             tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
-        revealed_at = frame.revealed_at[shown][: len(tokens)]
-        return Written(self._echoed(index, tokens, whole), tokens, reason, revealed_at, text.tally)
+        unmasked_at = frame.unmasked_at[shown][: len(tokens)]
+        return Written(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """Return choice `index` of a stream chunk; `written` is None while the text continues."""
@@ -83,10 +83,10 @@ class Completions:
 
     def ended(self, written: Sequence[Written], kept: Sequence[int] | None = None, **more: Any) -> dict[str, Any]:
         """Return the details and the usage of the response, which shows the texts `kept`; None shows all."""
-        generator, most = self.way.served.generator, self.request.max_tokens
-        details = self.way.details(
+        generator, most = self.plan.served.generator, self.request.max_tokens
+        details = self.plan.details(
             [text.tally for text in written],
-            seeds=[self.jobs[i].seed for i in (range(len(written)) if kept is None else kept)],
+            seeds=[self.engine_requests[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[
                 len(prompt) if self.suffix is not None else context_tokens(len(prompt), most, generator.length)
@@ -99,11 +99,11 @@ class Completions:
 
     def usage(self, written: int) -> TokenUsage:
         """Return the usage: prompt tokens, and `written` completion tokens."""
-        return usage(self.way.visit.prompt_tokens or 0, written)
+        return usage(self.plan.context.prompt_tokens or 0, written)
 
     async def answer(self, admission: Admission) -> CompletionResponse:
         """Generate all texts and return the response."""
-        kept, details = list(range(len(self.jobs))), {}
+        kept, details = list(range(len(self.engine_requests))), {}
         if not self.request.ranked:
             written = await write(self, admission)
         else:
@@ -113,14 +113,14 @@ class Completions:
             details = {"best_of_energies": [energies[start : start + self.rows] for start in starts]}
         choices = [self._choice(number, written[i].text, written[i]) for number, i in enumerate(kept)]
         ended = self.ended(written, kept, **details)
-        return CompletionResponse(choices=choices, **self.way.heading(self.kind), **ended)
+        return CompletionResponse(choices=choices, **self.plan.heading(self.kind), **ended)
 
     async def _ranked(self, admission: Admission) -> tuple[list[Written], list[float | None]]:
         """Return every text and its energy per token; a draining engine waits for both."""
-        with admission.batch.kept_open():
+        with admission.engine.kept_open():
             written = await write(self, admission)
             texts = [(*self._prompt(i), *text.tokens, *(self.suffix or ())) for i, text in enumerate(written)]
-            return written, await energies_per_token(self.way, texts, admission)
+            return written, await energies_per_token(self.plan, texts, admission)
 
     def _choice(self, index: int, text: str, written: Written | None) -> CompletionChoice:
         if written is None:
@@ -131,7 +131,7 @@ class Completions:
             text=text,
             finish_reason=written.finish_reason,
             token_ids=list(written.tokens) if "token_ids" in returned else None,
-            revealed_at=list(written.revealed_at) if "trajectory" in returned else None,
+            unmasked_at=list(written.unmasked_at) if "trajectory" in returned else None,
         )
 
     def _best(self, energies: Sequence[float | None], start: int) -> list[int]:
@@ -145,16 +145,16 @@ class Completions:
         return self.prompts[index // self.rows]
 
     def _decoder(self, index: int) -> CompletionDecoder:
-        return CompletionDecoder(self.way.served.generator.tokenizer, self._prompt(index))
+        return CompletionDecoder(self.plan.served.generator.tokenizer, self._prompt(index))
 
     def _echoed(self, index: int, tokens: Sequence[int], text: str) -> str:
         """Return the text of a choice, preceded by the text of its prompt if the request asks for an echo."""
         return self._decoder(index).echoed(tokens, text) if self.request.echo else text
 
 
-def order(request: CompletionRequest, way: GenerationPlan) -> Completions:
+def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
     """Return the completions that a request asks for; raise APIError if this model cannot generate them."""
-    generator = way.served.generator
+    generator = plan.served.generator
     if request.stream and generator.tokenizer.unstreamable is not None:
         raise APIError(
             400,
@@ -164,21 +164,26 @@ def order(request: CompletionRequest, way: GenerationPlan) -> Completions:
         )
     prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
     suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
-    way.visit.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
+    plan.context.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
     rows = request.rows
     if request.ranked:
-        require_rankable(way, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
-    jobs, work = [], 0.0
+        require_rankable(plan, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
+    engine_requests, work = [], 0.0
     for number, prompt in enumerate(prompts):
         if suffix is None:
-            jobs += [way.job(prompt, request.max_tokens, seed, request.stops) for seed in seeds(way, number, rows)]
+            engine_requests += [
+                plan.engine_request(prompt, request.max_tokens, seed, request.stops)
+                for seed in seeds(plan, number, rows)
+            ]
         else:
             known = _between(prompt, request.max_tokens, suffix, generator.length)
-            jobs += [way.job(known, None, seed) for seed in seeds(way, number, rows)]
-        work += rows * cost.of_job(jobs[-1], generator)  # the jobs of a prompt differ only in their seeds
+            engine_requests += [plan.engine_request(known, None, seed) for seed in seeds(plan, number, rows)]
+        work += rows * cost.of_request(
+            engine_requests[-1], generator
+        )  # the texts of a prompt differ only in their seeds
     if request.ranked:
-        work += ranking_work(len(jobs))
-    return Completions(request, way, prompts, suffix, rows, tuple(jobs), work)
+        work += ranking_work(len(engine_requests))
+    return Completions(request, plan, prompts, suffix, rows, tuple(engine_requests), work)
 
 
 def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], length: int) -> tuple[int | None, ...]:
@@ -186,7 +191,7 @@ def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], lengt
     if needed > length:
         raise APIError(
             400,
-            f"prompt, max_tokens and suffix need {len(prompt)} + {holes} + {len(suffix)} places, and this model's "
+            f"prompt, max_tokens and suffix need {len(prompt)} + {holes} + {len(suffix)} positions, and this model's "
             f"canvas has {length}; ask for less",
             "suffix",
             "invalid_value",

@@ -17,7 +17,7 @@ from cluster.http.completions import Completions
 from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.request_admission import STOPPING, Admission
 from cluster.http.metrics.engine_metrics import EngineMetrics
 from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
@@ -38,12 +38,12 @@ from cluster.http.schemas.requests import (
 from cluster.http.schemas.responses import (
     CompletionResponse,
     DetokenizeResponse,
+    ErrorResponse,
     Health,
     InfillResponse,
     ModelList,
     ModelObject,
     Readiness,
-    Refusal,
     ScoreResponse,
     TokenizeResponse,
     Version,
@@ -79,34 +79,34 @@ WORKED = (*POSTED, 429, 503, 504)
 class Endpoint:
     """Route handlers: validate the request, run it in the engine and build the response."""
 
-    def __init__(self, batch: InferenceEngine, rules: Rules, metrics: Metrics) -> None:
-        self.batch, self.rules, self.metrics = batch, rules, metrics
-        self.admission = Admission(batch, rules, metrics)
-        self.readings = EngineMetrics(batch, metrics)
+    def __init__(self, engine: InferenceEngine, request_limits: RequestLimits, metrics: Metrics) -> None:
+        self.engine, self.request_limits, self.metrics = engine, request_limits, metrics
+        self.admission = Admission(engine, request_limits, metrics)
+        self.engine_metrics = EngineMetrics(engine, metrics)
         self.warm = False
         """Whether the warm-up has finished; /readyz returns 503 until then."""
         self._since = int(time.time())
-        self._served = ServedModel(batch.model)
+        self._served = ServedModel(engine.model)
 
     @property
     def served(self) -> ServedModel:
         """Model for new requests."""
-        model = self.batch.model
+        model = self.engine.model
         if self._served.model is not model:
             self._served = ServedModel(model)
         return self._served
 
     async def complete(self, request: CompletionRequest, http: Request) -> Any:
         """Complete a prompt, or fill between a prompt and a suffix; with `stream`, send text once it is certain."""
-        return await self._written(request, http, completions.order, states=False)
+        return await self._written(request, http, completions.prepare, states=False)
 
     async def infill(self, request: InfillRequest, http: Request) -> Any:
         """Fill the gaps of a text; with `stream`, send every denoising state."""
-        return await self._written(request, http, infills.order, states=True)
+        return await self._written(request, http, infills.prepare, states=True)
 
     async def score(self, request: ScoreRequest, http: Request) -> ScoreResponse:
         """Score a text: bounds on its log-likelihood, and its energies."""
-        return await scores.answer(request, self._way(request, http), self.admission)
+        return await scores.answer(request, self._plan(request, http), self.admission)
 
     async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
         """Tokenize a text."""
@@ -134,31 +134,31 @@ class Endpoint:
 
     async def ready(self) -> Readiness:
         """Report readiness and the served model."""
-        served, batch = self.served, self.batch
-        if batch.closing:
+        served, engine = self.served, self.engine
+        if engine.closing:
             raise APIError(503, "the server is stopping", code=STOPPING)
-        if not self.warm or not batch.alive:
-            message = "the engine has not started yet" if batch.alive else "the engine has failed"
+        if not self.warm or not engine.alive:
+            message = "the engine has not started yet" if engine.alive else "the engine has failed"
             raise APIError(503, message, code="not_ready")
-        if batch.backlog_seconds > 0 and batch.beat_age_seconds > HUNG_SECONDS:
+        if engine.backlog_seconds > 0 and engine.beat_age_seconds > HUNG_SECONDS:
             raise APIError(503, f"the engine has made no progress for {HUNG_SECONDS:g} s", code="not_ready")
         return Readiness(
             model=served.name,
             model_version=served.version,
             digest=served.digest,
             warm=self.warm,
-            alive=batch.alive,
-            beat_age_seconds=round(batch.beat_age_seconds, 3),
-            backlog_seconds=round(batch.backlog_seconds, 3),
+            alive=engine.alive,
+            beat_age_seconds=round(engine.beat_age_seconds, 3),
+            backlog_seconds=round(engine.backlog_seconds, 3),
         )
 
     def _model(self) -> ModelObject:
         return ModelObject(id=self.served.name, created=self._since, edlm=self.served.facts)
 
-    def _way(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
-        visit = request_context(http.scope)
+    def _plan(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
+        context = request_context(http.scope)
         return plan_generation(
-            request, self.served, visit, self.admission.deadline(visit, request.edlm.timeout_seconds)
+            request, self.served, context, self.admission.deadline(context, request.edlm.timeout_seconds)
         )
 
     async def _written(
@@ -166,15 +166,15 @@ class Endpoint:
     ) -> Any:
         """Return the response, complete or streamed; `states`: default of `stream_options.denoising`."""
         request.require_consistent()
-        self.admission.require_places(request.texts, request.plural)
-        order = await asyncio.to_thread(make, request, self._way(request, http))
-        self.admission.charge(order.way.visit, order.work)
+        self.admission.require_room(request.texts, request.plural)
+        prepared = await asyncio.to_thread(make, request, self._plan(request, http))
+        self.admission.charge(prepared.plan.context, prepared.work)
         if not request.stream:
-            return await order.answer(self.admission)
+            return await prepared.answer(self.admission)
         options = request.stream_options or StreamOptions()
-        pieces = stream(order, self.admission, options, states if options.denoising is None else options.denoising)
+        pieces = stream(prepared, self.admission, options, states if options.denoising is None else options.denoising)
         await anext(pieces)  # returns when the first text starts; until then an error can still set the HTTP status
-        return EventStream(pieces, order.way.deadline, order.way.visit)
+        return EventStream(pieces, prepared.plan.deadline, prepared.plan.context)
 
 
 def make_app(endpoint: Endpoint) -> FastAPI:
@@ -182,37 +182,39 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     # No documentation pages: they load scripts from other hosts. The schema itself is at /openapi.json.
     app = FastAPI(title="edlm", version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.route_class = JsonRoute
-    keys = None if endpoint.rules.keys is None else APIKeys(endpoint.rules.keys)
+    keys = None if endpoint.request_limits.keys is None else APIKeys(endpoint.request_limits.keys)
     # From the innermost to the outermost.
     app.add_middleware(Head)
     app.add_middleware(ClientDisconnect)
-    app.add_middleware(RequestGuard, hosts=endpoint.rules.hosts, keys=keys)
+    app.add_middleware(RequestGuard, hosts=endpoint.request_limits.hosts, keys=keys)
     app.add_middleware(AccessLog, metrics=endpoint.metrics)
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     event_schema = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
     streamed = {200: {"content": {"text/event-stream": {"itemSchema": event_schema}}}}
     post, get = app.post, app.get
-    post("/v1/completions", response_model=CompletionResponse, responses=streamed | told(WORKED))(endpoint.complete)
-    post("/v1/infill", response_model=InfillResponse, responses=streamed | told(WORKED))(endpoint.infill)
-    post("/v1/score", responses=told(WORKED))(endpoint.score)
-    post("/v1/tokenize", responses=told(POSTED))(endpoint.tokenize)
-    post("/v1/detokenize", responses=told(POSTED))(endpoint.detokenize)
-    get("/v1/models", responses=told(READ))(endpoint.models)
-    get("/v1/models/{model}", responses=told(READ))(endpoint.model)
+    post("/v1/completions", response_model=CompletionResponse, responses=streamed | error_responses(WORKED))(
+        endpoint.complete
+    )
+    post("/v1/infill", response_model=InfillResponse, responses=streamed | error_responses(WORKED))(endpoint.infill)
+    post("/v1/score", responses=error_responses(WORKED))(endpoint.score)
+    post("/v1/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
+    post("/v1/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
+    get("/v1/models", responses=error_responses(READ))(endpoint.models)
+    get("/v1/models/{model}", responses=error_responses(READ))(endpoint.model)
     if isinstance(endpoint.metrics, PrometheusMetrics):  # Ray exports the metrics of a replica
-        get("/metrics", include_in_schema=False)(_scraped(endpoint.readings, endpoint.metrics))
+        get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
     for path in ("/readyz", *READY):
-        get(path, responses=told((*ALWAYS, 503)))(endpoint.ready)
-    get("/version", responses=told((*ALWAYS, 401)))(version)
-    get("/healthz", responses=told(ALWAYS))(health)
+        get(path, responses=error_responses((*ALWAYS, 503)))(endpoint.ready)
+    get("/version", responses=error_responses((*ALWAYS, 401)))(version)
+    get("/healthz", responses=error_responses(ALWAYS))(health)
     get("/", include_in_schema=False)(_always(page.page(page.FILE.read_bytes())))
-    _tell_of_keys(app.openapi())
-    _tell_of_refusals(app.openapi())
+    _document_keys(app.openapi())
+    _remove_validation_errors(app.openapi())
     return app
 
 
-def _tell_of_keys(document: dict[str, Any]) -> None:
+def _document_keys(document: dict[str, Any]) -> None:
     """Add the routes' API key requirement to the document; FastAPI does not know of the middleware that checks it."""
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path, route in document["paths"].items():
@@ -220,7 +222,7 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
             operation["security"] = [{}] if path in OPEN else [{"key": []}, {}]
 
 
-def _tell_of_refusals(document: dict[str, Any]) -> None:
+def _remove_validation_errors(document: dict[str, Any]) -> None:
     """Remove FastAPI's own 422 responses from the document; they are 400 here."""
     for name in ("HTTPValidationError", "ValidationError"):
         del document["components"]["schemas"][name]
@@ -239,9 +241,9 @@ async def version() -> Version:
     return Version(version=VERSION)
 
 
-def told(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
+def error_responses(statuses: tuple[int, ...]) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for its documentation."""
-    return {status: {"model": Refusal, "description": MEANINGS[status]} for status in sorted(statuses)}
+    return {status: {"model": ErrorResponse, "description": MEANINGS[status]} for status in sorted(statuses)}
 
 
 def _always(response: Response) -> Callable[[], Awaitable[Response]]:
@@ -251,9 +253,9 @@ def _always(response: Response) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def _scraped(readings: EngineMetrics, own: PrometheusMetrics) -> Callable[[], Awaitable[Response]]:
+def _scraped(engine_metrics: EngineMetrics, metrics: PrometheusMetrics) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
-        readings.take()
-        return PlainTextResponse(own.text(), media_type="text/plain; version=0.0.4")
+        engine_metrics.update()
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     return answer

@@ -56,8 +56,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     unknown = first["type"] == "extra_forbidden"
-    path = [str(place) for place in first["loc"][1:]]
-    named = ".".join(place for place in path if unknown or not _VARIANT.fullmatch(place))
+    path = [str(part) for part in first["loc"][1:]]
+    named = ".".join(part for part in path if unknown or not _VARIANT.fullmatch(part))
     param = named.encode("ascii", "backslashreplace").decode()[:MAX_NAME] or None
     message = f"{param}: {'unknown field' if unknown else first['msg'].removeprefix('Value error, ')}"
     if param is None:

@@ -20,7 +20,7 @@ from edlm.inference.text import Tally
 from edlm.rng import Purpose
 from edlm.sampling.sampler import Sampler
 
-ANOTHER_LAW: Literal["another law"] = "another law"
+ANOTHER_DISTRIBUTION: Literal["another distribution"] = "another distribution"
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class GenerationPlan:
     """Token temperature."""
     seed: int
     streams: Streams
-    visit: RequestContext
+    context: RequestContext
     deadline: float
 
-    def job(
+    def engine_request(
         self, known: Sequence[int | None], max_tokens: int | None, seed: int, stops: tuple[str, ...] = ()
     ) -> Request:
         """Return the engine request for one text: a continuation of `known`, or an infill if `max_tokens` is None."""
@@ -48,7 +48,7 @@ class GenerationPlan:
             seed=seed,
             sampler=self.sampler,
             energy=self.energy,
-            key=self.visit.key,
+            key=self.context.key,
             deadline=self.deadline,
             stop=stops,
         )
@@ -70,14 +70,14 @@ class GenerationPlan:
             energy_temperature=self.sampler.energy_temperature,
             energy=self.energy,
             temperature=self.temperature,
-            law=None if self.temperature == 1 else ANOTHER_LAW,
+            distribution=None if self.temperature == 1 else ANOTHER_DISTRIBUTION,
             ess=sum(ess) / len(ess) if ess else None,
             denoiser_calls=sum(tally.denoiser_calls for tally in tallies) if tallies else None,
             energy_calls=sum(tally.energy_calls for tally in tallies) if tallies else None,
-            seconds=round(self.visit.seconds, 4),
+            seconds=round(self.context.seconds, 4),
             model_version=self.served.version,
             digest=self.served.digest,
-            ignored=list(self.visit.ignored),
+            ignored=list(self.context.ignored),
             **read,
         )
 
@@ -94,11 +94,11 @@ class GenerationPlan:
 def plan_generation(
     request: CompletionRequest | InfillRequest | ScoreRequest,
     served: ServedModel,
-    visit: RequestContext,
+    context: RequestContext,
     deadline: float,
 ) -> GenerationPlan:
     """Return the plan for a request; raise APIError if this model cannot serve it."""
-    visit.ignored = request.ignored
+    context.ignored = request.ignored
     served.require_named(request.model)
     temperature = 1.0 if isinstance(request, ScoreRequest) else request.temperature
     served = served.at(temperature)
@@ -107,7 +107,7 @@ def plan_generation(
     settings = or_refuse("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
-        served, settings.sampler, settings.energy, temperature, seed, request.streams, visit, deadline
+        served, settings.sampler, settings.energy, temperature, seed, request.streams, context, deadline
     )
 
 

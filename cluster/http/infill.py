@@ -21,9 +21,9 @@ class Infills:
     """One text with gaps, to be filled `n` times."""
 
     request: InfillRequest
-    way: GenerationPlan
+    plan: GenerationPlan
     tokens: tuple[int | None, ...]
-    jobs: tuple[Request, ...]
+    engine_requests: tuple[Request, ...]
     work: float
 
     kind = "infill"
@@ -32,15 +32,15 @@ class Infills:
     @property
     def shown(self) -> Sequence[slice]:
         """Return, per request, the slice of its tokens to show: all of them."""
-        return [slice(len(self.tokens))] * len(self.jobs)
+        return [slice(len(self.tokens))] * len(self.engine_requests)
 
     def beginnings(self) -> list["_Nothing"]:
         """Return placeholders: a stream sends states, and the text only once it is complete."""
-        return [_Nothing()] * len(self.jobs)
+        return [_Nothing()] * len(self.engine_requests)
 
     def written(self, index: int, text: Text, frame: Progress) -> Written:
         """Return the finished text of choice `index`."""
-        return Written(text.text, text.tokens, text.finish_reason, frame.revealed_at, text.tally)
+        return Written(text.text, text.tokens, text.finish_reason, frame.unmasked_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""
@@ -50,7 +50,9 @@ class Infills:
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
         """Return the details and the usage of the response."""
         token_usage = self.usage(self.tokens.count(None) * len(written))
-        details = self.way.details([text.tally for text in written], seeds=[job.seed for job in self.jobs])
+        details = self.plan.details(
+            [text.tally for text in written], seeds=[text.seed for text in self.engine_requests]
+        )
         return {"edlm": details.model_dump(), "usage": token_usage.model_dump()}
 
     def usage(self, written: int) -> TokenUsage:
@@ -61,7 +63,7 @@ class Infills:
         """Generate all texts and return the response."""
         written = await write(self, admission)
         choices = [self._choice(i, text) for i, text in enumerate(written)]
-        return InfillResponse(choices=choices, **self.way.heading(self.kind), **self.ended(written))
+        return InfillResponse(choices=choices, **self.plan.heading(self.kind), **self.ended(written))
 
     def _choice(self, index: int, written: Written) -> InfillChoice:
         trajectory = "trajectory" in self.request.edlm.return_
@@ -70,7 +72,7 @@ class Infills:
             text=written.text,
             tokens=list(written.tokens),
             finish_reason=written.finish_reason,
-            revealed_at=list(written.revealed_at) if trajectory else None,
+            unmasked_at=list(written.unmasked_at) if trajectory else None,
         )
 
 
@@ -84,14 +86,16 @@ class _Nothing:
         return text
 
 
-def order(request: InfillRequest, way: GenerationPlan) -> Infills:
+def prepare(request: InfillRequest, plan: GenerationPlan) -> Infills:
     """Return the infills that a request asks for; raise APIError if this model cannot fill it."""
-    generator = way.served.generator
+    generator = plan.served.generator
     if request.parts is not None:
-        field, tokens = "parts", or_refuse("parts", generator.places, request.parts)
+        field, tokens = "parts", or_refuse("parts", generator.read_parts, request.parts)
     else:
         field, tokens = "tokens", tuple(request.tokens or ())
     or_refuse(field, canvas, tokens, generator.length, generator.mask)
-    way.visit.prompt_tokens = len(tokens) - tokens.count(None)
-    jobs = tuple(way.job(tokens, None, seed) for seed in seeds(way, 0, request.n))
-    return Infills(request, way, tokens, jobs, len(jobs) * cost.of_job(jobs[0], generator))
+    plan.context.prompt_tokens = len(tokens) - tokens.count(None)
+    engine_requests = tuple(plan.engine_request(tokens, None, seed) for seed in seeds(plan, 0, request.n))
+    return Infills(
+        request, plan, tokens, engine_requests, len(engine_requests) * cost.of_request(engine_requests[0], generator)
+    )

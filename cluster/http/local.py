@@ -17,7 +17,7 @@ import torch
 import uvicorn
 
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import warmed
@@ -27,7 +27,7 @@ from edlm.inference.request import Limits
 from edlm.storage import committed
 
 HOST = "127.0.0.1"
-RULES, LIMITS = Rules(), Limits()
+REQUEST_LIMITS, LIMITS = RequestLimits(), Limits()
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,16 @@ class Service:
 
 @contextmanager
 def serving(
-    generator: TextGenerator, version: str, port: int = 0, rules: Rules = RULES, limits: Limits = LIMITS
+    generator: TextGenerator,
+    version: str,
+    port: int = 0,
+    request_limits: RequestLimits = REQUEST_LIMITS,
+    limits: Limits = LIMITS,
 ) -> Iterator[Service]:
     """Serve the generator at an endpoint of its own while the block runs; port 0 selects a free port."""
-    with InferenceEngine(generator, version, limits) as batch:
+    with InferenceEngine(generator, version, limits) as engine:
         metrics = PrometheusMetrics()
-        endpoint = Endpoint(batch, rules, metrics)
+        endpoint = Endpoint(engine, request_limits, metrics)
         endpoint.warm = True
         with listening(make_app(endpoint), port) as url:
             yield Service(url, endpoint, metrics)
@@ -84,7 +88,7 @@ def main() -> None:
     version = f"local/{'unpublished' if marker is None else marker.digest}"
     generator = open_bundle(arguments.folder)
     warmed(generator)
-    with serving(generator, version, arguments.port, Rules(keys=arguments.keys)) as service:
+    with serving(generator, version, arguments.port, RequestLimits(keys=arguments.keys)) as service:
         print(f"{service.url}; Ctrl-C stops it", flush=True)
         try:
             threading.Event().wait()

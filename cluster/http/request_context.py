@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ANYBODY = "anybody"  # shared key of all requests where no API key is required
-_PLACE = "edlm.visit"
+SHARED_KEY = "anybody"  # shared key of all requests where no API key is required
+_SCOPE_KEY = "edlm.request_context"
 
 
 @dataclass
@@ -16,7 +16,7 @@ class RequestContext:
     request_id: str
     arrived: float = field(default_factory=time.monotonic)
     """On the clock of `time.monotonic()`."""
-    key: str = ANYBODY
+    key: str = SHARED_KEY
     """Name of the API key, chosen by the operator; not the key itself."""
     code: str | None = None
     """Code of the error returned to the client."""
@@ -32,9 +32,9 @@ class RequestContext:
 
     def enter(self, scope: Any) -> None:
         """Store this context in the ASGI scope, for all later handlers of the request."""
-        scope[_PLACE] = self
+        scope[_SCOPE_KEY] = self
 
 
 def request_context(scope: Mapping[str, Any]) -> RequestContext:
     """Return the context stored by `cluster.http.middleware.access_log`."""
-    return scope[_PLACE]
+    return scope[_SCOPE_KEY]

@@ -10,9 +10,9 @@ from cluster.http.served_model import or_refuse
 from edlm.likelihood.estimate import Estimate
 
 
-async def answer(request: ScoreRequest, way: GenerationPlan, admission: Admission) -> ScoreResponse:
+async def answer(request: ScoreRequest, plan: GenerationPlan, admission: Admission) -> ScoreResponse:
     """Score the text; raise APIError if it does not fit a canvas or costs too much."""
-    generator = way.served.generator
+    generator = plan.served.generator
     if request.text is not None:
         field, tokens = "text", or_refuse("text", generator.read, request.text)
     else:
@@ -22,19 +22,19 @@ async def answer(request: ScoreRequest, way: GenerationPlan, admission: Admissio
     if len(tokens) > generator.length:
         message = f"{field} has {len(tokens)} tokens; this model scores at most {generator.length}, so cut it"
         raise APIError(400, message, field, "invalid_value")
-    way.visit.prompt_tokens = len(tokens)
-    work = cost.of_score(len(tokens), request.draws, way.sampler, way.energy, generator)
-    admission.charge(way.visit, work)
-    bites = generator.stepwise_score(tokens, way.seed, request.draws, way.sampler, way.energy)
-    score = await admission.measured(work, bites, work, way)
+    plan.context.prompt_tokens = len(tokens)
+    work = cost.of_score(len(tokens), request.draws, plan.sampler, plan.energy, generator)
+    admission.charge(plan.context, work)
+    task = generator.stepwise_score(tokens, plan.seed, request.draws, plan.sampler, plan.energy)
+    score = await admission.measured(work, task, work, plan)
     return ScoreResponse(
-        **way.heading("score"),
+        **plan.heading("score"),
         tokens=len(tokens),
         text=generator.tokenizer.decode(tokens),
         nelbo=_measured(score.nelbo),
         bound=_measured(score.bound),
         energies={name: _measured(value) for name, value in score.energies.items()},
-        edlm=way.details(),
+        edlm=plan.details(),
     )
 
 

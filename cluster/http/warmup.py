@@ -69,4 +69,4 @@ def _require_servable(generator: TextGenerator) -> None:
         require_course(generator.bundle.sampler)
     except ValueError as error:
         message = f"{generator.bundle.name!r} cannot be served with its default sampler: {error}; register it again"
-        raise ValueError(f"{message} with `revealing: {{kind: at_random}}`") from None
+        raise ValueError(f"{message} with `unmasking: {{kind: at_random}}`") from None

@@ -33,16 +33,16 @@ def cached_model(version: ModelVersion, folder: Path) -> Path:
     users of this machine may write to the cache.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    require_own(folder)
+    require_private(folder)
     copy = folder / version.digest
-    if not _is_good(copy, version.digest):
-        _bring(version, folder, copy)
+    if not _is_intact(copy, version.digest):
+        _copy(version, folder, copy)
     os.utime(copy)
     _clear(folder, copy)
     return copy
 
 
-def require_own(folder: Path) -> None:
+def require_private(folder: Path) -> None:
     """Raise ConfigurationError unless the folder belongs to this user with mode 0700.
 
     A user with write access could replace a verified file before it is read.
@@ -62,24 +62,24 @@ def require_own(folder: Path) -> None:
         )
 
 
-def _is_good(place: Path, digest: str) -> bool:
+def _is_intact(folder: Path, digest: str) -> bool:
     """Return whether a complete copy exists; remove a damaged one: it costs a second copy, never a wrong answer."""
-    if not place.is_dir():
+    if not folder.is_dir():
         return False
     try:
-        marker = committed(str(place))
+        marker = committed(str(folder))
         if marker is None or marker.digest != digest:
-            raise ValueError(f"{place} does not match the digest in its name")
-        verify(place, marker.files)
+            raise ValueError(f"{folder} does not match the digest in its name")
+        verify(folder, marker.files)
     except ValueError as error:
         log.warning("the cached copy is replaced: %s", error)
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
         return False
     return True
 
 
-def _bring(version: ModelVersion, folder: Path, place: Path) -> None:
-    """Copy the content of the version's URI to `place`."""
+def _copy(version: ModelVersion, folder: Path, target: Path) -> None:
+    """Copy the content of the version's URI to `target`."""
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
         held = "no committed output" if marker is None else f"digest {marker.digest}"
@@ -88,16 +88,16 @@ def _bring(version: ModelVersion, folder: Path, place: Path) -> None:
             "register it again"
         )
     source = fetch(version.uri, folder)
-    if source == place:
+    if source == target:
         return
     with tempfile.TemporaryDirectory(prefix=".copy-", dir=folder) as temporary:
         partial = Path(temporary) / "folder"
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(INTENT))
         verify(partial, marker.files)
         try:
-            os.replace(partial, place)
+            os.replace(partial, target)
         except OSError:  # another replica on this machine was faster
-            verify(place, marker.files)
+            verify(target, marker.files)
 
 
 def _clear(folder: Path, used: Path) -> None:

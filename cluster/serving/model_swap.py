@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SwapStatus:
-    """Model that answers, model requested last, and the state of that request."""
+    """Model that serves requests, model requested last, and the state of that request."""
 
-    answers: ModelVersion
-    wanted: ModelVersion | None
+    current: ModelVersion
+    target: ModelVersion | None
     """None: the last request named no valid version."""
-    state: Literal["stands", "loading", "failed"]
+    state: Literal["ready", "loading", "failed"]
     error: str | None = None
 
 
 class ModelSwap(Generic[Model]):
-    """Background loader of models, one at a time; the model requested last is the one that answers in the end.
+    """Background loader of models, one at a time; the model requested last is the one that serves in the end.
 
-    `load` fetches and checks a model and raises if it is invalid; `swap` makes it answer, and raises if that fails.
+    `load` fetches and checks a model and raises if it is invalid; `swap` makes it serve, and raises if that fails.
     Neither changes anything if it raises.
     """
 
@@ -39,23 +39,23 @@ class ModelSwap(Generic[Model]):
     ) -> None:
         self._load, self._swap, self._ended = load, swap, ended
         self._lock = threading.Lock()
-        self._standing = SwapStatus(first, first, "stands")
+        self._status = SwapStatus(first, first, "ready")
         self._thread: threading.Thread | None = None
 
     @property
-    def standing(self) -> SwapStatus:
+    def status(self) -> SwapStatus:
         """Current status of the swap."""
         with self._lock:
-            return self._standing
+            return self._status
 
-    def ask(self, wanted: ModelVersion) -> None:
-        """Request a swap to `wanted` unless it is requested already and has not failed; return at once, never raise."""
+    def request(self, target: ModelVersion) -> None:
+        """Request a swap to `target` unless it is requested already and has not failed; return at once, never raise."""
         with self._lock:
-            if wanted == self._standing.wanted and self._standing.state != "failed":
+            if target == self._status.target and self._status.state != "failed":
                 return
-            self._standing = replace(self._standing, wanted=wanted, state="loading", error=None)
+            self._status = replace(self._status, target=target, state="loading", error=None)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._follow, name="succession", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="model-swap", daemon=True)
                 self._thread.start()
 
     def refuse(self, error: str) -> None:
@@ -63,41 +63,41 @@ class ModelSwap(Generic[Model]):
         log.error("the current model stays: %s", error)
         self._ended("failed")
         with self._lock:
-            self._standing = replace(self._standing, wanted=None, state="failed", error=error)
+            self._status = replace(self._status, target=None, state="failed", error=error)
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         """Swap models until no request is left."""
-        while (wanted := self._next()) is not None:
+        while (target := self._next()) is not None:
             try:
-                if wanted != self.standing.answers:
-                    self._swap_to(wanted)
+                if target != self.status.current:
+                    self._swap_to(target)
             except Exception as error:
                 # Whatever is wrong with the new model, the old one continues; the status and the metric report it.
-                log.exception("version %s is not loaded; the current model stays", wanted.version)
-                self._settle(wanted, "failed", f"{type(error).__name__}: {error}")
+                log.exception("version %s is not loaded; the current model stays", target.version)
+                self._settle(target, "failed", f"{type(error).__name__}: {error}")
             else:
-                self._settle(wanted, "stands", None)
+                self._settle(target, "ready", None)
 
     def _next(self) -> ModelVersion | None:
         with self._lock:
-            if self._standing.state == "loading":
-                return self._standing.wanted
+            if self._status.state == "loading":
+                return self._status.target
             self._thread = None
             return None
 
-    def _swap_to(self, wanted: ModelVersion) -> None:
-        model = self._load(wanted)
+    def _swap_to(self, target: ModelVersion) -> None:
+        model = self._load(target)
         with self._lock:
-            if self._standing.wanted != wanted:
+            if self._status.target != target:
                 return  # another one was requested meanwhile
-        self._swap(model, wanted)
+        self._swap(model, target)
         with self._lock:
-            self._standing = replace(self._standing, answers=wanted)
+            self._status = replace(self._status, current=target)
         self._ended("done")
 
-    def _settle(self, wanted: ModelVersion, state: Literal["stands", "failed"], error: str | None) -> None:
+    def _settle(self, target: ModelVersion, state: Literal["ready", "failed"], error: str | None) -> None:
         if state == "failed":
             self._ended("failed")
         with self._lock:
-            if self._standing.wanted == wanted and self._standing.state == "loading":
-                self._standing = replace(self._standing, state=state, error=error)
+            if self._status.target == target and self._status.state == "loading":
+                self._status = replace(self._status, state=state, error=error)

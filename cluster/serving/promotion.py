@@ -62,7 +62,7 @@ class Promotion:
         If this does not succeed in time, for any reason, the previous config is deployed again, and NotPromoted says
         why; Ctrl-C does the same and is then raised as KeyboardInterrupt.
         """
-        digests = {status["answers"]["digest"] for status in standings(self._handle)}
+        digests = {status["current"]["digest"] for status in swap_statuses(self._handle)}
         try:
             apply(with_version(self._before, version))
             self._wait(version, canary)
@@ -96,15 +96,15 @@ class Promotion:
         application = serve.status().applications[APPLICATION]
         if application.status in FAILED:
             raise NotPromoted(reasons(application))
-        statuses = standings(self._handle)
+        statuses = swap_statuses(self._handle)
         failed = [
             status["error"]
             for status in statuses
-            if status["state"] == "failed" and status["wanted"] == asdict(version)
+            if status["state"] == "failed" and status["target"] == asdict(version)
         ]
         if failed:
             raise NotPromoted(failed[0])
-        behind = [status for status in statuses if status["answers"]["digest"] != version.digest]
+        behind = [status for status in statuses if status["current"]["digest"] != version.digest]
         # If Serve may scale to zero, there may be no replica; the canary request then starts one.
         replicas = _replicas()
         if behind or len(statuses) != replicas:
@@ -116,10 +116,8 @@ class Promotion:
         """Return whether every replica answers with one of these digests in time."""
         deadline = time.monotonic() + self._timeout_seconds
         while time.monotonic() < deadline:
-            statuses = standings(self._handle)
-            restored = all(
-                status["state"] == "stands" and status["answers"]["digest"] in digests for status in statuses
-            )
+            statuses = swap_statuses(self._handle)
+            restored = all(status["state"] == "ready" and status["current"]["digest"] in digests for status in statuses)
             if restored and len(statuses) == _replicas():
                 return True
             time.sleep(POLL_SECONDS)
@@ -155,10 +153,10 @@ def with_version(application: ServeApplicationSchema, version: ModelVersion) -> 
     return ServeApplicationSchema.model_validate({**tree, "deployments": list(settings.values())})
 
 
-def standings(handle: DeploymentHandle) -> list[dict[str, Any]]:
+def swap_statuses(handle: DeploymentHandle) -> list[dict[str, Any]]:
     """Return the status of each running replica; one that is shutting down is omitted."""
     try:
-        results = handle.broadcast("standing").results(timeout_s=ASK_SECONDS, return_exceptions=True)
+        results = handle.broadcast("status").results(timeout_s=ASK_SECONDS, return_exceptions=True)
     except DeploymentUnavailableError:  # no replica is running
         return []
     except TimeoutError:  # a replica was killed or is too busy: no status is known, and the caller asks again

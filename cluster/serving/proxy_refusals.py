@@ -56,9 +56,11 @@ def refusal(start: Message) -> APIError | None:
     return _ended() if status == 500 else APIError(status, "the server's proxy rejected this request")
 
 
-def spread(told: str | None) -> int:
+def spread(retry_after: str | None) -> int:
     """Draw whole seconds up to Ray's value, so that clients rejected together do not retry together."""
-    return random.randint(1, max(1, int(told) if told is not None and told.isdigit() else BACK_SECONDS))
+    return random.randint(
+        1, max(1, int(retry_after) if retry_after is not None and retry_after.isdigit() else BACK_SECONDS)
+    )
 
 
 def _ended() -> APIError:

@@ -14,7 +14,7 @@ from ray.serve.context import _get_global_client
 
 from cluster.config import Serving, is_loopback, require_asked
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
-from cluster.http.limits.limits import rules_of
+from cluster.http.limits.limits import request_limits_of
 from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @config
-class Wanted:
+class TargetVersion:
     """Model that a replica is to serve, never an alias; Serve calls it `user_config`."""
 
     version: str
@@ -68,7 +68,7 @@ class Replica:
         self._execution = Execution(precision=serving.precision, compiled=serving.compiled)
         self._rows = COMPILED_ROWS if serving.compiled else ONE_ROW
         self._app, self._metrics = DeferredApp(), RayMetrics()
-        self._succession: ModelSwap[TextGenerator] | None = None
+        self._model_swap: ModelSwap[TextGenerator] | None = None
         self._drained = False
 
     def __serve_build_asgi_app__(self) -> DeferredApp:
@@ -80,37 +80,37 @@ class Replica:
         If the first model cannot be loaded, the replica does not start; the error says why. A later call never raises:
         a replica whose reconfiguration fails is killed, however well it answers.
         """
-        if self._succession is None:
-            first = wanted_version(user_config)
+        if self._model_swap is None:
+            first = target_version(user_config)
             require_guard(self._serving, await asyncio.to_thread(listening_host))
             generator = await asyncio.to_thread(self._first, first)
-            self._endpoint = Endpoint(self._engine(generator, first), rules_of(self._serving), self._metrics)
+            self._endpoint = Endpoint(self._engine(generator, first), request_limits_of(self._serving), self._metrics)
             self._app.app = make_app(self._endpoint)
-            self._succession = ModelSwap(first, self._load, self._swap, self._ended)
+            self._model_swap = ModelSwap(first, self._load, self._swap, self._ended)
             self._endpoint.warm = True
             return
         try:
-            self._succession.ask(wanted_version(user_config))
+            self._model_swap.request(target_version(user_config))
         except ConfigurationError as error:
-            self._succession.refuse(str(error))
+            self._model_swap.refuse(str(error))
 
     async def check_health(self) -> None:
         """Raise EngineFailed if the engine can no longer work; Serve then replaces this replica."""
         if self._endpoint is None or self._drained:
             return
-        self._endpoint.readings.take()
-        require_living(self._endpoint.batch, COMPILING_SECONDS if self._execution.compiled else HUNG_SECONDS)
+        self._endpoint.engine_metrics.update()
+        require_living(self._endpoint.engine, COMPILING_SECONDS if self._execution.compiled else HUNG_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the metric used by `cluster.serving.autoscaling`."""
-        return {BACKLOG: 0.0 if self._endpoint is None else self._endpoint.batch.backlog_seconds}
+        return {BACKLOG: 0.0 if self._endpoint is None else self._endpoint.engine.backlog_seconds}
 
-    async def standing(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return the status for the deployer: the models, the process id and the engine's statistics."""
-        assert self._succession is not None
+        assert self._model_swap is not None
         assert self._endpoint is not None
-        counts = dataclasses.asdict(self._endpoint.batch.statistics())
-        return {**dataclasses.asdict(self._succession.standing), "pid": os.getpid(), "counts": counts}
+        counts = dataclasses.asdict(self._endpoint.engine.statistics())
+        return {**dataclasses.asdict(self._model_swap.status), "pid": os.getpid(), "counts": counts}
 
     async def drain(self, seconds: float) -> bool:
         """Accept no new requests and wait for the accepted ones, which fail after `seconds`.
@@ -119,11 +119,11 @@ class Replica:
         """
         assert self._endpoint is not None
         self._drained = True
-        return await asyncio.to_thread(self._endpoint.batch.drain, seconds)
+        return await asyncio.to_thread(self._endpoint.engine.drain, seconds)
 
     def __del__(self) -> None:
         if self._endpoint is not None:
-            self._endpoint.batch.close()
+            self._endpoint.engine.close()
 
     def _first(self, version: ModelVersion) -> TextGenerator:
         generator = self._open(version, self._device)
@@ -146,7 +146,7 @@ class Replica:
         generator = self._open(version, "cpu")
         if self._execution.compiled and self._device == "cpu":
             warmed(generator, self._rows)  # compiling here blocks no request of the old model
-        engine, deadline = self._endpoint.batch, time.monotonic() + WARMING_SECONDS
+        engine, deadline = self._endpoint.engine, time.monotonic() + WARMING_SECONDS
         while True:
             try:
                 future = engine.run(PASSES, warming(generator, self._device, self._rows), "warming", deadline)
@@ -162,7 +162,7 @@ class Replica:
 
     def _swap(self, generator: TextGenerator, version: ModelVersion) -> None:
         assert self._endpoint is not None
-        self._endpoint.batch.swap(generator, version.fingerprint)
+        self._endpoint.engine.swap(generator, version.fingerprint)
 
     def _ended(self, result: Literal["done", "failed"]) -> None:
         self._metrics.add(instruments.SWAPS, 1, result)
@@ -173,18 +173,18 @@ def limits_of(serving: Serving) -> Limits:
     return Limits(slots=serving.slots, waiting=serving.waiting, patience_seconds=serving.patience_seconds)
 
 
-def wanted_version(user_config: Any) -> ModelVersion:
+def target_version(user_config: Any) -> ModelVersion:
     """Return the version that a user_config names; raise ConfigurationError if it names none, or has other keys."""
     if not isinstance(user_config, Mapping):
         raise ConfigurationError(f"user_config: version, uri and digest of a model are needed, got {user_config!r}")
-    return parse(Wanted, dict(user_config), source="user_config").known
+    return parse(TargetVersion, dict(user_config), source="user_config").known
 
 
-def require_living(batch: InferenceEngine, hung_seconds: float) -> None:
+def require_living(engine: InferenceEngine, hung_seconds: float) -> None:
     """Raise EngineFailed if the engine has failed, or has work but made no progress for `hung_seconds`."""
-    if not batch.alive:
+    if not engine.alive:
         raise EngineFailed("the engine has failed; see the log")
-    if batch.beat_age_seconds > hung_seconds:
+    if engine.beat_age_seconds > hung_seconds:
         raise EngineFailed(f"the engine has work and has made no progress for {hung_seconds:g} s")
 
 

@@ -60,7 +60,7 @@ def _content(message: Mapping[str, Any]) -> str:
 
 
 def _failures(operations: list[tuple[str, Mapping[str, Any]]]) -> str:
-    """Return the table of the status codes of failures. Every one of them has the body `Refusal`."""
+    """Return the table of the status codes of failures. Every one of them has the body `ErrorResponse`."""
     meanings = {
         status: response["description"]
         for _, operation in operations
@@ -68,7 +68,7 @@ def _failures(operations: list[tuple[str, Mapping[str, Any]]]) -> str:
         if status != "200"
     }
     rows = "\n".join(f"| {status} | {meanings[status]} |" for status in sorted(meanings))
-    body = f"The body of every failure is a {_link('Refusal')}."
+    body = f"The body of every failure is a {_link('ErrorResponse')}."
     return f"## Failures\n\n{body}\n\n| status | meaning |\n|---|---|\n{rows}\n"
 
 

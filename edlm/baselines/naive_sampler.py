@@ -31,8 +31,8 @@ class NaiveSampler:
     def __post_init__(self) -> None:
         if self.sampler.candidates == EXACT:
             raise ValueError("candidates is 0 (exact); the naive sampler has k >= 1 candidates")
-        if self.sampler.revealing != AtRandom():
-            raise ValueError(f"revealing is {self.sampler.revealing.kind}; the naive sampler reveals at_random")
+        if self.sampler.unmasking != AtRandom():
+            raise ValueError(f"unmasking is {self.sampler.unmasking.kind}; the naive sampler unmasks at_random")
 
     @torch.no_grad()
     def sample(
@@ -71,7 +71,7 @@ class NaiveSampler:
         b, length = xt.shape
         times = self.sampler.times().to(xt.device)
         t = times[i].expand(b)
-        share = model.schedule.reveal(t, times[i - 1].expand(b))[:, None]
+        share = model.schedule.unmask_probability(t, times[i - 1].expand(b))[:, None]
         everywhere = torch.ones_like(xt, dtype=torch.bool)
         context = denoiser.read(xt, t)
         log_p = denoiser.log_p(context, everywhere).unflatten(0, (b, length))
@@ -94,9 +94,9 @@ class NaiveSampler:
         energies = energy(x.flatten(0, 1)[:, None], xts, ts, log_ps, contexts).unflatten(0, (b, k))[:, :, 0]
         log_v = equations.log_weight(energies, self.sampler.energy_temperature)[..., 0]
         picked = torch.multinomial(log_v.softmax(dim=1), 1, generator=generator)[:, 0]
-        revealed = masked & (torch.rand(b, length, generator=generator, device=xt.device) < share)
-        picked = torch.where(revealed.sum(dim=1) > 1, picked, 0)
-        return torch.where(revealed, x[torch.arange(b, device=x.device), picked], xt)
+        unmasked = masked & (torch.rand(b, length, generator=generator, device=xt.device) < share)
+        picked = torch.where(unmasked.sum(dim=1) > 1, picked, 0)
+        return torch.where(unmasked, x[torch.arange(b, device=x.device), picked], xt)
 
 
 def race(p: Float[Tensor, "*n v"], generator: torch.Generator) -> Int[Tensor, "*n"]:

@@ -87,15 +87,15 @@ class PublishedSampler:
             raise ConfigurationError("sampler.candidates is 0 (exact); the published generator has k >= 1 candidates")
         if self.sampler.grid is not None:
             raise ConfigurationError("sampler.grid is set; the published generator's steps are of equal length")
-        if self.sampler.revealing != AtRandom():
+        if self.sampler.unmasking != AtRandom():
             raise ConfigurationError(
-                f"sampler.revealing is {self.sampler.revealing.kind}; the published generator reveals at_random"
+                f"sampler.unmasking is {self.sampler.unmasking.kind}; the published generator unmasks at_random"
             )
 
     @property
     def label(self) -> str:
         """Label of every result of this sampler."""
-        return f"legacy, {self.precision} race"
+        return f"published sampler, {self.precision} race"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,7 +148,7 @@ class PublishedSampler:
         model: Model,
     ) -> StepResult:
         """Step as `Sampler.step`, except that races select the positions."""
-        masked, share = xt == model.denoiser.mask, model.schedule.reveal(t, s)
+        masked, share = xt == model.denoiser.mask, model.schedule.unmask_probability(t, s)
         scored = self.sampler.may_score(t, model.energy)
         parts = []
         for rows, method in ((~scored, self._plain_step), (scored, self._resample_step)):
@@ -159,12 +159,12 @@ class PublishedSampler:
 
     def _plain_step(self, state: StepState, share: Float[Tensor, " b"], model: Model) -> StepResult:
         context, x, broken = model.denoiser.read(state.xt, state.t), state.xt.clone(), _none(state)
-        for chunk, rows, at in _chunks(state.revealed, model.denoiser.vocabulary):
-            u = uniforms(state.seeds[rows], state.index[rows], at, Purpose.REVEAL, (model.denoiser.vocabulary + 1,))
+        for chunk, rows, at in _chunks(state.unmasked, model.denoiser.vocabulary):
+            u = uniforms(state.seeds[rows], state.index[rows], at, Purpose.UNMASK, (model.denoiser.vocabulary + 1,))
             log_p = model.denoiser.log_p(context, chunk)
             broken[rows[_nan(log_p)]] = True
             x[rows, at] = reverse(log_p, share[rows], u, self.dtype)
-        return replace(state, revealed=x != state.xt).advanced(x, model.block, broken=broken)
+        return replace(state, unmasked=x != state.xt).advanced(x, model.block, broken=broken)
 
     def _resample_step(self, state: StepState, share: Float[Tensor, " b"], model: Model) -> StepResult:
         energy, k = model.energy, self.sampler.candidates
@@ -179,10 +179,10 @@ class PublishedSampler:
         chosen = x.gather(1, equations.spread_groups(picked, state.length, energy.block)[:, None])[:, 0]
         # Reverse step of a denoiser that is certain of the chosen candidate: its token competes with the mask alone.
         q = torch.stack([share, 1 - share], dim=-1)[:, None].expand(*chosen.shape, 2)
-        kept = race(q, state.uniforms(Purpose.REVEAL, state.length, 2), self.dtype) == 0
-        revealed = state.revealed & kept
+        kept = race(q, state.uniforms(Purpose.UNMASK, state.length, 2), self.dtype) == 0
+        unmasked = state.unmasked & kept
         return replace(
-            replace(state, revealed=revealed).advanced(chosen, energy.block, energy_calls=k, broken=broken),
+            replace(state, unmasked=unmasked).advanced(chosen, energy.block, energy_calls=k, broken=broken),
             energies=energies,
             picked=picked,
             ess=equations.effective_sample_size(log_v).mean(dim=1),
@@ -199,7 +199,7 @@ class PublishedSampler:
         k = self.sampler.candidates
         x = state.xt[:, None].repeat(1, k, 1)
         by_position, broken = torch.zeros(x.shape, dtype=torch.float64, device=x.device), _none(state)
-        for chunk, rows, at in _chunks(state.revealed, k * denoiser.vocabulary):
+        for chunk, rows, at in _chunks(state.unmasked, k * denoiser.vocabulary):
             log_p = denoiser.log_p(context, chunk)
             broken[rows[_nan(log_p)]] = True
             u = uniforms(state.seeds[rows], state.index[rows], at, Purpose.CANDIDATE, (k, denoiser.vocabulary))
@@ -228,7 +228,7 @@ def _nan(values: Float[Tensor, "n v"]) -> Bool[Tensor, " n"]:
 def _likeliest_step(state: StepState, model: Model) -> StepResult:
     """Replace each masked position by its likeliest token, independently: biased, as published."""
     context, x, broken = model.denoiser.read(state.xt, state.t), state.xt.clone(), _none(state)
-    for chunk in chunks(state.revealed, model.denoiser.vocabulary):
+    for chunk in chunks(state.unmasked, model.denoiser.vocabulary):
         log_p = model.denoiser.log_p(context, chunk)
         broken[torch.nonzero(chunk)[_nan(log_p), 0]] = True
         x[chunk] = log_p.argmax(dim=-1)

@@ -23,7 +23,7 @@ class Choice:
     """`stop`: the model or a stop string ended the text. In a stream, None until the text ends."""
     token_ids: tuple[int, ...] | None = None
     """Present if the request asked for them."""
-    revealed_at: tuple[int, ...] | None = None
+    unmasked_at: tuple[int, ...] | None = None
     """Step that unmasked each token; present if the request asked for the trajectory."""
 
 
@@ -35,7 +35,7 @@ class Infilled:
     text: str
     tokens: tuple[int, ...]
     finish_reason: str | None = None
-    revealed_at: tuple[int, ...] | None = None
+    unmasked_at: tuple[int, ...] | None = None
     """Step that unmasked each token, 0 for a given one; present if the request asked for the trajectory."""
 
 
@@ -76,8 +76,8 @@ class Details:
     """`independent` or `shared`: how the seeds of the choices follow from `seed`."""
     temperature: float = 1.0
     """Token temperature."""
-    law: str | None = None
-    """`another law` if the temperature is not 1: the bounds of the model do not apply to these texts."""
+    distribution: str | None = None
+    """`another distribution` if the temperature is not 1: the bounds of the model do not apply to these texts."""
     ignored: tuple[str, ...] = ()
     """Fields of the request that are unknown to the service; they had no effect."""
 
@@ -156,7 +156,7 @@ class Tokens:
     count: int
 
 
-class Revealed(NamedTuple):
+class Unmasked(NamedTuple):
     """Unmasked position and its token."""
 
     position: int
@@ -176,7 +176,7 @@ class State:
     t: float
     masked: int
     positions: int
-    revealed: tuple[Revealed, ...]
+    unmasked: tuple[Unmasked, ...]
     """Positions unmasked since the previous state."""
     candidates: int
     denoiser_calls: int

@@ -15,16 +15,16 @@ from edlm.data.token_file import SplitSummary, TokenFile
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one step's global batch: `places` are their indices in that batch of `of` rows."""
+    """Rows of one step, with their indices in the global batch of all workers and accumulation steps."""
 
     tokens: Int64[Tensor, "b l"]
     step: int
-    places: Int64[Tensor, " b"]
-    of: int
+    batch_index: Int64[Tensor, " b"]
+    global_batch_size: int
 
     def to(self, device: torch.device) -> "Rows":
         """Return the same rows with their tensors on `device`."""
-        return Rows(self.tokens.to(device), self.step, self.places.to(device), self.of)
+        return Rows(self.tokens.to(device), self.step, self.batch_index.to(device), self.global_batch_size)
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Batches:
     def rows(self, step: int, start: int, stop: int) -> Rows:
         """Return rows start..stop-1 of the batch of `step`: a function of (seed, step, row index) alone."""
         if not 0 <= start <= stop <= self.batch:
-            raise ValueError(f"places {start} to {stop} are not within a batch of {self.batch} rows")
-        places = torch.arange(start, stop)
+            raise ValueError(f"batch indices {start} to {stop} are not within a batch of {self.batch} rows")
+        batch_index = torch.arange(start, stop)
         count = _count(self.tokens, self.length)
-        ordinals = places + step * self.batch
+        ordinals = batch_index + step * self.batch
         permuted_rows = permuted(ordinals % count, count, self.seed, ordinals // count)
-        return Rows(_gather(self.tokens, permuted_rows, self.length), step, places, self.batch)
+        return Rows(_gather(self.tokens, permuted_rows, self.length), step, batch_index, self.batch)
 
 
 def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:

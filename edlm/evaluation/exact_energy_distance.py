@@ -87,7 +87,7 @@ def energy_distance(
     observed = _Observed(*energies)
     joint = new > 1
     if not joint.any():
-        raise ValueError(f"no step of the grids {steps} reveals two tokens of a group; give smaller numbers of steps")
+        raise ValueError(f"no step of the grids {steps} unmasks two tokens of a group; give smaller numbers of steps")
     quarters = {q: joint & ((t > q[0]) & (t <= q[1]))[..., None] for q in QUARTERS}
     powers = [2**i for i in range(1, int(new.max()).bit_length())]
     sizes = {(low, 2 * low - 1): joint & (new >= low) & (new < 2 * low) for low in powers}
@@ -151,8 +151,8 @@ def _look(x0, denoiser, energy, distribution, schedule, seed, number, grid, cand
     t, s = i / grid, (i - 1) / grid
     xt = equations.noise(x0, schedule.alpha(t), uniforms(seed, number, rows, Purpose.MASK, shape), denoiser.mask)
     masked = xt == denoiser.mask
-    u = uniforms(seed, number, rows, Purpose.REVEAL, shape)
-    new = masked if energy.whole_sequence else equations.reveal(masked, schedule.reveal(t, s), u)
+    u = uniforms(seed, number, rows, Purpose.UNMASK, shape)
+    new = masked if energy.whole_sequence else equations.unmask(masked, schedule.unmask_probability(t, s), u)
     truth = equations.carry_over(xt, x0, new)[:, None].repeat(1, candidates, 1)
     u = uniforms(seed, number, rows, Purpose.TRUTH, (candidates - 1, *shape)).flatten(0, 1)
     repeated = (values.repeat_interleave(candidates - 1, 0) for values in (xt, new))

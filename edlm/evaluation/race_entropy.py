@@ -54,7 +54,7 @@ def race_entropy(
     u = uniforms(seed, 0, rows, Purpose.MASK, (x0.shape[1],))
     xt = equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
     xt = torch.where((xt == denoiser.mask).any(dim=1, keepdim=True), xt, denoiser.mask)
-    share, context, masked = schedule.reveal(t, s), denoiser.read(xt, t), xt == denoiser.mask
+    share, context, masked = schedule.unmask_probability(t, s), denoiser.read(xt, t), xt == denoiser.mask
     exact, remaining = torch.zeros(2, *x0.shape, dtype=torch.float64, device=x0.device)
     for chunk in chunks(masked, denoiser.vocabulary):
         p = denoiser.log_p(context, chunk).double().exp()

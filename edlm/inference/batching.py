@@ -148,7 +148,7 @@ class Batcher:
         generator = sequences[0].generator
         network, started = generator.denoiser.network, time.monotonic()
         state, groups = state_of(sequences, generator.device), list(_alike(sequences))
-        needed = state.revealed.clone()
+        needed = state.unmasked.clone()
         for rows in groups:
             sampler, model = _how(sequences[rows[0]])
             index = torch.tensor(rows, device=generator.device)

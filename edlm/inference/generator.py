@@ -118,8 +118,8 @@ class TextGenerator:
             return tuple(self.tokenizer.encode(prompt).tolist())
         return tuple(checked(token, self.tokenizer.size) for token in prompt)
 
-    def places(self, parts: Sequence[str | int]) -> tuple[int | None, ...]:
-        """Return the tokens of pieces of text and of the gaps between them: a number n stands for n times None."""
+    def read_parts(self, parts: Sequence[str | int]) -> tuple[int | None, ...]:
+        """Return the tokens of texts and of the gaps between them: a number n stands for n times None."""
         tokens: list[int | None] = []
         for part in parts:
             tokens += self.read(part) if isinstance(part, str) else [None] * part

@@ -282,7 +282,7 @@ class LanguageModel:
                 'parts is a list of texts and of numbers of tokens between them, such as ["the ", 8, " of"]; '
                 f"got {_short(parts)}"
             )
-        return self.generator.places(parts)
+        return self.generator.read_parts(parts)
 
     def _canvas(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens in any state, each run of known tokens decoded as if it began a document."""

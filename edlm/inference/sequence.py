@@ -65,7 +65,7 @@ class RunningSequence:
             self._prompt = [checked(token, mask) for token in request.known if token is not None]
             self._tokens = [mask] * request.max_tokens
         self._continuation = CompletionDecoder(generator.tokenizer, self._prompt)
-        self._revealed_at = [NOT_YET if token == mask else 0 for token in self._tokens]
+        self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
         self._later = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
@@ -81,7 +81,7 @@ class RunningSequence:
         """Remaining work: exact for the current canvas, expected for later ones."""
         steps = max(1, len(self._blocks)) * request.sampler.steps
         self.frame = Progress(
-            "queued", tuple(self._tokens), tuple(self._revealed_at), 0, steps, 1.0, 0, self._tokens.count(mask),
+            "queued", tuple(self._tokens), tuple(self._unmasked_at), 0, steps, 1.0, 0, self._tokens.count(mask),
             self._committed, self._tally,
         )  # fmt: skip
 
@@ -107,11 +107,11 @@ class RunningSequence:
             raise BrokenRow("logits or energies of this text are not numbers, or leave nothing to choose")
         self._canvas = step.xs[row]
         block, number = self._blocks[self._block], self._number(move.i)
-        unmasked = torch.nonzero(self._reveal == move.i)[:, 0]
+        unmasked = torch.nonzero(self._unmask_step == move.i)[:, 0]
         for index, token in zip(unmasked.tolist(), self._canvas[unmasked].tolist(), strict=True):
             position = block.start + index - block.context
             if position < block.stop:
-                self._tokens[position], self._revealed_at[position] = token, number
+                self._tokens[position], self._unmasked_at[position] = token, number
         self._tally = self._tally.plus(step, row)
         self._commit()
         self.frame = self._framed(step, row, number, self._times[move.i - 1].item())
@@ -153,25 +153,25 @@ class RunningSequence:
             *(None if token == generator.mask else token for token in tokens),
         ]
         self._canvas = canvas(known, generator.length, generator.mask)
-        self._reveal = self._reveal_steps()
-        needed = self._reveal[block.context : len(known)]
+        self._unmask_step = self._unmask_steps()
+        needed = self._unmask_step[block.context : len(known)]
         last = int(needed[needed > 0].min())  # the canvas may extend beyond the end of the text
         weighs = sampler.may_score(self._times, self.energy).tolist()
-        for i, count in enumerate(torch.bincount(self._reveal).tolist()):
+        for i, count in enumerate(torch.bincount(self._unmask_step).tolist()):
             if i >= last and count:
-                weighed = weighs[i] and bool(sampler.has_choice((self._reveal == i)[None], self.energy))
+                weighed = weighs[i] and bool(sampler.has_choice((self._unmask_step == i)[None], self.energy))
                 work = of_step(count / generator.length, weighed, sampler, self.energy)
                 self._course.append(Move(i, weighed, work))
         self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
 
-    def _reveal_steps(self) -> Int64[Tensor, " l"]:
+    def _unmask_steps(self) -> Int64[Tensor, " l"]:
         """Return the step i that unmasks each position of the canvas; 0 for a known position."""
         sampler = self.request.sampler
         i = torch.arange(1, sampler.steps + 1)
         rows = self._canvas.expand(sampler.steps, -1)
         index, seeds = self._block * sampler.steps + i, torch.full_like(i, self.request.seed)
         state = sampler.choose_positions(rows, self._times[1:], self._times[:-1], index, seeds, self.model)
-        return (state.revealed * i[:, None]).amax(dim=0)
+        return (state.unmasked * i[:, None]).amax(dim=0)
 
     def _number(self, i: int) -> int:
         """Return the number of step i, counted from 1 over all canvases."""
@@ -203,7 +203,7 @@ class RunningSequence:
             self.frame,
             status="running",
             tokens=tuple(self._tokens),
-            revealed_at=tuple(self._revealed_at),
+            unmasked_at=tuple(self._unmasked_at),
             step=number,
             t=t,
             block=self._block,
@@ -223,9 +223,9 @@ class RunningSequence:
 
 def require_course(sampler: Sampler) -> None:
     """Raise ValueError unless the course of the sampler's texts is known before they begin."""
-    if sampler.revealing != AtRandom():
+    if sampler.unmasking != AtRandom():
         raise ValueError(
-            f"revealing is {sampler.revealing.kind}: texts that share steps reveal at_random, so that their course is "
+            f"unmasking is {sampler.unmasking.kind}: texts that share steps unmask at_random, so that their course is "
             "known before and what is read of them never changes"
         )
 
@@ -248,7 +248,9 @@ def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> Step
         s.to(device),
         torch.tensor(steps, device=device),
         torch.tensor([sequence.request.seed for sequence in sequences], device=device),
-        torch.stack([sequence._reveal == move.i for sequence, move in zip(sequences, moves, strict=True)]).to(device),
+        torch.stack([sequence._unmask_step == move.i for sequence, move in zip(sequences, moves, strict=True)]).to(
+            device
+        ),
         rest=canvases,
     )
 

@@ -57,7 +57,7 @@ def document_end(tokens: Sequence[int], mask: int, separator: int | None) -> int
     return first if first is not None and tokens[first] == separator else None
 
 
-NOT_YET = -1  # in `revealed_at`: still masked
+NOT_YET = -1  # in `unmasked_at`: still masked
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Progress:
     status: Literal["queued", "running", "done"]
     tokens: tuple[int, ...]
     """New positions of a completion, or all positions of an infill; the mask where there is no token yet."""
-    revealed_at: tuple[int, ...]
+    unmasked_at: tuple[int, ...]
     """Step that unmasked each of these positions, counted from 1 over all blocks; 0: given, -1: still masked."""
     step: int
     """Latest step that unmasked anything, counted likewise."""

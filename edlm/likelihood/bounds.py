@@ -85,9 +85,9 @@ def stepwise_sampler_bound(
     """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        for i, xt, revealed in trajectory(x0, model, sampler, seed, draw, first_row):
+        for i, xt, unmasked in trajectory(x0, model, sampler, seed, draw, first_row):
             t = sampler.times()[i].item()
-            nats = step_bound(x0, xt, revealed, t, i, model, sampler, seed, draw, repeats, first_row)
+            nats = step_bound(x0, xt, unmasked, t, i, model, sampler, seed, draw, repeats, first_row)
             total += nats.cpu()
             yield
     return Estimate(total / draws, draws)
@@ -96,7 +96,7 @@ def stepwise_sampler_bound(
 def step_nll(
     x0: Int[Tensor, "b l"],
     xt: Int[Tensor, "b l"],
-    revealed: Bool[Tensor, "b l"],
+    unmasked: Bool[Tensor, "b l"],
     t: Float64[Tensor, " b"],
     model: Model,
     candidates: int,
@@ -113,23 +113,23 @@ def step_nll(
     assert energy is not None
     context, block = denoiser.read(xt, t), energy.block
     if candidates == EXACT:
-        return _exact_nll(x0, xt, revealed, t, context, denoiser, energy, u)
+        return _exact_nll(x0, xt, unmasked, t, context, denoiser, energy, u)
     if (proposal := proposal_of(energy)) is not None:
-        return _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u)
-    log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), block)
-    filled = xt == denoiser.mask if energy.whole_sequence else revealed
+        return _residual_nll(x0, xt, unmasked, t, context, energy, proposal, temperature, u)
+    log_p = equations.sum_by_group(_log_p_of(denoiser, context, unmasked, x0), block)
+    filled = xt == denoiser.mask if energy.whole_sequence else unmasked
     repeats, k = u.shape[1:3]
     x, by_position = propose(denoiser, context, xt, filled, u.flatten(1, 2))
     truth = _log_p_of(denoiser, context, filled, x0)
     x, by_position = x.unflatten(1, (repeats, k)), by_position.unflatten(1, (repeats, k))
-    x[:, :, 0] = torch.where(revealed[:, None], x0[:, None], x[:, :, 0])
-    by_position[:, :, 0] = torch.where(revealed[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
+    x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0])
+    by_position[:, :, 0] = torch.where(unmasked[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
     drawn = equations.sum_by_group(by_position.flatten(1, 2), block)
-    return _resampled_nll(x, xt, revealed, t, context, energy, drawn, log_p, temperature)
+    return _resampled_nll(x, xt, unmasked, t, context, energy, drawn, log_p, temperature)
 
 
 def _exact_nll(
-    x0, xt, revealed, t, context, denoiser: AnyDenoiser, energy: AnyEnergy, u: Float64[Tensor, "b r k l"]
+    x0, xt, unmasked, t, context, denoiser: AnyDenoiser, energy: AnyEnergy, u: Float64[Tensor, "b r k l"]
 ) -> Float64[Tensor, " b"]:
     """Compute -log of p_theta exp(-E) of the unmasked tokens, exactly if E is a function of these tokens alone.
 
@@ -139,45 +139,45 @@ def _exact_nll(
     """
     if not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
-    truth = equations.carry_over(xt, x0, revealed)
+    truth = equations.carry_over(xt, x0, unmasked)
     if not energy.whole_sequence:
-        log_p = equations.sum_by_group(_log_p_of(denoiser, context, revealed, x0), energy.block)
+        log_p = equations.sum_by_group(_log_p_of(denoiser, context, unmasked, x0), energy.block)
         return (energy(truth[:, None], xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
     if not isinstance(energy, Verifiable):
         raise ValueError(f"{type(energy).__name__} weighs whole drafts and cannot tell log p of a part of one")
     repeats = u.shape[1]
-    truth, xt, revealed, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, revealed, context))
-    where = equations.up_to_last(truth == denoiser.mask, revealed)
+    truth, xt, unmasked, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, unmasked, context))
+    where = equations.up_to_last(truth == denoiser.mask, unmasked)
     x, _ = run_to_end(energy.draw(truth, where, context, u[:, :, 0].flatten(0, 1)))
-    log_p = energy.log_p_of(energy.read(x, xt, context), revealed, x).double().sum(dim=1).unflatten(0, (-1, repeats))
+    log_p = energy.log_p_of(energy.read(x, xt, context), unmasked, x).double().sum(dim=1).unflatten(0, (-1, repeats))
     return math.log(repeats) - log_p.logsumexp(dim=1)
 
 
-def _residual_nll(x0, xt, revealed, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:
+def _residual_nll(x0, xt, unmasked, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:
     """Compute `step_nll` for candidates from a proposal, whose -log p replaces -log p_theta."""
     repeats, k = u.shape[1:3]
-    truth = equations.carry_over(xt, x0, revealed)
-    x, drawn = propose_from(proposal, context, xt, revealed, u.flatten(1, 2))
+    truth = equations.carry_over(xt, x0, unmasked)
+    x, drawn = propose_from(proposal, context, xt, unmasked, u.flatten(1, 2))
     log_p = proposal.log_p(truth[:, None], xt, context).double()
     x, drawn = x.unflatten(1, (repeats, k)), drawn.unflatten(1, (repeats, k))
     x[:, :, 0], drawn[:, :, 0] = truth[:, None], log_p.to(drawn)[:, None]
-    return _resampled_nll(x, xt, revealed, t, context, energy, drawn.flatten(1, 2), log_p, temperature)
+    return _resampled_nll(x, xt, unmasked, t, context, energy, drawn.flatten(1, 2), log_p, temperature)
 
 
 def _resampled_nll(
-    x: Int[Tensor, "b r k l"], xt, revealed, t, context, energy: AnyEnergy, drawn, log_p, temperature: float
+    x: Int[Tensor, "b r k l"], xt, unmasked, t, context, energy: AnyEnergy, drawn, log_p, temperature: float
 ) -> Float64[Tensor, " b"]:
     """Compute the bound from the candidates of every repeat, the true one first, and their log-probability `drawn`."""
     energies = energy(x.flatten(1, 2), xt, t, drawn, context).unflatten(1, x.shape[1:3])
     log_v = equations.log_weight(energies.double(), temperature).transpose(0, 1)
-    joint = equations.sum_by_group(revealed.long(), energy.block) > 1
+    joint = equations.sum_by_group(unmasked.long(), energy.block) > 1
     return torch.where(joint, equations.resampled_nll(log_p, log_v), -log_p).sum(dim=-1)
 
 
 def step_bound(
     x0: Int[Tensor, "b l"],
     xt: Int[Tensor, "b l"],
-    revealed: Bool[Tensor, "b l"],
+    unmasked: Bool[Tensor, "b l"],
     t: float,
     index: int,
     model: Model,
@@ -192,17 +192,17 @@ def step_bound(
     `index` and `draw` identify the step and the trajectory in the random streams of the other candidates.
     """
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    rows = torch.nonzero(revealed.any(dim=1))[:, 0]
+    rows = torch.nonzero(unmasked.any(dim=1))[:, 0]
     if len(rows) == 0:
         return total
     time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
-    x0, xt, revealed = x0[rows], xt[rows], revealed[rows]
+    x0, xt, unmasked = x0[rows], xt[rows], unmasked[rows]
     if not sampler.may_score(time, model.energy).any():
-        total[rows] = -_log_p_of(model.denoiser, model.denoiser.read(xt, time), revealed, x0).sum(dim=-1)
+        total[rows] = -_log_p_of(model.denoiser, model.denoiser.read(xt, time), unmasked, x0).sum(dim=-1)
         return total
     keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
-    total[rows] = step_nll(x0, xt, revealed, time, model, sampler.candidates, sampler.energy_temperature, u)
+    total[rows] = step_nll(x0, xt, unmasked, time, model, sampler.candidates, sampler.energy_temperature, u)
     return total
 
 

@@ -29,16 +29,16 @@ def trajectory(
     first_row: int = 0,
 ) -> Iterator[Stop]:
     """Yield (i, x_t at t_i, U_i) for the steps i = T to 1 of one path per text; rows count from `first_row`."""
-    if sampler.revealing == AtRandom():
-        reveal_at = reveal_times(x0, model.schedule, sampler.times(), seed, draw, first_row)
+    if sampler.unmasking == AtRandom():
+        unmask_at = unmask_steps(x0, model.schedule, sampler.times(), seed, draw, first_row)
         for i in range(sampler.steps, 0, -1):
-            yield i, torch.where(reveal_at <= i, model.denoiser.mask, x0), reveal_at == i
+            yield i, torch.where(unmask_at <= i, model.denoiser.mask, x0), unmask_at == i
     else:
         rows = first_row + torch.arange(len(x0), device=x0.device)
-        yield from _walked(x0, model, sampler, seeds(seed, draw, rows, Purpose.REVEAL))
+        yield from _walked(x0, model, sampler, seeds(seed, draw, rows, Purpose.UNMASK))
 
 
-def reveal_times(
+def unmask_steps(
     x0: Int[Tensor, "b l"],
     schedule: AbstractSchedule,
     times: Float64[Tensor, " i"],
@@ -48,7 +48,7 @@ def reveal_times(
 ) -> Int[Tensor, "b l"]:
     """Draw for each position the step i (from t_i to t_(i - 1)) that unmasks it: P(masked at t) = 1 - alpha_t."""
     rows = first_row + torch.arange(len(x0), device=x0.device)
-    u = uniforms(seed, draw, rows, Purpose.REVEAL, (x0.shape[1],))
+    u = uniforms(seed, draw, rows, Purpose.UNMASK, (x0.shape[1],))
     reached = times[1:].to(x0.device)
     return torch.searchsorted(1 - schedule.alpha(reached), u).clamp(max=len(reached) - 1) + 1
 
@@ -65,9 +65,9 @@ def _walked(
     masked = torch.ones_like(x0, dtype=torch.bool)
     for i in range(sampler.steps, 0, -1):
         t, s = times[i].expand(len(x0)), times[i - 1].expand(len(x0))
-        revealed, remasked = (share[:, None] for share in sampler.revealing.shares(t, s, schedule))
-        u = [uniforms(keys, i, 0, purpose, (length,)) for purpose in (Purpose.REVEAL, Purpose.REMASK)]
+        unmasked, remasked = (share[:, None] for share in sampler.unmasking.shares(t, s, schedule))
+        u = [uniforms(keys, i, 0, purpose, (length,)) for purpose in (Purpose.UNMASK, Purpose.REMASK)]
         xt = torch.where(masked, denoiser.mask, x0)
-        new = sampler.revealing.settle(masked & (u[0] < revealed), xt, denoiser.read(xt, t), denoiser)
+        new = sampler.unmasking.settle(masked & (u[0] < unmasked), xt, denoiser.read(xt, t), denoiser)
         yield i, xt, new
         masked = (masked & ~new) | (~masked & (u[1] < remasked))

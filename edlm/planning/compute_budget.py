@@ -99,12 +99,12 @@ def step_nats(
     plain = Model(denoiser, None, schedule)
     nats = torch.zeros(sampler.steps, len(plans), len(x0), dtype=torch.float64)
     for draw in range(draws):
-        for i, xt, revealed in trajectory(x0, plain, sampler, seed, draw):
+        for i, xt, unmasked in trajectory(x0, plain, sampler, seed, draw):
             step, t = sampler.steps - i, sampler.times()[i].item()
             for c, plan in enumerate(plans):
                 model = replace(plain, energy=plan[step].energy_of(energies))
                 step_sampler = plan[step].sampler_of(sampler)
-                nats[step, c] += step_bound(x0, xt, revealed, t, i, model, step_sampler, seed, draw).cpu()
+                nats[step, c] += step_bound(x0, xt, unmasked, t, i, model, step_sampler, seed, draw).cpu()
     return nats / draws
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import step_bound
-from edlm.likelihood.paths import reveal_times
+from edlm.likelihood.paths import unmask_steps
 from edlm.sampling.sampler import Sampler
 
 
@@ -32,12 +32,12 @@ def step_costs(
     times = torch.arange(points + 1, dtype=torch.float64) / points
     costs = torch.zeros(points + 1, points + 1, dtype=torch.float64)
     for draw in range(draws):
-        reveal_at = reveal_times(x0, model.schedule, times, seed, draw)
+        unmask_at = unmask_steps(x0, model.schedule, times, seed, draw)
         for i in range(1, points + 1):
-            xt = torch.where(reveal_at <= i, model.denoiser.mask, x0)
+            xt = torch.where(unmask_at <= i, model.denoiser.mask, x0)
             for j in range(i):
-                revealed = (reveal_at <= i) & (reveal_at > j)
-                nats = step_bound(x0, xt, revealed, times[i].item(), i, model, sampler, seed, draw)
+                unmasked = (unmask_at <= i) & (unmask_at > j)
+                nats = step_bound(x0, xt, unmasked, times[i].item(), i, model, sampler, seed, draw)
                 costs[i, j] += nats.mean().cpu()
     earlier = torch.ones_like(costs, dtype=torch.bool).tril(diagonal=-1)
     return torch.where(earlier, costs / draws, torch.inf)

@@ -20,7 +20,7 @@ from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.state import BrokenRows, StepResult, StepState, join
 from edlm.sampling.step import exact_step, plain_step, resample_step, speculative_step
-from edlm.sampling.unmasking import AtRandom, Remasking, RevealConfig
+from edlm.sampling.unmasking import AtRandom, Remasking, UnmaskingConfig
 from edlm.schedule import AbstractSchedule
 
 LEAST_TEMPERATURE = 1e-6  # of the importance weights: below it they only tell which energy is the lowest
@@ -45,7 +45,7 @@ class Sampler:
     Which is faster depends on the networks and on the number of tokens per step: `workflows.benchmark` times both."""
     grid: tuple[Fraction, ...] | None = None
     """steps + 1 times from 0 to 1, the limits of the steps (`edlm.planning.fitted_step_times`); None: i / steps."""
-    revealing: Annotated[RevealConfig, pydantic.Field(discriminator="kind")] = AtRandom()
+    unmasking: Annotated[UnmaskingConfig, pydantic.Field(discriminator="kind")] = AtRandom()
     """Rule that selects the positions to unmask. All but `at_random` change the distribution of masked diffusion."""
 
     def __post_init__(self) -> None:
@@ -125,8 +125,8 @@ class Sampler:
         The context is an argument so that rows of different samplers can share one pass of the denoiser.
         `tokens_at_once` limits a call of the energy (None: `TOKENS_AT_ONCE`).
         """
-        state = replace(state, revealed=self.revealing.settle(state.revealed, state.xt, context, model.denoiser))
-        chooses = self.may_score(state.t, model.energy) & self.has_choice(state.revealed, model.energy)
+        state = replace(state, unmasked=self.unmasking.settle(state.unmasked, state.xt, context, model.denoiser))
+        chooses = self.may_score(state.t, model.energy) & self.has_choice(state.unmasked, model.energy)
         if not chooses.any():
             return plain_step(state, context, model)
         if chooses.all():
@@ -154,24 +154,24 @@ class Sampler:
         model: Model,
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepState:
-        """Return the rows with U and what is masked again between t and s, which depend on `revealing` and no network.
+        """Return the rows with U and what is masked again between t and s, which depend on `unmasking` and no network.
 
         A rule that reads the denoiser replaces U by as many other positions in `advance`.
         """
         masked, shape, mask = xt == model.denoiser.mask, (xt.shape[1],), model.denoiser.mask
-        share, remasking = self.revealing.shares(t, s, model.schedule)
-        revealed = equations.reveal(masked, share, uniforms(seeds, index, 0, Purpose.REVEAL, shape))
+        share, remasking = self.unmasking.shares(t, s, model.schedule)
+        unmasked = equations.unmask(masked, share, uniforms(seeds, index, 0, Purpose.UNMASK, shape))
         rest = xt
-        if isinstance(self.revealing, Remasking):
+        if isinstance(self.unmasking, Remasking):
             assert given is not None
             u_remask = uniforms(seeds, index, 0, Purpose.REMASK, shape)
-            rest = torch.where(equations.reveal(~masked & ~given, remasking, u_remask), mask, xt)
-        return StepState(xt, t, s, index, seeds, revealed, rest)
+            rest = torch.where(equations.unmask(~masked & ~given, remasking, u_remask), mask, xt)
+        return StepState(xt, t, s, index, seeds, unmasked, rest)
 
     def needed(self, state: StepState, model: Model) -> Bool[Tensor, "b l"]:
         """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences."""
         masked = state.xt == model.denoiser.mask
-        needed = self.revealing.open(state.revealed, masked)
+        needed = self.unmasking.open(state.unmasked, masked)
         if model.energy is None or not model.energy.whole_sequence:
             return needed
         return needed | (self.may_score(state.t, model.energy)[:, None] & masked)
@@ -182,18 +182,18 @@ class Sampler:
             return torch.zeros_like(t, dtype=torch.bool)
         return self.in_window(t)
 
-    def has_choice(self, revealed: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
+    def has_choice(self, unmasked: Bool[Tensor, "b l"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Return whether the energy has anything to decide: a single token needs no joint and is drawn from p_theta.
 
         Exact draws, and candidates of a proposal, follow the energy's own distribution for any number of tokens.
         """
         if energy is None or self.candidates == EXACT or proposal_of(energy) is not None:
-            return revealed.any(dim=1)
-        return (equations.sum_by_group(revealed.long(), energy.block) > 1).any(dim=1)
+            return unmasked.any(dim=1)
+        return (equations.sum_by_group(unmasked.long(), energy.block) > 1).any(dim=1)
 
 
 Plan = Sequence[tuple[Sampler, Model]]
-"""Sampler and model of every step, from t = 1 on; the samplers have one grid and one rule `revealing`."""
+"""Sampler and model of every step, from t = 1 on; the samplers have one grid and one rule `unmasking`."""
 
 
 def sample_by_plan(
@@ -231,7 +231,7 @@ def fill(
     given, rows = xt != plan[0][1].denoiser.mask, torch.arange(len(xt), device=xt.device)
     times = plan[0][0].times().to(xt.device)
     for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
-        if unfinished is not None and (sampler.revealing.final or i == len(plan)):
+        if unfinished is not None and (sampler.unmasking.final or i == len(plan)):
             rows = rows[unfinished(xt[rows])]
         if not len(rows):
             return

@@ -17,7 +17,7 @@ class StepResult:
     t: Float[Tensor, " b"]
     s: Float[Tensor, " b"]
     xs: Int[Tensor, "b l"]
-    revealed: Bool[Tensor, "b l"]
+    unmasked: Bool[Tensor, "b l"]
     energies: Float[Tensor, "b k g"] | None
     """Energies of the candidates of resampled rows and groups, NaN elsewhere; None if nothing was resampled."""
     picked: Int[Tensor, "b g"]
@@ -57,14 +57,14 @@ class StepState:
     s: Float[Tensor, " b"]
     index: Int[Tensor, " b"]
     seeds: Int[Tensor, " b"]
-    revealed: Bool[Tensor, "b l"]
+    unmasked: Bool[Tensor, "b l"]
     rest: Int[Tensor, "b l"]
     """Tokens at s of all other positions: the current ones, or the mask where a position is masked again."""
 
     @property
     def moves(self) -> Bool[Tensor, " b"]:
         """Which rows unmask at least one position; the others need no network."""
-        return self.revealed.any(dim=1)
+        return self.unmasked.any(dim=1)
 
     def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "StepState":
         """Return the selected rows."""
@@ -93,20 +93,20 @@ class StepState:
         energy_calls: int = 0,
         broken: Bool[Tensor, " b"] | None = None,
     ) -> StepResult:
-        """Return the result with x at the revealed positions, broken rows unchanged and nothing resampled.
+        """Return the result with x at the unmasked positions, broken rows unchanged and nothing resampled.
 
         `block`: length of the energy's position groups.
         """
         b = len(self.xt)
         broken = torch.zeros(b, dtype=torch.bool, device=x.device) if broken is None else broken
-        revealed = self.revealed & ~broken[:, None]
+        unmasked = self.unmasked & ~broken[:, None]
         ones = torch.ones(b, dtype=torch.long, device=x.device)
         groups = equations.group_count(self.length, block)
         return StepResult(
             t=self.t,
             s=self.s,
-            xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, revealed),
-            revealed=revealed,
+            xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, unmasked),
+            unmasked=unmasked,
             energies=None,
             picked=ones.new_zeros(b, groups),
             ess=ones.double(),

@@ -1,6 +1,6 @@
 """One denoising step of rows that unmask something, from t to s: plain, resampled (EDLM alg. 1) or exact.
 
-In the symbols of the paper: U are the positions that the step unmasks (`state.revealed`), x_t the tokens before it
+In the symbols of the paper: U are the positions that the step unmasks (`state.unmasked`), x_t the tokens before it
 (`state.xt`), x_0^(i) the i-th of k candidates, tau the temperature of the weights. `context` is the result of the
 denoiser's `read` of x_t. A row whose logits or energies are NaN is marked as broken and unmasks nothing.
 """
@@ -23,7 +23,7 @@ from edlm.sampling.state import StepResult, StepState
 def plain_step(state: StepState, context: Tensor, model: Model) -> StepResult:
     """Draw x_U ~ p_theta(. | x_t), each position independently: masked diffusion."""
     u = state.uniforms(Purpose.CANDIDATE, 1, state.length)
-    x0, log_p = propose(model.denoiser, context, state.xt, state.revealed, u)
+    x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)
     return state.advanced(x0[:, 0], model.block, broken=_nan(log_p))
 
 
@@ -40,8 +40,8 @@ def resample_step(
     """
     energy, xt, block, length = model.energy, state.xt, model.block, state.length
     assert energy is not None
-    joint = equations.sum_by_group(state.revealed.long(), block) > 1
-    filled = xt == model.denoiser.mask if energy.whole_sequence else state.revealed
+    joint = equations.sum_by_group(state.unmasked.long(), block) > 1
+    filled = xt == model.denoiser.mask if energy.whole_sequence else state.unmasked
     u = state.uniforms(Purpose.CANDIDATE, k, length)
     x0, log_p = draw_candidates(model.denoiser, energy, context, xt, filled, u)
 
@@ -106,8 +106,8 @@ def _in_order(state: StepState, model: Model) -> Bool[Tensor, "b l"]:
     """Return the positions to draw in reading order: U, and for a whole sequence every masked one before its end."""
     assert model.energy is not None
     if not model.energy.whole_sequence:
-        return state.revealed
-    return equations.up_to_last(state.xt == model.denoiser.mask, state.revealed)
+        return state.unmasked
+    return equations.up_to_last(state.xt == model.denoiser.mask, state.unmasked)
 
 
 def _everywhere(groups: Bool[Tensor, "b g"], length: int, block: int | None) -> Bool[Tensor, "b 1 l"]:

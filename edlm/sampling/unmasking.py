@@ -20,7 +20,7 @@ from edlm.schedule import AbstractSchedule
 Shares = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 
 
-class AbstractReveal(ABC):
+class AbstractUnmasking(ABC):
     """Rule by which a step from t to s selects the positions to unmask."""
 
     final: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class AbstractReveal(ABC):
 
 
 @config
-class AtRandom(AbstractReveal):
+class AtRandom(AbstractUnmasking):
     """The noise process: each masked position independently with probability (alpha_s - alpha_t) / (1 - alpha_t)."""
 
     kind: Literal["at_random"] = "at_random"
@@ -57,7 +57,7 @@ class AtRandom(AbstractReveal):
         return ""
 
     def shares(self, t, s, schedule):
-        return schedule.reveal(t, s), torch.zeros_like(t)
+        return schedule.unmask_probability(t, s), torch.zeros_like(t)
 
     def open(self, drawn, masked):
         return drawn
@@ -67,7 +67,7 @@ class AtRandom(AbstractReveal):
 
 
 @config
-class MostCertain(AbstractReveal):
+class MostCertain(AbstractUnmasking):
     """ANOTHER DISTRIBUTION: as many positions as at random, those with the most probable tokens, ties from the left.
 
     The order is by the probability of the likeliest token, a function of x_t alone. (Ordered by the probability of the
@@ -81,7 +81,7 @@ class MostCertain(AbstractReveal):
         return "most certain first"
 
     def shares(self, t, s, schedule):
-        return schedule.reveal(t, s), torch.zeros_like(t)
+        return schedule.unmask_probability(t, s), torch.zeros_like(t)
 
     def open(self, drawn, masked):
         return masked & drawn.any(dim=1, keepdim=True)
@@ -99,7 +99,7 @@ class MostCertain(AbstractReveal):
 
 
 @config
-class Remasking(AbstractReveal):
+class Remasking(AbstractUnmasking):
     """ANOTHER DISTRIBUTION: unmasked positions may be masked again and redrawn (ReMDM, Wang et al. 2025).
 
     A step from t masks each unmasked position again with probability sigma = share min(1, (1 - alpha_s) / alpha_t), and
@@ -130,7 +130,7 @@ class Remasking(AbstractReveal):
         # Tolerance for rounding, as in `Sampler.in_window`.
         inside = (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
         sigma = torch.where(inside, self.share * equations.most_remasked(alpha_t, alpha_s), 0.0)
-        return equations.reveal_beside_remasking(alpha_t, alpha_s, sigma), sigma
+        return equations.unmask_probability(alpha_t, alpha_s, sigma), sigma
 
     def open(self, drawn, masked):
         return drawn
@@ -139,4 +139,4 @@ class Remasking(AbstractReveal):
         return drawn
 
 
-RevealConfig = AtRandom | MostCertain | Remasking
+UnmaskingConfig = AtRandom | MostCertain | Remasking

@@ -49,7 +49,7 @@ class Contrastive(nn.Module):
     def forward(self, rows: Rows) -> Loss:
         x0, block, k = rows.tokens, self.trained.block, self.negatives
         if self.trained.whole_sequence:
-            t = draw_times(self.seed, rows.step, rows.places, rows.of)
+            t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
             s = torch.zeros_like(t)
         else:
             t, s = draw_step(self.seed, rows, self.largest_grid)
@@ -57,7 +57,7 @@ class Contrastive(nn.Module):
         with torch.no_grad():
             self.denoiser.eval()  # no dropout in the noise distribution
             context = self.denoiser.read(xt, t)
-            u = uniforms(self.seed, rows.step, rows.places, Purpose.NEGATIVE, (k, x0.shape[1]))
+            u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.NEGATIVE, (k, x0.shape[1]))
             draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
             x, log_p = draw(x0, xt, new, context, u)
         energies = self.trained(x, xt, t, log_p, context)
@@ -144,7 +144,7 @@ def energy_objective(
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Draw (t, s) of a random step of a random grid: T log-uniform in 1..`largest_grid`, then one of its T steps."""
-    u = uniforms(seed, rows.step, rows.places, Purpose.GRID, (2,))
+    u = uniforms(seed, rows.step, rows.batch_index, Purpose.GRID, (2,))
     steps = (largest_grid ** u[:, 0]).round()
     i = (u[:, 1] * steps).floor() + 1
     return i / steps, (i - 1) / steps
@@ -156,10 +156,10 @@ def noised_step(
     """Draw x_t ~ q(x_t | x_0) and the masked positions that a step to s unmasks."""
     shape = (rows.tokens.shape[1],)
     xt = equations.noise(
-        rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.places, Purpose.MASK, shape), mask
+        rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.batch_index, Purpose.MASK, shape), mask
     )
-    u = uniforms(seed, rows.step, rows.places, Purpose.REVEAL, shape)
-    return xt, equations.reveal(xt == mask, schedule.reveal(t, s), u)
+    u = uniforms(seed, rows.step, rows.batch_index, Purpose.UNMASK, shape)
+    return xt, equations.unmask(xt == mask, schedule.unmask_probability(t, s), u)
 
 
 def frozen(module: M) -> M:

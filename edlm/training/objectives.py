@@ -28,8 +28,8 @@ class Denoising(nn.Module):
 
     def forward(self, rows: Rows) -> Loss:
         x0, denoiser = rows.tokens, self.trained
-        t = draw_times(self.seed, rows.step, rows.places, rows.of)
-        u = uniforms(self.seed, rows.step, rows.places, Purpose.MASK, (x0.shape[1],))
+        t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
+        u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.MASK, (x0.shape[1],))
         xt = equations.noise(x0, self.schedule.alpha(t), u, denoiser.mask)
         nll = -denoiser.log_p_of(denoiser.read(xt, t), xt == denoiser.mask, x0)
         loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / x0.shape[1]

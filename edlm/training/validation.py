@@ -53,4 +53,4 @@ def validation_losses(engine: Engine, rows: Rows, size: int) -> tuple[Tensor, fl
 
 def _part(rows: Rows, start: int, size: int) -> Rows:
     selected = slice(start, start + size)
-    return Rows(rows.tokens[selected], rows.step, rows.places[selected], rows.of)
+    return Rows(rows.tokens[selected], rows.step, rows.batch_index[selected], rows.global_batch_size)

@@ -36,8 +36,8 @@ def test_the_naive_sampler_follows_the_law_of_the_fast_one(name):
 
 
 def test_what_the_naive_sampler_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="revealing is most_certain; the naive sampler reveals at_random"):
-        NaiveSampler(Sampler(steps=2, revealing=MostCertain()))
+    with pytest.raises(ValueError, match="unmasking is most_certain; the naive sampler unmasks at_random"):
+        NaiveSampler(Sampler(steps=2, unmasking=MostCertain()))
     with pytest.raises(ValueError, match=r"candidates is 0 .* k >= 1"):
         NaiveSampler(Sampler(steps=2, candidates=0))
 

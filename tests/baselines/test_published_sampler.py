@@ -60,7 +60,7 @@ def entropy(p: Tensor) -> float:
 @pytest.mark.parametrize("precision", GRAIN)
 def test_the_uniforms_of_a_race_are_on_the_grid_of_torch_rand(precision):
     dtype, grain = getattr(torch, precision), GRAIN[precision]
-    ours = grained(uniforms(0, 0, 0, Purpose.REVEAL, (20_000,)), dtype)
+    ours = grained(uniforms(0, 0, 0, Purpose.UNMASK, (20_000,)), dtype)
     theirs = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=dtype)
     for u in (ours, theirs):
         in_grains = u[u > 0.5].double() / grain
@@ -95,7 +95,7 @@ def test_a_rare_token_loses_what_the_grain_of_float32_cuts_off(q):
 def test_likely_tokens_are_drawn_by_their_probability_in_any_precision():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=FLOAT64)
     for dtype in (FLOAT32, FLOAT64):
-        winners = race(p.expand(N, -1), uniforms(1, 0, torch.arange(N), Purpose.REVEAL, (4,)), dtype)
+        winners = race(p.expand(N, -1), uniforms(1, 0, torch.arange(N), Purpose.UNMASK, (4,)), dtype)
         assert chi_square(torch.bincount(winners, minlength=4), p) < FAR
 
 
@@ -185,10 +185,10 @@ def counts(texts: Tensor) -> Tensor:
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=["log-linear", "cosine"])
 @pytest.mark.parametrize("canvas", [(3, 3, 3), (3, 1, 3)])
-def test_on_a_small_vocabulary_a_plain_legacy_step_is_plain_diffusion(precision, schedule, canvas):
+def test_on_a_small_vocabulary_a_plain_step_of_the_published_sampler_is_plain_diffusion(precision, schedule, canvas):
     reader, sampler, xt = Marginals(DENSE, 0.1, 0.3), Sampler(steps=3), torch.tensor(canvas)
-    legacy = PublishedSampler(sampler=sampler, precision=precision)
-    texts = legacy.sample(xt.repeat(N, 1), reader, None, schedule, torch.arange(N))
+    published = PublishedSampler(sampler=sampler, precision=precision)
+    texts = published.sample(xt.repeat(N, 1), reader, None, schedule, torch.arange(N))
     assert bool((texts[:, xt != 3] == xt[xt != 3]).all())
     assert chi_square(counts(texts), sampler_law(DENSE, reader, None, sampler, schedule, xt)) < FAR
 
@@ -197,8 +197,8 @@ def test_weighed_drafts_follow_the_law_of_one_of_k_and_single_tokens_are_resampl
     """T = 1 and one token to fill: here ours does not resample, and the published generator does."""
     reader, energy, k = Marginals(DENSE, mix=0.4), Residual(DENSE, whole_sequence=True), 3
     for canvas in (torch.tensor([3, 3, 3]), torch.tensor([3, 1, 3]), torch.tensor([3, 1, 2])):
-        legacy = PublishedSampler(sampler=Sampler(steps=1, candidates=k))
-        texts = legacy.sample(canvas.repeat(N, 1), reader, energy, LogLinear(), torch.arange(N))
+        published = PublishedSampler(sampler=Sampler(steps=1, candidates=k))
+        texts = published.sample(canvas.repeat(N, 1), reader, energy, LogLinear(), torch.arange(N))
         masked = canvas == 3
         drafts, log_p, energies = Step(DENSE, reader, energy, k).drafts(canvas, 1.0, masked)
         law = torch.zeros(len(DENSE.texts), dtype=FLOAT64)
@@ -220,8 +220,8 @@ def test_low_energy_is_what_is_kept_and_candidates_meet_their_own_sequence():
             return 50.0 * (x[..., 1] != xt[:, None, 0]).double()[..., None]
 
     canvas = torch.tensor([[row % 3, 3, 3] for row in range(300)])
-    legacy = PublishedSampler(sampler=Sampler(steps=1, candidates=32))
-    texts = legacy.sample(
+    published = PublishedSampler(sampler=Sampler(steps=1, candidates=32))
+    texts = published.sample(
         canvas, Same(torch.full((3,), 1 / 3, dtype=FLOAT64)), Prefers(), LogLinear(), torch.arange(300)
     )
     assert bool((texts[:, 1] == canvas[:, 0]).all())
@@ -264,21 +264,21 @@ def test_a_row_depends_on_its_own_canvas_and_seed_alone():
     ],
 )
 def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler, end):
-    legacy, mask = PublishedSampler(sampler=sampler, end=end), DENSE.mask
+    published, mask = PublishedSampler(sampler=sampler, end=end), DENSE.mask
     canvas = torch.tensor([[0, mask, mask], [2, mask, mask], [1, mask, mask]])
     with pytest.raises(BrokenRows, match=r"rows \[1\] of 3 are not numbers") as raised:
-        legacy.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
-    alone = legacy.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
+        published.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
+    alone = published.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
     assert torch.equal(raised.value.x[[0, 2]], alone)
 
 
 def test_time_ends_at_end_and_the_rest_becomes_the_likeliest_token():
     p = torch.tensor([0.2, 0.45, 0.35], dtype=FLOAT64)
     reader, results = Same(p), []
-    legacy = PublishedSampler(sampler=Sampler(steps=2), end=0.3)
-    texts = legacy.sample(torch.full((2000, 4), 3), reader, None, LogLinear(), torch.arange(2000), results.append)
+    published = PublishedSampler(sampler=Sampler(steps=2), end=0.3)
+    texts = published.sample(torch.full((2000, 4), 3), reader, None, LogLinear(), torch.arange(2000), results.append)
     assert [step.t[0].item() for step in results] == pytest.approx([1.0, 0.65, 0.3])
-    rest = results[-1].revealed
+    rest = results[-1].unmasked
     assert rest.double().mean().item() == pytest.approx(0.3, abs=0.03)
     assert bool((texts[rest] == 1).all())
     found = torch.bincount(texts.flatten(), minlength=3)
@@ -293,7 +293,7 @@ def test_entropy_against_steps_is_a_table_in_nats_and_bits_with_every_row_labell
     canvas = torch.full((20, 64), 200)
     rows = entropy_against_steps(canvas, Same(p), LogLinear(), steps=(1, 16), seed=0, precision="bfloat16")
     assert [(row.steps, row.sampler) for row in rows] == [
-        (steps, label) for steps in (1, 16) for label in (EXACT_LABEL, "legacy, bfloat16 race")
+        (steps, label) for steps in (1, 16) for label in (EXACT_LABEL, "published sampler, bfloat16 race")
     ]
     by = {(row.steps, row.sampler): row for row in rows}
     for row in rows:
@@ -311,9 +311,9 @@ def test_the_error_of_a_single_text_is_not_known():
 
 
 def test_step_energies_and_exact_sampling_are_refused_with_a_way_out():
-    legacy = PublishedSampler(sampler=Sampler(steps=2, candidates=2))
+    published = PublishedSampler(sampler=Sampler(steps=2, candidates=2))
     with pytest.raises(ValueError, match=r"Residual scores the tokens of a step.*use Sampler"):
-        legacy.sample(DENSE.canvas(2), Marginals(DENSE), Residual(DENSE, False), LogLinear(), torch.arange(2))
+        published.sample(DENSE.canvas(2), Marginals(DENSE), Residual(DENSE, False), LogLinear(), torch.arange(2))
     with pytest.raises(ConfigurationError, match=r"sampler.candidates is 0 .* k >= 1"):
         parse(PublishedSampler, {"sampler": {"steps": 2, "candidates": 0}})
     with pytest.raises(ConfigurationError, match="precision"):
@@ -321,7 +321,7 @@ def test_step_energies_and_exact_sampling_are_refused_with_a_way_out():
 
 
 def test_it_is_a_configuration_and_says_what_it_is():
-    legacy = PublishedSampler(sampler=Sampler(steps=2))
-    assert parse(PublishedSampler, plain(legacy)) == legacy
-    assert "precision: float32" in dump(legacy)
-    assert legacy.label == "legacy, float32 race"
+    published = PublishedSampler(sampler=Sampler(steps=2))
+    assert parse(PublishedSampler, plain(published)) == published
+    assert "precision: float32" in dump(published)
+    assert published.label == "published sampler, float32 race"

@@ -30,7 +30,7 @@ def own_stage(serving: Serving, warm: bool = True) -> Iterator[Stage]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    serving = replace(serving, port=port, cache=str(root / "shelf"))
+    serving = replace(serving, port=port, cache=str(root / "cache"))
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {CALLBACK: INTAKE, **QUICK}.items():
             environment.setenv(name, value)

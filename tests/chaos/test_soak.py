@@ -15,7 +15,7 @@ from cluster.config import Serving
 from tests.chaos.own_cluster import own, own_stage
 from tests.cluster.endpoint.stage import Stage, until
 from workflows.benchmarking.arrivals import plan
-from workflows.benchmarking.load import Asking, load
+from workflows.benchmarking.load import RequestSettings, load
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 MINUTES = float(os.environ.get("SOAK_MINUTES", "20"))
@@ -31,10 +31,12 @@ def test_load_with_cancels_leaves_nothing_behind():
         end, seed = time.monotonic() + 60 * MINUTES, 0
         while time.monotonic() < end or len(rounds) < 6:
             seed += 1000
-            requests = plan(int(RATE * ROUND_SECONDS), RATE, (4, 16, 64), (1,), seed, cancels=0.3, cancel_seconds=0.5)
+            requests = plan(
+                int(RATE * ROUND_SECONDS), RATE, (4, 16, 64), (1,), seed, cancelled_share=0.3, cancel_seconds=0.5
+            )
             for states in (True, False):
-                asking = Asking(max_tokens=24, deadline=20.0, states=states)
-                endings.update(outcome.ending for outcome in load(stage.url, requests, asking))
+                settings = RequestSettings(max_tokens=24, deadline=20.0, states=states)
+                endings.update(outcome.ending for outcome in load(stage.url, requests, settings))
             if seed % 10000 == 0:
                 stage.promote("second" if seed % 20000 else "first")
             until(lambda: is_idle(stage))
@@ -48,13 +50,13 @@ def test_load_with_cancels_leaves_nothing_behind():
             for name, allowed in (("memory", GROWTH), ("threads", 1.0), ("files", 1.0)):
                 first, last = (median(one[name] for one in part) for part in (early, late))
                 assert last <= first * allowed + (0 if name == "memory" else 4), (name, first, last)
-        (counts,) = [one["counts"] for one in stage.standings()]
+        (counts,) = [status["counts"] for status in stage.swap_statuses()]
         assert counts["submitted"] == sum(counts["finished"].values())
 
 
 def is_idle(stage: Stage) -> bool:
     """Whether nothing is on its way or waits, in the one replica."""
-    return [one["counts"]["running"] + one["counts"]["waiting"] for one in stage.standings()] == [0]
+    return [status["counts"]["running"] + status["counts"]["waiting"] for status in stage.swap_statuses()] == [0]
 
 
 def taken(process: psutil.Process) -> dict[str, float]:

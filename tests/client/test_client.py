@@ -29,11 +29,11 @@ from edlm.client.types import (
     Infilled,
     InvalidRequest,
     NotAllowed,
-    Revealed,
     ServerFailed,
     ServiceError,
     State,
     StreamLost,
+    Unmasked,
     Unreachable,
     error_of,
 )
@@ -45,7 +45,7 @@ DETAILS = {
 }  # fmt: skip
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 STATE = {
-    "index": 0, "step": 3, "steps": 4, "t": 0.75, "masked": 1, "positions": 2, "revealed": [[0, 5, "a\u2028", 3]],
+    "index": 0, "step": 3, "steps": 4, "t": 0.75, "masked": 1, "positions": 2, "unmasked": [[0, 5, "a\u2028", 3]],
     "ess": None, "candidates": 2, "energies": [[1.0, None]], "picked": [0], "weighed_step": 4, "block": None,
     "denoiser_calls": 1, "energy_calls": 2,
 }  # fmt: skip
@@ -268,7 +268,7 @@ def test_a_stream_gives_states_and_text_in_order_and_says_that_it_ended(client, 
     with client.stream("x", seed=7, denoising=True) as stream:
         state, first, last, ended = list(stream)
     assert isinstance(state, State)
-    assert state.revealed == (Revealed(position=0, token=5, text="a\u2028", step=3),)
+    assert state.unmasked == (Unmasked(position=0, token=5, text="a\u2028", step=3),)
     assert (state.energies, state.picked, state.t) == (((1.0, None),), (0,), 0.75)
     assert (first, last) == (Choice(0, "a\u2028"), Choice(0, "b", "stop"))
     assert isinstance(ended, Ended)

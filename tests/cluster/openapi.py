@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
@@ -28,8 +28,8 @@ def written(document: Any) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generator = open_bundle(make_bundle(Path(folder)))
-    with InferenceEngine(generator, "7/0", Limits()) as batch:
-        document = make_app(Endpoint(batch, Rules(), PrometheusMetrics())).openapi()
+    with InferenceEngine(generator, "7/0", Limits()) as engine:
+        document = make_app(Endpoint(engine, RequestLimits(), PrometheusMetrics())).openapi()
     FILE.write_text(written(document), encoding="utf-8")
     print(f"wrote {FILE}")
 

@@ -273,8 +273,8 @@ def test_any_division_among_workers_gives_the_same_rows(draw, batch, step, seed)
     parts = [batches.rows(step, start, stop) for start, stop in pairwise(cuts)]
     together = batches.rows(step, 0, batch)
     assert torch.equal(torch.cat([part.tokens for part in parts]), together.tokens)
-    assert torch.equal(torch.cat([part.places for part in parts]), torch.arange(batch))
-    assert (together.step, together.of) == (step, batch)
+    assert torch.equal(torch.cat([part.batch_index for part in parts]), torch.arange(batch))
+    assert (together.step, together.global_batch_size) == (step, batch)
 
 
 @settings(max_examples=20, deadline=None)
@@ -302,14 +302,14 @@ def test_rows_are_int64_and_read_from_the_file(prepared):
     rows = Batches(file, length=8, batch=4, seed=0).rows(3, 1, 3)
     assert rows.tokens.dtype == torch.int64
     assert rows.tokens.shape == (2, 8)
-    assert rows.places.tolist() == [1, 2]
+    assert rows.batch_index.tolist() == [1, 2]
     assert not file.tokens.flags.writeable
 
 
 def test_places_outside_the_batch_are_refused():
     batches = Batches(counting(100), length=10, batch=4, seed=0)
     for start, stop in ((0, 5), (-1, 2), (3, 2)):
-        with pytest.raises(ValueError, match=f"places {start} to {stop} are not within a batch of 4 rows"):
+        with pytest.raises(ValueError, match=f"batch indices {start} to {stop} are not within a batch of 4 rows"):
             batches.rows(0, start, stop)
 
 

@@ -50,11 +50,11 @@ class Draws:
 
 
 def every_draw(law: dict, sampler: Sampler, groups: int, reading: AnyDenoiser, t: float, share: float) -> Draws:
-    """Positions to reveal, the tokens of k candidates (at the middle of their cells), and which one is picked."""
+    """Positions to unmask, the tokens of k candidates (at the middle of their cells), and which one is picked."""
     parts = []
     for xt, p in law.items():
         masked = torch.tensor(xt) == reading.mask
-        kept = [revealed for revealed in subsets(masked) if share < 1 or torch.equal(revealed, masked)]
+        kept = [unmasked for unmasked in subsets(masked) if share < 1 or torch.equal(unmasked, masked)]
         context = reading.read(torch.tensor([xt]), torch.tensor([t], dtype=torch.float64))[0].exp()
         tokens = cartesian(reading.vocabulary, sampler.candidates * int(masked.sum()))
         at = torch.nonzero(masked)[:, 0].repeat(sampler.candidates)
@@ -63,15 +63,15 @@ def every_draw(law: dict, sampler: Sampler, groups: int, reading: AnyDenoiser, t
             len(tokens), sampler.candidates, -1
         )
         drawn = p * context[at, tokens].prod(dim=1)
-        for revealed, picks in itertools.product(kept, cartesian(sampler.candidates, groups)):
-            count, left = int(revealed.sum()), int(masked.sum() - revealed.sum())
-            coin = torch.where(revealed, share / 2, (1 + share) / 2).double()
+        for unmasked, picks in itertools.product(kept, cartesian(sampler.candidates, groups)):
+            count, left = int(unmasked.sum()), int(masked.sum() - unmasked.sum())
+            coin = torch.where(unmasked, share / 2, (1 + share) / 2).double()
             pick = (picks + 0.5) / sampler.candidates
             weight = drawn * share**count * (1 - share) ** left / sampler.candidates**groups
             rows = (len(tokens), -1)
             parts.append((torch.tensor(xt).expand(rows), weight, coin.expand(rows), middle, pick.double().expand(rows)))
     xt, weights, coins, middles, picks = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Draws(xt, weights, {Purpose.REVEAL: coins, Purpose.CANDIDATE: middles, Purpose.PICK: picks})
+    return Draws(xt, weights, {Purpose.UNMASK: coins, Purpose.CANDIDATE: middles, Purpose.PICK: picks})
 
 
 def listed_law(
@@ -90,7 +90,7 @@ def listed_law(
     for i in range(sampler.steps, 0, -1):
         now, then = i / sampler.steps, (i - 1) / sampler.steps
         t, s = (torch.tensor(time, dtype=torch.float64) for time in (now, then))
-        draws = every_draw(law, sampler, groups, reader(of), now, schedule.reveal(t, s).item())
+        draws = every_draw(law, sampler, groups, reader(of), now, schedule.unmask_probability(t, s).item())
         for module in (sampler_module, state_module):
             monkeypatch.setattr(module, "uniforms", draws.uniforms)
         n, model = len(draws.xt), Model(reader(of), energy, schedule)

@@ -199,5 +199,5 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="candidates is 1; to compare tokens"):
         distance(distribution, Wrong(distribution, False), candidates=1)
     short = Markov(length=1).distribution()
-    with pytest.raises(ValueError, match=r"no step of the grids \(1, 2, 4\) reveals two tokens of a group"):
+    with pytest.raises(ValueError, match=r"no step of the grids \(1, 2, 4\) unmasks two tokens of a group"):
         distance(short, Wrong(short, False))

@@ -21,16 +21,16 @@ EXACT = replace(FOUR, candidates=0)
 CASES: dict[str, tuple[str | None, Sampler]] = {
     "plain": (None, FOUR),
     "plain on a fitted grid": (None, Sampler(steps=3, grid=(0.0, 0.2, 0.7, 1.0))),
-    "plain, most certain first": (None, replace(FOUR, revealing=MostCertain())),
-    "plain, remasking": (None, replace(FOUR, revealing=Remasking(share=0.5))),
+    "plain, most certain first": (None, replace(FOUR, unmasking=MostCertain())),
+    "plain, remasking": (None, replace(FOUR, unmasking=Remasking(share=0.5))),
     **{f"{name}, k = 3": (name, THREE) for name in ENERGIES},
     "step, tau = 0.5": ("step", replace(THREE, energy_temperature=0.5)),
     "bidirectional in a window": ("bidirectional", replace(THREE, window=(0.5, 1.0))),
-    "step, most certain first": ("step", replace(THREE, revealing=MostCertain())),
-    "step, remasking": ("step", replace(THREE, revealing=Remasking(share=0.5))),
+    "step, most certain first": ("step", replace(THREE, unmasking=MostCertain())),
+    "step, remasking": ("step", replace(THREE, unmasking=Remasking(share=0.5))),
     "residual, tau = 2": ("residual", replace(THREE, energy_temperature=2.0)),
     **{f"{name}, exact": (name, EXACT) for name in ("conditional", "coar")},
-    **{f"{name}, verifying drafts": (name, replace(EXACT, speculative=True)) for name in ("conditional", "coar")},
+    **{f"{name}, speculative": (name, replace(EXACT, speculative=True)) for name in ("conditional", "coar")},
 }
 PROMPT = (3, 1, 4)
 TEXTS = {NAME: 2, "cuda": 64}

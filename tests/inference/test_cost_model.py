@@ -34,9 +34,9 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
     for i in range(sampler.steps, 0, -1):
         t, s = times[i].expand(rows), times[i - 1].expand(rows)
         now = sampler.choose_positions(xt, t, s, torch.full((rows,), i), seeds, model)
-        xt = torch.where(now.revealed, 1, xt)
+        xt = torch.where(now.unmasked, 1, xt)
         weighed = bool(sampler.may_score(times[i], energy))
-        for count in now.revealed.sum(dim=1)[now.moves].tolist():
+        for count in now.unmasked.sum(dim=1)[now.moves].tolist():
             work = of_step(count / LENGTH, weighed, sampler, energy)
             costs += torch.tensor([work.passes, work.candidates, work.weighed])
     expected = of_canvas(MASKED, LENGTH, sampler, model)

@@ -64,21 +64,21 @@ def test_it_takes_the_very_steps_that_the_generator_takes(generator, engine):
     expected = generator.write([1, 2], 30, [3], one.sampler, on_step=steps.append)[0]
     (ticket,) = engine.submit([one])
     assert ticket.result(SECONDS) == expected
-    frame, revealed_at, block = ticket.frame(), [NOT_YET] * 30, -1
+    frame, unmasked_at, block = ticket.frame(), [NOT_YET] * 30, -1
     canvases = ((0, 10, 2), (10, 16, 6), (16, 22, 6), (22, 28, 6), (28, 30, 10))
     for step in steps:
         block += step.t[0].item() == 1
         start, stop, context = canvases[block]
         number = 5 * (block + 1) - round(5 * step.s[0].item())
-        for place in torch.nonzero(step.revealed[0, context : context + stop - start])[:, 0].tolist():
-            revealed_at[start + place] = number
-    assert frame.revealed_at == tuple(revealed_at)
+        for place in torch.nonzero(step.unmasked[0, context : context + stop - start])[:, 0].tolist():
+            unmasked_at[start + place] = number
+    assert frame.unmasked_at == tuple(unmasked_at)
     assert frame.steps == 25
 
 
 @settings(max_examples=12, deadline=None)
 @given(some=st.lists(jobs(), min_size=1, max_size=5))
-def test_what_is_given_or_revealed_never_changes_and_no_position_is_masked_again(generator, some):
+def test_what_is_given_or_unmasked_never_changes_and_no_position_is_masked_again(generator, some):
     mask = generator.mask
     with InferenceEngine(generator, "1", Limits(slots=3, waiting=100, patience_seconds=1e6)) as engine:
         tickets = engine.submit(some)
@@ -95,13 +95,13 @@ def test_what_is_given_or_revealed_never_changes_and_no_position_is_masked_again
             assert after.committed >= before.committed
             for position, (was, now) in enumerate(zip(before.tokens, after.tokens, strict=True)):
                 assert now == was or was == mask
-                assert after.revealed_at[position] == before.revealed_at[position] or was == mask
+                assert after.unmasked_at[position] == before.unmasked_at[position] or was == mask
         last = states[-1]
         assert last.tokens[: len(text.tokens)] == text.tokens
         for frame in states:  # every state can be told from the last one
             told = tuple(
                 token if NOT_YET < at <= frame.step else mask
-                for token, at in zip(last.tokens, last.revealed_at, strict=True)
+                for token, at in zip(last.tokens, last.unmasked_at, strict=True)
             )
             assert frame.tokens == told
             assert frame.masked == frame.tokens.count(mask)
@@ -130,7 +130,7 @@ def test_a_text_without_a_hole_is_itself_and_costs_nothing(engine):
     assert engine.statistics().passes["denoiser"] == 0
 
 
-def test_steps_that_reveal_nothing_the_text_needs_are_left_out(generator, engine):
+def test_steps_that_unmask_nothing_the_text_needs_are_left_out(generator, engine):
     one = job((), 3, seed=5, steps=300)
     steps: list[StepResult] = []
     expected = generator.write([], 3, [5], one.sampler, on_step=steps.append)[0]
@@ -138,7 +138,7 @@ def test_steps_that_reveal_nothing_the_text_needs_are_left_out(generator, engine
     text = ticket.result(SECONDS)
     assert text == expected
     assert [bool((step.xs[0, :3] == generator.mask).any()) for step in steps] == [True] * (len(steps) - 1) + [False]
-    assert text.tally.denoiser_calls == sum(int(step.revealed.any()) for step in steps) <= LENGTH
+    assert text.tally.denoiser_calls == sum(int(step.unmasked.any()) for step in steps) <= LENGTH
 
 
 # ---------------------------------------------------------------- where a text ends

@@ -62,7 +62,7 @@ def test_infilling_keeps_what_is_given_and_fills_every_gap(generator, known, see
 
 
 def test_parts_become_tokens_and_holes(generator):
-    assert generator.places(["ab", 3, "C"]) == (1, 2, None, None, None, 3)
+    assert generator.read_parts(["ab", 3, "C"]) == (1, 2, None, None, None, 3)
 
 
 @QUICK
@@ -269,7 +269,7 @@ def test_a_bundle_is_made_of_published_models(tmp_path):
 
 
 def test_remasking_keeps_a_prompt_on_every_canvas(generator):
-    sampler, prompt, steps = Sampler(steps=6, revealing=Remasking(share=1.0)), [3, 4, 5], []
+    sampler, prompt, steps = Sampler(steps=6, unmasking=Remasking(share=1.0)), [3, 4, 5], []
     (text,) = generator.write(prompt, 2 * LENGTH, [5], sampler, on_step=steps.append)
     assert len(text.tokens) == 2 * LENGTH
     assert [step.t[0].item() == 1 for step in steps[:13]] == [True, *[False] * 5] * 2 + [True]  # none is left out
@@ -279,11 +279,11 @@ def test_remasking_keeps_a_prompt_on_every_canvas(generator):
     assert len({tuple(canvas[: LENGTH // 2]) for canvas in kept}) == 1
 
 
-@pytest.mark.parametrize("revealing", [MostCertain(), Remasking(share=0.5)])
-def test_texts_that_share_steps_reveal_at_random(generator, revealing):
-    sampler = Sampler(steps=4, revealing=revealing)
+@pytest.mark.parametrize("unmasking", [MostCertain(), Remasking(share=0.5)])
+def test_texts_that_share_steps_unmask_at_random(generator, unmasking):
+    sampler = Sampler(steps=4, unmasking=unmasking)
     job = Request(known=(1, 2), max_tokens=3, seed=0, sampler=sampler, energy=None, key="", deadline=0.0)
-    with pytest.raises(ValueError, match=f"revealing is {revealing.kind}: texts that share steps reveal at_random"):
+    with pytest.raises(ValueError, match=f"unmasking is {unmasking.kind}: texts that share steps unmask at_random"):
         RunningSequence(job, generator)
 
 

@@ -54,15 +54,15 @@ def weighted(estimate: Estimate, of: World, copies: int) -> tuple[float, float]:
 
 @energies
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_estimate_of_a_step_lies_above_the_truth_whatever_is_revealed(name, temperature):
+def test_the_estimate_of_a_step_lies_above_the_truth_whatever_is_unmasked(name, temperature):
     here, energy = ENERGIES[name]
     step = Step(here, reader(here), energy, candidates=2, temperature=temperature)
     gaps = []
     for x0, masked in itertools.product(here.texts[:: len(here.texts) // 3], subsets(torch.ones(here.length).bool())):
         xt = torch.where(masked, here.mask, x0)
-        for revealed in subsets(masked)[1:]:
-            gaps.append(mean_step_nll(step, x0, xt, 0.5, revealed) - step.nll(x0, xt, 0.5, revealed))
-            if revealed.sum() == 1:  # one token needs no joint
+        for unmasked in subsets(masked)[1:]:
+            gaps.append(mean_step_nll(step, x0, xt, 0.5, unmasked) - step.nll(x0, xt, 0.5, unmasked))
+            if unmasked.sum() == 1:  # one token needs no joint
                 assert gaps[-1] == pytest.approx(0, abs=1e-9)
     assert min(gaps) > -1e-9
     assert max(gaps) > 1e-3
@@ -75,32 +75,32 @@ def test_with_every_draw_among_its_repeats_the_estimate_is_the_truth(candidates,
     here = world("agree")
     step = Step(here, Marginals(here, mix=0.4), Residual(here, drafts), candidates)
     xt = here.canvas(1)[0]
-    for revealed, x0 in itertools.product(subsets(xt == here.mask)[1:], here.texts[[0, 13]]):
-        u, weights = every_draw(step, xt, 1.0, revealed)
+    for unmasked, x0 in itertools.product(subsets(xt == here.mask)[1:], here.texts[[0, 13]]):
+        u, weights = every_draw(step, xt, 1.0, unmasked)
         if len(u) > 3**7:
             continue
         torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
-        rows = (row[None] for row in (x0, xt, revealed))
+        rows = (row[None] for row in (x0, xt, unmasked))
         t = torch.ones(1, dtype=torch.float64)
         found = step_nll(*rows, t, Model(step.denoiser, step.energy, LogLinear()), candidates, 1.0, u[None])  # pyright: ignore
-        assert found.item() == pytest.approx(step.nll(x0, xt, 1.0, revealed))
+        assert found.item() == pytest.approx(step.nll(x0, xt, 1.0, unmasked))
 
 
 @pytest.mark.parametrize("name", ["whole drafts", "step", "ar"])
 def test_repeats_bring_the_estimate_down_to_the_truth(name):
     here, energy = ENERGIES[name]
-    rows, revealed, x0 = 1500, torch.tensor([True, True, False]), torch.tensor([0, 1, 2])
+    rows, unmasked, x0 = 1500, torch.tensor([True, True, False]), torch.tensor([0, 1, 2])
     step = Step(here, reader(here), energy, candidates=3)
     xt, t = here.canvas(rows), torch.ones(rows, dtype=torch.float64)
     means, errors = [], []
     for repeats in (1, 4, 32):
         u = torch.rand(rows, repeats, 3, 3, generator=torch.Generator().manual_seed(repeats), dtype=torch.float64)
-        many = x0.expand(rows, -1), xt, revealed.expand(rows, -1)
+        many = x0.expand(rows, -1), xt, unmasked.expand(rows, -1)
         found = step_nll(*many, t, Model(step.denoiser, energy, LogLinear()), 3, 1.0, u)
         means.append(found.mean().item())
         errors.append((found.std() / math.sqrt(rows)).item())
-    truth = step.nll(x0, xt[0], 1.0, revealed)
-    assert abs(means[0] - mean_step_nll(step, x0, xt[0], 1.0, revealed)) < 4 * errors[0]
+    truth = step.nll(x0, xt[0], 1.0, unmasked)
+    assert abs(means[0] - mean_step_nll(step, x0, xt[0], 1.0, unmasked)) < 4 * errors[0]
     assert means[0] > means[1] > means[2] > truth - 4 * errors[2]
     assert means[2] - truth < 0.1 * (means[0] - truth) + 4 * errors[2]
 

@@ -82,13 +82,13 @@ def test_with_the_exact_energy_the_bound_comes_to_the_entropy_as_k_grows(drafts,
     assert found[1] > DENSE.entropy - 0.02
 
 
-def _alone(step: Step, x0, xt, t, revealed) -> float:
-    """What a step that reveals one token loses to the exact posterior."""
-    if revealed.sum() != 1:
+def _alone(step: Step, x0, xt, t, unmasked) -> float:
+    """What a step that unmasks one token loses to the exact posterior."""
+    if unmasked.sum() != 1:
         return 0.0
     context = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))
-    log_p = context[0][revealed, x0[revealed]].item()
-    return -log_p + step.world.log_conditional(torch.where(revealed, x0, xt), xt).item()
+    log_p = context[0][unmasked, x0[unmasked]].item()
+    return -log_p + step.world.log_conditional(torch.where(unmasked, x0, xt), xt).item()
 
 
 def test_carry_over_has_z_one_whatever_the_two_models():

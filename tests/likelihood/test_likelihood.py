@@ -83,7 +83,7 @@ def drawn(law: Tensor, u: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_truth_where_it_is_revealed(name):
+def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_truth_where_it_is_unmasked(name):
     x0, xt, new, t = rows()
     repeats, k, energy = 2, 3, Recording(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -207,8 +207,8 @@ WAYS = {
     "on a proposal": (KINDS["on a proposal"], Sampler(steps=2, candidates=2)),
     "exact": (COAR, Sampler(steps=2, candidates=EXACT)),
     "another grid": (None, Sampler(steps=2, grid=(0.0, 0.3, 1.0))),
-    "most certain": (KINDS["a step"], Sampler(steps=3, candidates=2, revealing=MostCertain())),
-    "remasking": (None, Sampler(steps=4, revealing=Remasking(share=0.8))),
+    "most certain": (KINDS["a step"], Sampler(steps=3, candidates=2, unmasking=MostCertain())),
+    "remasking": (None, Sampler(steps=4, unmasking=Remasking(share=0.8))),
 }
 ways = pytest.mark.parametrize("name", WAYS)
 

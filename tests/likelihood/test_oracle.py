@@ -46,7 +46,7 @@ def test_the_sources_are_the_oracles(oracle, source):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("energy", ENERGIES)
 @pytest.mark.parametrize(("k", "mix"), [(2, 0.2), (0, 0.0)])  # at k = 0 the oracle leaves single tokens to p_theta
-def test_a_step_reveals_by_the_law_of_the_oracle(oracle, source, energy, k, mix):
+def test_a_step_unmasks_by_the_law_of_the_oracle(oracle, source, energy, k, mix):
     drafts, block = ENERGIES[energy]
     length = 4 if block else 3
     here, there = world(source, length=length), theirs(oracle, source, mix, length)
@@ -55,10 +55,10 @@ def test_a_step_reveals_by_the_law_of_the_oracle(oracle, source, energy, k, mix)
     for x0, masked in itertools.product(texts, subsets(torch.ones(length, dtype=torch.bool))):
         xt = torch.where(masked, here.mask, x0)
         z = tuple(-1 if hidden else token for token, hidden in zip(x0.tolist(), masked, strict=True))
-        for revealed in subsets(masked)[1:]:
-            places = tuple(torch.nonzero(revealed)[:, 0].tolist())
-            wanted = there.reveal(z, places, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
-            assert step.nll(x0, xt, 0.5, revealed) == pytest.approx(wanted, rel=1e-9)
+        for unmasked in subsets(masked)[1:]:
+            places = tuple(torch.nonzero(unmasked)[:, 0].tolist())
+            wanted = there.unmask(z, places, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
+            assert step.nll(x0, xt, 0.5, unmasked) == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -1,4 +1,4 @@
-"""Along a path each token is revealed in its turn, masked until then, by numbers of its row, place and path."""
+"""Along a path each token is unmasked in its turn, masked until then, by numbers of its row, place and path."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edlm.interfaces import Model
-from edlm.likelihood.paths import reveal_times, trajectory
+from edlm.likelihood.paths import trajectory, unmask_steps
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
@@ -20,8 +20,8 @@ X0 = DENSE.texts
 WAYS = {
     "at random": Sampler(steps=5),
     "another grid": Sampler(steps=3, grid=(0.0, 0.1, 0.8, 1.0)),
-    "most certain": Sampler(steps=5, revealing=MostCertain()),
-    "remasking": Sampler(steps=5, revealing=Remasking(share=0.8)),
+    "most certain": Sampler(steps=5, unmasking=MostCertain()),
+    "remasking": Sampler(steps=5, unmasking=Remasking(share=0.8)),
 }
 ways = pytest.mark.parametrize("name", WAYS)
 schedules = pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
@@ -33,7 +33,7 @@ def path(name: str, schedule=LogLinear(), x0=X0, seed=3, draw=1, first_row=0):  
 
 @schedules
 @ways
-def test_a_path_begins_blank_ends_whole_and_reveals_what_is_masked(name, schedule):
+def test_a_path_begins_blank_ends_whole_and_unmasks_what_is_masked(name, schedule):
     stops = path(name, schedule)
     assert [i for i, _, _ in stops] == list(range(WAYS[name].steps, 0, -1))
     assert bool((stops[0][1] == M).all())
@@ -56,22 +56,22 @@ def test_a_path_begins_blank_ends_whole_and_reveals_what_is_masked(name, schedul
 @pytest.mark.parametrize("name", ["at random", "another grid"])
 def test_a_place_is_masked_at_a_time_where_its_number_lies_above_alpha(name, schedule):
     sampler, row = WAYS[name], 20 + torch.arange(len(X0))
-    u = uniforms(3, 1, row, Purpose.REVEAL, (L,))
+    u = uniforms(3, 1, row, Purpose.UNMASK, (L,))
     for i, xt, _ in path(name, schedule, first_row=20):
         dark = 1 - schedule.alpha(sampler.times())[i]
         assert torch.equal(xt == M, u <= dark)
-    at = reveal_times(X0, schedule, sampler.times(), 3, 1, 20)
+    at = unmask_steps(X0, schedule, sampler.times(), 3, 1, 20)
     assert (at.min(), at.max()) == (1, sampler.steps)
 
 
 def test_a_walked_path_takes_its_numbers_by_row_path_step_and_purpose():
     sampler, schedule = WAYS["remasking"], Cosine()
-    keys = seeds(3, 1, 20 + torch.arange(len(X0)), Purpose.REVEAL)
+    keys = seeds(3, 1, 20 + torch.arange(len(X0)), Purpose.UNMASK)
     masked = torch.ones_like(X0, dtype=torch.bool)
     for i, xt, new in path("remasking", schedule, first_row=20):
         t, s = sampler.times()[i], sampler.times()[i - 1]
-        share, again = sampler.revealing.shares(t[None], s[None], schedule)
-        u = [uniforms(keys, i, 0, purpose, (L,)) for purpose in (Purpose.REVEAL, Purpose.REMASK)]
+        share, again = sampler.unmasking.shares(t[None], s[None], schedule)
+        u = [uniforms(keys, i, 0, purpose, (L,)) for purpose in (Purpose.UNMASK, Purpose.REMASK)]
         assert torch.equal(xt == M, masked)
         assert torch.equal(new, masked & (u[0] < share))
         masked = torch.where(masked, ~new, u[1] < again)

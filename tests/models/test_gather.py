@@ -60,7 +60,7 @@ def test_every_size_is_one_call_whatever_is_new():
 @pytest.mark.parametrize("steps", [1, 2, 4, 16, 64])
 @pytest.mark.parametrize("block", [None, 8])
 def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_steps(block, steps):
-    """Only what a step reveals enters, so that T steps cost one pass over k drafts; single tokens are not weighed."""
+    """Only what a step unmasks enters, so that T steps cost one pass over k drafts; single tokens are not weighed."""
     candidates, length, entered = 4, 48, 0
     net = denoiser(vocabulary=60)
     energy = stirred(StepEnergyConfig(block=block, width=16, layers=1, heads=2).build(net))
@@ -73,7 +73,7 @@ def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_step
     canvas, joint = torch.full((2, length), net.mask), []
     Sampler(steps=steps, candidates=candidates).sample(
         canvas, net, energy, LogLinear(), torch.arange(2),
-        on_step=lambda step: joint.append(sum_by_group(step.revealed.long(), block)),
+        on_step=lambda step: joint.append(sum_by_group(step.unmasked.long(), block)),
     )  # fmt: skip
     wanted = candidates * sum(int(groups[groups > 1].sum()) for groups in joint)
     assert wanted <= candidates * 2 * length

@@ -99,7 +99,7 @@ def planned_law(sampler: Sampler, plan: tuple[StepChoice, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("choice", [PLAIN, WHOLE, PAIRS, EXACT])
-@pytest.mark.parametrize("sampler", [Sampler(steps=4), Sampler(steps=3, revealing=MostCertain(), window=(0.0, 0.7))])
+@pytest.mark.parametrize("sampler", [Sampler(steps=4), Sampler(steps=3, unmasking=MostCertain(), window=(0.0, 0.7))])
 def test_a_plan_of_one_choice_is_that_sampler_in_texts_and_in_bound(choice, sampler):
     planned = PlannedSampler(sampler, (choice,) * sampler.steps)
     how, energy = choice.sampler_of(sampler), choice.energy_of(ENERGIES)

@@ -44,7 +44,7 @@ HOW = {  # energy, k, speculative
     },
 }
 WINDOWS = {"every step": (0.0, 1.0), "a window": (0.3, 0.8)}
-STEPS = (2, 5)  # with 5 steps and 3 positions some reveal nothing
+STEPS = (2, 5)  # with 5 steps and 3 positions some unmask nothing
 
 
 def sampler_of(how: str, window: str, steps: int) -> tuple[Residual | CarryOverEnergy | None, Sampler]:
@@ -73,7 +73,7 @@ def test_every_row_of_a_mixed_batch_follows_the_law_of_the_naive_sampler(how, wi
         counts = torch.bincount(codes[kind :: len(CANVASES)], minlength=8)
         assert chi_square(counts, law) < FAR, canvas
     calls = torch.stack([step.denoiser_calls for step in told]).sum(dim=0)
-    assert calls.max() <= (CANVASES == M).sum(dim=1).max()  # a step that reveals nothing reads nothing
+    assert calls.max() <= (CANVASES == M).sum(dim=1).max()  # a step that unmasks nothing reads nothing
 
 
 @every_case

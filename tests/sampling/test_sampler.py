@@ -50,20 +50,20 @@ def drawn(law: Tensor, u: Tensor) -> Tensor:
     return (u[..., None] >= law.exp().cumsum(-1)).sum(-1).clamp(max=V - 1)
 
 
-def revealed_of(xt, t, s, index, seeds) -> Tensor:
+def unmasked_of(xt, t, s, index, seeds) -> Tensor:
     """U of a step of the noise process."""
     share = (Cosine().alpha(s) - Cosine().alpha(t)) / (1 - Cosine().alpha(t))
-    return (xt == M) & (uniforms(seeds, index, 0, Purpose.REVEAL, (L,)) < share[:, None])
+    return (xt == M) & (uniforms(seeds, index, 0, Purpose.UNMASK, (L,)) < share[:, None])
 
 
 @pytest.mark.parametrize("energy", [None, *KINDS.values(), Conditional(DENSE)])
-def test_a_plain_step_draws_each_revealed_token_by_its_own_number(energy):
+def test_a_plain_step_draws_each_unmasked_token_by_its_own_number(energy):
     rows = xt, t, s, index, seeds = situation()
     result = Sampler(steps=9).step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
-    new = revealed_of(*rows)
+    new = unmasked_of(*rows)
     tokens = drawn(READER.read(xt, t), uniforms(seeds, index, 0, Purpose.CANDIDATE, (1, L))[:, 0])
     assert torch.equal(result.xs, torch.where(new, tokens, xt))
-    assert torch.equal(result.revealed, new)
+    assert torch.equal(result.unmasked, new)
     assert torch.equal(result.denoiser_calls, new.any(dim=1).long())
     assert torch.equal(result.t, t)
     assert torch.equal(result.s, s)
@@ -84,7 +84,7 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
     k, energy = 4, KINDS[name]
     sampler = Sampler(steps=9, candidates=k, energy_temperature=temperature, window=(0.4, 0.95))
     result = sampler.step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
-    new, context = revealed_of(*rows), READER.read(xt, t)
+    new, context = unmasked_of(*rows), READER.read(xt, t)
     u = uniforms(seeds, index, 0, Purpose.CANDIDATE, (k, L))
     groups = torch.arange(L).split(energy.block or L)
     u_pick = uniforms(seeds, index, 0, Purpose.PICK, (len(groups),))
@@ -132,14 +132,14 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
         assert result.distinct[row] == len(shown.unique(dim=0))
         kinds.add(tuple(joint))
     assert len(kinds) == {"pairs": 3, "on a proposal": 2}.get(name, 1)  # a proposal is asked for one token, too
-    assert torch.equal(result.revealed, new)
+    assert torch.equal(result.unmasked, new)
     assert torch.equal(result.denoiser_calls, new.any(dim=1).long())
 
 
 @pytest.mark.parametrize("energy", [Conditional(DENSE), COAR])
 def test_an_exact_step_draws_by_the_same_numbers_and_a_verified_one_by_two_more(energy):
     rows = xt, t, s, index, seeds = situation()
-    new, context = revealed_of(*rows), READER.read(xt, t)
+    new, context = unmasked_of(*rows), READER.read(xt, t)
     last = torch.where(new, torch.arange(L), -1).max(dim=1, keepdim=True).values
     filled = ((xt == M) & (torch.arange(L) <= last)) if energy.whole_sequence else new
     u = {p: uniforms(seeds, index, 0, p, (1, L))[:, 0] for p in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)}
@@ -170,13 +170,13 @@ def test_what_is_masked_again_is_so_by_numbers_of_its_own():
     xt, t, s, index, seeds = situation()
     given = torch.zeros_like(xt, dtype=torch.bool)
     given[:, 2] = xt[:, 2] != M
-    revealing = Remasking(share=0.9, window=(0.35, 0.9))
-    result = Sampler(steps=9, revealing=revealing).step(xt, t, s, index, seeds, Model(READER, None, Cosine()), given)
+    unmasking = Remasking(share=0.9, window=(0.35, 0.9))
+    result = Sampler(steps=9, unmasking=unmasking).step(xt, t, s, index, seeds, Model(READER, None, Cosine()), given)
     alpha_t, alpha_s = Cosine().alpha(t), Cosine().alpha(s)
     inside = (t >= 0.35) & (t <= 0.9)
     sigma = torch.where(inside, 0.9 * ((1 - alpha_s) / alpha_t).clamp(max=1), 0.0)
     share = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
-    new = (xt == M) & (uniforms(seeds, index, 0, Purpose.REVEAL, (L,)) < share[:, None])
+    new = (xt == M) & (uniforms(seeds, index, 0, Purpose.UNMASK, (L,)) < share[:, None])
     hidden = (xt != M) & ~given & (uniforms(seeds, index, 0, Purpose.REMASK, (L,)) < sigma[:, None])
     tokens = drawn(READER.read(xt, t), uniforms(seeds, index, 0, Purpose.CANDIDATE, (1, L))[:, 0])
     assert hidden.any()
@@ -224,7 +224,7 @@ def test_an_infinite_weight_is_no_energy_and_an_impossible_candidate_is():
     assert result.broken.tolist() == [True, False, False, False]
     assert torch.equal(result.xs[0], canvas[0])
     assert not bool((result.xs[1:] == M).any())
-    assert not result.revealed[0].any()
+    assert not result.unmasked[0].any()
     assert result.picked[2].tolist() == [0]
     assert result.ess.tolist() == pytest.approx([3, 3, 1, 3])
 
@@ -283,5 +283,5 @@ def test_settings_at_their_ends_are_taken():
     for window in ([0.0, 0.0], [0.5, 0.5], [1.0, 1.0], [0.0, 1.0]):
         assert parse(Sampler, {"steps": 1, "window": window}).window == tuple(window)
     usual = Sampler(steps=1, energy_temperature=LEAST_TEMPERATURE)
-    assert (usual.candidates, usual.window, usual.speculative, usual.revealing) == (1, (0.0, 1.0), False, AtRandom())
+    assert (usual.candidates, usual.window, usual.speculative, usual.unmasking) == (1, (0.0, 1.0), False, AtRandom())
     assert Sampler(steps=1).energy_temperature == 1

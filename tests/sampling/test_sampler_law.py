@@ -104,7 +104,7 @@ def test_coar_ignores_what_is_known_behind_a_token_and_sums_over_what_it_throws_
         DENSE.canvas(N), torch.ones(N, dtype=torch.float64), torch.full((N,), 0.6, dtype=torch.float64),
         torch.ones(N, dtype=torch.long), torch.arange(N), Model(reader, COAR, LogLinear()),
     )  # fmt: skip
-    alone = (result.revealed == torch.tensor([False, False, True])).all(dim=1)
+    alone = (result.unmasked == torch.tensor([False, False, True])).all(dim=1)
     marginal = torch.stack([DENSE.p[DENSE.texts[:, 2] == token].sum() for token in range(3)])
     assert alone.sum() > 500
     assert chi_square(torch.bincount(result.xs[alone, 2], minlength=3), marginal) < FAR
@@ -132,7 +132,7 @@ def test_prompts_and_gaps_are_filled_by_the_law_given_what_is_known(known, draft
     assert chi_square(counts(DENSE, texts), sampler_law(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
 
 
-def test_another_schedule_reveals_at_another_pace():
+def test_another_schedule_unmasks_at_another_pace():
     energy, reader, sampler = Residual(DENSE, whole_sequence=False), denoiser(DENSE), Sampler(steps=2, candidates=3)
     texts = sampler.sample(DENSE.canvas(N), reader, energy, Cosine(), torch.arange(N))
     law = sampler_law(DENSE, reader, energy, sampler, Cosine(), DENSE.canvas(1)[0])

@@ -159,12 +159,12 @@ def test_accepted_tokens_are_counted_where_drafts_are_verified_and_nowhere_else(
     for speculative, told in steps.items():
         sampler = Sampler(steps=2, candidates=0, speculative=speculative)
         sampler.sample(canvas, READER, CONDITIONAL, LogLinear(), seeds, on_step=told.append)
-    accepted, calls, revealed = (
+    accepted, calls, unmasked = (
         torch.stack([getattr(step, name) for step in steps[True]]).sum(dim=0)
-        for name in ("accepted", "energy_calls", "revealed")
+        for name in ("accepted", "energy_calls", "unmasked")
     )
     assert bool((accepted > 0).any())
-    assert bool((revealed.sum(dim=1) == 5).all())
+    assert bool((unmasked.sum(dim=1) == 5).all())
     assert bool((calls <= 5).all())
     assert all(step.accepted.sum() == 0 for step in steps[False])
 

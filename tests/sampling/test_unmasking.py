@@ -23,15 +23,15 @@ from tests.worlds import Conditional, Marginals, Residual, World
 
 CERTAIN, AGAIN = MostCertain(), Remasking(share=0.7)
 CASES = {
-    "certain": (LONGER, None, Sampler(steps=3, revealing=CERTAIN)),
-    "certain, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=2, candidates=3, revealing=CERTAIN)),
-    "certain, step": (DENSE, Residual(DENSE, False), Sampler(steps=2, candidates=3, revealing=CERTAIN)),
-    "certain, blocks": (LONGER, Residual(LONGER, False, block=2), Sampler(steps=2, candidates=2, revealing=CERTAIN)),
-    "certain, exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0, window=(0, 0.5), revealing=CERTAIN)),
-    "remasking": (DENSE, None, Sampler(steps=4, revealing=AGAIN)),
-    "remasking, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=3, candidates=2, revealing=AGAIN)),
-    "remasking, step": (DENSE, Residual(DENSE, False), Sampler(steps=3, candidates=3, revealing=AGAIN)),
-    "remasking in a window": (DENSE, None, Sampler(steps=4, revealing=Remasking(share=1.0, window=(0.6, 0.8)))),
+    "certain": (LONGER, None, Sampler(steps=3, unmasking=CERTAIN)),
+    "certain, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=2, candidates=3, unmasking=CERTAIN)),
+    "certain, step": (DENSE, Residual(DENSE, False), Sampler(steps=2, candidates=3, unmasking=CERTAIN)),
+    "certain, blocks": (LONGER, Residual(LONGER, False, block=2), Sampler(steps=2, candidates=2, unmasking=CERTAIN)),
+    "certain, exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0, window=(0, 0.5), unmasking=CERTAIN)),
+    "remasking": (DENSE, None, Sampler(steps=4, unmasking=AGAIN)),
+    "remasking, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=3, candidates=2, unmasking=AGAIN)),
+    "remasking, step": (DENSE, Residual(DENSE, False), Sampler(steps=3, candidates=3, unmasking=AGAIN)),
+    "remasking in a window": (DENSE, None, Sampler(steps=4, unmasking=Remasking(share=1.0, window=(0.6, 0.8)))),
 }
 
 
@@ -41,7 +41,7 @@ def test_the_texts_follow_the_law_that_is_another_one(name):
     reader, canvas = denoiser(here), here.canvas(1)[0]
     texts = sampler.sample(here.canvas(2 * N), reader, energy, LogLinear(), torch.arange(2 * N))
     law = sampler_law(here, reader, energy, sampler, LogLinear(), canvas)
-    at_random = sampler_law(here, reader, energy, replace(sampler, revealing=AtRandom()), LogLinear(), canvas)
+    at_random = sampler_law(here, reader, energy, replace(sampler, unmasking=AtRandom()), LogLinear(), canvas)
     assert law.sum().item() == pytest.approx(1)
     assert (law - at_random).abs().max() > 1e-3
     assert chi_square(counts(here, texts), law) < FAR
@@ -51,15 +51,15 @@ def test_the_texts_follow_the_law_that_is_another_one(name):
 def test_the_texts_are_not_those_of_plain_diffusion(name):
     here, energy, sampler = CASES[name]
     texts = sampler.sample(here.canvas(4 * N), denoiser(here), energy, LogLinear(), torch.arange(4 * N))
-    plain = replace(sampler, revealing=AtRandom())
+    plain = replace(sampler, unmasking=AtRandom())
     law = sampler_law(here, denoiser(here), energy, plain, LogLinear(), here.canvas(1)[0])
     assert chi_square(counts(here, texts), law) > FAR + 1
 
 
-@pytest.mark.parametrize("revealing", [CERTAIN, AGAIN, Remasking(share=1.0)])
+@pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN, Remasking(share=1.0)])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_an_exact_conditional_law_stays_the_source_whatever_is_revealed_when(revealing, steps):
-    sampler = Sampler(steps=steps, candidates=0, revealing=revealing)
+def test_an_exact_conditional_law_stays_the_source_whatever_is_unmasked_when(unmasking, steps):
+    sampler = Sampler(steps=steps, candidates=0, unmasking=unmasking)
     law = sampler_law(DENSE, Marginals(DENSE), Conditional(DENSE), sampler, LogLinear(), DENSE.canvas(1)[0])
     torch.testing.assert_close(law, DENSE.p)
 
@@ -70,13 +70,13 @@ def test_an_exact_conditional_law_stays_the_source_whatever_is_revealed_when(rev
 def test_where_the_text_is_known_remasking_keeps_the_marginals_of_the_noise(schedule, share, length):
     text = torch.tensor([2, 0, 1][:length])
     known = World(text[None], torch.ones(1, dtype=torch.float64), vocabulary=3)
-    step, sampler = Step(known, Marginals(known), None, 1), Sampler(steps=4, revealing=Remasking(share=share))
+    step, sampler = Step(known, Marginals(known), None, 1), Sampler(steps=4, unmasking=Remasking(share=share))
     laws = {tuple(known.canvas(1)[0].tolist()): 1.0}
     for i in range(4, 0, -1):
         t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
         after = {}
         for xt, weight in laws.items():
-            law = step_law(step, torch.tensor(xt), t, s, schedule, sampler.revealing)
+            law = step_law(step, torch.tensor(xt), t, s, schedule, sampler.unmasking)
             for xs, probability in law.items():
                 after[xs] = after.get(xs, 0.0) + weight * probability
         laws = after
@@ -90,7 +90,7 @@ def test_where_the_text_is_known_remasking_keeps_the_marginals_of_the_noise(sche
 def test_remasking_nothing_is_plain_diffusion_bit_for_bit(energy):
     plain = Sampler(steps=7, candidates=1 if energy is None else 3)
     texts = [
-        replace(plain, revealing=how).sample(DENSE.canvas(500), denoiser(DENSE), energy, Cosine(), torch.arange(500))
+        replace(plain, unmasking=how).sample(DENSE.canvas(500), denoiser(DENSE), energy, Cosine(), torch.arange(500))
         for how in (AtRandom(), Remasking(share=0.0), Remasking(share=1.0, window=(0.01, 0.02)))
     ]
     assert torch.equal(texts[0], texts[1])
@@ -100,7 +100,7 @@ def test_remasking_nothing_is_plain_diffusion_bit_for_bit(energy):
 @pytest.mark.parametrize("known", [(0, None, None), (None, 1, 2)])
 def test_what_the_canvas_gives_is_never_masked_again(known):
     canvas = torch.tensor([DENSE.mask if token is None else token for token in known])
-    sampler, steps = Sampler(steps=4, revealing=Remasking(share=1.0)), []
+    sampler, steps = Sampler(steps=4, unmasking=Remasking(share=1.0)), []
     texts = sampler.sample(canvas.repeat(N, 1), denoiser(DENSE), None, LogLinear(), torch.arange(N), steps.append)
     given = canvas != DENSE.mask
     assert all(bool((step.xs[:, given] == canvas[given]).all()) for step in steps)
@@ -109,12 +109,12 @@ def test_what_the_canvas_gives_is_never_masked_again(known):
     ) < FAR  # fmt: skip
 
 
-def test_a_step_that_masks_again_and_reveals_nothing_reads_nothing():
-    steps, sampler = [], Sampler(steps=40, revealing=Remasking(share=1.0))
+def test_a_step_that_masks_again_and_unmasks_nothing_reads_nothing():
+    steps, sampler = [], Sampler(steps=40, unmasking=Remasking(share=1.0))
     sampler.sample(DENSE.canvas(300), denoiser(DENSE), None, LogLinear(), torch.arange(300), steps.append)
     hidden = [(a.xs != DENSE.mask) & (b.xs == DENSE.mask) for a, b in itertools.pairwise(steps)]
     assert any(bool(one.any()) for one in hidden)
-    still = [~b.revealed.any(dim=1) & one.any(dim=1) for b, one in zip(steps[1:], hidden, strict=True)]
+    still = [~b.unmasked.any(dim=1) & one.any(dim=1) for b, one in zip(steps[1:], hidden, strict=True)]
     assert any(bool(one.any()) for one in still)
     assert all(bool((b.denoiser_calls[one] == 0).all()) for b, one in zip(steps[1:], still, strict=True))
     assert bool((steps[-1].xs != DENSE.mask).all())
@@ -127,16 +127,16 @@ def test_the_most_certain_are_as_many_as_at_random_and_none_left_is_more_certain
     xt = torch.where(torch.rand(rows, 4, generator=generator) < 0.7, LONGER.mask, 1)
     context = torch.randn(rows, 4, 3, generator=generator).log_softmax(-1)
     drawn = (xt == LONGER.mask) & (torch.rand(rows, 4, generator=generator) < share)
-    revealed = CERTAIN.settle(drawn, xt, context, denoiser(LONGER))
-    assert torch.equal(revealed.sum(1), drawn.sum(1))
-    assert not bool((revealed & (xt != LONGER.mask)).any())
+    unmasked = CERTAIN.settle(drawn, xt, context, denoiser(LONGER))
+    assert torch.equal(unmasked.sum(1), drawn.sum(1))
+    assert not bool((unmasked & (xt != LONGER.mask)).any())
     top = context.max(-1).values
     for row in range(rows):
-        left = (xt[row] == LONGER.mask) & ~revealed[row]
-        if left.any() and revealed[row].any():
-            assert top[row][left].max() <= top[row][revealed[row]].min()
+        left = (xt[row] == LONGER.mask) & ~unmasked[row]
+        if left.any() and unmasked[row].any():
+            assert top[row][left].max() <= top[row][unmasked[row]].min()
         alone = CERTAIN.settle(drawn[row : row + 1], xt[row : row + 1], context[row : row + 1], denoiser(LONGER))
-        assert torch.equal(alone[0], revealed[row])
+        assert torch.equal(alone[0], unmasked[row])
 
 
 def test_of_equally_certain_places_the_left_ones_come_first():
@@ -169,30 +169,30 @@ def test_the_bound_is_the_mean_over_the_samplers_paths_and_lies_above_the_likeli
         assert found.mean < exact + 4 * found.standard_error
 
 
-def test_a_text_is_paid_for_as_often_as_it_is_revealed_so_that_remasking_loosens_the_bound():
+def test_a_text_is_paid_for_as_often_as_it_is_unmasked_so_that_remasking_loosens_the_bound():
     known = World(torch.tensor([[0, 1, 2]]), torch.ones(1, dtype=torch.float64), vocabulary=3)
     blind = Marginals(known, mix=1.0)  # every token costs log 3
-    sampler = Sampler(steps=4, revealing=Remasking(share=1.0))
+    sampler = Sampler(steps=4, unmasking=Remasking(share=1.0))
     found = sampler_bound(known.texts.repeat(4000, 1), blind, None, LogLinear(), sampler, seed=0, draws=1)
     again = sum(min(1 - t, t - 0.25) for t in (0.75, 0.5, 0.25))  # sigma_t alpha_t = min(alpha_t, 1 - alpha_s)
     assert found.mean == pytest.approx(3 * math.log(3) * (1 + again), abs=4 * found.standard_error)
 
 
-@pytest.mark.parametrize("revealing", [CERTAIN, AGAIN])
-def test_in_one_step_every_way_of_revealing_is_the_same(revealing):
+@pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN])
+def test_in_one_step_every_way_of_unmasking_is_the_same(unmasking):
     x0 = DENSE.texts
     bounds = [
-        sampler_bound(x0, denoiser(DENSE), None, LogLinear(), Sampler(steps=1, revealing=how), seed=0, draws=1).values
-        for how in (AtRandom(), revealing)
+        sampler_bound(x0, denoiser(DENSE), None, LogLinear(), Sampler(steps=1, unmasking=how), seed=0, draws=1).values
+        for how in (AtRandom(), unmasking)
     ]
     torch.testing.assert_close(bounds[0], bounds[1])
 
 
-@pytest.mark.parametrize("revealing", [CERTAIN, Remasking(share=1.0)])
-def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished(revealing):
+@pytest.mark.parametrize("unmasking", [CERTAIN, Remasking(share=1.0)])
+def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished(unmasking):
     m = DENSE.mask
     with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
-        Sampler(steps=5, revealing=revealing).sample(
+        Sampler(steps=5, unmasking=unmasking).sample(
             torch.tensor([[0, m, m], [2, m, m], [1, m, m]]), BrokenReader(DENSE), None, LogLinear(), torch.arange(3)
         )
     assert raised.value.x[1].tolist() == [2, m, m]
@@ -200,35 +200,35 @@ def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished
 
 
 def test_a_row_does_not_depend_on_its_mates():
-    for sampler in (Sampler(steps=4, revealing=CERTAIN), Sampler(steps=4, revealing=AGAIN)):
+    for sampler in (Sampler(steps=4, unmasking=CERTAIN), Sampler(steps=4, unmasking=AGAIN)):
         together = sampler.sample(LONGER.canvas(20), denoiser(LONGER), None, LogLinear(), torch.arange(20))
         alone = sampler.sample(LONGER.canvas(1), denoiser(LONGER), None, LogLinear(), torch.tensor([13]))
         assert torch.equal(together[13], alone[0])
 
 
-def test_how_many_are_revealed_is_drawn_from_the_same_stream_as_at_random():
+def test_how_many_are_unmasked_is_drawn_from_the_same_stream_as_at_random():
     xt, seeds = LONGER.canvas(200), torch.arange(200)
     t, s = torch.full((200,), 1.0).double(), torch.full((200,), 0.6).double()
-    result = Sampler(steps=2, revealing=CERTAIN).step(
+    result = Sampler(steps=2, unmasking=CERTAIN).step(
         xt, t, s, torch.full((200,), 2), seeds, Model(denoiser(LONGER), None, LogLinear())
     )
-    u = uniforms(seeds, 2, 0, Purpose.REVEAL, (4,))
-    assert torch.equal(result.revealed.sum(dim=1), (u < 0.4).sum(dim=1))
+    u = uniforms(seeds, 2, 0, Purpose.UNMASK, (4,))
+    assert torch.equal(result.unmasked.sum(dim=1), (u < 0.4).sum(dim=1))
 
 
 @pytest.mark.parametrize(
-    ("revealing", "message"),
+    ("unmasking", "message"),
     [
-        ({"kind": "remasking", "share": 1.5}, "revealing.share: Input should be less than or equal to 1; got 1.5"),
+        ({"kind": "remasking", "share": 1.5}, "unmasking.share: Input should be less than or equal to 1; got 1.5"),
         ({"kind": "remasking", "share": -0.1}, "greater than or equal to 0; got -0.1"),
         ({"kind": "remasking", "share": 0.5, "window": [0.9, 0.1]}, r"0 <= from <= to <= 1; got \[0.9, 0.1\]"),
         ({"kind": "remasking", "share": 0.5, "window": [0.0, 2.0]}, "less than or equal to 1; got 2.0"),
-        ({"kind": "remasking"}, "revealing.share: missing"),
+        ({"kind": "remasking"}, "unmasking.share: missing"),
         ({"kind": "most_certian"}, "there is no 'most_certian'; did you mean 'most_certain'"),
-        ({"kind": "most_certain", "share": 0.5}, "revealing.share: unknown key"),
-        ({}, "revealing.kind: missing; allowed: at_random, most_certain, remasking"),
+        ({"kind": "most_certain", "share": 0.5}, "unmasking.share: unknown key"),
+        ({}, "unmasking.kind: missing; allowed: at_random, most_certain, remasking"),
     ],
 )
-def test_settings_that_are_none_are_refused_with_the_way_out(revealing, message):
+def test_settings_that_are_none_are_refused_with_the_way_out(unmasking, message):
     with pytest.raises(ConfigurationError, match=message):
-        parse(Sampler, {"steps": 2, "revealing": revealing})
+        parse(Sampler, {"steps": 2, "unmasking": unmasking})

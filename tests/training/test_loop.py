@@ -160,7 +160,7 @@ class Peer(LocalEngine):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_every_worker_has_places_of_its_own_in_every_micro_step_and_the_first_one_logs(rank):
+def test_workers_have_disjoint_rows_in_every_micro_step_and_the_first_rank_logs(rank):
     settings = training(steps=5, checkpoint_every=2, ema=None)
     asked, logged, saved, engine = [], [], [], Peer(rank, settings)
 
@@ -169,30 +169,30 @@ def test_every_worker_has_places_of_its_own_in_every_micro_step_and_the_first_on
         return rows(step, start, stop)
 
     fit(engine, asking, settings, 0, lambda step, m: logged.append((step, dict(m))), lambda e: saved.append(e.step))
-    places = [(start, start + 2) for start in ((0, 4) if rank == 0 else (2, 6))]
-    assert asked == [(step, *place) for step in range(5) for place in places]
+    slices = [(start, start + 2) for start in ((0, 4) if rank == 0 else (2, 6))]
+    assert asked == [(step, *rows_of) for step in range(5) for rows_of in slices]
     assert saved == [2, 4]
     assert [step for step, _ in logged] == ([0, 1, 2, 3, 4] if rank == 0 else [])
     if rank == 0:
-        by_row = [Toy(dropout=0.0)(rows(0, *place))[1]["gain_nats"] for place in places]
+        by_row = [Toy(dropout=0.0)(rows(0, *rows_of))[1]["gain_nats"] for rows_of in slices]
         mine = torch.cat(by_row).mean().item()
         assert logged[0][1]["loss_nats_per_token"] == pytest.approx(mine + 0.5, rel=1e-5)
         assert logged[0][1]["gain_nats"] == pytest.approx(mine + 0.5, rel=1e-5)
 
 
 class Dropped(Peer):
-    """One of `world` workers, which keeps what dropout leaves of ones in each micro-step, by step and first place."""
+    """One of `world` workers; records a dropout of ones per micro-step, by (step, first batch index)."""
 
     def __init__(self, rank: int, world: int, settings: Training) -> None:
         super().__init__(rank, settings)
         self.world, self.left = world, {}
 
     def backward(self, batch: Rows):
-        self.left[batch.step, int(batch.places[0])] = torch.nn.functional.dropout(torch.ones(64))
+        self.left[batch.step, int(batch.batch_index[0])] = torch.nn.functional.dropout(torch.ones(64))
         return super().backward(batch)
 
 
-def test_every_place_of_a_step_has_a_dropout_of_its_own_whoever_computes_it():
+def test_dropout_depends_on_the_batch_index_and_not_on_the_worker():
     parted: dict[tuple[int, int], torch.Tensor] = {}
     for rank in (0, 1):
         settings = training(steps=2, accumulation=2)
@@ -200,7 +200,7 @@ def test_every_place_of_a_step_has_a_dropout_of_its_own_whoever_computes_it():
         parted |= worker.left
     settings = training(steps=2, accumulation=4)
     fit(alone := Dropped(0, 1, settings), rows, settings, 0, lambda *_: None, lambda _: None)
-    assert sorted(parted) == sorted(alone.left) == [(step, place) for step in (0, 1) for place in (0, 2, 4, 6)]
+    assert sorted(parted) == sorted(alone.left) == [(step, index) for step in (0, 1) for index in (0, 2, 4, 6)]
     assert all(torch.equal(parted[at], alone.left[at]) for at in parted)
     assert len({tuple(left.tolist()) for left in parted.values()}) == len(parted)
 
@@ -220,15 +220,15 @@ def test_an_observation_at_time_one_is_of_the_last_quarter_and_empty_quarters_ha
         def forward(self, rows):
             loss, observed = super().forward(rows)
             t = torch.linspace(0.5, 1.0, len(rows.tokens))
-            return loss, {"t": t, "place": rows.places.float(), "gain_nats": observed["gain_nats"]}
+            return loss, {"t": t, "index": rows.batch_index.float(), "gain_nats": observed["gain_nats"]}
 
     _, (first,) = trained(training(steps=1, accumulation=1), Late(dropout=0.0))
     t = torch.linspace(0.5, 1.0, BATCH)
-    assert {name for name in first if name.startswith("place")} == {"place", "place/t_0.50_0.75", "place/t_0.75_1.00"}
-    places = torch.arange(BATCH).float()
-    assert first["place"] == pytest.approx(places.mean().item())
-    assert first["place/t_0.50_0.75"] == pytest.approx(places[t < 0.75].mean().item())
-    assert first["place/t_0.75_1.00"] == pytest.approx(places[t >= 0.75].mean().item())
+    assert {name for name in first if name.startswith("index")} == {"index", "index/t_0.50_0.75", "index/t_0.75_1.00"}
+    index = torch.arange(BATCH).float()
+    assert first["index"] == pytest.approx(index.mean().item())
+    assert first["index/t_0.50_0.75"] == pytest.approx(index[t < 0.75].mean().item())
+    assert first["index/t_0.75_1.00"] == pytest.approx(index[t >= 0.75].mean().item())
 
 
 def test_without_observations_or_times_there_are_no_quarters():

@@ -26,7 +26,7 @@ V, L, N = 5, 12, 24
 def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
     """A part of the global batch of a step."""
     tokens = torch.randint(V, (N, L), generator=torch.Generator().manual_seed(7))
-    return Rows(tokens=tokens[start:stop], step=step, places=torch.arange(start, stop), of=N)
+    return Rows(tokens=tokens[start:stop], step=step, batch_index=torch.arange(start, stop), global_batch_size=N)
 
 
 def contrastive(config, loss="ranking", negatives=3):
@@ -151,13 +151,13 @@ def test_the_steps_that_energies_learn_cover_the_grids():
 
 
 def test_every_step_of_a_grid_is_equally_likely_whatever_the_grid():
-    of = 40_000
-    t, s = draw_step(2, Rows(torch.zeros(of, 1, dtype=torch.long), 0, torch.arange(of), of), largest_grid=8)
+    count = 40_000
+    t, s = draw_step(2, Rows(torch.zeros(count, 1, dtype=torch.long), 0, torch.arange(count), count), largest_grid=8)
     steps = (1 / (t - s)).round().long()
-    for count in range(1, 9):
-        hits = torch.bincount((t[steps == count] * count).round().long(), minlength=count + 1)
+    for total in range(1, 9):
+        hits = torch.bincount((t[steps == total] * total).round().long(), minlength=total + 1)
         assert hits[0] == 0
-        expected = hits.sum() / count
+        expected = hits.sum() / total
         assert ((hits[1:] - expected) ** 2 / expected).sum() < 30  # at most 7 degrees of freedom, one in 10,000
 
 
@@ -197,14 +197,14 @@ WATCHED = {
 }
 
 
-def noise_of(objective, whole_sequence: bool, places: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """t, s, x_t and U of the rows at `places`, by the definitions."""
+def noise_of(objective, whole_sequence: bool, batch_index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """t, s, x_t and U of the rows at `batch_index`, by the definitions."""
     if whole_sequence:
-        t = draw_times(objective.seed, 3, places, N)
+        t = draw_times(objective.seed, 3, batch_index, N)
         s = torch.zeros_like(t)
     else:
         t, s = draw_step(objective.seed, rows(), objective.largest_grid)
-    u = [uniforms(objective.seed, 3, places, purpose, (L,)) for purpose in (Purpose.MASK, Purpose.REVEAL)]
+    u = [uniforms(objective.seed, 3, batch_index, purpose, (L,)) for purpose in (Purpose.MASK, Purpose.UNMASK)]
     masked = u[0] >= (1 - t)[:, None]  # log-linear
     return t, s, torch.where(masked, V, rows().tokens), masked & (u[1] < ((t - s) / t)[:, None])
 
@@ -260,7 +260,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
     torch.testing.assert_close(observed["gain_nats"], gains)
 
 
-def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_reveals():
+def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_unmasks():
     net = denoiser(V)
     energy = stirred(ConditionalEnergyConfig(width=16, left=2, right=1).build(net), seed=3)
     objective = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32)

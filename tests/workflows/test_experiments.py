@@ -58,11 +58,11 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
         ({"evaluate": {"fitted_steps": [8], "fitted_points": 4}}, "8 steps cannot be made of 4 times"),
         (
-            {"register": {"energy": "step", "sampler": {"steps": 4, "revealing": {"kind": "most_certain"}}}},
-            "register.sampler.revealing: most_certain; the endpoint reveals at_random",
+            {"register": {"energy": "step", "sampler": {"steps": 4, "unmasking": {"kind": "most_certain"}}}},
+            "register.sampler.unmasking: most_certain; the endpoint unmasks at_random",
         ),
-        ({"evaluate": {"revealing": [{"kind": "at_random"}]}}, "at_random is what is measured anyway; leave it out"),
-        ({"evaluate": {"revealing": [{"kind": "most_certain"}] * 2}}, "two share the name 'most certain first'"),
+        ({"evaluate": {"unmasking": [{"kind": "at_random"}]}}, "at_random is what is measured anyway; leave it out"),
+        ({"evaluate": {"unmasking": [{"kind": "most_certain"}] * 2}}, "two share the name 'most certain first'"),
         ({"evaluate": {"effort_budgets": [1.0]}}, "evaluate.effort_budgets.0: Input should be greater than 1; got 1.0"),
         ({"evaluate": {"effort_steps": [0]}}, "evaluate.effort_steps.0: Input should be greater than or equal to 1"),
         ({"evaluate": {"sample_candidates": []}}, "evaluate.sample_candidates is empty"),
@@ -149,7 +149,7 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
     quality = [
         dict.fromkeys(names, 1.0)
         | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
-        | {"judge": "nobody", "retokenised": False, "legacy": False, "flags": flags}
+        | {"judge": "nobody", "retokenised": False, "published": False, "flags": flags}
         for energy, k, flags in (
             ("plain", 1, []),
             ("step", 8, ["repetition above data"]),
@@ -165,7 +165,7 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
         "autoregressive_nll": number,
         "log_partition_low_high": {"coar": [number, number]},
     }
-    paper = [{"energy": "coar", "how": "log Z from 8 drafts", **number}]
+    paper = [{"energy": "coar", "method": "log Z from 8 draws", **number}]
     text = report(summary, {"bounds": bounds, "quality": quality, "paper": paper})
     wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
     for words in [*wanted, "! repetition above data"]:
@@ -175,7 +175,7 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
 
 def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
     ways = [
-        Sampler(steps=2, candidates=0, speculative=speculative, grid=grid, revealing=how)
+        Sampler(steps=2, candidates=0, speculative=speculative, grid=grid, unmasking=how)
         for speculative in (False, True)
         for grid in (None, (0.0, 0.3, 1.0))
         for how in (AtRandom(), MostCertain(), Remasking(share=0.5), Remasking(share=0.25, window=(0.05, 0.5)))

@@ -7,7 +7,7 @@ from itertools import accumulate, product
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRequest:
     """A request to be sent."""
 
     at: float
@@ -31,31 +31,33 @@ def plan(
     steps: Sequence[int],
     candidates: Sequence[int],
     seed: int,
-    cancels: float = 0.0,
+    cancelled_share: float = 0.0,
     cancel_seconds: float = 0.0,
-) -> tuple[Planned, ...]:
+) -> tuple[PlannedRequest, ...]:
     """Return `count` requests, each combination of steps and candidates equally often, shuffled by the seed.
 
-    They arrive as a Poisson process, or all at once if `rate` is None. The share `cancels` of them is cancelled, each
-    after a time from 0 to `cancel_seconds`.
+    They arrive as a Poisson process, or all at once if `rate` is None. A share `cancelled_share` of them is cancelled,
+    each after a time from 0 to `cancel_seconds`.
     """
     numbers = random.Random(seed)
     kinds = list(product(steps, candidates))
     chosen = [kinds[i % len(kinds)] for i in range(count)]
     numbers.shuffle(chosen)
-    impatient = set(numbers.sample(range(count), round(cancels * count)))
+    impatient = set(numbers.sample(range(count), round(cancelled_share * count)))
     arrivals = (0.0,) * count if rate is None else poisson(count, rate, seed)
     return tuple(
-        Planned(arrivals[i], *chosen[i], seed + i, numbers.uniform(0, cancel_seconds) if i in impatient else None)
+        PlannedRequest(
+            arrivals[i], *chosen[i], seed + i, numbers.uniform(0, cancel_seconds) if i in impatient else None
+        )
         for i in range(count)
     )
 
 
-def together(*plans: Sequence[Planned]) -> tuple[Planned, ...]:
+def together(*plans: Sequence[PlannedRequest]) -> tuple[PlannedRequest, ...]:
     """Merge the plans, in order of arrival."""
-    return tuple(sorted((one for requests in plans for one in requests), key=lambda one: one.at))
+    return tuple(sorted((request for requests in plans for request in requests), key=lambda request: request.at))
 
 
-def delayed(requests: Sequence[Planned], seconds: float) -> tuple[Planned, ...]:
+def delayed(requests: Sequence[PlannedRequest], seconds: float) -> tuple[PlannedRequest, ...]:
     """Return the same requests, `seconds` later."""
     return tuple(replace(request, at=request.at + seconds) for request in requests)

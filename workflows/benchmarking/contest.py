@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edlm.config import Fraction, NonNegative, Positive, PositiveFloat, config
-from workflows.benchmarking.arrivals import Planned, delayed, plan, together
-from workflows.benchmarking.load import Asking, RequestOutcome, load
+from workflows.benchmarking.arrivals import PlannedRequest, delayed, plan, together
+from workflows.benchmarking.load import RequestOutcome, RequestSettings, load
 from workflows.benchmarking.summary import summary
 
 LONG_SEED, SHORT_SEED, OPEN_SEED = 10_000, 20_000, 30_000  # far apart, so that no two loads share a text's seed
-PATIENT = Asking(deadline=600.0, spare=600.0)  # a service without deadlines is late, not hung
+PATIENT = RequestSettings(deadline=600.0, spare=600.0)  # a service without deadlines is late, not hung
 HEAD_START = 0.5  # seconds from the long texts to the first short one
 
 
@@ -31,11 +31,11 @@ class Loads:
     """Rounds at saturation, in turn over the services."""
     long_steps: Positive = 200
     """T of the long texts."""
-    longs: Positive = 8
+    long_requests: Positive = 8
     """Texts of `long_steps` that are running when the short ones arrive."""
     short_steps: Positive = 4
     """T of the short texts that arrive while long ones run."""
-    shorts: Positive = 6
+    short_requests: Positive = 6
     """Number of short texts."""
     short_gap_seconds: PositiveFloat = 0.5
     """Mean time between short texts."""
@@ -45,7 +45,7 @@ class Loads:
     """k of the mix in the open loop."""
     open_seconds: PositiveFloat = 10.0
     """Time over which the requests of an open loop arrive."""
-    cancels: Fraction = 0.1
+    cancelled_share: Fraction = 0.1
     """Share of the requests in the open loop that their clients cancel."""
     cancel_seconds: PositiveFloat = 2.0
     """Time within which those are cancelled."""
@@ -56,7 +56,7 @@ class Loads:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenLoopResult:
     """The result of one open loop."""
 
     load: float
@@ -73,55 +73,64 @@ class ContestResult:
     saturated: Mapping[str, Sequence[Sequence[RequestOutcome]]]
     """Per round."""
     long_short: Mapping[str, Sequence[RequestOutcome]]
-    opened: Sequence[Opened]
+    opened: Sequence[OpenLoopResult]
 
 
-def contest(urls: Mapping[str, str], ours: str, wanted: Loads, say: Callable[[str], None]) -> ContestResult:
+def contest(urls: Mapping[str, str], ours: str, settings: Loads, say: Callable[[str], None]) -> ContestResult:
     """Run all three loads and return their outcomes; the saturation throughput of `ours` sets the open loop's rate."""
-    patient = replace(PATIENT, max_tokens=wanted.max_tokens)
+    patient = replace(PATIENT, max_tokens=settings.max_tokens)
     for name, url in urls.items():  # warm-up: the cost of a process's first requests is not counted
-        _loaded(url, plan(4, None, (2,), wanted.open_candidates, seed=wanted.seed), patient, f"warm-up, {name}", say)
+        _loaded(
+            url, plan(4, None, (2,), settings.open_candidates, seed=settings.seed), patient, f"warm-up, {name}", say
+        )
     saturated: dict[str, list[Sequence[RequestOutcome]]] = {name: [] for name in urls}
-    for i in range(wanted.rounds):
-        requests = plan(wanted.requests, None, wanted.steps, wanted.candidates, wanted.seed + i * wanted.requests)
+    for i in range(settings.rounds):
+        requests = plan(
+            settings.requests, None, settings.steps, settings.candidates, settings.seed + i * settings.requests
+        )
         for name in _turned(list(urls), i):
             saturated[name].append(_loaded(urls[name], requests, patient, f"saturation, round {i + 1}, {name}", say))
-    mixed = _long_and_short(wanted)
+    mixed = _long_and_short(settings)
     long_short = {name: _loaded(url, mixed, patient, f"long and short, {name}", say) for name, url in urls.items()}
     reached = statistics.median(summary(outcomes, PATIENT.deadline).texts_per_second for outcomes in saturated[ours])
-    opened = [_opened(urls, ours, share, share * reached, wanted, say) for share in wanted.open_loads]
+    opened = [_opened(urls, ours, share, share * reached, settings, say) for share in settings.open_loads]
     return ContestResult(saturated, long_short, opened)
 
 
 def _opened(
-    urls: Mapping[str, str], ours: str, share: float, rate: float, wanted: Loads, say: Callable[[str], None]
-) -> Opened:
+    urls: Mapping[str, str], ours: str, share: float, rate: float, settings: Loads, say: Callable[[str], None]
+) -> OpenLoopResult:
     requests = plan(
-        max(1, round(rate * wanted.open_seconds)), rate, wanted.steps, wanted.open_candidates, wanted.seed + OPEN_SEED,
-        wanted.cancels, wanted.cancel_seconds,
+        max(1, round(rate * settings.open_seconds)), rate, settings.steps, settings.open_candidates,
+        settings.seed + OPEN_SEED, settings.cancelled_share, settings.cancel_seconds,
     )  # fmt: skip
-    asking = replace(PATIENT, max_tokens=wanted.max_tokens, deadline=wanted.deadline_seconds, states=True)
+    request_settings = replace(PATIENT, max_tokens=settings.max_tokens, deadline=settings.deadline_seconds, states=True)
     label = f"open loop, {share:.0%} of saturation"
-    return Opened(
+    return OpenLoopResult(
         share,
         rate,
         {
-            name: _loaded(url, requests, asking, f"{label}, {name}", say, lossless=name == ours)
+            name: _loaded(url, requests, request_settings, f"{label}, {name}", say, lossless=name == ours)
             for name, url in urls.items()
         },
     )
 
 
 def _loaded(
-    url: str, asked: Sequence[Planned], asking: Asking, what: str, say: Callable[[str], None], lossless: bool = True
+    url: str,
+    requests: Sequence[PlannedRequest],
+    request_settings: RequestSettings,
+    label: str,
+    say: Callable[[str], None],
+    lossless: bool = True,
 ) -> Sequence[RequestOutcome]:
     """Return the outcomes. Raise RuntimeError if a request failed or hung.
 
     A lost request is a failure, too, unless the service need not be `lossless`; the table of endings shows it then.
     """
     started = time.monotonic()
-    outcomes = load(url, asked, asking)
-    say(f"{what}: {len(asked)} requests in {time.monotonic() - started:.1f} s")
+    outcomes = load(url, requests, request_settings)
+    say(f"{label}: {len(requests)} requests in {time.monotonic() - started:.1f} s")
     failed = [
         outcome
         for outcome in outcomes
@@ -129,19 +138,22 @@ def _loaded(
     ]
     if failed:
         raise RuntimeError(
-            f"{what}: {len(failed)} of {len(asked)} requests failed, as one that {failed[0].ending}: {failed[0].said}"
+            f"{label}: {len(failed)} of {len(requests)} requests failed, as one that {failed[0].ending}: "
+            f"{failed[0].error_message}"
         )
     return outcomes
 
 
-def _long_and_short(wanted: Loads) -> tuple[Planned, ...]:
+def _long_and_short(settings: Loads) -> tuple[PlannedRequest, ...]:
     """Plan short requests that arrive one after another, unsynchronized with the long ones, while those run."""
-    longs = plan(wanted.longs, None, (wanted.long_steps,), wanted.candidates[:1], wanted.seed + LONG_SEED)
-    shorts = plan(
-        wanted.shorts, 1 / wanted.short_gap_seconds, (wanted.short_steps,), wanted.candidates[:1],
-        wanted.seed + SHORT_SEED,
+    long_requests = plan(
+        settings.long_requests, None, (settings.long_steps,), settings.candidates[:1], settings.seed + LONG_SEED
+    )
+    short_requests = plan(
+        settings.short_requests, 1 / settings.short_gap_seconds, (settings.short_steps,), settings.candidates[:1],
+        settings.seed + SHORT_SEED,
     )  # fmt: skip
-    return together(longs, delayed(shorts, HEAD_START))
+    return together(long_requests, delayed(short_requests, HEAD_START))
 
 
 def _turned(names: Sequence[str], turn: int) -> list[str]:

@@ -14,13 +14,13 @@ import httpx
 
 from edlm.client.sse import Events
 from edlm.client.types import Busy, Completion, DeadlineExceeded, Reading, ServiceError, State, error_of, read
-from workflows.benchmarking.arrivals import Planned
+from workflows.benchmarking.arrivals import PlannedRequest
 
 Ending = Literal["done", "busy", "late", "cancelled", "lost", "failed", "hung"]
 
 
 @dataclass(frozen=True)
-class Asking:
+class RequestSettings:
     """Settings that all requests share."""
 
     prompt: str = ""
@@ -33,7 +33,7 @@ class Asking:
     """Whether each response is streamed with its denoising states."""
     key: str | None = None
 
-    def body(self, request: Planned) -> dict[str, Any]:
+    def body(self, request: PlannedRequest) -> dict[str, Any]:
         settings = {"steps": request.steps, "candidates": request.candidates, "timeout_seconds": self.deadline}
         streamed = {"stream": True, "stream_options": {"denoising": True, "include_usage": True}} if self.states else {}
         return {
@@ -45,7 +45,7 @@ class Asking:
 class RequestOutcome:
     """The outcome of a request."""
 
-    request: Planned
+    request: PlannedRequest
     ending: Ending
     """`busy`: rejected with 429; `late`: ended by its deadline; `lost`: the connection ended without an answer;
     `hung`: unfinished well past its deadline; `failed`: any other answer.
@@ -56,38 +56,41 @@ class RequestOutcome:
     """From its due time to the first state that took a denoiser call."""
     tokens: int = 0
     retry_after: float | None = None
-    said: str = ""
-    """The message of an error."""
+    error_message: str = ""
 
 
-def load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
+def load(url: str, requests: Sequence[PlannedRequest], settings: RequestSettings) -> list[RequestOutcome]:
     """Send the requests and return their outcomes, in their order, once all have ended."""
-    return asyncio.run(_load(url, requests, asking))
+    return asyncio.run(_load(url, requests, settings))
 
 
-def burst(url: str, requests: Sequence[Planned], deadline: float, key: str | None = None) -> list[RequestOutcome]:
+def burst(
+    url: str, requests: Sequence[PlannedRequest], deadline: float, key: str | None = None
+) -> list[RequestOutcome]:
     """Send the requests all at once, each with a `deadline` in seconds, and return their outcomes."""
-    return load(url, [replace(request, at=0.0) for request in requests], Asking(deadline=deadline, key=key))
+    return load(url, [replace(request, at=0.0) for request in requests], RequestSettings(deadline=deadline, key=key))
 
 
-async def _load(url: str, requests: Sequence[Planned], asking: Asking) -> list[RequestOutcome]:
-    headers = {} if asking.key is None else {"authorization": f"Bearer {asking.key}"}
+async def _load(url: str, requests: Sequence[PlannedRequest], settings: RequestSettings) -> list[RequestOutcome]:
+    headers = {} if settings.key is None else {"authorization": f"Bearer {settings.key}"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None, trust_env=False) as http:
         start = time.monotonic()
         return list(
-            await asyncio.gather(*(_outcome(http, request, asking, start + request.at) for request in requests))
+            await asyncio.gather(*(_outcome(http, request, settings, start + request.at) for request in requests))
         )
 
 
-async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, due: float) -> RequestOutcome:
+async def _outcome(
+    http: httpx.AsyncClient, request: PlannedRequest, settings: RequestSettings, due: float
+) -> RequestOutcome:
     await asyncio.sleep(max(0.0, due - time.monotonic()))
-    progress = _Told(due)
-    timeout = asking.deadline + asking.spare if request.cancel_after is None else request.cancel_after
+    progress = _ResponseProgress(due)
+    timeout = settings.deadline + settings.spare if request.cancel_after is None else request.cancel_after
     ending, message, retry_after = "done", "", None
     try:
         async with asyncio.timeout(timeout):
-            await _ask(http, asking.body(request), progress)
+            await _ask(http, settings.body(request), progress)
     except TimeoutError:
         ending = "hung" if request.cancel_after is None else "cancelled"
     except Busy as busy:
@@ -103,7 +106,7 @@ async def _outcome(http: httpx.AsyncClient, request: Planned, asking: Asking, du
 
 
 @dataclass
-class _Told:
+class _ResponseProgress:
     """Progress of an answer."""
 
     due: float
@@ -111,26 +114,26 @@ class _Told:
     tokens: int = 0
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, Any], told: _Told) -> None:
-    """Send the request and read the whole answer into `told`; raise the error that the service reports."""
+async def _ask(http: httpx.AsyncClient, body: dict[str, Any], progress: _ResponseProgress) -> None:
+    """Send the request and read the whole answer into `progress`; raise the error that the service reports."""
     async with http.stream("POST", "/v1/completions", json=body) as response:
         if not response.is_success:
             text = (await response.aread()).decode("utf-8", "replace")
             raise error_of(text, response.status_code, response.headers.get("retry-after"))
         if "stream" in body:
-            await _follow(response, told)
+            await _follow(response, progress)
         else:
             await response.aread()
-            told.tokens = read(Completion, response.json()).usage.completion_tokens
+            progress.tokens = read(Completion, response.json()).usage.completion_tokens
 
 
-async def _follow(response: httpx.Response, told: _Told) -> None:
+async def _follow(response: httpx.Response, progress: _ResponseProgress) -> None:
     stream, reading = Events(), Reading()
     async for piece in response.aiter_bytes():
         for data in stream.feed(piece):
             for event in reading.events(data):
-                if isinstance(event, State) and event.denoiser_calls and told.first_seconds is None:
-                    told.first_seconds = time.monotonic() - told.due
+                if isinstance(event, State) and event.denoiser_calls and progress.first_seconds is None:
+                    progress.first_seconds = time.monotonic() - progress.due
     if reading.ended is None:
         raise httpx.RemoteProtocolError("the stream ended early")
-    told.tokens = 0 if reading.ended.usage is None else reading.ended.usage.completion_tokens
+    progress.tokens = 0 if reading.ended.usage is None else reading.ended.usage.completion_tokens

@@ -99,7 +99,7 @@ class Runner:
     """The timed part of a sample; empty if whole samples were timed."""
     calls: Callable[[], tuple[float, float, float]]
     """(denoiser passes, energy passes) per sequence, and tokens accepted per energy pass (speculative, else nan)."""
-    law: tuple[str, Sampler] | None = None
+    distribution: tuple[str, Sampler] | None = None
     """Energy name and sampler that draw its texts; None if another runner has the same distribution."""
     naive: str = ""
     """Name of the naive sampler with the same distribution; empty if there is none."""
@@ -135,14 +135,14 @@ class Networks:
     schedule: AbstractSchedule
 
 
-def untrained(wanted: Sampling, vocabulary: int, device: torch.device) -> Networks:
+def untrained(settings: Sampling, vocabulary: int, device: torch.device) -> Networks:
     """Return networks of the requested sizes, the same for the same seed."""
-    torch.manual_seed(wanted.seed)
-    transformer = TransformerConfig(width=wanted.width, layers=wanted.layers, heads=HEADS)
+    torch.manual_seed(settings.seed)
+    transformer = TransformerConfig(width=settings.width, layers=settings.layers, heads=HEADS)
     denoiser, autoregressive = Denoiser(transformer, vocabulary), AutoregressiveModel(transformer, vocabulary)
     for readout in (denoiser.readout, autoregressive.readout):
         nn.init.normal_(readout.weight, std=SCALE)
-    width = wanted.head_width
+    width = settings.head_width
     step = StepEnergyConfig(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
     conditional = ConditionalEnergyConfig(width=width, layers=1, heads=HEADS).build(denoiser)
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
@@ -172,49 +172,51 @@ def prepared(networks: Networks, execution: Execution, device: torch.device) -> 
     return copies
 
 
-def measure(wanted: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[RaceResult]:
+def measure(settings: Sampling, device: torch.device, say: Callable[[str], None]) -> Iterator[RaceResult]:
     """Measure every sampler at every size, each size in a race of its own."""
-    if wanted.models is not None:
-        trained = load(Trained, wanted.models)
+    if settings.models is not None:
+        trained = load(Trained, settings.models)
         networks, length = opened(trained, device)
-        yield from _sizes(wanted, networks, [length], trained, device, say)
+        yield from _sizes(settings, networks, [length], trained, device, say)
         return
-    for vocabulary in wanted.vocabularies:
-        yield from _sizes(wanted, untrained(wanted, vocabulary, device), wanted.lengths, None, device, say)
+    for vocabulary in settings.vocabularies:
+        yield from _sizes(settings, untrained(settings, vocabulary, device), settings.lengths, None, device, say)
 
 
-def _sizes(wanted: Sampling, of: Networks, lengths, trained: Trained | None, device, say) -> Iterator[RaceResult]:
-    vocabulary, sets = of.denoiser.vocabulary, {"": of}
-    if wanted.execution != AS_TRAINED:
-        sets[f", {wanted.execution.name}"] = prepared(of, wanted.execution, device)
+def _sizes(
+    settings: Sampling, networks: Networks, lengths, trained: Trained | None, device, say
+) -> Iterator[RaceResult]:
+    vocabulary, sets = networks.denoiser.vocabulary, {"": networks}
+    if settings.execution != AS_TRAINED:
+        sets[f", {settings.execution.name}"] = prepared(networks, settings.execution, device)
     for length in lengths:
-        for batch in wanted.batches:
-            for steps in wanted.steps:
+        for batch in settings.batches:
+            for steps in settings.steps:
                 size = Size(vocabulary, length, batch, steps)
                 say(f"|V| = {vocabulary:,}, L = {length}, {batch} at once, T = {steps}")
-                yield from _measure(wanted, sets, size, trained, device, say)
+                yield from _measure(settings, sets, size, trained, device, say)
 
 
 def _measure(
-    wanted: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
+    settings: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
 ) -> Iterator[RaceResult]:
-    runners = list(_runners(wanted, sets, size, device))
-    times = race([runner.contestant for runner in runners], wanted.rounds, device)
+    runners = list(_runners(settings, sets, size, device))
+    times = race([runner.contestant for runner in runners], settings.rounds, device)
     for runner in runners:
         peak = max(peak_bytes(lap.run, device) for lap in runner.contestant.laps)
         text_worth = None
-        if trained is not None and runner.law is not None:
+        if trained is not None and runner.distribution is not None:
             say(f"samples of {runner.name}")
-            text_worth = worth(trained, *runner.law)
+            text_worth = worth(trained, *runner.distribution)
         yield RaceResult(
             size, runner.name, runner.candidates, runner.scaled, times[runner.name], runner.calls(), peak,
             runner.naive, runner.plain, text_worth,
         )  # fmt: skip
 
 
-def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device: torch.device) -> Iterator[Runner]:
+def _runners(settings: Sampling, sets: Mapping[str, Networks], size: Size, device: torch.device) -> Iterator[Runner]:
     """Yield the runners; `sets` are networks by the suffix of their samplers' names, the naive samplers' first."""
-    keys = torch.arange(size.batch, device=device) + wanted.seed
+    keys = torch.arange(size.batch, device=device) + settings.seed
     for suffix, networks in sets.items():
         yield replace(_autoregressive(AUTOREGRESSIVE + suffix, networks, size, keys), plain=PLAIN + suffix)
     base, first = Sampler(steps=size.steps), next(iter(sets.values()))
@@ -223,7 +225,10 @@ def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device:
         for suffix, networks in sets.items():
             runner = _fast(name + suffix, sampler, networks, energy, size, keys)
             yield replace(
-                runner, naive=naive, plain=PLAIN + suffix, law=None if suffix or sampler.speculative else runner.law
+                runner,
+                naive=naive,
+                plain=PLAIN + suffix,
+                distribution=None if suffix or sampler.speculative else runner.distribution,
             )
 
     def both(name: str, sampler: Sampler, energy: str) -> Iterator[Runner]:
@@ -231,7 +236,7 @@ def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device:
         yield from fast(name, sampler, energy, naive.name)
         yield naive
 
-    for k in wanted.candidates:
+    for k in settings.candidates:
         if k == 1:
             yield from both(PLAIN, base, PLAIN)
             continue
@@ -244,43 +249,43 @@ def _runners(wanted: Sampling, sets: Mapping[str, Networks], size: Size, device:
         if isinstance(energy, NormalisedEnergy) and not energy.whole_sequence:
             exact = replace(base, candidates=EXACT)
             yield from fast(f"{name}, exact", exact, name)
-            yield from fast(f"{name}, verifying drafts", replace(exact, speculative=True), name)
+            yield from fast(f"{name}, speculative", replace(exact, speculative=True), name)
 
 
-def _autoregressive(name: str, of: Networks, size: Size, keys: Tensor) -> Runner:
+def _autoregressive(name: str, networks: Networks, size: Size, keys: Tensor) -> Runner:
     def write() -> None:
-        of.autoregressive.draw(keys, size.length)
+        networks.autoregressive.draw(keys, size.length)
 
     calls = (0.0, float(size.length), math.nan)
-    law = (AUTOREGRESSIVE, Sampler(steps=size.steps)) if name == AUTOREGRESSIVE else None
-    return Runner(name, 1, RacedSampler(name, [Lap(write)]), "", lambda: calls, law)
+    distribution = (AUTOREGRESSIVE, Sampler(steps=size.steps)) if name == AUTOREGRESSIVE else None
+    return Runner(name, 1, RacedSampler(name, [Lap(write)]), "", lambda: calls, distribution)
 
 
-def _fast(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
-    canvas = torch.full((size.batch, size.length), of.denoiser.mask, device=keys.device)
+def _fast(name: str, sampler: Sampler, networks: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
+    canvas = torch.full((size.batch, size.length), networks.denoiser.mask, device=keys.device)
 
     def run(on_step: Callable[[StepResult], None] | None = None) -> None:
-        sampler.sample(canvas, of.denoiser, of.energies.get(energy), of.schedule, keys, on_step)
+        sampler.sample(canvas, networks.denoiser, networks.energies.get(energy), networks.schedule, keys, on_step)
 
     def calls() -> tuple[float, float, float]:
         steps: list[StepResult] = []
         run(steps.append)
-        denoised, weighed, accepted = (
+        denoised, scored, accepted = (
             torch.stack([getattr(step, which) for step in steps]).sum().item() / size.batch
             for which in ("denoiser_calls", "energy_calls", "accepted")
         )
-        return denoised, weighed, accepted / weighed if sampler.speculative else math.nan
+        return denoised, scored, accepted / scored if sampler.speculative else math.nan
 
     return Runner(name, sampler.candidates, RacedSampler(name, [Lap(run)]), "", calls, (energy, sampler))
 
 
-def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
+def _naive(name: str, sampler: Sampler, networks: Networks, energy: str, size: Size, keys: Tensor) -> Runner:
     """Time one step inside the window and one outside for all: a naive step costs the same whatever is masked."""
     generator = torch.Generator(keys.device).manual_seed(0)
-    naive, model = NaiveSampler(sampler), Model(of.denoiser, of.energies.get(energy), of.schedule)
+    naive, model = NaiveSampler(sampler), Model(networks.denoiser, networks.energies.get(energy), networks.schedule)
     grid = torch.arange(1, size.steps + 1, dtype=torch.float64) / size.steps
-    weighing = sampler.in_window(grid) & (sampler.candidates > 1)
-    half = torch.full((size.batch, size.length), of.denoiser.mask, device=keys.device)
+    scored_steps = sampler.in_window(grid) & (sampler.candidates > 1)
+    half = torch.full((size.batch, size.length), networks.denoiser.mask, device=keys.device)
     half[:, : int(HALF * size.length)] = 0
 
     def lap(i: int, times: int) -> Lap:
@@ -289,8 +294,8 @@ def _naive(name: str, sampler: Sampler, of: Networks, energy: str, size: Size, k
 
         return Lap(run, times)
 
-    kinds = [(torch.nonzero(which)[:, 0] + 1).tolist() for which in (weighing, ~weighing)]
+    kinds = [(torch.nonzero(which)[:, 0] + 1).tolist() for which in (scored_steps, ~scored_steps)]
     laps = [lap(steps[len(steps) // 2], len(steps)) for steps in kinds if steps]
-    calls = float(size.steps), float(sampler.candidates * int(weighing.sum()))
+    calls = float(size.steps), float(sampler.candidates * int(scored_steps.sum()))
     scaled = f"{len(laps)} of {size.steps} steps"
     return Runner(name, sampler.candidates, RacedSampler(name, laps), scaled, lambda: (*calls, math.nan))

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from workflows.benchmarking.contest import ContestResult, Loads, Opened
+from workflows.benchmarking.contest import ContestResult, Loads, OpenLoopResult
 from workflows.benchmarking.load import RequestOutcome
 from workflows.benchmarking.load_tables import endings_table, latency_table
 from workflows.benchmarking.summary import by_steps, percentile, summary
@@ -27,72 +27,77 @@ METHOD = (
 )
 
 
-def contest_blocks(found: ContestResult, wanted: Loads) -> list[DocumentBlock]:
+def contest_blocks(result: ContestResult, settings: Loads) -> list[DocumentBlock]:
     """Return the method, the findings and the tables."""
     texts = {
-        name: [summary(outcomes, 1).texts_per_second for outcomes in rounds] for name, rounds in found.saturated.items()
+        name: [summary(outcomes, 1).texts_per_second for outcomes in rounds]
+        for name, rounds in result.saturated.items()
     }
-    mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.candidates)}"
+    mix = f"T of {_listed(settings.steps)}, k of {_listed(settings.candidates)}"
     return [
         Paragraph(METHOD),
-        Bullets([*_findings(found, wanted, texts)]),
+        Bullets([*_findings(result, settings, texts)]),
         Heading("At saturation"),
         _saturation(
-            f"{wanted.requests} requests at once, {mix}; {wanted.rounds} rounds",
-            found,
+            f"{settings.requests} requests at once, {mix}; {settings.rounds} rounds",
+            result,
             texts,
         ),
         Heading("Short texts among long ones"),
         latency_table(
-            f"{wanted.shorts} texts of T = {wanted.short_steps}, one after the other, while {wanted.longs} of "
-            f"T = {wanted.long_steps} are running",
-            found.long_short,
+            f"{settings.short_requests} texts of T = {settings.short_steps}, one after the other, while "
+            f"{settings.long_requests} of T = {settings.long_steps} are running",
+            result.long_short,
         ),
-        *(block for opened in found.opened for block in _open_blocks(opened, wanted)),
+        *(block for opened in result.opened for block in _open_blocks(opened, settings)),
     ]
 
 
-def _open_blocks(opened: Opened, wanted: Loads) -> list[DocumentBlock]:
-    mix = f"T of {_listed(wanted.steps)}, k of {_listed(wanted.open_candidates)}"
+def _open_blocks(opened: OpenLoopResult, settings: Loads) -> list[DocumentBlock]:
+    mix = f"T of {_listed(settings.steps)}, k of {_listed(settings.open_candidates)}"
     return [
         Heading(f"Open loop, {opened.load:.0%} of saturation"),
         Paragraph(
             f"{opened.rate:.2f} requests per second, {opened.load:.0%} of the throughput of step-level batching at "
-            f"saturation, as a Poisson process for {wanted.open_seconds:g} s. {wanted.cancels:.0%} are cancelled by "
-            f"their clients; the rest have a deadline of {wanted.deadline_seconds:g} s, and are streamed with their "
-            "denoising states. Step-level batching rejects (busy) requests that it could not finish in time; the "
+            f"saturation, as a Poisson process for {settings.open_seconds:g} s. "
+            f"{settings.cancelled_share:.0%} are cancelled by their clients; the rest have a deadline of "
+            f"{settings.deadline_seconds:g} s, and are streamed with their denoising states. "
+            "Step-level batching rejects (busy) requests that it could not finish in time; the "
             "others accept "
             "every request and have no deadline."
         ),
-        endings_table(f"Outcomes of the requests, {mix}", opened.outcomes, wanted.deadline_seconds),
+        endings_table(f"Outcomes of the requests, {mix}", opened.outcomes, settings.deadline_seconds),
         latency_table("Seconds of completed requests", opened.outcomes),
     ]
 
 
-def _findings(found: ContestResult, wanted: Loads, texts: Mapping[str, Sequence[float]]) -> list[Bullet]:
+def _findings(result: ContestResult, settings: Loads, texts: Mapping[str, Sequence[float]]) -> list[Bullet]:
     over_static = ratios(texts[OURS], texts[STATIC])
     over_one = ratios(texts[OURS], texts[ONE])
-    short = {name: _short_seconds(outcomes, wanted) for name, outcomes in found.long_short.items()}
+    short = {name: _short_seconds(outcomes, settings) for name, outcomes in result.long_short.items()}
     return [
         Bullet("Throughput", f"step-level batching has {over_static} times the throughput of the static batch, and "
                f"{over_one} times that of one at a time (median, minimum and maximum over the rounds)."),
-        Bullet("A short text among long ones", f"T = {wanted.short_steps} takes {short[OURS]:.3g} s; "
+        Bullet("A short text among long ones", f"T = {settings.short_steps} takes {short[OURS]:.3g} s; "
                f"in the static batch {short[STATIC] / short[OURS]:.0f} times as long, and one at a time "
                f"{short[ONE] / short[OURS]:.0f} times (medians)."),
-        *(Bullet(f"Goodput at {opened.load:.0%} of saturation", _goodput(opened, wanted)) for opened in found.opened),
+        *(
+            Bullet(f"Goodput at {opened.load:.0%} of saturation", _goodput(opened, settings))
+            for opened in result.opened
+        ),
     ]  # fmt: skip
 
 
-def _goodput(opened: Opened, wanted: Loads) -> str:
+def _goodput(opened: OpenLoopResult, settings: Loads) -> str:
     """Describe the goodput of every service within the deadline."""
-    by_name = {name: summary(outcomes, wanted.deadline_seconds).goodput for name, outcomes in opened.outcomes.items()}
+    by_name = {name: summary(outcomes, settings.deadline_seconds).goodput for name, outcomes in opened.outcomes.items()}
     listed = ", ".join(f"{goodput:.2f} ({name})" for name, goodput in by_name.items())
-    return f"texts per second finished within {wanted.deadline_seconds:g} s: {listed}."
+    return f"texts per second finished within {settings.deadline_seconds:g} s: {listed}."
 
 
-def _saturation(caption: str, found: ContestResult, texts: Mapping[str, Sequence[float]]) -> Table:
+def _saturation(caption: str, result: ContestResult, texts: Mapping[str, Sequence[float]]) -> Table:
     rows = []
-    for name, rounds in found.saturated.items():
+    for name, rounds in result.saturated.items():
         seconds = statistics.median(summary(outcomes, 1).seconds for outcomes in rounds)
         tokens = statistics.median(summary(outcomes, 1).tokens_per_second for outcomes in rounds)
         rows.append(
@@ -106,14 +111,14 @@ def _saturation(caption: str, found: ContestResult, texts: Mapping[str, Sequence
     return Table(caption, columns, rows)
 
 
-def ratios(own: Sequence[float], others: Sequence[float]) -> str:
-    """Describe `own` / `others`, each of the same round, by median, least and most."""
-    quotients = [numerator / denominator for numerator, denominator in zip(own, others, strict=True)]
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """Describe the quotients of the same rounds, by median, least and most."""
+    quotients = [numerator / denominator for numerator, denominator in zip(numerators, denominators, strict=True)]
     return f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f})"
 
 
-def _short_seconds(outcomes: Sequence[RequestOutcome], wanted: Loads) -> float:
-    return percentile([outcome.seconds for outcome in by_steps(outcomes).get(wanted.short_steps, [])], 50)
+def _short_seconds(outcomes: Sequence[RequestOutcome], settings: Loads) -> float:
+    return percentile([outcome.seconds for outcome in by_steps(outcomes).get(settings.short_steps, [])], 50)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -63,7 +63,7 @@ def worth(trained: Trained, energy: str, sampler: Sampler) -> Worth:
         return _worth(likelihood["nats_per_token"], likelihood, _judged(texts))
     measured = Bound(subject=subject, energy=energy, sampler=replace(sampler, speculative=False)).find()
     (bound,) = measured.rows["bounds"]
-    texts = Samples(subject=subject, judge=judge, count=trained.texts, weighing=energy, how=sampler)
+    texts = Samples(subject=subject, judge=judge, count=trained.texts, energy=energy, sampler=sampler)
     return _worth(bound["bound_nats_per_token"], bound, _judged(texts))
 
 

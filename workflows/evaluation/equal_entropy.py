@@ -6,7 +6,17 @@ from edlm.evaluation.equal_entropy import Point, nll_at_entropy
 from edlm.evaluation.quality import Average
 
 Row = dict[str, Any]
-SWEPT = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature", "legacy", "judge", "seed")
+SWEPT = (
+    "energy",
+    "steps",
+    "candidates",
+    "window_from",
+    "window_to",
+    "energy_temperature",
+    "published",
+    "judge",
+    "seed",
+)
 
 
 def matched_rows(quality: list[Row]) -> list[Row]:

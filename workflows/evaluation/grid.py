@@ -14,7 +14,11 @@ from edlm.storage import local_copy
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.compute_budget import AdaptiveEffort
 from workflows.evaluation.measurements.cost import AUTOREGRESSIVE, Cost
-from workflows.evaluation.measurements.exact_distance import EnergyTruth, MarginalTruth, SampleTruth
+from workflows.evaluation.measurements.exact_distance import (
+    ExactEnergyDistance,
+    ExactMarginalDistance,
+    ExactSampleDistance,
+)
 from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import Bound, Paper, Partition, Reference
 from workflows.evaluation.measurements.measurement import (
@@ -30,7 +34,7 @@ from workflows.evaluation.measurements.quality import AutoregressiveSamples, Dat
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
 from workflows.experiment import Evaluate, Experiment, Register
-from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_DRAFTS, exact_twin
+from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_WHOLE_SEQUENCE, exact_twin
 
 Energies = Mapping[str, AnyEnergy]
 
@@ -54,15 +58,15 @@ def grid(
         *_fitted(settings, subject, energies),
         *_estimates(experiment, settings, subject, energies),
         *_texts(settings, subject, energies),
-        *_elsewhere(experiment.register, settings, subject),
+        *_zero_shot(experiment.register, settings, subject),
     ]
-    if settings.legacy:
+    if settings.published_sampler:
         together.append(RaceEntropy(subject=subject, steps=RACE_STEPS))
         together += [
             SampledRaceEntropy(subject=subject, steps=steps, texts=settings.samples) for steps in settings.steps
         ]
     if subject.source is not None:
-        together += _truths(settings, subject, energies)
+        together += _exact_distances(settings, subject, energies)
     alone = [*_costs(settings, subject, energies), *_efforts(settings, subject, energies)]
     return _longest_first(together), _longest_first(alone)
 
@@ -75,7 +79,7 @@ def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
     """Return by name the exact energies, known from the source's distribution, that accompany the trained ones."""
     blocks = {energy.block for energy in energies if not energy.network.whole_sequence}
     return {
-        EXACT_DRAFTS: ExactKind(whole_sequence=True),
+        EXACT_WHOLE_SEQUENCE: ExactKind(whole_sequence=True),
         EXACT_CONDITIONAL: ExactKind(whole_sequence=False, normalised=True),
         **{exact_twin(False, block): ExactKind(whole_sequence=False, block=block) for block in {*blocks, None}},
     }
@@ -128,19 +132,19 @@ def _bounds(settings: Evaluate, subject: Subject, energies: Energies) -> Iterato
                 # Repeats average the random tokens beside the unmasked ones, which only whole-sequence energies score.
                 repeats, tightness = (settings.repeats, settings.tightness) if energy.whole_sequence else (1, None)
                 yield Bound(subject=subject, energy=name, sampler=sampler, repeats=repeats, tightness=tightness)
-        for name, sampler in _other_laws(settings, energies, steps):
+        for name, sampler in _other_unmasking_rules(settings, energies, steps):
             yield Bound(subject=subject, energy=name, sampler=sampler)
 
 
-def _other_laws(settings: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
+def _other_unmasking_rules(settings: Evaluate, energies: Energies, steps: int) -> Iterator[tuple[str, Sampler]]:
     """Yield samplers with other unmasking rules, for plain diffusion and the step energies."""
     pairs = [(PLAIN, 1)]
     for name, energy in energies.items():
         pairs += [
             (name, k) for k in candidates_of(energy, settings, [max(settings.candidates)]) if not energy.whole_sequence
         ]
-    for rule, (name, k) in product(settings.revealing, pairs):
-        yield name, Sampler(steps=steps, candidates=k, revealing=rule)
+    for rule, (name, k) in product(settings.unmasking, pairs):
+        yield name, Sampler(steps=steps, candidates=k, unmasking=rule)
 
 
 def _fitted(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -175,14 +179,14 @@ def _efforts(settings: Evaluate, subject: Subject, energies: Energies) -> Iterat
 
 
 def fitted_grid(
-    settings: Evaluate, subject: Subject, found: Iterable[tuple[AbstractMeasurement, MeasuredRows]]
+    settings: Evaluate, subject: Subject, measured: Iterable[tuple[AbstractMeasurement, MeasuredRows]]
 ) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
     """Return, as `grid` does, bounds, texts and costs of the samplers whose steps have been fitted by then."""
     together, alone = [], []
-    for cell, measured in found:
+    for cell, result in measured:
         if not isinstance(cell, FittedGrid):
             continue
-        for row in measured.rows["step_grids"]:
+        for row in result.rows["step_grids"]:
             sampler = replace(cell.sampler, steps=row["steps"], grid=tuple(row["times"]))
             together.append(Bound(subject=subject, energy=cell.energy, sampler=sampler))
             if cell.energy == PLAIN or sampler.steps in settings.timed_steps:
@@ -190,7 +194,7 @@ def fitted_grid(
             if settings.judge is not None and sampler.steps in settings.sample_steps:
                 common = {"subject": subject, "judge": settings.judge, "count": settings.samples}
                 together += [
-                    Samples(**common, weighing=cell.energy, how=sampler, token_temperature=temperature)
+                    Samples(**common, energy=cell.energy, sampler=sampler, token_temperature=temperature)
                     for temperature in settings.token_temperatures
                 ]
     return _longest_first(together), _longest_first(alone)
@@ -199,15 +203,15 @@ def fitted_grid(
 def _estimates(
     experiment: Experiment, settings: Evaluate, subject: Subject, energies: Energies
 ) -> Iterator[AbstractMeasurement]:
-    contrasted = {entry.name for entry in experiment.finetune if entry.training is not None}
+    trained = {entry.name for entry in experiment.finetune if entry.training is not None}
     for name, energy in energies.items():
         if energy.whole_sequence:
             largest = max(settings.log_partition_draws)
             yield Paper(subject=subject, energy=name, draws=settings.paper_draws, log_partition_draws=largest)
         if energy.whole_sequence or not is_normalised(energy):
-            for drafts in settings.log_partition_draws:
-                yield Partition(subject=subject, energy=name, draws=settings.paper_draws, drafts=drafts)
-        if name in contrasted and not is_normalised(energy):
+            for draws in settings.log_partition_draws:
+                yield Partition(subject=subject, energy=name, draws=settings.paper_draws, log_partition_draws=draws)
+        if name in trained and not is_normalised(energy):
             yield Calibration(subject=subject, energy=name, draws=settings.calibration_draws)
 
 
@@ -222,40 +226,40 @@ def _texts(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator
         if subject.autoregressive is not None:
             yield AutoregressiveSamples(**common, token_temperature=temperature)
         for steps in plain_steps(settings, settings.sample_steps):
-            yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), token_temperature=temperature)
+            yield Samples(**common, energy=PLAIN, sampler=Sampler(steps=steps), token_temperature=temperature)
         for steps, (name, energy) in product(settings.sample_steps, energies.items()):
             for candidates in candidates_of(energy, settings, settings.sample_candidates or [k]):
                 for sampler in exact_samplers(energy, settings, Sampler(steps=steps, candidates=candidates)):
-                    yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
+                    yield Samples(**common, energy=name, sampler=sampler, token_temperature=temperature)
         for steps in settings.sample_steps:
-            for name, sampler in _other_laws(settings, energies, steps):
-                yield Samples(**common, weighing=name, how=sampler, token_temperature=temperature)
+            for name, sampler in _other_unmasking_rules(settings, energies, steps):
+                yield Samples(**common, energy=name, sampler=sampler, token_temperature=temperature)
     for steps in settings.sample_steps:
         for candidates in settings.sample_candidates or ([k] if k > 1 else []):
-            yield Samples(**common, weighing=UNIFORM, how=Sampler(steps=steps, candidates=candidates))
-        if settings.legacy:
-            yield Samples(**common, weighing=PLAIN, how=Sampler(steps=steps), legacy=True)
+            yield Samples(**common, energy=UNIFORM, sampler=Sampler(steps=steps, candidates=candidates))
+        if settings.published_sampler:
+            yield Samples(**common, energy=PLAIN, sampler=Sampler(steps=steps), published=True)
 
 
-def _elsewhere(registered: Register, settings: Evaluate, subject: Subject) -> Iterator[AbstractMeasurement]:
+def _zero_shot(registered: Register, settings: Evaluate, subject: Subject) -> Iterator[AbstractMeasurement]:
     for corpus in settings.zero_shot:
-        yield DenoiserZeroShot(subject=subject, where=corpus, draws=settings.paper_draws)
+        yield DenoiserZeroShot(subject=subject, zero_shot=corpus, draws=settings.paper_draws)
         if subject.autoregressive is not None:
-            yield AutoregressiveZeroShot(subject=subject, where=corpus)
+            yield AutoregressiveZeroShot(subject=subject, zero_shot=corpus)
         energy = registered.energy or PLAIN
-        yield SamplerZeroShot(subject=subject, where=corpus, energy=energy, sampler=registered.sampler)
+        yield SamplerZeroShot(subject=subject, zero_shot=corpus, energy=energy, sampler=registered.sampler)
 
 
-def _truths(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
+def _exact_distances(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
     k = max(settings.candidates)
-    yield MarginalTruth(subject=subject, draws=settings.nelbo_draws)
+    yield ExactMarginalDistance(subject=subject, draws=settings.nelbo_draws)
     for steps in settings.sample_steps:
-        yield SampleTruth(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=settings.samples)
+        yield ExactSampleDistance(subject=subject, energy=PLAIN, sampler=Sampler(steps=steps), count=settings.samples)
     for name, energy in energies.items():
-        yield EnergyTruth(subject=subject, energy=name, steps=settings.sample_steps, candidates=max(2, k))
+        yield ExactEnergyDistance(subject=subject, energy=name, steps=settings.sample_steps, candidates=max(2, k))
         for steps, candidates in product(settings.sample_steps, candidates_of(energy, settings, settings.candidates)):
             sampler = Sampler(steps=steps, candidates=candidates)
-            yield SampleTruth(subject=subject, energy=name, sampler=sampler, count=settings.samples)
+            yield ExactSampleDistance(subject=subject, energy=name, sampler=sampler, count=settings.samples)
 
 
 def _costs(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator[AbstractMeasurement]:
@@ -275,5 +279,5 @@ def _costs(settings: Evaluate, subject: Subject, energies: Energies) -> Iterator
             for variant in exact_samplers(energy, settings, Sampler(steps=steps, candidates=k, window=window)):
                 yield cost(name, variant)
     for steps in settings.timed_steps:
-        for name, variant in _other_laws(settings, energies, steps):
+        for name, variant in _other_unmasking_rules(settings, energies, steps):
             yield cost(name, variant)

@@ -34,8 +34,8 @@ from workflows.reporting.findings import (
     TEXTS,
     Topic,
     energy_findings,
-    legacy_findings,
     level_findings,
+    published_findings,
     refusals,
     sampler_at,
     short_findings,
@@ -58,10 +58,10 @@ from workflows.reporting.tabulation import (
     zero_shot_table,
 )
 from workflows.reporting.text_tabulation import (
-    legacy_entropy_table,
     matched_table,
     quality_table,
     race_entropy_table,
+    sampled_race_entropy_table,
     trajectory_table,
 )
 
@@ -126,7 +126,7 @@ READING = (
 def finding_blocks(results: Results) -> list[DocumentBlock]:
     """Return the headlines: levels, then bounds and texts with all their comparisons."""
     blocks: list[DocumentBlock] = [Heading("Findings")]
-    levels = [*level_findings(results.summary, results.bounds), *legacy_findings(results.rows)]
+    levels = [*level_findings(results.summary, results.bounds), *published_findings(results.rows)]
     blocks += [Bullets(levels)] if levels else []
     blocks += _quality_cost(results)
     blocks += _in_short("Summary of bounds", LIKELIHOOD, results.bounds)
@@ -220,7 +220,7 @@ def text_blocks(results: Results) -> list[DocumentBlock]:
     if judges:
         texts = _texts(at_temperature_one(next(iter(judges.values()))))
         blocks += [Verbatim(f"Texts at the largest T, {TEXTS_SHOWN} per sampler", texts, folded=True)]
-    blocks += [legacy_entropy_table(results.legacy_entropy)] if results.legacy_entropy else []
+    blocks += [sampled_race_entropy_table(results.sampled_race_entropy)] if results.sampled_race_entropy else []
     return blocks + ([race_entropy_table(results.race_entropy)] if results.race_entropy else [])
 
 
@@ -341,6 +341,6 @@ def _texts(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["steps"] == most[row["energy"]] and row["texts"]:
             named = title(row["energy"]) if row["energy"] not in (PLAIN, *energies(rows)) else sampler_at(row)
-            legacy = f", {PUBLISHED}" if row["legacy"] and PUBLISHED not in named else ""
-            lines += [f"{named}{legacy}", *(f"  {visible(text)}" for text in row["texts"][:TEXTS_SHOWN])]
+            published = f", {PUBLISHED}" if row["published"] and PUBLISHED not in named else ""
+            lines += [f"{named}{published}", *(f"  {visible(text)}" for text in row["texts"][:TEXTS_SHOWN])]
     return "\n".join(lines)

@@ -74,20 +74,20 @@ class Level:
 
     value: float
     standard_error: float
-    each: Sequence[float] = ()
+    by_sequence: Sequence[float] = ()
 
 
 def level(row: Row, y: Quantity) -> Level:
     """Return a measured row as a reference level."""
-    return Level(y.value(row), y.error_of(row), y.each_of(row))
+    return Level(y.value(row), y.error_of(row), y.by_sequence(row))
 
 
-def gain_over(one: Level, row: Row, y: Quantity) -> Comparison:
+def gain_over(reference: Level, row: Row, y: Quantity) -> Comparison:
     """Return the gain of the row over a level, paired by sequence if both sides have values per sequence."""
-    each = y.each_of(row)
-    if not each or len(each) != len(one.each):
-        return unpaired(one.value, one.standard_error, row, y)
-    gains = [reference - value for reference, value in zip(one.each, each, strict=True)]
+    values = y.by_sequence(row)
+    if not values or len(values) != len(reference.by_sequence):
+        return unpaired(reference.value, reference.standard_error, row, y)
+    gains = [level - value for level, value in zip(reference.by_sequence, values, strict=True)]
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
     return Comparison(statistics.fmean(gains), error, paired=True)
 
@@ -107,10 +107,14 @@ def against_uniform(row: Row, rows: Sequence[Row], y: Quantity) -> Outcome:
     if planned(row):
         return NotComparable("a plan has no single k for all steps")
     if not row["candidates"]:
-        return NotComparable("exact sampling has no candidates to weigh uniformly")
+        return NotComparable("exact sampling has no candidates to weight uniformly")
     controls = (r for r in rows if r["energy"] == UNIFORM and r["steps"] == row["steps"])
     twin = next(
-        (r for r in controls if same_sampler(r, row, besides=("legacy", "energy_temperature")) and not r["legacy"]),
+        (
+            r
+            for r in controls
+            if same_sampler(r, row, besides=("published", "energy_temperature")) and not r["published"]
+        ),
         None,
     )
     if twin is None:
@@ -151,11 +155,13 @@ def interpolated(curve: Sequence[Row], y: Quantity, cost: Quantity, at: float) -
     before, behind = level(curve[after - 1], y), level(right, y)
     share = math.log(at / cost.value(curve[after - 1])) / math.log(cost.value(right) / cost.value(curve[after - 1]))
 
-    def between(one: float, other: float) -> float:
-        return (1 - share) * one + share * other
+    def between(left: float, right: float) -> float:
+        return (1 - share) * left + share * right
 
-    each = [between(*pair) for pair in zip(before.each, behind.each, strict=False)]
-    return Level(between(before.value, behind.value), between(before.standard_error, behind.standard_error), each)
+    by_sequence = [between(*pair) for pair in zip(before.by_sequence, behind.by_sequence, strict=False)]
+    return Level(
+        between(before.value, behind.value), between(before.standard_error, behind.standard_error), by_sequence
+    )
 
 
 def equal_plain_steps(row: Row, rows: Sequence[Row], y: Quantity) -> float | NotComparable:
@@ -181,7 +187,10 @@ def plain_curve(row: Row, rows: Sequence[Row], y: Quantity) -> list[Row]:
     return [
         p
         for p in measured(rows, y)
-        if p["energy"] == PLAIN and not p["legacy"] and p["precision"] == row["precision"] and p["seed"] == row["seed"]
+        if p["energy"] == PLAIN
+        and not p["published"]
+        and p["precision"] == row["precision"]
+        and p["seed"] == row["seed"]
     ]
 
 

@@ -1,6 +1,6 @@
 """Findings: sentences computed from the rows, with no claim beyond what the standard errors support.
 
-Rows of the published sampler (`legacy`) appear only in the finding that counts them.
+Rows of the published sampler (`published`) appear only in the finding that counts them.
 """
 
 import math
@@ -77,7 +77,7 @@ class Standings:
 
 def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
     """Return the standings of every energy, without rows of the published sampler."""
-    kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
+    kept = [row for row in measured(rows, topic.y) if not row["published"]]
     by_energy = {}
     for energy in energies(kept):
         energy_rows = [row for row in kept if row["energy"] == energy]
@@ -90,8 +90,8 @@ def standings(topic: Topic, rows: Sequence[Row]) -> dict[str, Standings]:
     return by_energy
 
 
-def _standing(energy: str, own: Sequence[Row], outcomes: Sequence[Outcome]) -> EnergyRanking:
-    pairs = list(zip(own, outcomes, strict=True))
+def _standing(energy: str, energy_rows: Sequence[Row], outcomes: Sequence[Outcome]) -> EnergyRanking:
+    pairs = list(zip(energy_rows, outcomes, strict=True))
     compared = [(row, outcome) for row, outcome in pairs if isinstance(outcome, Comparison)]
     return EnergyRanking(energy, compared, [outcome for outcome in outcomes if isinstance(outcome, NotComparable)])
 
@@ -107,7 +107,7 @@ def level_findings(summary: Row, bounds: Sequence[Row]) -> list[Bullet]:
     if summary.get("entropy_nats_per_token") is not None:
         levels.append(f"the entropy of the source {summary['entropy_nats_per_token']:.3f} (exact)")
     bullets = [Bullet("Levels", f"{'; '.join(levels)} nats per token.")] if levels else []
-    kept = [row for row in measured(bounds, BOUND) if not row["legacy"]]
+    kept = [row for row in measured(bounds, BOUND) if not row["published"]]
     if kept:
         best = min(kept, key=BOUND.value)
         value = plus_minus(BOUND.value(best), BOUND.error_of(best))
@@ -139,18 +139,22 @@ def short_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
     return bullets
 
 
-def _ranking(own: Sequence[EnergyRanking]) -> str:
+def _ranking(rankings: Sequence[EnergyRanking]) -> str:
     """`Better somewhere: 2 of 3 energies, most a (by 0.2 at T = 1, k = 8; 47σ), b (...). Worse somewhere: none.`"""
     sentences = []
-    compared = [one for one in own if one.compared]
+    compared = [ranking for ranking in rankings if ranking.compared]
     for verdict in (Verdict.BETTER, Verdict.WORSE):
-        some = [one for one in compared if one.count(verdict)]
-        some.sort(key=lambda one: -abs(one.extreme(verdict)[1].gain))
-        most = ", ".join(f"{title(one.energy)} ({_extreme(one, verdict)})" for one in some[:NAMED])
+        some = [ranking for ranking in compared if ranking.count(verdict)]
+        some.sort(key=lambda ranking: -abs(ranking.extreme(verdict)[1].gain))
+        most = ", ".join(f"{title(ranking.energy)} ({_extreme(ranking, verdict)})" for ranking in some[:NAMED])
         count = f"{len(some)} of {len(compared)} energies, most {most}" if some else "none"
         sentences.append(f"{verdict.capitalize()} somewhere: {count}.")
-    undecided = [title(one.energy) for one in compared if not one.count(Verdict.BETTER) + one.count(Verdict.WORSE)]
-    silent = [title(one.energy) for one in own if not one.compared]
+    undecided = [
+        title(ranking.energy)
+        for ranking in compared
+        if not ranking.count(Verdict.BETTER) + ranking.count(Verdict.WORSE)
+    ]
+    silent = [title(ranking.energy) for ranking in rankings if not ranking.compared]
     sentences += [f"Undecided everywhere: {', '.join(undecided)}."] if undecided else []
     sentences += [f"Not comparable: {', '.join(silent)}."] if silent else []
     return " ".join(sentences if compared else sentences[2:])
@@ -159,34 +163,36 @@ def _ranking(own: Sequence[EnergyRanking]) -> str:
 def _extreme(standing: EnergyRanking, verdict: Verdict) -> str:
     row, comparison = standing.extreme(verdict)
     scatter = "no scatter" if math.isinf(comparison.sigmas) else f"{abs(comparison.sigmas):.0f}σ"
-    return f"by {abs(comparison.gain):.3f} at {_place(row)}; {scatter}"
+    return f"by {abs(comparison.gain):.3f} at {_sampler_words(row)}; {scatter}"
 
 
 def energy_findings(topic: Topic, rows: Sequence[Row]) -> list[Bullet]:
     """Report, per energy, at which T it helps or harms, by how much, with what significance, and at what cost."""
-    kept = [row for row in measured(rows, topic.y) if not row["legacy"]]
+    kept = [row for row in measured(rows, topic.y) if not row["published"]]
     bullets = []
     for energy, standing in standings(topic, rows).items():
         energy_rows = [row for row in kept if row["energy"] == energy]
         sentences = [_help(topic, standing.steps, kept)]
         if standing.steps.count(Verdict.WORSE):
             row, comparison = standing.steps.extreme(Verdict.WORSE)
-            where = ", ".join(map(str, standing.steps.steps(Verdict.WORSE)))
-            sentences.append(f"Harms at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}.")
+            steps = ", ".join(map(str, standing.steps.steps(Verdict.WORSE)))
+            sentences.append(
+                f"Harms at T = {steps}; most at {_sampler_words(row)}: by {_difference(comparison, topic.y)}."
+            )
         if energy != UNIFORM:
             sentences += _worth(topic, standing.steps, kept) + _sharpening(topic, energy_rows, kept)
         bullets.append(Bullet(title(energy), " ".join(sentences)))
     return bullets
 
 
-def legacy_findings(rows: Sequence[Row]) -> list[Bullet]:
+def published_findings(rows: Sequence[Row]) -> list[Bullet]:
     """Report the number of rows of the published sampler, if there are any."""
-    count = sum(bool(row["legacy"]) for row in rows)
+    count = sum(bool(row["published"]) for row in rows)
     text = (
         f"Rows of the published sampler, its errors included: {count}. They are labelled '{PUBLISHED}' "
         "everywhere and count in no other finding."
     )
-    return [Bullet("Legacy", text)] if count else []
+    return [Bullet("Published sampler", text)] if count else []
 
 
 def _help(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> str:
@@ -195,9 +201,9 @@ def _help(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> str:
     if not standing.count(Verdict.BETTER):
         return f"No significant gain in {len(standing.compared)} samplers."
     row, comparison = standing.extreme(Verdict.BETTER)
-    where = ", ".join(map(str, standing.steps(Verdict.BETTER)))
+    steps = ", ".join(map(str, standing.steps(Verdict.BETTER)))
     price = _price(topic, row, rows)
-    return f"Helps at T = {where}; most at {_place(row)}: by {_by(comparison, topic.y)}{price}."
+    return f"Helps at T = {steps}; most at {_sampler_words(row)}: by {_difference(comparison, topic.y)}{price}."
 
 
 def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[str]:
@@ -212,23 +218,23 @@ def _worth(topic: Topic, standing: EnergyRanking, rows: Sequence[Row]) -> list[s
     if not worth:
         return []
     row, steps = max(worth, key=lambda pair: pair[1] / pair[0]["steps"])
-    return [f"At {_place(row)} it equals plain diffusion at T = {steps:.1f}."]
+    return [f"At {_sampler_words(row)} it equals plain diffusion at T = {steps:.1f}."]
 
 
-def _sharpening(topic: Topic, own: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+def _sharpening(topic: Topic, energy_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     """Report samplers whose texts have lower entropy: a judge scores such texts better without better quality."""
     if topic.y is not JUDGED:
         return []
     lower = 0
-    for row in own:
+    for row in energy_rows:
         twin = next((p for p in plain_curve(row, rows, ENTROPY) if p["steps"] == row["steps"]), None)
         drop = unpaired(ENTROPY.value(twin), ENTROPY.error_of(twin), row, ENTROPY) if twin else None
         lower += drop is not None and drop.sigmas > DOUBT
     if not lower:
         return []
     return [
-        f"In {lower} of {len(own)} its texts have lower entropy than plain diffusion's at the same T (by more than 2 "
-        "standard errors): the judge may favor sharper rather than better texts there."
+        f"In {lower} of {len(energy_rows)} its texts have lower entropy than plain diffusion's at the same T "
+        "(by more than 2 standard errors): the judge may favor sharper rather than better texts there."
     ]
 
 
@@ -247,7 +253,7 @@ def _price(topic: Topic, row: Row, rows: Sequence[Row]) -> str:
     return f", for {' and '.join(parts)}" if parts else ""
 
 
-def _by(comparison: Comparison, y: Quantity) -> str:
+def _difference(comparison: Comparison, y: Quantity) -> str:
     """Format the size and the significance of a difference."""
     size = f"{abs(comparison.gain):.3f} {y.unit}"
     if math.isinf(comparison.sigmas):
@@ -258,10 +264,10 @@ def _by(comparison: Comparison, y: Quantity) -> str:
 def sampler_at(row: Row) -> str:
     """Format a row as `step, T = 8, k = 8`; plain diffusion without k."""
     name = title(row["energy"])
-    return f"{name}, T = {row['steps']}" if row["energy"] == PLAIN else f"{name}, {_place(row)}"
+    return f"{name}, T = {row['steps']}" if row["energy"] == PLAIN else f"{name}, {_sampler_words(row)}"
 
 
-def _place(row: Row) -> str:
+def _sampler_words(row: Row) -> str:
     return f"T = {row['steps']}, {words(row)}"
 
 
@@ -272,7 +278,7 @@ def plus_minus(value: float, error: float, digits: int = 3) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}" if math.isfinite(error) else f"{value:.{digits}f}"
 
 
-def refusals(found: Sequence[EnergyRanking]) -> list[str]:
+def refusals(rankings: Sequence[EnergyRanking]) -> list[str]:
     """Return the reasons why samplers could not be compared, each with its count."""
-    counts = Counter(refused.reason.partition(", this is")[0] for standing in found for refused in standing.refused)
+    counts = Counter(refused.reason.partition(", this is")[0] for ranking in rankings for refused in ranking.refused)
     return [f"{reason} ({count})" for reason, count in counts.items()]

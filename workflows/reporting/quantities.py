@@ -16,7 +16,7 @@ class Quantity:
     value: Callable[[Row], float]
     error: Callable[[Row], float] | None = None
     """Standard error; None: exact, or unknown."""
-    each: str | None = None
+    sequence_column: str | None = None
     """Column with the values per sequence, for paired comparisons; None: not available."""
     base: int | None = None
     """Base of a logarithmic axis; None: linear axis."""
@@ -30,9 +30,9 @@ class Quantity:
         """Axis label."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
-    def each_of(self, row: Row) -> Sequence[float]:
+    def by_sequence(self, row: Row) -> Sequence[float]:
         """Return the values per sequence; empty if they were not stored."""
-        return (row.get(self.each) or ()) if self.each else ()
+        return (row.get(self.sequence_column) or ()) if self.sequence_column else ()
 
     def error_of(self, row: Row) -> float:
         """Return the standard error; nan if it is unknown."""
@@ -60,8 +60,8 @@ GAIN = Quantity(
     linear_within=0.01,
 )  # fmt: skip
 BOUND = Quantity(
-    "T-step bound", "nats per token", column("bound_nats_per_token"), column("standard_error"), each="by_sequence",
-    gain=GAIN,
+    "T-step bound", "nats per token", column("bound_nats_per_token"), column("standard_error"),
+    sequence_column="by_sequence", gain=GAIN,
 )  # fmt: skip
 JUDGED = Quantity("judge", "nats per token", column("nll_nats_per_token"), column("nll_standard_error"))
 PERPLEXITY = Quantity(

@@ -13,9 +13,9 @@ from workflows.reporting.samplers import NO_STEPS, Row
 
 SUMMARY = "summary.json"
 
-_COMMON = ("seed", "precision", "legacy", "seconds", "sequences")
+_COMMON = ("seed", "precision", "published", "seconds", "sequences")
 _SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")
-_NOBODY: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0}
+_NO_SAMPLER: Row = {"steps": 0, "candidates": 1, "window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Expected:
     """A table that an evaluation may write: description, required columns, and optional numbers."""
 
     name: str
-    tells: str
+    description: str
     columns: Sequence[str]
     numbers: Sequence[str] = ()
 
@@ -54,7 +54,7 @@ TABLES = (
     ),
     Expected(
         "calibration", "how well the energies distinguish data from samples",
-        (*_COMMON, "energy", "t_from", "t_to", "auc", "bins", "data_energies", "draft_energies"),
+        (*_COMMON, "energy", "t_from", "t_to", "auc", "bins", "data_energies", "sample_energies"),
     ),
     Expected(
         "partition", "the bracket of log Z by the number of samples",
@@ -77,9 +77,9 @@ TABLES = (
         (*_SAMPLER, *_COMMON, "seconds_per_text", "seconds_least", "seconds_most", "texts_at_once"),
         ("denoiser_calls", "energy_calls"),
     ),
-    Expected("paper", "the published estimator", (*_COMMON, "energy", "how", "nats_per_token", "standard_error")),
+    Expected("paper", "the published estimator", (*_COMMON, "energy", "method", "nats_per_token", "standard_error")),
     Expected(
-        "legacy_entropy", "the entropy of texts by the published races",
+        "sampled_race_entropy", "the entropy of texts by the published races",
         (*_COMMON, "steps", "sampler", "entropy_nats", "entropy_standard_error", "entropy_bits"),
     ),
     Expected(
@@ -97,17 +97,17 @@ TABLES = (
          "standard_error", "gain_over_plain", "gain_standard_error", "seconds_per_text"),
     ),
     Expected(
-        "marginal_truth", "the denoiser against the exact distribution of the source",
+        "marginal_distance", "the denoiser against the exact distribution of the source",
         (*_COMMON, "t_from", "t_to", "kl_nats_per_position", "kl_standard_error",
          "nelbo_above_entropy_nats_per_token", "nelbo_standard_error"),
     ),
     Expected(
-        "energy_truth", "the energies against the exact distribution of the source",
-        (*_COMMON, "energy", "candidates", "where", "choice_total_variation", "choice_total_variation_standard_error",
+        "energy_distance", "the energies against the exact distribution of the source",
+        (*_COMMON, "energy", "candidates", "subset", "choice_total_variation", "choice_total_variation_standard_error",
          "exact_gain", "exact_gain_standard_error", "lost_gain", "lost_gain_standard_error", "correlation_misleading"),
     ),
     Expected(
-        "sample_truth", "the texts against the exact distribution of the source",
+        "sample_distance", "the texts against the exact distribution of the source",
         (*_SAMPLER, *_COMMON, "possible_share", "excess_nats_per_token", "excess_standard_error",
          "pair_total_variation", "pair_total_variation_of_source"),
     ),
@@ -128,13 +128,13 @@ class Results:
     matched: Sequence[Row] = ()
     cost: Sequence[Row] = ()
     paper: Sequence[Row] = ()
-    legacy_entropy: Sequence[Row] = ()
+    sampled_race_entropy: Sequence[Row] = ()
     race_entropy: Sequence[Row] = ()
     step_grids: Sequence[Row] = ()
     effort: Sequence[Row] = ()
-    marginal_truth: Sequence[Row] = ()
-    energy_truth: Sequence[Row] = ()
-    sample_truth: Sequence[Row] = ()
+    marginal_distance: Sequence[Row] = ()
+    energy_distance: Sequence[Row] = ()
+    sample_distance: Sequence[Row] = ()
     missing: Sequence[tuple[str, str]] = ()
 
     @property
@@ -148,7 +148,7 @@ def read_results(folder: Path) -> Results:
     tables, missing = {}, []
     for expected in TABLES:
         tables[expected.name], lacking = _read(folder / expected.file, expected)
-        missing += [(expected.name, f"{expected.tells}: {lacking}.")] if lacking else []
+        missing += [(expected.name, f"{expected.description}: {lacking}.")] if lacking else []
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     return Results(summary=summary, missing=missing, **tables)
 
@@ -177,5 +177,5 @@ def _whole(row: Row, numbers: set[str]) -> Row:
     filled = {name: math.nan if value is None and name in numbers else value for name, value in row.items()}
     filled.setdefault("token_temperature", 1.0)
     if row.get("energy") in NO_STEPS and "steps" in row:
-        filled |= _NOBODY
+        filled |= _NO_SAMPLER
     return filled

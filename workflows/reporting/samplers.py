@@ -15,7 +15,7 @@ PUBLISHED = "published sampler"
 
 # Energies that are not learned: log p_theta - log q, for a source with a known distribution q.
 EXACT_PREFIX = "exact-"
-EXACT_DRAFTS, EXACT_CONDITIONAL = f"{EXACT_PREFIX}drafts", f"{EXACT_PREFIX}conditional"
+EXACT_WHOLE_SEQUENCE, EXACT_CONDITIONAL = f"{EXACT_PREFIX}whole-sequence", f"{EXACT_PREFIX}conditional"
 
 _TITLES = {
     PLAIN: "plain diffusion",
@@ -32,9 +32,9 @@ def title(energy: str) -> str:
     return _TITLES.get(name, name) + comma + suffix
 
 
-def exact_twin(drafts: bool, block: int | None) -> str:
+def exact_twin(whole_sequence: bool, block: int | None) -> str:
     """Return the name of the exact energy that scores the same positions as an energy with these attributes."""
-    return EXACT_DRAFTS if drafts else f"{EXACT_PREFIX}step{f'-{block}' if block else ''}"
+    return EXACT_WHOLE_SEQUENCE if whole_sequence else f"{EXACT_PREFIX}step{f'-{block}' if block else ''}"
 
 
 def energies(rows: Sequence[Row]) -> list[str]:
@@ -70,7 +70,7 @@ def words(row: Row) -> str:
         parts.append(f"τ = {row['energy_temperature']:g}")
     if row["precision"] != "float32":
         parts.append(row["precision"])
-    if row["legacy"]:
+    if row["published"]:
         parts.append(PUBLISHED)
     return ", ".join(parts)
 
@@ -92,18 +92,18 @@ def series(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 WINDOW = ("window_from", "window_to")
-IDENTITY = ("candidates", *WINDOW, "energy_temperature", "precision", "seed", "legacy")
+IDENTITY = ("candidates", *WINDOW, "energy_temperature", "precision", "seed", "published")
 
 
-def same_sampler(one: Row, other: Row, besides: Sequence[str] = ()) -> bool:
+def same_sampler(first: Row, second: Row, besides: Sequence[str] = ()) -> bool:
     """Return whether two rows differ only in steps, energy and the columns `besides`."""
-    return all(one[name] == other[name] for name in IDENTITY if name not in besides)
+    return all(first[name] == second[name] for name in IDENTITY if name not in besides)
 
 
 def _order(row: Row) -> tuple:
     k = row["candidates"] or float("inf")
     return (
-        row["legacy"],
+        row["published"],
         not every_step(row),
         k,
         row["energy_temperature"],

@@ -40,7 +40,7 @@ def level_table(summary: Row, paper: Sequence[Row] = ()) -> Table:
     if summary.get("entropy_nats_per_token") is not None:
         value = summary["entropy_nats_per_token"]
         rows.append(("entropy of the source", f"{value:.3f}", _perplexity(value), "exact −log q of these sequences"))
-    estimates = [(f"{row['energy']}, {row['how']}", row) for row in paper]
+    estimates = [(f"{row['energy']}, {row['method']}", row) for row in paper]
     for name, value in estimates or summary.get("paper_ppl_nats_NOT_A_BOUND", {}).items():
         nats = value["nats_per_token"]
         number_of = (f"the paper's estimator, {name}", plus_minus(nats, value["standard_error"]), _perplexity(nats))
@@ -97,10 +97,10 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
     for energy, standing in standings(topic, rows).items():
         best = standing.steps.extreme(Verdict.BETTER) if standing.steps.count(Verdict.BETTER) else None
         times = {name: f"{value:.1f} ×" for value, name in price(topic, best[0], rows)} if best else {}
-        gain, where = (outcome_cell(best[1]), f"T = {best[0]['steps']}, {words(best[0])}") if best else ("none", NONE)
+        gain, sampler = (outcome_cell(best[1]), f"T = {best[0]['steps']}, {words(best[0])}") if best else ("none", NONE)
         cells.append(
             (
-                title(energy), gain, where,
+                title(energy), gain, sampler,
                 times.get(CALLS.name, NONE), times.get("seconds", NONE),
                 *(
                     _verdicts(ranking)
@@ -109,7 +109,7 @@ def standing_table(topic: Topic, rows: Sequence[Row]) -> Table:
             )
         )  # fmt: skip
     columns = (
-        "energy", "largest significant gain", "where", "its calls", "its seconds", "same T", "same calls", "same "
+        "energy", "largest significant gain", "sampler", "its calls", "its seconds", "same T", "same calls", "same "
         "seconds",
         "uniform weights",
     )  # fmt: skip
@@ -130,7 +130,7 @@ def comparison_table(topic: Topic, energy: str, rows: Sequence[Row]) -> Table:
     """Compare every sampler of one energy with plain diffusion at equal T, calls and seconds, and with the control."""
     energy_rows = [row for row in rows if row["energy"] == energy]
     cells = []
-    for row in (row for group in series(energy_rows).values() for row in own_rows(group)):
+    for row in (row for group in series(energy_rows).values() for row in series_rows(group)):
         steps = equal_plain_steps(row, rows, topic.y)
         cells.append(
             (
@@ -198,7 +198,7 @@ def zero_shot_table(zero_shot: Sequence[Row]) -> Table:
     """Return the likelihoods on corpora that no model was trained on."""
     cells = [
         (
-            row["corpus"], row["model"] + (f", {PUBLISHED}" if row["legacy"] else ""),
+            row["corpus"], row["model"] + (f", {PUBLISHED}" if row["published"] else ""),
             plus_minus(row["nats_per_token"], row["standard_error"]),
             *(number(column(name)(row), 3) for name in ("perplexity", "word_perplexity", "bits_per_byte")),
             str(row["tokens"]), row["convention"],
@@ -248,12 +248,12 @@ def _by_steps(caption: str, rows: Sequence[Row], cell: Callable[[Row], str]) -> 
     cells = []
     for energy in (PLAIN, *energies(rows)):
         for name, group in series([row for row in rows if row["energy"] == energy]).items():
-            by_steps = {row["steps"]: cell(row) for row in own_rows(group)}
+            by_steps = {row["steps"]: cell(row) for row in series_rows(group)}
             cells.append((title(energy), NONE if energy == PLAIN else name, *(by_steps.get(t, "") for t in steps)))
     return Table(caption, ("energy", "sampler", *(f"T = {t}" for t in steps)), cells)
 
 
-def own_rows(group: Sequence[Row]) -> list[Row]:
+def series_rows(group: Sequence[Row]) -> list[Row]:
     """Drop the one-step row that a last-step series borrows from another series."""
     return [row for row in group if last_step_only(row)] or list(group)
 
@@ -264,8 +264,8 @@ def steps_of(row: Row) -> int:
 
 
 def sampler_of(row: Row) -> str:
-    return (PUBLISHED if row["legacy"] else NONE) if row["energy"] in (*NO_STEPS, PLAIN) else words(row)
+    return (PUBLISHED if row["published"] else NONE) if row["energy"] in (*NO_STEPS, PLAIN) else words(row)
 
 
 def _named(row: Row) -> str:
-    return title(row["energy"]) + (f", {PUBLISHED}" if row["legacy"] else "")
+    return title(row["energy"]) + (f", {PUBLISHED}" if row["published"] else "")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from workflows.reporting.samplers import planned
-from workflows.reporting.terminal_truth import truth_lines
+from workflows.reporting.terminal_truth import exact_lines
 
 Row = dict[str, Any]
 NAME = 36  # columns for an energy's name
@@ -15,13 +15,13 @@ def report(summary: Row, tables: dict[str, list[Row]]) -> str:
     sections = [
         _likelihood(summary, tables.get("paper", [])),
         _bounds(tables["bounds"]),
-        truth_lines(summary, tables),
+        exact_lines(summary, tables),
         _quality(tables.get("quality", [])),
         _matched(tables.get("matched", [])),
         _calibration(tables.get("calibration", [])),
         _zero_shot(tables.get("zero_shot", [])),
-        _legacy("of plain diffusion's texts", tables.get("legacy_entropy", [])),
-        _legacy("of the token distributions", tables.get("race_entropy", [])),
+        _race_entropies("of plain diffusion's texts", tables.get("sampled_race_entropy", [])),
+        _race_entropies("of the token distributions", tables.get("race_entropy", [])),
         _texts(tables.get("quality", [])),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -33,7 +33,7 @@ def _likelihood(summary: Row, paper: list[Row]) -> list[str]:
     if "autoregressive_nll" in summary:
         lines.append(f"  {'autoregressive model':<76}{_pm(summary['autoregressive_nll'])}")
     for row in paper:
-        label = f"the paper's estimator (NOT a bound), {row['energy']}, {row['how']}"
+        label = f"the paper's estimator (NOT a bound), {row['energy']}, {row['method']}"
         lines.append(f"  {label:<76}{_pm(row)}")
     for name, (low, high) in summary["log_partition_low_high"].items():
         ends = f"{low['nats_per_token']:+.4f} (low) {high['nats_per_token']:+.4f} (high)"
@@ -89,7 +89,8 @@ def _quality(quality: list[Row]) -> list[str]:
         sampled = row["energy"] not in ("data", "repeater", "autoregressive")
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         lines.append(
-            f"  {row['energy'] + ' (published)' * row['legacy']:<{wide}}{steps:>4}{k:>6}{row['token_temperature']:>7g}"
+            f"  {row['energy'] + ' (published)' * row['published']:<{wide}}{steps:>4}{k:>6}"
+            f"{row['token_temperature']:>7g}"
             f"{row['generative_perplexity']:>10.2f}{_with(row['nll_nats_per_token'], row['nll_standard_error']):>16}"
             f"{_with(row['entropy_nats'], row['entropy_standard_error']):>14}{row['distinct_ngrams']:>11.3f}"
             f"{row['divergence']:>7.2f}{_or_dash(row['ess']):>7}{_or_dash(row['distinct_candidates']):>9}"
@@ -110,7 +111,7 @@ def _matched(rows: list[Row]) -> list[str]:
         sampled = row["energy"] != "autoregressive"
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
-        lines.append(f"  {row['energy'] + ' (published)' * row['legacy']:<{wide}}{steps:>4}{k:>6}  {reached}")
+        lines.append(f"  {row['energy'] + ' (published)' * row['published']:<{wide}}{steps:>4}{k:>6}  {reached}")
     return lines
 
 
@@ -140,13 +141,13 @@ def _zero_shot(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _legacy(what: str, rows: list[Row]) -> list[str]:
+def _race_entropies(what: str, rows: list[Row]) -> list[str]:
     if not rows:
         return []
     lines = [f"PUBLISHED SAMPLER: entropy {what}, by the published races and exactly (nats; bits as published)"]
     for row in rows:
         entropy = _with(row["entropy_nats"], row["entropy_standard_error"])
-        lines.append(f"  T = {row['steps']:<5}{row['sampler']:<24}{entropy:>16}{row['entropy_bits']:>9.3f} bits")
+        lines.append(f"  T = {row['steps']:<5}{row['sampler']:<34}{entropy:>16}{row['entropy_bits']:>9.3f} bits")
     return lines
 
 
@@ -154,7 +155,7 @@ def _texts(quality: list[Row]) -> list[str]:
     if not quality:
         return []
     sampled = [
-        row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["legacy"]
+        row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["published"]
     ]
     plain = next(row for row in sampled if row["energy"] == "plain")
     best = min(

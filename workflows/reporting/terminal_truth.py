@@ -8,18 +8,18 @@ Row = dict[str, Any]
 NAME = 18  # columns for an energy's name
 
 
-def truth_lines(summary: Row, tables: dict[str, list[Row]]) -> list[str]:
+def exact_lines(summary: Row, tables: dict[str, list[Row]]) -> list[str]:
     """Return the lines of the section; none if the distribution is unknown."""
     if summary["entropy_nats_per_token"] is None:
         return []
     return [
         "Against the exact distribution of the source",
-        *_nelbo(summary, tables.get("marginal_truth", [])),
+        *_nelbo(summary, tables.get("marginal_distance", [])),
         *_shares(tables["bounds"]),
         *_excess(tables["bounds"], summary),
-        *_marginals(tables.get("marginal_truth", [])),
-        *_energies(tables.get("energy_truth", [])),
-        *_samples(tables.get("sample_truth", [])),
+        *_marginals(tables.get("marginal_distance", [])),
+        *_energies(tables.get("energy_distance", [])),
+        *_samples(tables.get("sample_distance", [])),
     ]
 
 
@@ -37,7 +37,7 @@ def _shares(bounds: list[Row]) -> list[str]:
     lines = ["  fraction of the gain of the exact energy on the same positions, same k and T:"]
     for learned in gain_shares(bounds):
         cells = "  ".join(f"T={t} {share:.0%}" for t, share in learned.by_steps.items())
-        lines.append(f"    {learned.energy:<{NAME}}k = {learned.candidates:<3} of {learned.of:<14}{cells}")
+        lines.append(f"    {learned.energy:<{NAME}}k = {learned.candidates:<3} of {learned.exact_energy:<14}{cells}")
     return lines
 
 
@@ -62,7 +62,7 @@ def _energies(rows: list[Row]) -> list[str]:
     lines = ["  learned energies against log p_theta - log q (k candidates at the same x_t):"] if rows else []
     for row in rows:
         lines.append(
-            f"    {row['energy']:<{NAME}}{row['where']:<20}resampling differs by "
+            f"    {row['energy']:<{NAME}}{row['subset']:<20}resampling differs by "
             f"{row['choice_total_variation']:.3f} (TV), "
             f"{row['lost_gain']:.3f} of {row['exact_gain']:.3f} nats of gain lost; "
             f"correlation {row['correlation_misleading']:.2f} (misleading)"

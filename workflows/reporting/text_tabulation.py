@@ -7,7 +7,7 @@ from workflows.reporting.document import Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
 from workflows.reporting.samplers import NO_STEPS, PLAIN, PUBLISHED, Row, energies, series, title
-from workflows.reporting.tabulation import NONE, number, own_rows, sampler_of, steps_of
+from workflows.reporting.tabulation import NONE, number, sampler_of, series_rows, steps_of
 
 
 def quality_table(quality: Sequence[Row]) -> Table:
@@ -58,7 +58,7 @@ def race_entropy_table(rows: Sequence[Row]) -> Table:
     return _entropies("Entropy of the token distributions, and of those under float32 races (published sampler)", rows)
 
 
-def legacy_entropy_table(rows: Sequence[Row]) -> Table:
+def sampled_race_entropy_table(rows: Sequence[Row]) -> Table:
     """Return the entropy of plain diffusion's texts sampled by the published races and exactly."""
     caption = (
         "Unigram entropy of plain diffusion's texts, by the published races in float32 (published sampler) and exactly"
@@ -70,7 +70,7 @@ def _entropies(caption: str, rows: Sequence[Row]) -> Table:
     cells = [
         (
             str(row["steps"]),
-            row["sampler"] + (f", {PUBLISHED}" if row["legacy"] and PUBLISHED not in row["sampler"] else ""),
+            row["sampler"] + (f", {PUBLISHED}" if row["published"] and PUBLISHED not in row["sampler"] else ""),
             plus_minus(row["entropy_nats"], row["entropy_standard_error"]), number(row["entropy_bits"], 3),
         )
         for row in rows
@@ -83,7 +83,7 @@ def trajectory_table(trajectory: Sequence[Row]) -> Table:
     cells = []
     for energy in energies(trajectory):
         for name, group in series([row for row in trajectory if row["energy"] == energy]).items():
-            for steps, along in groupby(own_rows(group), key=lambda row: row["steps"]):
+            for steps, along in groupby(series_rows(group), key=lambda row: row["steps"]):
                 ends = sorted(along, key=lambda row: -row["t"])
                 ess, distinct = column("ess"), column("distinct_candidates")
                 both = (number(value(row), 2) for value in (ess, distinct) for row in (ends[0], ends[-1]))

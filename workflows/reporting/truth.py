@@ -15,7 +15,7 @@ class Share:
 
     energy: str
     candidates: int
-    of: str
+    exact_energy: str
     by_steps: dict[int, float]
 
 
@@ -38,8 +38,8 @@ def gain_shares(bounds: Sequence[Row]) -> list[Share]:
 def excess(row: Row, summary: Row) -> Comparison:
     """Return the paired excess of a bound over -log q of its sequences, in nats per token; negative only by chance."""
     of_sequences = summary.get("entropy_by_sequence") or ()
-    truth = {"bound_nats_per_token": summary["entropy_nats_per_token"], "by_sequence": of_sequences}
-    over = gain_over(level(row, BOUND), truth, BOUND)
+    entropy = {"bound_nats_per_token": summary["entropy_nats_per_token"], "by_sequence": of_sequences}
+    over = gain_over(level(row, BOUND), entropy, BOUND)
     return over if over.paired else Comparison(over.gain, row["standard_error"], paired=False)
 
 

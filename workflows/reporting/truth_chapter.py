@@ -10,7 +10,7 @@ from workflows.reporting.tabulation import NONE, number
 from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
 
 
-def truth_blocks(results: Results) -> list[DocumentBlock]:
+def exact_blocks(results: Results) -> list[DocumentBlock]:
     """Return the chapter; empty if the distribution of the source is unknown."""
     known = results.summary.get("entropy_nats_per_token") is not None
     tables = [
@@ -18,9 +18,9 @@ def truth_blocks(results: Results) -> list[DocumentBlock]:
         *(
             table(rows)
             for table, rows in (
-                (marginal_table, results.marginal_truth),
-                (energy_table, results.energy_truth),
-                (sample_table, results.sample_truth),
+                (marginal_table, results.marginal_distance),
+                (energy_table, results.energy_distance),
+                (sample_table, results.sample_distance),
             )
             if rows
         ),
@@ -34,8 +34,8 @@ def truth_blocks(results: Results) -> list[DocumentBlock]:
         "energy that gives impossible text a high energy; the lost gain is the measure."
     )
     level: list[DocumentBlock] = []
-    if known and results.marginal_truth:
-        entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_truth)
+    if known and results.marginal_distance:
+        entropy, (above, error) = results.summary["entropy_nats_per_token"], nelbo_excess(results.marginal_distance)
         text = f"The denoiser's NELBO lies {above / entropy:.3%} ± {error / entropy:.3%} above the entropy."
         level = [Paragraph(text)]
     return [Heading("Against the exact distribution"), Paragraph(explained), *level, *tables]
@@ -48,7 +48,7 @@ def share_table(bounds: Sequence[Row]) -> Table:
     cells = []
     for share in shares:
         percent = (f"{share.by_steps[t]:.0%}" if t in share.by_steps else NONE for t in steps)
-        cells.append((share.energy, str(share.candidates), share.of, *percent))
+        cells.append((share.energy, str(share.candidates), share.exact_energy, *percent))
     caption = "Gain over plain diffusion, as a fraction of the gain of the exact energy on the same positions"
     return Table(caption, ("energy", "k", "exact energy", *(f"T = {t}" for t in steps)), cells)
 
@@ -86,7 +86,7 @@ def energy_table(rows: Sequence[Row]) -> Table:
     """Return how the choices of a learned energy differ from the exact one's, and the gain lost by that."""
     cells = [
         (
-            title(row["energy"]), str(row["candidates"]), row["where"],
+            title(row["energy"]), str(row["candidates"]), row["subset"],
             *(plus_minus(row[name], row[f"{name}_standard_error"])
               for name in ("choice_total_variation", "exact_gain", "lost_gain")),
             number(row["correlation_misleading"], 2),
@@ -94,7 +94,7 @@ def energy_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]  # fmt: skip
     columns = (
-        "energy", "k", "where", "resampling, total variation", "gain of the exact energy, nats per group",
+        "energy", "k", "subset", "resampling, total variation", "gain of the exact energy, nats per group",
         "gain lost", "correlation (misleading)",
     )  # fmt: skip
     return Table("Learned energies against the exact one", columns, cells)

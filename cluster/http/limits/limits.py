@@ -1,4 +1,4 @@
-"""Rules of the endpoint: permitted hosts and keys, and limits on the cost and duration of a request."""
+"""Request limits of the endpoint: permitted hosts and keys, and limits on the cost and duration of a request."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
-class Rules:
+class RequestLimits:
     """Limits that apply to every request."""
 
     hosts: tuple[str, ...] = LOOPBACK
@@ -26,9 +26,9 @@ class Rules:
     """Burst of a key that was idle, in seconds of its average rate."""
 
 
-def rules_of(serving: Serving) -> Rules:
-    """Return the rules for these settings."""
-    return Rules(
+def request_limits_of(serving: Serving) -> RequestLimits:
+    """Return the limits for these settings."""
+    return RequestLimits(
         hosts=_names(serving),
         keys=None if serving.key_file is None else Path(serving.key_file),
         max_work=serving.max_work,

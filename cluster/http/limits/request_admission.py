@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from cluster.http.errors import APIError
 from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.rate_limit import RateLimit
 from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
@@ -47,89 +47,95 @@ FULL = {
 class Admission:
     """Admission control in front of one engine."""
 
-    def __init__(self, batch: InferenceEngine, rules: Rules, metrics: Metrics) -> None:
-        self.batch, self.rules, self.metrics = batch, rules, metrics
-        per_second = rules.work_per_second
-        self._allowance = None if per_second is None else RateLimit(per_second, per_second * rules.burst_seconds)
+    def __init__(self, engine: InferenceEngine, request_limits: RequestLimits, metrics: Metrics) -> None:
+        self.engine, self.request_limits, self.metrics = engine, request_limits, metrics
+        per_second = request_limits.work_per_second
+        self._rate_limit = (
+            None if per_second is None else RateLimit(per_second, per_second * request_limits.burst_seconds)
+        )
 
-    def deadline(self, visit: RequestContext, wanted_seconds: float | None) -> float:
+    def deadline(self, context: RequestContext, requested_seconds: float | None) -> float:
         """Return the deadline of the request, on the clock of `time.monotonic()`.
 
-        Raise APIError if the requested timeout exceeds `Rules.max_seconds`.
+        Raise APIError if the requested timeout exceeds `RequestLimits.max_seconds`.
         """
-        most = self.rules.max_seconds
-        if wanted_seconds is not None and wanted_seconds > most:
-            message = f"edlm.timeout_seconds is {wanted_seconds:g}; this server allows at most {most:g} s"
+        most = self.request_limits.max_seconds
+        if requested_seconds is not None and requested_seconds > most:
+            message = f"edlm.timeout_seconds is {requested_seconds:g}; this server allows at most {most:g} s"
             raise APIError(400, message, "edlm.timeout_seconds", "invalid_value")
-        return visit.arrived + (wanted_seconds or most)
+        return context.arrived + (requested_seconds or most)
 
-    def require_places(self, texts: int, param: str) -> None:
+    def require_room(self, texts: int, param: str) -> None:
         """Raise APIError if `texts` exceeds the slots and the queue of the engine together.
 
         `param`: the request field that contributes most texts, named in the error.
         """
-        limits = self.batch.limits
+        limits = self.engine.limits
         if texts > (most := limits.slots + limits.waiting):
             message = f"{texts} texts in one request; this server runs and queues at most {most}; ask for fewer"
             raise APIError(400, message, param, "invalid_value")
 
-    def charge(self, visit: RequestContext, work: float) -> None:
+    def charge(self, context: RequestContext, work: float) -> None:
         """Charge the work of the request to the rate limit of its key, with a refund if the engine rejects the request.
 
         Raise APIError if the request exceeds the work limit per request, or the key its rate limit.
         """
-        if work > self.rules.max_work:
+        if work > self.request_limits.max_work:
             raise APIError(
                 400,
                 f"the request costs up to {math.ceil(work)} forward passes, and the limit is "
-                f"{self.rules.max_work:g}; ask for fewer steps, candidates, tokens or choices",
+                f"{self.request_limits.max_work:g}; ask for fewer steps, candidates, tokens or choices",
                 code="work_limit_exceeded",
             )
-        if self._allowance is None:
+        if self._rate_limit is None:
             return
-        if wait := self._allowance.wait_seconds(visit.key):
+        if wait := self._rate_limit.wait_seconds(context.key):
             self.metrics.add(instruments.REJECTED, 1, "allowance")
             raise APIError(429, "this API key has reached its rate limit", None, "rate_limit_exceeded", wait)
-        self._allowance.use(visit.key, work)
+        self._rate_limit.use(context.key, work)
 
     @asynccontextmanager
     async def texts(
-        self, jobs: Sequence[Request], charged: float, way: GenerationPlan
+        self, engine_requests: Sequence[Request], charged: float, plan: GenerationPlan
     ) -> AsyncIterator[list[TextFuture]]:
-        """Submit `jobs` and yield their futures; on exit, cancel those that are not done."""
-        with self._entering(way.visit, charged):
-            futures = await self._submitted(jobs, charged, way)
+        """Submit `engine_requests` and yield their futures; on exit, cancel those that are not done."""
+        with self._entering(plan.context, charged):
+            futures = await self._submitted(engine_requests, charged, plan)
         try:
             yield futures
         finally:
             self._leave(futures)
 
-    async def _submitted(self, jobs: Sequence[Request], charged: float, way: GenerationPlan) -> list[TextFuture]:
+    async def _submitted(
+        self, engine_requests: Sequence[Request], charged: float, plan: GenerationPlan
+    ) -> list[TextFuture]:
         """Submit in a thread, because preparing long sequences takes a while, and return the futures."""
-        started = asyncio.ensure_future(asyncio.to_thread(or_refuse, None, self.batch.submit, jobs, way.served.model))
+        started = asyncio.ensure_future(
+            asyncio.to_thread(or_refuse, None, self.engine.submit, engine_requests, plan.served.model)
+        )
         try:
             return await asyncio.shield(started)
         except asyncio.CancelledError:  # the client disconnected; the thread cannot be stopped
-            started.add_done_callback(lambda done: self._abandon(done, charged, way.visit))
+            started.add_done_callback(lambda done: self._abandon(done, charged, plan.context))
             raise
 
-    def _abandon(self, submission: "asyncio.Future[list[TextFuture]]", charged: float, visit: RequestContext) -> None:
+    def _abandon(self, submission: "asyncio.Future[list[TextFuture]]", charged: float, context: RequestContext) -> None:
         """Cancel the futures of a client that disconnected; refund the charge if the engine rejected the request."""
         if (error := submission.exception()) is None:
             for future in submission.result():
                 future.cancel()
         elif isinstance(error, Exception):
-            self._refund(visit, charged)
+            self._refund(context, charged)
 
     async def measured(
-        self, work: float, bites: Cooperative[Value], charged: float, way: GenerationPlan, follows: bool = False
+        self, work: float, task: Cooperative[Value], charged: float, plan: GenerationPlan, follows: bool = False
     ) -> Value:
         """Run cooperative work in the engine and return its result; cancel it when this coroutine is cancelled.
 
         Work that `follows` texts of the same request was admitted with them.
         """
-        with self._entering(way.visit, charged):
-            future = self.batch.run(work, bites, way.visit.key, way.deadline, follows)
+        with self._entering(plan.context, charged):
+            future = self.engine.run(work, task, plan.context.key, plan.deadline, follows)
         try:
             async for _ in FutureWatch([future], steps=False).changes():
                 pass
@@ -138,39 +144,39 @@ class Admission:
             self._leave([future])
 
     @contextmanager
-    def _entering(self, visit: RequestContext, charged: float) -> Iterator[None]:
+    def _entering(self, context: RequestContext, charged: float) -> Iterator[None]:
         """Translate rejections by the engine to APIError and refund their charge, around a submission to the engine."""
         try:
-            with self._refunding(visit, charged):
+            with self._refunding(context, charged):
                 yield
         except Full as full:
             self.metrics.add(instruments.REJECTED, 1, full.reason)
-            wait = _back_seconds(full, self.batch.limits.patience_seconds)
+            wait = _back_seconds(full, self.engine.limits.patience_seconds)
             status, code = (503, STOPPING) if full.reason == "draining" else (429, "queue_full")
             raise APIError(status, f"{FULL[full.reason]}; try again in {wait} s", None, code, wait) from None
         except EngineFailed as error:
-            raise _told(error) from error
+            raise _api_error(error) from error
 
     @contextmanager
-    def _refunding(self, visit: RequestContext, charged: float) -> Iterator[None]:
+    def _refunding(self, context: RequestContext, charged: float) -> Iterator[None]:
         """Refund the charge to the key if the body raises an error."""
         try:
             yield
         except Exception:  # CancelledError is no Exception: an admitted request that is cancelled stays charged
-            self._refund(visit, charged)
+            self._refund(context, charged)
             raise
 
-    def _refund(self, visit: RequestContext, charged: float) -> None:
-        if self._allowance is not None:
-            self._allowance.use(visit.key, -charged)
+    def _refund(self, context: RequestContext, charged: float) -> None:
+        if self._rate_limit is not None:
+            self._rate_limit.use(context.key, -charged)
 
-    def _leave(self, tickets: Sequence[Future[Any]]) -> None:
+    def _leave(self, futures: Sequence[Future[Any]]) -> None:
         """Cancel the futures that are not done, and record the queueing time of those that started."""
-        for ticket in tickets:
-            if not ticket.done:
-                ticket.cancel()
-            if ticket.started is not None:
-                self.metrics.observe(instruments.QUEUE_SECONDS, ticket.started - ticket.submitted)
+        for future in futures:
+            if not future.done:
+                future.cancel()
+            if future.started is not None:
+                self.metrics.observe(instruments.QUEUE_SECONDS, future.started - future.submitted)
 
 
 def _back_seconds(full: Full, patience_seconds: float) -> int:
@@ -186,14 +192,14 @@ def _back_seconds(full: Full, patience_seconds: float) -> int:
     return max(1, math.ceil(random.uniform(earliest, latest)))
 
 
-def outcome(ticket: Future[Value]) -> Value:
+def outcome(future: Future[Value]) -> Value:
     """Return the result of a future that is done; raise APIError if it failed."""
     try:
-        return ticket.result(0)
+        return future.result(0)
     except tuple(FAULTS) as error:
-        raise _told(error) from error
+        raise _api_error(error) from error
 
 
-def _told(error: Exception) -> APIError:
+def _api_error(error: Exception) -> APIError:
     status, message, code = FAULTS[type(error)]
     return APIError(status, message, None, code)

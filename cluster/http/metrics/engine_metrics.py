@@ -7,23 +7,23 @@ from edlm.inference.statistics import Statistics
 
 
 class EngineMetrics:
-    """Exporter of the engine's statistics: step durations as they occur, everything else at each reading."""
+    """Exporter of the engine's statistics: step durations as they occur, everything else at each update."""
 
-    def __init__(self, batch: InferenceEngine, metrics: Metrics) -> None:
-        self._batch, self._metrics = batch, metrics
-        batch.step_observers.append(lambda seconds: metrics.observe(instruments.STEP_SECONDS, seconds))
-        self._last = batch.statistics()
+    def __init__(self, engine: InferenceEngine, metrics: Metrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        engine.step_observers.append(lambda seconds: metrics.observe(instruments.STEP_SECONDS, seconds))
+        self._last = engine.statistics()
 
-    def take(self) -> None:
+    def update(self) -> None:
         """Update the metrics from the current statistics of the engine."""
-        now, before, metrics = self._batch.statistics(), self._last, self._metrics
+        now, before, metrics = self._engine.statistics(), self._last, self._metrics
         self._last = now
         metrics.set(instruments.RUNNING, now.running)
         metrics.set(instruments.WAITING, now.waiting)
-        metrics.set(instruments.BACKLOG_SECONDS, self._batch.backlog_seconds)
-        metrics.set(instruments.BEAT_AGE_SECONDS, self._batch.beat_age_seconds)
+        metrics.set(instruments.BACKLOG_SECONDS, self._engine.backlog_seconds)
+        metrics.set(instruments.BEAT_AGE_SECONDS, self._engine.beat_age_seconds)
         metrics.set(instruments.BATCH_FILL, _fill(now, before))
-        version, _, digest = self._batch.version.partition("/")
+        version, _, digest = self._engine.version.partition("/")
         metrics.set(instruments.MODEL, 1, version, digest)
         metrics.add(instruments.TOKENS, now.tokens - before.tokens)
         for network, count in now.passes.items():
@@ -35,6 +35,6 @@ class EngineMetrics:
 
 
 def _fill(now: Statistics, before: Statistics) -> float:
-    """Return the mean rows per engine step since the previous reading, as a fraction of the slots."""
+    """Return the mean rows per engine step since the previous update, as a fraction of the slots."""
     turns = now.turns - before.turns
     return (now.rows - before.rows) / (turns * now.slots) if turns else 0.0

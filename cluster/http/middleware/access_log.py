@@ -39,34 +39,34 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit, status = RequestContext(request_id(Headers(scope=scope))), 0
-        visit.enter(scope)
+        context, status = RequestContext(request_id(Headers(scope=scope))), 0
+        context.enter(scope)
 
         async def note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = visit.request_id
+                MutableHeaders(scope=message)[REQUEST_ID] = context.request_id
             await send(message)
 
         try:
             await self.app(scope, receive, note)
         except Exception as error:
             # Without the error message, which may quote the request.
-            log.error(_line(visit, event="failure", error=type(error).__name__, at=_frames(error)))
-            visit.code = FAILED.code
+            log.error(_line(context, event="failure", error=type(error).__name__, at=_frames(error)))
+            context.code = FAILED.code
             if not status:
                 await FAILED.response(scope, receive, note)
         finally:
-            self._leave(visit, endpoint(scope["path"]), scope["method"], status or CLIENT_CLOSED)
+            self._leave(context, endpoint(scope["path"]), scope["method"], status or CLIENT_CLOSED)
 
-    def _leave(self, visit: RequestContext, endpoint: str, method: str, status: int) -> None:
-        self.metrics.add(instruments.REQUESTS, 1, endpoint, str(status), visit.finish_reason or "none")
-        self.metrics.observe(instruments.E2E_SECONDS, visit.seconds, endpoint)
-        if status == CLIENT_CLOSED or visit.finish_reason == "cancelled":
+    def _leave(self, context: RequestContext, endpoint: str, method: str, status: int) -> None:
+        self.metrics.add(instruments.REQUESTS, 1, endpoint, str(status), context.finish_reason or "none")
+        self.metrics.observe(instruments.E2E_SECONDS, context.seconds, endpoint)
+        if status == CLIENT_CLOSED or context.finish_reason == "cancelled":
             self.metrics.add(instruments.CANCELLED, 1)
         # `endpoint` is a known route or `other`: an unknown path is content chosen by the client.
-        log.info(_line(visit, event="request", method=method, endpoint=endpoint, status=status))
+        log.info(_line(context, event="request", method=method, endpoint=endpoint, status=status))
 
 
 def endpoint(path: str) -> str:
@@ -90,20 +90,20 @@ def log_to_standard_error() -> None:
     log.setLevel(logging.INFO)
 
 
-def _line(visit: RequestContext, **facts: object) -> str:
+def _line(context: RequestContext, **facts: object) -> str:
     """Encode the facts as one line of JSON; control characters are escaped."""
-    context = {
+    described = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "request_id": visit.request_id,
-        "key": visit.key,
-        "seconds": round(visit.seconds, 4),
-        "code": visit.code,
-        "finish_reason": visit.finish_reason,
-        "prompt_tokens": visit.prompt_tokens,
-        "completion_tokens": visit.completion_tokens,
-        "ignored": list(visit.ignored),
+        "request_id": context.request_id,
+        "key": context.key,
+        "seconds": round(context.seconds, 4),
+        "code": context.code,
+        "finish_reason": context.finish_reason,
+        "prompt_tokens": context.prompt_tokens,
+        "completion_tokens": context.completion_tokens,
+        "ignored": list(context.ignored),
     }
-    return json.dumps(facts | context)
+    return json.dumps(facts | described)
 
 
 def _frames(error: Exception) -> list[str]:

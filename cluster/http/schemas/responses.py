@@ -15,7 +15,7 @@ class CompletionChoice(BaseModel):
     logprobs: None = None
     token_ids: list[int] | None = None
     """Present if `edlm.return` includes `token_ids`."""
-    revealed_at: list[int] | None = None
+    unmasked_at: list[int] | None = None
     """Step that unmasked each token; present if `edlm.return` includes `trajectory`."""
 
 
@@ -24,7 +24,7 @@ class InfillChoice(BaseModel):
     text: str
     tokens: list[int]
     finish_reason: FinishReason = "length"
-    revealed_at: list[int] | None = None
+    unmasked_at: list[int] | None = None
     """Step that unmasked each token, 0 for given tokens; present if `edlm.return` includes `trajectory`."""
 
 
@@ -51,8 +51,8 @@ class GenerationDetails(BaseModel):
     """Energy that scored the candidates; None: no resampling."""
     temperature: float
     """Token temperature."""
-    law: Literal["another law"] | None
-    """`another law` if the temperature is not 1: the model's bounds do not apply to these texts."""
+    distribution: Literal["another distribution"] | None
+    """`another distribution` if the temperature is not 1: the model's bounds do not apply to these texts."""
     ess: float | None = None
     """Mean effective number of candidates over the steps that resampled."""
     denoiser_calls: int | None = None
@@ -151,14 +151,14 @@ class Readiness(BaseModel):
     backlog_seconds: float
 
 
-class Mistake(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class Refusal(BaseModel):
+class ErrorResponse(BaseModel):
     """Error response."""
 
-    error: Mistake
+    error: ErrorDetail

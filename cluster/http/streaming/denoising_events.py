@@ -18,7 +18,7 @@ class DenoisingEvents:
     def __init__(self, index: int, pieces: TokenText, sampler: Sampler, block: int | None, shown: slice) -> None:
         self._index, self._pieces, self._shown = index, pieces, shown
         self._candidates, self._block = sampler.candidates, block
-        self._told: set[int] = set()
+        self._sent: set[int] = set()
         self._step: int | None = None
 
     def state(self, frame: Progress) -> dict[str, Any] | None:
@@ -26,17 +26,17 @@ class DenoisingEvents:
         if frame.step == self._step:
             return None
         self._step = frame.step
-        tokens, revealed_at = frame.tokens[self._shown], frame.revealed_at[self._shown]
-        new = [i for i, step in enumerate(revealed_at) if step != NOT_YET and i not in self._told]
-        self._told.update(new)
+        tokens, unmasked_at = frame.tokens[self._shown], frame.unmasked_at[self._shown]
+        new = [i for i, step in enumerate(unmasked_at) if step != NOT_YET and i not in self._sent]
+        self._sent.update(new)
         return {
             "index": self._index,
             "step": frame.step,
             "steps": frame.steps,
             "t": frame.t,
-            "masked": sum(step == NOT_YET for step in revealed_at),
+            "masked": sum(step == NOT_YET for step in unmasked_at),
             "positions": len(tokens),
-            "revealed": [[i, tokens[i], self._pieces[tokens[i]], revealed_at[i]] for i in new],
+            "unmasked": [[i, tokens[i], self._pieces[tokens[i]], unmasked_at[i]] for i in new],
             "ess": _number(frame.ess),
             "candidates": self._candidates,
             "energies": None if frame.energies is None else [_numbers(group) for group in frame.energies],

@@ -29,10 +29,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], deadline: float, visit: RequestContext) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes, None], deadline: float, context: RequestContext) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._pieces, self._deadline, self._visit = pieces, deadline, visit
+        self._pieces, self._deadline, self._context = pieces, deadline, context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all chunks, or stop when the client is gone or too slow; in every case end the underlying generation."""
@@ -42,9 +42,9 @@ class EventStream(Response):
                 await self._send_pieces(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            self._visit.code = self._visit.finish_reason = "client_too_slow"
+            self._context.code = self._context.finish_reason = "client_too_slow"
         except CancelledError:
-            self._visit.finish_reason = "cancelled"
+            self._context.finish_reason = "cancelled"
             raise
         finally:
             await self._pieces.aclose()
@@ -56,6 +56,6 @@ class EventStream(Response):
             return
         except APIError as refused:
             failure = refused
-        self._visit.code = failure.code
-        self._visit.finish_reason = failure.code
+        self._context.code = failure.code
+        self._context.finish_reason = failure.code
         await send({"type": "http.response.body", "body": event(failure.body), "more_body": True})

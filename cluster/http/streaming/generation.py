@@ -26,19 +26,19 @@ class Written:
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason
-    revealed_at: tuple[int, ...]
+    unmasked_at: tuple[int, ...]
     """Step that unmasked each token."""
     tally: Tally
 
 
-class Order(Protocol):
-    """Texts to generate and the format of their response; one choice per engine request in `jobs`."""
+class PreparedRequest(Protocol):
+    """Texts to generate and the format of their response; one choice per engine request in `engine_requests`."""
 
     @property
-    def way(self) -> GenerationPlan: ...
+    def plan(self) -> GenerationPlan: ...
 
     @property
-    def jobs(self) -> Sequence[Request]: ...
+    def engine_requests(self) -> Sequence[Request]: ...
 
     @property
     def work(self) -> float: ...
@@ -87,22 +87,24 @@ class Beginning(Protocol):
     def rest(self, text: str) -> str: ...
 
 
-async def write(order: Order, admission: Admission) -> list[Written]:
+async def write(request: PreparedRequest, admission: Admission) -> list[Written]:
     """Generate all choices and return them once all are finished."""
     texts: list[Text] = []
-    async with admission.texts(order.jobs, order.work, order.way) as futures:
+    async with admission.texts(request.engine_requests, request.work, request.plan) as futures:
         async for _ in FutureWatch(futures, steps=False).changes():
             # A failed text fails the whole request at once; the others need not finish.
             texts = [outcome(future) for future in futures if future.done]
-    written = [order.written(i, text, futures[i].frame()) for i, text in enumerate(texts)]
-    _note(order.way.visit, written, admission.metrics)
+    written = [request.written(i, text, futures[i].frame()) for i, text in enumerate(texts)]
+    _note(request.plan.context, written, admission.metrics)
     return written
 
 
-async def stream(order: Order, admission: Admission, options: StreamOptions, states: bool) -> AsyncGenerator[bytes]:
+async def stream(
+    request: PreparedRequest, admission: Admission, options: StreamOptions, states: bool
+) -> AsyncGenerator[bytes]:
     """Yield the chunks of the response; the first is empty and is sent when the first text starts."""
-    async with admission.texts(order.jobs, order.work, order.way) as futures:
-        run = _Run(order, futures, options, states)
+    async with admission.texts(request.engine_requests, request.work, request.plan) as futures:
+        run = _Run(request, futures, options, states)
         started = shown = False
         async for _ in FutureWatch(futures, steps=True).changes():
             new = run.pieces()
@@ -111,35 +113,37 @@ async def stream(order: Order, admission: Admission, options: StreamOptions, sta
                 yield b""
             if new and not shown:
                 shown = True
-                admission.metrics.observe(instruments.FIRST_FRAME_SECONDS, order.way.visit.seconds)
+                admission.metrics.observe(instruments.FIRST_FRAME_SECONDS, request.plan.context.seconds)
             for piece in new:
                 yield piece
-    _note(order.way.visit, run.finished, admission.metrics)
+    _note(request.plan.context, run.finished, admission.metrics)
     yield DONE
 
 
-def _note(visit: RequestContext, written: Sequence[Written], own: Metrics) -> None:
+def _note(context: RequestContext, written: Sequence[Written], metrics: Metrics) -> None:
     """Record finish reason and token count in the request context, and observe the mean ESS of each text."""
     for text in written:
         if text.tally.mean_ess is not None:
-            own.observe(instruments.ESS, text.tally.mean_ess)
+            metrics.observe(instruments.ESS, text.tally.mean_ess)
     reasons = {text.finish_reason for text in written}
-    visit.finish_reason = reasons.pop() if len(reasons) == 1 else "mixed"
-    visit.completion_tokens = sum(len(text.tokens) for text in written)
+    context.finish_reason = reasons.pop() if len(reasons) == 1 else "mixed"
+    context.completion_tokens = sum(len(text.tokens) for text in written)
 
 
 class _Run:
     """State of a stream: what was sent of each choice."""
 
-    def __init__(self, order: Order, tickets: Sequence[TextFuture], options: StreamOptions, states: bool) -> None:
-        self._order, self._tickets, self._options = order, tickets, options
-        self._heading = order.way.heading(order.kind) | {"object": order.piece}
-        self._texts = order.beginnings()
-        self._frames: list[Progress | None] = [None] * len(order.jobs)
+    def __init__(
+        self, request: PreparedRequest, futures: Sequence[TextFuture], options: StreamOptions, states: bool
+    ) -> None:
+        self._request, self._futures, self._options = request, futures, options
+        self._heading = request.plan.heading(request.kind) | {"object": request.piece}
+        self._texts = request.beginnings()
+        self._frames: list[Progress | None] = [None] * len(request.engine_requests)
         self._written: dict[int, Written] = {}
-        way, shown = order.way, order.shown if states else ()
-        self._tellings = [
-            DenoisingEvents(i, way.served.pieces, way.sampler, way.block, positions)
+        plan, shown = request.plan, request.shown if states else ()
+        self._events = [
+            DenoisingEvents(i, plan.served.pieces, plan.sampler, plan.block, positions)
             for i, positions in enumerate(shown)
         ]
 
@@ -149,31 +153,31 @@ class _Run:
 
     def pieces(self) -> list[bytes]:
         """Return the new chunks."""
-        return [piece for i in range(len(self._frames)) if i not in self._written for piece in self._of(i)]
+        return [piece for i in range(len(self._frames)) if i not in self._written for piece in self._pieces_of(i)]
 
-    def _of(self, i: int) -> list[bytes]:
-        future = self._tickets[i]
+    def _pieces_of(self, i: int) -> list[bytes]:
+        future = self._futures[i]
         done = future.done  # read before the frame, so that a done future yields its last frame
         text = outcome(future) if done else None
         frame, pieces = future.frame(), []
         if frame.status == "queued" or (frame is self._frames[i] and not done):
             return []
-        if self._tellings and (state := self._tellings[i].state(frame)) is not None:
+        if self._events and (state := self._events[i].state(frame)) is not None:
             pieces.append(self._piece([], edlm={"state": state}))
         self._frames[i] = frame
         if text is None:
-            if new := self._texts[i].more(frame.tokens[self._order.shown[i]]):
-                pieces.append(self._piece([self._order.choice(i, new, None)]))
+            if new := self._texts[i].more(frame.tokens[self._request.shown[i]]):
+                pieces.append(self._piece([self._request.choice(i, new, None)]))
             return pieces
-        written = self._written[i] = self._order.written(i, text, frame)
-        choice = self._order.choice(i, self._texts[i].rest(written.text), written)
+        written = self._written[i] = self._request.written(i, text, frame)
+        choice = self._request.choice(i, self._texts[i].rest(written.text), written)
         return [*pieces, *self._last(choice)]
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
         """Return the final chunk of a choice; for the last choice, also the end of the response."""
         if len(self._written) < len(self._frames):
             return [self._piece([choice])]
-        ended = self._order.ended(self.finished)
+        ended = self._request.ended(self.finished)
         details = {"details": ended["edlm"]}
         if not self._options.include_usage:
             # Sent with the last choice: a client that did not ask for usage gets no chunk without a choice.
@@ -188,6 +192,6 @@ class _Run:
         """Return the usage so far if every chunk is to include it, else None."""
         if not self._options.continuous_usage_stats:
             return None
-        frames = zip(self._frames, self._order.shown, strict=True)
-        unmasked = [step > 0 for frame, shown in frames if frame is not None for step in frame.revealed_at[shown]]
-        return self._order.usage(sum(unmasked)).model_dump()
+        frames = zip(self._frames, self._request.shown, strict=True)
+        unmasked = [step > 0 for frame, shown in frames if frame is not None for step in frame.unmasked_at[shown]]
+        return self._request.usage(sum(unmasked)).model_dump()

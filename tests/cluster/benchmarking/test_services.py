@@ -14,8 +14,8 @@ from workflows.reporting.document import Table
 
 SMALL = ServeBenchmark(
     width=16, layers=1, head_width=16, length=16, max_tokens=16, slots=4, steps=(2, 6), requests=6, rounds=1,
-    long_steps=12, longs=2, shorts=2, short_steps=2, short_gap_seconds=0.05, open_seconds=0.2, open_loads=(0.5,),
-    cancels=0.2, cancel_seconds=0.05,
+    long_steps=12, long_requests=2, short_requests=2, short_steps=2, short_gap_seconds=0.05, open_seconds=0.2,
+    open_loads=(0.5,), cancelled_share=0.2, cancel_seconds=0.05,
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def settings(machine) -> Iterator[Serving]:
         cpus_per_replica=0.5,
         slots=4,
         waiting=8,
-        cache=str(machine / "shelf"),
+        cache=str(machine / "cache"),
         patience_seconds=60.0,  # the machine may be slow, and a long text beside a long one waits
         drain_seconds=5.0,
     )

@@ -13,7 +13,7 @@ from ray import serve
 
 from cluster.config import Serving, Tracking
 from cluster.serving.deploy import APPLICATION
-from cluster.serving.promotion import Promotion, standings
+from cluster.serving.promotion import Promotion, swap_statuses
 from cluster.tracking.registry import ModelVersion
 from cluster.tracking.runs import open_tracking
 from edlm.client.client import Client
@@ -53,17 +53,17 @@ class Stage:
         """Afterwards the version answers; NotPromoted where it does not."""
         Promotion(SECONDS, key=None).run(self.versions[name], CANARY)
 
-    def standings(self) -> list[dict[str, Any]]:
+    def swap_statuses(self) -> list[dict[str, Any]]:
         """How the replicas stand; one that Serve is just telling of a version is not asked."""
-        return standings(serve.get_app_handle(APPLICATION))
+        return swap_statuses(serve.get_app_handle(APPLICATION))
 
     def answers(self) -> list[str]:
         """The names of the versions that the replicas answer with."""
         names = {version.digest: name for name, version in self.versions.items()}
-        return [names[one["answers"]["digest"]] for one in self.standings()]
+        return [names[status["current"]["digest"]] for status in self.swap_statuses()]
 
     def pids(self) -> set[int]:
-        return {one["pid"] for one in self.standings()}
+        return {status["pid"] for status in self.swap_statuses()}
 
     def client(self) -> Client:
         return Client(self.url, timeout_seconds=SECONDS)

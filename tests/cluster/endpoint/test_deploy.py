@@ -11,7 +11,7 @@ import pytest
 from cluster.config import Serving, is_loopback
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.deploy import deploy, require_free, url, wait_until_ready
-from cluster.serving.replica import require_guard, require_intake, wanted_version
+from cluster.serving.replica import require_guard, require_intake, target_version
 from cluster.tracking.runs import open_tracking
 from edlm.config import ConfigurationError, parse
 from tests.cluster.endpoint.spoiled import NAME, plain_bundle, published
@@ -163,7 +163,7 @@ def test_beyond_this_machine_the_endpoint_asks_for_keys_or_says_that_it_is_open(
 )
 def test_a_replica_takes_a_whole_version_and_no_alias(user_config, said):
     with pytest.raises(ConfigurationError, match=said):
-        wanted_version(user_config)
+        target_version(user_config)
 
 
 def test_without_limits_in_rays_proxy_only_this_machine_is_listened_to(monkeypatch):

@@ -26,7 +26,9 @@ def test_of_a_burst_every_accepted_request_ends_in_time_and_every_other_is_refus
     requests = plan(10 * capacity, None, steps=(4, 12), candidates=(1,), seed=1)
     outcomes = burst(stage.url, requests, deadline=20.0)
     endings = {ending: [one for one in outcomes if one.ending == ending] for ending in {o.ending for o in outcomes}}
-    assert set(endings) == {"done", "busy"}, [(one.ending, one.said) for one in outcomes if one.ending not in endings]
+    assert set(endings) == {"done", "busy"}, [
+        (one.ending, one.error_message) for one in outcomes if one.ending not in endings
+    ]
     assert all(one.seconds <= 20.0 for one in endings["done"])
     assert all(one.retry_after is not None and one.retry_after >= 1 for one in endings["busy"])
     assert len(endings["done"]) >= 2 * stage.settings.slots

@@ -84,7 +84,7 @@ def test_replicas_that_say_nothing_in_time_are_asked_again(stage, monkeypatch):
     stage.promote("first")
     with monkeypatch.context() as hasty:
         hasty.setattr(promotion, "ASK_SECONDS", 1e-9)
-        assert stage.standings() == []
+        assert stage.swap_statuses() == []
     assert stage.answers() == ["first", "first"]
 
 

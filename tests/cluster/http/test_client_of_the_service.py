@@ -13,7 +13,7 @@ from tests.bundles import LENGTH
 from tests.cluster.asking import eventually
 from tests.cluster.conftest import DIGEST, PATIENT, VERSION
 from workflows.benchmarking.arrivals import plan
-from workflows.benchmarking.load import Asking, burst, load
+from workflows.benchmarking.load import RequestSettings, burst, load
 
 WEIGHED = Settings(steps=6, candidates=3)
 
@@ -25,7 +25,7 @@ def client(url) -> Iterator[Client]:
 
 
 def accounts(service: Service):
-    return service.endpoint.batch.statistics()
+    return service.endpoint.engine.statistics()
 
 
 def idle(service: Service) -> bool:
@@ -75,7 +75,7 @@ def test_a_stream_tells_the_same_text_and_how_each_token_came(client):
     assert (ended.usage, ended.details.denoiser_calls) == (whole.usage, whole.details.denoiser_calls)
     assert "".join(event.text for event in events if isinstance(event, Choice)) == whole.choices[0].text
     states = [event for event in events if isinstance(event, State)]
-    shown = {one.position: one.text for state in states for one in state.revealed}
+    shown = {one.position: one.text for state in states for one in state.unmasked}
     assert "".join(shown[i] for i in range(10)) == whole.choices[0].text
     masked = [state.masked for state in states]
     assert (masked, masked[-1]) == (sorted(masked, reverse=True), 0)
@@ -100,8 +100,8 @@ def test_leaving_a_stream_frees_its_place(generator):
 
 def test_the_accounts_of_a_load_agree_with_those_of_the_service(generator):
     with serving(generator, "1/0", limits=Limits(slots=2, waiting=4, patience_seconds=600)) as own:
-        requests = plan(40, 400.0, (2, 12), (1, 3), seed=1, cancels=0.2, cancel_seconds=0.02)
-        outcomes = load(own.url, requests, Asking(max_tokens=LENGTH, states=True))
+        requests = plan(40, 400.0, (2, 12), (1, 3), seed=1, cancelled_share=0.2, cancel_seconds=0.02)
+        outcomes = load(own.url, requests, RequestSettings(max_tokens=LENGTH, states=True))
         eventually(lambda: idle(own))
         told, kept = Counter(one.ending for one in outcomes), accounts(own)
         given_up = sum(one.cancel_after is not None for one in requests)

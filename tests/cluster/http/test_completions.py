@@ -121,7 +121,7 @@ def test_a_stop_between_prompt_and_suffix_cuts_tokens_steps_and_usage_with_the_t
     answer = ask(url, COMPLETIONS, request).json()
     assert any(len(choice["text"]) < 8 for choice in answer["choices"])
     for choice in answer["choices"]:
-        assert len(choice["token_ids"]) == len(choice["revealed_at"]) == len(choice["text"])
+        assert len(choice["token_ids"]) == len(choice["unmasked_at"]) == len(choice["text"])
         assert ask(url, "/v1/detokenize", {"tokens": choice["token_ids"]}).json()["text"] == choice["text"]
     if "best_of" not in more:
         written = sum(len(choice["text"]) for choice in answer["choices"])
@@ -161,12 +161,12 @@ def test_best_of_ranks_by_what_score_measures(url):
     assert min(answer["edlm"]["best_of_energies"][0]) == pytest.approx(score["energies"]["step"]["nats"] / 8, rel=1e-5)
 
 
-def test_tokens_and_the_steps_that_revealed_them_are_shown_on_request(url):
+def test_tokens_and_the_steps_that_unmasked_them_are_shown_on_request(url):
     request = {"prompt": "ab", "seed": 1, "max_tokens": 20}
     (choice,) = ask(url, COMPLETIONS, {**request, "edlm": {"return": ["token_ids", "trajectory"]}}).json()["choices"]
     assert ask(url, "/v1/detokenize", {"tokens": choice["token_ids"]}).json()["text"] == choice["text"]
-    assert len(choice["revealed_at"]) == 20
-    assert min(choice["revealed_at"]) >= 1
+    assert len(choice["unmasked_at"]) == 20
+    assert min(choice["unmasked_at"]) >= 1
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_what_does_not_go_together_is_named(url, request_, param):
 def test_a_temperature_is_another_law_and_says_so(url, generator):
     request = {"prompt": "ab", "max_tokens": 10, "seed": 3}
     plain, warm = (ask(url, COMPLETIONS, {**request, "temperature": one}).json() for one in (1, 0.7))
-    assert (plain["edlm"]["temperature"], plain["edlm"]["law"]) == (1.0, None)
-    assert (warm["edlm"]["temperature"], warm["edlm"]["law"]) == (0.7, "another law")
+    assert (plain["edlm"]["temperature"], plain["edlm"]["distribution"]) == (1.0, None)
+    assert (warm["edlm"]["temperature"], warm["edlm"]["distribution"]) == (0.7, "another distribution")
     assert plain["choices"][0]["text"] == texts(url, **request)[0]
     view = tempered(generator, 0.7)
     (own,) = view.write(view.read("ab"), 10, [3], view.bundle.sampler)
@@ -229,8 +229,8 @@ def test_another_model_is_not_found(url):
 def test_legal_values_that_are_too_much_together_are_refused_with_their_cost(url, service):
     refused = error(ask(url, COMPLETIONS, {"max_tokens": 4096, "n": 8, "edlm": {"steps": 64}}), 400)
     assert refused["code"] == "work_limit_exceeded"
-    assert f"{service.endpoint.rules.max_work:g}" in refused["message"]
-    assert service.endpoint.batch.statistics().waiting == 0
+    assert f"{service.endpoint.request_limits.max_work:g}" in refused["message"]
+    assert service.endpoint.engine.statistics().waiting == 0
 
 
 def test_a_prompt_as_long_as_the_canvas_and_longer_is_continued(url):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
 from cluster.http.streaming import events
@@ -29,19 +29,19 @@ from tests.cluster.conftest import PATIENT
 from tests.engines import Gate, watched
 
 LONG = {"max_tokens": 4096, "seed": 1, "edlm": {"steps": 12, "candidates": 1}}  # seconds of work
-SLOW = Rules(max_seconds=3600)  # the tests' machine may be slow
+SLOW = RequestLimits(max_seconds=3600)  # the tests' machine may be slow
 SHORT = {"max_tokens": 4, "seed": 1}
 
 
 @pytest.fixture
 def own(generator) -> Iterator[Service]:
     """A service of the test's own, whose counts begin at nothing."""
-    with serving(generator, "7/0", rules=SLOW, limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=SLOW, limits=PATIENT) as service:
         yield service
 
 
 def counts(service: Service) -> Statistics:
-    return service.endpoint.batch.statistics()
+    return service.endpoint.engine.statistics()
 
 
 def empty(service: Service) -> bool:
@@ -74,7 +74,7 @@ def test_a_client_that_hangs_up_frees_its_place_at_the_next_step(own, more):
 
 
 def test_a_client_that_hangs_up_while_it_waits_costs_nothing(generator):
-    with serving(generator, "7/0", rules=SLOW, limits=Limits(slots=1, patience_seconds=600)) as service:
+    with serving(generator, "7/0", request_limits=SLOW, limits=Limits(slots=1, patience_seconds=600)) as service:
         with closing(connected(service, COMPLETIONS, LONG)):
             eventually(lambda: counts(service).running == 1)
             with closing(connected(service, COMPLETIONS, {**LONG, "seed": 2})):
@@ -131,14 +131,14 @@ def test_a_deadline_ends_a_request_before_and_after_it_has_begun(own):
 
 
 def test_the_servers_own_deadline_ends_every_request(generator):
-    with serving(generator, "7/0", rules=Rules(max_seconds=0.5), limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(max_seconds=0.5), limits=PATIENT) as service:
         assert error(ask(service.url, COMPLETIONS, LONG), 504)["code"] == "deadline_exceeded"
         assert ask(service.url, COMPLETIONS, SHORT).status_code == 200
 
 
 def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(generator):
     limits = Limits(slots=2, waiting=4, patience_seconds=600)
-    with serving(generator, "7/0", rules=SLOW, limits=limits) as service:
+    with serving(generator, "7/0", request_limits=SLOW, limits=limits) as service:
         alone = ask(service.url, COMPLETIONS, SHORT).json()["choices"]
         body = {"max_tokens": 60, "edlm": {"steps": 6, "candidates": 1}}
         with ThreadPoolExecutor(60) as pool:
@@ -167,8 +167,10 @@ def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(genera
     ],
 )
 def test_more_texts_in_one_request_than_may_be_on_their_way_are_refused(generator, path, more, param):
-    rules = Rules(work_per_second=1e-3, burst_seconds=1e3)  # one pass: enough for one request, and no other
-    with serving(generator, "7/0", rules=rules, limits=Limits(slots=1, waiting=2)) as service:
+    request_limits = RequestLimits(
+        work_per_second=1e-3, burst_seconds=1e3
+    )  # one pass: enough for one request, and no other
+    with serving(generator, "7/0", request_limits=request_limits, limits=Limits(slots=1, waiting=2)) as service:
         for _ in range(2):  # and it costs nothing
             refused = error(ask(service.url, path, more), 400)
             assert refused["param"] == param
@@ -176,10 +178,10 @@ def test_more_texts_in_one_request_than_may_be_on_their_way_are_refused(generato
 
 
 def test_what_the_engine_cannot_do_costs_nothing_and_blames_no_field(generator):
-    revealing = Remasking(share=0.5)
-    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, revealing=revealing))
-    rules = Rules(work_per_second=1e-3, burst_seconds=1e3)
-    with serving(generator, "7/0", rules=rules, limits=PATIENT) as service:
+    unmasking = Remasking(share=0.5)
+    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, unmasking=unmasking))
+    request_limits = RequestLimits(work_per_second=1e-3, burst_seconds=1e3)
+    with serving(generator, "7/0", request_limits=request_limits, limits=PATIENT) as service:
         for _ in range(2):
             refused = error(ask(service.url, COMPLETIONS, SHORT), 400)
             assert refused["param"] is None
@@ -187,8 +189,8 @@ def test_what_the_engine_cannot_do_costs_nothing_and_blames_no_field(generator):
 
 
 def test_a_model_whose_own_sampler_cannot_be_served_is_not_warmed(generator):
-    revealing = Remasking(share=0.5)
-    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, revealing=revealing))
+    unmasking = Remasking(share=0.5)
+    generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, unmasking=unmasking))
     with pytest.raises(ValueError, match=r"'tiny' cannot be served.* remasking"):
         warmed(generator)
     unsound = run_to_end(warming(generator, "cpu"))
@@ -199,7 +201,7 @@ def test_a_model_whose_own_sampler_cannot_be_served_is_not_warmed(generator):
 def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):
     hasty = Limits(patience_seconds=1e-6)
     with (
-        serving(generator, "7/0", rules=SLOW, limits=hasty) as service,
+        serving(generator, "7/0", request_limits=SLOW, limits=hasty) as service,
         closing(connected(service, COMPLETIONS, LONG)),
     ):
         eventually(lambda: counts(service).running == 1)
@@ -208,11 +210,11 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):
 
 
 def test_an_engine_that_stops_ends_every_request_and_says_so(generator):
-    with serving(generator, "7/0", rules=SLOW, limits=PATIENT) as service, ThreadPoolExecutor(2) as pool:
+    with serving(generator, "7/0", request_limits=SLOW, limits=PATIENT) as service, ThreadPoolExecutor(2) as pool:
         whole = pool.submit(ask, service.url, COMPLETIONS, LONG)
         streamed = pool.submit(ask, service.url, COMPLETIONS, {**LONG, "stream": True})
         eventually(lambda: counts(service).running == 2 and counts(service).rows > 20)
-        service.endpoint.batch.close()
+        service.endpoint.engine.close()
         assert error(whole.result(), 503)["code"] == "engine_failed"
         last = read_events(streamed.result().text)[-1]
         assert last["error"]["code"] == "engine_failed"
@@ -224,13 +226,13 @@ def test_an_engine_that_stops_ends_every_request_and_says_so(generator):
 def test_texts_that_were_let_in_are_ranked_though_the_engine_is_to_stop(generator):
     gate = Gate()
     with (
-        serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service,
+        serving(watched(generator, before=gate), "7/0", request_limits=SLOW, limits=PATIENT) as service,
         ThreadPoolExecutor(2) as pool,
     ):
         asked = pool.submit(ask, service.url, COMPLETIONS, {**SHORT, "best_of": 2})
         gate.wait()
-        drained = pool.submit(service.endpoint.batch.drain, 60.0)
-        eventually(lambda: service.endpoint.batch.closing)
+        drained = pool.submit(service.endpoint.engine.drain, 60.0)
+        eventually(lambda: service.endpoint.engine.closing)
         gate.let(10_000)
         assert asked.result().status_code == 200, asked.result().text
         assert drained.result() is True
@@ -240,14 +242,14 @@ def test_texts_that_were_let_in_are_ranked_though_the_engine_is_to_stop(generato
 def test_an_engine_that_is_to_stop_is_not_ready_and_says_why(generator):
     gate = Gate()
     with (
-        serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service,
+        serving(watched(generator, before=gate), "7/0", request_limits=SLOW, limits=PATIENT) as service,
         ThreadPoolExecutor(2) as pool,
     ):
         asked = pool.submit(ask, service.url, COMPLETIONS, SHORT)
         gate.wait()
         assert ask(service.url, "/readyz", method="GET").status_code == 200
-        drained = pool.submit(service.endpoint.batch.drain, 60.0)
-        eventually(lambda: service.endpoint.batch.closing)
+        drained = pool.submit(service.endpoint.engine.drain, 60.0)
+        eventually(lambda: service.endpoint.engine.closing)
         refused = ask(service.url, COMPLETIONS, SHORT)
         assert error(refused, 503)["code"] == "stopping"
         assert int(refused.headers["retry-after"]) >= 1
@@ -261,11 +263,11 @@ def test_an_engine_that_is_to_stop_is_not_ready_and_says_why(generator):
 
 def test_a_request_whose_client_leaves_before_the_ranking_holds_up_no_stop(generator):
     gate = Gate()
-    with serving(watched(generator, before=gate), "7/0", rules=SLOW, limits=PATIENT) as service:
+    with serving(watched(generator, before=gate), "7/0", request_limits=SLOW, limits=PATIENT) as service:
         with closing(connected(service, COMPLETIONS, {**SHORT, "best_of": 2})):
             gate.wait()
         gate.let(10_000)
-        assert service.endpoint.batch.drain(60.0)
+        assert service.endpoint.engine.drain(60.0)
 
 
 def test_a_request_that_was_read_for_one_model_is_answered_by_it(own, generator):
@@ -273,7 +275,7 @@ def test_a_request_that_was_read_for_one_model_is_answered_by_it(own, generator)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(stream, own.url, COMPLETIONS, body)
         eventually(lambda: counts(own).running == 1)
-        own.endpoint.batch.swap(generator, "8/1")
+        own.endpoint.engine.swap(generator, "8/1")
         assert ask(own.url, COMPLETIONS, SHORT).json()["system_fingerprint"] == "8/1"
         assert {piece["system_fingerprint"] for piece in begun.result()} == {"7/0"}
     (model,) = ask(own.url, "/v1/models", method="GET").json()["data"]

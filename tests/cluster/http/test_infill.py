@@ -31,7 +31,7 @@ def test_choices_differ_and_repeat_on_resend(url):
 
 def test_a_temperature_is_another_law_and_says_so(url):
     cold, plain = (ask(url, INFILL, {"parts": ["ab", 8], "seed": 1, "temperature": t}).json() for t in (0, 1))
-    assert (cold["edlm"]["law"], plain["edlm"]["law"]) == ("another law", None)
+    assert (cold["edlm"]["distribution"], plain["edlm"]["distribution"]) == ("another distribution", None)
     assert cold["choices"][0]["text"] != plain["choices"][0]["text"]
 
 
@@ -43,8 +43,8 @@ def test_a_text_without_gaps_comes_back_as_it_is(url):
 
 def test_the_step_of_each_token_is_shown_on_request(url):
     (choice,) = ask(url, INFILL, {"parts": ["ab", 3], "edlm": {"return": ["trajectory"]}}).json()["choices"]
-    assert choice["revealed_at"][:2] == [0, 0]
-    assert min(choice["revealed_at"][2:]) >= 1
+    assert choice["unmasked_at"][:2] == [0, 0]
+    assert min(choice["unmasked_at"][2:]) >= 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import add_key
 from edlm.inference.request import Limits
@@ -96,7 +96,7 @@ def test_an_error_within_a_stream_is_raised(client):
 
 def test_keys_and_busy_servers(generator, tmp_path):
     key = add_key(tmp_path / "keys", "anna")
-    with serving(generator, "7/0", rules=Rules(keys=tmp_path / "keys"), limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(keys=tmp_path / "keys"), limits=PATIENT) as service:
         with openai.OpenAI(base_url=f"{service.url}/v1", api_key=key) as client:
             assert client.completions.create(model="tiny", prompt="a").choices
         with (
@@ -104,9 +104,9 @@ def test_keys_and_busy_servers(generator, tmp_path):
             pytest.raises(openai.AuthenticationError),
         ):
             client.completions.create(model="tiny", prompt="a")
-    rules = Rules(work_per_second=1e-3, burst_seconds=1.0)
+    request_limits = RequestLimits(work_per_second=1e-3, burst_seconds=1.0)
     with (
-        serving(generator, "7/0", rules=rules, limits=Limits(patience_seconds=600)) as service,
+        serving(generator, "7/0", request_limits=request_limits, limits=Limits(patience_seconds=600)) as service,
         openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client,
     ):
         client.completions.create(model="tiny", prompt="a")

@@ -20,8 +20,8 @@ import tokenizers
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from tokenizers import decoders, models
 
-from cluster.http.limits.limits import Rules
-from cluster.http.local import LIMITS, RULES, serving
+from cluster.http.limits.limits import RequestLimits
+from cluster.http.local import LIMITS, REQUEST_LIMITS, serving
 from cluster.http.middleware.api_keys import add_key
 from edlm.data.tokenizer import Tokenizer
 from edlm.inference.engine import InferenceEngine
@@ -71,7 +71,7 @@ class Site:
     """A server, its engine, and the turnstile before its denoiser."""
 
     url: str
-    batch: InferenceEngine
+    engine: InferenceEngine
     turnstile: Turnstile
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +88,12 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def site_of(folder: Path, rules: Rules = RULES, limits: Limits = LIMITS) -> Iterator[Site]:
+def site_of(folder: Path, request_limits: RequestLimits = REQUEST_LIMITS, limits: Limits = LIMITS) -> Iterator[Site]:
     generator = open_bundle(folder)
     turnstile = Turnstile(generator.denoiser.network)
-    with serving(generator, f"7/{DIGEST}", rules=rules, limits=limits) as service:
+    with serving(generator, f"7/{DIGEST}", request_limits=request_limits, limits=limits) as service:
         try:
-            yield Site(service.url, service.endpoint.batch, turnstile)
+            yield Site(service.url, service.endpoint.engine, turnstile)
         finally:
             turnstile.release()
 
@@ -107,7 +107,7 @@ def bundle(tmp_path_factory) -> Path:
 def shared(bundle) -> Iterator[Site]:
     # Time at the turnstile looks to the engine like slow passes; no estimate of it turns anybody away here.
     patient = Limits(patience_seconds=1e6)
-    with site_of(bundle, Rules(max_seconds=1e6), patient) as one:
+    with site_of(bundle, RequestLimits(max_seconds=1e6), patient) as one:
         yield one
 
 
@@ -257,24 +257,24 @@ def test_two_columns_show_the_same_seed_and_what_each_one_cost(site, visit):
         answer = site.answer("/v1/completions", request(5, 20, steps=6, candidates=candidates))
         assert playground.text(kind) == "the " + answer["choices"][0]["text"]
         assert playground.part(kind, "passes").text_content() == str(answer["edlm"]["denoiser_calls"])
-        assert playground.part(kind, "weighed").text_content() == str(answer["edlm"]["energy_calls"])
+        assert playground.part(kind, "scored").text_content() == str(answer["edlm"]["energy_calls"])
         tokens = site.answer("/v1/tokenize", {"text": playground.text(kind)})["tokens"]
         body = {"tokens": tokens, "seed": 5, "draws": 32, "edlm": {"steps": 1, "candidates": 1}}
         energy = site.answer("/v1/score", body)["energies"]["step"]["nats"]
         assert f"{energy:.2f}".replace("-", "−") in (playground.part(kind, "energy").text_content() or "")
-    assert f"weighed {answer['edlm']['energy_calls']} candidates" in (
+    assert f"scored {answer['edlm']['energy_calls']} candidates" in (
         playground.at("#verdict-text").text_content() or ""
     )
     assert "Plain diffusion finished: 20 tokens" in (playground.at("#summary").text_content() or "")
 
 
-def test_runs_in_turn_do_not_share_the_server(site, visit):
+def test_runs_one_after_the_other_do_not_share_the_server(site, visit):
     playground = visit(site.url + "/")
     playground.at("#order").select_option("apart")
     site.turnstile.hold()
     playground.run(steps=4, tokens=8)
     wait_until(lambda: present(site) == 1)
-    assert playground.part("edlm", "status").text_content() == "waiting for its turn"
+    assert playground.part("edlm", "status").text_content() == "queued"
     site.turnstile.release()
     playground.finish("plain", "edlm")
     assert "fair clock" not in (playground.at("#verdict-text").text_content() or "")
@@ -286,13 +286,13 @@ def test_the_scrubber_replays_each_step_as_it_was(site, visit):
     playground.complete("plain", steps=10, tokens=28, seed=8)
     body = request(8, 28, steps=10, candidates=1)
     body["edlm"]["return"] = ["trajectory"]
-    revealed_at = site.answer("/v1/completions", body)["choices"][0]["revealed_at"]
+    unmasked_at = site.answer("/v1/completions", body)["choices"][0]["unmasked_at"]
     for step in range(11):
         playground.scrub("plain", step)
         shown = [state == "shown" for state in playground.states("plain")[4:]]
-        assert shown == [at <= step for at in revealed_at]
+        assert shown == [at <= step for at in unmasked_at]
         fresh = playground.at("#run-plain .tok").evaluate_all("all => all.map(one => one.matches('.age0'))")[4:]
-        assert fresh == [at == step for at in revealed_at]
+        assert fresh == [at == step for at in unmasked_at]
 
 
 def test_keys_step_through_and_play(site, visit):
@@ -311,7 +311,7 @@ def test_keys_step_through_and_play(site, visit):
     assert playground.part("plain", "scrub").input_value() == "6"
 
 
-def test_each_weighing_shows_its_candidates_and_which_was_kept(site, visit):
+def test_each_resampling_step_shows_its_candidates_and_the_choice(site, visit):
     playground = visit(site.url + "/")
     playground.choose("edlm")
     site.turnstile.hold()
@@ -322,7 +322,7 @@ def test_each_weighing_shows_its_candidates_and_which_was_kept(site, visit):
     for index in range(groups.count()):
         assert groups.nth(index).locator(".bar").count() == 5
         assert groups.nth(index).locator(".bar.picked").count() == 1
-    head = playground.at("#run-edlm .weighing .head").text_content() or ""
+    head = playground.at("#run-edlm .scoring .head").text_content() or ""
     assert re.search(r"step 1.*ESS [1-5]\.\d of 5", head)
     site.turnstile.release()
     playground.finish("edlm")
@@ -345,16 +345,16 @@ def test_clicked_tokens_are_masked_and_written_anew(site, visit):
     tokens.nth(12).click()
     tokens.nth(15).click(modifiers=["Shift"])
     holes = [6, 12, 13, 14, 15]
-    assert [place for place, state in enumerate(playground.states("edlm")) if state == "cut"] == holes
+    assert [position for position, state in enumerate(playground.states("edlm")) if state == "cut"] == holes
     body = sent(playground, playground.part("edlm", "again").click)
-    assert [place for place, token in enumerate(body["tokens"]) if token is None] == holes
+    assert [position for position, token in enumerate(body["tokens"]) if token is None] == holes
     playground.finish("plain", "edlm")
     for kind in ("plain", "edlm"):
         after = playground.pieces(kind)
-        assert [after[place] for place in range(24) if place not in holes] == [
-            before[place] for place in range(24) if place not in holes
+        assert [after[position] for position in range(24) if position not in holes] == [
+            before[position] for position in range(24) if position not in holes
         ]
-        assert [place for place, state in enumerate(playground.states(kind)) if state == "shown"] == holes
+        assert [position for position, state in enumerate(playground.states(kind)) if state == "shown"] == holes
     assert (
         playground.text("edlm")
         == site.answer("/v1/infill", body | {"stream": False, "stream_options": None})["choices"][0]["text"]
@@ -365,7 +365,7 @@ def test_a_drag_masks_a_range_and_all_can_be_kept_or_masked(site, visit):
     playground = visit(site.url + "/")
     playground.choose("edlm")
     playground.complete("edlm", steps=4, tokens=20)
-    first, last = (playground.at("#run-edlm .tok").nth(place).bounding_box() for place in (5, 11))
+    first, last = (playground.at("#run-edlm .tok").nth(position).bounding_box() for position in (5, 11))
     assert first is not None
     assert last is not None
     mouse = playground.page.mouse
@@ -391,7 +391,7 @@ def test_tokens_are_masked_from_the_keyboard(site, visit):
     keyboard = playground.page.keyboard
     for pressed in ("ArrowRight", "ArrowRight", " ", "Shift+ArrowRight", "ArrowRight", "Enter"):
         keyboard.press(pressed)
-    assert [place for place, state in enumerate(playground.states("edlm")) if state == "cut"] == [2, 3, 4]
+    assert [position for position, state in enumerate(playground.states("edlm")) if state == "cut"] == [2, 3, 4]
 
 
 def test_gaps_are_typed_in_braces(site, visit):
@@ -436,17 +436,17 @@ def test_a_closed_tab_cancels_on_the_server(site, visit):
 def cancelling(site: Site, texts: int) -> Iterator[None]:
     """Within, so many texts are on their way and are called off; afterwards the engine has let them go."""
     wait_until(lambda: present(site) == texts)
-    before = site.batch.statistics().finished
+    before = site.engine.statistics().finished
     yield
     wanted = {**before, "cancelled": before.get("cancelled", 0) + texts}
     # Pass by pass, until the server has heard of it.
-    wait_until(lambda: site.turnstile.let(1) or site.batch.statistics().finished == wanted)
+    wait_until(lambda: site.turnstile.let(1) or site.engine.statistics().finished == wanted)
     assert present(site) == 0
     site.turnstile.release()
 
 
 def present(site: Site) -> int:
-    now = site.batch.statistics()
+    now = site.engine.statistics()
     return now.running + now.waiting
 
 
@@ -465,7 +465,7 @@ def test_a_token_that_spells_html_stays_text(tmp_path, visit):
         playground.complete("plain", "edlm", prompt=HOSTILE, tokens=8)
         assert playground.pieces("edlm")[0].replace("·", " ") == HOSTILE
         assert playground.text("edlm").startswith(HOSTILE)
-        assert playground.at("img, #runs b").count() == playground.at("#runs .weighing b").count()
+        assert playground.at("img, #runs b").count() == playground.at("#runs .scoring b").count()
         link = share(playground, with_text=True)
         again = visit(link)
         again.finish("plain", "edlm")
@@ -497,7 +497,7 @@ def test_a_link_gives_the_same_text_and_holds_the_prompt_only_if_ticked(site, vi
     assert bare.text("edlm") == playground.text("edlm")
 
 
-def test_an_empty_seed_is_drawn_once_for_both_runs_and_kept_in_the_link(site, visit):
+def test_an_empty_seed_is_drawn_once_for_both_runs_and_is_in_the_link(site, visit):
     playground = visit(site.url + "/")
     playground.complete("plain", "edlm", steps=5, candidates=3, tokens=18, seed="")
     seed = playground.at("#seed").input_value()
@@ -577,10 +577,10 @@ def test_a_server_that_dies_is_a_lost_connection_and_what_came_stays(bundle, vis
     expect(playground.at("#notice")).to_contain_text("The server cannot be reached")
 
 
-def test_a_key_is_asked_for_and_kept_in_memory_alone(bundle, tmp_path, visit):
+def test_a_key_is_asked_for_and_held_in_memory_only(bundle, tmp_path, visit):
     keys = tmp_path / "keys"
     key = add_key(keys, "reader")
-    with site_of(bundle, Rules(keys=keys)) as site:
+    with site_of(bundle, RequestLimits(keys=keys)) as site:
         playground = visit(site.url + "/", ready=False)
         playground.refused = True
         expect(playground.at("#notice")).to_contain_text("This server asks for an API key")
@@ -603,7 +603,7 @@ def test_a_value_that_is_refused_is_named_beside_its_field(site, visit, name, va
     playground.refused = True
     playground.choose("edlm")
     playground.run(**{name: value})
-    expect(playground.at("#notice")).to_contain_text("That cannot be run as it stands")
+    expect(playground.at("#notice")).to_contain_text("Invalid settings")
     assert playground.at(f"#{name}").get_attribute("aria-invalid") == "true"
     playground.complete("edlm", **{name: 1})
     expect(playground.at("#notice")).to_be_hidden()
@@ -630,7 +630,7 @@ def test_a_busy_server_says_when_to_come_back(bundle, visit):
 
 
 def test_a_text_that_is_not_done_in_time_keeps_what_it_has(bundle, visit):
-    with site_of(bundle, Rules(max_seconds=1.5)) as site:
+    with site_of(bundle, RequestLimits(max_seconds=1.5)) as site:
         playground = visit(site.url + "/")
         playground.choose("edlm")
         site.turnstile.hold()
@@ -639,6 +639,6 @@ def test_a_text_that_is_not_done_in_time_keeps_what_it_has(bundle, visit):
         expect(playground.part("edlm", "passes")).to_have_text("3")
         time.sleep(1.5)
         site.turnstile.let(1)
-        expect(playground.part("edlm", "notice")).to_contain_text("Not done in time")
+        expect(playground.part("edlm", "notice")).to_contain_text("Deadline exceeded")
         assert playground.states("edlm").count("shown") > 0
         site.turnstile.release()

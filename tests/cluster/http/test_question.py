@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import add_key
 from tests.cluster.conftest import PATIENT
@@ -20,7 +20,7 @@ ASKED = {"prompt": "the ", "max_tokens": 8, "seed": 1}
 def keyed(generator, tmp_path):
     """The URL of a service that asks for a key, and a key."""
     key = add_key(tmp_path / "keys", "anna")
-    with serving(generator, "7/0", rules=Rules(keys=tmp_path / "keys"), limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(keys=tmp_path / "keys"), limits=PATIENT) as service:
         yield service.url, key
 
 

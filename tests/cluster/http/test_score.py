@@ -33,7 +33,7 @@ def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
     with serving(broken, "1/0") as own:
         refused = error(ask(own.url, SCORE, {"text": "hello", "edlm": {"candidates": candidates}}), 500)
         assert refused["code"] == "numerical_error"
-        assert own.endpoint.batch.alive
+        assert own.endpoint.engine.alive
 
 
 @pytest.mark.parametrize(

@@ -94,19 +94,19 @@ def test_a_text_before_a_suffix_is_streamed_too(url):
     request = {"prompt": "ab", "max_tokens": 6, "suffix": "cd", "seed": 3}
     pieces = stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}})
     assert texts(pieces)[0] == whole(url, COMPLETIONS, request)["choices"][0]["text"]
-    assert sorted(place for state in states(pieces) for place, *_ in state["revealed"]) == list(range(6))
+    assert sorted(place for state in states(pieces) for place, *_ in state["unmasked"]) == list(range(6))
 
 
-def test_states_reveal_every_place_once_and_spell_the_text(url):
+def test_states_unmask_every_place_once_and_spell_the_text(url):
     request = {**LONG, "n": 2, "edlm": {"steps": 12, "candidates": 4, "return": ["trajectory", "token_ids"]}}
     pieces = stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}})
     for index, choice in enumerate(whole(url, COMPLETIONS, request)["choices"]):
         found = states(pieces, index)
-        revealed = sorted(one for state in found for one in state["revealed"])
-        assert [place for place, *_ in revealed] == list(range(40))
-        assert [token for _, token, _, _ in revealed] == choice["token_ids"]
-        assert "".join(text for _, _, text, _ in revealed) == choice["text"]
-        assert [step for *_, step in revealed] == choice["revealed_at"]
+        unmasked = sorted(one for state in found for one in state["unmasked"])
+        assert [place for place, *_ in unmasked] == list(range(40))
+        assert [token for _, token, _, _ in unmasked] == choice["token_ids"]
+        assert "".join(text for _, _, text, _ in unmasked) == choice["text"]
+        assert [step for *_, step in unmasked] == choice["unmasked_at"]
         assert [state["step"] for state in found] == sorted({state["step"] for state in found})
         masked = [state["masked"] for state in found]
         assert masked == sorted(masked, reverse=True)
@@ -136,9 +136,9 @@ def test_an_infill_shows_its_states_and_then_its_text(url):
         (ended,) = [one for piece in pieces for one in piece["choices"] if one["index"] == index]
         assert (ended["text"], ended["tokens"]) == (choice["text"], choice["tokens"])
         found = states(pieces, index)
-        given = [one for one in found[0]["revealed"] if one[3] == 0]
+        given = [one for one in found[0]["unmasked"] if one[3] == 0]
         assert given == [[0, 1, "a", 0], [1, 2, "b", 0], [5, 3, "c", 0]]
-        assert sorted(place for state in found for place, *_ in state["revealed"]) == list(range(6))
+        assert sorted(place for state in found for place, *_ in state["unmasked"]) == list(range(6))
     assert all(piece["object"] == "infill.chunk" for piece in pieces)
     assert "details" in pieces[-1]["edlm"]
     assert not states(stream(url, INFILL, {**request, "stream_options": {"denoising": False}}))

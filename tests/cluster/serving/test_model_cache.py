@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.serving.model_cache import KEPT, cache_folder, cached_model, last_used, require_own
+from cluster.serving.model_cache import KEPT, cache_folder, cached_model, last_used, require_private
 from cluster.tracking.registry import ModelVersion
 from edlm.config import ConfigurationError
 from edlm.storage import local_copy, publish
@@ -28,21 +28,21 @@ def registered(folder: Path, number: int = 1) -> ModelVersion:
 
 def test_a_model_is_there_though_its_storage_is_gone(model, tmp_path):
     version = registered(model)
-    place = cached_model(version, tmp_path / "shelf")
+    folder = cached_model(version, tmp_path / "cache")
     shutil.rmtree(model)
-    assert cached_model(version, tmp_path / "shelf") == place
-    assert (place / "weights").read_bytes() == b"12345"
+    assert cached_model(version, tmp_path / "cache") == folder
+    assert (folder / "weights").read_bytes() == b"12345"
 
 
 def test_a_damaged_copy_is_brought_again_and_never_used(model, tmp_path):
     version = registered(model)
-    place = cached_model(version, tmp_path / "shelf")
-    (place / "weights").write_bytes(b"12346")
-    assert (cached_model(version, tmp_path / "shelf") / "weights").read_bytes() == b"12345"
-    (place / "weights").write_bytes(b"12346")
+    folder = cached_model(version, tmp_path / "cache")
+    (folder / "weights").write_bytes(b"12346")
+    assert (cached_model(version, tmp_path / "cache") / "weights").read_bytes() == b"12345"
+    (folder / "weights").write_bytes(b"12346")
     shutil.rmtree(model)
     with pytest.raises(ValueError, match="holds no committed output"):
-        cached_model(version, tmp_path / "shelf")
+        cached_model(version, tmp_path / "cache")
 
 
 def test_what_another_registration_left_there_is_refused(model, tmp_path):
@@ -50,27 +50,27 @@ def test_what_another_registration_left_there_is_refused(model, tmp_path):
     (model / "weights").write_bytes(b"other")
     other = registered(model)
     with pytest.raises(ValueError, match=f"registered with digest {version.digest}, .* holds digest {other.digest}"):
-        cached_model(version, tmp_path / "shelf")
+        cached_model(version, tmp_path / "cache")
 
 
 def test_a_copy_under_anothers_name_is_not_taken_for_it(model, tmp_path):
     version = registered(model)
-    place = cached_model(version, tmp_path / "shelf")
+    folder = cached_model(version, tmp_path / "cache")
     forged = tmp_path / "forged"
     forged.mkdir()
     (forged / "weights").write_bytes(b"evil!")
     publish(forged, str(forged))
-    shutil.rmtree(place)
-    shutil.copytree(forged, place)
-    assert (cached_model(version, tmp_path / "shelf") / "weights").read_bytes() == b"12345"
+    shutil.rmtree(folder)
+    shutil.copytree(forged, folder)
+    assert (cached_model(version, tmp_path / "cache") / "weights").read_bytes() == b"12345"
 
 
 def test_the_models_used_last_are_kept(model, tmp_path):
     taken = []
     for number in range(KEPT + 3):
         (model / "weights").write_bytes(bytes(number))
-        taken.append(cached_model(registered(model, number), tmp_path / "shelf"))
-    assert [place.is_dir() for place in taken] == [False] * 3 + [True] * KEPT
+        taken.append(cached_model(registered(model, number), tmp_path / "cache"))
+    assert [folder.is_dir() for folder in taken] == [False] * 3 + [True] * KEPT
 
 
 def test_the_shelf_is_where_it_is_configured_or_the_users_own():
@@ -89,31 +89,33 @@ def test_what_training_has_copied_is_not_cleared(model, tmp_path, monkeypatch):
     assert (training / "weights").read_bytes() == b"12345"
 
 
-def test_replicas_that_clear_at_once_do_not_hinder_one_another(model, tmp_path):
-    version, place = registered(model), tmp_path / "shelf"
-    cached_model(version, place)
+def test_replicas_evict_concurrently(model, tmp_path):
+    version, folder = registered(model), tmp_path / "cache"
+    cached_model(version, folder)
     with ThreadPoolExecutor(8) as replicas:
         for _ in range(10):
             for number in range(100):
-                (place / f"{number:064x}").mkdir(exist_ok=True)
-            assert list(replicas.map(lambda _: cached_model(version, place), range(8))) == [place / version.digest] * 8
-    assert len(list(place.iterdir())) <= KEPT
+                (folder / f"{number:064x}").mkdir(exist_ok=True)
+            assert (
+                list(replicas.map(lambda _: cached_model(version, folder), range(8))) == [folder / version.digest] * 8
+            )
+    assert len(list(folder.iterdir())) <= KEPT
 
 
-def test_a_copy_that_another_replica_removes_meanwhile_was_used_long_ago(tmp_path):
+def test_a_copy_that_another_replica_removes_counts_as_least_recently_used(tmp_path):
     assert last_used(tmp_path / "gone") < last_used(tmp_path)
 
 
-def test_a_shelf_that_others_reach_is_not_trusted(model, tmp_path):
-    place = tmp_path / "shelf"
-    place.mkdir(mode=0o755)
-    with pytest.raises(ConfigurationError, match=rf"serving.cache: {place} has mode 755.*chmod 700 {place}"):
-        cached_model(registered(model), place)
-    place.chmod(0o700)
-    assert cached_model(registered(model), place).is_dir()
+def test_a_cache_that_other_users_can_access_is_refused(model, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match=rf"serving.cache: {folder} has mode 755.*chmod 700 {folder}"):
+        cached_model(registered(model), folder)
+    folder.chmod(0o700)
+    assert cached_model(registered(model), folder).is_dir()
 
 
-def test_a_shelf_of_somebody_else_is_not_trusted(tmp_path):
+def test_a_cache_of_another_user_is_refused(tmp_path):
     others = Path("/")
     if os.getuid() == 0:
         others = tmp_path
@@ -121,4 +123,4 @@ def test_a_shelf_of_somebody_else_is_not_trusted(tmp_path):
     with pytest.raises(
         ConfigurationError, match=rf"serving.cache: {others} belongs to user \d+, but this process runs as user"
     ):
-        require_own(others)
+        require_private(others)

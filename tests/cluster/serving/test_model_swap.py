@@ -19,7 +19,7 @@ class Stage:
         self.answers, self.loaded, self.ends = [FIRST], [], Counter()
         self.may_end, self.loading = threading.Event(), threading.Event()
         self.may_end.set()
-        self.succession = ModelSwap(FIRST, self.load, self.swap, lambda end: self.ends.update([end]))
+        self.model_swap = ModelSwap(FIRST, self.load, self.swap, lambda end: self.ends.update([end]))
 
     def load(self, version: ModelVersion) -> ModelVersion:
         self.loading.set()
@@ -35,10 +35,10 @@ class Stage:
 
     def settled(self) -> str:
         deadline = time.monotonic() + 10
-        while self.succession.standing.state == "loading":
+        while self.model_swap.status.state == "loading":
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        return self.succession.standing.state
+        return self.model_swap.status.state
 
 
 @pytest.fixture
@@ -47,76 +47,76 @@ def stage() -> Stage:
 
 
 def test_a_good_model_follows_and_is_named(stage):
-    stage.succession.ask(SECOND)
-    assert stage.settled() == "stands"
-    assert stage.succession.standing.answers == SECOND
+    stage.model_swap.request(SECOND)
+    assert stage.settled() == "ready"
+    assert stage.model_swap.status.current == SECOND
     assert (stage.answers, stage.ends) == ([FIRST, SECOND], {"done": 1})
 
 
 def test_a_bad_model_never_answers_and_the_old_one_goes_on(stage):
-    stage.succession.ask(BAD)
+    stage.model_swap.request(BAD)
     assert stage.settled() == "failed"
-    standing = stage.succession.standing
-    assert (standing.answers, standing.wanted) == (FIRST, BAD)
-    assert standing.error == "ValueError: its weights are not finite"
+    status = stage.model_swap.status
+    assert (status.current, status.target) == (FIRST, BAD)
+    assert status.error == "ValueError: its weights are not finite"
     assert (stage.answers, stage.ends) == ([FIRST], {"failed": 1})
 
 
 def test_after_a_failure_the_old_model_is_asked_for_without_loading_it_again(stage):
-    stage.succession.ask(BAD)
+    stage.model_swap.request(BAD)
     stage.settled()
-    stage.succession.ask(FIRST)
-    assert stage.settled() == "stands"
+    stage.model_swap.request(FIRST)
+    assert stage.settled() == "ready"
     assert stage.loaded == [BAD]
     assert stage.answers == [FIRST]
 
 
 def test_asking_returns_while_the_model_is_still_loading(stage):
     stage.may_end.clear()
-    stage.succession.ask(SECOND)
+    stage.model_swap.request(SECOND)
     assert stage.loading.wait(10)
-    assert stage.succession.standing.state == "loading"
-    assert stage.succession.standing.answers == FIRST
+    assert stage.model_swap.status.state == "loading"
+    assert stage.model_swap.status.current == FIRST
     stage.may_end.set()
-    assert stage.settled() == "stands"
+    assert stage.settled() == "ready"
 
 
 def test_of_two_quick_requests_the_last_wins_and_the_first_never_answers(stage):
     stage.may_end.clear()
-    stage.succession.ask(SECOND)
+    stage.model_swap.request(SECOND)
     assert stage.loading.wait(10)
-    stage.succession.ask(THIRD)
+    stage.model_swap.request(THIRD)
     stage.may_end.set()
-    assert stage.settled() == "stands"
+    assert stage.settled() == "ready"
     assert stage.answers == [FIRST, THIRD]
 
 
 def test_the_old_model_asked_for_while_a_new_one_loads_stays(stage):
     stage.may_end.clear()
-    stage.succession.ask(SECOND)
+    stage.model_swap.request(SECOND)
     assert stage.loading.wait(10)
-    stage.succession.ask(FIRST)
+    stage.model_swap.request(FIRST)
     stage.may_end.set()
-    assert stage.settled() == "stands"
-    assert (stage.answers, stage.succession.standing.answers) == ([FIRST], FIRST)
+    assert stage.settled() == "ready"
+    assert (stage.answers, stage.model_swap.status.current) == ([FIRST], FIRST)
 
 
 def test_the_same_request_again_loads_nothing(stage):
-    stage.succession.ask(SECOND)
+    stage.model_swap.request(SECOND)
     stage.settled()
-    stage.succession.ask(SECOND)
-    assert stage.settled() == "stands"
+    stage.model_swap.request(SECOND)
+    assert stage.settled() == "ready"
     assert stage.loaded == [SECOND]
 
 
 def test_what_is_no_version_is_refused_and_changes_nothing(stage):
-    stage.succession.refuse("digest: missing")
-    standing = stage.succession.standing
-    assert (standing.answers, standing.wanted, standing.state, standing.error) == (
+    stage.model_swap.refuse("digest: missing")
+    status = stage.model_swap.status
+    assert (status.current, status.target, status.state, status.error) == (
         FIRST,
         None,
         "failed",
         "digest: missing",
     )
-    stage.succession.ask(SECOND)
-    assert stage.settled() == "stands"
+    stage.model_swap.request(SECOND)
+    assert stage.settled() == "ready"

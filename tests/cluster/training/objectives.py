@@ -9,11 +9,11 @@ from tests import toy
 
 
 def toy_objective(fault: tuple[str, int, int, str] | None) -> toy.Toy:
-    """The toy on the 27 characters of prepared text; `fault` is (kind, step, place, mark)."""
+    """The toy on the 27 characters of prepared text; `fault` is (kind, step, batch index, mark)."""
     made = None
     if fault is not None:
-        kind, step, place, mark = fault
-        made = toy.Kill(step, place, mark) if kind == "kill" else toy.Fault(step, place)
+        kind, step, index, mark = fault
+        made = toy.Kill(step, index, mark) if kind == "kill" else toy.Fault(step, index)
     objective = toy.Toy(fault=made)
     objective.trained[0] = nn.Embedding(27, 7)
     objective.trained[4] = nn.Linear(13, 27)

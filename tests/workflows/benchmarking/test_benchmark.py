@@ -54,11 +54,11 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole sequences, k = 2",
         "naive whole sequences, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
-        "conditional, exact", "conditional, verifying drafts",
+        "conditional, exact", "conditional, speculative",
     ]  # fmt: skip
     assert cells["naive plain (1 of 4 steps timed)"]["denoiser calls"] == "4.0"
     assert cells["naive whole sequences, k = 2 (2 of 4 steps timed)"]["energy calls"] == "2.0"  # t = 1 alone is within
-    assert 1 <= float(cells["conditional, verifying drafts"]["kept per call"]) <= 8
+    assert 1 <= float(cells["conditional, speculative"]["kept per call"]) <= 8
     assert cells["conditional, exact"]["kept per call"] == "–"
     assert cells["plain"]["times plain"].startswith("1.00 ")
     assert cells["autoregressive"]["times faster than naive"] == "–"
@@ -103,14 +103,14 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 2 steps timed)", "step, k = 2", "conditional, k = 2",
-        "conditional, exact", "conditional, verifying drafts",
+        "conditional, exact", "conditional, speculative",
     ]  # fmt: skip
     subject = load(Trained, models).subject()
     (bound,) = Bound(subject=subject, energy="step", sampler=Sampler(steps=2, candidates=2)).find().rows["bounds"]
     assert cells["step, k = 2"]["bound, nats per token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
     told = {name: row["generative perplexity"] for name, row in cells.items()}
     assert {name for name, value in told.items() if value == "–"} == {
-        "naive plain (1 of 2 steps timed)", "conditional, verifying drafts",
+        "naive plain (1 of 2 steps timed)", "conditional, speculative",
     }  # fmt: skip
     assert all(float(value) > 1 for value in told.values() if value != "–")
     assert 0 < float(cells["autoregressive"]["entropy, nats"]) < 5

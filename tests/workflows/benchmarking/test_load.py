@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from cluster.http.local import listening
 from tests.client.test_client import DETAILS, STATE, USAGE, event, refusal
-from workflows.benchmarking.arrivals import Planned, delayed, plan, poisson, together
-from workflows.benchmarking.load import Asking, RequestOutcome, burst, load
+from workflows.benchmarking.arrivals import PlannedRequest, delayed, plan, poisson, together
+from workflows.benchmarking.load import RequestOutcome, RequestSettings, burst, load
 from workflows.benchmarking.load_tables import endings_table, latency_table
 from workflows.benchmarking.serve_document import ratios
 from workflows.benchmarking.summary import by_steps, percentile, summary
@@ -56,7 +56,7 @@ def url() -> Iterator[str]:
 
 
 def outcome(steps: int, seconds: float, ending="done", at: float = 0.0) -> RequestOutcome:
-    return RequestOutcome(Planned(at, steps, 1, 0), ending, seconds, tokens=10 if ending == "done" else 0)
+    return RequestOutcome(PlannedRequest(at, steps, 1, 0), ending, seconds, tokens=10 if ending == "done" else 0)
 
 
 def test_arrivals_are_a_poisson_process():
@@ -73,9 +73,9 @@ def test_arrivals_are_a_poisson_process():
 
 
 def test_a_plan_is_the_seeds_and_has_each_kind_equally_often():
-    made = plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancels=0.25, cancel_seconds=2.0)
-    assert made == plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancels=0.25, cancel_seconds=2.0)
-    assert made != plan(60, 2.0, (4, 16, 64), (1, 8), seed=4, cancels=0.25, cancel_seconds=2.0)
+    made = plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancelled_share=0.25, cancel_seconds=2.0)
+    assert made == plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancelled_share=0.25, cancel_seconds=2.0)
+    assert made != plan(60, 2.0, (4, 16, 64), (1, 8), seed=4, cancelled_share=0.25, cancel_seconds=2.0)
     assert set(Counter((one.steps, one.candidates) for one in made).values()) == {10}
     assert sum(one.cancel_after is not None for one in made) == 15
     assert [one.steps for one in made] != sorted(one.steps for one in made)
@@ -123,34 +123,36 @@ def test_ratios_are_of_the_same_round():
 @pytest.mark.parametrize("states", [False, True])
 def test_every_ending_is_told_apart(url, states):
     kinds = [DONE, BUSY, LATE, SILENT, CUT if states else BROKEN, DONE]
-    requests = [Planned(0.0, steps, 1, seed, 0.2 if seed == 3 else None) for seed, steps in enumerate(kinds)]
-    outcomes = load(url, requests, Asking(deadline=20.0, states=states))
+    requests = [PlannedRequest(0.0, steps, 1, seed, 0.2 if seed == 3 else None) for seed, steps in enumerate(kinds)]
+    outcomes = load(url, requests, RequestSettings(deadline=20.0, states=states))
     assert [one.ending for one in outcomes] == [
         "done", "busy", "late", "cancelled", "lost" if states else "failed", "done"
     ]  # fmt: skip
     assert [one.request for one in outcomes] == requests
     assert (outcomes[1].retry_after, outcomes[0].tokens, outcomes[2].tokens) == (3.0, 2, 0)
     assert (outcomes[0].first_seconds is not None) == states
-    assert outcomes[4].said
+    assert outcomes[4].error_message
 
 
 def test_a_request_that_says_nothing_hangs_and_ends_the_load_all_the_same(url):
-    (found,) = load(url, [Planned(0.0, SILENT, 1, 0)], Asking(deadline=0.1, spare=0.2))
+    (found,) = load(url, [PlannedRequest(0.0, SILENT, 1, 0)], RequestSettings(deadline=0.1, spare=0.2))
     assert found.ending == "hung"
     assert found.seconds >= 0.3
 
 
 def test_a_service_that_is_not_there_loses_every_request():
-    assert {one.ending for one in load("http://127.0.0.1:9", plan(3, None, (4,), (1,), 0), Asking())} == {"lost"}
+    assert {one.ending for one in load("http://127.0.0.1:9", plan(3, None, (4,), (1,), 0), RequestSettings())} == {
+        "lost"
+    }
 
 
 def test_a_request_is_sent_when_it_is_due_though_others_wait(url):
-    requests = [Planned(0.0, SILENT, 1, 0), Planned(0.3, DONE, 1, 1)]
-    silent, done = load(url, requests, Asking(deadline=0.5, spare=0.5))
+    requests = [PlannedRequest(0.0, SILENT, 1, 0), PlannedRequest(0.3, DONE, 1, 1)]
+    silent, done = load(url, requests, RequestSettings(deadline=0.5, spare=0.5))
     assert (silent.ending, done.ending) == ("hung", "done")
     assert done.seconds < silent.seconds
 
 
 def test_a_burst_comes_at_once(url):
-    found = burst(url, [Planned(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
+    found = burst(url, [PlannedRequest(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
     assert [(one.request.at, one.ending) for one in found] == [(0.0, "done"), (0.0, "done")]

@@ -7,7 +7,7 @@ from workflows.evaluation.equal_entropy import matched_rows
 
 def row(energy: str, warmth: float, nll: float, entropy: float, steps: int = 8) -> dict:
     sampler = {"energy": energy, "steps": steps, "candidates": 1, "window_from": 0.0, "window_to": 1.0}
-    sampler |= {"energy_temperature": 1.0, "legacy": False, "judge": "one", "seed": 0, "token_temperature": warmth}
+    sampler |= {"energy_temperature": 1.0, "published": False, "judge": "one", "seed": 0, "token_temperature": warmth}
     numbers = {"nll_nats_per_token": nll, "nll_standard_error": 0.01, "entropy_nats": entropy}
     costs = {"denoiser_calls": 8.0, "energy_calls": 0.0, "seconds_per_text": 0.1, "seconds": 1.0}
     return sampler | numbers | costs | {"entropy_standard_error": 0.01, "precision": "float32", "sequences": 4}

@@ -19,7 +19,7 @@ from tests.laws import chi_square
 from tests.networks import TRANSFORMER, autoregressive, denoiser
 from tests.places import SMALLEST
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
-from workflows.evaluate import verifying_rows
+from workflows.evaluate import speculative_rows
 from workflows.evaluation.grid import fitted_grid, grid
 from workflows.evaluation.measurements.calibration import Calibration, auc, reliability
 from workflows.evaluation.measurements.compute_budget import ADAPTIVE, planned_calls, widest
@@ -30,7 +30,7 @@ from workflows.experiment import Experiment
 from workflows.reporting.samplers import words
 
 DENSE = world("dense", seed=1)
-USUAL = {"precision": "float32", "legacy": False}
+USUAL = {"precision": "float32", "published": False}
 
 
 def test_repeats_are_doubled_until_a_doubling_no_longer_pays():
@@ -93,8 +93,8 @@ def test_a_residual_energy_is_told_apart_from_its_own_proposal():
     [
         Sampler(steps=4),
         Sampler(steps=5, candidates=3, window=(0.0, 0.6)),
-        Sampler(steps=4, revealing=MostCertain()),
-        Sampler(steps=4, candidates=2, revealing=Remasking(share=0.8)),
+        Sampler(steps=4, unmasking=MostCertain()),
+        Sampler(steps=4, candidates=2, unmasking=Remasking(share=0.8)),
     ],
 )
 def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedule, sampler, block):
@@ -170,20 +170,20 @@ def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_
             exact,
             replace(exact, speculative=True),
             replace(exact, grid=(0.0, 0.3, 1.0)),
-            replace(exact, revealing=MostCertain()),
-            replace(exact, speculative=True, revealing=Remasking(share=0.5, window=(0.1, 1.0))),
+            replace(exact, unmasking=MostCertain()),
+            replace(exact, speculative=True, unmasking=Remasking(share=0.5, window=(0.1, 1.0))),
         )
     ]
     again = "conditional, remasking 0.5 at t from 0.1 to 1 (another distribution)"
-    assert [(row["energy"], row["law"]) for row in told] == [
+    assert [(row["energy"], row["distribution"]) for row in told] == [
         ("conditional", "conditional"),
-        ("conditional, verifying drafts", "conditional"),
+        ("conditional, speculative", "conditional"),
         ("conditional, fitted steps", "conditional, fitted steps"),
         (
             "conditional, most certain first (another distribution)",
             "conditional, most certain first (another distribution)",
         ),
-        (again.replace(",", ", verifying drafts,", 1), again),
+        (again.replace(",", ", speculative,", 1), again),
     ]
 
 
@@ -194,8 +194,8 @@ def test_samplers_that_verify_drafts_have_the_bound_of_the_law_that_they_draw_fr
         {**sampler_columns("conditional", how), "seconds_per_text": 0.1, "denoiser_calls": 2.0, "energy_calls": 7.5}
         for how in (exact, replace(exact, speculative=True), replace(exact, steps=4, speculative=True))
     ]
-    (row,) = verifying_rows([bound], cost)
-    assert row["energy"] == "conditional, verifying drafts"
+    (row,) = speculative_rows([bound], cost)
+    assert row["energy"] == "conditional, speculative"
     assert (row["bound_nats_per_token"], row["energy_calls"], row["seconds_per_text"]) == (1.5, 7.5, 0.1)
 
 

@@ -103,15 +103,15 @@ def test_ten_energies_have_ten_colours_and_keep_them():
     assert energy_colours(["a", "b"])["b"] == energy_colours(["a", "b", "c"])["b"]
 
 
-def test_legacy_samplers_are_labelled_and_hollow():
+def test_published_samplers_are_labelled_and_hollow():
     panel = panels(bound_figure(SUMMARY, BOUNDS))[3]
     assert any("published sampler" in text.get_text() for text in panel.texts)
     assert any(line.get_markerfacecolor() == "white" for line in panel.lines if line.get_linestyle() == "-.")
 
 
 def test_published_plain_diffusion_stands_labelled_beside_ours():
-    legacy = [row | {"legacy": True} for row in QUALITY if row["energy"] == "plain"]
-    panel = panels(quality_figure([*QUALITY, *legacy]))[1]
+    published = [row | {"published": True} for row in QUALITY if row["energy"] == "plain"]
+    panel = panels(quality_figure([*QUALITY, *published]))[1]
     assert "plain, published sampler" in {text.get_text().strip() for text in panel.texts}
 
 
@@ -138,7 +138,7 @@ def test_numbers_that_are_not_finite_are_left_out():
     quality = broken(QUALITY, "nll_nats_per_token", "entropy_nats", "entropy_standard_error", "seconds_per_text")
     partition = broken(measurements.partition(), "low_nats_per_token", "high_standard_error")
     calibration = broken(measurements.calibration(), "auc")
-    calibration[0] |= {"data_energies": [math.nan, -math.inf, 1.0], "draft_energies": [], "bins": []}
+    calibration[0] |= {"data_energies": [math.nan, -math.inf, 1.0], "sample_energies": [], "bins": []}
     for figure in (
         bound_figure(SUMMARY, bounds),
         bound_calls_figure(SUMMARY, bounds),
@@ -211,18 +211,18 @@ def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_
     found = families(
         [
             {"energy": name}
-            for name in ("plain", "nce", "step", "step, most certain first (another distribution)", "law", "b")
+            for name in ("plain", "nce", "step", "step, most certain first (another distribution)", "conditional", "b")
         ],
         [
             {"energy": "nce", "whole_sequence": True, "candidates": 0},
             {"energy": "step", "whole_sequence": False, "candidates": 2},
-            {"energy": "law", "whole_sequence": False, "candidates": 0},
+            {"energy": "conditional", "whole_sequence": False, "candidates": 0},
         ],
     )
     assert found == {
         WHOLE: ["nce"],
         STEP: ["step", "b"],
-        NORMALISED: ["law"],
+        NORMALISED: ["conditional"],
         OTHER: ["step, most certain first (another distribution)"],
     }
 
@@ -231,22 +231,26 @@ def test_a_planned_sampler_stands_with_what_its_plan_weighs_and_its_name_has_no_
     """The column `candidates` holds one number for all steps of a plan, and no step may have that k."""
     bounds = [
         {"energy": "step", "whole_sequence": False, "candidates": 2},
-        {"energy": "law", "whole_sequence": False, "candidates": 0},
+        {"energy": "conditional", "whole_sequence": False, "candidates": 0},
         *(
             {"energy": f"adaptive effort, {i} times plain", "whole_sequence": None, "candidates": 32}
             for i in (1.5, 2, 3)
         ),
     ]
-    plans = (["plain", "law, exact", "law, k = 2"], ["step, k = 2", "law, exact"], ["plain", "plain"])
+    plans = (
+        ["plain", "conditional, exact", "conditional, k = 2"],
+        ["step, k = 2", "conditional, exact"],
+        ["plain", "plain"],
+    )
     effort = [{"energy": row["energy"], "plan": plan} for row, plan in zip(bounds[2:], plans, strict=True)]
     names = [row["energy"] for row in bounds]
-    assert families(bounds, bounds, effort) == {STEP: ["step", *names[3:]], NORMALISED: ["law", names[2]]}
+    assert families(bounds, bounds, effort) == {STEP: ["step", *names[3:]], NORMALISED: ["conditional", names[2]]}
     row = next(row for row in BOUNDS if row["energy"] == "conditional") | {"energy": names[2], "candidates": 1}
     assert [curve.name for curve in curves_of([row], [names[2]], BOUND)] == [f"{names[2]}, k by plan"]
 
 
 def test_samplers_of_a_family_have_colours_of_their_own():
-    drawn = curves_of([row for row in BOUNDS if not row["legacy"]], ["conditional"], BOUND)
+    drawn = curves_of([row for row in BOUNDS if not row["published"]], ["conditional"], BOUND)
     assert len(drawn) > 2
     assert len({curve.colour for curve in drawn}) == len(drawn)
 

@@ -18,8 +18,8 @@ from workflows.reporting.findings import (
     LIKELIHOOD,
     TEXTS,
     energy_findings,
-    legacy_findings,
     level_findings,
+    published_findings,
     short_findings,
     standings,
 )
@@ -36,7 +36,7 @@ def bound(energy: str, steps: int, value: float, gain: float = 0.0, error: float
         "energy": energy, "steps": steps, "candidates": k, "window_from": 0.0, "window_to": 1.0, "repeats": 1,
         "energy_temperature": 1.0, "bound_nats_per_token": value, "standard_error": 0.03, "gain_nats_per_token": gain,
         "gain_standard_error": error, "denoiser_calls": float(steps), "energy_calls": 0.0 if k == 1 else 8.0 * steps,
-        "seed": 0, "precision": "float32", "legacy": False, "seconds": 2.0 * steps, "seconds_per_text": 0.2 * steps,
+        "seed": 0, "precision": "float32", "published": False, "seconds": 2.0 * steps, "seconds_per_text": 0.2 * steps,
         "sequences": 10,
     }  # fmt: skip
     return row | changes
@@ -182,22 +182,24 @@ def test_texts_of_lower_entropy_are_pointed_out():
     assert "entropy" not in energy_findings(TEXTS, rows)[0].text
 
 
-def test_legacy_rows_are_counted_and_in_no_other_finding():
+def test_rows_of_the_published_sampler_are_counted_and_in_no_other_finding():
     kept = [*PLAIN, bound("step", 4, 2.35, 0.05)]
-    legacy = bound("step", 1, 1.0, 2.0, legacy=True)
-    plain = bound("plain", 1, 0.5, legacy=True)
+    published = bound("step", 1, 1.0, 2.0, published=True)
+    plain = bound("plain", 1, 0.5, published=True)
     for findings in (energy_findings, short_findings):
-        assert findings(LIKELIHOOD, [*kept, legacy, plain]) == findings(LIKELIHOOD, kept)
-    assert level_findings({}, [*kept, legacy]) == level_findings({}, kept)
-    assert legacy_findings([*kept, legacy])[0].text.startswith("Rows of the published sampler, its errors included: 1.")
-    assert legacy_findings(kept) == []
+        assert findings(LIKELIHOOD, [*kept, published, plain]) == findings(LIKELIHOOD, kept)
+    assert level_findings({}, [*kept, published]) == level_findings({}, kept)
+    assert published_findings([*kept, published])[0].text.startswith(
+        "Rows of the published sampler, its errors included: 1."
+    )
+    assert published_findings(kept) == []
 
 
-def test_legacy_rows_are_named_in_every_table():
+def test_rows_of_the_published_sampler_are_named_in_every_table():
     rows = measurements.bounds()
     for table in (bound_table(rows), gain_table(rows), comparison_table(LIKELIHOOD, "published-nce", rows)):
         assert any("published sampler" in cell for row in table.rows for cell in row), table.caption
-    quality = [judged("plain", 4, 2.7), judged("plain", 4, 2.0, legacy=True), judged("step", 4, 2.0, legacy=True)]
+    quality = [judged("plain", 4, 2.7), judged("plain", 4, 2.0, published=True), judged("step", 4, 2.0, published=True)]
     assert [row[2] for row in quality_table(quality).rows] == ["–", "published sampler", "k = 8, published sampler"]
 
 
@@ -229,7 +231,7 @@ def test_samplers_are_named_by_what_sets_them_apart():
     assert words(bound("coar", 4, 2.0, window_to=0.25)) == "k = 8, last step"
     assert words(bound("coar", 4, 2.0, window_from=0.5)) == "k = 8, t from 0.5 to 1"
     assert (
-        words(bound("step", 4, 2.0, candidates=0, energy_temperature=0.5, legacy=True))
+        words(bound("step", 4, 2.0, candidates=0, energy_temperature=0.5, published=True))
         == "exact, τ = 0.5, published sampler"
     )
 

@@ -87,10 +87,10 @@ def results() -> Results:
     return Results(
         measurements.summary(), bounds, quality, trajectory, measurements.calibration()[:4], measurements.partition(),
         matched=[row for row in measurements.matched() if row["energy"] in ("plain", "copula")],
-        cost=measurements.cost(), paper=measurements.paper(), legacy_entropy=measurements.legacy_entropy(),
+        cost=measurements.cost(), paper=measurements.paper(), sampled_race_entropy=measurements.sampled_race_entropy(),
         step_grids=measurements.step_grids(), effort=measurements.effort(), race_entropy=measurements.race_entropy(),
-        marginal_truth=measurements.marginal_truth(), energy_truth=measurements.energy_truth(),
-        sample_truth=measurements.sample_truth(),
+        marginal_distance=measurements.marginal_distance(), energy_distance=measurements.energy_distance(),
+        sample_distance=measurements.sample_distance(),
         missing=[("zero_shot", "likelihood on other corpora: not measured, there is no zero_shot.parquet.")],
     )  # fmt: skip
 
@@ -244,7 +244,7 @@ def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
     assert document.pictures == []
     said = "".join(parsed(html_page(document, {})).text)
     for table in TABLES:
-        assert f"{table.name}: {table.tells}: not measured, there is no {table.name}.parquet." in said
+        assert f"{table.name}: {table.description}: not measured, there is no {table.name}.parquet." in said
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
@@ -314,7 +314,7 @@ def test_what_no_diffusion_sampler_wrote_has_no_steps(tmp_path):
 
 def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
-    rows = [{name: value for name, value in row.items() if name != "legacy"} for row in BOUNDS]
+    rows = [{name: value for name, value in row.items() if name != "published"} for row in BOUNDS]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bounds.parquet")
     rows = [{name: value for name, value in row.items() if name != "ess"} for row in QUALITY]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "quality.parquet")
@@ -322,7 +322,7 @@ def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_p
     found = read_results(tmp_path)
     missing = dict(found.missing)
     assert found.bounds == []
-    assert missing["bounds"].endswith("not usable, bounds.parquet has no legacy.")
+    assert missing["bounds"].endswith("not usable, bounds.parquet has no published.")
     assert len(found.quality) == len(QUALITY)
     assert missing["quality"].endswith("not measured are ess.")
     assert missing["partition"].endswith("not measured, partition.parquet has no rows.")

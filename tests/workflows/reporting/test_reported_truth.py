@@ -1,4 +1,4 @@
-"""What a report says about the truth follows from the rows, exactly."""
+"""The distances from an exact distribution in a report are exact functions of the rows."""
 
 import pytest
 
@@ -11,24 +11,25 @@ SUMMARY = {"entropy_nats_per_token": 1.5, "entropy_by_sequence": [1.0, 2.0]}
 def bound(energy: str, gain: float, value: float = 2.0, **changes):
     row = {
         "energy": energy, "steps": 2, "candidates": 8, "window_from": 0.0, "window_to": 1.0, "energy_temperature": 1.0,
-        "precision": "float32", "seed": 0, "legacy": False, "whole_sequence": False, "block": None,
+        "precision": "float32", "seed": 0, "published": False, "whole_sequence": False, "block": None,
         "bound_nats_per_token": value, "standard_error": 0.5, "gain_nats_per_token": gain, "by_sequence": [],
     }  # fmt: skip
     return row | changes
 
 
-def test_a_learned_energy_is_measured_by_the_exact_one_that_weighs_the_same():
+def test_a_learned_energy_is_compared_with_the_exact_energy_of_the_same_positions():
     rows = [
         bound("plain", 0.0, candidates=1, whole_sequence=None),
-        bound("whole", 0.3), bound("blocks", 0.1, block=8), bound("draft", -0.2, whole_sequence=True),
-        bound("exact-step", 0.4), bound("exact-step-8", 0.2, block=8), bound("exact-drafts", 0.1, whole_sequence=True),
+        bound("whole", 0.3), bound("blocks", 0.1, block=8), bound("whole sequence", -0.2, whole_sequence=True),
+        bound("exact-step", 0.4), bound("exact-step-8", 0.2, block=8),
+        bound("exact-whole-sequence", 0.1, whole_sequence=True),
         bound("whole", 0.3, steps=4), bound("exact-step", 0.3, steps=4), bound("whole", 0.1, candidates=2),
     ]  # fmt: skip
-    shares = {one.energy: (one.of, one.by_steps) for one in gain_shares(rows)}
+    shares = {share.energy: (share.exact_energy, share.by_steps) for share in gain_shares(rows)}
     assert shares == {
         "whole": ("exact-step", {2: pytest.approx(0.75), 4: pytest.approx(1.0)}),
         "blocks": ("exact-step-8", {2: pytest.approx(0.5)}),
-        "draft": ("exact-drafts", {2: pytest.approx(-2.0)}),
+        "whole sequence": ("exact-whole-sequence", {2: pytest.approx(-2.0)}),
     }
     assert share_table(rows).rows[0][3:] == ("75%", "100%")
 
@@ -49,11 +50,11 @@ def test_the_quarters_of_the_nelbo_add_up():
     assert nelbo_excess(quarters) == (pytest.approx(1.0), pytest.approx(1.0))
 
 
-def test_every_row_is_in_the_series_of_its_own_sampler():
+def test_rows_are_grouped_by_their_sampler():
     rows = [bound("a", 0.0), bound("a", 0.0, steps=4), bound("a", 0.0, candidates=0), bound("b", 0.0)]
     last = [bound("c", 0.0, steps=t, window_to=1 / t) for t in (2, 4)]
     assert by_sampler(last) == [last]
-    assert [[(r["energy"], r["candidates"], r["steps"]) for r in one] for one in by_sampler(rows)] == [
+    assert [[(r["energy"], r["candidates"], r["steps"]) for r in group] for group in by_sampler(rows)] == [
         [("a", 8, 2), ("a", 8, 4)],
         [("a", 0, 2)],
         [("b", 8, 2)],

@@ -41,7 +41,7 @@ class Calibration(AbstractMeasurement):
         rows = []
         for quarter in range(QUARTERS):
             low, high = quarter / QUARTERS, (quarter + 1) / QUARTERS
-            data, drafts = energies_of_pairs(
+            data, samples = energies_of_pairs(
                 x0, denoiser.network, energy, denoiser.schedule, seed, self.draws, (low, high)
             )
             rows.append(
@@ -49,32 +49,32 @@ class Calibration(AbstractMeasurement):
                     "energy": self.energy,
                     "t_from": low,
                     "t_to": high,
-                    "auc": auc(data, drafts),
-                    "bins": reliability(data, drafts),
+                    "auc": auc(data, samples),
+                    "bins": reliability(data, samples),
                     "data_energies": data[:KEPT].tolist(),
-                    "draft_energies": drafts[:KEPT].tolist(),
+                    "sample_energies": samples[:KEPT].tolist(),
                     **self.common(),
                 }
             )
         return MeasuredRows({"calibration": rows})
 
 
-def auc(data: Float64[Tensor, " n"], drafts: Float64[Tensor, " m"]) -> float:
+def auc(data: Float64[Tensor, " n"], samples: Float64[Tensor, " m"]) -> float:
     """Return P(data has lower energy than a drawn sample), ties counting one half (Mann and Whitney 1947)."""
-    below = (data[:, None] < drafts).double() + 0.5 * (data[:, None] == drafts).double()
+    below = (data[:, None] < samples).double() + 0.5 * (data[:, None] == samples).double()
     return below.mean().item()
 
 
-def reliability(data: Float64[Tensor, " n"], drafts: Float64[Tensor, " m"]) -> list[Row]:
+def reliability(data: Float64[Tensor, " n"], samples: Float64[Tensor, " m"]) -> list[Row]:
     """Return the predicted and the observed share of data, in ten bins of the prediction sigmoid(-E).
 
     Half of all samples count as data. The shares agree for the optimum of `binary` NCE (Z = 1); `ranking` leaves a
     constant of x_t free, so they may not.
     """
-    predicted = torch.sigmoid(equations.log_weight(torch.cat([data, drafts])))
+    predicted = torch.sigmoid(equations.log_weight(torch.cat([data, samples])))
     # Each side has a total weight of one half, whatever its size.
-    weights = torch.cat([torch.full_like(data, 0.5 / len(data)), torch.full_like(drafts, 0.5 / len(drafts))])
-    is_data = torch.cat([torch.ones_like(data), torch.zeros_like(drafts)])
+    weights = torch.cat([torch.full_like(data, 0.5 / len(data)), torch.full_like(samples, 0.5 / len(samples))])
+    is_data = torch.cat([torch.ones_like(data), torch.zeros_like(samples)])
     bin_index = (predicted * BINS).long().clamp(max=BINS - 1)
     rows = []
     for i in range(BINS):

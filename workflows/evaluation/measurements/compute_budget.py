@@ -164,12 +164,8 @@ class PlannedTexts(AbstractTexts):
     planned: PlannedSampler
 
     @property
-    def energy(self) -> str:
-        return self.name
-
-    @property
-    def sampler(self) -> Sampler:
-        return widest(self.planned)
+    def identity(self) -> tuple[str, Sampler]:
+        return self.name, widest(self.planned)
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
         denoiser, energies = _opened(self.cell, self.token_temperature)

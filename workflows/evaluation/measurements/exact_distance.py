@@ -20,11 +20,11 @@ from workflows.evaluation.measurements.measurement import (
     validation,
 )
 
-OWN_SEQUENCES = 1  # added to the seed of the source's reference sequences, so that they are not the data again
+REFERENCE_SEED_OFFSET = 1  # added to the seed of the source's reference sequences, so that they are not the data again
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginalTruth(AbstractMeasurement):
+class ExactMarginalDistance(AbstractMeasurement):
     """The denoiser's marginals against the exact ones, by quarter of t."""
 
     draws: int
@@ -55,11 +55,11 @@ class MarginalTruth(AbstractMeasurement):
             }
             for (low, high), distance in distances.items()
         ]
-        return MeasuredRows({"marginal_truth": rows})
+        return MeasuredRows({"marginal_distance": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnergyTruth(AbstractMeasurement):
+class ExactEnergyDistance(AbstractMeasurement):
     """A learned energy against log p_theta - log q, by t and by the number of new tokens."""
 
     energy: str
@@ -88,21 +88,21 @@ class EnergyTruth(AbstractMeasurement):
         rows = [self._row("all steps", report.whole)]
         rows += [self._row(f"t {low:g} to {high:g}", distance) for (low, high), distance in report.by_quarter.items()]
         rows += [self._row(f"{low} to {high} new tokens", distance) for (low, high), distance in report.by_new.items()]
-        return MeasuredRows({"energy_truth": rows})
+        return MeasuredRows({"energy_distance": rows})
 
-    def _row(self, where: str, found: EnergyDistance) -> Row:
-        row: Row = {"energy": self.energy, "candidates": self.candidates, "where": where, "groups": found.groups}
+    def _row(self, subset: str, distance: EnergyDistance) -> Row:
+        row: Row = {"energy": self.energy, "candidates": self.candidates, "subset": subset, "groups": distance.groups}
         for name in (
             "variance_on_samples", "variance_on_candidates", "offset", "choice_total_variation", "choice_kl",
             "exact_gain", "lost_gain",
         ):  # fmt: skip
-            estimate = getattr(found, name)
+            estimate = getattr(distance, name)
             row |= {name: estimate.mean, f"{name}_standard_error": estimate.standard_error}
-        return row | {"correlation_misleading": found.correlation_misleading, **self.common()}
+        return row | {"correlation_misleading": distance.correlation_misleading, **self.common()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleTruth(AbstractMeasurement):
+class ExactSampleDistance(AbstractMeasurement):
     """The texts of one sampler against the distribution of the source."""
 
     energy: str
@@ -126,7 +126,7 @@ class SampleTruth(AbstractMeasurement):
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         canvas = torch.full((self.count, denoiser.length), denoiser.network.mask)
         texts = self.sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows)
-        distance = sample_distance(texts, distribution_of(self.subject), self.subject.seed + OWN_SEQUENCES)
+        distance = sample_distance(texts, distribution_of(self.subject), self.subject.seed + REFERENCE_SEED_OFFSET)
         excess, error = distance.excess_nats
         row = {
             **sampler_columns(self.energy, self.sampler),
@@ -137,4 +137,4 @@ class SampleTruth(AbstractMeasurement):
             "pair_total_variation_of_source": distance.pair_total_variation_of_source,
             **self.common(),
         }
-        return MeasuredRows({"sample_truth": [row | {"sequences": self.count}]})
+        return MeasuredRows({"sample_distance": [row | {"sequences": self.count}]})

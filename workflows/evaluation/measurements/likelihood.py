@@ -28,17 +28,17 @@ from workflows.evaluation.measurements.measurement import (
     validation,
 )
 
-WORK_OF_A_DRAFT = 8  # of a whole-sequence energy in denoiser passes, roughly
-VERIFYING, FITTED, ANOTHER_LAW = "verifying drafts", "fitted steps", "another distribution"
+WHOLE_SEQUENCE_COST = 8  # denoiser passes that one call of a whole-sequence energy costs, roughly
+SPECULATIVE, FITTED, ANOTHER_DISTRIBUTION = "speculative", "fitted steps", "another distribution"
 
 
 def name_of(energy: str, sampler: Sampler) -> str:
     """Return the value of column `energy`: its name, and what distinguishes the sampler from the usual one."""
-    rule = sampler.revealing.name
+    rule = sampler.unmasking.name
     suffixes = (
-        (VERIFYING, sampler.speculative),
+        (SPECULATIVE, sampler.speculative),
         (FITTED, sampler.grid is not None),
-        (f"{rule} ({ANOTHER_LAW})", bool(rule)),
+        (f"{rule} ({ANOTHER_DISTRIBUTION})", bool(rule)),
     )
     return ", ".join([energy, *(words for words, applies in suffixes if applies)])
 
@@ -48,7 +48,7 @@ def sampler_columns(energy: str, sampler: Sampler) -> Row:
     return {
         "energy": name_of(energy, sampler),
         # Speculative decoding draws from the same distribution, and has the bound of that.
-        "law": name_of(energy, replace(sampler, speculative=False)),
+        "distribution": name_of(energy, replace(sampler, speculative=False)),
         "steps": sampler.steps,
         "candidates": sampler.candidates,
         "window_from": sampler.window[0],
@@ -73,7 +73,7 @@ def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) ->
     Each position independently is masked at t with probability 1 - alpha_t and then unmasked with the sampler's share.
     """
     grid = sampler.times()
-    share, _ = sampler.revealing.shares(grid[1:], grid[:-1], schedule)
+    share, _ = sampler.unmasking.shares(grid[1:], grid[:-1], schedule)
     return 1 - (1 - (1 - schedule.alpha(grid[1:])) * share) ** length
 
 
@@ -210,14 +210,14 @@ class Paper(AbstractMeasurement):
 
     @property
     def cost(self) -> float:
-        return self.draws * self.log_partition_draws * WORK_OF_A_DRAFT
+        return self.draws * self.log_partition_draws * WHOLE_SEQUENCE_COST
 
     def find(self) -> MeasuredRows:
         x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
         assert energy is not None
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
         estimates = {
-            f"log Z from {self.log_partition_draws} drafts": paper_estimate(
+            f"log Z from {self.log_partition_draws} draws": paper_estimate(
                 x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
             )
         }
@@ -227,7 +227,7 @@ class Paper(AbstractMeasurement):
         if isinstance(energy, AbstractEnergy) and energy.additive:
             estimates["masks averaged in closed form"] = carry_over_estimate(x0, network, energy, schedule)
         rows = [
-            {"energy": self.energy, "how": method, **per_token(estimate, denoiser.length), **self.common()}
+            {"energy": self.energy, "method": method, **per_token(estimate, denoiser.length), **self.common()}
             | {"perplexity": math.exp(estimate.mean / denoiser.length)}
             for method, estimate in estimates.items()
         ]
@@ -240,11 +240,13 @@ class Partition(AbstractMeasurement):
 
     energy: str
     draws: int
-    drafts: int
+    """Noise samples per sequence."""
+    log_partition_draws: int
+    """n."""
 
     @property
     def label(self) -> str:
-        return f"log Z of {self.energy} from {self.drafts} drafts"
+        return f"log Z of {self.energy} from {self.log_partition_draws} draws"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -252,15 +254,15 @@ class Partition(AbstractMeasurement):
 
     @property
     def cost(self) -> float:
-        return self.draws * self.drafts * WORK_OF_A_DRAFT
+        return self.draws * self.log_partition_draws * WHOLE_SEQUENCE_COST
 
     def find(self) -> MeasuredRows:
         x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
         assert energy is not None
         ends = log_partition(
-            x0, denoiser.network, energy, denoiser.schedule, self.subject.seed, self.draws, self.drafts
+            x0, denoiser.network, energy, denoiser.schedule, self.subject.seed, self.draws, self.log_partition_draws
         )
-        row: Row = {"energy": self.energy, "draws": self.drafts}
+        row: Row = {"energy": self.energy, "draws": self.log_partition_draws}
         for name, end in zip(("low", "high"), ends, strict=True):
             row[f"{name}_nats_per_token"] = end.mean / denoiser.length
             row[f"{name}_standard_error"] = end.standard_error / denoiser.length

@@ -117,12 +117,12 @@ class AbstractMeasurement(ABC):
         facts = [type(self).__name__, settings, contents, self.subject.sequences, self.subject.seed, code]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def common(self, legacy: bool = False) -> Row:
+    def common(self, published: bool = False) -> Row:
         """Return the columns that every row has."""
         return {
             "seed": self.subject.seed,
             "precision": "float32",
-            "legacy": legacy,
+            "published": published,
             "sequences": self.subject.sequences,
         }
 

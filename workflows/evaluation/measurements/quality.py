@@ -31,7 +31,7 @@ from workflows.evaluation.measurements.measurement import (
 )
 
 SHOWN = 8  # texts that are kept per set
-NOBODY = Sampler(steps=1)  # fills the columns of texts that no sampler drew
+NO_SAMPLER = Sampler(steps=1)  # fills the columns of texts that no sampler drew
 
 
 def is_trained_here(judge: JudgeConfig) -> bool:
@@ -50,12 +50,8 @@ class AbstractTexts(AbstractMeasurement):
 
     @property
     @abstractmethod
-    def energy(self) -> str:
-        """The name in the column `energy`."""
-
-    @property
-    @abstractmethod
-    def sampler(self) -> Sampler: ...
+    def identity(self) -> tuple[str, Sampler]:
+        """Name in the column `energy`, and the sampler of the columns next to it."""
 
     @abstractmethod
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
@@ -73,8 +69,8 @@ class AbstractTexts(AbstractMeasurement):
 
     @property
     def label(self) -> str:
-        warm = "" if self.token_temperature == 1 else f", token temperature {self.token_temperature:g}"
-        return f"texts of {sampler_label(self.energy, self.sampler)}{warm}"
+        temperature = "" if self.token_temperature == 1 else f", token temperature {self.token_temperature:g}"
+        return f"texts of {sampler_label(*self.identity)}{temperature}"
 
     def _open_judge(self, tokenizer: Tokenizer) -> Judge:
         trained_here = is_trained_here(self.judge)
@@ -89,17 +85,17 @@ class AbstractTexts(AbstractMeasurement):
         data = _data(self.subject.data, self.count, texts.shape[1])
         reference = assess(data, judge, first_documents(data, tokenizer.separator))
         row = {
-            **sampler_columns(self.energy, self.sampler),
+            **sampler_columns(*self.identity),
             "token_temperature": self.token_temperature,
             **_columns(quality),
-            **self._beside(quality, reference),
+            **self._compared(quality, reference),
             **_costs(steps),
             "texts": [tokenizer.decode(text) for text in texts[:SHOWN].tolist()],
             **self.common(),
         }
         return MeasuredRows({"quality": [row], "trajectory": self._trajectory(steps)})
 
-    def _beside(self, quality: Quality, data: Quality) -> Row:
+    def _compared(self, quality: Quality, data: Quality) -> Row:
         mauve = mauve_on_judge_features(quality.features, data.features, self.subject.seed)
         enough = self.count >= FEWEST and len(data.nats) == self.count
         return {
@@ -116,12 +112,12 @@ class AbstractTexts(AbstractMeasurement):
             if resampled.any():
                 rows.append(
                     {
-                        **sampler_columns(self.energy, self.sampler),
+                        **sampler_columns(*self.identity),
                         "token_temperature": self.token_temperature,
                         "t": step.t.double().mean().item(),
                         "ess": step.ess[resampled].double().mean().item(),
                         "distinct_candidates": step.distinct[resampled].double().mean().item(),
-                        "revealed": step.revealed.sum(dim=1).double().mean().item(),
+                        "unmasked": step.unmasked.sum(dim=1).double().mean().item(),
                         **self.common(),
                     }
                 )
@@ -132,43 +128,38 @@ class AbstractTexts(AbstractMeasurement):
 class Samples(AbstractTexts):
     """Texts that one sampler draws from a fully masked canvas."""
 
-    weighing: str
-    """Name of the energy."""
-    how: Sampler
-    legacy: bool = False
-    """Whether the published generator draws them."""
+    energy: str
+    sampler: Sampler
+    published: bool = False
+    """Whether the published sampler draws them."""
 
     @property
-    def energy(self) -> str:
-        return self.weighing
-
-    @property
-    def sampler(self) -> Sampler:
-        return self.how
+    def identity(self) -> tuple[str, Sampler]:
+        return self.energy, self.sampler
 
     @property
     def label(self) -> str:
-        return super().label + (", published sampler" if self.legacy else "")
+        return super().label + (", published sampler" if self.published else "")
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return energy_inputs(self.subject, self.weighing)
+        return energy_inputs(self.subject, self.energy)
 
     @property
     def cost(self) -> float:
-        return self.how.steps * max(self.how.candidates, 4)
+        return self.sampler.steps * max(self.sampler.candidates, 4)
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
-        denoiser, energy = models(self.subject, self.weighing, self.token_temperature)
+        denoiser, energy = models(self.subject, self.energy, self.token_temperature)
         canvas = torch.full((self.count, denoiser.length), denoiser.network.mask)
         steps: list[StepResult] = []
-        sampler = PublishedSampler(sampler=self.how) if self.legacy else self.how
+        sampler = PublishedSampler(sampler=self.sampler) if self.published else self.sampler
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         texts = sampler.sample(canvas, denoiser.network, energy, denoiser.schedule, rows, on_step=steps.append)
         return texts, steps
 
-    def common(self, legacy: bool = False) -> Row:
-        return super().common(legacy or self.legacy)
+    def common(self, published: bool = False) -> Row:
+        return super().common(published or self.published)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +167,8 @@ class AutoregressiveSamples(AbstractTexts):
     """Texts of the autoregressive model, token by token."""
 
     @property
-    def energy(self) -> str:
-        return "autoregressive"
-
-    @property
-    def sampler(self) -> Sampler:
-        return NOBODY
+    def identity(self) -> tuple[str, Sampler]:
+        return "autoregressive", NO_SAMPLER
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -201,12 +188,8 @@ class DataTexts(AbstractTexts):
     repeated: bool = False
 
     @property
-    def energy(self) -> str:
-        return "repeater" if self.repeated else "data"
-
-    @property
-    def sampler(self) -> Sampler:
-        return NOBODY
+    def identity(self) -> tuple[str, Sampler]:
+        return "repeater" if self.repeated else "data", NO_SAMPLER
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
         texts = _data(self.subject.data, self.count, models(self.subject, "plain")[0].length, later=True)

@@ -42,12 +42,12 @@ class SampledRaceEntropy(AbstractMeasurement):
                 "entropy_nats": row.entropy_nats,
                 "entropy_standard_error": row.standard_error,
                 "entropy_bits": row.entropy_bits,
-                **self.common(legacy=row.sampler != EXACT_LABEL),
+                **self.common(published=row.sampler != EXACT_LABEL),
                 "sequences": self.texts,
             }
             for row in entries
         ]
-        return MeasuredRows({"legacy_entropy": rows})
+        return MeasuredRows({"sampled_race_entropy": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class RaceEntropy(AbstractMeasurement):
                         "entropy_nats": estimate.mean,
                         "entropy_standard_error": estimate.standard_error,
                         "entropy_bits": estimate.mean / math.log(2),
-                        **self.common(legacy=sampler == RACED),
+                        **self.common(published=sampler == RACED),
                     }
                 )
         return MeasuredRows({"race_entropy": rows})

@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 32
 class AbstractZeroShot(AbstractMeasurement):
     """One model on one corpus; subclasses define the model."""
 
-    where: ZeroShot
+    zero_shot: ZeroShot
 
     @property
     @abstractmethod
@@ -42,21 +42,21 @@ class AbstractZeroShot(AbstractMeasurement):
 
     @property
     def label(self) -> str:
-        return f"{self.model} on {self.where.name}"
+        return f"{self.model} on {self.zero_shot.name}"
 
     @property
     def cost(self) -> float:
         return 50.0
 
     def key(self, code: str) -> str:
-        return super().key(f"{code} {self.where.corpus.version()}")
+        return super().key(f"{code} {self.zero_shot.corpus.version()}")
 
     def find(self) -> MeasuredRows:
         denoiser = models(self.subject, PLAIN)[0]
-        passages = self.where.passages(open_tokenizer(local_copy(self.subject.denoiser)), denoiser.length)
+        passages = self.zero_shot.passages(open_tokenizer(local_copy(self.subject.denoiser)), denoiser.length)
         result = score(passages, self.nll, self.subject.seed, ROWS_AT_ONCE)
         row = {
-            "corpus": self.where.name,
+            "corpus": self.zero_shot.name,
             "model": self.model,
             "nats_per_token": result.nats_per_token,
             "standard_error": result.standard_error,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from workflows.reporting.figures.style import ERRORS, PALE, SMALL, End, finish, label_ends, sheet
 from workflows.reporting.samplers import Row
 
-DATA_COLOUR, DRAFT_COLOUR = "#0077bb", "#cc6677"
+DATA_COLOUR, SAMPLE_COLOUR = "#0077bb", "#cc6677"
 BINS = 30
 SHARE_SHOWN = 0.99  # share of the energies within the frame, which excludes the most extreme ones
 INCHES = 2.7
@@ -40,7 +40,7 @@ def _times(row: Row) -> str:
 
 
 def _frame(rows: Sequence[Row]) -> tuple[float, float]:
-    values = _finite([value for row in rows for value in (*row["data_energies"], *row["draft_energies"])])
+    values = _finite([value for row in rows for value in (*row["data_energies"], *row["sample_energies"])])
     if not len(values):
         return -1.0, 1.0
     low, high = np.quantile(values, [(1 - SHARE_SHOWN) / 2, (1 + SHARE_SHOWN) / 2])
@@ -54,7 +54,7 @@ def _finite(values: Sequence[float]) -> Float64[np.ndarray, " n"]:
 
 def _histogram(axes: Axes, row: Row, frame: tuple[float, float]) -> None:
     edges = np.linspace(*frame, BINS + 1)
-    for name, colour, label in (("data_energies", DATA_COLOUR, "data"), ("draft_energies", DRAFT_COLOUR, "samples")):
+    for name, colour, label in (("data_energies", DATA_COLOUR, "data"), ("sample_energies", SAMPLE_COLOUR, "samples")):
         values = _finite(row[name])
         shares = np.histogram(values, edges)[0] / max(1, len(values))
         axes.stairs(shares, edges, color=colour, fill=True, alpha=0.3)

@@ -104,7 +104,7 @@ def _overview(
 ) -> None:
     colours = energy_colours(energies(rows))
     chosen = {
-        name: best([row for row in rows if row["energy"] == name and not row["legacy"]], x, y)
+        name: best([row for row in rows if row["energy"] == name and not row["published"]], x, y)
         for name in (PLAIN, *energies(rows), AUTOREGRESSIVE, DATA)
     }
     draw_levels(axes, levels)
@@ -143,7 +143,7 @@ def _panel(
 
 
 def _dash(row: Row) -> str:
-    if row["legacy"]:
+    if row["published"]:
         return "-."
     if last_step_only(row):
         return "--"

@@ -37,7 +37,7 @@ from workflows.reporting.samplers import AUTOREGRESSIVE, PLAIN, UNIFORM, Row, ev
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17
 WHOLE, STEP, NORMALISED = "plain and whole-sequence energies", "step energies", "conditional energies"
 OTHER = "other unmasking"
-SAID = " (another distribution)"  # redundant within the column OTHER, whose title says it
+OTHER_SUFFIX = " (another distribution)"  # redundant within the column OTHER, whose title states it
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,16 @@ def quality_cost_figure(
     """
     length = summary["length"]
     ar = _autoregressive_bound(summary, cost)
-    beside = levels({**summary, "autoregressive_nll": None} if ar else summary)
-    halves = [(BOUND, [*bounds, *ar], beside)]
+    reference_lines = levels({**summary, "autoregressive_nll": None} if ar else summary)
+    halves = [(BOUND, [*bounds, *ar], reference_lines)]
     if measured(matched, PERPLEXITY):
         held_out = (
             [] if data is None else [ReferenceLine("data", PERPLEXITY.value(data), PERPLEXITY.error_of(data), "-.")]
         )
         halves.append((PERPLEXITY, list(matched), held_out))
-    halves = [(y, [_with_calls(row, length) for row in _usual(rows)], beside) for y, rows, beside in halves]
+    halves = [
+        (y, [_with_calls(row, length) for row in _usual(rows)], reference_lines) for y, rows, reference_lines in halves
+    ]
     energies_by_family = families([row for _, rows, _ in halves for row in rows], bounds, effort)
     drawn = [
         {name: curves_of(rows, members, y) for name, members in energies_by_family.items()} for y, rows, _ in halves
@@ -85,11 +87,11 @@ def quality_cost_figure(
     grid = figure.subplots(2 * len(halves), len(energies_by_family), sharex="row", sharey="row", squeeze=False)
     lines = [(half, x) for half in range(len(halves)) for x in (CALLS, TEXT_SECONDS)]
     for i, (half, x) in enumerate(lines):
-        (y, rows, beside), by_family = halves[half], drawn[half]
+        (y, rows, reference_lines), by_family = halves[half], drawn[half]
         for j, name in enumerate(energies_by_family):
-            _panel(grid[i, j], rows, by_family[name], x, y, beside)
+            _panel(grid[i, j], rows, by_family[name], x, y, reference_lines)
             finish(grid[i, j], x.name, y.name if j == 0 else "", name if i == 0 else "")
-        _frame([*grid[i]], rows, y, beside)
+        _frame([*grid[i]], rows, y, reference_lines)
         for axes, curves in zip(grid[i], by_family.values(), strict=True):
             for curve in (*_references(rows, x, y), *curves):
                 mark_beyond(axes, curve.rows, x, y, curve.colour)
@@ -104,7 +106,7 @@ def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] =
 
     A planned sampler belongs to the family of the energies in its plan, or to the wider one if they differ.
     """
-    drafts = {row["energy"] for row in bounds if row.get("whole_sequence")}
+    whole_sequence = {row["energy"] for row in bounds if row.get("whole_sequence")}
     exact = {row["energy"] for row in bounds if not row["candidates"] and not row.get("whole_sequence")}
     for energy in {row["energy"] for row in effort}:
         steps = {step for row in effort if row["energy"] == energy for step in row["plan"]} - {PLAIN}
@@ -112,25 +114,25 @@ def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] =
             exact.add(energy)
     by_family: dict[str, list[str]] = {name: [] for name in (WHOLE, STEP, NORMALISED, OTHER)}
     for energy in dict.fromkeys(row["energy"] for row in rows):
-        base, _, law = energy.partition(",")
+        base, _, suffix = energy.partition(",")
         if energy in (PLAIN, UNIFORM, AUTOREGRESSIVE):
             continue
-        if SAID in law:
+        if OTHER_SUFFIX in suffix:
             by_family[OTHER].append(energy)
-        elif base == PLAIN or base in drafts:
+        elif base == PLAIN or base in whole_sequence:
             by_family[WHOLE].append(energy)
         else:
             by_family[NORMALISED if {base, energy} & exact else STEP].append(energy)
     return {name: members for name, members in by_family.items() if members} or {title(PLAIN): []}
 
 
-def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curve]:
+def curves_of(rows: Sequence[Row], names: Sequence[str], y: Quantity) -> list[Curve]:
     """Return the curves of these energies: one color per sampler, one marker per energy."""
     drawn: list[Curve] = []
-    for i, energy in enumerate(own):
+    for i, energy in enumerate(names):
         groups = series(measured([row for row in rows if row["energy"] == energy], y))
         for words, group in groups.items():
-            name = title(energy).replace(SAID, "") + (
+            name = title(energy).replace(OTHER_SUFFIX, "") + (
                 f", {words}" if group[0]["candidates"] != 1 or planned(group[0]) else ""
             )
             drawn.append(Curve(name, group, ACCENTS[len(drawn) % len(ACCENTS)], MARKERS[i % len(MARKERS)]))
@@ -138,7 +140,7 @@ def curves_of(rows: Sequence[Row], own: Sequence[str], y: Quantity) -> list[Curv
 
 
 def _usual(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if not row["legacy"] and row["energy_temperature"] == 1 and every_step(row)]
+    return [row for row in rows if not row["published"] and row["energy_temperature"] == 1 and every_step(row)]
 
 
 def _autoregressive_bound(summary: Row, cost: Sequence[Row]) -> list[Row]:
@@ -164,14 +166,19 @@ def _with_calls(row: Row, length: int) -> Row:
 def _references(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[Curve]:
     """Return the curves shown in every panel: plain diffusion and the autoregressive model."""
     kinds = ((PLAIN, INK, "s"), (AUTOREGRESSIVE, CONTROL_COLOURS[AUTOREGRESSIVE], "*"))
-    references = [Curve(title(name), [row for row in rows if row["energy"] == name], *how) for name, *how in kinds]
+    references = [Curve(title(name), [row for row in rows if row["energy"] == name], *style) for name, *style in kinds]
     return [curve for curve in references if measured(curve.rows, x, y)]
 
 
 def _panel(
-    axes: Axes, rows: Sequence[Row], drawn: Sequence[Curve], x: Quantity, y: Quantity, beside: Sequence[ReferenceLine]
+    axes: Axes,
+    rows: Sequence[Row],
+    drawn: Sequence[Curve],
+    x: Quantity,
+    y: Quantity,
+    reference_lines: Sequence[ReferenceLine],
 ) -> None:
-    draw_levels(axes, beside)
+    draw_levels(axes, reference_lines)
     best = frontier([row for row in rows if row["energy"] not in (AUTOREGRESSIVE, UNIFORM)], x, y)
     axes.plot(
         [x.value(row) for row in best], [y.value(row) for row in best], color=FAINT, linewidth=7, alpha=0.6,
@@ -182,14 +189,16 @@ def _panel(
     scale(axes, x, rows)
     if x.base == 2:
         axes.xaxis.set_major_locator(LogLocator(4))  # as many ticks as fit the narrow panel
-    for level in beside:
+    for level in reference_lines:
         axes.annotate(
             level.name, (0, level.value), xycoords=("axes fraction", "data"), xytext=(3, 2), ha="left",
             textcoords="offset points", fontsize=SMALL - 1.5, color=PALE,
         )  # fmt: skip
 
 
-def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside: Sequence[ReferenceLine]) -> None:
+def _frame(
+    row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, reference_lines: Sequence[ReferenceLine]
+) -> None:
     """Set the y axis to include, with a margin, every value no worse than the worst of plain diffusion."""
     if y.base is not None:
         for axes in row_of_axes:
@@ -201,7 +210,9 @@ def _frame(row_of_axes: Sequence[Axes], rows: Sequence[Row], y: Quantity, beside
     plain = [y.value(row) for row in shown if row["energy"] == PLAIN] or [y.value(row) for row in shown]
     if not plain:
         return
-    values = [v for v in [*(y.value(row) for row in shown), *(level.value for level in beside)] if v <= max(plain)]
+    values = [
+        v for v in [*(y.value(row) for row in shown), *(level.value for level in reference_lines)] if v <= max(plain)
+    ]
     errors = [ERRORS * y.error_of(row) for row in shown if y.value(row) <= max(plain)]
     low, high = min(values), max(values) + max(filter(math.isfinite, errors), default=0.0)
     if y.base is not None:

@@ -121,7 +121,7 @@ def line(
         xerr=_bars(rows, x),
         yerr=_bars(rows, y),
         color=colour, ecolor=(colour, 0.55), linestyle=dash, marker=marker, markersize=4, linewidth=1.5, elinewidth=0.9,
-        markerfacecolor="white" if rows[0]["legacy"] else colour,
+        markerfacecolor="white" if rows[0]["published"] else colour,
     )  # fmt: skip
     return rows
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.request_admission import Admission
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
@@ -18,13 +18,13 @@ WORK = 1000.0  # far above the burst: its key must wait as long as it is charged
 
 @pytest.mark.parametrize("rejected", [True, False])
 def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_admitted_one_is_not(rejected):
-    visit = RequestContext("id", key="anna")
+    context = RequestContext("id", key="anna")
     with InferenceEngine(echo(), "1/0", PATIENT) as engine:
-        admission = Admission(engine, Rules(work_per_second=1.0), PrometheusMetrics())
+        admission = Admission(engine, RequestLimits(work_per_second=1.0), PrometheusMetrics())
 
         async def ask() -> None:
-            way = SimpleNamespace(visit=visit, served=SimpleNamespace(model=engine.model))
-            async with admission.texts([job()], WORK, way):  # type: ignore[arg-type]
+            plan = SimpleNamespace(context=context, served=SimpleNamespace(model=engine.model))
+            async with admission.texts([job()], WORK, plan):  # type: ignore[arg-type]
                 pass
 
         async def leave() -> None:
@@ -39,10 +39,10 @@ def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_adm
                 await asyncio.wait(pending)
 
         def waits() -> bool:
-            assert admission._allowance is not None
-            return admission._allowance.wait_seconds(visit.key) > 0
+            assert admission._rate_limit is not None
+            return admission._rate_limit.wait_seconds(context.key) > 0
 
-        admission.charge(visit, WORK)
+        admission.charge(context, WORK)
         assert waits()
         asyncio.run(leave())  # which ends with the submitting thread
         if rejected:

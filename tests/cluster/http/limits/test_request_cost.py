@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from cluster.http.limits import request_cost as cost
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import serving
 from edlm.inference.batching import Batcher
 from edlm.inference.cost_model import NetworkPasses
@@ -43,7 +43,7 @@ def taken(one: Request, generator: TextGenerator) -> tuple[RunningSequence, floa
 @given(one=jobs())
 def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
     draft, took = taken(one, open_bundle(bundle))
-    charged = cost.of_job(one, draft.generator)
+    charged = cost.of_request(one, draft.generator)
     assert draft.text().tally.denoiser_calls <= took <= charged + 1e-9
 
 
@@ -52,21 +52,21 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
 def test_places_past_a_short_text_are_charged_for(long, known, wanted, candidates):
     for seed in range(3):
         one = job(known, wanted, seed, steps=STEPS, candidates=candidates, energy="step")
-        assert taken(one, long)[1] <= cost.of_job(one, long)
+        assert taken(one, long)[1] <= cost.of_request(one, long)
 
 
 def test_a_full_canvas_costs_no_more_passes_than_steps_and_no_more_than_masks(generator):
     for steps, passes in ((1, 1), (4, 4), (STEPS, FULL)):
-        assert cost.of_job(job((), FULL, steps=steps), generator) == passes
-    assert cost.of_job(job((1,) * 4, FULL - 4, steps=STEPS), generator) == FULL - 4
-    assert cost.of_job(job((1, None), None, steps=STEPS), generator) == FULL - 1
-    assert cost.of_job(job((1, 2), None, steps=STEPS), generator) == 0
+        assert cost.of_request(job((), FULL, steps=steps), generator) == passes
+    assert cost.of_request(job((1,) * 4, FULL - 4, steps=STEPS), generator) == FULL - 4
+    assert cost.of_request(job((1, None), None, steps=STEPS), generator) == FULL - 1
+    assert cost.of_request(job((1, 2), None, steps=STEPS), generator) == 0
 
 
 def test_answers_report_no_more_calls_than_one_request_may_cost(generator):
 
     request = {"edlm": {"steps": STEPS, "candidates": 1}}
-    with serving(generator, "7/0", rules=Rules(max_work=FULL - 1)) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(max_work=FULL - 1)) as service:
         for path, short in ((COMPLETIONS, {"max_tokens": 1}), (INFILL, {"tokens": [None]})):
             assert error(ask(service.url, path, {**request, **short}), 400)["code"] == "work_limit_exceeded"
             for seed in range(5):

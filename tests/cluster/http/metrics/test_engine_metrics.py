@@ -25,7 +25,7 @@ def test_the_engines_counts_are_exported(service):
     response = ask(service.url, "/metrics", method="GET")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = samples(response.text)
-    assert found["edlm_tokens_total"] == [service.endpoint.batch.statistics().tokens]
+    assert found["edlm_tokens_total"] == [service.endpoint.engine.statistics().tokens]
     assert f'edlm_model_info{{digest="{"0" * 64}",version="7"}} 1.0\n' in response.text
     assert 'edlm_forwards_total{model="denoiser"}' in response.text
     assert found["edlm_ess_count"][0] > 0
@@ -42,7 +42,7 @@ def test_every_step_of_the_engine_is_timed_once(service):
     ask(service.url, COMPLETIONS, {"max_tokens": 4, "edlm": {"steps": 2}})
     before = read()
     ask(service.url, COMPLETIONS, {"max_tokens": 40, "edlm": {"steps": 8, "candidates": 3}})
-    eventually(lambda: service.endpoint.batch.statistics().running == 0)
+    eventually(lambda: service.endpoint.engine.statistics().running == 0)
     turns, timed, busy, seconds = (now - then for now, then in zip(read(), before, strict=True))
     assert turns == timed > 0
     assert seconds == pytest.approx(busy)
@@ -51,10 +51,10 @@ def test_every_step_of_the_engine_is_timed_once(service):
 def test_no_step_duration_is_lost_however_long_nobody_reads_the_metrics(generator):
     with InferenceEngine(generator, "1/0", PATIENT) as engine:
         metrics = PrometheusMetrics()
-        readings = EngineMetrics(engine, metrics)
+        engine_metrics = EngineMetrics(engine, metrics)
         for _ in range(5000):
             engine._statistics.count_step(0.25)
-        readings.take()
+        engine_metrics.update()
     (count,) = samples(metrics.text())["edlm_step_seconds_count"]
     assert count == metrics.value(TURNS) == 5000
     assert metrics.value(STEP_SECONDS) == metrics.value(BUSY_SECONDS) == 1250

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import serving
 from cluster.http.metrics.instruments import REQUESTS, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
@@ -54,7 +54,7 @@ def test_no_line_no_count_and_no_error_holds_what_was_said_or_a_key(generator, t
     caplog.set_level(logging.INFO)
     key = add_key(tmp_path / "keys", "anna")
     headers = {**JSON, "authorization": f"Bearer {key}"}
-    with serving(generator, "7/0", rules=Rules(keys=tmp_path / "keys"), limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(keys=tmp_path / "keys"), limits=PATIENT) as service:
         url = service.url
         for path, body in [
             (COMPLETIONS, {"prompt": CANARY, "user": CANARY}),

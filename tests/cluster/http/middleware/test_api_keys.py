@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cluster.http.limits.limits import Rules
+from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.rate_limit import RateLimit
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import APIKeys, BadKeyFile, add_key, require_keys
@@ -19,7 +19,7 @@ def keyed(generator, tmp_path):
     """A service that asks for a key, the key, and the file."""
     path = tmp_path / "keys"
     key = add_key(path, "anna")
-    with serving(generator, "7/0", rules=Rules(keys=path), limits=PATIENT) as service:
+    with serving(generator, "7/0", request_limits=RequestLimits(keys=path), limits=PATIENT) as service:
         yield service.url, key, path
 
 
@@ -133,8 +133,8 @@ def test_a_new_key_counts_at_once_and_a_withdrawn_one_no_more(keyed):
 def test_each_key_has_its_own_work_and_learns_when_there_is_more(generator, tmp_path):
     path = tmp_path / "keys"
     anna, ben = add_key(path, "anna"), add_key(path, "ben")
-    rules = Rules(keys=path, work_per_second=1e-3, burst_seconds=1e3)
-    with serving(generator, "7/0", rules=rules, limits=PATIENT) as service:
+    request_limits = RequestLimits(keys=path, work_per_second=1e-3, burst_seconds=1e3)
+    with serving(generator, "7/0", request_limits=request_limits, limits=PATIENT) as service:
         assert ask(service.url, COMPLETIONS, {}, headers=bearing(anna)).status_code == 200
         response = ask(service.url, COMPLETIONS, {}, headers=bearing(anna))
         refused = error(response, 429)
@@ -146,9 +146,9 @@ def test_each_key_has_its_own_work_and_learns_when_there_is_more(generator, tmp_
 
 def test_what_the_engine_has_no_room_for_costs_nothing(generator, tmp_path):
     anna = add_key(tmp_path / "keys", "anna")
-    rules = Rules(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3, max_seconds=3600)
-    with serving(generator, "7/0", rules=rules, limits=Limits(patience_seconds=1e-6)) as service:
-        blocker = service.endpoint.batch.run(1e6, _endless(), "other", time.monotonic() + 3600)
+    request_limits = RequestLimits(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3, max_seconds=3600)
+    with serving(generator, "7/0", request_limits=request_limits, limits=Limits(patience_seconds=1e-6)) as service:
+        blocker = service.endpoint.engine.run(1e6, _endless(), "other", time.monotonic() + 3600)
         refused = [ask(service.url, COMPLETIONS, {}, headers=bearing(anna)) for _ in range(3)]
         assert [error(one, 429)["code"] for one in refused] == ["queue_full"] * 3
         blocker.cancel()
@@ -163,8 +163,8 @@ def _endless():
 
 def test_best_of_is_paid_for_once(generator, tmp_path):
     anna = add_key(tmp_path / "keys", "anna")
-    rules = Rules(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3)
-    with serving(generator, "7/0", rules=rules, limits=PATIENT) as service:
+    request_limits = RequestLimits(keys=tmp_path / "keys", work_per_second=1e-3, burst_seconds=1e3)
+    with serving(generator, "7/0", request_limits=request_limits, limits=PATIENT) as service:
         request = {"max_tokens": 4, "best_of": 2}
         assert ask(service.url, COMPLETIONS, request, headers=bearing(anna)).status_code == 200
 

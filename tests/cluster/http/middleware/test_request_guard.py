@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.config import Serving
-from cluster.http.limits.limits import rules_of
+from cluster.http.limits.limits import request_limits_of
 from cluster.http.local import listening, serving
 from cluster.http.middleware.request_guard import MAX_BODY_BYTES, MAX_HEADER_BYTES
 from cluster.serving.proxy import CONTROL, Intake, middlewares
@@ -110,16 +110,16 @@ def test_this_machines_own_names_are_answered_and_no_page_elsewhere_may_read_it(
 def test_the_names_of_the_settings_are_answered_beside_its_own(generator):
     """By 127.0.0.1 the endpoint is asked whether it is ready, and whether a promoted version answers."""
     named = Serving(host="127.0.0.2", hosts=("EDLM.Example.com",))
-    with serving(generator, "1/abc", rules=rules_of(named)) as service:
+    with serving(generator, "1/abc", request_limits=request_limits_of(named)) as service:
         for host in ("edlm.example.COM:80", "127.0.0.1:8000", "localhost", "127.0.0.2:8000", "[::1]"):
             assert ask(service.url, "/readyz", method="GET", headers={"host": host}).status_code == 200
         assert error(ask(service.url, "/v1/models", method="GET", headers={"host": "x.com"}), 403)
 
 
 def test_beyond_this_machine_any_name_is_answered_until_some_are_given():
-    assert rules_of(Serving(host="0.0.0.0", open=True)).hosts == ("*",)
-    assert "*" not in rules_of(Serving(host="::", open=True, hosts=("edlm.example.com",))).hosts
-    assert rules_of(Serving(host="::2", open=True, hosts=("a",))).hosts[-2:] == ("[::2]", "a")
+    assert request_limits_of(Serving(host="0.0.0.0", open=True)).hosts == ("*",)
+    assert "*" not in request_limits_of(Serving(host="::", open=True, hosts=("edlm.example.com",))).hosts
+    assert request_limits_of(Serving(host="::2", open=True, hosts=("a",))).hosts[-2:] == ("[::2]", "a")
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "?1"])
@@ -170,8 +170,8 @@ def test_a_client_that_drips_its_body_holds_up_nobody(url):
 
 
 def test_a_client_that_goes_away_within_its_body_is_forgotten(service):
-    before = service.endpoint.batch.statistics().submitted
+    before = service.endpoint.engine.statistics().submitted
     with closing(socket.create_connection(address(service.url), timeout=30)) as connection:
         connection.sendall(HEAD + b'content-length: 99\r\n\r\n{"prompt": "a')
     assert ask(service.url, "/healthz", method="GET").status_code == 200
-    assert service.endpoint.batch.statistics().submitted == before
+    assert service.endpoint.engine.statistics().submitted == before
