@@ -50,7 +50,8 @@ class Files:
     cut: Literal["file", "paragraph", "line"] = "file"
     """Unit of a txt file that forms one document; paragraphs are separated by blank lines."""
     longest: Positive = LONGEST
-    """Maximum characters per document; longer documents are split, after white space if there is any."""
+    """Maximum characters per document; longer documents are split, after white space if there is any. The parts of a
+    row belong to one split; those of a txt document are documents of their own."""
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of all files except blank ones; those split by `longest` are named `name[at]`.

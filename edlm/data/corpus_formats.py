@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from edlm.config import ConfigurationError
-from edlm.data.document import Document, pieces
+from edlm.data.document import Document, documents, pieces
 from edlm.data.parquet_pages import pages
 from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, lines, whole_lines
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: int) -> Iterator[Document]:
-    """Yield the documents in the text field of the rows.
+    """Yield the documents in the text field of the rows; the pieces of a row of more than `longest` share its key.
 
     Raises ConfigurationError naming the row if the field is missing or is not text. A null is an error, too, unless
     `skip_nulls`: then its row is skipped, and the number of skipped rows is logged.
@@ -46,7 +46,7 @@ def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: in
     for name, fields in rows:
         text = _text_of(fields, field, name)
         if text is not None:
-            yield from pieces([text], name, longest)
+            yield from documents(text, name, longest)
         elif skip_nulls:
             nulls += 1
         else:

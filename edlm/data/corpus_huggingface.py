@@ -46,7 +46,8 @@ class HuggingFace:
     skip_nulls: bool = False
     """Skip rows whose text is null and log their number; otherwise the first one is an error."""
     longest: Positive = LONGEST
-    """Maximum characters per document; longer documents are split, after white space if there is any."""
+    """Maximum characters per document; longer documents are split, after white space if there is any. The parts of a
+    row belong to one split."""
     streaming: bool = False
     """Read over the network on demand instead of storing the data set first."""
 

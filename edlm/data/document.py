@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from edlm.data.text_key import text_key
+
 # Characters per document; few documents have more. Tokenization takes about 150 bytes of memory per byte of UTF-8, so
 # a document of 4-byte characters takes 150 MB.
 LONGEST = 250_000
@@ -14,6 +16,21 @@ class Document:
 
     text: str
     name: str
+    whole_key: int | None = None
+    """Key of the whole text that this one is a piece of; None if that text was not in memory, or if this is all of it.
+    """
+
+    @property
+    def key(self) -> int:
+        """Key of the whole text, which its copies share wherever they are cut."""
+        return text_key(self.text) if self.whole_key is None else self.whole_key
+
+
+def documents(text: str, name: str, longest: int) -> Iterator[Document]:
+    """Yield `text` as one document, or its `pieces`, which have the key of the whole."""
+    key = text_key(text) if len(text) > longest else None
+    for piece in pieces([text], name, longest):
+        yield Document(piece.text, piece.name, key)
 
 
 def pieces(parts: Iterable[str], name: str, longest: int) -> Iterator[Document]:
@@ -21,7 +38,8 @@ def pieces(parts: Iterable[str], name: str, longest: int) -> Iterator[Document]:
 
     A piece ends after the last white space in its last tenth or, without any, at `longest` characters; it is named
     `name[at]`, by the index of its first character in the text. The pieces concatenate to the text, except that blank
-    ones are dropped. Memory holds one piece and one part.
+    ones are dropped. Memory holds one piece and one part. Each piece has a key of its own: copies of the text that are
+    cut elsewhere have other keys.
     """
     buffer, size, offset = [], 0, 0
     for part in parts:

@@ -4,12 +4,10 @@ A document's split is a function of a hash of its text. A document's length has 
 every split follow one distribution. It does not depend on other documents, so any number of tasks can share the work.
 """
 
-import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Literal
 
 import numpy as np
@@ -18,12 +16,13 @@ from jaxtyping import UInt64
 from edlm.config import ConfigurationError, Fraction, config
 from edlm.data.corpus import CorpusConfig, Document
 from edlm.data.synthetic import AbstractSource
+from edlm.data.text_key import text_key
 
 Split = Literal["train", "validation", "judge"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "judge")
 
-FEW = 1_000  # documents: with fewer, chance alone would leave a split far from its share, or empty
-ORDERS = 64  # tried for few documents, to select the most even: mean sizes then differ by a tenth, not by half
+FEW = 1_000  # texts: with fewer, chance alone would leave a split far from its share, or empty
+ORDERS = 64  # tried for few texts, to select the most even: mean sizes then differ by a tenth, not by half
 
 
 @config
@@ -57,17 +56,19 @@ class Shares:
 class TextSplits:
     """Splits of a text corpus. Each text belongs to one split, with all its copies.
 
-    Copies are texts that differ at most in line ends, trailing white space and Unicode form (`text_key`). The texts of
-    the validation corpus are left out of the other splits.
+    Copies are texts that differ at most in line ends, trailing white space and Unicode form (`text_key`). A row that is
+    longer than `longest` is one text, and its pieces are in one split. A txt document that is longer is streamed: its
+    pieces are texts of their own, so that copies of it that are cut elsewhere may be in other splits. The texts of the
+    validation corpus are left out of the other splits.
     """
 
     corpus: CorpusConfig
     validation: CorpusConfig | None
     shares: Shares
     held_out: UInt64[np.ndarray, " n"]
-    """Keys of the validation corpus's texts, in ascending order."""
+    """Keys of the validation corpus's texts, whole and in pieces, in ascending order."""
     balanced: Mapping[int, Split] | None
-    """Split of each key if the corpus has fewer than FEW documents, else None."""
+    """Split of each key if the corpus has fewer than FEW texts, else None."""
 
     def documents(self) -> Iterator[tuple[Document, Split | None]]:
         """Yield each document and its split, the validation corpus first; the split is None for documents left out.
@@ -79,23 +80,23 @@ class TextSplits:
                 yield document, "validation"
         kept = False
         for document in self.corpus.documents():
-            split = self.split(document.text)
+            split = self.split(document)
             kept = kept or split is not None
             yield document, split
         if not kept:
             qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
             raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
 
-    def split(self, text: str) -> Split | None:
+    def split(self, document: Document) -> Split | None:
         """Return the split of a document of `corpus`; None if the validation corpus holds its text.
 
-        Except in a corpus of few documents, it is a function of the text and the shares alone. A change of the shares
-        moves only the documents that have to move: validation holds the lowest hashes, judge the highest.
-        Raises ConfigurationError for a text that a corpus of few documents did not hold when it was first read.
+        Except in a corpus of few texts, it is a function of the text and the shares alone. A change of the shares
+        moves only the texts that have to move: validation holds the lowest hashes, judge the highest.
+        Raises ConfigurationError for a text that a corpus of few texts did not hold when it was first read.
         """
-        key = text_key(text)
-        if _among(key, self.held_out):
+        if any(_among(key, self.held_out) for key in _keys(document)):
             return None
+        key = document.key
         if self.balanced is not None:
             if key not in self.balanced:
                 raise ConfigurationError("the corpus has changed while it was read; prepare it again")
@@ -134,41 +135,42 @@ def divide(
 ) -> TextSplits | SourceSplits:
     """Return the splits of `corpus` and of `validation`, a separate corpus for that split.
 
-    Reads the validation corpus, keeping 8 bytes per document, and at most FEW documents of `corpus`; calls `heard` with
+    Reads the validation corpus, keeping 8 bytes per document, and at most FEW texts of `corpus`; calls `heard` with
     the number of characters of each document read.
     """
     if isinstance(corpus, AbstractSource):
         return SourceSplits(corpus, shares)
     held_out = np.array([], dtype=np.uint64)
     if validation is not None:
-        keys = (key for key, _ in _keyed(validation, heard))
+        keys = (key for document in _heard(validation, heard) for key in _keys(document))
         held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
-    few = list(islice(_keyed(corpus, heard), FEW))
+    few = list(islice(_texts(_heard(corpus, heard)), FEW))
     balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
     return TextSplits(corpus, validation, shares, held_out, balanced)
 
 
-def text_key(text: str) -> int:
-    """Return 64 bits of a hash of `text`, equal for copies of it.
-
-    Texts are copies if they are equal in Unicode form NFC, with line ends LF and without white space at the end of
-    lines and of the text.
-    """
-    lines = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    plain = "\n".join(line.rstrip() for line in lines).rstrip()
-    # `person` makes the hash independent of plain BLAKE2b, by which the texts of a corpus may have been selected.
-    return int.from_bytes(hashlib.blake2b(plain.encode("utf-8"), digest_size=8, person=b"edlm splits").digest())
-
-
-def _keyed(corpus: CorpusConfig, heard: Callable[[int], None]) -> Iterator[tuple[int, int]]:
-    """Yield the key and the number of characters of each document."""
+def _heard(corpus: CorpusConfig, heard: Callable[[int], None]) -> Iterator[Document]:
     for document in corpus.documents():
         heard(len(document.text))
-        yield text_key(document.text), len(document.text)
+        yield document
+
+
+def _keys(document: Document) -> set[int]:
+    """Return the keys of the whole text and of the piece: of two equal texts, one may be a row and one streamed."""
+    return {document.key, text_key(document.text)} if document.whole_key is not None else {document.key}
+
+
+def _texts(documents: Iterator[Document]) -> Iterator[tuple[int, int]]:
+    """Yield the key and the number of characters of each text, of which a row's pieces form one."""
+    for whole_key, pieces in groupby(documents, key=lambda document: document.whole_key):
+        if whole_key is None:
+            yield from ((piece.key, len(piece.text)) for piece in pieces)
+        else:
+            yield whole_key, sum(len(piece.text) for piece in pieces)
 
 
 def _balanced(few: Iterable[tuple[int, int]], held_out: UInt64[np.ndarray, " n"], shares: Shares) -> dict[int, Split]:
-    """Return the split of each key in a corpus of few documents.
+    """Return the split of each key in a corpus of few texts.
 
     Texts are assigned in hash order. Few texts of very unequal sizes divide badly in some orders (one long chapter may
     be the whole validation split), so ORDERS orders are tried: by the fractional parts of odd multiples of the hash.

@@ -14,7 +14,8 @@ from jaxtyping import Int, Int64, UInt
 from edlm.config import NonNegative, Positive, config, parse
 from edlm.data.lost_characters import Lost
 from edlm.data.repeats import Repeated, Repeats
-from edlm.data.splits import Split, text_key
+from edlm.data.splits import Split
+from edlm.data.text_key import text_key
 from edlm.data.tokenizer import open_tokenizer
 from edlm.storage import Sha256
 

@@ -1,22 +1,27 @@
 """Splits follow one distribution, share no text, and hold their parts."""
 
+import csv
 import json
 import math
-import unicodedata
 from collections import Counter, defaultdict
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError, parse
 from edlm.data import splits
-from edlm.data.corpus import Embedded, Files
+from edlm.data.corpus import Embedded, Files, HuggingFace
+from edlm.data.document import Document
 from edlm.data.packing import Data, prepare
-from edlm.data.splits import FEW, Shares, text_key
+from edlm.data.splits import FEW, Shares
 from edlm.data.synthetic import IN_DOCUMENT, Markov
 from edlm.data.tokenizer_kinds import Bytes
+from tests.data.copies import marred
 from tests.places import DATA
 
 SPLITS = ("train", "validation", "judge")
@@ -206,37 +211,6 @@ def test_few_documents_have_no_size_that_a_split_prefers(folder):
 # Copies: line ends, trailing white space and Unicode form make no other text.
 
 
-def marred(text, choices):
-    """A copy of `text` with other line ends, white space behind lines, and another Unicode form."""
-    form, end, behind, last = choices
-    lines = unicodedata.normalize(form, text).split("\n")
-    return end.join(line + behind for line in lines) + last
-
-
-marrings = st.tuples(
-    st.sampled_from(["NFC", "NFD"]),
-    st.sampled_from(["\n", "\r\n", "\r"]),
-    st.sampled_from(["", " ", "\t "]),
-    st.sampled_from(["", "\n", "\r\n", " \n\n"]),
-)
-
-
-@settings(max_examples=50, deadline=None)
-@example("né\nb", ("NFD", "\r\n", "", "\n"))
-@given(st.text(st.characters(exclude_characters="\r", codec="utf-8"), min_size=1, max_size=30), marrings)
-def test_copies_have_one_key(text, choices):
-    assert text_key(marred(text, choices)) == text_key(text)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text("ab \nA", min_size=1, max_size=6), st.text("ab \nA", min_size=1, max_size=6))
-def test_texts_that_differ_in_more_have_other_keys(one, other):
-    def lines(text):
-        return "\n".join(line.rstrip() for line in text.split("\n")).rstrip()
-
-    assert (text_key(one) == text_key(other)) == (lines(one) == lines(other))
-
-
 @pytest.mark.parametrize("count", [100, FEW])
 def test_copies_share_a_split(folder, count):
     originals = [f"Ünïcode {number}\nof two lines" for number in range(count)]
@@ -245,6 +219,66 @@ def test_copies_share_a_split(folder, count):
     where = {text: split for split, held in found.items() for text in held}
     assert len(where) == 2 * count
     assert [where[text] for text in originals] == [where[copy] for copy in copies]
+
+
+def rows_written(path, kind, texts):
+    """A corpus of rows in documents of at most 20 characters."""
+    match kind:
+        case "jsonl" | "huggingface":
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        case "json":
+            path.write_text(json.dumps([{"text": text} for text in texts]))
+        case "csv" | "tsv":
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, delimiter="," if kind == "csv" else "\t", quoting=csv.QUOTE_ALL)
+                writer.writerows([["text"], *([text] for text in texts)])
+        case "parquet":
+            pyarrow.parquet.write_table(pa.table({"text": texts}), path)
+    if kind == "huggingface":
+        return HuggingFace(name="json", data_files=(str(path),), streaming=True, longest=20)
+    return Files(paths=(str(path),), format=kind, longest=20)
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet", "huggingface"])
+def test_all_pieces_of_a_long_row_and_of_its_copies_share_a_split(tmp_path, monkeypatch, kind, few):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(splits, "FEW", 1000 if few else 10)
+    originals = [f"Ünïcode {number:02}\nöf twö lines\nand ä third of {number:02}" for number in range(60)]
+    copies = [marred(text, ("NFD", "\r\n", " ", "\n")) for text in originals]
+    rows = [text for pair in zip(originals, copies, strict=True) for text in pair]
+    corpus = rows_written(tmp_path / "rows", kind, rows)
+    found = divide(corpus, None, Shares(validation=0.3, judge=0.3))
+    assert (found.balanced is not None) == few
+    homes = defaultdict(set)
+    for document, split in found.documents():
+        assert len(document.text) <= 20
+        row = int(document.name.rpartition(":")[2].partition("[")[0])
+        homes[row].add(split)
+    assert [len(homes[row]) for row in homes] == [1] * 120
+    ordered = [homes[row] for row in sorted(homes)]
+    assert ordered[::2] == ordered[1::2]
+    assert {split for (split,) in ordered} == set(SPLITS)
+
+
+def test_rows_are_few_however_many_pieces_they_have(folder):
+    texts = [f"{number} " * 20_000 for number in range(3)]
+    corpus = Files(paths=written(folder / "long.jsonl", texts).paths, longest=20)
+    found = divide(corpus, None, Shares(validation=0.3, judge=0.3))
+    assert set(found.balanced.values()) == set(SPLITS)
+
+
+@pytest.mark.parametrize(("kept", "held"), [("a.txt", "b.jsonl"), ("b.jsonl", "a.txt"), ("b.jsonl", "b.jsonl")])
+def test_a_long_text_of_the_validation_corpus_is_left_out_whether_it_is_streamed_or_a_row(folder, kept, held):
+    text = "A long text, in many pieces of its own."
+    (folder / "a.txt").write_text(text)
+    written(folder / "b.jsonl", [text])
+    written(folder / "more.jsonl", ["another text"])
+    corpus = Files(paths=(str(folder / kept), str(folder / "more.jsonl")), longest=20)
+    validation = Files(paths=(str(folder / held),), longest=20)
+    found = by_split(corpus, validation, Shares(validation=0, judge=0))
+    assert "".join(found["validation"]) == "".join(found[None]) == text
+    assert found["train"] == ["another text"]
 
 
 @settings(max_examples=40, deadline=None)
@@ -268,7 +302,7 @@ def test_in_a_large_corpus_a_split_is_a_function_of_the_text_and_the_shares_alon
     expected = [split for _, split in whole.documents()]
     part = divide(written(folder / "part.jsonl", texts[FEW:][::-1]), None, shares)
     assert [split for _, split in part.documents()] == expected[FEW:][::-1]
-    assert [part.split(text) for text in texts] == expected
+    assert [part.split(Document(text, "")) for text in texts] == expected
 
 
 def test_other_shares_move_only_the_documents_that_have_to_move(folder):
