@@ -1,12 +1,14 @@
-"""The documentation site builds strictly: every link, anchor and page of the navigation exists."""
+"""The documentation site builds strictly: every link, anchor and page of the navigation exists, and fits its screen."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
 import pytest
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
+from playwright.sync_api import sync_playwright
 
 from cluster.serving.deploy import Arguments
 from cluster.serving.replica import Wanted
@@ -17,6 +19,12 @@ from workflows.benchmarking.trained import Trained
 from workflows.experiment import Experiment
 from workflows.promote import Promote
 
+CHROMIUM = shutil.which("chromium")
+TOO_WIDE = """() => {
+    const page = document.documentElement, tables = [...document.querySelectorAll("div.settings table")];
+    const wide = tables.filter(table => table.scrollWidth > table.closest("div.settings").clientWidth);
+    return [page.scrollWidth > page.clientWidth, wide.map(table => table.textContent.trim().slice(0, 60))];
+}"""
 REMOTE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href|srcset)=\"?(?:https?:)?//[^>]*>")
 
 
@@ -43,6 +51,30 @@ def test_the_configuration_reference_names_every_setting_with_its_help(site):
             assert f"<td><code>{name}</code></td>" in section[0], f"{cls.__name__}.{name}"
             first_word = (field.description or "").split()[:1]
             assert all(word.strip("`") in section[0] for word in first_word)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_no_page_is_wider_than_the_screen_and_no_setting_leaves_it(site, width):
+    pages = [page for page in site.rglob("index.html") if "report" not in page.parts]
+    assert (site / "configuration/index.html") in pages
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": width, "height": 800})
+        found = {}
+        for page in pages:
+            view.goto(page.as_uri())
+            found[page.parent.relative_to(site).as_posix()] = view.evaluate(TOO_WIDE)
+        browser.close()
+    assert {page: wide for page, wide in found.items() if wide != [False, []]} == {}
+
+
+def test_functions_stand_apart_from_their_arguments_and_figures_open_at_full_size(site):
+    mathematics = (site / "mathematics/index.html").read_text(encoding="utf-8")
+    assert re.search(r"<mi>log</mi><mspace [^>]*>(</mspace>)?<msub", mathematics)
+    assert not re.search(r"<mi>log</mi><mspace [^>]*>(</mspace>)?<mo[^>]*>\(", mathematics)
+    report = (site / "benchmarks/english-27-variants/report/index.html").read_text(encoding="utf-8")
+    assert '<a href="../quality-cost.png"><img' in report
 
 
 def test_every_setting_has_a_help_text():

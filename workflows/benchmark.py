@@ -54,7 +54,7 @@ UNTRAINED = (
     "The networks are untrained: no two candidates are equal, which is the worst case for time, and the number of "
     "kept draft tokens "
     "is not that of trained networks (about one in three is rejected). Whole sequences are scored by the paper's NCE "
-    "network. Text quality is measured with trained networks (`--models`)."
+    "network. Text quality is measured with trained networks (--models)."
 )
 TRAINED = (
     "The networks are trained. Bounds are on -log p of held-out texts (for the autoregressive model: its "

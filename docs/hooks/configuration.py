@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from mkdocs.structure.files import File
 from pydantic import TypeAdapter
-from schema_tables import Schema, kind, references, table
+from schema_tables import Schema, references, table
+from schema_tables import kind as type_of
 
 from workflows.experiment import Experiment
 
@@ -23,6 +24,7 @@ python -m workflows.pipeline workflows/experiments/tiny.yaml --help
 
 Only the file chooses variants (`kind`) and the number of entries in a list.
 A flag writes a list as its values: `--evaluate.steps 4 8 16`.
+`null` in the file is `None` as a flag, and in the meanings below.
 """
 
 
@@ -37,16 +39,22 @@ def page() -> str:
     schema = TypeAdapter(Experiment).json_schema()
     definitions = schema["$defs"]
 
+    def variant(name: str) -> str | None:
+        return definitions[name]["properties"].get("kind", {}).get("const")
+
     def link(name: str) -> str:
-        variant = definitions[name]["properties"].get("kind", {}).get("const")
-        return f"[{name if variant is None else f'`{variant}`'}](#{name.lower()})"
+        kind = variant(name)
+        return f"[{name if kind is None else f'`{kind}`'}](#{name.lower()})"
 
     sections = [INTRODUCTION, f"## Experiment\n\n{schema['description']}\n\n{table(schema, definitions, link)}"]
     for name, places in _places(schema, definitions).items():
         definition = definitions[name]
         used = ", ".join(f"`{place}`" for place in places)
         text = definition.get("description", "")
-        sections.append(f"## {name}\n\n{text}\n\nUsed by {used}.\n\n{table(definition, definitions, link)}")
+        title = name if (kind := variant(name)) is None else f"`{kind}` ({name})"
+        sections.append(
+            f"## {title} {{ #{name.lower()} }}\n\n{text}\n\nUsed by {used}.\n\n{table(definition, definitions, link)}"
+        )
     return "\n".join(sections)
 
 
@@ -56,7 +64,7 @@ def _places(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, list
 
     def visit(inner: Schema, prefix: str) -> None:
         for key, field in inner["properties"].items():
-            path = f"{prefix}{key}" + ("[]" if kind(field, str).startswith("list") else "")
+            path = f"{prefix}{key}" + ("[]" if type_of(field, str).startswith("list") else "")
             for name in references(field):
                 places.setdefault(name, []).append(path)
                 visit(definitions[name], f"{path}.")

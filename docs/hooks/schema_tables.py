@@ -22,7 +22,7 @@ def table(schema: Schema, definitions: Mapping[str, Schema], link: Callable[[str
         variant = "Selects this variant." if name == "kind" and "const" in field else ""
         meaning = " ".join(field.get("description", variant).split())
         rows.append(" | ".join((f"| `{name}`", _cell(kind(field, link)), _cell(default), _cell(meaning) + " |")))
-    return "\n".join(rows) + "\n"
+    return '<div class="settings" markdown="1">\n\n' + "\n".join(rows) + "\n\n</div>\n"
 
 
 def references(schema: Any) -> list[str]:
