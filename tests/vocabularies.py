@@ -99,6 +99,7 @@ KINDS: Mapping[str, Callable[[], Tokenizer]] = {
     **({"gpt2": lambda: HuggingFaceTokenizer(uri=str(GPT2)).build([])} if GPT2.is_dir() else {}),
 }
 """Their texts can be streamed."""
+# Refused when they are opened.
 UNSTREAMABLE: Mapping[str, Callable[[], Tokenizer]] = {
     "pattern": lambda: of_words(
         decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex("a(b*)c"), "-")]), ["a", "b", "c"]

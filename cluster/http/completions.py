@@ -155,13 +155,6 @@ class Completions:
 def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
     """Return the completions that a request asks for; raise APIError if this model cannot generate them."""
     generator = plan.served.generator
-    if request.stream and generator.tokenizer.unstreamable is not None:
-        raise APIError(
-            400,
-            f"the texts of this model cannot be streamed: {generator.tokenizer.unstreamable}; ask without stream",
-            "stream",
-            "unsupported_parameter",
-        )
     prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
     suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
     plan.context.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())

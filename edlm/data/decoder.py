@@ -16,10 +16,6 @@ BYTE_PIECE = re.compile(r"<0x(?:[0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")  # pieces that 
 BYTE_LETTERS = frozenset("<0x+>123456789ABCDEFabcdef")
 
 
-class Unstreamable(ValueError):
-    """No bound is known: any part of the text may change until the last token is known."""
-
-
 @dataclass(frozen=True)
 class Growth:
     """Part of a decoded text that may change as more tokens follow."""
@@ -42,7 +38,7 @@ class Growth:
 def growth(decoder: Mapping[str, Any] | None, pieces: Iterable[str]) -> Growth:
     """Return what may change in texts of `decoder`, given as in tokenizer.json, with the vocabulary `pieces`.
 
-    Raises Unstreamable if no bound is known.
+    Raises ValueError if no bound is known, so that any part of a text may change until its last token.
     """
     steps = list(_flat(decoder)) if decoder is not None else []  # without a decoder, tokens are joined by spaces
     suffixes = [step["suffix"] for step in steps if step["type"] == "BPEDecoder"]
@@ -50,12 +46,18 @@ def growth(decoder: Mapping[str, Any] | None, pieces: Iterable[str]) -> Growth:
         # The last piece is treated differently: it alone is followed by no space.
         suffix_inside = any(suffixes[0] in piece.removesuffix(suffixes[0]) for piece in pieces)
         if len(steps) > 1 or not suffixes[0] or suffix_inside:
-            raise Unstreamable("BPEDecoder is one step of several, or its suffix stands within a token")
+            raise _unstreamable(
+                f"BPEDecoder is one step of several, or its suffix {suffixes[0]!r} is empty or stands within a token",
+                "make BPEDecoder the only step, with a suffix that tokens have only at their end",
+            )
         return Growth()
     bound_so_far = Growth()
     for i, step in enumerate(steps):
         if step["type"] == "ByteFallback" and not all(map(_keeps_bytes, steps[:i])):
-            raise Unstreamable("its decoder changes pieces before ByteFallback looks for bytes among them")
+            raise _unstreamable(
+                f"the step {steps[0]['type']} may change pieces before ByteFallback reads bytes from them",
+                "put ByteFallback first",
+            )
         if bound_so_far.partial:
             bound_so_far = replace(bound_so_far, partial=False, letters=bound_so_far.letters + 1)
         bound_so_far = _after(bound_so_far, step)
@@ -97,4 +99,14 @@ def _after(before: Growth, step: Mapping[str, Any]) -> Growth:
         case {"type": "Replace", "pattern": {"String": pattern}, "content": content} if pattern:
             # The last characters may begin the pattern, and so may those before the ones that could already change.
             return replace(before, letters=(before.letters + len(pattern) - 1) * max(1, len(content)))
-    raise Unstreamable(f"its decoder has a step {step['type']}, which may change any part of the text")
+    raise _unstreamable(
+        f"after the pieces are joined, the step {step['type']} may change any part of the text",
+        f"put {step['type']} before the step that joins them, or take it out",
+    )
+
+
+def _unstreamable(cause: str, way_out: str) -> ValueError:
+    return ValueError(
+        f"texts of its decoder cannot be streamed: {cause}; change the decoder in tokenizer.json ({way_out}), "
+        "which changes no token, and prepare the data with it"
+    )

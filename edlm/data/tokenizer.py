@@ -10,7 +10,7 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
 
-from edlm.data.decoder import BYTE_PIECE, Growth, Unstreamable, growth
+from edlm.data.decoder import BYTE_PIECE, growth
 from edlm.data.separator import is_parted, spelling
 
 FILE = "tokenizer.json"
@@ -22,7 +22,8 @@ class Tokenizer:
     Documents end with the token that the file's post-processor appends; without a post-processor, with a space. Only a
     vocabulary of whole words (the library's `WordLevel`, as in `Symbols`) has nothing between them.
     No text can spell that token: a document cannot end itself. Raises ValueError for a file that the `tokenizers`
-    library cannot read, that appends anything else, or whose separator text could spell.
+    library cannot read, that appends anything else, whose separator text could spell, or whose decoder may change any
+    part of a text until its last token, so that it cannot be streamed.
     """
 
     size: int
@@ -31,8 +32,6 @@ class Tokenizer:
     """Id between documents; None if they are separated by a space, as in text8, or by nothing, as for symbols."""
     digest: str
     """SHA-256 of tokenizer.json."""
-    unstreamable: str | None
-    """Reason why no part of a text is stable before its last token; None if `certain` returns the stable part."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -50,11 +49,7 @@ class Tokenizer:
         self._require_unspelt()
         self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
         decoder = self._rust.decoder
-        self._growth, self.unstreamable = Growth(), None
-        try:
-            self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
-        except Unstreamable as reason:
-            self.unstreamable = str(reason)
+        self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
         model = json.loads(text)["model"]
         # Unigram names its unknown token by id, the others by text.
         self._unknown = model.get("unk_id", self._rust.token_to_id(model.get("unk_token") or ""))
@@ -112,9 +107,7 @@ class Tokenizer:
         return self._rust.decode(checked, skip_special_tokens=False)
 
     def certain(self, ids: Sequence[int]) -> str:
-        """Return the prefix of the text of `ids` that is stable whatever ids follow; empty if unstreamable."""
-        if self.unstreamable is not None:
-            return ""
+        """Return the prefix of the text of `ids` that is stable whatever ids follow."""
         end = len(ids)
         while self._growth.byte_runs and end and self._is_byte(ids[end - 1]):
             end -= 1

@@ -132,7 +132,8 @@ class HuggingFaceTokenizer:
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Return the tokenizer at `uri`; `texts` is not used.
 
-        Raises ConfigurationError if there is none, or if its vocabulary lacks the separator or text can spell it.
+        Raises ConfigurationError if there is none, if its vocabulary lacks the separator or text can spell it, or if
+        texts of its decoder cannot be streamed.
         """
         rust = self._read()
         if rust.token_to_id(self.separator) is None:
@@ -140,7 +141,12 @@ class HuggingFaceTokenizer:
                 f"tokenizer.separator {self.separator!r} is not in the vocabulary of {self.uri}; "
                 f"its special tokens are: {_special(rust)}"
             )
-        return separated(rust, self.separator)
+        try:
+            return separated(rust, self.separator)
+        except ConfigurationError:
+            raise
+        except ValueError as error:
+            raise ConfigurationError(f"tokenizer.uri {self.uri}: {error}") from error
 
     def _read(self) -> tokenizers.Tokenizer:
         text = _read_text(self.uri if self.uri.endswith(".json") else f"{self.uri.rstrip('/')}/{FILE}")

@@ -203,8 +203,6 @@ class LanguageModel:
         Joined, the `text` of the states is the text that `generate` returns; the last state holds that result.
         """
         plan = self._plan(1, steps, candidates, energy, window, energy_temperature, temperature, seed)
-        if (reason := self.generator.tokenizer.unstreamable) is not None:
-            raise ConfigurationError(f"the texts of this model cannot be streamed: {reason}; call generate")
         known, stops = self._read(prompt), _stops(stop)
         (sequence,) = plan.sequences(known, _integer("max_tokens", max_tokens), stops)
         return self._states(plan, sequence, known, stops)

@@ -12,24 +12,26 @@ from tests.vocabularies import KINDS, UNSTREAMABLE, llama, made
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_texts_of_the_usual_decoders_can_be_streamed(name):
-    assert made(name).unstreamable is None
+def test_texts_of_the_usual_decoders_grow_with_their_tokens(name):
+    tokenizer = made(name)
+    ids = tokenizer.encode("cat").tolist() * 10
+    assert 0 < len(tokenizer.certain(ids)) <= len(tokenizer.decode(ids))
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "why", "way_out"),
     [
-        ("pattern", "step Replace, which may change any part"),
-        ("clean-up", "step WordPiece, which may change any part"),
-        ("inner-suffix", "its suffix stands within a token"),
-        ("bytes-changed", "changes pieces before ByteFallback"),
+        ("pattern", "the step Replace may change any part of the text", "put Replace before the step that joins them"),
+        ("clean-up", "the step WordPiece may change any part of the text", "put WordPiece before the step that joins"),
+        ("inner-suffix", "its suffix '</w>' is empty or stands within a token", "make BPEDecoder the only step"),
+        ("bytes-changed", "the step Replace may change pieces before ByteFallback", "put ByteFallback first"),
     ],
 )
-def test_an_unstreamable_decoder_says_why_and_nothing_of_a_text_is_certain(name, why):
-    tokenizer = made(name)
-    assert why in str(tokenizer.unstreamable)
-    assert tokenizer.certain([3, 3]) == ""
-    assert tokenizer.decode([3, 3]) != ""
+def test_a_decoder_whose_texts_cannot_be_streamed_is_refused_with_the_way_out(name, why, way_out):
+    with pytest.raises(ValueError, match=r"cannot be streamed: .*; change the decoder in tokenizer\.json") as refused:
+        made(name)
+    assert why in str(refused.value)
+    assert way_out in str(refused.value)
 
 
 def test_no_more_is_kept_back_than_may_change():

@@ -31,6 +31,23 @@ def normalised(text: str) -> str:
 
 
 @pytest.fixture
+def rewritten(tmp_path):
+    """A tokenizer.json whose decoder may change any part of a text."""
+    tokenizer = json.loads(byte_level._text)
+    replace = {"type": "Replace", "pattern": {"Regex": "a(b*)c"}, "content": "-"}
+    tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], replace]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return tmp_path
+
+
+def test_a_tokenizer_whose_texts_cannot_be_streamed_is_refused_by_its_setting_and_when_a_model_is_loaded(rewritten):
+    with pytest.raises(ConfigurationError, match=rf"tokenizer\.uri {rewritten}: texts .* cannot be streamed"):
+        HuggingFaceTokenizer(uri=str(rewritten)).build([])
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be used: texts .* cannot be streamed: .* Replace"):
+        open_tokenizer(rewritten)  # with which every model is opened
+
+
+@pytest.fixture
 def foreign(tmp_path):
     """A folder with vocab.json and merges.txt, as GPT-2's."""
     pieces = ["<|endoftext|>", "a", "b", "c", "Ġ", "ab", "Ġab"]

@@ -171,9 +171,3 @@ def test_a_model_without_energies_writes_and_says_what_it_lacks():
         model.generate("é", candidates=2)
     with pytest.raises(ValueError, match="'step' is not in this model; it has: none"):
         model.generate("é", energy="step")
-
-
-def test_texts_that_cannot_be_streamed_are_refused_before_any_step():
-    model = without_energy(Given("clean-up"))
-    with pytest.raises(ValueError, match=r"cannot be streamed: .*call generate"):
-        model.stream("the cat")

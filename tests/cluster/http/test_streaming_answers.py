@@ -50,15 +50,6 @@ def test_texts_of_every_kind_of_tokenizer_are_streamed_whole_and_read_on_from_th
                 assert (before + choice["text"] == together) or choice["finish_reason"] == "stop"
 
 
-def test_a_stream_that_could_not_be_told_is_refused_before_it_begins():
-    with serving(uniform_generator(Given("pattern")), "1", limits=Limits(patience_seconds=600)) as service:
-        refused = error(ask(service.url, COMPLETIONS, {"max_tokens": 5, "stream": True}), 400)
-        assert (refused["param"], refused["code"]) == ("stream", "unsupported_parameter")
-        assert "Replace, which may change any part of the text; ask without stream" in refused["message"]
-        (choice,) = whole(service.url, COMPLETIONS, {"max_tokens": 5, "stop": "-"})["choices"]
-        assert "-" not in choice["text"]
-
-
 def test_the_last_piece_says_what_made_it(url):
     pieces = stream(url, COMPLETIONS, LONG)
     assert pieces[-1]["choices"][0]["finish_reason"] == "length", "a client that asked for nothing meets no empty piece"
