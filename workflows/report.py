@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
     from workflows.stage_runner import RunningSession
 
-CODE = ("workflows.report",)
-"""Module that selects what the page shows and draws it."""
+CODE = ("workflows.report", "workflows.reporting.templates", "cluster.tracking.training_curves")
+"""Modules and templates that select what the page shows and draw it."""
 FINGERPRINT = "fingerprint"  # in the marker of the page: of all that it shows
 HTML, MARKDOWN = "report.html", "report.md"
 DOTS_PER_INCH = 150

@@ -3,7 +3,7 @@
 A stage names the modules that compute its result. Its digest covers their files and, within `FOLLOWED`, the files that
 they import, directly or indirectly. Once a sub-package of `edlm` (a room) is reached, all of its files count, so that a
 new file counts before anything imports it; but only reached files lead on to other rooms. A change in a module that the
-stage never reaches, such as the client, changes nothing.
+stage never reaches, such as the client, changes nothing. A folder of templates is named like a module.
 """
 
 import ast
@@ -39,7 +39,8 @@ def source_files(*modules: str, project: Path = PROJECT) -> frozenset[Path]:
     while waiting:
         for path in _files(project, waiting.pop()) - read:
             read.add(path)
-            waiting += (name for name in _imported(path.read_bytes()) if name.startswith(followed))
+            if path.suffix == ".py":
+                waiting += (name for name in _imported(path.read_bytes()) if name.startswith(followed))
             if len((inside := path.relative_to(project)).parts) > 2 and inside.parts[0] == SCIENCE:
                 rooms.add(project.joinpath(*inside.parts[:2]))
     return frozenset(read.union(*(room.rglob("*.py") for room in rooms)))
@@ -54,8 +55,10 @@ def _digest(files: frozenset[Path], project: Path) -> str:
 
 
 def _files(project: Path, module: str) -> set[Path]:
-    """Return the file of a module or the `__init__` of a package; empty for any other name."""
+    """Return the file of a module, the `__init__` of a package or the files of a folder; empty for any other name."""
     base = project.joinpath(*module.split("."))
+    if base.is_dir() and not (base / "__init__.py").is_file():
+        return {path for path in base.iterdir() if path.is_file()}
     return {path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()}
 
 

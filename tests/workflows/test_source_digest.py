@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from workflows import autoregress, evaluate, finetune, prepare, pretrain, register
+from workflows import autoregress, evaluate, finetune, prepare, pretrain, register, report
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.likelihood import Bound
 from workflows.source_digest import PROJECT, source_digest, source_files
 
-STAGES = {stage.__name__: stage.CODE for stage in (prepare, pretrain, autoregress, finetune, evaluate, register)}
+MODULES = (prepare, pretrain, autoregress, finetune, evaluate, register, report)
+STAGES = {stage.__name__: stage.CODE for stage in MODULES}
+    stage.__name__: stage.CODE for stage in (prepare, pretrain, autoregress, finetune, evaluate, register, report)
+}
 TRAINED = {name for name in STAGES if name.endswith(("pretrain", "autoregress", "finetune"))}
 
 
@@ -52,9 +55,11 @@ def test_a_copy_that_was_not_changed_runs_nothing_again(original, changed):
 ELSEWHERE = """
 edlm/client/client.py edlm/client/sse.py edlm/client/types.py cluster/http/middleware/access_log.py
 cluster/http/playground/index.html cluster/runtime/ray_connection.py
-workflows/serve.py workflows/stage.py workflows/experiment.py workflows/report.py
+workflows/serve.py workflows/stage.py workflows/experiment.py
 """
+PAGE = {"workflows.report"}
 EVERYTHING = set(STAGES)
+RESULTS = EVERYTHING - PAGE
 
 
 @pytest.mark.parametrize("where", ELSEWHERE.split())
@@ -67,10 +72,10 @@ def test_a_comment_where_nothing_is_computed_runs_nothing_again(original, change
     ("where", "again"),
     [
         ("edlm/config.py", EVERYTHING),
-        ("edlm/equations.py", EVERYTHING),
+        ("edlm/equations.py", RESULTS),
         ("edlm/training/objectives.py", TRAINED),
-        ("edlm/models/transformer.py", EVERYTHING - {"workflows.prepare"}),
-        ("edlm/data/splits.py", EVERYTHING),
+        ("edlm/models/transformer.py", RESULTS - {"workflows.prepare"}),
+        ("edlm/data/splits.py", RESULTS),
         ("edlm/energies/step.py", {"workflows.finetune", "workflows.evaluate", "workflows.register"}),
         ("edlm/sampling/sampler.py", {"workflows.finetune", "workflows.evaluate", "workflows.register"}),
         ("edlm/likelihood/bounds.py", {"workflows.evaluate", "workflows.register"}),
@@ -78,7 +83,12 @@ def test_a_comment_where_nothing_is_computed_runs_nothing_again(original, change
         ("cluster/training/deepspeed_engine.py", TRAINED),
         ("workflows/finetune.py", {"workflows.finetune"}),
         ("workflows/evaluation/measurements/quality.py", {"workflows.evaluate"}),
-        ("workflows/reporting/figures/bounds.py", {"workflows.evaluate"}),
+        ("workflows/reporting/figures/bounds.py", {"workflows.evaluate", *PAGE}),
+        ("cluster/training/workers.py", TRAINED),
+        ("workflows/report.py", PAGE),
+        ("workflows/reporting/html_page.py", PAGE),
+        ("workflows/reporting/templates/report.css", PAGE),
+        ("cluster/tracking/training_curves.py", PAGE),
     ],
 )
 def test_a_change_runs_again_what_depends_on_it_and_nothing_else(original, changed, where, again):

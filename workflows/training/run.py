@@ -15,8 +15,13 @@ from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
 from workflows.training.finished_training import training_to_continue
 
-CODE = ("workflows.training.run", "workflows.training.finished_training", "cluster.training.deepspeed_engine")
-"""Modules that compute the weights, besides a stage's own and its objective: settings and the workers' engine."""
+CODE = (
+    "workflows.training.run",
+    "workflows.training.finished_training",
+    "cluster.training.workers",
+    "cluster.training.deepspeed_engine",
+)
+"""Modules that compute the weights, besides a stage's own and its objective: settings, the workers and their engine."""
 
 Write = Callable[[Mapping[str, Tensor], Path], Any]
 
