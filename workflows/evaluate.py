@@ -23,13 +23,14 @@ from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.command import command
 from workflows.evaluation.equal_entropy import matched_rows
-from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, Row, Subject
+from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, Row, Subject
 from workflows.evaluation.run import measure_all
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.reporting.samplers import planned
 from workflows.reporting.terminal import report
+from workflows.row_names import PLAIN
 from workflows.stage import Session, StageContext, once
 
 CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")

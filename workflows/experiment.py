@@ -16,6 +16,7 @@ from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.training.energy_objectives import LARGEST_GRID
 from edlm.training.settings import Training
 from edlm.zero_shot.scoring import ZeroShot
+from workflows.row_names import CONTROLS, EXACT_PREFIX
 
 Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
@@ -42,6 +43,10 @@ class Finetune:
 
     def __post_init__(self) -> None:
         energy, named = self.energy, f"energy {self.name!r} of kind {self.energy.kind!r}"
+        if self.name in CONTROLS or self.name.startswith(EXACT_PREFIX):
+            raise ConfigurationError(
+                f"finetune.name is {self.name!r}, a name of other rows of the tables; give another one"
+            )
         if energy.needs_energy and self.base is None:
             raise ConfigurationError(f"{named} is built on another energy; name in `base` one that stands before it")
         if not energy.needs_energy and self.base is not None:

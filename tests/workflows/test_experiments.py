@@ -32,6 +32,11 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
     ("change", "message"),
     [
         ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
+        ({"finetune": [{"name": "plain", "energy": {"kind": "ar"}}]}, "'plain', a name of other rows of the tables"),
+        (
+            {"finetune": [{"name": "exact-step", "energy": {"kind": "ar"}}]},
+            "'exact-step', a name of other rows",
+        ),
         ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
         ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "is built on another energy; name in `base`"),
         (

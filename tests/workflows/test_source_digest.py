@@ -13,8 +13,6 @@ from workflows.source_digest import PROJECT, source_digest, source_files
 
 MODULES = (prepare, pretrain, autoregress, finetune, evaluate, register, report)
 STAGES = {stage.__name__: stage.CODE for stage in MODULES}
-    stage.__name__: stage.CODE for stage in (prepare, pretrain, autoregress, finetune, evaluate, register, report)
-}
 TRAINED = {name for name in STAGES if name.endswith(("pretrain", "autoregress", "finetune"))}
 
 

@@ -28,8 +28,9 @@ from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule, LogLinear
 from workflows.benchmarking.race import Lap, RacedSampler, Times, race
-from workflows.benchmarking.trained import AUTOREGRESSIVE, Trained, Worth, worth
-from workflows.evaluation.measurements.measurement import PLAIN, autoregressive, models
+from workflows.benchmarking.trained import Trained, Worth, worth
+from workflows.evaluation.measurements.measurement import autoregressive, models
+from workflows.row_names import AUTOREGRESSIVE, PLAIN
 
 WINDOW = (0.8, 1.0)  # in which the paper's generator resamples
 BLOCK = 8

@@ -9,8 +9,7 @@ from edlm.sampling.sampler import Sampler
 from workflows.evaluation.measurements.likelihood import Bound, Reference
 from workflows.evaluation.measurements.measurement import Row, Subject
 from workflows.evaluation.measurements.quality import AutoregressiveSamples, Samples
-
-AUTOREGRESSIVE = "autoregressive"
+from workflows.row_names import AUTOREGRESSIVE
 
 
 @config

@@ -4,6 +4,7 @@ from typing import Any
 
 from edlm.evaluation.equal_entropy import Point, nll_at_entropy
 from edlm.evaluation.quality import Average
+from workflows.row_names import DATA
 
 Row = dict[str, Any]
 SWEPT = (
@@ -24,7 +25,7 @@ def matched_rows(quality: list[Row]) -> list[Row]:
 
     A sampler that does not reach that entropy has nan and the reason.
     """
-    data = next((row for row in quality if row["energy"] == "data"), None)
+    data = next((row for row in quality if row["energy"] == DATA), None)
     sweeps: dict[tuple, list[Row]] = {}
     for row in quality:
         sweeps.setdefault(tuple(row[name] for name in SWEPT), []).append(row)

@@ -13,7 +13,7 @@ from edlm.sampling.sampler import EXACT, Sampler
 from edlm.storage import local_copy
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.compute_budget import AdaptiveEffort
-from workflows.evaluation.measurements.cost import AUTOREGRESSIVE, Cost
+from workflows.evaluation.measurements.cost import Cost
 from workflows.evaluation.measurements.exact_distance import (
     ExactEnergyDistance,
     ExactMarginalDistance,
@@ -22,8 +22,6 @@ from workflows.evaluation.measurements.exact_distance import (
 from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import Bound, Paper, Partition, Reference
 from workflows.evaluation.measurements.measurement import (
-    PLAIN,
-    UNIFORM,
     AbstractMeasurement,
     ExactKind,
     MeasuredRows,
@@ -35,6 +33,7 @@ from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledR
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
 from workflows.experiment import Evaluate, Experiment, Register
 from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_WHOLE_SEQUENCE, exact_twin
+from workflows.row_names import AUTOREGRESSIVE, PLAIN, UNIFORM
 
 Energies = Mapping[str, AnyEnergy]
 

@@ -43,7 +43,7 @@ from workflows.reporting.findings import (
 )
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import DATA, PLAIN, PUBLISHED, Row, energies, title
+from workflows.reporting.samplers import PUBLISHED, Row, energies, title
 from workflows.reporting.tabulation import (
     bound_table,
     calibration_table,
@@ -64,6 +64,7 @@ from workflows.reporting.text_tabulation import (
     sampled_race_entropy_table,
     trajectory_table,
 )
+from workflows.row_names import DATA, PLAIN
 
 TEXTS_SHOWN = 2  # per sampler
 

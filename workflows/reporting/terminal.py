@@ -4,6 +4,7 @@ from typing import Any
 
 from workflows.reporting.samplers import planned
 from workflows.reporting.terminal_truth import exact_lines
+from workflows.row_names import AUTOREGRESSIVE, NO_STEPS, PLAIN, UNIFORM
 
 Row = dict[str, Any]
 NAME = 36  # columns for an energy's name
@@ -55,7 +56,7 @@ def _bounds(bounds: list[Row]) -> list[str]:
         lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
     lines.append("Gain over plain diffusion at the same T, in paired standard errors (significant above 3)")
     for (name, window, k), by_steps in groups.items():
-        if name == "plain":
+        if name == PLAIN:
             continue
         cells = "".join(f"{_sigmas(by_steps[t]) if t in by_steps else '':>12}" for t in steps)
         lines.append(f"  {name:<{wide}}{window:<11}{k:>6}{cells}")
@@ -86,7 +87,7 @@ def _quality(quality: list[Row]) -> list[str]:
         f"{'distinct-4':>11}{'MAUVE':>7}{'ESS':>7}{'distinct':>9}{'calls p':>8}{'calls E':>8}{'ms/text':>10}"
     )
     for row in quality:
-        sampled = row["energy"] not in ("data", "repeater", "autoregressive")
+        sampled = row["energy"] not in NO_STEPS
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         lines.append(
             f"  {row['energy'] + ' (published)' * row['published']:<{wide}}{steps:>4}{k:>6}"
@@ -108,7 +109,7 @@ def _matched(rows: list[Row]) -> list[str]:
     lines = ["The same at the entropy of the data, by a sweep of the token temperature: judge, nats per token"]
     wide = _width(rows)
     for row in rows:
-        sampled = row["energy"] != "autoregressive"
+        sampled = row["energy"] != AUTOREGRESSIVE
         steps, k = (str(row["steps"]), _k(row)) if sampled else ("", "")
         reached = row["reason"] or _with(row["nll_nats_per_token"], row["nll_standard_error"])
         lines.append(f"  {row['energy'] + ' (published)' * row['published']:<{wide}}{steps:>4}{k:>6}  {reached}")
@@ -157,9 +158,9 @@ def _texts(quality: list[Row]) -> list[str]:
     sampled = [
         row for row in quality if row["denoiser_calls"] > 0 and row["token_temperature"] == 1 and not row["published"]
     ]
-    plain = next(row for row in sampled if row["energy"] == "plain")
+    plain = next(row for row in sampled if row["energy"] == PLAIN)
     best = min(
-        (row for row in sampled if row["energy"] not in ("plain", "uniform") and row["steps"] == plain["steps"]),
+        (row for row in sampled if row["energy"] not in (PLAIN, UNIFORM) and row["steps"] == plain["steps"]),
         key=lambda row: row["nll_nats_per_token"],
         default=plain,
     )

@@ -6,8 +6,9 @@ from itertools import groupby
 from workflows.reporting.document import Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
-from workflows.reporting.samplers import NO_STEPS, PLAIN, PUBLISHED, Row, energies, series, title
+from workflows.reporting.samplers import PUBLISHED, Row, energies, series, title
 from workflows.reporting.tabulation import NONE, number, sampler_of, series_rows, steps_of
+from workflows.row_names import NO_STEPS, PLAIN
 
 
 def quality_table(quality: Sequence[Row]) -> Table:

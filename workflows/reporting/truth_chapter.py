@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from workflows.reporting.document import DocumentBlock, Heading, Paragraph, Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import PLAIN, Row, title, words
+from workflows.reporting.samplers import Row, title, words
 from workflows.reporting.tabulation import NONE, number
 from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
+from workflows.row_names import PLAIN
 
 
 def exact_blocks(results: Results) -> list[DocumentBlock]:

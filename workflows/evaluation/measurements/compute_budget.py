@@ -42,6 +42,7 @@ from workflows.evaluation.measurements.measurement import (
     validation,
 )
 from workflows.evaluation.measurements.quality import AbstractTexts, is_trained_here
+from workflows.row_names import PLAIN
 
 FITTED_ON = 64  # training sequences
 FITTED = "train"
@@ -195,7 +196,7 @@ def _opened(cell: AdaptiveEffort, temperature: float = 1.0) -> tuple[OpenDenoise
     energies = {}
     for name in dict.fromkeys(choice.energy for choice in cell.choices if choice.energy):
         energies[name] = models(cell.subject, name, temperature)[1]
-    return models(cell.subject, "plain", temperature)[0], energies
+    return models(cell.subject, PLAIN, temperature)[0], energies
 
 
 def _drawn(
@@ -218,5 +219,5 @@ def _drawn(
 
 def _words(choice: StepChoice) -> str:
     if choice.energy is None:
-        return "plain"
+        return PLAIN
     return f"{choice.energy}, k = {choice.candidates}" if choice.candidates else f"{choice.energy}, exact"

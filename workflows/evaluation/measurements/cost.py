@@ -19,8 +19,8 @@ from workflows.evaluation.measurements.measurement import (
     energy_inputs,
     models,
 )
+from workflows.row_names import AUTOREGRESSIVE, PLAIN
 
-AUTOREGRESSIVE = "autoregressive"
 ROUNDS = 3
 
 
@@ -39,7 +39,7 @@ class Cost(AbstractMeasurement):
     @property
     def inputs(self) -> tuple[str, ...]:
         if self.energy == AUTOREGRESSIVE:
-            return ("autoregressive", "denoiser")
+            return (AUTOREGRESSIVE, "denoiser")
         return energy_inputs(self.subject, self.energy)
 
     @property
@@ -54,7 +54,7 @@ class Cost(AbstractMeasurement):
     def _draw(self, steps: list[StepResult]) -> None:
         rows = seeds(self.subject.seed, 0, torch.arange(self.texts), Purpose.ROWS)
         if self.energy == AUTOREGRESSIVE:
-            autoregressive(self.subject.uri("autoregressive")).draw(rows, models(self.subject, "plain")[0].length)
+            autoregressive(self.subject.uri(AUTOREGRESSIVE)).draw(rows, models(self.subject, PLAIN)[0].length)
             return
         denoiser, energy = models(self.subject, self.energy)
         canvas = torch.full((self.texts, denoiser.length), denoiser.network.mask)

@@ -10,7 +10,6 @@ from edlm.rng import Purpose, seeds
 from edlm.sampling.sampler import Sampler
 from workflows.evaluation.measurements.likelihood import sampler_columns, sampler_label
 from workflows.evaluation.measurements.measurement import (
-    PLAIN,
     AbstractMeasurement,
     MeasuredRows,
     Row,
@@ -19,6 +18,7 @@ from workflows.evaluation.measurements.measurement import (
     models,
     validation,
 )
+from workflows.row_names import PLAIN
 
 REFERENCE_SEED_OFFSET = 1  # added to the seed of the source's reference sequences, so that they are not the data again
 

@@ -16,7 +16,6 @@ from edlm.likelihood.paper import log_partition, paper_estimate
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from workflows.evaluation.measurements.measurement import (
-    PLAIN,
     AbstractMeasurement,
     MeasuredRows,
     Row,
@@ -27,6 +26,7 @@ from workflows.evaluation.measurements.measurement import (
     per_token,
     validation,
 )
+from workflows.row_names import PLAIN
 
 WHOLE_SEQUENCE_COST = 8  # denoiser passes that one call of a whole-sequence energy costs, roughly
 SPECULATIVE, FITTED, ANOTHER_DISTRIBUTION = "speculative", "fitted steps", "another distribution"

@@ -25,8 +25,8 @@ from edlm.interfaces import AbstractEnergy, AnyEnergy
 from edlm.likelihood.estimate import Estimate
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.storage import committed, local_copy
+from workflows.row_names import PLAIN, UNIFORM
 
-PLAIN, UNIFORM = "plain", "uniform"  # in the column `energy` where no energy is scored
 Row = dict[str, Any]
 
 

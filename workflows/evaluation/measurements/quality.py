@@ -29,6 +29,7 @@ from workflows.evaluation.measurements.measurement import (
     energy_inputs,
     models,
 )
+from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, REPEATER
 
 SHOWN = 8  # texts that are kept per set
 NO_SAMPLER = Sampler(steps=1)  # fills the columns of texts that no sampler drew
@@ -168,14 +169,14 @@ class AutoregressiveSamples(AbstractTexts):
 
     @property
     def identity(self) -> tuple[str, Sampler]:
-        return "autoregressive", NO_SAMPLER
+        return AUTOREGRESSIVE, NO_SAMPLER
 
     @property
     def sources(self) -> tuple[str, ...]:
         return ("autoregressive",)
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
-        length = models(self.subject, "plain")[0].length
+        length = models(self.subject, PLAIN)[0].length
         model = autoregressive(self.subject.uri("autoregressive"), self.token_temperature)
         rows = seeds(self.subject.seed, 0, torch.arange(self.count), Purpose.ROWS)
         return model.draw(rows, length), []
@@ -189,10 +190,10 @@ class DataTexts(AbstractTexts):
 
     @property
     def identity(self) -> tuple[str, Sampler]:
-        return "repeater" if self.repeated else "data", NO_SAMPLER
+        return REPEATER if self.repeated else DATA, NO_SAMPLER
 
     def draw(self) -> tuple[Int[Tensor, "b l"], list[StepResult]]:
-        texts = _data(self.subject.data, self.count, models(self.subject, "plain")[0].length, later=True)
+        texts = _data(self.subject.data, self.count, models(self.subject, PLAIN)[0].length, later=True)
         return repeaters(texts) if self.repeated else texts, []
 
 

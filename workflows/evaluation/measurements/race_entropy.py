@@ -7,7 +7,8 @@ import torch
 
 from edlm.baselines.published_sampler import EXACT_LABEL
 from edlm.evaluation.race_entropy import entropy_against_steps, race_entropy
-from workflows.evaluation.measurements.measurement import PLAIN, AbstractMeasurement, MeasuredRows, models, validation
+from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, models, validation
+from workflows.row_names import PLAIN
 
 RACED = "float32 race"
 

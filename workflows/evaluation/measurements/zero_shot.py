@@ -14,13 +14,13 @@ from edlm.storage import local_copy
 from edlm.zero_shot.scoring import ZeroShot, score
 from workflows.evaluation.measurements.likelihood import sampler_label
 from workflows.evaluation.measurements.measurement import (
-    PLAIN,
     AbstractMeasurement,
     MeasuredRows,
     autoregressive,
     energy_inputs,
     models,
 )
+from workflows.row_names import AUTOREGRESSIVE, PLAIN
 
 ROWS_AT_ONCE = 32
 
@@ -95,7 +95,7 @@ class AutoregressiveZeroShot(AbstractZeroShot):
 
     @property
     def model(self) -> str:
-        return "autoregressive"
+        return AUTOREGRESSIVE
 
     @property
     def inputs(self) -> tuple[str, ...]:

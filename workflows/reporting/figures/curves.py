@@ -25,18 +25,8 @@ from workflows.reporting.figures.style import (
     sheet,
 )
 from workflows.reporting.quantities import Quantity, measured
-from workflows.reporting.samplers import (
-    AUTOREGRESSIVE,
-    DATA,
-    PLAIN,
-    UNIFORM,
-    Row,
-    energies,
-    every_step,
-    last_step_only,
-    series,
-    title,
-)
+from workflows.reporting.samplers import Row, energies, every_step, last_step_only, series, title
+from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM
 
 COLUMNS = 3
 OVERVIEW_INCHES, PANEL_INCHES = 4.2, 2.5

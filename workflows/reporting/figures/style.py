@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from workflows.reporting.quantities import Quantity, measured
-from workflows.reporting.samplers import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM, Row
+from workflows.reporting.samplers import Row
+from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM
 
 INK, FAINT, PALE = "#22262b", "#b9c0c8", "#6b737c"
 # After Paul Tol's muted scheme; adjacent colors differ in lightness too, and all are legible on white.
