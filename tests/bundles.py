@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edlm.checkpoints.energies import EnergyNetwork, save_energy
+from edlm.checkpoints.energies import network_on, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters, TokenizerConfig
@@ -33,7 +33,7 @@ def save_models(
     places = {}
     for name, energy in ENERGIES.items():
         places[name] = folder / name
-        network = EnergyNetwork(energy=energy, denoiser_digest=opened.digest)
+        network = network_on(energy, opened)
         weights = stirred(energy.build(opened.network, None), seed=3).state_dict()
         save_energy(places[name], weights, network, length, folder / FILE, {})
     return model, places

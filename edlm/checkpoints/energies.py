@@ -1,6 +1,7 @@
 """Energies in model folders: saving and opening."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
+from edlm.schedule import ScheduleConfig
 
 
 @config
@@ -33,6 +35,8 @@ class EnergyNetwork:
     """Network of the autoregressive model, if the energy is built on it."""
     base: "EnergyNetwork | None" = None
     """The other energy that it is built on, if any."""
+    schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] | None = None
+    """Schedule of that denoiser, whose times the energy is trained at. None: not recorded, in folders of before."""
 
     def build(self, denoiser: Denoiser) -> AbstractEnergy:
         """Build the energy; its weights, including those of the model it is built on, are still to be loaded."""
@@ -41,14 +45,14 @@ class EnergyNetwork:
         return self.energy.build(denoiser, None if self.base is None else self.base.build(denoiser))
 
 
-def network_on(energy: EnergyConfig, denoiser: OpenDenoiser, base: Path | None) -> EnergyNetwork:
+def network_on(energy: EnergyConfig, denoiser: OpenDenoiser, base: Path | None = None) -> EnergyNetwork:
     """Return the network of an energy that is built on the model in the folder `base`, or on the denoiser alone."""
+    made = EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, schedule=denoiser.schedule)
     if base is None:
-        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest)
+        return made
     if energy.needs_autoregressive:
-        transformer = open_autoregressive(base).config
-        return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, autoregressive=transformer)
-    return EnergyNetwork(energy=energy, denoiser_digest=denoiser.digest, base=_network(base))
+        return replace(made, autoregressive=open_autoregressive(base).config)
+    return replace(made, base=_network(base))
 
 
 def save_energy(

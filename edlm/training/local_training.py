@@ -5,7 +5,7 @@ A source whose distribution is known, a denoiser, and an energy for it:
 >>> import tempfile
 >>> from pathlib import Path
 >>> import torch
->>> from edlm.checkpoints.energies import EnergyNetwork, open_energy, save_energy
+>>> from edlm.checkpoints.energies import network_on, open_energy, save_energy
 >>> from edlm.checkpoints.networks import open_denoiser, save_denoiser
 >>> from edlm.data.packing import Data, prepare
 >>> from edlm.data.splits import Shares
@@ -37,7 +37,7 @@ A source whose distribution is known, a denoiser, and an energy for it:
 >>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
 >>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
 >>> weights = train(energy, folder / "data", settings, say=lambda line: None)
->>> network = EnergyNetwork(energy=kind, denoiser_digest=denoiser.digest)
+>>> network = network_on(kind, denoiser)
 >>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})
 >>> open_energy(folder / "energy", denoiser).normalised
 True

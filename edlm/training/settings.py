@@ -47,7 +47,7 @@ class Training:
     """Steps between log lines and tracked metrics. No influence on the weights."""
     init_from: str | None = None
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
-    schedule. Of an energy, the denoiser that it was made for may be another, with another schedule; its network is
+    schedule. Of an energy, the denoiser that it was made for may be another one of that schedule; its network is
     compared by the shapes of the weights only. None: fresh weights."""
     validate_every: Positive | None = None
     """Steps from one validation loss to the next; one more is measured after the last step. None: no validation."""

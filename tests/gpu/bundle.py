@@ -41,6 +41,7 @@ def make_full_bundle(folder: Path) -> Path:
         network = EnergyNetwork(
             energy=energy,
             denoiser_digest=opened.digest,
+            schedule=opened.schedule,
             autoregressive=TRANSFORMER if energy.needs_autoregressive else None,
             base=EnergyNetwork(energy=CONDITIONAL, denoiser_digest=opened.digest) if energy.needs_energy else None,
         )

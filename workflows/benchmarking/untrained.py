@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from edlm.checkpoints.energies import EnergyNetwork, save_energy
+from edlm.checkpoints.energies import network_on, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
@@ -29,7 +29,7 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
     transformer = TransformerConfig(width=width, layers=layers, heads=HEADS)
     save_denoiser(denoiser_folder, built.denoiser.state_dict(), transformer, LogLinear(), length, folder / FILE, {})
     energy = StepEnergyConfig(block=BLOCK, width=head_width, layers=1, heads=HEADS)
-    network = EnergyNetwork(energy=energy, denoiser_digest=open_denoiser(denoiser_folder).digest)
+    network = network_on(energy, open_denoiser(denoiser_folder))
     save_energy(energy_folder, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
     save_bundle(
         folder / "bundle",

@@ -42,5 +42,8 @@ def _trainings(experiment: Experiment) -> Iterator[tuple[str, Training | None, M
         yield "judge", experiment.judge, causal
     for i, entry in enumerate(experiment.finetune):
         if entry.name not in given.energies:
-            expected = {"kind": "energy", "network": {"energy": plain(entry.energy)}, "whole": False}
+            network = {"energy": plain(entry.energy)}
+            if given.denoiser is None:
+                network["schedule"] = plain(experiment.schedule)
+            expected = {"kind": "energy", "network": network, "whole": False}
             yield f"finetune.{i}.training", entry.training, expected

@@ -127,6 +127,13 @@ def test_an_autoregressive_model_and_an_energy_that_are_others_are_refused_befor
         autoregress(other)
     with pytest.raises(ConfigurationError, match=r"energy\.width is 16 there and 32 here"):
         finetune(other)
+    weights = open_denoiser(models / "denoiser").network.state_dict()
+    save_denoiser(tmp_path / "cosine", weights, TRANSFORMER, Cosine(), LENGTH, folder / "data/tokenizer.json", {})
+    publish(tmp_path / "cosine", str(tmp_path / "cosine"))
+    changes["given"] = {"denoiser": str(tmp_path / "cosine")}
+    changes["finetune"] = [plain(finetune_entry(str(models / "step")))]
+    with pytest.raises(ConfigurationError, match=r"schedule\.kind is 'log_linear' there and 'cosine' here"):
+        finetune(session(folder, tmp_path / "home", **changes))
 
 
 def test_weights_that_do_not_fit_are_refused_with_their_shapes(folder):
