@@ -8,7 +8,8 @@ from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters, TokenizerConfig
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
-from edlm.inference.generator import Bundle, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import TRANSFORMER, denoiser, stirred

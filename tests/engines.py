@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,19 @@ from torch import Tensor
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.tokenizer_kinds import Characters
+from edlm.inference.canvas import canvas, context_tokens
+from edlm.inference.completion_decoding import CompletionDecoder
+from edlm.inference.components import Bundle
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
-from edlm.inference.generator import Bundle, TextGenerator
+from edlm.inference.generator import TextGenerator
 from edlm.inference.request import Limits, Request
-from edlm.inference.text import Progress, Text
-from edlm.interfaces import AbstractEnergy
+from edlm.inference.text import Progress, Tally, Text, document_end
+from edlm.interfaces import AbstractEnergy, Model
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import Sampler
+from edlm.sampling.state import StepResult
 from edlm.schedule import LogLinear
 from tests.bundles import ENERGIES, LENGTH
 from tests.networks import stirred
@@ -40,12 +44,38 @@ def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, see
     return Request(known=known, max_tokens=max_tokens, seed=seed, sampler=sampler, **{**defaults, **fields})
 
 
-def alone(generator: TextGenerator, one: Request) -> Text:
-    """What the generator writes for this job by itself, stop strings left aside."""
-    if one.max_tokens is None:
-        return generator.infill(one.known, [one.seed], one.sampler, one.energy)[0]
-    return generator.write([token for token in one.known if token is not None], one.max_tokens, [one.seed], one.sampler,
-                           one.energy)[0]  # fmt: skip
+def alone(generator: TextGenerator, one: Request, on_step: Callable[[StepResult], None] = lambda _: None) -> Text:
+    """What the sampler makes of the canvases of this job, one after another and step by step; stop strings left aside.
+
+    This loop shares nothing with the product but the step.
+    """
+    sampler, mask, device = one.sampler, generator.mask, generator.device
+    times = sampler.times()[:, None].to(device)
+    energy = generator.energy_for(sampler, one.energy)
+    model = Model(generator.denoiser.network, energy, generator.denoiser.schedule)
+    seed, tally, block, ended = torch.tensor([one.seed], device=device), Tally(), 0, None
+    infills = one.max_tokens is None
+    prompt = [] if infills else list(one.known)
+    written, wanted = [], len(one.known) if infills else one.max_tokens
+    separator = None if infills else generator.tokenizer.separator
+    while len(written) < wanted and ended is None:
+        before = [*prompt, *written]
+        context = context_tokens(len(before), wanted - len(written), generator.length)
+        known = one.known if infills else before[len(before) - context :]
+        own = slice(context, context + wanted - len(written))
+        xt = canvas(known, generator.length, mask)[None].to(device)
+        for i in range(sampler.steps, 0, -1):
+            if mask not in (tokens := xt[0, own].tolist()) or document_end(tokens, mask, separator) is not None:
+                break
+            index = torch.tensor([block * sampler.steps + i], device=device)
+            result = sampler.step(xt, times[i], times[i - 1], index, seed, model)
+            xt, tally = result.xs, tally.plus(result, 0)
+            on_step(result)
+        tokens = xt[0, own].tolist()
+        ended, block = document_end(tokens, mask, separator), block + 1
+        written += tokens[:ended]
+    text = CompletionDecoder(generator.tokenizer, prompt).whole(written)
+    return Text(tuple(written), text, one.seed, "length" if ended is None else "stop", tally)
 
 
 @st.composite
@@ -90,6 +120,17 @@ def watched(
 
     network.read, network.read_at = hooked(network.read), hooked(network.read_at)
     return generator
+
+
+@contextmanager
+def canvases(generator: TextGenerator) -> Iterator[list[Tensor]]:
+    """The canvases of each pass of the denoiser within the block."""
+    seen: list[Tensor] = []
+    watched(generator, before=lambda xt: seen.append(xt.clone()))
+    try:
+        yield seen
+    finally:
+        del generator.denoiser.network.read, generator.denoiser.network.read_at
 
 
 class Gate:
@@ -163,6 +204,6 @@ def echo() -> TextGenerator:
 
 def recorded(ticket: TextFuture) -> list[Progress]:
     """The list that every later state of the ticket is added to."""
-    frames: list[Progress] = []
-    ticket.watch(lambda: frames.append(ticket.frame()))
-    return frames
+    states: list[Progress] = []
+    ticket.watch(lambda: states.append(ticket.progress()))
+    return states

@@ -322,9 +322,9 @@ MUTANTS = (
     Mutant(
         "every canvas of a text has the randomness of the first",
         "inference/sequence.py",
-        "sequence._block * sequence.request.sampler.steps + move.i",
-        "move.i",
-        (f"{CONTINUOUS}::test_it_takes_the_very_steps_that_the_generator_takes",),
+        "sequence._block * sequence.request.sampler.steps + i",
+        "i",
+        (f"{CONTINUOUS}::test_it_takes_the_very_steps_that_the_sampler_takes",),
     ),
     Mutant(
         "the key that had most goes first",

@@ -89,8 +89,8 @@ class ServeBenchmark(Loads):
     """Tokens per canvas of that model."""
     slots: Positive = 16
     """Texts that run at once, and the largest static batch."""
-    turn_seconds: PositiveFloat = 0.1
-    """Turn of step-level batching. A turn consists of whole passes, and a pass takes longer on a CPU than on a GPU."""
+    step_seconds: PositiveFloat = 0.1
+    """Seconds of work per engine step of continuous batching; a pass takes longer on a CPU than on a GPU."""
     wait_seconds: PositiveFloat = 0.05
     """How long a static batch waits for more requests."""
     port: Positive = 8765
@@ -130,7 +130,7 @@ def _contest(settings: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
             Path(folder), settings.width, settings.layers, settings.head_width, settings.length, settings.seed
         )
         with contestants(
-            bundle, settings.slots, settings.turn_seconds, settings.wait_seconds, settings.port
+            bundle, settings.slots, settings.step_seconds, settings.wait_seconds, settings.port
         ) as by_batching:
             urls = {names[batching]: url for batching, url in by_batching.items()}
             result = contest(urls, OURS, settings, _say)

@@ -6,7 +6,8 @@ python -m workflows.register EXPERIMENT.yaml [--register.energy step ...] [--dry
 from typing import TYPE_CHECKING, Any
 
 from edlm.config import plain
-from edlm.inference.generator import Bundle, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.storage import committed, local_copy
 from workflows.command import command
 from workflows.finetune import finetune

@@ -30,9 +30,9 @@ SHARE = 0.1  # of a core, nominally: the services are measured in turn
 class BenchmarkedService:
     """One service of the model; the services differ only in the engine."""
 
-    def __init__(self, batching: Batching, bundle: str, slots: int, turn_seconds: float, wait_seconds: float) -> None:
+    def __init__(self, batching: Batching, bundle: str, slots: int, step_seconds: float, wait_seconds: float) -> None:
         torch.set_num_threads(1)
-        engine = _engine(batching, open_bundle(Path(bundle)), slots, turn_seconds, wait_seconds)
+        engine = _engine(batching, open_bundle(Path(bundle)), slots, step_seconds, wait_seconds)
         endpoint = Endpoint(engine, RequestLimits(max_seconds=SECONDS, max_work=float(MANY)), PrometheusMetrics())
         endpoint.warm = True
         self._app = make_app(endpoint)
@@ -42,12 +42,12 @@ class BenchmarkedService:
 
 
 def _engine(
-    batching: Batching, generator: TextGenerator, slots: int, turn_seconds: float, wait_seconds: float
+    batching: Batching, generator: TextGenerator, slots: int, step_seconds: float, wait_seconds: float
 ) -> InferenceEngine:
     version = f"{batching}/untrained"
     if batching == "continuous":
         return InferenceEngine(
-            generator, version, Limits(slots=slots, waiting=MANY, turn_seconds=turn_seconds, patience_seconds=SECONDS)
+            generator, version, Limits(slots=slots, waiting=MANY, step_seconds=step_seconds, patience_seconds=SECONDS)
         )
     size, wait = (slots, wait_seconds) if batching == "static" else (1, 0.0)
     return StaticBatch(generator, version, size, wait)
@@ -55,7 +55,7 @@ def _engine(
 
 @contextmanager
 def contestants(
-    bundle: Path, slots: int, turn_seconds: float, wait_seconds: float, port: int
+    bundle: Path, slots: int, step_seconds: float, wait_seconds: float, port: int
 ) -> Iterator[dict[Batching, str]]:
     """Run the three services on a private Ray while the context is open, and yield their URLs."""
     kinds: tuple[Batching, ...] = ("continuous", "one", "static")
@@ -70,7 +70,7 @@ def contestants(
         serve.run_many(
             [
                 serve.RunTarget(
-                    deployment.options(name=batching).bind(batching, str(bundle), slots, turn_seconds, wait_seconds),
+                    deployment.options(name=batching).bind(batching, str(bundle), slots, step_seconds, wait_seconds),
                     name=batching,
                     route_prefix=f"/{batching}",
                 )

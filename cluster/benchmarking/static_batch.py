@@ -44,11 +44,11 @@ class StaticBatch(InferenceEngine):
         return [self._begun(request) for request in requests]
 
     def _begun(self, request: Request) -> TextFuture:
-        future = TextFuture(self.version, lambda: None, RunningSequence(request, self.generator).frame)
+        future = TextFuture(self.version, lambda: None, RunningSequence(request, self.generator).progress)
 
         def end(text: "Future[Text]") -> None:
             error = text.exception()
-            future.keep(future.frame() if error is not None else _last(future.frame(), text.result()))
+            future.keep(future.progress() if error is not None else _last(future.progress(), text.result()))
             future.end(text.result() if error is None else EngineFailed(str(error)))
 
         future.begin()
@@ -56,10 +56,10 @@ class StaticBatch(InferenceEngine):
         return future
 
 
-def _last(frame: Progress, text: Text) -> Progress:
+def _last(progress: Progress, text: Text) -> Progress:
     """Return the progress of a complete text; the steps that led to it are unknown."""
     tokens = text.tokens
-    return replace(frame, tokens=tokens, unmasked_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
+    return replace(progress, tokens=tokens, unmasked_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
 
 
 def fill(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:

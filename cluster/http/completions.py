@@ -57,10 +57,10 @@ class Completions:
             for i in range(len(self.engine_requests))
         ]
 
-    def written(self, index: int, text: Text, frame: Progress) -> Written:
+    def written(self, index: int, text: Text, progress: Progress) -> Written:
         """Return the part of its finished text that choice `index` shows."""
         if self.suffix is None:
-            unmasked_at = frame.unmasked_at[: len(text.tokens)]
+            unmasked_at = progress.unmasked_at[: len(text.tokens)]
             return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, unmasked_at,
                            text.tally)  # fmt: skip
         separator, decoder = self.plan.served.generator.tokenizer.separator, self._decoder(index)
@@ -74,7 +74,7 @@ class Completions:
             stopped, whole = True, whole[:end]
             tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
-        unmasked_at = frame.unmasked_at[shown][: len(tokens)]
+        unmasked_at = progress.unmasked_at[shown][: len(tokens)]
         return Written(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:

@@ -38,9 +38,9 @@ class Infills:
         """Return placeholders: a stream sends states, and the text only once it is complete."""
         return [_Nothing()] * len(self.engine_requests)
 
-    def written(self, index: int, text: Text, frame: Progress) -> Written:
+    def written(self, index: int, text: Text, progress: Progress) -> Written:
         """Return the finished text of choice `index`."""
-        return Written(text.text, text.tokens, text.finish_reason, frame.unmasked_at, text.tally)
+        return Written(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.tally)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from edlm.cooperative_work import Cooperative
 from edlm.inference.generator import TextGenerator
-from edlm.inference.sequence import require_course
+from edlm.inference.sequence import require_at_random
 from edlm.sampling.sampler import Sampler
 
-PLAIN, WEIGHING = Sampler(steps=1), Sampler(steps=1, candidates=2)
+PLAIN, SCORING = Sampler(steps=1), Sampler(steps=1, candidates=2)
 Rows = tuple[int, ...]
 ONE_ROW: Rows = (1,)
 COMPILED_ROWS: Rows = (1, 2)  # one graph is compiled for a single row, another for any larger number
@@ -58,7 +58,7 @@ def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
     """Per batch size, fill canvases in one step by plain diffusion, then by each energy."""
     _require_servable(generator)
     for count in rows:
-        for name, sampler in [(None, PLAIN), *((name, WEIGHING) for name in generator.energies)]:
+        for name, sampler in [(None, PLAIN), *((name, SCORING) for name in generator.energies)]:
             generator.write((), generator.length, range(count), sampler, name)
             yield
 
@@ -66,7 +66,7 @@ def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
 def _require_servable(generator: TextGenerator) -> None:
     """Raise ValueError if every request that keeps the default sampler of the model would be rejected."""
     try:
-        require_course(generator.bundle.sampler)
+        require_at_random(generator.bundle.sampler)
     except ValueError as error:
         message = f"{generator.bundle.name!r} cannot be served with its default sampler: {error}; register it again"
         raise ValueError(f"{message} with `unmasking: {{kind: at_random}}`") from None

@@ -1,4 +1,4 @@
-"""Batched steps: the upcoming steps of many texts, with any times, k and windows, in one pass of the denoiser.
+"""Batched steps: the next steps of many texts, with any times, k and windows, in one pass of the denoiser.
 
 After the pass, rows without candidates to score advance together; the others are grouped by energy, k and temperature.
 A row whose scoring alone would outlast an engine step advances by itself, with pauses, so that no request waits for it.
@@ -22,27 +22,29 @@ from edlm.sampling.state import StepResult
 PLAIN = Sampler(steps=1)
 REGROWTH = 1000  # consecutive batches that fit, after which the batch size may double again
 
-Took = tuple[RunningSequence, StepResult | OutOfMemory | BrokenRow, int]
+SequenceResult = tuple[RunningSequence, StepResult | OutOfMemory | BrokenRow, int]
 """Sequence, the result of its step and its row in that result; or the sequence and the error in place of a result."""
 
 
 class Batcher:
     """Executor of steps that tracks the speed of this machine and how many rows fit its memory."""
 
-    def __init__(self, rows: int, turn_seconds: float) -> None:
-        self.pace, self.turn_seconds = Pace(), turn_seconds
-        self._most = self._bucket = rows
+    def __init__(self, rows: int, step_seconds: float) -> None:
+        self.pace, self.step_seconds = Pace(), step_seconds
+        self._max_rows = self._rows = rows
         self._fitted = 0
         self.passes = {PASS: 0}
         """Canvas passes, by network."""
-        self._begun: dict[RunningSequence, Cooperative[StepResult]] = {}
-        self._cramped: set[RunningSequence] = set()  # did not fit: restarted with one candidate per pause
+        self._paused: dict[RunningSequence, Cooperative[StepResult]] = {}
+        self._one_at_a_time: set[RunningSequence] = set()  # did not fit: restarted with one candidate per pause
 
     def seconds(self, sequence: RunningSequence, rows: int) -> float:
         """Return the seconds of the next step of `sequence`, or until its next pause, in a batch of `rows` rows."""
-        return self.turn_seconds if self.is_long(sequence) else self.of(sequence, sequence.upcoming().work, rows)
+        if self.is_long(sequence):
+            return self.step_seconds
+        return self.work_seconds(sequence, sequence.next_step().work, rows)
 
-    def of(self, sequence: RunningSequence, work: NetworkPasses, rows: int) -> float:
+    def work_seconds(self, sequence: RunningSequence, work: NetworkPasses, rows: int) -> float:
         """Return the seconds of `work` of `sequence`, in batches of `rows` rows."""
         return self.pace.seconds(
             work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence, rows
@@ -53,76 +55,76 @@ class Batcher:
 
         Exact draws proceed position by position; their duration is unknown before the first measurement.
         """
-        move = sequence.upcoming()
-        if sequence in self._begun or sequence in self._cramped:
+        step = sequence.next_step()
+        if sequence in self._paused or sequence in self._one_at_a_time:
             return True
-        if not move.scores:
+        if not step.scores:
             return False
         if sequence.scoring_sampler.candidates == EXACT and not self.pace.knows(sequence.kind):
             return True
-        return self._divisible(sequence, move.work) > self.turn_seconds
+        return self._divisible(sequence, step.work) > self.step_seconds
 
-    def step(self, sequences: Sequence[RunningSequence]) -> list[Took]:
+    def step(self, sequences: Sequence[RunningSequence]) -> list[SequenceResult]:
         """Take one step of each sequence; those that do not fit the memory even in half a batch get an error."""
-        results: list[Took] = []
-        for batch in _by_generator(sequences):
-            for part in _split(batch, self._bucket):
+        results: list[SequenceResult] = []
+        for batch in _by_model(sequences):
+            for part in _split(batch, self._rows):
                 results += self._step(part)
         return results
 
-    def resume(self, sequence: RunningSequence) -> Took | None:
-        """Run a heavy step up to its next pause; return its result, or None while it is unfinished."""
-        if sequence not in self._begun:
-            self._begun[sequence] = self._long_step(sequence)
+    def resume(self, sequence: RunningSequence) -> SequenceResult | None:
+        """Run a long step up to its next pause; return its result, or None while it is unfinished."""
+        if sequence not in self._paused:
+            self._paused[sequence] = self._long_step(sequence)
         try:
-            next(self._begun[sequence])
+            next(self._paused[sequence])
         except StopIteration as end:
             self.forget(sequence)
             return sequence, end.value, 0
         except FloatingPointError as error:
             self.forget(sequence)
-            return sequence, BrokenRow(str(error)), 0
+            return sequence, _broken(sequence, error), 0
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         else:
             return None
-        lost = sequence in self._cramped
+        lost = sequence in self._one_at_a_time
         self.forget(sequence)
         _release()
         if lost:
             return sequence, OutOfMemory("a step of this text does not fit the memory"), 0
-        self._cramped.add(sequence)
+        self._one_at_a_time.add(sequence)
         return None
 
     def forget(self, sequence: RunningSequence) -> None:
         """Drop the state of a sequence whose step is over, or that ends in the middle of one."""
-        self._begun.pop(sequence, None)
-        self._cramped.discard(sequence)
+        self._paused.pop(sequence, None)
+        self._one_at_a_time.discard(sequence)
 
     def _divisible(self, sequence: RunningSequence, work: NetworkPasses) -> float:
         return self.pace.divisible(work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence)
 
-    def _step(self, sequences: Sequence[RunningSequence]) -> list[Took]:
+    def _step(self, sequences: Sequence[RunningSequence]) -> list[SequenceResult]:
         results = self._attempt(sequences)
         if results is not None:
             self._grow()
             return results
         self._shrink(len(sequences))
-        halves: list[Took] = []
-        for half in _split(sequences, self._bucket):
+        halves: list[SequenceResult] = []
+        for half in _split(sequences, self._rows):
             retried = self._attempt(half)
             lost = OutOfMemory(f"a step of {len(half)} texts does not fit the memory")
             halves += [(sequence, lost, 0) for sequence in half] if retried is None else retried
         return halves
 
-    def _attempt(self, sequences: Sequence[RunningSequence]) -> list[Took] | None:
+    def _attempt(self, sequences: Sequence[RunningSequence]) -> list[SequenceResult] | None:
         """Compute one step; None if it does not fit the memory: nothing has changed then, so it can be retried."""
         try:
             return self._computed(sequences)
         except FloatingPointError as error:  # of one sequence: stepping each alone shows which
             if len(sequences) == 1:
-                return [(sequences[0], BrokenRow(str(error)), 0)]
+                return [(sequences[0], _broken(sequences[0], error), 0)]
             return [result for sequence in sequences for result in self._step([sequence])]
         except Exception as error:
             if not is_out_of_memory(error):
@@ -132,7 +134,7 @@ class Batcher:
 
     def _shrink(self, rows: int) -> None:
         """Limit batches to half of `rows`."""
-        self._bucket, self._fitted = max(1, min(self._bucket, rows // 2)), 0
+        self._rows, self._fitted = max(1, min(self._rows, rows // 2)), 0
 
     def _grow(self) -> None:
         """Count a batch that fits; after `REGROWTH` of them, double the batch size, up to the initial one.
@@ -141,29 +143,29 @@ class Batcher:
         """
         self._fitted += 1
         if self._fitted >= REGROWTH:
-            self._bucket, self._fitted = min(self._most, 2 * self._bucket), 0
+            self._rows, self._fitted = min(self._max_rows, 2 * self._rows), 0
 
     @torch.no_grad()
-    def _computed(self, sequences: Sequence[RunningSequence]) -> list[Took]:
-        generator = sequences[0].generator
-        network, started = generator.denoiser.network, time.monotonic()
-        state, groups = state_of(sequences, generator.device), list(_alike(sequences))
+    def _computed(self, sequences: Sequence[RunningSequence]) -> list[SequenceResult]:
+        components = sequences[0].components
+        network, started = components.denoiser.network, time.monotonic()
+        state, groups = state_of(sequences, components.device), list(_groups(sequences))
         needed = state.unmasked.clone()
         for rows in groups:
-            sampler, model = _how(sequences[rows[0]])
-            index = torch.tensor(rows, device=generator.device)
+            sampler, model = _sampler_and_model(sequences[rows[0]])
+            index = torch.tensor(rows, device=components.device)
             needed[index] = sampler.needed(state.at(index), model)
         context = read(network, state.xt, state.t, needed)
-        _synchronise(generator.device)
+        _synchronise(components.device)
         plain_seconds, results = time.monotonic() - started, []
         for rows in groups:
             first, began = sequences[rows[0]], time.monotonic()
-            weighed, (sampler, model) = first.upcoming().scores, _how(first)
-            index = torch.tensor(rows, device=generator.device)
+            scores, (sampler, model) = first.next_step().scores, _sampler_and_model(first)
+            index = torch.tensor(rows, device=components.device)
             result = _on_cpu(run_to_end(sampler.advance(state.at(index), context[index], model)))
             results += [(sequences[row], result, i) for i, row in enumerate(rows)]
-            if weighed:
-                candidates = sum(sequences[row].upcoming().work.candidates for row in rows)
+            if scores:
+                candidates = sum(sequences[row].next_step().work.candidates for row in rows)
                 self.pace.measured(first.kind, candidates, time.monotonic() - began)
                 self._count(first.energy_name, result.energy_calls)
             else:
@@ -178,16 +180,16 @@ class Batcher:
 
         Pauses are at most an engine step apart, unless a single candidate takes longer.
         """
-        generator, began = sequence.generator, time.monotonic()
-        network, work = generator.denoiser.network, sequence.upcoming().work
-        state = state_of([sequence], generator.device)
+        components, began = sequence.components, time.monotonic()
+        network, work = components.denoiser.network, sequence.next_step().work
+        state = state_of([sequence], components.device)
         context = read(network, state.xt, state.t, sequence.scoring_sampler.needed(state, sequence.model))
-        _synchronise(generator.device)
+        _synchronise(components.device)
         self.pace.measured(PASS, 1, time.monotonic() - began)
         exact = sequence.scoring_sampler.candidates == EXACT
         candidate_seconds = self._divisible(sequence, work) / max(sequence.scoring_sampler.candidates, 1)
-        candidates = 1 if sequence in self._cramped else max(1, int(self.turn_seconds / candidate_seconds))
-        remaining = sequence.scoring_sampler.advance(state, context, sequence.model, candidates * generator.length)
+        candidates = 1 if sequence in self._one_at_a_time else max(1, int(self.step_seconds / candidate_seconds))
+        remaining = sequence.scoring_sampler.advance(state, context, sequence.model, candidates * components.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()
         while True:
@@ -200,8 +202,8 @@ class Batcher:
                 self._count(PASS, result.denoiser_calls)
                 self._count(sequence.energy_name, result.energy_calls)
                 return result
-            _synchronise(generator.device)
-            if exact and time.monotonic() - began < self.turn_seconds:
+            _synchronise(components.device)
+            if exact and time.monotonic() - began < self.step_seconds:
                 continue  # exact draws pause at every position: do as many as an engine step has time for
             seconds, calls = seconds + time.monotonic() - began, 1 if exact else calls + 1
             yield
@@ -211,10 +213,10 @@ class Batcher:
         self.passes[network] = self.passes.get(network, 0) + int(calls.sum())
 
 
-def _by_generator(sequences: Sequence[RunningSequence]) -> Iterator[Sequence[RunningSequence]]:
-    generators = dict.fromkeys(sequence.generator for sequence in sequences)
-    for generator in generators:
-        yield [sequence for sequence in sequences if sequence.generator is generator]
+def _by_model(sequences: Sequence[RunningSequence]) -> Iterator[Sequence[RunningSequence]]:
+    models = dict.fromkeys(sequence.components for sequence in sequences)
+    for components in models:
+        yield [sequence for sequence in sequences if sequence.components is components]
 
 
 def _split(sequences: Sequence[RunningSequence], size: int) -> Iterator[Sequence[RunningSequence]]:
@@ -222,21 +224,25 @@ def _split(sequences: Sequence[RunningSequence], size: int) -> Iterator[Sequence
         yield sequences[start : start + size]
 
 
-def _alike(sequences: Sequence[RunningSequence]) -> Iterator[list[int]]:
+def _groups(sequences: Sequence[RunningSequence]) -> Iterator[list[int]]:
     """Yield the rows that advance together: those without scoring, and those with the same scoring."""
     groups: dict[object, list[int]] = {}
     for row, sequence in enumerate(sequences):
-        groups.setdefault(_how(sequence), []).append(row)
+        groups.setdefault(_sampler_and_model(sequence), []).append(row)
     yield from groups.values()
 
 
-def _how(sequence: RunningSequence) -> tuple[Sampler, Model]:
-    """Return the sampler and the model of the upcoming step."""
+def _sampler_and_model(sequence: RunningSequence) -> tuple[Sampler, Model]:
+    """Return the sampler and the model of the next step."""
     return (
         (sequence.scoring_sampler, sequence.model)
-        if sequence.upcoming().scores
+        if sequence.next_step().scores
         else (PLAIN, replace(sequence.model, energy=None))
     )
+
+
+def _broken(sequence: RunningSequence, error: FloatingPointError) -> BrokenRow:
+    return BrokenRow(f"the text of seed {sequence.request.seed}: {error}")
 
 
 def _on_cpu(result: StepResult) -> StepResult:

@@ -19,23 +19,27 @@ class NetworkPasses:
 
     passes: float = 0.0
     candidates: float = 0.0
-    weighed: float = 0.0
+    scoring_steps: float = 0.0
     """Steps that call the energy."""
 
     def __add__(self, other: "NetworkPasses") -> "NetworkPasses":
         return NetworkPasses(
-            self.passes + other.passes, self.candidates + other.candidates, self.weighed + other.weighed
+            self.passes + other.passes,
+            self.candidates + other.candidates,
+            self.scoring_steps + other.scoring_steps,
         )
 
     def __sub__(self, other: "NetworkPasses") -> "NetworkPasses":
         return NetworkPasses(
-            self.passes - other.passes, self.candidates - other.candidates, self.weighed - other.weighed
+            self.passes - other.passes,
+            self.candidates - other.candidates,
+            self.scoring_steps - other.scoring_steps,
         )
 
 
-def of_step(share: float, weighed: bool, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
+def of_step(share: float, scores: bool, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
     """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions."""
-    if not weighed or energy is None:
+    if not scores or energy is None:
         return NetworkPasses(1.0)
     return NetworkPasses(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
 
@@ -45,13 +49,13 @@ def of_canvas(masked: int, length: int, sampler: Sampler, model: Model) -> Netwo
     times = sampler.times()
     energy, alpha = model.energy, model.schedule.alpha
     share = alpha(times[:-1]) - alpha(times[1:])  # P(a position is unmasked by this step)
-    moves = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
-    passes = moves.sum().item()
+    unmasks = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
+    passes = unmasks.sum().item()
     if energy is None:
         return NetworkPasses(passes)
-    weighed = sampler.may_score(times[1:], energy)
-    steps = moves[weighed].sum().item()
-    canvases = steps if energy.whole_sequence else share[weighed].sum().item() * masked / length
+    scoring = sampler.may_score(times[1:], energy)
+    steps = unmasks[scoring].sum().item()
+    canvases = steps if energy.whole_sequence else share[scoring].sum().item() * masked / length
     return NetworkPasses(passes, max(sampler.candidates, 1) * canvases, steps)
 
 
@@ -109,7 +113,7 @@ class Pace:
     def __init__(self) -> None:
         self._prices: dict[str, CostModel] = {}
 
-    def seconds(self, work: NetworkPasses, kind: str, drafts: bool, rows: int) -> float:
+    def seconds(self, work: NetworkPasses, kind: str, whole_sequence: bool, rows: int) -> float:
         """Return the estimated seconds of `work`, whose candidates belong to the energy called `kind`.
 
         The `rows` of a batch share the fixed cost of a call.
@@ -117,13 +121,13 @@ class Pace:
         start, per_unit = self._parts(PASS, FIRST_GUESS_SECONDS)
         total = work.passes * (start / rows + per_unit)
         if work.candidates > 0:
-            start, per_unit = self._of_candidates(kind, drafts)
-            total += work.weighed * start / rows + work.candidates * per_unit
+            start, per_unit = self._of_candidates(kind, whole_sequence)
+            total += work.scoring_steps * start / rows + work.candidates * per_unit
         return total
 
-    def divisible(self, work: NetworkPasses, kind: str, drafts: bool) -> float:
+    def divisible(self, work: NetworkPasses, kind: str, whole_sequence: bool) -> float:
         """Return the divisible part of the seconds: that of the candidates themselves."""
-        return work.candidates * self._of_candidates(kind, drafts)[1]
+        return work.candidates * self._of_candidates(kind, whole_sequence)[1]
 
     def knows(self, kind: str) -> bool:
         """Return whether any call of this kind was measured."""
@@ -133,9 +137,9 @@ class Pace:
         """Record the seconds of a call with `units` candidates of this kind (rows, for `PASS`)."""
         self._prices.setdefault(kind, CostModel()).measured(units, seconds)
 
-    def _of_candidates(self, kind: str, drafts: bool) -> tuple[float, float]:
+    def _of_candidates(self, kind: str, whole_sequence: bool) -> tuple[float, float]:
         pass_seconds = sum(self._parts(PASS, FIRST_GUESS_SECONDS))
-        return self._parts(kind, pass_seconds * (WHOLE_SHARE if drafts else LIGHT_SHARE))
+        return self._parts(kind, pass_seconds * (WHOLE_SHARE if whole_sequence else LIGHT_SHARE))
 
     def _parts(self, kind: str, guess: float) -> tuple[float, float]:
         return self._prices[kind].parts if kind in self._prices else (0.0, guess)

@@ -38,7 +38,7 @@ class InferenceEngine:
         self._closed, self._stop = False, False
         self._to_follow = 0  # callers that may add work once their current work is over
         self._failure: BaseException | None = None
-        self._batcher, self._fair_share = Batcher(limits.slots, limits.turn_seconds), FairShare()
+        self._batcher, self._fair_share = Batcher(limits.slots, limits.step_seconds), FairShare()
         self._statistics, self._order, self._beat = EngineStatistics(), 0, time.monotonic()
         self.step_observers = self._statistics.step_observers  # called after every step: they must return at once
         self._thread = threading.Thread(target=self._run_steps, name="engine", daemon=True)
@@ -78,7 +78,7 @@ class InferenceEngine:
         with self._changed:
             self._require_open()
             now, rows = time.monotonic(), self._row_count(len(requests))
-            costs = [self._batcher.of(sequence, sequence.left, rows) for sequence in sequences]
+            costs = [self._batcher.work_seconds(sequence, sequence.remaining_work, rows) for sequence in sequences]
             if requests:
                 self._require_room(
                     requests[0].key, sum(costs), now, min(request.deadline for request in requests), len(requests)
@@ -89,7 +89,7 @@ class InferenceEngine:
                     key=request.key,
                     due=now + cost,
                     order=self._next(),
-                    future=TextFuture(model.version, self._wake, sequence.frame),
+                    future=TextFuture(model.version, self._wake, sequence.progress),
                     deadline=request.deadline,
                     sequence=sequence,
                 )
@@ -127,7 +127,7 @@ class InferenceEngine:
             future: Future[T] = Future(self.version, self._wake)
             entry = ScheduledTask(
                 key=key, due=now + seconds, order=self._next(), future=future, deadline=deadline, work=work,
-                expected=seconds, latest=min(seconds, self.limits.turn_seconds),
+                expected=seconds, latest=min(seconds, self.limits.step_seconds),
             )  # fmt: skip
             self._entries.append(entry)
             self._changed.notify_all()
@@ -137,9 +137,8 @@ class InferenceEngine:
         """Return the estimated seconds that these texts would wait and take if no other request arrived."""
         sequences = [RunningSequence(request, self.generator) for request in requests]
         with self._changed:
-            seconds = sum(
-                self._batcher.of(sequence, sequence.left, self._row_count(len(requests))) for sequence in sequences
-            )
+            rows = self._row_count(len(requests))
+            seconds = sum(self._batcher.work_seconds(sequence, sequence.remaining_work, rows) for sequence in sequences)
             return seconds + (estimated_wait(self._backlog(), requests[0].key, seconds) if requests else 0.0)
 
     @property
@@ -217,7 +216,7 @@ class InferenceEngine:
         """Return the seconds of running and waiting work, by key."""
         backlog: dict[str, float] = {}
         for entry in self._entries:
-            backlog[entry.key] = backlog.get(entry.key, 0.0) + entry.left(self._batcher, self._row_count())
+            backlog[entry.key] = backlog.get(entry.key, 0.0) + entry.remaining_seconds(self._batcher, self._row_count())
         return backlog
 
     def _row_count(self, more: int = 0) -> int:
@@ -266,7 +265,7 @@ class InferenceEngine:
             return
         started = time.monotonic()
         chosen = self._fair_share.picked(
-            running, lambda entry: entry.seconds(self._batcher, len(running)), self.limits.turn_seconds
+            running, lambda entry: entry.seconds(self._batcher, len(running)), self.limits.step_seconds
         )
         steps: list[ScheduledText] = []
         for entry in chosen:
@@ -276,11 +275,11 @@ class InferenceEngine:
             elif not self._batcher.is_long(entry.sequence):
                 steps.append(entry)
             elif (finished := self._batcher.resume(entry.sequence)) is not None:
-                self._take(entry, *finished[1:])
+                self._apply(entry, *finished[1:])
         if steps:
             entry_of = {entry.sequence: entry for entry in steps}
             for sequence, result, row in self._batcher.step(list(entry_of)):
-                self._take(entry_of[sequence], result, row)
+                self._apply(entry_of[sequence], result, row)
         with self._changed:
             self._statistics.count_step(time.monotonic() - started)
 
@@ -309,23 +308,23 @@ class InferenceEngine:
                 raise
             self._end(entry, OutOfMemory("this work does not fit the memory"))
 
-    def _take(self, entry: ScheduledText, result: StepResult | OutOfMemory | BrokenRow, row: int) -> None:
+    def _apply(self, entry: ScheduledText, result: StepResult | OutOfMemory | BrokenRow, row: int) -> None:
         """Apply the result of a step to its text, and notify the watchers."""
         if isinstance(result, OutOfMemory | BrokenRow):
             return self._end(entry, result)
-        before = entry.sequence.frame.masked
+        before = entry.sequence.progress.masked
         try:
-            entry.sequence.take(result, row)
+            entry.sequence.apply(result, row)
         except BrokenRow as error:
             return self._end(entry, error)
         with self._changed:
             self._statistics.rows += 1
-            self._statistics.tokens += before - entry.sequence.frame.masked
+            self._statistics.tokens += before - entry.sequence.progress.masked
         if entry.sequence.finished:
-            entry.future.keep(entry.sequence.frame)
+            entry.future.keep(entry.sequence.progress)
             self._end(entry, entry.sequence.text())
         else:
-            entry.future.show(entry.sequence.frame)
+            entry.future.show(entry.sequence.progress)
         return None
 
     def _end(self, entry: Entry, outcome: Any) -> None:

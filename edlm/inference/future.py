@@ -83,24 +83,24 @@ class Future(Generic[R]):
 class TextFuture(Future[Text]):
     """Future of a text, with its latest progress."""
 
-    def __init__(self, version: str, wake: Callable[[], None], frame: Progress) -> None:
+    def __init__(self, version: str, wake: Callable[[], None], progress: Progress) -> None:
         super().__init__(version, wake)
-        self._frame = frame
+        self._progress = progress
 
-    def frame(self) -> Progress:
+    def progress(self) -> Progress:
         """Return the latest progress; earlier progress is not kept."""
-        return self._frame
+        return self._progress
 
-    def show(self, frame: Progress) -> None:
+    def show(self, progress: Progress) -> None:
         """Set the latest progress and call the watchers."""
-        self._frame = frame
+        self._progress = progress
         self.tell()
 
-    def keep(self, frame: Progress) -> None:
+    def keep(self, progress: Progress) -> None:
         """Set the latest progress without calling the watchers, because the end follows."""
-        self._frame = frame
+        self._progress = progress
 
     def end(self, outcome: Text | Exception) -> None:
         """Set the outcome, keeping the latest progress with status `done`."""
-        self._frame = replace(self._frame, status="done")
+        self._progress = replace(self._progress, status="done")
         super().end(outcome)

@@ -1,7 +1,6 @@
 """Language model for Python and notebooks: text in, text out, with the names and the texts of the HTTP endpoint."""
 
 import itertools
-import math
 import operator
 import secrets
 import time
@@ -46,7 +45,7 @@ class _Plan:
         self, known: Sequence[int | None], max_tokens: int | None, stop: tuple[str, ...] = ()
     ) -> list[RunningSequence]:
         sampler, energy = self.settings.sampler, self.settings.energy
-        requests = [Request(tuple(known), max_tokens, seed, sampler, energy, "", math.inf, stop) for seed in self.seeds]
+        requests = [Request(tuple(known), max_tokens, seed, sampler, energy, stop=stop) for seed in self.seeds]
         return [RunningSequence(request, self.generator) for request in requests]
 
 
@@ -215,11 +214,11 @@ class LanguageModel:
         incremental = IncrementalText(CompletionDecoder(generator.tokenizer, known), ends, stops, echo=False)
         for _ in run_sequences([sequence]):
             if not sequence.finished:
-                frame = sequence.frame
-                new, canvas = incremental.more(frame.tokens), self._canvas(frame.tokens)
-                yield StreamedText(new, canvas, frame.step, frame.steps, frame.masked)
-        result, frame = self._result(plan, [sequence], began, known), sequence.frame
-        yield StreamedText(incremental.rest(result.text), result.text, frame.step, frame.steps, 0, result)
+                now = sequence.progress
+                new, canvas = incremental.more(now.tokens), self._canvas(now.tokens)
+                yield StreamedText(new, canvas, now.step, now.steps, now.masked)
+        result, now = self._result(plan, [sequence], began, known), sequence.progress
+        yield StreamedText(incremental.rest(result.text), result.text, now.step, now.steps, 0, result)
 
     def _plan(
         self,

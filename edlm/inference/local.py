@@ -14,10 +14,10 @@ def run_sequences(sequences: Sequence[RunningSequence], rows: int = ROWS) -> Ite
 
     Raise the error of the first sequence that fails: BrokenRow, or OutOfMemory.
     """
-    batcher = Batcher(rows, turn_seconds=math.inf)
+    batcher = Batcher(rows, step_seconds=math.inf)
     while running := [sequence for sequence in sequences if not sequence.finished][:rows]:
         for sequence, result, row in batcher.step(running):
             if isinstance(result, Exception):
                 raise result
-            sequence.take(result, row)
+            sequence.apply(result, row)
         yield

@@ -16,7 +16,7 @@ class Limits:
     """Rows that run concurrently."""
     waiting: NonNegative = 64
     """Texts that may wait in addition. 0: a text that finds no free slot is rejected."""
-    turn_seconds: PositiveFloat = 0.05
+    step_seconds: PositiveFloat = 0.05
     """Seconds of work per engine step, after which arrivals and departures are handled."""
     patience_seconds: PositiveFloat = 10.0
     """Longest wait; a request that would wait longer is rejected."""
@@ -34,9 +34,9 @@ class Request:
     sampler: Sampler
     energy: str | None
     """None: the default of the bundle."""
-    key: str
-    """API key of the request; keys share the work equally, however much each of them requests."""
-    deadline: float
+    key: str = ""
+    """API key of the request; keys share the work of an engine equally, however much each of them requests."""
+    deadline: float = math.inf
     """In terms of `time.monotonic()`; a request that is unfinished by then ends as Expired."""
     stop: tuple[str, ...] = ()
     """Stop strings: the text after the prompt ends before the first of these."""

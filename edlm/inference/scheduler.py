@@ -49,7 +49,7 @@ def estimated_wait(by_key: Mapping[str, float], key: str, seconds: float) -> flo
     equally.
     """
     before = by_key.get(key, 0.0)
-    return before + sum(min(left, before + seconds) for other, left in by_key.items() if other != key)
+    return before + sum(min(other_seconds, before + seconds) for other, other_seconds in by_key.items() if other != key)
 
 
 class FairShare:
@@ -108,9 +108,9 @@ class ScheduledText(ScheduledRequest):
         """Return the seconds of its next step, or until its next pause, in a batch of `rows` rows."""
         return batcher.seconds(self.sequence, rows)
 
-    def left(self, batcher: Batcher, rows: int) -> float:
+    def remaining_seconds(self, batcher: Batcher, rows: int) -> float:
         """Return the seconds of all remaining work."""
-        return batcher.of(self.sequence, self.sequence.left, rows)
+        return batcher.work_seconds(self.sequence, self.sequence.remaining_work, rows)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -129,7 +129,7 @@ class ScheduledTask(ScheduledRequest):
     def seconds(self, batcher: Batcher, rows: int) -> float:
         return self.latest
 
-    def left(self, batcher: Batcher, rows: int) -> float:
+    def remaining_seconds(self, batcher: Batcher, rows: int) -> float:
         return max(0.0, self.expected)
 
     def resume(self) -> None:

@@ -1,7 +1,7 @@
 """Running sequences: texts generated canvas by canvas, taking only the steps that unmask something.
 
-Which step unmasks a position depends on no network (`Sampler.choose_positions`), so the course of a canvas is known
-before it begins: steps that would unmask nothing are skipped, and the cost of a text is known on arrival.
+Which step unmasks a position depends on no network (`Sampler.choose_positions`), so the steps of a canvas are known
+before it begins: those that would unmask nothing are skipped, and the cost of a text is known on arrival.
 """
 
 import math
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
+from edlm.inference.components import ModelComponents
 from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
-from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Request
 from edlm.inference.stop_strings import cut
 from edlm.inference.text import NOT_YET, Progress, Tally, Text, document_end
@@ -35,7 +35,7 @@ class CanvasBlock:
 
 
 @dataclass(frozen=True)
-class Move:
+class PlannedStep:
     """One step of a canvas that unmasks something: from its i-th time to the previous one."""
 
     i: int
@@ -44,43 +44,43 @@ class Move:
 
 
 class RunningSequence:
-    """One text in progress: `upcoming` is its next step, `take` applies the result, `text` is the finished text."""
+    """One text in progress: `next_step` is what to compute, `apply` adds the result, `text` is the finished text."""
 
-    def __init__(self, request: Request, generator: TextGenerator) -> None:
+    def __init__(self, request: Request, components: ModelComponents) -> None:
         """Raise ValueError if the model cannot do what the request asks."""
-        require_course(request.sampler)
-        self.request, self.generator = request, generator
-        self.energy = generator.energy_for(request.sampler, request.energy)
-        self.model = Model(generator.denoiser.network, self.energy, generator.denoiser.schedule)
-        self.energy_name = (request.energy or generator.bundle.energy or "") if self.energy is not None else ""
+        require_at_random(request.sampler)
+        self.request, self.components = request, components
+        self.energy = components.energy_for(request.sampler, request.energy)
+        self.model = Model(components.denoiser.network, self.energy, components.denoiser.schedule)
+        self.energy_name = (request.energy or components.bundle.energy or "") if self.energy is not None else ""
         self.kind = kind_of(self.energy_name, request.sampler)
         # Steps that score are grouped by this: samplers that differ in steps, grid or window score alike.
         self.scoring_sampler = replace(request.sampler, steps=1, grid=None, window=(0.0, 1.0))
         self._times = request.sampler.times()
-        mask = generator.mask
+        mask = components.mask
         if request.max_tokens is None:
-            canvas(request.known, generator.length, mask)  # raises where it does not fit
+            canvas(request.known, components.length, mask)  # raises where it does not fit
             self._prompt, self._tokens = [], [mask if token is None else token for token in request.known]
         else:
             self._prompt = [checked(token, mask) for token in request.known if token is not None]
             self._tokens = [mask] * request.max_tokens
-        self._continuation = CompletionDecoder(generator.tokenizer, self._prompt)
+        self._decoder = CompletionDecoder(components.tokenizer, self._prompt)
         self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
-        self._later = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first
+        self._later_work = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
-                expected[masked] = of_canvas(masked, generator.length, request.sampler, self.model)
-            self._later.append(self._later[-1] + expected[masked])
-        self._course: list[Move] = []  # remaining steps of this canvas, the next one last
+                expected[masked] = of_canvas(masked, components.length, request.sampler, self.model)
+            self._later_work.append(self._later_work[-1] + expected[masked])
+        self._remaining_steps: list[PlannedStep] = []  # of this canvas, the next one last
         self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
         self._cut: str | None = None
         self._commit()
-        self.left = NetworkPasses() if self.finished else self._later[-1]
+        self.remaining_work = NetworkPasses() if self.finished else self._later_work[-1]
         """Remaining work: exact for the current canvas, expected for later ones."""
         steps = max(1, len(self._blocks)) * request.sampler.steps
-        self.frame = Progress(
+        self.progress = Progress(
             "queued", tuple(self._tokens), tuple(self._unmasked_at), 0, steps, 1.0, 0, self._tokens.count(mask),
             self._committed, self._tally,
         )  # fmt: skip
@@ -90,40 +90,42 @@ class RunningSequence:
         """Return whether nothing that the text needs is left to unmask."""
         return self._stopped or self._committed == len(self._tokens)
 
-    def upcoming(self) -> Move:
+    def next_step(self) -> PlannedStep:
         """Return the next step, which exists until the sequence is finished."""
         assert not self.finished
-        if not self._course:
+        if not self._remaining_steps:
             self._open()
-        return self._course[-1]
+        return self._remaining_steps[-1]
 
-    def take(self, step: StepResult, row: int) -> None:
-        """Complete the upcoming step with `row` of its result.
+    def apply(self, result: StepResult, row: int) -> None:
+        """Complete the next step with `row` of its result.
 
-        Raise BrokenRow if its values are not numbers, or no candidate is possible.
+        Raise BrokenRow, naming the seed, if its values are not numbers, or no candidate is possible.
         """
-        move = self._course.pop()
-        if bool(step.broken[row]) or _impossible(step, row):
-            raise BrokenRow("logits or energies of this text are not numbers, or leave nothing to choose")
-        self._canvas = step.xs[row]
-        block, number = self._blocks[self._block], self._number(move.i)
-        unmasked = torch.nonzero(self._unmask_step == move.i)[:, 0]
+        step = self._remaining_steps.pop()
+        if bool(result.broken[row]) or _impossible(result, row):
+            raise BrokenRow(
+                f"logits or energies of the text of seed {self.request.seed} are not numbers, or leave no candidate"
+            )
+        self._canvas = result.xs[row]
+        block, number = self._blocks[self._block], self._number(step.i)
+        unmasked = torch.nonzero(self._unmask_step == step.i)[:, 0]
         for index, token in zip(unmasked.tolist(), self._canvas[unmasked].tolist(), strict=True):
             position = block.start + index - block.context
             if position < block.stop:
                 self._tokens[position], self._unmasked_at[position] = token, number
-        self._tally = self._tally.plus(step, row)
+        self._tally = self._tally.plus(result, row)
         self._commit()
-        self.frame = self._framed(step, row, number, self._times[move.i - 1].item())
-        self.left = NetworkPasses() if self.finished else self.left - move.work
-        if not self._course:
+        self.progress = self._updated_progress(result, row, number, self._times[step.i - 1].item())
+        self.remaining_work = NetworkPasses() if self.finished else self.remaining_work - step.work
+        if not self._remaining_steps:
             self._block += 1
 
     def text(self) -> Text:
         """Return the finished text."""
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
-        text = self._continuation.whole(tokens) if self._cut is None else self._cut
+        text = self._decoder.whole(tokens) if self._cut is None else self._cut
         return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._tally)
 
     def _canvases(self) -> Iterator[CanvasBlock]:
@@ -132,7 +134,7 @@ class RunningSequence:
             yield CanvasBlock(0, end, 0)
             return
         while start < end:
-            known, length = len(self._prompt) + start, self.generator.length
+            known, length = len(self._prompt) + start, self.components.length
             context = context_tokens(known, end - start, length)
             stop = min(end, start + length - context)
             yield CanvasBlock(start, stop, context)
@@ -140,29 +142,31 @@ class RunningSequence:
 
     def _masked(self, block: CanvasBlock) -> int:
         """Return the number of masks of a canvas before its first step."""
-        given = sum(token != self.generator.mask for token in self._tokens[block.start : block.stop])
-        return self.generator.length - block.context - given
+        given = sum(token != self.components.mask for token in self._tokens[block.start : block.stop])
+        return self.components.length - block.context - given
 
     def _open(self) -> None:
-        """Prepare the next canvas, and its course up to the last step that the text needs."""
-        generator, block, sampler = self.generator, self._blocks[self._block], self.request.sampler
+        """Prepare the next canvas, and its steps up to the last one that the text needs."""
+        components, block, sampler = self.components, self._blocks[self._block], self.request.sampler
         before = [*self._prompt, *self._tokens[: block.start]]
         tokens = self._tokens[block.start : block.stop]
         known = [
             *before[len(before) - block.context :],
-            *(None if token == generator.mask else token for token in tokens),
+            *(None if token == components.mask else token for token in tokens),
         ]
-        self._canvas = canvas(known, generator.length, generator.mask)
+        self._canvas = canvas(known, components.length, components.mask)
         self._unmask_step = self._unmask_steps()
         needed = self._unmask_step[block.context : len(known)]
         last = int(needed[needed > 0].min())  # the canvas may extend beyond the end of the text
-        weighs = sampler.may_score(self._times, self.energy).tolist()
+        may_score = sampler.may_score(self._times, self.energy).tolist()
         for i, count in enumerate(torch.bincount(self._unmask_step).tolist()):
             if i >= last and count:
-                weighed = weighs[i] and bool(sampler.has_choice((self._unmask_step == i)[None], self.energy))
-                work = of_step(count / generator.length, weighed, sampler, self.energy)
-                self._course.append(Move(i, weighed, work))
-        self.left = sum((move.work for move in self._course), self._later[len(self._blocks) - self._block - 1])
+                scores = may_score[i] and bool(sampler.has_choice((self._unmask_step == i)[None], self.energy))
+                work = of_step(count / components.length, scores, sampler, self.energy)
+                self._remaining_steps.append(PlannedStep(i, scores, work))
+        self.remaining_work = sum(
+            (step.work for step in self._remaining_steps), self._later_work[len(self._blocks) - self._block - 1]
+        )
 
     def _unmask_steps(self) -> Int64[Tensor, " l"]:
         """Return the step i that unmasks each position of the canvas; 0 for a known position."""
@@ -179,7 +183,7 @@ class RunningSequence:
 
     def _commit(self) -> None:
         """Update how many leading positions of the text are final, and whether the text ends there."""
-        before, mask, separator = self._committed, self.generator.mask, self.generator.tokenizer.separator
+        before, mask, separator = self._committed, self.components.mask, self.components.tokenizer.separator
         while self._committed < len(self._tokens) and self._tokens[self._committed] != mask:
             self._committed += 1
         if self._committed == before or self.request.max_tokens is None:
@@ -192,69 +196,61 @@ class RunningSequence:
 
     def _look_for_stops(self, committed: int) -> None:
         tokens = self._tokens[:committed]
-        text = self._continuation.whole(tokens) if self.finished else self._continuation.certain(tokens)
+        text = self._decoder.whole(tokens) if self.finished else self._decoder.certain(tokens)
         length = cut(text, self.request.stop)
         if length is not None:
             self._cut, self._stopped = text[:length], True
-            self._end = self._continuation.count(self._cut, tokens)
+            self._end = self._decoder.count(self._cut, tokens)
 
-    def _framed(self, step: StepResult, row: int, number: int, t: float) -> Progress:
-        frame = replace(
-            self.frame,
+    def _updated_progress(self, result: StepResult, row: int, number: int, t: float) -> Progress:
+        progress = replace(
+            self.progress,
             status="running",
             tokens=tuple(self._tokens),
             unmasked_at=tuple(self._unmasked_at),
             step=number,
             t=t,
             block=self._block,
-            masked=self._tokens.count(self.generator.mask),
+            masked=self._tokens.count(self.components.mask),
             committed=self._committed,
             tally=self._tally,
         )
-        if step.energies is None or bool(step.energies[row].isnan().all()):
-            return frame
+        if result.energies is None or bool(result.energies[row].isnan().all()):
+            return progress
         energies = tuple(
             tuple(energy if math.isfinite(energy) else None for energy in group)
-            for group in step.energies[row].T.tolist()
+            for group in result.energies[row].T.tolist()
         )
-        picked = tuple(step.picked[row].tolist())
-        return replace(frame, weighed_step=number, ess=float(step.ess[row]), energies=energies, picked=picked)
+        picked = tuple(result.picked[row].tolist())
+        return replace(progress, scored_step=number, ess=float(result.ess[row]), energies=energies, picked=picked)
 
 
-def require_course(sampler: Sampler) -> None:
-    """Raise ValueError unless the course of the sampler's texts is known before they begin."""
+def require_at_random(sampler: Sampler) -> None:
+    """Raise ValueError unless the sampler selects positions at random, so that the steps of a text are known."""
     if sampler.unmasking != AtRandom():
         raise ValueError(
-            f"unmasking is {sampler.unmasking.kind}: texts that share steps unmask at_random, so that their course is "
-            "known before and what is read of them never changes"
+            f"unmasking is {sampler.unmasking.kind}: texts unmask at_random, so that their steps are known before they "
+            "begin and what is read of them never changes; `Sampler.sample` fills canvases by any rule"
         )
 
 
 def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> StepState:
-    """Return the state before the upcoming step of each sequence, one row each."""
-    moves = [sequence.upcoming() for sequence in sequences]
-    steps = [
-        sequence._block * sequence.request.sampler.steps + move.i
-        for sequence, move in zip(sequences, moves, strict=True)
-    ]
-    t, s = (
-        torch.stack([sequence._times[move.i - back] for sequence, move in zip(sequences, moves, strict=True)])
-        for back in (0, 1)
-    )
+    """Return the state before the next step of each sequence, one row each."""
+    steps = [(sequence, sequence.next_step().i) for sequence in sequences]
+    index = [sequence._block * sequence.request.sampler.steps + i for sequence, i in steps]
+    t, s = (torch.stack([sequence._times[i - back] for sequence, i in steps]) for back in (0, 1))
     canvases = torch.stack([sequence._canvas for sequence in sequences]).to(device)
     return StepState(
         canvases,
         t.to(device),
         s.to(device),
-        torch.tensor(steps, device=device),
+        torch.tensor(index, device=device),
         torch.tensor([sequence.request.seed for sequence in sequences], device=device),
-        torch.stack([sequence._unmask_step == move.i for sequence, move in zip(sequences, moves, strict=True)]).to(
-            device
-        ),
+        torch.stack([sequence._unmask_step == i for sequence, i in steps]).to(device),
         rest=canvases,
     )
 
 
-def _impossible(step: StepResult, row: int) -> bool:
+def _impossible(result: StepResult, row: int) -> bool:
     """Return whether some group of positions has no possible candidate: E = inf for all of them."""
-    return step.energies is not None and bool((step.energies[row] == torch.inf).all(dim=0).any())
+    return result.energies is not None and bool((result.energies[row] == torch.inf).all(dim=0).any())

@@ -25,7 +25,7 @@ class Statistics:
     """By reason: stop, length, scored, cancelled, expired, broken, out of memory, failed."""
     rejected: Mapping[str, int]
     """By reason: waiting, patience, deadline, draining."""
-    turns: int
+    steps: int
     """Engine steps that did any work."""
     rows: int
     """Rows that took a denoising step, over all engine steps."""
@@ -39,7 +39,7 @@ class Statistics:
     @property
     def fill(self) -> float:
         """Return the mean number of rows per engine step, as a fraction of the slots."""
-        return self.rows / (self.turns * self.slots) if self.turns else 0.0
+        return self.rows / (self.steps * self.slots) if self.steps else 0.0
 
 
 @dataclass
@@ -47,7 +47,7 @@ class EngineStatistics:
     """Mutable counters; a writer must hold the engine's lock."""
 
     submitted: int = 0
-    turns: int = 0
+    steps: int = 0
     rows: int = 0
     tokens: int = 0
     busy_seconds: float = 0.0
@@ -58,7 +58,7 @@ class EngineStatistics:
 
     def count_step(self, seconds: float) -> None:
         """Count one engine step that did work, and its duration."""
-        self.turns += 1
+        self.steps += 1
         self.busy_seconds += seconds
         for observe in tuple(self.step_observers):
             try:
@@ -83,7 +83,7 @@ class EngineStatistics:
             waiting=waiting,
             finished=dict(self.finished),
             rejected=dict(self.rejected),
-            turns=self.turns,
+            steps=self.steps,
             rows=self.rows,
             passes=dict(passes),
             tokens=self.tokens,

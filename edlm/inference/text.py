@@ -81,7 +81,7 @@ class Progress:
     committed: int
     """Number of positions before the first mask, which are final."""
     tally: Tally
-    weighed_step: int | None = None
+    scored_step: int | None = None
     """Latest step that chose among candidates; the fields below describe it."""
     ess: float | None = None
     energies: tuple[tuple[float | None, ...], ...] | None = None

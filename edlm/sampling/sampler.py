@@ -3,7 +3,7 @@
 Prompts, infilling and unconditional text are all canvases: masked positions are filled, the others never change.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
@@ -204,42 +204,17 @@ def sample_by_plan(
 ) -> Int[Tensor, "b l"]:
     """Sample as `Sampler.sample`, with the sampler and the model that the plan names for each step."""
     _check(xt, plan[0][1].denoiser)
-    xt, broken = xt.clone(), torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
-    for rows, result in fill(plan, xt, seeds):
-        broken[rows] |= result.broken
+    given, times = xt != plan[0][1].denoiser.mask, plan[0][0].times().to(xt.device)
+    broken = torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
+    for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
+        t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
+        result = sampler.step(xt, t, s, torch.full_like(broken, i, dtype=torch.long), seeds, model, given)
+        xt, broken = result.xs, broken | result.broken
         if on_step is not None:
             on_step(result)
     if broken.any():
         raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
     return xt
-
-
-def fill(
-    plan: Plan,
-    xt: Int[Tensor, "b l"],
-    seeds: Int[Tensor, " b"],
-    first_index: int = 0,
-    unfinished: Callable[[Int[Tensor, "n l"]], Bool[Tensor, " n"]] | None = None,
-) -> Iterator[tuple[Int[Tensor, " n"], StepResult]]:
-    """Fill the masked positions of the canvases `xt` IN PLACE; yield the rows of every step and their result.
-
-    Args:
-        first_index: Index of t = 0 in the rows' random streams; the i-th step before it has index `first_index + i`.
-        unfinished: Which canvases still need a step; the others are left as they are. A canvas whose tokens may be
-            masked again is finished only at t = 0. None: all, at every step.
-    """
-    given, rows = xt != plan[0][1].denoiser.mask, torch.arange(len(xt), device=xt.device)
-    times = plan[0][0].times().to(xt.device)
-    for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
-        if unfinished is not None and (sampler.unmasking.final or i == len(plan)):
-            rows = rows[unfinished(xt[rows])]
-        if not len(rows):
-            return
-        t, s = times[i].expand(len(rows)), times[i - 1].expand(len(rows))
-        index = torch.full_like(rows, first_index + i)
-        result = sampler.step(xt[rows], t, s, index, seeds[rows], model, given[rows])
-        xt[rows] = result.xs
-        yield rows, result
 
 
 def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:

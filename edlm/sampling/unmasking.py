@@ -5,7 +5,7 @@ too (docs/mathematics.md 4.4, 5.1; `edlm.likelihood.paths`).
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,9 +22,6 @@ Shares = tuple[Float[Tensor, " b"], Float[Tensor, " b"]]
 
 class AbstractUnmasking(ABC):
     """Rule by which a step from t to s selects the positions to unmask."""
-
-    final: ClassVar[bool] = True
-    """Whether an unmasked token never changes."""
 
     @property
     @abstractmethod
@@ -105,8 +102,6 @@ class Remasking(AbstractUnmasking):
     A step from t masks each unmasked position again with probability sigma = share min(1, (1 - alpha_s) / alpha_t), and
     unmasks more to preserve the share of masked positions at every time. Text given in the canvas never changes.
     """
-
-    final: ClassVar[bool] = False
 
     kind: Literal["remasking"] = "remasking"
     share: Fraction

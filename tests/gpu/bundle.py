@@ -13,7 +13,8 @@ from edlm.energies.kinds import EnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
-from edlm.inference.generator import Bundle, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import TRANSFORMER, autoregressive, denoiser, stirred

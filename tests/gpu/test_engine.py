@@ -85,7 +85,7 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
 
     crowded = watched(open_bundle(folder, device), before=allocate)
     asked = [job((), 6, seed, steps=2, candidates=2, energy="step") for seed in range(4)]
-    with InferenceEngine(crowded, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
+    with InferenceEngine(crowded, "1", Limits(slots=4, step_seconds=100.0)) as engine:
         for ticket in engine.submit(asked):
             if fits:
                 assert len(ticket.result(SECONDS).tokens) == 6
@@ -117,7 +117,7 @@ def test_memory_that_was_lacking_is_given_back(cuda, folder, on):
         held = [torch.empty(free // 3, dtype=torch.uint8, device=cuda) for _ in range(rows)]
         del held
 
-    with InferenceEngine(generator, "1", Limits(slots=8, turn_seconds=100.0)) as engine:
+    with InferenceEngine(generator, "1", Limits(slots=8, step_seconds=100.0)) as engine:
         asked = [job((), 6, seed, steps=2) for seed in range(8)]
         share = equal_share(
             [ticket.result(SECONDS).tokens for ticket in engine.submit(asked)],

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edlm.inference.canvas import canvas
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.models.execution import Execution
 from edlm.rng import Purpose, seeds, uniforms
@@ -21,16 +22,17 @@ EXACT = replace(FOUR, candidates=0)
 CASES: dict[str, tuple[str | None, Sampler]] = {
     "plain": (None, FOUR),
     "plain on a fitted grid": (None, Sampler(steps=3, grid=(0.0, 0.2, 0.7, 1.0))),
-    "plain, most certain first": (None, replace(FOUR, unmasking=MostCertain())),
-    "plain, remasking": (None, replace(FOUR, unmasking=Remasking(share=0.5))),
     **{f"{name}, k = 3": (name, THREE) for name in ENERGIES},
     "step, tau = 0.5": ("step", replace(THREE, energy_temperature=0.5)),
     "bidirectional in a window": ("bidirectional", replace(THREE, window=(0.5, 1.0))),
-    "step, most certain first": ("step", replace(THREE, unmasking=MostCertain())),
-    "step, remasking": ("step", replace(THREE, unmasking=Remasking(share=0.5))),
     "residual, tau = 2": ("residual", replace(THREE, energy_temperature=2.0)),
     **{f"{name}, exact": (name, EXACT) for name in ("conditional", "coar")},
     **{f"{name}, speculative": (name, replace(EXACT, speculative=True)) for name in ("conditional", "coar")},
+}
+OTHER_RULES: dict[str, tuple[str | None, Sampler]] = {
+    f"{name}, {unmasking.kind}": (name, replace(FOUR if name is None else THREE, unmasking=unmasking))
+    for name in (None, "step")
+    for unmasking in (MostCertain(), Remasking(share=0.5))
 }
 PROMPT = (3, 1, 4)
 TEXTS = {NAME: 2, "cuda": 64}
@@ -54,6 +56,15 @@ def test_texts_are_those_of_the_cpu(device, here, there, report, case):
     )
     share = equal_share(found, expected)
     report(texts=len(wanted), equal_share=share)
+    assert share >= LEAST_EQUAL[device]
+
+
+@pytest.mark.parametrize("case", OTHER_RULES)
+def test_canvases_filled_by_another_rule_are_those_of_the_cpu(device, here, there, report, case):
+    name, sampler = OTHER_RULES[case]
+    found, expected = (filled(generator, sampler, name, TEXTS[device]) for generator in (there, here))
+    share = equal_share(found, expected)
+    report(texts=len(found), equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
 
@@ -144,6 +155,13 @@ def test_compiled_networks_write_the_texts_of_the_others(cuda, folder, report):
     share = equal_share(found, expected)
     report(texts=64, equal_share=share)
     assert share >= LEAST_EQUAL[cuda]
+
+
+def filled(generator: TextGenerator, sampler: Sampler, name: str | None, count: int) -> list[tuple[int, ...]]:
+    xt = canvas(PROMPT, LENGTH, generator.mask).repeat(count, 1).to(generator.device)
+    keys, energy = torch.arange(count, device=generator.device), generator.energy_for(sampler, name)
+    x = sampler.sample(xt, generator.denoiser.network, energy, generator.denoiser.schedule, keys)
+    return [tuple(row) for row in x.tolist()]
 
 
 @torch.no_grad()

@@ -35,12 +35,14 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
         t, s = times[i].expand(rows), times[i - 1].expand(rows)
         now = sampler.choose_positions(xt, t, s, torch.full((rows,), i), seeds, model)
         xt = torch.where(now.unmasked, 1, xt)
-        weighed = bool(sampler.may_score(times[i], energy))
+        scores = bool(sampler.may_score(times[i], energy))
         for count in now.unmasked.sum(dim=1)[now.moves].tolist():
-            work = of_step(count / LENGTH, weighed, sampler, energy)
-            costs += torch.tensor([work.passes, work.candidates, work.weighed])
+            work = of_step(count / LENGTH, scores, sampler, energy)
+            costs += torch.tensor([work.passes, work.candidates, work.scoring_steps])
     expected = of_canvas(MASKED, LENGTH, sampler, model)
-    assert (costs / rows).tolist() == pytest.approx([expected.passes, expected.candidates, expected.weighed], rel=0.03)
+    assert (costs / rows).tolist() == pytest.approx(
+        [expected.passes, expected.candidates, expected.scoring_steps], rel=0.03
+    )
 
 
 def test_before_anything_was_measured_there_is_a_guess():

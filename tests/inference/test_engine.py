@@ -48,9 +48,9 @@ def engine(generator):
 
 
 @settings(max_examples=12, deadline=None)
-@given(some=st.lists(jobs(), min_size=1, max_size=7), slots=st.integers(1, 5), turn=st.sampled_from([1e-6, 0.01, 10.0]))
-def test_every_text_is_what_its_job_and_the_model_make_of_it_whoever_its_mates_are(generator, some, slots, turn):
-    limits = Limits(slots=slots, turn_seconds=turn, waiting=100, patience_seconds=1e6)
+@given(some=st.lists(jobs(), min_size=1, max_size=7), slots=st.integers(1, 5), step=st.sampled_from([1e-6, 0.01, 10.0]))
+def test_every_text_is_what_its_job_and_the_model_make_of_it_whoever_its_mates_are(generator, some, slots, step):
+    limits = Limits(slots=slots, step_seconds=step, waiting=100, patience_seconds=1e6)
     with InferenceEngine(generator, "1", limits) as engine:
         tickets = [ticket for one in some for ticket in engine.submit([one])]
         for one, ticket in zip(some, tickets, strict=True):
@@ -58,13 +58,13 @@ def test_every_text_is_what_its_job_and_the_model_make_of_it_whoever_its_mates_a
         assert engine.backlog_seconds == 0
 
 
-def test_it_takes_the_very_steps_that_the_generator_takes(generator, engine):
+def test_it_takes_the_very_steps_that_the_sampler_takes(generator, engine):
     one = job((1, 2), 30, seed=3, steps=5, candidates=3)
     steps: list[StepResult] = []
-    expected = generator.write([1, 2], 30, [3], one.sampler, on_step=steps.append)[0]
+    expected = alone(generator, one, steps.append)
     (ticket,) = engine.submit([one])
     assert ticket.result(SECONDS) == expected
-    frame, unmasked_at, block = ticket.frame(), [NOT_YET] * 30, -1
+    progress, unmasked_at, block = ticket.progress(), [NOT_YET] * 30, -1
     canvases = ((0, 10, 2), (10, 16, 6), (16, 22, 6), (22, 28, 6), (28, 30, 10))
     for step in steps:
         block += step.t[0].item() == 1
@@ -72,8 +72,8 @@ def test_it_takes_the_very_steps_that_the_generator_takes(generator, engine):
         number = 5 * (block + 1) - round(5 * step.s[0].item())
         for place in torch.nonzero(step.unmasked[0, context : context + stop - start])[:, 0].tolist():
             unmasked_at[start + place] = number
-    assert frame.unmasked_at == tuple(unmasked_at)
-    assert frame.steps == 25
+    assert progress.unmasked_at == tuple(unmasked_at)
+    assert progress.steps == 25
 
 
 @settings(max_examples=12, deadline=None)
@@ -82,15 +82,15 @@ def test_what_is_given_or_unmasked_never_changes_and_no_position_is_masked_again
     mask = generator.mask
     with InferenceEngine(generator, "1", Limits(slots=3, waiting=100, patience_seconds=1e6)) as engine:
         tickets = engine.submit(some)
-        seen = [(ticket.frame(), recorded(ticket)) for ticket in tickets]
+        seen = [(ticket.progress(), recorded(ticket)) for ticket in tickets]
         texts = [ticket.result(SECONDS) for ticket in tickets]
         engine.drain(SECONDS)
-    for (first, frames), ticket, text in zip(seen, tickets, texts, strict=True):
-        states = [first, *frames]
-        assert [frame.status for frame in frames].count("done") == (first.status != "done")
-        assert states[-1] is ticket.frame()
-        assert ticket.frame().status == "done"
-        for before, after in zip(states, frames, strict=False):
+    for (first, later), ticket, text in zip(seen, tickets, texts, strict=True):
+        states = [first, *later]
+        assert [state.status for state in later].count("done") == (first.status != "done")
+        assert states[-1] is ticket.progress()
+        assert ticket.progress().status == "done"
+        for before, after in zip(states, later, strict=False):
             assert after.step >= before.step
             assert after.committed >= before.committed
             for position, (was, now) in enumerate(zip(before.tokens, after.tokens, strict=True)):
@@ -98,14 +98,14 @@ def test_what_is_given_or_unmasked_never_changes_and_no_position_is_masked_again
                 assert after.unmasked_at[position] == before.unmasked_at[position] or was == mask
         last = states[-1]
         assert last.tokens[: len(text.tokens)] == text.tokens
-        for frame in states:  # every state can be told from the last one
+        for state in states:  # every state can be told from the last one
             told = tuple(
-                token if NOT_YET < at <= frame.step else mask
+                token if NOT_YET < at <= state.step else mask
                 for token, at in zip(last.tokens, last.unmasked_at, strict=True)
             )
-            assert frame.tokens == told
-            assert frame.masked == frame.tokens.count(mask)
-            assert mask not in frame.tokens[: frame.committed]
+            assert state.tokens == told
+            assert state.masked == state.tokens.count(mask)
+            assert mask not in state.tokens[: state.committed]
 
 
 def test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other():
@@ -133,7 +133,7 @@ def test_a_text_without_a_hole_is_itself_and_costs_nothing(engine):
 def test_steps_that_unmask_nothing_the_text_needs_are_left_out(generator, engine):
     one = job((), 3, seed=5, steps=300)
     steps: list[StepResult] = []
-    expected = generator.write([], 3, [5], one.sampler, on_step=steps.append)[0]
+    expected = alone(generator, one, steps.append)
     (ticket,) = engine.submit([one])
     text = ticket.result(SECONDS)
     assert text == expected
@@ -215,7 +215,7 @@ def test_documents_end_where_they_end_alone_and_stops_fall_between_the_bytes_of_
 
 
 def test_rows_at_different_times_with_different_settings_share_one_pass(generator, folder):
-    with gated(open_bundle(folder), replace(PATIENT, turn_seconds=100.0)) as (engine, gate):
+    with gated(open_bundle(folder), replace(PATIENT, step_seconds=100.0)) as (engine, gate):
         some = [job((), LENGTH, 1, steps=50), job((1,), 4, 2, steps=2, candidates=3), job((None, 1), None, 3, steps=1)]
         first = engine.submit(some[:1])
         gate.wait()
@@ -223,13 +223,13 @@ def test_rows_at_different_times_with_different_settings_share_one_pass(generato
         gate.let()
         gate.wait()
         assert gate.rows == [1, 3]
-        assert [ticket.frame().step > 0 for ticket in (*first, *others)] == [True, False, False]
+        assert [ticket.progress().step > 0 for ticket in (*first, *others)] == [True, False, False]
         gate.let(1000)
         assert all(t.result(SECONDS) == alone(generator, one) for t, one in zip((*first, *others), some, strict=True))
 
 
 def test_no_more_rows_than_slots_are_on_their_way(folder):
-    limits = Limits(slots=3, turn_seconds=100.0, waiting=20, patience_seconds=1e6)
+    limits = Limits(slots=3, step_seconds=100.0, waiting=20, patience_seconds=1e6)
     with gated(open_bundle(folder), limits) as (engine, gate):
         tickets = engine.submit([job(seed=seed) for seed in range(10)])
         gate.let(1000)
@@ -245,7 +245,7 @@ def test_a_short_text_among_long_ones_is_done_when_they_have_hardly_begun(tmp_pa
         gate.wait()
         (short,) = engine.submit([job((), 64, 9, steps=4)])
         steps: list[int] = []
-        short.watch(lambda: steps.append(max(long.frame().tally.denoiser_calls for long in longs)))
+        short.watch(lambda: steps.append(max(long.progress().tally.denoiser_calls for long in longs)))
         gate.let(100_000)
         short.result(SECONDS)
         assert steps[-1] <= 8
@@ -261,7 +261,7 @@ def test_a_short_text_takes_the_place_of_a_long_one_that_came_first_and_both_are
         (second,) = engine.submit([short])
         gate.let(100_000)
         text = second.result(SECONDS)
-        assert first.frame().tally.denoiser_calls < 10
+        assert first.progress().tally.denoiser_calls < 10
         assert text == alone(open_bundle(tmp_path / "bundle"), short)
         assert first.result(SECONDS) == alone(open_bundle(tmp_path / "bundle"), long)
 
@@ -271,14 +271,14 @@ def test_a_text_with_many_candidates_goes_in_bites_between_the_steps_of_others(f
     together: list[int] = []  # how many candidates the energy was given at once
     generator.energies["step"].register_forward_pre_hook(lambda _, given: together.append(given[0].shape[1]))
     heavy, light = job((), LENGTH, 1, steps=2, candidates=64), job((), LENGTH, 2, steps=4)
-    limits = Limits(turn_seconds=1e-9, waiting=100, patience_seconds=1e9)
+    limits = Limits(step_seconds=1e-9, waiting=100, patience_seconds=1e9)
     with InferenceEngine(generator, "1", limits) as engine:
         (big,) = engine.submit([heavy])
         while big.started is None:
             time.sleep(0.001)
         (small,) = engine.submit([light])
         seen: list[int] = []
-        small.watch(lambda: seen.append(big.frame().step))
+        small.watch(lambda: seen.append(big.progress().step))
         assert small.result(SECONDS) == alone(plain, light)
         assert seen[-1] < 2
         assert max(together) == 1
@@ -286,13 +286,13 @@ def test_a_text_with_many_candidates_goes_in_bites_between_the_steps_of_others(f
 
 
 def test_keys_share_the_work_alike_however_many_texts_one_of_them_has(folder):
-    limits = Limits(slots=4, turn_seconds=1e-9, waiting=100, patience_seconds=1e9)
+    limits = Limits(slots=4, step_seconds=1e-9, waiting=100, patience_seconds=1e9)
     with gated(open_bundle(folder), limits) as (engine, gate):
         greedy = engine.submit([job((), 400, seed, steps=12, key="greedy") for seed in range(30)])
         gate.wait()
         (modest,) = engine.submit([job((), 40, 99, steps=12, key="modest")])
         taken: list[int] = []
-        modest.watch(lambda: taken.append(sum(ticket.frame().tally.denoiser_calls for ticket in greedy)))
+        modest.watch(lambda: taken.append(sum(ticket.progress().tally.denoiser_calls for ticket in greedy)))
         gate.let(1_000_000)
         own = modest.result(SECONDS).tally.denoiser_calls
         for ticket in greedy:
@@ -389,21 +389,21 @@ def test_submitted_is_finished_and_running_and_waiting_at_every_moment(generator
         assert (now.running, now.waiting, engine.backlog_seconds) == (0, 0, 0)
 
 
-def frames() -> int:
+def living_states() -> int:
     """All that live in this process, those of other tests among them."""
     gc.collect()
     return sum(type(one) is Progress for one in gc.get_objects())
 
 
 def test_who_does_not_look_costs_no_memory(folder):
-    before = frames()
+    before = living_states()
     with gated(open_bundle(folder)) as (engine, gate):
         tickets = engine.submit([job((), 200, seed, steps=12) for seed in range(4)])
         gate.let(150)
         for _ in range(100):
             gate.wait()
-        assert min(ticket.frame().step for ticket in tickets) > 50
-        assert frames() - before <= 3 * len(tickets)
+        assert min(ticket.progress().step for ticket in tickets) > 50
+        assert living_states() - before <= 3 * len(tickets)
 
 
 # ---------------------------------------------------------------- scores

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edlm.inference import batching as turn
+from edlm.inference import batching
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
@@ -55,7 +55,7 @@ def test_who_is_cancelled_while_waiting_costs_nothing(generator):
             waiting.result(SECONDS)
         assert waiting.started is None
         assert not running.done
-        assert (waiting.frame().status, waiting.frame().step) == ("done", 0)
+        assert (waiting.progress().status, waiting.progress().step) == ("done", 0)
 
 
 def test_the_place_of_who_is_cancelled_is_free_at_the_next_step(generator):
@@ -77,11 +77,11 @@ def test_a_cancel_after_the_end_changes_nothing(generator, whole):
     with InferenceEngine(generator, "1", PATIENT) as engine:
         (ticket,) = engine.submit([job()])
         text = ticket.result(SECONDS)
-        frame = ticket.frame()
+        progress = ticket.progress()
         ticket.cancel()
         engine.submit([job()])[0].result(SECONDS)
         assert ticket.result(0) is text
-        assert ticket.frame() is frame
+        assert ticket.progress() is progress
         assert engine.statistics().finished == {"length": 2}
     assert text == alone(whole, job())
 
@@ -103,8 +103,8 @@ def test_a_deadline_in_the_middle_ends_a_text_as_far_as_it_is(generator):
         gate.let()
         with pytest.raises(Expired):
             late.result(SECONDS)
-        assert late.frame().step > 0
-        assert late.frame().status == "done"
+        assert late.progress().step > 0
+        assert late.progress().status == "done"
         gate.let(10_000)
         other.result(SECONDS)
         assert engine.statistics().finished == {"expired": 1, "length": 1}
@@ -117,10 +117,10 @@ def test_who_cannot_be_told_holds_up_nobody(generator, caplog):
     with InferenceEngine(generator, "1", PATIENT) as engine, caplog.at_level(logging.CRITICAL):
         (ticket,) = engine.submit([job((), 40)])
         ticket.watch(closed)
-        frames = recorded(ticket)
+        states = recorded(ticket)
         ticket.result(SECONDS)
         engine.drain(SECONDS)
-        assert frames[-1].status == "done"
+        assert states[-1].status == "done"
         assert engine.statistics().finished == {"length": 1}
 
 
@@ -148,7 +148,7 @@ def test_a_text_whose_numbers_are_none_ends_alone(generator, whole, candidates):
         assert engine.statistics().finished == {"broken": 3, "length": 6}
 
 
-def weighed(generator: TextGenerator, energies, count: int, candidates: int = 4) -> list[tuple[int, ...] | Exception]:
+def chosen(generator: TextGenerator, energies, count: int, candidates: int = 4) -> list[tuple[int, ...] | Exception]:
     """What was picked for each of `count` texts of one step, by energies that are made up; or why nothing was."""
     generator.energies = {**generator.energies, "table": Table(energies)}
     some = [job((), LENGTH, seed, steps=1, candidates=candidates, energy="table") for seed in range(count)]
@@ -157,7 +157,7 @@ def weighed(generator: TextGenerator, energies, count: int, candidates: int = 4)
         for ticket in engine.submit(some):
             try:
                 ticket.result(SECONDS)
-                found.append(ticket.frame().picked)
+                found.append(ticket.progress().picked)
             except BrokenRow as error:
                 found.append(error)
         assert engine.alive
@@ -165,7 +165,7 @@ def weighed(generator: TextGenerator, energies, count: int, candidates: int = 4)
 
 
 def test_among_equal_energies_every_candidate_is_as_likely(generator):
-    picked = weighed(generator, lambda b, k: torch.full((b, k), 7.0), count=400)
+    picked = chosen(generator, lambda b, k: torch.full((b, k), 7.0), count=400)
     counts = torch.bincount(torch.tensor(picked)[:, 0], minlength=4)
     assert counts.sum() == 400
     assert ((counts - 100).square() / 100).sum() < 16.3  # chi-square of three degrees of freedom at 0.001
@@ -173,7 +173,7 @@ def test_among_equal_energies_every_candidate_is_as_likely(generator):
 
 @pytest.mark.parametrize("chance", [math.inf, 1e30])
 def test_a_candidate_that_cannot_be_is_never_picked(generator, chance):
-    picked = weighed(generator, lambda b, k: torch.tensor([chance, 0.0, 0.0, 0.0]).expand(b, k), count=100)
+    picked = chosen(generator, lambda b, k: torch.tensor([chance, 0.0, 0.0, 0.0]).expand(b, k), count=100)
     assert {pick for (pick,) in picked} == {1, 2, 3}
 
 
@@ -182,16 +182,16 @@ def test_an_energy_that_is_no_finite_number_is_shown_as_none(generator):
     with InferenceEngine(generator, "1", PATIENT) as engine:
         (ticket,) = engine.submit([job((), LENGTH, 1, steps=1, candidates=2, energy="table")])
         ticket.result(SECONDS)
-        assert ticket.frame().energies == ((None, 0.5),)
+        assert ticket.progress().energies == ((None, 0.5),)
 
 
 @pytest.mark.parametrize("energy", [math.inf, -math.inf, math.nan])
 def test_where_no_candidate_can_be_or_one_is_beyond_measure_the_text_ends(generator, energy):
-    assert all(isinstance(found, BrokenRow) for found in weighed(generator, lambda b, k: torch.full((b, k), energy), 3))
+    assert all(isinstance(found, BrokenRow) for found in chosen(generator, lambda b, k: torch.full((b, k), energy), 3))
 
 
 def test_one_energy_beyond_measure_ends_the_text(generator):
-    energies = weighed(generator, lambda b, k: torch.tensor([-math.inf, 0.0, 0.0, 0.0]).expand(b, k), 3)
+    energies = chosen(generator, lambda b, k: torch.tensor([-math.inf, 0.0, 0.0, 0.0]).expand(b, k), 3)
     assert all(isinstance(found, BrokenRow) for found in energies)
 
 
@@ -218,17 +218,17 @@ ERRORS = [
 def test_a_batch_that_does_not_fit_is_halved_and_nobody_notices(generator, whole, error):
     watched(generator, before=full(2, error))
     some = [job((), 2 * LENGTH, seed, candidates=2) for seed in range(4)]
-    with InferenceEngine(generator, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
+    with InferenceEngine(generator, "1", Limits(slots=4, step_seconds=100.0)) as engine:
         for one, ticket in zip(some, engine.submit(some), strict=True):
             assert ticket.result(SECONDS) == alone(whole, one)
         assert engine.statistics().finished == {"length": 4}
 
 
 def test_batches_grow_again_when_there_is_room_again(generator, monkeypatch):
-    monkeypatch.setattr(turn, "REGROWTH", 5)
+    monkeypatch.setattr(batching, "REGROWTH", 5)
     fault, rows = [2], []
     watched(generator, before=lambda xt: (rows.append(len(xt)), full(fault[0], ERRORS[0])(xt))[0])
-    with InferenceEngine(generator, "1", Limits(slots=4, turn_seconds=100.0)) as engine:
+    with InferenceEngine(generator, "1", Limits(slots=4, step_seconds=100.0)) as engine:
         engine.submit([job((), 4, seed, steps=1) for seed in range(4)])[-1].result(SECONDS)
         fault[0] = 4
         engine.submit([job((), 6 * LENGTH, seed) for seed in range(4)])[-1].result(SECONDS)
@@ -256,7 +256,7 @@ def test_candidates_that_do_not_fit_together_are_weighed_one_by_one(generator, w
 
     one = job((), LENGTH, 3, steps=2, candidates=64)
     hook = generator.energies["step"].register_forward_pre_hook(refuse)
-    with InferenceEngine(generator, "1", Limits(turn_seconds=0.02)) as engine:
+    with InferenceEngine(generator, "1", Limits(step_seconds=0.02)) as engine:
         (ticket,) = engine.submit([one])
         if fits:
             assert ticket.result(SECONDS) == alone(whole, one)
@@ -335,11 +335,11 @@ def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(generator, 
 @pytest.mark.parametrize("speculative", [False, True])
 def test_exact_draws_leave_room_for_others_between_two_places(generator, whole, speculative):
     exact = job((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
-    with InferenceEngine(generator, "1", Limits(slots=2, turn_seconds=1e-9)) as engine:
+    with InferenceEngine(generator, "1", Limits(slots=2, step_seconds=1e-9)) as engine:
         (slow,) = engine.submit([exact])
         assert slow.result(SECONDS) == alone(whole, exact)
-        turns = engine.statistics().turns
-        assert turns == LENGTH if not speculative else 2 <= turns <= LENGTH  # one a place, and the step's end
+        steps = engine.statistics().steps
+        assert steps == LENGTH if not speculative else 2 <= steps <= LENGTH  # one a place, and the step's end
 
 
 def test_an_engine_that_was_idle_is_not_late(generator):

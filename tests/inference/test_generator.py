@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,19 @@ from hypothesis import strategies as st
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from edlm.inference.canvas import block_count
-from edlm.inference.generator import Bundle, TextGenerator, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import TextGenerator, save_bundle
+from edlm.inference.local import run_sequences
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.text import document_end
 from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
-from edlm.sampling.state import StepResult
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from edlm.storage import committed, publish
 from tests.bundles import LENGTH, make_bundle, save_models
+from tests.engines import alone, canvases, jobs, watched
 from tests.networks import TRANSFORMER
 from tests.vocabularies import Given
 
@@ -65,28 +66,41 @@ def test_parts_become_tokens_and_holes(generator):
     assert generator.read_parts(["ab", 3, "C"]) == (1, 2, None, None, None, 3)
 
 
+@settings(max_examples=40, deadline=None)
+@given(one=jobs())
+def test_every_text_is_what_the_sampler_makes_of_its_canvases(generator, one):
+    if one.max_tokens is None:
+        found = generator.infill(one.known, [one.seed], one.sampler, one.energy)
+    else:
+        found = generator.write(one.known, one.max_tokens, [one.seed], one.sampler, one.energy)
+    assert found == [alone(generator, one)]
+
+
 @QUICK
 @given(prompt=st.lists(tokens, max_size=30), wanted=st.integers(1, 40))
 def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, wanted):
-    steps: list[StepResult] = []
-    (text,) = generator.write(prompt, wanted, [5], SAMPLER, on_step=steps.append)
+    with canvases(generator) as seen:
+        (text,) = generator.write(prompt, wanted, [5], SAMPLER)
     assert len(text.tokens) == wanted
     assert text.finish_reason == "length"
-    assert {step.xs.shape[1] for step in steps} == {LENGTH}
-    assert sum(step.t[0].item() == 1 for step in steps) == block_count(len(prompt), wanted, LENGTH)
+    assert {xt.shape for xt in seen} == {(1, LENGTH)}
+    blocks = block_count(len(prompt), wanted, LENGTH)
+    assert blocks <= len(seen) == text.tally.denoiser_calls <= SAMPLER.steps * blocks
 
 
 def test_what_is_written_is_the_fixed_context_of_the_next_block(generator):
-    steps: list[StepResult] = []
-    prompt = [1, 2, 3]
-    (text,) = generator.write(prompt, 3 * LENGTH, [5], SAMPLER, on_step=steps.append)
-    whole, half = [*prompt, *text.tokens], LENGTH // 2
-    first, second, third, *_ = (i for i, step in enumerate(steps) if step.t[0] == 1)
-    assert steps[second - 1].xs[0].tolist() == whole[:LENGTH]
-    for step in steps[second:third]:
-        assert step.xs[0, :half].tolist() == whole[LENGTH - half : LENGTH]
-    assert steps[third - 1].xs[0].tolist() == whole[LENGTH - half : 2 * LENGTH - half]
-    assert first == 0
+    prompt, half = [1, 2, 3], LENGTH // 2
+    sequence = RunningSequence(Request(tuple(prompt), 3 * LENGTH, 5, SAMPLER, None), generator)
+    with canvases(generator) as seen:
+        blocks = [sequence.progress.block for _ in run_sequences([sequence])]
+    whole = [*prompt, *sequence.text().tokens]
+    for block, xt in zip(blocks, seen, strict=True):
+        if block < 3:  # the last ones show more, as there is room
+            canvas, final = xt[0].tolist(), whole[block * half : block * half + LENGTH]
+            given = half if block else len(prompt)
+            assert canvas[:given] == final[:given]
+            assert all(token in (generator.mask, kept) for token, kept in zip(canvas, final, strict=True))
+    assert {0, 1, 2} < set(blocks)
 
 
 def test_each_block_has_its_own_randomness():
@@ -121,21 +135,6 @@ def test_a_document_that_ends_ends_its_text_and_no_other():
     assert together == [generator.write([], 250, [seed], Sampler(steps=1))[0] for seed in seeds]
 
 
-def test_a_text_leaves_the_batch_once_nothing_more_of_it_is_wanted():
-    generator = uniform_generator(Bytes())
-    mask, separator, seeds = generator.mask, generator.tokenizer.separator, list(range(40))
-    steps: list[StepResult] = []
-    texts = generator.write([], LENGTH, seeds, Sampler(steps=8), on_step=steps.append)
-    assert len(steps[0].xs) == len(seeds)
-    for before, after in pairwise(steps):
-        unfinished = [row for row in before.xs.tolist() if document_end(row, mask, separator) is None and mask in row]
-        assert len(after.xs) == len(unfinished) > 0
-    assert 0 < sum(text.finish_reason == "stop" for text in texts) < len(seeds)
-    assert sum(text.tally.denoiser_calls for text in texts) == sum(int(step.denoiser_calls.sum()) for step in steps)
-    first = generator.write([], 1, [1], Sampler(steps=300), on_step=steps.append)[0]
-    assert first.tally.denoiser_calls < LENGTH
-
-
 @pytest.mark.parametrize("row", [[], [5, 9, 1], [9, 5, 1], [1, 2]])
 def test_a_document_has_not_ended_while_something_before_its_separator_is_masked(row):
     assert document_end(row, mask=9, separator=5) == (0 if row[:1] == [5] else None)
@@ -153,11 +152,11 @@ def test_a_separator_in_the_prompt_ends_nothing():
 def test_the_tally_counts_what_the_energy_was_asked(generator):
     (plain,) = generator.write([], LENGTH, [1], Sampler(steps=4))
     assert (plain.tally.energy_calls, plain.tally.mean_ess) == (0, None)
-    (weighed,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=3))
-    assert weighed.tally.energy_calls == 3 * len(weighed.tally.ess)  # steps with one new token a block ask nothing
-    assert 0 < len(weighed.tally.ess) <= weighed.tally.denoiser_calls
-    assert weighed.tally.mean_ess is not None
-    assert 1 <= weighed.tally.mean_ess <= 3
+    (scored,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=3))
+    assert scored.tally.energy_calls == 3 * len(scored.tally.ess)  # steps with one new token a block ask nothing
+    assert 0 < len(scored.tally.ess) <= scored.tally.denoiser_calls
+    assert scored.tally.mean_ess is not None
+    assert 1 <= scored.tally.mean_ess <= 3
     (exact,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=0), "conditional")
     assert exact.tokens != plain.tokens
 
@@ -167,14 +166,6 @@ def test_a_window_of_the_last_step_holds_it_however_its_time_rounds(generator, s
     sampler = Sampler(steps=steps, candidates=3, window=(0.0, 1 / steps))
     tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(40)]
     assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to choose
-
-
-def test_the_step_callback_ends_the_work_by_raising(generator):
-    def stop(_: StepResult) -> None:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        generator.write([], 5, [1], SAMPLER, on_step=stop)
 
 
 def test_a_uniform_model_scores_every_text_at_log_of_the_vocabulary():
@@ -268,35 +259,31 @@ def test_a_bundle_is_made_of_published_models(tmp_path):
     assert list(generator.energies) == ["conditional", "step"]
 
 
-def test_remasking_keeps_a_prompt_on_every_canvas(generator):
-    sampler, prompt, steps = Sampler(steps=6, unmasking=Remasking(share=1.0)), [3, 4, 5], []
-    (text,) = generator.write(prompt, 2 * LENGTH, [5], sampler, on_step=steps.append)
-    assert len(text.tokens) == 2 * LENGTH
-    assert [step.t[0].item() == 1 for step in steps[:13]] == [True, *[False] * 5] * 2 + [True]  # none is left out
-    assert all(step.xs[0, :3].tolist() == prompt for step in steps[:6])
-    assert any(bool(((a.xs != generator.mask) & (b.xs == generator.mask)).any()) for a, b in pairwise(steps[:6]))
-    kept = [step.xs[0].tolist() for step in steps[6:12]]  # half a canvas of what was written is the context of the next
-    assert len({tuple(canvas[: LENGTH // 2]) for canvas in kept}) == 1
-
-
 @pytest.mark.parametrize("unmasking", [MostCertain(), Remasking(share=0.5)])
-def test_texts_that_share_steps_unmask_at_random(generator, unmasking):
+def test_a_text_unmasks_at_random_and_the_refusal_says_what_does_not(generator, unmasking):
     sampler = Sampler(steps=4, unmasking=unmasking)
-    job = Request(known=(1, 2), max_tokens=3, seed=0, sampler=sampler, energy=None, key="", deadline=0.0)
-    with pytest.raises(ValueError, match=f"unmasking is {unmasking.kind}: texts that share steps unmask at_random"):
-        RunningSequence(job, generator)
+    for refused in (
+        lambda: generator.write((1, 2), 3, [0], sampler),
+        lambda: generator.infill((1, None), [0], sampler),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=f"unmasking is {unmasking.kind}: texts unmask at_random, .*`Sampler.sample` fills canvases",
+        ):
+            refused()
 
 
-def test_texts_whose_numbers_are_none_are_named_by_their_seeds_in_every_block(folder, tmp_path):
-    generator = TextGenerator.load(str(folder), tmp_path)
-    sampler, seen = Sampler(steps=2), []
+@pytest.mark.parametrize("passes", [0, 2])
+def test_a_text_whose_numbers_are_none_is_named_by_its_seed_in_every_block(folder, tmp_path, passes):
+    generator, sampler, seen = TextGenerator.load(str(folder), tmp_path), Sampler(steps=1), []
 
-    def spoil_the_second_block(step: StepResult) -> None:
-        seen.append(step)
-        if len(seen) == sampler.steps:
+    def spoil(_: torch.Tensor) -> None:
+        if len(seen) == passes:
             for parameter in generator.denoiser.network.parameters():
                 torch.nn.init.constant_(parameter, torch.nan)
+        seen.append(passes)
 
-    with pytest.raises(FloatingPointError, match=r"seeds \[50, 60\] are not numbers"):
-        generator.write((), 2 * LENGTH, [50, 60], sampler, None, spoil_the_second_block)
-    assert len(seen) == sampler.steps
+    watched(generator, before=spoil)
+    with pytest.raises(FloatingPointError, match=r"of the text of seed 50 are not numbers"):
+        generator.write((), 3 * LENGTH, [50, 60], sampler)
+    assert len(seen) == passes + 1

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.tokenizer_kinds import Bytes
-from edlm.inference.generator import Bundle, TextGenerator, VersionedGenerator, open_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
 from edlm.inference.results import MASK
 from edlm.inference.stop_strings import cut

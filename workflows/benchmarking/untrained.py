@@ -9,7 +9,8 @@ from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
 from edlm.energies.step import StepEnergyConfig
-from edlm.inference.generator import Bundle, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear

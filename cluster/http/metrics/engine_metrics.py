@@ -30,11 +30,11 @@ class EngineMetrics:
             metrics.add(instruments.FORWARDS, count - before.passes.get(network, 0), network)
         for reason, count in now.finished.items():
             metrics.add(instruments.TEXTS, count - before.finished.get(reason, 0), reason)
-        metrics.add(instruments.TURNS, now.turns - before.turns)
+        metrics.add(instruments.TURNS, now.steps - before.steps)
         metrics.add(instruments.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
 
 
 def _fill(now: Statistics, before: Statistics) -> float:
     """Return the mean rows per engine step since the previous update, as a fraction of the slots."""
-    turns = now.turns - before.turns
-    return (now.rows - before.rows) / (turns * now.slots) if turns else 0.0
+    steps = now.steps - before.steps
+    return (now.rows - before.rows) / (steps * now.slots) if steps else 0.0

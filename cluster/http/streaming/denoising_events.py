@@ -21,30 +21,30 @@ class DenoisingEvents:
         self._sent: set[int] = set()
         self._step: int | None = None
 
-    def state(self, frame: Progress) -> dict[str, Any] | None:
+    def state(self, progress: Progress) -> dict[str, Any] | None:
         """Return the positions unmasked since the last event and the latest resampling step; None if nothing is new."""
-        if frame.step == self._step:
+        if progress.step == self._step:
             return None
-        self._step = frame.step
-        tokens, unmasked_at = frame.tokens[self._shown], frame.unmasked_at[self._shown]
+        self._step = progress.step
+        tokens, unmasked_at = progress.tokens[self._shown], progress.unmasked_at[self._shown]
         new = [i for i, step in enumerate(unmasked_at) if step != NOT_YET and i not in self._sent]
         self._sent.update(new)
         return {
             "index": self._index,
-            "step": frame.step,
-            "steps": frame.steps,
-            "t": frame.t,
+            "step": progress.step,
+            "steps": progress.steps,
+            "t": progress.t,
             "masked": sum(step == NOT_YET for step in unmasked_at),
             "positions": len(tokens),
             "unmasked": [[i, tokens[i], self._pieces[tokens[i]], unmasked_at[i]] for i in new],
-            "ess": _number(frame.ess),
+            "ess": _number(progress.ess),
             "candidates": self._candidates,
-            "energies": None if frame.energies is None else [_numbers(group) for group in frame.energies],
-            "picked": None if frame.picked is None else list(frame.picked),
-            "weighed_step": frame.weighed_step,
+            "energies": None if progress.energies is None else [_numbers(group) for group in progress.energies],
+            "picked": None if progress.picked is None else list(progress.picked),
+            "weighed_step": progress.scored_step,
             "block": self._block,
-            "denoiser_calls": frame.tally.denoiser_calls,
-            "energy_calls": frame.tally.energy_calls,
+            "denoiser_calls": progress.tally.denoiser_calls,
+            "energy_calls": progress.tally.energy_calls,
         }
 
 

@@ -58,7 +58,7 @@ class PreparedRequest(Protocol):
         """Positions of each job that its choice shows."""
         ...
 
-    def written(self, index: int, text: Text, frame: Progress) -> Written:
+    def written(self, index: int, text: Text, progress: Progress) -> Written:
         """Return the part of its finished text that choice `index` shows."""
         ...
 
@@ -94,7 +94,7 @@ async def write(request: PreparedRequest, admission: Admission) -> list[Written]
         async for _ in FutureWatch(futures, steps=False).changes():
             # A failed text fails the whole request at once; the others need not finish.
             texts = [outcome(future) for future in futures if future.done]
-    written = [request.written(i, text, futures[i].frame()) for i, text in enumerate(texts)]
+    written = [request.written(i, text, futures[i].progress()) for i, text in enumerate(texts)]
     _note(request.plan.context, written, admission.metrics)
     return written
 
@@ -139,7 +139,7 @@ class _Run:
         self._request, self._futures, self._options = request, futures, options
         self._heading = request.plan.heading(request.kind) | {"object": request.piece}
         self._texts = request.beginnings()
-        self._frames: list[Progress | None] = [None] * len(request.engine_requests)
+        self._progress: list[Progress | None] = [None] * len(request.engine_requests)
         self._written: dict[int, Written] = {}
         plan, shown = request.plan, request.shown if states else ()
         self._events = [
@@ -149,33 +149,33 @@ class _Run:
 
     @property
     def finished(self) -> list[Written]:
-        return [self._written[i] for i in range(len(self._frames))]
+        return [self._written[i] for i in range(len(self._progress))]
 
     def pieces(self) -> list[bytes]:
         """Return the new chunks."""
-        return [piece for i in range(len(self._frames)) if i not in self._written for piece in self._pieces_of(i)]
+        return [piece for i in range(len(self._progress)) if i not in self._written for piece in self._pieces_of(i)]
 
     def _pieces_of(self, i: int) -> list[bytes]:
         future = self._futures[i]
-        done = future.done  # read before the frame, so that a done future yields its last frame
+        done = future.done  # read before the progress, so that a done future yields its last progress
         text = outcome(future) if done else None
-        frame, pieces = future.frame(), []
-        if frame.status == "queued" or (frame is self._frames[i] and not done):
+        progress, pieces = future.progress(), []
+        if progress.status == "queued" or (progress is self._progress[i] and not done):
             return []
-        if self._events and (state := self._events[i].state(frame)) is not None:
+        if self._events and (state := self._events[i].state(progress)) is not None:
             pieces.append(self._piece([], edlm={"state": state}))
-        self._frames[i] = frame
+        self._progress[i] = progress
         if text is None:
-            if new := self._texts[i].more(frame.tokens[self._request.shown[i]]):
+            if new := self._texts[i].more(progress.tokens[self._request.shown[i]]):
                 pieces.append(self._piece([self._request.choice(i, new, None)]))
             return pieces
-        written = self._written[i] = self._request.written(i, text, frame)
+        written = self._written[i] = self._request.written(i, text, progress)
         choice = self._request.choice(i, self._texts[i].rest(written.text), written)
         return [*pieces, *self._last(choice)]
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
         """Return the final chunk of a choice; for the last choice, also the end of the response."""
-        if len(self._written) < len(self._frames):
+        if len(self._written) < len(self._progress):
             return [self._piece([choice])]
         ended = self._request.ended(self.finished)
         details = {"details": ended["edlm"]}
@@ -192,6 +192,8 @@ class _Run:
         """Return the usage so far if every chunk is to include it, else None."""
         if not self._options.continuous_usage_stats:
             return None
-        frames = zip(self._frames, self._request.shown, strict=True)
-        unmasked = [step > 0 for frame, shown in frames if frame is not None for step in frame.unmasked_at[shown]]
+        latest = zip(self._progress, self._request.shown, strict=True)
+        unmasked = [
+            step > 0 for progress, shown in latest if progress is not None for step in progress.unmasked_at[shown]
+        ]
         return self._request.usage(sum(unmasked)).model_dump()

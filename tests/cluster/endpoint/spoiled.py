@@ -13,7 +13,8 @@ from edlm.checkpoints.networks import save_denoiser
 from edlm.config import plain
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Bytes, Characters
-from edlm.inference.generator import Bundle, save_bundle
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from edlm.storage import inventory, publish

@@ -27,24 +27,25 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
 
 
 def taken(one: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
-    """The finished draft, and what its steps took, weighted as a charge is."""
-    draft, turns, work = RunningSequence(one, generator), Batcher(1, 1e9), NetworkPasses()
-    while not draft.finished:
-        work += draft.upcoming().work
-        ((_, result, row),) = turns.step([draft])
+    """The finished sequence, and what its steps took, weighted as a charge is."""
+    sequence, batcher, work = RunningSequence(one, generator), Batcher(1, 1e9), NetworkPasses()
+    while not sequence.finished:
+        work += sequence.next_step().work
+        ((_, result, row),) = batcher.step([sequence])
         assert isinstance(result, StepResult)
-        draft.take(result, row)
-    exact = one.sampler.candidates == EXACT and draft.energy is not None
+        sequence.apply(result, row)
+    exact = one.sampler.candidates == EXACT and sequence.energy is not None
     share = cost.EXACT_SHARE * generator.length if exact else cost.CANDIDATE_SHARE
-    return draft, work.passes + share * work.candidates
+    return sequence, work.passes + share * work.candidates
 
 
 @settings(max_examples=60, deadline=None)
 @given(one=jobs())
 def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
-    draft, took = taken(one, open_bundle(bundle))
-    charged = cost.of_request(one, draft.generator)
-    assert draft.text().tally.denoiser_calls <= took <= charged + 1e-9
+    generator = open_bundle(bundle)
+    sequence, took = taken(one, generator)
+    charged = cost.of_request(one, generator)
+    assert sequence.text().tally.denoiser_calls <= took <= charged + 1e-9
 
 
 @pytest.mark.parametrize("candidates", [1, 8])

@@ -43,8 +43,8 @@ def test_every_step_of_the_engine_is_timed_once(service):
     before = read()
     ask(service.url, COMPLETIONS, {"max_tokens": 40, "edlm": {"steps": 8, "candidates": 3}})
     eventually(lambda: service.endpoint.engine.statistics().running == 0)
-    turns, timed, busy, seconds = (now - then for now, then in zip(read(), before, strict=True))
-    assert turns == timed > 0
+    steps, timed, busy, seconds = (now - then for now, then in zip(read(), before, strict=True))
+    assert steps == timed > 0
     assert seconds == pytest.approx(busy)
 
 
