@@ -77,6 +77,13 @@ def test_functions_stand_apart_from_their_arguments_and_figures_open_at_full_siz
     assert '<a href="../quality-cost.png"><img' in report
 
 
+def test_examples_of_docstrings_are_code_and_flags_do_not_break(site):
+    for page in site.glob("api/*/index.html"):
+        assert "<blockquote>" not in page.read_text(encoding="utf-8"), page.parent.name
+    assert "edlm-tiny@champion" in (site / "api/edlm/index.html").read_text(encoding="utf-8")
+    assert 'class="flag">--dry-run<' in (site / "experiments/index.html").read_text(encoding="utf-8")
+
+
 def test_every_setting_has_a_help_text():
     silent = {
         f"{cls.__name__}.{name}"

@@ -1,12 +1,14 @@
 """The reference of the Python API: one page per package of `edlm`, whose modules mkdocstrings reads without imports."""
 
 import ast
+import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
 PROJECT = Path(__file__).parents[2]
 ROOT = PROJECT / "edlm"
+DOCTEST = re.compile(r"(?:^>>> .*\n)+", re.MULTILINE)
 
 
 def on_files(files, config, **_):
@@ -19,10 +21,16 @@ def on_files(files, config, **_):
 
 def page(package: Path, name: str) -> str:
     """Return the page of a package: its docstring, and a reference to each of its modules."""
-    text = ast.get_docstring(_tree(package / "__init__.py")) or ""
+    text = DOCTEST.sub(_code, ast.get_docstring(_tree(package / "__init__.py")) or "")
     modules = sorted(path.stem for path in package.glob("*.py") if not path.stem.startswith("_"))
     public = [public_names()] if package == ROOT else []
     return "\n\n".join([f"# {name}", text, *public, *(f"::: {name}.{module}" for module in modules)]) + "\n"
+
+
+def _code(example: re.Match[str]) -> str:
+    """Return the lines of a doctest as a code block; `>>>` would be a quotation in Markdown."""
+    lines = [line.removeprefix(">>> ").partition("  # doctest:")[0] for line in example[0].splitlines()]
+    return "\n".join(["```python", *lines, "```", ""])
 
 
 def public_names() -> str:

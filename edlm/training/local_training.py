@@ -1,46 +1,47 @@
 """Training in one process, without Ray: from prepared data and an objective to weights, on any device.
 
-A source whose distribution is known, a denoiser, and an energy for it:
+Examples:
+    A source whose distribution is known, a denoiser, and an energy for it:
 
->>> import tempfile
->>> from pathlib import Path
->>> import torch
->>> from edlm.checkpoints.energies import network_on, open_energy, save_energy
->>> from edlm.checkpoints.networks import open_denoiser, save_denoiser
->>> from edlm.data.packing import Data, prepare
->>> from edlm.data.splits import Shares
->>> from edlm.data.synthetic import Markov
->>> from edlm.data.tokenizer_kinds import Symbols
->>> from edlm.energies.conditional import ConditionalEnergyConfig
->>> from edlm.models.denoiser import Denoiser
->>> from edlm.models.transformer import TransformerConfig
->>> from edlm.schedule import LogLinear
->>> from edlm.training.energy_objectives import Conditioning
->>> from edlm.training.local_training import train
->>> from edlm.training.objectives import Denoising
->>> from edlm.training.settings import Training
->>> folder = Path(tempfile.mkdtemp())
->>> source = Markov(symbols=4, length=8, sequences=500)
->>> split = Shares(validation=0.1, judge=0)
->>> data = Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=split)
->>> summary = prepare(data, folder / "data", progress=lambda line: None)
->>> transformer, schedule = TransformerConfig(width=16, layers=1, heads=2), LogLinear()
->>> tokenizer = folder / "data" / "tokenizer.json"
->>> _ = torch.manual_seed(0)
->>> objective = Denoising(Denoiser(transformer, summary.vocabulary), schedule, seed=0)
->>> settings = Training(steps=20, batch=16, learning_rate=1e-2, log_every=10)
->>> weights = train(objective, folder / "data", settings, workspace=folder / "checkpoints")  # doctest: +ELLIPSIS
-[training] step 10/20  loss ... tokens/s  0:00:0... left
-[training] step 20/20  loss ... tokens/s  0:00:00 left
->>> _ = save_denoiser(folder / "denoiser", weights, transformer, schedule, data.length, tokenizer, facts={})
->>> denoiser = open_denoiser(folder / "denoiser")
->>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
->>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
->>> weights = train(energy, folder / "data", settings, say=lambda line: None)
->>> network = network_on(kind, denoiser)
->>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})
->>> open_energy(folder / "energy", denoiser).normalised
-True
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from edlm.checkpoints.energies import network_on, open_energy, save_energy
+    >>> from edlm.checkpoints.networks import open_denoiser, save_denoiser
+    >>> from edlm.data.packing import Data, prepare
+    >>> from edlm.data.splits import Shares
+    >>> from edlm.data.synthetic import Markov
+    >>> from edlm.data.tokenizer_kinds import Symbols
+    >>> from edlm.energies.conditional import ConditionalEnergyConfig
+    >>> from edlm.models.denoiser import Denoiser
+    >>> from edlm.models.transformer import TransformerConfig
+    >>> from edlm.schedule import LogLinear
+    >>> from edlm.training.energy_objectives import Conditioning
+    >>> from edlm.training.local_training import train
+    >>> from edlm.training.objectives import Denoising
+    >>> from edlm.training.settings import Training
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> source = Markov(symbols=4, length=8, sequences=500)
+    >>> split = Shares(validation=0.1, judge=0)
+    >>> data = Data(corpus=source, tokenizer=Symbols(size=4), length=8, shares=split)
+    >>> summary = prepare(data, folder / "data", progress=lambda line: None)
+    >>> transformer, schedule = TransformerConfig(width=16, layers=1, heads=2), LogLinear()
+    >>> tokenizer = folder / "data" / "tokenizer.json"
+    >>> _ = torch.manual_seed(0)
+    >>> objective = Denoising(Denoiser(transformer, summary.vocabulary), schedule, seed=0)
+    >>> settings = Training(steps=20, batch=16, learning_rate=1e-2, log_every=10)
+    >>> weights = train(objective, folder / "data", settings, workspace=folder / "checkpoints")  # doctest: +ELLIPSIS
+    [training] step 10/20  loss ... tokens/s  0:00:0... left
+    [training] step 20/20  loss ... tokens/s  0:00:00 left
+    >>> _ = save_denoiser(folder / "denoiser", weights, transformer, schedule, data.length, tokenizer, facts={})
+    >>> denoiser = open_denoiser(folder / "denoiser")
+    >>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
+    >>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
+    >>> weights = train(energy, folder / "data", settings, say=lambda line: None)
+    >>> network = network_on(kind, denoiser)
+    >>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})
+    >>> open_energy(folder / "energy", denoiser).normalised
+    True
 """
 
 import hashlib
