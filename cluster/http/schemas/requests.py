@@ -28,12 +28,15 @@ class SamplerSettings(Body):
     """The object `edlm`: generation settings that override those registered with the model."""
 
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """T, the number of steps. Default: the model's."""
     candidates: Annotated[int, Field(ge=0, le=MAX_CANDIDATES)] | None = None
     """k; 1 is plain diffusion, 0 is exact sampling, for normalised energies."""
     window: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2, max_length=2)] | None = None
     """[from, to]: steps at a time t in this window choose among the candidates."""
     energy_temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=1000)] | None = None
+    """tau of the importance weights exp(-E / tau). Default: the model's."""
     energy: Annotated[str, Field(max_length=64)] | None = None
+    """Name of an energy of the model. Default: the model's."""
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
     """Timeout of the request; the server has its own limit."""
     return_: Annotated[list[Literal["token_ids", "trajectory"]], Field(alias="return", max_length=2)] = Field(
@@ -73,6 +76,7 @@ class StreamOptions(Body, extra="allow"):
     """Additional contents of a stream."""
 
     include_usage: bool = False
+    """End the stream with a chunk that has the usage."""
     continuous_usage_stats: bool = False
     """With include_usage: report the tokens so far in every chunk."""
     include_obfuscation: bool = False
@@ -87,6 +91,7 @@ class _Request(Body, extra="allow"):
     seed: Annotated[int, Field(ge=LEAST_SEED, le=MAX_SEED)] | None = None
     """Seed of the first text. None: random. The response reports the seed of every text."""
     edlm: SamplerSettings = SamplerSettings()
+    """Settings of the sampler."""
     user: str | None = None
     """Accepted as OpenAI's clients send it, and not used."""
 
@@ -105,11 +110,14 @@ class _Request(Body, extra="allow"):
 
 class _Stream(_Request):
     n: Choices = 1
+    """Number of texts per prompt."""
     temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
     """Token temperature: each token is drawn from p^(1/temperature); 0 selects the most likely token. Any value but 1
     changes the distribution, and the model's bounds do not apply to it. Values between 0 and 0.01 are rejected."""
     stream: bool = False
+    """Send server-sent events instead of one response."""
     stream_options: StreamOptions | None = None
+    """Options of the stream; only with `stream`."""
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -226,7 +234,9 @@ class ScoreRequest(_Request):
     """POST /v1/score: likelihood bounds and energies of a text."""
 
     text: Text | None = None
+    """Text to score; give it or `tokens`."""
     tokens: Tokens | None = None
+    """Token ids to score."""
     draws: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 16
     """Number of independent noise samples; standard errors fall with its square root."""
 
@@ -241,14 +251,18 @@ class TokenizeRequest(Body):
     """POST /v1/tokenize."""
 
     text: Text
+    """Text to tokenize."""
     model: Annotated[str, Field(max_length=256)] | None = None
+    """Name of the registered model; no other is served."""
 
 
 class DetokenizeRequest(Body):
     """POST /v1/detokenize."""
 
     tokens: Annotated[list[Token], Field(max_length=MAX_PROMPT)]
+    """Token ids."""
     model: Annotated[str, Field(max_length=256)] | None = None
+    """Name of the registered model; no other is served."""
 
 
 def _exactly_one(request: Any, *fields: str) -> Any:

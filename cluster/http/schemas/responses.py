@@ -7,34 +7,48 @@ from pydantic import BaseModel
 FinishReason = Literal["stop", "length"]
 
 
-class CompletionChoice(BaseModel):
+class _Schema(BaseModel, use_attribute_docstrings=True):
+    """Response whose fields are described by the docstrings below them."""
+
+
+class CompletionChoice(_Schema):
     index: int
+    """Number of the text: prompts in order, and `n` texts per prompt."""
     text: str
+    """Text after the prompt; with `echo`, the prompt and it. In a stream, the next part of it."""
     finish_reason: FinishReason | None
     """`stop`: the document ended or a stop string was generated; None: the text continues."""
     logprobs: None = None
+    """Always null."""
     token_ids: list[int] | None = None
     """Present if `edlm.return` includes `token_ids`."""
     unmasked_at: list[int] | None = None
     """Step that unmasked each token; present if `edlm.return` includes `trajectory`."""
 
 
-class InfillChoice(BaseModel):
+class InfillChoice(_Schema):
     index: int
+    """Number of the text, of `n`."""
     text: str
+    """The whole text, given parts included."""
     tokens: list[int]
+    """Its token ids."""
     finish_reason: FinishReason = "length"
+    """Always `length`: the gaps have a fixed size."""
     unmasked_at: list[int] | None = None
     """Step that unmasked each token, 0 for given tokens; present if `edlm.return` includes `trajectory`."""
 
 
-class TokenUsage(BaseModel):
+class TokenUsage(_Schema):
     prompt_tokens: int
+    """Tokens of the prompts, or given tokens of an infill."""
     completion_tokens: int
+    """Generated tokens."""
     total_tokens: int
+    """Sum of both."""
 
 
-class GenerationDetails(BaseModel):
+class GenerationDetails(_Schema):
     """The object `edlm` of a response: what is needed to reproduce it, and its cost."""
 
     seed: int
@@ -44,9 +58,13 @@ class GenerationDetails(BaseModel):
     streams: Literal["independent", "shared"]
     """How `seeds` are derived from `seed`."""
     steps: int
+    """T, the number of steps per canvas."""
     candidates: int
+    """k, the number of candidates per step; 1: plain diffusion, 0: exact sampling of a normalised energy."""
     window: tuple[float, float]
+    """[from, to]: interval of times t in which steps choose among candidates."""
     energy_temperature: float
+    """tau of the importance weights exp(-E / tau)."""
     energy: str | None
     """Energy that scored the candidates; None: no resampling."""
     temperature: float
@@ -56,7 +74,9 @@ class GenerationDetails(BaseModel):
     ess: float | None = None
     """Mean effective number of candidates over the steps that resampled."""
     denoiser_calls: int | None = None
+    """Passes of the denoiser, summed over the texts."""
     energy_calls: int | None = None
+    """Candidates that the energy scored, or passes of exact sampling, summed over the texts."""
     seconds: float
     """From request to response, including the time queued behind other requests."""
     prompt: list[str] | None = None
@@ -66,99 +86,135 @@ class GenerationDetails(BaseModel):
     best_of_energies: list[list[float | None]] | None = None
     """With best_of, per prompt: energy per token of every generated text, in order of generation."""
     model_version: str
+    """Number of the version in the model registry."""
     digest: str
+    """SHA-256 of the model's files."""
     ignored: list[str]
     """Request fields unknown to this server, which had no effect."""
 
 
-class _Answer(BaseModel):
+class _Answer(_Schema):
     id: str
+    """Random id of the response."""
     created: int
+    """Time of the response, in seconds since 1970 (UTC)."""
     model: str
+    """Name of the model."""
     system_fingerprint: str
     """Version and digest of the model that generated the response."""
     edlm: GenerationDetails
+    """Settings, seeds and cost."""
 
 
 class CompletionResponse(_Answer):
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
+    """The texts."""
     usage: TokenUsage
+    """Numbers of tokens."""
 
 
 class InfillResponse(_Answer):
     object: Literal["infill"] = "infill"
     choices: list[InfillChoice]
+    """The texts."""
     usage: TokenUsage
+    """Numbers of tokens."""
 
 
-class PromptScore(BaseModel):
+class PromptScore(_Schema):
     nats: float
+    """Estimate in nats, for the whole text."""
     standard_error: float
+    """Standard error of the estimate."""
 
 
 class ScoreResponse(_Answer):
     object: Literal["score"] = "score"
     tokens: int
+    """Number of tokens scored."""
     text: str
     """The text as tokenized and decoded."""
     nelbo: PromptScore
+    """Upper bound of -log p(text) in continuous time, without an energy."""
     bound: PromptScore
+    """Upper bound of -log p(text) under the sampler of the request."""
     energies: dict[str, PromptScore]
+    """Mean energy of the text over the noise, per energy; low is likely, and the zero is arbitrary."""
 
 
-class TokenizeResponse(BaseModel):
+class TokenizeResponse(_Schema):
     tokens: list[int]
+    """Token ids."""
     pieces: list[str]
     """Text of each token; partial characters are shown as the replacement character."""
     count: int
+    """Number of tokens."""
 
 
-class DetokenizeResponse(BaseModel):
+class DetokenizeResponse(_Schema):
     text: str
+    """The decoded text."""
 
 
-class ModelObject(BaseModel):
+class ModelObject(_Schema):
     id: str
+    """Name of the model, for `model` in requests."""
     object: Literal["model"] = "model"
     created: int
+    """Time at which the endpoint was started, in seconds since 1970 (UTC)."""
     owned_by: str = "edlm"
+    """Always `edlm`."""
     edlm: dict[str, Any]
     """Version, digest, canvas length, special tokens, energies and default sampler."""
 
 
-class ModelList(BaseModel):
+class ModelList(_Schema):
     object: Literal["list"] = "list"
     data: list[ModelObject]
+    """The served model, the only one."""
 
 
-class Health(BaseModel):
+class Health(_Schema):
     status: Literal["ok"] = "ok"
 
 
-class Version(BaseModel):
+class Version(_Schema):
     version: str
+    """Version of this API."""
 
 
-class Readiness(BaseModel):
+class Readiness(_Schema):
     status: Literal["ready"] = "ready"
     model: str
+    """Name of the model."""
     model_version: str
+    """Number of the version in the model registry."""
     digest: str
+    """SHA-256 of the model's files."""
     warm: bool
+    """Whether the warm-up is finished."""
     alive: bool
+    """Whether the engine's thread runs."""
     beat_age_seconds: float
+    """Time since the engine last made progress; 0 when idle."""
     backlog_seconds: float
+    """Estimated time that queued and running work takes."""
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(_Schema):
     message: str
+    """What is wrong, and what is allowed."""
     type: str
+    """Class of the error, as in OpenAI's API."""
     param: str | None
+    """Field that is wrong, if one is."""
     code: str | None
+    """Machine-readable code."""
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(_Schema):
     """Error response."""
 
     error: ErrorDetail
+    """The error."""

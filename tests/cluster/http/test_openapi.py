@@ -73,3 +73,9 @@ def test_nothing_that_the_document_allows_or_forbids_makes_the_endpoint_fail(doc
         case.validate_response(response, checks=checks)
 
     hold()
+
+
+def test_every_field_of_the_api_has_a_description():
+    schemas = json.loads(FILE.read_text(encoding="utf-8"))["components"]["schemas"]
+    fields = {f"{name}.{key}": field for name, schema in schemas.items() for key, field in schema["properties"].items()}
+    assert {name for name, field in fields.items() if "description" not in field and "const" not in field} == set()
