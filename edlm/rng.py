@@ -1,7 +1,7 @@
 """Counter-based randomness: every uniform is a function of (seed, step, row, purpose) and its own index.
 
 The functions are stateless. A value does not depend on the requested shape, the device, the other rows of the batch or
-the number of workers, which makes training resumable and a served text independent of its batch mates.
+the number of workers, which makes training resumable and a served text independent of the other rows of its batch.
 """
 
 import functools

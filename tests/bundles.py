@@ -1,4 +1,4 @@
-"""A tiny bundle with random weights, for the tests of whoever generates and serves."""
+"""A tiny bundle with random weights, for tests of generation and serving."""
 
 from pathlib import Path
 
@@ -25,25 +25,25 @@ ENERGIES = {
 def save_models(
     folder: Path, tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
 ) -> tuple[Path, dict[str, Path]]:
-    """Afterwards `folder` holds a denoiser and two energies for it; their places."""
+    """Save a denoiser and two energies for it to `folder`, and return their folders."""
     built = tokenizer.build([])
     built.save(folder)
     model = folder / "denoiser"
     save_denoiser(model, denoiser(built.size).state_dict(), TRANSFORMER, LogLinear(), length, folder / FILE, {})
     opened = open_denoiser(model)
-    places = {}
+    folders = {}
     for name, energy in ENERGIES.items():
-        places[name] = folder / name
+        folders[name] = folder / name
         network = network_on(energy, opened)
         weights = stirred(energy.build(opened.network, None), seed=3).state_dict()
-        save_energy(places[name], weights, network, length, folder / FILE, {})
-    return model, places
+        save_energy(folders[name], weights, network, length, folder / FILE, {})
+    return model, folders
 
 
 def make_bundle(
     folder: Path, name: str = "tiny", tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
 ) -> Path:
-    """Afterwards `folder`/bundle is a bundle that weighs with its step energy; its place."""
+    """Save a bundle that scores with its step energy to `folder`/bundle, and return its folder."""
     model, energies = save_models(folder / "models", tokenizer, length)
     bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2))
     save_bundle(folder / "bundle", bundle, model, energies)
@@ -51,7 +51,7 @@ def make_bundle(
 
 
 def make_plain_bundle(folder: Path) -> Path:
-    """Write a bundle of the denoiser alone, which generates by plain diffusion, and return its place."""
+    """Write a bundle of the denoiser alone, which generates by plain diffusion, and return its folder."""
     model, _ = save_models(folder / "models")
     save_bundle(folder / "bundle", Bundle(name="plain", sampler=Sampler(steps=4)), model, {})
     return folder / "bundle"

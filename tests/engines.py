@@ -56,13 +56,13 @@ def alone(generator: TextGenerator, one: Request, on_step: Callable[[StepResult]
     seed, tally, block, ended = torch.tensor([one.seed], device=device), Tally(), 0, None
     infills = one.max_tokens is None
     prompt = [] if infills else list(one.known)
-    written, wanted = [], len(one.known) if infills else one.max_tokens
+    written, token_count = [], len(one.known) if infills else one.max_tokens
     separator = None if infills else generator.tokenizer.separator
-    while len(written) < wanted and ended is None:
+    while len(written) < token_count and ended is None:
         before = [*prompt, *written]
-        context = context_tokens(len(before), wanted - len(written), generator.length)
+        context = context_tokens(len(before), token_count - len(written), generator.length)
         known = one.known if infills else before[len(before) - context :]
-        own = slice(context, context + wanted - len(written))
+        own = slice(context, context + token_count - len(written))
         xt = canvas(known, generator.length, mask)[None].to(device)
         for i in range(sampler.steps, 0, -1):
             if mask not in (tokens := xt[0, own].tolist()) or document_end(tokens, mask, separator) is not None:
@@ -146,7 +146,7 @@ class Gate:
         assert self._open.acquire(timeout=SECONDS)
 
     def wait(self) -> None:
-        """Returns when the engine stands before a pass that nobody waited for yet."""
+        """Return when the engine is about to start a pass that no earlier call waited for."""
         assert self._reached.acquire(timeout=SECONDS)
 
     def let(self, passes: int = 1) -> None:
@@ -179,7 +179,7 @@ class Table(AbstractEnergy):
 
 
 class Echo(Denoiser):
-    """Predicts the first token of the canvas everywhere: a text that holds another was mixed with somebody else's."""
+    """Predicts the first token of the canvas everywhere: a text with another token was mixed with another request."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__(TransformerConfig(width=32, layers=1, heads=2), vocabulary)

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 SECONDS = 300
 
@@ -28,12 +28,12 @@ class Mutant:
 
 
 (
-    LAW, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK, EFFORT,
-    CONTINUOUS, FAIRNESS, STEP_ENERGY, OBJECTIVE, LIKELIHOOD,
+    DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
+    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, OBJECTIVE, LIKELIHOOD,
 ) = (
     f"tests/{name}.py"
     for name in (
-        "sampling/test_sampler_law", "likelihood/test_bounds", "likelihood/test_identities",
+        "sampling/test_sampler_distribution", "likelihood/test_bounds", "likelihood/test_identities",
         "energies/test_whole_sequence", "evaluation/test_judge", "evaluation/test_quality", "energies/test_uniform",
         "baselines/test_published_sampler", "likelihood/test_carry_over_autoregressive", "sampling/test_fast_paths",
         "sampling/test_speculative", "sampling/test_unmasking", "planning/test_compute_budget",
@@ -48,21 +48,21 @@ MUTANTS = (
         "equations.py",
         "return -energy / temperature",
         "return energy / temperature",
-        (LAW, BOUND, IDENTITY),
+        (DISTRIBUTION, BOUND, IDENTITY),
     ),
     Mutant(
         "candidates of one sequence are weighed against those of another",
         "sampling/step.py",
         "equations.log_weight(e.double(), tau)",
         "equations.log_weight(e.double().transpose(0, 1).reshape(e.shape), tau)",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "a whole draft is unmasked, not only the step's positions (no carry-over)",
         "sampling/state.py",
         "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, unmasked),",
         "xs=x,",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "`coar` counts the tokens that were never masked",
@@ -79,7 +79,7 @@ MUTANTS = (
         "    if bool((state.s == 0).all()):\n"
         "        rows, at = torch.nonzero(state.unmasked, as_tuple=True)\n"
         "        x0[rows, 0, at] = model.denoiser.log_p(context, state.unmasked).argmax(dim=-1)",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "a block sees the new tokens of its neighbours",
@@ -93,14 +93,14 @@ MUTANTS = (
         "equations.py",
         "return values.repeat_interleave(length if block is None else block, dim=-1)[..., :length]",
         "return values[..., :1].expand(*values.shape[:-1], length)",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "the sampler passes probabilities for log-probabilities",
         "sampling/candidates.py",
         "return x, equations.sum_by_group(by_position, energy.block)",
         "return x, equations.sum_by_group(by_position.exp(), energy.block)",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "the autoregressive energy drops the first token",
@@ -142,21 +142,21 @@ MUTANTS = (
         "sampling/step.py",
         "joint = equations.sum_by_group(state.unmasked.long(), block) > 1",
         "joint = equations.sum_by_group(state.unmasked.long(), block) > 0",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "exact draws of `coar` fill nothing but what is kept",
         "sampling/step.py",
         "return equations.up_to_last(state.xt == model.denoiser.mask, state.unmasked)",
         "return state.unmasked",
-        (LAW,),
+        (DISTRIBUTION,),
     ),
     Mutant(
         "a verified draft keeps every token",
         "sampling/speculative.py",
         "kept = u_keep[rows].log() < log_c - log_p[rows].double()",
         "kept = log_c == log_c",
-        (LAW, SPECULATIVE),
+        (DISTRIBUTION, SPECULATIVE),
     ),
     Mutant(
         "candidates change places where few tokens enter at once",
@@ -379,14 +379,14 @@ MUTANTS = (
 
 
 def copy(folder: Path) -> None:
-    """Afterwards `folder` has the science and its tests, and nothing of the project is imported from elsewhere."""
+    """Copy the science and its tests to `folder`, so that no module of the project is imported from elsewhere."""
     for name in ("edlm", "tests"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cluster"))
     shutil.copy(PROJECT / "pyproject.toml", folder)
 
 
 def plant(mutant: Mutant, folder: Path) -> None:
-    """Afterwards the fault is in the copy. ValueError where the place it belongs to is gone or not the only one."""
+    """Plant the fault in the copy; raise ValueError unless its source line occurs exactly once."""
     path = folder / "edlm" / mutant.file
     source = path.read_text()
     if source.count(mutant.old) != 1:

@@ -28,9 +28,9 @@ LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
     "equations": "test_equations likelihood/test_identities",
     "schedule": "test_schedule",
     "rng": "test_rng",
-    "sampling/sampler": "sampling/test_sampler sampling/test_sampler_law",
-    "sampling/step": "sampling/test_sampler sampling/test_sampler_law",
-    "sampling/state": "sampling/test_sampler sampling/test_sampler_law",
+    "sampling/sampler": "sampling/test_sampler sampling/test_sampler_distribution",
+    "sampling/step": "sampling/test_sampler sampling/test_sampler_distribution",
+    "sampling/state": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/unmasking": "sampling/test_unmasking",
     "sampling/candidates": "sampling/test_candidates energies/test_residual",
     "sampling/speculative": "sampling/test_speculative",
@@ -112,7 +112,7 @@ def _baseline(file: str) -> float:
 
 
 def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpec]:
-    """One mutant of every place of the code, in random order, a file after the other."""
+    """One mutant of every position of the code, in random order, a file after the other."""
     each = []
     for file in files:
         path = Path("edlm", f"{file}.py")
@@ -120,12 +120,12 @@ def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpe
             init([path], database, {})
             specs = [item.mutations[0] for item in database.work_items]
         hints = _annotations(path)
-        places: dict[tuple[int, int], list[MutationSpec]] = {}
+        locations: dict[tuple[int, int], list[MutationSpec]] = {}
         for spec in sorted(specs, key=lambda s: (s.start_pos, s.operator_name, s.occurrence)):
             inside = any(start <= spec.start_pos <= end for start, end in hints)
             if not inside and not IMPLAUSIBLE.search(spec.operator_name):
-                places.setdefault(spec.start_pos, []).append(spec)
-        chosen = [rng.choice(ways) for ways in places.values()]
+                locations.setdefault(spec.start_pos, []).append(spec)
+        chosen = [rng.choice(ways) for ways in locations.values()]
         rng.shuffle(chosen)
         each.append(chosen)
     return (spec for spec in chain.from_iterable(zip_longest(*each)) if spec is not None)
@@ -133,13 +133,13 @@ def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpe
 
 def _annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Where type hints begin and end: what is planted there changes nothing or stops the import."""
-    found = []
+    actual = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         hint = getattr(node, "annotation", None) or getattr(node, "returns", None)
         if isinstance(hint, ast.expr):
             end = (hint.end_lineno or hint.lineno, hint.end_col_offset or hint.col_offset)
-            found.append(((hint.lineno, hint.col_offset), end))
-    return found
+            actual.append(((hint.lineno, hint.col_offset), end))
+    return actual
 
 
 def _cell(change: list[str]) -> str:

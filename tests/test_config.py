@@ -278,7 +278,7 @@ def test_an_override_changes_its_own_setting_and_no_other(written, arguments, re
         ("--later.7.stride 2", 2, "--later.7.stride"),
     ],
 )
-def test_a_wrong_setting_exits_with_1_and_a_wrong_flag_with_2_and_says_where(
+def test_a_wrong_setting_exits_with_1_and_a_wrong_flag_with_2_and_states_where(
     written, capsys, arguments, status, message
 ):
     with pytest.raises(SystemExit) as end:

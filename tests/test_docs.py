@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 from cluster.serving.deploy import Arguments
 from cluster.serving.replica import Wanted
 from edlm.config import _classes
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
 from workflows.benchmarking.trained import Trained
 from workflows.experiment import Experiment

@@ -25,7 +25,7 @@ from cluster.http import local
 from cluster.http.schemas import requests
 from edlm.config import from_command_line, from_flags, parse
 from tests.bundles import make_bundle
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from tests.test_prose import QUAINT
 from workflows import serve
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
@@ -81,14 +81,14 @@ class Example:
 
 def examples(*languages: str) -> list[Example]:
     """The fenced blocks of these languages on all pages."""
-    found = []
+    actual = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in FENCE.finditer(text):
             if block["language"] in languages:
                 line = text.count("\n", 0, block.start()) + 1
-                found.append(Example(page.relative_to(PROJECT).as_posix(), line, block["language"], block["text"]))
-    return found
+                actual.append(Example(page.relative_to(PROJECT).as_posix(), line, block["language"], block["text"]))
+    return actual
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -262,8 +262,8 @@ def test_the_code_of_a_page_runs_from_its_first_block_to_its_last(page):
 
 def test_pages_are_written_as_the_field_writes():
     pages = {page.relative_to(PROJECT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-    found = {name: QUAINT.findall(text) for name, text in pages.items() if name not in GENERATED}
-    assert {name: words for name, words in found.items() if words} == {}
+    actual = {name: QUAINT.findall(text) for name, text in pages.items() if name not in GENERATED}
+    assert {name: words for name, words in actual.items() if words} == {}
 
 
 def test_the_code_of_the_python_guide_runs_on_a_small_model(tmp_path, monkeypatch, capsys):

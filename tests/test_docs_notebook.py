@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 NOTEBOOK = nbformat.read(PROJECT / "docs" / "quickstart.ipynb", as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]

@@ -57,18 +57,18 @@ def test_what_is_selected_changes_and_nothing_else():
 def test_a_token_is_the_first_whose_cumulative_probability_exceeds_its_number(seed, vocabulary, k):
     log_p, u = some(seed, 5, vocabulary).log_softmax(-1), uniform(seed + 1, 5, k)
     kept = log_p.clone()
-    tokens, told = equations.draw(log_p, u)
+    tokens, reported = equations.draw(log_p, u)
     assert torch.equal(log_p, kept)  # of float64, too, a copy is summed up
     for row in range(5):
         for j in range(k):
-            total, wanted = 0.0, 0
+            total, expected = 0.0, 0
             for token in range(vocabulary):
                 total += math.exp(log_p[row, token])
                 if u[row, j] < total:
-                    wanted = token
+                    expected = token
                     break
-            assert tokens[row, j] == wanted
-            assert told[row, j] == log_p[row, wanted]
+            assert tokens[row, j] == expected
+            assert reported[row, j] == log_p[row, expected]
 
 
 def test_a_token_without_probability_is_never_drawn_and_one_at_the_end_always_can_be():
@@ -85,14 +85,14 @@ def test_a_rare_token_behind_common_ones_keeps_its_probability():
     u = torch.tensor([[1 - 2e-9, 1 - 0.5e-9]], dtype=F64)
     assert equations.draw(log_p, u)[0].tolist() == [[0, 1]]
     assert equations.draw(log_p.float(), u)[0].tolist() == [[0, 1]]
-    close = torch.tensor([[0.5 + 1e-9, 0.5 - 1e-9]], dtype=F64).log()  # and a law in float64 keeps its digits
+    close = torch.tensor([[0.5 + 1e-9, 0.5 - 1e-9]], dtype=F64).log()  # and a distribution in float64 keeps its digits
     assert equations.draw(close, torch.tensor([[0.5 + 0.5e-9, 0.5 + 2e-9]], dtype=F64))[0].tolist() == [[0, 1]]
 
 
 # ---------------------------------------------------------------- what is integrated over time
 
 
-def test_an_integrand_is_weighed_once():
+def test_an_integrand_is_weighted_once():
     one, w = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([2.0, 0.5])
     assert equations.nelbo_integrand(one, w).tolist() == [6.0, 4.0]
     assert equations.paper_integrand(one[:, 0], one[:, 1], torch.tensor([7.0, 11.0]), w).tolist() == [16.0, 6.5]
@@ -106,19 +106,19 @@ def test_an_integrand_is_weighed_once():
 def test_groups_are_neighbours_and_the_last_may_be_short(seed, length, block):
     values, groups = some(seed, 2, 3, length), members(length, block)
     assert equations.group_count(length, block) == len(groups)
-    wanted = torch.stack([values[..., at].sum(dim=-1) for at in groups], dim=-1)
-    torch.testing.assert_close(equations.sum_by_group(values, block), wanted)
-    spread = equations.spread_groups(wanted, length, block)
+    expected = torch.stack([values[..., at].sum(dim=-1) for at in groups], dim=-1)
+    torch.testing.assert_close(equations.sum_by_group(values, block), expected)
+    spread = equations.spread_groups(expected, length, block)
     assert spread.shape == values.shape
     for g, at in enumerate(groups):
         for position in at:
-            assert torch.equal(spread[..., position], wanted[..., g])
+            assert torch.equal(spread[..., position], expected[..., g])
 
 
 # ---------------------------------------------------------------- the energy and its training
 
 
-def test_a_low_energy_weighs_much_and_a_high_temperature_evens_out():
+def test_a_low_energy_has_a_large_weight_and_a_high_temperature_evens_out():
     assert equations.log_weight(torch.tensor([2.0, -3.0])).tolist() == [-2.0, 3.0]
     assert equations.log_weight(torch.tensor([2.0, -3.0]), 4.0).tolist() == [-0.5, 0.75]
 
@@ -144,19 +144,19 @@ def test_of_what_is_carried_over_nothing_counts():
 
 def test_a_masked_position_is_unmasked_where_its_number_lies_below_the_share():
     masked, u = torch.tensor([[True, True, True, False]] * 2), torch.tensor([[0.1, 0.5, 0.9, 0.1]] * 2, dtype=F64)
-    found = equations.unmask(masked, torch.tensor([0.5, 1.0], dtype=F64), u)
-    assert found.tolist() == [[True, False, False, False], [True, True, True, False]]
+    actual = equations.unmask(masked, torch.tensor([0.5, 1.0], dtype=F64), u)
+    assert actual.tolist() == [[True, False, False, False], [True, True, True, False]]
 
 
 @settings(deadline=None)
 @given(seed=seeds, length=st.integers(1, 6))
-def test_a_law_in_reading_order_fills_what_is_masked_up_to_the_last_that_is_unmasked(seed, length):
+def test_a_distribution_in_reading_order_fills_what_is_masked_up_to_the_last_that_is_unmasked(seed, length):
     masked = uniform(seed, 4, length) < 0.7
     unmasked = masked & (uniform(seed + 1, 4, length) < 0.4)
-    found = equations.up_to_last(masked, unmasked)
+    actual = equations.up_to_last(masked, unmasked)
     for row in range(4):
         last = max((at for at in range(length) if unmasked[row, at]), default=-1)
-        assert found[row].tolist() == [bool(masked[row, at]) and at <= last for at in range(length)]
+        assert actual[row].tolist() == [bool(masked[row, at]) and at <= last for at in range(length)]
 
 
 @settings(deadline=None)
@@ -206,10 +206,10 @@ def test_a_weight_that_is_no_number_is_an_error(ask):
 def test_no_more_is_masked_again_than_leaves_room_for_what_is_clean():
     t = torch.tensor([0.0, 0.2, 0.5, 0.5, 0.9, 0.9], dtype=F64)
     s = torch.tensor([0.3, 0.3, 0.6, 0.8, 0.95, 1.0], dtype=F64)
-    wanted = torch.tensor([0.0, 1.0, 0.8, 0.4, 0.05 / 0.9, 0.0], dtype=F64)
-    torch.testing.assert_close(equations.most_remasked(t, s), wanted)
-    share = equations.unmask_probability(t, s, 0.5 * wanted)
-    clean = (1 - 0.5 * wanted) * t + share * (1 - t)  # stays, or is unmasked
+    expected = torch.tensor([0.0, 1.0, 0.8, 0.4, 0.05 / 0.9, 0.0], dtype=F64)
+    torch.testing.assert_close(equations.most_remasked(t, s), expected)
+    share = equations.unmask_probability(t, s, 0.5 * expected)
+    clean = (1 - 0.5 * expected) * t + share * (1 - t)  # stays, or is unmasked
     torch.testing.assert_close(clean, s)
     assert bool(((share >= 0) & (share <= 1)).all())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 SCRIPT = PROJECT / ".ci/gpu-check"
 LIMITS = {name: int(seconds) for name, seconds in re.findall(r"^ *part (\w+) (\d+) ", SCRIPT.read_text(), re.MULTILINE)}
@@ -56,7 +56,7 @@ def test_the_page_names_the_limits_of_the_script():
 
 
 @pytest.mark.parametrize(
-    ("given", "status", "said"),
+    ("given", "status", "output"),
     [
         ({}, 0, "PASSED on a device"),
         ({"FAILS": "workflows.benchmark"}, 1, r"sample +failed \(7\)"),
@@ -65,10 +65,10 @@ def test_the_page_names_the_limits_of_the_script():
         ({"FAILS": "pytest", "NEVER_ENDS": "workflows.benchmark", "LIMIT_SECONDS": "7"}, 1, "FAILED"),
     ],
 )
-def test_the_exit_status_tells_what_failed_from_what_had_no_time(tmp_path, interpreter, given, status, said):
+def test_the_exit_status_tells_what_failed_from_what_had_no_time(tmp_path, interpreter, given, status, output):
     returned, summary = check(tmp_path / "out", PYTHON=interpreter, **{"FAILS": "-", "NEVER_ENDS": "-", **given})
     assert returned == status, summary
-    assert re.search(said, summary), summary
+    assert re.search(output, summary), summary
 
 
 @pytest.mark.timeout(900)

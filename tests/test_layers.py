@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
 MODULES = sorted(
@@ -72,7 +72,7 @@ def test_imports_point_down_only():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_module_says_its_one_idea_in_its_first_line():
+def test_every_module_states_its_one_idea_in_its_first_line():
     for name in MODULES:
         path = PROJECT / Path(*name.split("."))
         source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What `make mutants` plants: one plausible slip at each place of the code, the same ones for the same seed."""
+"""What `make mutants` plants: one plausible slip at each position of the code, the same ones for the same seed."""
 
 import random
 import re
@@ -25,12 +25,12 @@ def planted(tmp_path, monkeypatch):
 
 
 def test_every_place_of_the_code_is_planted_once_and_no_type_hint(planted):
-    places = [place for place, _, _ in planted]
-    assert len(set(places)) == len(places)
+    locations = [place for place, _, _ in planted]
+    assert len(set(locations)) == len(locations)
     lines = SOURCE.splitlines()
-    told = {re.match(r"\w+|\W", lines[line - 1][column:])[0] for line, column in places}  # pyright: ignore
-    assert {"1", "+", "0", ">"} <= told
-    assert not any(line == 3 and "|" in lines[2][column : column + 1] for line, column in places)
+    slips = {re.match(r"\w+|\W", lines[line - 1][column:])[0] for line, column in locations}  # pyright: ignore
+    assert {"1", "+", "0", ">"} <= slips
+    assert not any(line == 3 and "|" in lines[2][column : column + 1] for line, column in locations)
     assert len(_annotations(Path("edlm/a.py"))) == 3
 
 

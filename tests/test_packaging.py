@@ -10,7 +10,7 @@ import pytest
 from cluster.http.local import serving
 from edlm.inference.generator import open_bundle
 from tests.bundles import make_bundle
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from tests.wheels import build_wheels
 
 # The client must work beside the packages of the base dependencies and no others.

@@ -36,9 +36,9 @@ def test_results_are_the_processors_bits_and_gradients_flow():
         expected.backward()
         gradient, here.weight.grad = here.weight.grad, None
         there = here.to(NAME)
-        found = there(grid.to(NAME)).square().sum()
-        found.backward()
-        assert torch.equal(found.cpu(), expected)
+        actual = there(grid.to(NAME)).square().sum()
+        actual.backward()
+        assert torch.equal(actual.cpu(), expected)
         assert torch.equal(there.weight.grad.cpu(), gradient)
 
 

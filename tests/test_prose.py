@@ -10,15 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 FILES = sorted(path for package in ("edlm", "cluster", "workflows") for path in (PROJECT / package).rglob("*.py"))
+TESTS = sorted((PROJECT / "tests").rglob("*.py"))
 LONGEST = 350  # lines of a file
 
 # Persons for processes, effects told as a state, validators told as an absence, things that are under way.
 QUAINT = re.compile(
     r"\b(whoever|whomever|nobody|somebody|afterwards|nothing,? where|on (?:its|their) way)\b", re.IGNORECASE
 )
+
+# Words that once named things here, with the field's own: distribution, published sampler, unmask, score, position.
+IDENTIFIER = re.compile(
+    r"(?:^|_)(laws?|legacy|reveal(?:s|ed|ing)?|weighings?|warmth|whoever|nobody|somebody|bites?|mates)(?:_|$)",
+    re.IGNORECASE,
+)
+# A whole name that says nothing of what it holds.
+VAGUE = {"places", "wanted", "said", "told"}
+OLD = re.compile(r"\b(weigh(?:s|ing)?|reveal(?:s|ed|ing)?|written anew|laws?)\b", re.IGNORECASE)
+PAGE = PROJECT / "cluster" / "http" / "playground" / "index.html"
+
+
+def identifiers(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of every name in the code."""
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.NAME:
+            yield token.start[0], token.string
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -32,7 +50,11 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES + TESTS if path != Path(__file__)],
+    ids=lambda path: path.relative_to(PROJECT).as_posix(),
+)
 def test_docstrings_and_comments_are_written_as_the_field_writes(path):
     assert [f"{line}: {match[0]}" for line, text in prose(path) for match in QUAINT.finditer(text)] == []
 
@@ -49,3 +71,18 @@ def test_one_class_name_is_one_class():
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(path.relative_to(PROJECT).as_posix())
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES + TESTS if path != Path(__file__)],
+    ids=lambda path: path.relative_to(PROJECT).as_posix(),
+)
+def test_names_are_the_fields_words(path):
+    assert [f"{line}: {name}" for line, name in identifiers(path) if IDENTIFIER.search(name) or name in VAGUE] == []
+
+
+def test_the_playground_has_the_fields_words():
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    quaint = [(number, QUAINT.search(line) or OLD.search(line)) for number, line in enumerate(lines, 1)]
+    assert [f"{number}: {match[0]}" for number, match in quaint if match] == []

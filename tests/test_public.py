@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import edlm
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 HEAVY = "{'torch', 'numpy', 'ray', 'httpx', 'pydantic'}"
 
@@ -43,7 +43,7 @@ def test_type_checkers_see_the_same_names():
     assert sorted(seen) == edlm.__all__
 
 
-def test_an_unknown_name_says_what_there_is():
+def test_an_unknown_name_states_what_there_is():
     with pytest.raises(AttributeError, match=r"module 'edlm' has no attribute 'lod'; it offers .*load"):
         _ = edlm.lod
 

@@ -95,11 +95,11 @@ def test_seeds_and_the_streams_that_they_start_do_not_repeat():
 
 def test_the_numbers_are_these_for_ever():
     """A text, a checkpoint's noise and a published figure are named by their seed: the streams may never change."""
-    found = uniforms(torch.tensor([0, 1]), 2, 3, Purpose.CANDIDATE, (2,))
+    actual = uniforms(torch.tensor([0, 1]), 2, 3, Purpose.CANDIDATE, (2,))
     expected = torch.tensor(
         [[0.7833603134541959, 0.7822787746083394], [0.016018836361434086, 0.4848905305914587]], dtype=torch.float64
     )
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
     assert seeds(0, 2, 3, Purpose.CANDIDATE).item() == 3111487760204657705
 
 

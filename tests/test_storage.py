@@ -276,7 +276,7 @@ def test_join_never_climbs(part):
 
 
 @pytest.mark.parametrize(("uri", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
-def test_a_uri_whose_package_is_missing_says_which_extra_to_install(monkeypatch, uri, package, extra):
+def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatch, uri, package, extra):
     monkeypatch.setitem(sys.modules, package, None)  # what an environment without it does
     with pytest.raises(StorageError, match=rf'{package}.*pip install "edlm\[{extra}\]"'):
         committed(uri)

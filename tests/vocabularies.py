@@ -9,7 +9,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, Symbols, separated
-from tests.places import GPT2
+from tests.paths import GPT2
 
 TEXTS = [
     "the cat sat on the mat, the hat and the bat; don't say it's a rat!",

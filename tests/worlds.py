@@ -19,7 +19,7 @@ Source = Literal["agree", "markov", "dense", "hidden-markov"]
 
 @dataclass(frozen=True)
 class World:
-    """A law over all texts of `length` tokens; the mask is the id `vocabulary`."""
+    """A distribution over all texts of `length` tokens; the mask is the id `vocabulary`."""
 
     texts: Tensor  # Int64[n l]
     p: Tensor  # Float64[n]
@@ -42,8 +42,8 @@ class World:
 
     def probability(self, x: Tensor) -> Tensor:
         """P(the tokens of x; whatever is masked is summed over), of x [..., l]."""
-        places = (self.vocabulary + 1) ** torch.arange(self.length)
-        return self._by_partial[(x * places).sum(dim=-1)]
+        powers = (self.vocabulary + 1) ** torch.arange(self.length)
+        return self._by_partial[(x * powers).sum(dim=-1)]
 
     @property
     def _by_partial(self) -> Tensor:
@@ -72,10 +72,10 @@ def cartesian(size: int, count: int) -> Tensor:
 
 
 def world(source: Source, vocabulary: int = 3, length: int = 3, seed: int = 0) -> World:
-    """A law by its name.
+    """A distribution by its name.
 
     `agree`: all tokens are equal; `markov`: a random first-order chain; `hidden-markov`: tokens that three states of a
-    random chain emit; `dense`: any law.
+    random chain emit; `dense`: any distribution.
     """
     rng = np.random.default_rng(seed)
     texts = cartesian(vocabulary, length)
@@ -96,7 +96,7 @@ def world(source: Source, vocabulary: int = 3, length: int = 3, seed: int = 0) -
 
 
 def hidden(first: Tensor, moves: Tensor, emissions: Tensor, length: int) -> World:
-    """The law of a hidden chain, as a sum over every path of its states."""
+    """The distribution of a hidden chain, as a sum over every path of its states."""
     texts, paths = cartesian(emissions.shape[1], length), cartesian(len(first), length)
     weight = first[paths[:, 0]] * moves[paths[:, :-1], paths[:, 1:]].prod(dim=1)
     emitted = emissions[paths[:, None], texts].prod(dim=-1)  # [path text]
@@ -121,7 +121,7 @@ class Marginals:
 
 
 class Residual:
-    """The exact energy log p_theta - log q: of whole drafts, or of a step's tokens in blocks."""
+    """The exact energy log p_theta - log q: of whole sequences, or of a step's tokens in blocks."""
 
     def __init__(self, world: World, whole_sequence: bool, block: int | None = None) -> None:
         self.world, self.whole_sequence, self.block = world, whole_sequence, block
@@ -153,13 +153,13 @@ class Conditional(Residual):
         return self.world.log_conditional(x, xt[:, None])
 
     def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
-        """log q of every token at every place, given x_t and the new tokens before the place: [b, l, v]."""
-        places = torch.arange(self.world.length)
-        told = [self.world.next_token(torch.where(places < at, x, xt), at) for at in places.tolist()]
-        return torch.stack(told, dim=1)
+        """log q of every token at every position, given x_t and the new tokens before the place: [b, l, v]."""
+        positions = torch.arange(self.world.length)
+        by_position = [self.world.next_token(torch.where(positions < at, x, xt), at) for at in positions.tolist()]
+        return torch.stack(by_position, dim=1)
 
     def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor:
-        return told(features, where, x)
+        return selected_log_p(features, where, x)
 
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
@@ -167,17 +167,17 @@ class Conditional(Residual):
     def draw(self, xt: Tensor, where: Tensor, context: Tensor, u: Tensor) -> Cooperative[tuple[Tensor, Tensor]]:
         x, log_p = xt.clone(), torch.zeros_like(u)
         for at in range(self.world.length):
-            law = self.world.next_token(x, at)
-            cdf = law.exp().cumsum(dim=-1)
+            distribution = self.world.next_token(x, at)
+            cdf = distribution.exp().cumsum(dim=-1)
             tokens = (u[:, at, None] >= cdf).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
-            log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+            log_p[:, at] = torch.where(where[:, at], distribution.gather(1, tokens[:, None])[:, 0], 0.0)
             yield
         return x, log_p
 
 
 class OnProposal:
-    """The exact energy log p_c - log q of a step's tokens, whose candidates come from another world's law p_c."""
+    """The exact energy log p_c - log q of a step's tokens, with candidates from another world's p_c."""
 
     whole_sequence, block = False, None
 
@@ -200,7 +200,7 @@ class Constant:
 
 
 class ExactAutoregressive(torch.nn.Module):
-    """The world's law as an autoregressive model: log p(x^l | x^<l), from the first token on."""
+    """The world's distribution as an autoregressive model: log p(x^l | x^<l), from the first token on."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -214,13 +214,13 @@ class ExactAutoregressive(torch.nn.Module):
         return log_p if where is None else torch.where(where, log_p, 0.0)
 
     def read(self, x: Tensor) -> Tensor:
-        """log p of every token at every place, given what stands left of it: [b, l, v]."""
-        places, mask = torch.arange(self.world.length), self.world.mask
-        laws = [self.world.next_token(torch.where(places < at, x, mask), at) for at in places.tolist()]
-        return torch.stack(laws, dim=1)
+        """log p of every token at every position, given what stands left of it: [b, l, v]."""
+        positions, mask = torch.arange(self.world.length), self.world.mask
+        distributions = [self.world.next_token(torch.where(positions < at, x, mask), at) for at in positions.tolist()]
+        return torch.stack(distributions, dim=1)
 
     def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor:
-        return told(features, where, x)
+        return selected_log_p(features, where, x)
 
     def distribution(self, features: Tensor, where: Tensor) -> Tensor:
         return features[where]
@@ -230,15 +230,19 @@ class ExactAutoregressive(torch.nn.Module):
         for at in range(self.world.length):
             # A network would take a mask for a token, and not sum over it as this table could.
             assert bool((x[where[:, at], :at] != self.world.mask).all())
-            law = self.world.next_token(torch.where(torch.arange(self.world.length) < at, x, self.world.mask), at)
-            tokens = (u[:, at, None] >= law.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
+            distribution = self.world.next_token(
+                torch.where(torch.arange(self.world.length) < at, x, self.world.mask), at
+            )
+            tokens = (
+                (u[:, at, None] >= distribution.exp().cumsum(dim=-1)).sum(dim=-1).clamp(max=self.world.vocabulary - 1)
+            )
             x[:, at] = torch.where(where[:, at], tokens, x[:, at])
-            log_p[:, at] = torch.where(where[:, at], law.gather(1, tokens[:, None])[:, 0], 0.0)
+            log_p[:, at] = torch.where(where[:, at], distribution.gather(1, tokens[:, None])[:, 0], 0.0)
             yield
         return x, log_p
 
 
-def told(features: Tensor, where: Tensor, x: Tensor) -> Tensor:
-    """log p of the tokens of x at the selected places, 0 elsewhere, from a table of all tokens [b, l, v]."""
+def selected_log_p(features: Tensor, where: Tensor, x: Tensor) -> Tensor:
+    """log p of the tokens of x at the selected positions, 0 elsewhere, from a table of all tokens [b, l, v]."""
     tokens = x.clamp(max=features.shape[-1] - 1)[..., None]
     return torch.where(where, features.gather(-1, tokens)[..., 0], 0.0)

@@ -17,7 +17,7 @@ from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, plain
 from edlm.data.synthetic import AbstractSource
 from edlm.data.tokenizer import open_tokenizer
-from edlm.evaluation.judge import OwnJudge
+from edlm.evaluation.judge import TrainedJudge
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
@@ -54,7 +54,7 @@ def evaluate(session: Session) -> str:
         raise ConfigurationError("evaluate: there is no such section; add one that says what to measure")
     settings = replace(settings, judge=experiment.judge_config)
     data, denoiser, autoregressive = prepare(session), pretrain(session), autoregress(session)
-    judging = judge(session) if settings.judge == OwnJudge() else None
+    judging = judge(session) if settings.judge == TrainedJudge() else None
     energies = finetune(session)
     models = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
     inputs = {name: uri for name, uri in models.items() if uri is not None}

@@ -8,7 +8,7 @@ from cluster.config import Cluster, Serving, Tracking
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.data.packing import Data
 from edlm.energies.kinds import EnergyConfig
-from edlm.evaluation.judge import JudgeConfig, OwnJudge
+from edlm.evaluation.judge import JudgeConfig, TrainedJudge
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, UnmaskingConfig
@@ -254,7 +254,7 @@ class Experiment:
         if self.evaluate is None:
             return None
         has_judge = self.judge is not None or self.given.judge is not None
-        return self.evaluate.judge or (OwnJudge() if has_judge else None)
+        return self.evaluate.judge or (TrainedJudge() if has_judge else None)
 
     def _check_energies(self) -> None:
         names = [entry.name for entry in self.finetune]
@@ -293,9 +293,9 @@ class Experiment:
                 "judge: data.shares.judge is 0, so that the judge has no text to train on; give it a share of the "
                 "documents, for example 0.1, or leave the `judge` section out"
             )
-        if self.judge_config == OwnJudge() and self.judge is None and self.given.judge is None:
+        if self.judge_config == TrainedJudge() and self.judge is None and self.given.judge is None:
             raise ConfigurationError(
-                "evaluate.judge: own is the model that the `judge` section trains, and there is no such section; add "
-                "it, name a model's folder in given.judge or in evaluate.judge.uri, or leave evaluate.judge out to "
+                "evaluate.judge: trained is the model that the `judge` section trains, and there is no such section; "
+                "add it, name a model's folder in given.judge or in evaluate.judge.uri, or leave evaluate.judge out to "
                 "judge no texts"
             )

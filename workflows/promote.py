@@ -37,13 +37,13 @@ class Promote:
             raise ConfigurationError(f"alias {self.alias!r} and version {self.version}: give one of them")
 
 
-def promote(wanted: Promote) -> None:
+def promote(settings: Promote) -> None:
     """Promote the version in every replica. Raise NotPromoted if that fails; the previous version then goes on."""
-    address = named_address(wanted.address)
+    address = named_address(settings.address)
     say("promote", f"on the Ray cluster at {address}")
     with connect(Cluster(address=address)):
-        promotion = Promotion(wanted.timeout_seconds, os.environ.get(KEY))
-        version = promotion.resolve(wanted.alias, wanted.version, os.environ.get("EDLM_HOME"))
+        promotion = Promotion(settings.timeout_seconds, os.environ.get(KEY))
+        version = promotion.resolve(settings.alias, settings.version, os.environ.get("EDLM_HOME"))
         name = f"{promotion.arguments.model} version {version.version}, digest {version.digest[:12]}"
         say("promote", f"trying {name}")
         promotion.run(version, CANARY)

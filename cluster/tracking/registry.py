@@ -67,7 +67,7 @@ class Registry:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             raise ConfigurationError(self._what_exists(name, alias)) from error
-        return _told(name, version)
+        return _model_version(name, version)
 
     def numbered(self, name: str, number: int) -> ModelVersion:
         """Return version `number` of model `name`; else raise ConfigurationError with the existing versions."""
@@ -76,7 +76,7 @@ class Registry:
         if number not in versions:
             known = ", ".join(map(str, sorted(versions))) or "none"
             raise ConfigurationError(f"model {name!r} has no version {number} (versions: {known})")
-        return _told(name, versions[number])
+        return _model_version(name, versions[number])
 
     def _find_or_add(self, name: str, uri: str, run_id: str, digest: str, tags: Mapping[str, str]) -> MlflowVersion:
         try:
@@ -103,7 +103,7 @@ class Registry:
         return f"model {name!r} has no alias {alias!r} (aliases: {known}); run the register stage"
 
 
-def _told(name: str, version: MlflowVersion) -> ModelVersion:
+def _model_version(name: str, version: MlflowVersion) -> ModelVersion:
     """Convert an MLflow version; raise ConfigurationError if it was not registered by this module."""
     missing = [key for key in (URI, DIGEST) if not version.tags.get(key)]
     if missing:

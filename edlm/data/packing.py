@@ -69,9 +69,9 @@ class Data:
         """Return the versions of the corpora, which change when their text does, even with the same settings."""
         return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
 
-    def splits(self, heard: Callable[[int], None]) -> TextSplits | SourceSplits:
-        """Return the split of every document; read a part of the corpus and pass the characters read to `heard`."""
-        return divide(self.corpus, self.validation, self.shares, heard)
+    def splits(self, on_characters: Callable[[int], None]) -> TextSplits | SourceSplits:
+        """Return the split of every document; reads a part of the corpus, reporting to `on_characters`."""
+        return divide(self.corpus, self.validation, self.shares, on_characters)
 
 
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:

@@ -131,27 +131,27 @@ class SourceSplits:
 
 
 def divide(
-    corpus: CorpusConfig, validation: CorpusConfig | None, shares: Shares, heard: Callable[[int], None]
+    corpus: CorpusConfig, validation: CorpusConfig | None, shares: Shares, on_characters: Callable[[int], None]
 ) -> TextSplits | SourceSplits:
     """Return the splits of `corpus` and of `validation`, a separate corpus for that split.
 
-    Reads the validation corpus, keeping 8 bytes per document, and at most FEW texts of `corpus`; calls `heard` with
-    the number of characters of each document read.
+    Reads the validation corpus, keeping 8 bytes per document, and at most FEW texts of `corpus`; calls
+    `on_characters` with the number of characters of each document read.
     """
     if isinstance(corpus, AbstractSource):
         return SourceSplits(corpus, shares)
     held_out = np.array([], dtype=np.uint64)
     if validation is not None:
-        keys = (key for document in _heard(validation, heard) for key in _keys(document))
+        keys = (key for document in _counted(validation, on_characters) for key in _keys(document))
         held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
-    few = list(islice(_texts(_heard(corpus, heard)), FEW))
+    few = list(islice(_texts(_counted(corpus, on_characters)), FEW))
     balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
     return TextSplits(corpus, validation, shares, held_out, balanced)
 
 
-def _heard(corpus: CorpusConfig, heard: Callable[[int], None]) -> Iterator[Document]:
+def _counted(corpus: CorpusConfig, on_characters: Callable[[int], None]) -> Iterator[Document]:
     for document in corpus.documents():
-        heard(len(document.text))
+        on_characters(len(document.text))
         yield document
 
 

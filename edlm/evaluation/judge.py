@@ -157,10 +157,10 @@ class Judge:
 
 
 @config
-class OwnJudge:
+class TrainedJudge:
     """An autoregressive model trained by this project; its texts begin after BOS, so the first token counts too."""
 
-    kind: Literal["own"] = "own"
+    kind: Literal["trained"] = "trained"
     uri: str | None = None
     """Committed model folder; None: the one that the judge stage trains."""
 
@@ -181,7 +181,7 @@ class OwnJudge:
                 else tuple(own_tokenizer.encode(" ").tolist())
             )
             spelling = Retokenizer(lambda text: own_tokenizer.encode(text).tolist(), separator)
-        name, context = f"own {digest(folder)[:12]}", open_folder(folder).length + 1
+        name, context = f"trained {digest(folder)[:12]}", open_folder(folder).length + 1
         return Judge(name, _Own(model), tokenizer, context, model.bos, spelling, device)
 
 
@@ -227,7 +227,7 @@ class HuggingFaceJudge:
         return Judge(model.name, model, tokenizer, context, start if self.bos else None, spelling, device)
 
 
-JudgeConfig = OwnJudge | HuggingFaceJudge
+JudgeConfig = TrainedJudge | HuggingFaceJudge
 
 
 def first_documents(texts: Int[Tensor, "b l"], separator: int | None) -> Int64[Tensor, " b"]:

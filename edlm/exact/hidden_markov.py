@@ -27,7 +27,7 @@ class Entropy:
 
     mean: float
     standard_error: float
-    how: Literal["closed form", "enumerated", "estimated"]
+    method: Literal["closed form", "enumerated", "estimated"]
 
 
 @dataclass(frozen=True, eq=False)

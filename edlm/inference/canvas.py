@@ -28,19 +28,19 @@ def checked(token: int, vocabulary: int) -> int:
     return token
 
 
-def context_tokens(known: int, wanted: int, length: int) -> int:
-    """Return how many of the last `known` tokens a canvas starts with, when `wanted` tokens are still to be generated.
+def context_tokens(known: int, new_tokens: int, length: int) -> int:
+    """Return how many of the last `known` tokens a canvas starts with, before `new_tokens` more are generated.
 
-    All that leave room for the wanted tokens, or half the canvas if that would leave fewer: a long text advances by
+    All that leave room for the new tokens, or half the canvas if that would leave fewer: a long text advances by
     half a canvas at a time, and its last canvas sees as much context as possible.
     """
-    return min(known, max(length - wanted, length // 2))
+    return min(known, max(length - new_tokens, length // 2))
 
 
-def block_count(known: int, wanted: int, length: int) -> int:
-    """Return the number of canvases that it takes to generate `wanted` tokens after `known` ones."""
+def block_count(known: int, new_tokens: int, length: int) -> int:
+    """Return the number of canvases that it takes to generate `new_tokens` tokens after `known` ones."""
     count = 0
-    while wanted > 0:
-        written = min(wanted, length - context_tokens(known, wanted, length))
-        known, wanted, count = known + written, wanted - written, count + 1
+    while new_tokens > 0:
+        written = min(new_tokens, length - context_tokens(known, new_tokens, length))
+        known, new_tokens, count = known + written, new_tokens - written, count + 1
     return count

@@ -67,10 +67,10 @@ class Future(Generic[R]):
             self._value = outcome
         self.ended = time.monotonic()
         self._over.set()
-        self.tell()
+        self.notify()
         self._watchers = ()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call every watcher, and remove those that raise."""
         for callback in self._watchers:
             try:

@@ -144,7 +144,7 @@ def _exact_nll(
         log_p = equations.sum_by_group(_log_p_of(denoiser, context, unmasked, x0), energy.block)
         return (energy(truth[:, None], xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
     if not isinstance(energy, Verifiable):
-        raise ValueError(f"{type(energy).__name__} weighs whole drafts and cannot tell log p of a part of one")
+        raise ValueError(f"{type(energy).__name__} scores whole sequences and cannot give log p of a part of one")
     repeats = u.shape[1]
     truth, xt, unmasked, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, unmasked, context))
     where = equations.up_to_last(truth == denoiser.mask, unmasked)

@@ -30,7 +30,10 @@ def paper_estimate(
     is 0 for a normalised energy, such as `coar`, and unknown for any other.
     """
     if not energy.whole_sequence:
-        raise ValueError(f"{type(energy).__name__} weighs a step's tokens; the paper's estimator needs whole drafts")
+        raise ValueError(
+            f"{type(energy).__name__} scores the tokens of a step; "
+            "the paper's estimator needs an energy of whole sequences"
+        )
     if log_partition_draws is None and not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"log Z of {type(energy).__name__} is not known; give log_partition_draws >= 2")
     total = torch.zeros(len(x0), dtype=torch.float64)

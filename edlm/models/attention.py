@@ -23,7 +23,7 @@ def attend(
     torch's fused attention gains nothing from a CPU's bfloat16 products. There the scores are computed explicitly, as
     long as they take no more memory than the four times wider hidden layer of an MLP: l <= 4 c.
     """
-    # Independent of the number of rows: a row's bits must not depend on its batch mates.
+    # Independent of the number of rows: a row's bits must not depend on the other rows of its batch.
     short = q.shape[-2] == k.shape[-2] <= 4 * q.shape[-1]
     unrestricted = seen is None and not causal and dropout == 0
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and short and unrestricted and not torch.is_grad_enabled():

@@ -34,7 +34,7 @@ class Packed:
 def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) -> Iterator[Packed]:
     """Pack the groups that have new positions into batches whose sizes m are powers of two or the largest size.
 
-    A unit's size depends only on its own count, so what is computed from it does not depend on its batch mates. With
+    A unit's size depends only on its own count, so its results do not depend on the other rows of the batch. With
     `every_size`, sizes that no group has are yielded too, as the first group with no valid position: in sharded
     training every worker must make the same calls.
     """

@@ -1,4 +1,4 @@
-"""The naive sampler, which the fast one is timed against, writes by the same law: else the race would be unfair."""
+"""The naive sampler has the distribution of the fast one that it is timed against."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from edlm.baselines.naive_sampler import NaiveSampler
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain
 from edlm.schedule import LogLinear
-from tests.laws import chi_square, sampler_law
-from tests.sampling.test_sampler_law import DENSE, FAR, BrokenReader, N, counts, denoiser
+from tests.enumeration import chi_square, sampler_distribution
+from tests.sampling.test_sampler_distribution import DENSE, FAR, BrokenReader, N, counts, denoiser
 from tests.worlds import Residual
 
 M = DENSE.mask
@@ -23,15 +23,17 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_naive_sampler_follows_the_law_of_the_fast_one(name):
+def test_the_naive_sampler_follows_the_distribution_of_the_fast_one(name):
     energy, sampler, canvas = CASES[name]
     reader, schedule = denoiser(DENSE), LogLinear()
     canvas = torch.tensor(canvas)
     generator = torch.Generator().manual_seed(1)
     texts = NaiveSampler(sampler).sample(canvas.repeat(N, 1), reader, energy, schedule, generator)
-    assert chi_square(counts(DENSE, texts), sampler_law(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+    assert (
+        chi_square(counts(DENSE, texts), sampler_distribution(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+    )
     if energy is not None:
-        plain = sampler_law(DENSE, reader, None, sampler, schedule, canvas)
+        plain = sampler_distribution(DENSE, reader, None, sampler, schedule, canvas)
         assert chi_square(counts(DENSE, texts), plain) > FAR + 1
 
 

@@ -1,4 +1,4 @@
-"""The published generator: what its races do to a law, how much of it, and where it is otherwise our sampler."""
+"""The published sampler: the bias of its races, and its agreement with our sampler otherwise."""
 
 import itertools
 import math
@@ -16,9 +16,9 @@ from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import BrokenRows, StepResult
 from edlm.schedule import Cosine, LogLinear
-from tests.laws import Step, chi_square, resampled, sampler_law
+from tests.enumeration import Step, chi_square, resampled, sampler_distribution
 from tests.networks import denoiser
-from tests.sampling.test_sampler_law import BrokenEnergy, BrokenReader
+from tests.sampling.test_sampler_distribution import BrokenEnergy, BrokenReader
 from tests.worlds import Constant, Marginals, Residual, world
 
 FAR = 3.9
@@ -38,7 +38,7 @@ ZIPF = zipf(VOCABULARY)
 
 
 class Same:
-    """A denoiser that says the same law everywhere."""
+    """A denoiser that says the same distribution everywhere."""
 
     def __init__(self, p: Tensor) -> None:
         self.p, self.mask, self.vocabulary = p, len(p), len(p)
@@ -102,24 +102,24 @@ def test_likely_tokens_are_drawn_by_their_probability_in_any_precision():
 # ---------------------------------------------------------------- the entropy of a large vocabulary
 
 
-def raced_law(p: Tensor, steps: int, grain: float) -> Tensor:
-    """The law that `steps` reverse steps of one race each leave at one position, by the closed form, without end."""
-    law, masked = torch.zeros_like(p), 1.0
+def raced_distribution(p: Tensor, steps: int, grain: float) -> Tensor:
+    """Return the distribution of one position after `steps` reverse steps of one race each, in closed form."""
+    distribution, masked = torch.zeros_like(p), 1.0
     for i in range(steps, 0, -1):
         wins = grain / torch.expm1(grain * i / p)
         if i == 1:  # the mask has no weight any more
             wins = wins / wins.sum()
-        law, masked = law + masked * wins, masked * (1 - wins.sum().item())
-    return law
+        distribution, masked = distribution + masked * wins, masked * (1 - wins.sum().item())
+    return distribution
 
 
 def test_entropy_falls_with_the_number_of_steps_in_float32_and_not_in_float64():
     exact = entropy(ZIPF)
-    lost = [exact - entropy(raced_law(ZIPF, steps, GRAIN["float32"])) for steps in (1, 16, 256)]
+    lost = [exact - entropy(raced_distribution(ZIPF, steps, GRAIN["float32"])) for steps in (1, 16, 256)]
     assert lost[0] > 0.005
     assert all(more > 2 * fewer for fewer, more in itertools.pairwise(lost))
     assert lost[-1] > 0.5
-    assert abs(exact - entropy(raced_law(ZIPF, 16, GRAIN["float64"]))) < 1e-7
+    assert abs(exact - entropy(raced_distribution(ZIPF, 16, GRAIN["float64"]))) < 1e-7
 
 
 def test_our_draws_keep_the_whole_vocabulary_at_its_probability():
@@ -134,7 +134,7 @@ def test_our_draws_keep_the_whole_vocabulary_at_its_probability():
 
 
 def marginal(sampler: Sampler | PublishedSampler, p: Tensor, count: int) -> Tensor:
-    """The frequencies of the tokens that a sampler writes when every position has the law p."""
+    """The frequencies of the tokens that a sampler writes when every position has the distribution p."""
     canvas = torch.full((count // 8, 8), len(p))
     texts = sampler.sample(canvas, Same(p), None, LogLinear(), torch.arange(len(canvas)))
     return torch.bincount(texts.flatten(), minlength=len(p)) / count
@@ -143,7 +143,7 @@ def marginal(sampler: Sampler | PublishedSampler, p: Tensor, count: int) -> Tens
 def test_the_whole_sampler_loses_entropy_with_its_steps_in_low_precision_alone():
     """In bfloat16, whose grain is 2^-8, so that a vocabulary of 100 is large enough and the texts few."""
     p, count = zipf(100), 800
-    found = {
+    actual = {
         (steps, how): entropy(marginal(sampler, p, count))
         for steps in (1, 4, 16)
         for how, sampler in {
@@ -153,15 +153,15 @@ def test_the_whole_sampler_loses_entropy_with_its_steps_in_low_precision_alone()
         }.items()
     }
     error = 0.04  # the standard error of these entropies: 1.1 nats of spread over 800 tokens
-    assert found[1, "high"] - found[1, "low"] > 4 * error
-    assert found[1, "low"] - found[4, "low"] > 6 * error
-    assert found[4, "low"] - found[16, "low"] > 6 * error
+    assert actual[1, "high"] - actual[1, "low"] > 4 * error
+    assert actual[1, "low"] - actual[4, "low"] > 6 * error
+    assert actual[4, "low"] - actual[16, "low"] > 6 * error
     for steps in (1, 4, 16):
-        assert abs(found[steps, "high"] - found[1, "ours"]) < 4 * error
-        assert abs(found[steps, "ours"] - found[1, "ours"]) < 4 * error
+        assert abs(actual[steps, "high"] - actual[1, "ours"]) < 4 * error
+        assert abs(actual[steps, "ours"] - actual[1, "ours"]) < 4 * error
 
 
-def test_drafts_are_raced_without_the_mask_so_that_weighing_nothing_restores_entropy():
+def test_candidates_are_raced_without_the_mask_so_that_uniform_weights_restore_entropy():
     """In low precision k candidates with uniform weights are NOT plain diffusion: drafts lose less of the tail."""
     p, count = zipf(100), 800
     canvas = torch.full((count // 8, 8), len(p))
@@ -178,8 +178,8 @@ def test_drafts_are_raced_without_the_mask_so_that_weighing_nothing_restores_ent
 
 
 def counts(texts: Tensor) -> Tensor:
-    places = DENSE.vocabulary ** torch.arange(DENSE.length - 1, -1, -1)
-    return torch.bincount((texts * places).sum(dim=1), minlength=len(DENSE.texts))
+    powers = DENSE.vocabulary ** torch.arange(DENSE.length - 1, -1, -1)
+    return torch.bincount((texts * powers).sum(dim=1), minlength=len(DENSE.texts))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -190,10 +190,10 @@ def test_on_a_small_vocabulary_a_plain_step_of_the_published_sampler_is_plain_di
     published = PublishedSampler(sampler=sampler, precision=precision)
     texts = published.sample(xt.repeat(N, 1), reader, None, schedule, torch.arange(N))
     assert bool((texts[:, xt != 3] == xt[xt != 3]).all())
-    assert chi_square(counts(texts), sampler_law(DENSE, reader, None, sampler, schedule, xt)) < FAR
+    assert chi_square(counts(texts), sampler_distribution(DENSE, reader, None, sampler, schedule, xt)) < FAR
 
 
-def test_weighed_drafts_follow_the_law_of_one_of_k_and_single_tokens_are_resampled():
+def test_scored_candidates_follow_the_distribution_of_one_of_k_and_single_tokens_are_resampled():
     """T = 1 and one token to fill: here ours does not resample, and the published generator does."""
     reader, energy, k = Marginals(DENSE, mix=0.4), Residual(DENSE, whole_sequence=True), 3
     for canvas in (torch.tensor([3, 3, 3]), torch.tensor([3, 1, 3]), torch.tensor([3, 1, 2])):
@@ -201,10 +201,12 @@ def test_weighed_drafts_follow_the_law_of_one_of_k_and_single_tokens_are_resampl
         texts = published.sample(canvas.repeat(N, 1), reader, energy, LogLinear(), torch.arange(N))
         masked = canvas == 3
         drafts, log_p, energies = Step(DENSE, reader, energy, k).drafts(canvas, 1.0, masked)
-        law = torch.zeros(len(DENSE.texts), dtype=FLOAT64)
-        law[(drafts * torch.tensor([9, 3, 1])).sum(dim=1)] = resampled(log_p.sum(dim=1).exp(), energies[:, 0], k)
-        assert chi_square(counts(texts), law) < FAR
-        plain = sampler_law(DENSE, reader, None, Sampler(steps=1), LogLinear(), canvas)
+        distribution = torch.zeros(len(DENSE.texts), dtype=FLOAT64)
+        distribution[(drafts * torch.tensor([9, 3, 1])).sum(dim=1)] = resampled(
+            log_p.sum(dim=1).exp(), energies[:, 0], k
+        )
+        assert chi_square(counts(texts), distribution) < FAR
+        plain = sampler_distribution(DENSE, reader, None, Sampler(steps=1), LogLinear(), canvas)
         assert chi_square(counts(texts), plain) > FAR + 1
 
 
@@ -212,7 +214,7 @@ def test_low_energy_is_what_is_kept_and_candidates_meet_their_own_sequence():
     """The two errors of the released loop that are not reproduced: the sign, and the order of the batch."""
 
     class Prefers:
-        """Low energy for the row's own token, which stands at its first place."""
+        """Low energy for the row's own token, which stands at its first position."""
 
         whole_sequence, block = True, None
 
@@ -281,8 +283,8 @@ def test_time_ends_at_end_and_the_rest_becomes_the_likeliest_token():
     rest = results[-1].unmasked
     assert rest.double().mean().item() == pytest.approx(0.3, abs=0.03)
     assert bool((texts[rest] == 1).all())
-    found = torch.bincount(texts.flatten(), minlength=3)
-    assert chi_square(found, 0.7 * p + 0.3 * torch.tensor([0, 1, 0])) < FAR
+    actual = torch.bincount(texts.flatten(), minlength=3)
+    assert chi_square(actual, 0.7 * p + 0.3 * torch.tensor([0, 1, 0])) < FAR
 
 
 # ---------------------------------------------------------------- tables and refusals
@@ -320,7 +322,7 @@ def test_step_energies_and_exact_sampling_are_refused_with_a_way_out():
         parse(PublishedSampler, {"sampler": {"steps": 2}, "precision": "float16"})
 
 
-def test_it_is_a_configuration_and_says_what_it_is():
+def test_it_is_a_configuration_and_states_what_it_is():
     published = PublishedSampler(sampler=Sampler(steps=2))
     assert parse(PublishedSampler, plain(published)) == published
     assert "precision: float32" in dump(published)

@@ -25,7 +25,7 @@ QUICK = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1", "RAY_SERVE_PROXY_HEALTH_C
 
 @contextmanager
 def own_stage(serving: Serving, warm: bool = True) -> Iterator[Stage]:
-    """An endpoint with the version `first` on a private Ray, which is gone afterwards."""
+    """An endpoint with the version `first` on a private Ray, which ends with the block."""
     root = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,9 +58,9 @@ def own_stage(serving: Serving, warm: bool = True) -> Iterator[Stage]:
 
 def own(name: str) -> list[psutil.Process]:
     """The living processes with this title among the descendants of this test."""
-    found = []
+    actual = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
             if process.status() != psutil.STATUS_ZOMBIE and name in "".join(process.cmdline()):
-                found.append(process)
-    return found
+                actual.append(process)
+    return actual

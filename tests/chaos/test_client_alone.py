@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import make_bundle
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from tests.wheels import build_wheels
 
 pytestmark = pytest.mark.chaos
@@ -49,9 +49,9 @@ def url(tmp_path) -> Iterator[str]:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()
-            found = re.match(r"(http://127\.0\.0\.1:\d+); Ctrl-C stops it", line)
-            assert found, line
-            yield found[1]
+            actual = re.match(r"(http://127\.0\.0\.1:\d+); Ctrl-C stops it", line)
+            assert actual, line
+            yield actual[1]
         finally:
             server.terminate()
 

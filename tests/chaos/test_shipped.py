@@ -22,7 +22,7 @@ from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.tracking.runs import open_tracking
 from tests.cluster.endpoint.spoiled import plain_bundle, published
 from tests.cluster.endpoint.stage import until
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster]
 BIN = Path(sys.executable).parent
@@ -54,7 +54,7 @@ class Machine:
         return None
 
     def dashboard_answers(self) -> bool:
-        """Whether `serve deploy` has somebody to talk to, which is so a while after `ray start` began."""
+        """Return whether `serve deploy` can connect, which takes a while after `ray start`."""
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(self.dashboard, timeout=5, trust_env=False).status_code < 500
         return False
@@ -131,9 +131,9 @@ def test_the_shipped_config_is_deployed_answers_and_is_promoted(machine):
     back = machine.run("python", "-m", "workflows.serve", "promote", "--version", "1")
     assert back.returncode == 0, back.stderr
     assert machine.version() == "1"
-    unknown = machine.run("python", "-m", "workflows.serve", "promote", "--alias", "nobody")
+    unknown = machine.run("python", "-m", "workflows.serve", "promote", "--alias", "unknown")
     assert unknown.returncode == 1
-    assert "has no alias 'nobody'" in unknown.stderr
+    assert "has no alias 'unknown'" in unknown.stderr
     # Ray's proxy itself refuses what is too large: the replica's gate never sees it.
     large = httpx.post(
         f"http://127.0.0.1:{machine.port}/v1/completions",

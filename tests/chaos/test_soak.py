@@ -55,7 +55,7 @@ def test_load_with_cancels_leaves_nothing_behind():
 
 
 def is_idle(stage: Stage) -> bool:
-    """Whether nothing is on its way or waits, in the one replica."""
+    """Whether nothing is in progress or waits, in the one replica."""
     return [status["counts"]["running"] + status["counts"]["waiting"] for status in stage.swap_statuses()] == [0]
 
 

@@ -20,10 +20,10 @@ def test_the_newest_snapshot_is_found_and_of_older_ones_one_is_kept(workspace):
     assert newest_snapshot(workspace) is None
     for step in (2, 4, 10):
         save_snapshot(workspace, state(step), step)
-    found = newest_snapshot(workspace)
-    assert found is not None
-    assert found[1] == 10
-    assert torch.equal(open_snapshot(found[0])["weights.a"], state(10)["weights.a"])
+    actual = newest_snapshot(workspace)
+    assert actual is not None
+    assert actual[1] == 10
+    assert torch.equal(open_snapshot(actual[0])["weights.a"], state(10)["weights.a"])
 
 
 def test_only_two_are_kept(tmp_path):
@@ -46,9 +46,9 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_is_used(tmp_path, damage
     else:
         (newest / "_COMMITTED.json").unlink()
     with caplog.at_level(logging.WARNING):
-        found = newest_snapshot(str(tmp_path))
-    assert found is not None
-    assert Path(found[0]).name == "step-00000002"
+        actual = newest_snapshot(str(tmp_path))
+    assert actual is not None
+    assert Path(actual[0]).name == "step-00000002"
     assert "step-00000004 is not whole" in caplog.text
 
 
@@ -62,7 +62,7 @@ def test_what_is_saved_after_going_back_before_two_damaged_snapshots_is_kept(tmp
     assert newest_snapshot(workspace) is None
     for step in (3, 4):
         save_snapshot(workspace, state(step), step)
-    found = newest_snapshot(workspace)
-    assert found is not None
-    assert found[1] == 4
+    actual = newest_snapshot(workspace)
+    assert actual is not None
+    assert actual[1] == 4
     assert snapshots(workspace) == ["step-00000003", "step-00000004"]

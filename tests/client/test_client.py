@@ -49,7 +49,7 @@ STATE = {
     "ess": None, "candidates": 2, "energies": [[1.0, None]], "picked": [0], "weighed_step": 4, "block": None,
     "denoiser_calls": 1, "energy_calls": 2,
 }  # fmt: skip
-LONG = 10_000  # events of a text that nobody reads to its end
+LONG = 10_000  # events of a text that the client does not read to its end
 
 
 @dataclass
@@ -264,7 +264,7 @@ def test_what_contradicts_itself_is_not_sent(client, protocol, ask, message):
     assert not protocol.asked
 
 
-def test_a_stream_gives_states_and_text_in_order_and_says_that_it_ended(client, protocol):
+def test_a_stream_gives_states_and_text_in_order_and_states_that_it_ended(client, protocol):
     with client.stream("x", seed=7, denoising=True) as stream:
         state, first, last, ended = list(stream)
     assert isinstance(state, State)
@@ -282,7 +282,7 @@ def test_an_infill_streams_its_states_and_its_tokens(client):
     assert (type(state), filled, ended) == (State, Infilled(0, "abc", (1, 2, 3), "length"), Ended(None, None))
 
 
-def test_a_stream_that_is_cut_says_that_the_same_seed_may_be_sent_again(client):
+def test_a_stream_that_is_cut_states_that_the_same_seed_may_be_sent_again(client):
     stream = client.stream("cut", seed=11)
     with pytest.raises(StreamLost, match="send the request again with the same seed, 11: it gives") as lost:
         list(stream)
@@ -400,7 +400,7 @@ def test_a_wait_that_is_too_long_is_not_begun(url):
         client.complete("proxy")  # names no time to wait, which stands for one second
 
 
-def test_where_nothing_listens_is_said():
+def test_where_nothing_listens_is_reported():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -417,9 +417,9 @@ def test_where_nothing_listens_is_said():
 @settings(deadline=None)
 def test_events_do_not_depend_on_where_the_pieces_were_cut(texts, cuts):
     whole = "".join(f": a comment\r\nid: 1\ndata: {text}\r\n\r\n" for text in texts).encode()
-    events, found = Events(), []
+    events, actual = Events(), []
     while whole:
         size = cuts.draw(st.integers(1, len(whole)))
-        found += events.feed(whole[:size])
+        actual += events.feed(whole[:size])
         whole = whole[size:]
-    assert found == texts
+    assert actual == texts

@@ -58,14 +58,14 @@ def stream(url: str, path: str, body: dict[str, Any], **options: Any) -> list[An
 
 def states(pieces: list[Any], index: int = 0) -> list[dict[str, Any]]:
     """The states of one choice."""
-    found = [piece["edlm"]["state"] for piece in pieces if "state" in piece.get("edlm", {})]
-    return [state for state in found if state["index"] == index]
+    actual = [piece["edlm"]["state"] for piece in pieces if "state" in piece.get("edlm", {})]
+    return [state for state in actual if state["index"] == index]
 
 
 def texts(pieces: list[Any]) -> dict[int, str]:
     """The text of each choice, put together."""
-    found: dict[int, str] = {}
+    actual: dict[int, str] = {}
     for piece in pieces:
         for choice in piece["choices"]:
-            found[choice["index"]] = found.get(choice["index"], "") + choice["text"]
-    return found
+            actual[choice["index"]] = actual.get(choice["index"], "") + choice["text"]
+    return actual

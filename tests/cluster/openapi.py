@@ -1,6 +1,6 @@
 """The OpenAPI document of the endpoint, which is committed so that a change of the interface is seen.
 
-python -m tests.cluster.openapi        # afterwards docs/openapi.json is what the endpoint says of itself now
+python -m tests.cluster.openapi        # write docs/openapi.json
 """
 
 import json
@@ -15,7 +15,7 @@ from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
 from edlm.inference.request import Limits
 from tests.bundles import make_bundle
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 FILE = PROJECT / "docs" / "openapi.json"
 

@@ -20,7 +20,7 @@ from cluster.serving.deploy import APPLICATION, BUILDER, SPARE_SECONDS, Argument
 from cluster.serving.proxy import middlewares
 from edlm.config import ConfigurationError, load, parse
 from tests.cluster.asking import eventually
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from workflows.experiment import Experiment
 
 DEPLOY = PROJECT / "cluster" / "deploy"
@@ -82,7 +82,7 @@ def test_a_misspelt_setting_is_named_before_anything_starts():
         application({"pinned": True})
 
 
-def test_the_limits_of_rays_proxy_are_where_it_is_told_to_look():
+def test_the_limits_of_rays_proxy_are_where_it_is_reported_to_look():
     assert f"{middlewares.__module__}.{middlewares.__name__}" == INTAKE
 
 
@@ -100,7 +100,7 @@ def test_a_pod_lives_as_long_as_its_longest_request():
         assert spec["terminationGracePeriodSeconds"] > serving.request_timeout_seconds + SPARE_SECONDS
 
 
-def test_whoever_reaches_the_dashboard_of_the_service_needs_a_token():
+def test_the_dashboard_of_the_service_requires_a_token():
     cluster = service()["spec"]["rayClusterConfig"]
     assert cluster["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"  # where KubeRay asks
     assert cluster["authOptions"] == {"mode": "token"}

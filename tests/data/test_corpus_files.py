@@ -193,7 +193,7 @@ def test_a_corpus_of_files_has_another_version_when_a_file_changes(tmp_path):
         ("a.tsv", "id\ttext\n1\tone\n"),
     ],
 )
-def test_the_ending_of_a_name_tells_the_format(tmp_path, name, content):
+def test_the_ending_of_a_name_shows_the_format(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert texts(files(tmp_path / name)) == ["one"]
 
@@ -259,7 +259,7 @@ def test_a_folder_of_save_to_disk_is_refused_with_a_corpus_that_works(tmp_path):
     assert texts(parse(HuggingFace, corpus)) == ["one"]
 
 
-def test_an_archive_is_refused_and_a_zip_file_is_read_as_the_advice_says(tmp_path):
+def test_an_archive_is_refused_and_a_zip_file_is_read_as_the_advice_recommends(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ConfigurationError, match=r"a\.tar\.gz is an archive; unpack it"):
         texts(files(tmp_path / "a.tar.gz"))

@@ -190,10 +190,10 @@ def test_a_damaged_page_of_parquet_is_refused_with_the_rows_before_it(tmp_path):
     at = pyarrow.parquet.read_metadata(path).row_group(1).column(0).data_page_offset
     data[at : at + 200] = b"\xff" * 200
     path.write_bytes(data)
-    found = []
+    actual = []
     with pytest.raises(ConfigurationError, match=r"a\.parquet is damaged after row 50 "):
-        found.extend(document.text for document in Files(paths=(str(path),)).documents())
-    assert found == content[:50]
+        actual.extend(document.text for document in Files(paths=(str(path),)).documents())
+    assert actual == content[:50]
 
 
 def test_a_page_that_is_too_large_is_refused_and_written_as_advised_it_is_read(tmp_path, monkeypatch):

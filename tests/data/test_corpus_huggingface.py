@@ -88,16 +88,16 @@ def test_a_stream_that_breaks_off_is_read_on_without_a_row_lost_or_repeated(stre
     monkeypatch.setattr(Breaking, "failures", 2)
     assert texts(stream) == [f"row {number}" for number in range(1000)]
     assert Breaking.failures == 0
-    said = [record.message for record in caplog.records if record.name == "edlm.data.corpus_huggingface"]
-    assert said == [f"json:train:500: {kind.__name__}: the line is down; reading on from there in 0 s"] * 2
+    output = [record.message for record in caplog.records if record.name == "edlm.data.corpus_huggingface"]
+    assert output == [f"json:train:500: {kind.__name__}: the line is down; reading on from there in 0 s"] * 2
 
 
 def test_a_stream_that_stays_down_is_refused_with_the_row(stream, monkeypatch):
     monkeypatch.setattr(Breaking, "failures", 100)
-    found = []
+    actual = []
     message = "json:train:500: cannot be read in 3 tries: ConnectionError: the line is down"
     with pytest.raises(ConfigurationError, match=message):
-        found.extend(stream.documents())
+        actual.extend(stream.documents())
     assert Breaking.failures == 97
 
 
@@ -112,9 +112,9 @@ def test_a_generator_that_fails_in_its_midst_is_read_on_from_there(monkeypatch, 
             yield {"text": str(number)}
 
     monkeypatch.setattr(corpus_huggingface, "WAITS", (0.0, 0.0))
-    found = list(corpus_huggingface.rows(datasets.IterableDataset.from_generator(rows), "a"))
-    assert [row.name for row in found] == [f"a:{number}" for number in range(2000)]
-    assert [row.fields["text"] for row in found] == [str(number) for number in range(2000)]
+    actual = list(corpus_huggingface.rows(datasets.IterableDataset.from_generator(rows), "a"))
+    assert [row.name for row in actual] == [f"a:{number}" for number in range(2000)]
+    assert [row.fields["text"] for row in actual] == [str(number) for number in range(2000)]
 
 
 def test_what_is_malformed_is_not_tried_again():

@@ -33,12 +33,12 @@ def test_blank_pieces_are_left_out():
 
 @given(st.lists(st.text("ab \n", max_size=30)), st.integers(1, 25))
 def test_pieces_keep_every_character_however_the_text_comes_in_parts(parts, longest):
-    found = list(pieces(parts, "a", longest))
+    actual = list(pieces(parts, "a", longest))
     whole = "".join(parts)
-    assert found == list(pieces([whole], "a", longest))
-    assert all(len(piece.text) <= longest for piece in found)
+    assert actual == list(pieces([whole], "a", longest))
+    assert all(len(piece.text) <= longest for piece in actual)
     at = 0
-    for piece in found:
+    for piece in actual:
         start = int(piece.name[2:-1]) if "[" in piece.name else 0
         assert not whole[at:start].strip()  # only blank pieces are left out
         assert whole[start : start + len(piece.text)] == piece.text

@@ -18,12 +18,12 @@ def lost(tokenizer, *texts):
 
 
 @pytest.mark.parametrize("text", [ARABIC, CHINESE, GREEK])
-def test_an_alphabet_that_lacks_a_script_says_so_with_its_letters(text):
-    found = lost(Characters().build([]), text)
-    assert found.share > 0.6
-    assert set(found.examples) <= set(text)
-    assert all(letter.isalpha() for letter in found.examples)
-    assert found.sample == sum(not letter.isspace() for letter in text)
+def test_an_alphabet_that_lacks_a_script_states_so_with_its_letters(text):
+    actual = lost(Characters().build([]), text)
+    assert actual.share > 0.6
+    assert set(actual.examples) <= set(text)
+    assert all(letter.isalpha() for letter in actual.examples)
+    assert actual.sample == sum(not letter.isspace() for letter in text)
 
 
 def test_what_an_alphabet_spells_otherwise_is_not_lost():
@@ -38,8 +38,8 @@ def test_bytes_lose_nothing(tokenizer):
 
 def test_the_share_is_of_characters_and_the_most_frequent_are_named_first():
     text = "a" * 90 + "я" * 6 + "ж" * 4
-    found = lost(Characters().build([]), text)
-    assert (found.share, found.examples, found.sample) == (pytest.approx(0.1), ("я", "ж"), 100)
+    actual = lost(Characters().build([]), text)
+    assert (actual.share, actual.examples, actual.sample) == (pytest.approx(0.1), ("я", "ж"), 100)
     assert lost(Characters().build([]), "a" * 99 + "я") is None
     assert lost(Characters().build([]), "a" * 98 + "яя").share == pytest.approx(0.02)
 
@@ -62,8 +62,8 @@ def unknowing(model):
     ids=["word-piece", "unigram"],
 )
 def test_what_the_unknown_token_stands_for_is_lost(model):
-    found = lost(unknowing(model), "some text ☃☃ some")
-    assert (found.share, found.examples) == (pytest.approx(2 / 14), ("☃",))
+    actual = lost(unknowing(model), "some text ☃☃ some")
+    assert (actual.share, actual.examples) == (pytest.approx(2 / 14), ("☃",))
 
 
 def test_a_bounded_part_of_each_batch_is_looked_at(monkeypatch):
@@ -71,5 +71,5 @@ def test_a_bounded_part_of_each_batch_is_looked_at(monkeypatch):
     losses = Losses(Characters().build([]))
     losses.look(["abcdefg", "яяяяяя", "ж"])
     losses.look(["ab", "c"])
-    found = losses.notable()
-    assert (found.examples, found.sample, found.share) == (("я",), 13, pytest.approx(3 / 13))
+    actual = losses.notable()
+    assert (actual.examples, actual.sample, actual.share) == (("я",), 13, pytest.approx(3 / 13))

@@ -133,16 +133,16 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(tmp_path):
 
 
 def test_the_embedded_corpus_is_prepared_with_progress(tmp_path):
-    said = []
+    output = []
     settings = Data(corpus=Embedded(), tokenizer=Characters(), length=64, shares=Shares(validation=0.1, judge=0.3))
-    summary = prepare(settings, tmp_path, said.append)
+    summary = prepare(settings, tmp_path, output.append)
     size = sum(len(document.text) for document in Embedded().documents())
-    assert said[:3] == [
+    assert output[:3] == [
         f"{size:,} characters read to share out the documents",
         "tokenizer: 27 tokens",
         f"{size:,} characters tokenised",
     ]
-    assert [line.split(":")[0] for line in said[3:]] == ["train", "validation", "judge"]
+    assert [line.split(":")[0] for line in output[3:]] == ["train", "validation", "judge"]
     characters = {split: held.characters for split, held in summary.splits.items()}
     total = sum(characters.values())
     assert characters["validation"] / total == pytest.approx(0.1, abs=0.05)
@@ -151,35 +151,37 @@ def test_the_embedded_corpus_is_prepared_with_progress(tmp_path):
 
 def test_boilerplate_that_fills_a_split_is_named(tmp_path):
     texts = [f"{story}{number}" for number in range(20) for story in STORY] + ["[deleted]\n"] * 60 + ["[deleted]"] * 60
-    said = []
-    summary = prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "data", said.append)
+    output = []
+    summary = prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "data", output.append)
     (split,) = [split for split, held in summary.splits.items() if held.repeated]
-    (found,) = summary.splits[split].repeated
-    assert (found.beginning, found.documents) == ("[deleted]\n", 120)
-    assert found.share == pytest.approx(120 / summary.splits[split].documents)
-    (line,) = [line for line in said if "are one text" in line]
-    assert line.startswith(f"{split}: 120 of its documents ({found.share:.1%}) are one text")
+    (actual,) = summary.splits[split].repeated
+    assert (actual.beginning, actual.documents) == ("[deleted]\n", 120)
+    assert actual.share == pytest.approx(120 / summary.splits[split].documents)
+    (line,) = [line for line in output if "are one text" in line]
+    assert line.startswith(f"{split}: 120 of its documents ({actual.share:.1%}) are one text")
     assert "'[deleted]\\n'" in line
     assert read_summary(tmp_path / "data") == summary
 
 
-def test_a_tokenizer_that_loses_the_text_says_so(tmp_path):
-    said = []
+def test_a_tokenizer_that_loses_the_text_states_so(tmp_path):
+    output = []
     texts = [f"мир {story}" for story in STORY]
-    summary = prepare(data(tmp_path / "a.jsonl", texts, tokenizer=Characters()), tmp_path / "data", said.append)
+    summary = prepare(data(tmp_path / "a.jsonl", texts, tokenizer=Characters()), tmp_path / "data", output.append)
     letters = sum(not letter.isspace() for text in texts for letter in text)
     assert summary.lost.share == pytest.approx(3 * len(texts) / letters)
     assert (set(summary.lost.examples), summary.lost.sample) == (set("мир"), letters)
-    assert said[-1].startswith(f"the tokenizer loses {summary.lost.share:.1%} of the characters (of {letters:,} looked")
+    assert output[-1].startswith(
+        f"the tokenizer loses {summary.lost.share:.1%} of the characters (of {letters:,} looked"
+    )
     assert read_summary(tmp_path / "data") == summary
     assert prepare(data(tmp_path / "a.jsonl", texts), tmp_path / "bytes", silent).lost is None
 
 
-def test_reading_for_the_tokenizer_is_told_too(tmp_path):
-    said = []
-    prepare(data(tmp_path / "a.jsonl", STORY, tokenizer=BPE(size=300)), tmp_path / "data", said.append)
+def test_reading_for_the_tokenizer_is_reported_too(tmp_path):
+    output = []
+    prepare(data(tmp_path / "a.jsonl", STORY, tokenizer=BPE(size=300)), tmp_path / "data", output.append)
     size = sum(map(len, STORY))
-    assert f"{size:,} characters read for the tokenizer" in said
+    assert f"{size:,} characters read for the tokenizer" in output
 
 
 def test_a_corpus_too_short_for_a_row_of_each_split_is_refused(tmp_path):
@@ -306,7 +308,7 @@ def test_rows_are_int64_and_read_from_the_file(prepared):
     assert not file.tokens.flags.writeable
 
 
-def test_places_outside_the_batch_are_refused():
+def test_batch_indices_outside_the_batch_are_refused():
     batches = Batches(counting(100), length=10, batch=4, seed=0)
     for start, stop in ((0, 5), (-1, 2), (3, 2)):
         with pytest.raises(ValueError, match=f"batch indices {start} to {stop} are not within a batch of 4 rows"):

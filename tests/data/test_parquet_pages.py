@@ -24,7 +24,7 @@ def column_pages(table, **settings):
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 @pytest.mark.parametrize("write_statistics", [True, False])
 def test_all_pages_are_found_with_their_values_and_sizes(version, compression, write_statistics):
-    found, column = column_pages(
+    actual, column = column_pages(
         pa.table({"text": TEXTS}),
         use_dictionary=False,
         compression=compression,
@@ -33,18 +33,18 @@ def test_all_pages_are_found_with_their_values_and_sizes(version, compression, w
         data_page_size=100_000,
         write_batch_size=10,
     )
-    assert len(found) > 10
-    assert sum(page.values for page in found) == column.num_values == 2000
-    headers = 60 * len(found) + (4000 * len(found) if write_statistics else 0)
+    assert len(actual) > 10
+    assert sum(page.values for page in actual) == column.num_values == 2000
+    headers = 60 * len(actual) + (4000 * len(actual) if write_statistics else 0)
     total = column.total_uncompressed_size + column.total_compressed_size
-    assert total - 2 * headers <= sum(page.bytes for page in found) < total
+    assert total - 2 * headers <= sum(page.bytes for page in actual) < total
 
 
 def test_a_dictionary_counts_twice_because_its_values_are_copied():
-    found, _ = column_pages(pa.table({"text": TEXTS}), compression="none", dictionary_pagesize_limit=1 << 30)
+    actual, _ = column_pages(pa.table({"text": TEXTS}), compression="none", dictionary_pagesize_limit=1 << 30)
     plain = sum(len(text) + 4 for text in TEXTS)
-    assert found[0] == Page(2000, 3 * plain)
-    assert sum(page.values for page in found[1:]) == 2000
+    assert actual[0] == Page(2000, 3 * plain)
+    assert sum(page.values for page in actual[1:]) == 2000
 
 
 def test_a_page_grows_with_the_rows_written_at_once_and_not_only_by_its_size():

@@ -3,12 +3,12 @@ from edlm.data.progress import ReadingProgress
 
 
 def lines_of(*characters):
-    said = []
-    heard = ReadingProgress(said.append, "read")
+    output = []
+    heard = ReadingProgress(output.append, "read")
     for count in characters:
         heard.add(count)
     heard.finish()
-    return said
+    return output
 
 
 def test_there_is_a_line_for_every_so_many_characters_and_one_at_the_end(monkeypatch):

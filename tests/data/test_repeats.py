@@ -8,10 +8,10 @@ from edlm.data.repeats import Repeats
 
 
 def counted(texts):
-    found = Repeats()
+    actual = Repeats()
     for text in texts:
-        found.add(hash(text), text)
-    return found.notable()
+        actual.add(hash(text), text)
+    return actual.notable()
 
 
 def stream(frequent, others):
@@ -21,8 +21,8 @@ def stream(frequent, others):
 
 
 def test_a_text_that_fills_a_part_is_named_with_its_count_and_share():
-    found = counted(stream({"[deleted]" + "." * 100: 300, "[removed]": 31, "rare": 29}, 2640))
-    assert [(text.beginning, text.documents, text.share) for text in found] == [
+    actual = counted(stream({"[deleted]" + "." * 100: 300, "[removed]": 31, "rare": 29}, 2640))
+    assert [(text.beginning, text.documents, text.share) for text in actual] == [
         (("[deleted]" + "." * 100)[:60], 300, pytest.approx(0.1)),
         ("[removed]", 31, pytest.approx(31 / 3000)),
     ]
@@ -44,6 +44,6 @@ def test_no_frequent_text_is_missed_in_bounded_memory(monkeypatch, position):
         counts.add(hash(text), text)
         assert len(counts._counts) <= 200
     assert Counter(texts)["often"] > repeats.NOTABLE * len(texts)
-    (found,) = counts.notable()
-    assert found.beginning == "often"
-    assert 1100 - len(texts) / 200 <= found.documents <= 1100
+    (actual,) = counts.notable()
+    assert actual.beginning == "often"
+    assert 1100 - len(texts) / 200 <= actual.documents <= 1100

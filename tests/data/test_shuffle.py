@@ -34,7 +34,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 @pytest.mark.parametrize(("count", "limit"), [(3, 18.4), (6, 25.7), (13, 39.1), (40, 80.1)])
-def test_every_row_is_equally_likely_at_every_place(count, limit):
+def test_every_row_is_equally_likely_at_every_batch_index(count, limit):
     epochs = 4000
     index, epoch = torch.arange(count).repeat(epochs), torch.arange(epochs).repeat_interleave(count)
     drawn = permuted(index, count, 0, epoch).view(epochs, count)

@@ -22,7 +22,7 @@ from edlm.data.splits import FEW, Shares
 from edlm.data.synthetic import IN_DOCUMENT, Markov
 from edlm.data.tokenizer_kinds import Bytes
 from tests.data.copies import marred
-from tests.places import DATA
+from tests.paths import DATA
 
 SPLITS = ("train", "validation", "judge")
 
@@ -47,10 +47,10 @@ def folder(tmp_path_factory):
 
 
 def by_split(corpus, validation, shares):
-    found = defaultdict(list)
+    actual = defaultdict(list)
     for document, split in divide(corpus, validation, shares).documents():
-        found[split].append(document.text)
-    return found
+        actual[split].append(document.text)
+    return actual
 
 
 # Fairness: the splits' documents are draws of one distribution.
@@ -59,11 +59,11 @@ def by_split(corpus, validation, shares):
 def log_normal_texts(count, seed=0, sigma=1.0):
     """Texts of words of a chain of letters, of log-normal lengths; the rarer letters stand in long texts."""
     random = np.random.default_rng(seed)
-    found = []
+    actual = []
     for length in random.lognormal(5, sigma, count).astype(int) + 8:
         letters = random.geometric(min(0.3, 40 / (length + 100)), length)
-        found.append("".join(" etaoinshrdlu"[min(letter, 12)] for letter in letters) + ".")
-    return found
+        actual.append("".join(" etaoinshrdlu"[min(letter, 12)] for letter in letters) + ".")
+    return actual
 
 
 def english():
@@ -105,11 +105,11 @@ def ratio(numerators, denominators):
     return value, np.sqrt(((above - value * below) ** 2).sum()) / below.sum()
 
 
-def assert_agree(found):
+def assert_agree(actual):
     """`found` holds (value, standard error) of each split: each pair is within 3 standard errors."""
-    for one in found:
-        for other in found:
-            assert abs(found[one][0] - found[other][0]) <= 3 * math.hypot(found[one][1], found[other][1]), found
+    for one in actual:
+        for other in actual:
+            assert abs(actual[one][0] - actual[other][0]) <= 3 * math.hypot(actual[one][1], actual[other][1]), actual
 
 
 def test_the_mean_length_is_the_same_in_every_split(fair):
@@ -173,12 +173,12 @@ def test_separators_are_equally_frequent_in_every_split(folder):
     corpus = written(folder / "separators.jsonl", log_normal_texts(3000))
     data = Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=Shares(validation=0.1, judge=0.25))
     prepare(data, folder / "separators", lambda _: None)
-    found = {}
+    actual = {}
     for split in SPLITS:
         starts = np.fromfile(folder / "separators" / f"{split}.documents.bin", dtype="<i8")
         tokens = (folder / "separators" / f"{split}.bin").stat().st_size // 2
-        found[split] = ratio(np.ones(len(starts)), np.diff(starts, append=tokens))
-    assert_agree(found)
+        actual[split] = ratio(np.ones(len(starts)), np.diff(starts, append=tokens))
+    assert_agree(actual)
 
 
 def test_the_splits_of_the_embedded_corpus_have_fair_mean_lengths():
@@ -215,8 +215,8 @@ def test_few_documents_have_no_size_that_a_split_prefers(folder):
 def test_copies_share_a_split(folder, count):
     originals = [f"Ünïcode {number}\nof two lines" for number in range(count)]
     copies = [marred(text, ("NFD", "\r\n", " ", "\n")) for text in originals]
-    found = by_split(written(folder / "copies.jsonl", originals + copies), None, Shares(validation=0.2, judge=0.2))
-    where = {text: split for split, held in found.items() for text in held}
+    actual = by_split(written(folder / "copies.jsonl", originals + copies), None, Shares(validation=0.2, judge=0.2))
+    where = {text: split for split, held in actual.items() for text in held}
     assert len(where) == 2 * count
     assert [where[text] for text in originals] == [where[copy] for copy in copies]
 
@@ -286,10 +286,10 @@ def test_a_long_text_of_the_validation_corpus_is_left_out_whether_it_is_streamed
 def test_what_a_validation_corpus_holds_is_neither_trained_on_nor_judged_by(folder, texts, held_out):
     corpus = written(folder / "e.jsonl", ["only here", *texts])
     validation = written(folder / "v.jsonl", [f"{text}\r\n" for text in held_out])
-    found = by_split(corpus, validation, Shares(validation=0, judge=0.2))
-    assert found["validation"] == [f"{text}\r\n" for text in held_out]
-    assert not set(found["train"] + found["judge"]) & set(held_out)
-    assert sorted(found[None]) == sorted(text for text in texts if text in held_out)
+    actual = by_split(corpus, validation, Shares(validation=0, judge=0.2))
+    assert actual["validation"] == [f"{text}\r\n" for text in held_out]
+    assert not set(actual["train"] + actual["judge"]) & set(held_out)
+    assert sorted(actual[None]) == sorted(text for text in texts if text in held_out)
 
 
 # Assignment: a function of the text and the shares.
@@ -326,9 +326,9 @@ def test_few_documents_are_assigned_whatever_their_order(folder, texts, shares, 
 @settings(max_examples=40, deadline=None)
 @given(texts, shares)
 def test_splits_share_no_text_and_lose_none(folder, texts, shares):
-    found = by_split(written(folder / "a.jsonl", texts), None, shares)
-    assert sorted(text for held in found.values() for text in held) == sorted(texts)
-    sets = [set(found[split]) for split in SPLITS]
+    actual = by_split(written(folder / "a.jsonl", texts), None, shares)
+    assert sorted(text for held in actual.values() for text in held) == sorted(texts)
+    sets = [set(actual[split]) for split in SPLITS]
     assert sum(map(len, sets)) == len(set(texts))
 
 
@@ -336,33 +336,33 @@ def test_splits_share_no_text_and_lose_none(folder, texts, shares):
 @given(st.lists(st.integers(1, 20), min_size=3, max_size=40), shares)
 def test_of_few_documents_every_split_gets_one_and_is_within_a_document_or_two_of_its_share(folder, sizes, shares):
     texts = [f"{number:03d}" + "x" * size for number, size in enumerate(sizes)]
-    found = by_split(written(folder / "b.jsonl", texts), None, shares)
+    actual = by_split(written(folder / "b.jsonl", texts), None, shares)
     total, longest = sum(map(len, texts)), max(map(len, texts))
     parts = {"train": 1 - shares.validation - shares.judge, "validation": shares.validation, "judge": shares.judge}
     for split, part in parts.items():
-        held = sum(map(len, found[split]))
+        held = sum(map(len, actual[split]))
         assert abs(held - part * total) <= 2 * longest
         assert (held > 0) == (part > 0)
 
 
 def test_few_documents_of_one_size_are_shared_out_exactly(folder):
     corpus = written(folder / "d.jsonl", [f"{number:02d}" for number in range(20)])
-    found = by_split(corpus, None, Shares(validation=0.1, judge=0.25))
-    assert {split: len(documents) for split, documents in found.items()} == {"train": 13, "validation": 2, "judge": 5}
+    actual = by_split(corpus, None, Shares(validation=0.1, judge=0.25))
+    assert {split: len(documents) for split, documents in actual.items()} == {"train": 13, "validation": 2, "judge": 5}
 
 
 def test_a_second_pass_is_the_same(folder):
     corpus = written(folder / "f.jsonl", ["a", "bb", "a", "ccc", "d"])
-    found = divide(corpus, None, Shares(validation=0.3, judge=0.2))
-    assert list(found.documents()) == list(found.documents())
-    assert list(found.documents()) == list(divide(corpus, None, found.shares).documents())
+    actual = divide(corpus, None, Shares(validation=0.3, judge=0.2))
+    assert list(actual.documents()) == list(actual.documents())
+    assert list(actual.documents()) == list(divide(corpus, None, actual.shares).documents())
 
 
 def test_a_corpus_that_changes_between_two_passes_is_refused(folder):
-    found = divide(written(folder / "g.jsonl", ["a", "b", "c"]), None, Shares(validation=0.3, judge=0.2))
+    actual = divide(written(folder / "g.jsonl", ["a", "b", "c"]), None, Shares(validation=0.3, judge=0.2))
     written(folder / "g.jsonl", ["a", "b", "d"])
     with pytest.raises(ConfigurationError, match="the corpus has changed while it was read"):
-        list(found.documents())
+        list(actual.documents())
 
 
 # Sources: independent draws, whatever was drawn.

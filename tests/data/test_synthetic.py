@@ -49,16 +49,16 @@ def silent(_: str) -> None:
 def test_rows_of_the_splits_are_the_sequences_each_of_them_once(tmp_path, source):
     summary = prepare(data(source), tmp_path, silent)
     drawn = source.distribution().draw(source.seed, torch.arange(source.sequences))
-    found = []
+    actual = []
     for split in ("train", "validation", "judge"):
         file = TokenFile.open(tmp_path, split)
         assert file.separator is None
         assert len(file.tokens) % source.length == 0
         assert not np.any(file.documents % source.length)
-        found.append(whole(file, source.length, source.sequences))
-    assert [len(rows) > 0 for rows in found] == [True] * 3
-    assert len(found[0]) > len(found[1])
-    together = torch.cat(found)
+        actual.append(whole(file, source.length, source.sequences))
+    assert [len(rows) > 0 for rows in actual] == [True] * 3
+    assert len(actual[0]) > len(actual[1])
+    together = torch.cat(actual)
     assert summary.dropped == 0
     assert together.shape == drawn.shape
     for rows in (together, drawn):
@@ -107,7 +107,7 @@ def test_the_sources_without_settings_are_of_the_size_that_the_tables_are_made_w
     assert 1.5 < states.distribution().entropy(sequences=500).mean / 32 < 1.75
 
 
-def test_the_concentrations_say_how_sharp_a_law_is():
+def test_the_concentrations_determine_how_sharp_a_distribution_is():
     def entropy(source: Markov | HiddenMarkov) -> float:
         return source.distribution().entropy(sequences=500).mean
 

@@ -12,11 +12,11 @@ def test_batches_hold_every_text_in_its_order_and_few_bytes_or_one_text(texts):
     with_limit = batching.BYTES
     batching.BYTES = 16
     try:
-        found = list(batched(texts, lambda text: text))
+        actual = list(batched(texts, lambda text: text))
     finally:
         batching.BYTES = with_limit
-    assert [text for batch in found for text in batch] == texts
-    for batch in found:
+    assert [text for batch in actual for text in batch] == texts
+    for batch in actual:
         assert len(batch) == 1 or sum(len(text.encode()) for text in batch) <= 16
-    for one, other in pairwise(found):
+    for one, other in pairwise(actual):
         assert sum(len(text.encode()) for text in one) + len(other[0].encode()) > 16

@@ -41,8 +41,8 @@ def test_the_byte_and_the_line_that_are_not_utf8_are_named(data, message):
 
 
 def test_lines_are_numbered_and_keep_their_ends():
-    found = list(lines(opened(b"a\r\n \nb\x0bc\n\nd"), "a"))
-    assert found == [
+    actual = list(lines(opened(b"a\r\n \nb\x0bc\n\nd"), "a"))
+    assert actual == [
         Line(1, "a\n", False),
         Line(2, " \n", True),
         Line(3, "b\x0bc\n", False),
@@ -53,20 +53,20 @@ def test_lines_are_numbered_and_keep_their_ends():
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_long_line_comes_in_parts_of_one_number():
-    found = list(lines(opened(b"abcdefgh  \n  ij\nk"), "a", most=4))
-    assert [(line.number, line.text) for line in found] == [
+    actual = list(lines(opened(b"abcdefgh  \n  ij\nk"), "a", most=4))
+    assert [(line.number, line.text) for line in actual] == [
         (1, "abcdef"), (1, "gh  \n"), (2, "  ij\n"), (3, "k")
     ]  # fmt: skip
-    assert not any(line.blank for line in found)
-    found = list(lines(opened(b"         ab\n"), "a", most=4))
-    assert [line.blank for line in found] == [True, False]
+    assert not any(line.blank for line in actual)
+    actual = list(lines(opened(b"         ab\n"), "a", most=4))
+    assert [line.blank for line in actual] == [True, False]
 
 
 @given(st.text("a\n ", max_size=60), st.integers(1, 9))
 def test_lines_are_the_text(text, most):
-    found = list(lines(opened(text.encode()), "a", most))
-    assert "".join(line.text for line in found) == text
-    assert all(line.number == 1 + text[: text.index(line.text)].count("\n") for line in found[:1])
+    actual = list(lines(opened(text.encode()), "a", most))
+    assert "".join(line.text for line in actual) == text
+    assert all(line.number == 1 + text[: text.index(line.text)].count("\n") for line in actual[:1])
 
 
 def test_a_line_that_is_needed_whole_has_a_bound(monkeypatch):

@@ -11,7 +11,7 @@ from edlm.config import ConfigurationError
 from edlm.data import tokenizer_kinds
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
-from tests.places import DATA
+from tests.paths import DATA
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEXTS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog, and a mat"] * 3

@@ -27,12 +27,12 @@ def test_its_distribution_is_a_chain_over_the_new_positions_in_reading_order(nam
     assert isinstance(energy, ConditionalEnergy)
     x, xt, t, new, context = rows(net)
     log_p = torch.randn(ROWS, K, 1, generator=torch.Generator().manual_seed(5))
-    found, far = energy(x, xt, t, log_p, context), range(-config.left, -1)
+    actual, far = energy(x, xt, t, log_p, context), range(-config.left, -1)
     tables = None if energy.near is None else energy.near.weight.view(-1, V + 2, 16)
     for row, k in itertools.product(range(ROWS), range(K)):
         members = torch.nonzero(new[row])[:, 0].tolist()
         known, text = xt[row].tolist(), x[row, k].tolist()
-        wanted = torch.zeros(())
+        expected = torch.zeros(())
         if members:
             z = energy.features(context[row, members])
             z = z + energy.last(torch.tensor([EDGE, *(text[at] for at in members[:-1])]))
@@ -42,8 +42,8 @@ def test_its_distribution_is_a_chain_over_the_new_positions_in_reading_order(nam
                 z = z + tables[table, tokens]
             corrected = context[row, members] + energy.correction(through(energy, z, members, causal=True))
             table = net.readout.distribution(corrected)
-            wanted = table[torch.arange(len(members)), x[row, k, members]].sum()
-        torch.testing.assert_close(found[row, k, 0], log_p[row, k, 0] - wanted, atol=1e-5, rtol=1e-5)
+            expected = table[torch.arange(len(members)), x[row, k, members]].sum()
+        torch.testing.assert_close(actual[row, k, 0], log_p[row, k, 0] - expected, atol=1e-5, rtol=1e-5)
 
 
 @every_config
@@ -107,8 +107,10 @@ def test_an_edge_of_a_table_of_neighbours_is_its_last_id_and_every_offset_has_it
     at = torch.tensor([[0, 1, 3]])
     each = tables.weight.detach().view(3, EDGE + 1, 4)
     with torch.no_grad():
-        found = tables(at, x, range(-2, 0), 1)
+        actual = tables(at, x, range(-2, 0), 1)
     text = x[0].tolist()
-    wanted = [each[1, beside(text, position, -2)] + each[2, beside(text, position, -1)] for position in at[0].tolist()]
-    torch.testing.assert_close(found[0], torch.stack(wanted))
+    expected = [
+        each[1, beside(text, position, -2)] + each[2, beside(text, position, -1)] for position in at[0].tolist()
+    ]
+    torch.testing.assert_close(actual[0], torch.stack(expected))
     assert isinstance(tables.weight, nn.Parameter)

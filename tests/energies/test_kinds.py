@@ -23,7 +23,7 @@ every_energy = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 @every_energy
-def test_a_configuration_reads_back_and_says_what_it_builds(config):
+def test_a_configuration_reads_back_and_states_what_it_builds(config):
     assert parse(type(config), plain(config)) == config
     net = denoiser(V)
     energy = config.build(net, base_of(config, net))
@@ -108,7 +108,7 @@ def model(config):
 
 
 @pytest.mark.parametrize("name", sorted(NORMALISED))
-def test_a_normalised_energy_has_z_1_and_draws_with_the_log_probability_that_its_energy_says(name):
+def test_a_normalised_energy_has_z_1_and_draws_with_the_log_probability_of_its_energy(name):
     net, energy = model(CONFIGS[name])
     assert isinstance(energy, NormalisedEnergy)
     xt = torch.full((1, LENGTH), net.mask)

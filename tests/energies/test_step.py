@@ -26,20 +26,20 @@ def test_a_step_energy_is_the_sum_over_new_positions_of_a_head_that_reads_their_
     head: StepEnergy = energy.head if name == "residual" else energy
     x, xt, t, new, context = rows(net)
     log_p = torch.zeros(ROWS, K, equations.group_count(L, energy.block))
-    found, size = energy(x, xt, t, log_p, context), energy.block or L
+    actual, size = energy(x, xt, t, log_p, context), energy.block or L
     for row, k, group in itertools.product(range(ROWS), range(K), range(log_p.shape[2])):
         members = [at for at in range(group * size, min(L, (group + 1) * size)) if new[row, at]]
         text = xt[row].tolist()
         for at in members:  # those of other groups are masks to it
             text[at] = int(x[row, k, at])
         tokens_beside = [[beside(text, at, offset) for at in members] for offset in (0, -1, 1)]
-        wanted = torch.zeros(())
+        expected = torch.zeros(())
         if members:
             z = head.features(context[row, members])
             for table, tokens in zip((head.own, head.left, head.right), tokens_beside, strict=True):
                 z = z + table(torch.tensor(tokens))
-            wanted = (through(head, z, members, causal=False) * head.scalar.weight).sum()
-        torch.testing.assert_close(found[row, k, group], wanted, atol=1e-5, rtol=1e-5)
+            expected = (through(head, z, members, causal=False) * head.scalar.weight).sum()
+        torch.testing.assert_close(actual[row, k, group], expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""k candidates with uniform weights are plain diffusion: its law by listing every draw, its bound text by text."""
+"""k candidates with uniform weights are plain diffusion: distributions by enumeration, bounds text by text."""
 
 import itertools
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from edlm.sampling import sampler as sampler_module
 from edlm.sampling import state as state_module
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import AbstractSchedule, Cosine, LogLinear
-from tests.laws import sampler_law, subsets
+from tests.enumeration import sampler_distribution, subsets
 from tests.networks import denoiser
 from tests.worlds import Marginals, Residual, World, cartesian, world
 
@@ -49,10 +49,12 @@ class Draws:
         return self.tables[purpose][seeds][(slice(None), *(slice(size) for size in shape))]
 
 
-def every_draw(law: dict, sampler: Sampler, groups: int, reading: AnyDenoiser, t: float, share: float) -> Draws:
+def every_draw(
+    distribution: dict, sampler: Sampler, groups: int, reading: AnyDenoiser, t: float, share: float
+) -> Draws:
     """Positions to unmask, the tokens of k candidates (at the middle of their cells), and which one is picked."""
     parts = []
-    for xt, p in law.items():
+    for xt, p in distribution.items():
         masked = torch.tensor(xt) == reading.mask
         kept = [unmasked for unmasked in subsets(masked) if share < 1 or torch.equal(unmasked, masked)]
         context = reading.read(torch.tensor([xt]), torch.tensor([t], dtype=torch.float64))[0].exp()
@@ -74,7 +76,7 @@ def every_draw(law: dict, sampler: Sampler, groups: int, reading: AnyDenoiser, t
     return Draws(xt, weights, {Purpose.UNMASK: coins, Purpose.CANDIDATE: middles, Purpose.PICK: picks})
 
 
-def listed_law(
+def listed_distribution(
     of: World,
     sampler: Sampler,
     energy: AnyEnergy,
@@ -82,25 +84,25 @@ def listed_law(
     canvas: Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Tensor:
-    """The law of the texts of this very `Sampler`: its steps are taken once for everything that can be drawn.
+    """The distribution of the texts of this very `Sampler`: its steps are taken once for everything that can be drawn.
 
     Of the choice among candidates only equal weights are listed rightly, which is what is claimed of them.
     """
-    law, groups = {tuple(canvas.tolist()): 1.0}, 1 if energy.block is None else -(-of.length // energy.block)
+    distribution, groups = {tuple(canvas.tolist()): 1.0}, 1 if energy.block is None else -(-of.length // energy.block)
     for i in range(sampler.steps, 0, -1):
         now, then = i / sampler.steps, (i - 1) / sampler.steps
         t, s = (torch.tensor(time, dtype=torch.float64) for time in (now, then))
-        draws = every_draw(law, sampler, groups, reader(of), now, schedule.unmask_probability(t, s).item())
+        draws = every_draw(distribution, sampler, groups, reader(of), now, schedule.unmask_probability(t, s).item())
         for module in (sampler_module, state_module):
             monkeypatch.setattr(module, "uniforms", draws.uniforms)
         n, model = len(draws.xt), Model(reader(of), energy, schedule)
         result = sampler.step(draws.xt, t.expand(n), s.expand(n), torch.full((n,), i), torch.arange(n), model)
-        places = (of.vocabulary + 1) ** torch.arange(of.length)
+        powers = (of.vocabulary + 1) ** torch.arange(of.length)
         sums = torch.zeros((of.vocabulary + 1) ** of.length, dtype=torch.float64)
-        sums.index_add_(0, (result.xs * places).sum(dim=1), draws.weights)
+        sums.index_add_(0, (result.xs * powers).sum(dim=1), draws.weights)
         states = cartesian(of.vocabulary + 1, of.length).flip(-1)
-        law = {tuple(states[code].tolist()): sums[code].item() for code in torch.nonzero(sums)[:, 0].tolist()}
-    return torch.tensor([law.get(tuple(text), 0.0) for text in of.texts.tolist()], dtype=torch.float64)
+        distribution = {tuple(states[code].tolist()): sums[code].item() for code in torch.nonzero(sums)[:, 0].tolist()}
+    return torch.tensor([distribution.get(tuple(text), 0.0) for text in of.texts.tolist()], dtype=torch.float64)
 
 
 CASES = [
@@ -117,27 +119,29 @@ CASES = [
 @every_world
 @every_control
 @pytest.mark.parametrize(("sampler", "schedule", "canvas"), CASES)
-def test_the_samplers_law_is_that_of_plain_diffusion(source, name, sampler, schedule, canvas, monkeypatch):
+def test_uniform_weights_are_plain_diffusion(source, name, sampler, schedule, canvas, monkeypatch):
     of, energy = WORLDS[source], CONTROLS[name]
-    found = listed_law(of, sampler, energy, schedule, torch.tensor(canvas), monkeypatch)
-    plain = sampler_law(of, reader(of), None, Sampler(steps=sampler.steps), schedule, torch.tensor(canvas))
-    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
+    actual = listed_distribution(of, sampler, energy, schedule, torch.tensor(canvas), monkeypatch)
+    plain = sampler_distribution(of, reader(of), None, Sampler(steps=sampler.steps), schedule, torch.tensor(canvas))
+    torch.testing.assert_close(actual, plain, atol=1e-12, rtol=0)
 
 
 @every_world
 @every_control
-def test_the_reference_says_the_same_of_uniform_weights(source, name):
+def test_the_reference_agrees_for_uniform_weights(source, name):
     of, canvas = WORLDS[source], WORLDS[source].canvas(1)[0]
-    plain = sampler_law(of, reader(of), None, Sampler(steps=2), LogLinear(), canvas)
-    found = sampler_law(of, reader(of), CONTROLS[name], Sampler(steps=2, candidates=3), LogLinear(), canvas)
-    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
+    plain = sampler_distribution(of, reader(of), None, Sampler(steps=2), LogLinear(), canvas)
+    actual = sampler_distribution(of, reader(of), CONTROLS[name], Sampler(steps=2, candidates=3), LogLinear(), canvas)
+    torch.testing.assert_close(actual, plain, atol=1e-12, rtol=0)
 
 
-def test_an_energy_that_weighs_would_show(monkeypatch):
+def test_an_energy_with_weights_would_be_detected(monkeypatch):
     of, sampler = WORLDS["dense"], Sampler(steps=1, candidates=2)
-    found = listed_law(of, sampler, Residual(of, whole_sequence=True), LogLinear(), of.canvas(1)[0], monkeypatch)
-    plain = sampler_law(of, reader(of), None, Sampler(steps=1), LogLinear(), of.canvas(1)[0])
-    assert (found - plain).abs().max() > 0.01
+    actual = listed_distribution(
+        of, sampler, Residual(of, whole_sequence=True), LogLinear(), of.canvas(1)[0], monkeypatch
+    )
+    plain = sampler_distribution(of, reader(of), None, Sampler(steps=1), LogLinear(), of.canvas(1)[0])
+    assert (actual - plain).abs().max() > 0.01
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,8 +158,8 @@ def test_the_bound_is_plain_diffusions_text_by_text(source, steps, candidates, w
     of, energy = WORLDS[source], Uniform(drafts, block)
     sampler = Sampler(steps=steps, candidates=candidates, window=window)
     plain = sampler_bound(of.texts, reader(of), None, LogLinear(), Sampler(steps=steps), seed=3, draws=2)
-    found = sampler_bound(of.texts, reader(of), energy, LogLinear(), sampler, seed=3, draws=2, repeats=repeats)
-    torch.testing.assert_close(found.values, plain.values, atol=1e-12, rtol=0)
+    actual = sampler_bound(of.texts, reader(of), energy, LogLinear(), sampler, seed=3, draws=2, repeats=repeats)
+    torch.testing.assert_close(actual.values, plain.values, atol=1e-12, rtol=0)
 
 
 @every_control
@@ -163,8 +167,8 @@ def test_with_networks_too_the_bound_is_plain_diffusions_and_samples_fill_the_ca
     net, energy = denoiser(5), CONTROLS[name]
     x0 = torch.randint(5, (4, 12), generator=torch.Generator().manual_seed(0))
     plain = sampler_bound(x0, net, None, LogLinear(), Sampler(steps=3), seed=3, draws=1)
-    found = sampler_bound(x0, net, energy, LogLinear(), Sampler(steps=3, candidates=4), seed=3, draws=1)
-    torch.testing.assert_close(found.values, plain.values, atol=1e-4, rtol=0)
+    actual = sampler_bound(x0, net, energy, LogLinear(), Sampler(steps=3, candidates=4), seed=3, draws=1)
+    torch.testing.assert_close(actual.values, plain.values, atol=1e-4, rtol=0)
     canvas = torch.where(x0 == 0, x0, net.mask)
     texts = Sampler(steps=3, candidates=4).sample(canvas, net, energy, LogLinear(), torch.arange(4))
     assert bool((texts[x0 == 0] == 0).all())

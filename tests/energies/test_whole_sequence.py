@@ -31,11 +31,11 @@ def test_the_papers_energy_reads_both_texts_at_their_time_and_pools_by_the_mean(
     net = denoiser(V, config)
     energy = stirred(BidirectionalEnergyConfig().build(net, None), seed=3)
     _, _, (x, xt, t, log_p, context) = situation(BidirectionalEnergyConfig())
-    found = energy(x, xt, t, log_p, context)
+    actual = energy(x, xt, t, log_p, context)
     for row, k in itertools.product(range(len(x)), range(x.shape[1])):
         pair = torch.cat([energy.embedding(xt[row]), energy.embedding(x[row, k])], dim=-1) @ energy.project.weight.T
         pooled = energy.transformer(pair[None], t[row : row + 1])[0].mean(dim=0)
-        torch.testing.assert_close(found[row, k, 0], pooled @ energy.scalar.weight, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(actual[row, k, 0], pooled @ energy.scalar.weight, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -25,43 +25,43 @@ def sweep(entropies: dict[float, float], slope: float = 2.0, offset: float = -6.
 def test_on_a_line_the_nll_is_that_of_the_line(at, where, slope):
     points = sweep({setting: 3 + setting for setting in at}, slope)
     target = 3 + min(at) + where * (max(at) - min(at))
-    found = nll_at_entropy(points, Average(target, 0.0))
+    actual = nll_at_entropy(points, Average(target, 0.0))
     if not 3 + min(at) <= target <= 3 + max(at):  # by rounding
         return
-    assert found.nll is not None
-    assert found.reason is None
-    assert found.nll.mean == pytest.approx(-6 + slope * target)
-    low, high = found.between
+    assert actual.nll is not None
+    assert actual.reason is None
+    assert actual.nll.mean == pytest.approx(-6 + slope * target)
+    low, high = actual.between
     assert 3 + low <= target <= 3 + high
 
 
 def test_settings_are_taken_in_order_and_neighbours_alone_matter():
     points = sweep({0.8: 5.0, 1.2: 5.8, 1.0: 5.5, 0.6: 4.0})
     points[3] = replace(points[3], nll=Average(100.0, 0.0))
-    found = nll_at_entropy(points, DATA)
-    assert found.between == (0.8, 1.0)
-    assert found.nll.mean == pytest.approx(-6 + 2 * 5.44)
+    actual = nll_at_entropy(points, DATA)
+    assert actual.between == (0.8, 1.0)
+    assert actual.nll.mean == pytest.approx(-6 + 2 * 5.44)
 
 
 @pytest.mark.parametrize("target", [3.9, 5.9])
 def test_nothing_is_extrapolated(target):
-    found = nll_at_entropy(sweep({0.8: 4.0, 1.0: 5.8}), Average(target, 0.0))
-    assert (found.nll, found.between) == (None, None)
-    assert found.reason == f"entropy {target} is outside the sweep's 4 to 5.8; widen the sweep"
+    actual = nll_at_entropy(sweep({0.8: 4.0, 1.0: 5.8}), Average(target, 0.0))
+    assert (actual.nll, actual.between) == (None, None)
+    assert actual.reason == f"entropy {target} is outside the sweep's 4 to 5.8; widen the sweep"
 
 
 def test_the_ends_of_a_sweep_and_its_points_belong_to_it():
     points = sweep({0.8: 4.0, 1.0: 5.0, 1.2: 6.0})
     for target, between in ((4.0, {0.8, 1.0}), (5.0, {0.8, 1.0, 1.2}), (6.0, {1.0, 1.2})):
-        found = nll_at_entropy(points, Average(target, 0.0))
-        assert found.nll.mean == pytest.approx(-6 + 2 * target)
-        assert set(found.between) <= between
+        actual = nll_at_entropy(points, Average(target, 0.0))
+        assert actual.nll.mean == pytest.approx(-6 + 2 * target)
+        assert set(actual.between) <= between
 
 
 def test_an_entropy_that_the_sweep_reaches_twice_has_no_one_nll():
-    found = nll_at_entropy(sweep({0.6: 5.0, 0.8: 5.6, 1.0: 5.2, 1.2: 6.0}), DATA)
-    assert found.nll is None
-    assert found.reason == "entropy 5.44 is reached more than once, at and after [0.6, 0.8, 1.0]"
+    actual = nll_at_entropy(sweep({0.6: 5.0, 0.8: 5.6, 1.0: 5.2, 1.2: 6.0}), DATA)
+    assert actual.nll is None
+    assert actual.reason == "entropy 5.44 is reached more than once, at and after [0.6, 0.8, 1.0]"
     flat = nll_at_entropy(sweep({0.6: 5.44, 0.8: 5.44}), DATA)
     assert "more than once, at and after [0.6, 0.8]" in flat.reason
 
@@ -92,9 +92,9 @@ def test_the_error_is_the_spread_of_what_is_interpolated():
 def test_at_a_point_the_steeper_neighbour_sets_the_error():
     points = sweep({0.8: 4.0, 1.0: 5.0, 1.2: 6.0}, error=0.1)
     points[2] = replace(points[2], nll=Average(points[1].nll.mean + 10, 0.1))
-    found = nll_at_entropy(points, Average(5.0, 0.0))
-    assert found.between == (1.0, 1.2)
-    assert found.nll.standard_error == pytest.approx(math.hypot(0.1, 10 * 0.1))
+    actual = nll_at_entropy(points, Average(5.0, 0.0))
+    assert actual.between == (1.0, 1.2)
+    assert actual.nll.standard_error == pytest.approx(math.hypot(0.1, 10 * 0.1))
 
 
 def test_a_sweep_that_is_none_is_refused():

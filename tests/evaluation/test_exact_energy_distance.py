@@ -27,7 +27,7 @@ STEPS = (1, 2, 4)
 SHAPES = [(True, None), (False, None), (False, 4)]
 ZERO = ("variance_on_samples", "variance_on_candidates", "offset", "choice_total_variation", "choice_kl", "lost_gain")
 shapes = pytest.mark.parametrize(("whole_sequence", "block"), SHAPES, ids=["whole sequence", "step", "blocks"])
-every_law = pytest.mark.parametrize("name", DISTRIBUTIONS)
+every_distribution = pytest.mark.parametrize("name", DISTRIBUTIONS)
 
 
 class Wrong(ExactEnergy):
@@ -49,7 +49,7 @@ def distance(distribution, energy, count=40, denoiser=None, steps=STEPS, draws=1
     return energy_distance(x0, denoiser, energy, distribution, LogLinear(), 0, steps, draws, candidates)
 
 
-@every_law
+@every_distribution
 @shapes
 def test_the_exact_energy_is_at_no_distance_with_or_without_a_constant_of_what_is_known(name, whole_sequence, block):
     """Where tokens agree, some buckets have no candidates that are possible, and so no mean over them."""
@@ -79,8 +79,8 @@ def test_intervals_of_time_and_of_size_part_the_groups(whole_sequence, block):
     assert len(report.by_quarter) == 4
 
 
-@every_law
-def test_an_energy_that_says_nothing_loses_the_whole_gain(name):
+@every_distribution
+def test_a_constant_energy_loses_the_whole_gain(name):
     distribution = DISTRIBUTIONS[name]
     nothing = (
         distance(distribution, Wrong(distribution, False, scale=0.0))
@@ -101,21 +101,21 @@ class _Constant:
         return torch.zeros_like(log_p)
 
 
-def test_the_correlation_cannot_tell_a_scaled_energy_from_the_truth_and_the_others_can():
+def test_the_correlation_cannot_show_a_scaled_energy_from_the_truth_and_the_others_can():
     distribution = DISTRIBUTIONS["markov"]
-    found = distance(distribution, Wrong(distribution, False, scale=0.2)).whole
-    assert found.correlation_misleading == pytest.approx(1)
-    assert found.lost_gain.mean > 0.2 * found.exact_gain.mean
-    assert found.choice_total_variation.mean > 0.2
+    actual = distance(distribution, Wrong(distribution, False, scale=0.2)).whole
+    assert actual.correlation_misleading == pytest.approx(1)
+    assert actual.lost_gain.mean > 0.2 * actual.exact_gain.mean
+    assert actual.choice_total_variation.mean > 0.2
     # Samples of q have lower exact energies than candidates: an energy that is too flat separates them too little.
-    assert found.offset.mean > 4 * found.offset.standard_error
+    assert actual.offset.mean > 4 * actual.offset.standard_error
     assert distance(distribution, Wrong(distribution, False, scale=3.0)).whole.offset.mean < 0
 
 
 def test_an_error_on_one_token_has_the_variance_of_its_frequency():
     """With independent tokens of which 0 has probability 1/4, an error of 2 nats where both new tokens lack it."""
     distribution = HiddenMarkov(symbols=4, length=2, states=1, emission_concentration=1e9).distribution()
-    found = distance(
+    actual = distance(
         distribution,
         Wrong(distribution, False, token=2.0),
         count=3000,
@@ -123,11 +123,11 @@ def test_an_error_on_one_token_has_the_variance_of_its_frequency():
         denoiser=ExactDenoiser(distribution),
     ).whole
     some = 1 - 0.75**2
-    for variance in (found.variance_on_samples, found.variance_on_candidates):
+    for variance in (actual.variance_on_samples, actual.variance_on_candidates):
         assert abs(variance.mean - 4 * some * (1 - some)) < 4 * variance.standard_error
-    assert abs(found.offset.mean) < 4 * found.offset.standard_error
-    assert found.exact_gain.mean == pytest.approx(0, abs=1e-6)
-    assert found.lost_gain.mean > 4 * found.lost_gain.standard_error
+    assert abs(actual.offset.mean) < 4 * actual.offset.standard_error
+    assert actual.exact_gain.mean == pytest.approx(0, abs=1e-6)
+    assert actual.lost_gain.mean > 4 * actual.lost_gain.standard_error
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_at_one_step_the_gain_is_that_of_the_bound(energy):
     def bound(energy, k):
         return sampler_bound(x0, denoiser, energy, LogLinear(), Sampler(steps=1, candidates=k), seed=9, draws=4)
 
-    found = distance(distribution, energy, count=600, steps=(1,), draws=4, candidates=k).whole
-    gain = difference(found.exact_gain, found.lost_gain)
+    actual = distance(distribution, energy, count=600, steps=(1,), draws=4, candidates=k).whole
+    gain = difference(actual.exact_gain, actual.lost_gain)
     known = difference(bound(None, 1), bound(energy, k))
     assert abs(gain.mean - known.mean) < 4 * math.hypot(gain.standard_error, known.standard_error)
     assert gain.standard_error < 0.03
@@ -181,7 +181,7 @@ def test_trained_networks_are_compared_as_they_are(config):
     assert abs(report.whole.correlation_misleading) <= 1
 
 
-def test_of_a_residual_the_truth_is_the_ratio_to_its_proposals_law():
+def test_of_a_residual_the_truth_is_the_ratio_to_its_proposals_distribution():
     """On top of the exact conditional nothing is left to learn: E* = 0."""
     distribution = DISTRIBUTIONS["markov"]
 

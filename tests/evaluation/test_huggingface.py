@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from edlm.config import ConfigurationError
 from edlm.data.tokenizer_kinds import BPE, Characters, HuggingFaceTokenizer
 from edlm.evaluation.judge import HuggingFaceJudge
-from tests.places import GPT2
+from tests.paths import GPT2
 
 CHARACTERS = Characters().build([])
 TEXTS = ["the cat sat on the mat", "a dog and a cat"]
@@ -20,7 +20,7 @@ transformers = pytest.importorskip("transformers", reason="the extra `hf` is not
 
 
 def save_gpt2(folder: Path, tokenizer, positions: int = 24, bos: str | None = END) -> Path:
-    """Afterwards `folder` holds a tiny GPT-2 with random weights, as its makers would save it."""
+    """Save a tiny GPT-2 with random weights to `folder`, in the format of its publisher."""
     tokenizer.save(folder)
     end = {"eos_token": END, "bos_token": bos} if bos else {}
     wrapped = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **end)
@@ -120,7 +120,7 @@ def test_a_text_beyond_the_context_slides_and_a_context_beyond_the_model_is_refu
         opened(saved, context=25)
 
 
-def test_its_name_tells_one_set_of_weights_from_another(saved, folder):
+def test_its_name_shows_one_set_of_weights_from_another(saved, folder):
     assert opened(saved).name.rpartition("@")[2] == opened(folder).name.rpartition("@")[2]
     weights = load_file(folder / WEIGHTS)
     weights["transformer.ln_f.weight"] += 1

@@ -12,7 +12,7 @@ from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import ConfigurationError, config, parse
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import BPE, Bytes
-from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, OwnJudge, Retokenizer, first_documents
+from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, Retokenizer, TrainedJudge, first_documents
 from edlm.storage import publish
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 from tests.networks import TRANSFORMER, autoregressive
@@ -40,14 +40,14 @@ def table_nats(log_p: torch.Tensor, ids: list[int]) -> float:
 
 
 def test_our_judge_scores_every_token_and_gives_the_features_of_the_whole_text(model):
-    judge = OwnJudge(uri=str(model)).open(CHARACTERS)
+    judge = TrainedJudge(uri=str(model)).open(CHARACTERS)
     network, texts = autoregressive(V), written(TEXTS)
     reading = judge.read(texts)
     torch.testing.assert_close(reading.nats, -network.log_p(texts).double().sum(dim=1))
     whole = torch.cat([torch.full((3, 1), network.bos), texts], dim=1)
     torch.testing.assert_close(reading.features, network.transformer(network.embedding(whole), torch.zeros(3))[:, -1])
     assert reading.characters.tolist() == reading.judge_tokens.tolist() == [LENGTH] * 3
-    assert (judge.retokenised, judge.context, judge.name) == (False, LENGTH + 1, f"own {digest(model)[:12]}")
+    assert (judge.retokenised, judge.context, judge.name) == (False, LENGTH + 1, f"trained {digest(model)[:12]}")
 
 
 def test_our_judge_reads_the_text_where_the_generator_has_other_tokens(model):
@@ -55,21 +55,21 @@ def test_our_judge_reads_the_text_where_the_generator_has_other_tokens(model):
     ids = [pairs.encode(text).tolist() for text in TEXTS]
     lengths = torch.tensor([len(row) for row in ids])
     texts = torch.tensor([row + [0] * (LENGTH - len(row)) for row in ids])
-    judge = OwnJudge(uri=str(model)).open(pairs)
+    judge = TrainedJudge(uri=str(model)).open(pairs)
     reading = judge.read(texts, lengths)
     assert judge.retokenised
     assert int(lengths.max()) < LENGTH
     torch.testing.assert_close(
-        reading.nats, OwnJudge(uri=str(model)).open(CHARACTERS).read(written(TEXTS)).nats, rtol=1e-6, atol=1e-5
+        reading.nats, TrainedJudge(uri=str(model)).open(CHARACTERS).read(written(TEXTS)).nats, rtol=1e-6, atol=1e-5
     )
     assert reading.characters.tolist() == reading.judge_tokens.tolist() == [LENGTH] * 3
 
 
 def test_documents_are_parted_by_the_judges_own_separator(model):
     text = [*b"a cat", BYTES.separator, *b"a dog"]
-    reading = OwnJudge(uri=str(model)).open(BYTES).read(torch.tensor([text]))
+    reading = TrainedJudge(uri=str(model)).open(BYTES).read(torch.tensor([text]))
     # Our judge of characters knows no separator, only the space that stands between documents.
-    spaced = OwnJudge(uri=str(model)).open(CHARACTERS).read(written(["a cat a dog"]))
+    spaced = TrainedJudge(uri=str(model)).open(CHARACTERS).read(written(["a cat a dog"]))
     torch.testing.assert_close(reading.nats, spaced.nats)
     assert reading.characters.tolist() == [11]
 
@@ -109,7 +109,7 @@ def test_a_text_longer_than_the_context_is_read_in_windows_that_overlap_by_half(
 
 
 def test_what_stands_behind_a_text_or_beside_it_does_not_change_its_reading(model):
-    judge = OwnJudge(uri=str(model)).open(CHARACTERS)
+    judge = TrainedJudge(uri=str(model)).open(CHARACTERS)
     lengths = torch.tensor([12, 5, 9])
     together = judge.read(written(TEXTS), lengths)
     for row, length in enumerate(lengths.tolist()):
@@ -162,14 +162,14 @@ def test_nothing_behind_the_first_document_counts():
 
 @config
 class Holder:
-    judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = OwnJudge()
+    judge: Annotated[JudgeConfig, pydantic.Field(discriminator="kind")] = TrainedJudge()
 
 
 def test_a_judge_is_chosen_by_its_kind_and_named_completely():
-    assert parse(Holder, {"judge": {"kind": "own", "uri": "here"}}).judge == OwnJudge(uri="here")
+    assert parse(Holder, {"judge": {"kind": "trained", "uri": "here"}}).judge == TrainedJudge(uri="here")
     gpt2 = {"kind": "huggingface", "name": "gpt2", "context": 512}
     assert parse(Holder, {"judge": gpt2}).judge == HuggingFaceJudge(name="gpt2", context=512)
     with pytest.raises(ConfigurationError, match=r"judge\.uri is not set"):
-        OwnJudge().open(CHARACTERS)
+        TrainedJudge().open(CHARACTERS)
     with pytest.raises(ConfigurationError, match=r"judge\.context is 1"):
         Judge("short", random_bigram(V), CHARACTERS, context=1, start=V)

@@ -55,7 +55,7 @@ def test_the_area_of_a_fine_curve_is_the_integral():
     assert _area(p, q).item() == pytest.approx(torch.trapezoid(y.flip(0), x.flip(0)).item(), abs=5e-3)
 
 
-def test_texts_of_the_same_law_are_nearer_than_texts_of_another():
+def test_texts_of_the_same_distribution_are_nearer_than_texts_of_another():
     data = normal(300, 0)
     values = [mauve_on_judge_features(normal(300, 1, shift), data, seed=0).value for shift in (0.0, 1.0, 2.0, 6.0)]
     assert values == sorted(values, reverse=True)
@@ -63,18 +63,18 @@ def test_texts_of_the_same_law_are_nearer_than_texts_of_another():
     assert values[-1] < 0.1
 
 
-def test_the_value_says_what_it_depends_on_and_is_a_function_of_the_seed():
-    found = mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
-    assert (found.clusters, found.generated_texts, found.data_texts) == (8, 120, 80)
-    assert found == mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
-    assert found != mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=4)
+def test_the_value_states_what_it_depends_on_and_is_a_function_of_the_seed():
+    actual = mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
+    assert (actual.clusters, actual.generated_texts, actual.data_texts) == (8, 120, 80)
+    assert actual == mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3)
+    assert actual != mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=4)
     assert mauve_on_judge_features(normal(120, 0), normal(80, 1), seed=3, clusters=5).clusters == 5
 
 
 def test_the_bootstrap_error_is_the_spread_over_sets_of_texts():
-    found = [mauve_on_judge_features(normal(200, s, 1.5), normal(200, 100 + s), seed=0) for s in range(30)]
-    spread = torch.tensor([mauve.value for mauve in found]).std().item()
-    claimed = sum(mauve.standard_error for mauve in found) / len(found)
+    actual = [mauve_on_judge_features(normal(200, s, 1.5), normal(200, 100 + s), seed=0) for s in range(30)]
+    spread = torch.tensor([mauve.value for mauve in actual]).std().item()
+    claimed = sum(mauve.standard_error for mauve in actual) / len(actual)
     assert 0.6 < claimed / spread < 1.7
 
 

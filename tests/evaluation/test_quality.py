@@ -77,8 +77,8 @@ def test_the_error_of_a_ratio_is_the_spread_of_that_ratio():
     lengths = torch.randint(5, 40, (400, 50), generator=generator)
     nats = lengths * (2 + 0.3 * torch.randn(400, 50, generator=generator, dtype=torch.float64))
     sets = [replace(EMPTY, nats=n, tokens=t).nats_per_token for n, t in zip(nats, lengths, strict=True)]
-    spread = torch.tensor([found.mean for found in sets]).double().std().item()
-    claimed = sum(found.standard_error for found in sets) / len(sets)
+    spread = torch.tensor([actual.mean for actual in sets]).double().std().item()
+    claimed = sum(actual.standard_error for actual in sets) / len(sets)
     assert claimed == pytest.approx(spread, rel=0.1)
 
 

@@ -8,7 +8,7 @@ from edlm.exact.dirichlet import dirichlet
 N = 20_000
 
 
-def test_a_draw_is_a_law_and_a_function_of_seed_and_part_alone():
+def test_a_draw_is_a_distribution_and_a_function_of_seed_and_part_alone():
     p = dirichlet(3, 1, 5, 4, 0.4)
     torch.testing.assert_close(p.sum(dim=-1), torch.ones(5, dtype=torch.float64))
     assert torch.equal(p, dirichlet(3, 1, 5, 4, 0.4))
@@ -21,7 +21,7 @@ def test_a_draw_is_a_law_and_a_function_of_seed_and_part_alone():
     ("concentration", "cdf"),
     [(1.0, lambda x: x), (0.5, lambda x: 2 / math.pi * torch.asin(x.sqrt())), (2.0, lambda x: x**2 * (3 - 2 * x))],
 )
-def test_of_two_parts_one_follows_the_beta_law(concentration, cdf):
+def test_of_two_parts_one_follows_the_beta_distribution(concentration, cdf):
     """Where the beta distribution's distribution function is elementary; Kolmogorov and Smirnov, significance 1e-4."""
     x = dirichlet(0, 0, N, 2, concentration)[:, 0].sort().values
     grid = (torch.arange(N, dtype=torch.float64) + 0.5) / N

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
 from edlm.exact import hidden_markov as distributions
-from tests.laws import chi_square, subsets
+from tests.enumeration import chi_square, subsets
 from tests.worlds import ExactAutoregressive, Marginals, cartesian, hidden
 
 FAR = 3.9
@@ -29,7 +29,7 @@ sources = st.one_of(
         **sizes,
     ),
 )
-every_law = settings(max_examples=25, deadline=None)
+every_distribution = settings(max_examples=25, deadline=None)
 THREE = {
     "agree": Agree(symbols=3, length=4),
     "markov": Markov(symbols=3, length=4, seed=1),
@@ -44,11 +44,11 @@ def both(source):
     return distribution, hidden(distribution.first, distribution.moves, distribution.emissions, distribution.length)
 
 
-def same(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
+def same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9)
 
 
-@every_law
+@every_distribution
 @given(sources)
 @example(THREE["agree"])
 def test_partly_masked_sequences_have_the_probability_of_a_sum_over_all_paths(source):
@@ -59,20 +59,20 @@ def test_partly_masked_sequences_have_the_probability_of_a_sum_over_all_paths(so
     assert torch.equal(distribution.log_p(x[None, None])[0, 0], distribution.log_p(x))
 
 
-@every_law
+@every_distribution
 @given(sources)
 @example(THREE["agree"])
 def test_posteriors_are_those_of_a_sum_over_all_texts_even_where_nothing_is_possible(source):
     distribution, world = both(source)
     xt = cartesian(distribution.vocabulary + 1, distribution.length)
-    found = distribution.posteriors(xt)
+    actual = distribution.posteriors(xt)
     masked = xt == world.mask
-    same(found[masked], Marginals(world).read(xt, torch.ones(len(xt))).exp()[masked])
-    assert torch.equal(found[~masked].argmax(dim=-1), xt[~masked])
-    same(found.sum(dim=-1), torch.ones(xt.shape, dtype=torch.float64))
+    same(actual[masked], Marginals(world).read(xt, torch.ones(len(xt))).exp()[masked])
+    assert torch.equal(actual[~masked].argmax(dim=-1), xt[~masked])
+    same(actual.sum(dim=-1), torch.ones(xt.shape, dtype=torch.float64))
 
 
-@every_law
+@every_distribution
 @given(sources, st.data())
 def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(source, data):
     distribution, world = both(source)
@@ -89,10 +89,10 @@ def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(sourc
     assert torch.equal(broadcast.diagonal(), distribution.log_joint(x, xt))
 
 
-@every_law
+@every_distribution
 @given(sources)
 @example(THREE["agree"])
-def test_increments_are_the_law_as_an_autoregressive_model(source):
+def test_increments_are_the_distribution_as_an_autoregressive_model(source):
     distribution, world = both(source)
     x = cartesian(distribution.vocabulary, distribution.length)
     same(distribution.increments(x).exp(), ExactAutoregressive(world).log_p(x).exp())
@@ -102,7 +102,7 @@ def test_increments_are_the_law_as_an_autoregressive_model(source):
 
 
 @three
-def test_drawn_sequences_follow_the_law(name):
+def test_drawn_sequences_follow_the_distribution(name):
     distribution, world = both(THREE[name])
     texts = distribution.draw(5, torch.arange(N))
     assert chi_square(counts(texts, world), world.p) < FAR
@@ -117,7 +117,7 @@ def test_a_drawn_sequence_depends_on_its_seed_and_row_alone():
 
 @three
 @pytest.mark.parametrize("xt", [(3, 3, 3, 3), (3, 1, 3, 3), (0, 3, 3, 0), (1, 3, 3, 2)])
-def test_filled_positions_follow_their_joint_law_given_what_is_known(name, xt):
+def test_filled_positions_follow_their_joint_distribution_given_what_is_known(name, xt):
     """The last canvas is impossible where all tokens agree."""
     distribution, world = both(THREE[name])
     canvas = torch.tensor(xt)
@@ -130,20 +130,20 @@ def test_filled_positions_follow_their_joint_law_given_what_is_known(name, xt):
     every = canvas.repeat(3 ** int(where.sum()), 1)
     every[:, where] = cartesian(3, int(where.sum()))
     expected = world.log_conditional(every, canvas).exp()
-    places = 3 ** torch.arange(int(where.sum()) - 1, -1, -1)
-    found = torch.bincount((x[:, where] * places).sum(dim=1), minlength=len(every))
-    assert chi_square(found, expected) < FAR
+    powers = 3 ** torch.arange(int(where.sum()) - 1, -1, -1)
+    actual = torch.bincount((x[:, where] * powers).sum(dim=1), minlength=len(every))
+    assert chi_square(actual, expected) < FAR
 
 
-@every_law
+@every_distribution
 @given(sources)
 @example(THREE["agree"])
 def test_the_entropy_of_short_sequences_is_exact(source):
     distribution, world = both(source)
-    found = distribution.entropy()
-    assert found.mean == pytest.approx(world.entropy, abs=1e-9)
-    assert found.standard_error == 0
-    assert found.how == (
+    actual = distribution.entropy()
+    assert actual.mean == pytest.approx(world.entropy, abs=1e-9)
+    assert actual.standard_error == 0
+    assert actual.method == (
         "enumerated" if isinstance(source, HiddenMarkov) and not identity(distribution) else "closed form"
     )
 
@@ -153,7 +153,7 @@ def test_the_estimate_of_an_entropy_covers_what_listing_gives(monkeypatch):
     listed = distribution.entropy()
     monkeypatch.setattr(distributions, "ENUMERABLE", 1)
     estimated = distribution.entropy(seed=4, sequences=2000)
-    assert (listed.how, estimated.how) == ("enumerated", "estimated")
+    assert (listed.method, estimated.method) == ("enumerated", "estimated")
     assert 0 < estimated.standard_error < 0.1
     assert abs(estimated.mean - listed.mean) < 4 * estimated.standard_error
 
@@ -161,11 +161,11 @@ def test_the_estimate_of_an_entropy_covers_what_listing_gives(monkeypatch):
 @three
 def test_pairs_of_neighbours_have_the_frequencies_of_a_sum_over_all_texts(name):
     distribution, world = both(THREE[name])
-    wanted = torch.zeros(3, 3, dtype=torch.float64)
+    expected = torch.zeros(3, 3, dtype=torch.float64)
     for text, p in zip(world.texts.tolist(), world.p.tolist(), strict=True):
         for a, b in itertools.pairwise(text):
-            wanted[a, b] += p / 3
-    same(distribution.pairs(), wanted)
+            expected[a, b] += p / 3
+    same(distribution.pairs(), expected)
 
 
 def test_a_thousand_tokens_neither_underflow_nor_lose_precision():
@@ -215,5 +215,5 @@ def identity(distribution) -> bool:
 
 
 def counts(texts, world):
-    places = world.vocabulary ** torch.arange(world.length - 1, -1, -1)
-    return torch.bincount((texts * places).sum(dim=1), minlength=len(world.texts))
+    powers = world.vocabulary ** torch.arange(world.length - 1, -1, -1)
+    return torch.bincount((texts * powers).sum(dim=1), minlength=len(world.texts))

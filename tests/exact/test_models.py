@@ -15,7 +15,7 @@ from edlm.likelihood.estimate import Estimate, difference
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import Cosine, LogLinear
 from tests import worlds
-from tests.laws import Step
+from tests.enumeration import Step
 
 SHORT = {
     "agree": Agree(symbols=3, length=4),
@@ -49,11 +49,11 @@ def holes(distribution, share=0.5):
 def test_the_denoiser_is_that_of_the_listed_world(name, mix):
     distribution = SHORT[name].distribution()
     xt = worlds.cartesian(distribution.vocabulary + 1, distribution.length)
-    found, wanted = ExactDenoiser(distribution, mix), worlds.Marginals(listed(distribution), mix)
+    actual, expected = ExactDenoiser(distribution, mix), worlds.Marginals(listed(distribution), mix)
     t, masked = torch.ones(len(xt), dtype=torch.float64), xt == distribution.vocabulary
-    log_p, reference = (one.log_p(one.read(xt, t), masked) for one in (found, wanted))
+    log_p, reference = (one.log_p(one.read(xt, t), masked) for one in (actual, expected))
     torch.testing.assert_close(log_p.exp(), reference.exp())
-    assert (found.mask, found.vocabulary) == (wanted.mask, wanted.vocabulary)
+    assert (actual.mask, actual.vocabulary) == (expected.mask, expected.vocabulary)
 
 
 @short
@@ -62,8 +62,8 @@ def test_the_energy_is_that_of_the_listed_world(name, drafts, block):
     distribution = SHORT[name].distribution()
     world = listed(distribution)
     reader = worlds.Marginals(world, mix=0.2)
-    found, wanted = ExactEnergy(distribution, drafts, block), worlds.Residual(world, drafts, block)
-    assert (found.whole_sequence, found.block) == (wanted.whole_sequence, wanted.block)
+    actual, expected = ExactEnergy(distribution, drafts, block), worlds.Residual(world, drafts, block)
+    assert (actual.whole_sequence, actual.block) == (expected.whole_sequence, expected.block)
     xt, new = holes(distribution, share=1.0 if drafts else 0.6)
     t = torch.ones(len(xt), dtype=torch.float64)
     context = reader.read(xt, t)
@@ -75,7 +75,9 @@ def test_the_energy_is_that_of_the_listed_world(name, drafts, block):
         new[:, None], context[:, None].expand(-1, 5, -1, -1).gather(-1, tokens[..., None])[..., 0], 0
     )
     log_p = equations.sum_by_group(by_position, block)
-    torch.testing.assert_close(found(x, xt, t, log_p, context), wanted(x, xt, t, log_p, context), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        actual(x, xt, t, log_p, context), expected(x, xt, t, log_p, context), rtol=1e-8, atol=1e-9
+    )
 
 
 @short
@@ -86,19 +88,19 @@ def test_the_conditional_is_normalised_whatever_the_denoiser(name):
         x, log_p, energies = Step(world, worlds.Marginals(world, mix=0.2), energy, 1).drafts(xt, 0.5, new)
         assert (log_p.sum(dim=1) - energies[:, 0]).logsumexp(dim=0).item() == pytest.approx(0, abs=1e-9)
         x = torch.where(new, x, xt)
-        found = energy.log_p(x[None], xt[None], torch.zeros(1))[0]
-        torch.testing.assert_close(found.exp(), world.log_conditional(x, xt).exp())
+        actual = energy.log_p(x[None], xt[None], torch.zeros(1))[0]
+        torch.testing.assert_close(actual.exp(), world.log_conditional(x, xt).exp())
 
 
 @short
 def test_the_autoregressive_model_is_that_of_the_listed_world(name):
     distribution = SHORT[name].distribution()
     x = worlds.cartesian(distribution.vocabulary, distribution.length)
-    found, wanted = ExactAutoregressive(distribution), worlds.ExactAutoregressive(listed(distribution))
+    actual, expected = ExactAutoregressive(distribution), worlds.ExactAutoregressive(listed(distribution))
     where = x % 2 == 0
     for selected in (None, where):
-        torch.testing.assert_close(found.log_p(x, selected).exp(), wanted.log_p(x, selected).exp())
-    assert found.vocabulary == distribution.vocabulary
+        torch.testing.assert_close(actual.log_p(x, selected).exp(), expected.log_p(x, selected).exp())
+    assert actual.vocabulary == distribution.vocabulary
 
 
 @long
@@ -106,12 +108,12 @@ def test_the_autoregressive_model_is_that_of_the_listed_world(name):
 def test_with_perfect_marginals_the_nelbo_is_the_entropy_at_full_length(name, schedule):
     distribution = LONG[name].distribution()
     x0, entropy = sequences(distribution), distribution.entropy()
-    found = nelbo(x0, ExactDenoiser(distribution), schedule, seed=1, draws=16)
-    assert abs(found.mean - entropy.mean) < 4 * (found.standard_error + entropy.standard_error)
-    paired = difference(found, Estimate(-distribution.log_p(x0), 1))
-    assert paired.standard_error < found.standard_error
+    actual = nelbo(x0, ExactDenoiser(distribution), schedule, seed=1, draws=16)
+    assert abs(actual.mean - entropy.mean) < 4 * (actual.standard_error + entropy.standard_error)
+    paired = difference(actual, Estimate(-distribution.log_p(x0), 1))
+    assert paired.standard_error < actual.standard_error
     assert abs(paired.mean) < 4 * paired.standard_error
-    worse = difference(nelbo(x0, ExactDenoiser(distribution, mix=0.2), schedule, seed=1, draws=16), found)
+    worse = difference(nelbo(x0, ExactDenoiser(distribution, mix=0.2), schedule, seed=1, draws=16), actual)
     assert worse.mean > 10 * worse.standard_error
 
 
@@ -121,10 +123,10 @@ def test_sampled_exactly_the_bound_is_each_sequences_own_log_probability(name, s
     distribution = LONG[name].distribution()
     x0 = sequences(distribution)
     sampler = Sampler(steps=steps, candidates=EXACT)
-    found = sampler_bound(
+    actual = sampler_bound(
         x0, ExactDenoiser(distribution, mix=0.3), ExactConditional(distribution), LogLinear(), sampler, 2, draws=1
     )
-    torch.testing.assert_close(found.values, -distribution.log_p(x0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual.values, -distribution.log_p(x0), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -141,18 +143,18 @@ def test_sampled_exactly_texts_have_the_entropy_of_the_source_at_any_number_of_s
 
 @long
 def test_the_table_of_bounds_with_perfect_models_keeps_its_order(name):
-    """Markov chain of 8 symbols, L = 32: whole drafts lose to plain diffusion from two steps on, but for the last step;
-    step energies win, and blocks win most where steps are few."""
+    """Markov chain of 8 symbols, L = 32: whole-sequence energies are worse than plain diffusion from two steps on,
+    except in the last step; step energies are better, and blocks are best with few steps."""
     distribution = LONG[name].distribution()
     x0 = sequences(distribution)
     truth = Estimate(-distribution.log_p(x0), 1)
 
     def bound(steps: int, energy=None, k: int = 8, window=(0.0, 1.0), repeats=1) -> Estimate:
         sampler = Sampler(steps=steps, candidates=k, window=window)
-        found = sampler_bound(
+        actual = sampler_bound(
             x0, ExactDenoiser(distribution), energy, LogLinear(), sampler, 1, draws=1, repeats=repeats
         )
-        return difference(found, truth)
+        return difference(actual, truth)
 
     def clear(better: Estimate, worse: Estimate) -> bool:
         gap = difference(worse, better)

@@ -32,12 +32,12 @@ ENERGIES: dict[str, EnergyConfig] = {
 
 
 def make_full_bundle(folder: Path) -> Path:
-    """Afterwards `folder`/bundle is the bundle; its place."""
+    """Save the bundle to `folder`/bundle, and return its folder."""
     tokenizer = Characters().build([])
     tokenizer.save(folder)
     model = folder / "denoiser"
     save_denoiser(model, denoiser(tokenizer.size).state_dict(), TRANSFORMER, LogLinear(), LENGTH, folder / FILE, {})
-    opened, places = open_denoiser(model), {}
+    opened, folders = open_denoiser(model), {}
     for name, energy in ENERGIES.items():
         network = EnergyNetwork(
             energy=energy,
@@ -46,11 +46,11 @@ def make_full_bundle(folder: Path) -> Path:
             autoregressive=TRANSFORMER if energy.needs_autoregressive else None,
             base=EnergyNetwork(energy=CONDITIONAL, denoiser_digest=opened.digest) if energy.needs_energy else None,
         )
-        places[name] = folder / name
+        folders[name] = folder / name
         weights = _filled(network.build(opened.network)).state_dict()
-        save_energy(places[name], weights, network, LENGTH, folder / FILE, {})
+        save_energy(folders[name], weights, network, LENGTH, folder / FILE, {})
     bundle = Bundle(name="full", energy="step", sampler=Sampler(steps=4, candidates=2))
-    save_bundle(folder / "bundle", bundle, model, places)
+    save_bundle(folder / "bundle", bundle, model, folders)
     return folder / "bundle"
 
 

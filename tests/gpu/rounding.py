@@ -1,4 +1,4 @@
-"""How far the same numbers from two devices may lie apart, from the bits of a number and the roundings on its way.
+"""How far the same numbers from two devices may lie apart, from the bits of a number and the roundings in progress.
 
 Errors of n roundings have random signs, and add up like a random walk: to sqrt(n) times that of one. Tolerances are of
 the networks of these tests. Measured on the pretended device, and with uniform noise of twice the error of a rounding

@@ -17,7 +17,7 @@ from tests.gpu.conftest import Report
 from tests.gpu.rounding import training_tolerance
 from tests.gpu.test_training import largest_difference
 from tests.gpu.zero_worker import cases, key, training
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -56,9 +56,9 @@ def test_a_process_on_cuda_takes_the_steps_of_local_training(cuda, run, report, 
     check(run(cuda), report, name, stage, precision, training_tolerance(name, cuda, precision))
 
 
-def check(found: dict, report: Report, name: str, stage: int, precision: str, tolerance: float) -> None:
+def check(actual: dict, report: Report, name: str, stage: int, precision: str, tolerance: float) -> None:
     """The steps of LocalEngine on the CPU, up to rounding."""
-    result = found[key(name, stage, precision)]
+    result = actual[key(name, stage, precision)]
     assert "error" not in result, result["error"]
     settings = training(precision)
     alone = curve(LocalEngine(objectives()[name](), settings), settings, science_rows)

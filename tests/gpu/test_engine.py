@@ -38,8 +38,8 @@ def jobs(device: str) -> list[Request]:
 def check(engine: InferenceEngine, generator: TextGenerator, asked: list[Request], device: str) -> float:
     """The share of texts that are those of the generator alone, of all that the engine is asked for."""
     tickets = engine.submit(asked)
-    found = [ticket.result(SECONDS).tokens for ticket in tickets]
-    share = equal_share(found, [alone(generator, one).tokens for one in asked])
+    actual = [ticket.result(SECONDS).tokens for ticket in tickets]
+    share = equal_share(actual, [alone(generator, one).tokens for one in asked])
     assert share >= LEAST_EQUAL[device]
     return share
 
@@ -53,8 +53,8 @@ def test_a_score_is_worked_out_beside_texts(here, there):
     asked = ((3, 1, 4, 1, 5), 7, 2, Sampler(steps=2, candidates=2), "step")
     with InferenceEngine(there, "1", PATIENT) as engine:
         engine.submit([job((), 6, 1)])
-        found = engine.run(4.0, there.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
-    assert found.bound.mean == pytest.approx(here.score(*asked).bound.mean, abs=0.01)
+        actual = engine.run(4.0, there.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
+    assert actual.bound.mean == pytest.approx(here.score(*asked).bound.mean, abs=0.01)
 
 
 def test_another_model_takes_over_on_the_device(device, folder, there):
@@ -109,7 +109,7 @@ def test_compiled_networks_run_in_the_engines_thread(cuda, folder, on, report):
 
 @pytest.mark.gpu
 def test_memory_that_was_lacking_is_given_back(cuda, folder, on):
-    """A batch that really fills the device: afterwards nothing of it is held."""
+    """A batch that fills the device releases all of its memory."""
     generator = watched(open_bundle(folder, cuda), before=lambda xt: fill(len(xt)))
     free = torch.cuda.mem_get_info()[0]
 

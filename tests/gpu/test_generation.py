@@ -42,20 +42,19 @@ LEAST_EQUAL = {NAME: 1.0, "cuda": 0.9}
 NATS = {NAME: 2e-5, "cuda": 1e-3}  # the largest difference between log-probabilities or energies in float32
 
 
-def equal_share(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> float:
-    return sum(one == other for one, other in zip(found, expected, strict=True)) / len(expected)
+def equal_share(actual: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> float:
+    return sum(one == other for one, other in zip(actual, expected, strict=True)) / len(expected)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_texts_are_those_of_the_cpu(device, here, there, report, case):
     energy, sampler = CASES[case]
-    wanted, tokens = range(TEXTS[device]), 2 * LENGTH if case == "plain" else LENGTH - len(PROMPT)
-    found, expected = (
-        [text.tokens for text in generator.write(PROMPT, tokens, wanted, sampler, energy)]
-        for generator in (there, here)
+    seeds, tokens = range(TEXTS[device]), 2 * LENGTH if case == "plain" else LENGTH - len(PROMPT)
+    actual, expected = (
+        [text.tokens for text in generator.write(PROMPT, tokens, seeds, sampler, energy)] for generator in (there, here)
     )
-    share = equal_share(found, expected)
-    report(texts=len(wanted), equal_share=share)
+    share = equal_share(actual, expected)
+    report(texts=len(seeds), equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
 
@@ -69,34 +68,34 @@ def test_canvases_filled_by_another_rule_are_those_of_the_cpu(device, here, ther
 
 
 def test_infilled_texts_are_those_of_the_cpu(device, here, there, report):
-    holes, wanted = (5, None, None, 2, None, None, None, 9), range(TEXTS[device])
-    found, expected = (
-        [text.tokens for text in generator.infill(holes, wanted, THREE, "conditional")] for generator in (there, here)
+    holes, seeds = (5, None, None, 2, None, None, None, 9), range(TEXTS[device])
+    actual, expected = (
+        [text.tokens for text in generator.infill(holes, seeds, THREE, "conditional")] for generator in (there, here)
     )
-    share = equal_share(found, expected)
-    report(texts=len(wanted), equal_share=share)
+    share = equal_share(actual, expected)
+    report(texts=len(seeds), equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
 
 def test_texts_at_another_token_temperature_are_those_of_the_cpu(device, folder, report):
-    found = []
+    actual = []
     for place in (device, "cpu"):
         generator = open_bundle(folder, place)
         with torch.no_grad():  # as the evaluation tempers, which divides the logits
             for parameter in generator.denoiser.network.readout.parameters():
                 parameter.div_(0.7)
-        found.append([text.tokens for text in generator.write(PROMPT, 8, range(TEXTS[device]), THREE, "step")])
-    share = equal_share(*found)
+        actual.append([text.tokens for text in generator.write(PROMPT, 8, range(TEXTS[device]), THREE, "step")])
+    share = equal_share(*actual)
     report(texts=TEXTS[device], equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
 
 def test_autoregressive_texts_are_those_of_the_cpu(device, here, there, report):
     keys = torch.arange(TEXTS[device])
-    found, expected = (
+    actual, expected = (
         generator.energies["coar"].model.draw(keys.to(generator.device), LENGTH).tolist() for generator in (there, here)
     )
-    share = equal_share(found, expected)
+    share = equal_share(actual, expected)
     report(texts=len(keys), equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
@@ -104,11 +103,11 @@ def test_autoregressive_texts_are_those_of_the_cpu(device, here, there, report):
 @pytest.mark.parametrize("name", [None, "step", "conditional", "coar"])
 def test_scores_are_those_of_the_cpu(device, here, there, report, name):
     sampler = FOUR if name is None else THREE
-    found, expected = (generator.score((3, 1, 4, 1, 5, 9, 2), 7, 2, sampler, name) for generator in (there, here))
+    actual, expected = (generator.score((3, 1, 4, 1, 5, 9, 2), 7, 2, sampler, name) for generator in (there, here))
     nats = max(
-        _difference(found.nelbo.values, expected.nelbo.values),
-        _difference(found.bound.values, expected.bound.values),
-        *(_difference(found.energies[each].values, expected.energies[each].values) for each in ENERGIES),
+        _difference(actual.nelbo.values, expected.nelbo.values),
+        _difference(actual.bound.values, expected.bound.values),
+        *(_difference(actual.energies[each].values, expected.energies[each].values) for each in ENERGIES),
     )
     report(largest_difference_nats=nats)
     assert nats <= 10 * NATS[device]  # sums over the positions of a text
@@ -116,8 +115,8 @@ def test_scores_are_those_of_the_cpu(device, here, there, report, name):
 
 @pytest.mark.parametrize("name", ["denoiser", *ENERGIES])
 def test_numbers_are_those_of_the_cpu(device, here, there, report, name):
-    found, expected = (numbers(generator, name) for generator in (there, here))
-    nats = _difference(found, expected)
+    actual, expected = (numbers(generator, name) for generator in (there, here))
+    nats = _difference(actual, expected)
     report(largest_difference_nats=nats, of=expected.abs().max().item())
     assert nats <= NATS[device]
 
@@ -125,8 +124,8 @@ def test_numbers_are_those_of_the_cpu(device, here, there, report, name):
 def test_numbers_in_bfloat16_are_near_those_in_float32(device, folder, here, report):
     rounded = open_bundle(folder, device, Execution(precision="bfloat16"))
     for name in ("denoiser", *ENERGIES):
-        found, expected = numbers(rounded, name), numbers(here, name)
-        relative = ((found - expected).norm() / expected.norm()).item()
+        actual, expected = numbers(rounded, name), numbers(here, name)
+        relative = ((actual - expected).norm() / expected.norm()).item()
         report(of=name, relative_error=relative)
         assert relative <= numbers_tolerance(name), name
 
@@ -149,10 +148,10 @@ def test_random_numbers_are_the_same_bits_everywhere(device):
 @pytest.mark.gpu
 def test_compiled_networks_write_the_texts_of_the_others(cuda, folder, report):
     plain, quick = (open_bundle(folder, cuda, Execution(compiled=each)) for each in (False, True))
-    found, expected = (
+    actual, expected = (
         [text.tokens for text in generator.write(PROMPT, 8, range(64), THREE, "step")] for generator in (quick, plain)
     )
-    share = equal_share(found, expected)
+    share = equal_share(actual, expected)
     report(texts=64, equal_share=share)
     assert share >= LEAST_EQUAL[cuda]
 
@@ -181,8 +180,8 @@ def numbers(generator: TextGenerator, name: str) -> Tensor:
     return energy(x, xt, t, log_p, context).float().cpu()
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
-    return (found.cpu() - expected.cpu()).abs().max().item()
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    return (actual.cpu() - expected.cpu()).abs().max().item()
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

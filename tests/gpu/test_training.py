@@ -32,12 +32,12 @@ def engine(name: str, device: str, settings: Training) -> LocalEngine:
     return LocalEngine(objective.to(device), settings)
 
 
-def largest_difference(found: list[list[float]], expected: list[list[float]]) -> float:
+def largest_difference(actual: list[list[float]], expected: list[list[float]]) -> float:
     """Relative, of every loss and gradient norm; as many steps of both."""
-    assert len(found) == len(expected) > 0
+    assert len(actual) == len(expected) > 0
     return max(
         abs(one - other) / abs(other)
-        for step, same in zip(found, expected, strict=True)
+        for step, same in zip(actual, expected, strict=True)
         for one, other in zip(step, same, strict=True)
     )
 

@@ -47,10 +47,10 @@ def resumed(name: str, stage: int, precision: str, device: torch.device) -> dict
     settings = training(precision)
     begun = ZeroEngine(objectives()[name](), settings, Zero(stage=stage), device)
     first = curve(begun, settings, science_rows, halt=True)
-    found = begun.state()
-    assert found is not None
+    actual = begun.state()
+    assert actual is not None
     again = ZeroEngine(objectives()[name](), settings, Zero(stage=stage), device)
-    again.load(found, HALF)
+    again.load(actual, HALF)
     return {"curve": [*first, *curve(again, settings, science_rows)]}
 
 

@@ -27,19 +27,19 @@ def test_more_than_the_canvas_holds_is_refused():
         canvas([None] * 13, 12, MASK)
 
 
-@given(known=st.integers(0, 100), wanted=st.integers(1, 100), length=lengths)
-def test_a_context_leaves_room_and_is_half_the_canvas_at_least(known, wanted, length):
-    context = context_tokens(known, wanted, length)
+@given(known=st.integers(0, 100), new_tokens=st.integers(1, 100), length=lengths)
+def test_a_context_leaves_room_and_is_half_the_canvas_at_least(known, new_tokens, length):
+    context = context_tokens(known, new_tokens, length)
     assert min(known, length // 2) <= context <= known
     assert context < length
 
 
 @given(known=st.integers(0, 40), length=lengths, data=st.data())
 def test_what_fits_the_canvas_loses_nothing(known, length, data):
-    wanted = data.draw(st.integers(1, max(1, length - known)))
-    if known + wanted <= length:
-        assert context_tokens(known, wanted, length) == known
-        assert block_count(known, wanted, length) == 1
+    new_tokens = data.draw(st.integers(1, max(1, length - known)))
+    if known + new_tokens <= length:
+        assert context_tokens(known, new_tokens, length) == known
+        assert block_count(known, new_tokens, length) == 1
 
 
 @given(known=st.integers(0, 40), length=st.integers(2, 40), blocks=st.integers(1, 5))

@@ -51,7 +51,7 @@ def test_before_anything_was_measured_there_is_a_guess():
 
 
 @given(start=st.floats(0, 1), each=st.floats(0.01, 1), rows=st.lists(st.integers(1, 16), min_size=2, max_size=9))
-def test_the_start_of_a_call_is_told_from_its_rows_once_calls_differ(start, each, rows):
+def test_the_start_of_a_call_is_reported_from_its_rows_once_calls_differ(start, each, rows):
     assume(max(rows) > 2 * min(rows))
     assume(each * sum(rows) > 0.2 * (start * len(rows) + each * sum(rows)))
     price = CostModel()
@@ -61,7 +61,7 @@ def test_the_start_of_a_call_is_told_from_its_rows_once_calls_differ(start, each
     assert price.parts == pytest.approx((start, each), abs=1e-6)
 
 
-def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_tell_nothing_of_it():
+def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_show_nothing_of_it():
     pace = Pace()
     for _ in range(2):
         pace.measured(PASS, 1, 0.11)
@@ -71,7 +71,7 @@ def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_te
     assert pace.seconds(NetworkPasses(2.0), "", False, 10) == pytest.approx(0.04)
 
 
-def test_what_bites_divide_is_not_the_start_of_a_call():
+def test_what_cooperative_work_divides_is_not_the_start_of_a_call():
     pace = Pace()
     for units in (1.0, 1.0, 8.0):
         pace.measured("step", units, 0.5 + 0.05 * units)

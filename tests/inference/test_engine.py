@@ -1,4 +1,4 @@
-"""Texts that share steps: each is what it would be alone, nothing of it is taken back, and nobody's enters another.
+"""Texts that share steps: each is the text of its request alone, and no unmasked token changes.
 
 What the engine does when something goes wrong is in test_engine_faults.py.
 """
@@ -49,7 +49,7 @@ def engine(generator):
 
 @settings(max_examples=12, deadline=None)
 @given(some=st.lists(jobs(), min_size=1, max_size=7), slots=st.integers(1, 5), step=st.sampled_from([1e-6, 0.01, 10.0]))
-def test_every_text_is_what_its_job_and_the_model_make_of_it_whoever_its_mates_are(generator, some, slots, step):
+def test_every_text_is_a_function_of_its_request_and_the_model_in_any_batch(generator, some, slots, step):
     limits = Limits(slots=slots, step_seconds=step, waiting=100, patience_seconds=1e6)
     with InferenceEngine(generator, "1", limits) as engine:
         tickets = [ticket for one in some for ticket in engine.submit([one])]
@@ -98,12 +98,12 @@ def test_what_is_given_or_unmasked_never_changes_and_no_position_is_masked_again
                 assert after.unmasked_at[position] == before.unmasked_at[position] or was == mask
         last = states[-1]
         assert last.tokens[: len(text.tokens)] == text.tokens
-        for state in states:  # every state can be told from the last one
-            told = tuple(
+        for state in states:  # every state can be seen_steps from the last one
+            seen_steps = tuple(
                 token if NOT_YET < at <= state.step else mask
                 for token, at in zip(last.tokens, last.unmasked_at, strict=True)
             )
-            assert state.tokens == told
+            assert state.tokens == seen_steps
             assert state.masked == state.tokens.count(mask)
             assert mask not in state.tokens[: state.committed]
 
@@ -252,7 +252,7 @@ def test_a_short_text_among_long_ones_is_done_when_they_have_hardly_begun(tmp_pa
         assert min(long.result(SECONDS).tally.denoiser_calls for long in longs) > 40
 
 
-def test_a_short_text_takes_the_place_of_a_long_one_that_came_first_and_both_are_as_alone(tmp_path):
+def test_a_short_text_takes_the_slot_of_an_earlier_long_one_and_both_are_as_alone(tmp_path):
     generator = open_bundle(make_bundle(tmp_path, length=64))
     with gated(generator, Limits(slots=1, waiting=20, patience_seconds=1e6)) as (engine, gate):
         long, short = job((), 128, 1, steps=200), job((), 5, 2, steps=1)
@@ -266,7 +266,7 @@ def test_a_short_text_takes_the_place_of_a_long_one_that_came_first_and_both_are
         assert first.result(SECONDS) == alone(open_bundle(tmp_path / "bundle"), long)
 
 
-def test_a_text_with_many_candidates_goes_in_bites_between_the_steps_of_others(folder):
+def test_a_text_with_many_candidates_goes_in_parts_between_the_steps_of_others(folder):
     generator, plain = open_bundle(folder), open_bundle(folder)
     together: list[int] = []  # how many candidates the energy was given at once
     generator.energies["step"].register_forward_pre_hook(lambda _, given: together.append(given[0].shape[1]))
@@ -319,7 +319,7 @@ def test_there_is_room_for_so_many_and_a_list_is_taken_whole_or_not_at_all(folde
         assert (now.submitted, now.running + now.waiting, now.rejected) == (5, 5, {"waiting": 2})
 
 
-def test_where_none_may_wait_texts_are_written_while_there_is_a_place(folder):
+def test_without_a_queue_texts_are_generated_while_a_slot_is_free(folder):
     with gated(open_bundle(folder), Limits(slots=2, waiting=0, patience_seconds=1e6)) as (engine, gate):
         tickets = engine.submit([job(seed=1), job(seed=2)])
         with pytest.raises(Full) as full:
@@ -333,7 +333,7 @@ def test_where_none_may_wait_texts_are_written_while_there_is_a_place(folder):
         engine.submit([job()])[0].result(SECONDS)
 
 
-def test_whoever_would_wait_too_long_is_refused_and_whoever_is_alone_never(folder):
+def test_a_request_that_would_wait_too_long_is_rejected_and_one_that_is_alone_never(folder):
     with gated(open_bundle(folder), Limits(slots=2, patience_seconds=1e-9)) as (engine, _):
         engine.submit([job((), 4000, steps=100, deadline=time.monotonic() + SECONDS)])
         with pytest.raises(Full) as full:
@@ -342,7 +342,7 @@ def test_whoever_would_wait_too_long_is_refused_and_whoever_is_alone_never(folde
         assert engine.backlog_seconds > 0
 
 
-def test_whoever_could_not_be_done_by_its_deadline_is_refused(folder):
+def test_a_request_that_could_not_finish_by_its_deadline_is_rejected(folder):
     with gated(open_bundle(folder), PATIENT) as (engine, _):
         engine.submit([job((), 4000, steps=100)])
         late = job((), 4000, steps=100, deadline=time.monotonic() + 0.5)
@@ -409,23 +409,23 @@ def test_who_does_not_look_costs_no_memory(folder):
 # ---------------------------------------------------------------- scores
 
 
-def test_a_score_is_made_in_bites_between_the_steps_of_texts(generator, engine):
+def test_a_score_is_made_in_parts_between_the_steps_of_texts(generator, engine):
     sampler = Sampler(steps=40, candidates=3)
-    bites = generator.stepwise_score(range(LENGTH), 5, 20, sampler)
-    score = engine.run(20 * 40, bites, "a", time.monotonic() + 1e6)
+    work = generator.stepwise_score(range(LENGTH), 5, 20, sampler)
+    score = engine.run(20 * 40, work, "a", time.monotonic() + 1e6)
     (text,) = engine.submit([job()])
     text.result(SECONDS)
     assert not score.done
     expected = generator.score(range(LENGTH), 5, 20, sampler)
-    found = score.result(SECONDS)
-    assert torch.equal(found.bound.values, expected.bound.values)
-    assert torch.equal(found.nelbo.values, expected.nelbo.values)
-    assert all(torch.equal(found.energies[name].values, one.values) for name, one in expected.energies.items())
+    actual = score.result(SECONDS)
+    assert torch.equal(actual.bound.values, expected.bound.values)
+    assert torch.equal(actual.nelbo.values, expected.nelbo.values)
+    assert all(torch.equal(actual.energies[name].values, one.values) for name, one in expected.energies.items())
     assert engine.statistics().finished == {"length": 1, "scored": 1}
     assert engine.backlog_seconds == 0
 
 
-def test_a_score_that_nobody_waits_for_ends(generator, engine):
+def test_a_score_whose_client_is_gone_ends(generator, engine):
     score = engine.run(1.0, generator.stepwise_score([1, 2], 5, 64, Sampler(steps=1000)), "a", time.monotonic() + 1e6)
     score.cancel()
     with pytest.raises(Cancelled):
@@ -435,7 +435,7 @@ def test_a_score_that_nobody_waits_for_ends(generator, engine):
 # ---------------------------------------------------------------- other models
 
 
-def test_new_texts_are_the_new_models_and_those_on_their_way_their_own(tmp_path):
+def test_new_texts_are_of_the_new_model_and_running_ones_of_the_old(tmp_path):
     old, new = open_bundle(make_bundle(tmp_path)), echo()
     expected = alone(old, job((3,), 30, 1))
     with gated(old) as (engine, gate):

@@ -1,4 +1,4 @@
-"""When something goes wrong the engine says so to whom it concerns, to nobody else, and to nobody twice."""
+"""Faults of the engine: each affected request gets its error once, and no other request is affected."""
 
 import logging
 import math
@@ -58,7 +58,7 @@ def test_who_is_cancelled_while_waiting_costs_nothing(generator):
         assert (waiting.progress().status, waiting.progress().step) == ("done", 0)
 
 
-def test_the_place_of_who_is_cancelled_is_free_at_the_next_step(generator):
+def test_the_slot_of_a_cancelled_request_is_free_at_the_next_step(generator):
     with gated(generator, one_slot()) as (engine, gate):
         (first,) = engine.submit([job((), 400, 1)])
         gate.wait()
@@ -110,7 +110,7 @@ def test_a_deadline_in_the_middle_ends_a_text_as_far_as_it_is(generator):
         assert engine.statistics().finished == {"expired": 1, "length": 1}
 
 
-def test_who_cannot_be_told_holds_up_nobody(generator, caplog):
+def test_a_watcher_that_raises_delays_no_other(generator, caplog):
     def closed() -> None:
         raise RuntimeError("the loop is closed")
 
@@ -152,16 +152,16 @@ def chosen(generator: TextGenerator, energies, count: int, candidates: int = 4) 
     """What was picked for each of `count` texts of one step, by energies that are made up; or why nothing was."""
     generator.energies = {**generator.energies, "table": Table(energies)}
     some = [job((), LENGTH, seed, steps=1, candidates=candidates, energy="table") for seed in range(count)]
-    found = []
+    actual = []
     with InferenceEngine(generator, "1", PATIENT) as engine:
         for ticket in engine.submit(some):
             try:
                 ticket.result(SECONDS)
                 found.append(ticket.progress().picked)
             except BrokenRow as error:
-                found.append(error)
+                actual.append(error)
         assert engine.alive
-    return found
+    return actual
 
 
 def test_among_equal_energies_every_candidate_is_as_likely(generator):
@@ -215,7 +215,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_batch_that_does_not_fit_is_halved_and_nobody_notices(generator, whole, error):
+def test_a_batch_that_does_not_fit_is_halved_without_an_effect_on_its_texts(generator, whole, error):
     watched(generator, before=full(2, error))
     some = [job((), 2 * LENGTH, seed, candidates=2) for seed in range(4)]
     with InferenceEngine(generator, "1", Limits(slots=4, step_seconds=100.0)) as engine:
@@ -249,7 +249,7 @@ def test_what_does_not_fit_by_itself_ends_and_the_engine_lives(generator, whole)
 
 
 @pytest.mark.parametrize("fits", [1, 0])
-def test_candidates_that_do_not_fit_together_are_weighed_one_by_one(generator, whole, fits):
+def test_candidates_that_do_not_fit_together_are_scored_one_by_one(generator, whole, fits):
     def refuse(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         if given[0].shape[1] > fits:
             raise ERRORS[0]
@@ -270,7 +270,7 @@ def test_candidates_that_do_not_fit_together_are_weighed_one_by_one(generator, w
 # ---------------------------------------------------------------- the end of the engine
 
 
-def test_an_error_in_the_engine_ends_everything_and_nobody_hangs(generator, caplog):
+def test_an_error_in_the_engine_ends_every_request_and_none_hangs(generator, caplog):
     fault = threading.Event()
 
     def strike(_: torch.Tensor) -> None:
@@ -306,7 +306,7 @@ def test_a_step_that_hangs_shows_in_the_beat(generator):
         assert engine.alive
 
 
-def test_a_text_whose_arithmetic_fails_ends_alone_whoever_shares_its_batch(generator, whole):
+def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(generator, whole):
     def fail(xt: torch.Tensor) -> None:
         if (xt[:, 0] == SAD).any():
             raise FloatingPointError("an energy is not a number")
@@ -333,7 +333,7 @@ def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(generator, 
 
 
 @pytest.mark.parametrize("speculative", [False, True])
-def test_exact_draws_leave_room_for_others_between_two_places(generator, whole, speculative):
+def test_exact_draws_pause_for_other_requests_between_two_positions(generator, whole, speculative):
     exact = job((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
     with InferenceEngine(generator, "1", Limits(slots=2, step_seconds=1e-9)) as engine:
         (slow,) = engine.submit([exact])

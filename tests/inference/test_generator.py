@@ -77,14 +77,14 @@ def test_every_text_is_what_the_sampler_makes_of_its_canvases(generator, one):
 
 
 @QUICK
-@given(prompt=st.lists(tokens, max_size=30), wanted=st.integers(1, 40))
-def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, wanted):
+@given(prompt=st.lists(tokens, max_size=30), new_tokens=st.integers(1, 40))
+def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, new_tokens):
     with canvases(generator) as seen:
-        (text,) = generator.write(prompt, wanted, [5], SAMPLER)
-    assert len(text.tokens) == wanted
+        (text,) = generator.write(prompt, new_tokens, [5], SAMPLER)
+    assert len(text.tokens) == new_tokens
     assert text.finish_reason == "length"
     assert {xt.shape for xt in seen} == {(1, LENGTH)}
-    blocks = block_count(len(prompt), wanted, LENGTH)
+    blocks = block_count(len(prompt), new_tokens, LENGTH)
     assert blocks <= len(seen) == text.tally.denoiser_calls <= SAMPLER.steps * blocks
 
 

@@ -36,12 +36,12 @@ class Told:
         whole = whole if end is None else whole[:end]
         # As an answer that is not streamed shows it.
         self.whole = self.text.echoed(kept[: self.text.count(whole, kept)], whole) if self.echo else whole
-        said, now = IncrementalText(self.text, (MASK, separator), self.stops, self.echo), [MASK] * len(self.tokens)
-        self.pieces = [said.more(now)]
+        output, now = IncrementalText(self.text, (MASK, separator), self.stops, self.echo), [MASK] * len(self.tokens)
+        self.pieces = [output.more(now)]
         for place in self.order:
             now[place] = self.tokens[place]
-            self.pieces.append(said.more(now))
-        self.pieces.append(said.rest(self.whole))
+            self.pieces.append(output.more(now))
+        self.pieces.append(output.rest(self.whole))
 
 
 @settings(deadline=None, max_examples=1000)
@@ -59,15 +59,15 @@ def test_the_pieces_are_the_whole_in_any_order(name, text, stops, echo, data):
     split = data.draw(st.integers(0, len(tokens)))
     before, tokens = tokens[:split], tokens[split:]
     order = data.draw(st.permutations(range(len(tokens))))
-    told = Told(tokenizer, tokens, order, before, stops, echo)
-    assert "".join(told.pieces) == told.whole
+    reported = Told(tokenizer, tokens, order, before, stops, echo)
+    assert "".join(reported.pieces) == reported.whole
 
 
 def test_a_text_that_a_token_shortens_keeps_what_was_streamed():
     tokenizer = made("full-stops")
     unknown, space, stop = 0, 3, 4  # " ." is decoded as ".", so that the full stop takes a letter away
-    told = Told(tokenizer, [space, stop], [0, 1], before=[unknown] * 3, echo=True)
-    assert "".join(told.pieces) == told.whole
+    reported = Told(tokenizer, [space, stop], [0, 1], before=[unknown] * 3, echo=True)
+    assert "".join(reported.pieces) == reported.whole
 
 
 def test_half_a_character_is_kept_back():
@@ -78,11 +78,11 @@ def test_half_a_character_is_kept_back():
 
 def test_what_may_be_the_beginning_of_a_stop_is_kept_back():
     tokenizer = made("bytes")
-    told = Told(tokenizer, tokenizer.encode("abcabd").tolist(), list(range(6)), stops=["abd"])
-    assert told.pieces == ["", "", "", "abc", "", "", "", ""]
+    reported = Told(tokenizer, tokenizer.encode("abcabd").tolist(), list(range(6)), stops=["abd"])
+    assert reported.pieces == ["", "", "", "abc", "", "", "", ""]
 
 
-def test_an_echo_says_its_prompt_at_once_but_for_half_a_letter():
+def test_an_echo_sends_its_prompt_at_once_but_for_half_a_letter():
     tokenizer, (first, *rest) = made("bytes"), list("é!".encode())
     assert Told(tokenizer, rest, [1, 0], [97, first], echo=True).pieces == ["a", "", "é!", ""]
     assert Told(tokenizer, [33], [0], [97, first], ["!"], echo=True).pieces == ["a", "\ufffd", ""]

@@ -155,7 +155,7 @@ def test_tokens_are_read_where_a_text_is(model):
         ("score", {"text": "ab", "draws": 1}, "draws is 1; give an integer of at least 2"),
     ],
 )  # fmt: skip
-def test_what_the_model_cannot_take_is_told(model, method, arguments, message):
+def test_what_the_model_cannot_take_is_reported(model, method, arguments, message):
     with pytest.raises(ValueError, match=message):
         getattr(model, method)(**arguments)
 
@@ -165,7 +165,7 @@ def test_an_unknown_argument_is_named(model):
         model.generate("ab", max_length=3)
 
 
-def test_a_model_without_energies_writes_and_says_what_it_lacks():
+def test_a_model_without_energies_writes_and_states_what_it_lacks():
     model = without_energy(Bytes())
     assert len(model.generate("é", max_tokens=20, seed=1)[0].tokens) <= 20
     with pytest.raises(ValueError, match="candidates is 2, and this model has no energy to choose with"):

@@ -48,14 +48,14 @@ def test_a_published_folder_is_verified(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "model"])
-def test_what_is_no_bundle_is_told(tmp_path, folder, kind):
+def test_what_is_no_bundle_is_reported(tmp_path, folder, kind):
     place = {"nothing": tmp_path / "nowhere", "empty": tmp_path, "model": folder / "denoiser"}[kind]
     expected = {"nothing": "there is no folder .*nowhere; give the"}.get(kind, r"is no bundle \(no bundle.yaml\)")
     with pytest.raises(ValueError, match=expected):
         edlm.load(place)
 
 
-def test_a_uri_without_a_publication_and_an_unknown_scheme_are_told():
+def test_a_uri_without_a_publication_and_an_unknown_scheme_are_reported():
     with pytest.raises(StorageError, match="memory://loading/nothing is not committed"):
         edlm.load("memory://loading/nothing")
     with pytest.raises(StorageError, match="nowhere:// cannot be read: Protocol not known"):
@@ -85,7 +85,7 @@ def test_a_resolver_that_is_not_installed_is_named():
 
 
 @pytest.mark.parametrize("name", ["models:/tiny@champion", "tiny@champion"])
-def test_without_a_checkout_a_registered_name_says_what_it_needs(monkeypatch, name):
+def test_without_a_checkout_a_registered_name_states_what_it_needs(monkeypatch, name):
     for module in [module for module in sys.modules if module.partition(".")[0] == "cluster"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "cluster", None)

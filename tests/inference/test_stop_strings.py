@@ -13,9 +13,9 @@ stops = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
 @given(texts, stops)
 def test_what_ends_a_growing_text_is_what_ends_the_whole(text, stops):
     seen = [cut(text[:length], stops) for length in range(len(text) + 1)]
-    first = next((found for found in seen if found is not None), None)
+    first = next((actual for actual in seen if actual is not None), None)
     assert first == cut(text, stops)
-    assert all(found in (None, first) for found in seen)
+    assert all(actual in (None, first) for actual in seen)
 
 
 @given(texts, stops)

@@ -1,4 +1,4 @@
-"""Token temperatures change the law of every token, and nothing of the model that they are a view of."""
+"""Token temperatures change the distribution of every token, and nothing of the model that they are a view of."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def xt(generator):
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.7, 2.0])
-def test_every_token_has_the_law_of_divided_logits(generator, xt, temperature):
+def test_every_token_has_the_distribution_of_divided_logits(generator, xt, temperature):
     view, where = tempered(generator, temperature), xt == generator.mask
     plain, warm = (one.denoiser.network.log_p(context_of(one, xt), where) for one in (generator, view))
     torch.testing.assert_close(
@@ -40,9 +40,9 @@ def test_at_zero_each_token_is_the_likeliest(generator, xt):
     log_p, context = generator.denoiser.network.log_p(context_of(generator, xt), where), context_of(view, xt)
     assert torch.equal(view.denoiser.network.log_p(context, where).exp().argmax(dim=-1), log_p.argmax(dim=-1))
     assert torch.equal(view.denoiser.network.log_p(context, where).exp().sum(dim=-1), torch.ones(int(where.sum())))
-    tokens, found = view.denoiser.network.draw(context, where, torch.rand(int(where.sum()), 3, dtype=torch.float64))
+    tokens, actual = view.denoiser.network.draw(context, where, torch.rand(int(where.sum()), 3, dtype=torch.float64))
     assert torch.equal(tokens, log_p.argmax(dim=-1)[:, None].expand(-1, 3))
-    assert (found == 0).all()
+    assert (actual == 0).all()
 
 
 def test_logits_that_are_no_numbers_stay_so():
@@ -57,16 +57,20 @@ def test_of_equal_tokens_the_first_is_the_likeliest():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
-def test_a_conditional_energy_is_that_of_its_own_tempered_law(generator, xt, temperature):
+def test_a_conditional_energy_is_that_of_its_own_tempered_distribution(generator, xt, temperature):
     plain, warm = generator.energies["conditional"], tempered(generator, temperature).energies["conditional"]
     context, last = context_of(generator, xt), xt == generator.mask
-    last[0, : int(torch.nonzero(last[0])[-1])] = False  # one new token, so that its law can be listed
+    last[0, : int(torch.nonzero(last[0])[-1])] = False  # one new token, so that its distribution can be listed
     words = torch.arange(generator.denoiser.network.vocabulary)
     x = torch.where(last[:, None], words[None, :, None], xt[:, None])
-    law = plain.log_p(x, xt, context)[0].double()
-    assert law.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
-    wanted = torch.log_softmax(law / temperature, 0) if temperature else (law == law.max()).double().log()
-    torch.testing.assert_close(warm.log_p(x, xt, context)[0], wanted.float(), rtol=1e-4, atol=1e-4)
+    distribution = plain.log_p(x, xt, context)[0].double()
+    assert distribution.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+    expected = (
+        torch.log_softmax(distribution / temperature, 0)
+        if temperature
+        else (distribution == distribution.max()).double().log()
+    )
+    torch.testing.assert_close(warm.log_p(x, xt, context)[0], expected.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_view_shares_weights_and_leaves_its_model_as_it_is(generator):

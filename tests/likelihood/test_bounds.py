@@ -15,7 +15,7 @@ from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.paper import log_partition
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import Cosine, LogLinear
-from tests.laws import Step, every_draw, exact_bound, mean_step_nll, resampled, subsets
+from tests.enumeration import Step, every_draw, exact_bound, mean_step_nll, resampled, subsets
 from tests.worlds import (
     Conditional,
     Constant,
@@ -82,8 +82,8 @@ def test_with_every_draw_among_its_repeats_the_estimate_is_the_truth(candidates,
         torch.testing.assert_close(weights, torch.full_like(weights, 1 / len(weights)))
         rows = (row[None] for row in (x0, xt, unmasked))
         t = torch.ones(1, dtype=torch.float64)
-        found = step_nll(*rows, t, Model(step.denoiser, step.energy, LogLinear()), candidates, 1.0, u[None])  # pyright: ignore
-        assert found.item() == pytest.approx(step.nll(x0, xt, 1.0, unmasked))
+        actual = step_nll(*rows, t, Model(step.denoiser, step.energy, LogLinear()), candidates, 1.0, u[None])  # pyright: ignore
+        assert actual.item() == pytest.approx(step.nll(x0, xt, 1.0, unmasked))
 
 
 @pytest.mark.parametrize("name", ["whole drafts", "step", "ar"])
@@ -96,9 +96,9 @@ def test_repeats_bring_the_estimate_down_to_the_truth(name):
     for repeats in (1, 4, 32):
         u = torch.rand(rows, repeats, 3, 3, generator=torch.Generator().manual_seed(repeats), dtype=torch.float64)
         many = x0.expand(rows, -1), xt, unmasked.expand(rows, -1)
-        found = step_nll(*many, t, Model(step.denoiser, energy, LogLinear()), 3, 1.0, u)
-        means.append(found.mean().item())
-        errors.append((found.std() / math.sqrt(rows)).item())
+        actual = step_nll(*many, t, Model(step.denoiser, energy, LogLinear()), 3, 1.0, u)
+        means.append(actual.mean().item())
+        errors.append((actual.std() / math.sqrt(rows)).item())
     truth = step.nll(x0, xt[0], 1.0, unmasked)
     assert abs(means[0] - mean_step_nll(step, x0, xt[0], 1.0, unmasked)) < 4 * errors[0]
     assert means[0] > means[1] > means[2] > truth - 4 * errors[2]
@@ -112,8 +112,8 @@ def test_the_bound_of_all_steps_is_the_sum_over_every_trajectory(name, schedule)
     copies, steps = 300, 2
     step = Step(here, reader(here), energy, candidates=2)
     x0 = here.texts.repeat(copies, 1)
-    found = sampler_bound(x0, step.denoiser, energy, schedule, Sampler(steps=steps, candidates=2), seed=5, draws=1)
-    mean, error = weighted(found, here, copies)
+    actual = sampler_bound(x0, step.denoiser, energy, schedule, Sampler(steps=steps, candidates=2), seed=5, draws=1)
+    mean, error = weighted(actual, here, copies)
     assert error < 0.03
     assert abs(mean - exact_bound(step, steps, schedule, mean_step_nll)) < 4 * error
     assert mean > exact_bound(step, steps, schedule) - 4 * error
@@ -124,11 +124,11 @@ def test_the_bound_of_a_residual_energy_is_that_of_candidates_from_its_proposal(
     energy, copies = OnProposal(DENSE, world("dense", seed=5)), 150
     truth = exact_bound(Step(DENSE, reader(DENSE), energy, 3), steps, LogLinear())
     for repeats in (1, 64):
-        found = sampler_bound(
+        actual = sampler_bound(
             DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), Sampler(steps=steps, candidates=3),
             seed=3, draws=1, repeats=repeats,
         )  # fmt: skip
-        mean, error = weighted(found, DENSE, copies)
+        mean, error = weighted(actual, DENSE, copies)
         assert error < 0.03
         assert mean > truth - 4 * error
     assert mean < truth + 4 * error + 0.02
@@ -139,8 +139,8 @@ def test_the_bound_of_a_residual_energy_is_that_of_candidates_from_its_proposal(
 def test_the_bound_of_plain_diffusion_is_the_factorised_one(steps, how):
     energy = {"no energy": None, "one candidate": ENERGIES["step"][1], "constant energy": Constant(3.0)}[how]
     sampler, copies = Sampler(steps=steps, candidates=3 if how == "constant energy" else 1), 400
-    found = sampler_bound(DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), sampler, seed=1, draws=2)
-    mean, error = weighted(found, DENSE, copies)
+    actual = sampler_bound(DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), sampler, seed=1, draws=2)
+    mean, error = weighted(actual, DENSE, copies)
     assert error < 0.02
     assert abs(mean - exact_bound(Step(DENSE, reader(DENSE), None, 1), steps, LogLinear())) < 4 * error + 1e-9
 
@@ -163,24 +163,24 @@ def test_outside_the_window_the_bound_is_that_of_plain_diffusion():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_the_exact_bound_of_an_exact_law_is_the_texts_own_log_probability_in_every_trajectory(steps):
+def test_the_exact_bound_of_an_exact_distribution_is_the_texts_own_log_probability_in_every_trajectory(steps):
     sampler = Sampler(steps=steps, candidates=EXACT)
     x0 = DENSE.texts.repeat(3, 1)
-    found = sampler_bound(x0, reader(DENSE), Conditional(DENSE), LogLinear(), sampler, seed=2, draws=2)
-    torch.testing.assert_close(found.values, -DENSE.p.log().repeat(3))
+    actual = sampler_bound(x0, reader(DENSE), Conditional(DENSE), LogLinear(), sampler, seed=2, draws=2)
+    torch.testing.assert_close(actual.values, -DENSE.p.log().repeat(3))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_exact_bound_of_coar_lies_above_the_law_of_what_is_kept_and_repeats_bring_it_there(steps):
+def test_the_exact_bound_of_coar_lies_above_the_distribution_of_what_is_kept_and_repeats_bring_it_there(steps):
     energy, copies = ENERGIES["coar"][1], 400
     truth = exact_bound(Step(DENSE, reader(DENSE), energy, EXACT), steps, LogLinear())
     means = []
     for repeats in (1, 12):
-        found = sampler_bound(
+        actual = sampler_bound(
             DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), Sampler(steps=steps, candidates=EXACT),
             seed=3, draws=1, repeats=repeats,
         )  # fmt: skip
-        mean, error = weighted(found, DENSE, copies)
+        mean, error = weighted(actual, DENSE, copies)
         assert error < 0.04
         assert mean > truth - 4 * error
         means.append(mean)
@@ -269,9 +269,9 @@ def test_the_mean_of_log_z_over_noise_lies_between_its_estimates():
 def test_what_is_resampled_of_k_draws_never_exceeds_k_times_its_own_probability():
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     for k in (1, 2, 4):
-        law = resampled(p, torch.tensor([0.0, -9.0, 3.0], dtype=torch.float64), k)
-        assert law.sum().item() == pytest.approx(1)
-        assert bool((law <= k * p + 1e-12).all())
+        distribution = resampled(p, torch.tensor([0.0, -9.0, 3.0], dtype=torch.float64), k)
+        assert distribution.sum().item() == pytest.approx(1)
+        assert bool((distribution <= k * p + 1e-12).all())
 
 
 def test_evaluation_draws_times_evenly_down_to_zero():

@@ -28,7 +28,7 @@ def networks():
 
 
 @schedules
-def test_the_masks_of_every_schedule_weigh_one_on_average(schedule):
+def test_the_masks_of_every_schedule_have_total_weight_one_on_average(schedule):
     assert mean_masked_weight(schedule) == pytest.approx(1, abs=1e-9)
 
 
@@ -78,8 +78,8 @@ def test_in_a_world_that_is_listed_the_expectation_is_the_entropy_and_not_a_boun
     of = world("dense", seed=1)
     energy = CarryOverEnergy(ExactAutoregressive(of), of.mask)  # pyright: ignore[reportArgumentType]
     for mix in (0.0, 0.9):
-        found = carry_over_estimate(of.texts, Marginals(of, mix), energy, LogLinear())
-        assert (found.values @ of.p).item() == pytest.approx(of.entropy, abs=1e-9)
+        actual = carry_over_estimate(of.texts, Marginals(of, mix), energy, LogLinear())
+        assert (actual.values @ of.p).item() == pytest.approx(of.entropy, abs=1e-9)
 
 
 def test_log_z_is_known_of_coar_alone():
@@ -90,5 +90,5 @@ def test_log_z_is_known_of_coar_alone():
     with pytest.raises(ValueError, match="AutoregressiveEnergy is not additive over masks"):
         carry_over_estimate(x0, net, ar, LogLinear())  # pyright: ignore[reportArgumentType]
     of = world("dense", seed=1)
-    with pytest.raises(ValueError, match="needs whole drafts"):
+    with pytest.raises(ValueError, match="needs an energy of whole sequences"):
         paper_estimate(of.texts, Marginals(of), Residual(of, False), LogLinear(), 0, 1, None)

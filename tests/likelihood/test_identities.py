@@ -13,7 +13,7 @@ from edlm.likelihood.bounds import nelbo, sampler_bound, step_nll
 from edlm.likelihood.paper import paper_estimate
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear, Polynomial
-from tests.laws import Step, exact_bound, mean_step_nll, subsets
+from tests.enumeration import Step, exact_bound, mean_step_nll, subsets
 from tests.worlds import Constant, ExactAutoregressive, Marginals, Residual, World, cartesian, world
 
 DENSE = world("dense", seed=1)
@@ -45,15 +45,15 @@ def canvases(of: World) -> list[torch.Tensor]:
 @pytest.mark.parametrize("of", [DENSE, MARKOV, HIDDEN], ids=["dense", "markov", "hidden"])
 def test_with_perfect_marginals_the_nelbo_is_the_entropy_under_every_schedule(of, schedule):
     copies = 300
-    found, error = over(nelbo(of.texts.repeat(copies, 1), Marginals(of), schedule, seed=3, draws=16), of, copies)
+    actual, error = over(nelbo(of.texts.repeat(copies, 1), Marginals(of), schedule, seed=3, draws=16), of, copies)
     assert error < 0.02
-    assert abs(found - of.entropy) < 4 * error
+    assert abs(actual - of.entropy) < 4 * error
 
 
 def test_with_imperfect_marginals_the_nelbo_lies_above_the_entropy():
     copies = 300
-    found, error = over(nelbo(DENSE.texts.repeat(copies, 1), WRONG, LogLinear(), seed=3, draws=16), DENSE, copies)
-    assert found > DENSE.entropy + 4 * error
+    actual, error = over(nelbo(DENSE.texts.repeat(copies, 1), WRONG, LogLinear(), seed=3, draws=16), DENSE, copies)
+    assert actual > DENSE.entropy + 4 * error
 
 
 @pytest.mark.parametrize("of", [DENSE, MARKOV], ids=["dense", "markov"])
@@ -69,7 +69,7 @@ def test_the_factorised_bound_falls_in_the_number_of_steps_to_the_entropy(of):
 def test_with_the_exact_energy_the_bound_comes_to_the_entropy_as_k_grows(drafts, steps):
     energy, copies = Residual(DENSE, whole_sequence=drafts), 8
     x0 = DENSE.texts.repeat(copies, 1)
-    found = [
+    actual = [
         over(sampler_bound(x0, WRONG, energy, LogLinear(), Sampler(steps=steps, candidates=k), 5, 2), DENSE, copies)[0]
         for k in (2, 1024)
     ]
@@ -78,8 +78,8 @@ def test_with_the_exact_energy_the_bound_comes_to_the_entropy_as_k_grows(drafts,
     alone = exact_bound(last, steps, LogLinear(), _alone) if steps > 1 else 0.0
     # Whole drafts with one repeat stay above: what is thrown away is noise in the weight.
     if steps == 1 or not drafts:
-        assert abs(found[1] - DENSE.entropy - alone) < 0.06
-    assert found[1] > DENSE.entropy - 0.02
+        assert abs(actual[1] - DENSE.entropy - alone) < 0.06
+    assert actual[1] > DENSE.entropy - 0.02
 
 
 def _alone(step: Step, x0, xt, t, unmasked) -> float:
@@ -98,12 +98,12 @@ def test_carry_over_has_z_one_whatever_the_two_models():
         assert (log_p.sum(dim=1) - energies[:, 0]).logsumexp(dim=0).item() == pytest.approx(0, abs=1e-9)
 
 
-def test_with_the_exact_autoregressive_model_the_law_is_the_true_posterior():
+def test_with_the_exact_autoregressive_model_the_distribution_is_the_true_posterior():
     energy = AutoregressiveEnergy(ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
     for xt in canvases(DENSE):
         x, log_p, energies = Step(DENSE, WRONG, energy, 1).drafts(xt, 0.4, xt == DENSE.mask)
-        law = (log_p.sum(dim=1) - energies[:, 0]).softmax(dim=0)
-        torch.testing.assert_close(law, DENSE.log_conditional(x, xt).exp())
+        distribution = (log_p.sum(dim=1) - energies[:, 0]).softmax(dim=0)
+        torch.testing.assert_close(distribution, DENSE.log_conditional(x, xt).exp())
 
 
 @pytest.mark.parametrize("negatives", [1, 2])
@@ -167,8 +167,8 @@ def test_an_energy_of_zero_changes_no_bound():
         plain = sampler_bound(x0, WRONG, None, LogLinear(), Sampler(steps=steps), 7, 2)
         for drafts in (True, False):
             zero = Constant(0.0, whole_sequence=drafts)
-            found = sampler_bound(x0, WRONG, zero, LogLinear(), Sampler(steps=steps, candidates=8), 7, 2)
-            torch.testing.assert_close(found.values, plain.values)
+            actual = sampler_bound(x0, WRONG, zero, LogLinear(), Sampler(steps=steps, candidates=8), 7, 2)
+            torch.testing.assert_close(actual.values, plain.values)
 
 
 def test_the_papers_estimator_is_no_bound_where_tokens_agree():
@@ -176,12 +176,12 @@ def test_the_papers_estimator_is_no_bound_where_tokens_agree():
     agree = world("agree", vocabulary=2)
     x0 = agree.texts[agree.p > 0].repeat(2000, 1)
     exact, energy = Marginals(agree), Residual(agree, whole_sequence=True)
-    found = paper_estimate(x0, exact, energy, LogLinear(), seed=1, draws=4, log_partition_draws=64)
+    actual = paper_estimate(x0, exact, energy, LogLinear(), seed=1, draws=4, log_partition_draws=64)
     bound = nelbo(x0, exact, LogLinear(), seed=1, draws=4)
     assert agree.entropy == pytest.approx(math.log(2))
-    assert abs(found.mean - math.log(2) / 3) < 4 * found.standard_error + 0.01
+    assert abs(actual.mean - math.log(2) / 3) < 4 * actual.standard_error + 0.01
     assert abs(bound.mean - math.log(2)) < 4 * bound.standard_error
-    assert found.mean + 4 * found.standard_error < 0.5 * agree.entropy
+    assert actual.mean + 4 * actual.standard_error < 0.5 * agree.entropy
 
 
 def test_confident_pairs_keep_their_gradient():

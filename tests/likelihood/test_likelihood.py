@@ -77,9 +77,9 @@ def rows():
     return x0, torch.where(masked, M, x0), new, torch.rand(len(x0), generator=g, dtype=torch.float64)
 
 
-def drawn(law: Tensor, u: Tensor) -> Tensor:
-    """A token for each place by its distribution function: law [b l v], u [b l]."""
-    return (u[..., None] >= law.exp().cumsum(-1)).sum(-1).clamp(max=V - 1)
+def drawn(distribution: Tensor, u: Tensor) -> Tensor:
+    """A token for each position by its distribution function: distribution [b l v], u [b l]."""
+    return (u[..., None] >= distribution.exp().cumsum(-1)).sum(-1).clamp(max=V - 1)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -99,26 +99,26 @@ def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_
             tokens = drawn(context, u[:, r, j])
         else:
             tokens = run_to_end(energy.proposal.draw(xt, new, context, u[:, r, j]))[0]
-        wanted = torch.where(filled, tokens, xt)
-        wanted = torch.where(new, x0, wanted) if j == 0 else wanted
-        assert torch.equal(x[:, r, j], wanted), (r, j)
+        expected = torch.where(filled, tokens, xt)
+        expected = torch.where(new, x0, expected) if j == 0 else expected
+        assert torch.equal(x[:, r, j], expected), (r, j)
         if energy.proposal is None:
-            each = context.gather(-1, wanted.clamp(max=V - 1)[..., None])[..., 0]
+            each = context.gather(-1, expected.clamp(max=V - 1)[..., None])[..., 0]
             groups = torch.where(filled, each, 0.0).split(energy.block or L, dim=-1)
             torch.testing.assert_close(log_p[:, r, j], torch.stack([one.sum(-1) for one in groups], -1))
         else:
-            nats = energy.proposal.log_p(wanted[:, None], xt, context)
+            nats = energy.proposal.log_p(expected[:, None], xt, context)
             torch.testing.assert_close(log_p[:, r, j], nats)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 @pytest.mark.parametrize("name", KINDS)
-def test_a_step_costs_what_its_weights_say_in_every_group_with_two_new_tokens(name, temperature):
+def test_a_step_costs_as_its_weights_imply_in_every_group_with_two_new_tokens(name, temperature):
     x0, xt, new, t = rows()
     repeats, k, energy = 2, 3, Recording(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = step_nll(x0, xt, new, t, of(energy), k, temperature, u)
-    assert found.dtype == torch.float64
+    actual = step_nll(x0, xt, new, t, of(energy), k, temperature, u)
+    assert actual.dtype == torch.float64
     ((x, _, _, _, context),) = energy.asked
     e = energy.energy(*energy.asked[0]).unflatten(1, (repeats, k))
     truth = context.gather(-1, x0[..., None])[..., 0]
@@ -135,13 +135,13 @@ def test_a_step_costs_what_its_weights_say_in_every_group_with_two_new_tokens(na
                 ratios = k * v[:, 0] / v.sum(dim=1)
                 plain -= math.log(ratios.mean().item()) if ratios.any() else -math.inf
             nats += plain
-        assert found[row].item() == pytest.approx(nats)
+        assert actual[row].item() == pytest.approx(nats)
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
-def test_the_nelbo_is_the_mean_over_noise_of_its_own_draw_row_and_place(schedule):
+def test_the_nelbo_is_the_mean_over_noise_of_its_own_draw_row_and_position(schedule):
     reader, draws, x0 = Reading(), 3, DENSE.texts
-    found = nelbo(x0, reader, schedule, seed=7, draws=draws)
+    actual = nelbo(x0, reader, schedule, seed=7, draws=draws)
     total = torch.zeros(len(x0), dtype=torch.float64)
     row = torch.arange(len(x0))
     for i, (xt, t) in enumerate(reader.seen):
@@ -151,15 +151,15 @@ def test_the_nelbo_is_the_mean_over_noise_of_its_own_draw_row_and_place(schedule
         nll = -READER.read(xt, t).gather(-1, x0[..., None])[..., 0]
         total += schedule.weight(t) * (nll * masked).sum(dim=1)
     assert len(reader.seen) == draws
-    assert found.values.dtype == torch.float64
-    torch.testing.assert_close(found.values, total / draws, rtol=1e-12, atol=1e-12)
-    assert found.draws == draws
+    assert actual.values.dtype == torch.float64
+    torch.testing.assert_close(actual.values, total / draws, rtol=1e-12, atol=1e-12)
+    assert actual.draws == draws
 
 
 def test_the_paper_estimate_is_its_formula_on_the_noise_of_the_nelbo():
     x0, draws, n, reader = DENSE.texts, 2, 5, Reading()
     energy = Recording(KINDS["whole drafts"])
-    found = paper_estimate(x0, reader, energy, Cosine(), 7, draws, log_partition_draws=n)
+    actual = paper_estimate(x0, reader, energy, Cosine(), 7, draws, log_partition_draws=n)
     known = paper_estimate(x0, Reading(), COAR, Cosine(), 7, draws, log_partition_draws=None)
     values, of_coar = torch.zeros(2, len(x0), dtype=torch.float64)
     row = torch.arange(len(x0))
@@ -175,16 +175,16 @@ def test_the_paper_estimate_is_its_formula_on_the_noise_of_the_nelbo():
         e = energy.energy(x0[:, None], xt, t, log_p, context)[:, 0, 0]
         values += w * (-log_p + e + log_z) / draws
         of_coar += w * (-log_p + COAR(x0[:, None], xt, t, log_p[:, None, None], context)[:, 0, 0]) / draws
-    torch.testing.assert_close(found.values, values)
+    torch.testing.assert_close(actual.values, values)
     torch.testing.assert_close(known.values, of_coar)
-    assert found.draws == known.draws == draws
+    assert actual.draws == known.draws == draws
 
 
 @pytest.mark.parametrize("name", ["whole drafts", "a step in blocks"])
 def test_both_ends_of_log_z_are_those_of_its_drafts_summed_over_groups(name):
     x0, draws, n, reader, energy = DENSE.texts, 2, 4, Reading(), KINDS[name]
-    found = log_partition(x0, reader, energy, LogLinear(), 7, draws, n)
-    wanted = torch.zeros(2, len(x0), dtype=torch.float64)
+    actual = log_partition(x0, reader, energy, LogLinear(), 7, draws, n)
+    expected = torch.zeros(2, len(x0), dtype=torch.float64)
     for i, (xt, t) in enumerate(reader.seen):
         context, u = READER.read(xt, t), uniforms(7, i, torch.arange(len(x0)), Purpose.NEGATIVE, (n, L))
         x = torch.where((xt == M)[:, None], drawn(context[:, None], u), xt[:, None])
@@ -194,8 +194,8 @@ def test_both_ends_of_log_z_are_those_of_its_drafts_summed_over_groups(name):
             log_v[:, [j for j in range(n) if j != out]].logsumexp(dim=1) - math.log(n - 1) for out in range(n)
         ]  # fmt: skip
         high = (2 * n - 1) * low - 2 * (n - 1) * sum(fewer) / n
-        wanted += torch.stack([low.sum(dim=1), high.sum(dim=1)]) / draws
-    for end, values in zip(found, wanted, strict=True):
+        expected += torch.stack([low.sum(dim=1), high.sum(dim=1)]) / draws
+    for end, values in zip(actual, expected, strict=True):
         torch.testing.assert_close(end.values, values)
         assert end.draws == draws
 
@@ -253,20 +253,20 @@ def test_the_other_candidates_of_a_step_are_keyed_by_seed_step_row_and_path():
     x0, xt, new, _ = rows()
     new[3] = False
     energy, sampler = Recording(KINDS["a step"]), Sampler(steps=4, candidates=3)
-    found = step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=2, repeats=2, first_row=11)
+    actual = step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=2, repeats=2, first_row=11)
     moving = torch.nonzero(new.any(dim=1))[:, 0]
     t = torch.full((len(moving),), 0.75, dtype=torch.float64)
     u = uniforms(seeds(9, 3, 11 + moving, Purpose.REPEAT), 2, 0, Purpose.CANDIDATE, (2, 3, L))
-    wanted = torch.zeros(len(x0), dtype=torch.float64)
-    wanted[moving] = step_nll(x0[moving], xt[moving], new[moving], t, of(KINDS["a step"]), 3, 1.0, u)
-    torch.testing.assert_close(found, wanted)
+    expected = torch.zeros(len(x0), dtype=torch.float64)
+    expected[moving] = step_nll(x0[moving], xt[moving], new[moving], t, of(KINDS["a step"]), 3, 1.0, u)
+    torch.testing.assert_close(actual, expected)
     assert torch.equal(energy.asked[0][2], t)
-    assert found[3] == 0
+    assert actual[3] == 0
 
 
 @pytest.mark.parametrize(("window", "inside"), [((0.5, 0.75), True), ((0.75, 1.0), True), ((0.0, 0.75), True),
                                                 ((0.76, 1.0), False), ((0.0, 0.74), False)])  # fmt: skip
-def test_a_step_is_weighed_where_its_time_lies_in_the_window_the_ends_included(window, inside):
+def test_a_step_resamples_if_its_time_lies_in_the_window_ends_included(window, inside):
     x0, xt, new, _ = rows()
     energy = Recording(KINDS["a step"])
     sampler = Sampler(steps=4, candidates=3, window=window)
@@ -278,27 +278,27 @@ def test_a_step_is_weighed_where_its_time_lies_in_the_window_the_ends_included(w
 def test_the_exact_step_of_coar_averages_the_probability_of_the_truth_over_what_stands_left_of_it(repeats):
     x0, xt, new, t = rows()
     u = torch.rand(len(x0), repeats, 1, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = step_nll(x0, xt, new, t, of(COAR), EXACT, 1.0, u)
+    actual = step_nll(x0, xt, new, t, of(COAR), EXACT, 1.0, u)
     for row in range(0, len(x0), 7):
         ways = []
         for r in range(repeats):
             text, nats = xt[row].clone(), 0.0
             for at in range(L):
                 prefix = torch.where(torch.arange(L) < at, text, M)
-                law = DENSE.next_token(prefix, at)
+                distribution = DENSE.next_token(prefix, at)
                 if new[row, at]:
                     text[at] = x0[row, at]
-                    nats += law[text[at]].item()
+                    nats += distribution[text[at]].item()
                 elif text[at] == M:
-                    text[at] = drawn(law[None, None], u[row, r, 0, at][None, None])[0, 0]
+                    text[at] = drawn(distribution[None, None], u[row, r, 0, at][None, None])[0, 0]
             ways.append(math.exp(nats))
-        assert found[row].item() == pytest.approx(-math.log(sum(ways) / repeats))
+        assert actual[row].item() == pytest.approx(-math.log(sum(ways) / repeats))
 
 
-def test_the_exact_step_of_a_conditional_energy_is_its_own_law_whatever_the_denoiser():
+def test_the_exact_step_of_a_conditional_energy_is_its_own_distribution_whatever_the_denoiser():
     x0, xt, new, t = rows()
-    found = step_nll(x0, xt, new, t, of(Conditional(DENSE)), EXACT, 1.0, torch.zeros(len(x0), 1, 1, L).double())
-    torch.testing.assert_close(found, -DENSE.log_conditional(torch.where(new, x0, xt), xt))
+    actual = step_nll(x0, xt, new, t, of(Conditional(DENSE)), EXACT, 1.0, torch.zeros(len(x0), 1, 1, L).double())
+    torch.testing.assert_close(actual, -DENSE.log_conditional(torch.where(new, x0, xt), xt))
 
 
 def test_an_estimate_of_one_sequence_has_a_mean_and_no_error_and_of_many_the_error_of_their_mean():
@@ -310,6 +310,6 @@ def test_an_estimate_of_one_sequence_has_a_mean_and_no_error_and_of_many_the_err
 
 def test_the_autoregressive_nll_is_that_of_every_token():
     texts = cartesian(V, L)
-    found = autoregressive_nll(texts, ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(found.values.neg().exp(), DENSE.p)
-    assert (found.draws, found.values.dtype) == (1, torch.float64)
+    actual = autoregressive_nll(texts, ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(actual.values.neg().exp(), DENSE.p)
+    assert (actual.draws, actual.values.dtype) == (1, torch.float64)

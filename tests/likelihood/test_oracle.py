@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from edlm.schedule import LogLinear
-from tests.laws import Step, exact_bound, subsets
-from tests.places import SHARED
+from tests.enumeration import Step, exact_bound, subsets
+from tests.paths import SHARED
 from tests.worlds import Marginals, Residual, world
 
 ORACLE = SHARED / "oracle.py"
@@ -38,15 +38,15 @@ def theirs(oracle, source: str, mix: float, length: int = 3):
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_sources_are_the_oracles(oracle, source):
     here, there = world(source), theirs(oracle, source, 0.0)
-    law = torch.tensor([there.p[tuple(text)] for text in here.texts.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(here.p, law, rtol=1e-12, atol=0)
+    distribution = torch.tensor([there.p[tuple(text)] for text in here.texts.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(here.p, distribution, rtol=1e-12, atol=0)
     assert here.entropy == pytest.approx(there.H)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("energy", ENERGIES)
 @pytest.mark.parametrize(("k", "mix"), [(2, 0.2), (0, 0.0)])  # at k = 0 the oracle leaves single tokens to p_theta
-def test_a_step_unmasks_by_the_law_of_the_oracle(oracle, source, energy, k, mix):
+def test_a_step_unmasks_by_the_distribution_of_the_oracle(oracle, source, energy, k, mix):
     drafts, block = ENERGIES[energy]
     length = 4 if block else 3
     here, there = world(source, length=length), theirs(oracle, source, mix, length)
@@ -56,9 +56,9 @@ def test_a_step_unmasks_by_the_law_of_the_oracle(oracle, source, energy, k, mix)
         xt = torch.where(masked, here.mask, x0)
         z = tuple(-1 if hidden else token for token, hidden in zip(x0.tolist(), masked, strict=True))
         for unmasked in subsets(masked)[1:]:
-            places = tuple(torch.nonzero(unmasked)[:, 0].tolist())
-            wanted = there.unmask(z, places, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
-            assert step.nll(x0, xt, 0.5, unmasked) == pytest.approx(wanted, rel=1e-9)
+            positions = tuple(torch.nonzero(unmasked)[:, 0].tolist())
+            expected = there.unmask(z, positions, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
+            assert step.nll(x0, xt, 0.5, unmasked) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -40,12 +40,12 @@ def test_a_path_begins_blank_ends_whole_and_unmasks_what_is_masked(name, schedul
     for (_, xt, new), (_, after, _) in itertools.pairwise(stops):
         assert bool(((xt == M) | (xt == X0)).all())
         assert not bool((new & (xt != M)).any())
-        told = torch.where(new, X0, xt)
+        reported = torch.where(new, X0, xt)
         if name == "remasking":
-            assert bool(((after == told) | (after == M)).all())
+            assert bool(((after == reported) | (after == M)).all())
             assert not bool((new & (after == M)).any())
         else:
-            assert torch.equal(after, told)
+            assert torch.equal(after, reported)
     _, xt, new = stops[-1]
     assert torch.equal(torch.where(new, X0, xt), X0)
     times = sum(new.long() for _, _, new in stops)
@@ -54,7 +54,7 @@ def test_a_path_begins_blank_ends_whole_and_unmasks_what_is_masked(name, schedul
 
 @schedules
 @pytest.mark.parametrize("name", ["at random", "another grid"])
-def test_a_place_is_masked_at_a_time_where_its_number_lies_above_alpha(name, schedule):
+def test_a_position_is_masked_at_a_time_if_its_number_is_above_alpha(name, schedule):
     sampler, row = WAYS[name], 20 + torch.arange(len(X0))
     u = uniforms(3, 1, row, Purpose.UNMASK, (L,))
     for i, xt, _ in path(name, schedule, first_row=20):
@@ -90,11 +90,11 @@ def test_the_most_certain_are_looked_for_at_the_time_of_the_step():
 
 @ways
 def test_seeds_paths_and_rows_have_paths_of_their_own_and_rows_of_a_longer_list_keep_theirs(name):
-    def told(**changes):
+    def reported(**changes):
         return torch.stack([xt for _, xt, _ in path(name, **changes)])
 
-    first = told()
-    assert torch.equal(first, told())
-    for other in (told(seed=4), told(draw=2), told(first_row=1)):
+    first = reported()
+    assert torch.equal(first, reported())
+    for other in (reported(seed=4), reported(draw=2), reported(first_row=1)):
         assert not torch.equal(first, other)
-    torch.testing.assert_close(told(x0=X0[30:], first_row=30), first[:, 30:])
+    torch.testing.assert_close(reported(x0=X0[30:], first_row=30), first[:, 30:])

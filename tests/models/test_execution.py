@@ -39,7 +39,7 @@ def test_what_is_computed_in_bfloat16_fills_every_gap(folder, candidates):
 
 
 @needs_compiler
-def test_compiled_layers_say_what_the_exact_ones_say_in_batches_of_any_size(folder):
+def test_compiled_layers_equal_the_exact_ones_in_batches_of_any_size(folder):
     torch._dynamo.reset()  # of what other tests have compiled
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     exact, compiled = (open_bundle(folder, execution=Execution(compiled=one)).denoiser.network for one in (False, True))

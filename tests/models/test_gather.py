@@ -23,19 +23,19 @@ def selections(draw):
 @settings(max_examples=200, deadline=None)
 def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selection, every_size):
     new, block = selection
-    found = []
+    actual = []
     for packed in pack(new, block, every_size):
         for row, group, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True):
             positions = at[valid].tolist()
             assert positions == sorted(positions)
             assert all(p // (block or new.shape[1]) == group for p in positions)
-            found += [(int(row), p) for p in positions]
-    assert sorted(found) == [tuple(pair) for pair in torch.nonzero(new).tolist()]
+            actual += [(int(row), p) for p in positions]
+    assert sorted(actual) == [tuple(pair) for pair in torch.nonzero(new).tolist()]
 
 
 @given(selections())
 @settings(max_examples=100, deadline=None)
-def test_a_rows_packing_does_not_depend_on_its_mates(selection):
+def test_the_packing_of_a_row_does_not_depend_on_its_batch(selection):
     new, block = selection
     together = {
         (int(r), int(g)): (at.tolist(), valid.tolist())
@@ -59,8 +59,8 @@ def test_every_size_is_one_call_whatever_is_new():
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 16, 64])
 @pytest.mark.parametrize("block", [None, 8])
-def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_steps(block, steps):
-    """Only what a step unmasks enters, so that T steps cost one pass over k drafts; single tokens are not weighed."""
+def test_a_whole_text_costs_a_head_at_most_k_tokens_per_position_in_any_number_of_steps(block, steps):
+    """Only what a step unmasks enters, so that T steps cost one pass over k drafts; single tokens are not scored."""
     candidates, length, entered = 4, 48, 0
     net = denoiser(vocabulary=60)
     energy = stirred(StepEnergyConfig(block=block, width=16, layers=1, heads=2).build(net))
@@ -75,20 +75,20 @@ def test_a_whole_text_takes_a_head_at_most_k_tokens_a_place_in_however_many_step
         canvas, net, energy, LogLinear(), torch.arange(2),
         on_step=lambda step: joint.append(sum_by_group(step.unmasked.long(), block)),
     )  # fmt: skip
-    wanted = candidates * sum(int(groups[groups > 1].sum()) for groups in joint)
-    assert wanted <= candidates * 2 * length
-    assert 0.9 * wanted <= entered <= wanted  # of equal candidates one is weighed
-    assert wanted > 0 or steps == 64
+    expected = candidates * sum(int(groups[groups > 1].sum()) for groups in joint)
+    assert expected <= candidates * 2 * length
+    assert 0.9 * expected <= entered <= expected  # of equal candidates one is scored
+    assert expected > 0 or steps == 64
 
 
 @pytest.mark.parametrize(
-    ("kind", "block", "length"), [("step", 2, 9), ("step", 3, 10), ("step", None, 3), ("law", None, 2)]
+    ("kind", "block", "length"), [("step", 2, 9), ("step", 3, 10), ("step", None, 3), ("conditional", None, 2)]
 )
-def test_energies_of_the_smallest_groups_do_not_depend_on_a_rows_mates(kind, block, length):
+def test_energies_of_the_smallest_groups_do_not_depend_on_the_batch(kind, block, length):
     net = denoiser(vocabulary=60)
     config = (
         ConditionalEnergyConfig(width=32, heads=2)
-        if kind == "law"
+        if kind == "conditional"
         else StepEnergyConfig(block=block, width=32, layers=2, heads=2)
     )
     energy = stirred(config.build(net), seed=4)

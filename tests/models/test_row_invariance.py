@@ -87,8 +87,8 @@ def test_a_time(width, precision):
 def test_a_sequence_in_attention(kind, channels, precision):
     k, v = (drawn(24, 2, 33, channels, seed=seed).to(precision) for seed in range(2))
     seen = (torch.arange(33) < 1 + torch.arange(24)[:, None])[:, None, None] if kind == "some" else None
-    for places in (33,) if kind == "causal" else (1, 2, 3, 5, 7, 11, 15, 31, 33):
-        q = drawn(24, 2, places, channels, seed=places).to(precision)
+    for lengths in (33,) if kind == "causal" else (1, 2, 3, 5, 7, 11, 15, 31, 33):
+        q = drawn(24, 2, lengths, channels, seed=lengths).to(precision)
         require_invariance(
             lambda part, q=q: attend(
                 q[part], k[part], v[part], None if seen is None else seen[part], causal=kind == "causal"

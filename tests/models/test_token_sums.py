@@ -80,9 +80,9 @@ def parts(objective: Objective) -> Iterator[tuple[str, list[str]]]:
 
 def require_equal(name: str, rows: int, accumulation: int) -> None:
     exact = gradients(OBJECTIVES[name](), "float32", rows, 1)
-    found = gradients(OBJECTIVES[name](), "bfloat16", rows, accumulation)
+    actual = gradients(OBJECTIVES[name](), "bfloat16", rows, accumulation)
     for part, names in parts(OBJECTIVES[name]()):
-        true, mine = (torch.cat([some[one].double().flatten() for one in names]) for some in (exact, found))
+        true, mine = (torch.cat([some[one].double().flatten() for one in names]) for some in (exact, actual))
         assert mine.norm().item() == pytest.approx(true.norm().item(), rel=NORM), part
         assert torch.cosine_similarity(mine, true, 0) > COSINE, part
 
@@ -106,7 +106,7 @@ def test_the_gradient_is_that_of_float32_whatever_the_chunks_of_the_vocabulary_i
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_layers_say_forward_what_torchs_say(bias):
+def test_the_forward_pass_of_the_layers_equals_torchs(bias):
     torch.manual_seed(0)
     x, ids = torch.randn(5, 7, 32).bfloat16(), torch.randint(VOCABULARY, (5, 7))
     for mine, theirs, given in (

@@ -59,7 +59,7 @@ def test_features_of_some_positions_are_those_of_the_whole_pass(where, time):
     torch.testing.assert_close(some[where], net(x, t)[where])
 
 
-def test_what_is_not_valid_is_seen_by_nobody(x):
+def test_an_invalid_model_serves_no_request(x):
     layer, valid = stirred(Block(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
     changed = x.clone()
     changed[:, 5:] += 1
@@ -84,8 +84,8 @@ def test_one_row_of_the_mask_gives_the_bits_of_the_whole_mask(m):
     x, valid = torch.randn(3, m, 16, generator=g), torch.arange(m) < torch.tensor([[m], [m // 2 + 1], [1]])
     q, k, v = layer._projected(x, turn := Rotary.at(torch.arange(m), 8))
     whole = valid[:, None, None].expand(-1, 1, m, -1).contiguous()
-    wanted = layer._joined(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=whole))
-    assert torch.equal(layer._attend(x, turn, causal=False, valid=valid)[valid], wanted[valid])
+    expected = layer._joined(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=whole))
+    assert torch.equal(layer._attend(x, turn, causal=False, valid=valid)[valid], expected[valid])
 
 
 def test_where_nothing_is_valid_there_are_numbers_all_the_same(x):
@@ -116,9 +116,9 @@ def test_chunks_of_the_vocabulary_change_neither_values_nor_gradients(chunk, mon
     expected = torch.log_softmax(x @ head.weight.T + head.bias, -1).gather(1, tokens[:, None])[:, 0]
     gradient = torch.autograd.grad(expected.sum(), (x, head.weight))
     monkeypatch.setattr(readout, "CHUNK", chunk)
-    found = head.log_p_of(x, tokens)
-    torch.testing.assert_close(found, expected)
-    for mine, theirs in zip(torch.autograd.grad(found.sum(), (x, head.weight)), gradient, strict=True):
+    actual = head.log_p_of(x, tokens)
+    torch.testing.assert_close(actual, expected)
+    for mine, theirs in zip(torch.autograd.grad(actual.sum(), (x, head.weight)), gradient, strict=True):
         torch.testing.assert_close(mine, theirs)
 
 

@@ -1,4 +1,4 @@
-"""A plan of effort is the best of all plans, its steps follow their own laws, and its bound is the sum of theirs."""
+"""A plan is the best of all plans, its steps have their own distributions, and its bound is the sum of theirs."""
 
 import itertools
 
@@ -12,8 +12,8 @@ from edlm.planning.compute_budget import PlannedSampler, StepChoice, best_plan, 
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain
 from edlm.schedule import LogLinear
-from tests.laws import Step, chi_square, step_law
-from tests.sampling.test_sampler_law import DENSE, FAR, N, counts, denoiser
+from tests.enumeration import Step, chi_square, step_distribution
+from tests.sampling.test_sampler_distribution import DENSE, FAR, N, counts, denoiser
 from tests.worlds import Conditional, Residual
 
 ENERGIES = {
@@ -43,9 +43,9 @@ def test_no_plan_within_the_budget_gains_more(instance):
             best_plan(gains, seconds, budget)
         return
     left = budget - int(seconds.min(dim=1).values.sum())
-    found = best_plan(gains, seconds, budget, ticks=max(left, 1))  # of a second each: nothing is rounded
-    assert sum(seconds[i, c].item() for i, c in enumerate(found)) <= budget
-    assert sum(gains[i, c].item() for i, c in enumerate(found)) == pytest.approx(max(every)[0])
+    actual = best_plan(gains, seconds, budget, ticks=max(left, 1))  # of a second each: nothing is rounded
+    assert sum(seconds[i, c].item() for i, c in enumerate(actual)) <= budget
+    assert sum(gains[i, c].item() for i, c in enumerate(actual)) == pytest.approx(max(every)[0])
 
 
 @settings(deadline=None, max_examples=30)
@@ -55,10 +55,10 @@ def test_seconds_that_are_no_whole_ticks_never_exceed_the_budget(seed, factor, t
     gains, seconds = torch.rand(2, 6, 5, dtype=torch.float64, generator=generator)
     seconds += 0.01
     budget = factor * seconds.min(dim=1).values.sum().item() * 1.01
-    found = best_plan(gains, seconds, budget, ticks)
-    assert seconds[torch.arange(6), torch.tensor(found)].sum().item() <= budget
+    actual = best_plan(gains, seconds, budget, ticks)
+    assert seconds[torch.arange(6), torch.tensor(actual)].sum().item() <= budget
     more = best_plan(gains, seconds, 2 * budget, ticks)
-    total = [gains[torch.arange(6), torch.tensor(plan)].sum().item() for plan in (found, more)]
+    total = [gains[torch.arange(6), torch.tensor(plan)].sum().item() for plan in (actual, more)]
     assert total[1] >= total[0] - 1e-9
 
 
@@ -74,28 +74,28 @@ def test_no_budget_is_too_small_because_seconds_are_rounded(steps, factor):
 
 
 @pytest.mark.parametrize("plan", [(WHOLE, PLAIN, PAIRS), (EXACT, WHOLE, PLAIN), (PLAIN, PLAIN, EXACT)])
-def test_every_step_of_a_plan_follows_its_own_law(plan):
+def test_every_step_of_a_plan_follows_its_own_distribution(plan):
     sampler = Sampler(steps=3)
     texts = PlannedSampler(sampler, plan).sample(
         DENSE.canvas(2 * N), denoiser(DENSE), ENERGIES, LogLinear(), torch.arange(2 * N)
     )
-    assert chi_square(counts(DENSE, texts), planned_law(sampler, plan)) < FAR
+    assert chi_square(counts(DENSE, texts), planned_distribution(sampler, plan)) < FAR
     if plan != plan[::-1]:
-        assert (planned_law(sampler, plan) - planned_law(sampler, plan[::-1])).abs().max() > 1e-3
+        assert (planned_distribution(sampler, plan) - planned_distribution(sampler, plan[::-1])).abs().max() > 1e-3
 
 
-def planned_law(sampler: Sampler, plan: tuple[StepChoice, ...]) -> torch.Tensor:
-    """By enumeration, the laws of the steps one after the other."""
-    laws = {tuple(DENSE.canvas(1)[0].tolist()): 1.0}
+def planned_distribution(sampler: Sampler, plan: tuple[StepChoice, ...]) -> torch.Tensor:
+    """By enumeration, the distributions of the steps one after the other."""
+    distributions = {tuple(DENSE.canvas(1)[0].tolist()): 1.0}
     for i, choice in zip(range(sampler.steps, 0, -1), plan, strict=True):
         energy = None if choice.energy is None else ENERGIES[choice.energy]
         step, after = Step(DENSE, denoiser(DENSE), energy, choice.candidates), {}
-        for xt, weight in laws.items():
+        for xt, weight in distributions.items():
             t, s = i / sampler.steps, (i - 1) / sampler.steps
-            for xs, probability in step_law(step, torch.tensor(xt), t, s, LogLinear()).items():
+            for xs, probability in step_distribution(step, torch.tensor(xt), t, s, LogLinear()).items():
                 after[xs] = after.get(xs, 0.0) + weight * probability
-        laws = after
-    return torch.tensor([laws.get(tuple(text), 0.0) for text in DENSE.texts.tolist()], dtype=torch.float64)
+        distributions = after
+    return torch.tensor([distributions.get(tuple(text), 0.0) for text in DENSE.texts.tolist()], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("choice", [PLAIN, WHOLE, PAIRS, EXACT])
@@ -149,8 +149,8 @@ def test_a_plan_that_does_not_fit_its_sampler_is_refused():
 
 
 def test_a_plan_that_asks_for_an_energy_that_is_not_there_is_refused_by_its_name():
-    planned = PlannedSampler(Sampler(steps=1), (StepChoice("nobody", 2),))
-    with pytest.raises(ValueError, match="energy 'nobody'; there are: whole, pairs, exact"):
+    planned = PlannedSampler(Sampler(steps=1), (StepChoice("unknown", 2),))
+    with pytest.raises(ValueError, match="energy 'unknown'; there are: whole, pairs, exact"):
         planned.sample(DENSE.canvas(1), denoiser(DENSE), ENERGIES, LogLinear(), torch.arange(1))
 
 

@@ -12,8 +12,8 @@ from edlm.likelihood.bounds import sampler_bound
 from edlm.planning.fitted_step_times import best_grid, step_costs
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from tests.laws import chi_square, sampler_law
-from tests.sampling.test_sampler_law import DENSE, FAR, N, counts, denoiser
+from tests.enumeration import chi_square, sampler_distribution
+from tests.sampling.test_sampler_distribution import DENSE, FAR, N, counts, denoiser
 from tests.worlds import Residual
 
 X0 = DENSE.texts[torch.multinomial(DENSE.p, 200, replacement=True, generator=torch.Generator().manual_seed(0))]
@@ -54,13 +54,13 @@ def test_a_fitted_grid_is_no_worse_than_equal_steps_on_what_it_was_fitted_on(ste
 
 
 @pytest.mark.parametrize("energy", [None, STEP])
-def test_texts_on_another_grid_follow_its_law(energy):
+def test_texts_on_another_grid_follow_its_distribution(energy):
     sampler = Sampler(steps=2, candidates=1 if energy is None else 3, grid=(0.0, 0.05, 1.0))
     texts = sampler.sample(DENSE.canvas(N), denoiser(DENSE), energy, LogLinear(), torch.arange(N))
-    law = sampler_law(DENSE, denoiser(DENSE), energy, sampler, LogLinear(), DENSE.canvas(1)[0])
-    assert chi_square(counts(DENSE, texts), law) < FAR
+    distribution = sampler_distribution(DENSE, denoiser(DENSE), energy, sampler, LogLinear(), DENSE.canvas(1)[0])
+    assert chi_square(counts(DENSE, texts), distribution) < FAR
     equal = Sampler(steps=2, candidates=sampler.candidates)
-    other = sampler_law(DENSE, denoiser(DENSE), energy, equal, LogLinear(), DENSE.canvas(1)[0])
+    other = sampler_distribution(DENSE, denoiser(DENSE), energy, equal, LogLinear(), DENSE.canvas(1)[0])
     assert chi_square(counts(DENSE, texts), other) > FAR + 1
 
 

@@ -29,11 +29,11 @@ def test_chunks_hold_every_position_once_in_order_and_no_more_than_they_may(seed
     total = int(where.sum())
     size = max(multiple, chunk // 3 // multiple * multiple)
     assert [int(part.sum()) for part in parts] == [min(size, total - start) for start in range(0, total, size)]
-    places = [place for part in parts for place in part.flatten().nonzero()[:, 0].tolist()]
-    assert places == where.flatten().nonzero()[:, 0].tolist()
+    positions = [position for part in parts for position in part.flatten().nonzero()[:, 0].tolist()]
+    assert positions == where.flatten().nonzero()[:, 0].tolist()
 
 
-def test_what_is_proposed_is_drawn_by_the_numbers_of_its_place_with_its_log_probability():
+def test_proposals_are_drawn_by_the_numbers_of_their_position_with_their_log_probability():
     of = world("dense", length=4, seed=1)
     reader, g = Marginals(of, mix=0.1), torch.Generator().manual_seed(0)
     xt = torch.where(torch.rand(20, 4, generator=g) < 0.7, of.mask, 1)
@@ -42,16 +42,16 @@ def test_what_is_proposed_is_drawn_by_the_numbers_of_its_place_with_its_log_prob
     x, by_position = propose(reader, context, xt, where, u)
     tokens = (u[..., None] >= context.exp().cumsum(-1)[:, None]).sum(-1).clamp(max=2)
     assert torch.equal(x, torch.where(where[:, None], tokens, xt[:, None]))
-    told = context[:, None].expand(-1, 3, -1, -1).gather(-1, tokens[..., None])[..., 0]
-    assert torch.equal(by_position, torch.where(where[:, None], told, 0.0))
+    reported = context[:, None].expand(-1, 3, -1, -1).gather(-1, tokens[..., None])[..., 0]
+    assert torch.equal(by_position, torch.where(where[:, None], reported, 0.0))
     assert by_position.dtype == torch.float64
 
 
 def test_a_denoiser_that_can_is_asked_for_some_positions_alone():
     net, where = denoiser(5), torch.tensor([[True, False, False, True]])
     xt, t = torch.tensor([[5, 1, 5, 5]]), torch.tensor([0.6])
-    found, whole = read(net, xt, t, where), net.read(xt, t)
-    torch.testing.assert_close(found[where], whole[where])
+    actual, whole = read(net, xt, t, where), net.read(xt, t)
+    torch.testing.assert_close(actual[where], whole[where])
     reader = Marginals(world("dense", length=4))
     assert torch.equal(read(reader, xt.clamp(max=3), t, where), reader.read(xt.clamp(max=3), t))
 
@@ -64,8 +64,13 @@ class Recording:
 
     def __call__(self, x, xt, t, log_p, context):
         self.calls.append(tuple(x.shape[:2]))
-        places = torch.arange(1, x.shape[2] + 1)
-        own = (x * places).sum(dim=-1) + t[:, None] + context.sum(dim=-1)[:, None] + (xt * places).sum(dim=-1)[:, None]
+        positions = torch.arange(1, x.shape[2] + 1)
+        own = (
+            (x * positions).sum(dim=-1)
+            + t[:, None]
+            + context.sum(dim=-1)[:, None]
+            + (xt * positions).sum(dim=-1)[:, None]
+        )
         return own[..., None] * torch.arange(1, 3) + log_p
 
 

@@ -1,8 +1,8 @@
-"""Whatever the sampler saves, alone or together, the texts follow the law of the naive one: chi-square over all texts.
+"""With every saving of the sampler, the texts follow the distribution of the naive one: chi-square over all texts.
 
-The reference lists every draw of the naive sampler (`tests.laws`, which `test_naive` holds it to). Each case is drawn
-in one batch of rows whose canvases differ. What bounds memory (tokens at once, rows of the vocabulary at once) and what
-mixes the batch (rows at different times) must not change a single token of it, so these are held to the same texts.
+The reference enumerates every draw of the naive sampler (`tests.enumeration`, checked in `test_naive`). Each case is
+drawn in one batch of different canvases. Limits of memory (tokens at once, rows of the vocabulary at once) and mixed
+batches (rows at different times) must not change a single token, so these cases are compared text by text.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from edlm.models import readout
 from edlm.sampling import candidates
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import LogLinear
-from tests.laws import chi_square, sampler_law, sampler_laws
+from tests.enumeration import chi_square, sampler_distribution, sampler_distributions
 from tests.worlds import Conditional, ExactAutoregressive, Marginals, Residual, world
 
 WORLD = world("dense", vocabulary=2, length=3, seed=11)
@@ -62,17 +62,17 @@ every_case = pytest.mark.parametrize(("how", "window", "steps"), list(itertools.
 
 
 @every_case
-def test_every_row_of_a_mixed_batch_follows_the_law_of_the_naive_sampler(how, window, steps):
+def test_every_row_of_a_mixed_batch_follows_the_distribution_of_the_naive_sampler(how, window, steps):
     energy, sampler = sampler_of(how, window, steps)
     xt, seeds = batch(EACH)
-    told = []
-    texts = sampler.sample(xt, READER, energy, SCHEDULE, seeds, on_step=told.append)
+    reported = []
+    texts = sampler.sample(xt, READER, energy, SCHEDULE, seeds, on_step=reported.append)
     codes = (texts * torch.tensor([4, 2, 1])).sum(dim=1)
-    laws = sampler_laws(WORLD, READER, energy, sampler, SCHEDULE, CANVASES)
-    for kind, (canvas, law) in enumerate(zip(CANVASES, laws, strict=True)):
+    distributions = sampler_distributions(WORLD, READER, energy, sampler, SCHEDULE, CANVASES)
+    for kind, (canvas, distribution) in enumerate(zip(CANVASES, distributions, strict=True)):
         counts = torch.bincount(codes[kind :: len(CANVASES)], minlength=8)
-        assert chi_square(counts, law) < FAR, canvas
-    calls = torch.stack([step.denoiser_calls for step in told]).sum(dim=0)
+        assert chi_square(counts, distribution) < FAR, canvas
+    calls = torch.stack([step.denoiser_calls for step in reported]).sum(dim=0)
     assert calls.max() <= (CANVASES == M).sum(dim=1).max()  # a step that unmasks nothing reads nothing
 
 
@@ -80,7 +80,7 @@ def test_every_row_of_a_mixed_batch_follows_the_law_of_the_naive_sampler(how, wi
 def test_what_bounds_memory_and_what_mixes_the_batch_change_no_token(how, window, steps, monkeypatch):
     energy, sampler = sampler_of(how, window, steps)
     xt, seeds = batch(5)
-    wanted = sampler.sample(xt, READER, energy, SCHEDULE, seeds)
+    expected = sampler.sample(xt, READER, energy, SCHEDULE, seeds)
     for tokens, rows in itertools.product((False, True), (False, True)):
         with monkeypatch.context() as patch:
             if tokens:
@@ -88,9 +88,9 @@ def test_what_bounds_memory_and_what_mixes_the_batch_change_no_token(how, window
             if rows:  # of the vocabulary
                 patch.setattr(readout, "CHUNK", 1)
                 patch.setattr(readout, "ROWS_MULTIPLE", 1)
-            assert torch.equal(sampler.sample(xt, READER, energy, SCHEDULE, seeds), wanted), (tokens, rows)
+            assert torch.equal(sampler.sample(xt, READER, energy, SCHEDULE, seeds), expected), (tokens, rows)
             staggered = torch.stack([text for _, text in sorted(drawn_in_turn(sampler, energy, xt, seeds).items())])
-            assert torch.equal(staggered, wanted), (tokens, rows)
+            assert torch.equal(staggered, expected), (tokens, rows)
 
 
 def drawn_in_turn(sampler: Sampler, energy, xt: torch.Tensor, seeds: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -113,9 +113,9 @@ def drawn_in_turn(sampler: Sampler, energy, xt: torch.Tensor, seeds: torch.Tenso
 
 
 @pytest.mark.parametrize("how", [name for name, (energy, k, _) in HOW.items() if energy is not None and k != 1])
-def test_the_reference_tells_every_way_of_weighing_from_plain_diffusion(how):
+def test_the_reference_distinguishes_every_weighting_from_plain_diffusion(how):
     energy, sampler = sampler_of(how, "every step", 2)
     blank = CANVASES[0]
-    law, plain = (sampler_law(WORLD, READER, one, sampler, SCHEDULE, blank) for one in (energy, None))
-    expected = EACH * ((law - plain) ** 2 / plain).sum()
+    distribution, plain = (sampler_distribution(WORLD, READER, one, sampler, SCHEDULE, blank) for one in (energy, None))
+    expected = EACH * ((distribution - plain) ** 2 / plain).sum()
     assert expected > 60  # of a chi-square of 7 degrees of freedom

@@ -45,9 +45,9 @@ def situation():
     return torch.where(masked, M, x0), t, s, index, seeds
 
 
-def drawn(law: Tensor, u: Tensor) -> Tensor:
-    """A token for each place by its distribution function: law [... v], u [...]."""
-    return (u[..., None] >= law.exp().cumsum(-1)).sum(-1).clamp(max=V - 1)
+def drawn(distribution: Tensor, u: Tensor) -> Tensor:
+    """A token for each position by its distribution function: distribution [... v], u [...]."""
+    return (u[..., None] >= distribution.exp().cumsum(-1)).sum(-1).clamp(max=V - 1)
 
 
 def unmasked_of(xt, t, s, index, seeds) -> Tensor:
@@ -107,26 +107,26 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
         filled = (xt[row] == M) if energy.whole_sequence else new[row]
         x = torch.where(filled, tokens[row], xt[row])
         shown = x.clone()
-        if not energy.whole_sequence:  # what is not weighed stays masked
+        if not energy.whole_sequence:  # what is not scored stays masked
             for at, weighed in zip(groups, joint, strict=True):
                 shown[:, at] = shown[:, at] if weighed else xt[row, at]
         one = slice(row, row + 1)
         log_p = torch.zeros(1, k, len(groups))
         e = energy(shown[None], xt[one], t[one], log_p, context[one])[0]
-        wanted, effective = xt[row].clone(), []
+        expected, effective = xt[row].clone(), []
         for g, at in enumerate(groups):
             v = (-e[:, g] / temperature).exp()
             v = torch.ones(k, dtype=v.dtype) if not v.any() else v
             share = v / v.sum()
             keep = int((u_pick[row, g] >= share.cumsum(0)[:-1]).sum()) if joint[g] else 0
-            wanted[at] = torch.where(new[row, at], x[keep, at], wanted[at])
+            expected[at] = torch.where(new[row, at], x[keep, at], expected[at])
             assert result.picked[row, g] == keep
             if joint[g]:
                 torch.testing.assert_close(energies[row, :, g], e[:, g])
                 effective.append(1 / (share**2).sum().item())
             else:
                 assert energies[row, :, g].isnan().all()
-        assert torch.equal(result.xs[row], wanted)
+        assert torch.equal(result.xs[row], expected)
         assert result.energy_calls[row] == k
         assert result.ess[row].item() == pytest.approx(sum(effective) / len(effective) if effective else 1)
         assert result.distinct[row] == len(shown.unique(dim=0))
@@ -229,7 +229,7 @@ def test_an_infinite_weight_is_no_energy_and_an_impossible_candidate_is():
     assert result.ess.tolist() == pytest.approx([3, 3, 1, 3])
 
 
-def test_weights_beyond_float32_still_tell_which_energy_is_the_least():
+def test_weights_beyond_float32_still_show_which_energy_is_the_least():
     class Steep(Residual):
         def __call__(self, x, xt, t, log_p, context):
             return torch.tensor([3e34, 1e34, 2e34]).expand(len(x), 3)[:, : x.shape[1], None]

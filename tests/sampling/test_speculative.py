@@ -1,4 +1,4 @@
-"""Verifying drafts draws from the conditional law exactly, whatever wrote the drafts, and each row on its own."""
+"""Speculative verification draws from the conditional distribution exactly, for any drafts, and row by row."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from edlm.sampling.candidates import propose
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.speculative import _residual, verify_draft
 from edlm.schedule import LogLinear
-from tests.laws import chi_square
+from tests.enumeration import chi_square
 from tests.networks import autoregressive, denoiser, stirred
 from tests.worlds import Marginals, Residual, cartesian, world
 
@@ -27,7 +27,7 @@ WHERE = torch.tensor([True, False, True, False, True])  # the fourth stays maske
 
 
 def new(energy) -> torch.Tensor:
-    """The positions that are drawn: of whole drafts all that are masked."""
+    """The positions that are drawn: of whole sequences all that are masked."""
     return XT == V if energy.whole_sequence else WHERE
 
 
@@ -63,74 +63,74 @@ def drafts(energy) -> torch.Tensor:
 
 
 @torch.no_grad()
-def laws(energy) -> tuple[torch.Tensor, torch.Tensor]:
+def distributions(energy) -> tuple[torch.Tensor, torch.Tensor]:
     """p_c and p_theta of each of them."""
     x, where = drafts(energy), new(energy)
     context = READER.read(XT[None], torch.tensor([0.7]))
     p = READER.log_p(context, where[None]).double()
-    log_p = torch.stack([p[i, x[:, place]] for i, place in enumerate(torch.nonzero(where)[:, 0])]).sum(dim=0)
+    log_p = torch.stack([p[i, x[:, position]] for i, position in enumerate(torch.nonzero(where)[:, 0])]).sum(dim=0)
     e = energy(x[None], XT[None], torch.tensor([0.7]), log_p[None, :, None].float(), context)[0, :, 0].double()
     return (log_p - e).exp(), log_p.exp()
 
 
 def counts(energy, x: torch.Tensor) -> torch.Tensor:
     where = new(energy)
-    places = V ** torch.arange(int(where.sum()) - 1, -1, -1)
-    return torch.bincount((x[:, where] * places).sum(dim=1), minlength=V ** int(where.sum()))
+    powers = V ** torch.arange(int(where.sum()) - 1, -1, -1)
+    return torch.bincount((x[:, where] * powers).sum(dim=1), minlength=V ** int(where.sum()))
 
 
 @energies
 @pytest.mark.parametrize("how", ["by verifying drafts", "position by position"])
-def test_what_is_kept_follows_the_conditional_law(energy, how):
+def test_what_is_kept_follows_the_conditional_distribution(energy, how):
     x = verified(energy, N).x if how == "by verifying drafts" else drawn(energy, N)
     assert torch.equal(x[:, ~new(energy)], XT[~new(energy)].expand(N, -1))
-    p_c, p_theta = laws(energy)
+    p_c, p_theta = distributions(energy)
     assert p_c.sum().item() == pytest.approx(1, abs=1e-5)
     assert chi_square(counts(energy, x), p_c) < 3.9
-    assert chi_square(counts(energy, x), p_theta / p_theta.sum()) > 9  # the draft's own law is another
+    assert chi_square(counts(energy, x), p_theta / p_theta.sum()) > 9  # the draft's own distribution is another
 
 
 @energies
 @torch.no_grad()
 def test_passes_over_the_whole_draft_end_where_going_from_left_to_right_does(energy):
     rows, where = 200, new(energy)
-    found, (xt, draft, _, context, u_keep, u_again) = verified(energy, rows), situation(energy, rows)
+    actual, (xt, draft, _, context, u_keep, u_again) = verified(energy, rows), situation(energy, rows)
     x, kept = draft.clone(), torch.zeros(rows, dtype=torch.long)
-    for place in torch.nonzero(where)[:, 0].tolist():
-        at = (torch.arange(5) == place).expand(rows, -1)
+    for position in torch.nonzero(where)[:, 0].tolist():
+        at = (torch.arange(5) == position).expand(rows, -1)
         p_c = energy.distribution(energy.read(x, xt, context), at).double().exp()
         p_theta = READER.log_p(context, at).double().exp()
-        keeps = u_keep[:, place] < (p_c / p_theta).gather(1, draft[:, place, None])[:, 0]
+        keeps = u_keep[:, position] < (p_c / p_theta).gather(1, draft[:, position, None])[:, 0]
         residual = (p_c - p_theta).clamp(min=0).cumsum(dim=1)
-        again = (residual < u_again[:, place, None] * residual[:, -1:]).sum(dim=1).clamp(max=V - 1)
-        x[:, place] = torch.where(keeps, draft[:, place], again)
+        again = (residual < u_again[:, position, None] * residual[:, -1:]).sum(dim=1).clamp(max=V - 1)
+        x[:, position] = torch.where(keeps, draft[:, position], again)
         kept += keeps
-    assert torch.equal(found.x, x)
-    assert torch.equal(found.accepted, kept)
-    assert not found.broken.any()
+    assert torch.equal(actual.x, x)
+    assert torch.equal(actual.accepted, kept)
+    assert not actual.broken.any()
 
 
 @energies
 def test_a_pass_settles_one_position_at_least_and_what_is_kept_with_it(energy):
-    found, many = verified(energy, 400), int(new(energy).sum())
-    assert set(found.passes.tolist()) == set(range(1, many + 1))
-    assert bool((found.passes[found.accepted == many] <= many).all())
-    assert bool((found.accepted < many).any())
+    actual, many = verified(energy, 400), int(new(energy).sum())
+    assert set(actual.passes.tolist()) == set(range(1, many + 1))
+    assert bool((actual.passes[actual.accepted == many] <= many).all())
+    assert bool((actual.accepted < many).any())
 
 
-def test_where_the_laws_agree_one_pass_keeps_the_whole_draft():
+def test_where_the_distributions_agree_one_pass_keeps_the_whole_draft():
     same = ConditionalEnergy(16, 1, 2, 3, 2, READER).eval()  # before training p_c is p_theta
     context = READER.read(XT[None], torch.tensor([0.7]))
     u = torch.rand(3, 1, 5, generator=torch.Generator().manual_seed(0)).double()
     draft, log_p = propose(READER, context, XT[None], WHERE[None], u[:1].transpose(0, 1))
     passes = verify_draft(draft[:, 0], log_p[:, 0], XT[None], WHERE[None], context, READER, same, u[1] * 0.999, u[2])
-    found = run_to_end(passes)
-    assert (found.passes.tolist(), found.accepted.tolist()) == ([1], [3])
-    assert torch.equal(found.x, draft[:, 0])
+    actual = run_to_end(passes)
+    assert (actual.passes.tolist(), actual.accepted.tolist()) == ([1], [3])
+    assert torch.equal(actual.x, draft[:, 0])
 
 
 @energies
-def test_a_row_does_not_depend_on_its_mates(energy):
+def test_a_row_does_not_depend_on_the_other_rows_of_its_batch(energy):
     together, later = verified(energy, 64), verified(energy, 1, seed=37)
     assert torch.equal(together.x[37], later.x[0])
     assert together.passes[37] == later.passes[0]
@@ -140,13 +140,13 @@ def test_a_row_does_not_depend_on_its_mates(energy):
 
 @energies
 @torch.no_grad()
-def test_one_reading_of_a_draft_tells_its_log_probability_and_every_law_in_it(energy):
+def test_one_reading_of_a_draft_shows_its_log_probability_and_every_distribution_in_it(energy):
     x, where = drafts(energy), new(energy)
     xt, at = XT.repeat(len(x), 1), where.repeat(len(x), 1)
     context = READER.read(xt, torch.full((len(x),), 0.7))
     features = energy.read(x, xt, context)
     each = energy.log_p_of(features, at, x)
-    assert torch.allclose(each.sum(dim=1).double(), laws(energy)[0].log(), atol=1e-5)
+    assert torch.allclose(each.sum(dim=1).double(), distributions(energy)[0].log(), atol=1e-5)
     assert bool((each[:, ~where] == 0).all())
     every = energy.distribution(features, at)
     assert torch.allclose(every.exp().sum(dim=1), torch.ones(len(every)), atol=1e-5)
@@ -156,9 +156,9 @@ def test_one_reading_of_a_draft_tells_its_log_probability_and_every_law_in_it(en
 def test_accepted_tokens_are_counted_where_drafts_are_verified_and_nowhere_else():
     canvas, seeds = torch.full((6, 5), V), torch.arange(6)
     steps = {True: [], False: []}
-    for speculative, told in steps.items():
+    for speculative, reported in steps.items():
         sampler = Sampler(steps=2, candidates=0, speculative=speculative)
-        sampler.sample(canvas, READER, CONDITIONAL, LogLinear(), seeds, on_step=told.append)
+        sampler.sample(canvas, READER, CONDITIONAL, LogLinear(), seeds, on_step=reported.append)
     accepted, calls, unmasked = (
         torch.stack([getattr(step, name) for step in steps[True]]).sum(dim=0)
         for name in ("accepted", "energy_calls", "unmasked")
@@ -191,7 +191,7 @@ class Torn(Marginals):
         return features[where]
 
 
-def test_a_row_whose_head_tells_no_number_is_broken_and_the_others_are_not():
+def test_a_row_whose_head_shows_no_number_is_broken_and_the_others_are_not():
     of = world("dense")
     energy = Torn(of)
     assert isinstance(energy, Verifiable)
@@ -237,8 +237,8 @@ def test_what_is_drawn_again_follows_what_p_c_has_over_p_theta_and_p_c_where_it_
     p_c = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
     p_theta = torch.tensor([[0.25, 0.5, 0.0, 0.25], [0.25, 0.75, 0.0, 0.0]], dtype=torch.float64)
     for u, tokens in {0.1: [0, 0], 0.4: [0, 1], 0.6: [2, 1], 0.999: [2, 1]}.items():
-        found = _residual(p_c.clone(), p_theta.clone(), torch.full((2,), u, dtype=torch.float64))
-        assert found.tolist() == tokens, u
+        actual = _residual(p_c.clone(), p_theta.clone(), torch.full((2,), u, dtype=torch.float64))
+        assert actual.tolist() == tokens, u
 
 
 def test_only_exact_sampling_is_speculative():

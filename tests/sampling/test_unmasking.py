@@ -1,4 +1,4 @@
-"""Most certain first, and remasking: their laws by enumeration, what they keep, and the bounds along their paths."""
+"""Most certain first, and remasking: distributions by enumeration, given text, and bounds along their paths."""
 
 import itertools
 import math
@@ -17,8 +17,8 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import BrokenRows
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
-from tests.laws import Step, chi_square, path_bound, sampler_law, step_law, subsets
-from tests.sampling.test_sampler_law import DENSE, FAR, LONGER, BrokenReader, N, counts, denoiser
+from tests.enumeration import Step, chi_square, path_bound, sampler_distribution, step_distribution, subsets
+from tests.sampling.test_sampler_distribution import DENSE, FAR, LONGER, BrokenReader, N, counts, denoiser
 from tests.worlds import Conditional, Marginals, Residual, World
 
 CERTAIN, AGAIN = MostCertain(), Remasking(share=0.7)
@@ -36,15 +36,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_texts_follow_the_law_that_is_another_one(name):
+def test_the_texts_follow_the_distribution_that_is_another_one(name):
     here, energy, sampler = CASES[name]
     reader, canvas = denoiser(here), here.canvas(1)[0]
     texts = sampler.sample(here.canvas(2 * N), reader, energy, LogLinear(), torch.arange(2 * N))
-    law = sampler_law(here, reader, energy, sampler, LogLinear(), canvas)
-    at_random = sampler_law(here, reader, energy, replace(sampler, unmasking=AtRandom()), LogLinear(), canvas)
-    assert law.sum().item() == pytest.approx(1)
-    assert (law - at_random).abs().max() > 1e-3
-    assert chi_square(counts(here, texts), law) < FAR
+    distribution = sampler_distribution(here, reader, energy, sampler, LogLinear(), canvas)
+    at_random = sampler_distribution(here, reader, energy, replace(sampler, unmasking=AtRandom()), LogLinear(), canvas)
+    assert distribution.sum().item() == pytest.approx(1)
+    assert (distribution - at_random).abs().max() > 1e-3
+    assert chi_square(counts(here, texts), distribution) < FAR
 
 
 @pytest.mark.parametrize("name", ["certain", "remasking", "remasking in a window"])
@@ -52,16 +52,18 @@ def test_the_texts_are_not_those_of_plain_diffusion(name):
     here, energy, sampler = CASES[name]
     texts = sampler.sample(here.canvas(4 * N), denoiser(here), energy, LogLinear(), torch.arange(4 * N))
     plain = replace(sampler, unmasking=AtRandom())
-    law = sampler_law(here, denoiser(here), energy, plain, LogLinear(), here.canvas(1)[0])
-    assert chi_square(counts(here, texts), law) > FAR + 1
+    distribution = sampler_distribution(here, denoiser(here), energy, plain, LogLinear(), here.canvas(1)[0])
+    assert chi_square(counts(here, texts), distribution) > FAR + 1
 
 
 @pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN, Remasking(share=1.0)])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_an_exact_conditional_law_stays_the_source_whatever_is_unmasked_when(unmasking, steps):
+def test_an_exact_conditional_distribution_stays_the_source_whatever_is_unmasked_when(unmasking, steps):
     sampler = Sampler(steps=steps, candidates=0, unmasking=unmasking)
-    law = sampler_law(DENSE, Marginals(DENSE), Conditional(DENSE), sampler, LogLinear(), DENSE.canvas(1)[0])
-    torch.testing.assert_close(law, DENSE.p)
+    distribution = sampler_distribution(
+        DENSE, Marginals(DENSE), Conditional(DENSE), sampler, LogLinear(), DENSE.canvas(1)[0]
+    )
+    torch.testing.assert_close(distribution, DENSE.p)
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
@@ -71,19 +73,21 @@ def test_where_the_text_is_known_remasking_keeps_the_marginals_of_the_noise(sche
     text = torch.tensor([2, 0, 1][:length])
     known = World(text[None], torch.ones(1, dtype=torch.float64), vocabulary=3)
     step, sampler = Step(known, Marginals(known), None, 1), Sampler(steps=4, unmasking=Remasking(share=share))
-    laws = {tuple(known.canvas(1)[0].tolist()): 1.0}
+    distributions = {tuple(known.canvas(1)[0].tolist()): 1.0}
     for i in range(4, 0, -1):
         t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
         after = {}
-        for xt, weight in laws.items():
-            law = step_law(step, torch.tensor(xt), t, s, schedule, sampler.unmasking)
-            for xs, probability in law.items():
+        for xt, weight in distributions.items():
+            distribution = step_distribution(step, torch.tensor(xt), t, s, schedule, sampler.unmasking)
+            for xs, probability in distribution.items():
                 after[xs] = after.get(xs, 0.0) + weight * probability
-        laws = after
+        distributions = after
         alpha = schedule.alpha(torch.tensor(s, dtype=torch.float64)).item()
         for masked in subsets(torch.ones(length, dtype=torch.bool)):
             expected = (1 - alpha) ** int(masked.sum()) * alpha ** int((~masked).sum())
-            assert laws.get(tuple(torch.where(masked, 3, text).tolist()), 0.0) == pytest.approx(expected, abs=1e-12)
+            assert distributions.get(tuple(torch.where(masked, 3, text).tolist()), 0.0) == pytest.approx(
+                expected, abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("energy", [None, Residual(DENSE, whole_sequence=False)])
@@ -105,7 +109,7 @@ def test_what_the_canvas_gives_is_never_masked_again(known):
     given = canvas != DENSE.mask
     assert all(bool((step.xs[:, given] == canvas[given]).all()) for step in steps)
     assert chi_square(
-        counts(DENSE, texts), sampler_law(DENSE, denoiser(DENSE), None, sampler, LogLinear(), canvas)
+        counts(DENSE, texts), sampler_distribution(DENSE, denoiser(DENSE), None, sampler, LogLinear(), canvas)
     ) < FAR  # fmt: skip
 
 
@@ -139,15 +143,15 @@ def test_the_most_certain_are_as_many_as_at_random_and_none_left_is_more_certain
         assert torch.equal(alone[0], unmasked[row])
 
 
-def test_of_equally_certain_places_the_left_ones_come_first():
+def test_of_equally_certain_positions_the_left_ones_come_first():
     xt = torch.tensor([[LONGER.mask, 1, LONGER.mask, LONGER.mask]])
     drawn = torch.tensor([[False, False, True, True]])
-    found = CERTAIN.settle(drawn, xt, torch.zeros(1, 4, 3), denoiser(LONGER))
-    assert found.tolist() == [[True, False, True, False]]
+    actual = CERTAIN.settle(drawn, xt, torch.zeros(1, 4, 3), denoiser(LONGER))
+    assert actual.tolist() == [[True, False, True, False]]
     many = torch.full((1, 100), LONGER.mask)
     drawn = torch.arange(100)[None] >= 60  # forty of them, in a row that is long enough to be sorted in another way
-    found = CERTAIN.settle(drawn, many, torch.zeros(1, 100, 3), denoiser(LONGER))
-    assert found[0].nonzero()[:, 0].tolist() == list(range(40))
+    actual = CERTAIN.settle(drawn, many, torch.zeros(1, 100, 3), denoiser(LONGER))
+    assert actual[0].nonzero()[:, 0].tolist() == list(range(40))
 
 
 BOUNDED = ("certain", "certain, step", "certain, blocks", "remasking", "remasking, step", "remasking in a window")
@@ -157,25 +161,25 @@ BOUNDED = ("certain", "certain, step", "certain, blocks", "remasking", "remaskin
 def test_the_bound_is_the_mean_over_the_samplers_paths_and_lies_above_the_likelihood(name):
     here, energy, sampler = CASES[name]
     reader, schedule = denoiser(here), LogLinear()
-    law = sampler_law(here, reader, energy, sampler, schedule, here.canvas(1)[0])
+    distribution = sampler_distribution(here, reader, energy, sampler, schedule, here.canvas(1)[0])
     text = int(here.p.argmax())
     x0 = here.texts[text]
     exact = path_bound(Step(here, reader, energy, sampler.candidates), sampler, schedule, x0)
-    assert exact >= -math.log(law[text]) - 1e-9
-    found = sampler_bound(x0.repeat(6000, 1), reader, energy, schedule, sampler, seed=1, draws=1)
+    assert exact >= -math.log(distribution[text]) - 1e-9
+    actual = sampler_bound(x0.repeat(6000, 1), reader, energy, schedule, sampler, seed=1, draws=1)
     # The estimate of a resampling step lies above -log p_k (one set of other candidates): plain ones meet it.
-    assert found.mean > exact - 4 * found.standard_error
+    assert actual.mean > exact - 4 * actual.standard_error
     if energy is None:
-        assert found.mean < exact + 4 * found.standard_error
+        assert actual.mean < exact + 4 * actual.standard_error
 
 
 def test_a_text_is_paid_for_as_often_as_it_is_unmasked_so_that_remasking_loosens_the_bound():
     known = World(torch.tensor([[0, 1, 2]]), torch.ones(1, dtype=torch.float64), vocabulary=3)
     blind = Marginals(known, mix=1.0)  # every token costs log 3
     sampler = Sampler(steps=4, unmasking=Remasking(share=1.0))
-    found = sampler_bound(known.texts.repeat(4000, 1), blind, None, LogLinear(), sampler, seed=0, draws=1)
+    actual = sampler_bound(known.texts.repeat(4000, 1), blind, None, LogLinear(), sampler, seed=0, draws=1)
     again = sum(min(1 - t, t - 0.25) for t in (0.75, 0.5, 0.25))  # sigma_t alpha_t = min(alpha_t, 1 - alpha_s)
-    assert found.mean == pytest.approx(3 * math.log(3) * (1 + again), abs=4 * found.standard_error)
+    assert actual.mean == pytest.approx(3 * math.log(3) * (1 + again), abs=4 * actual.standard_error)
 
 
 @pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN])
@@ -199,7 +203,7 @@ def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished
     assert bool((raised.value.x[[0, 2]] != m).all())
 
 
-def test_a_row_does_not_depend_on_its_mates():
+def test_a_row_does_not_depend_on_the_other_rows_of_its_batch():
     for sampler in (Sampler(steps=4, unmasking=CERTAIN), Sampler(steps=4, unmasking=AGAIN)):
         together = sampler.sample(LONGER.canvas(20), denoiser(LONGER), None, LogLinear(), torch.arange(20))
         alone = sampler.sample(LONGER.canvas(1), denoiser(LONGER), None, LogLinear(), torch.tensor([13]))

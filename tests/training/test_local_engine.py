@@ -32,8 +32,8 @@ def test_a_training_is_that_of_torch_on_the_gradients_of_the_micro_steps_clipped
         assert curve[step]["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
         assert curve[step]["learning_rate"] == group["lr"]
     held = [engine.state()[f"weights.{name}"] for name in engine.names]
-    for found, exported, weight, mean in zip(held, engine.export().values(), weights, means, strict=True):
-        torch.testing.assert_close(found, weight.detach(), rtol=1e-4, atol=1e-5)
+    for actual, exported, weight, mean in zip(held, engine.export().values(), weights, means, strict=True):
+        torch.testing.assert_close(actual, weight.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(exported, mean, rtol=1e-4, atol=1e-5)
     assert engine.step == 5
 

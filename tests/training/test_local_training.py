@@ -55,9 +55,9 @@ def test_the_example_of_training_from_python_runs():
 
 
 def test_a_training_from_python_reports_every_step_and_resumes_with_the_same_result(data, tmp_path):
-    said, curve, rest = [], {}, {}
-    whole = train(objective(), data, SETTINGS, say=said.append, log=lambda step, m: curve.update({step: m}))
-    assert [line.split("  ")[0] for line in said] == ["[training] step 4/6", "[training] step 6/6"]
+    output, curve, rest = [], {}, {}
+    whole = train(objective(), data, SETTINGS, say=output.append, log=lambda step, m: curve.update({step: m}))
+    assert [line.split("  ")[0] for line in output] == ["[training] step 4/6", "[training] step 6/6"]
     assert sorted(curve) == [0, 1, 2, 3, 4, 5]
 
     def dies(step: int, _: object) -> None:
@@ -66,24 +66,24 @@ def test_a_training_from_python_reports_every_step_and_resumes_with_the_same_res
 
     with pytest.raises(Killed):
         train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None, log=dies)
-    said.clear()
+    output.clear()
     weights = train(
-        objective(), data, SETTINGS, workspace=tmp_path, say=said.append, log=lambda step, m: rest.update({step: m})
+        objective(), data, SETTINGS, workspace=tmp_path, say=output.append, log=lambda step, m: rest.update({step: m})
     )
-    assert said[0] == "[training] resumes after step 4"
+    assert output[0] == "[training] resumes after step 4"
     assert [rest[step]["loss_nats_per_token"] for step in (4, 5)] == [
         curve[step]["loss_nats_per_token"] for step in (4, 5)
     ]
     assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
 
 
-def test_a_training_from_python_validates_on_the_validation_split_and_says_so(data):
-    said, curve = [], {}
+def test_a_training_from_python_validates_on_the_validation_split_and_states_so(data):
+    output, curve = [], {}
     settings = replace(SETTINGS, steps=9, validate_every=3, validation_rows=7, keep_best=True, log_every=100)
-    weights = train(objective(), data, settings, say=said.append, log=lambda step, m: curve.update({step: m}))
+    weights = train(objective(), data, settings, say=output.append, log=lambda step, m: curve.update({step: m}))
     measured = {step: metrics[METRIC] for step, metrics in curve.items() if METRIC in metrics}
     assert list(measured) == [2, 5, 8]
-    assert [line.split("  ")[2] for line in said] == [f"validation {loss:.4f}" for loss in measured.values()]
+    assert [line.split("  ")[2] for line in output] == [f"validation {loss:.4f}" for loss in measured.values()]
     exported = objective()
     exported.trained.load_state_dict(weights)
     rows = validation_rows(data, settings)
@@ -93,13 +93,13 @@ def test_a_training_from_python_validates_on_the_validation_split_and_says_so(da
 
 
 def test_an_early_stop_is_reported_with_its_reason(data):
-    said: list[str] = []
+    output: list[str] = []
     settings = replace(SETTINGS, steps=60, learning_rate=1.0, validate_every=1, early_stopping_patience=2, ema=None)
-    train(objective(), data, settings, say=said.append)
+    train(objective(), data, settings, say=output.append)
     assert re.fullmatch(
-        r"\[training\] stops early after step \d+: 2 validations in a row were not below \d\.\d{4}", said[-1]
+        r"\[training\] stops early after step \d+: 2 validations in a row were not below \d\.\d{4}", output[-1]
     )
-    assert len(said) < 60
+    assert len(output) < 60
 
 
 def test_validation_without_a_validation_split_is_refused_with_the_way_out(data, tmp_path):

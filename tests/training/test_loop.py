@@ -48,11 +48,11 @@ def test_a_training_that_is_interrupted_and_resumed_is_the_same_training(step, p
 
         with pytest.raises(Interrupted):
             trained(settings, checkpoint=stop)
-        found = newest_snapshot(folder)
-        assert found is not None
-        assert found[1] == step
+        actual = newest_snapshot(folder)
+        assert actual is not None
+        assert actual[1] == step
         resumed = LocalEngine(Toy(), settings)
-        resumed.load(open_snapshot(found[0]), found[1])
+        resumed.load(open_snapshot(actual[0]), actual[1])
         _, rest = trained(settings, engine=resumed)
         assert Path(folder).is_dir()
     assert rest == curve[step:]
@@ -135,15 +135,15 @@ def test_the_learning_rate_warms_up_then_stays_or_falls_to_nothing(steps, warmup
 
 
 @pytest.mark.parametrize(
-    ("decay", "wanted"),
+    ("decay", "expected"),
     [
         ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0.0]),
         ("constant", [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
     ],
 )
-def test_the_learning_rate_of_every_step_is_this(decay, wanted):
+def test_the_learning_rate_of_every_step_is_this(decay, expected):
     settings = training(steps=8, warmup_steps=4, decay=decay, learning_rate=2.0)
-    assert [learning_rate(settings, step) for step in range(9)] == pytest.approx([2 * one for one in wanted])
+    assert [learning_rate(settings, step) for step in range(9)] == pytest.approx([2 * one for one in expected])
 
 
 class Peer(LocalEngine):
@@ -206,13 +206,13 @@ def test_dropout_depends_on_the_batch_index_and_not_on_the_worker():
 
 
 @pytest.mark.parametrize(
-    ("decay", "steps", "wanted"),
+    ("decay", "steps", "expected"),
     [("cosine", 4, []), ("cosine", 5, [4]), ("constant", 3, [3]), ("constant", 4, [4]), ("constant", 5, [4, 5])],
 )
-def test_the_last_step_makes_a_checkpoint_only_where_a_longer_training_can_continue_from_it(decay, steps, wanted):
+def test_the_last_step_makes_a_checkpoint_only_where_a_longer_training_can_continue_from_it(decay, steps, expected):
     settings, saved = training(steps=steps, checkpoint_every=4, decay=decay), []
     trained(settings, checkpoint=lambda engine: saved.append(engine.step))
-    assert saved == wanted
+    assert saved == expected
 
 
 def test_an_observation_at_time_one_is_of_the_last_quarter_and_empty_quarters_have_no_number():

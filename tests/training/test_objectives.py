@@ -131,7 +131,7 @@ def test_normalised_energies_are_trained_by_their_likelihood_and_others_by_nce_a
     assert all(gradient is not None and bool(gradient.any()) for gradient in learnt.values())
 
 
-def test_a_normalised_energy_that_does_not_say_its_log_probability_is_refused():
+def test_a_normalised_energy_without_its_log_probability_is_refused():
     net = denoiser(V)
     energy = KINDS["coar"].build(net, autoregressive(V))
     with pytest.raises(ValueError, match="CarryOverEnergy has no `log_p` and `draw`"):
@@ -185,8 +185,8 @@ class Watched(AbstractEnergy):
     def forward(self, x, xt, t, log_p, context):
         self.asked = (x, xt, t, log_p, context)
         tokens = F.pad(x * torch.arange(1, L + 1), (0, -L % (self.block or L)))
-        told = tokens.unflatten(-1, (-1, self.block or L)).sum(-1)
-        return self.scale * torch.sin(told.float() + t.float()[:, None, None])
+        reported = tokens.unflatten(-1, (-1, self.block or L)).sum(-1)
+        return self.scale * torch.sin(reported.float() + t.float()[:, None, None])
 
 
 WATCHED = {
@@ -231,12 +231,14 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
     assert torch.equal(x[:, 0], torch.where(new, rows().tokens, xt))
     u = uniforms(6, 3, torch.arange(N), Purpose.NEGATIVE, (negatives, L))
     if proposal is None:
-        law = torch.zeros(N, L, V).masked_scatter(new[..., None], net.log_p(context, new))
-        drawn = (u[..., None] >= law.double().exp().cumsum(-1)[:, None]).sum(-1).clamp(max=V - 1)
+        distribution = torch.zeros(N, L, V).masked_scatter(new[..., None], net.log_p(context, new))
+        drawn = (u[..., None] >= distribution.double().exp().cumsum(-1)[:, None]).sum(-1).clamp(max=V - 1)
         assert torch.equal(x[:, 1:], torch.where(new[:, None], drawn, xt[:, None]))
-        told = law[:, None].expand(-1, negatives + 1, -1, -1).gather(-1, x.clamp(max=V - 1)[..., None])[..., 0]
+        reported = (
+            distribution[:, None].expand(-1, negatives + 1, -1, -1).gather(-1, x.clamp(max=V - 1)[..., None])[..., 0]
+        )
         size = block or L
-        by_group = [part.sum(-1) for part in torch.where(new[:, None], told, 0.0).split(size, dim=-1)]
+        by_group = [part.sum(-1) for part in torch.where(new[:, None], reported, 0.0).split(size, dim=-1)]
         torch.testing.assert_close(log_p, torch.stack(by_group, dim=-1))
     else:
         for j in range(negatives):
@@ -260,7 +262,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
     torch.testing.assert_close(observed["gain_nats"], gains)
 
 
-def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_unmasks():
+def test_in_conditioning_rows_have_equal_weight_however_many_tokens_they_unmask():
     net = denoiser(V)
     energy = stirred(ConditionalEnergyConfig(width=16, left=2, right=1).build(net), seed=3)
     objective = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32)
@@ -277,7 +279,7 @@ def test_in_conditioning_each_row_weighs_the_same_however_many_tokens_it_unmasks
     assert torch.equal(observed["t"], t)
 
 
-def test_denoising_is_the_weighed_cross_entropy_of_what_is_masked_per_token():
+def test_denoising_is_the_weighted_cross_entropy_of_masked_positions_per_token():
     net, schedule = denoiser(V), Cosine()
     value, observed = Denoising(net, schedule, seed=6)(rows())
     t = draw_times(6, 3, torch.arange(N), N)
@@ -319,11 +321,11 @@ def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_o
             else (ResidualEnergyConfig(width=16), below)
         )
         objective = Contrastive(net, stirred(config.build(net, on), 3), LogLinear(), 3, "ranking", seed=0)
-    wanted, of_wanted = objective.eval()(rows())
+    expected, of_wanted = objective.eval()(rows())
     objective.train()
     net.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         loss, observed = objective(rows())
-    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(observed["gain_nats"], of_wanted["gain_nats"])

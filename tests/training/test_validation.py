@@ -126,23 +126,23 @@ class Peer(LocalEngine):
     def __init__(self, rank: int, world: int) -> None:
         super().__init__(Toy(), training())
         self.rank, self.world = rank, world
-        self.said: list[torch.Tensor] = []
+        self.sent: list[torch.Tensor] = []
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        self.said.append(values)
+        self.sent.append(values)
         return values.expand(self.world, *values.shape)
 
 
 @pytest.mark.parametrize("world", [2, 3, 16])
 def test_ranks_divide_the_rows_and_make_equally_many_calls(world):
-    said = []
+    output = []
     for rank in range(world):
         validation_losses(peer := Peer(rank, world), held_out(), 2)
-        said.append(peer.said[0])
-    assert len({len(values) for values in said}) == 1
+        output.append(peer.sent[0])
+    assert len({len(values) for values in output}) == 1
     _, alone = validation_losses(LocalEngine(Toy(), training()), held_out(), 2)
-    batches = [(i, rank, ROWS - 2 * (i * world + rank)) for rank in range(world) for i in range(len(said[0]))]
-    mean = sum(said[rank][i].item() * min(2, max(0, left)) for i, rank, left in batches) / ROWS
+    batches = [(i, rank, ROWS - 2 * (i * world + rank)) for rank in range(world) for i in range(len(output[0]))]
+    mean = sum(output[rank][i].item() * min(2, max(0, left)) for i, rank, left in batches) / ROWS
     assert mean == pytest.approx(alone, rel=1e-6)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.places import PROJECT, SMALLEST
+from tests.paths import PROJECT, SMALLEST
 
 
 def command(home: Path, module: str, *overrides: str, experiment: Path = SMALLEST) -> tuple[list[str], dict]:

@@ -17,7 +17,7 @@ from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import ConfigurationError, load, parse, plain
 from edlm.storage import publish, read_text, write_text
-from tests.places import ONE_ENERGY, PROJECT, SMALLEST
+from tests.paths import ONE_ENERGY, PROJECT, SMALLEST
 from workflows.autoregress import baseline_and_judge
 from workflows.dry_run import DryRun, differences
 from workflows.evaluate import evaluate
@@ -54,7 +54,7 @@ def running(tmp_path_factory) -> RunningSession:
     return session
 
 
-def said(session: RunningSession, capsys, **changed) -> dict[str, str]:
+def decisions(session: RunningSession, capsys, **changed) -> dict[str, str]:
     """What a dry run of the chain says of each stage; it leaves the storage as it is."""
     before = {path: path.stat().st_mtime_ns for path in Path(session.root).rglob("*")}
     capsys.readouterr()
@@ -73,17 +73,19 @@ def said(session: RunningSession, capsys, **changed) -> dict[str, str]:
         ({"rate": 0.2, "corpus": "2"}, "runs: pretrain.rate changed 0.1 -> 0.2; data changed"),
     ],
 )
-def test_a_stage_that_would_run_says_what_has_changed_and_what_depends_on_it_says_so(running, capsys, changed, reason):
-    assert said(running, capsys, **changed) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
+def test_a_stage_that_would_run_states_what_has_changed_and_what_depends_on_it_states_so(
+    running, capsys, changed, reason
+):
+    assert decisions(running, capsys, **changed) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
 
 
 def test_what_is_finished_is_reused(running, capsys):
-    assert said(running, capsys) == {"pretrain": "reused", "finetune-step": "reused"}
+    assert decisions(running, capsys) == {"pretrain": "reused", "finetune-step": "reused"}
 
 
 def test_another_experiment_has_no_earlier_output(running, capsys):
     other = replace(running, experiment=replace(running.experiment, name="another"))
-    assert said(other, capsys)["pretrain"] == "runs: there is no earlier output"
+    assert decisions(other, capsys)["pretrain"] == "runs: there is no earlier output"
 
 
 def test_an_unfinished_stage_resumes_at_its_checkpoint_if_it_has_one(running, capsys):
@@ -100,16 +102,16 @@ def test_an_unfinished_stage_resumes_at_its_checkpoint_if_it_has_one(running, ca
     ):
         with pytest.raises(RuntimeError, match="no space"):
             chain(running, steps=1000, work=work)
-        assert said(running, capsys, steps=1000) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
+        assert decisions(running, capsys, steps=1000) == {"pretrain": reason, "finetune-step": "runs: pretrain runs"}
 
 
-def test_an_output_that_does_not_say_what_it_was_made_of_is_nothing_to_compare_with(running, tmp_path, capsys):
-    elsewhere = replace(running, root=str(tmp_path))
-    chain(elsewhere)
+def test_an_output_that_does_not_state_what_it_was_made_of_is_nothing_to_compare_with(running, tmp_path, capsys):
+    other_home = replace(running, root=str(tmp_path))
+    chain(other_home)
     for record in tmp_path.glob(f"*/work/*/{RUN_FILE}"):
         write_text(str(record), json.dumps({"run_id": json.loads(read_text(str(record)))["run_id"]}))
     reason = "runs: nothing to compare with; no earlier output says what it was made of"
-    assert said(elsewhere, capsys, steps=100)["pretrain"] == reason
+    assert decisions(other_home, capsys, steps=100)["pretrain"] == reason
 
 
 def test_settings_and_inputs_that_only_one_side_has_are_named():
@@ -156,7 +158,7 @@ def test_a_pipeline_asks_for_what_its_experiment_needs_and_for_nothing_else(chan
 @pytest.mark.parametrize(
     ("stage", "message"), [(evaluate, "evaluate: there is no such section"), (baseline_and_judge, "neither an `auto")]
 )
-def test_a_stage_without_its_section_says_so(stage, message, tmp_path, capsys):
+def test_a_stage_without_its_section_states_so(stage, message, tmp_path, capsys):
     with pytest.raises(ConfigurationError, match=message):
         asked_for(load(Experiment, ONE_ENERGY), stage, tmp_path, capsys)
 

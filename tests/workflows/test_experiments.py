@@ -10,7 +10,7 @@ from edlm.likelihood.estimate import Estimate
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.storage import publish
-from tests.places import PROJECT, SMALLEST
+from tests.paths import PROJECT, SMALLEST
 from workflows.evaluate import bound_rows, metrics_of, tabulate
 from workflows.evaluation.measurements.likelihood import Bound, bound_columns, sampler_columns
 from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
@@ -49,7 +49,10 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
         ),
         ({"evaluate": {"windows": [[0.9, 0.1]]}}, "not .from, to. with from <= to"),
         ({"evaluate": {"judge": {"kind": "oracle"}}}, "there is no 'oracle'"),
-        ({"judge": None, "evaluate": {"judge": {"kind": "own"}}}, "the `judge` section trains, and there is no such"),
+        (
+            {"judge": None, "evaluate": {"judge": {"kind": "trained"}}},
+            "the `judge` section trains, and there is no such",
+        ),
         ({"data": DATA | {"shares": {"validation": 0.1}}}, "data.shares.judge is 0, so that the judge has no text"),
         ({"autoregress": None}, "finetune.3: 'coar' is built on the autoregressive model, and there is none; add an"),
         ({"finetune": []}, "register.energy: 'step' is not among the energies of `finetune`, which are: none"),
@@ -58,7 +61,7 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
             "register.energy 'step' is not normalised; give 1 or more, or name one of: conditional",
         ),
         ({"register": {"sampler": {"steps": 4, "candidates": 2}}}, "names no energy to choose among candidates; set"),
-        ({"given": {"energies": {"nobody": "/a/folder"}}}, "'nobody'. are not among the energies"),
+        ({"given": {"energies": {"unknown": "/a/folder"}}}, "'unknown'. are not among the energies"),
         ({"evaluate": {"candidates": [2]}}, "must hold 1"),
         ({"evaluate": {"steps": []}}, "evaluate.steps is empty"),
         ({"evaluate": {"fitted_steps": [8], "fitted_points": 4}}, "8 steps cannot be made of 4 times"),
@@ -104,7 +107,7 @@ def test_an_input_that_is_not_finished_is_named(tmp_path):
         ingredients("pretrain", {}, {"data": str(tmp_path / "nowhere")}, ["edlm.schedule"])
 
 
-def test_outputs_go_where_the_settings_say_then_the_environment_then_the_project(tmp_path, monkeypatch):
+def test_outputs_go_where_the_settings_name_then_the_environment_then_the_project(tmp_path, monkeypatch):
     experiment = load(Experiment, SMALLEST)
     monkeypatch.setenv("EDLM_HOME", str(tmp_path))
     assert storage_root(experiment) == str(tmp_path)
@@ -129,8 +132,8 @@ def _measured(energy: str, candidates: int, values: list[float]) -> tuple[Bound,
 
 
 def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
-    found = [_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])]
-    rows = tabulate([*found], ["plain", "step"])["bounds"]
+    actual = [_measured("step", 8, [9.0, 19.0]), _measured("plain", 1, [10.0, 20.0])]
+    rows = tabulate([*actual], ["plain", "step"])["bounds"]
     assert [row["energy"] for row in rows] == ["plain", "step"]
     assert rows[1]["gain_nats_per_token"] == pytest.approx(0.1)
     assert rows[1]["gain_standard_error"] == pytest.approx(0.0)
@@ -139,22 +142,22 @@ def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
 
 def test_a_sampler_gets_the_seconds_that_it_was_timed_at_and_no_other():
     timed = sampler_columns("step", Sampler(steps=2, candidates=8)) | {"seconds_per_text": 0.25}
-    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
-    rows = bound_rows([one.rows["bounds"][0] for _, one in found], [timed])
+    actual = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
+    rows = bound_rows([one.rows["bounds"][0] for _, one in actual], [timed])
     assert math.isnan(rows[0]["seconds_per_text"])
     assert rows[1]["seconds_per_text"] == 0.25
 
 
-def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
-    found = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])]
-    bounds = bound_rows([one.rows["bounds"][0] for _, one in found], [])
+def test_the_report_states_what_is_no_bound_and_shows_entropy_beside_perplexity():
+    actual = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])]
+    bounds = bound_rows([one.rows["bounds"][0] for _, one in actual], [])
     names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
     names += ["entropy_standard_error", "distinct_ngrams", "divergence", "ess", "distinct_candidates"]
     names += ["denoiser_calls", "energy_calls", "seconds_per_text", "token_temperature"]
     quality = [
         dict.fromkeys(names, 1.0)
         | {"energy": energy, "steps": 2, "candidates": k, "texts": [f"text of {energy}"]}
-        | {"judge": "nobody", "retokenised": False, "published": False, "flags": flags}
+        | {"judge": "unknown", "retokenised": False, "published": False, "flags": flags}
         for energy, k, flags in (
             ("plain", 1, []),
             ("step", 8, ["repetition above data"]),
@@ -172,8 +175,8 @@ def test_the_report_says_what_is_no_bound_and_shows_entropy_beside_perplexity():
     }
     paper = [{"energy": "coar", "method": "log Z from 8 draws", **number}]
     text = report(summary, {"bounds": bounds, "quality": quality, "paper": paper})
-    wanted = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
-    for words in [*wanted, "! repetition above data"]:
+    expected = ["NOT a bound", "entropy", "gen. ppl", "T=2", "+0.150 +3σ", "text of plain", "text of step"]
+    for words in [*expected, "! repetition above data"]:
         assert words in text
     assert re.search(r"adaptive effort, 2 times plain +2 +plan ", text)
 
@@ -189,7 +192,7 @@ def test_every_sampler_has_a_metric_of_its_own_by_a_name_that_mlflow_takes():
     rows += [sampler_columns(f"adaptive effort, {budget:g} times plain", Sampler(steps=2)) for budget in (1.25, 2.0)]
     number = {"nats_per_token": 1.0, "standard_error": 0.1}
     summary = {"denoiser_nelbo": number, "autoregressive_nll": number}
-    found = metrics_of(summary, [row | {"bound_nats_per_token": 2.0} for row in rows])
-    assert len(found) == 2 + len(rows)
-    assert "bound/adaptive effort/2 times plain/k_by_plan/T_2" in found
-    assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in found), list(found)
+    actual = metrics_of(summary, [row | {"bound_nats_per_token": 2.0} for row in rows])
+    assert len(actual) == 2 + len(rows)
+    assert "bound/adaptive effort/2 times plain/k_by_plan/T_2" in actual
+    assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in actual), list(actual)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.places import ONE_ENERGY
+from tests.paths import ONE_ENERGY
 from tests.workflows.commands import run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -18,11 +18,11 @@ STAGES = ["prepare", "pretrain", "autoregress", "judge", "finetune-step", *ENERG
 
 
 def states(output: str) -> dict[str, str]:
-    """What each stage said first: started, reused, or that it resumes."""
-    said: dict[str, str] = {}
+    """The first word of each stage: started, reused, or that it resumes."""
+    words: dict[str, str] = {}
     for stage, word in re.findall(r"^\[([\w-]+)\] (started|reused|resumes)", output, re.MULTILINE):
-        said[stage] = word
-    return said
+        words[stage] = word
+    return words
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +44,20 @@ def first(home, port) -> str:
 
 def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
     assert states(first) == {**dict.fromkeys(STAGES, "started")}
-    for wanted in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
-        assert wanted in first
+    for expected in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
+        assert expected in first
     assert f"curl -s http://127.0.0.1:{port}/v1/completions" in first
     assert re.search(r"the endpoint answered: 'the ", first)
     page = re.search(r"the report, with every figure: (\S+)", first)
     assert page is not None
     html = Path(page[1]).read_text(encoding="utf-8")
-    for wanted in (
+    for expected in (
         "Against plain diffusion at the same T",
         "T-step bounds, nats per token",
         "Not measured",
         "register",
     ):
-        assert wanted in html
+        assert expected in html
     assert "&lt;storage&gt;/smallest/pretrain-" in html
     assert str(home) not in html  # the page may be published
     assert html.count('src="data:image/png;base64,') == len(list(Path(page[1]).parent.glob("*.png"))) > 4
@@ -98,10 +98,13 @@ def test_a_second_run_reuses_every_stage(first, home, port):
 
 @pytest.mark.usefixtures("first")
 def test_an_experiment_of_one_energy_asks_for_one_denoiser_and_one_energy_and_is_served(home, port):
-    said = run(home, "pipeline", "--serving.port", str(port), experiment=ONE_ENERGY)
-    assert states(said) == {**dict.fromkeys(["prepare", "pretrain", "finetune-step"], "reused"), "register": "started"}
-    assert re.search(r"the endpoint answered: 'the ", said)
-    assert "the report" not in said
+    output = run(home, "pipeline", "--serving.port", str(port), experiment=ONE_ENERGY)
+    assert states(output) == {
+        **dict.fromkeys(["prepare", "pretrain", "finetune-step"], "reused"),
+        "register": "started",
+    }
+    assert re.search(r"the endpoint answered: 'the ", output)
+    assert "the report" not in output
 
 
 EVALUATE_PLAIN = """
@@ -125,22 +128,22 @@ def test_plain_diffusion_is_measured_and_served_without_energy_judge_or_autoregr
     del tree["finetune"]
     tree |= {"evaluate": yaml.safe_load(EVALUATE_PLAIN), "register": {"model": "plain", "sampler": {"steps": 4}}}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(tree))
-    said = run(home, "pipeline", "--serving.port", str(port), experiment=tmp_path / "plain.yaml")
+    output = run(home, "pipeline", "--serving.port", str(port), experiment=tmp_path / "plain.yaml")
     reused = dict.fromkeys(["prepare", "pretrain"], "reused")
-    assert states(said) == {**reused, **dict.fromkeys(["evaluate", "register"], "started")}
-    assert re.search(r"the endpoint answered: 'the ", said)
-    assert "No judge: texts were not judged" in said
-    assert "autoregressive" not in said
-    assert "adaptive effort" not in said  # there is nothing to choose from
-    page = re.search(r"the report, with every figure: (\S+)", said)
+    assert states(output) == {**reused, **dict.fromkeys(["evaluate", "register"], "started")}
+    assert re.search(r"the endpoint answered: 'the ", output)
+    assert "No judge: texts were not judged" in output
+    assert "autoregressive" not in output
+    assert "adaptive effort" not in output  # there is nothing to choose from
+    page = re.search(r"the report, with every figure: (\S+)", output)
     assert page is not None
     assert "No judge: texts were not judged." in Path(page[1]).read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("first")
-def test_a_dry_run_says_what_a_changed_setting_would_run_again_and_why(home):
-    said = run(home, "pipeline", "--finetune.0.training.steps", "2", "--dry-run")
-    lines = dict(re.findall(r"^\[([\w-]+)\] (.*)$", said, re.MULTILINE))
+def test_a_dry_run_states_what_a_changed_setting_would_run_again_and_why(home):
+    output = run(home, "pipeline", "--finetune.0.training.steps", "2", "--dry-run")
+    lines = dict(re.findall(r"^\[([\w-]+)\] (.*)$", output, re.MULTILINE))
     assert lines["finetune-step"] == "runs: finetune.step.training.steps changed 3 -> 2"
     assert lines["evaluate"] == lines["register"] == "runs: finetune-step runs"
     assert {lines[stage] for stage in STAGES if stage not in ("finetune-step", "evaluate", "register")} == {"reused"}
@@ -160,13 +163,13 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
 @pytest.mark.usefixtures("first")
 def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
-    said = run(home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"), expect=1)
-    assert "3 of" in said
+    output = run(home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"), expect=1)
+    assert "3 of" in output
     assert re.search(
-        r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", said
+        r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", output
     )
-    assert "Traceback" not in said
-    kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", said).groups())
+    assert "Traceback" not in output
+    kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", output).groups())
     assert kept == total - 3
     (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
     assert "3 of 3 measurements done" in run(
@@ -176,19 +179,19 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_
 
 @pytest.mark.usefixtures("first")
 def test_more_workers_than_the_machine_has_is_an_error_that_names_the_resource(home):
-    said = run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "64", expect=1)
-    assert "64 workers of pretrain: 64 CPU needed, the cluster has" in said
-    assert "Traceback" not in said
+    output = run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "64", expect=1)
+    assert "64 workers of pretrain: 64 CPU needed, the cluster has" in output
+    assert "Traceback" not in output
 
 
 def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path):
-    said = run(tmp_path, "pretrain", "--pretrain.stepz", "3", expect=2)
-    assert "pretrain.steps" in said
+    output = run(tmp_path, "pretrain", "--pretrain.stepz", "3", expect=2)
+    assert "pretrain.steps" in output
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("first")
-def test_a_stage_that_failed_says_so_in_mlflow(home):
+def test_a_stage_that_failed_states_so_in_mlflow(home):
     run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "128", expect=1)
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]

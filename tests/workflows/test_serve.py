@@ -8,7 +8,7 @@ import pytest
 
 from cluster.http.middleware.api_keys import add_key
 from edlm.config import load
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from workflows.experiment import Experiment
 from workflows.serve import promotion, serve
 
@@ -24,19 +24,19 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     return replace(load(Experiment, SMALLEST), storage=str(tmp_path / "home"))
 
 
-def said(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> str:
+def printed(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that `serve` ends with."""
     with pytest.raises(SystemExit) as ended:
         serve(experiment)
     assert ended.value.code == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err
+    reported = capsys.readouterr()
+    assert reported.out == ""
+    assert reported.err.count("\n") == 1
+    return reported.err
 
 
-def test_without_a_model_serve_says_what_to_run_first_and_writes_nothing(experiment, tmp_path, capsys):
-    assert "run `make run` first" in said(experiment, capsys)
+def test_without_a_model_serve_states_what_to_run_first_and_writes_nothing(experiment, tmp_path, capsys):
+    assert "run `make run` first" in printed(experiment, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,7 +53,7 @@ def keys(folder: Path, state: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "reported"),
     [
         ("missing", "workflows.serve key NAME --file"),
         ("readable", "has mode 0644, but API keys must be readable by their owner only: chmod 600"),
@@ -61,10 +61,10 @@ def keys(folder: Path, state: str) -> Path:
         ("damaged", "line 1 is not `NAME sha256:HASH`"),
     ],
 )
-def test_a_file_of_keys_that_is_no_good_is_named_before_ray_starts(experiment, tmp_path, capsys, state, told):
+def test_a_file_of_keys_that_is_no_good_is_named_before_ray_starts(experiment, tmp_path, capsys, state, reported):
     path = keys(tmp_path, state)
-    line = said(replace(experiment, serving=replace(experiment.serving, key_file=str(path))), capsys)
-    assert told in line
+    line = printed(replace(experiment, serving=replace(experiment.serving, key_file=str(path))), capsys)
+    assert reported in line
     assert str(path) in line
 
 

@@ -8,7 +8,7 @@ from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load
 from edlm.storage import file_system, join
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from workflows.experiment import Experiment
 from workflows.stage import StageContext
 from workflows.stage_runner import RunningSession
@@ -35,10 +35,10 @@ def fails_within_a_checkpoint(work: StageContext) -> None:
 def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     experiment = load(Experiment, SMALLEST)
     session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
-    said = []
+    output = []
     for work in (fails, fails_within_a_checkpoint, fails_after_a_checkpoint, fails):
         with pytest.raises(RuntimeError, match="no space"):
             session.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
-        said.append(capsys.readouterr().out.splitlines()[1:])
+        output.append(capsys.readouterr().out.splitlines()[1:])
     unfinished = ["[prepare] an earlier run of it did not finish"]
-    assert said == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]
+    assert output == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]

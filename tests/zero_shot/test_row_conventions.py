@@ -94,6 +94,6 @@ def test_published_rows_need_a_separator_and_a_place_for_text():
         Published().needed(2)
 
 
-def test_every_convention_says_what_it_is():
-    said = [convention.describe() for convention in (Wrapped(), Published(), Documents())]
-    assert [text.split(":")[0] for text in said] == ["wrapped", "published", "document"]
+def test_every_convention_states_what_it_is():
+    output = [convention.describe() for convention in (Wrapped(), Published(), Documents())]
+    assert [text.split(":")[0] for text in output] == ["wrapped", "published", "document"]

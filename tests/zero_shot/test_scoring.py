@@ -17,7 +17,7 @@ from edlm.zero_shot.detokenizers import WikiText
 from edlm.zero_shot.row_conventions import Documents, Published, Wrapped
 from edlm.zero_shot.scoring import ZeroShot, score
 from tests.networks import autoregressive, denoiser
-from tests.places import DATA
+from tests.paths import DATA
 
 CONVENTIONS = [Wrapped(), Published(), Documents()]
 STORY = [f"exposé {number} , which says {'so ' * (number % 7)}much .\n" for number in range(40)]
@@ -159,12 +159,12 @@ def test_a_likelihood_that_is_not_a_number_ends_it(story):
 
 
 @conventions
-def test_a_result_says_how_it_was_made(story, convention):
+def test_a_result_states_how_it_was_made(story, convention):
     passages = story(convention=convention, limit=2, detokenizer=WikiText()).passages(byte_level, 16)
-    said = score(passages, constant(math.log(257)), seed=0, batch=8).describe()
-    assert "story: perplexity 257.00 (5.5491 +- 0.0000 nats a token)" in said
-    assert "detokeniser wikitext; rows of 16 tokens, at most 2 of them" in said
-    assert convention.describe() in said
+    output = score(passages, constant(math.log(257)), seed=0, batch=8).describe()
+    assert "story: perplexity 257.00 (5.5491 +- 0.0000 nats a token)" in output
+    assert "detokeniser wikitext; rows of 16 tokens, at most 2 of them" in output
+    assert convention.describe() in output
 
 
 def test_a_corpus_without_text_is_refused(story):
@@ -196,9 +196,9 @@ def test_a_tokenizer_without_separator_scores_wrapped_rows_only(story):
 
 
 def test_the_seven_are_written_and_read_as_yaml(tmp_path):
-    found = presets(Published(), limit=100)
-    assert [one.name for one in found] == ["ptb", "wikitext-103", "lm1b", "lambada", "ag-news", "pubmed", "arxiv"]
-    for one in found:
+    actual = presets(Published(), limit=100)
+    assert [one.name for one in actual] == ["ptb", "wikitext-103", "lm1b", "lambada", "ag-news", "pubmed", "arxiv"]
+    for one in actual:
         (tmp_path / "one.yaml").write_text(dump(one), encoding="utf-8")
         assert load(ZeroShot, tmp_path / "one.yaml") == one
         assert (one.convention, one.limit) == (Published(), 100)
@@ -230,7 +230,7 @@ def test_wikitext_2_has_the_words_that_everyone_counts(split, words, with_ends):
     assert result.word_perplexity == pytest.approx(expected)
 
 
-def test_the_tokens_of_gpt2_say_what_wikitext_2_says():
+def test_the_tokens_of_gpt2_decode_to_wikitext_2():
     if not (DATA / "gpt2").is_dir():
         pytest.skip("GPT-2's vocabulary is not beside this checkout (shared/data)")
     path = DATA / "wikitext-2" / "valid.txt"

@@ -131,17 +131,17 @@ def _selected(source: EnglishSource, folder: Path, digests: Sequence[str]) -> li
     """Return the documents with these digests from the source's file, which may hold others."""
     path = folder / source.file
     try:
-        found = {digest(text): text for text in source.documents(path)}
+        documents = {digest(text): text for text in source.documents(path)}
     except (OSError, BadZipFile, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is damaged ({error}); get it from {source.address}") from error
-    missing = [number for number, wanted in enumerate(digests, 1) if wanted not in found]
+    missing = [number for number, expected in enumerate(digests, 1) if expected not in documents]
     if missing:
         raise ConfigurationError(
             f"{path}: {len(missing):,} of its {len(digests):,} documents are not in it, first document {missing[0]}, "
             f"whose SHA-256 begins with {digests[missing[0] - 1]}; it is another edition, or damaged: see "
             f"docs/benchmarks/english.md for the edition, and {source.address}"
         )
-    return [found[wanted] for wanted in digests]
+    return [documents[expected] for expected in digests]
 
 
 def check(files: Mapping[str, bytes]) -> None:

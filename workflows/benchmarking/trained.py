@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edlm.config import Positive, config
-from edlm.evaluation.judge import OwnJudge
+from edlm.evaluation.judge import TrainedJudge
 from edlm.sampling.sampler import Sampler
 from workflows.evaluation.measurements.likelihood import Bound, Reference
 from workflows.evaluation.measurements.measurement import Row, Subject
@@ -52,7 +52,7 @@ class Worth:
 
 def worth(trained: Trained, energy: str, sampler: Sampler) -> Worth:
     """Measure a sampler's bound and texts; for the autoregressive model (by name), its likelihood and own texts."""
-    subject, judge = trained.subject(), OwnJudge()
+    subject, judge = trained.subject(), TrainedJudge()
     if energy == AUTOREGRESSIVE:
         (likelihood,) = (
             row for row in Reference(subject=subject, draws=1).find().rows["reference"]

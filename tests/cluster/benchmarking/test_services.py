@@ -38,12 +38,12 @@ def test_a_static_batch_takes_the_most_steps_of_its_kind_and_gives_each_its_text
         job(generator, 4, "the end of all that", 3, candidates=3),
     ]  # fmt: skip
     taken = {1: 5, 3: 7}
-    for found, asked in zip(fill(generator, jobs), jobs, strict=True):
+    for actual, asked in zip(fill(generator, jobs), jobs, strict=True):
         sampler = Sampler(steps=taken[asked.sampler.candidates], candidates=asked.sampler.candidates)
         (alone,) = generator.write(asked.known, 5, [asked.seed], sampler, asked.energy)
-        assert (found.tokens, found.text, found.seed) == (alone.tokens, alone.text, alone.seed)
+        assert (actual.tokens, actual.text, actual.seed) == (alone.tokens, alone.text, alone.seed)
         # A generator stops where the text is whole; a static batch fills the canvas behind it, too.
-        assert alone.tally.denoiser_calls <= found.tally.denoiser_calls <= sampler.steps
+        assert alone.tally.denoiser_calls <= actual.tally.denoiser_calls <= sampler.steps
 
 
 def test_a_text_longer_than_a_canvas_is_not_for_a_static_batch(generator):

@@ -25,7 +25,7 @@ NAME = "tiny"
 
 
 def plain_bundle(folder: Path, seed: int) -> Path:
-    """Afterwards `folder`/bundle is a good bundle without energies, not yet published; another seed, other weights."""
+    """Save a valid bundle without energies to `folder`/bundle, unpublished; the seed determines the weights."""
     tokenizer = Characters().build([])
     folder.mkdir(parents=True)
     tokenizer.save(folder)
@@ -37,12 +37,12 @@ def plain_bundle(folder: Path, seed: int) -> Path:
 
 
 def published(bundle: Path) -> str:
-    """Afterwards the bundle is committed, whatever is in it; its digest."""
+    """Commit the bundle whatever it holds, and return its digest."""
     return publish(bundle, str(bundle)).digest
 
 
 def with_weights(bundle: Path, change: Callable[[Tensor], Tensor]) -> Path:
-    """Afterwards the largest tensor of the bundle's denoiser is changed, and every checksum agrees with that."""
+    """Change the largest tensor of the bundle's denoiser, with valid checksums."""
     file = bundle / "denoiser" / WEIGHTS
     weights = load_file(file)
     largest = max(weights, key=lambda name: weights[name].numel())
@@ -51,7 +51,7 @@ def with_weights(bundle: Path, change: Callable[[Tensor], Tensor]) -> Path:
 
 
 def with_other_tokenizer(bundle: Path) -> Path:
-    """Afterwards the bundle's denoiser stands beside the tokenizer of another one, and every checksum agrees."""
+    """Replace the tokenizer of the bundle's denoiser by another one, with valid checksums."""
     Bytes().build([]).save(bundle / "denoiser")
     assert (bundle / "denoiser" / TOKENIZER).is_file()
     return _agreeing(bundle)

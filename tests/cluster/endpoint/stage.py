@@ -50,7 +50,7 @@ class Stage:
     versions: dict[str, ModelVersion]
 
     def promote(self, name: str) -> None:
-        """Afterwards the version answers; NotPromoted where it does not."""
+        """Promote the version and wait until it serves; raise NotPromoted if it does not."""
         Promotion(SECONDS, key=None).run(self.versions[name], CANARY)
 
     def swap_statuses(self) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ class Stage:
 
 
 def register_all(root: Path) -> dict[str, ModelVersion]:
-    """Afterwards two good versions are registered, of which `first` is the champion, and the spoiled ones."""
+    """Register two valid versions, of which `first` is the champion, and the spoiled ones."""
     runs = open_tracking(TRACKING, str(root))
     run_id, versions = runs.start("register"), {}
     for seed, name in enumerate(("first", "second", *SPOILED)):

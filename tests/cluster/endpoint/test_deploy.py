@@ -96,7 +96,7 @@ def test_the_registered_model_answers(stage):
 def test_a_seed_gives_the_same_text_alone_and_in_company(stage):
     requests = [
         {"prompt": "ab" * i, "seed": i, "n": 2, "max_tokens": 10 + i, "edlm": {"steps": 4 + i, "candidates": 1 + i % 3}}
-        for i in range(6)  # 12 texts: as many as are let in, on their way or waiting
+        for i in range(6)  # 12 texts: as many as are let in, in progress or waiting
     ]
     alone = [texts(post(stage.url, "/v1/completions", request)) for request in requests]
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -136,24 +136,24 @@ def test_a_server_on_all_addresses_is_reached_on_its_own():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         ({"host": "0.0.0.0"}, "0.0.0.0 is not a loopback address, and no API key would be required"),
         ({"min_replicas": 3, "max_replicas": 2}, "min_replicas: 3 is more than serving.max_replicas, 2"),
         ({"gpus_per_replica": 1.5}, "gpus_per_replica: 1.5; give a fraction below 1, or a whole number"),
     ],
 )
-def test_settings_that_contradict_one_another_are_named(settings, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_settings_that_contradict_one_another_are_named(settings, output):
+    with pytest.raises(ConfigurationError, match=output):
         parse(Serving, settings)
 
 
-def test_beyond_this_machine_the_endpoint_asks_for_keys_or_says_that_it_is_open():
+def test_beyond_this_machine_the_endpoint_asks_for_keys_or_states_that_it_is_open():
     assert Serving(host="0.0.0.0", key_file="/etc/edlm/keys").host == Serving(host="0.0.0.0", open=True).host
 
 
 @pytest.mark.parametrize(
-    ("user_config", "said"),
+    ("user_config", "output"),
     [
         (None, "version, uri and digest of a model are needed, got None"),
         ({"version": "1", "uri": "file:///x"}, "user_config: digest: missing"),
@@ -161,8 +161,8 @@ def test_beyond_this_machine_the_endpoint_asks_for_keys_or_says_that_it_is_open(
         ({"version": "1", "uri": "file:///x", "digest": "a" * 64, "alias": "champion"}, "alias: unknown key"),
     ],
 )
-def test_a_replica_takes_a_whole_version_and_no_alias(user_config, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_a_replica_takes_a_whole_version_and_no_alias(user_config, output):
+    with pytest.raises(ConfigurationError, match=output):
         target_version(user_config)
 
 

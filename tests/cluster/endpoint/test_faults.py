@@ -36,7 +36,7 @@ def test_of_a_burst_every_accepted_request_ends_in_time_and_every_other_is_refus
     assert [one.ending for one in after] == ["done", "done"]
 
 
-def test_every_refusal_of_a_burst_is_of_openais_form_and_they_are_not_all_told_the_same_time(stage):
+def test_rejections_of_a_burst_have_openais_form_and_different_retry_after(stage):
     """Those of Ray's proxy, whose queue a burst fills, too."""
     answers = asyncio.run(_at_once(f"{stage.url}/v1/completions", 300))
     refused = [answer for answer in answers if answer.status_code != 200]
@@ -60,14 +60,14 @@ async def _at_once(url: str, count: int) -> list[httpx.Response]:
 def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stage):
     """R13: mid-response the client sees a stream without [DONE]; before it, an error; and it may ask again."""
     alone = stage.ask(seed=5).json()["choices"][0]["text"]
-    killed, told = stage.pids(), []
+    killed, reported = stage.pids(), []
 
     def unary() -> None:
         try:
             answer = stage.ask(max_tokens=600)
-            told.append((answer.status_code, answer.json().get("error", {}).get("code")))
+            reported.append((answer.status_code, answer.json().get("error", {}).get("code")))
         except httpx.TransportError:
-            told.append(None)  # the connection was dropped
+            reported.append(None)  # the connection was dropped
 
     waiting = threading.Thread(target=unary)
     waiting.start()
@@ -80,7 +80,7 @@ def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stag
     waiting.join()
     assert lost.value.seed == LONG["seed"]
     # 200: it was routed anew, for no replica had taken it.
-    assert told in ([(503, "engine_failed")], [None], [(200, None)])
+    assert reported in ([(503, "engine_failed")], [None], [(200, None)])
     until(lambda: len(stage.pids() - killed) == 2)
     until(lambda: answered(stage, seed=5) == alone)
 

@@ -30,21 +30,22 @@ def test_ray_listens_on_loopback_only_but_for_one_port_of_each_replica(stage):
 
 
 @pytest.mark.usefixtures("machine")
-def test_who_has_not_the_token_is_told_so(tmp_path):
+def test_a_client_without_the_token_gets_an_error(tmp_path):
     unknown = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in unknown}
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", JOIN.format(address())],
         env={**environment, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert said.returncode == 1
+    assert output.returncode == 1
     assert (
-        f"error: not promoted: address: the Ray cluster at {address()} does not take this shell's token" in said.stderr
+        f"error: not promoted: address: the Ray cluster at {address()} does not take this shell's token"
+        in output.stderr
     )
-    assert "Traceback" not in said.stderr
+    assert "Traceback" not in output.stderr
 
 
 def listening() -> Iterator[tuple[psutil.Process, ipaddress.IPv4Address | ipaddress.IPv6Address]]:

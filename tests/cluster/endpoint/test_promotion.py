@@ -64,22 +64,22 @@ def test_a_spoiled_version_is_not_promoted_and_the_old_one_answers_on(stage, nam
 @pytest.mark.parametrize("breaks", [KeyError("digest"), KeyboardInterrupt()])
 def test_whatever_ends_a_promotion_the_version_before_answers(stage, monkeypatch, breaks):
     stage.promote("first")
-    said = []
+    output = []
 
     def interrupted(*_: object) -> None:
-        said.extend(deployed()[APPLICATION].deployments)
+        output.extend(deployed()[APPLICATION].deployments)
         raise breaks
 
     monkeypatch.setattr(promotion, "unanswered", interrupted)
     with pytest.raises(NotPromoted if isinstance(breaks, Exception) else KeyboardInterrupt) as raised:
         stage.promote("second")
-    assert [one.user_config["digest"] for one in said] == [stage.versions["second"].digest]  # it was on its way
+    assert [one.user_config["digest"] for one in output] == [stage.versions["second"].digest]  # it was in progress
     if isinstance(breaks, Exception):
         assert str(raised.value) == "KeyError: 'digest'; the previous version is serving"
     until(lambda: stage.answers() == ["first", "first"])
 
 
-def test_replicas_that_say_nothing_in_time_are_asked_again(stage, monkeypatch):
+def test_replicas_that_do_not_answer_in_time_are_asked_again(stage, monkeypatch):
     """Ray raises TimeoutError, as while a replica is busy, or dies."""
     stage.promote("first")
     with monkeypatch.context() as hasty:
@@ -88,7 +88,7 @@ def test_replicas_that_say_nothing_in_time_are_asked_again(stage, monkeypatch):
     assert stage.answers() == ["first", "first"]
 
 
-def test_a_promotion_that_is_only_ever_refused_says_so(stage, monkeypatch):
+def test_a_promotion_that_is_only_ever_refused_states_so(stage, monkeypatch):
     stage.promote("first")
 
     async def busy(_scope, _receive, send):
@@ -112,7 +112,7 @@ def test_of_quick_promotions_the_last_wins_in_every_replica(stage):
     stage.promote("second")
 
 
-def test_a_text_on_its_way_is_finished_by_the_model_that_began_it(stage):
+def test_a_running_text_is_finished_by_the_model_that_began_it(stage):
     """R18"""
     stage.promote("first")
     long = {"prompt": "", "max_tokens": 600, "seed": 3}
@@ -131,24 +131,24 @@ def test_a_text_on_its_way_is_finished_by_the_model_that_began_it(stage):
             assert answer["choices"][0]["text"] != alone
 
 
-def test_the_line_that_serve_prints_promotes_from_any_shell_and_says_why_it_does_not(stage):
-    said = command("--alias", "second")
-    assert said.returncode == 0, said.stderr
-    assert "INFO" not in said.stderr
+def test_the_line_that_serve_prints_promotes_from_any_shell_and_states_why_it_does_not(stage):
+    output = command("--alias", "second")
+    assert output.returncode == 0, output.stderr
+    assert "INFO" not in output.stderr
     assert stage.answers() == ["second", "second"]
-    said = command("--version", stage.versions["numbers"].version)
-    assert said.returncode == 1
-    assert "error: not promoted" in said.stderr
-    assert "not finite" in said.stderr
+    output = command("--version", stage.versions["numbers"].version)
+    assert output.returncode == 1
+    assert "error: not promoted" in output.stderr
+    assert "not finite" in output.stderr
     assert stage.answers() == ["second", "second"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The line that `make serve` prints, in a shell that knows nothing of this process."""
-    told = shlex.split(promotion_line(address(), keyed=False))
+    reported = shlex.split(promotion_line(address(), keyed=False))
     unknown = ("RAY_AUTH_MODE", "RAY_ADDRESS", "EDLM_HOME")
     return subprocess.run(
-        [*told, *arguments],
+        [*reported, *arguments],
         env={name: value for name, value in os.environ.items() if name not in unknown},
         capture_output=True,
         text=True,
@@ -159,8 +159,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("stage")
 def test_what_the_registry_does_not_know_is_not_tried():
     promoting = Promotion(SECONDS, key=None)
-    with pytest.raises(ValueError, match=r"has no alias 'nobody' \(aliases: "):
-        promoting.resolve("nobody", None, None)
+    with pytest.raises(ValueError, match=r"has no alias 'unknown' \(aliases: "):
+        promoting.resolve("unknown", None, None)
     with pytest.raises(ValueError, match=r"has no version 99 \(versions: 1, 2, 3, "):
         promoting.resolve(None, 99, None)
 
@@ -175,7 +175,7 @@ def test_an_endpoint_that_asks_for_keys_is_not_promoted_without_one(monkeypatch)
 
 
 def test_without_registry_and_storage_the_endpoint_answers_and_a_replica_starts_again(stage):
-    """The registry is asked by whoever promotes, and never by a replica; its model stands on the shelf."""
+    """The registry is queried by the promoting command, never by a replica; its model is cached."""
     stage.promote("first")
     (stage.root / "mlflow.db").rename(stage.root / "away.db")
     (stage.root / "first").rename(stage.root / "gone")

@@ -1,4 +1,4 @@
-"""Taking the endpoint down: nothing new, what is on its way may end, and whoever takes too long is told.
+"""Taking the endpoint down: nothing new, running requests may end, and those that take too long get an error.
 
 What needs another Serve than these tests' own stands here, too, after its end.
 """
@@ -23,7 +23,7 @@ SLOW = Settings(steps=12, candidates=1)  # with 4096 tokens, ten seconds and mor
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
-def test_texts_on_their_way_end_or_are_told_and_nothing_new_is_begun(stage):
+def test_running_texts_end_or_get_an_error_and_nothing_new_begins(stage):
     """R15, with a drain limit of five seconds."""
     short, refused = [], []
     with stage.client() as client, client.stream("", max_tokens=4096, seed=1, settings=SLOW) as stream:
@@ -34,12 +34,12 @@ def test_texts_on_their_way_end_or_are_told_and_nothing_new_is_begun(stage):
         down = threading.Thread(target=lambda: undeploy(stage.settings))
         down.start()
         until(lambda: refuses(stage, refused))
-        with pytest.raises(ServiceError) as told:
+        with pytest.raises(ServiceError) as reported:
             list(stream)
         on_its_way.join()
         down.join()
     assert short[0].status_code == 200
-    assert told.value.code == "engine_failed"
+    assert reported.value.code == "engine_failed"
     assert set(refused) <= {429, 503, 404}
     assert APPLICATION not in serve.status().applications
     with pytest.raises(httpx.TransportError):

@@ -55,13 +55,13 @@ def test_what_is_no_proper_json_is_refused(url, path, body):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_body_that_cannot_be_read_is_told_why(url, body, status, code, message):
+def test_a_body_that_cannot_be_read_is_reported_why(url, body, status, code, message):
     refused = error(ask(url, COMPLETIONS, body), status)
     assert refused["code"] == code
     assert message in refused["message"]
 
 
-def test_a_compressed_body_is_told_to_come_as_it_is(url):
+def test_a_compressed_body_is_reported_to_come_as_it_is(url):
     headers = {**JSON, "content-encoding": "gzip"}
     refused = error(ask(url, COMPLETIONS, gzip.compress(b"{}"), headers=headers), 415)
     assert refused["code"] == "unsupported_encoding"

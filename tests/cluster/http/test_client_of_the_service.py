@@ -61,12 +61,12 @@ def test_texts_without_a_seed_differ_and_can_be_made_again_alone(client):
     assert again.choices == done.choices
 
 
-def test_what_a_request_says_besides_its_settings_is_heard(client):
+def test_fields_of_a_request_besides_its_settings_are_sent(client):
     assert client.complete("ab", settings=Settings(candidates=1), edlm={"steps": 3}).details.steps == 3
     assert client.complete("ab", metadata={}).details.ignored == ("metadata",)
 
 
-def test_a_stream_tells_the_same_text_and_how_each_token_came(client):
+def test_a_stream_shows_the_same_text_and_how_each_token_came(client):
     whole = client.complete("ab", max_tokens=10, seed=5, settings=WEIGHED)
     with client.stream("ab", max_tokens=10, seed=5, settings=WEIGHED, denoising=True) as stream:
         events = list(stream)
@@ -91,7 +91,7 @@ def test_an_infill_streams_its_states_and_then_its_text(client):
     assert (filled.text, filled.tokens) == (whole.text, whole.tokens)
 
 
-def test_leaving_a_stream_frees_its_place(generator):
+def test_leaving_a_stream_frees_its_slot(generator):
     with serving(generator, "1/0", limits=PATIENT) as own, Client(own.url) as client:
         with client.stream(max_tokens=4000, settings=Settings(steps=12, candidates=1), denoising=True) as stream:
             next(stream)
@@ -103,21 +103,21 @@ def test_the_accounts_of_a_load_agree_with_those_of_the_service(generator):
         requests = plan(40, 400.0, (2, 12), (1, 3), seed=1, cancelled_share=0.2, cancel_seconds=0.02)
         outcomes = load(own.url, requests, RequestSettings(max_tokens=LENGTH, states=True))
         eventually(lambda: idle(own))
-        told, kept = Counter(one.ending for one in outcomes), accounts(own)
+        reported, kept = Counter(one.ending for one in outcomes), accounts(own)
         given_up = sum(one.cancel_after is not None for one in requests)
-        assert told["done"] + told["busy"] + told["cancelled"] == len(requests)
-        assert told["cancelled"] <= given_up
-        # Who gave up may have done so before the request arrived, or when the answer was ready and on its way.
+        assert reported["done"] + reported["busy"] + reported["cancelled"] == len(requests)
+        assert reported["cancelled"] <= given_up
+        # Who gave up may have done so before the request arrived, or when the answer was ready and in progress.
         rejected = sum(kept.rejected.values())
-        assert told["busy"] <= rejected <= told["busy"] + told["cancelled"]
-        assert told["done"] <= kept.finished["length"] <= told["done"] + told["cancelled"]
+        assert reported["busy"] <= rejected <= reported["busy"] + reported["cancelled"]
+        assert reported["done"] <= kept.finished["length"] <= reported["done"] + reported["cancelled"]
         assert kept.submitted <= len(requests) - rejected
         assert kept.submitted == sum(kept.finished.values())
         assert {one.tokens for one in outcomes if one.ending == "done"} == {LENGTH}
         assert all(one.first_seconds is not None for one in outcomes if one.ending == "done")
 
 
-def test_of_a_burst_who_is_refused_is_told_when_to_come_again(generator):
+def test_rejected_requests_of_a_burst_have_retry_after(generator):
     with serving(generator, "1/0", limits=Limits(slots=1, waiting=2, patience_seconds=600)) as own:
         outcomes = burst(own.url, plan(30, None, (12,), (3,), seed=1), deadline=60.0)
         assert {one.ending for one in outcomes} == {"done", "busy"}

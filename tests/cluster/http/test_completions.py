@@ -16,7 +16,7 @@ def texts(url: str, **request) -> list[str]:
     return [choice["text"] for choice in response.json()["choices"]]
 
 
-def test_a_completion_has_openais_form_and_says_what_made_it(url):
+def test_a_completion_has_openais_form_and_states_what_made_it(url):
     settings = {"steps": 16, "candidates": 8, "window": [0.25, 1.0], "energy_temperature": 2.0, "energy": "conditional"}
     response = ask(url, COMPLETIONS, {"prompt": "The 5", "max_tokens": 30, "n": 2, "seed": 1, "edlm": settings})
     assert response.status_code == 200, response.text
@@ -95,9 +95,9 @@ def test_a_stop_string_cuts_the_text_before_it_wherever_tokens_part(url, as_list
     ).json()  # fmt: skip
     (uncut,) = texts(url, prompt="ab" + stop, max_tokens=30, seed=2)
     (choice,) = answer["choices"]
-    found = uncut.find(stop)
-    assert choice["text"] == (uncut if found < 0 else uncut[:found])
-    assert choice["finish_reason"] == ("length" if found < 0 else "stop")
+    actual = uncut.find(stop)
+    assert choice["text"] == (uncut if actual < 0 else uncut[:actual])
+    assert choice["finish_reason"] == ("length" if actual < 0 else "stop")
     (cut,) = texts(url, prompt="ab", max_tokens=30, seed=2, stop=stop)
     assert cut == whole[: whole.index(stop)]
 
@@ -116,8 +116,16 @@ def test_a_text_between_prompt_and_suffix_shares_their_canvas(url):
 
 @pytest.mark.parametrize("more", [{"n": 4}, {"best_of": 4}])
 def test_a_stop_between_prompt_and_suffix_cuts_tokens_steps_and_usage_with_the_text(url, more):
-    wanted = {"return": ["token_ids", "trajectory"]}
-    request = {"prompt": "ab", "max_tokens": 8, "suffix": "cd", "seed": 1, "stop": list("aeio"), "edlm": wanted, **more}
+    expected = {"return": ["token_ids", "trajectory"]}
+    request = {
+        "prompt": "ab",
+        "max_tokens": 8,
+        "suffix": "cd",
+        "seed": 1,
+        "stop": list("aeio"),
+        "edlm": expected,
+        **more,
+    }
     answer = ask(url, COMPLETIONS, request).json()
     assert any(len(choice["text"]) < 8 for choice in answer["choices"])
     for choice in answer["choices"]:
@@ -189,7 +197,7 @@ def test_what_does_not_go_together_is_named(url, request_, param):
     assert error(ask(url, COMPLETIONS, request_), 400)["param"] == param
 
 
-def test_a_temperature_is_another_law_and_says_so(url, generator):
+def test_a_temperature_is_another_distribution_and_states_so(url, generator):
     request = {"prompt": "ab", "max_tokens": 10, "seed": 3}
     plain, warm = (ask(url, COMPLETIONS, {**request, "temperature": one}).json() for one in (1, 0.7))
     assert (plain["edlm"]["temperature"], plain["edlm"]["distribution"]) == (1.0, None)
@@ -203,7 +211,7 @@ def test_a_temperature_is_another_law_and_says_so(url, generator):
 @pytest.mark.parametrize(
     "settings", [{}, {"candidates": 1}, {"energy": "conditional"}, {"candidates": 0, "energy": "conditional"}]
 )
-def test_at_temperature_zero_one_step_of_one_place_is_the_likeliest_token(url, settings):
+def test_at_temperature_zero_one_step_of_one_position_is_the_likeliest_token(url, settings):
     request = {"prompt": "abcd", "max_tokens": 1, "temperature": 0, "edlm": {"steps": 1, **settings}}
     answer = ask(url, COMPLETIONS, {**request, "n": 6}).json()
     assert len({choice["text"] for choice in answer["choices"]}) == 1

@@ -1,4 +1,4 @@
-"""Who goes away, does not read, asks for too much or comes too late holds up nobody, and is counted once."""
+"""Clients that disconnect, do not read, ask for too much or are late delay no other client, and are counted once."""
 
 import json
 import socket
@@ -45,7 +45,7 @@ def counts(service: Service) -> Statistics:
 
 
 def empty(service: Service) -> bool:
-    """Whether nothing is on its way, and every text that was submitted has ended once."""
+    """Whether nothing is in progress, and every text that was submitted has ended once."""
     now = counts(service)
     return now.running == now.waiting == 0 and now.submitted == sum(now.finished.values())
 
@@ -63,7 +63,7 @@ def connected(service: Service, path: str, body: dict) -> socket.socket:
 @pytest.mark.parametrize(
     "more", [{}, {"stream": True}, {"n": 4}, {"stream": True, "stream_options": {"denoising": True}}]
 )
-def test_a_client_that_hangs_up_frees_its_place_at_the_next_step(own, more):
+def test_a_client_that_disconnects_frees_its_slot_at_the_next_step(own, more):
     with closing(connected(own, COMPLETIONS, {**LONG, **more})):
         eventually(lambda: counts(own).rows > 0)
         assert not empty(own)
@@ -101,7 +101,7 @@ def test_a_client_that_hangs_up_at_the_end_is_counted_once(own):
     eventually(lambda: sum(sample.value for sample in families()["edlm_requests"].samples) == 5)
 
 
-def test_a_score_that_nobody_waits_for_is_called_off(own):
+def test_a_score_whose_client_is_gone_is_cancelled(own):
     body = {"text": "hello", "draws": 64, "edlm": {"steps": 200, "candidates": 1}}
     with closing(connected(own, "/v1/score", body)):
         eventually(lambda: counts(own).running == 1)
@@ -136,7 +136,7 @@ def test_the_servers_own_deadline_ends_every_request(generator):
         assert ask(service.url, COMPLETIONS, SHORT).status_code == 200
 
 
-def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(generator):
+def test_a_burst_is_answered_or_has_retry_after_and_leaves_nothing(generator):
     limits = Limits(slots=2, waiting=4, patience_seconds=600)
     with serving(generator, "7/0", request_limits=SLOW, limits=limits) as service:
         alone = ask(service.url, COMPLETIONS, SHORT).json()["choices"]
@@ -166,7 +166,7 @@ def test_a_burst_is_answered_or_told_when_to_come_back_and_leaves_nothing(genera
         (INFILL, {"parts": [3], "n": 4}, "n"),
     ],
 )
-def test_more_texts_in_one_request_than_may_be_on_their_way_are_refused(generator, path, more, param):
+def test_more_texts_in_one_request_than_slots_and_queue_hold_are_refused(generator, path, more, param):
     request_limits = RequestLimits(
         work_per_second=1e-3, burst_seconds=1e3
     )  # one pass: enough for one request, and no other
@@ -209,7 +209,7 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):
         assert service.metrics.value(REJECTED, "patience") == 1
 
 
-def test_an_engine_that_stops_ends_every_request_and_says_so(generator):
+def test_an_engine_that_stops_ends_every_request_and_states_so(generator):
     with serving(generator, "7/0", request_limits=SLOW, limits=PATIENT) as service, ThreadPoolExecutor(2) as pool:
         whole = pool.submit(ask, service.url, COMPLETIONS, LONG)
         streamed = pool.submit(ask, service.url, COMPLETIONS, {**LONG, "stream": True})
@@ -239,7 +239,7 @@ def test_texts_that_were_let_in_are_ranked_though_the_engine_is_to_stop(generato
         assert counts(service).finished == {"length": 2, "scored": 1}
 
 
-def test_an_engine_that_is_to_stop_is_not_ready_and_says_why(generator):
+def test_an_engine_that_is_to_stop_is_not_ready_and_states_why(generator):
     gate = Gate()
     with (
         serving(watched(generator, before=gate), "7/0", request_limits=SLOW, limits=PATIENT) as service,

@@ -18,15 +18,15 @@ def texts(answer):
 
 
 def test_prompts_without_a_seed_have_a_stream_each(url):
-    found = answer(url, prompt=PROMPTS, n=2)
-    assert len(set(texts(found))) == len(set(found["edlm"]["seeds"])) == 8
-    assert found["edlm"]["streams"] == "independent"
+    actual = answer(url, prompt=PROMPTS, n=2)
+    assert len(set(texts(actual))) == len(set(actual["edlm"]["seeds"])) == 8
+    assert actual["edlm"]["streams"] == "independent"
 
 
 def test_prompts_with_a_seed_share_their_streams(url):
-    found = answer(url, prompt=PROMPTS, n=2, seed=7)
-    assert len(set(texts(found))) == 2
-    assert (found["edlm"]["seeds"], found["edlm"]["streams"]) == ([7, 8] * 4, "shared")
+    actual = answer(url, prompt=PROMPTS, n=2, seed=7)
+    assert len(set(texts(actual))) == 2
+    assert (actual["edlm"]["seeds"], actual["edlm"]["streams"]) == ([7, 8] * 4, "shared")
 
 
 def test_independent_streams_of_neighbouring_seeds_share_no_text(url):
@@ -37,31 +37,31 @@ def test_independent_streams_of_neighbouring_seeds_share_no_text(url):
 
 
 def test_shared_streams_can_be_asked_for_without_a_seed(url):
-    found = answer(url, prompt=PROMPTS, edlm={"streams": "shared"})
-    assert len(set(texts(found))) == 1
-    assert found["edlm"]["seeds"] == [found["edlm"]["seed"]] * 4
+    actual = answer(url, prompt=PROMPTS, edlm={"streams": "shared"})
+    assert len(set(texts(actual))) == 1
+    assert actual["edlm"]["seeds"] == [actual["edlm"]["seed"]] * 4
 
 
 @pytest.mark.parametrize("more", [{}, {"seed": 3}, {"seed": 3, "edlm": {"streams": "independent"}}, {"best_of": 3}])
 def test_each_text_is_made_again_alone_by_its_seed(url, more):
     request = {"prompt": ["ab", "c"], "n": 2, **more, "max_tokens": 8}
-    found = answer(url, **request)
-    for i, (text, seed) in enumerate(zip(texts(found), found["edlm"]["seeds"], strict=True)):
+    actual = answer(url, **request)
+    for i, (text, seed) in enumerate(zip(texts(actual), actual["edlm"]["seeds"], strict=True)):
         assert texts(answer(url, prompt=request["prompt"][i // 2], max_tokens=8, seed=seed)) == [text]
 
 
 def test_a_request_is_made_again_by_the_seed_and_streams_that_its_answer_names(url):
-    found = answer(url, prompt=PROMPTS, n=2)
-    same = answer(url, prompt=PROMPTS, n=2, seed=found["edlm"]["seed"], edlm={"streams": found["edlm"]["streams"]})
-    assert texts(same) == texts(found)
-    assert texts(answer(url, prompt="the ", seed=found["edlm"]["seed"])) == texts(found)[:1]
+    actual = answer(url, prompt=PROMPTS, n=2)
+    same = answer(url, prompt=PROMPTS, n=2, seed=actual["edlm"]["seed"], edlm={"streams": actual["edlm"]["streams"]})
+    assert texts(same) == texts(actual)
+    assert texts(answer(url, prompt="the ", seed=actual["edlm"]["seed"])) == texts(actual)[:1]
 
 
 def test_infills_without_a_seed_have_a_stream_each(url):
-    found = answer(url, INFILL, parts=["ab", 8], n=3)
-    assert len(set(texts(found))) == 3
-    assert found["edlm"]["streams"] == "independent"
-    for text, seed in zip(texts(found), found["edlm"]["seeds"], strict=True):
+    actual = answer(url, INFILL, parts=["ab", 8], n=3)
+    assert len(set(texts(actual))) == 3
+    assert actual["edlm"]["streams"] == "independent"
+    for text, seed in zip(texts(actual), actual["edlm"]["seeds"], strict=True):
         assert texts(answer(url, INFILL, parts=["ab", 8], seed=seed)) == [text]
     assert answer(url, INFILL, parts=["ab", 8], n=3, seed=1)["edlm"]["seeds"] == [1, 2, 3]
 
@@ -74,8 +74,8 @@ def test_a_stream_names_the_seed_of_each_choice(url):
 
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**53, 2**63 - 1])
 def test_seeds_of_64_bits_are_streams_of_their_own(url, seed):
-    found = answer(url, prompt="ab", n=2, seed=seed)
-    assert found["edlm"]["seed"] == found["edlm"]["seeds"][0] == seed
-    assert texts(answer(url, prompt="ab", seed=found["edlm"]["seeds"][1])) == texts(found)[1:]
-    assert texts(found)[0] not in texts(answer(url, prompt="ab", n=2, seed=seed % 2**32 + 2))
+    actual = answer(url, prompt="ab", n=2, seed=seed)
+    assert actual["edlm"]["seed"] == actual["edlm"]["seeds"][0] == seed
+    assert texts(answer(url, prompt="ab", seed=actual["edlm"]["seeds"][1])) == texts(actual)[1:]
+    assert texts(actual)[0] not in texts(answer(url, prompt="ab", n=2, seed=seed % 2**32 + 2))
     assert ask(url, "/v1/score", {"text": "ab", "seed": seed, "draws": 2}).status_code == 200

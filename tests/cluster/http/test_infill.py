@@ -29,7 +29,7 @@ def test_choices_differ_and_repeat_on_resend(url):
     assert choices == ask(url, INFILL, {"parts": ["the ", 8], "n": 3, "seed": 1}).json()["choices"]
 
 
-def test_a_temperature_is_another_law_and_says_so(url):
+def test_a_temperature_is_another_distribution_and_states_so(url):
     cold, plain = (ask(url, INFILL, {"parts": ["ab", 8], "seed": 1, "temperature": t}).json() for t in (0, 1))
     assert (cold["edlm"]["distribution"], plain["edlm"]["distribution"]) == ("another distribution", None)
     assert cold["choices"][0]["text"] != plain["choices"][0]["text"]
@@ -59,7 +59,7 @@ def test_the_step_of_each_token_is_shown_on_request(url):
         ({"parts": [1], "edlm": {"candidates": 0}}, "edlm.energy", "not normalised"),
     ],
 )
-def test_what_this_model_cannot_fill_is_said(url, body, param, message):
+def test_what_this_model_cannot_fill_is_reported(url, body, param, message):
     refused = error(ask(url, INFILL, body), 400)
     assert refused["param"] == param
     assert message in refused["message"]

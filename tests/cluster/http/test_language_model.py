@@ -53,7 +53,7 @@ def test_scores_are_the_endpoints(model, url, settings):
     }
 
 
-def test_a_stream_tells_what_the_endpoints_stream_tells(model, url):
+def test_a_stream_shows_what_the_endpoints_stream_tells(model, url):
     with Client(url) as client, client.stream("ab", max_tokens=20, seed=9) as stream:
         theirs = "".join(event.text for event in stream if isinstance(event, Choice))
     assert "".join(map(str, model.stream("ab", max_tokens=20, seed=9))) == theirs

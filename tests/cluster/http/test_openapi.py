@@ -39,8 +39,8 @@ def document(url):
 
 
 def test_the_document_is_the_committed_one(url):
-    found = written(ask(url, "/openapi.json", method="GET").json())
-    assert found == FILE.read_text(encoding="utf-8"), (
+    actual = written(ask(url, "/openapi.json", method="GET").json())
+    assert actual == FILE.read_text(encoding="utf-8"), (
         "the endpoint's interface has changed: if that is meant, run `python -m tests.cluster.openapi` and commit it"
     )
 
@@ -49,9 +49,9 @@ def test_every_refusal_is_documented(url):
     paths = ask(url, "/openapi.json", method="GET").json()["paths"]
     worked = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}
     for path in ("/v1/completions", "/v1/infill", "/v1/score"):
-        told = set(paths[path]["post"]["responses"])
-        assert worked <= told
-        assert "422" not in told
+        reported = set(paths[path]["post"]["responses"])
+        assert worked <= reported
+        assert "422" not in reported
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)

@@ -30,7 +30,7 @@ def client(url) -> Iterator[Client]:
         yield client
 
 
-def test_it_says_that_it_has_no_energy(client):
+def test_it_states_that_it_has_no_energy(client):
     (model,) = client.models()
     assert (model.facts.energies, model.facts.energy) == ((), None)
     assert model.facts.sampler["candidates"] == 1

@@ -1,4 +1,4 @@
-"""The playground in a real browser, before the real app around a tiny bundle: what a person sees and does there."""
+"""The playground in a real browser, before the real app around a tiny bundle: what a user sees and does."""
 
 import json
 import math
@@ -42,7 +42,7 @@ NETWORK = "Failed to load resource"
 
 
 class Turnstile:
-    """Before a denoiser: it reads as often as it is let, so that a test can look at a text on its way."""
+    """Gate in front of a denoiser that allows single passes, so that a test can look at a text in progress."""
 
     def __init__(self, network: Denoiser) -> None:
         self._changed, self._passes = threading.Condition(), math.inf
@@ -54,7 +54,7 @@ class Turnstile:
             self._passes -= 1
 
     def let(self, passes: float) -> None:
-        """Afterwards it reads so many times more, and then waits."""
+        """Allow `passes` more passes, then block."""
         with self._changed:
             self._passes = passes
             self._changed.notify_all()
@@ -105,7 +105,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(bundle) -> Iterator[Site]:
-    # Time at the turnstile looks to the engine like slow passes; no estimate of it turns anybody away here.
+    # Time at the turnstile looks to the engine like slow passes; no request is rejected for it here.
     patient = Limits(patience_seconds=1e6)
     with site_of(bundle, RequestLimits(max_seconds=1e6), patient) as one:
         yield one
@@ -153,7 +153,7 @@ class Playground:
         self.at("#run-button").click()
 
     def finish(self, *kinds: str) -> None:
-        """Afterwards the runs are done."""
+        """Wait until the runs are done."""
         for kind in kinds:
             expect(self.part(kind, "status")).to_contain_text("done")
         expect(self.at("#stop-button")).to_be_disabled()
@@ -192,7 +192,9 @@ def visit(browser) -> Iterator[Open]:
             playground = Playground(context.new_page())
             opened.append(playground)
             note = playground.complaints.append
-            playground.page.on("console", lambda said: note(said.text) if said.type in ("error", "warning") else None)
+            playground.page.on(
+                "console", lambda output: note(output.text) if output.type in ("error", "warning") else None
+            )
             playground.page.on("pageerror", lambda error: note(str(error)))
             playground.page.on("dialog", lambda dialog: (note(f"a dialog: {dialog.message}"), dialog.dismiss()))
             playground.page.goto(url)
@@ -202,7 +204,7 @@ def visit(browser) -> Iterator[Open]:
 
         yield open_page
         for one in opened:
-            assert [said for said in one.complaints if not (one.refused and said.startswith(NETWORK))] == []
+            assert [output for output in one.complaints if not (one.refused and output.startswith(NETWORK))] == []
 
 
 def request(seed: int, tokens: int, **settings: object) -> dict[str, Any]:
@@ -407,7 +409,7 @@ def test_gaps_are_typed_in_braces(site, visit):
     assert playground.at("#prompt").input_value() == "the "
 
 
-LONG = 600  # tokens: so many canvases that nobody waits for the end
+LONG = 600  # tokens: more canvases than a test waits for
 
 
 def test_stop_cancels_both_on_the_server(site, visit):
@@ -434,13 +436,13 @@ def test_a_closed_tab_cancels_on_the_server(site, visit):
 
 @contextmanager
 def cancelling(site: Site, texts: int) -> Iterator[None]:
-    """Within, so many texts are on their way and are called off; afterwards the engine has let them go."""
+    """Require that the block cancels as many running texts, and wait until the engine has removed them."""
     wait_until(lambda: present(site) == texts)
     before = site.engine.statistics().finished
     yield
-    wanted = {**before, "cancelled": before.get("cancelled", 0) + texts}
+    expected = {**before, "cancelled": before.get("cancelled", 0) + texts}
     # Pass by pass, until the server has heard of it.
-    wait_until(lambda: site.turnstile.let(1) or site.engine.statistics().finished == wanted)
+    wait_until(lambda: site.turnstile.let(1) or site.engine.statistics().finished == expected)
     assert present(site) == 0
     site.turnstile.release()
 
@@ -534,8 +536,8 @@ def test_the_curl_line_gives_the_same_text(site, visit):
         playground.part(kind, "curl").click()
         expect(playground.part(kind, "curl")).to_contain_text("Copied")
         line = playground.page.evaluate("navigator.clipboard.readText()")
-        said = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=30).stdout
-        assert playground.text(kind).endswith(json.loads(said)["choices"][0]["text"])
+        output = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=30).stdout
+        assert playground.text(kind).endswith(json.loads(output)["choices"][0]["text"])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -609,7 +611,7 @@ def test_a_value_that_is_refused_is_named_beside_its_field(site, visit, name, va
     expect(playground.at("#notice")).to_be_hidden()
 
 
-def test_a_busy_server_says_when_to_come_back(bundle, visit):
+def test_a_busy_server_sends_retry_after(bundle, visit):
     with site_of(bundle, limits=Limits(slots=1, waiting=1)) as site:
         playground, other = visit(site.url + "/"), visit(site.url + "/")
         site.turnstile.hold()

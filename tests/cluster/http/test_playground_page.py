@@ -20,14 +20,14 @@ def test_the_page_is_sent_with_a_policy_that_names_its_own_script_and_style(url)
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
     assert response.headers["cache-control"] == "no-store"
-    found = policy(response.headers)
-    assert found["default-src"] == ["'none'"]
-    assert found["connect-src"] == ["'self'"]
-    assert found["frame-ancestors"] == ["'none'"]
+    actual = policy(response.headers)
+    assert actual["default-src"] == ["'none'"]
+    assert actual["connect-src"] == ["'self'"]
+    assert actual["frame-ancestors"] == ["'none'"]
     for kind in ("script", "style"):
         contents = re.findall(rf"<{kind}[^>]*>(.*?)</{kind}>", response.text, re.DOTALL)
         hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in contents]
-        assert found[f"{kind}-src"] == [f"'sha256-{one}'" for one in hashes]
+        assert actual[f"{kind}-src"] == [f"'sha256-{one}'" for one in hashes]
         assert contents
     assert "unsafe" not in response.headers["content-security-policy"]
 

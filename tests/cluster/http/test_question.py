@@ -25,20 +25,20 @@ def keyed(generator, tmp_path):
 
 
 def test_without_keys_it_is_asked_without(url):
-    said = query(url, ASKED, keyed=False, key="of something else")
-    assert said.text is not None
-    assert said.text.startswith("the ")
-    assert "authorization" not in said.curl
+    output = query(url, ASKED, keyed=False, key="of something else")
+    assert output.text is not None
+    assert output.text.startswith("the ")
+    assert "authorization" not in output.curl
 
 
 def test_with_a_key_it_is_answered_and_the_printed_command_hides_it(keyed):
     url, key = keyed
-    said = query(url, ASKED, keyed=True, key=key)
-    assert said.text is not None
-    assert key not in said.curl
+    output = query(url, ASKED, keyed=True, key=key)
+    assert output.text is not None
+    assert key not in output.curl
     if shutil.which("curl"):
-        assert "the " + printed(said.curl, key)["choices"][0]["text"] == said.text
-        assert printed(said.curl, "wrong")["error"]["code"] == "invalid_api_key"
+        assert "the " + printed(output.curl, key)["choices"][0]["text"] == output.text
+        assert printed(output.curl, "wrong")["error"]["code"] == "invalid_api_key"
 
 
 def printed(command: str, key: str) -> dict[str, Any]:
@@ -48,11 +48,11 @@ def printed(command: str, key: str) -> dict[str, Any]:
     return json.loads(asked.stdout)
 
 
-def test_without_a_key_it_is_not_asked_and_says_why(keyed, capsys):
-    said = query(keyed[0], ASKED, keyed=True, key=None)
-    assert said.text is None
+def test_without_a_key_it_is_not_asked_and_states_why(keyed, capsys):
+    output = query(keyed[0], ASKED, keyed=True, key=None)
+    assert output.text is None
     assert "serving.key_file is set and EDLM_API_KEY is not" in capsys.readouterr().out
-    assert said.curl.startswith(f"curl -s {keyed[0]}/v1/completions")
+    assert output.curl.startswith(f"curl -s {keyed[0]}/v1/completions")
 
 
 def test_a_key_that_is_none_is_named(keyed):

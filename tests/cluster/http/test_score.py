@@ -1,4 +1,4 @@
-"""Scores are those of the generator, whoever else is being served; texts and tokens turn into one another."""
+"""Scores are those of the generator, under any other load; texts and tokens convert to one another."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
         ({"tokens": [27]}, "tokens", "not in the vocabulary"),
     ],
 )
-def test_what_cannot_be_scored_is_said(url, body, param, message):
+def test_what_cannot_be_scored_is_reported(url, body, param, message):
     refused = error(ask(url, SCORE, body), 400)
     assert refused["param"] == param
     assert message in refused["message"]

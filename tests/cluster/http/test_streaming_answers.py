@@ -50,7 +50,7 @@ def test_texts_of_every_kind_of_tokenizer_are_streamed_whole_and_read_on_from_th
                 assert (before + choice["text"] == together) or choice["finish_reason"] == "stop"
 
 
-def test_the_last_piece_says_what_made_it(url):
+def test_the_last_piece_states_what_made_it(url):
     pieces = stream(url, COMPLETIONS, LONG)
     assert pieces[-1]["choices"][0]["finish_reason"] == "length", "a client that asked for nothing meets no empty piece"
     details, of_whole = pieces[-1]["edlm"]["details"], whole(url, COMPLETIONS, LONG)["edlm"]
@@ -85,31 +85,31 @@ def test_a_text_before_a_suffix_is_streamed_too(url):
     request = {"prompt": "ab", "max_tokens": 6, "suffix": "cd", "seed": 3}
     pieces = stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}})
     assert texts(pieces)[0] == whole(url, COMPLETIONS, request)["choices"][0]["text"]
-    assert sorted(place for state in states(pieces) for place, *_ in state["unmasked"]) == list(range(6))
+    assert sorted(position for state in states(pieces) for position, *_ in state["unmasked"]) == list(range(6))
 
 
-def test_states_unmask_every_place_once_and_spell_the_text(url):
+def test_states_unmask_every_position_once_and_spell_the_text(url):
     request = {**LONG, "n": 2, "edlm": {"steps": 12, "candidates": 4, "return": ["trajectory", "token_ids"]}}
     pieces = stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}})
     for index, choice in enumerate(whole(url, COMPLETIONS, request)["choices"]):
-        found = states(pieces, index)
-        unmasked = sorted(one for state in found for one in state["unmasked"])
-        assert [place for place, *_ in unmasked] == list(range(40))
+        actual = states(pieces, index)
+        unmasked = sorted(one for state in actual for one in state["unmasked"])
+        assert [position for position, *_ in unmasked] == list(range(40))
         assert [token for _, token, _, _ in unmasked] == choice["token_ids"]
         assert "".join(text for _, _, text, _ in unmasked) == choice["text"]
         assert [step for *_, step in unmasked] == choice["unmasked_at"]
-        assert [state["step"] for state in found] == sorted({state["step"] for state in found})
-        masked = [state["masked"] for state in found]
+        assert [state["step"] for state in actual] == sorted({state["step"] for state in actual})
+        masked = [state["masked"] for state in actual]
         assert masked == sorted(masked, reverse=True)
         assert masked[-1] == 0
-        assert all(state["positions"] == 40 and 0 <= state["t"] <= 1 for state in found)
+        assert all(state["positions"] == 40 and 0 <= state["t"] <= 1 for state in actual)
         assert all(piece["choices"] == [] for piece in pieces if "state" in piece.get("edlm", {}))
 
 
-def test_states_show_what_was_weighed(url):
+def test_states_show_what_was_scored(url):
     request = {"max_tokens": LENGTH, "seed": 4, "edlm": {"steps": 3, "candidates": 4, "energy": "step"}}
-    found = states(stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}}))
-    weighed = [state for state in found if state["weighed_step"] is not None]
+    actual = states(stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}}))
+    weighed = [state for state in actual if state["weighed_step"] is not None]
     assert weighed
     for state in weighed:
         assert (state["candidates"], state["block"]) == (4, 4)
@@ -126,10 +126,10 @@ def test_an_infill_shows_its_states_and_then_its_text(url):
     for index, choice in enumerate(whole(url, INFILL, request)["choices"]):
         (ended,) = [one for piece in pieces for one in piece["choices"] if one["index"] == index]
         assert (ended["text"], ended["tokens"]) == (choice["text"], choice["tokens"])
-        found = states(pieces, index)
-        given = [one for one in found[0]["unmasked"] if one[3] == 0]
+        actual = states(pieces, index)
+        given = [one for one in actual[0]["unmasked"] if one[3] == 0]
         assert given == [[0, 1, "a", 0], [1, 2, "b", 0], [5, 3, "c", 0]]
-        assert sorted(place for state in found for place, *_ in state["unmasked"]) == list(range(6))
+        assert sorted(position for state in actual for position, *_ in state["unmasked"]) == list(range(6))
     assert all(piece["object"] == "infill.chunk" for piece in pieces)
     assert "details" in pieces[-1]["edlm"]
     assert not states(stream(url, INFILL, {**request, "stream_options": {"denoising": False}}))
@@ -140,7 +140,7 @@ def test_a_text_with_nothing_to_fill_is_streamed(url):
     assert piece["choices"][0]["text"] == "ab"
 
 
-def test_an_error_before_the_first_turn_keeps_its_status(url):
+def test_an_error_before_the_first_step_keeps_its_status(url):
     assert error(ask(url, COMPLETIONS, {"prompt": [27], "stream": True}), 400)["param"] == "prompt"
     late = {**LONG, "stream": True, "edlm": {"timeout_seconds": 1e-9}}
     assert error(ask(url, COMPLETIONS, late), 504)["code"] == "deadline_exceeded"

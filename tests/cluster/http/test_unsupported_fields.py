@@ -93,7 +93,7 @@ def test_what_would_change_the_text_is_refused_by_name(url, name):
 
 
 @pytest.mark.parametrize(("path", "body"), [(COMPLETIONS, {"prompt": "ab", "n": 2}), (INFILL, {"parts": ["ab", 8]})])
-def test_every_piece_tells_the_tokens_up_to_now_where_it_is_asked_to(url, path, body):
+def test_every_piece_shows_the_tokens_up_to_now_where_it_is_asked_to(url, path, body):
     options = {"include_usage": True, "continuous_usage_stats": True}
     pieces = stream(url, path, {**body, "seed": 1, "stream_options": options})
     usages = [piece["usage"] for piece in pieces]
@@ -126,7 +126,7 @@ def test_head_is_get_without_a_body(url, path):
     assert ask(url, COMPLETIONS, method="HEAD").status_code == 405
 
 
-def test_many_prompts_and_choices_are_limited_by_the_places_alone(url):
+def test_many_prompts_and_choices_are_limited_by_slots_and_queue_alone(url):
     answer = ask(url, COMPLETIONS, {"prompt": ["ab"] * 9, "n": 2, "max_tokens": 1}).json()
     assert len(answer["choices"]) == 18
     assert len(ask(url, COMPLETIONS, {"n": 20, "max_tokens": 1}).json()["choices"]) == 20

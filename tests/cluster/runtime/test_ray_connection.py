@@ -20,7 +20,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("given", [None, "auto"])
-def test_no_cluster_is_joined_that_nobody_named(begun, given):
+def test_no_cluster_is_joined_unless_it_is_named(begun, given):
     with pytest.raises(ConfigurationError, match="`ray start` has begun no cluster of yours"):
         named_address(given)
     begun.write_text("10.0.0.3:6379\n")

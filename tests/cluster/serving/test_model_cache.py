@@ -73,7 +73,7 @@ def test_the_models_used_last_are_kept(model, tmp_path):
     assert [folder.is_dir() for folder in taken] == [False] * 3 + [True] * KEPT
 
 
-def test_the_shelf_is_where_it_is_configured_or_the_users_own():
+def test_the_cache_is_where_it_is_configured_or_a_folder_of_the_user():
     assert cache_folder("/var/edlm") == Path("/var/edlm")
     assert cache_folder(None).name.startswith("edlm-models-")
 

@@ -56,12 +56,12 @@ def test_a_refusal_of_rays_proxy_is_json_with_a_code(app, status, code, waits):
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
     assert error["message"]
-    told = answer.headers.get("retry-after")
-    assert told is None if waits is None else int(told) in waits
+    reported = answer.headers.get("retry-after")
+    assert reported is None if waits is None else int(reported) in waits
     assert len(answer.headers.get_list("x-request-id")) == 1
 
 
-def test_clients_that_are_refused_together_are_told_different_times():
+def test_clients_that_are_rejected_together_have_different_retry_after():
     with listening(Intake(rays(429, "", (b"retry-after", b"10")))) as url:
         waits = {httpx.get(url, trust_env=False).headers["retry-after"] for _ in range(20)}
     assert len(waits) > 1
@@ -70,15 +70,15 @@ def test_clients_that_are_refused_together_are_told_different_times():
 @pytest.mark.parametrize(
     "answer", [PlainTextResponse("not here", 404), JSONResponse({"detail": "busy"}, 503), PlainTextResponse("fine")]
 )
-def test_what_an_application_says_goes_out_as_it_comes(answer):
-    told = asked(answer)
-    assert (told.status_code, told.content) == (answer.status_code, answer.body)
-    assert told.headers["content-type"] == answer.headers["content-type"]
+def test_responses_of_an_application_are_passed_through(answer):
+    reported = asked(answer)
+    assert (reported.status_code, reported.content) == (answer.status_code, answer.body)
+    assert reported.headers["content-type"] == answer.headers["content-type"]
 
 
 def test_rays_own_probes_keep_their_words():
-    told = asked(rays(503, "This node is being drained."), "/-/healthz")
-    assert (told.status_code, told.text) == (503, "This node is being drained.")
+    reported = asked(rays(503, "This node is being drained."), "/-/healthz")
+    assert (reported.status_code, reported.text) == (503, "This node is being drained.")
 
 
 def test_a_stream_goes_out_piece_by_piece():

@@ -101,7 +101,7 @@ def test_a_compiled_model_that_was_warmed_compiles_nothing_for_texts_nor_for_the
 def test_a_model_that_breaks_while_it_is_warmed_does_not_take_the_engine_with_it(batch, generator):
     for parameter in generator.energies["step"].parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    told = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
-    assert isinstance(told, Unsound)
-    assert isinstance(told.error, FloatingPointError)
+    reported = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
+    assert isinstance(reported, Unsound)
+    assert isinstance(reported.error, FloatingPointError)
     assert batch.alive

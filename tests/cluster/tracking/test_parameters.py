@@ -40,7 +40,7 @@ def test_a_secret_is_not_told(key):
 
 
 @pytest.mark.parametrize("key", HARMLESS)
-def test_what_only_looks_like_a_secret_is_told(key):
+def test_what_only_looks_like_a_secret_is_reported(key):
     assert parameters({key: "plain"}) == {key: "plain"}
 
 

@@ -8,6 +8,6 @@ from cluster.tracking import provenance as machine
 def test_a_package_that_is_lacking_is_named_as_such(monkeypatch):
     """A machine without Ray or MLflow measures samplers all the same."""
     monkeypatch.setattr(machine, "PACKAGES", ("torch", "no-such-package"))
-    found = machine.packages()
-    assert found["torch"] == version("torch")
-    assert found["no-such-package"] == "not installed"
+    actual = machine.packages()
+    assert actual["torch"] == version("torch")
+    assert actual["no-such-package"] == "not installed"

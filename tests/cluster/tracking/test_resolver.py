@@ -13,7 +13,7 @@ from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation
 from edlm.storage import committed, publish
 from tests.bundles import make_bundle
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_the_registry_of_mlflows_own_variable_comes_first(home, tmp_path, monkey
         resolve("models:/edlm-tiny@champion")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
     folder = home / "2" / "bundle"
-    found = resolve("models:/edlm-tiny@champion")
-    assert found == BundleLocation(f"file://{folder}", committed(str(folder)).digest, "2")
+    actual = resolve("models:/edlm-tiny@champion")
+    assert actual == BundleLocation(f"file://{folder}", committed(str(folder)).digest, "2")
 
 
 def test_the_readmes_lines_run(capsys):
@@ -71,6 +71,6 @@ def test_the_readmes_lines_run(capsys):
         ("models://edlm-tiny@champion", "is no registered model; write"),
     ],
 )
-def test_a_model_that_is_not_registered_is_told_with_those_that_are(name, message):
+def test_a_model_that_is_not_registered_is_reported_with_those_that_are(name, message):
     with pytest.raises(ConfigurationError, match=message):
         edlm.load(name)

@@ -57,7 +57,7 @@ def steps_of(runs: Runs, run_id: str, metric: str = "loss") -> list[int]:
     return sorted(point.step for point in runs.client.get_metric_history(run_id, metric))
 
 
-def test_a_pipeline_with_a_stage_is_told_whole(runs, root, tmp_path):
+def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path):
     parent = runs.start("pipeline")
     run_id = runs.start("pretrain", parent=parent, tags={"edlm.code": "abc", "api_key": "do_not_tell"})
     tracker = runs.tracker(run_id, tmp_path / "journal")
@@ -92,9 +92,9 @@ def test_a_pipeline_with_a_stage_is_told_whole(runs, root, tmp_path):
     mlflow.set_tracking_uri(runs.client.tracking_uri)  # MLflow reads tables through its global setting
     table = runs.client.load_table(runs.experiment_id, "samples.json", run_ids=[run_id])
     assert table.to_dict("list") == {"candidates": [1, 8], "text": ["the cat", "der Bär"]}
-    told = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
+    reported = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
     for secret in (b"do_not_tell", b"user:password"):
-        assert secret not in told
+        assert secret not in reported
 
 
 def test_a_run_knows_when_where_and_from_what_it_was_made(runs, tmp_path):
@@ -132,7 +132,7 @@ def test_values_that_are_no_finite_numbers_are_kept(runs, tmp_path):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("journal_survives", [True, False], ids=["same machine", "other machine"])
-def test_after_a_kill_no_step_is_told_twice(root, tmp_path, journal_survives):
+def test_after_a_kill_no_step_is_reported_twice(root, tmp_path, journal_survives):
     """The worker dies by SIGKILL at step 30, with half a line written; the next one resumes from step 20."""
     tracking = Tracking(experiment=f"killed, {journal_survives}")
     runs = open_tracking(tracking, root)
@@ -220,7 +220,7 @@ def test_a_parameter_that_changed_on_resume_stops_nothing(runs, tmp_path, caplog
     assert steps_of(runs, run_id) == [1, 2]
 
 
-def test_what_mlflow_refuses_for_ever_is_said_and_does_not_block_the_rest(runs, tmp_path, caplog):
+def test_what_mlflow_refuses_for_ever_is_reported_and_does_not_block_the_rest(runs, tmp_path, caplog):
     run_id = runs.start("pretrain")
     tracker = runs.tracker(run_id, tmp_path)
     tracker.tags({"..": "a name that MLflow takes for a folder"})
@@ -237,7 +237,7 @@ class Wide:
     settings: dict[str, int]
 
 
-def test_more_parameters_than_a_request_may_hold_are_told(runs, tmp_path):
+def test_more_parameters_than_a_request_may_hold_are_reported(runs, tmp_path):
     run_id = runs.start("pretrain")
     tracker = runs.tracker(run_id, tmp_path)
     tracker.settings(Wide(settings={f"p{number}": number for number in range(250)}))
@@ -324,7 +324,7 @@ def test_a_deleted_experiment_is_named(runs, root):
 
 
 @pytest.mark.cluster
-def test_a_first_start_says_nothing(tmp_path):
+def test_a_first_start_prints_nothing(tmp_path):
     """MLflow alone prints some fifty lines about the tables of its new database."""
     code = (
         "import sys; from cluster.config import Tracking; from cluster.tracking.runs import open_tracking\n"

@@ -49,7 +49,7 @@ def test_values_that_cannot_be_drawn_leave_a_picture(value):
     figure.savefig(io.BytesIO())
 
 
-def test_nothing_to_draw_is_said():
+def test_nothing_to_draw_is_reported():
     with pytest.raises(ValueError, match="nothing to draw"):
         training_curves({"seconds": LOSS}, "empty")
 

@@ -21,7 +21,7 @@ from tests.cluster.training.zero_worker import (
     objectives,
     science_rows,
 )
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -59,7 +59,7 @@ def two(tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-def test_every_stage_says_what_one_process_says(two, setup):
+def test_every_stage_has_the_values_of_one_process(two, setup):
     precision = setup.split()[0]
     # As many micro-steps as two workers have: in bfloat16 each micro-batch's gradient is rounded.
     settings = toy.training(precision=precision, checkpoint_every=3, accumulation=4)
@@ -86,18 +86,18 @@ def test_a_resumed_training_is_bit_equal(two, setup):
 
 @pytest.mark.parametrize("setup", VALIDATED_SETUPS)
 def test_validation_changes_no_number_of_training(two, setup):
-    found = two["validations"][setup]
-    assert found["unchanged"]
-    assert found["validated"] == found["plain"]
+    actual = two["validations"][setup]
+    assert actual["unchanged"]
+    assert actual["validated"] == actual["plain"]
 
 
 @pytest.mark.parametrize("setup", VALIDATED_SETUPS)
 def test_the_validation_loss_and_the_best_weights_survive_a_restart(two, setup):
-    found = two["validations"][setup]
-    assert len(found["measured"]) == 3
-    assert found["rest"] == found["measured"][1:]
-    assert found["same"]
-    assert found["best"][0] == min(found["measured"])
+    actual = two["validations"][setup]
+    assert len(actual["measured"]) == 3
+    assert actual["rest"] == actual["measured"][1:]
+    assert actual["same"]
+    assert actual["best"][0] == min(actual["measured"])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -123,7 +123,7 @@ def test_offload_to_the_host_changes_no_loss(two, stage):
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", list(objectives()))
-def test_every_objective_says_what_one_process_says(two, name, stage):
+def test_every_objective_has_the_values_of_one_process(two, name, stage):
     alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)
     for mine, theirs in zip(two[f"{name} {stage}"]["full"], alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)

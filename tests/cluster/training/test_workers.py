@@ -19,7 +19,7 @@ from edlm.storage import publish
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
 from tests.cluster.training.objectives import FileTracker, toy_objective
-from tests.places import PROJECT
+from tests.paths import PROJECT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -81,7 +81,7 @@ def uninterrupted(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch.Te
     return workspace, train(task(data, workspace), TWO)
 
 
-def test_workers_train_and_tell_every_step(uninterrupted):
+def test_workers_train_and_show_every_step(uninterrupted):
     workspace, weights = uninterrupted
     assert list(curve(workspace)) == list(range(12))
     assert snapshots(str(workspace)) == []  # the cosine decay has ended: no training continues from here
@@ -119,10 +119,10 @@ def test_what_is_finished_is_not_trained_again(uninterrupted, data):
 def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_been(uninterrupted, data, tmp_path):
     reference, weights = uninterrupted
     fault = ("kill", 9, 7, str(tmp_path / "struck"))
-    found = train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
+    actual = train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
     assert (tmp_path / "struck").exists()
     assert curve(tmp_path) == curve(reference)
-    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
 @pytest.mark.usefixtures("ray")

@@ -47,10 +47,10 @@ def curve(
     measured: list[float] | None = None,
 ) -> list[list[float]]:
     """Loss and gradient norm of each step, with `halt` up to the first checkpoint; validation losses in `measured`."""
-    found: list[list[float]] = []
+    actual: list[list[float]] = []
 
     def log(_: int, metrics: Mapping[str, float]) -> None:
-        found.append([metrics[name] for name in NAMES])
+        actual.append([metrics[name] for name in NAMES])
         if measured is not None and METRIC in metrics:
             measured.append(metrics[METRIC])
 
@@ -60,7 +60,7 @@ def curve(
 
     with contextlib.suppress(Halt):
         fit(engine, rows, settings, 0, log, stop, validation)
-    return found
+    return actual
 
 
 def shared(state):
@@ -88,15 +88,15 @@ def stages() -> dict[str, dict]:
             rest = curve(resumed, settings)
             same = _equal(whole.export(), resumed.export()) and _equal(state, again)
             dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
-            found = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
-            results[f"{precision} {stage}"] = found
+            actual = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
+            results[f"{precision} {stage}"] = actual
             states[precision, stage] = state
     settings = toy.training(checkpoint_every=3)
     moved = ZeroEngine(toy.Toy(), settings, Zero(stage=3), CPU)
     moved.load(states["float32", 1], 3)
     results["stage 1 to 3"] = {"rest": curve(moved, settings)}
     offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
-    results["offload"] = {str(stage): found for stage, found in offloaded.items()}
+    results["offload"] = {str(stage): actual for stage, actual in offloaded.items()}
     return results
 
 
@@ -147,11 +147,11 @@ def sums(stage: int) -> float:
         precision="bfloat16", accumulation=4, steps=1, betas=(0.0, 0.9), clip=1e9, ema=None, learning_rate=1e-30
     )  # the weights stay, and Adam's first moment is the gradient
     each = replace(settings, accumulation=1, batch=toy.BATCH // 4, steps=4, checkpoint_every=1)
-    found = []
+    actual = []
 
     def gradients(engine: Engine) -> None:
         state = engine.state()
-        found.append(None if state is None else {n: g.double() for n, g in state.items() if n.startswith(FIRST + ".")})
+        actual.append(None if state is None else {n: g.double() for n, g in state.items() if n.startswith(FIRST + ".")})
 
     whole = ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU)
     fit(whole, toy.rows, settings, 0, lambda *_: None, gradients)
@@ -161,7 +161,7 @@ def sums(stage: int) -> float:
     gradients(parts)
     if parts.rank > 0:
         return 0.0
-    together, *apart = found
+    together, *apart = actual
     return max(
         ((sum(one[name] for one in apart) / 4 - g).abs().max() / g.abs().max()).item() for name, g in together.items()
     )

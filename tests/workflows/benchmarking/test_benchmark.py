@@ -1,4 +1,4 @@
-"""The race is run by everybody in every round, and what is told follows from the times."""
+"""Every contestant runs in every round, and the tables follow from the times."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.storage import publish
 from tests.bundles import CHARACTERS, LENGTH, save_models
 from tests.networks import TRANSFORMER, autoregressive
-from tests.places import PROJECT
+from tests.paths import PROJECT
 from workflows.benchmark import SampleBenchmark, sample
 from workflows.benchmarking.race import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import Trained
@@ -31,17 +31,17 @@ SMALL = SampleBenchmark(
 )  # fmt: skip
 
 
-def test_every_round_has_everybody_once_in_turn_and_the_first_warms_up():
+def test_every_round_has_every_contestant_once_and_the_first_warms_up():
     ran: list[str] = []
     contestants = [RacedSampler(name, [Lap(lambda name=name: ran.append(name))]) for name in "abc"]
-    found = race(contestants, 2, torch.device("cpu"))
+    actual = race(contestants, 2, torch.device("cpu"))
     assert ran == [*"abc", *"bca", *"cab"]
-    assert [len(times.rounds) for times in found.values()] == [2, 2, 2]
+    assert [len(times.rounds) for times in actual.values()] == [2, 2, 2]
 
 
-def test_a_lap_stands_for_as_many_as_it_says():
-    found = race([RacedSampler("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"))
-    assert found["steps"].median == 0.0
+def test_a_lap_counts_as_often_as_it_declares():
+    actual = race([RacedSampler("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"))
+    assert actual["steps"].median == 0.0
 
 
 def test_ratios_are_of_the_same_round():
@@ -81,7 +81,7 @@ def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers
         assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
 
 
-def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
+def test_of_trained_networks_it_is_reported_what_their_texts_are_worth(tmp_path):
     tokenizer = CHARACTERS.build([])
     denoiser, energies = save_models(tmp_path / "models")
     for name in ("autoregressive", "judge"):
@@ -92,14 +92,14 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
     corpus, shares = Files(paths=(str(tmp_path / "stories.jsonl"),)), Shares(validation=0.5, judge=0.0)
     settings = Data(corpus=corpus, tokenizer=CHARACTERS, length=LENGTH, shares=shares)
     prepare(settings, tmp_path / "data", lambda _: None)
-    places = {"denoiser": denoiser, **{name: tmp_path / name for name in ("autoregressive", "judge", "data")}}
-    for place in (*places.values(), *energies.values()):
-        publish(place, str(place))
-    uris = {name: str(place) for name, place in places.items()}
+    folders = {"denoiser": denoiser, **{name: tmp_path / name for name in ("autoregressive", "judge", "data")}}
+    for folder in (*folders.values(), *energies.values()):
+        publish(folder, str(folder))
+    uris = {name: str(folder) for name, folder in folders.items()}
     models = tmp_path / "models.yaml"
     models.write_text(dump(Trained(**uris, energies={n: str(p) for n, p in energies.items()}, sequences=4, texts=4)))
-    wanted = SampleBenchmark(models=str(models), steps=(2,), candidates=(1, 2), rounds=1)
-    (table,) = [block for block in sample(wanted).blocks if isinstance(block, Table)]
+    expected = SampleBenchmark(models=str(models), steps=(2,), candidates=(1, 2), rounds=1)
+    (table,) = [block for block in sample(expected).blocks if isinstance(block, Table)]
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 2 steps timed)", "step, k = 2", "conditional, k = 2",
@@ -108,24 +108,24 @@ def test_of_trained_networks_it_is_told_what_their_texts_are_worth(tmp_path):
     subject = load(Trained, models).subject()
     (bound,) = Bound(subject=subject, energy="step", sampler=Sampler(steps=2, candidates=2)).find().rows["bounds"]
     assert cells["step, k = 2"]["bound, nats per token"].startswith(f"{bound['bound_nats_per_token']:.3f} ±")
-    told = {name: row["generative perplexity"] for name, row in cells.items()}
-    assert {name for name, value in told.items() if value == "–"} == {
+    reported = {name: row["generative perplexity"] for name, row in cells.items()}
+    assert {name for name, value in reported.items() if value == "–"} == {
         "naive plain (1 of 2 steps timed)", "conditional, speculative",
     }  # fmt: skip
-    assert all(float(value) > 1 for value in told.values() if value != "–")
+    assert all(float(value) > 1 for value in reported.values() if value != "–")
     assert 0 < float(cells["autoregressive"]["entropy, nats"]) < 5
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "output"),
     [
         ([], 2, "python -m workflows.benchmark sample"),
         (["sample", "--rounds", "0"], 1, "rounds"),
         (["sample", "--models", "models.yaml", "--width", "64"], 1, "width: of untrained networks"),
     ],
 )
-def test_what_cannot_be_run_is_said(arguments, status, said):
+def test_what_cannot_be_run_is_reported(arguments, status, output):
     command = [sys.executable, "-m", "workflows.benchmark", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120)
     assert done.returncode == status
-    assert said in done.stderr
+    assert output in done.stderr

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 
 from edlm.config import ConfigurationError
-from tests.places import DATA
+from tests.paths import DATA
 from workflows.benchmarking.english import (
     FILES,
     SOURCES,
@@ -93,7 +93,7 @@ def test_every_document_is_in_one_of_the_files_and_what_is_not_in_the_manifest_i
     assert [len(file) for file in lines] == [36, 2, 2]
     documents = [json.loads(line) for file in lines for line in file]
     assert sorted((one["source"], digest(one["text"])) for one in documents) == sorted(
-        (name, wanted) for name, digests in manifest.items() for wanted in digests
+        (name, expected) for name, digests in manifest.items() for expected in digests
     )
     assert [one["source"] for one in documents] != sorted(one["source"] for one in documents)
 

@@ -1,4 +1,4 @@
-"""The load that a service is put under, and what is told of it afterwards."""
+"""Load: the requests of a load, and the summary of their outcomes."""
 
 import asyncio
 import math
@@ -92,9 +92,9 @@ def test_plans_are_joined_in_the_order_of_their_times():
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 100))
 @settings(deadline=None)
 def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(values, percent):
-    found = percentile(values, percent)
+    actual = percentile(values, percent)
     enough = [value for value in values if 100 * sum(other <= value for other in values) >= percent * len(values)]
-    assert found == min(enough)
+    assert actual == min(enough)
 
 
 def test_of_no_values_there_is_no_percentile():
@@ -103,9 +103,9 @@ def test_of_no_values_there_is_no_percentile():
 
 def test_goodput_counts_what_was_done_in_time_and_throughput_all_that_was_done():
     outcomes = [outcome(4, 1.0), outcome(4, 3.0), outcome(4, 0.5, "busy"), outcome(4, 2.0, at=8.0)]
-    found = summary(outcomes, deadline=2.0)
-    assert (found.seconds, found.texts_per_second, found.tokens_per_second, found.goodput) == (10.0, 0.3, 3.0, 0.2)
-    assert found.endings == {"done": 3, "busy": 1}
+    actual = summary(outcomes, deadline=2.0)
+    assert (actual.seconds, actual.texts_per_second, actual.tokens_per_second, actual.goodput) == (10.0, 0.3, 3.0, 0.2)
+    assert actual.endings == {"done": 3, "busy": 1}
 
 
 def test_latencies_are_of_what_was_done_by_its_steps():
@@ -121,7 +121,7 @@ def test_ratios_are_of_the_same_round():
 
 
 @pytest.mark.parametrize("states", [False, True])
-def test_every_ending_is_told_apart(url, states):
+def test_every_ending_is_distinguished(url, states):
     kinds = [DONE, BUSY, LATE, SILENT, CUT if states else BROKEN, DONE]
     requests = [PlannedRequest(0.0, steps, 1, seed, 0.2 if seed == 3 else None) for seed, steps in enumerate(kinds)]
     outcomes = load(url, requests, RequestSettings(deadline=20.0, states=states))
@@ -134,10 +134,10 @@ def test_every_ending_is_told_apart(url, states):
     assert outcomes[4].error_message
 
 
-def test_a_request_that_says_nothing_hangs_and_ends_the_load_all_the_same(url):
-    (found,) = load(url, [PlannedRequest(0.0, SILENT, 1, 0)], RequestSettings(deadline=0.1, spare=0.2))
-    assert found.ending == "hung"
-    assert found.seconds >= 0.3
+def test_a_request_without_an_answer_hangs_and_ends_the_load_all_the_same(url):
+    (actual,) = load(url, [PlannedRequest(0.0, SILENT, 1, 0)], RequestSettings(deadline=0.1, spare=0.2))
+    assert actual.ending == "hung"
+    assert actual.seconds >= 0.3
 
 
 def test_a_service_that_is_not_there_loses_every_request():
@@ -154,5 +154,5 @@ def test_a_request_is_sent_when_it_is_due_though_others_wait(url):
 
 
 def test_a_burst_comes_at_once(url):
-    found = burst(url, [PlannedRequest(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
-    assert [(one.request.at, one.ending) for one in found] == [(0.0, "done"), (0.0, "done")]
+    actual = burst(url, [PlannedRequest(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
+    assert [(one.request.at, one.ending) for one in actual] == [(0.0, "done"), (0.0, "done")]

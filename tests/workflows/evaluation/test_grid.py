@@ -15,9 +15,9 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
 from edlm.storage import publish
-from tests.laws import chi_square
+from tests.enumeration import chi_square
 from tests.networks import TRANSFORMER, autoregressive, denoiser
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from tests.worlds import Constant, Marginals, OnProposal, Residual, cartesian, world
 from workflows.evaluate import speculative_rows
 from workflows.evaluation.grid import fitted_grid, grid
@@ -55,7 +55,7 @@ def test_the_area_counts_pairs_in_the_right_order_and_half_of_the_ties():
     assert auc(data, -data.flip(0) + 10) == 1.0
 
 
-def test_bins_weigh_both_sides_alike_however_many_there_are():
+def test_bins_weight_both_sides_equally_whatever_their_sizes():
     one = reliability(torch.zeros(3).double(), torch.zeros(9).double())
     assert one == [{"predicted": 0.5, "observed": pytest.approx(0.5), "count": 12}]
     apart = reliability(torch.full((2,), -9.0).double(), torch.full((5,), 9.0).double())
@@ -75,7 +75,7 @@ def test_the_exact_energy_is_calibrated_and_its_opposite_is_not(drafts):
     assert auc(-data, -noise) < 0.45
 
 
-def test_a_residual_energy_is_told_apart_from_its_own_proposal():
+def test_a_residual_energy_is_distinguished_from_its_own_proposal():
     x0 = DENSE.texts[torch.multinomial(DENSE.p, 3000, replacement=True, generator=torch.Generator().manual_seed(0))]
     same, other = OnProposal(DENSE, DENSE), OnProposal(DENSE, world("dense", seed=5))
     data, noise = energies_of_pairs(x0, Marginals(DENSE), same, LogLinear(), 0, 1, (0.5, 1.0))
@@ -129,14 +129,14 @@ def test_the_calls_of_a_plan_are_those_of_its_steps_and_its_k_is_what_it_holds()
     assert words(sampler_columns(f"{ADAPTIVE}, 2 times plain", widest(planned)) | USUAL) == "k by plan"
 
 
-def test_the_autoregressive_model_draws_its_own_law_and_each_row_its_own_text():
+def test_the_autoregressive_model_draws_its_own_distribution_and_each_row_its_own_text():
     model, n, length = autoregressive(3), 20_000, 3
     texts = model.draw(torch.arange(n), length)
     every = cartesian(3, length)
-    law = model.log_p(every).sum(dim=1).exp().double().detach()
+    distribution = model.log_p(every).sum(dim=1).exp().double().detach()
     counts = torch.bincount((texts * torch.tensor([9, 3, 1])).sum(1), minlength=27)
-    assert law.sum().item() == pytest.approx(1, abs=1e-5)
-    assert chi_square(counts, law / law.sum()) < 3.9
+    assert distribution.sum().item() == pytest.approx(1, abs=1e-5)
+    assert chi_square(counts, distribution / distribution.sum()) < 3.9
     assert torch.equal(model.draw(torch.tensor([17]), length)[0], texts[17])
     assert torch.equal(model.draw(torch.arange(n), 2), texts[:, :2])
 
@@ -162,9 +162,9 @@ def test_a_cell_is_known_by_its_settings_and_by_the_content_of_what_it_reads(tmp
     assert cell.key("other code") != key
 
 
-def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_be_anothers():
+def test_a_samplers_name_has_what_distinguishes_it_and_its_distribution_may_be_anothers():
     exact = Sampler(steps=2, candidates=0)
-    told = [
+    reported = [
         sampler_columns("conditional", how)
         for how in (
             exact,
@@ -175,7 +175,7 @@ def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_
         )
     ]
     again = "conditional, remasking 0.5 at t from 0.1 to 1 (another distribution)"
-    assert [(row["energy"], row["distribution"]) for row in told] == [
+    assert [(row["energy"], row["distribution"]) for row in reported] == [
         ("conditional", "conditional"),
         ("conditional, speculative", "conditional"),
         ("conditional, fitted steps", "conditional, fitted steps"),
@@ -187,7 +187,7 @@ def test_what_tells_a_sampler_from_the_usual_one_is_in_its_name_and_its_law_may_
     ]
 
 
-def test_samplers_that_verify_drafts_have_the_bound_of_the_law_that_they_draw_from_and_their_own_cost():
+def test_speculative_samplers_have_the_bound_of_their_distribution_and_their_own_cost():
     exact = Sampler(steps=2, candidates=0)
     bound = {**sampler_columns("conditional", exact), "bound_nats_per_token": 1.5, "energy_calls": 2.0}
     cost = [
@@ -206,7 +206,7 @@ def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_
     publish(folder, str(folder))
     subject = Subject("", str(folder), "", "", {}, sequences=4, seed=0)
     rows = MeasuredRows({"step_grids": [{"steps": T, "times": torch.linspace(0, 1, T + 1).tolist()} for T in (2, 4)]})
-    found = [
+    actual = [
         (
             FittedGrid(subject=subject, energy="plain", sampler=Sampler(steps=1, candidates=k), steps=(2, 4), points=4),
             rows,
@@ -216,7 +216,7 @@ def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_
     settings = experiment.evaluate
     assert settings is not None
     settings = replace(settings, judge=experiment.judge_config)
-    for together, alone in (grid(experiment, settings, subject), fitted_grid(settings, subject, found)):
+    for together, alone in (grid(experiment, settings, subject), fitted_grid(settings, subject, actual)):
         for cells in (together, alone):
             costs = [cell.cost for cell in cells]
             assert costs == sorted(costs, reverse=True)

@@ -78,7 +78,7 @@ def drawn(figure: Figure) -> bytes:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_says_what_it_shows_and_names_its_axes(name):
+def test_a_figure_states_what_it_shows_and_names_its_axes(name):
     figure = FIGURES[name]()
     assert figure.get_suptitle()
     shown = panels(figure)
@@ -207,8 +207,8 @@ def test_quality_and_cost_stand_in_one_view_with_the_frontier_and_what_is_token_
     assert {"plain diffusion", "conditional, k = 8", "conditional, exact"} <= named
 
 
-def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_of_their_own():
-    found = families(
+def test_every_sampler_stands_in_the_column_of_its_family_and_other_distributions_in_one_of_their_own():
+    actual = families(
         [
             {"energy": name}
             for name in ("plain", "nce", "step", "step, most certain first (another distribution)", "conditional", "b")
@@ -219,7 +219,7 @@ def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_
             {"energy": "conditional", "whole_sequence": False, "candidates": 0},
         ],
     )
-    assert found == {
+    assert actual == {
         WHOLE: ["nce"],
         STEP: ["step", "b"],
         NORMALISED: ["conditional"],
@@ -227,7 +227,7 @@ def test_every_sampler_stands_in_the_column_of_its_family_and_other_laws_in_one_
     }
 
 
-def test_a_planned_sampler_stands_with_what_its_plan_weighs_and_its_name_has_no_k():
+def test_a_planned_sampler_is_in_the_family_of_its_energies_and_its_name_has_no_k():
     """The column `candidates` holds one number for all steps of a plan, and no step may have that k."""
     bounds = [
         {"energy": "step", "whole_sequence": False, "candidates": 2},
@@ -257,10 +257,10 @@ def test_samplers_of_a_family_have_colours_of_their_own():
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.08))
 def test_labels_stand_apart_in_their_order_and_inside(values, apart):
-    places = spread(values, apart)
-    ordered = [place for _, place in sorted(zip(values, places, strict=True))]
+    positions = spread(values, apart)
+    ordered = [position for _, position in sorted(zip(values, positions, strict=True))]
     assert all(b - a >= apart - 1e-9 for a, b in pairwise(ordered))
-    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    assert all(-1e-9 <= position <= 1 + 1e-9 for position in positions)
 
 
 def test_labels_that_do_not_collide_stay_and_two_that_do_move_alike():

@@ -167,7 +167,7 @@ def test_findings_name_where_an_energy_helps_how_surely_and_for_how_much():
     assert short["Against k candidates with uniform weights"] == "Not comparable: step."
 
 
-def test_a_tie_is_said_to_be_one():
+def test_a_tie_is_reported_to_be_one():
     rows = [*PLAIN, bound("step", 4, 2.39, 0.01, 0.01)]
     assert energy_findings(LIKELIHOOD, rows)[0].text == "No significant gain in 1 samplers."
     short = short_findings(LIKELIHOOD, rows)[0].text
@@ -203,7 +203,7 @@ def test_rows_of_the_published_sampler_are_named_in_every_table():
     assert [row[2] for row in quality_table(quality).rows] == ["–", "published sampler", "k = 8, published sampler"]
 
 
-def test_what_is_no_bound_is_said_beside_the_number():
+def test_what_is_no_bound_is_reported_beside_the_number():
     rows = {row[0]: row[-1] for row in level_table(measurements.summary()).rows}
     assert rows["the paper's estimator, coar"] == "NOT a bound"
     assert rows["denoiser, NELBO (T = ∞)"] == "upper bound on −log p"
@@ -238,9 +238,9 @@ def test_samplers_are_named_by_what_sets_them_apart():
 
 def test_a_series_of_the_last_step_alone_begins_where_the_last_step_is_all():
     rows = [bound("coar", 1, 2.8), bound("coar", 4, 2.6), bound("coar", 4, 2.3, window_to=0.25)]
-    found = series(rows)
-    assert [row["steps"] for row in found["k = 8"]] == [1, 4]
-    assert [row["bound_nats_per_token"] for row in found["k = 8, last step"]] == [2.8, 2.3]
+    actual = series(rows)
+    assert [row["steps"] for row in actual["k = 8"]] == [1, 4]
+    assert [row["bound_nats_per_token"] for row in actual["k = 8, last step"]] == [2.8, 2.3]
     assert [row[2:] for row in bound_table(rows).rows] == [
         ("2.800 ± 0.030", "2.600 ± 0.030"),
         ("", "2.300 ± 0.030"),

@@ -18,7 +18,7 @@ from cluster.tracking.provenance import machine, packages
 from cluster.tracking.runs import RunFacts
 from edlm.config import load, plain
 from tests import measurements
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from tests.workflows.reporting.test_figures import BOUNDS, QUALITY, TRAJECTORY
 from workflows.experiment import Experiment
 from workflows.report import HTML, MARKDOWN, compose, draw, write
@@ -152,11 +152,11 @@ def test_the_page_is_made_for_small_screens_dark_rooms_and_readers_that_speak(pa
 
 
 def test_hostile_text_is_text(page, folder):
-    said = "".join(page.text)
-    assert '<script>alert("x")</script>' in said
+    output = "".join(page.text)
+    assert '<script>alert("x")</script>' in output
     for character in ("\x00", "\x1b", "\u202e", "\ud800"):
-        assert character not in said
-    assert "\\u202e" in said
+        assert character not in output
+    assert "\\u202e" in output
     markdown = (folder / MARKDOWN).read_text(encoding="utf-8")
     assert "\n# no heading" not in markdown
     assert "\x1b" not in markdown
@@ -196,43 +196,43 @@ def test_rows_of_published_numerics_numbers_and_long_cells_are_marked():
 
 def bars(line: str) -> list[int]:
     """Where the cells of a line end, in columns of a terminal."""
-    places, column = [], 0
+    columns, column = [], 0
     for before, c in pairwise(" " + line):
         if c == "|" and before != "\\":
-            places.append(column)
+            columns.append(column)
         column += 2 if east_asian_width(c) in "WF" else 0 if combining(c) else 1
-    return places
+    return columns
 
 
 def test_the_markdown_has_every_table_and_its_columns_align(document, folder):
     lines = (folder / MARKDOWN).read_text(encoding="utf-8").split("\n")
     starts = [i for i, line in enumerate(lines) if line.startswith("|--")]
-    wanted = [block for block in document.blocks if isinstance(block, Table)]
-    assert len(starts) == len(wanted) > 10
-    for start, table in zip(starts, wanted, strict=True):
+    expected = [block for block in document.blocks if isinstance(block, Table)]
+    assert len(starts) == len(expected) > 10
+    for start, table in zip(starts, expected, strict=True):
         own = lines[start - 1 : start + 1 + len(table.rows)]
         assert len(bars(own[0])) == len(table.columns) + 1
         assert all(bars(line) == bars(own[0]) for line in own)
         assert lines[start + 1 + len(table.rows)] == ""
 
 
-def test_both_pages_tell_the_same(document, page, folder):
-    said, markdown = "".join(page.text), (folder / MARKDOWN).read_text(encoding="utf-8").replace("\\", "")
+def test_both_pages_have_the_same_content(document, page, folder):
+    output, markdown = "".join(page.text), (folder / MARKDOWN).read_text(encoding="utf-8").replace("\\", "")
     for block in document.blocks:
         match block:
             case Heading(text) | Paragraph(text):
-                assert text in said
+                assert text in output
                 assert text in markdown
             case Bullets(items):
                 for item in items:
-                    assert item.text in said
+                    assert item.text in output
                     assert item.text in markdown
 
 
 def test_what_was_not_measured_is_named(page):
-    said = "".join(page.text)
-    assert "zero_shot: likelihood on other corpora: not measured, there is no zero_shot.parquet." in said
-    assert "judge: seconds, commit, machine and curves: its run is not in the tracking store." in said
+    output = "".join(page.text)
+    assert "zero_shot: likelihood on other corpora: not measured, there is no zero_shot.parquet." in output
+    assert "judge: seconds, commit, machine and curves: its run is not in the tracking store." in output
 
 
 def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
@@ -242,9 +242,9 @@ def test_an_evaluation_that_measured_nothing_still_has_a_report(tmp_path):
     assert [name for name, _ in nothing.missing] == [table.name for table in TABLES]
     document = compose(load(Experiment, SMALLEST), nothing, {}, [], "", NOW)
     assert document.pictures == []
-    said = "".join(parsed(html_page(document, {})).text)
+    output = "".join(parsed(html_page(document, {})).text)
     for table in TABLES:
-        assert f"{table.name}: {table.description}: not measured, there is no {table.name}.parquet." in said
+        assert f"{table.name}: {table.description}: not measured, there is no {table.name}.parquet." in output
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
@@ -252,10 +252,10 @@ def test_tables_are_read_as_they_were_written(tmp_path):
     for table in TABLES:
         rows = getattr(measurements, table.name)()
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{table.name}.parquet")
-    found = read_results(tmp_path)
-    assert found.missing == []
+    actual = read_results(tmp_path)
+    assert actual.missing == []
     for table in TABLES:
-        for read, row in zip(getattr(found, table.name), getattr(measurements, table.name)(), strict=True):
+        for read, row in zip(getattr(actual, table.name), getattr(measurements, table.name)(), strict=True):
             assert {name: str(read[name]) for name in row} == {name: str(value) for name, value in row.items()}
 
 
@@ -272,12 +272,12 @@ def test_judges_are_not_mixed():
     assert len(names) == len(set(names)) == 6
 
 
-def test_a_sweep_of_token_temperatures_is_told_at_equal_entropy_and_not_mixed_into_the_findings():
+def test_a_sweep_of_token_temperatures_is_reported_at_equal_entropy_and_not_mixed_into_the_findings():
     swept = [row for row in measurements.sweep() if row["energy"] in ("plain", "coar", "data", "autoregressive")]
     alone = at_temperature_one(swept)
     assert {row["token_temperature"] for row in alone} == {1.0}
-    told = Results(measurements.summary(), quality=swept, matched=measurements.matched())
-    document = compose(load(Experiment, SMALLEST), told, {}, [], "", NOW)
+    reported = Results(measurements.summary(), quality=swept, matched=measurements.matched())
+    document = compose(load(Experiment, SMALLEST), reported, {}, [], "", NOW)
     names = [block.text for block in document.blocks if isinstance(block, Heading)]
     assert "Texts under the judge: summary (ar-64)" in names
     assert "Texts at the data's entropy: summary (ar-64)" in names
@@ -306,24 +306,24 @@ def test_what_no_diffusion_sampler_wrote_has_no_steps(tmp_path):
     )
     rows = [row | nothing if row["energy"] in ("data", "autoregressive") else row for row in QUALITY]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "quality.parquet")
-    found = read_results(tmp_path)
-    document = compose(load(Experiment, SMALLEST), found, {}, [], "", NOW)
+    actual = read_results(tmp_path)
+    document = compose(load(Experiment, SMALLEST), actual, {}, [], "", NOW)
     table = next(b for b in document.blocks if isinstance(b, Table) and b.caption.startswith("Generated texts"))
     assert [row[:3] for row in table.rows[:2]] == [("data", "–", "–"), ("autoregressive sampler", "–", "–")]
 
 
-def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_path):
+def test_a_table_without_the_column_that_states_what_it_is_about_is_not_used(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     rows = [{name: value for name, value in row.items() if name != "published"} for row in BOUNDS]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bounds.parquet")
     rows = [{name: value for name, value in row.items() if name != "ess"} for row in QUALITY]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "quality.parquet")
     pq.write_table(pa.Table.from_pylist(BOUNDS).slice(0, 0), tmp_path / "partition.parquet")
-    found = read_results(tmp_path)
-    missing = dict(found.missing)
-    assert found.bounds == []
+    actual = read_results(tmp_path)
+    missing = dict(actual.missing)
+    assert actual.bounds == []
     assert missing["bounds"].endswith("not usable, bounds.parquet has no published.")
-    assert len(found.quality) == len(QUALITY)
+    assert len(actual.quality) == len(QUALITY)
     assert missing["quality"].endswith("not measured are ess.")
     assert missing["partition"].endswith("not measured, partition.parquet has no rows.")
 
@@ -331,8 +331,8 @@ def test_a_table_without_the_column_that_says_what_it_is_about_is_not_used(tmp_p
 def test_the_origin_names_commit_machine_packages_dates_and_seconds():
     stages = [record("pretrain"), record("evaluate", commit="beef" * 10, uncommitted_changes=True, ended=None)]
     text = markdown_page(ReportDocument("origin", origin_blocks(stages, "name: x", NOW))).replace("\\", "")
-    for wanted in ("2026-11-24 12:00 UTC", " 1295 ", "c0ffeec0ffee", "beefbeefbeef, with uncommitted changes"):
-        assert wanted in text
+    for expected in ("2026-11-24 12:00 UTC", " 1295 ", "c0ffeec0ffee", "beefbeefbeef, with uncommitted changes"):
+        assert expected in text
     assert f"{'c0ffee' * 6} (pretrain); {'beef' * 10}, with uncommitted changes (evaluate)" in text
     assert f"torch {packages()['torch']}" in text
     assert f"processor {machine()['processor']}" in text
@@ -352,5 +352,5 @@ def test_weights_that_were_selected_by_the_validation_loss_are_named(tmp_path):
     chosen = replace(experiment, pretrain=replace(experiment.pretrain, validate_every=1, keep_best=True))
     for one, named in ((experiment, False), (chosen, True)):
         document = compose(one, read_results(tmp_path), {}, [], "", NOW)
-        said = "".join(parsed(html_page(document, {})).text)
-        assert ("The weights of pretrain were selected by their loss" in said) == named
+        output = "".join(parsed(html_page(document, {})).text)
+        assert ("The weights of pretrain were selected by their loss" in output) == named

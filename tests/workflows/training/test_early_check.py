@@ -13,7 +13,7 @@ from edlm.storage import publish
 from edlm.training.settings import Training
 from tests.bundles import ENERGIES, LENGTH, save_models
 from tests.networks import TRANSFORMER, autoregressive
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from workflows.dry_run import dry_run
 from workflows.experiment import Experiment, Finetune
 from workflows.pretrain import pretrain
@@ -89,7 +89,7 @@ def test_a_command_and_a_dry_run_end_before_the_first_stage(models, tmp_path, ca
         dry_run(wrong, pretrain)
     with pytest.raises(SystemExit), open_session(wrong):
         pytest.fail("the session is open")
-    said = capsys.readouterr()
-    assert said.err.count("error: finetune.0.training.init_from: ") == 2
-    assert "[pretrain]" not in said.out
+    output = capsys.readouterr()
+    assert output.err.count("error: finetune.0.training.init_from: ") == 2
+    assert "[pretrain]" not in output.out
     assert not (tmp_path / "home").exists()

@@ -15,7 +15,7 @@ from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, plain
 from edlm.storage import join, publish
 from edlm.training.settings import Training
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
 from workflows.stage import Ingredients, StageContext
@@ -94,12 +94,12 @@ def test_another_training_is_begun_and_nothing_needs_to_be_said(session, trainin
         (SETTINGS, False, "its last state was not kept"),
     ],
 )
-def test_a_training_that_cannot_be_continued_begins_again_and_says_why(session, training, keep, reason):
+def test_a_training_that_cannot_be_continued_begins_again_and_states_why(session, training, keep, reason):
     determined = run(session, training, keep=keep)
     start, reasons = training_to_continue(session, longer(determined, replace(training, steps=1000)))
     assert start is None
-    (said,) = reasons
-    assert said.startswith(f"begins again, and does not continue {determined.folder}: {reason}")
+    (output,) = reasons
+    assert output.startswith(f"begins again, and does not continue {determined.folder}: {reason}")
 
 
 def test_cosine_decay_is_continued_from_within_the_warm_up(session):
@@ -165,10 +165,10 @@ def writes_half(context: StageContext) -> None:
 
 
 def test_a_stage_that_was_killed_while_it_wrote_its_first_snapshot_continues_the_shorter_training(session, capsys):
-    start, said = killed_while(session, writes_half, capsys)
+    start, output = killed_while(session, writes_half, capsys)
     assert start is not None
     assert start[1] == 500
-    assert "continues the finished training of 500 steps" in said
+    assert "continues the finished training of 500 steps" in output
     DryRun(session.experiment, session.root).run_stage(
         "pretrain", asked(replace(SETTINGS, steps=1000)), {}, CODE, lambda _: None
     )
@@ -185,11 +185,11 @@ def saves_a_snapshot(context: StageContext) -> None:
 
 
 @pytest.mark.parametrize("write", [publishes_its_result, saves_a_snapshot])
-def test_a_stage_that_has_a_result_or_a_snapshot_starts_nowhere_else_and_says_nothing(session, write, capsys):
+def test_a_stage_that_has_a_result_or_a_snapshot_starts_nowhere_else_and_prints_nothing(session, write, capsys):
     assert killed_while(session, write, capsys) == (None, "")
 
 
-def test_a_dry_run_says_where_a_stage_continues_or_why_it_begins_again(session, tmp_path, capsys):
+def test_a_dry_run_states_where_a_stage_continues_or_why_it_begins_again(session, tmp_path, capsys):
     determined = run(session, SETTINGS)
     cosine = run(session, replace(SETTINGS, decay="cosine"), "finetune-step")
     capsys.readouterr()

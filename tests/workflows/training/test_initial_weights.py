@@ -23,7 +23,7 @@ from edlm.storage import publish
 from edlm.training.settings import Training
 from tests.bundles import ENERGIES, LENGTH, save_models
 from tests.networks import TRANSFORMER, autoregressive, stirred
-from tests.places import SMALLEST
+from tests.paths import SMALLEST
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
 from workflows.finetune import finetune

@@ -13,7 +13,7 @@ from edlm.data.batches import whole
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.degeneration import FEWEST, flags, repeaters
-from edlm.evaluation.judge import Judge, JudgeConfig, OwnJudge, first_documents
+from edlm.evaluation.judge import Judge, JudgeConfig, TrainedJudge, first_documents
 from edlm.evaluation.mauve import mauve_on_judge_features
 from edlm.evaluation.quality import Quality, assess
 from edlm.rng import Purpose, seeds
@@ -37,7 +37,7 @@ NO_SAMPLER = Sampler(steps=1)  # fills the columns of texts that no sampler drew
 
 def is_trained_here(judge: JudgeConfig) -> bool:
     """Return whether the judge is the model of the `judge` stage."""
-    return isinstance(judge, OwnJudge) and judge.uri is None
+    return isinstance(judge, TrainedJudge) and judge.uri is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class AbstractTexts(AbstractMeasurement):
 
     def _open_judge(self, tokenizer: Tokenizer) -> Judge:
         trained_here = is_trained_here(self.judge)
-        config: JudgeConfig = OwnJudge(uri=self.subject.uri("judge")) if trained_here else self.judge
+        config: JudgeConfig = TrainedJudge(uri=self.subject.uri("judge")) if trained_here else self.judge
         return config.open(tokenizer)
 
     def find(self) -> MeasuredRows:

@@ -49,10 +49,10 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
 
 
 @pytest.mark.parametrize("candidates", [1, 8])
-@pytest.mark.parametrize(("known", "wanted"), [((3,), 1), ((3,) * 60, 1), ((3,), 70), ((3, None, 3), None)])
-def test_places_past_a_short_text_are_charged_for(long, known, wanted, candidates):
+@pytest.mark.parametrize(("known", "expected"), [((3,), 1), ((3,) * 60, 1), ((3,), 70), ((3, None, 3), None)])
+def test_positions_past_a_short_text_are_charged_for(long, known, expected, candidates):
     for seed in range(3):
-        one = job(known, wanted, seed, steps=STEPS, candidates=candidates, energy="step")
+        one = job(known, expected, seed, steps=STEPS, candidates=candidates, energy="step")
         assert taken(one, long)[1] <= cost.of_request(one, long)
 
 

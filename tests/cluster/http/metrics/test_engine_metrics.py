@@ -12,11 +12,11 @@ from tests.cluster.conftest import PATIENT
 
 def samples(text: str) -> dict[str, list[float]]:
     """Return the values of every sample, by its name."""
-    found: dict[str, list[float]] = {}
+    actual: dict[str, list[float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample.value)
-    return found
+            actual.setdefault(sample.name, []).append(sample.value)
+    return actual
 
 
 def test_the_engines_counts_are_exported(service):
@@ -24,20 +24,20 @@ def test_the_engines_counts_are_exported(service):
     stream(service.url, INFILL, {"parts": [3]})
     response = ask(service.url, "/metrics", method="GET")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found = samples(response.text)
-    assert found["edlm_tokens_total"] == [service.endpoint.engine.statistics().tokens]
+    actual = samples(response.text)
+    assert actual["edlm_tokens_total"] == [service.endpoint.engine.statistics().tokens]
     assert f'edlm_model_info{{digest="{"0" * 64}",version="7"}} 1.0\n' in response.text
     assert 'edlm_forwards_total{model="denoiser"}' in response.text
-    assert found["edlm_ess_count"][0] > 0
-    assert found["edlm_queue_seconds_bucket"] == sorted(found["edlm_queue_seconds_bucket"])
+    assert actual["edlm_ess_count"][0] > 0
+    assert actual["edlm_queue_seconds_bucket"] == sorted(actual["edlm_queue_seconds_bucket"])
 
 
 def test_every_step_of_the_engine_is_timed_once(service):
     names = ("edlm_turns_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
 
     def read() -> list[float]:
-        found = samples(ask(service.url, "/metrics", method="GET").text)
-        return [found[name][0] for name in names]
+        actual = samples(ask(service.url, "/metrics", method="GET").text)
+        return [actual[name][0] for name in names]
 
     ask(service.url, COMPLETIONS, {"max_tokens": 4, "edlm": {"steps": 2}})
     before = read()
@@ -48,7 +48,7 @@ def test_every_step_of_the_engine_is_timed_once(service):
     assert seconds == pytest.approx(busy)
 
 
-def test_no_step_duration_is_lost_however_long_nobody_reads_the_metrics(generator):
+def test_no_step_duration_is_lost_however_rarely_the_metrics_are_read(generator):
     with InferenceEngine(generator, "1/0", PATIENT) as engine:
         metrics = PrometheusMetrics()
         engine_metrics = EngineMetrics(engine, metrics)

@@ -32,7 +32,7 @@ def lines(caplog):
     return read
 
 
-def test_a_request_is_one_line_that_says_how_it_went(url, lines):
+def test_a_request_is_one_line_that_states_how_it_went(url, lines):
     ask(url, COMPLETIONS, {"prompt": "abc", "max_tokens": 5}, headers={**JSON, "x-request-id": "mine"})
     (line,) = lines(1)
     assert {
@@ -76,12 +76,12 @@ def test_no_line_no_count_and_no_error_holds_what_was_said_or_a_key(generator, t
         assert response.status_code == 500
         assert CANARY not in response.text
         metrics = ask(url, "/metrics", method="GET", headers=headers).text
-    said = metrics + "".join(f"{one.name} {one.getMessage()}\n" for one in caplog.records if one.name != "httpx")
-    assert '"event": "failure"' in said
-    assert "KeyError" in said
-    assert CANARY not in said
-    assert key not in said
-    assert key.removeprefix("edlm-") not in said
+    output = metrics + "".join(f"{one.name} {one.getMessage()}\n" for one in caplog.records if one.name != "httpx")
+    assert '"event": "failure"' in output
+    assert "KeyError" in output
+    assert CANARY not in output
+    assert key not in output
+    assert key.removeprefix("edlm-") not in output
 
 
 def test_requests_are_counted_by_route_and_never_by_what_clients_make_up(service):

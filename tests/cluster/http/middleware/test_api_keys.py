@@ -76,7 +76,7 @@ def test_a_missing_file_is_refused_with_the_way_to_one(tmp_path):
         APIKeys(folder)
 
 
-def test_a_file_in_which_nobody_has_a_key_is_refused_where_one_is_needed(tmp_path):
+def test_a_key_file_without_keys_is_refused_where_one_is_required(tmp_path):
     path = tmp_path / "keys"
     path.touch(mode=0o600)
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_a_name_has_one_key(tmp_path):
         add_key(tmp_path / "keys", "anna")
 
 
-def test_without_its_key_nothing_is_told_but_health_and_the_page(keyed):
+def test_without_its_key_nothing_is_reported_but_health_and_the_page(keyed):
     url, key, _ = keyed
     wrong = [JSON, bearing(key[:-1]), bearing(key + "a"), {**JSON, "authorization": key}, bearing("edlm-")]
     for headers in [*wrong, {**JSON, "authorization": f"Basic {key}"}]:

@@ -152,8 +152,8 @@ def test_a_proper_request_id_comes_back(either, given):
 @pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\tb", "ünï", "x" * 10_000, "a;b"])
 def test_a_forged_request_id_is_replaced(either, given):
     headers = {**JSON, "x-request-id": given.encode()}
-    (found,) = ask(either, COMPLETIONS, {"prompt": 1}, headers=headers).headers.get_list("x-request-id")
-    assert ID.fullmatch(found)
+    (actual,) = ask(either, COMPLETIONS, {"prompt": 1}, headers=headers).headers.get_list("x-request-id")
+    assert ID.fullmatch(actual)
 
 
 @pytest.mark.parametrize("given", [b"a\x1b[31m", b"a\nb: c", b"a\rb"])
@@ -163,7 +163,7 @@ def test_control_characters_in_a_header_make_no_second_line(either, given):
     assert given not in answer
 
 
-def test_a_client_that_drips_its_body_holds_up_nobody(url):
+def test_a_client_that_drips_its_body_delays_no_other_client(url):
     with closing(socket.create_connection(address(url), timeout=30)) as connection:
         connection.sendall(HEAD + b"content-length: 99\r\n\r\n{")
         assert ask(url, COMPLETIONS, {"max_tokens": 1}).status_code == 200

@@ -1,7 +1,7 @@
 """The texts that the sampler writes follow p_k, computed by listing every draw; chi-square over all texts.
 
 Seeds and significance are fixed: a deviate above 3.9 has probability 5e-5 for each test. The same counts must also be
-far from the law of plain diffusion, or else the test could not have seen the resampling.
+far from the distribution of plain diffusion, or else the test could not have seen the resampling.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import BrokenRows, StepResult
 from edlm.schedule import Cosine, LogLinear
-from tests.laws import Step, chi_square, sampler_law, step_law
+from tests.enumeration import Step, chi_square, sampler_distribution, step_distribution
 from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
 
 FAR = 3.9
@@ -29,8 +29,8 @@ def denoiser(of: World) -> Marginals:
 
 
 def counts(of: World, texts: torch.Tensor) -> torch.Tensor:
-    places = of.vocabulary ** torch.arange(of.length - 1, -1, -1)
-    return torch.bincount((texts * places).sum(dim=1), minlength=len(of.texts))
+    powers = of.vocabulary ** torch.arange(of.length - 1, -1, -1)
+    return torch.bincount((texts * powers).sum(dim=1), minlength=len(of.texts))
 
 
 ar = ExactAutoregressive(DENSE)
@@ -85,11 +85,11 @@ def test_the_texts_follow_p_k(name):
     here, energy, sampler = CASES[name]
     reader, schedule = denoiser(here), LogLinear()
     texts = sampler.sample(here.canvas(N), reader, energy, schedule, torch.arange(N))
-    found, canvas = counts(here, texts), here.canvas(1)[0]
-    law = sampler_law(here, reader, energy, sampler, schedule, canvas)
-    assert law.sum().item() == pytest.approx(1)
-    assert chi_square(found, law) < FAR
-    assert chi_square(found, sampler_law(here, reader, None, sampler, schedule, canvas)) > FAR + 1
+    actual, canvas = counts(here, texts), here.canvas(1)[0]
+    distribution = sampler_distribution(here, reader, energy, sampler, schedule, canvas)
+    assert distribution.sum().item() == pytest.approx(1)
+    assert chi_square(actual, distribution) < FAR
+    assert chi_square(actual, sampler_distribution(here, reader, None, sampler, schedule, canvas)) > FAR + 1
 
 
 @pytest.mark.parametrize("speculative", [False, True])
@@ -98,8 +98,8 @@ def test_coar_ignores_what_is_known_behind_a_token_and_sums_over_what_it_throws_
     reader, sampler = denoiser(DENSE), Sampler(steps=1, candidates=0, speculative=speculative)
     texts = sampler.sample(canvas.repeat(N, 1), reader, COAR, LogLinear(), torch.arange(N))
     left = torch.where(torch.arange(3) < 2, DENSE.texts, M)  # q(x^1, x^2) with whatever behind it
-    law = torch.where(DENSE.texts[:, 2] == 1, DENSE.probability(left), 0.0)
-    assert chi_square(counts(DENSE, texts), law) < FAR
+    distribution = torch.where(DENSE.texts[:, 2] == 1, DENSE.probability(left), 0.0)
+    assert chi_square(counts(DENSE, texts), distribution) < FAR
     result = sampler.step(
         DENSE.canvas(N), torch.ones(N, dtype=torch.float64), torch.full((N,), 0.6, dtype=torch.float64),
         torch.ones(N, dtype=torch.long), torch.arange(N), Model(reader, COAR, LogLinear()),
@@ -112,34 +112,36 @@ def test_coar_ignores_what_is_known_behind_a_token_and_sums_over_what_it_throws_
 
 @pytest.mark.parametrize("energy", [None, Constant(2.5), Constant(-1.0, whole_sequence=False, block=2)])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_without_an_energy_or_with_one_that_says_nothing_it_is_plain_diffusion(energy, steps):
+def test_without_an_energy_or_with_a_constant_one_it_is_plain_diffusion(energy, steps):
     reader, schedule = denoiser(DENSE), LogLinear()
     sampler = Sampler(steps=steps, candidates=1 if energy is None else 4)
     texts = sampler.sample(DENSE.canvas(N), reader, energy, schedule, torch.arange(N))
-    plain = sampler_law(DENSE, reader, None, Sampler(steps=steps), schedule, DENSE.canvas(1)[0])
+    plain = sampler_distribution(DENSE, reader, None, Sampler(steps=steps), schedule, DENSE.canvas(1)[0])
     assert chi_square(counts(DENSE, texts), plain) < FAR
 
 
 @pytest.mark.parametrize("known", [(0, None, None), (None, 1, None), (None, None, 2)])
 @pytest.mark.parametrize("drafts", [True, False])
-def test_prompts_and_gaps_are_filled_by_the_law_given_what_is_known(known, drafts):
+def test_prompts_and_gaps_are_filled_by_the_distribution_given_what_is_known(known, drafts):
     energy, reader, schedule = Residual(DENSE, drafts), denoiser(DENSE), LogLinear()
     canvas = torch.tensor([DENSE.mask if token is None else token for token in known])
     sampler = Sampler(steps=1, candidates=3)
     texts = sampler.sample(canvas.repeat(N, 1), reader, energy, schedule, torch.arange(N))
     given = canvas != DENSE.mask
     assert bool((texts[:, given] == canvas[given]).all())
-    assert chi_square(counts(DENSE, texts), sampler_law(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+    assert (
+        chi_square(counts(DENSE, texts), sampler_distribution(DENSE, reader, energy, sampler, schedule, canvas)) < FAR
+    )
 
 
 def test_another_schedule_unmasks_at_another_pace():
     energy, reader, sampler = Residual(DENSE, whole_sequence=False), denoiser(DENSE), Sampler(steps=2, candidates=3)
     texts = sampler.sample(DENSE.canvas(N), reader, energy, Cosine(), torch.arange(N))
-    law = sampler_law(DENSE, reader, energy, sampler, Cosine(), DENSE.canvas(1)[0])
-    assert chi_square(counts(DENSE, texts), law) < FAR
+    distribution = sampler_distribution(DENSE, reader, energy, sampler, Cosine(), DENSE.canvas(1)[0])
+    assert chi_square(counts(DENSE, texts), distribution) < FAR
 
 
-def test_exact_sampling_of_an_exact_law_is_the_source_at_any_number_of_steps():
+def test_exact_sampling_of_an_exact_distribution_is_the_source_at_any_number_of_steps():
     for steps in (1, 2, 5):
         texts = Sampler(steps=steps, candidates=0).sample(
             DENSE.canvas(N), Marginals(DENSE), Conditional(DENSE), LogLinear(), torch.arange(N)
@@ -156,7 +158,7 @@ MIXED = {  # canvas, t, s, index of the step
 
 
 @pytest.mark.parametrize("energy", [Residual(DENSE, True), Residual(DENSE, False), Residual(DENSE, False, 2)])
-def test_rows_at_different_times_in_one_batch_each_follow_the_law_of_their_own_step(energy):
+def test_rows_at_different_times_in_one_batch_each_follow_the_distribution_of_their_own_step(energy):
     reader, schedule, each = denoiser(DENSE), LogLinear(), 4000
     sampler = Sampler(steps=4, candidates=3, window=(0.4, 1.0))
     canvases, t, s, index = zip(*MIXED.values(), strict=True)
@@ -169,20 +171,20 @@ def test_rows_at_different_times_in_one_batch_each_follow_the_law_of_their_own_s
         torch.arange(len(kinds)),
         Model(reader, energy, schedule),
     )
-    places = (DENSE.vocabulary + 1) ** torch.arange(DENSE.length)
+    powers = (DENSE.vocabulary + 1) ** torch.arange(DENSE.length)
     for kind, (canvas, now, then, _) in enumerate(MIXED.values()):
         k = sampler.candidates if now >= 0.4 else 1
         step = Step(DENSE, reader, energy, k)
         expected = torch.zeros((DENSE.vocabulary + 1) ** DENSE.length, dtype=torch.float64)
-        for xs, probability in step_law(step, torch.tensor(canvas), now, then, schedule).items():
-            expected[(torch.tensor(xs) * places).sum()] = probability
-        codes = (result.xs[kinds == kind] * places).sum(dim=1)
-        found = torch.bincount(codes, minlength=len(expected))
-        assert chi_square(found, expected) < FAR, kind
+        for xs, probability in step_distribution(step, torch.tensor(canvas), now, then, schedule).items():
+            expected[(torch.tensor(xs) * powers).sum()] = probability
+        codes = (result.xs[kinds == kind] * powers).sum(dim=1)
+        actual = torch.bincount(codes, minlength=len(expected))
+        assert chi_square(actual, expected) < FAR, kind
 
 
 @pytest.mark.parametrize("wrong", [-1, M + 1])
-def test_a_canvas_with_what_is_no_token_is_refused_by_its_place(wrong):
+def test_a_canvas_with_an_invalid_token_is_refused_by_its_position(wrong):
     canvas = torch.tensor([[0, M, M], [M, 1, wrong]])
     with pytest.raises(
         ValueError, match=f"row 1 of the canvas holds {wrong} at position 2; tokens are 0 to 2, and 3 is"
@@ -191,7 +193,7 @@ def test_a_canvas_with_what_is_no_token_is_refused_by_its_place(wrong):
 
 
 def test_where_nothing_is_masked_nothing_is_asked():
-    class Nobody:
+    class Unasked:
         mask, vocabulary = DENSE.mask, DENSE.vocabulary
 
         def read(self, xt, t):
@@ -202,7 +204,7 @@ def test_where_nothing_is_masked_nothing_is_asked():
 
     canvas = torch.tensor([[0, 1, 2]])
     assert torch.equal(
-        Sampler(steps=3, candidates=4).sample(canvas, Nobody(), None, LogLinear(), torch.arange(1)), canvas
+        Sampler(steps=3, candidates=4).sample(canvas, Unasked(), None, LogLinear(), torch.arange(1)), canvas
     )
 
 
@@ -222,20 +224,20 @@ def test_one_new_token_asks_no_energy_and_is_the_plain_one(drafts):
 
     class Asked(Residual):
         def __call__(self, x, xt, t, log_p, context):
-            raise AssertionError("nobody is asked about one token")
+            raise AssertionError("no energy is called for a single token")
 
     canvas, seeds = torch.tensor([[0, M, 1], [M, 2, 2]]), torch.arange(2)
     steps: list[StepResult] = []
-    found = Sampler(steps=1, candidates=5).sample(
+    actual = Sampler(steps=1, candidates=5).sample(
         canvas, Marginals(DENSE), Asked(DENSE, whole_sequence=drafts), LogLinear(), seeds, on_step=steps.append
     )
-    assert torch.equal(found, Sampler(steps=1).sample(canvas, Marginals(DENSE), None, LogLinear(), seeds))
+    assert torch.equal(actual, Sampler(steps=1).sample(canvas, Marginals(DENSE), None, LogLinear(), seeds))
     assert steps[0].energy_calls.tolist() == [0, 0]
     assert steps[0].energies is None
 
 
 class BrokenReader(Marginals):
-    """The law as it is, but for rows that begin with token 2: their logits are not numbers."""
+    """The distribution as it is, but for rows that begin with token 2: their logits are not numbers."""
 
     def read(self, xt, t):
         return torch.where((xt[:, 0] == 2)[:, None, None], torch.nan, super().read(xt, t))
@@ -249,7 +251,7 @@ class BrokenEnergy(Residual):
 
 
 class BrokenConditional(Conditional):
-    """The same for a law that is drawn from token by token."""
+    """The same for a distribution that is drawn from token by token."""
 
     def draw(self, xt, where, context, u):
         x, log_p = yield from super().draw(xt, where, context, u)

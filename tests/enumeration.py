@@ -1,4 +1,4 @@
-"""What the sampler and the bounds must come to in an exact world, by listing every draw; and how counts are judged."""
+"""Reference distributions and bounds of the sampler in an exact world, by enumeration, and the chi-square of counts."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from tests.worlds import World, cartesian
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a step from x_t at time t may do, for one x_t: the reference that samples and bounds are compared with."""
+    """Reference for a step from x_t at time t: its distribution and its bound, by enumeration."""
 
     world: World
     denoiser: AnyDenoiser
@@ -28,7 +28,7 @@ class Step:
     temperature: float = 1.0
 
     def drafts(self, xt: Tensor, t: float, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every way x to fill `where` [n l], its log p_theta by position [n l], and its energy by group [n g]."""
+        """Return every x that fills `where` [n l], its log p_theta by position [n l] and energy by group [n g]."""
         x = xt.repeat(self.world.vocabulary ** int(where.sum()), 1)
         x[:, where] = cartesian(self.world.vocabulary, int(where.sum()))
         time = torch.tensor([t], dtype=torch.float64)
@@ -37,19 +37,19 @@ class Step:
         log_p = torch.where(where, table, 0.0)
         if self.energy is None:
             return x, log_p, torch.zeros(len(x), 1, dtype=torch.float64)
-        if (proposal := proposal_of(self.energy)) is not None:  # its law is a joint: all of it stands at one position
+        if (proposal := proposal_of(self.energy)) is not None:  # a joint distribution, stored at one position
             log_p = torch.zeros_like(log_p)
             log_p[:, 0] = proposal.log_p(x[None], xt[None], context)[0]
         groups = torch.stack([log_p[:, members].sum(dim=-1) for members in self.groups()], dim=-1)
         return x, log_p, self.energy(x[None], xt[None], time, groups[None], context)[0].double()
 
     def groups(self) -> list[Tensor]:
-        """The positions that are weighed together."""
+        """The positions that are scored together."""
         at = torch.arange(self.world.length)
         block = None if self.energy is None else self.energy.block
         return [at] if block is None else list(at.split(block))
 
-    def law(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
+    def distribution(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
         """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
         drafts = self.energy is not None and self.energy.whole_sequence
         result = {tuple(xt.tolist()): 1.0}
@@ -69,13 +69,15 @@ class Step:
         return result
 
     @cache  # noqa: B019 - a step lives as long as its test
-    def _law_of(self, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]) -> dict[tuple[int, ...], float]:
-        return self.law(torch.tensor(xt), t, torch.tensor(unmasked))
+    def _distribution_of(
+        self, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]
+    ) -> dict[tuple[int, ...], float]:
+        return self.distribution(torch.tensor(xt), t, torch.tensor(unmasked))
 
     def nll(self, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor) -> float:
         """-log p_k(x_0 at U | x_t)."""
-        law = self._law_of(tuple(xt.tolist()), t, tuple(unmasked.tolist()))
-        probability = law.get(tuple(torch.where(unmasked, x0, xt).tolist()), 0.0)
+        distribution = self._distribution_of(tuple(xt.tolist()), t, tuple(unmasked.tolist()))
+        probability = distribution.get(tuple(torch.where(unmasked, x0, xt).tolist()), 0.0)
         return -math.log(probability) if probability > 0 else math.inf
 
 
@@ -101,14 +103,14 @@ def multisets(n: int, k: int) -> Tensor:
 
 def subsets(masked: Tensor) -> list[Tensor]:
     """Every set of masked positions, the empty one too."""
-    places = torch.nonzero(masked)[:, 0]
-    chosen = cartesian(2, len(places)).bool()
+    positions = torch.nonzero(masked)[:, 0]
+    chosen = cartesian(2, len(positions)).bool()
     result = torch.zeros(len(chosen), len(masked), dtype=torch.bool)
-    result[:, places] = chosen
+    result[:, positions] = chosen
     return list(result)
 
 
-def step_law(
+def step_distribution(
     step: Step,
     xt: Tensor,
     t: float,
@@ -126,9 +128,9 @@ def step_law(
         weight = _chance(drawn, masked, share)
         if weight == 0:
             continue
-        law = step.law(xt, t, _settled(step, unmasking, drawn, xt, t))
+        distribution = step.distribution(xt, t, _settled(step, unmasking, drawn, xt, t))
         ways = subsets(free) if again else [torch.zeros_like(free)]
-        for hidden, (xs, probability) in itertools.product(ways, law.items()):
+        for hidden, (xs, probability) in itertools.product(ways, distribution.items()):
             key = tuple(torch.where(hidden, step.world.mask, torch.tensor(xs)).tolist())
             result[key] = result.get(key, 0.0) + weight * _chance(hidden, free, again) * probability
     return result
@@ -145,14 +147,14 @@ def _settled(step: Step, unmasking: AbstractUnmasking, drawn: Tensor, xt: Tensor
     if not isinstance(unmasking, MostCertain):
         return drawn
     table = step.denoiser.read(xt[None], torch.tensor([t], dtype=torch.float64))[0]
-    places = torch.nonzero(xt == step.world.mask)[:, 0].tolist()
-    places.sort(key=lambda at: (-table[at].max().item(), at))
+    positions = torch.nonzero(xt == step.world.mask)[:, 0].tolist()
+    positions.sort(key=lambda at: (-table[at].max().item(), at))
     unmasked = torch.zeros_like(drawn)
-    unmasked[places[: int(drawn.sum())]] = True
+    unmasked[positions[: int(drawn.sum())]] = True
     return unmasked
 
 
-def sampler_law(
+def sampler_distribution(
     world: World,
     denoiser: AnyDenoiser,
     energy: AnyEnergy | None,
@@ -160,11 +162,11 @@ def sampler_law(
     schedule: AbstractSchedule,
     canvas: Tensor,
 ) -> Tensor:
-    """The law over `world.texts` of the texts that the sampler writes on a canvas."""
-    return sampler_laws(world, denoiser, energy, sampler, schedule, [canvas])[0]
+    """The distribution over `world.texts` of the texts that the sampler writes on a canvas."""
+    return sampler_distributions(world, denoiser, energy, sampler, schedule, [canvas])[0]
 
 
-def sampler_laws(
+def sampler_distributions(
     world: World,
     denoiser: AnyDenoiser,
     energy: AnyEnergy | None,
@@ -173,28 +175,28 @@ def sampler_laws(
     canvases: Iterable[Tensor],
 ) -> list[Tensor]:
     """The same for several canvases, which share what they have in common."""
-    weighing = Step(world, denoiser, energy, sampler.candidates, sampler.energy_temperature)
-    plain, times = replace(weighing, candidates=1), sampler.times().tolist()
+    reference = Step(world, denoiser, energy, sampler.candidates, sampler.energy_temperature)
+    plain, times = replace(reference, candidates=1), sampler.times().tolist()
 
     @cache
     def after(xt: tuple[int, ...], i: int, given: tuple[bool, ...] | None) -> dict[tuple[int, ...], float]:
         inside = sampler.window[0] - 1e-9 <= times[i] <= sampler.window[1] + 1e-9
-        step, kept = weighing if inside else plain, None if given is None else torch.tensor(given)
-        return step_law(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.unmasking, kept)
+        step, kept = reference if inside else plain, None if given is None else torch.tensor(given)
+        return step_distribution(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.unmasking, kept)
 
-    def law(canvas: Tensor) -> Tensor:
-        laws = {tuple(canvas.tolist()): 1.0}
+    def distribution(canvas: Tensor) -> Tensor:
+        distributions = {tuple(canvas.tolist()): 1.0}
         # Only what masks again has to know what the canvas gave.
         given = tuple((canvas != world.mask).tolist()) if isinstance(sampler.unmasking, Remasking) else None
         for i in range(sampler.steps, 0, -1):
             reached = {}
-            for xt, weight in laws.items():
+            for xt, weight in distributions.items():
                 for xs, probability in after(xt, i, given).items():
                     reached[xs] = reached.get(xs, 0.0) + weight * probability
-            laws = reached
-        return torch.tensor([laws.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
+            distributions = reached
+        return torch.tensor([distributions.get(tuple(text), 0.0) for text in world.texts.tolist()], dtype=torch.float64)
 
-    return [law(canvas) for canvas in canvases]
+    return [distribution(canvas) for canvas in canvases]
 
 
 def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callable[..., float] = Step.nll) -> float:
@@ -221,13 +223,13 @@ def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callab
 def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Tensor) -> float:
     """The mean over the sampler's paths to x_0 of sum_i -log p_k(x_0 at U_i | x_{t_i}), nothing drawn."""
     world, total = step.world, 0.0
-    places = {tuple([True] * world.length): 1.0}  # which are masked
+    positions = {tuple([True] * world.length): 1.0}  # which are masked
     for i in range(sampler.steps, 0, -1):
         t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
         times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
         share, again = (one.item() for one in sampler.unmasking.shares(*times, schedule))
         after = {}
-        for key, weight in places.items():
+        for key, weight in positions.items():
             masked = torch.tensor(key)
             xt = torch.where(masked, world.mask, x0)
             for drawn, hidden in itertools.product(subsets(masked), subsets(~masked)):
@@ -238,7 +240,7 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
                 total += chance * step.nll(x0, xt, t, unmasked) if unmasked.any() else 0.0
                 left = tuple(((masked & ~unmasked) | hidden).tolist())
                 after[left] = after.get(left, 0.0) + chance
-        places = after
+        positions = after
     return total
 
 
@@ -290,17 +292,17 @@ def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor
     return (weights * values)[weights > 0].sum().item()
 
 
-# ---------------------------------------------------------------- comparing counts with a law
+# ---------------------------------------------------------------- comparing counts with a distribution
 
 
-def chi_square(counts: Tensor, law: Tensor) -> float:
-    """How far counts are from a law, as a standard normal deviate (Wilson and Hilferty 1931).
+def chi_square(counts: Tensor, distribution: Tensor) -> float:
+    """How far counts are from a distribution, as a standard normal deviate (Wilson and Hilferty 1931).
 
-    Cells where fewer than five are expected are taken together; a count where the law is zero is infinitely far.
+    Cells with fewer than five expected counts are merged; a count where the distribution is zero is infinitely far.
     """
-    if (counts[law == 0] > 0).any():
+    if (counts[distribution == 0] > 0).any():
         return math.inf
-    expected, counts = law * counts.sum(), counts.double()
+    expected, counts = distribution * counts.sum(), counts.double()
     small = expected < 5
     expected = torch.cat([expected[~small], expected[small].sum()[None]])
     counts = torch.cat([counts[~small], counts[small].sum()[None]])
