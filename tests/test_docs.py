@@ -11,7 +11,7 @@ from mkdocs.config import load_config
 from playwright.sync_api import sync_playwright
 
 from cluster.serving.deploy import Arguments
-from cluster.serving.replica import Wanted
+from cluster.serving.replica import TargetVersion
 from edlm.config import _classes
 from tests.paths import PROJECT
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
@@ -87,7 +87,7 @@ def test_examples_of_docstrings_are_code_and_flags_do_not_break(site):
 def test_every_setting_has_a_help_text():
     silent = {
         f"{cls.__name__}.{name}"
-        for root in (Experiment, Arguments, Wanted, Promote, SampleBenchmark, ServeBenchmark, Trained)
+        for root in (Experiment, Arguments, TargetVersion, Promote, SampleBenchmark, ServeBenchmark, Trained)
         for cls in reachable(root)
         for name, field in cls.__pydantic_fields__.items()
         if not field.description and not (name == "kind" and len(get_args(field.annotation)) == 1)
