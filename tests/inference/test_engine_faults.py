@@ -157,7 +157,7 @@ def chosen(generator: TextGenerator, energies, count: int, candidates: int = 4) 
         for ticket in engine.submit(some):
             try:
                 ticket.result(SECONDS)
-                found.append(ticket.progress().picked)
+                actual.append(ticket.progress().picked)
             except BrokenRow as error:
                 actual.append(error)
         assert engine.alive
