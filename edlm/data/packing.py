@@ -80,10 +80,10 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     `progress` receives the amount read, at least every ten seconds while there is something to read, and warnings: a
     text that recurs in many documents of a split, characters that the tokenizer loses.
     The corpus is streamed. Memory holds 8 bytes per document; the longest document (`corpus.longest`), or documents of
-    250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the training text
-    of the tokenizer (`BPE.sample`). Splits share no text, except parts of streamed documents (`TextSplits`). If killed
-    before its end, it leaves a folder that `TokenFile.open` rejects. Raises ConfigurationError for an empty corpus, and
-    for one too short for a row in every split.
+    250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the distinct words
+    of the tokenizer's training text (`BPE.sample`). Splits share no text, except parts of streamed documents
+    (`TextSplits`). If killed before its end, it leaves a folder that `TokenFile.open` rejects. Raises
+    ConfigurationError for an empty corpus, and for one too short for a row in every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     splits = data.splits(division_progress.add)
     division_progress.finish()
     training_progress = ReadingProgress(progress, "read for the tokenizer")
-    tokenizer = data.tokenizer.build(_lessons(splits.documents(), training_progress))
+    tokenizer = data.tokenizer.build(_lessons(splits.documents(), training_progress), progress)
     training_progress.finish()
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 import unicodedata
 
 import numpy as np
@@ -132,6 +134,44 @@ def test_only_the_sample_is_learnt_from():
     assert BPE(size=258, sample=8).build(["ababab", "abcdcdcdcdcdcd", "efefef"]).digest == (
         BPE(size=258).build(["ababab", "ab"]).digest
     )
+
+
+def test_training_ends_where_the_distinct_words_reach_their_bound_and_says_so(monkeypatch):
+    monkeypatch.setattr(tokenizer_kinds, "WORD_BYTES", 60)
+    texts = ["the cat sat " * 50, "naïve 猫 dogs run, don't they? " * 50, "zq" * 40, "never read"]
+    said = []
+    built = BPE(size=262).build(texts, said.append)
+    assert built.digest == BPE(size=262).build(texts[:3]).digest
+    size = len("".join({"the", " the", " cat", " sat", " "}).encode())
+    size += len("".join({"naïve", " naïve", " 猫", " dogs", " run", ",", " don", "'", "t", " they", "?"}).encode()) + 80
+    read = sum(map(len, texts[:3]))
+    assert said == [
+        f"the tokenizer is trained on the first {read:,} characters: their distinct words have {size} bytes, of which "
+        "at most 60 are held in memory",
+        "learning 5 merges",
+    ]
+
+
+TRAIN = """
+import hashlib, resource
+from edlm.data import tokenizer_kinds
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+tokenizer_kinds.WORD_BYTES //= 10
+letters = str.maketrans("0123456789", "ghijklmnop")
+words = [hashlib.sha256(b"%d" % number).hexdigest().translate(letters) for number in range(24_000)]
+before = peak()
+tokenizer_kinds.BPE(size=260).build(words)
+print(peak() - before)
+"""
+
+
+def test_a_text_without_repeats_is_trained_on_in_bounded_memory():
+    """1.5 MB of distinct words, which need 120 MB where all are trained on; a tenth of the usual bound."""
+    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 50
 
 
 def test_too_little_text_for_the_size_is_refused():
