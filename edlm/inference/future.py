@@ -94,7 +94,7 @@ class TextFuture(Future[Text]):
     def show(self, progress: Progress) -> None:
         """Set the latest progress and call the watchers."""
         self._progress = progress
-        self.tell()
+        self.notify()
 
     def keep(self, progress: Progress) -> None:
         """Set the latest progress without calling the watchers, because the end follows."""
