@@ -13,7 +13,7 @@ from torch import Tensor
 from edlm import equations
 from edlm.exact.hidden_markov import Entropy, HiddenMarkovModel
 from edlm.interfaces import AnyDenoiser
-from edlm.likelihood.estimate import Estimate, difference
+from edlm.likelihood.estimate import Estimate
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.schedule import AbstractSchedule
@@ -91,7 +91,7 @@ class SampleDistance:
 
     E_p[-log q] - H(q) = KL(p || q) + H(p) - H(q). It detects text that is unlikely under q, but not text that p omits:
     a sampler that writes only the likeliest sequence is below 0. A value near 0 is necessary, not sufficient.
-    The sampler's bound detects omissions (`bound_excess`); the two together leave little room.
+    The sampler's bound minus H(q) detects omissions; the two together leave little room.
     """
 
     possible: Estimate
@@ -133,14 +133,6 @@ def sample_distance(texts: Int[Tensor, "n l"], distribution: HiddenMarkovModel, 
         variations[0],
         variations[1],
     )
-
-
-def bound_excess(bound: Estimate, x0: Int[Tensor, "b l"], distribution: HiddenMarkovModel) -> Estimate:
-    """Return a bound on -log p minus the exact -log q, per sequence; its mean is at least KL(q || p).
-
-    It detects text that the model omits. It is paired, so its standard error is far below that of the bound itself.
-    """
-    return difference(bound, Estimate(-distribution.log_p(x0).cpu(), 1))
 
 
 def _pair_frequencies(x: Int[Tensor, "n l"], vocabulary: int) -> Float64[Tensor, "v v"]:

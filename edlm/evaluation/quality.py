@@ -59,10 +59,6 @@ class Quality:
         return _ratio(self.nats, self.characters)
 
     @property
-    def nats_per_judge_token(self) -> Average:
-        return _ratio(self.nats, self.judge_tokens)
-
-    @property
     def generative_perplexity(self) -> Average:
         """Return exp of the whole set's nats per token, not a mean of exponentials over texts; first-order error."""
         nats = self.nats_per_token

@@ -35,12 +35,3 @@ def context_tokens(known: int, new_tokens: int, length: int) -> int:
     half a canvas at a time, and its last canvas sees as much context as possible.
     """
     return min(known, max(length - new_tokens, length // 2))
-
-
-def block_count(known: int, new_tokens: int, length: int) -> int:
-    """Return the number of canvases that it takes to generate `new_tokens` tokens after `known` ones."""
-    count = 0
-    while new_tokens > 0:
-        written = min(new_tokens, length - context_tokens(known, new_tokens, length))
-        known, new_tokens, count = known + written, new_tokens - written, count + 1
-    return count

@@ -155,10 +155,6 @@ class ZeroShotResult:
         return math.exp(self.nats_per_token)
 
     @property
-    def bits_per_character(self) -> float:
-        return self.nats / (math.log(2) * self.share * self.counts.characters)
-
-    @property
     def bits_per_byte(self) -> float:
         return self.nats / (math.log(2) * self.share * self.counts.bytes)
 

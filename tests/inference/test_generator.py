@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.tokenizer_kinds import Bytes, Characters, TokenizerConfig
-from edlm.inference.canvas import block_count
+from edlm.inference.canvas import context_tokens
 from edlm.inference.components import Bundle
 from edlm.inference.generator import TextGenerator, save_bundle
 from edlm.inference.local import run_sequences
@@ -53,6 +53,15 @@ def uniform_generator(tokenizer: TokenizerConfig | Given) -> TextGenerator:
     return TextGenerator(Bundle(name="uniform", sampler=Sampler(steps=1)), denoiser, {}, built)
 
 
+def canvas_count(known: int, new_tokens: int) -> int:
+    """How many canvases it takes to write `new_tokens` tokens after `known` ones."""
+    count = 0
+    while new_tokens > 0:
+        written = min(new_tokens, LENGTH - context_tokens(known, new_tokens, LENGTH))
+        known, new_tokens, count = known + written, new_tokens - written, count + 1
+    return count
+
+
 @QUICK
 @given(known=st.lists(st.none() | tokens, min_size=1, max_size=LENGTH), seed=st.integers(0, 2**53))
 def test_infilling_keeps_what_is_given_and_fills_every_gap(generator, known, seed):
@@ -84,7 +93,7 @@ def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, ne
     assert len(text.tokens) == new_tokens
     assert text.finish_reason == "length"
     assert {xt.shape for xt in seen} == {(1, LENGTH)}
-    blocks = block_count(len(prompt), new_tokens, LENGTH)
+    blocks = canvas_count(len(prompt), new_tokens)
     assert blocks <= len(seen) == text.tally.denoiser_calls <= SAMPLER.steps * blocks
 
 
