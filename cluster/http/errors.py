@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from cluster.http.request_context import request_context
 
 ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
+UNROUTABLE = {404: "not_found", 405: "method_not_allowed"}  # code by status, as Ray's proxy says (`proxy_refusals`)
 MAX_NAME = 128  # characters of a field name that an error quotes
 _VARIANT = re.compile(r"<.*>")  # tag of a union variant (`schemas.field_types`), not a key sent by the client
 
@@ -68,13 +69,15 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return await _refused(request, APIError(400, message, param, code))
 
 
-async def _unroutable(_: Request, error: Exception) -> JSONResponse:
+async def _unroutable(request: Request, error: Exception) -> JSONResponse:
     """Handle an unknown path or method, or a body that Python's JSON parser cannot read."""
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
         message = f"unknown route; the routes are {ROUTES}. This is a base model: it completes text and does not chat"
-    return JSONResponse(_body(error.status_code, message), error.status_code, error.headers)
+    code = UNROUTABLE.get(error.status_code)
+    request_context(request.scope).code = code
+    return JSONResponse(_body(error.status_code, message, code=code), error.status_code, error.headers)
 
 
 async def _failed(_: Request, __: Exception) -> JSONResponse:

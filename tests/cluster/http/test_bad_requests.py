@@ -176,7 +176,8 @@ def test_unknown_routes_and_methods_have_the_same_form(url):
     refused = error(ask(url, "/v1/chat/completions", {}), 404)
     assert "/v1/completions" in refused["message"]
     assert "chat" in refused["message"]
-    error(ask(url, COMPLETIONS, method="GET"), 405)
+    assert refused["code"] == "not_found"
+    assert error(ask(url, COMPLETIONS, method="GET"), 405)["code"] == "method_not_allowed"
 
 
 @settings(max_examples=40, deadline=None)
