@@ -1,7 +1,10 @@
 """Which Ray cluster a command joins, and what it says where there is none."""
 
+import os
 import socket
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +43,21 @@ def test_an_address_that_was_given_comes_before_that_of_the_environment_and_of_r
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert named_address("10.0.0.1:6379") == "10.0.0.1:6379"
     assert named_address(None) == named_address("auto") == "10.0.0.2:6379"
+
+
+def test_the_token_that_ray_makes_is_its_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    has_none = SimpleNamespace(has_token=lambda **_: False)  # Ray remembers the token of the real home
+    monkeypatch.setattr(ray_connection, "AuthenticationTokenLoader", SimpleNamespace(instance=lambda: has_none))
+    before = os.umask(0o022)
+    try:
+        ray_connection._make_token()
+        assert os.umask(0o022) == 0o022, "the umask is as it was"
+    finally:
+        os.umask(before)
+    token = tmp_path / ".ray" / "auth_token"
+    assert len(token.read_text()) == 64
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (token, token.parent)] == [0o600, 0o700]
 
 
 def test_an_address_where_nothing_listens_is_named_at_once():
