@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import PROJECT
-from tests.mutation_run import LOOKED_AT, _annotations, _in_turn
+from tests.mutation_run import CORE, LEFT_OUT, LOOKED_AT, _annotations, _in_turn
 
 SOURCE = '''"""A file."""
 
@@ -44,3 +44,11 @@ def test_every_file_that_is_mutated_and_every_test_that_looks_at_it_exists():
         assert (PROJECT / "edlm" / f"{file}.py").is_file()
         for name in tests.split():
             assert (PROJECT / "tests" / f"{name}.py").is_file(), name
+
+
+def test_every_file_of_the_core_is_mutated_or_left_out_by_name():
+    edlm = PROJECT / "edlm"
+    files = [edlm / f"{name}.py" for name in CORE if not (edlm / name).is_dir()]
+    files += [path for name in CORE for path in (edlm / name).glob("*.py") if path.name != "__init__.py"]
+    core = {path.relative_to(edlm).with_suffix("").as_posix() for path in files}
+    assert core - set(LOOKED_AT) == LEFT_OUT
