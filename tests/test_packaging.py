@@ -1,8 +1,13 @@
 """What `pip install` puts where: a wheel of edlm alone, and a checkout whose folder is on the path."""
 
+import ast
+import functools
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -80,3 +85,58 @@ def test_the_client_of_a_wheel_streams_with_only_the_base_dependencies(built, tm
     (metadata,) = site.glob("*.dist-info")
     version, letters = done.stdout.split()
     assert (metadata.name, letters) == (f"edlm-{version}.dist-info", "20")
+
+
+PROJECT_TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that the base and these extras name, with those of the extras that they name."""
+    lines = [
+        *PROJECT_TABLE["dependencies"],
+        *(line for e in extras for line in PROJECT_TABLE["optional-dependencies"][e]),
+    ]
+    found = {normalised(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
+    inner = {extra for line in lines if line.startswith("edlm[") for extra in line[5:].partition("]")[0].split(",")}
+    return (found | (declared(*inner) if inner else set())) - {"edlm"}
+
+
+def normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+modules_distributions = functools.cache(packages_distributions)
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """The top-level modules that files of a folder import, but Python's and the project's own, with one such file."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            found |= {name.partition(".")[0]: str(path.relative_to(PROJECT)) for name in names}
+    own = {"edlm", "cluster", "workflows", "tests", *(path.stem for path in folder.rglob("*.py"))}
+    return {name: path for name, path in found.items() if name not in own | sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("edlm", ("models", "hf")),
+        ("cluster", ("cluster",)),
+        ("workflows", ("cluster",)),
+        ("tests", ("test",)),
+        ("docs", ("docs",)),
+    ],
+)
+def test_every_package_that_is_imported_is_declared_by_an_extra(folder, extras):
+    known = declared(*extras) | {"pydantic-core"}  # of the one version that pydantic asks for
+    distributions = modules_distributions()
+    undeclared = {
+        name: path
+        for name, path in imported(PROJECT / folder).items()
+        if not known & {normalised(one) for one in distributions.get(name, [name])}
+    }
+    assert undeclared == {}
