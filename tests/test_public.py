@@ -1,10 +1,13 @@
 """`import edlm` offers a few names, loads nothing until one is used, and says what is missing."""
 
 import ast
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
+import torch
 
 import edlm
 from tests.paths import PROJECT
@@ -60,3 +63,50 @@ except ModuleNotFoundError as error:
     print(error)
 """
     assert run(code) == f'edlm.{name} needs torch, which is not installed: pip install "edlm[models]"'
+
+
+# What others import, and from where: these places stay.
+PROMISED = {
+    "edlm.sampler": {"Sampler": ["steps", "candidates", "window", "energy_temperature"]},
+    "edlm.schedule": {"LogLinear": [], "Cosine": [], "Polynomial": None},
+    "edlm.likelihood": {
+        "Estimate": None,
+        "nelbo": ["x0", "denoiser", "schedule", "seed", "draws"],
+        "sampler_bound": ["x0", "denoiser", "energy", "schedule", "sampler", "seed", "draws", "repeats"],
+        "paper_estimate": ["x0", "denoiser", "energy", "schedule", "seed", "draws", "log_partition_draws"],
+    },
+    "edlm.models.denoiser": {"Denoiser": None, "Denoiser.read": ["self", "xt", "t"]},
+    "edlm.interfaces": {"AbstractEnergy": None, "Model": ["denoiser", "energy", "schedule"]},
+    "edlm.sampling.sampler": {"Sampler.sample": ["self", "xt", "denoiser", "energy", "schedule", "seeds", "on_step"]},
+    "edlm.energies.step": {"StepEnergy": None, "StepEnergyConfig": None},
+    "edlm.energies.conditional": {"ConditionalEnergy": None, "ConditionalEnergyConfig": None},
+    "edlm.energies.residual": {"ResidualEnergy": None, "ResidualEnergyConfig": None},
+    "edlm.energies.whole_sequence": {
+        "AutoregressiveEnergy": None,
+        "BidirectionalEnergy": None,
+        "CarryOverEnergy": None,
+    },
+    "edlm.inference.generator": {"TextGenerator": None, "TextGenerator.load": None},
+    "edlm.training.local_engine": {"LocalEngine": None},
+    "edlm.training.loop": {"fit": None},
+    "edlm.config": {"load": None, "dump": None, "from_command_line": None},
+    "edlm": {"load": None, "train": None, "Client": None, "TextGenerator": None, "Sampler": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [(module, name, arguments) for module, names in PROMISED.items() for name, arguments in names.items()],
+)
+def test_what_others_import_is_where_it_was_promised_with_the_arguments_in_this_order(module, name, arguments):
+    found = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert callable(found)
+    if arguments is not None:
+        assert list(inspect.signature(found).parameters)[: len(arguments)] == arguments
+
+
+def test_an_estimate_has_its_mean_standard_error_and_draws():
+    estimate = edlm.Estimate(torch.tensor([1.0, 3.0], dtype=torch.float64), 5)
+    assert (estimate.mean, estimate.standard_error, estimate.draws) == (2.0, 1.0, 5)
