@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from ray.scripts.scripts import cli as ray_command
+from ray.serve.scripts import cli as serve_command
 
 import edlm
 from cluster.http import local
@@ -29,6 +32,7 @@ from tests.paths import PROJECT
 from tests.test_prose import QUAINT
 from workflows import serve
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
+from workflows.benchmarking import english
 from workflows.experiment import Experiment
 from workflows.promote import Promote
 
@@ -61,6 +65,7 @@ SHELL = {
     "python",
     "pip",
 }
+RAY = {"ray": ray_command, "serve": serve_command}
 BODIES = {
     "/v1/completions": requests.CompletionRequest,
     "/v1/infill": requests.InfillRequest,
@@ -136,7 +141,9 @@ def test_every_command_within_a_sentence_is_one_that_its_program_reads(experimen
 
 def check(command: list[str], experiments: dict[str, Path], monkeypatch) -> None:
     program, arguments = command[0], command[1:]
-    if program.startswith((".ci/", "corpora/")) or program in ("serve", "ray", "kubectl"):
+    if program in RAY:
+        check_click(RAY[program], arguments)
+    if program.startswith((".ci/", "corpora/")) or program in (*RAY, "kubectl"):
         files = [program] if program.startswith(".ci/") else [word for word in arguments if word.endswith(".yaml")]
         assert [name for name in files if not (PROJECT / name).exists()] == []
         return
@@ -149,6 +156,19 @@ def check(command: list[str], experiments: dict[str, Path], monkeypatch) -> None
         check_body(arguments)
     elif program == "pip":
         check_extras(arguments)
+
+
+def check_click(group: click.Group, words: list[str]) -> None:
+    """Parse the words by click's parser of the command that the first of them name; nothing is run."""
+    command: click.Command | None = group
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.get_command(click.Context(command), name)
+        assert command is not None, f"there is no command {name}"
+    try:
+        command.make_context(command.name, words)
+    except click.ClickException as error:
+        raise AssertionError(error.format_message()) from error
 
 
 def check_make(arguments: list[str], experiments: dict[str, Path]) -> None:
@@ -171,6 +191,12 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         serve.key(arguments[1:])
     elif module == "workflows.benchmark":
         from_flags({"sample": SampleBenchmark, "serve": ServeBenchmark}[arguments[0]], arguments[1:], "")
+    elif module == "workflows.benchmarking.english" and arguments:  # without them a sentence names the command
+        monkeypatch.setattr(english, "assemble", accept)
+        with pytest.raises(Read):
+            english.main(arguments)
+    elif module == "tests.mutants":
+        assert arguments == []
     elif package == "workflows" and name in STAGES:
         check_stage(arguments, experiments)
     elif module == "cluster.http.local":
@@ -192,7 +218,7 @@ def check_stage(arguments: list[str], experiments: dict[str, Path]) -> None:
         from_command_line(Experiment, [str(file), *flags])
 
 
-def accept(**_) -> None:
+def accept(*_, **__) -> None:
     raise Read
 
 
@@ -243,6 +269,11 @@ def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
         "python -m workflows.pretrane x.yaml",
         "python -m workflows.pretrain workflows/experiments/tiny.yaml --pretrain.step 5",
         "serve deploy cluster/deploy/serv.yaml",
+        "ray start --haed",
+        "ray job submt -- python",
+        "serve status --nothing",
+        "python -m workflows.benchmarking.english SOURCES",
+        "python -m tests.mutants --fast",
         "frobnicate",
         """curl http://127.0.0.1:8000/v1/score -d '{"text": 5}'""",
         "pip install 'edlm[nothing]'",
