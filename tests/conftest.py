@@ -7,11 +7,16 @@ processes with several threads each slow one another down on a few cores; so do 
 import os
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 # Here, before torch is imported: it reads them once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A busy machine takes longer than hypothesis' 200 ms per example, which is no fault of the code.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 SHARED_ENDPOINT = "tests/cluster/endpoint"
 
