@@ -12,19 +12,10 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import plain
 from edlm.storage import committed
 from workflows.experiment import Experiment
-from workflows.stage import (
-    FINGERPRINT_DIGITS,
-    Ingredients,
-    Session,
-    Work,
-    given_uri,
-    ingredients,
-    say,
-    storage_root,
-    user_errors,
-)
-from workflows.training.early_check import require_initial_models
-from workflows.training.finished_training import training_to_continue
+from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
+from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients, ingredients
+from workflows.training.initial_weights_check import require_initial_models
+from workflows.training.longer_training import training_to_continue
 
 SHOWN = 6
 """Differences that are named; the others are counted."""

@@ -22,7 +22,7 @@ from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.command import command
-from workflows.evaluation.equal_entropy import matched_rows
+from workflows.evaluation.equal_entropy_rows import matched_rows
 from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, Row, Subject
 from workflows.evaluation.run import measure_all
 from workflows.finetune import finetune
@@ -33,7 +33,7 @@ from workflows.reporting.terminal import report
 from workflows.row_names import PLAIN
 from workflows.stage import Session, StageContext, once
 
-CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy")
+CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy_rows")
 """Modules that select the measurements and turn their rows into tables, text and figures."""
 SUMMARY, REPORT, FIGURE = "summary.json", "report.txt", "bounds.png"
 SAMPLER = ("energy", "steps", "candidates", "window_from", "window_to", "energy_temperature")

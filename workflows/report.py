@@ -36,7 +36,8 @@ from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
 from workflows.reporting.truth_chapter import exact_blocks
-from workflows.stage import ingredients, say
+from workflows.stage import say
+from workflows.stage_fingerprint import ingredients
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker

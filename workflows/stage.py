@@ -11,7 +11,6 @@ only says which would run, and why. This module imports neither Ray nor MLflow, 
 """
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -19,21 +18,19 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
 from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment
-from workflows.source_digest import source_digest
+from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
 
-FINGERPRINT_DIGITS = 12
 RUN_FILE = "run.json"
 """In a stage's work folder: its MLflow run, and the ingredients of its result."""
 
@@ -59,41 +56,6 @@ class StageContext:
     run_id: str
     tracker: Callable[[], "RunTracker"]
     determined: "Ingredients"
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """Everything that determines the result of a stage."""
-
-    stage: str
-    settings: Mapping[str, Any]
-    """By their names in the YAML."""
-    inputs: Mapping[str, str]
-    """Digests of the inputs' content, by label."""
-    code: str
-    """Digest of the code that computes the result."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the ingredients."""
-        facts = {"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "code": self.code}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def public(self) -> "Ingredients":
-        """The same without secrets, to be recorded; names of sections and inputs, such as an energy's, hide nothing."""
-        settings = {name: redacted(value, _key(name, value)) for name, value in self.settings.items()}
-        return replace(self, settings=settings, inputs={label: redacted(uri) for label, uri in self.inputs.items()})
-
-    @property
-    def folder(self) -> str:
-        """Name of the stage's folder."""
-        return f"{self.stage}-{self.fingerprint[:FINGERPRINT_DIGITS]}"
-
-
-def _key(name: str, value: Any) -> str:
-    """Return the key by which a setting is redacted: none for a section, whose own keys count."""
-    return "" if isinstance(value, Mapping) else name
 
 
 @dataclass
@@ -176,26 +138,6 @@ def once(stage: Callable[[Session], T]) -> Callable[[Session], T]:
         return session.results[stage.__qualname__]
 
     return asked
-
-
-def ingredients(
-    stage: str,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    code: Sequence[str],
-    versions: Mapping[str, str] | None = None,
-) -> Ingredients:
-    """Return what determines a stage's result: `inputs` are URIs, `code` names modules (`Session.run_stage`).
-
-    Raise ConfigurationError unless all inputs are committed.
-    """
-    digests = dict(versions or {})
-    for label, uri in inputs.items():
-        marker = committed(uri)
-        if marker is None:
-            raise ConfigurationError(f"{stage} needs {label} in {uri}, which is not finished; run that stage first")
-        digests[label] = marker.digest
-    return Ingredients(stage, settings, digests, source_digest(*code))
 
 
 def given_uri(name: str, uri: str) -> str:

@@ -18,19 +18,9 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.storage import committed, join, publish, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
-from workflows.stage import (
-    RUN_FILE,
-    Ingredients,
-    Session,
-    StageContext,
-    Work,
-    given_uri,
-    ingredients,
-    say,
-    storage_root,
-    user_errors,
-)
-from workflows.training.early_check import require_initial_models
+from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
+from workflows.stage_fingerprint import Ingredients, ingredients
+from workflows.training.initial_weights_check import require_initial_models
 
 
 @dataclass

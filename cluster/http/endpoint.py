@@ -18,7 +18,7 @@ from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
 from cluster.http.limits.limits import RequestLimits
-from cluster.http.limits.request_admission import STOPPING, Admission
+from cluster.http.limits.request_submission import STOPPING, Admission
 from cluster.http.metrics.engine_metrics import EngineMetrics
 from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
@@ -49,8 +49,8 @@ from cluster.http.schemas.responses import (
     Version,
 )
 from cluster.http.served_model import ServedModel, or_refuse
-from cluster.http.streaming.events import EventStream
 from cluster.http.streaming.generation import stream
+from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
 
 VERSION = "1"  # of the API

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from edlm.evaluation.quality import Quality
+from edlm.evaluation.judged_quality import Quality
 
 PUBLISHED_PERIOD = 400 / 1024  # fraction of the text's length
 FEWEST = 8  # texts; with fewer, the standard error itself is unknown

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edlm.evaluation.quality import Average
+from edlm.evaluation.judged_quality import Average
 
 
 @dataclass(frozen=True)

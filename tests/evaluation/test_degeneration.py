@@ -8,7 +8,7 @@ import torch
 
 from edlm.data.corpus import Embedded
 from edlm.evaluation.degeneration import DEVIATIONS, STANDARD_ERRORS, flags, repeaters
-from edlm.evaluation.quality import Quality, assess
+from edlm.evaluation.judged_quality import Quality, assess
 from tests.judges import CHARACTERS, Copying, judged_by, learnt
 
 LENGTH, COUNT = 256, 32

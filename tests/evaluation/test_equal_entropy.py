@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edlm.evaluation.equal_entropy import Point, nll_at_entropy
-from edlm.evaluation.quality import Average
+from edlm.evaluation.judged_quality import Average
 
 DATA = Average(5.44, 0.0)
 settings = st.lists(st.floats(0.1, 2.0).map(lambda x: round(x, 3)), min_size=2, max_size=8, unique=True)

@@ -24,7 +24,8 @@ from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.pipeline import stages
 from workflows.register import bundle
-from workflows.stage import RUN_FILE, Ingredients, Session, StageContext
+from workflows.stage import RUN_FILE, Session, StageContext
+from workflows.stage_fingerprint import Ingredients
 from workflows.stage_runner import RunningSession
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.

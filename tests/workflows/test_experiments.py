@@ -16,7 +16,8 @@ from workflows.evaluation.measurements.likelihood import Bound, bound_columns, s
 from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
 from workflows.experiment import Experiment
 from workflows.reporting.terminal import report
-from workflows.stage import ingredients, storage_root
+from workflows.stage import storage_root
+from workflows.stage_fingerprint import ingredients
 
 DATA = plain(load(Experiment, SMALLEST).data)
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))

@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
-from cluster.http.streaming import events
 from cluster.http.warmup import Unsound, warmed, warming
 from edlm.cooperative_work import run_to_end
 from edlm.inference.request import Limits

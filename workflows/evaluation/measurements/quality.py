@@ -14,8 +14,8 @@ from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.degeneration import FEWEST, flags, repeaters
 from edlm.evaluation.judge import Judge, JudgeConfig, TrainedJudge, first_documents
+from edlm.evaluation.judged_quality import Quality, assess
 from edlm.evaluation.mauve import mauve_on_judge_features
-from edlm.evaluation.quality import Quality, assess
 from edlm.rng import Purpose, seeds
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult

@@ -18,9 +18,10 @@ from edlm.training.settings import Training
 from tests.paths import SMALLEST
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
-from workflows.stage import Ingredients, StageContext
+from workflows.stage import StageContext
+from workflows.stage_fingerprint import Ingredients
 from workflows.stage_runner import RunningSession
-from workflows.training.finished_training import training_to_continue
+from workflows.training.longer_training import training_to_continue
 from workflows.training.run import _start
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.

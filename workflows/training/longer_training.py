@@ -8,7 +8,8 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import parse
 from edlm.training.continuation_rule import obstacle
 from edlm.training.settings import Training
-from workflows.stage import Ingredients, Session
+from workflows.stage import Session
+from workflows.stage_fingerprint import Ingredients
 
 
 @dataclass(frozen=True)

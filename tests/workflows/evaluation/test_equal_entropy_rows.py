@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from workflows.evaluation.equal_entropy import matched_rows
+from workflows.evaluation.equal_entropy_rows import matched_rows
 
 
 def row(energy: str, temperature: float, nll: float, entropy: float, steps: int = 8) -> dict:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.http.limits.limits import RequestLimits
-from cluster.http.limits.request_admission import Admission
+from cluster.http.limits.request_submission import Admission
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
 from edlm.inference.engine import InferenceEngine

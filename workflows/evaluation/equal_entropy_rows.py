@@ -3,7 +3,7 @@
 from typing import Any
 
 from edlm.evaluation.equal_entropy import Point, nll_at_entropy
-from edlm.evaluation.quality import Average
+from edlm.evaluation.judged_quality import Average
 from workflows.row_names import DATA
 
 Row = dict[str, Any]
