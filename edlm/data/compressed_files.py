@@ -12,8 +12,10 @@ from typing import Any
 
 import pyarrow
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from edlm.config import ConfigurationError
+from edlm.data.remote_files import RemoteFile
 
 BUFFER = 1 << 20  # bytes
 
@@ -48,11 +50,12 @@ def uncompressed(path: str) -> tuple[str, Compression | None]:
 def opened(system: AbstractFileSystem, path: str, name: str) -> Iterator[io.BufferedReader]:
     """Open a file for reading; decompress it if its suffix names a compression.
 
-    Raises ConfigurationError, also from within the `with` block, if the file is unreadable, damaged or truncated.
+    Raises ConfigurationError, also from within the `with` block, if the file is unreadable, damaged or truncated; for a
+    file that is not local, UnreadableError after the tries of `RemoteFile`.
     """
     compression = uncompressed(path)[1]
     try:
-        with system.open(path, "rb") as raw:
+        with _raw(system, path, name) as raw:
             plain: Any = raw if compression is None else compression.unpack(raw)
             # Buffer here: remote files do not bound the length of a line, and search for its end in Python.
             with io.BufferedReader(plain, BUFFER) as file:
@@ -63,3 +66,7 @@ def opened(system: AbstractFileSystem, path: str, name: str) -> Iterator[io.Buff
         raise ConfigurationError(
             f"{name} is no {compression.name} file, or is truncated or damaged ({error}); copy it again"
         ) from error
+
+
+def _raw(system: AbstractFileSystem, path: str, name: str) -> Any:
+    return system.open(path, "rb") if isinstance(system, LocalFileSystem) else RemoteFile(system, path, name)

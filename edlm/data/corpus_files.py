@@ -12,6 +12,7 @@ from edlm.config import ConfigurationError, Positive, config
 from edlm.data.compressed_files import COMPRESSIONS, opened, uncompressed
 from edlm.data.corpus_formats import csv_rows, json_lines, json_rows, parquet_rows, row_documents, text_documents
 from edlm.data.document import LONGEST, Document
+from edlm.data.remote_files import UnreadableError
 from edlm.storage import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -58,9 +59,16 @@ class Files:
 
         Files are streamed: memory holds one piece of a text document, or one row. Raises ConfigurationError naming the
         path that is missing or matches nothing, or the file, with line or byte, whose content does not fit its format.
+        A remote file whose reading fails is reopened at the same byte (`RemoteFile`): no row is lost or repeated.
         """
+        last = "none"
         for system, path, name in self._files():
-            yield from self._read(system, path, name)
+            try:
+                for document in self._read(system, path, name):
+                    last = document.name
+                    yield document
+            except UnreadableError as error:
+                raise ConfigurationError(f"{error}; the last document read was {last}") from error
 
     def version(self) -> str:
         """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""
@@ -74,18 +82,29 @@ class Files:
                 system, path = file_system(location)
             except ValueError as error:
                 raise ConfigurationError(f"corpus.paths: cannot reach {location!r}: {error}") from error
-            if system.isfile(path):
-                expanded = [path]
-            elif system.isdir(path):
-                expanded = _in_folder(system, path, location, self.format)
-            elif any(character in path for character in _WILD):
-                expanded = _visible(path, (match for match in system.glob(path) if system.isfile(match)))
-                if not expanded:
-                    raise ConfigurationError(f"corpus.paths: the glob {location!r} matches no file; check the path")
-            else:
-                raise ConfigurationError(f"corpus.paths: there is no file {location!r}; check the path")
+            try:
+                expanded = self._expanded(system, path, location)
+            except ConfigurationError:
+                raise
+            except Exception as error:  # every file system raises exceptions of its own
+                raise ConfigurationError(
+                    f"corpus.paths: cannot reach {location!r}: {type(error).__name__}: {error}"
+                ) from error
             files += [(system, match, system.unstrip_protocol(match).removeprefix("file://")) for match in expanded]
         return files
+
+    def _expanded(self, system: AbstractFileSystem, path: str, location: str) -> list[str]:
+        """Return the files that a path stands for."""
+        if system.isfile(path):
+            return [path]
+        if system.isdir(path):
+            return _in_folder(system, path, location, self.format)
+        if not any(character in path for character in _WILD):
+            raise ConfigurationError(f"corpus.paths: there is no file {location!r}; check the path")
+        matches = _visible(path, (str(match) for match in system.glob(path) if system.isfile(match)))
+        if not matches:
+            raise ConfigurationError(f"corpus.paths: the glob {location!r} matches no file; check the path")
+        return matches
 
     def _read(self, system: AbstractFileSystem, path: str, name: str) -> Iterator[Document]:
         format = _format(name) if self.format == "auto" else self.format
