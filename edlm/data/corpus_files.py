@@ -10,7 +10,15 @@ from fsspec import AbstractFileSystem
 
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.compressed_files import COMPRESSIONS, opened, uncompressed
-from edlm.data.corpus_formats import csv_rows, json_lines, json_rows, parquet_rows, row_documents, text_documents
+from edlm.data.corpus_formats import (
+    SkippedNulls,
+    csv_rows,
+    json_lines,
+    json_rows,
+    parquet_rows,
+    row_documents,
+    text_documents,
+)
 from edlm.data.document import LONGEST, Document
 from edlm.data.remote_files import UnreadableError
 from edlm.storage import file_system
@@ -61,14 +69,16 @@ class Files:
         path that is missing or matches nothing, or the file, with line or byte, whose content does not fit its format.
         A remote file whose reading fails is reopened at the same byte (`RemoteFile`): no row is lost or repeated.
         """
-        last = "none"
+        last, nulls = "none", SkippedNulls() if self.skip_nulls else None
         for system, path, name in self._files():
             try:
-                for document in self._read(system, path, name):
+                for document in self._read(system, path, name, nulls):
                     last = document.name
                     yield document
             except UnreadableError as error:
                 raise ConfigurationError(f"{error}; the last document read was {last}") from error
+        if nulls is not None:
+            nulls.report(self.text_field)
 
     def version(self) -> str:
         """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""
@@ -106,7 +116,7 @@ class Files:
             raise ConfigurationError(f"corpus.paths: the glob {location!r} matches no file; check the path")
         return matches
 
-    def _read(self, system: AbstractFileSystem, path: str, name: str) -> Iterator[Document]:
+    def _read(self, system: AbstractFileSystem, path: str, name: str, nulls: SkippedNulls | None) -> Iterator[Document]:
         format = _format(name) if self.format == "auto" else self.format
         with opened(system, path, name) as file:
             match format:
@@ -123,7 +133,7 @@ class Files:
                     rows = csv_rows(file, name, "\t")
                 case "parquet":
                     rows = parquet_rows(file, name, self.text_field, packed=uncompressed(path)[1] is not None)
-            yield from row_documents(rows, self.text_field, self.skip_nulls, self.longest)
+            yield from row_documents(rows, self.text_field, nulls, self.longest)
 
 
 def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:

@@ -18,11 +18,12 @@ import pyarrow.parquet
 from edlm.config import ConfigurationError
 from edlm.data.document import Document, documents, pieces
 from edlm.data.parquet_pages import pages
-from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, lines, whole_lines
+from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, byte_count, lines, whole_lines
 
 PARQUET_BYTES = 8 << 20  # of text decoded at a time, estimated from the mean row size of the row group
 PARQUET_ROWS = 64  # upper bound: repeated text is stored once, so the mean row size says little
-PARQUET_PAGE_BYTES = 200 << 20  # of a page as stored and decompressed: pyarrow reads pages whole
+PARQUET_PAGE_BYTES = 128 << 20  # of a page as stored and decompressed: pyarrow reads pages whole
+PARQUET_TEXT_BYTES = 48 << 20  # of a page with one text, which is copied and decoded as well
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +37,38 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
-def row_documents(rows: Iterable[Row], field: str, skip_nulls: bool, longest: int) -> Iterator[Document]:
+class SkippedNulls:
+    """Counter of the rows that one reading of a corpus skips because their text is null."""
+
+    def __init__(self) -> None:
+        self.rows, self.last = 0, ""
+
+    def add(self, name: str) -> None:
+        """Count the row of this name."""
+        self.rows, self.last = self.rows + 1, name
+
+    def report(self, field: str) -> None:
+        """Log the number, if there are any."""
+        if self.rows:
+            log.warning("left out %s rows whose field %r is null; the last was %s", f"{self.rows:,}", field, self.last)
+
+
+def row_documents(rows: Iterable[Row], field: str, nulls: SkippedNulls | None, longest: int) -> Iterator[Document]:
     """Yield the documents in the text field of the rows; the pieces of a row of more than `longest` share its key.
 
     Raises ConfigurationError naming the row if the field is missing or is not text. A null is an error, too, unless
-    `skip_nulls`: then its row is skipped, and the number of skipped rows is logged.
+    there is a counter: then its row is skipped and counted.
     """
-    nulls, name = 0, ""
     for name, fields in rows:
         text = _text_of(fields, field, name)
         if text is not None:
             yield from documents(text, name, longest)
-        elif skip_nulls:
-            nulls += 1
+        elif nulls is not None:
+            nulls.add(name)
         else:
             raise ConfigurationError(
                 f"{name}: the field {field!r} is null; set corpus.skip_nulls: true to leave such rows out"
             )
-    if nulls:
-        log.warning("left out %s rows whose field %r is null; the last row read was %s", f"{nulls:,}", field, name)
 
 
 def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -> Iterator[Document]:
@@ -128,10 +142,10 @@ def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any,
             value, end = json.JSONDecoder().raw_decode(text, at)
             return value, text, end
         except json.JSONDecodeError as error:
-            longer = _longer(text[at:], texts) if len(text) - at <= MOST else ""
+            longer = _longer(text[at:], texts) if byte_count(text[at:]) <= MOST else ""
             if len(longer) <= len(text) - at:
                 raise ConfigurationError(
-                    f"{where}: not an object of JSON ({error.msg}), or one of more than {MOST:,} characters"
+                    f"{where}: not an object of JSON ({error.msg}), or one of more than {MOST:,} bytes"
                 ) from error
             text, at = longer, 0
         except (ValueError, RecursionError) as error:
@@ -139,12 +153,13 @@ def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any,
 
 
 def _longer(text: str, texts: Iterator[str]) -> str:
-    """Return the text extended by at least its own length, as far as more text follows."""
-    parts, size = [text], 0
+    """Return the text extended by at least its own length, as far as more text follows and MOST allows."""
+    parts, size, present = [text], 0, byte_count(text)
+    wanted = max(BLOCK, min(present, MOST - present))
     for part in texts:
         parts.append(part)
-        size += len(part)
-        if size >= max(len(text), BLOCK):
+        size += byte_count(part)
+        if size >= wanted:
             break
     return "".join(parts)
 
@@ -152,10 +167,24 @@ def _longer(text: str, texts: Iterator[str]) -> str:
 def csv_rows(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row]:
     """Yield the rows of a table with a header, named by the line in which they end."""
     csv.field_size_limit(MOST)  # process-wide; the default of 131,072 characters is shorter than a document may be
-    reader = csv.reader((line.text for line in whole_lines(file, name)), delimiter=delimiter, strict=True)
+    size = 0  # bytes of the row so far, which may have several lines
+
+    def texts() -> Iterator[str]:
+        nonlocal size
+        for line in whole_lines(file, name):
+            size += byte_count(line.text)
+            if size > MOST:
+                raise ConfigurationError(
+                    f"{name}:{line.number}: a row of more than {MOST:,} bytes; cut its text into several rows, or "
+                    "check its quotes"
+                )
+            yield line.text
+
+    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         for values in reader:
+            size = 0
             where = f"{name}:{reader.line_num}"
             if values and len(values) != len(header):
                 raise ConfigurationError(
@@ -173,7 +202,7 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
 
     The column is streamed and decoded in batches of about PARQUET_BYTES. A compressed file is decompressed to disk
     first, because parquet is read from its end. Raises ConfigurationError if the file is not parquet or is damaged, or
-    if a page of several rows takes more than PARQUET_PAGE_BYTES.
+    if a page takes more than PARQUET_PAGE_BYTES, of a single text more than PARQUET_TEXT_BYTES.
     """
     with tempfile.TemporaryFile() if packed else nullcontext(file) as seekable:
         if packed:
@@ -213,10 +242,16 @@ def _parquet_values(
 
 
 def _check_pages(file: io.BufferedIOBase, column: pyarrow.parquet.ColumnChunkMetaData, where: str) -> None:
-    """Raise ConfigurationError if a page of several values takes more than PARQUET_PAGE_BYTES."""
-    if 3 * column.total_uncompressed_size <= PARQUET_PAGE_BYTES:  # no page takes more, and no header is read
+    """Raise ConfigurationError if a page takes more than PARQUET_PAGE_BYTES, of a single text PARQUET_TEXT_BYTES."""
+    bound = min(PARQUET_TEXT_BYTES, PARQUET_PAGE_BYTES)
+    if 3 * column.total_uncompressed_size <= bound:  # no page takes more, and no header is read
         return
     for page in pages(file, column):
+        if page.values == 1 and page.bytes > PARQUET_TEXT_BYTES:
+            raise ConfigurationError(
+                f"{where}: a text takes {page.bytes >> 20:,} MiB to read; at most {PARQUET_TEXT_BYTES >> 20} MiB are "
+                "allowed. Cut it into several rows"
+            )
         if page.values > 1 and page.bytes > PARQUET_PAGE_BYTES:
             raise ConfigurationError(
                 f"{where}: a page of {page.values:,} rows takes {page.bytes >> 20:,} MiB to read, and pages are read "

@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.corpus_files import stamp
-from edlm.data.corpus_formats import Row, row_documents
+from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
 from edlm.storage import file_system
 
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 class HuggingFace:
     """Data set read by Hugging Face `datasets`: a name on the hub, one of its file builders, or a folder.
 
-    `datasets` holds a whole parquet row group or line of text in memory; kind: files reads files of any size.
+    `datasets` holds a whole parquet row group or line of text in memory, however large; kind: files bounds what it
+    holds.
     """
 
     kind: Literal["huggingface"] = "huggingface"
@@ -59,7 +60,10 @@ class HuggingFace:
         be read.
         """
         source_rows = rows(self._opened(), f"{self.name}:{self.split}")
-        yield from row_documents(source_rows, self.text_field, self.skip_nulls, self.longest)
+        nulls = SkippedNulls() if self.skip_nulls else None
+        yield from row_documents(source_rows, self.text_field, nulls, self.longest)
+        if nulls is not None:
+            nulls.report(self.text_field)
 
     def version(self) -> str:
         """Return the requested revision and a digest that changes when a file outside the hub does.

@@ -10,8 +10,8 @@ from edlm.data.encodings import not_text, not_utf8
 
 BLOCK = 1 << 18  # bytes read at a time
 HEAD = 1 << 16  # bytes inspected at the start of a file to detect whether it is text
-PART = 1 << 18  # characters per part of a line, where lines may have any length
-MOST = 32 << 20  # characters in a line needed whole, a row of JSON or CSV: memory holds 3 times its size
+PART = 1 << 18  # bytes per part of a line, where lines may have any length
+MOST = 16 << 20  # bytes of a row of JSON or CSV, which is needed whole: reading it takes up to 14 times as much
 
 
 class Line(NamedTuple):
@@ -59,8 +59,13 @@ def blocks(file: io.BufferedReader, name: str) -> Iterator[str]:
             return
 
 
+def byte_count(text: str) -> int:
+    """Return the length of the text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
+
+
 def lines(file: io.BufferedReader, name: str, most: int = PART) -> Iterator[Line]:
-    """Yield the lines of a text file, those of more than `most` characters in parts; errors as in `blocks`."""
+    """Yield the lines of a text file, those of more than `most` bytes in parts; errors as in `blocks`."""
     number, blank = 1, True
     parts, size = [], 0
     for block in blocks(file, name):
@@ -71,7 +76,7 @@ def lines(file: io.BufferedReader, name: str, most: int = PART) -> Iterator[Line
             yield Line(number, text, blank and text.isspace())
             number, blank = number + 1, True
         parts.append(rest)
-        size += len(rest)
+        size += byte_count(rest)
         if size > most:
             text = "".join(parts)
             parts, size = [], 0
@@ -83,12 +88,12 @@ def lines(file: io.BufferedReader, name: str, most: int = PART) -> Iterator[Line
 
 
 def whole_lines(file: io.BufferedReader, name: str) -> Iterator[Line]:
-    """Yield the lines of a text file, each whole; also raise ConfigurationError for more than MOST characters."""
+    """Yield the lines of a text file, each whole; also raise ConfigurationError for more than MOST bytes."""
     last = 0
     for line in lines(file, name, MOST):
-        if line.number == last or len(line.text) > MOST:
+        if line.number == last or byte_count(line.text) > MOST:
             raise ConfigurationError(
-                f"{name}:{line.number}: a line of more than {MOST:,} characters; cut it into several rows, "
+                f"{name}:{line.number}: a line of more than {MOST:,} bytes; cut it into several rows, "
                 "or check corpus.format"
             )
         last = line.number

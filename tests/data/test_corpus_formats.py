@@ -140,9 +140,33 @@ def test_a_row_of_json_has_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_formats, "BLOCK", 100)
     monkeypatch.setattr(text_lines, "BLOCK", 100)
     row = json.dumps({"text": "a" * 5000})
-    assert refusal(tmp_path / "a.jsonl", row).startswith(":1: a line of more than 1,000 characters")
-    assert "or one of more than 1,000 characters" in refusal(tmp_path / "a.json", f"[{row}]")
-    assert refusal(tmp_path / "a.csv", "text\n" + "a" * 5000).startswith(":2: a line of more than 1,000 characters")
+    assert refusal(tmp_path / "a.jsonl", row).startswith(":1: a line of more than 1,000 bytes")
+    assert "or one of more than 1,000 bytes" in refusal(tmp_path / "a.json", f"[{row}]")
+    assert refusal(tmp_path / "a.csv", "text\n" + "a" * 5000).startswith(":2: a line of more than 1,000 bytes")
+    lines = 'text\n"' + "a\n" * 1000 + '"\n'
+    assert re.match(r":\d+: a row of more than 1,000 bytes; .* check its quotes", refusal(tmp_path / "a.csv", lines))
+    short = "text\n" + "a\n" * 1000
+    (tmp_path / "a.csv").write_text(short)
+    assert texts(tmp_path / "a.csv") == ["a"] * 1000
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_bound_counts_bytes(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text_lines, "MOST", 1000)
+    monkeypatch.setattr(corpus_formats, "MOST", 1000)
+    monkeypatch.setattr(corpus_formats, "BLOCK", 100)
+    monkeypatch.setattr(text_lines, "BLOCK", 100)
+    for letter, allowed in (("a", 900), ("\U0001f600", 225)):
+        for count in (allowed, 2 * allowed):
+            text = letter * count
+            row = json.dumps({"text": text}, ensure_ascii=False)
+            content = {"a.jsonl": row, "a.json": f"[{row}]", "a.csv": f"text\n{text}"}[name]
+            (tmp_path / name).write_text(content, encoding="utf-8")
+            if count == allowed:
+                assert texts(tmp_path / name) == [text]
+            else:
+                with pytest.raises(ConfigurationError, match="more than 1,000 bytes"):
+                    texts(tmp_path / name)
 
 
 def test_a_csv_file_may_quote_commas_quotes_and_lines(tmp_path):
@@ -179,7 +203,7 @@ def test_rows_without_text_are_refused_or_left_out_and_counted(tmp_path, caplog,
     with pytest.raises(ConfigurationError, match=rf"{name}:2: the field 'text' is null; set corpus\.skip_nulls: true"):
         texts(path)
     assert texts(path, skip_nulls=True) == ["one", "two"]
-    assert f"left out 2 rows whose field 'text' is null; the last row read was {path}:4" in caplog.text
+    assert f"left out 2 rows whose field 'text' is null; the last was {path}:4" in caplog.text
 
 
 def test_a_damaged_page_of_parquet_is_refused_with_the_rows_before_it(tmp_path):
@@ -211,17 +235,21 @@ def test_a_page_that_is_too_large_is_refused_and_written_as_advised_it_is_read(t
     assert texts(path) == content
 
 
-def test_a_page_of_one_document_is_read_however_large(tmp_path, monkeypatch):
+def test_a_page_of_one_text_has_a_bound_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_formats, "PARQUET_PAGE_BYTES", 100_000)
+    monkeypatch.setattr(corpus_formats, "PARQUET_TEXT_BYTES", 3_000_000)
     content = [letter * 1_000_000 for letter in "ab"]
     pyarrow.parquet.write_table(
         pa.table({"text": content}), tmp_path / "a.parquet", use_dictionary=False, write_batch_size=1, data_page_size=1
     )
     assert texts(tmp_path / "a.parquet", longest=2_000_000) == content
+    monkeypatch.setattr(corpus_formats, "PARQUET_TEXT_BYTES", 100_000)
+    with pytest.raises(ConfigurationError, match=r"column 'text': a text takes .* Cut it into several rows"):
+        texts(tmp_path / "a.parquet")
 
 
 def test_a_damaged_page_header_of_parquet_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_formats, "PARQUET_PAGE_BYTES", 100_000)
+    monkeypatch.setattr(corpus_formats, "PARQUET_TEXT_BYTES", 100_000)
     path = tmp_path / "a.parquet"
     content = [random.Random(row).randbytes(50_000).hex() for row in range(10)]
     pyarrow.parquet.write_table(pa.table({"text": content}), path, use_dictionary=False)

@@ -74,5 +74,5 @@ def test_a_line_that_is_needed_whole_has_a_bound(monkeypatch):
     fits = "a" * 999 + "\n"
     assert [line.text for line in whole_lines(opened((fits + fits).encode()), "a")] == [fits, fits]
     for long in ("a" * 1000 + "\n", "a" * 1001, "a" * 2_000_000):
-        with pytest.raises(ConfigurationError, match="a:2: a line of more than 1,000 characters; cut it"):
+        with pytest.raises(ConfigurationError, match="a:2: a line of more than 1,000 bytes; cut it"):
             list(whole_lines(opened((fits + long).encode()), "a"))
