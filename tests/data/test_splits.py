@@ -181,6 +181,11 @@ def test_separators_are_equally_frequent_in_every_split(folder):
     assert_agree(actual)
 
 
+def test_separators_of_a_corpus_are_equally_frequent_in_every_split(fair):
+    lengths = {split: [len(text.encode()) + 1 for text in texts] for split, texts in fair.items()}
+    assert_agree({split: ratio(np.ones(len(texts)), texts) for split, texts in lengths.items()})
+
+
 def test_the_splits_of_the_embedded_corpus_have_fair_mean_lengths():
     lengths = {split: [len(text) for text in held] for split, held in by_split(Embedded(), None, TINY).items()}
     assert set(lengths) == set(SPLITS)
