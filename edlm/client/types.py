@@ -186,7 +186,7 @@ class State:
     """Energies of the candidates of each group (a single group, or one per block), in the last step that scored any."""
     picked: tuple[int, ...] | None = None
     """Candidate that was kept in each group."""
-    weighed_step: int | None = None
+    scored_step: int | None = None
     block: int | None = None
 
 

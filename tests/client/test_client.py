@@ -46,7 +46,7 @@ DETAILS = {
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 STATE = {
     "index": 0, "step": 3, "steps": 4, "t": 0.75, "masked": 1, "positions": 2, "unmasked": [[0, 5, "a\u2028", 3]],
-    "ess": None, "candidates": 2, "energies": [[1.0, None]], "picked": [0], "weighed_step": 4, "block": None,
+    "ess": None, "candidates": 2, "energies": [[1.0, None]], "picked": [0], "scored_step": 4, "block": None,
     "denoiser_calls": 1, "energy_calls": 2,
 }  # fmt: skip
 LONG = 10_000  # events of a text that the client does not read to its end

@@ -41,7 +41,7 @@ class DenoisingEvents:
             "candidates": self._candidates,
             "energies": None if progress.energies is None else [_numbers(group) for group in progress.energies],
             "picked": None if progress.picked is None else list(progress.picked),
-            "weighed_step": progress.scored_step,
+            "scored_step": progress.scored_step,
             "block": self._block,
             "denoiser_calls": progress.tally.denoiser_calls,
             "energy_calls": progress.tally.energy_calls,

@@ -109,7 +109,7 @@ def test_states_unmask_every_position_once_and_spell_the_text(url):
 def test_states_show_what_was_scored(url):
     request = {"max_tokens": LENGTH, "seed": 4, "edlm": {"steps": 3, "candidates": 4, "energy": "step"}}
     actual = states(stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}}))
-    weighed = [state for state in actual if state["weighed_step"] is not None]
+    weighed = [state for state in actual if state["scored_step"] is not None]
     assert weighed
     for state in weighed:
         assert (state["candidates"], state["block"]) == (4, 4)
