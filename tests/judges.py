@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import Characters
-from edlm.evaluation.judge import Judge, Retokenizer
+from edlm.evaluation.judge_models import Judge, Retokenizer
 
 CHARACTERS = Characters().build([])
 FOLLOWED = 10  # tokens that must agree before `Copying` expects the rest to

@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "text behind the first end-of-text is judged",
-        "evaluation/judge.py",
+        "evaluation/judge_models.py",
         "rows = [row[:length] for row, length in",
         "rows = [row for row, length in",
         (JUDGE, QUALITY),

@@ -14,7 +14,7 @@ from edlm.storage import committed
 from workflows.experiment import Experiment
 from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients, ingredients
-from workflows.training.initial_weights_check import require_initial_models
+from workflows.training.init_from_precheck import require_initial_models
 from workflows.training.longer_training import training_to_continue
 
 SHOWN = 6

@@ -17,7 +17,7 @@ from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, plain
 from edlm.data.synthetic import AbstractSource
 from edlm.data.tokenizer import open_tokenizer
-from edlm.evaluation.judge import TrainedJudge
+from edlm.evaluation.judge_models import TrainedJudge
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge

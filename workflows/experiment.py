@@ -8,7 +8,7 @@ from cluster.config import Cluster, Serving, Tracking
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.data.packing import Data
 from edlm.energies.kinds import EnergyConfig
-from edlm.evaluation.judge import JudgeConfig, TrainedJudge
+from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, UnmaskingConfig

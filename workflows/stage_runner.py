@@ -20,7 +20,7 @@ from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import Ingredients, ingredients
-from workflows.training.initial_weights_check import require_initial_models
+from workflows.training.init_from_precheck import require_initial_models
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-from edlm.evaluation.judge import Judge, whole_texts
+from edlm.evaluation.judge_models import Judge, whole_texts
 
 DISTINCT = (1, 2, 3, 4)
 REPEATED = 8  # tokens in an n-gram that counts as a repetition

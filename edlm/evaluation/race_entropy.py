@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.baselines.published_sampler import EXACT_LABEL, Precision, PublishedSampler
-from edlm.evaluation.judge import whole_texts
+from edlm.evaluation.judge_models import whole_texts
 from edlm.evaluation.judged_quality import average, unigram_entropy
 from edlm.interfaces import AnyDenoiser
 from edlm.likelihood.estimate import Estimate

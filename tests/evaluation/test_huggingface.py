@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from edlm.config import ConfigurationError
 from edlm.data.tokenizer_kinds import BPE, Characters, HuggingFaceTokenizer
-from edlm.evaluation.judge import HuggingFaceJudge
+from edlm.evaluation.judge_models import HuggingFaceJudge
 from tests.paths import GPT2
 
 CHARACTERS = Characters().build([])

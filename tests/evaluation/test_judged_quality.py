@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.data.tokenizer_kinds import Bytes
-from edlm.evaluation.judge import Retokenizer, first_documents
+from edlm.evaluation.judge_models import Retokenizer, first_documents
 from edlm.evaluation.judged_quality import REPEATED, Average, assess, average
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 

@@ -7,7 +7,7 @@ from edlm import equations
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
 from edlm.data.tokenizer_kinds import Symbols
 from edlm.energies.whole_sequence import AutoregressiveEnergy
-from edlm.evaluation.judge import Judge
+from edlm.evaluation.judge_models import Judge
 from edlm.evaluation.judged_quality import assess
 from edlm.exact.models import ExactAutoregressive, ExactConditional, ExactDenoiser, ExactEnergy
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound

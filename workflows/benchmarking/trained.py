@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edlm.config import Positive, config
-from edlm.evaluation.judge import TrainedJudge
+from edlm.evaluation.judge_models import TrainedJudge
 from edlm.sampling.sampler import Sampler
 from workflows.evaluation.measurements.likelihood import Bound, Reference
 from workflows.evaluation.measurements.measurement import Row, Subject

@@ -16,7 +16,7 @@ from torch import Tensor
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.batches import whole
 from edlm.data.token_file import TokenFile
-from edlm.evaluation.judge import JudgeConfig
+from edlm.evaluation.judge_models import JudgeConfig
 from edlm.interfaces import AnyEnergy
 from edlm.likelihood.estimate import difference
 from edlm.planning.compute_budget import PLAIN as PLAIN_STEP

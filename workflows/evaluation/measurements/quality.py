@@ -13,7 +13,7 @@ from edlm.data.batches import whole
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.degeneration import FEWEST, flags, repeaters
-from edlm.evaluation.judge import Judge, JudgeConfig, TrainedJudge, first_documents
+from edlm.evaluation.judge_models import Judge, JudgeConfig, TrainedJudge, first_documents
 from edlm.evaluation.judged_quality import Quality, assess
 from edlm.evaluation.mauve import mauve_on_judge_features
 from edlm.rng import Purpose, seeds

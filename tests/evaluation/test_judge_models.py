@@ -12,7 +12,14 @@ from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import ConfigurationError, config, parse
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import BPE, Bytes
-from edlm.evaluation.judge import HuggingFaceJudge, Judge, JudgeConfig, Retokenizer, TrainedJudge, first_documents
+from edlm.evaluation.judge_models import (
+    HuggingFaceJudge,
+    Judge,
+    JudgeConfig,
+    Retokenizer,
+    TrainedJudge,
+    first_documents,
+)
 from edlm.storage import publish
 from tests.judges import CHARACTERS, judged_by, random_bigram, written
 from tests.networks import TRANSFORMER, autoregressive

@@ -18,7 +18,7 @@ from workflows.dry_run import dry_run
 from workflows.experiment import Experiment, Finetune
 from workflows.pretrain import pretrain
 from workflows.stage_runner import open_session
-from workflows.training.initial_weights_check import require_initial_models
+from workflows.training.init_from_precheck import require_initial_models
 
 
 @pytest.fixture(scope="module")
