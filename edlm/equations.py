@@ -213,7 +213,7 @@ def paper_integrand(
     return weight * (-log_p + energy + log_z)
 
 
-def log_partition(log_v: Float[Tensor, "n *b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+def log_partition(log_v: Float[Tensor, "n *b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:  # noqa: F821
     """Return (low, high) estimates of log Z from n draws of log v = -E under p_theta.
 
     Low is the log-mean-exp, biased low (Jensen); high is (2n - 1) T_n - 2 (n - 1) T_{n-1} (Deng et al. 2020, eq. 6),

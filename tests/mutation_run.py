@@ -75,7 +75,7 @@ LEFT_OUT = {  # of the core, what decides no number: settings, interfaces, progr
     *(f"training/{name}" for name in ("continuation_rule", "interfaces", "local_training", "progress", "settings")),
     *(f"data/corpus{name}" for name in ("", "_files", "_formats", "_huggingface")),
     *(f"data/{name}" for name in ("compressed_files", "document", "encodings", "lost_characters", "progress")),
-    *(f"data/{name}" for name in ("repeats", "synthetic", "text_lines")),
+    *(f"data/{name}" for name in ("remote_files", "repeats", "synthetic", "text_lines")),
 }
 # No plausible slip, or one that stops every test at once: a sample full of them would flatter the tests.
 IMPLAUSIBLE = re.compile(

@@ -155,11 +155,11 @@ def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any,
 def _longer(text: str, texts: Iterator[str]) -> str:
     """Return the text extended by at least its own length, as far as more text follows and MOST allows."""
     parts, size, present = [text], 0, byte_count(text)
-    wanted = max(BLOCK, min(present, MOST - present))
+    enough = max(BLOCK, min(present, MOST - present))
     for part in texts:
         parts.append(part)
         size += byte_count(part)
-        if size >= wanted:
+        if size >= enough:
             break
     return "".join(parts)
 

@@ -59,9 +59,9 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = self.server.content
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if self.server.ranges and wanted:
-            start, end = int(wanted[1]), min(int(wanted[2]), len(body) - 1)
+        bounds = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if self.server.ranges and bounds:
+            start, end = int(bounds[1]), min(int(bounds[2]), len(body) - 1)
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
             body = body[start : end + 1]
@@ -122,9 +122,9 @@ def test_a_file_that_breaks_off_is_read_on_without_a_row_lost_or_repeated(
     server.break_off(monkeypatch, 2)
     assert texts(server, name) == TEXTS
     assert server.failures == 0
-    said = [record.message for record in caplog.records if record.name == "edlm.data.remote_files"]
-    assert 1 <= len(said) <= 2  # a request for the size may break off, too
-    assert all("reading on from there in 0 s" in line for line in said)
+    messages = [record.message for record in caplog.records if record.name == "edlm.data.remote_files"]
+    assert 1 <= len(messages) <= 2  # a request for the size may break off, too
+    assert all("reading on from there in 0 s" in line for line in messages)
 
 
 @pytest.mark.parametrize("ranges", [True, False])

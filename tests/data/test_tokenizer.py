@@ -139,13 +139,13 @@ def test_only_the_sample_is_learnt_from():
 def test_training_ends_where_the_distinct_words_reach_their_bound_and_says_so(monkeypatch):
     monkeypatch.setattr(tokenizer_kinds, "WORD_BYTES", 60)
     texts = ["the cat sat " * 50, "naïve 猫 dogs run, don't they? " * 50, "zq" * 40, "never read"]
-    said = []
-    built = BPE(size=262).build(texts, said.append)
+    reported = []
+    built = BPE(size=262).build(texts, reported.append)
     assert built.digest == BPE(size=262).build(texts[:3]).digest
     size = len("".join({"the", " the", " cat", " sat", " "}).encode())
     size += len("".join({"naïve", " naïve", " 猫", " dogs", " run", ",", " don", "'", "t", " they", "?"}).encode()) + 80
     read = sum(map(len, texts[:3]))
-    assert said == [
+    assert reported == [
         f"the tokenizer is trained on the first {read:,} characters: their distinct words have {size} bytes, of which "
         "at most 60 are held in memory",
         "learning 5 merges",

@@ -57,7 +57,7 @@ def test_a_step_unmasks_by_the_distribution_of_the_oracle(oracle, source, energy
         z = tuple(-1 if hidden else token for token, hidden in zip(x0.tolist(), masked, strict=True))
         for unmasked in subsets(masked)[1:]:
             positions = tuple(torch.nonzero(unmasked)[:, 0].tolist())
-            expected = there.unmask(z, positions, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
+            expected = there.reveal(z, positions, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
             assert step.nll(x0, xt, 0.5, unmasked) == pytest.approx(expected, rel=1e-9)
 
 

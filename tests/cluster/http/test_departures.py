@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
+from cluster.http.streaming import sse_events
 from cluster.http.warmup import Unsound, warmed, warming
 from edlm.cooperative_work import run_to_end
 from edlm.inference.request import Limits
@@ -109,7 +110,7 @@ def test_a_score_whose_client_is_gone_is_cancelled(own):
 
 
 def test_a_client_that_does_not_read_is_left_at_its_deadline(own, monkeypatch):
-    monkeypatch.setattr(events, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(sse_events, "PATIENCE_SECONDS", 0.1)
     body = {**LONG, "n": 3, "stream": True, "stream_options": {"denoising": True}}
     body["edlm"] = {**LONG["edlm"], "timeout_seconds": 1.0}
     with closing(connected(own, COMPLETIONS, body)):
