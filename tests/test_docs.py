@@ -54,17 +54,20 @@ def test_the_configuration_reference_names_every_setting_with_its_help(site):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium")
-@pytest.mark.parametrize("width", [375, 1280])
-def test_no_page_is_wider_than_the_screen_and_no_setting_leaves_it(site, width):
+def test_no_page_is_wider_than_the_screen_and_no_setting_leaves_it(site):
+    # Of the generated Python reference, whose pages are alike, one.
     pages = [page for page in site.rglob("index.html") if "report" not in page.parts]
+    pages = [page for page in pages if "api" not in page.parts or page.parent.name == "edlm"]
     assert (site / "configuration/index.html") in pages
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": width, "height": 800})
+        view = browser.new_page()
         found = {}
         for page in pages:
             view.goto(page.as_uri())
-            found[page.parent.relative_to(site).as_posix()] = view.evaluate(TOO_WIDE)
+            for width in (375, 1280):
+                view.set_viewport_size({"width": width, "height": 800})
+                found[page.parent.relative_to(site).as_posix(), width] = view.evaluate(TOO_WIDE)
         browser.close()
     assert {page: wide for page, wide in found.items() if wide != [False, []]} == {}
 

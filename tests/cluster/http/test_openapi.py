@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.cluster.asking import ask
 from tests.cluster.openapi import FILE, written
 
-EXAMPLES = 100  # of each route
+EXAMPLES = 60  # of each route
 PATIENCE_SECONDS = 120  # as long as the endpoint takes at most, so that a busy machine is no failure
 CHECKS = [
     not_a_server_error,
