@@ -69,7 +69,7 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
         prepared = local_copy(data)
         start = initial.get("init_from")
         if start is not None:
-            require_same(start, "autoregressive", {"trunk": plain(network)}, prepared)
+            require_same(start, "autoregressive", plain(network), prepared)
         build = functools.partial(next_token, network, read_summary(prepared).vocabulary, seed, start)
 
         def write(weights, folder):

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
+from edlm.checkpoints.network_kinds import AutoregressiveConfig, DenoiserConfig
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.data.packing import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
-from edlm.models.transformer import TransformerConfig
+from edlm.models.autoregressive import TransformerAutoregressiveConfig
+from edlm.models.denoiser import TransformerDenoiserConfig
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, UnmaskingConfig
 from edlm.schedule import LogLinear, ScheduleConfig
@@ -210,9 +212,9 @@ class Experiment:
     """Corpus, tokenizer, length of a row, and splits."""
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
     """Noise schedule of the diffusion; a denoiser and its energies share it."""
-    denoiser: TransformerConfig = TransformerConfig()
+    denoiser: DenoiserConfig = TransformerDenoiserConfig()
     """Network of the denoiser."""
-    autoregressive: TransformerConfig = TransformerConfig()
+    autoregressive: AutoregressiveConfig = TransformerAutoregressiveConfig()
     """Network of the baseline, and of the judge, which is trained on its own split."""
     pretrain: Training
     """Training of the denoiser."""

@@ -42,7 +42,7 @@ def pretrain(session: Session) -> str:
         prepared = local_copy(data)
         start = initial.get("init_from")
         if start is not None:
-            require_same(start, "denoiser", {"trunk": plain(network)}, prepared, plain(schedule))
+            require_same(start, "denoiser", plain(network), prepared, plain(schedule))
         build = functools.partial(denoising, network, read_summary(prepared).vocabulary, schedule, seed, start)
 
         def write(weights, folder):

@@ -8,20 +8,19 @@ from typing import Annotated
 import pydantic
 from torch import Tensor
 
+from edlm.checkpoints.network_kinds import AutoregressiveConfig
 from edlm.checkpoints.networks import (
     Facts,
     OpenDenoiser,
+    autoregressive_config,
     filled,
-    open_autoregressive,
     open_card,
     save_network,
 )
 from edlm.config import config, parse, plain
 from edlm.energies.kinds import EnergyConfig
 from edlm.interfaces import AbstractEnergy
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
-from edlm.models.transformer import TransformerConfig
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.schedule import ScheduleConfig
 
 
@@ -31,17 +30,17 @@ class EnergyNetwork:
 
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     denoiser_digest: str
-    autoregressive: TransformerConfig | None = None
+    autoregressive: AutoregressiveConfig | None = None
     """Network of the autoregressive model, if the energy is built on it."""
     base: "EnergyNetwork | None" = None
     """The other energy that it is built on, if any."""
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] | None = None
     """Schedule of that denoiser, whose times the energy is trained at. None: not recorded, in folders of before."""
 
-    def build(self, denoiser: Denoiser) -> AbstractEnergy:
+    def build(self, denoiser: AbstractDenoiser) -> AbstractEnergy:
         """Build the energy; its weights, including those of the model it is built on, are still to be loaded."""
         if self.autoregressive is not None:
-            return self.energy.build(denoiser, AutoregressiveModel(self.autoregressive, denoiser.vocabulary))
+            return self.energy.build(denoiser, self.autoregressive.build(denoiser.vocabulary))
         return self.energy.build(denoiser, None if self.base is None else self.base.build(denoiser))
 
 
@@ -51,7 +50,7 @@ def network_on(energy: EnergyConfig, denoiser: OpenDenoiser, base: Path | None =
     if base is None:
         return made
     if energy.needs_autoregressive:
-        return replace(made, autoregressive=open_autoregressive(base).config)
+        return replace(made, autoregressive=autoregressive_config(base))
     return replace(made, base=_network(base))
 
 

@@ -9,10 +9,11 @@ import pydantic
 from torch import Tensor, nn
 
 from edlm.checkpoints.model_folder import TOKENIZER, ModelCard, digest, load_into, load_weights, open_folder, save_model
+from edlm.checkpoints.network_kinds import AutoregressiveConfig, DenoiserConfig
 from edlm.config import config, parse, plain
 from edlm.data.tokenizer import open_tokenizer
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import AbstractAutoregressiveModel
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear, ScheduleConfig
 
@@ -21,8 +22,13 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @config
-class _Network:
-    trunk: TransformerConfig
+class _DenoiserNetwork:
+    network: DenoiserConfig
+
+
+@config
+class _AutoregressiveNetwork:
+    network: AutoregressiveConfig
 
 
 @config
@@ -34,7 +40,7 @@ class _Schedule:
 class OpenDenoiser:
     """A denoiser with the facts recorded in its model folder."""
 
-    network: Denoiser
+    network: AbstractDenoiser
     schedule: ScheduleConfig
     length: int
     folder: Path
@@ -47,15 +53,14 @@ class OpenDenoiser:
 def save_denoiser(
     folder: Path,
     weights: Mapping[str, Tensor],
-    transformer: TransformerConfig,
+    network: TransformerConfig | DenoiserConfig,
     schedule: ScheduleConfig,
     length: int,
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
     """Write the denoiser to `folder` and return its digest."""
-    network = plain(_Network(trunk=transformer))
-    return save_network(folder, "denoiser", network, weights, length, tokenizer_file, facts, plain(schedule))
+    return save_network(folder, "denoiser", plain(network), weights, length, tokenizer_file, facts, plain(schedule))
 
 
 def open_denoiser(folder: Path) -> OpenDenoiser:
@@ -64,29 +69,47 @@ def open_denoiser(folder: Path) -> OpenDenoiser:
     Raise ValueError if the folder is damaged or holds another kind of model.
     """
     card = open_card(folder, "denoiser")
-    network = filled(Denoiser(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
+    network = parse(_DenoiserNetwork, {"network": network_settings(card)}, str(folder)).network.build(card.vocabulary)
     schedule = parse(_Schedule, {"schedule": card.schedule}, str(folder)).schedule
-    return OpenDenoiser(network, schedule, card.length, folder)
+    return OpenDenoiser(filled(network, folder), schedule, card.length, folder)
 
 
 def save_autoregressive(
     folder: Path,
     weights: Mapping[str, Tensor],
-    transformer: TransformerConfig,
+    network: TransformerConfig | AutoregressiveConfig,
     length: int,
     tokenizer_file: Path,
     facts: Facts,
 ) -> str:
     """Write the autoregressive model to `folder` and return its digest."""
-    return save_network(
-        folder, "autoregressive", plain(_Network(trunk=transformer)), weights, length, tokenizer_file, facts, None
-    )
+    return save_network(folder, "autoregressive", plain(network), weights, length, tokenizer_file, facts, None)
 
 
-def open_autoregressive(folder: Path) -> AutoregressiveModel:
+def open_autoregressive(folder: Path) -> AbstractAutoregressiveModel:
     """Open the autoregressive model in a model folder, ready for inference."""
     card = open_card(folder, "autoregressive")
-    return filled(AutoregressiveModel(parse(_Network, card.network, str(folder)).trunk, card.vocabulary), folder)
+    return filled(_autoregressive_config(card, folder).build(card.vocabulary), folder)
+
+
+def autoregressive_config(folder: Path) -> AutoregressiveConfig:
+    """Return the network's configuration of the autoregressive model in a model folder."""
+    return _autoregressive_config(open_card(folder, "autoregressive"), folder)
+
+
+def network_settings(card: ModelCard) -> dict[str, pydantic.JsonValue]:
+    """Return the plain configuration of a model's network.
+
+    Folders written when there were only transformers nest it under `trunk` and do not name its kind.
+    """
+    if card.kind == "energy":
+        return card.network
+    nested = card.network.get("trunk")
+    return {"kind": "transformer", **(nested if isinstance(nested, dict) else card.network)}
+
+
+def _autoregressive_config(card: ModelCard, folder: Path) -> AutoregressiveConfig:
+    return parse(_AutoregressiveNetwork, {"network": network_settings(card)}, str(folder)).network
 
 
 def open_card(folder: Path, kind: str) -> ModelCard:

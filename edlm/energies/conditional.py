@@ -12,7 +12,7 @@ from edlm.cooperative_work import Cooperative
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
-from edlm.models.denoiser import Denoiser
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.gather import Packed, pack
 from edlm.models.kv_cache import KVCache
 from edlm.models.row_invariance import ROWS_MULTIPLE, RowInvariantLinear
@@ -32,11 +32,11 @@ class ConditionalEnergy(AbstractEnergy):
     whole_sequence = False
     normalised = True
 
-    def __init__(self, width: int, layers: int, heads: int, left: int, right: int, denoiser: Denoiser) -> None:
+    def __init__(self, width: int, layers: int, heads: int, left: int, right: int, denoiser: AbstractDenoiser) -> None:
         super().__init__()
         self.mask = denoiser.mask
         self._denoiser = (denoiser,)  # in a tuple: borrowed, neither a submodule nor saved with this module
-        self.features = RowInvariantLinear(denoiser.config.width, width)
+        self.features = RowInvariantLinear(denoiser.width, width)
         # one id more than the denoiser: the edge of the canvas
         self.left, self.last = (Embedding(denoiser.vocabulary + 2, width) for _ in range(2))
         # tables of the other neighbours, one per offset
@@ -44,7 +44,7 @@ class ConditionalEnergy(AbstractEnergy):
         self.further_left, self.right = range(-left, -1), range(1, right + 1)
         self.layers = Blocks(Block(width, heads) for _ in range(layers))
         self.norm = LayerNorm(width, bias=False)
-        self.correction = RowInvariantLinear(width, denoiser.config.width, bias=False)
+        self.correction = RowInvariantLinear(width, denoiser.width, bias=False)
         nn.init.zeros_(self.correction.weight)
 
     def forward(self, x, xt, t, log_p, context):
@@ -200,7 +200,7 @@ class ConditionalEnergyConfig(AbstractEnergyConfig):
     def __post_init__(self) -> None:
         require_whole_heads(self.width, self.heads)
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ConditionalEnergy:
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> ConditionalEnergy:
         return ConditionalEnergy(self.width, self.layers, self.heads, self.left, self.right, denoiser)
 
 

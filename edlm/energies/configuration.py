@@ -7,8 +7,8 @@ from torch import nn
 
 from edlm.config import ConfigurationError
 from edlm.interfaces import AbstractEnergy
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import AbstractAutoregressiveModel
+from edlm.models.denoiser import AbstractDenoiser
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,7 +22,7 @@ class AbstractEnergyConfig(ABC):
     network: ClassVar[type[AbstractEnergy]]
     """Class of the energy that `build` returns."""
     built_on: ClassVar[type[nn.Module] | None] = None
-    """Class of the trained model that it needs besides the denoiser: `AutoregressiveModel`, or another energy's."""
+    """Class of the trained model that it needs besides the denoiser: an autoregressive model's, or another energy's."""
     trained: ClassVar[bool] = True
     """Whether it has weights of its own to train; if not, its weights are those of the model that it is built on."""
     block: int | None = None
@@ -31,7 +31,7 @@ class AbstractEnergyConfig(ABC):
     @property
     def needs_autoregressive(self) -> bool:
         """Whether it is built on the autoregressive model."""
-        return self.built_on is AutoregressiveModel
+        return self.built_on is AbstractAutoregressiveModel
 
     @property
     def needs_energy(self) -> bool:
@@ -43,7 +43,7 @@ class AbstractEnergyConfig(ABC):
         return self.built_on is not None and issubclass(other.network, self.built_on)
 
     @abstractmethod
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> AbstractEnergy:
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> AbstractEnergy:
         """Build the energy with fresh weights, on `base` where it needs one.
 
         Raise ConfigurationError if `base` is not a `built_on`.

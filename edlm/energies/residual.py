@@ -9,7 +9,7 @@ from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.energies.step import StepEnergy
 from edlm.interfaces import AbstractEnergy
-from edlm.models.denoiser import Denoiser
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.transformer import require_whole_heads
 
 
@@ -21,7 +21,9 @@ class ResidualEnergy(AbstractEnergy):
 
     whole_sequence = False
 
-    def __init__(self, width: int, layers: int, heads: int, denoiser: Denoiser, proposal: ConditionalEnergy) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, denoiser: AbstractDenoiser, proposal: ConditionalEnergy
+    ) -> None:
         super().__init__()
         self.head = StepEnergy(width, layers, heads, None, denoiser)
         self.proposal = proposal.requires_grad_(False)
@@ -47,6 +49,6 @@ class ResidualEnergyConfig(AbstractEnergyConfig):
     def __post_init__(self) -> None:
         require_whole_heads(self.width, self.heads)
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> ResidualEnergy:
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> ResidualEnergy:
         proposal = required(ConditionalEnergy, base, self.kind)
         return ResidualEnergy(self.width, self.layers, self.heads, denoiser, proposal)

@@ -13,7 +13,7 @@ from edlm import equations
 from edlm.config import Positive, config
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.interfaces import AbstractEnergy
-from edlm.models.denoiser import Denoiser
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.gather import Packed, pack
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import RowInvariantLinear
@@ -31,10 +31,10 @@ class StepEnergy(AbstractEnergy):
 
     whole_sequence = False
 
-    def __init__(self, width: int, layers: int, heads: int, block: int | None, denoiser: Denoiser) -> None:
+    def __init__(self, width: int, layers: int, heads: int, block: int | None, denoiser: AbstractDenoiser) -> None:
         super().__init__()
         self.block, self.mask = block, denoiser.mask
-        self.features = RowInvariantLinear(denoiser.config.width, width)
+        self.features = RowInvariantLinear(denoiser.width, width)
         # one id more than the denoiser: the edge of the canvas
         self.own, self.left, self.right = (Embedding(denoiser.vocabulary + 2, width) for _ in range(3))
         self.layers = Blocks(Block(width, heads) for _ in range(layers))
@@ -92,7 +92,7 @@ class StepEnergyConfig(AbstractEnergyConfig):
     def __post_init__(self) -> None:
         require_whole_heads(self.width, self.heads)
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> StepEnergy:
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> StepEnergy:
         return StepEnergy(self.width, self.layers, self.heads, self.block, denoiser)
 
 

@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm import equations
-from edlm.config import config
+from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative
 from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.interfaces import AbstractEnergy
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import AbstractAutoregressiveModel
+from edlm.models.denoiser import AbstractDenoiser, Denoiser
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import linear
 from edlm.models.token_sums import Embedding
@@ -51,7 +51,12 @@ class BidirectionalEnergyConfig(AbstractEnergyConfig):
     network = BidirectionalEnergy
     kind: Literal["bidirectional"] = "bidirectional"
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> BidirectionalEnergy:
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> BidirectionalEnergy:
+        if not isinstance(denoiser, Denoiser):
+            raise ConfigurationError(
+                f"energy {self.kind!r} starts as a copy of the denoiser's transformer, and a {type(denoiser).__name__} "
+                "is another network; train an energy of kind step or conditional, which read its features"
+            )
         return BidirectionalEnergy(denoiser)
 
 
@@ -72,7 +77,7 @@ class AutoregressiveEnergy(AbstractEnergy):
 
     whole_sequence = True
 
-    def __init__(self, model: AutoregressiveModel) -> None:
+    def __init__(self, model: AbstractAutoregressiveModel) -> None:
         super().__init__()
         self.model = model
 
@@ -85,12 +90,12 @@ class AutoregressiveEnergyConfig(AbstractEnergyConfig):
     """The paper's energy `ar`: no training beyond the autoregressive model."""
 
     network = AutoregressiveEnergy
-    built_on = AutoregressiveModel
+    built_on = AbstractAutoregressiveModel
     trained = False
     kind: Literal["ar"] = "ar"
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> AutoregressiveEnergy:
-        return AutoregressiveEnergy(required(AutoregressiveModel, base, self.kind))
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> AutoregressiveEnergy:
+        return AutoregressiveEnergy(required(AbstractAutoregressiveModel, base, self.kind))
 
 
 class CarryOverEnergy(AbstractEnergy):
@@ -104,7 +109,7 @@ class CarryOverEnergy(AbstractEnergy):
     normalised = True
     additive = True
 
-    def __init__(self, model: AutoregressiveModel, mask: int) -> None:
+    def __init__(self, model: AbstractAutoregressiveModel, mask: int) -> None:
         super().__init__()
         self.model, self.mask = model, mask
 
@@ -140,9 +145,9 @@ class CarryOverEnergyConfig(AbstractEnergyConfig):
     """The paper's energy `coar`: no training beyond the autoregressive model."""
 
     network = CarryOverEnergy
-    built_on = AutoregressiveModel
+    built_on = AbstractAutoregressiveModel
     trained = False
     kind: Literal["coar"] = "coar"
 
-    def build(self, denoiser: Denoiser, base: nn.Module | None = None) -> CarryOverEnergy:
-        return CarryOverEnergy(required(AutoregressiveModel, base, self.kind), denoiser.mask)
+    def build(self, denoiser: AbstractDenoiser, base: nn.Module | None = None) -> CarryOverEnergy:
+        return CarryOverEnergy(required(AbstractAutoregressiveModel, base, self.kind), denoiser.mask)

@@ -18,7 +18,7 @@ from edlm.checkpoints.networks import open_autoregressive
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.huggingface import open_causal_model
-from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.storage import local_copy
 
 TOKENS_AT_ONCE = 2048  # 0.4 GB of logits for a vocabulary of 50,257 tokens
@@ -240,10 +240,10 @@ def first_documents(texts: Int[Tensor, "b l"], separator: int | None) -> Int64[T
 
 @dataclass(frozen=True)
 class _Own:
-    model: AutoregressiveModel
+    model: AbstractAutoregressiveModel
 
     def __call__(self, tokens: Int[Tensor, "b w"]) -> tuple[Float[Tensor, "b w-1"], Float[Tensor, "b w h"]]:
-        features = self.model.transformer(self.model.embedding(tokens), torch.zeros(len(tokens), device=tokens.device))
+        features = self.model.features(tokens)
         log_p = self.model.readout.log_p_of(features[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         return log_p.unflatten(0, (len(tokens), -1)), features
 

@@ -15,7 +15,7 @@ from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, Verifiable, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.paths import trajectory
-from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.candidates import propose, propose_from
@@ -24,7 +24,7 @@ from edlm.schedule import AbstractSchedule
 
 
 @torch.no_grad()
-def autoregressive_nll(x0: Int[Tensor, "b l"], model: AutoregressiveModel) -> Estimate:
+def autoregressive_nll(x0: Int[Tensor, "b l"], model: AbstractAutoregressiveModel) -> Estimate:
     """Compute -log p_AR(x_0), exact."""
     return Estimate(-model.log_p(x0).double().sum(dim=-1), draws=1)
 

@@ -1,10 +1,14 @@
 """Autoregressive language model: the baseline, the judge, and the source of the energies `ar` and `coar`."""
 
+from abc import ABC, abstractmethod
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from edlm.config import config
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
@@ -13,15 +17,32 @@ from edlm.models.transformer import Transformer, TransformerConfig
 from edlm.rng import Purpose, uniforms
 
 
-class AutoregressiveModel(nn.Module):
-    """Causal transformer; every sequence starts after BOS (id `vocabulary`), so the first token counts too."""
+class AbstractAutoregressiveModel(nn.Module):
+    """Autoregressive model of texts from their first token, which counts too; its LM head reads the features.
 
-    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
-        super().__init__()
-        self.config, self.vocabulary, self.bos = config, vocabulary, vocabulary
-        self.embedding = Embedding(vocabulary + 1, config.width)
-        self.transformer = Transformer(config, causal=True)
-        self.readout = LMHead(config.width, vocabulary)
+    A subclass sets the attributes and computes the features.
+    """
+
+    vocabulary: int
+    """Number of tokens."""
+    bos: int
+    """Id of the token that every sequence starts after; it may lie outside of the vocabulary."""
+    readout: LMHead
+    """LM head."""
+
+    @abstractmethod
+    def features(self, tokens: Int[Tensor, "b w"]) -> Float[Tensor, "b w h"]:
+        """Compute the features at each token, which may be BOS, of it and the tokens to its left: ONE network pass."""
+
+    @abstractmethod
+    def fill(
+        self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
+    ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
+        """Draw the selected positions of x in order, each from p(. | tokens to its left); pause after each position.
+
+        Returns x and the log-probabilities of the drawn tokens, 0 elsewhere. The pass uses a KV cache and reads the
+        other positions as given: each one left of the last selected position must be a token.
+        """
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
         """Return log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32."""
@@ -29,9 +50,8 @@ class AutoregressiveModel(nn.Module):
         return self.log_p_of(self.read(x), where, x)
 
     def read(self, x: Int[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
-        """Compute the features of the tokens to the left of each position: ONE network pass."""
-        context = F.pad(x[:, :-1], (1, 0), value=self.bos)
-        return self.transformer(self.embedding(context), torch.zeros(x.shape[0], device=x.device))
+        """Compute the features of the tokens to the left of each position, which predict the token there."""
+        return self.features(F.pad(x[:, :-1], (1, 0), value=self.bos))
 
     def log_p_of(
         self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
@@ -49,15 +69,35 @@ class AutoregressiveModel(nn.Module):
         where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
         return run_to_end(self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))))[0]
 
+
+class AbstractAutoregressiveConfig(ABC):
+    """Settings of an autoregressive network; a subclass stands in the file of its network and in the union of kinds.
+
+    The union is `edlm.checkpoints.network_kinds.AutoregressiveConfig`.
+    """
+
+    @abstractmethod
+    def build(self, vocabulary: int) -> AbstractAutoregressiveModel:
+        """Build the network with fresh weights, drawn from torch's random state."""
+
+
+class AutoregressiveModel(AbstractAutoregressiveModel):
+    """Causal transformer; every sequence starts after BOS (id `vocabulary`)."""
+
+    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config, self.vocabulary, self.bos = config, vocabulary, vocabulary
+        self.embedding = Embedding(vocabulary + 1, config.width)
+        self.transformer = Transformer(config, causal=True)
+        self.readout = LMHead(config.width, vocabulary)
+
+    def features(self, tokens: Int[Tensor, "b w"]) -> Float[Tensor, "b w h"]:
+        return self.transformer(self.embedding(tokens), torch.zeros(len(tokens), device=tokens.device))
+
     @torch.no_grad()
     def fill(
         self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        """Draw the selected positions of x in order, each from p(. | tokens to its left); pause after each position.
-
-        Returns x and the log-probabilities of the drawn tokens, 0 elsewhere. The pass uses a KV cache and reads the
-        other positions as given: each one left of the last selected position must be a token.
-        """
         rows = len(x)
         # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
         x, where, u = (F.pad(values, (0, 0, 0, -rows % ROWS_MULTIPLE)) for values in (x, where, u))
@@ -74,3 +114,13 @@ class AutoregressiveModel(nn.Module):
             token = x[:, position]
             yield
         return x[:rows], log_p[:rows]
+
+
+@config
+class TransformerAutoregressiveConfig(TransformerConfig, AbstractAutoregressiveConfig):
+    """Causal transformer of this project."""
+
+    kind: Literal["transformer"] = "transformer"
+
+    def build(self, vocabulary: int) -> AutoregressiveModel:
+        return AutoregressiveModel(self, vocabulary)

@@ -1,33 +1,36 @@
 """Denoiser p_theta(x_0 | x_t): all masked tokens are predicted in parallel and independently."""
 
+from abc import ABC, abstractmethod
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
+from edlm.config import config
 from edlm.models.readout import LMHead
 from edlm.models.token_sums import Embedding
 from edlm.models.transformer import Transformer, TransformerConfig
 
 
-class Denoiser(nn.Module):
-    """Bidirectional transformer over tokens 0..vocabulary-1 and the mask, whose id is `vocabulary`."""
+class AbstractDenoiser(nn.Module):
+    """Network over tokens 0..vocabulary-1 and the mask, whose id is `vocabulary`; its LM head reads the features.
 
-    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
-        super().__init__()
-        self.config, self.vocabulary, self.mask = config, vocabulary, vocabulary
-        self.embedding = Embedding(vocabulary + 1, config.width)
-        self.transformer = Transformer(config, causal=False)
-        self.readout = LMHead(config.width, vocabulary)
+    A subclass sets the attributes and computes the features.
+    """
 
+    width: int
+    """Channels of the features."""
+    vocabulary: int
+    """Number of tokens, without the mask."""
+    mask: int
+    """Id of the mask: `vocabulary`."""
+    readout: LMHead
+    """LM head, also that of a conditional energy, which corrects the features."""
+
+    @abstractmethod
     def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
         """Compute the features of x_t: ONE network pass, shared by the candidates and every energy built on them."""
-        return self.transformer(self.embedding(xt), t)
-
-    def read_at(
-        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]
-    ) -> Float[Tensor, "b l h"]:
-        """Compute the features at the selected positions only, for less work; the others are unspecified."""
-        return self.transformer(self.embedding(xt), t, where)
 
     def log_p(self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order; float32.
@@ -48,3 +51,44 @@ class Denoiser(nn.Module):
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Draw k tokens per selected position with their log-probabilities; the vocabulary in chunks."""
         return self.readout.draw(context[where], u)
+
+
+class AbstractDenoiserConfig(ABC):
+    """Settings of a denoiser's network; a subclass stands in the file of its network and in the union of kinds.
+
+    The union is `edlm.checkpoints.network_kinds.DenoiserConfig`.
+    """
+
+    @abstractmethod
+    def build(self, vocabulary: int) -> AbstractDenoiser:
+        """Build the network with fresh weights, drawn from torch's random state."""
+
+
+class Denoiser(AbstractDenoiser):
+    """Bidirectional transformer."""
+
+    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config, self.width, self.vocabulary, self.mask = config, config.width, vocabulary, vocabulary
+        self.embedding = Embedding(vocabulary + 1, config.width)
+        self.transformer = Transformer(config, causal=False)
+        self.readout = LMHead(config.width, vocabulary)
+
+    def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
+        return self.transformer(self.embedding(xt), t)
+
+    def read_at(
+        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l h"]:
+        """Compute the features at the selected positions only, for less work; the others are unspecified."""
+        return self.transformer(self.embedding(xt), t, where)
+
+
+@config
+class TransformerDenoiserConfig(TransformerConfig, AbstractDenoiserConfig):
+    """Bidirectional transformer of this project."""
+
+    kind: Literal["transformer"] = "transformer"
+
+    def build(self, vocabulary: int) -> Denoiser:
+        return Denoiser(self, vocabulary)

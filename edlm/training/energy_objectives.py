@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.data.batches import Rows
 from edlm.interfaces import AbstractEnergy, Proposal
-from edlm.models.denoiser import Denoiser
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
 from edlm.schedule import AbstractSchedule, draw_times
@@ -33,7 +33,7 @@ class Contrastive(nn.Module):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: AbstractDenoiser,
         energy: AbstractEnergy,
         schedule: AbstractSchedule,
         negatives: int,
@@ -97,7 +97,7 @@ class Conditioning(nn.Module):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: AbstractDenoiser,
         energy: AbstractEnergy,
         schedule: AbstractSchedule,
         seed: int,
@@ -125,7 +125,7 @@ class Conditioning(nn.Module):
 
 
 def energy_objective(
-    denoiser: Denoiser,
+    denoiser: AbstractDenoiser,
     energy: AbstractEnergy,
     schedule: AbstractSchedule,
     negatives: int,

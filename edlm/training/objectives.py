@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import AbstractAutoregressiveModel
+from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import AbstractSchedule, draw_times
 
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 class Denoising(nn.Module):
     """Diffusion pretraining: the continuous-time NELBO in nats per token (MDLM eq. 10)."""
 
-    def __init__(self, denoiser: Denoiser, schedule: AbstractSchedule, seed: int) -> None:
+    def __init__(self, denoiser: AbstractDenoiser, schedule: AbstractSchedule, seed: int) -> None:
         super().__init__()
         self.trained, self.schedule, self.seed = denoiser, schedule, seed
 
@@ -39,7 +39,7 @@ class Denoising(nn.Module):
 class NextToken(nn.Module):
     """Autoregressive training: cross-entropy of every token, including the first, in nats per token."""
 
-    def __init__(self, model: AutoregressiveModel) -> None:
+    def __init__(self, model: AbstractAutoregressiveModel) -> None:
         super().__init__()
         self.trained = model
 

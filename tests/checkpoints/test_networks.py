@@ -1,14 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from edlm import equations
 from edlm.checkpoints.energies import EnergyNetwork, network_on, open_energy, save_energy
-from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.model_folder import CARD, TOKENIZER, ModelCard, save_model
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser, save_autoregressive, save_denoiser
+from edlm.config import ConfigurationError, load, plain
 from edlm.data.tokenizer_kinds import Bytes, Characters
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.models.denoiser import Denoiser, TransformerDenoiserConfig
 from edlm.schedule import Cosine
 from tests.networks import KINDS, TRANSFORMER, autoregressive, base_of, denoiser, stirred
 
@@ -36,6 +40,24 @@ def test_a_denoiser_opens_as_it_was_saved(saved):
     assert opened.length == LENGTH
     xt = torch.full((2, LENGTH), net.mask)
     assert torch.equal(opened.network.read(xt, torch.ones(2)), net.read(xt, torch.ones(2)))
+
+
+@pytest.mark.parametrize("older", [{"trunk": plain(TRANSFORMER)}, plain(TRANSFORMER)], ids=["nested", "without a kind"])
+def test_folders_written_before_networks_had_kinds_open(saved, older):
+    net, folder = saved
+    card = replace(load(ModelCard, folder / CARD), network=older)
+    save_model(folder, card, net.state_dict(), folder / TOKENIZER)
+    opened = open_denoiser(folder).network
+    assert isinstance(opened, Denoiser)
+    assert opened.config == TransformerDenoiserConfig(**plain(TRANSFORMER))
+
+
+def test_a_network_of_another_kind_is_refused_with_the_kinds_that_there_are(saved):
+    net, folder = saved
+    card = replace(load(ModelCard, folder / CARD), network={"kind": "recurrent"})
+    save_model(folder, card, net.state_dict(), folder / TOKENIZER)
+    with pytest.raises(ConfigurationError, match=r"network\.kind: there is no 'recurrent'.*transformer"):
+        open_denoiser(folder)
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)

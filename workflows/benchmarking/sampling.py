@@ -19,8 +19,8 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import AbstractEnergy, Model, NormalisedEnergy
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import AbstractAutoregressiveModel, AutoregressiveModel
+from edlm.models.denoiser import AbstractDenoiser, Denoiser
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.memory import peak_bytes
@@ -130,8 +130,8 @@ class RaceResult:
 class Networks:
     """All networks at one vocabulary."""
 
-    denoiser: Denoiser
-    autoregressive: AutoregressiveModel
+    denoiser: AbstractDenoiser
+    autoregressive: AbstractAutoregressiveModel
     energies: Mapping[str, AbstractEnergy]
     schedule: AbstractSchedule
 

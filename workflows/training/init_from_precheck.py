@@ -32,9 +32,9 @@ def require_initial_models(experiment: Experiment, root: str) -> None:
 
 def _trainings(experiment: Experiment) -> Iterator[tuple[str, Training | None, Mapping[str, Any]]]:
     """Yield the trainings whose models are not given, by the names of their settings, and what their cards must say."""
-    given, causal = experiment.given, {"kind": "autoregressive", "network": {"trunk": plain(experiment.autoregressive)}}
+    given, causal = experiment.given, {"kind": "autoregressive", "network": plain(experiment.autoregressive)}
     if given.denoiser is None:
-        network, schedule = {"trunk": plain(experiment.denoiser)}, plain(experiment.schedule)
+        network, schedule = plain(experiment.denoiser), plain(experiment.schedule)
         yield "pretrain", experiment.pretrain, {"kind": "denoiser", "network": network, "schedule": schedule}
     if given.autoregressive is None:
         yield "autoregress", experiment.autoregress, causal

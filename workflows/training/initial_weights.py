@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from edlm.checkpoints.model_folder import CARD, ModelCard, load_into, load_weights, open_folder
+from edlm.checkpoints.networks import network_settings
 from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
 from edlm.storage import absolute, committed, join, local_copy, read_text
@@ -51,7 +52,7 @@ def require_card(
     except FileNotFoundError as error:
         raise ConfigurationError(f"init_from: {uri} holds no model (no {CARD}); name a model's folder") from error
     _require_kind(uri, card, kind)
-    there = card.network if whole else {name: card.network.get(name) for name in network}
+    there = network_settings(card) if whole else {name: card.network.get(name) for name in network}
     _require_equal(uri, [*_leaves(there, network), *_leaves(card.schedule or {}, schedule or {}, "schedule.")])
 
 
@@ -70,7 +71,7 @@ def require_same(
     _require_kind(uri, card, kind)
     summary = read_summary(prepared)
     pairs = [
-        *_leaves(card.network, network),
+        *_leaves(network_settings(card), network),
         ("vocabulary", card.vocabulary, summary.vocabulary),
         ("tokenizer digest", card.tokenizer_digest, summary.tokenizer),
         *_leaves(card.schedule or {}, schedule or {}, "schedule."),

@@ -2,27 +2,25 @@
 
 import torch
 
-from edlm.models.autoregressive import AutoregressiveModel
-from edlm.models.denoiser import Denoiser
-from edlm.models.transformer import TransformerConfig
+from edlm.checkpoints.network_kinds import AutoregressiveConfig, DenoiserConfig
 from edlm.schedule import ScheduleConfig
 from edlm.training.objectives import Denoising, NextToken
 from workflows.training.initial_weights import load_initial
 
 
 def denoising(
-    network: TransformerConfig, vocabulary: int, schedule: ScheduleConfig, seed: int, initial: str | None
+    network: DenoiserConfig, vocabulary: int, schedule: ScheduleConfig, seed: int, initial: str | None
 ) -> Denoising:
     """Build the denoiser's objective with the weights at the URI `initial`, or fresh ones of the seed alone."""
     torch.manual_seed(seed)
-    denoiser = Denoiser(network, vocabulary)
+    denoiser = network.build(vocabulary)
     load_initial(denoiser, initial)
     return Denoising(denoiser, schedule, seed)
 
 
-def next_token(network: TransformerConfig, vocabulary: int, seed: int, initial: str | None) -> NextToken:
+def next_token(network: AutoregressiveConfig, vocabulary: int, seed: int, initial: str | None) -> NextToken:
     """Build the autoregressive objective with the weights at the URI `initial`, or fresh ones of the seed alone."""
     torch.manual_seed(seed)
-    model = AutoregressiveModel(network, vocabulary)
+    model = network.build(vocabulary)
     load_initial(model, initial)
     return NextToken(model)

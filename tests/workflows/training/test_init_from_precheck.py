@@ -64,7 +64,7 @@ def test_models_like_those_to_be_trained_are_accepted(models):
         ("pretrain", "denoiser", {"schedule": plain(Cosine())}, r"schedule\.kind is 'log_linear' there"),
         (
             "autoregress", "ar", {"autoregressive": plain(replace(TRANSFORMER, heads=4))},
-            r"autoregress\.init_from: .*trunk\.heads is 2 there and 4 here",
+            r"autoregress\.init_from: .*heads is 2 there and 4 here",
         ),
     ],
 )  # fmt: skip

@@ -17,7 +17,8 @@ from edlm.data.packing import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols
-from edlm.models.denoiser import Denoiser
+from edlm.models.autoregressive import TransformerAutoregressiveConfig
+from edlm.models.denoiser import Denoiser, TransformerDenoiserConfig
 from edlm.schedule import Cosine, LogLinear
 from edlm.storage import publish
 from edlm.training.settings import Training
@@ -36,6 +37,8 @@ from workflows.training.objective_factories import denoising, next_token
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
+DENOISER = TransformerDenoiserConfig(**plain(TRANSFORMER))
+AUTOREGRESSIVE = TransformerAutoregressiveConfig(**plain(TRANSFORMER))
 SYMBOLS = 5
 TOKENIZER = Symbols(size=SYMBOLS)
 
@@ -74,12 +77,12 @@ def session(folder: Path, root: Path, **changes) -> RunningSession:
 def test_training_starts_with_the_weights_of_the_model_and_with_fresh_ones_without(folder):
     uri = str(folder / "models/denoiser")
     saved = open_denoiser(Path(uri)).network.state_dict()
-    started = denoising(TRANSFORMER, SYMBOLS, LogLinear(), 0, uri).trained
+    started = denoising(DENOISER, SYMBOLS, LogLinear(), 0, uri).trained
     assert all(torch.equal(saved[name], weight) for name, weight in started.state_dict().items())
     assert all(weight.requires_grad for weight in started.parameters())
-    fresh = denoising(TRANSFORMER, SYMBOLS, LogLinear(), 0, None).trained.state_dict()
+    fresh = denoising(DENOISER, SYMBOLS, LogLinear(), 0, None).trained.state_dict()
     assert any(not torch.equal(fresh[name], weight) for name, weight in saved.items())
-    model = next_token(TRANSFORMER, SYMBOLS, 0, str(folder / "models/ar")).trained.state_dict()
+    model = next_token(AUTOREGRESSIVE, SYMBOLS, 0, str(folder / "models/ar")).trained.state_dict()
     assert all(torch.equal(weight, model[name]) for name, weight in autoregressive(SYMBOLS).state_dict().items())
 
 
@@ -95,7 +98,7 @@ def test_an_energy_starts_with_the_weights_of_one_that_was_made_for_another_deno
 @pytest.mark.parametrize(
     ("changes", "model", "problems"),
     [
-        ({"denoiser": plain(replace(TRANSFORMER, layers=3))}, "denoiser", ["trunk.layers is 2 there and 3 here"]),
+        ({"denoiser": plain(replace(TRANSFORMER, layers=3))}, "denoiser", ["layers is 2 there and 3 here"]),
         ({"schedule": plain(Cosine())}, "denoiser", ["schedule.kind is 'log_linear' there and 'cosine' here"]),
         ({}, "ar", ["holds a model of kind 'autoregressive', and 'denoiser' is trained here"]),
         ({}, "twenty-seven", ["vocabulary is 27 there and 5 here", "tokenizer digest is '", "name another model"]),
@@ -123,7 +126,7 @@ def test_an_autoregressive_model_and_an_energy_that_are_others_are_refused_befor
         "register": {"energy": "step"},
     }
     other = session(folder, tmp_path, **changes)
-    with pytest.raises(ConfigurationError, match=r"trunk\.heads is 2 there and 4 here"):
+    with pytest.raises(ConfigurationError, match=r"heads is 2 there and 4 here"):
         autoregress(other)
     with pytest.raises(ConfigurationError, match=r"energy\.width is 16 there and 32 here"):
         finetune(other)

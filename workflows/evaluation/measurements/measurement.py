@@ -23,7 +23,7 @@ from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactConditional, ExactEnergy
 from edlm.interfaces import AbstractEnergy, AnyEnergy
 from edlm.likelihood.estimate import Estimate
-from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.storage import committed, local_copy
 from workflows.row_names import PLAIN, UNIFORM
 
@@ -161,7 +161,7 @@ def _denoiser(uri: str, temperature: float) -> OpenDenoiser:
 
 
 @functools.lru_cache(maxsize=2)
-def autoregressive(uri: str, temperature: float = 1.0) -> AutoregressiveModel:
+def autoregressive(uri: str, temperature: float = 1.0) -> AbstractAutoregressiveModel:
     """Open an autoregressive model of this project, its logits divided by `temperature`."""
     model = open_autoregressive(local_copy(uri))
     _temper(model.readout, temperature)
