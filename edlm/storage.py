@@ -19,7 +19,14 @@ from edlm.config import NonNegative, config, parse, plain
 
 MARKER = "_COMMITTED.json"
 INTENT = "_PUBLISHING.json"  # lists what a publication may overwrite, so that a killed one can be repeated
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # of edlm, by the scheme that they make readable
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "hf": "models",
+}  # of edlm, by the scheme that they make readable
+HUB_SECONDS = 10.0  # to wait for an answer of the Hugging Face hub
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
@@ -64,16 +71,35 @@ class Marker:
 def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares are too wide
     """Return the file system of `uri` (an AbstractFileSystem) and the path in it.
 
-    Raise StorageError for a scheme that fsspec does not know, and for one whose package is not installed.
+    Raise StorageError for a scheme that fsspec does not know, for one whose package is not installed, and for hf:// if
+    the hub does not answer.
     """
     try:
-        return fsspec.core.url_to_fs(uri)
+        system, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
         scheme = get_protocol(uri)
         remedy = f'pip install "edlm[{EXTRAS[scheme]}]"' if scheme in EXTRAS else "install it"
         raise StorageError(f"{scheme}:// is read with a package that is missing here ({error}): {remedy}") from error
     except ValueError as error:
         raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error
+    if get_protocol(uri) == "hf":
+        _require_hub(uri)
+    return system, path
+
+
+def _require_hub(uri: str) -> None:
+    """Raise StorageError unless the Hugging Face hub answers; otherwise its file system calls every file missing."""
+    from huggingface_hub import constants  # takes a second, and only these URIs need it
+    from huggingface_hub.utils import get_session
+
+    endpoint = constants.ENDPOINT
+    try:
+        get_session().head(endpoint, timeout=HUB_SECONDS)
+    except Exception as error:  # its HTTP client, and its offline mode, raise exceptions of many classes
+        raise StorageError(
+            f"{uri}: the Hugging Face hub at {endpoint} does not answer ({type(error).__name__}: {error}); check the "
+            "network, or copy the files to this machine and name their local path"
+        ) from error
 
 
 def absolute(uri: str) -> str:

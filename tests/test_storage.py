@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import sys
 import uuid
 from pathlib import Path
@@ -22,6 +23,7 @@ from edlm.storage import (
     StorageError,
     committed,
     fetch,
+    file_system,
     inventory,
     join,
     publish,
@@ -275,7 +277,10 @@ def test_join_never_climbs(part):
         join("memory://a", part)
 
 
-@pytest.mark.parametrize(("uri", "package", "extra"), [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs")])
+@pytest.mark.parametrize(
+    ("uri", "package", "extra"),
+    [("s3://b/x", "s3fs", "s3"), ("gs://b/x", "gcsfs", "gcs"), ("hf://a/b/x", "huggingface_hub", "models")],
+)
 def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatch, uri, package, extra):
     monkeypatch.setitem(sys.modules, package, None)  # what an environment without it does
     with pytest.raises(StorageError, match=rf'{package}.*pip install "edlm\[{extra}\]"'):
@@ -285,3 +290,11 @@ def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatc
 def test_an_unknown_scheme_is_named():
     with pytest.raises(StorageError, match="nowhere:// cannot be read: Protocol not known"):
         committed("nowhere://a/b")
+
+
+def test_a_hub_that_does_not_answer_is_no_missing_file(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(StorageError, match=r"hf://a/b/c: the Hugging Face hub at http://127.* does not answer"):
+            file_system("hf://a/b/c")

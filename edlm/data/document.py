@@ -19,6 +19,8 @@ class Document:
     whole_key: int | None = None
     """Key of the whole text that this one is a piece of; None if that text was not in memory, or if this is all of it.
     """
+    part: str | None = None
+    """Name of the part of a mixture that this is from; None for any other corpus."""
 
     @property
     def key(self) -> int:

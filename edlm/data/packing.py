@@ -141,11 +141,11 @@ def _pack(
     """Write every document with the writer of its split; return the number of documents left out."""
     dropped = 0
     for batch in batched(documents, lambda item: item[0].text):
-        kept: list[tuple[str, Split]] = [(document.text, split) for document, split in batch if split is not None]
-        texts = [text for text, _ in kept]
+        kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
+        texts = [document.text for document, _ in kept]
         dropped += len(batch) - len(kept)
-        for (text, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
-            writers[split].write(text, ids)
+        for (document, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
+            writers[split].write(document.text, ids, document.part)
         losses.look(texts)
         progress.add(sum(len(document.text) for document, _ in batch))
     progress.finish()

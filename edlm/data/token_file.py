@@ -27,6 +27,15 @@ START = "<i8"  # storage format of a document's start
 
 
 @config
+class PartSummary:
+    """What one part of a mixture contributes to a split."""
+
+    documents: NonNegative = 0
+    tokens: NonNegative = 0
+    characters: NonNegative = 0
+
+
+@config
 class SplitSummary:
     """Content of one split; `bytes` are those of its text in UTF-8."""
 
@@ -40,6 +49,8 @@ class SplitSummary:
     """Digest of the file of document starts."""
     repeated: tuple[Repeated, ...]
     """Texts of at least ten documents and more than 1 % of all, the most frequent first."""
+    parts: dict[str, PartSummary]
+    """Contribution of each part of a mixture, by its name; empty for any other corpus."""
 
 
 class SplitWriter:
@@ -52,6 +63,7 @@ class SplitWriter:
         self._starts = array("q")
         self._sha256 = hashlib.sha256()
         self._repeats = Repeats()
+        self._parts: dict[str, PartSummary] = {}
         self._count = self._characters = self._bytes = 0
 
     def __enter__(self) -> "SplitWriter":
@@ -60,8 +72,8 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self._tokens.close()
 
-    def write(self, text: str, ids: Int[np.ndarray, " n"]) -> None:
-        """Append the document `text` to the file as `ids`."""
+    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None) -> None:
+        """Append the document `text`, of this part of a mixture, to the file as `ids`."""
         raw = ids.astype(self._number).tobytes()
         self._tokens.write(raw)
         self._sha256.update(raw)
@@ -70,6 +82,11 @@ class SplitWriter:
         self._characters += len(text)
         self._bytes += len(text.encode("utf-8"))
         self._repeats.add(text_key(text), text)
+        if part is not None:
+            known = self._parts.get(part, PartSummary())
+            self._parts[part] = PartSummary(
+                documents=known.documents + 1, tokens=known.tokens + len(ids), characters=known.characters + len(text)
+            )
 
     def finish(self) -> SplitSummary:
         """Complete both files and return a summary of their content."""
@@ -84,6 +101,7 @@ class SplitWriter:
             sha256=self._sha256.hexdigest(),
             documents_sha256=hashlib.sha256(starts).hexdigest(),
             repeated=self._repeats.notable(),
+            parts=self._parts,
         )
 
 
@@ -109,6 +127,11 @@ class Summary:
         """Yield progress lines on the content of each split and on what of it may be unwanted."""
         for split, totals in self.splits.items():
             yield f"{split}: {totals.documents:,} documents, {totals.tokens:,} tokens, {totals.bytes:,} bytes of text"
+            for name, part in totals.parts.items():
+                yield (
+                    f"{split}: {part.characters / max(1, totals.characters):.1%} of its characters and "
+                    f"{part.tokens / max(1, totals.tokens):.1%} of its tokens are of {name}"
+                )
             for text in totals.repeated:
                 yield (
                     f"{split}: {text.documents:,} of its documents ({text.share:.1%}) are one text, which is in no "

@@ -29,6 +29,30 @@ def test_every_shipped_experiment_is_valid_and_reads_back(path):
     assert parse(Experiment, plain(experiment)) == experiment
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_every_shipped_experiment_names_the_hub_by_commit(path):
+    leaves = [value for value in _leaves(plain(load(Experiment, path))) if isinstance(value, str)]
+    names = [value for value in leaves if value.startswith("hf://")]
+    assert all(re.search("@[0-9a-f]{40}/|@[0-9a-f]{40}$", name) for name in names if "/pubmed/" not in name), names
+    for node in _nodes(plain(load(Experiment, path))):
+        if node.get("kind") == "huggingface" and "name" in node:
+            assert re.fullmatch("[0-9a-f]{40}", node["revision"] or ""), node
+
+
+def _nodes(tree):
+    """The mappings of a configuration, and those in them."""
+    if isinstance(tree, dict):
+        yield tree
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(value)
+
+
+def _leaves(tree):
+    for node in _nodes(tree):
+        for value in node.values():
+            yield from value if isinstance(value, list) else (value,)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

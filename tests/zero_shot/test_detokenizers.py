@@ -1,6 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from edlm.config import ConfigurationError, parse
 from edlm.zero_shot.detokenizers import LM1B, AGNews, Lambada, Papers, PennTreebank, Unchanged, WikiText
@@ -141,6 +143,21 @@ def test_what_the_formats_took_apart_comes_together(text):
     together = " ".join(apart.split()).replace(" .", ".").replace(" ,", ",")
     for detokenizer in BY_WORDS[:3]:
         assert detokenizer.detokenize(f" {apart} ") == together
+
+
+def words_of_bert(text: str) -> list[str]:
+    return [word for word, _ in BertPreTokenizer().pre_tokenize_str(BertNormalizer(lowercase=True).normalize_str(text))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(lines)
+def test_berts_tokenizer_reads_news_alike_with_and_without_detokenisation(line):
+    """So says workflows/experiments/lm1b.yaml, which trains on the text as published."""
+    assert words_of_bert(LM1B().detokenize(line)) == words_of_bert(line)
+
+
+def test_berts_tokenizer_tells_a_pound_that_stands_apart():
+    assert words_of_bert(LM1B().detokenize("for £ 5")) != words_of_bert("for £ 5")
 
 
 def test_a_detokenizer_that_does_not_exist_is_refused():

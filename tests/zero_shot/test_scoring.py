@@ -1,11 +1,13 @@
 import json
 import math
+import re
 
 import fsspec.core
 import pytest
 import torch
+import yaml
 
-from edlm.config import ConfigurationError, dump, load
+from edlm.config import ConfigurationError, dump, load, parse
 from edlm.data.corpus import Embedded, Files, HuggingFace
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
@@ -17,8 +19,9 @@ from edlm.zero_shot.detokenizers import WikiText
 from edlm.zero_shot.row_conventions import Documents, Published, Wrapped
 from edlm.zero_shot.scoring import ZeroShot, score
 from tests.networks import autoregressive, denoiser
-from tests.paths import DATA
+from tests.paths import DATA, PROJECT
 
+COMMIT = re.compile("[0-9a-f]{40}")
 CONVENTIONS = [Wrapped(), Published(), Documents()]
 STORY = [f"exposé {number} , which says {'so ' * (number % 7)}much .\n" for number in range(40)]
 conventions = pytest.mark.parametrize("convention", CONVENTIONS, ids=lambda convention: convention.kind)
@@ -203,16 +206,24 @@ def test_the_seven_are_written_and_read_as_yaml(tmp_path):
         assert (one.convention, one.limit) == (Published(), 100)
 
 
-def test_the_seven_lie_on_the_hub():
+def test_the_seven_are_those_of_the_experiment_on_openwebtext():
+    evaluate = yaml.safe_load((PROJECT / "workflows" / "experiments" / "owt.yaml").read_text())["evaluate"]
+    assert tuple(parse(ZeroShot, corpus) for corpus in evaluate["zero_shot"]) == presets(Published())
+
+
+def test_the_seven_lie_on_the_hub_at_a_commit():
     pytest.importorskip("huggingface_hub")
     for one in presets(Wrapped()):
         if isinstance(one.corpus, HuggingFace):
             assert one.corpus.name.count("/") == 1
+            assert COMMIT.fullmatch(one.corpus.revision or "")
             continue
         assert isinstance(one.corpus, Files)
         (path,) = one.corpus.paths
         system, remote = fsspec.core.url_to_fs(path)
         assert (system.protocol, remote) == ("hf", path.removeprefix("hf://"))
+        revision = "refs" if one.name == "pubmed" else COMMIT  # of PubMed no commit was known
+        assert re.fullmatch(revision, re.split("[@/]", path)[5])
 
 
 @pytest.mark.parametrize(("split", "words", "with_ends"), [("valid", 213_886, 217_646), ("test", 241_211, 245_569)])
