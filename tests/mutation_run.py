@@ -55,6 +55,7 @@ LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
     "data/packing": "data/test_packing",
     "data/batches": "data/test_packing",
     "data/token_file": "data/test_packing",
+    "data/mixture": "data/test_mixture",
     "data/splits": "data/test_splits",
     "data/text_key": "data/test_text_key data/test_splits",
     "data/shuffle": "data/test_shuffle",
@@ -73,7 +74,7 @@ CORE = ("equations", "schedule", "rng", "sampling", "energies", "likelihood", "t
 LEFT_OUT = {  # of the core, what decides no number: settings, interfaces, progress, the reading of corpora
     *(f"energies/{name}" for name in ("configuration", "kinds")),
     *(f"training/{name}" for name in ("continuation_rule", "interfaces", "local_training", "progress", "settings")),
-    *(f"data/corpus{name}" for name in ("", "_files", "_formats", "_huggingface")),
+    *(f"data/corpus{name}" for name in ("", "_embedded", "_files", "_formats", "_huggingface")),
     *(f"data/{name}" for name in ("compressed_files", "document", "encodings", "lost_characters", "progress")),
     *(f"data/{name}" for name in ("remote_files", "repeats", "synthetic", "text_lines")),
 }
