@@ -70,7 +70,8 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
         start = initial.get("init_from")
         if start is not None:
             require_same(start, "autoregressive", plain(network), prepared)
-        build = functools.partial(next_token, network, read_summary(prepared).vocabulary, seed, start)
+        vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
+        build = functools.partial(next_token, network, vocabulary, seed, start, separator)
 
         def write(weights, folder):
             save_autoregressive(folder, weights, network, length, prepared / TOKENIZER, {"experiment": experiment.name})
@@ -81,6 +82,7 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
         "autoregressive": plain(network),
         stage: training_settings(training),
         "data.length": length,
+        "data.attention": experiment.data.attention,
         "seed": seed,
     }
     return session.run_stage(stage, settings, {"data": data, **initial}, CODE, work)

@@ -69,7 +69,8 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
             return write({}, work.folder)
         facts |= {"loss": entry.loss, "negatives": entry.negatives}
         start = inputs.get("init_from")
-        objective = functools.partial(finetune_objective, entry, denoiser, base, experiment.seed, start)
+        separator = experiment.data.attention_separator(local_copy(inputs["data"]))
+        objective = functools.partial(finetune_objective, entry, denoiser, base, experiment.seed, start, separator)
         if start is not None:
             require_same(start, "energy", plain(network), local_copy(inputs["data"]))
             objective()  # loads the weights here, too: an error is raised before a worker starts
@@ -78,7 +79,11 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
     section = plain(entry)
     if entry.training is not None:
         section["training"] = training_settings(entry.training)
-    settings = {f"finetune.{entry.name}": section, "seed": experiment.seed}
+    settings = {
+        f"finetune.{entry.name}": section,
+        "data.attention": experiment.data.attention,
+        "seed": experiment.seed,
+    }
     return session.run_stage(f"finetune-{entry.name}", settings, inputs, CODE, work)
 
 

@@ -23,7 +23,8 @@ def prepare(session: Session) -> str:
         return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
 
     versions = {"data": " ".join(data.version())}
-    return session.run_stage(STAGE, {"data": plain(data)}, {}, CODE, work, versions)
+    settings = {"data": {name: value for name, value in plain(data).items() if name != "attention"}}
+    return session.run_stage(STAGE, settings, {}, CODE, work, versions)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def pretrain(session: Session) -> str:
         start = initial.get("init_from")
         if start is not None:
             require_same(start, "denoiser", plain(network), prepared, plain(schedule))
-        build = functools.partial(denoising, network, read_summary(prepared).vocabulary, schedule, seed, start)
+        vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
+        build = functools.partial(denoising, network, vocabulary, schedule, seed, start, separator)
 
         def write(weights, folder):
             save_denoiser(
@@ -57,6 +58,7 @@ def pretrain(session: Session) -> str:
         "schedule": plain(schedule),
         "pretrain": training_settings(experiment.pretrain),
         "data.length": length,
+        "data.attention": experiment.data.attention,
         "seed": seed,
     }
     return session.run_stage("pretrain", settings, {"data": data, **initial}, CODE, work)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -16,9 +16,9 @@ from edlm.data.progress import ReadingProgress
 from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
 from edlm.data.synthetic import AbstractSource
 from edlm.data.text_batches import batched
-from edlm.data.token_file import INDEX, SplitSummary, SplitWriter, Summary, paths
+from edlm.data.token_file import INDEX, SplitSummary, SplitWriter, Summary, paths, read_summary
 from edlm.data.tokenizer import Tokenizer
-from edlm.data.tokenizer_kinds import Symbols, TokenizerConfig
+from edlm.data.tokenizer_kinds import Characters, Symbols, TokenizerConfig
 from edlm.storage import write_text
 
 
@@ -36,6 +36,10 @@ class Data:
     """Tokens per row."""
     shares: Shares
     """Shares of the corpus for validation and for the judge; the rest is for training."""
+    attention: Literal["across_documents", "within_documents"] = "across_documents"
+    """What a token of a row attends to in training: the whole row, or its own document. Within documents each document
+    of a row is a text of its own (of an autoregressive model, one after BOS), whose ends the denoiser is told at every
+    noise level. No influence on the prepared data, the evaluation and the sampler, which read a row as one text."""
 
     def __post_init__(self) -> None:
         if self.validation is None and self.shares.validation == 0:
@@ -45,6 +49,15 @@ class Data:
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
         self._check_source()
+        if self.attention == "within_documents" and isinstance(self.tokenizer, Characters | Symbols):
+            raise ValueError(
+                f"attention is within_documents, but tokenizer.kind {self.tokenizer.kind} has no separator to tell "
+                "where a document ends; leave attention at across_documents, or take another tokenizer"
+            )
+
+    def attention_separator(self, prepared: Path) -> int | None:
+        """Return the token that bounds attention in rows of the prepared folder; None across documents."""
+        return read_summary(prepared).separator if self.attention == "within_documents" else None
 
     def _check_source(self) -> None:
         """Raise ValueError unless a source and `Symbols` go together, without `validation`, at one sequence per row."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm.config import config
+from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
@@ -53,6 +53,15 @@ class AbstractAutoregressiveModel(nn.Module):
         """Compute the features of the tokens to the left of each position, which predict the token there."""
         return self.features(F.pad(x[:, :-1], (1, 0), value=self.bos))
 
+    def read_within(self, x: Int[Tensor, "b l"], documents: Int[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
+        """Compute what `read` does of each document (index) alone: each starts after BOS, and sees no other one.
+
+        Raise ConfigurationError if this network cannot.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} attends across documents; leave data.attention at across_documents"
+        )
+
     def log_p_of(
         self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
@@ -93,6 +102,13 @@ class AutoregressiveModel(AbstractAutoregressiveModel):
 
     def features(self, tokens: Int[Tensor, "b w"]) -> Float[Tensor, "b w h"]:
         return self.transformer(self.embedding(tokens), torch.zeros(len(tokens), device=tokens.device))
+
+    def read_within(self, x: Int[Tensor, "b l"], documents: Int[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
+        starts = documents != F.pad(documents[:, :-1], (1, 0), value=-1)
+        tokens = F.pad(x[:, :-1], (1, 0), value=self.bos).masked_fill(starts, self.bos)
+        return self.transformer(
+            self.embedding(tokens), torch.zeros(len(tokens), device=tokens.device), documents=documents
+        )
 
     @torch.no_grad()
     def fill(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
-from edlm.config import config
+from edlm.config import ConfigurationError, config
 from edlm.models.readout import LMHead
 from edlm.models.token_sums import Embedding
 from edlm.models.transformer import Transformer, TransformerConfig
@@ -31,6 +31,17 @@ class AbstractDenoiser(nn.Module):
     @abstractmethod
     def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
         """Compute the features of x_t: ONE network pass, shared by the candidates and every energy built on them."""
+
+    def read_within(
+        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], documents: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l h"]:
+        """Compute the features of x_t if positions attend only to those of the same document (index).
+
+        Raise ConfigurationError if this network cannot.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} attends across documents; leave data.attention at across_documents"
+        )
 
     def log_p(self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order; float32.
@@ -76,6 +87,11 @@ class Denoiser(AbstractDenoiser):
 
     def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
         return self.transformer(self.embedding(xt), t)
+
+    def read_within(
+        self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], documents: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l h"]:
+        return self.transformer(self.embedding(xt), t, documents=documents)
 
     def read_at(
         self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]

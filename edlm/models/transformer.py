@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.models.attention import attend
 from edlm.models.conditioning import AdaLN, TimeEmbedding
+from edlm.models.documents import same_document
 from edlm.models.gather import Packed, pack
 from edlm.models.kv_cache import KVCache
 from edlm.models.rotary import Rotary
@@ -56,20 +57,27 @@ class Transformer(nn.Module):
         self.norm = AdaLN(config.width, config.time_conditioning)
 
     def forward(
-        self, x: Float[Tensor, "b l h"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"] | None = None
+        self,
+        x: Float[Tensor, "b l h"],
+        t: Float[Tensor, " b"],
+        where: Bool[Tensor, "b l"] | None = None,
+        documents: Int[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
         """Compute the features; given `where`, only those positions are valid.
 
         The last layer then computes keys and values everywhere and the rest only at the selected positions.
+        Given `documents`, the index of each position's document, positions attend within their document only.
         """
         condition = None if self.time is None else self.time(t, x.dtype)
         *before, last = self.layers
         rotary = self.layers.turn(torch.arange(x.shape[1], device=x.device))
+        seen = None if documents is None else same_document(documents, self.causal)
         for layer in before:
-            x = layer(x, rotary, condition, causal=self.causal)
+            x = layer(x, rotary, condition, causal=self.causal, seen=seen)
         if where is None:
-            return self.norm(last(x, rotary, condition, causal=self.causal), condition)[0]
+            return self.norm(last(x, rotary, condition, causal=self.causal, seen=seen), condition)[0]
         assert not self.causal
+        assert seen is None
         features = torch.zeros_like(x)
         for packed, y in last.only(x, rotary, condition, where):
             y = self.norm(y, None if condition is None else condition[packed.rows])[0]
@@ -116,10 +124,14 @@ class Block(nn.Module):
         condition: Float[Tensor, "b c"] | None = None,
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
+        seen: Bool[Tensor, "b 1 l l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
-        """Apply the block; only `valid` positions are attended to. In a causal pass, put the others last instead."""
+        """Apply the block; only `valid` positions are attended to. In a causal pass, put the others last instead.
+
+        `seen` takes the place of both: the positions (last axis) that each position attends to.
+        """
         y, gate = self.norm_attention(x, condition)
-        x = x + gate * self._drop(self._attend(y, turn, causal, valid))
+        x = x + gate * self._drop(self._attend(y, turn, causal, valid, seen))
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self._mlp(y))
 
@@ -163,10 +175,15 @@ class Block(nn.Module):
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(y.transpose(1, 2).flatten(-2))
 
-    def _attend(self, x: Tensor, turn: Rotary, causal: bool, valid: Tensor | None) -> Tensor:
+    def _attend(
+        self, x: Tensor, turn: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None = None
+    ) -> Tensor:
         q, k, v = self._projected(x, turn)
         visible = None
-        if valid is not None:
+        if seen is not None:
+            assert valid is None
+            visible, causal = seen, False
+        elif valid is not None:
             assert not causal
             # One mask row serves all queries, so that memory does not grow with the square of the length. Sequences
             # without valid positions attend to everything, because a softmax over nothing is undefined.

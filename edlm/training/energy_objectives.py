@@ -1,6 +1,8 @@
 """Training objectives of energies: noise contrastive estimation, or the likelihood of a normalised energy.
 
-Modules whose forward returns (loss, observations), as in `edlm.training.objectives`; the denoiser is frozen.
+Modules whose forward returns (loss, observations), as in `edlm.training.objectives`; the denoiser is frozen. Given a
+`separator`, the denoiser attends within documents, so that its features and its samples are those of each document
+alone; the energy's own network reads the whole row.
 """
 
 import math
@@ -17,7 +19,7 @@ from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
 from edlm.schedule import AbstractSchedule, draw_times
-from edlm.training.objectives import Loss, M
+from edlm.training.objectives import Loss, M, read
 
 LARGEST_GRID = 64  # default number of steps of the grids that a step energy is trained on (docs/mathematics.md 3.3)
 
@@ -40,10 +42,11 @@ class Contrastive(nn.Module):
         loss: Literal["binary", "ranking"],
         seed: int,
         largest_grid: int = LARGEST_GRID,
+        separator: int | None = None,
     ) -> None:
         super().__init__()
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
-        self.negatives, self.largest_grid = negatives, largest_grid
+        self.negatives, self.largest_grid, self.separator = negatives, largest_grid, separator
         self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
 
     def forward(self, rows: Rows) -> Loss:
@@ -56,7 +59,7 @@ class Contrastive(nn.Module):
         xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
         with torch.no_grad():
             self.denoiser.eval()  # no dropout in the noise distribution
-            context = self.denoiser.read(xt, t)
+            context = read(self.denoiser, xt, t, x0, self.separator)
             u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.NEGATIVE, (k, x0.shape[1]))
             draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
             x, log_p = draw(x0, xt, new, context, u)
@@ -102,6 +105,7 @@ class Conditioning(nn.Module):
         schedule: AbstractSchedule,
         seed: int,
         largest_grid: int = LARGEST_GRID,
+        separator: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(energy, Proposal):
@@ -109,7 +113,7 @@ class Conditioning(nn.Module):
                 f"{type(energy).__name__} has no `log_p` and `draw`, so that its likelihood cannot be trained"
             )
         self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
-        self.largest_grid = largest_grid
+        self.largest_grid, self.separator = largest_grid, separator
 
     def forward(self, rows: Rows) -> Loss:
         x0 = rows.tokens
@@ -117,7 +121,7 @@ class Conditioning(nn.Module):
         xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
         with torch.no_grad():
             self.denoiser.eval()
-            context = self.denoiser.read(xt, t)
+            context = read(self.denoiser, xt, t, x0, self.separator)
             log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
         log_p = self.trained.log_p(equations.carry_over(xt, x0, new)[:, None], xt, context)[:, 0]
         loss = -log_p / new.sum(dim=-1).clamp(min=1)
@@ -132,14 +136,15 @@ def energy_objective(
     loss: Literal["binary", "ranking"],
     seed: int,
     largest_grid: int = LARGEST_GRID,
+    separator: int | None = None,
 ) -> Contrastive | Conditioning:
     """Return the objective that trains an energy: maximum likelihood if it is normalised (Z = 1), else NCE.
 
     `negatives` and `loss` are settings of NCE.
     """
     if energy.normalised:
-        return Conditioning(denoiser, energy, schedule, seed, largest_grid)
-    return Contrastive(denoiser, energy, schedule, negatives, loss, seed, largest_grid)
+        return Conditioning(denoiser, energy, schedule, seed, largest_grid, separator)
+    return Contrastive(denoiser, energy, schedule, negatives, loss, seed, largest_grid, separator)
 
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

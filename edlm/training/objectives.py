@@ -6,12 +6,15 @@ does not depend on the number of workers. Losses are means over rows, in nats pe
 
 from typing import TypeVar
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.denoiser import AbstractDenoiser
+from edlm.models.documents import document_index
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import AbstractSchedule, draw_times
 
@@ -20,28 +23,56 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Denoising(nn.Module):
-    """Diffusion pretraining: the continuous-time NELBO in nats per token (MDLM eq. 10)."""
+    """Diffusion pretraining: the continuous-time NELBO in nats per token (MDLM eq. 10).
 
-    def __init__(self, denoiser: AbstractDenoiser, schedule: AbstractSchedule, seed: int) -> None:
+    Given a `separator`, the tokens of a row attend within their document only.
+    """
+
+    def __init__(
+        self, denoiser: AbstractDenoiser, schedule: AbstractSchedule, seed: int, separator: int | None = None
+    ) -> None:
         super().__init__()
-        self.trained, self.schedule, self.seed = denoiser, schedule, seed
+        self.trained, self.schedule, self.seed, self.separator = denoiser, schedule, seed, separator
 
     def forward(self, rows: Rows) -> Loss:
         x0, denoiser = rows.tokens, self.trained
         t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
         u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.MASK, (x0.shape[1],))
         xt = equations.noise(x0, self.schedule.alpha(t), u, denoiser.mask)
-        nll = -denoiser.log_p_of(denoiser.read(xt, t), xt == denoiser.mask, x0)
+        nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), xt == denoiser.mask, x0)
         loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / x0.shape[1]
         return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
 
 
 class NextToken(nn.Module):
-    """Autoregressive training: cross-entropy of every token, including the first, in nats per token."""
+    """Autoregressive training: cross-entropy of every token, including the first, in nats per token.
 
-    def __init__(self, model: AbstractAutoregressiveModel) -> None:
+    Given a `separator`, each document of a row starts after BOS and sees no other one.
+    """
+
+    def __init__(self, model: AbstractAutoregressiveModel, separator: int | None = None) -> None:
         super().__init__()
-        self.trained = model
+        self.trained, self.separator = model, separator
 
     def forward(self, rows: Rows) -> Loss:
-        return -self.trained.log_p(rows.tokens).mean(), {}
+        x = rows.tokens
+        if self.separator is None:
+            return -self.trained.log_p(x).mean(), {}
+        features = self.trained.read_within(x, document_index(x, self.separator))
+        return -self.trained.log_p_of(features, torch.ones_like(x, dtype=torch.bool), x).mean(), {}
+
+
+def read(
+    denoiser: AbstractDenoiser,
+    xt: Int[Tensor, "b l"],
+    t: Float[Tensor, " b"],
+    x0: Int[Tensor, "b l"],
+    separator: int | None,
+) -> Float[Tensor, "b l h"]:
+    """Compute the denoiser's features of x_t; given a `separator`, within the documents that it bounds in x_0.
+
+    The boundaries are those of x_0 at every noise level, also where the separator itself is masked.
+    """
+    if separator is None:
+        return denoiser.read(xt, t)
+    return denoiser.read_within(xt, t, document_index(x0, separator))

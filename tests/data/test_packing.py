@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm.config import ConfigurationError, parse
+from edlm.config import ConfigurationError, parse, plain
 from edlm.data.batches import Batches, whole
 from edlm.data.corpus import Embedded, Files
 from edlm.data.packing import Data, prepare
@@ -331,3 +331,15 @@ def test_a_measure_looks_at_rows_spread_evenly_over_the_split(count, limit):
     gaps = torch.cat([chosen, torch.tensor([count])]).diff()
     assert gaps.min() >= 1
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_attention_within_documents_is_bounded_by_the_separator_and_needs_one(tmp_path, prepared):
+    across = data(tmp_path / "story.jsonl", STORY)
+    within = data(tmp_path / "story.jsonl", STORY, attention="within_documents")
+    assert across.attention_separator(prepared) is None
+    assert within.attention_separator(prepared) == open_tokenizer(prepared).separator
+    tree = plain(within) | {"tokenizer": {"kind": "characters"}}
+    with pytest.raises(
+        ConfigurationError, match=r"attention is within_documents, but tokenizer\.kind characters has no"
+    ):
+        parse(Data, tree)

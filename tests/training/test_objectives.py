@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edlm.config import ConfigurationError
 from edlm.cooperative_work import run_to_end
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
@@ -13,11 +14,19 @@ from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import AbstractEnergy
+from edlm.models.denoiser import AbstractDenoiser, Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import Cosine, LogLinear, draw_times
-from edlm.training.energy_objectives import Conditioning, Contrastive, draw_step, energy_objective, frozen
-from edlm.training.objectives import Denoising, NextToken
+from edlm.training.energy_objectives import (
+    Conditioning,
+    Contrastive,
+    draw_step,
+    energy_objective,
+    frozen,
+    noised_step,
+)
+from edlm.training.objectives import Denoising, NextToken, read
 from tests.networks import KINDS, autoregressive, base_of, denoiser, stirred
 
 V, L, N = 5, 12, 24
@@ -298,6 +307,69 @@ def test_next_token_training_is_the_mean_over_every_token():
     value, observed = NextToken(model)(rows())
     assert value.item() == pytest.approx(-model.log_p(rows().tokens).sum().item() / (N * L), rel=1e-5)
     assert observed == {}
+
+
+SEPARATOR = 2
+
+
+def documents_alone():
+    """Every document of every row, with the row's index."""
+    for i, row in enumerate(rows().tokens):
+        ends = [j + 1 for j, token in enumerate(row.tolist()) if token == SEPARATOR]
+        for start, end in itertools.pairwise(sorted({0, *ends, L})):
+            yield i, slice(start, end)
+
+
+def test_within_documents_the_denoiser_is_trained_on_each_document_alone():
+    net = denoiser(V)
+    t = draw_times(6, 3, torch.arange(N), N)
+    masked = uniforms(6, 3, torch.arange(N), Purpose.MASK, (L,)) >= LogLinear().alpha(t)[:, None]
+    x0, total = rows().tokens, 0.0
+    for i, part in documents_alone():
+        where, tokens = masked[i, part][None], x0[i, part][None]
+        features = net.read(tokens.masked_fill(where, V), t[i : i + 1])
+        total -= (LogLinear().weight(t[i]) * net.log_p_of(features, where, tokens).sum()).item()
+    value, _ = Denoising(net, LogLinear(), seed=6, separator=SEPARATOR)(rows())
+    assert value.item() == pytest.approx(total / (N * L), rel=1e-5)
+    assert abs(value.item() - Denoising(net, LogLinear(), seed=6)(rows())[0].item()) > 1e-3
+
+
+def test_within_documents_the_autoregressive_model_is_trained_on_each_document_alone():
+    model = autoregressive(V)
+    total = sum(-model.log_p(rows().tokens[i, part][None]).sum().item() for i, part in documents_alone())
+    value, _ = NextToken(model, SEPARATOR)(rows())
+    assert value.item() == pytest.approx(total / (N * L), rel=1e-5)
+
+
+def test_across_documents_the_features_are_those_of_the_plain_pass_to_the_last_bit():
+    net, x0, t = denoiser(V), rows().tokens, torch.rand(N, generator=torch.Generator().manual_seed(1))
+    xt = x0.masked_fill(x0 < 2, V)
+    assert torch.equal(read(net, xt, t, x0, None), net.read(xt, t))
+
+
+def test_within_documents_an_energy_is_trained_on_the_denoisers_log_p_of_each_document_alone():
+    net = denoiser(V)
+    energy = ConditionalEnergyConfig(width=16).build(net, None)  # fresh: p_c is p_theta
+    loss, _ = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32, separator=SEPARATOR)(rows())
+    t, s = draw_step(6, rows(), 32)
+    xt, new = noised_step(6, rows(), t, s, LogLinear(), V)
+    total = 0.0
+    for i, part in documents_alone():
+        where, x0 = new[i, part][None], rows().tokens[i, part][None]
+        log_p = net.log_p_of(net.read(xt[i, part][None], t[i : i + 1]), where, x0).sum().item()
+        total -= log_p / max(1, int(new[i].sum()))
+    assert loss.item() == pytest.approx(total / N, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", [StepEnergyConfig(block=4, width=16), ConditionalEnergyConfig(width=16)])
+def test_a_denoiser_that_cannot_keep_within_documents_is_no_base_for_energies_that_are_to_be_trained_so(config):
+    class Across(Denoiser):
+        read_within = AbstractDenoiser.read_within
+
+    net = stirred(Across(TransformerConfig(width=16, layers=2, heads=2), V))
+    objective = energy_objective(net, config.build(net, None), LogLinear(), 3, "ranking", 0, separator=SEPARATOR)
+    with pytest.raises(ConfigurationError, match="Across attends across documents"):
+        objective(rows())
 
 
 def test_what_is_frozen_has_nothing_to_train_and_no_dropout():

@@ -156,6 +156,22 @@ def test_a_pipeline_asks_for_what_its_experiment_needs_and_for_nothing_else(chan
     assert ("report" in asked) == ("evaluate" in asked)
 
 
+def test_attention_within_documents_trains_anew_and_prepares_nothing_anew(tmp_path):
+    class Recorded(DryRun):
+        def run_stage(self, name, settings, *others, **more):
+            recorded.setdefault(name, []).append(settings)
+            return super().run_stage(name, settings, *others, **more)
+
+    recorded: dict[str, list] = {}
+    tree = plain(load(Experiment, SMALLEST))
+    for attention in ("across_documents", "within_documents"):
+        data = tree["data"] | {"tokenizer": {"kind": "bytes"}, "attention": attention}
+        stages(Recorded(parse(Experiment, tree | {"data": data}), str(tmp_path)))
+    same = {name for name, (across, within) in recorded.items() if across == within}
+    assert "prepare" in same
+    assert not same & {"pretrain", "autoregress", "judge", *ENERGIES[:3]}
+
+
 @pytest.mark.parametrize(
     ("stage", "message"), [(evaluate, "evaluate: there is no such section"), (baseline_and_judge, "neither an `auto")]
 )

@@ -23,12 +23,15 @@ def fresh_energy(entry: Finetune, denoiser: OpenDenoiser, base: str | None, seed
 
 
 def finetune_objective(
-    entry: Finetune, denoiser: str, base: str | None, seed: int, initial: str | None
+    entry: Finetune, denoiser: str, base: str | None, seed: int, initial: str | None, separator: int | None = None
 ) -> Contrastive | Conditioning:
-    """Build the objective of one energy against the denoiser at a URI, with the weights at `initial`, if any."""
+    """Build the objective of one energy against the denoiser at a URI, with the weights at `initial`, if any.
+
+    A `separator` bounds the denoiser's attention.
+    """
     opened = open_denoiser(local_copy(denoiser))
     energy = fresh_energy(entry, opened, base, seed)
     load_initial(energy, initial, kept="proposal.")
     return energy_objective(
-        opened.network, energy, opened.schedule, entry.negatives, entry.loss, seed, entry.largest_grid
+        opened.network, energy, opened.schedule, entry.negatives, entry.loss, seed, entry.largest_grid, separator
     )
