@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edlm.inference.language_model import LanguageModel
     from edlm.inference.loading import load
     from edlm.interfaces import AbstractEnergy, Model
-    from edlm.likelihood import Estimate, nelbo, paper_estimate, sampler_bound
+    from edlm.likelihood import Estimate, exact_order_nll, nelbo, paper_estimate, sampler_bound
     from edlm.models.denoiser import Denoiser
     from edlm.sampling.sampler import Sampler
     from edlm.schedule import Cosine, LogLinear, Polynomial
@@ -55,6 +55,7 @@ __all__ = [
     "StepEnergyConfig",
     "TextGenerator",
     "Training",
+    "exact_order_nll",
     "load",
     "nelbo",
     "paper_estimate",
@@ -83,6 +84,7 @@ _HOME = {
     "StepEnergyConfig": "edlm.energies.step",
     "TextGenerator": "edlm.inference.generator",
     "Training": "edlm.training.settings",
+    "exact_order_nll": "edlm.likelihood",
     "load": "edlm.inference.loading",
     "nelbo": "edlm.likelihood",
     "paper_estimate": "edlm.likelihood",

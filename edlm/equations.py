@@ -139,6 +139,12 @@ def unmask(
     return masked & (u < probability[:, None])
 
 
+def masked_on_average(count: Int[Tensor, " b"], alpha: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Return n (1 - alpha_s) to the nearest integer, half rounded down: how many of n positions are masked at s."""
+    # The tolerance makes a half that is not exact in float64 round down, too.
+    return (count * (1 - alpha.double()) - 0.5 - 1e-9).ceil().long().clamp(min=0)
+
+
 def up_to_last(masked: Bool[Tensor, "b l"], unmasked: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
     """Return the masked positions up to the last one of U: all that drawing x_U in reading order needs."""
     return masked & (unmasked.flip(1).cumsum(dim=1).flip(1) > 0)

@@ -124,13 +124,17 @@ def step_distribution(
     share, again = (one.item() for one in unmasking.shares(*times, schedule))
     masked, result = xt == step.world.mask, {}
     free = ~masked if given is None else ~masked & ~given
-    for drawn in subsets(masked):
-        weight = _chance(drawn, masked, share)
+    if unmasking == MostCertain(counts="fixed"):
+        n = len(xt) if given is None else int((~given).sum())
+        ways = [(_first(masked, int(masked.sum()) - _nearest(n, n * (1 - schedule.alpha(times[1]).item()))), 1.0)]
+    else:
+        ways = [(drawn, _chance(drawn, masked, share)) for drawn in subsets(masked)]
+    for drawn, weight in ways:
         if weight == 0:
             continue
         distribution = step.distribution(xt, t, _settled(step, unmasking, drawn, xt, t))
-        ways = subsets(free) if again else [torch.zeros_like(free)]
-        for hidden, (xs, probability) in itertools.product(ways, distribution.items()):
+        rests = subsets(free) if again else [torch.zeros_like(free)]
+        for hidden, (xs, probability) in itertools.product(rests, distribution.items()):
             key = tuple(torch.where(hidden, step.world.mask, torch.tensor(xs)).tolist())
             result[key] = result.get(key, 0.0) + weight * _chance(hidden, free, again) * probability
     return result
@@ -140,6 +144,18 @@ def _chance(chosen: Tensor, of: Tensor, share: float) -> float:
     """P(these and no others), where each joins on its own."""
     count = int(chosen.sum())
     return share**count * (1 - share) ** (int(of.sum()) - count)
+
+
+def _nearest(most: int, value: float) -> int:
+    """The integer that is nearest to the value; of two, the smaller one."""
+    return min(range(most + 1), key=lambda integer: (round(abs(integer - value), 9), integer))
+
+
+def _first(masked: Tensor, count: int) -> Tensor:
+    """Any `count` of the masked positions."""
+    chosen = torch.zeros_like(masked)
+    chosen[torch.nonzero(masked)[:count, 0]] = True
+    return chosen
 
 
 def _settled(step: Step, unmasking: AbstractUnmasking, drawn: Tensor, xt: Tensor, t: float) -> Tensor:
@@ -186,8 +202,9 @@ def sampler_distributions(
 
     def distribution(canvas: Tensor) -> Tensor:
         distributions = {tuple(canvas.tolist()): 1.0}
-        # Only what masks again has to know what the canvas gave.
-        given = tuple((canvas != world.mask).tolist()) if isinstance(sampler.unmasking, Remasking) else None
+        # Only what masks again, or counts what there was to fill, has to know what the canvas gave.
+        knows = isinstance(sampler.unmasking, Remasking) or sampler.unmasking == MostCertain(counts="fixed")
+        given = tuple((canvas != world.mask).tolist()) if knows else None
         for i in range(sampler.steps, 0, -1):
             reached = {}
             for xt, weight in distributions.items():

@@ -73,6 +73,7 @@ PROMISED = {
         "Estimate": None,
         "nelbo": ["x0", "denoiser", "schedule", "seed", "draws"],
         "sampler_bound": ["x0", "denoiser", "energy", "schedule", "sampler", "seed", "draws", "repeats"],
+        "exact_order_nll": ["x0", "denoiser", "energy", "schedule", "sampler", "known"],
         "paper_estimate": ["x0", "denoiser", "energy", "schedule", "seed", "draws", "log_partition_draws"],
     },
     "edlm.models.denoiser": {"Denoiser": None, "Denoiser.read": ["self", "xt", "t"]},

@@ -1,31 +1,43 @@
 """Scoring: likelihood bounds and energies of a text, as cooperative work between engine steps."""
 
 from cluster.http.errors import APIError
-from cluster.http.generation_plan import GenerationPlan
+from cluster.http.generation_plan import ANOTHER_DISTRIBUTION, GenerationPlan
 from cluster.http.limits import request_cost as cost
 from cluster.http.limits.request_submission import Admission
 from cluster.http.schemas.requests import ScoreRequest
-from cluster.http.schemas.responses import PromptScore, ScoreResponse
+from cluster.http.schemas.responses import ExactScore, PromptScore, ScoreResponse
 from cluster.http.served_model import or_refuse
 from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.exact_order import FIXED_ORDER
 
 
 async def answer(request: ScoreRequest, plan: GenerationPlan, admission: Admission) -> ScoreResponse:
-    """Score the text; raise APIError if it does not fit a canvas or costs too much."""
+    """Score the text given its prompt; raise APIError if they fit no canvas, cost too much or have no exact score."""
     generator = plan.served.generator
     if request.text is not None:
         field, tokens = "text", or_refuse("text", generator.read, request.text)
     else:
         field, tokens = "tokens", or_refuse("tokens", generator.read, request.tokens or ())
+    prompt = () if request.prompt is None else or_refuse("prompt", generator.read, request.prompt)
     if not tokens:
         raise APIError(400, f"{field} is empty; a score needs at least 1 token", field, "invalid_value")
     if len(tokens) > generator.length:
         message = f"{field} has {len(tokens)} tokens; this model scores at most {generator.length}, so cut it"
         raise APIError(400, message, field, "invalid_value")
-    plan.context.prompt_tokens = len(tokens)
-    work = cost.of_score(len(tokens), request.draws, plan.sampler, plan.energy, generator)
+    if len(prompt) + len(tokens) > generator.length:
+        message = (
+            f"prompt has {len(prompt)} tokens and {field} {len(tokens)}; they share a canvas of {generator.length}, so "
+            "cut the prompt"
+        )
+        raise APIError(400, message, "prompt", "invalid_value")
+    plan.context.prompt_tokens = len(prompt) + len(tokens)
+    exact = request.exact_order
+    work = cost.of_score(len(tokens), request.draws, plan.sampler, plan.energy, generator, len(prompt), exact)
+    task = or_refuse(
+        "exact_order", generator.stepwise_score, tokens, plan.seed, request.draws, plan.sampler, plan.energy, prompt,
+        exact,
+    )  # fmt: skip
     admission.charge(plan.context, work)
-    task = generator.stepwise_score(tokens, plan.seed, request.draws, plan.sampler, plan.energy)
     score = await admission.measured(work, task, work, plan)
     return ScoreResponse(
         **plan.heading("score"),
@@ -34,8 +46,13 @@ async def answer(request: ScoreRequest, plan: GenerationPlan, admission: Admissi
         nelbo=_measured(score.nelbo),
         bound=_measured(score.bound),
         energies={name: _measured(value) for name, value in score.energies.items()},
-        edlm=plan.details(),
+        exact_order=None if score.exact_order is None else _exact(score.exact_order),
+        edlm=plan.details(prompt=[generator.tokenizer.decode(prompt)] if prompt else None),
     )
+
+
+def _exact(nats: float) -> ExactScore:
+    return ExactScore(nats=nats, unmasking=FIXED_ORDER.name, distribution=ANOTHER_DISTRIBUTION)
 
 
 def _measured(estimate: Estimate) -> PromptScore:

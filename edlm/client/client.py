@@ -132,7 +132,7 @@ class Client:
         settings: Settings = Settings(),
         **fields: Any,
     ) -> Score:
-        """Return the likelihood of the text; `fields`: draws."""
+        """Return the likelihood of the text; `fields`: draws, prompt, exact_order."""
         return read(Score, self._post("/v1/score", _body(seed, settings, fields, text=text, tokens=tokens)))
 
     def models(self) -> tuple[ListedModel, ...]:

@@ -113,8 +113,18 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class ExactMeasured:
+    """Exact likelihood of a text under another distribution than that of the generated texts."""
+
+    nats: float
+    unmasking: str
+    """Rule by which the steps select the positions to unmask."""
+    distribution: str
+
+
+@dataclass(frozen=True)
 class Score:
-    """Likelihood of a text."""
+    """Likelihood of a text given its prompt."""
 
     model: str
     text: str
@@ -125,6 +135,8 @@ class Score:
     """Bound of the generating sampler itself."""
     energies: dict[str, Measured]
     details: Annotated[Details, pydantic.Field(validation_alias="edlm")]
+    exact_order: ExactMeasured | None = None
+    """With exact_order: -log p of the sampler that unmasks the most certain first in fixed counts."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
@@ -17,6 +19,7 @@ from edlm.inference.request import Request
 from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.text import Text
+from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import Sampler
 from edlm.storage import INTENT, MARKER, committed, fetch, write_text
@@ -122,13 +125,17 @@ class TextGenerator(ModelComponents):
         draws: int,
         sampler: Sampler,
         energy: str | None = None,
+        prompt: Sequence[int] = (),
+        exact_order: bool = False,
     ) -> TextScore:
-        """Return the likelihood of a text of 1 to `length` tokens, from `draws` independent noise samples.
+        """Return the likelihood of a text given a prompt, from `draws` independent noise samples.
 
-        A text shorter than the canvas is scored as a canvas of its own length, because rows are never padded.
-        Raise ValueError for a text of any other length.
+        Prompt and text share a canvas, which holds the prompt from the start. If they are shorter than the canvas they
+        are scored as a canvas of their own length, because rows are never padded. With `exact_order`, also the exact
+        likelihood of the sampler that unmasks the most certain first in fixed counts. Raise ValueError for an empty
+        text, for one that does not fit `length` tokens with its prompt, and if the sampler has no exact likelihood.
         """
-        return run_to_end(self.stepwise_score(tokens, seed, draws, sampler, energy))
+        return run_to_end(self.stepwise_score(tokens, seed, draws, sampler, energy, prompt, exact_order))
 
     def stepwise_score(
         self,
@@ -137,12 +144,22 @@ class TextGenerator(ModelComponents):
         draws: int,
         sampler: Sampler,
         energy: str | None = None,
+        prompt: Sequence[int] = (),
+        exact_order: bool = False,
     ) -> Cooperative[TextScore]:
         """Return `score` as cooperative work; an invalid request raises immediately."""
-        if not 1 <= len(tokens) <= self.length:
-            raise ValueError(f"the text has {len(tokens)} tokens; a score needs 1 to {self.length}: cut it into pieces")
-        x0 = canvas(tokens, len(tokens), self.mask).to(self.device).repeat(draws, 1)
-        return score_text(x0, self.denoiser, self.energies, self.energy_for(sampler, energy), sampler, seed)
+        if not tokens or len(prompt) + len(tokens) > self.length:
+            after = f" after a prompt of {len(prompt)}" if prompt else ""
+            raise ValueError(
+                f"the text has {len(tokens)} tokens{after}; a score needs 1 to {self.length}, with the prompt: cut it "
+                "into pieces"
+            )
+        scorer, whole = self.energy_for(sampler, energy), (*prompt, *tokens)
+        if exact_order:
+            require_exact(replace(sampler, unmasking=FIXED_ORDER), scorer)
+        x0 = canvas(whole, len(whole), self.mask).to(self.device).repeat(draws, 1)
+        known = torch.arange(len(whole), device=self.device) < len(prompt) if prompt else None
+        return score_text(x0, self.denoiser, self.energies, scorer, sampler, seed, known, exact_order)
 
     def _texts(self, requests: Sequence[Request]) -> list[Text]:
         """Generate all texts in one batch, from which each leaves when it is finished."""

@@ -164,7 +164,9 @@ class LanguageModel:
         self,
         text: Prompt,
         *,
+        prompt: Prompt = "",
         draws: int = 16,
+        exact_order: bool = False,
         steps: int | None = None,
         candidates: int | None = None,
         energy: str | None = None,
@@ -174,14 +176,20 @@ class LanguageModel:
     ) -> ScoredText:
         """Return bounds on the negative log likelihood of a text that fits a canvas, and its energies.
 
-        They are means over `draws` independent noise samples, at least 2.
+        They are means over `draws` independent noise samples, at least 2. With a prompt, which shares the canvas, they
+        are those of the text given the prompt. (A difference of two bounds would be no bound.) `exact_order`: also
+        return -log p, exact, of another distribution: the same sampler, but unmasking the most certain first in fixed
+        counts. It exists for `candidates` = 1, and for 0 with an energy of a step's tokens.
         """
         plan = self._plan(1, steps, candidates, energy, window, energy_temperature, 1.0, seed)
-        tokens, sampler = self._read(text), plan.settings.sampler
+        tokens, known, sampler = self._read(text), self._read(prompt), plan.settings.sampler
         draws = _integer("draws", draws, least=2)
-        score = plan.generator.score(tokens, plan.seed, draws, sampler, plan.settings.energy)
-        read = self.generator.tokenizer.decode(tokens)
-        return ScoredText(read, len(tokens), score.nelbo, score.bound, score.energies, plan.settings, plan.seed)
+        score = plan.generator.score(tokens, plan.seed, draws, sampler, plan.settings.energy, known, exact_order)
+        read, given = (self.generator.tokenizer.decode(ids) for ids in (tokens, known))
+        return ScoredText(
+            read, len(tokens), score.nelbo, score.bound, score.energies, plan.settings, plan.seed, given,
+            score.exact_order,
+        )  # fmt: skip
 
     def stream(
         self,

@@ -7,6 +7,7 @@ from typing import overload
 from edlm.inference.settings import ResolvedSettings
 from edlm.inference.text import Text
 from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.exact_order import FIXED_ORDER
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,11 +76,12 @@ MASK = "░"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ScoredText:
-    """Likelihood of a text in nats, each number with the standard error over its noise samples."""
+    """Likelihood of a text given its prompt in nats, each estimate with the standard error over its noise samples."""
 
     text: str
     """Text as the tokenizer reads it."""
     tokens: int
+    """Number of tokens scored, without the prompt's."""
     nelbo: Estimate
     """NELBO of plain diffusion, in continuous time."""
     bound: Estimate
@@ -88,10 +90,18 @@ class ScoredText:
     """Mean E(x_0, x_t, t) of every energy: low is likely, the zero is arbitrary."""
     settings: ResolvedSettings
     seed: int
+    prompt: str = ""
+    """Prompt as the tokenizer reads it."""
+    exact_order: float | None = None
+    """-log p, exact, of ANOTHER DISTRIBUTION: the sampler that unmasks the most certain first in fixed counts."""
 
     def __str__(self) -> str:
-        lines = [f"{self.text!r}, {self.tokens} tokens", f"nelbo {self._nats(self.nelbo)}"]
+        after = f" after {self.prompt!r}" if self.prompt else ""
+        lines = [f"{self.text!r}{after}, {self.tokens} tokens", f"nelbo {self._nats(self.nelbo)}"]
         lines.append(f"bound {self._nats(self.bound)}: {described(self.settings)}")
+        if self.exact_order is not None:
+            per_token = f"({self.exact_order / self.tokens:.3f} per token)"
+            lines.append(f"exact {self.exact_order:.2f} nats {per_token}: {FIXED_ORDER.name} (another distribution)")
         return "\n".join([*lines, *(f"energy {name} {_shown(value)}" for name, value in self.energies.items())])
 
     def __repr__(self) -> str:

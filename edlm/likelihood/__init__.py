@@ -1,7 +1,8 @@
-"""Likelihood: bounds, the paths of the sampler along which they are computed, and the paper's estimates."""
+"""Likelihood: bounds, the paths along which they are computed, exact values, and the paper's estimates."""
 
 from edlm.likelihood.bounds import nelbo, sampler_bound
 from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.exact_order import exact_order_nll
 from edlm.likelihood.paper import paper_estimate
 
-__all__ = ["Estimate", "nelbo", "paper_estimate", "sampler_bound"]
+__all__ = ["Estimate", "exact_order_nll", "nelbo", "paper_estimate", "sampler_bound"]

@@ -37,15 +37,18 @@ def nelbo(
     seed: int,
     draws: int,
     first_row: int = 0,
+    known: Bool[Tensor, "b l"] | None = None,
 ) -> Estimate:
     """Estimate the continuous-time NELBO, integrated down to t = 0 (a floor in t would drop a part of the bound).
 
     Each sequence's times are stratified over its `draws`. `first_row`: the sequences are the rows from there on of a
-    longer list and get the same values as in that list, also in the other estimates of this module.
+    longer list and get the same values as in that list, also in the other estimates of this module. `known`: positions
+    that are never masked, such as a prompt; the bound is one on -log p of the others given them.
     """
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
         t, xt = _noised(x0, denoiser, schedule, seed, i, draws, first_row)
+        xt = xt if known is None else torch.where(known, x0, xt)
         nll = -_log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
         total += equations.nelbo_integrand(nll, schedule.weight(t)).cpu()
     return Estimate(total / draws, draws)
@@ -60,16 +63,18 @@ def sampler_bound(
     seed: int,
     draws: int,
     repeats: int = 1,
+    known: Bool[Tensor, "b l"] | None = None,
 ) -> Estimate:
     """Estimate the rigorous T-step bound on -log p(x_0) of the given sampler (docs/mathematics.md 5.1).
 
     All T steps of `draws` paths per text are evaluated (`edlm.likelihood.paths`); `repeats` independent sets of other
     candidates tighten the bound for whole-sequence energies. With candidates = 0 (exact sampling) the energy must be
     normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
-    positions are part of its distribution.
+    positions are part of its distribution. `known`: positions that the canvas holds from the start, such as a prompt;
+    the bound is one on -log p of the others given them. (A difference of two bounds would be none.)
     """
     model = Model(denoiser, energy, schedule)
-    return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats))
+    return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats, known=known))
 
 
 @torch.no_grad()
@@ -81,11 +86,12 @@ def stepwise_sampler_bound(
     draws: int,
     repeats: int = 1,
     first_row: int = 0,
+    known: Bool[Tensor, "b l"] | None = None,
 ) -> Cooperative[Estimate]:
     """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
-        for i, xt, unmasked in trajectory(x0, model, sampler, seed, draw, first_row):
+        for i, xt, unmasked in trajectory(x0, model, sampler, seed, draw, first_row, known):
             t = sampler.times()[i].item()
             nats = step_bound(x0, xt, unmasked, t, i, model, sampler, seed, draw, repeats, first_row)
             total += nats.cpu()
@@ -139,10 +145,9 @@ def _exact_nll(
     """
     if not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
-    truth = equations.carry_over(xt, x0, unmasked)
     if not energy.whole_sequence:
-        log_p = equations.sum_by_group(_log_p_of(denoiser, context, unmasked, x0), energy.block)
-        return (energy(truth[:, None], xt, t, log_p[:, None], context)[:, 0] - log_p).double().sum(dim=-1)
+        return normalised_nll(x0, xt, unmasked, t, context, _log_p_of(denoiser, context, unmasked, x0), energy)
+    truth = equations.carry_over(xt, x0, unmasked)
     if not isinstance(energy, Verifiable):
         raise ValueError(f"{type(energy).__name__} scores whole sequences and cannot give log p of a part of one")
     repeats = u.shape[1]
@@ -151,6 +156,23 @@ def _exact_nll(
     x, _ = run_to_end(energy.draw(truth, where, context, u[:, :, 0].flatten(0, 1)))
     log_p = energy.log_p_of(energy.read(x, xt, context), unmasked, x).double().sum(dim=1).unflatten(0, (-1, repeats))
     return math.log(repeats) - log_p.logsumexp(dim=1)
+
+
+def normalised_nll(
+    x0: Int[Tensor, "b l"],
+    xt: Int[Tensor, "b l"],
+    unmasked: Bool[Tensor, "b l"],
+    t: Float64[Tensor, " b"],
+    context: Tensor,
+    log_p: Float64[Tensor, "b l"],
+    energy: NormalisedEnergy,
+) -> Float64[Tensor, " b"]:
+    """Compute E - log p_theta of x_0 at U, which is -log of p_theta exp(-E), for a normalised energy of steps.
+
+    `log_p`: that of the denoiser, by position, 0 outside U.
+    """
+    truth, by_group = equations.carry_over(xt, x0, unmasked), equations.sum_by_group(log_p, energy.block)
+    return (energy(truth[:, None], xt, t, by_group[:, None], context)[:, 0] - by_group).double().sum(dim=-1)
 
 
 def _residual_nll(x0, xt, unmasked, t, context, energy, proposal, temperature, u) -> Float64[Tensor, " b"]:

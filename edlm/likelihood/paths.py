@@ -27,15 +27,22 @@ def trajectory(
     seed: int,
     draw: int,
     first_row: int = 0,
+    known: Bool[Tensor, "b l"] | None = None,
 ) -> Iterator[Stop]:
-    """Yield (i, x_t at t_i, U_i) for the steps i = T to 1 of one path per text; rows count from `first_row`."""
+    """Yield (i, x_t at t_i, U_i) for the steps i = T to 1 of one path per text; rows count from `first_row`.
+
+    `known`: positions of the text that the canvas holds from the start, such as a prompt; they are never masked.
+    """
     if sampler.unmasking == AtRandom():
         unmask_at = unmask_steps(x0, model.schedule, sampler.times(), seed, draw, first_row)
+        if known is not None:
+            unmask_at = unmask_at.masked_fill(known, sampler.steps + 1)
         for i in range(sampler.steps, 0, -1):
             yield i, torch.where(unmask_at <= i, model.denoiser.mask, x0), unmask_at == i
     else:
         rows = first_row + torch.arange(len(x0), device=x0.device)
-        yield from _walked(x0, model, sampler, seeds(seed, draw, rows, Purpose.UNMASK))
+        given = torch.zeros_like(x0, dtype=torch.bool) if known is None else known
+        yield from _walked(x0, model, sampler, seeds(seed, draw, rows, Purpose.UNMASK), given)
 
 
 def unmask_steps(
@@ -58,16 +65,18 @@ def _walked(
     model: Model,
     sampler: Sampler,
     keys: Int64[Tensor, " b"],
+    given: Bool[Tensor, "b l"],
 ) -> Iterator[Stop]:
     """Yield as `trajectory`, for rules that may unmask a position twice, or at a step that depends on the others."""
     denoiser, schedule = model.denoiser, model.schedule
     times, length = sampler.times().to(x0.device), x0.shape[1]
-    masked = torch.ones_like(x0, dtype=torch.bool)
+    masked = ~given
     for i in range(sampler.steps, 0, -1):
         t, s = times[i].expand(len(x0)), times[i - 1].expand(len(x0))
-        unmasked, remasked = (share[:, None] for share in sampler.unmasking.shares(t, s, schedule))
+        _, remasked = sampler.unmasking.shares(t, s, schedule)
         u = [uniforms(keys, i, 0, purpose, (length,)) for purpose in (Purpose.UNMASK, Purpose.REMASK)]
         xt = torch.where(masked, denoiser.mask, x0)
-        new = sampler.unmasking.settle(masked & (u[0] < unmasked), xt, denoiser.read(xt, t), denoiser)
+        drawn = sampler.unmasking.draw(masked, given, t, s, schedule, u[0])
+        new = sampler.unmasking.settle(drawn, xt, denoiser.read(xt, t), denoiser)
         yield i, xt, new
-        masked = (masked & ~new) | (~masked & (u[1] < remasked))
+        masked = (masked & ~new) | (~masked & ~given & (u[1] < remasked[:, None]))

@@ -105,7 +105,8 @@ class Sampler:
     ) -> StepResult:
         """Compute x_s from x_t; rows may be at different times. `index` is the step in each row's random streams.
 
-        `given`: positions where the canvas held text from the start; required by a sampler that remasks.
+        `given`: positions where the canvas held text from the start; required by a sampler that remasks or has fixed
+        counts.
         """
         state = self.choose_positions(xt, t, s, index, seeds, model, given)
         moves = state.moves
@@ -159,11 +160,12 @@ class Sampler:
         A rule that reads the denoiser replaces U by as many other positions in `advance`.
         """
         masked, shape, mask = xt == model.denoiser.mask, (xt.shape[1],), model.denoiser.mask
-        share, remasking = self.unmasking.shares(t, s, model.schedule)
-        unmasked = equations.unmask(masked, share, uniforms(seeds, index, 0, Purpose.UNMASK, shape))
+        u = uniforms(seeds, index, 0, Purpose.UNMASK, shape)
+        unmasked = self.unmasking.draw(masked, given, t, s, model.schedule, u)
         rest = xt
         if isinstance(self.unmasking, Remasking):
             assert given is not None
+            _, remasking = self.unmasking.shares(t, s, model.schedule)
             u_remask = uniforms(seeds, index, 0, Purpose.REMASK, shape)
             rest = torch.where(equations.unmask(~masked & ~given, remasking, u_remask), mask, xt)
         return StepState(xt, t, s, index, seeds, unmasked, rest)

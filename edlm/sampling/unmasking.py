@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
@@ -31,6 +31,21 @@ class AbstractUnmasking(ABC):
     @abstractmethod
     def shares(self, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule) -> Shares:
         """Return (P(a masked position is unmasked), P(an unmasked one is masked again)), independent per position."""
+
+    @abstractmethod
+    def draw(
+        self,
+        masked: Bool[Tensor, "b l"],
+        given: Bool[Tensor, "b l"] | None,
+        t: Float[Tensor, " b"],
+        s: Float[Tensor, " b"],
+        schedule: AbstractSchedule,
+        u: Float64[Tensor, "b l"],
+    ) -> Bool[Tensor, "b l"]:
+        """Return masked positions to unmask, from uniforms u; `settle` may replace them by as many others.
+
+        `given`: positions where the canvas held text from the start; None if the rule does not need them.
+        """
 
     @abstractmethod
     def open(self, drawn: Bool[Tensor, "b l"], masked: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
@@ -56,6 +71,9 @@ class AtRandom(AbstractUnmasking):
     def shares(self, t, s, schedule):
         return schedule.unmask_probability(t, s), torch.zeros_like(t)
 
+    def draw(self, masked, given, t, s, schedule, u):
+        return equations.unmask(masked, self.shares(t, s, schedule)[0], u)
+
     def open(self, drawn, masked):
         return drawn
 
@@ -65,20 +83,32 @@ class AtRandom(AbstractUnmasking):
 
 @config
 class MostCertain(AbstractUnmasking):
-    """ANOTHER DISTRIBUTION: as many positions as at random, those with the most probable tokens, ties from the left.
+    """ANOTHER DISTRIBUTION: the positions with the most probable tokens are unmasked first, ties from the left.
 
     The order is by the probability of the likeliest token, a function of x_t alone. (Ordered by the probability of the
     drawn token, as is often done, the selected positions would depend on their tokens, and no bound would hold.)
+    With fixed counts, the positions of every step are a function of the text alone, and its likelihood is computed
+    exactly (`edlm.likelihood.exact_order`; DUEL, Turok et al. 2026).
     """
 
     kind: Literal["most_certain"] = "most_certain"
+    counts: Literal["drawn", "fixed"] = "drawn"
+    """How many positions a step unmasks. `drawn`: as many as at random; `fixed`: so many that n (1 - alpha_s) of the n
+    positions to fill stay masked, rounded."""
 
     @property
     def name(self) -> str:
-        return "most certain first"
+        return "most certain first" + (" in fixed counts" if self.counts == "fixed" else "")
 
     def shares(self, t, s, schedule):
         return schedule.unmask_probability(t, s), torch.zeros_like(t)
+
+    def draw(self, masked, given, t, s, schedule, u):
+        if self.counts == "drawn":
+            return equations.unmask(masked, self.shares(t, s, schedule)[0], u)
+        assert given is not None
+        count = masked.sum(dim=1) - equations.masked_on_average((~given).sum(dim=1), schedule.alpha(s))
+        return masked & (masked.cumsum(dim=1) <= count[:, None])  # any of them: only the number counts
 
     def open(self, drawn, masked):
         return masked & drawn.any(dim=1, keepdim=True)
@@ -126,6 +156,9 @@ class Remasking(AbstractUnmasking):
         inside = (t >= self.window[0] - 1e-9) & (t <= self.window[1] + 1e-9)
         sigma = torch.where(inside, self.share * equations.most_remasked(alpha_t, alpha_s), 0.0)
         return equations.unmask_probability(alpha_t, alpha_s, sigma), sigma
+
+    def draw(self, masked, given, t, s, schedule, u):
+        return equations.unmask(masked, self.shares(t, s, schedule)[0], u)
 
     def open(self, drawn, masked):
         return drawn

@@ -91,6 +91,28 @@ def test_a_score_is_the_generators_own_and_prints_its_numbers(model):
     assert f"({own.bound.mean / 3:.3f} per token): steps=5, candidates=2, energy='step'" in repr(score)
 
 
+def test_a_score_given_a_prompt_is_of_the_text_alone_and_says_what_is_exact(model):
+    score = model.score("cd", prompt="ab", candidates=1, draws=4, seed=1, exact_order=True)
+    assert (score.text, score.prompt, score.tokens) == ("cd", "ab", 2)
+    per_token = score.exact_order / 2
+    assert str(score).splitlines()[0] == "'cd' after 'ab', 2 tokens"
+    assert (
+        f"exact {score.exact_order:.2f} nats ({per_token:.3f} per token): most certain first in fixed counts (another "
+        "distribution)"
+    ) in str(score)
+    assert model.score("cd", prompt="ab", candidates=1, exact_order=True, seed=99).exact_order == score.exact_order
+    assert model.score("cd", draws=4, seed=1).exact_order is None
+
+
+def test_one_token_after_a_prompt_has_one_likelihood_whatever_computes_it(model):
+    score = model.score("c", prompt="ab", candidates=1, steps=1, draws=4, seed=1, exact_order=True)
+    assert score.bound.mean == pytest.approx(score.exact_order, rel=1e-6)
+    assert score.bound.standard_error < 1e-6
+    exact = model.score("c", prompt="ab", candidates=0, energy="conditional", steps=1, draws=4, exact_order=True)
+    assert exact.bound.mean == pytest.approx(exact.exact_order, rel=1e-6)
+    assert exact.exact_order != score.exact_order
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**53), stop=st.sampled_from([(), ("e",), ("th", "a ")]), length=st.integers(1, 30))
 def test_a_stream_joined_is_the_text_and_its_canvas_fills(model, seed, stop, length):
@@ -152,6 +174,8 @@ def test_tokens_are_read_where_a_text_is(model):
         ("infill", {"parts": ["ab", LENGTH]}, f"{LENGTH + 2} positions do not fit the model's canvas of {LENGTH}"),
         ("score", {"text": "a" * (LENGTH + 1)}, f"the text has {LENGTH + 1} tokens; a score needs 1 to {LENGTH}"),
         ("score", {"text": ""}, "the text has 0 tokens"),
+        ("score", {"text": "ab", "prompt": "a" * LENGTH}, f"2 tokens after a prompt of {LENGTH}; a score needs 1 to"),
+        ("score", {"text": "ab", "exact_order": True}, "candidates is 2: the probability of the chosen one is a mean"),
         ("score", {"text": "ab", "draws": 1}, "draws is 1; give an integer of at least 2"),
     ],
 )  # fmt: skip

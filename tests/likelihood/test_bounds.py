@@ -13,9 +13,11 @@ from edlm.likelihood import bounds as likelihood
 from edlm.likelihood.bounds import sampler_bound, step_nll
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.paper import log_partition
+from edlm.likelihood.paths import trajectory
 from edlm.sampling.sampler import EXACT, Sampler
+from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
-from tests.enumeration import Step, every_draw, exact_bound, mean_step_nll, resampled, subsets
+from tests.enumeration import Step, every_draw, exact_bound, mean_step_nll, resampled, sampler_distribution, subsets
 from tests.worlds import (
     Conditional,
     Constant,
@@ -290,3 +292,49 @@ def test_evaluation_draws_times_evenly_down_to_zero():
     assert 5 <= (t < 1e-3).sum() <= 45  # 21.6 are expected
     strata = torch.stack(seen).sort(dim=0).values
     torch.testing.assert_close(strata.diff(dim=0), torch.full((3, 5400), 0.25, dtype=torch.float64))
+
+
+KNOWN = torch.tensor([True, False, False])
+GIVEN = KNOWN.expand(DENSE.texts.shape)
+
+
+@pytest.mark.parametrize("unmasking", [AtRandom(), MostCertain(), MostCertain(counts="fixed")])
+def test_given_a_part_of_the_text_an_exact_conditional_bounds_the_rest_tightly(unmasking):
+    x0, sampler = DENSE.texts, Sampler(steps=3, candidates=EXACT, unmasking=unmasking)
+    actual = sampler_bound(x0, reader(DENSE), Conditional(DENSE), LogLinear(), sampler, 2, draws=2, known=GIVEN)
+    expected = -DENSE.log_conditional(x0, torch.where(GIVEN, x0, DENSE.mask))
+    torch.testing.assert_close(actual.values, expected)
+
+
+def test_given_a_part_of_the_text_the_plain_bound_is_the_mean_over_the_paths_of_the_rest():
+    text, sampler, n = int(DENSE.p.argmax()), Sampler(steps=2), 6000
+    x0, step = DENSE.texts[text], Step(DENSE, reader(DENSE), None, 1)
+    canvas, paths = torch.where(KNOWN, x0, DENSE.mask), []
+    for first in subsets(~KNOWN):
+        rest = ~KNOWN & ~first
+        nats = [step.nll(x0, xt, t, new) for xt, t, new in (
+            (canvas, 1.0, first), (torch.where(first, x0, canvas), 0.5, rest)) if new.any()]  # fmt: skip
+        paths.append(sum(nats))
+    actual = sampler_bound(
+        x0.repeat(n, 1), reader(DENSE), None, LogLinear(), sampler, seed=1, draws=1, known=KNOWN.repeat(n, 1)
+    )
+    assert abs(actual.mean - sum(paths) / 4) < 4 * actual.standard_error
+    written = sampler_distribution(DENSE, reader(DENSE), None, sampler, LogLinear(), canvas)
+    assert sum(paths) / 4 > -math.log(written[text])
+
+
+def test_given_a_part_of_the_text_the_nelbo_of_perfect_marginals_is_the_entropy_of_the_rest():
+    copies = 400
+    actual = likelihood.nelbo(
+        DENSE.texts.repeat(copies, 1), Marginals(DENSE), LogLinear(), 3, draws=1, known=KNOWN.repeat(27 * copies, 1)
+    )
+    mean, error = weighted(actual, DENSE, copies)
+    first = torch.stack([DENSE.p[DENSE.texts[:, 0] == token].sum() for token in range(3)])
+    assert abs(mean - (DENSE.entropy + torch.xlogy(first, first).sum().item())) < 4 * error
+
+
+def test_remasking_never_masks_what_is_given():
+    sampler = Sampler(steps=5, unmasking=Remasking(share=1.0))
+    for _, xt, new in trajectory(DENSE.texts, Model(reader(DENSE), None, LogLinear()), sampler, 0, 0, known=GIVEN):
+        assert torch.equal(xt[:, 0], DENSE.texts[:, 0])
+        assert not bool(new[:, 0].any())

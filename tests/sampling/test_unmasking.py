@@ -21,13 +21,20 @@ from tests.enumeration import Step, chi_square, path_bound, sampler_distribution
 from tests.sampling.test_sampler_distribution import DENSE, FAR, LONGER, BrokenReader, N, counts, denoiser
 from tests.worlds import Conditional, Marginals, Residual, World
 
-CERTAIN, AGAIN = MostCertain(), Remasking(share=0.7)
+CERTAIN, FIXED, AGAIN = MostCertain(), MostCertain(counts="fixed"), Remasking(share=0.7)
 CASES = {
     "certain": (LONGER, None, Sampler(steps=3, unmasking=CERTAIN)),
     "certain, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=2, candidates=3, unmasking=CERTAIN)),
     "certain, step": (DENSE, Residual(DENSE, False), Sampler(steps=2, candidates=3, unmasking=CERTAIN)),
     "certain, blocks": (LONGER, Residual(LONGER, False, block=2), Sampler(steps=2, candidates=2, unmasking=CERTAIN)),
     "certain, exact": (DENSE, Conditional(DENSE), Sampler(steps=2, candidates=0, window=(0, 0.5), unmasking=CERTAIN)),
+    "fixed counts": (LONGER, None, Sampler(steps=3, unmasking=FIXED)),
+    "fixed counts, step": (DENSE, Residual(DENSE, False), Sampler(steps=2, candidates=3, unmasking=FIXED)),
+    "fixed counts, exact": (
+        DENSE,
+        Conditional(DENSE),
+        Sampler(steps=2, candidates=0, window=(0, 0.5), unmasking=FIXED),
+    ),
     "remasking": (DENSE, None, Sampler(steps=4, unmasking=AGAIN)),
     "remasking, whole drafts": (DENSE, Residual(DENSE, True), Sampler(steps=3, candidates=2, unmasking=AGAIN)),
     "remasking, step": (DENSE, Residual(DENSE, False), Sampler(steps=3, candidates=3, unmasking=AGAIN)),
@@ -47,7 +54,7 @@ def test_the_texts_follow_the_distribution_that_is_another_one(name):
     assert chi_square(counts(here, texts), distribution) < FAR
 
 
-@pytest.mark.parametrize("name", ["certain", "remasking", "remasking in a window"])
+@pytest.mark.parametrize("name", ["certain", "fixed counts", "remasking", "remasking in a window"])
 def test_the_texts_are_not_those_of_plain_diffusion(name):
     here, energy, sampler = CASES[name]
     texts = sampler.sample(here.canvas(4 * N), denoiser(here), energy, LogLinear(), torch.arange(4 * N))
@@ -56,7 +63,7 @@ def test_the_texts_are_not_those_of_plain_diffusion(name):
     assert chi_square(counts(here, texts), distribution) > FAR + 1
 
 
-@pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN, Remasking(share=1.0)])
+@pytest.mark.parametrize("unmasking", [CERTAIN, FIXED, AGAIN, Remasking(share=1.0)])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_an_exact_conditional_distribution_stays_the_source_whatever_is_unmasked_when(unmasking, steps):
     sampler = Sampler(steps=steps, candidates=0, unmasking=unmasking)
@@ -182,7 +189,7 @@ def test_a_text_is_paid_for_as_often_as_it_is_unmasked_so_that_remasking_loosens
     assert actual.mean == pytest.approx(3 * math.log(3) * (1 + again), abs=4 * actual.standard_error)
 
 
-@pytest.mark.parametrize("unmasking", [CERTAIN, AGAIN])
+@pytest.mark.parametrize("unmasking", [CERTAIN, FIXED, AGAIN])
 def test_in_one_step_every_way_of_unmasking_is_the_same(unmasking):
     x0 = DENSE.texts
     bounds = [
@@ -192,7 +199,7 @@ def test_in_one_step_every_way_of_unmasking_is_the_same(unmasking):
     torch.testing.assert_close(bounds[0], bounds[1])
 
 
-@pytest.mark.parametrize("unmasking", [CERTAIN, Remasking(share=1.0)])
+@pytest.mark.parametrize("unmasking", [CERTAIN, FIXED, Remasking(share=1.0)])
 def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished(unmasking):
     m = DENSE.mask
     with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
@@ -204,7 +211,7 @@ def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished
 
 
 def test_a_row_does_not_depend_on_the_other_rows_of_its_batch():
-    for sampler in (Sampler(steps=4, unmasking=CERTAIN), Sampler(steps=4, unmasking=AGAIN)):
+    for sampler in (Sampler(steps=4, unmasking=rule) for rule in (CERTAIN, FIXED, AGAIN)):
         together = sampler.sample(LONGER.canvas(20), denoiser(LONGER), None, LogLinear(), torch.arange(20))
         alone = sampler.sample(LONGER.canvas(1), denoiser(LONGER), None, LogLinear(), torch.tensor([13]))
         assert torch.equal(together[13], alone[0])
@@ -220,6 +227,45 @@ def test_how_many_are_unmasked_is_drawn_from_the_same_stream_as_at_random():
     assert torch.equal(result.unmasked.sum(dim=1), (u < 0.4).sum(dim=1))
 
 
+def counts_by_step(canvas: torch.Tensor, sampler: Sampler, schedule, seeds: int = 50) -> torch.Tensor:
+    """How many positions each step unmasked, per row: [seeds, T]."""
+    steps = []
+    sampler.sample(canvas.repeat(seeds, 1), denoiser(LONGER), None, schedule, torch.arange(seeds), steps.append)
+    return torch.stack([step.unmasked.sum(dim=1) for step in steps], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("known", "steps", "schedule", "expected"),
+    [
+        ((), 4, LogLinear(), [1, 1, 1, 1]),
+        ((), 2, LogLinear(), [2, 2]),
+        ((), 3, LogLinear(), [1, 2, 1]),
+        ((), 8, LogLinear(), [1, 0, 1, 0, 1, 0, 1, 0]),
+        ((0,), 2, LogLinear(), [2, 1]),
+        ((0, 1, 2), 4, LogLinear(), [0, 1, 0, 0]),
+        ((0, 1, 2, 0), 3, LogLinear(), [0, 0, 0]),
+        ((), 4, Cosine(), [0, 1, 1, 2]),
+    ],
+)
+def test_fixed_counts_follow_the_schedule_in_whole_numbers_whatever_the_seed(known, steps, schedule, expected):
+    canvas = torch.tensor([[*known, *[LONGER.mask] * (4 - len(known))]])
+    actual = counts_by_step(canvas, Sampler(steps=steps, unmasking=FIXED), schedule)
+    assert actual.unique(dim=0).tolist() == [expected]
+
+
+def test_with_fixed_counts_the_positions_of_a_step_are_a_function_of_the_tokens():
+    sampler, steps = Sampler(steps=3, unmasking=FIXED), []
+    sampler.sample(LONGER.canvas(300), denoiser(LONGER), None, LogLinear(), torch.arange(300), steps.append)
+    before = LONGER.canvas(300)
+    for step in steps:
+        chosen = {}
+        for xt, unmasked in zip(before.tolist(), step.unmasked.tolist(), strict=True):
+            assert chosen.setdefault(tuple(xt), unmasked) == unmasked
+        before = step.xs
+    drawn = counts_by_step(LONGER.canvas(1), replace(sampler, unmasking=CERTAIN), LogLinear())
+    assert len(drawn.unique(dim=0)) > 3
+
+
 @pytest.mark.parametrize(
     ("unmasking", "message"),
     [
@@ -230,6 +276,7 @@ def test_how_many_are_unmasked_is_drawn_from_the_same_stream_as_at_random():
         ({"kind": "remasking"}, "unmasking.share: missing"),
         ({"kind": "most_certian"}, "there is no 'most_certian'; did you mean 'most_certain'"),
         ({"kind": "most_certain", "share": 0.5}, "unmasking.share: unknown key"),
+        ({"kind": "most_certain", "counts": "random"}, "unmasking.counts: .*'drawn' or 'fixed'; got 'random'"),
         ({}, "unmasking.kind: missing; allowed: at_random, most_certain, remasking"),
     ],
 )

@@ -27,11 +27,22 @@ def of_request(request: Request, generator: TextGenerator) -> float:
     )
 
 
-def of_score(tokens: int, draws: int, sampler: Sampler, energy: str | None, generator: TextGenerator) -> float:
-    """Return the passes to score a text: per draw the NELBO, the steps of the bound, and every energy once."""
+def of_score(
+    tokens: int,
+    draws: int,
+    sampler: Sampler,
+    energy: str | None,
+    generator: TextGenerator,
+    prompt: int = 0,
+    exact_order: bool = False,
+) -> float:
+    """Return the passes to score a text after `prompt` tokens.
+
+    Per draw the NELBO, the steps of the bound, and every energy once; the exact likelihood costs the steps once.
+    """
     scorer = generator.energy_for(sampler, energy)
-    bound = _of_canvas(tokens, tokens, sampler, scorer)
-    return draws * (1 + bound + of_energies(len(generator.energies)))
+    bound = _of_canvas(tokens, prompt + tokens, sampler, scorer)
+    return draws * (1 + bound + of_energies(len(generator.energies))) + exact_order * bound
 
 
 def of_energies(count: int) -> float:

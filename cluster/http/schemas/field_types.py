@@ -39,6 +39,10 @@ Prompt = Annotated[
         "list may be empty",
     ),
 ]
+OnePrompt = Annotated[
+    Annotated[Text, Tag(TEXT)] | Annotated[Tokens, Tag(TOKENS)],
+    Discriminator(_form, custom_error_type="form", custom_error_message="give a text, or a list of token ids"),
+]
 Stop = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(TEXTS)],
     Discriminator(_form_of_stop, custom_error_type="form", custom_error_message="give a text or a list of texts"),

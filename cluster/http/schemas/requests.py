@@ -6,7 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.http.errors import APIError
-from cluster.http.schemas.field_types import MAX_PROMPT, MAX_TOKENS, Body, Part, Prompt, Stop, Text, Token, Tokens
+from cluster.http.schemas.field_types import (
+    MAX_PROMPT,
+    MAX_TOKENS,
+    Body,
+    OnePrompt,
+    Part,
+    Prompt,
+    Stop,
+    Text,
+    Token,
+    Tokens,
+)
 from cluster.http.unsupported_fields import NEUTRAL, ignored
 from edlm.config import ConfigurationError
 from edlm.inference.settings import LEAST_SEED, MAX_SEED, overridden
@@ -237,8 +248,13 @@ class ScoreRequest(_Request):
     """Text to score; give it or `tokens`."""
     tokens: Tokens | None = None
     """Token ids to score."""
+    prompt: OnePrompt | None = None
+    """Text or token ids before the text, on the same canvas: the text is scored given the prompt."""
     draws: Annotated[int, Field(ge=2, le=MAX_DRAWS)] = 16
     """Number of independent noise samples; standard errors fall with its square root."""
+    exact_order: bool = False
+    """Also return -log p, exact, of another distribution: this sampler, but unmasking the most certain positions first
+    in fixed counts. For candidates 1, and for 0 with an energy of a step's tokens."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {**NEUTRAL, "temperature": (1,)}
 

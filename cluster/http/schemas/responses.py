@@ -129,10 +129,19 @@ class PromptScore(_Schema):
     """Standard error of the estimate."""
 
 
+class ExactScore(_Schema):
+    nats: float
+    """-log p(text) in nats, exact: no estimate, and the same for every seed."""
+    unmasking: str
+    """Rule by which the steps select the positions to unmask."""
+    distribution: Literal["another distribution"]
+    """It is not the distribution of the texts that this endpoint generates."""
+
+
 class ScoreResponse(_Answer):
     object: Literal["score"] = "score"
     tokens: int
-    """Number of tokens scored."""
+    """Number of tokens scored, without those of the prompt, given which they are scored."""
     text: str
     """The text as tokenized and decoded."""
     nelbo: PromptScore
@@ -141,6 +150,8 @@ class ScoreResponse(_Answer):
     """Upper bound of -log p(text) under the sampler of the request."""
     energies: dict[str, PromptScore]
     """Mean energy of the text over the noise, per energy; low is likely, and the zero is arbitrary."""
+    exact_order: ExactScore | None = None
+    """With exact_order: the exact likelihood of the sampler that unmasks the most certain first in fixed counts."""
 
 
 class TokenizeResponse(_Schema):

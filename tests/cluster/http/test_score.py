@@ -1,5 +1,8 @@
 """Scores are those of the generator, under any other load; texts and tokens convert to one another."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,6 +30,22 @@ def test_a_score_is_the_generators_own(url, generator):
     assert answer["nelbo"]["nats"] == score.nelbo.mean
 
 
+def test_a_text_is_scored_given_its_prompt_and_exactly_where_asked(url, generator):
+    sampler = replace(generator.bundle.sampler, candidates=1)
+    own = generator.score(generator.read("llo"), 1, 6, sampler, prompt=generator.read("he"), exact_order=True)
+    body = {"text": "llo", "prompt": "he", "seed": 1, "draws": 6, "exact_order": True, "edlm": {"candidates": 1}}
+    answer = ask(url, SCORE, body).json()
+    assert (answer["bound"]["nats"], answer["nelbo"]["nats"]) == (own.bound.mean, own.nelbo.mean)
+    assert answer["exact_order"] == {
+        "nats": own.exact_order,
+        "unmasking": "most certain first in fixed counts",
+        "distribution": "another distribution",
+    }
+    assert (answer["tokens"], answer["text"], answer["edlm"]["prompt"]) == (3, "llo", ["he"])
+    assert ask(url, SCORE, {**body, "prompt": [8, 5]}).json()["exact_order"] == answer["exact_order"]
+    assert ask(url, SCORE, {"text": "llo", "seed": 1}).json()["exact_order"] is None
+
+
 @pytest.mark.parametrize("candidates", [1, 2])
 def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
     broken = watched(generator, after=lambda _, context: context * torch.nan)
@@ -42,12 +61,16 @@ def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
         ({"text": ""}, "text", "text is empty"),
         ({"text": "a" * (LENGTH + 1)}, "text", "scores at most 12"),
         ({"tokens": [27]}, "tokens", "not in the vocabulary"),
+        ({"text": "hello", "prompt": [27]}, "prompt", "not in the vocabulary"),
+        ({"text": "hello", "prompt": ["a", "b"]}, "prompt", "give a text, or a list of token ids"),
+        ({"text": "hello", "prompt": "a" * 8}, "prompt", "prompt has 8 tokens and text 5; they share a canvas of 12"),
+        ({"text": "hello", "exact_order": True}, "exact_order", "candidates is 2: .*give 1, or 0 with a normalised"),
     ],
 )
 def test_what_cannot_be_scored_is_reported(url, body, param, message):
     refused = error(ask(url, SCORE, body), 400)
     assert refused["param"] == param
-    assert message in refused["message"]
+    assert re.search(message, refused["message"])
 
 
 @pytest.mark.parametrize("text", ["hello", "", "a 5 \0 <b> 😀"])

@@ -94,6 +94,8 @@ def test_a_residual_energy_is_distinguished_from_its_own_proposal():
         Sampler(steps=4),
         Sampler(steps=5, candidates=3, window=(0.0, 0.6)),
         Sampler(steps=4, unmasking=MostCertain()),
+        Sampler(steps=3, candidates=2, unmasking=MostCertain(counts="fixed")),
+        Sampler(steps=7, unmasking=MostCertain(counts="fixed")),
         Sampler(steps=4, candidates=2, unmasking=Remasking(share=0.8)),
     ],
 )
@@ -171,6 +173,8 @@ def test_a_samplers_name_has_what_distinguishes_it_and_its_distribution_may_be_a
             replace(exact, speculative=True),
             replace(exact, grid=(0.0, 0.3, 1.0)),
             replace(exact, unmasking=MostCertain()),
+            replace(exact, unmasking=MostCertain(counts="fixed")),
+            replace(exact, candidates=2, unmasking=MostCertain(counts="fixed")),
             replace(exact, speculative=True, unmasking=Remasking(share=0.5, window=(0.1, 1.0))),
         )
     ]
@@ -182,6 +186,14 @@ def test_a_samplers_name_has_what_distinguishes_it_and_its_distribution_may_be_a
         (
             "conditional, most certain first (another distribution)",
             "conditional, most certain first (another distribution)",
+        ),
+        (
+            "conditional, most certain first in fixed counts (another distribution), exact likelihood",
+            "conditional, most certain first in fixed counts (another distribution), exact likelihood",
+        ),
+        (
+            "conditional, most certain first in fixed counts (another distribution)",
+            "conditional, most certain first in fixed counts (another distribution)",
         ),
         (again.replace(",", ", speculative,", 1), again),
     ]

@@ -1,17 +1,19 @@
 """Likelihood measurements: sampler bounds, the numbers that belong to no sampler, and the published estimator."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from edlm import equations
 from edlm.interfaces import AbstractEnergy, AnyEnergy, NormalisedEnergy, proposal_of
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
 from edlm.likelihood.carry_over_autoregressive import carry_over_estimate
 from edlm.likelihood.estimate import Estimate, difference
+from edlm.likelihood.exact_order import FIXED_ORDER, has_exact_likelihood
 from edlm.likelihood.paper import log_partition, paper_estimate
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
@@ -30,6 +32,7 @@ from workflows.row_names import PLAIN
 
 WHOLE_SEQUENCE_COST = 8  # denoiser passes that one call of a whole-sequence energy costs, roughly
 SPECULATIVE, FITTED, ANOTHER_DISTRIBUTION = "speculative", "fitted steps", "another distribution"
+EXACT_LIKELIHOOD = "exact likelihood"
 
 
 def name_of(energy: str, sampler: Sampler) -> str:
@@ -39,6 +42,7 @@ def name_of(energy: str, sampler: Sampler) -> str:
         (SPECULATIVE, sampler.speculative),
         (FITTED, sampler.grid is not None),
         (f"{rule} ({ANOTHER_DISTRIBUTION})", bool(rule)),
+        (EXACT_LIKELIHOOD, has_exact_likelihood(sampler)),
     )
     return ", ".join([energy, *(words for words, applies in suffixes if applies)])
 
@@ -70,9 +74,12 @@ def sampler_label(energy: str, sampler: Sampler) -> str:
 def expected_moves(sampler: Sampler, schedule: AbstractSchedule, length: int) -> Float64[Tensor, " i"]:
     """Return P(the step from t_i unmasks anything), i = 1 to T, for a text drawn from a fully masked canvas.
 
-    Each position independently is masked at t with probability 1 - alpha_t and then unmasked with the sampler's share.
+    Each position independently is masked at t with probability 1 - alpha_t and then unmasked with the sampler's share;
+    with fixed counts, the probability is 0 or 1.
     """
     grid = sampler.times()
+    if sampler.unmasking == FIXED_ORDER:
+        return (fixed_counts(sampler, schedule, length) > 0).double()
     share, _ = sampler.unmasking.shares(grid[1:], grid[:-1], schedule)
     return 1 - (1 - (1 - schedule.alpha(grid[1:])) * share) ** length
 
@@ -87,12 +94,34 @@ def expected_choices(
     inside = sampler.in_window(sampler.times()[1:]) & (sampler.candidates != 1)
     if sampler.candidates == EXACT or proposal_of(energy) is not None:
         return inside * expected_moves(sampler, schedule, length)
+    size = length if energy.block is None else energy.block
+    groups = (*[size] * (length // size), *([length % size] if length % size else []))
+    if sampler.unmasking == FIXED_ORDER:
+        pairs = [_chance_of_pair(count, groups) for count in fixed_counts(sampler, schedule, length).tolist()]
+        return inside * torch.tensor(pairs, dtype=torch.float64)
     share = expected_moves(sampler, schedule, 1)
     no_pair = torch.ones_like(share)  # P(no group has two new tokens): groups are independent
-    size = length if energy.block is None else energy.block
-    for positions in (*[size] * (length // size), *([length % size] if length % size else [])):
+    for positions in groups:
         no_pair *= (1 - share) ** positions + positions * share * (1 - share) ** (positions - 1)
     return inside * (1 - no_pair)
+
+
+def fixed_counts(sampler: Sampler, schedule: AbstractSchedule, length: int) -> Int64[Tensor, " i"]:
+    """Return how many positions of an empty canvas the step from t_i unmasks with fixed counts, i = 1 to T."""
+    times = sampler.times()
+    masked = equations.masked_on_average(torch.full(times.shape, length), schedule.alpha(times))
+    return masked.diff()
+
+
+def _chance_of_pair(count: int, groups: Sequence[int]) -> float:
+    """Return P(two of `count` positions are in one group), where every choice of positions is equally likely.
+
+    Which positions are the most certain depends on the text, so for blocks this is an estimate.
+    """
+    apart = [1] + [0] * count  # ways to choose n positions from n groups, by n
+    for size in groups:
+        apart = [ways + size * (apart[n - 1] if n else 0) for n, ways in enumerate(apart)]
+    return 1 - apart[count] / math.comb(sum(groups), count)
 
 
 def expected_calls(sampler: Sampler, schedule: AbstractSchedule, length: int, energy: AnyEnergy | None) -> Row:
