@@ -10,6 +10,7 @@ from edlm.config import load
 from edlm.data.tokenizer_kinds import Characters
 from edlm.evaluation.calibration import energies_of_pairs
 from edlm.likelihood.estimate import Estimate
+from edlm.likelihood.exact_order import FIXED_ORDER
 from edlm.planning.compute_budget import PlannedSampler, StepChoice
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
@@ -94,8 +95,6 @@ def test_a_residual_energy_is_distinguished_from_its_own_proposal():
         Sampler(steps=4),
         Sampler(steps=5, candidates=3, window=(0.0, 0.6)),
         Sampler(steps=4, unmasking=MostCertain()),
-        Sampler(steps=3, candidates=2, unmasking=MostCertain(counts="fixed")),
-        Sampler(steps=7, unmasking=MostCertain(counts="fixed")),
         Sampler(steps=4, candidates=2, unmasking=Remasking(share=0.8)),
     ],
 )
@@ -108,6 +107,28 @@ def test_the_calls_that_are_expected_are_the_mean_of_those_that_are_made(schedul
         made = torch.stack([getattr(step, name) for step in steps]).sum(0).double()
         assert abs(made.mean().item() - expected[name]) < 4 * made.std().item() / math.sqrt(n) + 1e-9
     assert expected_calls(sampler, schedule, DENSE.length, None)["energy_calls"] == 0
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
+@pytest.mark.parametrize(
+    "sampler",
+    [Sampler(steps=3, candidates=2, unmasking=FIXED_ORDER), Sampler(steps=7, unmasking=FIXED_ORDER),
+     Sampler(steps=2, candidates=2, window=(0.0, 0.5), unmasking=FIXED_ORDER)],
+)  # fmt: skip
+def test_with_fixed_counts_the_calls_are_known(schedule, sampler):
+    steps = []
+    energy = Constant(0.0, whole_sequence=False)
+    sampler.sample(DENSE.canvas(50), Marginals(DENSE), energy, schedule, torch.arange(50), on_step=steps.append)
+    expected = expected_calls(sampler, schedule, DENSE.length, energy)
+    for name in ("denoiser_calls", "energy_calls"):
+        made = torch.stack([getattr(step, name) for step in steps]).sum(0)
+        assert made.tolist() == [expected[name]] * 50
+
+
+def test_with_fixed_counts_pairs_within_blocks_are_those_of_positions_chosen_alike():
+    sampler, pairs = Sampler(steps=2, candidates=2, unmasking=FIXED_ORDER), Constant(0.0, False, block=2)
+    expected = expected_calls(sampler, LogLinear(), 4, pairs)["energy_calls"]
+    assert expected == pytest.approx(2 * 2 * 2 / 6)  # two of six choices of two positions share a block of two
 
 
 def test_the_calls_of_a_plan_are_those_of_its_steps_and_its_k_is_what_it_holds():
