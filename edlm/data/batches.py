@@ -1,10 +1,10 @@
 """Training batches: rows of tokens as a pure function of (seed, step), sliced by rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from edlm.config import ConfigurationError
@@ -21,10 +21,23 @@ class Rows:
     step: int
     batch_index: Int64[Tensor, " b"]
     global_batch_size: int
+    learnt: Bool[Tensor, "b l"] | None = None
+    """Tokens that may be masked and count in a loss; the others, prompts and padding, are given. None: all."""
 
     def to(self, device: torch.device) -> "Rows":
         """Return the same rows with their tensors on `device`."""
-        return Rows(self.tokens.to(device), self.step, self.batch_index.to(device), self.global_batch_size)
+        learnt = None if self.learnt is None else self.learnt.to(device)
+        return replace(self, tokens=self.tokens.to(device), batch_index=self.batch_index.to(device), learnt=learnt)
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return rows start..stop-1 of these."""
+        part = slice(start, stop)
+        learnt = None if self.learnt is None else self.learnt[part]
+        return replace(self, tokens=self.tokens[part], batch_index=self.batch_index[part], learnt=learnt)
+
+    def learnt_counts(self) -> Int64[Tensor, " b"] | int:
+        """Return the number of learnt tokens of each row, at least 1; the row length if all are learnt."""
+        return self.tokens.shape[1] if self.learnt is None else self.learnt.sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -51,14 +64,25 @@ class Batches:
         count = _count(self.tokens, self.length)
         ordinals = batch_index + step * self.batch
         permuted_rows = permuted(ordinals % count, count, self.seed, ordinals // count)
-        return Rows(_gather(self.tokens, permuted_rows, self.length), step, batch_index, self.batch)
+        indices = _indices(permuted_rows, self.length)
+        return Rows(_gather(self.tokens, indices), step, batch_index, self.batch, _learnt(self.tokens, indices))
 
 
 def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:
     """Return at most `limit` rows of `length` tokens, evenly spaced over the split, to evaluate a model on."""
+    return _gather(tokens, _evenly(tokens, length, limit))
+
+
+def whole_rows(tokens: TokenFile, length: int, limit: int, step: int) -> Rows:
+    """Return the rows of `whole` as those of one `step`, with what of them is learnt."""
+    indices = _evenly(tokens, length, limit)
+    return Rows(_gather(tokens, indices), step, torch.arange(len(indices)), len(indices), _learnt(tokens, indices))
+
+
+def _evenly(tokens: TokenFile, length: int, limit: int) -> Int64[np.ndarray, "n l"]:
     count = _count(tokens, length)
     n = min(limit, count)
-    return _gather(tokens, torch.arange(n) * count // n, length)
+    return _indices(torch.arange(n) * count // n, length)
 
 
 def _count(tokens: TokenFile, length: int) -> int:
@@ -68,9 +92,17 @@ def _count(tokens: TokenFile, length: int) -> int:
     return count
 
 
-def _gather(tokens: TokenFile, rows: Int64[Tensor, " n"], length: int) -> Int64[Tensor, "n l"]:
-    indices = rows.numpy()[:, None] * length + np.arange(length)
+def _indices(rows: Int64[Tensor, " n"], length: int) -> Int64[np.ndarray, "n l"]:
+    return rows.numpy()[:, None] * length + np.arange(length)
+
+
+def _gather(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Int64[Tensor, "n l"]:
     return torch.from_numpy(tokens.tokens[indices].astype(np.int64))
+
+
+def _learnt(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
+    learnt = tokens.learnt(indices)
+    return None if learnt is None else torch.from_numpy(learnt)
 
 
 def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:

@@ -20,6 +20,7 @@ from edlm.data.corpus_formats import (
     text_documents,
 )
 from edlm.data.document import LONGEST, Document
+from edlm.data.pairs import Prompts
 from edlm.data.remote_files import UnreadableError
 from edlm.storage import file_system
 
@@ -56,6 +57,9 @@ class Files:
     """JSON field, or csv, tsv or parquet column, that holds the text."""
     skip_nulls: bool = False
     """Skip rows whose text is null and log their number; otherwise the first one is an error."""
+    prompts: Prompts | None = None
+    """Prompts to which the texts are answers: only the answers are learnt, each row of the files is one pair, and no
+    pair is divided between rows of training. None: the texts stand alone."""
     cut: Literal["file", "paragraph", "line"] = "file"
     """Unit of a txt file that forms one document; paragraphs are separated by blank lines."""
     longest: Positive = LONGEST
@@ -121,6 +125,11 @@ class Files:
         with opened(system, path, name) as file:
             match format:
                 case "txt":
+                    if self.prompts is not None:
+                        raise ConfigurationError(
+                            f"corpus.prompts: {name} is a txt file, which has no fields; make it .jsonl with the "
+                            f"fields {self.prompts.field!r} and {self.text_field!r}"
+                        )
                     yield from text_documents(file, name, self.cut, self.longest)
                     return
                 case "jsonl":
@@ -132,8 +141,9 @@ class Files:
                 case "tsv":
                     rows = csv_rows(file, name, "\t")
                 case "parquet":
-                    rows = parquet_rows(file, name, self.text_field, packed=uncompressed(path)[1] is not None)
-            yield from row_documents(rows, self.text_field, nulls, self.longest)
+                    fields = [self.text_field] if self.prompts is None else [self.prompts.field, self.text_field]
+                    rows = parquet_rows(file, name, fields, packed=uncompressed(path)[1] is not None)
+            yield from row_documents(rows, self.text_field, nulls, self.longest, self.prompts)
 
 
 def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:

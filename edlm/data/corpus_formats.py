@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, groupby
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from edlm.config import ConfigurationError
 from edlm.data.document import Document, documents, pieces
+from edlm.data.pairs import Prompts, pair
 from edlm.data.parquet_pages import pages
 from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, byte_count, lines, whole_lines
 
@@ -24,6 +25,7 @@ PARQUET_BYTES = 8 << 20  # of text decoded at a time, estimated from the mean ro
 PARQUET_ROWS = 64  # upper bound: repeated text is stored once, so the mean row size says little
 PARQUET_PAGE_BYTES = 128 << 20  # of a page as stored and decompressed: pyarrow reads pages whole
 PARQUET_TEXT_BYTES = 48 << 20  # of a page with one text, which is copied and decoded as well
+TEXT_FIELD, PROMPT_FIELD = "corpus.text_field", "corpus.prompts.field"  # settings that name fields
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +55,30 @@ class SkippedNulls:
             log.warning("left out %s rows whose field %r is null; the last was %s", f"{self.rows:,}", field, self.last)
 
 
-def row_documents(rows: Iterable[Row], field: str, nulls: SkippedNulls | None, longest: int) -> Iterator[Document]:
+def row_documents(
+    rows: Iterable[Row], field: str, nulls: SkippedNulls | None, longest: int, prompts: Prompts | None = None
+) -> Iterator[Document]:
     """Yield the documents in the text field of the rows; the pieces of a row of more than `longest` share its key.
 
-    Raises ConfigurationError naming the row if the field is missing or is not text. A null is an error, too, unless
-    there is a counter: then its row is skipped and counted.
+    With `prompts`, each document is a pair: the prompt and, from the text field, the answer.
+    Raises ConfigurationError naming the row if a field is missing or is not text, or if a pair has more than `longest`
+    characters. A null is an error, too, unless there is a counter: then its row is skipped and counted.
     """
+    wanted = [(field, TEXT_FIELD)] if prompts is None else [(prompts.field, PROMPT_FIELD), (field, TEXT_FIELD)]
     for name, fields in rows:
-        text = _text_of(fields, field, name)
-        if text is not None:
-            yield from documents(text, name, longest)
-        elif nulls is not None:
+        texts = [_text_of(fields, each, name, setting) for each, setting in wanted]
+        present = [text for text in texts if text is not None]
+        if len(present) < len(texts):
+            if nulls is None:
+                raise ConfigurationError(
+                    f"{name}: the field {wanted[texts.index(None)][0]!r} is null; set corpus.skip_nulls: true to leave "
+                    "such rows out"
+                )
             nulls.add(name)
+        elif prompts is None:
+            yield from documents(present[0], name, longest)
         else:
-            raise ConfigurationError(
-                f"{name}: the field {field!r} is null; set corpus.skip_nulls: true to leave such rows out"
-            )
+            yield from pair(prompts.fill(present[0]), present[1], name, longest)
 
 
 def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -> Iterator[Document]:
@@ -197,10 +207,10 @@ def csv_rows(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row
         raise ConfigurationError(f"{name}:{reader.line_num}: not a row of CSV ({error}); mend or remove it") from error
 
 
-def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -> Iterator[Row]:
-    """Yield the rows of a parquet file, numbered from 1, with only `field`.
+def parquet_rows(file: io.BufferedReader, name: str, fields: Sequence[str], packed: bool) -> Iterator[Row]:
+    """Yield the rows of a parquet file, numbered from 1, with only `fields`.
 
-    The column is streamed and decoded in batches of about PARQUET_BYTES. A compressed file is decompressed to disk
+    The columns are streamed and decoded in batches of about PARQUET_BYTES. A compressed file is decompressed to disk
     first, because parquet is read from its end. Raises ConfigurationError if the file is not parquet or is damaged, or
     if a page takes more than PARQUET_PAGE_BYTES, of a single text more than PARQUET_TEXT_BYTES.
     """
@@ -211,13 +221,17 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
             table = pyarrow.parquet.ParquetFile(seekable, buffer_size=BLOCK, pre_buffer=False)
         except (OSError, pyarrow.ArrowException) as error:
             raise ConfigurationError(f"{name} is no parquet file, or is damaged: {error}") from error
-        if field not in table.schema_arrow.names:
-            raise ConfigurationError(f"{name}: {_no_field(field, table.schema_arrow.names)}")
-        number = 0
+        for field in fields:
+            if field not in table.schema_arrow.names:
+                raise ConfigurationError(f"{name}: {_no_field(field, table.schema_arrow.names)}")
+        number, field = 0, fields[0]
         try:
-            for value in _parquet_values(table, seekable, name, field):
+            for values in _parquet_values(table, seekable, name, fields):
                 number += 1
-                yield Row(f"{name}:{number}", {field: value.as_py()})
+                row = {}
+                for field, value in zip(fields, values, strict=True):
+                    row[field] = value.as_py()
+                yield Row(f"{name}:{number}", row)
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{name}:{number}: the field {field!r} is not UTF-8 ({error}); mend it") from error
         except (OSError, pyarrow.ArrowException) as error:
@@ -227,18 +241,18 @@ def parquet_rows(file: io.BufferedReader, name: str, field: str, packed: bool) -
 
 
 def _parquet_values(
-    table: pyarrow.parquet.ParquetFile, file: io.BufferedIOBase, name: str, field: str
-) -> Iterator[pyarrow.Scalar]:
+    table: pyarrow.parquet.ParquetFile, file: io.BufferedIOBase, name: str, fields: Sequence[str]
+) -> Iterator[tuple[pyarrow.Scalar, ...]]:
     for group in range(table.num_row_groups):
         group_metadata = table.metadata.row_group(group)
         columns = [group_metadata.column(i) for i in range(group_metadata.num_columns)]
-        columns = [column for column in columns if column.path_in_schema.split(".")[0] == field]
+        columns = [column for column in columns if column.path_in_schema.split(".")[0] in fields]
         size = sum(column.total_uncompressed_size for column in columns)
         for column in columns:
-            _check_pages(file, column, f"{name}, row group {group + 1}, column {field!r}")
+            _check_pages(file, column, f"{name}, row group {group + 1}, column {column.path_in_schema.split('.')[0]!r}")
         rows = max(1, min(PARQUET_ROWS, PARQUET_BYTES * group_metadata.num_rows // max(1, size)))
-        for batch in table.iter_batches(rows, row_groups=[group], columns=[field], use_threads=False):
-            yield from batch.column(0)
+        for batch in table.iter_batches(rows, row_groups=[group], columns=list(fields), use_threads=False):
+            yield from zip(*(batch.column(field) for field in fields), strict=True)
 
 
 def _check_pages(file: io.BufferedIOBase, column: pyarrow.parquet.ColumnChunkMetaData, where: str) -> None:
@@ -266,9 +280,9 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _text_of(fields: dict[str, Any], field: str, where: str) -> str | None:
+def _text_of(fields: dict[str, Any], field: str, where: str, setting: str) -> str | None:
     if field not in fields:
-        raise ConfigurationError(f"{where}: {_no_field(field, fields)}")
+        raise ConfigurationError(f"{where}: {_no_field(field, fields, setting)}")
     text = fields[field]
     if text is None:
         return None
@@ -282,5 +296,5 @@ def _text_of(fields: dict[str, Any], field: str, where: str) -> str | None:
     return text
 
 
-def _no_field(field: str, fields: Iterable[str]) -> str:
-    return f"there is no field {field!r}; set corpus.text_field to one of: {', '.join(fields) or '(none)'}"
+def _no_field(field: str, fields: Iterable[str], setting: str = TEXT_FIELD) -> str:
+    return f"there is no field {field!r}; set {setting} to one of: {', '.join(fields) or '(none)'}"

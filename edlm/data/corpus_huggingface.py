@@ -12,6 +12,7 @@ from edlm.config import ConfigurationError, Positive, config
 from edlm.data.corpus_files import stamp
 from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
+from edlm.data.pairs import Prompts
 from edlm.storage import file_system
 
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
@@ -46,6 +47,9 @@ class HuggingFace:
     """Column that holds the text."""
     skip_nulls: bool = False
     """Skip rows whose text is null and log their number; otherwise the first one is an error."""
+    prompts: Prompts | None = None
+    """Prompts to which the texts are answers: only the answers are learnt, each row of the data set is one pair, and no
+    pair is divided between rows of training. None: the texts stand alone."""
     longest: Positive = LONGEST
     """Maximum characters per document; longer documents are split, after white space if there is any. The parts of a
     row belong to one split."""
@@ -61,7 +65,7 @@ class HuggingFace:
         """
         source_rows = rows(self._opened(), f"{self.name}:{self.split}")
         nulls = SkippedNulls() if self.skip_nulls else None
-        yield from row_documents(source_rows, self.text_field, nulls, self.longest)
+        yield from row_documents(source_rows, self.text_field, nulls, self.longest, self.prompts)
         if nulls is not None:
             nulls.report(self.text_field)
 

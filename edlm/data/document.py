@@ -18,9 +18,11 @@ class Document:
     name: str
     whole_key: int | None = None
     """Key of the whole text that this one is a piece of; None if that text was not in memory, or if this is all of it.
-    """
+    Of a pair, the key of its prompt: all answers to a prompt belong to one split."""
     part: str | None = None
     """Name of the part of a mixture that this is from; None for any other corpus."""
+    given: int | None = None
+    """Characters at the beginning that are a prompt: given to the model, not learnt; None if this is no pair."""
 
     @property
     def key(self) -> int:

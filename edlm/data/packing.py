@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pydantic
 
 from edlm.config import Positive, config, plain
 from edlm.data.batches import _require_rows
-from edlm.data.corpus import CorpusConfig, Document
+from edlm.data.corpus import CorpusConfig, Document, Files, HuggingFace, Mixture
 from edlm.data.lost_characters import Losses
 from edlm.data.progress import ReadingProgress
 from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
@@ -49,10 +50,17 @@ class Data:
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
         self._check_source()
-        if self.attention == "within_documents" and isinstance(self.tokenizer, Characters | Symbols):
+        if not isinstance(self.tokenizer, Characters | Symbols):
+            return
+        if self.attention == "within_documents":
             raise ValueError(
                 f"attention is within_documents, but tokenizer.kind {self.tokenizer.kind} has no separator to tell "
                 "where a document ends; leave attention at across_documents, or take another tokenizer"
+            )
+        if _has_pairs(self.corpus) or _has_pairs(self.validation):
+            raise ValueError(
+                f"corpus.prompts needs a separator to tell where an answer ends, and tokenizer.kind "
+                f"{self.tokenizer.kind} has none; take another tokenizer"
             )
 
     def attention_separator(self, prepared: Path) -> int | None:
@@ -87,6 +95,11 @@ class Data:
         return divide(self.corpus, self.validation, self.shares, on_characters)
 
 
+def _has_pairs(corpus: CorpusConfig | None) -> bool:
+    parts = [part.corpus for part in corpus.parts] if isinstance(corpus, Mixture) else [corpus]
+    return any(isinstance(part, Files | HuggingFace) and part.prompts is not None for part in parts)
+
+
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
     """Write the tokenizer, every split's tokens and document starts, and an index to `folder`; return the index.
 
@@ -115,7 +128,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     with ExitStack() as stack:
         used_splits: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
         writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(SplitWriter(folder, split, number)) for split in used_splits
+            split: stack.enter_context(SplitWriter(folder, split, number, data.length, tokenizer.separator))
+            for split in used_splits
         }
         dropped = _pack(splits.documents(), tokenizer, writers, losses, ReadingProgress(progress, "tokenised"))
         summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
@@ -155,11 +169,16 @@ def _pack(
     dropped = 0
     for batch in batched(documents, lambda item: item[0].text):
         kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
-        texts = [document.text for document, _ in kept]
+        texts = [document.text[document.given or 0 :] for document, _ in kept]  # of a pair, the answer
         dropped += len(batch) - len(kept)
         for (document, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
-            writers[split].write(document.text, ids, document.part)
-        losses.look(texts)
+            given = None
+            if document.given is not None:
+                # Encoded apart, as a request's prompt is: no token holds letters of both.
+                prompt = tokenizer.encode(document.text[: document.given])
+                ids, given = np.concatenate([prompt, ids]), len(prompt)
+            writers[split].write(document.text, ids, document.part, given)
+        losses.look([document.text for document, _ in kept])
         progress.add(sum(len(document.text) for document, _ in batch))
     progress.finish()
     return dropped

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt
+from jaxtyping import Bool, Int, Int64, UInt
 
 from edlm.config import NonNegative, Positive, config, parse
 from edlm.data.lost_characters import Lost
@@ -49,15 +49,32 @@ class SplitSummary:
     """Digest of the file of document starts."""
     repeated: tuple[Repeated, ...]
     """Texts of at least ten documents and more than 1 % of all, the most frequent first."""
+    pairs: NonNegative
+    """Documents that are pairs of a prompt and an answer."""
+    cut: NonNegative
+    """Pairs of more tokens than a row, whose ends were left out."""
+    padding: NonNegative
+    """Separators, among the tokens, that fill a row whose next pair did not fit into it."""
+    given: NonNegative
+    """Stretches of tokens that are not learnt: prompts and padding. Without any there is no file of them."""
+    given_sha256: Sha256
+    """Digest of the file of these stretches."""
     parts: dict[str, PartSummary]
     """Contribution of each part of a mixture, by its name; empty for any other corpus."""
 
 
 class SplitWriter:
-    """Writer of the files of `split` in `folder`; memory holds 8 bytes per document, and the frequent texts."""
+    """Writer of the files of `split` in `folder`; memory holds 8 bytes per document, and the frequent texts.
 
-    def __init__(self, folder: Path, split: Split, number: Number) -> None:
-        tokens, self._starts_file = paths(folder, split)
+    A pair of a prompt and an answer lies within one row of `length` tokens: separators fill the row before it if it
+    does not fit, and its end is left out if it is longer than a row. Pairs take up to 32 bytes more.
+    """
+
+    def __init__(self, folder: Path, split: Split, number: Number, length: int, separator: int | None) -> None:
+        tokens, self._starts_file, self._given_file = paths(folder, split)
+        self._length, self._separator = length, separator
+        self._given = array("q")
+        self._pairs = self._cut = self._padding = 0
         self._tokens = tokens.open("wb")
         self._number = np.dtype(number)
         self._starts = array("q")
@@ -72,13 +89,17 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self._tokens.close()
 
-    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None) -> None:
-        """Append the document `text`, of this part of a mixture, to the file as `ids`."""
-        raw = ids.astype(self._number).tobytes()
-        self._tokens.write(raw)
-        self._sha256.update(raw)
+    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None, given: int | None = None) -> None:
+        """Append the document `text`, of this part of a mixture, to the file as `ids`.
+
+        `given` is the number of tokens of a pair's prompt; None: the document is no pair.
+        """
+        if given is not None:
+            ids = self._fitted(ids)
+            self._pairs += 1
+            self._given.extend((self._count, self._count + min(given, len(ids))))
         self._starts.append(self._count)
-        self._count += len(ids)
+        self._append(ids)
         self._characters += len(text)
         self._bytes += len(text.encode("utf-8"))
         self._repeats.add(text_key(text), text)
@@ -88,9 +109,30 @@ class SplitWriter:
                 documents=known.documents + 1, tokens=known.tokens + len(ids), characters=known.characters + len(text)
             )
 
+    def _fitted(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """Return the part of a pair that fits into one row; fill the current row if it does not fit into its rest."""
+        self._cut += len(ids) > self._length
+        ids = ids[: self._length]
+        room = -self._count % self._length
+        if room < len(ids) and room:
+            assert self._separator is not None
+            self._given.extend((self._count, self._count + room))
+            self._append(np.full(room, self._separator))
+            self._padding += room
+        return ids
+
+    def _append(self, ids: Int[np.ndarray, " n"]) -> None:
+        raw = ids.astype(self._number).tobytes()
+        self._tokens.write(raw)
+        self._sha256.update(raw)
+        self._count += len(ids)
+
     def finish(self) -> SplitSummary:
-        """Complete both files and return a summary of their content."""
+        """Complete the files and return a summary of their content."""
         self._tokens.close()
+        given = np.array(self._given, dtype=START).tobytes()
+        if given:
+            self._given_file.write_bytes(given)
         starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
         self._starts_file.write_bytes(starts)
         return SplitSummary(
@@ -101,6 +143,11 @@ class SplitWriter:
             sha256=self._sha256.hexdigest(),
             documents_sha256=hashlib.sha256(starts).hexdigest(),
             repeated=self._repeats.notable(),
+            pairs=self._pairs,
+            cut=self._cut,
+            padding=self._padding,
+            given=len(self._given) // 2,
+            given_sha256=hashlib.sha256(given).hexdigest(),
             parts=self._parts,
         )
 
@@ -127,6 +174,11 @@ class Summary:
         """Yield progress lines on the content of each split and on what of it may be unwanted."""
         for split, totals in self.splits.items():
             yield f"{split}: {totals.documents:,} documents, {totals.tokens:,} tokens, {totals.bytes:,} bytes of text"
+            if totals.pairs:
+                yield (
+                    f"{split}: {totals.pairs:,} of its documents are pairs, {totals.cut:,} of them longer than a row "
+                    f"and cut; {totals.padding / max(1, totals.tokens):.1%} of its tokens fill rows"
+                )
             for name, part in totals.parts.items():
                 yield (
                     f"{split}: {part.characters / max(1, totals.characters):.1%} of its characters and "
@@ -152,6 +204,16 @@ class TokenFile:
     documents: Int64[np.ndarray, " documents"]
     vocabulary: int
     separator: int | None
+    given: Int64[np.ndarray, "n 2"] | None = None
+    """First and end index of stretches of tokens that are not learnt, prompts and padding, in ascending order; None:
+    all tokens are learnt."""
+
+    def learnt(self, at: Int64[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l"] | None:
+        """Return which tokens at these indices are learnt; None: all tokens of the file are."""
+        if self.given is None:
+            return None
+        stretch = np.searchsorted(self.given[:, 0], at, side="right") - 1
+        return (stretch < 0) | (at >= self.given[stretch, 1])
 
     @staticmethod
     def open(folder: Path, split: Split) -> "TokenFile":
@@ -165,8 +227,10 @@ class TokenFile:
                 f"{folder}: the tokens were made with tokenizer {summary.tokenizer}, tokenizer.json is {digest}; "
                 "prepare the data again"
             )
-        tokens, documents = mapped(folder, split, summary.number, summary.splits[split])
-        return TokenFile(tokens, documents, summary.vocabulary, summary.separator)
+        held = summary.splits[split]
+        tokens, documents = mapped(folder, split, summary.number, held)
+        given = _mapped(paths(folder, split)[2], START, 2 * held.given).reshape(-1, 2) if held.given else None
+        return TokenFile(tokens, documents, summary.vocabulary, summary.separator, given)
 
 
 def read_summary(folder: Path) -> Summary:
@@ -180,16 +244,16 @@ def read_summary(folder: Path) -> Summary:
         raise ValueError(f"{path} is damaged ({error}); prepare the data again") from error
 
 
-def paths(folder: Path, split: Split) -> tuple[Path, Path]:
-    """Return the paths of a split's tokens and of its document starts."""
-    return folder / f"{split}.bin", folder / f"{split}.documents.bin"
+def paths(folder: Path, split: Split) -> tuple[Path, Path, Path]:
+    """Return the paths of a split's tokens, of its document starts, and of its given tokens, if there are any."""
+    return folder / f"{split}.bin", folder / f"{split}.documents.bin", folder / f"{split}.given.bin"
 
 
 def mapped(
     folder: Path, split: Split, number: Number, held: SplitSummary
 ) -> tuple[UInt[np.ndarray, " n"], Int64[np.ndarray, " documents"]]:
     """Map a split's tokens and document starts; raise ValueError naming a file that is missing or of a wrong size."""
-    tokens, starts = paths(folder, split)
+    tokens, starts, _ = paths(folder, split)
     return _mapped(tokens, number, held.tokens), _mapped(starts, START, held.documents)
 
 

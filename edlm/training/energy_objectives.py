@@ -19,7 +19,7 @@ from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
 from edlm.schedule import AbstractSchedule, draw_times
-from edlm.training.objectives import Loss, M, read
+from edlm.training.objectives import Loss, M, noised, read
 
 LARGEST_GRID = 64  # default number of steps of the grids that a step energy is trained on (docs/mathematics.md 3.3)
 
@@ -158,12 +158,9 @@ def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, "
 def noised_step(
     seed: int, rows: Rows, t: Float[Tensor, " b"], s: Float[Tensor, " b"], schedule: AbstractSchedule, mask: int
 ) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
-    """Draw x_t ~ q(x_t | x_0) and the masked positions that a step to s unmasks."""
-    shape = (rows.tokens.shape[1],)
-    xt = equations.noise(
-        rows.tokens, schedule.alpha(t), uniforms(seed, rows.step, rows.batch_index, Purpose.MASK, shape), mask
-    )
-    u = uniforms(seed, rows.step, rows.batch_index, Purpose.UNMASK, shape)
+    """Draw x_t ~ q(x_t | x_0) and the masked positions that a step to s unmasks; only learnt tokens are masked."""
+    xt = noised(seed, rows, schedule.alpha(t), mask)
+    u = uniforms(seed, rows.step, rows.batch_index, Purpose.UNMASK, (rows.tokens.shape[1],))
     return xt, equations.unmask(xt == mask, schedule.unmask_probability(t, s), u)
 
 

@@ -25,7 +25,8 @@ M = TypeVar("M", bound=nn.Module)
 class Denoising(nn.Module):
     """Diffusion pretraining: the continuous-time NELBO in nats per token (MDLM eq. 10).
 
-    Given a `separator`, the tokens of a row attend within their document only.
+    Tokens that are not learnt, prompts, are never masked; the loss is that of the answers given them, per learnt token
+    of the row. Given a `separator`, the tokens of a row attend within their document only.
     """
 
     def __init__(
@@ -37,17 +38,17 @@ class Denoising(nn.Module):
     def forward(self, rows: Rows) -> Loss:
         x0, denoiser = rows.tokens, self.trained
         t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
-        u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.MASK, (x0.shape[1],))
-        xt = equations.noise(x0, self.schedule.alpha(t), u, denoiser.mask)
+        xt = noised(self.seed, rows, self.schedule.alpha(t), denoiser.mask)
         nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), xt == denoiser.mask, x0)
-        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / x0.shape[1]
+        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / rows.learnt_counts()
         return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
 
 
 class NextToken(nn.Module):
     """Autoregressive training: cross-entropy of every token, including the first, in nats per token.
 
-    Given a `separator`, each document of a row starts after BOS and sees no other one.
+    Where tokens are not learnt, prompts, it is the mean over rows of the mean over a row's learnt tokens. Given a
+    `separator`, each document of a row starts after BOS and sees no other one.
     """
 
     def __init__(self, model: AbstractAutoregressiveModel, separator: int | None = None) -> None:
@@ -55,11 +56,21 @@ class NextToken(nn.Module):
         self.trained, self.separator = model, separator
 
     def forward(self, rows: Rows) -> Loss:
-        x = rows.tokens
-        if self.separator is None:
-            return -self.trained.log_p(x).mean(), {}
-        features = self.trained.read_within(x, document_index(x, self.separator))
-        return -self.trained.log_p_of(features, torch.ones_like(x, dtype=torch.bool), x).mean(), {}
+        x, model = rows.tokens, self.trained
+        where = torch.ones_like(x, dtype=torch.bool) if rows.learnt is None else rows.learnt
+        within = self.separator is not None
+        features = model.read_within(x, document_index(x, self.separator)) if within else model.read(x)
+        log_p = model.log_p_of(features, where, x)
+        if rows.learnt is None:
+            return -log_p.mean(), {}
+        return -(log_p.sum(dim=1) / rows.learnt_counts()).mean(), {}
+
+
+def noised(seed: int, rows: Rows, alpha: Float[Tensor, " b"], mask: int) -> Int[Tensor, "b l"]:
+    """Draw x_t ~ q(x_t | x_0), in which only learnt tokens may be masked."""
+    u = uniforms(seed, rows.step, rows.batch_index, Purpose.MASK, (rows.tokens.shape[1],))
+    xt = equations.noise(rows.tokens, alpha, u, mask)
+    return xt if rows.learnt is None else torch.where(rows.learnt, xt, rows.tokens)
 
 
 def read(

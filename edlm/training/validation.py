@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edlm.config import ConfigurationError
-from edlm.data.batches import Rows, whole
+from edlm.data.batches import Rows, whole_rows
 from edlm.data.token_file import TokenFile, read_summary
 from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
@@ -28,8 +28,7 @@ def validation_rows(data: Path, training: Training) -> Rows | None:
             f"validate_every is {training.validate_every}, but {data} has no validation split, only "
             f"{', '.join(summary.splits)}; prepare it with shares.validation or a validation corpus"
         )
-    tokens = whole(TokenFile.open(data, "validation"), summary.length, training.validation_rows)
-    return Rows(tokens, STEP, torch.arange(len(tokens)), len(tokens))
+    return whole_rows(TokenFile.open(data, "validation"), summary.length, training.validation_rows, STEP)
 
 
 def validation_losses(engine: Engine, rows: Rows, size: int) -> tuple[Tensor, float]:
@@ -43,14 +42,10 @@ def validation_losses(engine: Engine, rows: Rows, size: int) -> tuple[Tensor, fl
     losses = []
     with engine.evaluating() as loss_of:
         for start in starts:
-            part = _part(rows, start + engine.rank * size, size)
+            first = start + engine.rank * size
+            part = rows.slice(first, first + size)
             # A rank without rows computes one that does not count: every rank must make the same calls.
-            losses.append(loss_of(part if len(part.tokens) else _part(rows, 0, 1)).float())
+            losses.append(loss_of(part if len(part.tokens) else rows.slice(0, 1)).float())
     gathered = engine.gather(torch.stack(losses)).double().cpu()
     weights = [[len(rows.tokens[start + rank * size :][:size]) for start in starts] for rank in range(engine.world)]
     return gathered, ((gathered * torch.tensor(weights)).sum() / count).item()
-
-
-def _part(rows: Rows, start: int, size: int) -> Rows:
-    selected = slice(start, start + size)
-    return Rows(rows.tokens[selected], rows.step, rows.batch_index[selected], rows.global_batch_size)

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import groupby
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -34,8 +35,14 @@ def numbered(letter, lengths) -> list[str]:
     return [f"{i} ".ljust(max(length, 8), letter) for i, length in enumerate(lengths)]
 
 
-def mixture(*parts: tuple[Files, float], stop="first_exhausted") -> Mixture:
+def mixture(
+    *parts: tuple[Files, float], stop: Literal["first_exhausted", "all_exhausted"] = "first_exhausted"
+) -> Mixture:
     return Mixture(parts=tuple(Part(corpus=corpus, weight=weight) for corpus, weight in parts), stop=stop)
+
+
+def silent(_: str) -> None:
+    pass
 
 
 lengths = st.lists(st.integers(8, 60), min_size=1, max_size=30)
@@ -45,7 +52,7 @@ lengths = st.lists(st.integers(8, 60), min_size=1, max_size=30)
 @given(first=lengths, second=lengths, weight=st.integers(1, 9))
 def test_wherever_a_reader_stops_the_shares_hold_up_to_one_text(folder, first, second, weight):
     parts = (written(folder, "a", numbered("a", first)), weight), (written(folder, "b", numbered("b", second)), 2.0)
-    read = {"parts.0": 0, "parts.1": 0}
+    read: dict[str | None, int] = {"parts.0": 0, "parts.1": 0}
     for document in mixture(*parts).documents():
         read[document.part] += len(document.text)
         share = weight / (weight + 2) * sum(read.values())
@@ -103,7 +110,7 @@ def test_the_summary_has_the_real_shares_of_every_split(tmp_path):
     said = []
     summary = prepare(data, tmp_path / "data", said.append)
     assert read_summary(tmp_path / "data") == summary
-    total = dict.fromkeys(("wide", "narrow"), 0)
+    total: dict[str, int] = {"wide": 0, "narrow": 0}
     for held in summary.splits.values():
         assert sum(part.documents for part in held.parts.values()) == held.documents
         assert sum(part.tokens for part in held.parts.values()) == held.tokens
@@ -121,7 +128,7 @@ def test_the_summary_has_the_real_shares_of_every_split(tmp_path):
 def test_a_corpus_of_its_own_has_no_parts(tmp_path):
     corpus = written(tmp_path, "a", numbered("a", [20] * 90))
     data = Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=Shares(validation=0.2))
-    assert all(held.parts == {} for held in prepare(data, tmp_path / "data", str).splits.values())
+    assert all(held.parts == {} for held in prepare(data, tmp_path / "data", silent).splits.values())
 
 
 def test_the_version_changes_with_every_part(tmp_path):

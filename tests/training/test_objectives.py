@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -370,6 +371,58 @@ def test_a_denoiser_that_cannot_keep_within_documents_is_no_base_for_energies_th
     objective = energy_objective(net, config.build(net, None), LogLinear(), 3, "ranking", 0, separator=SEPARATOR)
     with pytest.raises(ConfigurationError, match="Across attends across documents"):
         objective(rows())
+
+
+AT = torch.arange(L)
+LEARNT = (torch.arange(N)[:, None] % 5 <= AT) & (AT < L - 2)
+
+
+def answers() -> Rows:
+    """Rows of which a prompt at the beginning is given, and a stretch at the end."""
+    return replace(rows(), learnt=LEARNT)
+
+
+def test_of_pairs_only_the_answers_are_masked_and_learnt_given_the_prompts():
+    net, schedule, given = denoiser(V), LogLinear(), answers()
+    t = draw_times(6, 3, torch.arange(N), N)
+    masked = (uniforms(6, 3, torch.arange(N), Purpose.MASK, (L,)) >= schedule.alpha(t)[:, None]) & LEARNT
+    xt = torch.where(masked, V, given.tokens)
+    nll = -net.log_p_of(net.read(xt, t), masked, given.tokens).sum(dim=1)
+    each = schedule.weight(t) * nll / LEARNT.sum(dim=1)
+    value, observed = Denoising(net, schedule, seed=6)(given)
+    assert value.item() == pytest.approx(each.mean().item(), rel=1e-5)
+    torch.testing.assert_close(observed["nelbo_nats_per_token"], each.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_of_pairs_an_autoregressive_model_learns_the_answers_given_the_prompts():
+    model, given = autoregressive(V), answers()
+    each = -(model.log_p(given.tokens) * LEARNT).sum(dim=1) / LEARNT.sum(dim=1)
+    assert NextToken(model)(given)[0].item() == pytest.approx(each.mean().item(), rel=1e-5)
+
+
+def test_of_pairs_an_energy_never_sees_a_prompt_masked():
+    given = answers()
+    for t in (0.5, 1.0):
+        xt, new = noised_step(0, given, torch.full((N,), t), torch.zeros(N), LogLinear(), V)
+        assert bool((xt == V).any())
+        assert torch.equal(xt[~LEARNT], given.tokens[~LEARNT])
+        assert not bool((new & ~LEARNT).any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_pairs_does_not_depend_on_how_the_batch_is_cut(name):
+    objective = every_objective()[name]
+    parts = [objective(answers().slice(start, start + 6))[0] for start in range(0, N, 6)]
+    torch.testing.assert_close(objective(answers())[0], torch.stack(parts).mean())
+
+
+def test_a_row_without_an_answer_has_no_loss_and_no_gradient():
+    net = denoiser(V)
+    nothing = replace(rows(), learnt=torch.zeros(N, L, dtype=torch.bool))
+    loss, _ = Denoising(net, LogLinear(), seed=6)(nothing)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(weight.grad is None or not bool(weight.grad.any()) for weight in net.parameters())
 
 
 def test_what_is_frozen_has_nothing_to_train_and_no_dropout():
