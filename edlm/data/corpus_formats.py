@@ -64,15 +64,15 @@ def row_documents(
     Raises ConfigurationError naming the row if a field is missing or is not text, or if a pair has more than `longest`
     characters. A null is an error, too, unless there is a counter: then its row is skipped and counted.
     """
-    wanted = [(field, TEXT_FIELD)] if prompts is None else [(prompts.field, PROMPT_FIELD), (field, TEXT_FIELD)]
+    sources = [(field, TEXT_FIELD)] if prompts is None else [(prompts.field, PROMPT_FIELD), (field, TEXT_FIELD)]
     for name, fields in rows:
-        texts = [_text_of(fields, each, name, setting) for each, setting in wanted]
+        texts = [_text_of(fields, each, name, setting) for each, setting in sources]
         present = [text for text in texts if text is not None]
         if len(present) < len(texts):
             if nulls is None:
+                missing, _ = sources[texts.index(None)]
                 raise ConfigurationError(
-                    f"{name}: the field {wanted[texts.index(None)][0]!r} is null; set corpus.skip_nulls: true to leave "
-                    "such rows out"
+                    f"{name}: the field {missing!r} is null; set corpus.skip_nulls: true to leave such rows out"
                 )
             nulls.add(name)
         elif prompts is None:

@@ -107,8 +107,8 @@ def test_the_summary_has_the_real_shares_of_every_split(tmp_path):
     first, second = written(tmp_path, "a", numbered("a", [20] * 900)), written(tmp_path, "b", numbered("b", [40] * 900))
     parts = Part(name="wide", corpus=first, weight=3), Part(name="narrow", corpus=second, weight=1)
     data = Data(corpus=Mixture(parts=parts), tokenizer=Bytes(), length=8, shares=Shares(validation=0.2, judge=0.2))
-    said = []
-    summary = prepare(data, tmp_path / "data", said.append)
+    lines = []
+    summary = prepare(data, tmp_path / "data", lines.append)
     assert read_summary(tmp_path / "data") == summary
     total: dict[str, int] = {"wide": 0, "narrow": 0}
     for held in summary.splits.values():
@@ -117,7 +117,7 @@ def test_the_summary_has_the_real_shares_of_every_split(tmp_path):
         for name, part in held.parts.items():
             total[name] += part.characters
             line = f"{part.characters / held.characters:.1%} of its characters and {part.tokens / held.tokens:.1%} of"
-            assert any(f"{line} its tokens are of {name}" in text for text in said)
+            assert any(f"{line} its tokens are of {name}" in text for text in lines)
     assert total["wide"] / sum(total.values()) == pytest.approx(0.75, abs=0.005)
     # A binomial share of the documents: each split is within four standard errors.
     for held in summary.splits.values():

@@ -41,9 +41,9 @@ def silent(_: str) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
-    said = []
-    prepare(data(written(folder / "pairs.jsonl", PAIRS)), folder / "data", said.append)
-    return folder / "data", said
+    progress = []
+    prepare(data(written(folder / "pairs.jsonl", PAIRS)), folder / "data", progress.append)
+    return folder / "data", progress
 
 
 def rows_of(folder, split):
@@ -88,14 +88,14 @@ def test_a_batch_has_what_is_learnt_of_its_rows(prepared):
 
 
 def test_the_summary_counts_pairs_and_padding(prepared):
-    folder, said = prepared
+    folder, progress = prepared
     for split, held in read_summary(folder).splits.items():
         file, _ = rows_of(folder, split)
         assert held.pairs == held.documents
         assert held.cut == 0
         separators = int((np.asarray(file.tokens) == file.separator).sum())
         assert held.padding == separators - held.documents
-        assert any(f"{split}: {held.pairs} of its documents are pairs, 0 of them longer" in line for line in said)
+        assert any(f"{split}: {held.pairs} of its documents are pairs, 0 of them longer" in line for line in progress)
 
 
 def test_a_pair_longer_than_a_row_loses_its_end(tmp_path):
