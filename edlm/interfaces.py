@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from edlm.cooperative_work import Cooperative
 from edlm.schedule import AbstractSchedule
@@ -90,12 +91,19 @@ class Proposal(NormalisedEnergy, Protocol):
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Model:
-    """Denoiser, energy (None: plain diffusion) and schedule: with a sampler, they define a distribution over texts."""
+D = TypeVar("D", bound=AnyDenoiser, covariant=True, default=AnyDenoiser)
+E = TypeVar("E", bound=AnyEnergy | None, covariant=True, default=AnyEnergy | None)
 
-    denoiser: AnyDenoiser
-    energy: AnyEnergy | None
+
+@dataclass(frozen=True)
+class Model(Generic[D, E]):
+    """Denoiser, energy (None: plain diffusion) and schedule: with a sampler, they define a distribution over texts.
+
+    `Model[AnyDenoiser, AnyEnergy]` is one that has an energy.
+    """
+
+    denoiser: D
+    energy: E
     schedule: AbstractSchedule
 
     @property

@@ -5,19 +5,16 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.interfaces import AnyDenoiser, AnyEnergy, proposal_of
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose, propose_from
-from edlm.schedule import AbstractSchedule
 
 
 @torch.no_grad()
 def energies_of_pairs(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy,
-    schedule: AbstractSchedule,
+    model: Model[AnyDenoiser, AnyEnergy],
     seed: int,
     draws: int,
     times: tuple[float, float],
@@ -27,13 +24,14 @@ def energies_of_pairs(
     Every sequence is noised at `draws` stratified times within `times`, which are (from, to). The sample fills all
     masked positions and comes from p_theta, or from the energy's proposal.
     """
+    denoiser, energy = model.denoiser, model.energy
     rows = torch.arange(len(x0), device=x0.device)
     data, samples = [], []
     low, high = times
     for i in range(draws):
         t = low + (high - low) * ((uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0)
         u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
-        xt = equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
+        xt = equations.noise(x0, model.schedule.alpha(t), u, denoiser.mask)
         context, masked = denoiser.read(xt, t), xt == denoiser.mask
         u = uniforms(seed, i, rows, Purpose.NEGATIVE, (1, x0.shape[1]))
         if (proposal := proposal_of(energy)) is not None:

@@ -11,12 +11,11 @@ from edlm import equations
 from edlm.evaluation.exact_distance import QUARTERS, Interval, ratio
 from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactEnergy
-from edlm.interfaces import AnyDenoiser, AnyEnergy, proposal_of
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose, propose_from
-from edlm.schedule import AbstractSchedule
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,14 @@ class EnergyReport:
 @torch.no_grad()
 def energy_distance(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy,
+    model: Model[AnyDenoiser, AnyEnergy],
     distribution: HiddenMarkovModel,
-    schedule: AbstractSchedule,
     seed: int,
     steps: tuple[int, ...],
     draws: int,
     candidates: int,
 ) -> EnergyReport:
-    """Compare `energy` with the exact one at `draws` random steps of each grid T in `steps`, on the sequences x_0.
+    """Compare the energy of `model` with the exact one at `draws` random steps of each grid T in `steps`, on x_0.
 
     Whole-sequence energies are compared as if every masked position were unmasked, since that is what they score.
     At each x_t, k = `candidates` samples of q (x_0 and others drawn exactly from q(x_U | x_t)) are scored, and as
@@ -78,10 +75,7 @@ def energy_distance(
     if candidates < 2:
         raise ValueError(f"candidates is {candidates}; to compare tokens at the same x_t takes at least 2")
     grids = [grid for grid in steps for _ in range(draws)]
-    observations = [
-        _look(x0, denoiser, energy, distribution, schedule, seed, number, grid, candidates)
-        for number, grid in enumerate(grids)
-    ]
+    observations = [_look(x0, model, distribution, seed, number, grid, candidates) for number, grid in enumerate(grids)]
     # t is [n b], new [n b g], each of the four energies [n b k g].
     t, new, *energies = (torch.stack(parts).cpu() for parts in zip(*observations, strict=True))
     observed = _Observed(*energies)
@@ -141,11 +135,12 @@ class _Observed:
         )
 
 
-def _look(x0, denoiser, energy, distribution, schedule, seed, number, grid, candidates) -> tuple[Tensor, ...]:
+def _look(x0, model: Model[AnyDenoiser, AnyEnergy], distribution, seed, number, grid, candidates) -> tuple[Tensor, ...]:
     """Return t, the number of new tokens per group, and the energies of `_Observed`.
 
     Each sequence is observed at one random step of the grid.
     """
+    denoiser, energy, schedule = model.denoiser, model.energy, model.schedule
     rows, shape = torch.arange(len(x0), device=x0.device), (x0.shape[1],)
     i = (uniforms(seed, number, rows, Purpose.GRID) * grid).floor() + 1
     t, s = i / grid, (i - 1) / grid

@@ -5,7 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.interfaces import AnyDenoiser, AnyEnergy, NormalisedEnergy
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy
 from edlm.likelihood.bounds import _log_p_of, _noised
 from edlm.likelihood.estimate import Estimate
 from edlm.rng import Purpose, uniforms
@@ -36,7 +36,7 @@ def paper_estimate(
         )
     if log_partition_draws is None and not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"log Z of {type(energy).__name__} is not known; give log_partition_draws >= 2")
-    total = torch.zeros(len(x0), dtype=torch.float64)
+    model, total = Model(denoiser, energy, schedule), torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
         t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
         context, masked = denoiser.read(xt, t), xt == denoiser.mask
@@ -45,7 +45,7 @@ def paper_estimate(
         if log_partition_draws is None:
             log_z = torch.zeros_like(log_p)
         else:
-            log_z, _ = _log_partition(xt, t, context, denoiser, energy, seed, i, log_partition_draws)
+            log_z, _ = _log_partition(xt, t, context, model, seed, i, log_partition_draws)
         total += equations.paper_integrand(log_p, e, log_z, schedule.weight(t)).cpu()
     return Estimate(total / draws, draws)
 
@@ -53,9 +53,7 @@ def paper_estimate(
 @torch.no_grad()
 def log_partition(
     x0: Int[Tensor, "b l"],
-    denoiser: AnyDenoiser,
-    energy: AnyEnergy,
-    schedule: AbstractSchedule,
+    model: Model[AnyDenoiser, AnyEnergy],
     seed: int,
     draws: int,
     log_partition_draws: int,
@@ -66,17 +64,19 @@ def log_partition(
     """
     low, high = torch.zeros(2, len(x0), dtype=torch.float64)
     for i in range(draws):
-        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
-        ends = _log_partition(xt, t, denoiser.read(xt, t), denoiser, energy, seed, i, log_partition_draws)
+        t, xt = _noised(x0, model.denoiser, model.schedule, seed, i, draws)
+        ends = _log_partition(xt, t, model.denoiser.read(xt, t), model, seed, i, log_partition_draws)
         low, high = low + ends[0].cpu(), high + ends[1].cpu()
     return Estimate(low / draws, draws), Estimate(high / draws, draws)
 
 
-def _log_partition(xt, t, context, denoiser, energy, seed, i, draws) -> tuple[Tensor, Tensor]:
+def _log_partition(
+    xt, t, context, model: Model[AnyDenoiser, AnyEnergy], seed: int, i: int, draws: int
+) -> tuple[Tensor, Tensor]:
     """Return the low and high estimates of log Z per sequence, summed over groups."""
     rows = torch.arange(len(xt), device=xt.device)
     u = uniforms(seed, i, rows, Purpose.NEGATIVE, (draws, xt.shape[1]))
-    x, log_p = draw_candidates(denoiser, energy, context, xt, xt == denoiser.mask, u)
-    e = energy(x, xt, t, log_p, context)
+    x, log_p = draw_candidates(model.denoiser, model.energy, context, xt, xt == model.denoiser.mask, u)
+    e = model.energy(x, xt, t, log_p, context)
     low, high = equations.log_partition(equations.log_weight(e).double().transpose(0, 1))
     return low.sum(dim=-1), high.sum(dim=-1)

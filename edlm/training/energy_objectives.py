@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.interfaces import AbstractEnergy, Proposal
+from edlm.interfaces import AbstractEnergy, Model, Proposal
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
@@ -22,6 +22,8 @@ from edlm.schedule import AbstractSchedule, draw_times
 from edlm.training.objectives import Loss, M, noised, read
 
 LARGEST_GRID = 64  # default number of steps of the grids that a step energy is trained on (docs/mathematics.md 3.3)
+
+EnergyModel = Model[AbstractDenoiser, AbstractEnergy]  # networks, which have gradients and parameters
 
 
 class Contrastive(nn.Module):
@@ -35,9 +37,7 @@ class Contrastive(nn.Module):
 
     def __init__(
         self,
-        denoiser: AbstractDenoiser,
-        energy: AbstractEnergy,
-        schedule: AbstractSchedule,
+        model: EnergyModel,
         negatives: int,
         loss: Literal["binary", "ranking"],
         seed: int,
@@ -45,7 +45,8 @@ class Contrastive(nn.Module):
         separator: int | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.denoiser, self.trained = frozen(model.denoiser), model.energy
+        self.schedule, self.seed = model.schedule, seed
         self.negatives, self.largest_grid, self.separator = negatives, largest_grid, separator
         self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
 
@@ -100,19 +101,18 @@ class Conditioning(nn.Module):
 
     def __init__(
         self,
-        denoiser: AbstractDenoiser,
-        energy: AbstractEnergy,
-        schedule: AbstractSchedule,
+        model: EnergyModel,
         seed: int,
         largest_grid: int = LARGEST_GRID,
         separator: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(energy, Proposal):
+        if not isinstance(model.energy, Proposal):
             raise ValueError(
-                f"{type(energy).__name__} has no `log_p` and `draw`, so that its likelihood cannot be trained"
+                f"{type(model.energy).__name__} has no `log_p` and `draw`, so that its likelihood cannot be trained"
             )
-        self.denoiser, self.trained, self.schedule, self.seed = frozen(denoiser), energy, schedule, seed
+        self.denoiser, self.trained = frozen(model.denoiser), model.energy
+        self.schedule, self.seed = model.schedule, seed
         self.largest_grid, self.separator = largest_grid, separator
 
     def forward(self, rows: Rows) -> Loss:
@@ -129,22 +129,20 @@ class Conditioning(nn.Module):
 
 
 def energy_objective(
-    denoiser: AbstractDenoiser,
-    energy: AbstractEnergy,
-    schedule: AbstractSchedule,
+    model: EnergyModel,
     negatives: int,
     loss: Literal["binary", "ranking"],
     seed: int,
     largest_grid: int = LARGEST_GRID,
     separator: int | None = None,
 ) -> Contrastive | Conditioning:
-    """Return the objective that trains an energy: maximum likelihood if it is normalised (Z = 1), else NCE.
+    """Return the objective that trains the model's energy: maximum likelihood if it is normalised (Z = 1), else NCE.
 
     `negatives` and `loss` are settings of NCE.
     """
-    if energy.normalised:
-        return Conditioning(denoiser, energy, schedule, seed, largest_grid, separator)
-    return Contrastive(denoiser, energy, schedule, negatives, loss, seed, largest_grid, separator)
+    if model.energy.normalised:
+        return Conditioning(model, seed, largest_grid, separator)
+    return Contrastive(model, negatives, loss, seed, largest_grid, separator)
 
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -13,6 +13,7 @@ Examples:
     >>> from edlm.data.synthetic import Markov
     >>> from edlm.data.tokenizer_kinds import Symbols
     >>> from edlm.energies.conditional import ConditionalEnergyConfig
+    >>> from edlm.interfaces import Model
     >>> from edlm.models.denoiser import Denoiser
     >>> from edlm.models.transformer import TransformerConfig
     >>> from edlm.schedule import LogLinear
@@ -36,7 +37,7 @@ Examples:
     >>> _ = save_denoiser(folder / "denoiser", weights, transformer, schedule, data.length, tokenizer, facts={})
     >>> denoiser = open_denoiser(folder / "denoiser")
     >>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
-    >>> energy = Conditioning(denoiser.network, kind.build(denoiser.network), schedule, seed=0)
+    >>> energy = Conditioning(Model(denoiser.network, kind.build(denoiser.network), schedule), seed=0)
     >>> weights = train(energy, folder / "data", settings, say=lambda line: None)
     >>> network = network_on(kind, denoiser)
     >>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})

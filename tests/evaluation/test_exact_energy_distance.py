@@ -12,6 +12,7 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.evaluation.exact_energy_distance import EnergyReport, energy_distance
 from edlm.exact.models import ExactConditional, ExactDenoiser, ExactEnergy
+from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.estimate import difference
 from edlm.sampling.sampler import Sampler
@@ -46,7 +47,7 @@ class Wrong(ExactEnergy):
 def distance(distribution, energy, count=40, denoiser=None, steps=STEPS, draws=1, candidates=4) -> EnergyReport:
     x0 = distribution.draw(77, torch.arange(count))
     denoiser = ExactDenoiser(distribution, mix=0.2) if denoiser is None else denoiser
-    return energy_distance(x0, denoiser, energy, distribution, LogLinear(), 0, steps, draws, candidates)
+    return energy_distance(x0, Model(denoiser, energy, LogLinear()), distribution, 0, steps, draws, candidates)
 
 
 @every_distribution

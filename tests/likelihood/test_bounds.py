@@ -253,7 +253,7 @@ def test_the_two_estimates_of_log_z_enclose_it_and_are_dengs(n):
 def test_the_mean_of_log_z_over_noise_lies_between_its_estimates():
     energy, copies = AutoregressiveEnergy(MODEL), 40  # pyright: ignore[reportArgumentType]
     few, many = (
-        log_partition(DENSE.texts.repeat(copies, 1), reader(DENSE), energy, LogLinear(), 0, 1, draws)
+        log_partition(DENSE.texts.repeat(copies, 1), Model(reader(DENSE), energy, LogLinear()), 0, 1, draws)
         for draws in (4, 256)
     )
     # Z = P_AR(the tokens that are not masked); P(a token is masked) is uniform in t, so every count is equally likely.

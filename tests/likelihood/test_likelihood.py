@@ -183,7 +183,7 @@ def test_the_paper_estimate_is_its_formula_on_the_noise_of_the_nelbo():
 @pytest.mark.parametrize("name", ["whole drafts", "a step in blocks"])
 def test_both_ends_of_log_z_are_those_of_its_drafts_summed_over_groups(name):
     x0, draws, n, reader, energy = DENSE.texts, 2, 4, Reading(), KINDS[name]
-    actual = log_partition(x0, reader, energy, LogLinear(), 7, draws, n)
+    actual = log_partition(x0, Model(reader, energy, LogLinear()), 7, draws, n)
     expected = torch.zeros(2, len(x0), dtype=torch.float64)
     for i, (xt, t) in enumerate(reader.seen):
         context, u = READER.read(xt, t), uniforms(7, i, torch.arange(len(x0)), Purpose.NEGATIVE, (n, L))

@@ -12,6 +12,7 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -41,13 +42,13 @@ def conditioning() -> Objective:
     energy = stirred(
         ConditionalEnergyConfig(width=32, layers=1, heads=2, left=3, right=2).build(denoiser), seed=3, scale=0.1
     )
-    return Conditioning(denoiser, energy, LogLinear(), 0)
+    return Conditioning(Model(denoiser, energy, LogLinear()), 0)
 
 
 def contrastive(config: StepEnergyConfig | ResidualEnergyConfig | BidirectionalEnergyConfig) -> Objective:
     denoiser = network()
     energy = stirred(config.build(denoiser, base_of(config, denoiser)), seed=3, scale=0.1)
-    return Contrastive(denoiser, energy, LogLinear(), 2, "ranking", 0)
+    return Contrastive(Model(denoiser, energy, LogLinear()), 2, "ranking", 0)
 
 
 OBJECTIVES = {

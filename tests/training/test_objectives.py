@@ -14,7 +14,7 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
-from edlm.interfaces import AbstractEnergy
+from edlm.interfaces import AbstractEnergy, Model
 from edlm.models.denoiser import AbstractDenoiser, Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.rng import Purpose, uniforms
@@ -42,14 +42,14 @@ def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
 def contrastive(config, loss="ranking", negatives=3):
     net = denoiser(V)
     energy = stirred(config.build(net, base_of(config, net)), seed=3)
-    return Contrastive(net, energy, LogLinear(), negatives, loss, seed=0)
+    return Contrastive(Model(net, energy, LogLinear()), negatives, loss, seed=0)
 
 
 def of_kind(config):
     """The objective that trains a member of the union, with its default settings."""
     net = denoiser(V)
     energy = stirred(config.build(net, base_of(config, net)), seed=3)
-    return energy_objective(net, energy, LogLinear(), negatives=3, loss="ranking", seed=0)
+    return energy_objective(Model(net, energy, LogLinear()), negatives=3, loss="ranking", seed=0)
 
 
 def every_objective():
@@ -62,7 +62,7 @@ def every_objective():
         "bidirectional": contrastive(BidirectionalEnergyConfig(), "binary"),
         "residual": contrastive(ResidualEnergyConfig(width=16)),
         "conditional": Conditioning(
-            net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear(), 0
+            Model(net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear()), 0
         ),
     } | {f"kind {name}": of_kind(config) for name, config in KINDS.items() if config.trained}
 
@@ -122,7 +122,7 @@ def _almost_zero(seed, step, row, purpose, shape=(), device=None):
 )
 def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
     net = denoiser(V)
-    objective = Contrastive(net, config.build(net, None), LogLinear(), 3, loss, seed=0)
+    objective = Contrastive(Model(net, config.build(net, None), LogLinear()), 3, loss, seed=0)
     value, observed = objective(rows())
     torch.testing.assert_close(
         observed["gain_nats"], torch.zeros(N, dtype=observed["gain_nats"].dtype), atol=1e-5, rtol=0
@@ -145,7 +145,7 @@ def test_a_normalised_energy_without_its_log_probability_is_refused():
     net = denoiser(V)
     energy = KINDS["coar"].build(net, autoregressive(V))
     with pytest.raises(ValueError, match="CarryOverEnergy has no `log_p` and `draw`"):
-        energy_objective(net, energy, LogLinear(), 3, "ranking", seed=0)
+        energy_objective(Model(net, energy, LogLinear()), 3, "ranking", seed=0)
 
 
 def test_the_steps_that_energies_learn_cover_the_grids():
@@ -229,7 +229,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
         else None
     )
     energy = Watched(drafts, block, proposal)
-    objective = Contrastive(net, energy, LogLinear(), negatives, loss, seed=6, largest_grid=4)
+    objective = Contrastive(Model(net, energy, LogLinear()), negatives, loss, seed=6, largest_grid=4)
     value, observed = objective(rows())
     x, xt, t, log_p, context = energy.asked
     wanted_t, _, wanted_xt, new = noise_of(objective, drafts, torch.arange(N))
@@ -275,7 +275,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
 def test_in_conditioning_rows_have_equal_weight_however_many_tokens_they_unmask():
     net = denoiser(V)
     energy = stirred(ConditionalEnergyConfig(width=16, left=2, right=1).build(net), seed=3)
-    objective = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32)
+    objective = Conditioning(Model(net, energy, LogLinear()), seed=6, largest_grid=32)
     value, observed = objective(rows())
     t, _, xt, new = noise_of(objective, False, torch.arange(N))
     context, x0 = net.read(xt, t), rows().tokens
@@ -351,7 +351,7 @@ def test_across_documents_the_features_are_those_of_the_plain_pass_to_the_last_b
 def test_within_documents_an_energy_is_trained_on_the_denoisers_log_p_of_each_document_alone():
     net = denoiser(V)
     energy = ConditionalEnergyConfig(width=16).build(net, None)  # fresh: p_c is p_theta
-    loss, _ = Conditioning(net, energy, LogLinear(), seed=6, largest_grid=32, separator=SEPARATOR)(rows())
+    loss, _ = Conditioning(Model(net, energy, LogLinear()), seed=6, largest_grid=32, separator=SEPARATOR)(rows())
     t, s = draw_step(6, rows(), 32)
     xt, new = noised_step(6, rows(), t, s, LogLinear(), V)
     total = 0.0
@@ -368,7 +368,7 @@ def test_a_denoiser_that_cannot_keep_within_documents_is_no_base_for_energies_th
         read_within = AbstractDenoiser.read_within
 
     net = stirred(Across(TransformerConfig(width=16, layers=2, heads=2), V))
-    objective = energy_objective(net, config.build(net, None), LogLinear(), 3, "ranking", 0, separator=SEPARATOR)
+    objective = energy_objective(Model(net, config.build(net, None), LogLinear()), 3, "ranking", 0, separator=SEPARATOR)
     with pytest.raises(ConfigurationError, match="Across attends across documents"):
         objective(rows())
 
@@ -438,14 +438,16 @@ def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_o
     net = denoiser(V, transformer)
     below = stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
     if kind == "conditioning":
-        objective = Conditioning(net, stirred(ConditionalEnergyConfig(width=16).build(net), 3), LogLinear(), seed=0)
+        objective = Conditioning(
+            Model(net, stirred(ConditionalEnergyConfig(width=16).build(net), 3), LogLinear()), seed=0
+        )
     else:
         config, on = (
             (StepEnergyConfig(block=4, width=16), None)
             if kind == "contrastive"
             else (ResidualEnergyConfig(width=16), below)
         )
-        objective = Contrastive(net, stirred(config.build(net, on), 3), LogLinear(), 3, "ranking", seed=0)
+        objective = Contrastive(Model(net, stirred(config.build(net, on), 3), LogLinear()), 3, "ranking", seed=0)
     expected, of_wanted = objective.eval()(rows())
     objective.train()
     net.train()

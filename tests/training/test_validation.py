@@ -12,6 +12,7 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.interfaces import Model
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
@@ -42,7 +43,7 @@ def objectives() -> dict:
 
     def contrastive(config, loss):
         net = denoiser(5, DROPPING)
-        return Contrastive(net, stirred(config.build(net), 3), LogLinear(), 3, loss, 0)
+        return Contrastive(Model(net, stirred(config.build(net), 3), LogLinear()), 3, loss, 0)
 
     def conditional(net):
         return stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
@@ -50,11 +51,11 @@ def objectives() -> dict:
     def residual():
         net = denoiser(5, DROPPING)
         energy = stirred(ResidualEnergyConfig(width=16).build(net, conditional(net)), 3)
-        return Contrastive(net, energy, LogLinear(), 3, "ranking", 0)
+        return Contrastive(Model(net, energy, LogLinear()), 3, "ranking", 0)
 
     def conditioning():
         net = denoiser(5, DROPPING)
-        return Conditioning(net, conditional(net), LogLinear(), 0)
+        return Conditioning(Model(net, conditional(net), LogLinear()), 0)
 
     return {
         "denoising": lambda: Denoising(denoiser(5, DROPPING), LogLinear(), 0),

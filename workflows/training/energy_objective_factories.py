@@ -5,7 +5,7 @@ from torch import nn
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_autoregressive, open_denoiser
-from edlm.interfaces import AbstractEnergy
+from edlm.interfaces import AbstractEnergy, Model
 from edlm.storage import local_copy
 from edlm.training.energy_objectives import Conditioning, Contrastive, energy_objective
 from workflows.experiment import Finetune
@@ -32,6 +32,5 @@ def finetune_objective(
     opened = open_denoiser(local_copy(denoiser))
     energy = fresh_energy(entry, opened, base, seed)
     load_initial(energy, initial, kept="proposal.")
-    return energy_objective(
-        opened.network, energy, opened.schedule, entry.negatives, entry.loss, seed, entry.largest_grid, separator
-    )
+    model = Model(opened.network, energy, opened.schedule)
+    return energy_objective(model, entry.negatives, entry.loss, seed, entry.largest_grid, separator)

@@ -18,6 +18,7 @@ from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.interfaces import Model
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.interfaces import Engine
@@ -176,18 +177,20 @@ def objectives() -> dict:
 
     def contrastive(config, loss):
         net = denoiser(VOCABULARY)
-        return Contrastive(net, stirred(config.build(net, None), 3), LogLinear(), 3, loss, 0)
+        return Contrastive(Model(net, stirred(config.build(net, None), 3), LogLinear()), 3, loss, 0)
 
     def conditioning():
         net = denoiser(VOCABULARY)
         return Conditioning(
-            net, stirred(ConditionalEnergyConfig(width=16, layers=1).build(net, None), 3), LogLinear(), 0
+            Model(net, stirred(ConditionalEnergyConfig(width=16, layers=1).build(net, None), 3), LogLinear()), 0
         )
 
     def residual():
         net = denoiser(VOCABULARY)
         on = stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
-        return Contrastive(net, stirred(ResidualEnergyConfig(width=16).build(net, on), 3), LogLinear(), 3, "ranking", 0)
+        return Contrastive(
+            Model(net, stirred(ResidualEnergyConfig(width=16).build(net, on), 3), LogLinear()), 3, "ranking", 0
+        )
 
     return {
         "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.evaluation.calibration import energies_of_pairs
-from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, Row, models, validation
+from workflows.evaluation.measurements.measurement import (
+    AbstractMeasurement,
+    MeasuredRows,
+    Row,
+    energy_model,
+    validation,
+)
 
 QUARTERS = 4
 BINS = 10
@@ -35,15 +41,10 @@ class Calibration(AbstractMeasurement):
         return 2 * self.draws
 
     def find(self) -> MeasuredRows:
-        denoiser, energy = models(self.subject, self.energy)
-        assert energy is not None
-        x0, seed = validation(self.subject), self.subject.seed
-        rows = []
+        x0, model, rows = validation(self.subject), energy_model(self.subject, self.energy), []
         for quarter in range(QUARTERS):
             low, high = quarter / QUARTERS, (quarter + 1) / QUARTERS
-            data, samples = energies_of_pairs(
-                x0, denoiser.network, energy, denoiser.schedule, seed, self.draws, (low, high)
-            )
+            data, samples = energies_of_pairs(x0, model, self.subject.seed, self.draws, (low, high))
             rows.append(
                 {
                     "energy": self.energy,

@@ -15,6 +15,7 @@ from workflows.evaluation.measurements.measurement import (
     Row,
     distribution_of,
     energy_inputs,
+    energy_model,
     models,
     validation,
 )
@@ -79,10 +80,8 @@ class ExactEnergyDistance(AbstractMeasurement):
         return 20.0
 
     def find(self) -> MeasuredRows:
-        denoiser, energy = models(self.subject, self.energy)
-        assert energy is not None
         report = energy_distance(
-            validation(self.subject), denoiser.network, energy, distribution_of(self.subject), denoiser.schedule,
+            validation(self.subject), energy_model(self.subject, self.energy), distribution_of(self.subject),
             self.subject.seed, self.steps, 1, self.candidates,
         )  # fmt: skip
         rows = [self._row("all steps", report.whole)]

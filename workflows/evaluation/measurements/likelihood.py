@@ -24,6 +24,7 @@ from workflows.evaluation.measurements.measurement import (
     autoregressive,
     distribution_of,
     energy_inputs,
+    energy_model,
     models,
     per_token,
     validation,
@@ -242,9 +243,8 @@ class Paper(AbstractMeasurement):
         return self.draws * self.log_partition_draws * WHOLE_SEQUENCE_COST
 
     def find(self) -> MeasuredRows:
-        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
-        assert energy is not None
-        network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
+        x0, model = validation(self.subject), energy_model(self.subject, self.energy)
+        network, energy, schedule, seed = model.denoiser, model.energy, model.schedule, self.subject.seed
         estimates = {
             f"log Z from {self.log_partition_draws} draws": paper_estimate(
                 x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
@@ -256,8 +256,8 @@ class Paper(AbstractMeasurement):
         if isinstance(energy, AbstractEnergy) and energy.additive:
             estimates["masks averaged in closed form"] = carry_over_estimate(x0, network, energy, schedule)
         rows = [
-            {"energy": self.energy, "method": method, **per_token(estimate, denoiser.length), **self.common()}
-            | {"perplexity": math.exp(estimate.mean / denoiser.length)}
+            {"energy": self.energy, "method": method, **per_token(estimate, x0.shape[1]), **self.common()}
+            | {"perplexity": math.exp(estimate.mean / x0.shape[1])}
             for method, estimate in estimates.items()
         ]
         return MeasuredRows({"paper": rows})
@@ -286,15 +286,12 @@ class Partition(AbstractMeasurement):
         return self.draws * self.log_partition_draws * WHOLE_SEQUENCE_COST
 
     def find(self) -> MeasuredRows:
-        x0, (denoiser, energy) = validation(self.subject), models(self.subject, self.energy)
-        assert energy is not None
-        ends = log_partition(
-            x0, denoiser.network, energy, denoiser.schedule, self.subject.seed, self.draws, self.log_partition_draws
-        )
+        x0, model = validation(self.subject), energy_model(self.subject, self.energy)
+        ends = log_partition(x0, model, self.subject.seed, self.draws, self.log_partition_draws)
         row: Row = {"energy": self.energy, "draws": self.log_partition_draws}
         for name, end in zip(("low", "high"), ends, strict=True):
-            row[f"{name}_nats_per_token"] = end.mean / denoiser.length
-            row[f"{name}_standard_error"] = end.standard_error / denoiser.length
+            row[f"{name}_nats_per_token"] = end.mean / x0.shape[1]
+            row[f"{name}_standard_error"] = end.standard_error / x0.shape[1]
         return MeasuredRows({"partition": [row | self.common()]})
 
 

@@ -21,7 +21,7 @@ from edlm.data.token_file import TokenFile
 from edlm.energies.uniform import Uniform
 from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactConditional, ExactEnergy
-from edlm.interfaces import AbstractEnergy, AnyEnergy
+from edlm.interfaces import AbstractEnergy, AnyDenoiser, AnyEnergy, Model
 from edlm.likelihood.estimate import Estimate
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.storage import committed, local_copy
@@ -146,6 +146,13 @@ def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[Ope
     if energy in subject.exact:
         return denoiser, subject.exact[energy].build(distribution_of(subject))
     return denoiser, _energy(subject.energies[energy], subject.denoiser, temperature)
+
+
+def energy_model(subject: Subject, name: str) -> Model[AnyDenoiser, AnyEnergy]:
+    """Return the denoiser with the energy of this name and the denoiser's schedule."""
+    denoiser, energy = models(subject, name)
+    assert energy is not None, f"{name} is no energy"
+    return Model(denoiser.network, energy, denoiser.schedule)
 
 
 @functools.lru_cache(maxsize=4)
