@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] == "edlm":
             raise
         message = f'edlm.{name} needs {error.name}, which is not installed: pip install "edlm[models]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise AttributeError(message, name=name) from error  # so that hasattr(edlm, name) is False
     globals()[name] = value
     return value
 

@@ -57,12 +57,33 @@ def test_without_torch_the_extra_is_named(name):
 import sys
 sys.modules["torch"] = None
 import edlm
+assert not hasattr(edlm, "{name}")
+assert getattr(edlm, "{name}", 7) == 7
 try:
     edlm.{name}
-except ModuleNotFoundError as error:
+except AttributeError as error:
     print(error)
+    assert isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == "torch"
+try:
+    from edlm import {name}
+except ImportError as error:
+    print(error.name)
 """
-    assert run(code) == f'edlm.{name} needs torch, which is not installed: pip install "edlm[models]"'
+    message = f'edlm.{name} needs torch, which is not installed: pip install "edlm[models]"'
+    assert run(code).splitlines() == [message, "edlm"]
+
+
+def test_a_module_of_edlm_that_is_missing_is_an_error_of_its_own():
+    code = """
+import sys
+sys.modules["edlm.schedule"] = None
+import edlm
+try:
+    hasattr(edlm, "LogLinear")
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert run(code) == "edlm.schedule"
 
 
 # What others import, and from where: these places stay.
