@@ -31,11 +31,11 @@ from workflows.reporting.chapters import (
     zero_shot_blocks,
 )
 from workflows.reporting.document import Bullets, Heading, Paragraph, ReportDocument
+from workflows.reporting.exact_chapter import exact_blocks
 from workflows.reporting.html_page import html_page
 from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
-from workflows.reporting.truth_chapter import exact_blocks
 from workflows.stage import say
 from workflows.stage_fingerprint import ingredients
 

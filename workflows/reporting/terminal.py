@@ -3,7 +3,7 @@
 from typing import Any
 
 from workflows.reporting.samplers import planned
-from workflows.reporting.terminal_truth import exact_lines
+from workflows.reporting.terminal_exact import exact_lines
 from workflows.row_names import AUTOREGRESSIVE, NO_STEPS, PLAIN, UNIFORM
 
 Row = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
+from workflows.reporting.exact_comparison import by_sampler, excess, gain_shares, nelbo_excess
 
 Row = dict[str, Any]
 NAME = 18  # columns for an energy's name

@@ -2,8 +2,8 @@
 
 import pytest
 
-from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
-from workflows.reporting.truth_chapter import excess_table, share_table
+from workflows.reporting.exact_chapter import excess_table, share_table
+from workflows.reporting.exact_comparison import by_sampler, excess, gain_shares, nelbo_excess
 
 SUMMARY = {"entropy_nats_per_token": 1.5, "entropy_by_sequence": [1.0, 2.0]}
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from workflows.reporting.document import DocumentBlock, Heading, Paragraph, Table
+from workflows.reporting.exact_comparison import by_sampler, excess, gain_shares, nelbo_excess
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.results import Results
 from workflows.reporting.samplers import Row, title, words
 from workflows.reporting.tabulation import NONE, number
-from workflows.reporting.truth import by_sampler, excess, gain_shares, nelbo_excess
 from workflows.row_names import PLAIN
 
 
