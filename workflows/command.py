@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edlm.config import from_command_line
-from workflows.dry_run import dry_run
+from workflows.dry_run import DryRun, dry_run
 from workflows.experiment import Experiment
 from workflows.stage import Session
 
@@ -19,11 +19,15 @@ def command(
     description: str | None,
     stage: "Callable[[Session], object]",
     then: "Callable[[RunningSession], object] | None" = None,
+    planned: Callable[[DryRun], object] | None = None,
 ) -> None:
-    """Run a stage for the experiment on the command line, and `then` what follows it, which no dry run does."""
+    """Run a stage for the experiment on the command line, and `then` what follows it.
+
+    A dry run asks for the stage alone, or for what is `planned`.
+    """
     experiment, dry = experiment_from(description)
     if dry:
-        dry_run(experiment, stage)
+        dry_run(experiment, planned or stage)
         return
     from workflows.stage_runner import open_session  # deferred: importing Ray and MLflow takes seconds
 

@@ -1,7 +1,7 @@
 """Dry run: the stages that a command would run, and why. It starts neither Ray nor MLflow, and writes nothing."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import plain
 from edlm.storage import committed
 from workflows.experiment import Experiment
+from workflows.report_page import STAGE as REPORT
+from workflows.report_page import page_folder, page_ingredients, recorded_ingredients, shows_the_same
 from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients, ingredients
 from workflows.training.init_from_precheck import require_initial_models
@@ -23,7 +25,7 @@ LONGEST = 60
 """Characters of a value."""
 
 
-def dry_run(experiment: Experiment, stage: Callable[[Session], object]) -> None:
+def dry_run(experiment: Experiment, stage: "Callable[[DryRun], object]") -> None:
     """Print the resolved configuration, without secrets, then a line per stage: whether it would run, and why."""
     print_settings(experiment)
     with user_errors():
@@ -53,25 +55,48 @@ class DryRun(Session):
         work: Work,
         versions: Mapping[str, str] | None = None,
     ) -> str:
-        if pending := [stage for uri, stage in self.running.items() if uri in inputs.values()]:
-            verb = "runs" if len(pending) == 1 else "run"
-            return self._would_run(name, f"runs: {', '.join(pending)} {verb}")
+        if reason := self._pending(inputs.values()):
+            return self._would_run(name, reason)
         determined = ingredients(name, settings, inputs, code, versions)
         output = self.output_of(determined.folder)
         if committed(output) is not None:
             say(name, "reused")
+            self.stage_outputs[name] = output
             return output
         return self._would_run(name, self._reason(determined))
 
     def given(self, name: str, uri: str) -> str:
         uri = given_uri(name, uri)
         say(name, f"given: {redacted(uri)}")
+        self.stage_outputs[name] = uri
         return uri
+
+    def report(self) -> None:
+        """Say whether the page of the report would be written, and why."""
+        say(REPORT, self._pending(self.stage_outputs.values()) or self._page_reason())
+
+    def _page_reason(self) -> str:
+        folder, determined = page_folder(self), page_ingredients(self)
+        marker = committed(folder)
+        if marker is None:
+            return "runs: there is no earlier page"
+        if shows_the_same(marker.facts, determined):
+            return "reused"
+        earlier = recorded_ingredients(marker.facts)
+        if earlier is None:
+            return "runs: nothing to compare with; the earlier page does not say what it was made of"
+        return f"runs: {_named(list(differences(earlier, determined)))}"
+
+    def _pending(self, uris: Collection[str]) -> str | None:
+        """Return why something made of these outputs would run: some of them would be made; None if all are there."""
+        pending = [stage for uri, stage in self.running.items() if uri in uris]
+        verb = "runs" if len(pending) == 1 else "run"
+        return f"runs: {', '.join(pending)} {verb}" if pending else None
 
     def _would_run(self, name: str, reason: str) -> str:
         say(name, reason)
         uri = self.output_of(f"{name}-{'-' * FINGERPRINT_DIGITS}")  # of no output: a fingerprint has no hyphen
-        self.running[uri] = name
+        self.running[uri], self.stage_outputs[name] = name, uri
         return uri
 
     def _reason(self, determined: Ingredients) -> str:
@@ -91,10 +116,13 @@ class DryRun(Session):
         if not earlier:
             return "runs: nothing to compare with; no earlier output says what it was made of"
         nearest = min((list(differences(known, determined)) for known in earlier), key=len)
-        if not nearest:
-            return "runs: a secret among its settings changed"
-        more = f"; and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
-        return "; ".join([f"runs: {'; '.join(nearest[:SHOWN])}{more}", *reasons])
+        return "; ".join([f"runs: {_named(nearest)}", *reasons])
+
+
+def _named(found: Sequence[str]) -> str:
+    """Return the differences in one line; there are none where only a secret has changed, which is not on record."""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more if found else "a secret among its settings changed"
 
 
 def differences(earlier: Ingredients, now: Ingredients) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from edlm.storage import join, local_copy
 from workflows.command import experiment_from
-from workflows.dry_run import dry_run
+from workflows.dry_run import DryRun, dry_run
 from workflows.evaluate import evaluate, shown
 from workflows.register import bundle, register
 from workflows.stage import Session, say, user_errors
@@ -60,12 +60,12 @@ def measure(session: Session) -> str | None:
     return None if session.experiment.evaluate is None else evaluate(session)
 
 
-def stages(session: Session) -> None:
-    """Ask for every stage of the pipeline; what follows them is done anew each time."""
+def stages(session: DryRun) -> None:
+    """Ask for every stage of the pipeline, the page of the report and the endpoint, which is started each time."""
     measured = measure(session)
     bundle(session)
     if measured is not None:
-        say("report", "runs: it is written again where what it shows has changed")
+        session.report()
     say("serve", "runs: the endpoint is started each time")
 
 

@@ -18,8 +18,10 @@ from cluster.tracking.training_curves import Curves
 from edlm.config import ConfigurationError, plain
 from edlm.storage import committed, join, local_copy, publish
 from workflows.command import command
+from workflows.dry_run import DryRun
 from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
+from workflows.report_page import page_facts, page_folder, page_ingredients, shows_the_same
 from workflows.reporting.chapters import (
     METHOD,
     finding_blocks,
@@ -37,15 +39,11 @@ from workflows.reporting.markdown_page import markdown_page
 from workflows.reporting.provenance import StageRecord, origin_blocks
 from workflows.reporting.results import Results, read_results
 from workflows.stage import say
-from workflows.stage_fingerprint import ingredients
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
     from workflows.stage_runner import RunningSession
 
-CODE = ("workflows.report", "workflows.reporting.templates", "cluster.tracking.training_curves")
-"""Modules and templates that select what the page shows and draw it."""
-FINGERPRINT = "fingerprint"  # in the marker of the page: of all that it shows
 HTML, MARKDOWN = "report.html", "report.md"
 DOTS_PER_INCH = 150
 PALETTE = 128  # colors of a figure
@@ -60,11 +58,9 @@ def report(session: "RunningSession") -> str:
     It covers the stages that the session was asked for. A page in the folder that shows the same stands.
     """
     experiment, measured = session.experiment, evaluate(session)
-    folder = experiment.report.folder or join(session.outputs, "report")
-    outputs = {row["stage"]: row["output"] for row in session.reports}
-    fingerprint = ingredients("report", plain(experiment), outputs, CODE).fingerprint
+    folder, determined = page_folder(session), page_ingredients(session)
     marker = committed(folder)
-    if marker is not None and marker.facts.get(FINGERPRINT) == fingerprint:
+    if marker is not None and shows_the_same(marker.facts, determined):
         say("report", f"reused, nothing that it shows has changed: {join(folder, HTML)}")
         return folder
     stages = [_record(session, row["stage"], row["output"]) for row in session.reports]
@@ -81,7 +77,7 @@ def report(session: "RunningSession") -> str:
         if run_id is not None and session.runs.facts(run_id) is not None:
             _tell(session.runs.tracker(run_id, Path(scratch) / "journal"), page, images)
         try:
-            publish(page, folder, facts={"stage": "report", "measured": redacted(measured), FINGERPRINT: fingerprint})
+            publish(page, folder, facts={"stage": "report", "measured": redacted(measured), **page_facts(determined)})
         except ValueError as error:
             raise ConfigurationError(f"report.folder: {error}") from error
     say("report", f"written: {join(folder, HTML)}")
@@ -195,5 +191,11 @@ def _curves(session: "RunningSession") -> dict[str, Curves]:
     return curves
 
 
+def planned(session: DryRun) -> None:
+    """Ask for the evaluation, and say whether the report on it would be written."""
+    evaluate(session)
+    session.report()
+
+
 if __name__ == "__main__":
-    command(__doc__, evaluate, report)
+    command(__doc__, evaluate, report, planned)

@@ -66,6 +66,8 @@ class Session(ABC):
     root: str
     results: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """What each stage function returned, by its name (`once`)."""
+    stage_outputs: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """URIs of the outputs of the stages asked for so far, by stage; in a dry run, of those that would be made, too."""
 
     @abstractmethod
     def run_stage(

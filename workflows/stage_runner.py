@@ -52,14 +52,18 @@ class RunningSession(Session):
             self._run(determined, inputs, work, output)
             say(name, f"finished in {time.monotonic() - started:.0f} s: {output}")
         seconds = round(time.monotonic() - started, 1)
-        self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
+        self._add(name, reused, seconds, output)
         return output
 
     def given(self, name: str, uri: str) -> str:
         uri = given_uri(name, uri)
         say(name, f"given: {redacted(uri)}")
-        self.reports.append({"stage": name, "reused": True, "seconds": 0.0, "output": uri})
+        self._add(name, True, 0.0, uri)
         return uri
+
+    def _add(self, name: str, reused: bool, seconds: float, output: str) -> None:
+        self.stage_outputs[name] = output
+        self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
 
     def run_of(self, output: str) -> str | None:
         """Return the MLflow run that made a stage's output; None if there is no record of it."""

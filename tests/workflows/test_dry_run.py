@@ -24,6 +24,7 @@ from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.pipeline import stages
 from workflows.register import bundle
+from workflows.report_page import page_facts, page_folder, page_ingredients
 from workflows.stage import RUN_FILE, Session, StageContext
 from workflows.stage_fingerprint import Ingredients
 from workflows.stage_runner import RunningSession
@@ -121,6 +122,41 @@ def test_settings_and_inputs_that_only_one_side_has_are_named():
     assert list(differences(earlier, now)) == [
         "new.0.b is new (null)", "old.a is gone (1)", "data is new", "proposal is gone",
     ]  # fmt: skip
+
+
+def page_line(session: RunningSession, capsys, **changed) -> str:
+    """What a dry run says of the report on the chain."""
+    dry = DryRun(session.experiment, session.root)
+    chain(dry, **changed)
+    capsys.readouterr()
+    dry.report()
+    return capsys.readouterr().out.strip()
+
+
+def test_the_report_is_reused_or_its_reason_is_named(running, tmp_path, capsys):
+    session = replace(running, root=str(tmp_path), stage_outputs={})
+    chain(session)
+    assert page_line(session, capsys) == "[report] runs: there is no earlier page"
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "report.html").write_text("a page")
+    facts = page_facts(page_ingredients(session))
+    publish(page, page_folder(session), facts)
+    assert page_line(session, capsys) == "[report] reused"
+    assert page_line(session, capsys, steps=100) == "[report] runs: pretrain, finetune-step run"
+    question = replace(session.experiment.report, question="Why?")
+    asked = replace(session, experiment=replace(session.experiment, report=question))
+    before = json.dumps(session.experiment.report.question)
+    changed = page_line(asked, capsys)
+    assert changed.startswith("[report] runs: report.question changed ")
+    assert changed.endswith(' -> "Why?"')
+    assert before[:20] in changed
+    chain(session, steps=100)
+    assert page_line(session, capsys, steps=100) == "[report] runs: pretrain changed; finetune-step changed"
+    del facts["ingredients"]  # as pages were written before they recorded them
+    publish(page, page_folder(session), facts)
+    reason = "runs: nothing to compare with; the earlier page does not say what it was made of"
+    assert page_line(session, capsys, steps=100) == f"[report] {reason}"
 
 
 def asked_for(experiment: Experiment, stage, root: Path, capsys) -> dict[str, str]:
@@ -223,6 +259,7 @@ def test_a_dry_run_prints_the_settings_and_the_stages_without_ray_or_mlflow_and_
     assert lines["finetune-residual"] == "runs: prepare, pretrain, finetune-conditional run"
     assert lines["evaluate"].startswith("runs: prepare, pretrain, autoregress, judge, finetune-step")
     assert list(lines)[-3:] == ["register", "report", "serve"]
+    assert lines["report"] == f"runs: {', '.join(list(lines)[:-2])} run"
     assert not (tmp_path / "home").exists()
 
 

@@ -94,6 +94,8 @@ def test_a_second_run_reuses_every_stage(first, home, port):
     again = run(home, "pipeline", "--serving.port", str(port))
     assert states(again) == dict.fromkeys([*STAGES, "report"], "reused")
     assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
+    dry = run(home, "pipeline", "--serving.port", str(port), "--dry-run")
+    assert states(dry) == dict.fromkeys([*STAGES, "report"], "reused")
 
 
 @pytest.mark.usefixtures("first")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from workflows import autoregress, evaluate, finetune, prepare, pretrain, register, report
+from workflows import autoregress, evaluate, finetune, prepare, pretrain, register, report_page
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.likelihood import Bound
 from workflows.source_digest import PROJECT, source_digest, source_files
 
-MODULES = (prepare, pretrain, autoregress, finetune, evaluate, register, report)
+MODULES = (prepare, pretrain, autoregress, finetune, evaluate, register, report_page)
 STAGES = {stage.__name__: stage.CODE for stage in MODULES}
 TRAINED = {name for name in STAGES if name.endswith(("pretrain", "autoregress", "finetune"))}
 
@@ -55,7 +55,7 @@ edlm/client/client.py edlm/client/sse.py edlm/client/types.py cluster/http/middl
 cluster/http/playground/index.html cluster/runtime/ray_connection.py
 workflows/serve.py workflows/stage.py workflows/experiment.py
 """
-PAGE = {"workflows.report"}
+PAGE = {"workflows.report_page"}
 EVERYTHING = set(STAGES)
 RESULTS = EVERYTHING - PAGE
 
