@@ -9,6 +9,7 @@ import pydantic
 
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import TransformerDenoiserConfig
+from edlm.published.mdlm import MDLMDenoiserConfig
 
 
 def _kind(settings: Any) -> str:
@@ -19,5 +20,9 @@ def _kind(settings: Any) -> str:
 
 
 _BY_KIND = pydantic.Discriminator(_kind)
-DenoiserConfig = Annotated[Annotated[TransformerDenoiserConfig, pydantic.Tag("transformer")], _BY_KIND]
+DenoiserConfig = Annotated[
+    Annotated[TransformerDenoiserConfig, pydantic.Tag("transformer")]
+    | Annotated[MDLMDenoiserConfig, pydantic.Tag("mdlm")],
+    _BY_KIND,
+]
 AutoregressiveConfig = Annotated[Annotated[TransformerAutoregressiveConfig, pydantic.Tag("transformer")], _BY_KIND]

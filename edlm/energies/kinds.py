@@ -9,6 +9,7 @@ Each is one file, with its network and its configuration.
 """
 
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
@@ -20,4 +21,5 @@ EnergyConfig = (
     | BidirectionalEnergyConfig
     | AutoregressiveEnergyConfig
     | CarryOverEnergyConfig
+    | EDLMEnergyConfig
 )

@@ -1,6 +1,8 @@
 """Conditioning on the diffusion time: sinusoidal features modulate every layer (adaLN, Peebles and Xie 2023)."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,18 @@ WIDE_ROWS = 16  # AVX-512 takes another path for a remainder of fewer than 32 nu
 
 
 TIME_FREQUENCIES = 128
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Makers of the modules by which a transformer reads the time."""
+
+    time: Callable[[], nn.Module | None]
+    """Embedding of the times [b] as [b c], called with the dtype; None: the network does not read the time."""
+    norm: Callable[[], nn.Module]
+    """Normalisation before attention or an MLP: x [b l h] and the embedded times become x and a gate, as in `AdaLN`."""
+    last_norm: Callable[[], nn.Module]
+    """Normalisation of the features; its gate is not read."""
 
 
 class AdaLN(nn.Module):
@@ -45,7 +59,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Float[Tensor, " b"], dtype: torch.dtype) -> Float[Tensor, "b c"]:
         # In blocks too small to be split among threads: a thread's share may end anywhere within a row.
-        block = max(WIDE_ROWS, SHARED // max(TIME_FREQUENCIES, self.first.out_features) // WIDE_ROWS * WIDE_ROWS)
+        widest = max(self.first.in_features, self.first.out_features)
+        block = max(WIDE_ROWS, SHARED // widest // WIDE_ROWS * WIDE_ROWS)
         blocks = padded(t.float()[:, None], WIDE_ROWS).split(block)
         return torch.cat([self._mixed(times, dtype) for times in blocks])[: len(t)]
 

@@ -1,6 +1,7 @@
 """Transformer underlying every network: bidirectional or causal, rotary, with or without time conditioning."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.models.attention import attend
-from edlm.models.conditioning import AdaLN, TimeEmbedding
+from edlm.models.conditioning import AdaLN, Conditioning, TimeEmbedding
 from edlm.models.documents import same_document
 from edlm.models.gather import Packed, pack
 from edlm.models.kv_cache import KVCache
@@ -45,16 +46,20 @@ def require_whole_heads(width: int, heads: int) -> None:
 
 
 class Transformer(nn.Module):
-    """Transformer from embedded tokens [b l h] to normalised features [b l h]."""
+    """Transformer from embedded tokens [b l h] to normalised features [b l h].
 
-    def __init__(self, config: TransformerConfig, causal: bool) -> None:
+    `conditioning` makes the modules that read the time; None: those of this project, as the configuration says.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool, conditioning: Conditioning | None = None) -> None:
         super().__init__()
         self.causal = causal
-        self.time = TimeEmbedding(config.width) if config.time_conditioning else None
+        made = _conditioning(config) if conditioning is None else conditioning
+        self.time = made.time()
         self.layers = Blocks(
-            Block(config.width, config.heads, config.dropout, config.time_conditioning) for _ in range(config.layers)
+            Block(config.width, config.heads, config.dropout, norm=made.norm) for _ in range(config.layers)
         )
-        self.norm = AdaLN(config.width, config.time_conditioning)
+        self.norm = made.last_norm()
 
     def forward(
         self,
@@ -99,15 +104,26 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP of four times the width, both pre-normalised and residual; initialised to the identity."""
+    """Attention, then an MLP of four times the width, both pre-normalised and residual; initialised to the identity.
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, time_conditioning: bool = False) -> None:
+    `norm` makes its two normalisations; None: `AdaLN`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        time_conditioning: bool = False,
+        norm: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.norm_attention = AdaLN(width, time_conditioning)
+        norm = functools.partial(AdaLN, width, time_conditioning) if norm is None else norm
+        self.norm_attention = norm()
         self.qkv = RowInvariantLinear(width, 3 * width, bias=False)
         self.out = RowInvariantLinear(width, width, bias=False)
-        self.norm_mlp = AdaLN(width, time_conditioning)
+        self.norm_mlp = norm()
         self.up = RowInvariantLinear(width, 4 * width)
         self.down = RowInvariantLinear(4 * width, width)
         for inward in (self.qkv, self.up):
@@ -214,3 +230,9 @@ class Blocks(nn.ModuleList):
 def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
     """Return the gate of these rows; without time it is a number."""
     return gate[rows] if isinstance(gate, Tensor) else gate
+
+
+def _conditioning(config: TransformerConfig) -> Conditioning:
+    """Return the makers of this project's modules that read the time."""
+    norm = functools.partial(AdaLN, config.width, config.time_conditioning)
+    return Conditioning(lambda: TimeEmbedding(config.width) if config.time_conditioning else None, norm, norm)

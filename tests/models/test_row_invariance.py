@@ -8,6 +8,7 @@ from torch import Tensor
 
 from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
@@ -17,6 +18,8 @@ from edlm.models.readout import LMHead
 from edlm.models.rotary import Rotary
 from edlm.models.row_invariance import linear
 from edlm.models.transformer import Block, TransformerConfig
+from edlm.published.conditioning import NoiseEmbedding, PublishedTransformerConfig
+from edlm.published.mdlm import MDLMDenoiser
 from tests.networks import autoregressive, denoiser, stirred
 
 V = 5
@@ -110,6 +113,7 @@ ENERGIES = {
     "conditional": ConditionalEnergyConfig(width=16, left=2, right=1),
     "bidirectional": BidirectionalEnergyConfig(),
     "residual": ResidualEnergyConfig(width=16),
+    "edlm_nce": EDLMEnergyConfig(width=16, layers=2, heads=2, conditioning_width=6, time_conditioning=True),
 }
 
 
@@ -127,7 +131,7 @@ def test_a_text_in_every_network(name, precision):
     xt = torch.where(masked, V, texts[:, 0])
     new = masked & (torch.rand(rows, length, generator=g) < 0.7)
     drafts = torch.where(new[:, None], texts, xt[:, None])
-    if name == "bidirectional":
+    if energy.whole_sequence:
         drafts = torch.where(masked[:, None], texts, xt[:, None])
     u = torch.rand(rows, length, generator=g, dtype=torch.float64)
     parts = [1, 2, 3, 11]
@@ -160,4 +164,24 @@ def test_a_text_of_the_autoregressive_model(precision):
     require_invariance(lambda part: model.log_p(texts[part]), 23, [1, 2, 3, 11])
     require_invariance(
         lambda part: run_to_end(model.fill(everywhere[part], everywhere[part].bool(), u[part]))[1], 23, [1, 2, 3, 11]
+    )
+
+
+PUBLISHED = PublishedTransformerConfig(width=20, layers=2, heads=2, conditioning_width=6, time_conditioning=True)
+
+
+@every_precision
+def test_a_time_of_the_published_networks(precision):
+    embedding, t = stirred(NoiseEmbedding(PUBLISHED)).to(precision), torch.rand(700, generator=torch.Generator())
+    require_invariance(lambda part: embedding(t[part], precision), 700, [1, 2, 5, 16, 333, 699])
+
+
+@every_precision
+def test_a_text_of_the_published_denoiser(precision):
+    net, g = stirred(MDLMDenoiser(PUBLISHED, V)).to(precision), torch.Generator().manual_seed(0)
+    xt, t = torch.randint(V + 1, (23, 7), generator=g), torch.rand(23, generator=g)
+    require_invariance(lambda part: net.read(xt[part], t[part]), 23, [1, 2, 3, 11])
+    everywhere = torch.ones_like(xt, dtype=torch.bool)
+    require_invariance(
+        lambda part: net.log_p(net.read(xt[part], t[part]), everywhere[part]).unflatten(0, (-1, 7)), 23, [1, 2, 3, 11]
     )

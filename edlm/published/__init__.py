@@ -1,0 +1,1 @@
+"""Published checkpoints: the networks of MDLM, EDLM and their like, and the layout of their weights."""

@@ -1,0 +1,33 @@
+"""EDLM's NCE energy in its published layout: a transformer over pairs of x_t and x_0 (Xu et al. 2024, sec. 4.2)."""
+
+import torch.nn.functional as F
+
+from edlm.interfaces import AbstractEnergy
+from edlm.models.readout import ScalarHead
+from edlm.models.row_invariance import RowInvariantLinear, linear
+from edlm.models.token_sums import Embedding
+from edlm.published.conditioning import PublishedTransformerConfig, published_transformer
+
+
+class PublishedEnergy(AbstractEnergy):
+    """EDLM's NCE energy of whole sequences, with an embedding of its own; E = 0 before training."""
+
+    whole_sequence = True
+
+    def __init__(self, config: PublishedTransformerConfig, vocabulary: int) -> None:
+        super().__init__()
+        width = config.width
+        self.embedding = Embedding(vocabulary + 1, width)
+        self.project = RowInvariantLinear(2 * width, width)
+        self.transformer = published_transformer(config)
+        self.output = RowInvariantLinear(width, width)
+        self.hidden = RowInvariantLinear(width, width)
+        self.scalar = ScalarHead(width)
+
+    def forward(self, x, xt, t, log_p, context):
+        k = x.shape[1]
+        of_xt, of_x = self.project.weight.chunk(2, dim=1)  # once for x_t, which the candidates share
+        pair = linear(self.embedding(xt), of_xt, self.project.bias)[:, None] + linear(self.embedding(x), of_x)
+        features = self.transformer(pair.flatten(0, 1), t.repeat_interleave(k))
+        pooled = self.output(features).mean(dim=1)
+        return self.scalar(F.relu(self.hidden(pooled))).unflatten(0, (-1, k))[..., None]
