@@ -83,11 +83,11 @@ def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares 
     except ValueError as error:
         raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error
     if get_protocol(uri) == "hf":
-        _require_hub(uri)
+        require_hub(uri)
     return system, path
 
 
-def _require_hub(uri: str) -> None:
+def require_hub(source: str) -> None:
     """Raise StorageError unless the Hugging Face hub answers; otherwise its file system calls every file missing."""
     from huggingface_hub import constants  # takes a second, and only these URIs need it
     from huggingface_hub.utils import get_session
@@ -97,8 +97,8 @@ def _require_hub(uri: str) -> None:
         get_session().head(endpoint, timeout=HUB_SECONDS)
     except Exception as error:  # its HTTP client, and its offline mode, raise exceptions of many classes
         raise StorageError(
-            f"{uri}: the Hugging Face hub at {endpoint} does not answer ({type(error).__name__}: {error}); check the "
-            "network, or copy the files to this machine and name their local path"
+            f"{source}: the Hugging Face hub at {endpoint} does not answer ({type(error).__name__}: {error}); check "
+            "the network, or copy the files to this machine and name their local path"
         ) from error
 
 

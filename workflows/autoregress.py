@@ -7,13 +7,15 @@ import functools
 from typing import Any
 
 from edlm.checkpoints.model_folder import TOKENIZER
-from edlm.checkpoints.networks import save_autoregressive
+from edlm.checkpoints.networks import autoregressive_config, save_autoregressive
 from edlm.config import ConfigurationError, plain
 from edlm.data.packing import Split
 from edlm.data.token_file import read_summary
+from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy
 from edlm.training.settings import Training
 from workflows.command import command
+from workflows.import_network import imported_autoregressive
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 from workflows.training.initial_weights import initial_input, require_same, training_settings
@@ -33,12 +35,15 @@ CODE = (
 def autoregress(session: Session) -> str | None:
     """Train the baseline, also the source of the energies `ar` and `coar`, unless given, and return its URI.
 
-    None without an `autoregress` section.
+    One that comes with weights is trained further or, without an `autoregress` section, used as it is. None if there is
+    neither.
     """
     if (given := session.experiment.given.autoregressive) is not None:
         return session.given("autoregress", given)
     training = session.experiment.autoregress
-    return None if training is None else _next_token(session, "autoregress", "train", training)
+    if training is None:
+        return imported_autoregressive(session)
+    return _next_token(session, "autoregress", "train", training)
 
 
 @once
@@ -61,13 +66,14 @@ def baseline_and_judge(session: Session) -> None:
 
 def _next_token(session: Session, stage: str, split: Split, training: Training) -> str:
     experiment, data = session.experiment, prepare(session)
-    network, length, seed = experiment.autoregressive, experiment.data.length, experiment.seed
-
-    initial = initial_input(training)
+    length, seed, imported = experiment.data.length, experiment.seed, imported_autoregressive(session)
+    initial = initial_input(training) if imported is None else {"init_from": imported}
 
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
         start = initial.get("init_from")
+        network = experiment.autoregressive if imported is None else autoregressive_config(local_copy(imported))
+        assert not isinstance(network, HuggingFaceSource)
         if start is not None:
             require_same(start, "autoregressive", plain(network), prepared)
         vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
@@ -79,7 +85,7 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
         return run_training(session, work, data, split, training, build, write)
 
     settings = {
-        "autoregressive": plain(network),
+        "autoregressive": plain(experiment.autoregressive),
         stage: training_settings(training),
         "data.length": length,
         "data.attention": experiment.data.attention,

@@ -5,13 +5,15 @@ from typing import Annotated, Literal
 import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
-from edlm.checkpoints.network_kinds import AutoregressiveConfig, DenoiserConfig
+from edlm.checkpoints.network_kinds import AutoregressiveSettings, DenoiserSettings
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
 from edlm.data.packing import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
+from edlm.huggingface.source import HuggingFaceSource
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import TransformerDenoiserConfig
+from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, UnmaskingConfig
 from edlm.schedule import LogLinear, ScheduleConfig
@@ -212,14 +214,15 @@ class Experiment:
     """Corpus, tokenizer, length of a row, and splits."""
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
     """Noise schedule of the diffusion; a denoiser and its energies share it."""
-    denoiser: DenoiserConfig = TransformerDenoiserConfig()
+    denoiser: DenoiserSettings = TransformerDenoiserConfig()
     """Network of the denoiser."""
-    autoregressive: AutoregressiveConfig = TransformerAutoregressiveConfig()
+    autoregressive: AutoregressiveSettings = TransformerAutoregressiveConfig()
     """Network of the baseline, and of the judge, which is trained on its own split."""
-    pretrain: Training
-    """Training of the denoiser."""
+    pretrain: Training | None = None
+    """Training of the denoiser. None: one of kind `huggingface` is used as it is; any other kind needs it."""
     autoregress: Training | None = None
-    """Training of the autoregressive baseline, which is also the source of the energies `ar` and `coar`. None: none."""
+    """Training of the autoregressive baseline, which is also the source of the energies `ar` and `coar`. None: there is
+    none, except that one of kind `huggingface` is used as it is."""
     judge: Training | None = None
     """Training of the judge, on the documents of `data.shares.judge`. None: no judge of this project's own."""
     finetune: tuple[Finetune, ...] = ()
@@ -242,13 +245,15 @@ class Experiment:
     def __post_init__(self) -> None:
         self._check_energies()
         self._check_judge()
-        if self.autoregressive.time_conditioning:
+        self._check_weights()
+        if isinstance(self.autoregressive, TransformerConfig) and self.autoregressive.time_conditioning:
             raise ConfigurationError("autoregressive.time_conditioning: an autoregressive model has no diffusion time")
 
     @property
     def has_autoregressive(self) -> bool:
-        """Whether there is an autoregressive baseline: trained, or given."""
-        return self.autoregress is not None or self.given.autoregressive is not None
+        """Whether there is an autoregressive baseline: trained, given, or with weights of its own."""
+        has_weights = isinstance(self.autoregressive, HuggingFaceSource)
+        return has_weights or self.autoregress is not None or self.given.autoregressive is not None
 
     @property
     def judge_config(self) -> JudgeConfig | None:
@@ -288,6 +293,28 @@ class Experiment:
                 f"register.energy: {self.register.energy!r} is not among the energies of `finetune`, which are: "
                 f"{', '.join(names) or 'none'}; name one of them, or null for plain diffusion"
             )
+
+    def _check_weights(self) -> None:
+        """Raise ConfigurationError for a denoiser without weights, and for a network with weights from two places."""
+        if self.pretrain is None and self.given.denoiser is None and not isinstance(self.denoiser, HuggingFaceSource):
+            raise ConfigurationError(
+                "pretrain: missing, and the denoiser has no weights without it; add the section, name a model's folder "
+                "in given.denoiser, or a network that others trained in denoiser (kind: huggingface)"
+            )
+        networks = (self.denoiser, self.autoregressive)
+        foreign = [network for network in networks if isinstance(network, HuggingFaceSource)]
+        if foreign and self.data.attention != "across_documents":
+            raise ConfigurationError(
+                f"data.attention: {self.data.attention}, and {foreign[0].named} attends across documents; leave it out"
+            )
+        trainings = {"pretrain": self.denoiser, "autoregress": self.autoregressive, "judge": self.autoregressive}
+        for section, network in trainings.items():
+            training: Training | None = getattr(self, section)
+            if training is not None and training.init_from is not None and isinstance(network, HuggingFaceSource):
+                raise ConfigurationError(
+                    f"{section}.init_from: {training.init_from}, and the network of kind huggingface starts from its "
+                    "own weights; remove one of the two (init_from takes the kind that the model's card says)"
+                )
 
     def _check_judge(self) -> None:
         if self.judge is not None and self.given.judge is None and self.data.shares.judge == 0:

@@ -7,11 +7,13 @@ import functools
 from typing import Any
 
 from edlm.checkpoints.model_folder import TOKENIZER
-from edlm.checkpoints.networks import save_denoiser
+from edlm.checkpoints.networks import denoiser_config, save_denoiser
 from edlm.config import plain
 from edlm.data.token_file import read_summary
+from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy
 from workflows.command import command
+from workflows.import_network import imported_denoiser
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 from workflows.training.initial_weights import initial_input, require_same, training_settings
@@ -29,18 +31,26 @@ CODE = (
 
 @once
 def pretrain(session: Session) -> str:
-    """Train the denoiser, unless one is given, and return its URI."""
+    """Train the denoiser, unless one is given, and return its URI.
+
+    A denoiser that comes with weights is trained further or, without a `pretrain` section, used as it is.
+    """
     experiment = session.experiment
     if experiment.given.denoiser is not None:
         return session.given("pretrain", experiment.given.denoiser)
+    imported, training = imported_denoiser(session), experiment.pretrain
+    if training is None:
+        assert imported is not None  # `Experiment` has checked it
+        return imported
     data = prepare(session)
-    network, schedule, length, seed = experiment.denoiser, experiment.schedule, experiment.data.length, experiment.seed
-
-    initial = initial_input(experiment.pretrain)
+    schedule, length, seed = experiment.schedule, experiment.data.length, experiment.seed
+    initial = initial_input(training) if imported is None else {"init_from": imported}
 
     def work(work: StageContext) -> dict[str, Any]:
         prepared = local_copy(data)
         start = initial.get("init_from")
+        network = experiment.denoiser if imported is None else denoiser_config(local_copy(imported))
+        assert not isinstance(network, HuggingFaceSource)
         if start is not None:
             require_same(start, "denoiser", plain(network), prepared, plain(schedule))
         vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
@@ -51,12 +61,12 @@ def pretrain(session: Session) -> str:
                 folder, weights, network, schedule, length, prepared / TOKENIZER, {"experiment": experiment.name}
             )
 
-        return run_training(session, work, data, "train", experiment.pretrain, build, write)
+        return run_training(session, work, data, "train", training, build, write)
 
     settings = {
-        "denoiser": plain(network),
+        "denoiser": plain(experiment.denoiser),
         "schedule": plain(schedule),
-        "pretrain": training_settings(experiment.pretrain),
+        "pretrain": training_settings(training),
         "data.length": length,
         "data.attention": experiment.data.attention,
         "seed": seed,

@@ -1,4 +1,4 @@
-"""Kinds of networks that an experiment can train and a model folder can hold: the unions of their configurations.
+"""Kinds of networks that an experiment can name and a model folder can hold: the unions of their configurations.
 
 `kind: transformer`, this project's own, may be left out.
 """
@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import pydantic
 
+from edlm.huggingface.autoregressive import HuggingFaceAutoregressiveArchitecture, HuggingFaceAutoregressiveSource
+from edlm.huggingface.denoiser import HuggingFaceDenoiserArchitecture, HuggingFaceDenoiserSource
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import TransformerDenoiserConfig
 from edlm.published.mdlm import MDLMDenoiserConfig
@@ -20,9 +22,21 @@ def _kind(settings: Any) -> str:
 
 
 _BY_KIND = pydantic.Discriminator(_kind)
-DenoiserConfig = Annotated[
+_Denoiser = (
     Annotated[TransformerDenoiserConfig, pydantic.Tag("transformer")]
-    | Annotated[MDLMDenoiserConfig, pydantic.Tag("mdlm")],
+    | Annotated[MDLMDenoiserConfig, pydantic.Tag("mdlm")]
+)
+_Autoregressive = Annotated[TransformerAutoregressiveConfig, pydantic.Tag("transformer")]
+DenoiserConfig = Annotated[
+    _Denoiser | Annotated[HuggingFaceDenoiserArchitecture, pydantic.Tag("huggingface_architecture")], _BY_KIND
+]
+"""What a model folder can hold."""
+AutoregressiveConfig = Annotated[
+    _Autoregressive | Annotated[HuggingFaceAutoregressiveArchitecture, pydantic.Tag("huggingface_architecture")],
     _BY_KIND,
 ]
-AutoregressiveConfig = Annotated[Annotated[TransformerAutoregressiveConfig, pydantic.Tag("transformer")], _BY_KIND]
+DenoiserSettings = Annotated[_Denoiser | Annotated[HuggingFaceDenoiserSource, pydantic.Tag("huggingface")], _BY_KIND]
+"""What an experiment can name: a network to be trained, or one that comes with weights."""
+AutoregressiveSettings = Annotated[
+    _Autoregressive | Annotated[HuggingFaceAutoregressiveSource, pydantic.Tag("huggingface")], _BY_KIND
+]

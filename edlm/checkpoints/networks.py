@@ -69,9 +69,14 @@ def open_denoiser(folder: Path) -> OpenDenoiser:
     Raise ValueError if the folder is damaged or holds another kind of model.
     """
     card = open_card(folder, "denoiser")
-    network = parse(_DenoiserNetwork, {"network": network_settings(card)}, str(folder)).network.build(card.vocabulary)
+    network = _denoiser_config(card, folder).build(card.vocabulary)
     schedule = parse(_Schedule, {"schedule": card.schedule}, str(folder)).schedule
     return OpenDenoiser(filled(network, folder), schedule, card.length, folder)
+
+
+def denoiser_config(folder: Path) -> DenoiserConfig:
+    """Return the network's configuration of the denoiser in a model folder."""
+    return _denoiser_config(open_card(folder, "denoiser"), folder)
 
 
 def save_autoregressive(
@@ -106,6 +111,10 @@ def network_settings(card: ModelCard) -> dict[str, pydantic.JsonValue]:
         return card.network
     nested = card.network.get("trunk")
     return {"kind": "transformer", **(nested if isinstance(nested, dict) else card.network)}
+
+
+def _denoiser_config(card: ModelCard, folder: Path) -> DenoiserConfig:
+    return parse(_DenoiserNetwork, {"network": network_settings(card)}, str(folder)).network
 
 
 def _autoregressive_config(card: ModelCard, folder: Path) -> AutoregressiveConfig:

@@ -113,6 +113,10 @@ class Tokenizer:
             end -= 1
         return self._growth.certain(self.decode(ids[:end]))
 
+    def ids(self) -> dict[str, int]:
+        """Return the id of each token, by its text in the file; ids without a token are not among them."""
+        return self._rust.get_vocab(with_added_tokens=True)
+
     def lost(self, text: str) -> list[str]:
         """Return the characters of `text` of which nothing remains, in order.
 

@@ -58,6 +58,10 @@ class LMHead(nn.Module):
         ]
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
+    def logits(self, features: Float[Tensor, "n h"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n v"]:
+        """Compute the logits of a chunk from this head's gathered weight and bias."""
+        return linear(features, weight, bias)
+
     def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """Return the whole log p over the vocabulary: for few positions or a small vocabulary."""
         return self(features, _distribution)[0]
@@ -75,7 +79,7 @@ class LMHead(nn.Module):
     def _chunk(
         self, weight: Tensor, bias: Tensor, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned
     ):
-        logits = linear(features, weight.to(self.weight.dtype), bias.to(self.bias.dtype))
+        logits = self.logits(features, weight.to(self.weight.dtype), bias.to(self.bias.dtype))
         if self.temperature != 1:
             logits = equations.tempered(logits, self.temperature)
         return consume(logits, *aligned)

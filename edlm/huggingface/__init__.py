@@ -1,0 +1,1 @@
+"""Networks of the transformers library as denoisers and autoregressive models of this project."""

@@ -1,0 +1,159 @@
+"""Masked language models of the transformers library as denoisers: BERT, RoBERTa, DistilBERT, ModernBERT, ESM, ..."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import pydantic
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from edlm.config import ConfigurationError, NonNegative, config
+from edlm.huggingface.architecture import built, recorded
+from edlm.huggingface.comparison import rebuilt, require_close
+from edlm.huggingface.output_embedding import output_of, save_weights_once, take_output
+from edlm.huggingface.source import HuggingFaceSource
+from edlm.huggingface.vocabulary import Vocabulary, id_of, require_same
+from edlm.models.denoiser import AbstractDenoiser, AbstractDenoiserConfig
+
+AUTO_CLASS = "AutoModelForMaskedLM"
+
+
+class HuggingFaceDenoiser(AbstractDenoiser):
+    """Masked language model of the library, which reads canvases between its own special tokens and no time.
+
+    Ids are the tokenizer's; the mask, id `vocabulary`, is read as the network's own mask token.
+    """
+
+    def __init__(self, config: "HuggingFaceDenoiserArchitecture", vocabulary: int, model: Any) -> None:
+        super().__init__()
+        self.config, self.vocabulary, self.mask = config, vocabulary, vocabulary
+        self.model = model
+        self.readout = take_output(model, vocabulary, config.never)
+        self.width = self.readout.weight.shape[1]
+        save_weights_once(self)
+
+    def read(self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"]) -> Float[Tensor, "b l h"]:
+        ids = self.config.framed(xt, self.mask)
+        start = len(self.config.prefix)
+        return self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, start : start + xt.shape[1]]
+
+
+@config
+class HuggingFaceDenoiserArchitecture(AbstractDenoiserConfig):
+    """Architecture of the library with weights of a model folder, or fresh ones."""
+
+    kind: Literal["huggingface_architecture"] = "huggingface_architecture"
+    architecture: dict[str, pydantic.JsonValue]
+    """Content of the network's config.json."""
+    mask: NonNegative
+    """Id of the network's own mask token."""
+    prefix: tuple[NonNegative, ...] = ()
+    """Ids that the network expects before a text, such as that of [CLS]."""
+    suffix: tuple[NonNegative, ...] = ()
+    """Ids that it expects after a text, such as that of [SEP]."""
+    never: tuple[NonNegative, ...] = ()
+    """Ids with probability 0."""
+
+    def build(self, vocabulary: int) -> HuggingFaceDenoiser:
+        return HuggingFaceDenoiser(self, vocabulary, built(AUTO_CLASS, self.architecture))
+
+    def framed(self, xt: Int[Tensor, "b l"], mask: int) -> Int[Tensor, "b w"]:
+        """Return canvases as the network reads them: its own mask for `mask`, between its special tokens."""
+        prefix, suffix = (xt.new_tensor(ids).expand(len(xt), -1) for ids in (self.prefix, self.suffix))
+        return torch.cat([prefix, torch.where(xt == mask, self.mask, xt), suffix], dim=1)
+
+
+@config
+class HuggingFaceDenoiserSource(HuggingFaceSource):
+    """Masked language model that others trained (BERT, RoBERTa, DistilBERT, ModernBERT, ESM, ...)."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    generated: tuple[str, ...] = ()
+    """Special tokens that may be generated. The separator between documents always may; every other special token of
+    the network (padding, mask, unknown, ...) has probability 0, so that a text which holds one has none."""
+
+    def open(self, vocabulary: Vocabulary, length: int) -> HuggingFaceDenoiser:
+        """Open the network for canvases of `length` tokens of this vocabulary.
+
+        Raise ConfigurationError as `opened` does, and if its vocabulary is another, it has no mask token, it cannot
+        read `length` tokens and its special ones, or its features do not give its own logits.
+        """
+        opened = self.opened(AUTO_CLASS)
+        named, tokenizer, original = opened.named, opened.tokenizer, opened.model
+        theirs, special = tokenizer.get_vocab(), {*tokenizer.all_special_ids}
+        require_same(named, theirs, special, vocabulary)
+        output_of(original, vocabulary.size)
+        if tokenizer.mask_token_id is None:
+            raise ConfigurationError(
+                f"the tokenizer of {named} has no mask token, which stands for masked positions; a causal model "
+                "belongs in `autoregressive`; a masked language model's tokenizer_config.json names its mask_token"
+            )
+        generated = {vocabulary.separator, *(id_of(named, theirs, token, "generated") for token in self.generated)}
+        if tokenizer.mask_token_id in generated:
+            raise ConfigurationError(f"the mask token of {named} is never generated; name another separator or token")
+        prefix, suffix = _around(named, tokenizer)
+        settings = HuggingFaceDenoiserArchitecture(
+            architecture=recorded(original.config),
+            mask=tokenizer.mask_token_id,
+            prefix=prefix,
+            suffix=suffix,
+            never=tuple(_never(vocabulary, special - generated)),
+        )
+        xt, masked = _canvases(vocabulary.size, settings.never, length)
+        expected = _log_p(named, original, settings, xt, masked, vocabulary.size)
+        network = rebuilt(HuggingFaceDenoiser(settings, vocabulary.size, original), settings.build(vocabulary.size))
+        with torch.no_grad():
+            actual = network.log_p(network.read(xt, torch.ones(len(xt))), masked)
+        require_close(named, original, "the logits of its features", actual, expected)
+        return network
+
+
+def _never(vocabulary: Vocabulary, special: Collection[int]) -> list[int]:
+    """Return the ids that are no token of a text: special ones, and those that the tokenizer.json skips."""
+    tokens = {*vocabulary.ids.values()}
+    return [index for index in range(vocabulary.size) if index in special or index not in tokens]
+
+
+def _around(named: str, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the network's tokenizer puts before and after a text."""
+    text = tokenizer.convert_ids_to_tokens(next(i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids))
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(text)["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if bare and whole[start : start + len(bare)] == bare:
+            return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    raise ConfigurationError(f"the tokenizer of {named} does not keep a text's tokens together: {bare} became {whole}")
+
+
+def _canvases(vocabulary: int, never: Sequence[int], length: int) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+    """Draw canvases to compare on, from half to wholly masked, and where they are masked."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.tensor([index for index in range(vocabulary) if index not in {*never}])
+    x = tokens[torch.randint(len(tokens), (2, length), generator=generator)]
+    masked = torch.rand(2, length, generator=generator) < torch.tensor([[0.5], [1.0]])
+    return torch.where(masked, vocabulary, x), masked
+
+
+@torch.no_grad()
+def _log_p(
+    named: str,
+    model: Any,
+    settings: HuggingFaceDenoiserArchitecture,
+    xt: Int[Tensor, "b l"],
+    masked: Bool[Tensor, "b l"],
+    vocabulary: int,
+) -> Float[Tensor, "n v"]:
+    """Return the network's own log p over the tokens that may be generated, at the masked positions."""
+    ids, start = settings.framed(xt, vocabulary), len(settings.prefix)
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    except (IndexError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{named} cannot read {ids.shape[1]} tokens: data.length {xt.shape[1]} and {ids.shape[1] - xt.shape[1]} "
+            f"special ones (its max_position_embeddings: {getattr(model.config, 'max_position_embeddings', None)}): "
+            f"{error}; set a smaller data.length"
+        ) from error
+    allowed = logits[:, start : start + xt.shape[1], :vocabulary][masked]
+    allowed[:, list(settings.never)] = -torch.inf
+    return allowed.log_softmax(dim=-1)

@@ -1,0 +1,154 @@
+"""Networks of the transformers library, opened strictly: complete weights from safetensors, no code of their makers."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edlm.config import ConfigurationError, config
+from edlm.storage import File, digest_of, require_hub, sha256
+
+NAMED = 8  # most wrong weights that an error lists
+OTHER_TASKS = re.compile(
+    r"(^|\.)(pooler|seq_relationship)\."
+)  # heads that pretraining leaves beside a language model's
+READ = (".json", ".safetensors", ".txt", ".model")  # suffixes of the files that determine a network and its tokenizer
+
+
+@dataclass(frozen=True)
+class OpenedNetwork:
+    """A network of the library in float32, with its tokenizer."""
+
+    named: str
+    """As errors call it."""
+    model: Any
+    tokenizer: Any
+
+
+@config
+class HuggingFaceSource:
+    """A network that others trained: on the Hugging Face hub, or in a folder of the library's format.
+
+    Its weights are safetensors, and no code of its makers is run: the library itself must have the architecture.
+    """
+
+    name: str | None = None
+    """Repository on the hub, such as `google-bert/bert-base-uncased`. Give this or `folder`."""
+    folder: str | None = None
+    """Local folder with config.json, safetensors and the tokenizer's files."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; without it `main`, and changes there go unnoticed once a stage has run."""
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.folder is None):
+            raise ConfigurationError("a network of kind huggingface has either a `name` on the hub or a `folder`")
+        if self.folder is not None and self.revision is not None:
+            raise ConfigurationError(f"revision {self.revision!r} is of a `name` on the hub; a `folder` has none")
+
+    @property
+    def named(self) -> str:
+        """The network, as errors call it."""
+        return f"the network {self.folder or self.name!r}" + (f" at {self.revision!r}" if self.revision else "")
+
+    def version(self) -> str:
+        """Return the digest of a folder's files, or the name and revision on the hub. Raise ConfigurationError."""
+        if self.folder is None:
+            return f"{self.name}@{self.revision or 'main'}"
+        _require_folder(self.folder)
+        # Not `inventory`, which rejects links: in the hub's own cache the files are links.
+        files = sorted(path for path in Path(self.folder).iterdir() if path.suffix in READ and path.is_file())
+        return digest_of(File(path=p.name, bytes=p.stat().st_size, sha256=sha256(p)) for p in files)
+
+    def opened(self, auto_class: str) -> OpenedNetwork:
+        """Open the network with one of the library's classes `AutoModelFor...`, ready for inference.
+
+        Raise ConfigurationError if the library is missing, no safetensors are there, code of its makers is needed, the
+        architecture is unknown or has no such head, or weights are missing, mismatched or not finite; StorageError if
+        the hub does not answer.
+        """
+        transformers, origin = library(), {"revision": self.revision or "main", "trust_remote_code": False}
+        if self.folder is None:
+            assert self.name is not None
+            _require_hub(self.name, origin["revision"])
+        else:
+            _require_folder(self.folder)
+        where = self.folder or self.name
+        try:
+            model, loaded = getattr(transformers, auto_class).from_pretrained(
+                where, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **origin)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"{self.named} cannot be opened as {auto_class}; it must be stored as safetensors with its tokenizer "
+                f"(`python -m workflows.convert` turns pickled weights into safetensors), have an architecture of the "
+                f"installed library (transformers {transformers.__version__}), and need no code of its makers, which "
+                f"is not run: {error}"
+            ) from error
+        self._require_whole(loaded)
+        _require_finite(self.named, model)
+        return OpenedNetwork(self.named, model.eval().requires_grad_(False), tokenizer)
+
+    def _require_whole(self, loaded: Any) -> None:
+        """Raise ConfigurationError unless the weights are those of the architecture.
+
+        `transformers` fills missing weights with random numbers, drops unexpected ones, and continues.
+        """
+        for what in ("missing", "mismatched", "unexpected"):
+            names = sorted(str(key) for key in loaded[f"{what}_keys"])
+            if wrong := [name for name in names if what != "unexpected" or not OTHER_TASKS.search(name)]:
+                raise ConfigurationError(
+                    f"{self.named} has {len(wrong)} {what} weights: {', '.join(wrong[:NAMED])}; it is no complete "
+                    "network of the architecture that its config.json names"
+                )
+
+
+def _require_finite(named: str, model: Any) -> None:
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ConfigurationError(
+            f"{named} has weights that are not finite: {', '.join(broken[:NAMED])}; restore a good copy"
+        )
+
+
+def library() -> Any:
+    """Return the module `transformers`; it takes seconds to import, and only these networks need it.
+
+    Raise ConfigurationError if it is not installed.
+    """
+    try:
+        import transformers  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ConfigurationError(
+            "networks of kind huggingface are opened with the transformers library: pip install 'edlm[hf]'"
+        ) from error
+    return transformers
+
+
+def _require_folder(folder: str) -> None:
+    """Raise ConfigurationError unless safetensors and a config.json are in the folder."""
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ConfigurationError(f"{folder} is no folder of a network: it has no config.json; check `folder`")
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5"))
+        raise ConfigurationError(
+            f"{folder} holds no safetensors"
+            + (f" but {', '.join(pickled[:NAMED])}, which would run code as they are opened" if pickled else "")
+            + f"; `python -m workflows.convert SOURCE TARGET` makes {path / 'model.safetensors'} of pickled weights"
+        )
+
+
+def _require_hub(name: str, revision: str) -> None:
+    """Raise StorageError at once if the network is neither in the hub's local cache nor the hub answers.
+
+    The library by itself would try again for minutes. Raise ConfigurationError for the path of a local folder.
+    """
+    from huggingface_hub import try_to_load_from_cache  # type: ignore[import-not-found]
+
+    if Path(name).exists():
+        raise ConfigurationError(f"name {name!r} is a path here; set `folder` instead, or give a name on the hub")
+    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        require_hub(f"the network {name!r}")

@@ -1,0 +1,82 @@
+import json
+import sys
+
+import pytest
+
+from edlm.config import ConfigurationError
+from edlm.huggingface.source import HuggingFaceSource
+from edlm.storage import StorageError
+from tests.huggingface.networks import WORDS, save_network, transformers
+
+AUTO_CLASS = "AutoModelForMaskedLM"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    size = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**size, intermediate_size=16)
+    return save_network(tmp_path / "bert", transformers.BertForMaskedLM(config))
+
+
+def test_a_network_is_a_name_or_a_folder():
+    for settings in ({}, {"name": "a/b", "folder": "/c"}):
+        with pytest.raises(ValueError, match="either a `name` on the hub or a `folder`"):
+            HuggingFaceSource(**settings)
+    with pytest.raises(ValueError, match="revision 'main' is of a `name`"):
+        HuggingFaceSource(folder="/c", revision="main")
+
+
+def test_pickled_weights_are_refused_with_the_way_out(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigurationError, match=r"but pytorch_model\.bin, which would run.*workflows\.convert"):
+        HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
+
+
+def test_code_of_the_makers_is_not_run(folder, tmp_path):
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", AUTO_CLASS: "code.M"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ConfigurationError, match="need no code of its makers, which is not run"):
+        HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"nowhere is no folder of a network: it has no config\.json"):
+        HuggingFaceSource(folder=str(tmp_path / "nowhere")).opened(AUTO_CLASS)
+    with pytest.raises(ConfigurationError, match="nowhere is no folder of a network"):
+        HuggingFaceSource(folder=str(tmp_path / "nowhere")).version()
+
+
+def test_without_the_library_the_extra_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'edlm\[hf\]'"):
+        HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
+
+
+def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
+    """No port of this machine answers there; the library by itself would try again for minutes."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    opened = []
+    monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_pretrained", lambda *_, **__: opened.append(1))
+    with pytest.raises(StorageError, match=r"'nobody/nothing'.*hub at http://127\.0\.0\.1:9 does not answer"):
+        HuggingFaceSource(name="nobody/nothing").opened(AUTO_CLASS)
+    assert not opened
+
+
+def test_a_name_that_is_a_path_is_refused(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ConfigurationError, match="name 'bert' is a path here; set `folder`"):
+        HuggingFaceSource(name="bert").opened(AUTO_CLASS)
+
+
+def test_the_version_changes_with_any_file_that_determines_the_network(folder):
+    before = HuggingFaceSource(folder=str(folder)).version()
+    (folder / "README.md").write_text("words")
+    assert HuggingFaceSource(folder=str(folder)).version() == before
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    assert HuggingFaceSource(folder=str(folder)).version() != before
+    assert HuggingFaceSource(name="a/b", revision="c0ffee").version() == "a/b@c0ffee"

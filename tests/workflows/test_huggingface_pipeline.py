@@ -1,0 +1,61 @@
+"""The whole chain with networks that others made, as a user runs it: two Ray workers, ZeRO 2, MLflow and Serve."""
+
+import itertools
+import re
+import socket
+
+import pytest
+import yaml
+
+from tests.huggingface.networks import ROLES, WORDS, save_network, transformers
+from tests.workflows.commands import run
+
+pytestmark = [pytest.mark.cluster, pytest.mark.chaos, pytest.mark.timeout(900)]
+
+LINES = ["the cat sat on the mat", "the dog ran on the log", "a dog sat far and a cat ran far", "a cat sat on a log"]
+HEAD = {"width": 16, "layers": 1, "heads": 2}
+TRAINING = {"steps": 3, "batch": 8}
+
+
+def test_a_masked_and_a_causal_network_are_trained_on_given_energies_measured_and_served(tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(three) for three in itertools.product(LINES, repeat=3)))
+    size = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(**size, intermediate_size=24, max_position_embeddings=16)
+    save_network(tmp_path / "bert", transformers.BertForMaskedLM(bert))
+    gpt2 = transformers.GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    save_network(tmp_path / "gpt2", transformers.GPT2LMHeadModel(gpt2), **ROLES, bos_token="[CLS]")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    experiment = {
+        "name": "foreign",
+        "data": {
+            "corpus": {"kind": "files", "paths": [str(tmp_path / "text.txt")], "cut": "line"},
+            "tokenizer": {"kind": "huggingface", "uri": str(tmp_path / "bert"), "separator": "[SEP]"},
+            "length": 8,
+            "shares": {"validation": 0.2, "judge": 0},
+        },
+        "denoiser": {"kind": "huggingface", "folder": str(tmp_path / "bert")},
+        "autoregressive": {"kind": "huggingface", "folder": str(tmp_path / "gpt2")},
+        "pretrain": {**TRAINING, "ema": 0.9},
+        "finetune": [
+            {"name": "step", "energy": {"kind": "step", **HEAD}, "training": TRAINING},
+            {"name": "conditional", "energy": {"kind": "conditional", **HEAD}, "training": TRAINING},
+            {"name": "coar", "energy": {"kind": "coar"}},
+        ],
+        "evaluate": {
+            "sequences": 4, "steps": [1, 2], "candidates": [1, 2], "nelbo_draws": 2, "paper_draws": 2,
+            "log_partition_draws": [2], "timed_texts": 2, "timed_steps": [2],
+        },
+        "register": {"model": "foreign", "energy": "step", "sampler": {"steps": 4, "candidates": 2}},
+        "serving": {"port": port, "max_replicas": 1},
+        "cluster": {"workers": 2, "zero": {"stage": 2}},
+    }  # fmt: skip
+    (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(experiment))
+    output = run(tmp_path / "home", "pipeline", experiment=tmp_path / "foreign.yaml")
+    started = set(re.findall(r"^\[([\w-]+)\] started", output, re.MULTILINE))
+    assert {"import-denoiser", "import-autoregressive", "pretrain", "finetune-step", "finetune-coar"} <= started
+    assert "autoregress" not in started  # without its section the causal network is used as it is
+    answer = re.search(r"the endpoint answered: '(.*)'", output)
+    assert answer is not None, output
+    assert {*answer[1].split()} <= {word for word in WORDS if word not in ROLES.values() or word == "[SEP]"}
