@@ -88,8 +88,11 @@ def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares 
 
 
 def require_hub(source: str) -> None:
-    """Raise StorageError unless the Hugging Face hub answers; otherwise its file system calls every file missing."""
-    from huggingface_hub import constants  # takes a second, and only these URIs need it
+    """Raise StorageError, on behalf of `source`, unless the Hugging Face hub answers.
+
+    Otherwise its libraries try for half a minute, and its file system reports every file as missing.
+    """
+    from huggingface_hub import constants  # takes a second, and only what is on the hub needs it
     from huggingface_hub.utils import get_session
 
     endpoint = constants.ENDPOINT

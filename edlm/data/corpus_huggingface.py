@@ -13,7 +13,7 @@ from edlm.data.corpus_files import stamp
 from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
 from edlm.data.pairs import Prompts
-from edlm.storage import file_system
+from edlm.storage import file_system, require_hub
 
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
     from datasets import Dataset, IterableDataset
@@ -107,6 +107,9 @@ class HuggingFace:
     def _loaded(self) -> "Dataset | IterableDataset":
         import datasets
 
+        on_hub = "/" in self.name and "://" not in self.name and not Path(self.name).exists()
+        if on_hub and not datasets.config.HF_HUB_OFFLINE:  # offline, `datasets` reads its cache
+            require_hub(self.name)
         return datasets.load_dataset(
             self.name,
             self.config,

@@ -1,5 +1,6 @@
 import json
 import re
+import socket
 
 import datasets
 import fsspec
@@ -217,3 +218,18 @@ def test_the_version_changes_with_local_files_and_with_the_revision(tmp_path, li
     assert folder.version() != before
     assert HuggingFace(name="a/b").version() == "unpinned"
     assert HuggingFace(name="a/b", revision="c").version() == "c"
+
+
+def test_a_name_of_the_hub_without_a_network_is_refused_at_once(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setattr("time.sleep", never)
+        with pytest.raises(
+            ConfigurationError, match=r"corpus\.name 'a/b' .*: the Hugging Face hub at .* does not answer"
+        ):
+            texts(HuggingFace(name="a/b"))
+
+
+def never(seconds: float) -> None:
+    raise AssertionError(f"it was tried again after {seconds} s")
