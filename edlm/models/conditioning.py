@@ -20,7 +20,7 @@ TIME_FREQUENCIES = 128
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class TimeConditioning:
     """Makers of the modules by which a transformer reads the time."""
 
     time: Callable[[], nn.Module | None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.models.attention import attend
-from edlm.models.conditioning import AdaLN, Conditioning, TimeEmbedding
+from edlm.models.conditioning import AdaLN, TimeConditioning, TimeEmbedding
 from edlm.models.documents import same_document
 from edlm.models.gather import Packed, pack
 from edlm.models.kv_cache import KVCache
@@ -51,7 +51,7 @@ class Transformer(nn.Module):
     `conditioning` makes the modules that read the time; None: those of this project, as the configuration says.
     """
 
-    def __init__(self, config: TransformerConfig, causal: bool, conditioning: Conditioning | None = None) -> None:
+    def __init__(self, config: TransformerConfig, causal: bool, conditioning: TimeConditioning | None = None) -> None:
         super().__init__()
         self.causal = causal
         made = _conditioning(config) if conditioning is None else conditioning
@@ -232,7 +232,7 @@ def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:
     return gate[rows] if isinstance(gate, Tensor) else gate
 
 
-def _conditioning(config: TransformerConfig) -> Conditioning:
+def _conditioning(config: TransformerConfig) -> TimeConditioning:
     """Return the makers of this project's modules that read the time."""
     norm = functools.partial(AdaLN, config.width, config.time_conditioning)
-    return Conditioning(lambda: TimeEmbedding(config.width) if config.time_conditioning else None, norm, norm)
+    return TimeConditioning(lambda: TimeEmbedding(config.width) if config.time_conditioning else None, norm, norm)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edlm.config import Fraction, Positive, config
-from edlm.models.conditioning import Conditioning, TimeEmbedding
+from edlm.models.conditioning import TimeConditioning, TimeEmbedding
 from edlm.models.row_invariance import RowInvariantLinear
 from edlm.models.transformer import Transformer, TransformerConfig
 
@@ -73,7 +73,7 @@ class NoiseAdaLN(nn.Module):
 def published_transformer(config: PublishedTransformerConfig) -> Transformer:
     """Return a bidirectional transformer with fresh weights, a function of tokens and noise."""
     norm = functools.partial(NoiseAdaLN, config.width, config.conditioning_width)
-    conditioning = Conditioning(
+    conditioning = TimeConditioning(
         functools.partial(NoiseEmbedding, config), functools.partial(norm, 3), functools.partial(norm, 2)
     )
     transformer = Transformer(config, causal=False, conditioning=conditioning)

@@ -36,7 +36,7 @@ from workflows.reporting.samplers import Row, every_step, planned, series, title
 from workflows.row_names import AUTOREGRESSIVE, PLAIN, UNIFORM
 
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17
-WHOLE, STEP, NORMALISED = "plain and whole-sequence energies", "step energies", "conditional energies"
+WHOLE, STEP, NORMALISED = "plain and whole-sequence", "step energies", "conditional energies"
 OTHER = "other unmasking"
 OTHER_SUFFIX = " (another distribution)"  # redundant within the column OTHER, whose title states it
 
