@@ -107,7 +107,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     text that recurs in many documents of a split, characters that the tokenizer loses.
     The corpus is streamed. Memory holds 8 bytes per document; the longest document (`corpus.longest`), or documents of
     250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the distinct words
-    of the tokenizer's training text (`BPE.sample`). Splits share no text, except parts of streamed documents
+    of the tokenizer's training text (`BPE.sample`). A corpus of kind huggingface adds what `datasets` reads at once: a
+    parquet row group or a line, however large. Splits share no text, except parts of streamed documents
     (`TextSplits`). If killed before its end, it leaves a folder that `TokenFile.open` rejects. Raises
     ConfigurationError for an empty corpus, and for one too short for a row in every split.
     """
