@@ -23,8 +23,26 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 from tests.mutants import copy
+from tests.paths import PROJECT
 
-LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
+
+def looked_at_in_energies(edlm: Path, tests: Path) -> dict[str, str]:
+    """The tests of each energy with a test of its own: a new one is mutated without being named here."""
+    beside = {
+        "whole_sequence": "likelihood/test_carry_over_autoregressive",
+        "conditional": "sampling/test_speculative",
+        "residual": "energies/test_step",
+    }
+    names = sorted(path.stem for path in (edlm / "energies").glob("*.py"))
+    tested = [name for name in names if name != "kinds" and (tests / "energies" / f"test_{name}.py").is_file()]
+    return {
+        f"energies/{name}": f"energies/test_{name} energies/test_kinds {beside.get(name, '')}".strip()
+        for name in tested
+    }
+
+
+LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
+    # file of edlm: the tests that look at it, the quickest first
     "equations": "test_equations likelihood/test_identities",
     "schedule": "test_schedule",
     "rng": "test_rng",
@@ -35,12 +53,6 @@ LOOKED_AT = {  # file of edlm: the tests that look at it, the quickest first
     "sampling/candidates": "sampling/test_candidates energies/test_residual",
     "sampling/memory": "sampling/test_memory",
     "sampling/speculative": "sampling/test_speculative",
-    "energies/whole_sequence": "energies/test_whole_sequence energies/test_kinds "
-    "likelihood/test_carry_over_autoregressive",
-    "energies/step": "energies/test_step energies/test_kinds",
-    "energies/conditional": "energies/test_conditional energies/test_kinds sampling/test_speculative",
-    "energies/residual": "energies/test_residual energies/test_step",
-    "energies/uniform": "energies/test_uniform energies/test_kinds",
     "likelihood/estimate": "likelihood/test_bounds likelihood/test_likelihood",
     "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/paper": "likelihood/test_likelihood likelihood/test_bounds",

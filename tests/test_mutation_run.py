@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import PROJECT
-from tests.mutation_run import CORE, LEFT_OUT, LOOKED_AT, _annotations, _in_turn
+from tests.mutation_run import CORE, LEFT_OUT, LOOKED_AT, _annotations, _in_turn, looked_at_in_energies
 
 SOURCE = '''"""A file."""
 
@@ -44,6 +44,16 @@ def test_every_file_that_is_mutated_and_every_test_that_looks_at_it_exists():
         assert (PROJECT / "edlm" / f"{file}.py").is_file()
         for name in tests.split():
             assert (PROJECT / "tests" / f"{name}.py").is_file(), name
+
+
+def test_a_new_energy_is_mutated_once_it_has_a_test(tmp_path):
+    for path in ("edlm/energies/kinds.py", "edlm/energies/new.py", "tests/energies/test_kinds.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert looked_at_in_energies(tmp_path / "edlm", tmp_path / "tests") == {}
+    (tmp_path / "tests/energies/test_new.py").touch()
+    expected = {"energies/new": "energies/test_new energies/test_kinds"}
+    assert looked_at_in_energies(tmp_path / "edlm", tmp_path / "tests") == expected
 
 
 def test_every_file_of_the_core_is_mutated_or_left_out_by_name():
