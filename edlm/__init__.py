@@ -102,7 +102,10 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "edlm":
             raise
-        message = f'edlm.{name} needs {error.name}, which is not installed: pip install "edlm[models]"'
+        message = (
+            f"edlm.{name} needs {error.name}, which is not installed: "
+            'in a checkout of the project, run pip install ".[models]"'
+        )
         raise AttributeError(message, name=name) from error  # so that hasattr(edlm, name) is False
     globals()[name] = value
     return value

@@ -78,7 +78,9 @@ def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares 
         system, path = fsspec.core.url_to_fs(uri)
     except ImportError as error:
         scheme = get_protocol(uri)
-        remedy = f'pip install "edlm[{EXTRAS[scheme]}]"' if scheme in EXTRAS else "install it"
+        remedy = "install it"
+        if scheme in EXTRAS:
+            remedy = f'in a checkout of the project, run pip install ".[{EXTRAS[scheme]}]"'
         raise StorageError(f"{scheme}:// is read with a package that is missing here ({error}): {remedy}") from error
     except ValueError as error:
         raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error

@@ -117,13 +117,14 @@ def imported(folder: Path) -> dict[str, str]:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             found |= {name.partition(".")[0]: str(path.relative_to(PROJECT)) for name in names}
-    own = {"edlm", "cluster", "workflows", "tests", *(path.stem for path in folder.rglob("*.py"))}
+    own = {"edlm", "cluster", "workflows", "tests", "docs", *(path.stem for path in folder.rglob("*.py"))}
     return {name: path for name, path in found.items() if name not in own | sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
+        ("edlm/client", ()),
         ("edlm", ("models", "hf")),
         ("cluster", ("cluster",)),
         ("workflows", ("cluster",)),
@@ -140,3 +141,12 @@ def test_every_package_that_is_imported_is_declared_by_an_extra(folder, extras):
         if not known & {normalised(one) for one in distributions.get(name, [name])}
     }
     assert undeclared == {}
+
+
+def test_no_page_and_no_error_installs_from_an_index_where_the_name_may_be_another_projects():
+    pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "docs").rglob("*.ipynb")]
+    sources = [path for package in ("edlm", "cluster", "workflows") for path in (PROJECT / package).rglob("*.py")]
+    from_index = re.compile(r"pip install (?:-\S+ )*[\\\"']*edlm")
+    assert from_index.search('pip install "edlm[models]"')
+    wrong = [str(path) for path in (*pages, *sources) if from_index.search(path.read_text(encoding="utf-8"))]
+    assert wrong == []

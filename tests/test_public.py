@@ -69,8 +69,8 @@ try:
 except ImportError as error:
     print(error.name)
 """
-    message = f'edlm.{name} needs torch, which is not installed: pip install "edlm[models]"'
-    assert run(code).splitlines() == [message, "edlm"]
+    remedy = 'in a checkout of the project, run pip install ".[models]"'
+    assert run(code).splitlines() == [f"edlm.{name} needs torch, which is not installed: {remedy}", "edlm"]
 
 
 def test_a_module_of_edlm_that_is_missing_is_an_error_of_its_own():

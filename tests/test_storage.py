@@ -283,7 +283,7 @@ def test_join_never_climbs(part):
 )
 def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatch, uri, package, extra):
     monkeypatch.setitem(sys.modules, package, None)  # what an environment without it does
-    with pytest.raises(StorageError, match=rf'{package}.*pip install "edlm\[{extra}\]"'):
+    with pytest.raises(StorageError, match=rf'{package}.*in a checkout .*, run pip install "\.\[{extra}\]"'):
         committed(uri)
 
 

@@ -58,7 +58,8 @@ def open_causal_model(name: str, revision: str | None, device: torch.device | st
         import transformers  # type: ignore[import-not-found]  # takes seconds, and only these models need it
     except ImportError as error:
         raise ConfigurationError(
-            f"the model {name!r} is opened with the transformers library: pip install 'edlm[hf]'"
+            f"the model {name!r} is opened with the transformers library: "
+            'in a checkout of the project, run pip install ".[hf]"'
         ) from error
     origin: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
