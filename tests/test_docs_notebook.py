@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
+from docs.hooks.execute_quickstart import code_digest, execute
 from tests.paths import PROJECT
 
 NOTEBOOK = nbformat.read(PROJECT / "docs" / "quickstart.ipynb", as_version=4)
@@ -36,6 +37,22 @@ def test_the_stored_outputs_are_of_one_run_in_order_and_without_errors_or_local_
     texts = [output.text for output in outputs if output.output_type == "stream"]
     assert [text for text in texts if re.search(r"(/tmp|/home|/root|/work)/|Warning", text)] == []
     assert (PROJECT / "docs" / "quickstart.ipynb").stat().st_size < 200_000
+
+
+def test_the_stored_outputs_are_of_the_code_that_is_shown():
+    """A cell that was changed after the run has outputs of other code."""
+    assert NOTEBOOK.metadata["edlm"]["code_sha256"] == code_digest(NOTEBOOK)
+
+
+def test_executing_a_notebook_stores_the_outputs_with_a_digest_of_their_code(tmp_path):
+    path = tmp_path / "small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")]), path)
+    execute(path)
+    executed = nbformat.read(path, as_version=4)
+    assert executed.cells[0].outputs[0].text == "42\n"
+    assert executed.metadata["edlm"]["code_sha256"] == code_digest(executed)
+    executed.cells[0].source += " "
+    assert executed.metadata["edlm"]["code_sha256"] != code_digest(executed)
 
 
 def test_the_stored_bounds_fall_towards_the_entropy_with_the_energies():
