@@ -1,5 +1,6 @@
 """The layers hold, and importing the science or reading an experiment does nothing else."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -72,8 +73,12 @@ def test_imports_point_down_only():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_module_states_its_one_idea_in_its_first_line():
+def test_every_module_begins_with_one_paragraph_of_sentences_that_no_other_module_begins_with():
+    said: dict[str, str] = {}
     for name in MODULES:
         path = PROJECT / Path(*name.split("."))
         source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
-        assert source.startswith('"""'), f"{name} has no docstring"
+        first = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
+        assert len(first.split()) > 2, f"{name} has no docstring"
+        assert first.endswith("."), f"{name}: {first}"
+        assert said.setdefault(first, name) == name, f"{name} and {said[first]} say the same"

@@ -169,21 +169,22 @@ def test_a_character_model_of_train_finds_every_split_equally_likely(fair):
     assert_agree({split: ratio(nats[split], [len(d) for d in unseen[split]]) for split in SPLITS})
 
 
-def test_separators_are_equally_frequent_in_every_split(folder):
-    corpus = written(folder / "separators.jsonl", log_normal_texts(3000))
+@pytest.mark.parametrize("given", [CORPORA[0], shakespeare], ids=["log-normal", "shakespeare"])
+def test_separators_are_equally_frequent_in_every_split(folder, given):
+    if given is shakespeare and not DATA.is_dir():
+        pytest.skip("the corpora are not beside this checkout (shared/data)")
+    corpus = given()
+    if isinstance(corpus, list):
+        corpus = written(folder / "separators.jsonl", corpus)
     data = Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=Shares(validation=0.1, judge=0.25))
-    prepare(data, folder / "separators", lambda _: None)
+    separator = prepare(data, folder / "separators", lambda _: None).separator
     actual = {}
     for split in SPLITS:
-        starts = np.fromfile(folder / "separators" / f"{split}.documents.bin", dtype="<i8")
-        tokens = (folder / "separators" / f"{split}.bin").stat().st_size // 2
-        actual[split] = ratio(np.ones(len(starts)), np.diff(starts, append=tokens))
+        tokens = np.fromfile(folder / "separators" / f"{split}.bin", dtype="<u2")
+        spans = np.diff(np.flatnonzero(tokens == separator), prepend=-1)
+        assert spans.sum() == len(tokens)
+        actual[split] = ratio(np.ones(len(spans)), spans)
     assert_agree(actual)
-
-
-def test_separators_of_a_corpus_are_equally_frequent_in_every_split(fair):
-    lengths = {split: [len(text.encode()) + 1 for text in texts] for split, texts in fair.items()}
-    assert_agree({split: ratio(np.ones(len(texts)), texts) for split, texts in lengths.items()})
 
 
 def test_the_splits_of_the_embedded_corpus_have_fair_mean_lengths():
