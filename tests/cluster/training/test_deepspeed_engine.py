@@ -127,3 +127,15 @@ def test_every_objective_has_the_values_of_one_process(two, name, stage):
     alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)
     for mine, theirs in zip(two[f"{name} {stage}"]["full"], alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", list(objectives()))
+def test_zero_3_has_the_values_of_one_process_where_ranks_compute_unequal_numbers_of_chunks(two, name):
+    """A worker gathers the LM head's weight once for all of its chunks; per chunk, ranks would wait for one another."""
+    actual = two["chunked"][name]
+    alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)
+    for mine, theirs in zip(actual["full"], alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert max(actual["numbers"]) > SCIENCE.steps  # several in a step
+    if name != "next token":  # which computes every position
+        assert len(set(actual["numbers"])) == 2

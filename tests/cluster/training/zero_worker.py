@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
+from edlm.models import readout
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.interfaces import Engine
@@ -207,6 +208,34 @@ def science_rows(step: int, start: int, stop: int) -> Rows:
     return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
 
 
+@contextlib.contextmanager
+def small_chunks() -> Iterator[list[int]]:
+    """Let an LM head compute the fewest positions at once, in as many chunks as large vocabularies need; count them."""
+    counts, whole, compute = [0], readout.CHUNK, readout.checkpoint
+
+    def counted(*given, **settings):
+        counts[0] += 1
+        return compute(*given, **settings)
+
+    readout.CHUNK, readout.checkpoint = 1, counted
+    try:
+        yield counts
+    finally:
+        readout.CHUNK, readout.checkpoint = whole, compute
+
+
+def chunked() -> dict[str, dict]:
+    """Every objective's curve under ZeRO-3 in small chunks, and their number on each rank."""
+    results = {}
+    for name, build in objectives().items():
+        with small_chunks() as mine:
+            full = curve(ZeroEngine(build(), SCIENCE, Zero(stage=3), CPU), SCIENCE, science_rows)
+        numbers = [None, None]
+        torch.distributed.all_gather_object(numbers, mine[0])
+        results[name] = {"full": full, "numbers": numbers}
+    return results
+
+
 SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
 MEASURED = replace(SCIENCE, ema=0.9, validate_every=1)  # the averages are validated, and training is the same
 
@@ -218,6 +247,7 @@ def main(rank: int, port: int, output: Path) -> None:
     torch.distributed.init_process_group("gloo")
     results = stages()
     results["validations"] = validations()
+    results["chunked"] = chunked()
     results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
     for name, build in objectives().items():
         for stage in (0, 1, 2, 3):
