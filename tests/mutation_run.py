@@ -53,6 +53,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "sampling/candidates": "sampling/test_candidates energies/test_residual",
     "sampling/memory": "sampling/test_memory",
     "sampling/speculative": "sampling/test_speculative",
+    "likelihood/exact_order": "likelihood/test_exact_order",
     "likelihood/estimate": "likelihood/test_bounds likelihood/test_likelihood",
     "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/paper": "likelihood/test_likelihood likelihood/test_bounds",
