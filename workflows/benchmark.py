@@ -21,7 +21,7 @@ import torch
 from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
-from workflows.benchmarking.contest import Loads, contest
+from workflows.benchmarking.batching_comparison import Loads, contest
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
 from workflows.benchmarking.sampling import RaceResult, Sampling, Size, measure

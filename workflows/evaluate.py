@@ -23,8 +23,8 @@ from edlm.storage import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.command import command
 from workflows.evaluation.equal_entropy_rows import matched_rows
+from workflows.evaluation.grid_execution import measure_all
 from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, Row, Subject
-from workflows.evaluation.run import measure_all
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain

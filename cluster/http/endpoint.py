@@ -18,7 +18,6 @@ from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
 from cluster.http.limits.limits import RequestLimits
-from cluster.http.limits.request_submission import STOPPING, Admission
 from cluster.http.metrics.engine_metrics import EngineMetrics
 from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog
@@ -27,6 +26,7 @@ from cluster.http.middleware.client_disconnect import ClientDisconnect
 from cluster.http.middleware.head_requests import Head
 from cluster.http.middleware.request_guard import OPEN, RequestGuard
 from cluster.http.request_context import request_context
+from cluster.http.request_submission import STOPPING, Admission
 from cluster.http.schemas.requests import (
     CompletionRequest,
     DetokenizeRequest,

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
 
-from edlm.data.decoder import BYTE_PIECE
+from edlm.data.stable_prefix import BYTE_PIECE
 
 
 @dataclass(frozen=True)

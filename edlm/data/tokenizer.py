@@ -10,8 +10,8 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
 
-from edlm.data.decoder import BYTE_PIECE, growth
 from edlm.data.separator import is_parted, spelling
+from edlm.data.stable_prefix import BYTE_PIECE, growth
 
 FILE = "tokenizer.json"
 

@@ -19,7 +19,8 @@ from edlm.likelihood.bounds import (
     stepwise_sampler_bound,
 )
 from edlm.likelihood.estimate import Estimate, difference
-from edlm.likelihood.paper import log_partition, paper_estimate
+from edlm.likelihood.log_partition import log_partition
+from edlm.likelihood.paper import paper_estimate
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking

@@ -27,7 +27,7 @@ from edlm.sampling.memory import peak_bytes
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule, LogLinear
-from workflows.benchmarking.race import Lap, RacedSampler, Times, race
+from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import Trained, Worth, worth
 from workflows.evaluation.measurements.measurement import autoregressive, models
 from workflows.row_names import AUTOREGRESSIVE, PLAIN

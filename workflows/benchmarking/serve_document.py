@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from workflows.benchmarking.contest import ContestResult, Loads, OpenLoopResult
+from workflows.benchmarking.batching_comparison import ContestResult, Loads, OpenLoopResult
 from workflows.benchmarking.load import RequestOutcome
 from workflows.benchmarking.load_tables import endings_table, latency_table
 from workflows.benchmarking.summary import by_steps, percentile, summary

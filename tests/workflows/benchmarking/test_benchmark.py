@@ -21,7 +21,7 @@ from tests.bundles import CHARACTERS, LENGTH, save_models
 from tests.networks import TRANSFORMER, autoregressive
 from tests.paths import PROJECT
 from workflows.benchmark import SampleBenchmark, sample
-from workflows.benchmarking.race import Lap, RacedSampler, Times, race
+from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import Trained
 from workflows.evaluation.measurements.likelihood import Bound
 from workflows.reporting.document import Table

@@ -14,7 +14,8 @@ from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
 from edlm.likelihood.carry_over_autoregressive import carry_over_estimate
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.exact_order import FIXED_ORDER, has_exact_likelihood
-from edlm.likelihood.paper import log_partition, paper_estimate
+from edlm.likelihood.log_partition import log_partition
+from edlm.likelihood.paper import paper_estimate
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from workflows.evaluation.measurements.measurement import (

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models
 
-from edlm.data.decoder import Growth
+from edlm.data.stable_prefix import Growth
 from edlm.data.tokenizer import Tokenizer
 from tests.vocabularies import KINDS, UNSTREAMABLE, llama, made
 
