@@ -13,6 +13,7 @@ from edlm.data.corpus_files import stamp
 from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
 from edlm.data.pairs import Prompts
+from edlm.data.remote_files import PROGRAMMING_ERRORS
 from edlm.storage import file_system, require_hub
 
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
@@ -152,8 +153,10 @@ def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
         try:
             row = next(unread, None)
         except Exception as error:  # builders, file systems and networks raise exceptions of any class
-            # Malformed data stays malformed; every other error may come from the network.
-            if stream is None or isinstance(error, ValueError) or tries == len(WAITS):
+            # Malformed data stays malformed, of which some builders raise a TypeError; another error may come from the
+            # network, a FileNotFoundError, too.
+            lasting = isinstance(error, (ValueError, *PROGRAMMING_ERRORS))
+            if stream is None or lasting or tries == len(WAITS):
                 attempts = f" in {tries + 1} tries" if tries else ""
                 raise ConfigurationError(f"{name}:{number}: cannot be read{attempts}: {_described(error)}") from error
             log.warning("%s:%d: %s; reading on from there in %g s", name, number, _described(error), WAITS[tries])

@@ -103,7 +103,7 @@ def _has_pairs(corpus: CorpusConfig | None) -> bool:
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
     """Write the tokenizer, every split's tokens and document starts, and an index to `folder`; return the index.
 
-    `progress` receives the amount read, at least every ten seconds while there is something to read, and warnings: a
+    `progress` receives the amount read, at least every ten seconds, even while only blank rows are, and warnings: a
     text that recurs in many documents of a split, characters that the tokenizer loses.
     The corpus is streamed. Memory holds 8 bytes per document; the longest document (`corpus.longest`), or documents of
     250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the distinct words
@@ -116,12 +116,10 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     (folder / INDEX).unlink(missing_ok=True)
     for stale in [path for split in SPLITS for path in paths(folder, split)]:
         stale.unlink(missing_ok=True)
-    division_progress = ReadingProgress(progress, "read to share out the documents")
-    splits = data.splits(division_progress.add)
-    division_progress.finish()
-    training_progress = ReadingProgress(progress, "read for the tokenizer")
-    tokenizer = data.tokenizer.build(_lessons(splits.documents(), training_progress), progress)
-    training_progress.finish()
+    with ReadingProgress(progress, "read to share out the documents") as reading:
+        splits = data.splits(reading.add)
+    with ReadingProgress(progress, "read for the tokenizer") as reading:
+        tokenizer = data.tokenizer.build(_lessons(splits.documents(), reading), progress)
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
@@ -132,7 +130,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
             split: stack.enter_context(SplitWriter(folder, split, number, data.length, tokenizer.separator))
             for split in used_splits
         }
-        dropped = _pack(splits.documents(), tokenizer, writers, losses, ReadingProgress(progress, "tokenised"))
+        reading = stack.enter_context(ReadingProgress(progress, "tokenised"))
+        dropped = _pack(splits.documents(), tokenizer, writers, losses, reading)
         summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
     _require_rows(summaries, data.length)
     summary = Summary(
@@ -181,5 +180,4 @@ def _pack(
             writers[split].write(document.text, ids, document.part, given)
         losses.look([document.text for document, _ in kept])
         progress.add(sum(len(document.text) for document, _ in batch))
-    progress.finish()
     return dropped

@@ -11,7 +11,13 @@ from edlm.config import ConfigurationError
 
 WAITS = (1.0, 4.0, 16.0, 64.0)  # seconds before a file is reopened
 _SKIPPED = 1 << 20  # bytes read at a time where a reopened file cannot seek
-_LASTING = (ValueError, PermissionError, ConfigurationError)  # malformed or forbidden: another try gives the same
+# Malformed, forbidden or deleted: another try gives the same.
+_LASTING = (ValueError, PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_GONE = (404, 410)  # HTTP: not found, gone
+PROGRAMMING_ERRORS = (
+    TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, ImportError,
+    NotImplementedError,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +30,8 @@ class RemoteFile(io.RawIOBase):
     """File of any file system but the local one.
 
     If a read fails, the file is reopened at the same byte, up to `len(WAITS)` times in succession; each time is logged.
-    Raises UnreadableError naming file and byte after the last time, and if the file has changed its size.
+    Raises UnreadableError naming file and byte after the last time, and at once if the file is no longer there, may not
+    be read, or has changed its size. An error of the program is raised as it is.
     """
 
     def __init__(self, system: AbstractFileSystem, path: str, name: str) -> None:
@@ -77,16 +84,32 @@ class RemoteFile(io.RawIOBase):
             try:
                 file = self._file or self._open()
                 return file.read(count) if count else b""
+            except PROGRAMMING_ERRORS:
+                raise
             except Exception as error:  # every file system raises exceptions of its own, which are no OSError
                 fault = f"{type(error).__name__}: {error}"
-                if wait is None or isinstance(error, _LASTING):
+                if wait is None or self._lasts(error):
                     raise UnreadableError(
-                        f"{self._name} cannot be read from byte {self._at:,} on (tried {tries} times: {fault})"
+                        f"{self._name} cannot be read from byte {self._at:,} on "
+                        f"(tried {'once' if tries == 1 else f'{tries} times'}: {fault})"
                     ) from error
                 log.warning("%s: byte %d: %s; reading on from there in %g s", self._name, self._at, fault, wait)
                 self._drop()
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+    def _lasts(self, error: Exception) -> bool:
+        """Return whether another try would give the same error.
+
+        fsspec's HTTP file system raises FileNotFoundError whenever it cannot learn the size, such as from a server that
+        is busy; the root of the error then has another status than 404, or none.
+        """
+        if isinstance(error, FileNotFoundError) and "http" in self._system.protocol:
+            root: BaseException = error
+            while root.__cause__ is not None:
+                root = root.__cause__
+            return isinstance(root, FileNotFoundError) or getattr(root, "status", None) in _GONE
+        return isinstance(error, _LASTING)
 
     def _open(self) -> Any:
         """Open the file at the byte `_at`."""

@@ -118,15 +118,17 @@ def test_a_generator_that_fails_in_its_midst_is_read_on_from_there(monkeypatch, 
     assert [row.fields["text"] for row in actual] == [str(number) for number in range(2000)]
 
 
-def test_what_is_malformed_is_not_tried_again():
+@pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, AttributeError])
+def test_what_is_malformed_is_not_tried_again(monkeypatch, kind):
+    monkeypatch.setattr(corpus_huggingface, "WAITS", (0.0, 0.0))
     tries = []
 
     def rows():
         yield {"text": "one"}
         tries.append(1)
-        raise ValueError("no row")
+        raise kind("no row")
 
-    with pytest.raises(ConfigurationError, match=r"a:1: cannot be read: ValueError: no row"):
+    with pytest.raises(ConfigurationError, match=rf"a:1: cannot be read: {kind.__name__}: .*no row"):
         list(corpus_huggingface.rows(datasets.IterableDataset.from_generator(rows), "a"))
     assert len(tries) == 1
 

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError, parse, plain
+from edlm.data import corpus_files, progress
 from edlm.data.batches import Batches, whole
 from edlm.data.corpus import Embedded, Files
+from edlm.data.corpus_formats import json_lines
 from edlm.data.packing import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.token_file import TokenFile, read_summary
@@ -181,6 +185,42 @@ def test_reading_for_the_tokenizer_is_reported_too(tmp_path):
     prepare(data(tmp_path / "a.jsonl", STORY, tokenizer=BPE(size=300)), tmp_path / "data", output.append)
     size = sum(map(len, STORY))
     assert f"{size:,} characters read for the tokenizer" in output
+
+
+def test_there_is_progress_while_only_blank_and_null_rows_are_read(tmp_path, monkeypatch):
+    """The reader waits within its blank rows until there was a line."""
+    said = threading.Event()
+
+    def rows(*arguments):
+        for row in json_lines(*arguments):
+            if not (row.fields["text"] or "").strip():
+                assert said.wait(60)
+            yield row
+
+    monkeypatch.setattr(progress, "SECONDS", 0.001)
+    monkeypatch.setattr(corpus_files, "json_lines", rows)
+    settings = data(tmp_path / "a.jsonl", [None, " ", "\n", None, *STORY])
+    settings = replace(settings, corpus=replace(settings.corpus, skip_nulls=True))
+    output = []
+
+    def say(line: str) -> None:
+        output.append(line)
+        said.set()
+
+    prepare(settings, tmp_path / "data", say)
+    assert output[0] == "0 characters read to share out the documents; no text since the last line"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_corpus_of_one_text_is_refused_with_the_setting_that_cuts_it(tmp_path, name):
+    """A row of any length, and a file that is not longer than a document may be."""
+    settings = data(tmp_path / "a.jsonl", ["A story. " * 1000])
+    (tmp_path / "a.txt").write_text("A story. " * 1000)
+    longest = 500 if name == "a.jsonl" else 10_000
+    settings = replace(settings, corpus=Files(paths=(str(tmp_path / name),), longest=longest))
+    message = r"the corpus holds 1 text, too few for the splits train, validation, judge: .*corpus\.cut"
+    with pytest.raises(ConfigurationError, match=message):
+        prepare(settings, tmp_path / "data", silent)
 
 
 def test_a_corpus_too_short_for_a_row_of_each_split_is_refused(tmp_path):

@@ -1,3 +1,7 @@
+import threading
+
+import pytest
+
 from edlm.data import progress
 from edlm.data.progress import ReadingProgress
 
@@ -31,3 +35,34 @@ def test_a_corpus_too_small_for_a_line_has_one_at_the_end_and_an_empty_one_none(
 def test_however_slowly_a_corpus_is_read_there_are_lines(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     assert lines_of(1, 1) == ["1 characters read", "2 characters read"]
+
+
+def test_there_are_lines_while_no_text_arrives_and_one_at_the_end(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0.001)
+    output, said = [], threading.Event()
+
+    def say(line: str) -> None:
+        output.append(line)
+        said.set()
+
+    with ReadingProgress(say, "read") as reading:
+        assert said.wait(60)
+        reading.add(7)
+    assert output[0] == "0 characters read; no text since the last line"
+    assert "7 characters read" in output
+    assert not [thread for thread in threading.enumerate() if thread.name == "reading progress"]
+
+
+def test_a_reading_that_fails_ends_without_a_total(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 1e9)
+    output = []
+
+    def read() -> None:
+        with ReadingProgress(output.append, "read") as reading:
+            reading.add(7)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        read()
+    assert output == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "reading progress"]

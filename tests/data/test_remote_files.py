@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.http import HTTPFile
 
 from edlm.config import ConfigurationError
 from edlm.data import compressed_files, remote_files
@@ -26,6 +27,7 @@ class Server(ThreadingHTTPServer):
     content = LINES
     failures = 0
     refuses = False
+    deleted = False
 
     def break_off(self, monkeypatch, failures):
         """Fail that often from the first read of a file on; the files are located before."""
@@ -41,7 +43,15 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
+    def missing(self):
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_HEAD(self):
+        if self.server.deleted:
+            self.missing()
+            return
         self.send_response(200)
         if self.server.ranges:
             self.send_header("Accept-Ranges", "bytes")
@@ -51,6 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self):
+        if self.server.deleted:
+            self.missing()
+            return
         fails = self.server.failures > 0
         self.server.failures -= fails
         if fails and self.server.refuses:
@@ -141,3 +154,31 @@ def test_a_file_that_cannot_be_located_is_refused_by_name(server):
     server.failures, server.refuses = 1000, True
     with pytest.raises(ConfigurationError, match=r"corpus\.paths: (cannot reach|there is no file) 'http://.*a\.jsonl'"):
         texts(server, "a.jsonl")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_file_that_was_deleted_is_refused_at_once(server, monkeypatch, caplog, ranges):
+    server.ranges = ranges
+
+    def opened(*arguments):
+        server.deleted = True
+        return remote_files.RemoteFile(*arguments)
+
+    monkeypatch.setattr(compressed_files, "RemoteFile", opened)
+    message = (
+        r"a\.jsonl cannot be read from byte 0 on \(tried once: FileNotFoundError: .*the last document read was none"
+    )
+    with pytest.raises(ConfigurationError, match=message):
+        texts(server, "a.jsonl")
+    assert [record for record in caplog.records if record.name == "edlm.data.remote_files"] == []
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, ZeroDivisionError, NotImplementedError])
+def test_an_error_of_the_program_is_raised_as_it_is_and_at_once(server, monkeypatch, caplog, kind):
+    def read(*_):
+        raise kind("a mistake")
+
+    monkeypatch.setattr(HTTPFile, "read", read)
+    with pytest.raises(kind, match="a mistake"):
+        texts(server, "a.jsonl")
+    assert [record for record in caplog.records if record.name == "edlm.data.remote_files"] == []
