@@ -195,7 +195,7 @@ def summarise(experiment: str, tables: Tables, sample: Mapping[str, int]) -> Row
         "entropy_nats_per_token": reference["entropy"]["nats_per_token"] if "entropy" in reference else None,
         "entropy_by_sequence": by_sequence.get("entropy"),
         "paper_ppl_nats_NOT_A_BOUND": {
-            row["energy"]: pair(row) for row in tables.get("paper", []) if row["method"].endswith("draws")
+            row["energy"]: pair(row) for row in tables.get("paper", []) if row["log_partition_estimated"]
         },
         "log_partition_low_high": brackets,
     }

@@ -30,7 +30,7 @@ class EngineMetrics:
             metrics.add(instruments.FORWARDS, count - before.passes.get(network, 0), network)
         for reason, count in now.finished.items():
             metrics.add(instruments.TEXTS, count - before.finished.get(reason, 0), reason)
-        metrics.add(instruments.TURNS, now.steps - before.steps)
+        metrics.add(instruments.ENGINE_STEPS, now.steps - before.steps)
         metrics.add(instruments.BUSY_SECONDS, now.busy_seconds - before.busy_seconds)
 
 

@@ -34,7 +34,7 @@ FIRST_FRAME_SECONDS = Instrument(
     "histogram", "edlm_first_frame_seconds", "Seconds from a request to its first streamed step.", (), SECONDS
 )
 STEP_SECONDS = Instrument("histogram", "edlm_step_seconds", "Seconds per engine step.", (), SECONDS)
-TURNS = Instrument("counter", "edlm_turns_total", "Engine steps.")
+ENGINE_STEPS = Instrument("counter", "edlm_engine_steps_total", "Engine steps.")
 BUSY_SECONDS = Instrument("counter", "edlm_busy_seconds_total", "Seconds spent in engine steps.")
 TEXTS = Instrument("counter", "edlm_texts_total", "Texts and scores that ended, by reason.", ("reason",))
 BATCH_FILL = Instrument("gauge", "edlm_batch_fill", "Mean rows per engine step, as a fraction of the slots.")
@@ -50,8 +50,9 @@ BEAT_AGE_SECONDS = Instrument("gauge", "edlm_engine_beat_age_seconds", "Seconds 
 MODEL = Instrument("gauge", "edlm_model_info", "1 for the model that serves new requests.", ("version", "digest"))
 SWAPS = Instrument("counter", "edlm_model_swap_total", "Model swaps, by result.", ("result",))
 INSTRUMENTS = (
-    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, FIRST_FRAME_SECONDS, STEP_SECONDS, TURNS, BUSY_SECONDS, TEXTS, BATCH_FILL,
-    RUNNING, WAITING, BACKLOG_SECONDS, TOKENS, FORWARDS, ESS, CANCELLED, REJECTED, BEAT_AGE_SECONDS, MODEL, SWAPS,
+    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, FIRST_FRAME_SECONDS, STEP_SECONDS, ENGINE_STEPS, BUSY_SECONDS, TEXTS,
+    BATCH_FILL, RUNNING, WAITING, BACKLOG_SECONDS, TOKENS, FORWARDS, ESS, CANCELLED, REJECTED, BEAT_AGE_SECONDS,
+    MODEL, SWAPS,
 )  # fmt: skip
 
 

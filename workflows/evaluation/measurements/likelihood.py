@@ -246,19 +246,17 @@ class Paper(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         x0, model = validation(self.subject), energy_model(self.subject, self.energy)
         network, energy, schedule, seed = model.denoiser, model.energy, model.schedule, self.subject.seed
-        estimates = {
-            f"log Z from {self.log_partition_draws} draws": paper_estimate(
-                x0, network, energy, schedule, seed, self.draws, self.log_partition_draws
-            )
-        }
+        estimated = f"log Z from {self.log_partition_draws} draws"
+        n = self.log_partition_draws
+        estimates = {estimated: paper_estimate(x0, network, energy, schedule, seed, self.draws, n)}
         if isinstance(energy, NormalisedEnergy):
             draws = self.draws * self.log_partition_draws  # a known log Z costs no draws
             estimates["log Z = 0, as it is"] = paper_estimate(x0, network, energy, schedule, seed, draws, None)
         if isinstance(energy, AbstractEnergy) and energy.additive:
             estimates["masks averaged in closed form"] = carry_over_estimate(x0, network, energy, schedule)
         rows = [
-            {"energy": self.energy, "method": method, **per_token(estimate, x0.shape[1]), **self.common()}
-            | {"perplexity": math.exp(estimate.mean / x0.shape[1])}
+            {"energy": self.energy, "method": method, "log_partition_estimated": method == estimated}
+            | {**per_token(estimate, x0.shape[1]), **self.common(), "perplexity": math.exp(estimate.mean / x0.shape[1])}
             for method, estimate in estimates.items()
         ]
         return MeasuredRows({"paper": rows})

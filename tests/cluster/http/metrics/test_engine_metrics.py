@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.http.metrics.engine_metrics import EngineMetrics
-from cluster.http.metrics.instruments import BUSY_SECONDS, STEP_SECONDS, TURNS, PrometheusMetrics
+from cluster.http.metrics.instruments import BUSY_SECONDS, ENGINE_STEPS, STEP_SECONDS, PrometheusMetrics
 from edlm.inference.engine import InferenceEngine
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, eventually, stream
 from tests.cluster.conftest import PATIENT
@@ -33,7 +33,7 @@ def test_the_engines_counts_are_exported(service):
 
 
 def test_every_step_of_the_engine_is_timed_once(service):
-    names = ("edlm_turns_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
+    names = ("edlm_engine_steps_total", "edlm_step_seconds_count", "edlm_busy_seconds_total", "edlm_step_seconds_sum")
 
     def read() -> list[float]:
         actual = samples(ask(service.url, "/metrics", method="GET").text)
@@ -56,5 +56,5 @@ def test_no_step_duration_is_lost_however_rarely_the_metrics_are_read(generator)
             engine._statistics.count_step(0.25)
         engine_metrics.update()
     (count,) = samples(metrics.text())["edlm_step_seconds_count"]
-    assert count == metrics.value(TURNS) == 5000
+    assert count == metrics.value(ENGINE_STEPS) == 5000
     assert metrics.value(STEP_SECONDS) == metrics.value(BUSY_SECONDS) == 1250

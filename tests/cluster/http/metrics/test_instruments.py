@@ -8,12 +8,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.http.metrics.instruments import (
     E2E_SECONDS,
+    ENGINE_STEPS,
     ESS,
     INSTRUMENTS,
     MODEL,
     QUEUE_SECONDS,
     REJECTED,
-    TURNS,
     Instrument,
     Metrics,
     PrometheusMetrics,
@@ -52,7 +52,7 @@ def test_a_histogram_counts_cumulatively_and_keeps_the_sum():
     metrics = PrometheusMetrics()
     for value in (1.5, 1.6, 7.0, 1000.0):
         metrics.observe(ESS, value)
-    (family,) = [one for one in text_string_to_metric_families(metrics.text()) if one.name == "edlm_ess"]
+    (family,) = [family for family in text_string_to_metric_families(metrics.text()) if family.name == "edlm_ess"]
     buckets = {sample.labels["le"]: sample.value for sample in family.samples if "le" in sample.labels}
     assert (buckets["1.5"], buckets["2.0"], buckets["8.0"], buckets["64.0"], buckets["+Inf"]) == (1, 2, 3, 3, 4)
     assert metrics.value(ESS) == pytest.approx(1010.1)
@@ -60,13 +60,13 @@ def test_a_histogram_counts_cumulatively_and_keeps_the_sum():
 
 def test_what_was_never_recorded_reads_as_zero():
     metrics = PrometheusMetrics()
-    assert metrics.value(REJECTED, "waiting") == metrics.value(TURNS) == metrics.value(QUEUE_SECONDS) == 0.0
+    assert metrics.value(REJECTED, "waiting") == metrics.value(ENGINE_STEPS) == metrics.value(QUEUE_SECONDS) == 0.0
 
 
 def test_a_counter_never_falls():
     metrics = PrometheusMetrics()
     with pytest.raises(ValueError, match="non-negative"):
-        metrics.add(TURNS, -1)
+        metrics.add(ENGINE_STEPS, -1)
 
 
 def test_a_label_that_is_missing_or_too_many_is_an_error():
@@ -74,14 +74,14 @@ def test_a_label_that_is_missing_or_too_many_is_an_error():
     with pytest.raises(ValueError, match="label"):
         metrics.add(REJECTED, 1)
     with pytest.raises(ValueError, match="label"):
-        metrics.add(TURNS, 1, "waiting")
+        metrics.add(ENGINE_STEPS, 1, "waiting")
 
 
 def test_two_apps_of_one_process_count_apart_and_outside_the_global_registry():
-    one, other = PrometheusMetrics(), PrometheusMetrics()
-    one.add(TURNS, 3)
-    assert (one.value(TURNS), other.value(TURNS)) == (3, 0)
-    assert REGISTRY.get_sample_value(TURNS.name) is None
+    first, other = PrometheusMetrics(), PrometheusMetrics()
+    first.add(ENGINE_STEPS, 3)
+    assert (first.value(ENGINE_STEPS), other.value(ENGINE_STEPS)) == (3, 0)
+    assert REGISTRY.get_sample_value(ENGINE_STEPS.name) is None
 
 
 def test_only_the_model_that_serves_is_shown():
