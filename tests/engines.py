@@ -44,38 +44,38 @@ def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, see
     return Request(known=known, max_tokens=max_tokens, seed=seed, sampler=sampler, **{**defaults, **fields})
 
 
-def alone(generator: TextGenerator, one: Request, on_step: Callable[[StepResult], None] = lambda _: None) -> Text:
+def alone(generator: TextGenerator, request: Request, on_step: Callable[[StepResult], None] = lambda _: None) -> Text:
     """What the sampler makes of the canvases of this job, one after another and step by step; stop strings left aside.
 
     This loop shares nothing with the product but the step.
     """
-    sampler, mask, device = one.sampler, generator.mask, generator.device
+    sampler, mask, device = request.sampler, generator.mask, generator.device
     times = sampler.times()[:, None].to(device)
-    energy = generator.energy_for(sampler, one.energy)
+    energy = generator.energy_for(sampler, request.energy)
     model = Model(generator.denoiser.network, energy, generator.denoiser.schedule)
-    seed, tally, block, ended = torch.tensor([one.seed], device=device), Tally(), 0, None
-    infills = one.max_tokens is None
-    prompt = [] if infills else list(one.known)
-    written, token_count = [], len(one.known) if infills else one.max_tokens
+    seed, tally, block, ended = torch.tensor([request.seed], device=device), Tally(), 0, None
+    infills = request.max_tokens is None
+    prompt = [] if infills else list(request.known)
+    written, token_count = [], len(request.known) if infills else request.max_tokens
     separator = None if infills else generator.tokenizer.separator
     while len(written) < token_count and ended is None:
         before = [*prompt, *written]
         context = context_tokens(len(before), token_count - len(written), generator.length)
-        known = one.known if infills else before[len(before) - context :]
-        own = slice(context, context + token_count - len(written))
+        known = request.known if infills else before[len(before) - context :]
+        new = slice(context, context + token_count - len(written))
         xt = canvas(known, generator.length, mask)[None].to(device)
         for i in range(sampler.steps, 0, -1):
-            if mask not in (tokens := xt[0, own].tolist()) or document_end(tokens, mask, separator) is not None:
+            if mask not in (tokens := xt[0, new].tolist()) or document_end(tokens, mask, separator) is not None:
                 break
             index = torch.tensor([block * sampler.steps + i], device=device)
             result = sampler.step(xt, times[i], times[i - 1], index, seed, model)
             xt, tally = result.xs, tally.plus(result, 0)
             on_step(result)
-        tokens = xt[0, own].tolist()
+        tokens = xt[0, new].tolist()
         ended, block = document_end(tokens, mask, separator), block + 1
         written += tokens[:ended]
     text = CompletionDecoder(generator.tokenizer, prompt).whole(written)
-    return Text(tuple(written), text, one.seed, "length" if ended is None else "stop", tally)
+    return Text(tuple(written), text, request.seed, "length" if ended is None else "stop", tally)
 
 
 @st.composite

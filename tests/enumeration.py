@@ -62,10 +62,10 @@ class Step:
                 chosen = resampled(
                     log_p.sum(dim=1).exp(), energies[:, group] / self.temperature, 1 if alone else self.candidates
                 )
-                one = {}
+                following = {}
                 for tokens, probability in zip(torch.where(mine, x, xt).tolist(), chosen.tolist(), strict=True):
-                    one[tuple(tokens)] = one.get(tuple(tokens), 0.0) + probability
-                result = _product(result, one, self.world.mask)
+                    following[tuple(tokens)] = following.get(tuple(tokens), 0.0) + probability
+                result = _product(result, following, self.world.mask)
         return result
 
     @cache  # noqa: B019 - a step lives as long as its test
@@ -121,7 +121,7 @@ def step_distribution(
 ) -> dict[tuple[int, ...], float]:
     """P(x_s | x_t) of a step from t to s: over what is unmasked and what is masked again, and over the draws."""
     times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
-    share, again = (one.item() for one in unmasking.shares(*times, schedule))
+    share, again = (value.item() for value in unmasking.shares(*times, schedule))
     masked, result = xt == step.world.mask, {}
     free = ~masked if given is None else ~masked & ~given
     if unmasking == MostCertain(counts="fixed"):
@@ -244,7 +244,7 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
     for i in range(sampler.steps, 0, -1):
         t, s = sampler.times()[i].item(), sampler.times()[i - 1].item()
         times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
-        share, again = (one.item() for one in sampler.unmasking.shares(*times, schedule))
+        share, again = (value.item() for value in sampler.unmasking.shares(*times, schedule))
         after = {}
         for key, weight in positions.items():
             masked = torch.tensor(key)
@@ -262,11 +262,11 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
 
 
 def _product(
-    one: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float], mask: int
+    first: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float], mask: int
 ) -> dict[tuple[int, ...], float]:
     """Two groups that are filled on their own, joined."""
     joined = {}
-    for (x, p), (y, q) in itertools.product(one.items(), other.items()):
+    for (x, p), (y, q) in itertools.product(first.items(), other.items()):
         both = tuple(b if a == mask else a for a, b in zip(x, y, strict=True))
         joined[both] = joined.get(both, 0.0) + p * q
     return joined

@@ -93,9 +93,9 @@ def test_a_rare_token_behind_common_ones_keeps_its_probability():
 
 
 def test_an_integrand_is_weighted_once():
-    one, w = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([2.0, 0.5])
-    assert equations.nelbo_integrand(one, w).tolist() == [6.0, 4.0]
-    assert equations.paper_integrand(one[:, 0], one[:, 1], torch.tensor([7.0, 11.0]), w).tolist() == [16.0, 6.5]
+    nll, w = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([2.0, 0.5])
+    assert equations.nelbo_integrand(nll, w).tolist() == [6.0, 4.0]
+    assert equations.paper_integrand(nll[:, 0], nll[:, 1], torch.tensor([7.0, 11.0]), w).tolist() == [16.0, 6.5]
 
 
 # ---------------------------------------------------------------- groups of positions

@@ -117,8 +117,8 @@ def imported(folder: Path) -> dict[str, str]:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             found |= {name.partition(".")[0]: str(path.relative_to(PROJECT)) for name in names}
-    own = {"edlm", "cluster", "workflows", "tests", "docs", *(path.stem for path in folder.rglob("*.py"))}
-    return {name: path for name, path in found.items() if name not in own | sys.stdlib_module_names}
+    project = {"edlm", "cluster", "workflows", "tests", "docs", *(path.stem for path in folder.rglob("*.py"))}
+    return {name: path for name, path in found.items() if name not in project | sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_every_package_that_is_imported_is_declared_by_an_extra(folder, extras):
     undeclared = {
         name: path
         for name, path in imported(PROJECT / folder).items()
-        if not known & {normalised(one) for one in distributions.get(name, [name])}
+        if not known & {normalised(distribution) for distribution in distributions.get(name, [name])}
     }
     assert undeclared == {}
 

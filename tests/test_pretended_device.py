@@ -10,36 +10,36 @@ from tests.pretended_device import NAME, pretended
 
 def test_tensors_of_two_devices_are_not_mixed():
     with pretended():
-        there, here = torch.ones(3, device=NAME), torch.ones(3)
-        assert there.device.type == NAME
+        on_device, on_cpu = torch.ones(3, device=NAME), torch.ones(3)
+        assert on_device.device.type == NAME
         with pytest.raises(RuntimeError, match="expected all tensors on one device"):
-            there + here
+            on_device + on_cpu
         with pytest.raises(RuntimeError, match="the indexed tensor is on cpu"):
-            here[torch.tensor([0], device=NAME)]
+            on_cpu[torch.tensor([0], device=NAME)]
         with pytest.raises(TypeError, match="copy it to the CPU first"):
-            there.numpy()
+            on_device.numpy()
 
 
 def test_numbers_without_an_axis_copies_and_indices_come_from_the_processor():
     with pretended():
-        there = torch.arange(4.0, device=NAME)
-        assert (there + torch.tensor(1.0)).cpu().tolist() == [1, 2, 3, 4]
-        assert there[torch.tensor([1, 3])].device.type == NAME
-        there.copy_(torch.zeros(4))
-        assert there.cpu().tolist() == [0] * 4
+        on_device = torch.arange(4.0, device=NAME)
+        assert (on_device + torch.tensor(1.0)).cpu().tolist() == [1, 2, 3, 4]
+        assert on_device[torch.tensor([1, 3])].device.type == NAME
+        on_device.copy_(torch.zeros(4))
+        assert on_device.cpu().tolist() == [0] * 4
 
 
 def test_results_are_the_processors_bits_and_gradients_flow():
     with pretended():
-        here, grid = torch.nn.Linear(5, 3), torch.linspace(0, 1, 20).view(4, 5)
-        expected = here(grid).square().sum()
+        on_cpu, grid = torch.nn.Linear(5, 3), torch.linspace(0, 1, 20).view(4, 5)
+        expected = on_cpu(grid).square().sum()
         expected.backward()
-        gradient, here.weight.grad = here.weight.grad, None
-        there = here.to(NAME)
-        actual = there(grid.to(NAME)).square().sum()
+        gradient, on_cpu.weight.grad = on_cpu.weight.grad, None
+        on_device = on_cpu.to(NAME)
+        actual = on_device(grid.to(NAME)).square().sum()
         actual.backward()
         assert torch.equal(actual.cpu(), expected)
-        assert torch.equal(there.weight.grad.cpu(), gradient)
+        assert torch.equal(on_device.weight.grad.cpu(), gradient)
 
 
 def test_a_module_that_is_rounded_on_the_device_computes_with_what_was_rounded():
@@ -55,15 +55,15 @@ def test_a_module_that_is_rounded_on_the_device_computes_with_what_was_rounded()
 
 def test_views_are_free_and_answers_are_waited_for():
     with pretended() as counts:
-        there = torch.ones(2, 3, device=NAME)
+        on_device = torch.ones(2, 3, device=NAME)
         counts.clear()
-        there.view(3, 2)[0].t()
+        on_device.view(3, 2)[0].t()
         assert (counts.dispatches, counts.waits) == (0, 0)
-        total = there.sum()
+        total = on_device.sum()
         assert (counts.dispatches, counts.waits) == (1, 0)
         total.item()
-        there.cpu()
-        torch.nonzero(there)
+        on_device.cpu()
+        torch.nonzero(on_device)
         assert counts.waits == 3
         assert counts.by_operator["aten::sum"] == 1
 

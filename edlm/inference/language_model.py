@@ -299,7 +299,7 @@ class LanguageModel:
 
 def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
-    if not isinstance(stops, Sequence) or not all(isinstance(one, str) for one in stops):
+    if not isinstance(stops, Sequence) or not all(isinstance(stop, str) for stop in stops):
         raise ConfigurationError(f"stop is a text or a list of texts; got {_short(stop)}")
     return tuple(stops)
 

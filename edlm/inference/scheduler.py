@@ -39,7 +39,7 @@ def select_running(requests: Iterable[P], slots: int) -> list[P]:
         rank = by_key.get(request.key, 0)
         by_key[request.key] = rank + 1
         ranked.append((rank, request))
-    return [request for _, request in sorted(ranked, key=lambda one: one[0])[:slots]]
+    return [request for _, request in sorted(ranked, key=lambda pair: pair[0])[:slots]]
 
 
 def estimated_wait(by_key: Mapping[str, float], key: str, seconds: float) -> float:

@@ -51,9 +51,9 @@ def peak_bytes(compute: Callable[[], Any], device: torch.device) -> int:
         compute()
     assert seen.profiler is not None
     assert seen.profiler.kineto_results is not None
-    events = [one for one in seen.profiler.kineto_results.events() if one.name() == _ALLOCATION]
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == _ALLOCATION]
     held = most = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
+    for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue] - missing in torch's stubs
         most = max(most, held)
     return most

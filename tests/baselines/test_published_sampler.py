@@ -250,8 +250,8 @@ def test_a_row_depends_on_its_own_canvas_and_seed_alone():
     seeds = torch.arange(6)
     together = sampler.sample(canvas, net, Constant(1.0), LogLinear(), seeds)
     for row in range(6):
-        one = slice(row, row + 1)
-        assert torch.equal(sampler.sample(canvas[one], net, Constant(1.0), LogLinear(), seeds[one]), together[one])
+        row_ = slice(row, row + 1)
+        assert torch.equal(sampler.sample(canvas[row_], net, Constant(1.0), LogLinear(), seeds[row_]), together[row_])
     assert int(together.max()) < 5
     assert torch.equal(together[canvas == 2], canvas[canvas == 2])
 

@@ -33,7 +33,7 @@ def test_the_controllers_death_fails_no_request(stage):
     asking.start()
     (controller,) = own("ray::ServeController")
     controller.kill()
-    until(lambda: any(one.pid != controller.pid for one in own("ray::ServeController")))
+    until(lambda: any(process.pid != controller.pid for process in own("ray::ServeController")))
     time.sleep(5)
     done.set()
     asking.join()

@@ -46,9 +46,9 @@ def test_load_with_cancels_leaves_nothing_behind():
         assert endings["done"] > 0
         third = len(rounds) // 3
         for process in range(2):
-            early, late = ([one[process] for one in part] for part in (rounds[third : 2 * third], rounds[-third:]))
+            early, late = ([pair[process] for pair in part] for part in (rounds[third : 2 * third], rounds[-third:]))
             for name, allowed in (("memory", GROWTH), ("threads", 1.0), ("files", 1.0)):
-                first, last = (median(one[name] for one in part) for part in (early, late))
+                first, last = (median(figures[name] for figures in part) for part in (early, late))
                 assert last <= first * allowed + (0 if name == "memory" else 4), (name, first, last)
         (counts,) = [status["counts"] for status in stage.swap_statuses()]
         assert counts["submitted"] == sum(counts["finished"].values())

@@ -242,12 +242,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, tokenizer):
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):
-    own = card(tokenizer)
-    own.require_tokenizer(own.tokenizer_digest, 27)
+    described = card(tokenizer)
+    described.require_tokenizer(described.tokenizer_digest, 27)
     with pytest.raises(ValueError, match="knows 27 tokens, the tokenizer has 256"):
-        own.require_tokenizer(own.tokenizer_digest, 256)
+        described.require_tokenizer(described.tokenizer_digest, 256)
     with pytest.raises(ValueError, match="tokenizer mismatch"):
-        own.require_tokenizer("0" * 64, 27)
+        described.require_tokenizer("0" * 64, 27)
     with pytest.raises(ValueError, match="the card says 0000"):
         save(tmp_path / "bad", card(tokenizer, tokenizer_digest="0" * 64), network().state_dict(), tokenizer)
 

@@ -43,7 +43,7 @@ def events(text: str) -> list[Any]:
     assert pieces.pop() == "", "a stream ends with an empty line"
     assert all(piece.startswith("data: ") for piece in pieces)
     data = [piece.removeprefix("data: ") for piece in pieces]
-    return [one if one == "[DONE]" else json.loads(one) for one in data]
+    return [event if event == "[DONE]" else json.loads(event) for event in data]
 
 
 def stream(url: str, path: str, body: dict[str, Any], **options: Any) -> list[Any]:

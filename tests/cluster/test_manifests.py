@@ -46,13 +46,13 @@ def config(request) -> ServeDeploySchema:
 
 
 def ours(config: ServeDeploySchema) -> tuple[ServeApplicationSchema, Serving]:
-    (one,) = config.applications
-    return one, parse(Arguments, one.args).serving
+    (application,) = config.applications
+    return application, parse(Arguments, application.args).serving
 
 
 def test_serve_takes_the_config_and_finds_the_application(config):
-    one, _ = ours(config)
-    assert (one.name, one.route_prefix, one.import_path) == (APPLICATION, "/", BUILDER)
+    application, _ = ours(config)
+    assert (application.name, application.route_prefix, application.import_path) == (APPLICATION, "/", BUILDER)
 
 
 def test_address_and_patience_of_the_proxy_are_those_of_the_endpoint(config):
@@ -62,9 +62,9 @@ def test_address_and_patience_of_the_proxy_are_those_of_the_endpoint(config):
 
 
 def test_the_shipped_config_serves_what_the_main_job_registers():
-    one, serving = ours(serve_config("serve.yaml"))
+    application, serving = ours(serve_config("serve.yaml"))
     tiny = load(Experiment, PROJECT / "workflows" / "experiments" / "tiny.yaml")
-    assert (one.args["model"], serving.alias) == (tiny.register.model, tiny.serving.alias)
+    assert (application.args["model"], serving.alias) == (tiny.register.model, tiny.serving.alias)
     assert serving.host == "127.0.0.1"
 
 
@@ -89,7 +89,7 @@ def test_the_limits_of_rays_proxy_are_where_it_is_reported_to_look():
 def test_every_node_limits_bodies_before_it_buffers_them():
     for spec in nodes():
         (container,) = spec["containers"]
-        assert {one["name"]: one["value"] for one in container["env"]}[CALLBACK] == INTAKE
+        assert {variable["name"]: variable["value"] for variable in container["env"]}[CALLBACK] == INTAKE
     assert f"{CALLBACK}={INTAKE}" in text("Dockerfile")
     assert f"{CALLBACK}={INTAKE}" in text("serve.yaml")
 
@@ -162,7 +162,7 @@ def _schema() -> dict[str, Any]:
 def _closed(schema: Any, top: bool = False) -> Any:
     """A Kubernetes schema as JSON schema: unknown keys are mistakes, and what has a default may be missing."""
     if isinstance(schema, list):
-        return [_closed(one) for one in schema]
+        return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {key: _closed(value) for key, value in schema.items()}

@@ -50,8 +50,8 @@ def test_a_dictionary_counts_twice_because_its_values_are_copied():
 def test_a_page_grows_with_the_rows_written_at_once_and_not_only_by_its_size():
     """The way in which pages of hundreds of megabytes come about, and the advice against them."""
     table = pa.table({"text": [text * 20 for text in TEXTS[:200]]})
-    one, _ = column_pages(table, use_dictionary=False, compression="none", data_page_size=1 << 16)
-    assert [page.values for page in one] == [200]
+    first, _ = column_pages(table, use_dictionary=False, compression="none", data_page_size=1 << 16)
+    assert [page.values for page in first] == [200]
     many, _ = column_pages(table, use_dictionary=False, compression="none", data_page_size=1 << 16, write_batch_size=1)
     assert max(page.bytes for page in many) < 2 * ((1 << 16) + 21_000)
 

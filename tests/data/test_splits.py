@@ -107,9 +107,9 @@ def ratio(numerators, denominators):
 
 def assert_agree(actual):
     """`found` holds (value, standard error) of each split: each pair is within 3 standard errors."""
-    for one in actual:
+    for kind in actual:
         for other in actual:
-            assert abs(actual[one][0] - actual[other][0]) <= 3 * math.hypot(actual[one][1], actual[other][1]), actual
+            assert abs(actual[kind][0] - actual[other][0]) <= 3 * math.hypot(actual[kind][1], actual[other][1]), actual
 
 
 def test_the_mean_length_is_the_same_in_every_split(fair):
@@ -322,9 +322,9 @@ def test_other_shares_move_only_the_documents_that_have_to_move(folder):
 @given(texts, shares, st.randoms(use_true_random=False))
 def test_few_documents_are_assigned_whatever_their_order(folder, texts, shares, random):
     shuffled = random.sample(texts, len(texts))
-    one = by_split(written(folder / "a.jsonl", texts), None, shares)
+    first = by_split(written(folder / "a.jsonl", texts), None, shares)
     other = by_split(written(folder / "a.jsonl", shuffled), None, shares)
-    assert {split: sorted(held) for split, held in one.items()} == {
+    assert {split: sorted(held) for split, held in first.items()} == {
         split: sorted(held) for split, held in other.items()
     }
 

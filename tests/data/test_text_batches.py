@@ -18,5 +18,5 @@ def test_batches_hold_every_text_in_its_order_and_few_bytes_or_one_text(texts):
     assert [text for batch in actual for text in batch] == texts
     for batch in actual:
         assert len(batch) == 1 or sum(len(text.encode()) for text in batch) <= 16
-    for one, other in pairwise(actual):
-        assert sum(len(text.encode()) for text in one) + len(other[0].encode()) > 16
+    for first, other in pairwise(actual):
+        assert sum(len(text.encode()) for text in first) + len(other[0].encode()) > 16

@@ -28,11 +28,11 @@ def test_copies_have_one_key(text, choices):
 
 @settings(max_examples=100, deadline=None)
 @given(st.text("ab \nA", min_size=1, max_size=6), st.text("ab \nA", min_size=1, max_size=6))
-def test_texts_that_differ_in_more_have_other_keys(one, other):
+def test_texts_that_differ_in_more_have_other_keys(first, other):
     def lines(text):
         return "\n".join(line.rstrip() for line in text.split("\n")).rstrip()
 
-    assert (text_key(one) == text_key(other)) == (lines(one) == lines(other))
+    assert (text_key(first) == text_key(other)) == (lines(first) == lines(other))
 
 
 def at_once(text):

@@ -57,11 +57,11 @@ def test_its_distribution_is_normalised_and_its_energy_is_the_log_ratio(name):
         count = int(new[row].sum())
         x = xt[row].repeat(V**count, 1)
         x[:, new[row]] = every[: V**count, 3 - count :]
-        one = slice(row, row + 1)
-        log_p_c = energy.log_p(x[None], xt[one], context[one])
+        row_ = slice(row, row + 1)
+        log_p_c = energy.log_p(x[None], xt[row_], context[row_])
         torch.testing.assert_close(log_p_c.exp().sum(), torch.tensor(1.0), atol=1e-5, rtol=0)
         log_p = torch.randn(1, len(x), 1)
-        torch.testing.assert_close(energy(x[None], xt[one], t[one], log_p, context[one]), log_p - log_p_c[..., None])
+        torch.testing.assert_close(energy(x[None], xt[row_], t[row_], log_p, context[row_]), log_p - log_p_c[..., None])
 
 
 @every_config

@@ -71,8 +71,8 @@ def test_a_candidates_energy_depends_on_its_own_row_alone_to_the_last_bit(config
     _, energy, (x, xt, t, log_p, context) = situation(config)
     together = energy(x, xt, t, log_p, context)
     for row in range(len(x)):
-        one = slice(row, row + 1)
-        assert torch.equal(energy(x[one], xt[one], t[one], log_p[one], context[one]), together[one])
+        alone = slice(row, row + 1)
+        assert torch.equal(energy(x[alone], xt[alone], t[alone], log_p[alone], context[alone]), together[alone])
     order = torch.tensor([2, 0, 1])
     assert torch.equal(energy(x[:, order], xt, t, log_p[:, order], context), together[:, order])
 

@@ -79,10 +79,10 @@ def test_the_error_is_the_spread_of_what_is_interpolated():
     means, errors = (3.0, 4.5, 5.2, 5.8, 5.44), (0.02, 0.05, 0.03, 0.04, 0.01)
 
     def matched(values):
-        one, two = (
+        first, two = (
             Point(float(i), Average(values[i], errors[i]), Average(values[2 + i], errors[2 + i])) for i in (0, 1)
         )
-        return nll_at_entropy([one, two], Average(values[4], errors[4])).nll
+        return nll_at_entropy([first, two], Average(values[4], errors[4])).nll
 
     drawn = torch.tensor(means) + torch.tensor(errors) * torch.randn(4000, 5, generator=generator)
     spread = torch.tensor([matched(values).mean for values in drawn.tolist()]).std().item()

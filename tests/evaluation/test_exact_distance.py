@@ -39,7 +39,7 @@ def test_the_quarters_add_up_to_what_the_nelbo_loses(name, schedule):
     distribution = SOURCES[name].distribution()
     x0, wrong = sequences(distribution), ExactDenoiser(distribution, mix=0.3)
     actual = denoiser_distance(x0, wrong, distribution, schedule, seed=0, draws=4)
-    total = Estimate(torch.stack([one.nelbo_nats.values for one in actual.values()]).sum(dim=0), 8)
+    total = Estimate(torch.stack([distance.nelbo_nats.values for distance in actual.values()]).sum(dim=0), 8)
     lost = difference(
         nelbo(x0, wrong, schedule, seed=1, draws=12), nelbo(x0, ExactDenoiser(distribution), schedule, seed=1, draws=12)
     )
@@ -74,9 +74,9 @@ def test_a_denoiser_that_finds_a_possible_token_impossible_is_infinitely_far():
 
 def test_a_ratio_of_totals_has_the_error_of_the_mean_where_counts_are_equal():
     values = torch.tensor([1.0, 4.0, 2.0, 9.0], dtype=torch.float64)
-    one = ratio(values * 3, torch.full((4,), 3.0, dtype=torch.float64), 1)
-    assert one.mean == pytest.approx(4.0)
-    assert one.standard_error == pytest.approx(Estimate(values, 1).standard_error)
+    tripled = ratio(values * 3, torch.full((4,), 3.0, dtype=torch.float64), 1)
+    assert tripled.mean == pytest.approx(4.0)
+    assert tripled.standard_error == pytest.approx(Estimate(values, 1).standard_error)
 
 
 def test_the_error_of_a_ratio_of_totals_is_that_of_many_repetitions():
@@ -85,7 +85,7 @@ def test_the_error_of_a_ratio_of_totals_is_that_of_many_repetitions():
     totals = counts**1.5 + u[..., 1]
     actual = [ratio(*pair, 1) for pair in zip(totals[:200], counts[:200], strict=True)]
     spread = (totals.sum(dim=1) / counts.sum(dim=1)).std().item()
-    claimed = math.sqrt(sum(one.standard_error**2 for one in actual) / len(actual))
+    claimed = math.sqrt(sum(estimate.standard_error**2 for estimate in actual) / len(actual))
     assert claimed == pytest.approx(spread, rel=0.05)
     naive = (totals / counts).mean(dim=1).std().item()
     assert claimed != pytest.approx(naive, rel=0.05)

@@ -57,9 +57,9 @@ def test_the_exact_energy_is_at_no_distance_with_or_without_a_constant_of_what_i
     distribution = DISTRIBUTIONS[name]
     for constant in (0.0, 3.0):
         report = distance(distribution, Wrong(distribution, whole_sequence, block, constant=constant))
-        for one in (report.whole, *report.by_quarter.values(), *report.by_new.values()):
+        for part in (report.whole, *report.by_quarter.values(), *report.by_new.values()):
             for field in ZERO:
-                mean = getattr(one, field).mean
+                mean = getattr(part, field).mean
                 assert abs(mean) < 1e-9 or (name == "agree" and math.isnan(mean)), field
         assert report.whole.exact_gain.mean > 0
         if constant == 0:
@@ -71,8 +71,8 @@ def test_intervals_of_time_and_of_size_part_the_groups(whole_sequence, block):
     distribution = DISTRIBUTIONS["markov"]
     report = distance(distribution, Wrong(distribution, whole_sequence, block, scale=0.5))
     for parts in (report.by_quarter, report.by_new):
-        assert sum(one.groups for one in parts.values()) == report.whole.groups
-        mixed = sum(one.groups * one.lost_gain.mean for one in parts.values()) / report.whole.groups
+        assert sum(part.groups for part in parts.values()) == report.whole.groups
+        mixed = sum(part.groups * part.lost_gain.mean for part in parts.values()) / report.whole.groups
         assert mixed == pytest.approx(report.whole.lost_gain.mean)
     assert max(high for _, high in report.by_new) < 2 * (block or distribution.length)
     assert min(low for low, _ in report.by_new) == 2
@@ -175,9 +175,9 @@ def test_trained_networks_are_compared_as_they_are(config):
     )
     energy = stirred(config.build(reader, borrowed), seed=3)
     report = distance(distribution, energy, count=16, denoiser=reader)
-    for one in (report.whole, *report.by_quarter.values()):
+    for part in (report.whole, *report.by_quarter.values()):
         for field in (*ZERO, "exact_gain"):
-            assert math.isfinite(getattr(one, field).mean), field
+            assert math.isfinite(getattr(part, field).mean), field
     assert report.whole.variance_on_samples.mean > 0.1
     assert abs(report.whole.correlation_misleading) <= 1
 

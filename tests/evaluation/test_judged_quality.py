@@ -105,8 +105,8 @@ def test_a_character_of_several_bytes_is_one_character():
 def test_what_stands_behind_the_first_document_enters_no_statistic():
     judge = judged_by(random_bigram(257), BYTES)
     text = [*b"a cat sat", BYTES.separator]
-    one = torch.tensor([text + [7] * 10, text + list(range(10))])
-    quality = assess(one, judge, first_documents(one, BYTES.separator))
+    texts = torch.tensor([text + [7] * 10, text + list(range(10))])
+    quality = assess(texts, judge, first_documents(texts, BYTES.separator))
     alone = assess(torch.tensor([text, text]), judge)
     for name in ("nats", "tokens", "characters", "unigram_entropy", "repetition"):
         torch.testing.assert_close(getattr(quality, name), getattr(alone, name))

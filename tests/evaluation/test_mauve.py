@@ -30,8 +30,8 @@ def test_equal_histograms_have_area_one(counts):
 
 @settings(max_examples=50)
 @given(histograms, histograms)
-def test_the_area_is_between_zero_and_one_and_the_same_both_ways(one, other):
-    p, q = normalised(one), normalised(other)
+def test_the_area_is_between_zero_and_one_and_the_same_both_ways(first, other):
+    p, q = normalised(first), normalised(other)
     area = _area(p, q).item()
     assert 0 < area <= 1 + 1e-12
     assert _area(q, p).item() == pytest.approx(area)
@@ -90,10 +90,10 @@ def test_the_package_mauve_text_has_the_same_value_where_clusters_are_beyond_dou
     of_generated, of_data = (
         torch.arange(n) ** 2 % (clusters + shift) % clusters for n, shift in ((generated, 1), (data, 5))
     )
-    one, other = normal(generated, 3) + centres[of_generated], normal(data, 4) + centres[of_data]
-    ours = mauve_on_judge_features(one, other, seed, clusters)
+    first, other = normal(generated, 3) + centres[of_generated], normal(data, 4) + centres[of_data]
+    ours = mauve_on_judge_features(first, other, seed, clusters)
     assert ours.value < 0.99
-    assert ours.value == pytest.approx(package_value(one, other, clusters, seed % 2**31).mauve, abs=1e-9)
+    assert ours.value == pytest.approx(package_value(first, other, clusters, seed % 2**31).mauve, abs=1e-9)
 
 
 @pytest.mark.parametrize(("generated", "data", "channels"), [(100, 100, 6), (150, 100, 6), (60, 200, 32)])
@@ -103,10 +103,10 @@ def test_the_package_mauve_text_agrees_within_the_spread_of_its_seeds(generated,
 
     0.03 allows for the starts: k-means++ here, uniformly drawn rows there.
     """
-    one, other = normal(generated, 1, shift, channels), normal(data, 2, 0.0, channels)
+    first, other = normal(generated, 1, shift, channels), normal(data, 2, 0.0, channels)
     runs = range(8)
-    ours = [mauve_on_judge_features(one, other, seed) for seed in runs]
-    theirs = torch.tensor([package_value(one, other, ours[0].clusters, seed).mauve for seed in runs])
+    ours = [mauve_on_judge_features(first, other, seed) for seed in runs]
+    theirs = torch.tensor([package_value(first, other, ours[0].clusters, seed).mauve for seed in runs])
     values = torch.tensor([run.value for run in ours])
     standard_error = ((values.var() + theirs.var()) / len(runs)).sqrt().item()
     assert abs(values.mean() - theirs.mean()).item() < 3 * standard_error + 0.03
@@ -131,7 +131,7 @@ def test_every_seed_has_starts_of_its_own_also_beyond_32_bits():
     x = normal(200, 0).numpy()
     labels = [_quantised(x, 12, seed) for seed in (0, 1, 2**32, -1)]
     assert torch.equal(labels[0], _quantised(x, 12, 0))
-    assert len({tuple(one.tolist()) for one in labels}) == 4
+    assert len({tuple(label.tolist()) for label in labels}) == 4
 
 
 def test_kmeans_ends_where_every_row_is_nearest_to_the_mean_of_its_cluster():
@@ -163,9 +163,9 @@ def test_a_text_that_is_repeated_leaves_clusters_empty_and_is_far_from_the_data(
 
 
 def test_the_length_of_a_feature_vector_does_not_count():
-    one, other = normal(100, 0), normal(100, 1, 1.0)
-    stretched = one * torch.linspace(0.5, 5, 100, dtype=torch.float64)[:, None]
-    value = mauve_on_judge_features(one, other, seed=0).value
+    first, other = normal(100, 0), normal(100, 1, 1.0)
+    stretched = first * torch.linspace(0.5, 5, 100, dtype=torch.float64)[:, None]
+    value = mauve_on_judge_features(first, other, seed=0).value
     assert mauve_on_judge_features(stretched, other, seed=0).value == pytest.approx(value)
 
 

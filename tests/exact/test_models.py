@@ -51,7 +51,7 @@ def test_the_denoiser_is_that_of_the_listed_world(name, mix):
     xt = worlds.cartesian(distribution.vocabulary + 1, distribution.length)
     actual, expected = ExactDenoiser(distribution, mix), worlds.Marginals(listed(distribution), mix)
     t, masked = torch.ones(len(xt), dtype=torch.float64), xt == distribution.vocabulary
-    log_p, reference = (one.log_p(one.read(xt, t), masked) for one in (actual, expected))
+    log_p, reference = (denoiser.log_p(denoiser.read(xt, t), masked) for denoiser in (actual, expected))
     torch.testing.assert_close(log_p.exp(), reference.exp())
     assert (actual.mask, actual.vocabulary) == (expected.mask, expected.vocabulary)
 

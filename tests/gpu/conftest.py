@@ -49,13 +49,13 @@ def on(folder) -> Callable[[str], TextGenerator]:
 
 
 @pytest.fixture
-def there(device, on) -> TextGenerator:
+def on_device(device, on) -> TextGenerator:
     """The bundle on the device; leave its weights alone."""
     return on(device)
 
 
 @pytest.fixture(scope="session")
-def here(folder) -> TextGenerator:
+def on_cpu(folder) -> TextGenerator:
     """The bundle on the CPU; leave its weights alone."""
     return open_bundle(folder)
 

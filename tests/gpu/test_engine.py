@@ -39,30 +39,30 @@ def check(engine: InferenceEngine, generator: TextGenerator, asked: list[Request
     """The share of texts that are those of the generator alone, of all that the engine is asked for."""
     tickets = engine.submit(asked)
     actual = [ticket.result(SECONDS).tokens for ticket in tickets]
-    share = equal_share(actual, [alone(generator, one).tokens for one in asked])
+    share = equal_share(actual, [alone(generator, request).tokens for request in asked])
     assert share >= LEAST_EQUAL[device]
     return share
 
 
-def test_texts_in_company_are_those_of_the_generator(device, there, report):
-    with InferenceEngine(there, "1", PATIENT) as engine:
-        report(equal_share=check(engine, there, jobs(device), device))
+def test_texts_in_company_are_those_of_the_generator(device, on_device, report):
+    with InferenceEngine(on_device, "1", PATIENT) as engine:
+        report(equal_share=check(engine, on_device, jobs(device), device))
 
 
-def test_a_score_is_worked_out_beside_texts(here, there):
+def test_a_score_is_worked_out_beside_texts(on_cpu, on_device):
     asked = ((3, 1, 4, 1, 5), 7, 2, Sampler(steps=2, candidates=2), "step")
-    with InferenceEngine(there, "1", PATIENT) as engine:
+    with InferenceEngine(on_device, "1", PATIENT) as engine:
         engine.submit([job((), 6, 1)])
-        actual = engine.run(4.0, there.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
-    assert actual.bound.mean == pytest.approx(here.score(*asked).bound.mean, abs=0.01)
+        actual = engine.run(4.0, on_device.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
+    assert actual.bound.mean == pytest.approx(on_cpu.score(*asked).bound.mean, abs=0.01)
 
 
-def test_another_model_takes_over_on_the_device(device, folder, there):
+def test_another_model_takes_over_on_the_device(device, folder, on_device):
     """As a replica swaps: opened on the CPU, moved and warmed in the engine's thread, between the old model's texts."""
     changed = open_bundle(folder)
     with torch.no_grad():
         changed.denoiser.network.readout.weight.mul_(-1)
-    with InferenceEngine(there, "1", PATIENT) as engine:
+    with InferenceEngine(on_device, "1", PATIENT) as engine:
         (old,) = engine.submit([job((), 3 * LENGTH, 1)])
         loaded = engine.run(8.0, warming(changed, device), "warming", time.monotonic() + SECONDS).result(SECONDS)
         assert isinstance(loaded, TextGenerator)
@@ -71,12 +71,12 @@ def test_another_model_takes_over_on_the_device(device, folder, there):
         (new,) = engine.submit([job((), LENGTH, 1)])
         assert (old.version, new.version) == ("1", "2")
         assert new.result(SECONDS).tokens == alone(loaded, job((), LENGTH, 1)).tokens
-        assert new.result(SECONDS).tokens != alone(there, job((), LENGTH, 1)).tokens
-        assert old.result(SECONDS).tokens == alone(there, job((), 3 * LENGTH, 1)).tokens
+        assert new.result(SECONDS).tokens != alone(on_device, job((), LENGTH, 1)).tokens
+        assert old.result(SECONDS).tokens == alone(on_device, job((), 3 * LENGTH, 1)).tokens
 
 
 @pytest.mark.parametrize("fits", [2, 0])
-def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alone(device, folder, there, fits):
+def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alone(device, folder, on_device, fits):
     room = [fits]
 
     def allocate(xt: torch.Tensor) -> None:
@@ -93,7 +93,7 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
                 with pytest.raises(OutOfMemory):
                     ticket.result(SECONDS)
         room[0] = 100
-        check(engine, there, asked, device)
+        check(engine, on_device, asked, device)
         assert engine.alive
         expected = {"length": 8} if fits else {"out of memory": 4, "length": 4}
         assert engine.statistics().finished == expected
@@ -121,7 +121,7 @@ def test_memory_that_was_lacking_is_given_back(cuda, folder, on):
         asked = [job((), 6, seed, steps=2) for seed in range(8)]
         share = equal_share(
             [ticket.result(SECONDS).tokens for ticket in engine.submit(asked)],
-            [alone(on(cuda), one).tokens for one in asked],
+            [alone(on(cuda), request).tokens for request in asked],
         )
     assert share >= LEAST_EQUAL[cuda]
     assert torch.cuda.mem_get_info()[0] >= free // 2

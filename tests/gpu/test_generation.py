@@ -43,15 +43,16 @@ NATS = {NAME: 2e-5, "cuda": 1e-3}  # the largest difference between log-probabil
 
 
 def equal_share(actual: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> float:
-    return sum(one == other for one, other in zip(actual, expected, strict=True)) / len(expected)
+    return sum(tokens == other for tokens, other in zip(actual, expected, strict=True)) / len(expected)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_texts_are_those_of_the_cpu(device, here, there, report, case):
+def test_texts_are_those_of_the_cpu(device, on_cpu, on_device, report, case):
     energy, sampler = CASES[case]
     seeds, tokens = range(TEXTS[device]), 2 * LENGTH if case == "plain" else LENGTH - len(PROMPT)
     actual, expected = (
-        [text.tokens for text in generator.write(PROMPT, tokens, seeds, sampler, energy)] for generator in (there, here)
+        [text.tokens for text in generator.write(PROMPT, tokens, seeds, sampler, energy)]
+        for generator in (on_device, on_cpu)
     )
     share = equal_share(actual, expected)
     report(texts=len(seeds), equal_share=share)
@@ -59,18 +60,19 @@ def test_texts_are_those_of_the_cpu(device, here, there, report, case):
 
 
 @pytest.mark.parametrize("case", OTHER_RULES)
-def test_canvases_filled_by_another_rule_are_those_of_the_cpu(device, here, there, report, case):
+def test_canvases_filled_by_another_rule_are_those_of_the_cpu(device, on_cpu, on_device, report, case):
     name, sampler = OTHER_RULES[case]
-    found, expected = (filled(generator, sampler, name, TEXTS[device]) for generator in (there, here))
+    found, expected = (filled(generator, sampler, name, TEXTS[device]) for generator in (on_device, on_cpu))
     share = equal_share(found, expected)
     report(texts=len(found), equal_share=share)
     assert share >= LEAST_EQUAL[device]
 
 
-def test_infilled_texts_are_those_of_the_cpu(device, here, there, report):
+def test_infilled_texts_are_those_of_the_cpu(device, on_cpu, on_device, report):
     holes, seeds = (5, None, None, 2, None, None, None, 9), range(TEXTS[device])
     actual, expected = (
-        [text.tokens for text in generator.infill(holes, seeds, THREE, "conditional")] for generator in (there, here)
+        [text.tokens for text in generator.infill(holes, seeds, THREE, "conditional")]
+        for generator in (on_device, on_cpu)
     )
     share = equal_share(actual, expected)
     report(texts=len(seeds), equal_share=share)
@@ -90,10 +92,11 @@ def test_texts_at_another_token_temperature_are_those_of_the_cpu(device, folder,
     assert share >= LEAST_EQUAL[device]
 
 
-def test_autoregressive_texts_are_those_of_the_cpu(device, here, there, report):
+def test_autoregressive_texts_are_those_of_the_cpu(device, on_cpu, on_device, report):
     keys = torch.arange(TEXTS[device])
     actual, expected = (
-        generator.energies["coar"].model.draw(keys.to(generator.device), LENGTH).tolist() for generator in (there, here)
+        generator.energies["coar"].model.draw(keys.to(generator.device), LENGTH).tolist()
+        for generator in (on_device, on_cpu)
     )
     share = equal_share(actual, expected)
     report(texts=len(keys), equal_share=share)
@@ -101,9 +104,11 @@ def test_autoregressive_texts_are_those_of_the_cpu(device, here, there, report):
 
 
 @pytest.mark.parametrize("name", [None, "step", "conditional", "coar"])
-def test_scores_are_those_of_the_cpu(device, here, there, report, name):
+def test_scores_are_those_of_the_cpu(device, on_cpu, on_device, report, name):
     sampler = FOUR if name is None else THREE
-    actual, expected = (generator.score((3, 1, 4, 1, 5, 9, 2), 7, 2, sampler, name) for generator in (there, here))
+    actual, expected = (
+        generator.score((3, 1, 4, 1, 5, 9, 2), 7, 2, sampler, name) for generator in (on_device, on_cpu)
+    )
     nats = max(
         _difference(actual.nelbo.values, expected.nelbo.values),
         _difference(actual.bound.values, expected.bound.values),
@@ -114,34 +119,34 @@ def test_scores_are_those_of_the_cpu(device, here, there, report, name):
 
 
 @pytest.mark.parametrize("name", ["denoiser", *ENERGIES])
-def test_numbers_are_those_of_the_cpu(device, here, there, report, name):
-    actual, expected = (numbers(generator, name) for generator in (there, here))
+def test_numbers_are_those_of_the_cpu(device, on_cpu, on_device, report, name):
+    actual, expected = (numbers(generator, name) for generator in (on_device, on_cpu))
     nats = _difference(actual, expected)
     report(largest_difference_nats=nats, of=expected.abs().max().item())
     assert nats <= NATS[device]
 
 
-def test_numbers_in_bfloat16_are_near_those_in_float32(device, folder, here, report):
+def test_numbers_in_bfloat16_are_near_those_in_float32(device, folder, on_cpu, report):
     rounded = open_bundle(folder, device, Execution(precision="bfloat16"))
     for name in ("denoiser", *ENERGIES):
-        actual, expected = numbers(rounded, name), numbers(here, name)
+        actual, expected = numbers(rounded, name), numbers(on_cpu, name)
         relative = ((actual - expected).norm() / expected.norm()).item()
         report(of=name, relative_error=relative)
         assert relative <= numbers_tolerance(name), name
 
 
-def test_all_of_a_generator_lies_on_its_device(device, there):
-    for network in (there.denoiser.network, *there.energies.values()):
+def test_all_of_a_generator_lies_on_its_device(device, on_device):
+    for network in (on_device.denoiser.network, *on_device.energies.values()):
         assert {tensor.device.type for tensor in _tensors(network)} == {device}
 
 
 def test_random_numbers_are_the_same_bits_everywhere(device):
     keys = torch.arange(-50, 50) * 0x9E3779B97F4A7
     for draw in (uniforms, seeds):
-        here = draw(keys, 5, keys.flip(0), Purpose.CANDIDATE, (3, 7))
-        there = draw(keys.to(device), 5, keys.flip(0).to(device), Purpose.CANDIDATE, (3, 7))
-        assert there.device.type == device
-        assert torch.equal(there.cpu(), here)
+        on_cpu = draw(keys, 5, keys.flip(0), Purpose.CANDIDATE, (3, 7))
+        on_device = draw(keys.to(device), 5, keys.flip(0).to(device), Purpose.CANDIDATE, (3, 7))
+        assert on_device.device.type == device
+        assert torch.equal(on_device.cpu(), on_cpu)
         assert torch.equal(draw(1, 2, 3, Purpose.PICK, (9,), device).cpu(), draw(1, 2, 3, Purpose.PICK, (9,)))
 
 

@@ -55,8 +55,8 @@ def test_a_fault_changes_the_steps_of_training_by_more_than_the_tolerance(name, 
 
 
 @pytest.mark.parametrize("name", ["denoiser", *ENERGIES])
-def test_a_fault_changes_a_networks_numbers_by_more_than_the_tolerance(folder, here, name):
-    right = numbers(here, name)
+def test_a_fault_changes_a_networks_numbers_by_more_than_the_tolerance(folder, on_cpu, name):
+    right = numbers(on_cpu, name)
     for fault in FAULTS:
         wrong = open_bundle(folder)
         with torch.no_grad():

@@ -36,9 +36,9 @@ def largest_difference(actual: list[list[float]], expected: list[list[float]]) -
     """Relative, of every loss and gradient norm; as many steps of both."""
     assert len(actual) == len(expected) > 0
     return max(
-        abs(one - other) / abs(other)
+        abs(value - other) / abs(other)
         for step, same in zip(actual, expected, strict=True)
-        for one, other in zip(step, same, strict=True)
+        for value, other in zip(step, same, strict=True)
     )
 
 
@@ -46,8 +46,8 @@ def largest_difference(actual: list[list[float]], expected: list[list[float]]) -
 @pytest.mark.parametrize("name", list(objectives()))
 def test_every_objective_takes_the_steps_that_it_takes_on_the_cpu(device, report, name, precision):
     settings = training(precision, steps=2)
-    there, here = (curve(engine(name, place, settings), settings, science_rows) for place in (device, "cpu"))
-    difference = largest_difference(there, here)
+    on_device, on_cpu = (curve(engine(name, place, settings), settings, science_rows) for place in (device, "cpu"))
+    difference = largest_difference(on_device, on_cpu)
     report(largest_relative_difference=difference)
     assert difference <= training_tolerance(name, device, precision)
 
@@ -73,11 +73,11 @@ def test_a_state_is_the_same_on_whatever_device_it_was_loaded(device):
     settings = training()
     begun = engine("denoising", "cpu", settings)
     curve(begun, settings, science_rows, halt=True)
-    there = engine("denoising", device, settings)
-    there.load(begun.state(), begun.step)
-    assert there.state().keys() == begun.state().keys()
+    on_device = engine("denoising", device, settings)
+    on_device.load(begun.state(), begun.step)
+    assert on_device.state().keys() == begun.state().keys()
     for name, tensor in begun.state().items():
-        assert torch.equal(there.state()[name].cpu(), tensor), name
+        assert torch.equal(on_device.state()[name].cpu(), tensor), name
 
 
 def test_a_model_that_was_trained_on_a_device_opens_on_the_cpu_and_there(device, tmp_path: Path):

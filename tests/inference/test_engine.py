@@ -52,17 +52,17 @@ def engine(generator):
 def test_every_text_is_a_function_of_its_request_and_the_model_in_any_batch(generator, some, slots, step):
     limits = Limits(slots=slots, step_seconds=step, waiting=100, patience_seconds=1e6)
     with InferenceEngine(generator, "1", limits) as engine:
-        tickets = [ticket for one in some for ticket in engine.submit([one])]
-        for one, ticket in zip(some, tickets, strict=True):
-            assert ticket.result(SECONDS) == alone(generator, one)
+        tickets = [ticket for asked in some for ticket in engine.submit([asked])]
+        for asked, ticket in zip(some, tickets, strict=True):
+            assert ticket.result(SECONDS) == alone(generator, asked)
         assert engine.backlog_seconds == 0
 
 
 def test_it_takes_the_very_steps_that_the_sampler_takes(generator, engine):
-    one = job((1, 2), 30, seed=3, steps=5, candidates=3)
+    asked = job((1, 2), 30, seed=3, steps=5, candidates=3)
     steps: list[StepResult] = []
-    expected = alone(generator, one, steps.append)
-    (ticket,) = engine.submit([one])
+    expected = alone(generator, asked, steps.append)
+    (ticket,) = engine.submit([asked])
     assert ticket.result(SECONDS) == expected
     progress, unmasked_at, block = ticket.progress(), [NOT_YET] * 30, -1
     canvases = ((0, 10, 2), (10, 16, 6), (16, 22, 6), (22, 28, 6), (28, 30, 10))
@@ -120,8 +120,8 @@ def test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other():
         for key in mine
     ]
     with InferenceEngine(generator, "1", PATIENT) as engine:
-        for one, ticket in zip(every, engine.submit(every), strict=True):
-            assert set(ticket.result(SECONDS).tokens) == {mine[one.key]}
+        for asked, ticket in zip(every, engine.submit(every), strict=True):
+            assert set(ticket.result(SECONDS).tokens) == {mine[asked.key]}
 
 
 def test_a_text_without_a_hole_is_itself_and_costs_nothing(engine):
@@ -131,10 +131,10 @@ def test_a_text_without_a_hole_is_itself_and_costs_nothing(engine):
 
 
 def test_steps_that_unmask_nothing_the_text_needs_are_left_out(generator, engine):
-    one = job((), 3, seed=5, steps=300)
+    asked = job((), 3, seed=5, steps=300)
     steps: list[StepResult] = []
-    expected = alone(generator, one, steps.append)
-    (ticket,) = engine.submit([one])
+    expected = alone(generator, asked, steps.append)
+    (ticket,) = engine.submit([asked])
     text = ticket.result(SECONDS)
     assert text == expected
     assert [bool((step.xs[0, :3] == generator.mask).any()) for step in steps] == [True] * (len(steps) - 1) + [False]
@@ -149,8 +149,8 @@ def test_a_stop_string_ends_a_text_as_if_it_had_been_written_to_the_end(generato
     every = [job((), 40, seed, steps=3, stop=stop) for seed in range(12)]
     with InferenceEngine(generator, "1", PATIENT) as engine:
         texts = [ticket.result(SECONDS) for ticket in engine.submit(every)]
-    for one, text in zip(every, texts, strict=True):
-        whole = alone(generator, one).text
+    for asked, text in zip(every, texts, strict=True):
+        whole = alone(generator, asked).text
         ends = [at for at in (whole.find(string) for string in stop) if at >= 0]
         assert text.text == whole[: min(ends, default=len(whole))]
         assert text.finish_reason == ("stop" if ends else "length")
@@ -165,9 +165,9 @@ def test_a_stop_string_ends_texts_of_every_kind_of_tokenizer_where_it_ends_the_w
     every = [job(tuple(prompt), 40, seed, steps=4) for seed in range(12)]
     with InferenceEngine(generator, "1", PATIENT) as engine:
         wholes = [ticket.result(SECONDS) for ticket in engine.submit(every)]
-        texts = [ticket.result(SECONDS) for ticket in engine.submit([replace(one, stop=stops) for one in every])]
-    for one, whole, text in zip(every, wholes, texts, strict=True):
-        assert whole == alone(generator, one)
+        texts = [ticket.result(SECONDS) for ticket in engine.submit([replace(asked, stop=stops) for asked in every])]
+    for asked, whole, text in zip(every, wholes, texts, strict=True):
+        assert whole == alone(generator, asked)
         end = cut(whole.text, stops)
         assert text.text == whole.text[:end]
         assert text.finish_reason == (whole.finish_reason if end is None else "stop")
@@ -177,8 +177,8 @@ def test_a_stop_string_ends_texts_of_every_kind_of_tokenizer_where_it_ends_the_w
 
 
 def test_a_text_that_has_ended_takes_no_more_steps(generator, engine):
-    one = job((), 12 * LENGTH, seed=2, steps=4)
-    stop = (alone(generator, one).text[:2],)
+    asked = job((), 12 * LENGTH, seed=2, steps=4)
+    stop = (alone(generator, asked).text[:2],)
     (ticket,) = engine.submit([job((), 12 * LENGTH, seed=2, steps=4, stop=stop)])
     text = ticket.result(SECONDS)
     assert (text.text, text.tokens, text.finish_reason) == ("", (), "stop")
@@ -187,9 +187,9 @@ def test_a_text_that_has_ended_takes_no_more_steps(generator, engine):
 
 def test_a_stop_string_in_the_prompt_ends_nothing(generator, engine):
     prompt = generator.read("stop here")
-    one = job(prompt, 5, seed=1)
+    asked = job(prompt, 5, seed=1)
     (ticket,) = engine.submit([job(prompt, 5, seed=1, stop=("stop here",))])
-    assert ticket.result(SECONDS) == alone(generator, one)
+    assert ticket.result(SECONDS) == alone(generator, asked)
 
 
 def test_documents_end_where_they_end_alone_and_stops_fall_between_the_bytes_of_a_letter():
@@ -197,16 +197,16 @@ def test_documents_end_where_they_end_alone_and_stops_fall_between_the_bytes_of_
     every = [job((), 120, seed, steps=steps) for seed in range(5) for steps in (1, 3)]
     with InferenceEngine(generator, "1", PATIENT) as engine:
         texts = [ticket.result(SECONDS) for ticket in engine.submit(every)]
-        for one, text in zip(every, texts, strict=True):
-            expected = alone(generator, one)
+        for asked, text in zip(every, texts, strict=True):
+            expected = alone(generator, asked)
             assert text == expected
             assert text.tally.denoiser_calls <= expected.tally.denoiser_calls
         assert {text.finish_reason for text in texts} == {"stop", "length"}
-        stops = [alone(generator, one).text[9:11] for one in every]
-        again = [replace(one, stop=(stop,)) for one, stop in zip(every, stops, strict=True)]
+        stops = [alone(generator, asked).text[9:11] for asked in every]
+        again = [replace(asked, stop=(stop,)) for asked, stop in zip(every, stops, strict=True)]
         cut = [ticket.result(SECONDS) for ticket in engine.submit(again)]
-    for one, stop, text in zip(every, stops, cut, strict=True):
-        whole = alone(generator, one).text
+    for asked, stop, text in zip(every, stops, cut, strict=True):
+        whole = alone(generator, asked).text
         assert text.text == whole[: whole.find(stop)]
         assert generator.tokenizer.decode(text.tokens).startswith(text.text)
 
@@ -225,7 +225,9 @@ def test_rows_at_different_times_with_different_settings_share_one_pass(generato
         assert gate.rows == [1, 3]
         assert [ticket.progress().step > 0 for ticket in (*first, *others)] == [True, False, False]
         gate.let(1000)
-        assert all(t.result(SECONDS) == alone(generator, one) for t, one in zip((*first, *others), some, strict=True))
+        assert all(
+            t.result(SECONDS) == alone(generator, asked) for t, asked in zip((*first, *others), some, strict=True)
+        )
 
 
 def test_no_more_rows_than_slots_are_on_their_way(folder):
@@ -294,10 +296,10 @@ def test_keys_share_the_work_alike_however_many_texts_one_of_them_has(folder):
         taken: list[int] = []
         modest.watch(lambda: taken.append(sum(ticket.progress().tally.denoiser_calls for ticket in greedy)))
         gate.let(1_000_000)
-        own = modest.result(SECONDS).tally.denoiser_calls
+        calls = modest.result(SECONDS).tally.denoiser_calls
         for ticket in greedy:
             ticket.cancel()
-        assert taken[-1] <= 2 * own
+        assert taken[-1] <= 2 * calls
 
 
 # ---------------------------------------------------------------- coming, waiting and going
@@ -355,8 +357,8 @@ def test_a_request_that_could_not_finish_by_its_deadline_is_rejected(folder):
 def test_a_key_waits_for_its_own_share_alone(folder):
     with gated(open_bundle(folder), PATIENT) as (engine, _):
         engine.submit([job((), 4000, steps=12, key="greedy") for _ in range(8)])
-        one = job((), 12, steps=12)
-        assert engine.estimate([one]) < 0.05 * engine.backlog_seconds
+        asked = job((), 12, steps=12)
+        assert engine.estimate([asked]) < 0.05 * engine.backlog_seconds
         assert engine.estimate([job((), 12, steps=12, key="greedy")]) > engine.backlog_seconds
 
 
@@ -392,7 +394,7 @@ def test_submitted_is_finished_and_running_and_waiting_at_every_moment(generator
 def living_states() -> int:
     """All that live in this process, those of other tests among them."""
     gc.collect()
-    return sum(type(one) is Progress for one in gc.get_objects())
+    return sum(type(item) is Progress for item in gc.get_objects())
 
 
 def test_who_does_not_look_costs_no_memory(folder):
@@ -420,7 +422,9 @@ def test_a_score_is_made_in_parts_between_the_steps_of_texts(generator, engine):
     actual = score.result(SECONDS)
     assert torch.equal(actual.bound.values, expected.bound.values)
     assert torch.equal(actual.nelbo.values, expected.nelbo.values)
-    assert all(torch.equal(actual.energies[name].values, one.values) for name, one in expected.energies.items())
+    assert all(
+        torch.equal(actual.energies[name].values, estimate.values) for name, estimate in expected.energies.items()
+    )
     assert engine.statistics().finished == {"length": 1, "scored": 1}
     assert engine.backlog_seconds == 0
 

@@ -138,12 +138,12 @@ def test_a_text_whose_numbers_are_none_ends_alone(generator, whole, candidates):
     settings = {"candidates": candidates, "energy": "conditional"}
     some = [job((1 + seed % 3,), 2 * LENGTH, seed, **settings) for seed in range(9)]
     with InferenceEngine(generator, "1", PATIENT) as engine:
-        for one, ticket in zip(some, engine.submit(some), strict=True):
-            if one.known[0] == SAD:
+        for request, ticket in zip(some, engine.submit(some), strict=True):
+            if request.known[0] == SAD:
                 with pytest.raises(BrokenRow, match="not numbers"):
                     ticket.result(SECONDS)
             else:
-                assert ticket.result(SECONDS) == alone(whole, one)
+                assert ticket.result(SECONDS) == alone(whole, request)
         assert engine.alive
         assert engine.statistics().finished == {"broken": 3, "length": 6}
 
@@ -219,8 +219,8 @@ def test_a_batch_that_does_not_fit_is_halved_without_an_effect_on_its_texts(gene
     watched(generator, before=full(2, error))
     some = [job((), 2 * LENGTH, seed, candidates=2) for seed in range(4)]
     with InferenceEngine(generator, "1", Limits(slots=4, step_seconds=100.0)) as engine:
-        for one, ticket in zip(some, engine.submit(some), strict=True):
-            assert ticket.result(SECONDS) == alone(whole, one)
+        for request, ticket in zip(some, engine.submit(some), strict=True):
+            assert ticket.result(SECONDS) == alone(whole, request)
         assert engine.statistics().finished == {"length": 4}
 
 
@@ -254,17 +254,17 @@ def test_candidates_that_do_not_fit_together_are_scored_one_by_one(generator, wh
         if given[0].shape[1] > fits:
             raise ERRORS[0]
 
-    one = job((), LENGTH, 3, steps=2, candidates=64)
+    request = job((), LENGTH, 3, steps=2, candidates=64)
     hook = generator.energies["step"].register_forward_pre_hook(refuse)
     with InferenceEngine(generator, "1", Limits(step_seconds=0.02)) as engine:
-        (ticket,) = engine.submit([one])
+        (ticket,) = engine.submit([request])
         if fits:
-            assert ticket.result(SECONDS) == alone(whole, one)
+            assert ticket.result(SECONDS) == alone(whole, request)
         else:
             with pytest.raises(OutOfMemory):
                 ticket.result(SECONDS)
         hook.remove()
-        assert engine.submit([one])[0].result(SECONDS) == alone(whole, one)
+        assert engine.submit([request])[0].result(SECONDS) == alone(whole, request)
 
 
 # ---------------------------------------------------------------- the end of the engine
@@ -313,10 +313,10 @@ def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(generator, whole)
 
     jobs = [job((first,), 6, 1) for first in (1, SAD, 3)]
     with InferenceEngine(watched(generator, before=fail), "1", PATIENT) as engine:
-        one, sad, other = engine.submit(jobs)
+        before, sad, other = engine.submit(jobs)
         with pytest.raises(BrokenRow, match="not a number"):
             sad.result(SECONDS)
-        for ticket, asked in ((one, jobs[0]), (other, jobs[2])):
+        for ticket, asked in ((before, jobs[0]), (other, jobs[2])):
             assert ticket.result(SECONDS) == alone(whole, asked)
         assert engine.alive
         assert engine.statistics().finished == {"length": 2, "broken": 1}
@@ -367,8 +367,8 @@ def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(generator, 
         with pytest.raises(Full, match="draining"):
             until_it_has_begun()
         gate.let(10_000)
-        for one, ticket in zip(some, tickets, strict=True):
-            assert ticket.result(SECONDS) == alone(whole, one)
+        for request, ticket in zip(some, tickets, strict=True):
+            assert ticket.result(SECONDS) == alone(whole, request)
         drain.join(SECONDS)
         assert drained == [True]
         assert not engine.alive
@@ -454,7 +454,7 @@ def test_a_job_that_means_nothing_is_refused(wrong, says):
 
 
 @pytest.mark.parametrize(
-    ("one", "says"),
+    ("wrong_request", "says"),
     [
         (job((27,), 3), "token 27 is not in the vocabulary"),
         (job((None,) * (LENGTH + 1), None), "positions do not fit"),
@@ -462,8 +462,8 @@ def test_a_job_that_means_nothing_is_refused(wrong, says):
         (job((), 3, candidates=0, energy="step"), "energy 'step' is not normalised"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_and_nothing_is_begun(whole, one: Request, says):
+def test_what_the_model_cannot_do_is_refused_and_nothing_is_begun(whole, wrong_request: Request, says):
     with InferenceEngine(whole, "1", PATIENT) as engine:
         with pytest.raises(ValueError, match=says):
-            engine.submit([job(), one])
+            engine.submit([job(), wrong_request])
         assert engine.statistics().submitted == 0

@@ -76,13 +76,13 @@ def test_parts_become_tokens_and_holes(generator):
 
 
 @settings(max_examples=40, deadline=None)
-@given(one=jobs())
-def test_every_text_is_what_the_sampler_makes_of_its_canvases(generator, one):
-    if one.max_tokens is None:
-        found = generator.infill(one.known, [one.seed], one.sampler, one.energy)
+@given(wish=jobs())
+def test_every_text_is_what_the_sampler_makes_of_its_canvases(generator, wish):
+    if wish.max_tokens is None:
+        found = generator.infill(wish.known, [wish.seed], wish.sampler, wish.energy)
     else:
-        found = generator.write(one.known, one.max_tokens, [one.seed], one.sampler, one.energy)
-    assert found == [alone(generator, one)]
+        found = generator.write(wish.known, wish.max_tokens, [wish.seed], wish.sampler, wish.energy)
+    assert found == [alone(generator, wish)]
 
 
 @QUICK

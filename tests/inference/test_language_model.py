@@ -57,11 +57,11 @@ def test_a_drawn_seed_is_reported_and_makes_the_same_texts_again(model):
 
 
 def test_a_result_prints_as_its_text(model):
-    one, two = model.generate("ab", seed=3), model.generate("ab", n=2, seed=3)
-    assert str(one) == one.text == str(one[0]) == one.texts[0].text
+    first, two = model.generate("ab", seed=3), model.generate("ab", n=2, seed=3)
+    assert str(first) == first.text == str(first[0]) == first.texts[0].text
     assert str(two) == f"[0] {two[0].text}\n[1] {two[1].text}"
-    assert repr(one).startswith("Generation(steps=4, candidates=2, energy='step', seed=3, ")
-    assert repr(one).endswith(f"\n  [0] {one.text!r}")
+    assert repr(first).startswith("Generation(steps=4, candidates=2, energy='step', seed=3, ")
+    assert repr(first).endswith(f"\n  [0] {first.text!r}")
     with pytest.raises(ValueError, match="holds 2 texts"):
         _ = two.text
     assert repr(model) == (
@@ -84,11 +84,11 @@ def test_infilling_keeps_the_parts_and_fills_between_them(model):
 
 def test_a_score_is_the_generators_own_and_prints_its_numbers(model):
     score = model.score("abc", draws=4, steps=5, candidates=2, energy="step", seed=1)
-    own = model.generator.score(model.generator.read("abc"), 1, 4, Sampler(steps=5, candidates=2), "step")
-    assert (score.bound.mean, score.nelbo.mean) == (own.bound.mean, own.nelbo.mean)
+    direct = model.generator.score(model.generator.read("abc"), 1, 4, Sampler(steps=5, candidates=2), "step")
+    assert (score.bound.mean, score.nelbo.mean) == (direct.bound.mean, direct.nelbo.mean)
     assert set(score.energies) == {"step", "conditional"}
-    assert f"nelbo {own.nelbo.mean:.2f} ± {own.nelbo.standard_error:.2f} nats" in str(score)
-    assert f"({own.bound.mean / 3:.3f} per token): steps=5, candidates=2, energy='step'" in repr(score)
+    assert f"nelbo {direct.nelbo.mean:.2f} ± {direct.nelbo.standard_error:.2f} nats" in str(score)
+    assert f"({direct.bound.mean / 3:.3f} per token): steps=5, candidates=2, energy='step'" in repr(score)
 
 
 def test_a_score_given_a_prompt_is_of_the_text_alone_and_says_what_is_exact(model):

@@ -29,7 +29,7 @@ def xt(generator):
 @pytest.mark.parametrize("temperature", [0.01, 0.7, 2.0])
 def test_every_token_has_the_distribution_of_divided_logits(generator, xt, temperature):
     view, where = tempered(generator, temperature), xt == generator.mask
-    plain, warm = (one.denoiser.network.log_p(context_of(one, xt), where) for one in (generator, view))
+    plain, warm = (model.denoiser.network.log_p(context_of(model, xt), where) for model in (generator, view))
     torch.testing.assert_close(
         warm, torch.log_softmax(plain.double() / temperature, dim=-1).float(), rtol=1e-4, atol=1e-4
     )
@@ -77,12 +77,12 @@ def test_a_view_shares_weights_and_leaves_its_model_as_it_is(generator):
     view = tempered(generator, 0.5)
     assert view.denoiser.network.readout.temperature == 0.5
     assert generator.denoiser.network.readout.temperature == 1.0
-    for one, other in [
+    for first, other in [
         (generator.denoiser.network, view.denoiser.network),
         *zip(generator.energies.values(), view.energies.values(), strict=True),
     ]:
-        own = {weight.data_ptr() for weight in one.parameters()}
-        assert {weight.data_ptr() for weight in other.parameters()} == own
+        addresses = {weight.data_ptr() for weight in first.parameters()}
+        assert {weight.data_ptr() for weight in other.parameters()} == addresses
     sampler = Sampler(steps=3, candidates=2)
     written = generator.write((1, 2), 8, [1, 2], sampler)
     assert [text.tokens for text in tempered(generator, 1.0).write((1, 2), 8, [1, 2], sampler)] == [

@@ -35,11 +35,11 @@ def test_the_masks_of_every_schedule_have_total_weight_one_on_average(schedule):
 @schedules
 def test_the_perplexity_of_coar_is_that_of_its_autoregressive_model_to_four_digits(schedule):
     net, model, energy, x0 = networks()
-    paper, own = carry_over_estimate(x0, net, energy, schedule), autoregressive_nll(x0, model)
-    torch.testing.assert_close(paper.values, own.values, atol=1e-4, rtol=0)
-    assert f"{math.exp(paper.mean / L):.4g}" == f"{math.exp(own.mean / L):.4g}"
+    paper, nll = carry_over_estimate(x0, net, energy, schedule), autoregressive_nll(x0, model)
+    torch.testing.assert_close(paper.values, nll.values, atol=1e-4, rtol=0)
+    assert f"{math.exp(paper.mean / L):.4g}" == f"{math.exp(nll.mean / L):.4g}"
     worse = nelbo(x0, net, schedule, seed=0, draws=8)
-    assert abs(difference(worse, own).mean) > 0.1  # the denoiser is another model: it does not show in the estimate
+    assert abs(difference(worse, nll).mean) > 0.1  # the denoiser is another model: it does not show in the estimate
 
 
 def test_the_bracket_is_a_sum_over_the_masked_positions_whatever_else_is_masked():

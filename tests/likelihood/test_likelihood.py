@@ -106,7 +106,7 @@ def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_
         if energy.proposal is None:
             each = context.gather(-1, expected.clamp(max=V - 1)[..., None])[..., 0]
             groups = torch.where(filled, each, 0.0).split(energy.block or L, dim=-1)
-            torch.testing.assert_close(log_p[:, r, j], torch.stack([one.sum(-1) for one in groups], -1))
+            torch.testing.assert_close(log_p[:, r, j], torch.stack([group.sum(-1) for group in groups], -1))
         else:
             nats = energy.proposal.log_p(expected[:, None], xt, context)
             torch.testing.assert_close(log_p[:, r, j], nats)
@@ -218,13 +218,13 @@ ways = pytest.mark.parametrize("name", WAYS)
 def test_a_bound_is_the_mean_over_its_paths_and_each_path_has_noise_of_its_own(name):
     energy, sampler = WAYS[name]
     x0 = DENSE.texts[::3]
-    one, two, three = (
+    first, two, three = (
         sampler_bound(x0, READER, energy, Cosine(), sampler, seed=4, draws=draws, repeats=2) for draws in (1, 2, 3)
     )
-    second, third = 2 * two.values - one.values, 3 * three.values - 2 * two.values
-    assert not torch.allclose(one.values, second)
+    second, third = 2 * two.values - first.values, 3 * three.values - 2 * two.values
+    assert not torch.allclose(first.values, second)
     assert not torch.allclose(second, third)
-    assert not torch.allclose(third, one.values)
+    assert not torch.allclose(third, first.values)
     assert three.values.dtype == torch.float64
     assert three.draws == 3
     assert (second > 0).all()

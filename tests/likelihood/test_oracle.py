@@ -37,10 +37,10 @@ def theirs(oracle, source: str, mix: float, length: int = 3):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_sources_are_the_oracles(oracle, source):
-    here, there = world(source), theirs(oracle, source, 0.0)
-    distribution = torch.tensor([there.p[tuple(text)] for text in here.texts.tolist()], dtype=torch.float64)
+    here, reference = world(source), theirs(oracle, source, 0.0)
+    distribution = torch.tensor([reference.p[tuple(text)] for text in here.texts.tolist()], dtype=torch.float64)
     torch.testing.assert_close(here.p, distribution, rtol=1e-12, atol=0)
-    assert here.entropy == pytest.approx(there.H)
+    assert here.entropy == pytest.approx(reference.H)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -49,7 +49,7 @@ def test_the_sources_are_the_oracles(oracle, source):
 def test_a_step_unmasks_by_the_distribution_of_the_oracle(oracle, source, energy, k, mix):
     drafts, block = ENERGIES[energy]
     length = 4 if block else 3
-    here, there = world(source, length=length), theirs(oracle, source, mix, length)
+    here, reference = world(source, length=length), theirs(oracle, source, mix, length)
     step = Step(here, Marginals(here, mix), Residual(here, drafts, block), k)
     texts = [x for x, p in zip(here.texts, here.p, strict=True) if p > 0][:: 4 if length == 3 else 27]
     for x0, masked in itertools.product(texts, subsets(torch.ones(length, dtype=torch.bool))):
@@ -57,7 +57,7 @@ def test_a_step_unmasks_by_the_distribution_of_the_oracle(oracle, source, energy
         z = tuple(-1 if hidden else token for token, hidden in zip(x0.tolist(), masked, strict=True))
         for unmasked in subsets(masked)[1:]:
             positions = tuple(torch.nonzero(unmasked)[:, 0].tolist())
-            expected = there.reveal(z, positions, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
+            expected = reference.reveal(z, positions, tuple(x0.tolist()), k, "draft" if drafts else "step", block)
             assert step.nll(x0, xt, 0.5, unmasked) == pytest.approx(expected, rel=1e-9)
 
 
@@ -67,6 +67,6 @@ def test_a_step_unmasks_by_the_distribution_of_the_oracle(oracle, source, energy
     [("draft", 1, 2, 0.3), ("draft", 2, 2, 0.0), ("draft", 2, 2, 0.3), ("step", 3, 2, 0.3), ("step", 2, 0, 0.0)],
 )
 def test_the_bounds_of_the_worlds_are_the_oracles(oracle, source, energy, steps, k, mix):
-    here, there = world(source), theirs(oracle, source, mix)
+    here, reference = world(source), theirs(oracle, source, mix)
     step = Step(here, Marginals(here, mix), Residual(here, *ENERGIES[energy]), k)
-    assert exact_bound(step, steps, LogLinear()) == pytest.approx(there.bound(steps, k, energy), rel=1e-9)
+    assert exact_bound(step, steps, LogLinear()) == pytest.approx(reference.bound(steps, k, energy), rel=1e-9)

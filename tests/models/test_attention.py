@@ -24,9 +24,9 @@ def test_products_in_bfloat16_are_attention_up_to_its_grain(rows, heads, length,
 def test_scores_take_no_more_room_than_the_middle_of_an_mlp(monkeypatch):
     """Beyond l = 4 c torch's own attention is asked, which never holds them."""
     asked = []
-    own = F.scaled_dot_product_attention
+    fused = F.scaled_dot_product_attention
     monkeypatch.setattr(
-        F, "scaled_dot_product_attention", lambda q, *rest, **how: asked.append(1) or own(q, *rest, **how)
+        F, "scaled_dot_product_attention", lambda q, *rest, **how: asked.append(1) or fused(q, *rest, **how)
     )
     for length in (32, 33):
         attend(*(drawn((1, 2, length, 8), seed) for seed in range(3)))

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 def test_scores_in_bfloat16_are_those_of_the_exact_networks_up_to_its_grain(folder):
     exact, rounded = (open_bundle(folder, execution=Execution(precision=p)) for p in ("float32", "bfloat16"))
-    scores = [one.score(TEXT, 1, 4, Sampler(steps=4, candidates=2)) for one in (exact, rounded)]
+    scores = [model.score(TEXT, 1, 4, Sampler(steps=4, candidates=2)) for model in (exact, rounded)]
     assert scores[0].nelbo.mean == pytest.approx(scores[1].nelbo.mean, rel=0.05)
     assert scores[0].bound.mean == pytest.approx(scores[1].bound.mean, rel=0.05)
     for name, energy in scores[0].energies.items():
@@ -42,7 +42,9 @@ def test_what_is_computed_in_bfloat16_fills_every_gap(folder, candidates):
 def test_compiled_layers_equal_the_exact_ones_in_batches_of_any_size(folder):
     torch._dynamo.reset()  # of what other tests have compiled
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    exact, compiled = (open_bundle(folder, execution=Execution(compiled=one)).denoiser.network for one in (False, True))
+    exact, compiled = (
+        open_bundle(folder, execution=Execution(compiled=flag)).denoiser.network for flag in (False, True)
+    )
     xt = torch.randint(exact.mask + 1, (5, LENGTH), generator=torch.Generator().manual_seed(0))
     t = torch.rand(5, generator=torch.Generator().manual_seed(1))
     for rows in (1, 2, 3, 5):

@@ -100,5 +100,5 @@ def test_energies_of_the_smallest_groups_do_not_depend_on_the_batch(kind, block,
         log_p = torch.zeros(rows, 3, group_count(length, block))
         together = energy(x, xt, t, log_p, context)
         for i in range(rows):
-            one = slice(i, i + 1)
-            assert torch.equal(energy(x[one], xt[one], t[one], log_p[one], context[one])[0], together[i])
+            alone = slice(i, i + 1)
+            assert torch.equal(energy(x[alone], xt[alone], t[alone], log_p[alone], context[alone])[0], together[i])

@@ -128,7 +128,7 @@ def require_equal(name: str, rows: int, accumulation: int) -> None:
     few = isinstance(objective, Contrastive) and rows * LENGTH <= FEW_TOKENS
     least = FEW_TOKENS_COSINE if few else COSINE
     for part, names in parts(objective):
-        true, mine = (torch.cat([some[one].double().flatten() for one in names]) for some in (exact, actual))
+        true, mine = (torch.cat([some[name].double().flatten() for name in names]) for some in (exact, actual))
         assert mine.norm().item() == pytest.approx(true.norm().item(), rel=NORM), part
         assert torch.cosine_similarity(mine, true, 0) > least, part
 

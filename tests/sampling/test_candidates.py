@@ -65,13 +65,13 @@ class Recording:
     def __call__(self, x, xt, t, log_p, context):
         self.calls.append(tuple(x.shape[:2]))
         positions = torch.arange(1, x.shape[2] + 1)
-        own = (
+        definition = (
             (x * positions).sum(dim=-1)
             + t[:, None]
             + context.sum(dim=-1)[:, None]
             + (xt * positions).sum(dim=-1)[:, None]
         )
-        return own[..., None] * torch.arange(1, 3) + log_p
+        return definition[..., None] * torch.arange(1, 3) + log_p
 
 
 def some(b: int, k: int, length: int, tokens: int, seed: int = 0):

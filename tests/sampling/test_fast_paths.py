@@ -116,6 +116,6 @@ def drawn_in_turn(sampler: Sampler, energy, xt: torch.Tensor, seeds: torch.Tenso
 def test_the_reference_distinguishes_every_weighting_from_plain_diffusion(how):
     energy, sampler = sampler_of(how, "every step", 2)
     blank = CANVASES[0]
-    distribution, plain = (sampler_distribution(WORLD, READER, one, sampler, SCHEDULE, blank) for one in (energy, None))
+    distribution, plain = (sampler_distribution(WORLD, READER, e, sampler, SCHEDULE, blank) for e in (energy, None))
     expected = EACH * ((distribution - plain) ** 2 / plain).sum()
     assert expected > 60  # of a chi-square of 7 degrees of freedom

@@ -110,9 +110,9 @@ def test_a_step_keeps_of_each_group_with_two_new_tokens_one_candidate_by_its_wei
         if not energy.whole_sequence:  # what is not scored stays masked
             for at, weighed in zip(groups, joint, strict=True):
                 shown[:, at] = shown[:, at] if weighed else xt[row, at]
-        one = slice(row, row + 1)
+        alone = slice(row, row + 1)
         log_p = torch.zeros(1, k, len(groups))
-        e = energy(shown[None], xt[one], t[one], log_p, context[one])[0]
+        e = energy(shown[None], xt[alone], t[alone], log_p, context[alone])[0]
         expected, effective = xt[row].clone(), []
         for g, at in enumerate(groups):
             v = (-e[:, g] / temperature).exp()
@@ -204,8 +204,8 @@ def test_steps_are_taken_from_one_to_zero_between_neighbouring_times_each_with_i
     assert [(step.t.unique().item(), step.s.unique().item()) for step in seen] == [(1.0, 0.7), (0.7, 0.2), (0.2, 0.0)]
     x = canvas
     for i, step in zip((3, 2, 1), seen, strict=True):
-        one = sampler.step(x, step.t, step.s, torch.full((5,), i), seeds, Model(READER, None, Cosine()))
-        assert torch.equal(one.xs, step.xs)
+        alone = sampler.step(x, step.t, step.s, torch.full((5,), i), seeds, Model(READER, None, Cosine()))
+        assert torch.equal(alone.xs, step.xs)
         x = step.xs
     assert torch.equal(texts, x)
 

@@ -124,10 +124,10 @@ def test_a_step_that_masks_again_and_unmasks_nothing_reads_nothing():
     steps, sampler = [], Sampler(steps=40, unmasking=Remasking(share=1.0))
     sampler.sample(DENSE.canvas(300), denoiser(DENSE), None, LogLinear(), torch.arange(300), steps.append)
     hidden = [(a.xs != DENSE.mask) & (b.xs == DENSE.mask) for a, b in itertools.pairwise(steps)]
-    assert any(bool(one.any()) for one in hidden)
-    still = [~b.unmasked.any(dim=1) & one.any(dim=1) for b, one in zip(steps[1:], hidden, strict=True)]
-    assert any(bool(one.any()) for one in still)
-    assert all(bool((b.denoiser_calls[one] == 0).all()) for b, one in zip(steps[1:], still, strict=True))
+    assert any(bool(rows.any()) for rows in hidden)
+    still = [~b.unmasked.any(dim=1) & rows.any(dim=1) for b, rows in zip(steps[1:], hidden, strict=True)]
+    assert any(bool(rows.any()) for rows in still)
+    assert all(bool((b.denoiser_calls[rows] == 0).all()) for b, rows in zip(steps[1:], still, strict=True))
     assert bool((steps[-1].xs != DENSE.mask).all())
 
 

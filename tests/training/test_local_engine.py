@@ -54,8 +54,8 @@ def test_the_network_shows_the_float32_weights_in_its_own_precision_after_a_step
     engine.update(1e-2)
     other = LocalEngine(Toy(dropout=0.0), training(precision=precision))
     other.load({name: tensor.clone() for name, tensor in engine.state().items()}, 1)
-    for one in (engine, other):
-        for master, shown in zip(one.masters, one.objective.trained.parameters(), strict=True):
+    for trained in (engine, other):
+        for master, shown in zip(trained.masters, trained.objective.trained.parameters(), strict=True):
             assert master.dtype == torch.float32
             assert shown.dtype == getattr(torch, precision)
             assert torch.equal(shown, master.to(shown.dtype))

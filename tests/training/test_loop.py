@@ -143,7 +143,7 @@ def test_the_learning_rate_warms_up_then_stays_or_falls_to_nothing(steps, warmup
 )
 def test_the_learning_rate_of_every_step_is_this(decay, expected):
     settings = training(steps=8, warmup_steps=4, decay=decay, learning_rate=2.0)
-    assert [learning_rate(settings, step) for step in range(9)] == pytest.approx([2 * one for one in expected])
+    assert [learning_rate(settings, step) for step in range(9)] == pytest.approx([2 * factor for factor in expected])
 
 
 class Peer(LocalEngine):

@@ -171,8 +171,8 @@ def scripted(script: list[float], **changes) -> tuple[LocalEngine, list[dict[str
     return engine, weights, saved
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], weight) for name, weight in other.items())
+def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == other.keys() and all(torch.equal(first[name], weight) for name, weight in other.items())
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_t
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(text)
         publish(tmp_path / name, str(tmp_path / name))
-    here, there, other = (str(tmp_path / name) for name in ("here", "there", "other"))
+    here, second, other = (str(tmp_path / name) for name in ("here", "there", "other"))
     made = ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"])
-    assert ingredients("stage", {"steps": 1}, {"data": there}, ["edlm.schedule"]).fingerprint == made.fingerprint
+    assert ingredients("stage", {"steps": 1}, {"data": second}, ["edlm.schedule"]).fingerprint == made.fingerprint
     others = [
         ingredients("stage", {"steps": 1}, {"data": other}, ["edlm.schedule"]),
         ingredients("stage", {"steps": 2}, {"data": here}, ["edlm.schedule"]),
@@ -124,7 +124,7 @@ def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_t
         ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.rng"]),
         ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"], {"corpus": "2.0"}),
     ]
-    assert len({made.fingerprint, *(one.fingerprint for one in others)}) == 6
+    assert len({made.fingerprint, *(ingredients.fingerprint for ingredients in others)}) == 6
 
 
 def test_an_input_that_is_not_finished_is_named(tmp_path):
@@ -168,14 +168,14 @@ def test_gains_are_paired_with_plain_diffusion_sequence_by_sequence():
 def test_a_sampler_gets_the_seconds_that_it_was_timed_at_and_no_other():
     timed = sampler_columns("step", Sampler(steps=2, candidates=8)) | {"seconds_per_text": 0.25}
     actual = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 19.0])]
-    rows = bound_rows([one.rows["bounds"][0] for _, one in actual], [timed])
+    rows = bound_rows([cell.rows["bounds"][0] for _, cell in actual], [timed])
     assert math.isnan(rows[0]["seconds_per_text"])
     assert rows[1]["seconds_per_text"] == 0.25
 
 
 def test_the_report_states_what_is_no_bound_and_shows_entropy_beside_perplexity():
     actual = [_measured("plain", 1, [10.0, 20.0]), _measured("step", 8, [9.0, 18.0])]
-    bounds = bound_rows([one.rows["bounds"][0] for _, one in actual], [])
+    bounds = bound_rows([cell.rows["bounds"][0] for _, cell in actual], [])
     names = ["generative_perplexity", "nll_nats_per_token", "nll_standard_error", "entropy_nats"]
     names += ["entropy_standard_error", "distinct_ngrams", "divergence", "ess", "distinct_candidates"]
     names += ["denoiser_calls", "energy_calls", "seconds_per_text", "token_temperature"]

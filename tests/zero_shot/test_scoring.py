@@ -199,11 +199,19 @@ def test_a_tokenizer_without_separator_scores_wrapped_rows_only(story):
 
 def test_the_seven_are_written_and_read_as_yaml(tmp_path):
     actual = presets(Published(), limit=100)
-    assert [one.name for one in actual] == ["ptb", "wikitext-103", "lm1b", "lambada", "ag-news", "pubmed", "arxiv"]
-    for one in actual:
-        (tmp_path / "one.yaml").write_text(dump(one), encoding="utf-8")
-        assert load(ZeroShot, tmp_path / "one.yaml") == one
-        assert (one.convention, one.limit) == (Published(), 100)
+    assert [preset.name for preset in actual] == [
+        "ptb",
+        "wikitext-103",
+        "lm1b",
+        "lambada",
+        "ag-news",
+        "pubmed",
+        "arxiv",
+    ]
+    for preset in actual:
+        (tmp_path / "one.yaml").write_text(dump(preset), encoding="utf-8")
+        assert load(ZeroShot, tmp_path / "one.yaml") == preset
+        assert (preset.convention, preset.limit) == (Published(), 100)
 
 
 def test_the_seven_are_those_of_the_experiment_on_openwebtext():
@@ -213,16 +221,16 @@ def test_the_seven_are_those_of_the_experiment_on_openwebtext():
 
 def test_the_seven_lie_on_the_hub_at_a_commit():
     pytest.importorskip("huggingface_hub")
-    for one in presets(Wrapped()):
-        if isinstance(one.corpus, HuggingFace):
-            assert one.corpus.name.count("/") == 1
-            assert COMMIT.fullmatch(one.corpus.revision or "")
+    for preset in presets(Wrapped()):
+        if isinstance(preset.corpus, HuggingFace):
+            assert preset.corpus.name.count("/") == 1
+            assert COMMIT.fullmatch(preset.corpus.revision or "")
             continue
-        assert isinstance(one.corpus, Files)
-        (path,) = one.corpus.paths
+        assert isinstance(preset.corpus, Files)
+        (path,) = preset.corpus.paths
         system, remote = fsspec.core.url_to_fs(path)
         assert (system.protocol, remote) == ("hf", path.removeprefix("hf://"))
-        revision = "refs" if one.name == "pubmed" else COMMIT  # of PubMed no commit was known
+        revision = "refs" if preset.name == "pubmed" else COMMIT  # of PubMed no commit was known
         assert re.fullmatch(revision, re.split("[@/]", path)[5])
 
 

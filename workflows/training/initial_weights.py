@@ -52,8 +52,8 @@ def require_card(
     except FileNotFoundError as error:
         raise ConfigurationError(f"init_from: {uri} holds no model (no {CARD}); name a model's folder") from error
     _require_kind(uri, card, kind)
-    there = network_settings(card) if whole else {name: card.network.get(name) for name in network}
-    _require_equal(uri, [*_leaves(there, network), *_leaves(card.schedule or {}, schedule or {}, "schedule.")])
+    found = network_settings(card) if whole else {name: card.network.get(name) for name in network}
+    _require_equal(uri, [*_leaves(found, network), *_leaves(card.schedule or {}, schedule or {}, "schedule.")])
 
 
 def require_same(
@@ -85,7 +85,7 @@ def _require_kind(uri: str, card: ModelCard, kind: str) -> None:
 
 
 def _require_equal(uri: str, pairs: Iterable[tuple[str, Any, Any]]) -> None:
-    unequal = [f"{name} is {there!r} there and {here!r} here" for name, there, here in pairs if there != here]
+    unequal = [f"{name} is {found!r} there and {here!r} here" for name, found, here in pairs if found != here]
     if unequal:
         raise ConfigurationError(
             f"init_from: the model in {uri} is another one: {'; '.join(unequal)}; "
@@ -102,19 +102,19 @@ def load_initial(module: nn.Module, uri: str | None, kept: str | None = None) ->
         return
     weights = load_weights(local_copy(uri))
     if kept is not None:
-        own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(kept)}
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(kept)} | own
+        kept_weights = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(kept)}
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(kept)} | kept_weights
     try:
         load_into(module, weights)
     except ValueError as error:
         raise ConfigurationError(f"init_from: {uri}: {error}") from error
 
 
-def _leaves(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _leaves(found: Any, here: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield every value of two trees with its dotted path; None where one tree lacks it."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for name in dict.fromkeys([*here, *there]):
+    if isinstance(found, Mapping) and isinstance(here, Mapping):
+        for name in dict.fromkeys([*here, *found]):
             if name != "denoiser_digest":
-                yield from _leaves(there.get(name), here.get(name), f"{path}{name}.")
+                yield from _leaves(found.get(name), here.get(name), f"{path}{name}.")
     else:
-        yield path.removesuffix("."), there, here
+        yield path.removesuffix("."), found, here

@@ -25,15 +25,15 @@ def test_of_a_burst_every_accepted_request_ends_in_time_and_every_other_is_refus
     capacity = 2 * (stage.settings.slots + stage.settings.waiting)
     requests = plan(10 * capacity, None, steps=(4, 12), candidates=(1,), seed=1)
     outcomes = burst(stage.url, requests, deadline=20.0)
-    endings = {ending: [one for one in outcomes if one.ending == ending] for ending in {o.ending for o in outcomes}}
+    endings = {ending: [end for end in outcomes if end.ending == ending] for ending in {o.ending for o in outcomes}}
     assert set(endings) == {"done", "busy"}, [
-        (one.ending, one.error_message) for one in outcomes if one.ending not in endings
+        (end.ending, end.error_message) for end in outcomes if end.ending not in endings
     ]
-    assert all(one.seconds <= 20.0 for one in endings["done"])
-    assert all(one.retry_after is not None and one.retry_after >= 1 for one in endings["busy"])
+    assert all(end.seconds <= 20.0 for end in endings["done"])
+    assert all(end.retry_after is not None and end.retry_after >= 1 for end in endings["busy"])
     assert len(endings["done"]) >= 2 * stage.settings.slots
     after = burst(stage.url, plan(2, None, steps=(4,), candidates=(1,), seed=2), deadline=20.0)
-    assert [one.ending for one in after] == ["done", "done"]
+    assert [end.ending for end in after] == ["done", "done"]
 
 
 def test_rejections_of_a_burst_have_openais_form_and_different_retry_after(stage):

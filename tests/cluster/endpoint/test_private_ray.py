@@ -52,7 +52,7 @@ def listening() -> Iterator[tuple[psutil.Process, ipaddress.IPv4Address | ipaddr
     """Every process of this Ray, with the address of each socket at which it listens."""
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
-        for one in process.net_connections(kind="inet"):
-            if one.status == psutil.CONN_LISTEN:
-                ip = ipaddress.ip_address(one.laddr.ip)
+        for connection in process.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                ip = ipaddress.ip_address(connection.laddr.ip)
                 yield process, getattr(ip, "ipv4_mapped", None) or ip

@@ -45,7 +45,9 @@ def test_under_load_another_version_follows_in_place_and_no_request_fails(stage)
     for thread in threads:
         thread.join()
     assert {answer.status_code for answer in answers} == {200}
-    assert {(one.json()["edlm"]["digest"], one.json()["choices"][0]["text"]) for one in answers} == set(texts.items())
+    assert {(reply.json()["edlm"]["digest"], reply.json()["choices"][0]["text"]) for reply in answers} == set(
+        texts.items()
+    )
     assert stage.pids() == pids
 
 
@@ -73,7 +75,7 @@ def test_whatever_ends_a_promotion_the_version_before_answers(stage, monkeypatch
     monkeypatch.setattr(promotion, "unanswered", interrupted)
     with pytest.raises(NotPromoted if isinstance(breaks, Exception) else KeyboardInterrupt) as raised:
         stage.promote("second")
-    assert [one.user_config["digest"] for one in output] == [stage.versions["second"].digest]  # it was in progress
+    assert [asked.user_config["digest"] for asked in output] == [stage.versions["second"].digest]  # it was in progress
     if isinstance(breaks, Exception):
         assert str(raised.value) == "KeyError: 'digest'; the previous version is serving"
     until(lambda: stage.answers() == ["first", "first"])

@@ -75,7 +75,7 @@ def test_a_stream_shows_the_same_text_and_how_each_token_came(client):
     assert (ended.usage, ended.details.denoiser_calls) == (whole.usage, whole.details.denoiser_calls)
     assert "".join(event.text for event in events if isinstance(event, Choice)) == whole.choices[0].text
     states = [event for event in events if isinstance(event, State)]
-    shown = {one.position: one.text for state in states for one in state.unmasked}
+    shown = {token.position: token.text for state in states for token in state.unmasked}
     assert "".join(shown[i] for i in range(10)) == whole.choices[0].text
     masked = [state.masked for state in states]
     assert (masked, masked[-1]) == (sorted(masked, reverse=True), 0)
@@ -92,19 +92,19 @@ def test_an_infill_streams_its_states_and_then_its_text(client):
 
 
 def test_leaving_a_stream_frees_its_slot(generator):
-    with serving(generator, "1/0", limits=PATIENT) as own, Client(own.url) as client:
+    with serving(generator, "1/0", limits=PATIENT) as service, Client(service.url) as client:
         with client.stream(max_tokens=4000, settings=Settings(steps=12, candidates=1), denoising=True) as stream:
             next(stream)
-        eventually(lambda: accounts(own).finished == {"cancelled": 1})
+        eventually(lambda: accounts(service).finished == {"cancelled": 1})
 
 
 def test_the_accounts_of_a_load_agree_with_those_of_the_service(generator):
-    with serving(generator, "1/0", limits=Limits(slots=2, waiting=4, patience_seconds=600)) as own:
+    with serving(generator, "1/0", limits=Limits(slots=2, waiting=4, patience_seconds=600)) as service:
         requests = plan(40, 400.0, (2, 12), (1, 3), seed=1, cancelled_share=0.2, cancel_seconds=0.02)
-        outcomes = load(own.url, requests, RequestSettings(max_tokens=LENGTH, states=True))
-        eventually(lambda: idle(own))
-        reported, kept = Counter(one.ending for one in outcomes), accounts(own)
-        given_up = sum(one.cancel_after is not None for one in requests)
+        outcomes = load(service.url, requests, RequestSettings(max_tokens=LENGTH, states=True))
+        eventually(lambda: idle(service))
+        reported, kept = Counter(outcome.ending for outcome in outcomes), accounts(service)
+        given_up = sum(request.cancel_after is not None for request in requests)
         assert reported["done"] + reported["busy"] + reported["cancelled"] == len(requests)
         assert reported["cancelled"] <= given_up
         # Who gave up may have done so before the request arrived, or when the answer was ready and in progress.
@@ -113,23 +113,23 @@ def test_the_accounts_of_a_load_agree_with_those_of_the_service(generator):
         assert reported["done"] <= kept.finished["length"] <= reported["done"] + reported["cancelled"]
         assert kept.submitted <= len(requests) - rejected
         assert kept.submitted == sum(kept.finished.values())
-        assert {one.tokens for one in outcomes if one.ending == "done"} == {LENGTH}
-        assert all(one.first_seconds is not None for one in outcomes if one.ending == "done")
+        assert {outcome.tokens for outcome in outcomes if outcome.ending == "done"} == {LENGTH}
+        assert all(outcome.first_seconds is not None for outcome in outcomes if outcome.ending == "done")
 
 
 def test_rejected_requests_of_a_burst_have_retry_after(generator):
-    with serving(generator, "1/0", limits=Limits(slots=1, waiting=2, patience_seconds=600)) as own:
-        outcomes = burst(own.url, plan(30, None, (12,), (3,), seed=1), deadline=60.0)
-        assert {one.ending for one in outcomes} == {"done", "busy"}
-        assert all(one.retry_after >= 1 for one in outcomes if one.ending == "busy")
-        with Client(own.url) as client:
+    with serving(generator, "1/0", limits=Limits(slots=1, waiting=2, patience_seconds=600)) as service:
+        outcomes = burst(service.url, plan(30, None, (12,), (3,), seed=1), deadline=60.0)
+        assert {outcome.ending for outcome in outcomes} == {"done", "busy"}
+        assert all(outcome.retry_after >= 1 for outcome in outcomes if outcome.ending == "busy")
+        with Client(service.url) as client:
             assert client.complete(seed=1, max_tokens=4).choices[0].text  # at once normal again
-            assert idle(own)
+            assert idle(service)
 
 
 def test_a_full_service_is_busy_for_the_client(generator):
-    with serving(generator, "1/0", limits=Limits(slots=1, waiting=1, patience_seconds=600)) as own:
-        with Client(own.url) as client, client.stream(max_tokens=4000, denoising=True) as first:
+    with serving(generator, "1/0", limits=Limits(slots=1, waiting=1, patience_seconds=600)) as service:
+        with Client(service.url) as client, client.stream(max_tokens=4000, denoising=True) as first:
             next(first)
             with pytest.raises(Busy) as busy:
                 client.complete(n=2)

@@ -199,13 +199,13 @@ def test_what_does_not_go_together_is_named(url, request_, param):
 
 def test_a_temperature_is_another_distribution_and_states_so(url, generator):
     request = {"prompt": "ab", "max_tokens": 10, "seed": 3}
-    plain, warm = (ask(url, COMPLETIONS, {**request, "temperature": one}).json() for one in (1, 0.7))
+    plain, warm = (ask(url, COMPLETIONS, {**request, "temperature": temperature}).json() for temperature in (1, 0.7))
     assert (plain["edlm"]["temperature"], plain["edlm"]["distribution"]) == (1.0, None)
     assert (warm["edlm"]["temperature"], warm["edlm"]["distribution"]) == (0.7, "another distribution")
     assert plain["choices"][0]["text"] == texts(url, **request)[0]
     view = tempered(generator, 0.7)
-    (own,) = view.write(view.read("ab"), 10, [3], view.bundle.sampler)
-    assert warm["choices"][0]["text"] == own.text
+    (text,) = view.write(view.read("ab"), 10, [3], view.bundle.sampler)
+    assert warm["choices"][0]["text"] == text.text
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ SHORT = {"max_tokens": 4, "seed": 1}
 
 
 @pytest.fixture
-def own(generator) -> Iterator[Service]:
+def fresh(generator) -> Iterator[Service]:
     """A service of the test's own, whose counts begin at nothing."""
     with serving(generator, "7/0", request_limits=SLOW, limits=PATIENT) as service:
         yield service
@@ -63,14 +63,14 @@ def connected(service: Service, path: str, body: dict) -> socket.socket:
 @pytest.mark.parametrize(
     "more", [{}, {"stream": True}, {"n": 4}, {"stream": True, "stream_options": {"denoising": True}}]
 )
-def test_a_client_that_disconnects_frees_its_slot_at_the_next_step(own, more):
-    with closing(connected(own, COMPLETIONS, {**LONG, **more})):
-        eventually(lambda: counts(own).rows > 0)
-        assert not empty(own)
-    eventually(lambda: empty(own))
-    assert counts(own).finished == {"cancelled": more.get("n", 1)}
-    eventually(lambda: own.metrics.value(CANCELLED) == 1)
-    assert ask(own.url, COMPLETIONS, SHORT).status_code == 200
+def test_a_client_that_disconnects_frees_its_slot_at_the_next_step(fresh, more):
+    with closing(connected(fresh, COMPLETIONS, {**LONG, **more})):
+        eventually(lambda: counts(fresh).rows > 0)
+        assert not empty(fresh)
+    eventually(lambda: empty(fresh))
+    assert counts(fresh).finished == {"cancelled": more.get("n", 1)}
+    eventually(lambda: fresh.metrics.value(CANCELLED) == 1)
+    assert ask(fresh.url, COMPLETIONS, SHORT).status_code == 200
 
 
 def test_a_client_that_hangs_up_while_it_waits_costs_nothing(generator):
@@ -84,50 +84,50 @@ def test_a_client_that_hangs_up_while_it_waits_costs_nothing(generator):
         eventually(lambda: empty(service))
 
 
-def test_a_client_whose_own_clock_ends_first_is_no_longer_worked_for(own):
+def test_a_client_whose_own_clock_ends_first_is_no_longer_worked_for(fresh):
     with pytest.raises(httpx.ReadTimeout):
-        ask(own.url, COMPLETIONS, LONG, timeout=0.3)
-    eventually(lambda: empty(own))
-    assert counts(own).finished == {"cancelled": 1}
+        ask(fresh.url, COMPLETIONS, LONG, timeout=0.3)
+    eventually(lambda: empty(fresh))
+    assert counts(fresh).finished == {"cancelled": 1}
 
 
-def test_a_client_that_hangs_up_at_the_end_is_counted_once(own):
+def test_a_client_that_hangs_up_at_the_end_is_counted_once(fresh):
     for _ in range(5):
-        connection = connected(own, COMPLETIONS, {**SHORT, "stream": True})
+        connection = connected(fresh, COMPLETIONS, {**SHORT, "stream": True})
         connection.recv(1)
         connection.close()
-    eventually(lambda: empty(own))
-    families = lambda: {family.name: family for family in text_string_to_metric_families(own.metrics.text())}  # noqa: E731
+    eventually(lambda: empty(fresh))
+    families = lambda: {family.name: family for family in text_string_to_metric_families(fresh.metrics.text())}  # noqa: E731
     eventually(lambda: sum(sample.value for sample in families()["edlm_requests"].samples) == 5)
 
 
-def test_a_score_whose_client_is_gone_is_cancelled(own):
+def test_a_score_whose_client_is_gone_is_cancelled(fresh):
     body = {"text": "hello", "draws": 64, "edlm": {"steps": 200, "candidates": 1}}
-    with closing(connected(own, "/v1/score", body)):
-        eventually(lambda: counts(own).running == 1)
-    eventually(lambda: empty(own))
-    assert counts(own).finished == {"cancelled": 1}
+    with closing(connected(fresh, "/v1/score", body)):
+        eventually(lambda: counts(fresh).running == 1)
+    eventually(lambda: empty(fresh))
+    assert counts(fresh).finished == {"cancelled": 1}
 
 
-def test_a_client_that_does_not_read_is_left_at_its_deadline(own, monkeypatch):
+def test_a_client_that_does_not_read_is_left_at_its_deadline(fresh, monkeypatch):
     monkeypatch.setattr(sse_events, "PATIENCE_SECONDS", 0.1)
     body = {**LONG, "n": 3, "stream": True, "stream_options": {"denoising": True}}
     body["edlm"] = {**LONG["edlm"], "timeout_seconds": 1.0}
-    with closing(connected(own, COMPLETIONS, body)):
-        eventually(lambda: counts(own).submitted == 3)
-        eventually(lambda: empty(own))
-        assert counts(own).finished.get("expired") or counts(own).finished.get("length") == 3
-        assert ask(own.url, COMPLETIONS, SHORT).status_code == 200
+    with closing(connected(fresh, COMPLETIONS, body)):
+        eventually(lambda: counts(fresh).submitted == 3)
+        eventually(lambda: empty(fresh))
+        assert counts(fresh).finished.get("expired") or counts(fresh).finished.get("length") == 3
+        assert ask(fresh.url, COMPLETIONS, SHORT).status_code == 200
 
 
-def test_a_deadline_ends_a_request_before_and_after_it_has_begun(own):
+def test_a_deadline_ends_a_request_before_and_after_it_has_begun(fresh):
     early = {**SHORT, "edlm": {"timeout_seconds": 1e-9}}
     for path, body in ((COMPLETIONS, early), (INFILL, {"parts": [3], "edlm": {"timeout_seconds": 1e-9}})):
-        assert error(ask(own.url, path, body), 504)["code"] == "deadline_exceeded"
+        assert error(ask(fresh.url, path, body), 504)["code"] == "deadline_exceeded"
     late = {**LONG, "edlm": {**LONG["edlm"], "timeout_seconds": 0.5}}
-    assert error(ask(own.url, COMPLETIONS, late), 504)["code"] == "deadline_exceeded"
-    eventually(lambda: empty(own))
-    eventually(lambda: own.metrics.value(REQUESTS, COMPLETIONS, "504", "none") == 2)
+    assert error(ask(fresh.url, COMPLETIONS, late), 504)["code"] == "deadline_exceeded"
+    eventually(lambda: empty(fresh))
+    eventually(lambda: fresh.metrics.value(REQUESTS, COMPLETIONS, "504", "none") == 2)
 
 
 def test_the_servers_own_deadline_ends_every_request(generator):
@@ -270,33 +270,33 @@ def test_a_request_whose_client_leaves_before_the_ranking_holds_up_no_stop(gener
         assert service.endpoint.engine.drain(60.0)
 
 
-def test_a_request_that_was_read_for_one_model_is_answered_by_it(own, generator):
+def test_a_request_that_was_read_for_one_model_is_answered_by_it(fresh, generator):
     body = {"max_tokens": 300, "seed": 1, "stream": True, "edlm": {"steps": 12, "candidates": 1}}
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(stream, own.url, COMPLETIONS, body)
-        eventually(lambda: counts(own).running == 1)
-        own.endpoint.engine.swap(generator, "8/1")
-        assert ask(own.url, COMPLETIONS, SHORT).json()["system_fingerprint"] == "8/1"
+        begun = pool.submit(stream, fresh.url, COMPLETIONS, body)
+        eventually(lambda: counts(fresh).running == 1)
+        fresh.endpoint.engine.swap(generator, "8/1")
+        assert ask(fresh.url, COMPLETIONS, SHORT).json()["system_fingerprint"] == "8/1"
         assert {piece["system_fingerprint"] for piece in begun.result()} == {"7/0"}
-    (model,) = ask(own.url, "/v1/models", method="GET").json()["data"]
+    (model,) = ask(fresh.url, "/v1/models", method="GET").json()["data"]
     assert model["edlm"]["model_version"] == "8"
-    assert ask(own.url, "/readyz", method="GET").json()["digest"] == "1"
+    assert ask(fresh.url, "/readyz", method="GET").json()["digest"] == "1"
 
 
-def test_readiness_waits_for_the_warm_up(own):
-    assert ask(own.url, "/readyz", method="GET").json()["status"] == "ready"
-    own.endpoint.warm = False
-    assert error(ask(own.url, "/readyz", method="GET"), 503)["code"] == "not_ready"
+def test_readiness_waits_for_the_warm_up(fresh):
+    assert ask(fresh.url, "/readyz", method="GET").json()["status"] == "ready"
+    fresh.endpoint.warm = False
+    assert error(ask(fresh.url, "/readyz", method="GET"), 503)["code"] == "not_ready"
 
 
-def test_many_come_and_go_and_nothing_is_left(own):
+def test_many_come_and_go_and_nothing_is_left(fresh):
     threads = threading.active_count()
     for seed in range(12):
-        connection = connected(own, COMPLETIONS, {**LONG, "seed": seed, "stream": bool(seed % 2)})
+        connection = connected(fresh, COMPLETIONS, {**LONG, "seed": seed, "stream": bool(seed % 2)})
         if seed % 3:
             time.sleep(0.01)
         connection.close()
-    eventually(lambda: empty(own))
-    stream(own.url, COMPLETIONS, SHORT)
-    eventually(lambda: empty(own))
+    eventually(lambda: empty(fresh))
+    stream(fresh.url, COMPLETIONS, SHORT)
+    eventually(lambda: empty(fresh))
     assert threading.active_count() <= threads + 8, "the pool of threads that read prompts is all that may grow"

@@ -30,8 +30,8 @@ def test_prompts_with_a_seed_share_their_streams(url):
 
 
 def test_independent_streams_of_neighbouring_seeds_share_no_text(url):
-    one, two = (answer(url, prompt="ab", n=4, seed=seed, edlm={"streams": "independent"}) for seed in (1, 2))
-    assert not set(texts(one)) & set(texts(two))
+    first, two = (answer(url, prompt="ab", n=4, seed=seed, edlm={"streams": "independent"}) for seed in (1, 2))
+    assert not set(texts(first)) & set(texts(two))
     shared = [answer(url, prompt="ab", n=4, seed=seed) for seed in (1, 2)]
     assert texts(shared[0])[1:] == texts(shared[1])[:3]
 

@@ -107,8 +107,8 @@ def bundle(tmp_path_factory) -> Path:
 def shared(bundle) -> Iterator[Site]:
     # Time at the turnstile looks to the engine like slow passes; no request is rejected for it here.
     patient = Limits(patience_seconds=1e6)
-    with site_of(bundle, RequestLimits(max_seconds=1e6), patient) as one:
-        yield one
+    with site_of(bundle, RequestLimits(max_seconds=1e6), patient) as site:
+        yield site
 
 
 @pytest.fixture
@@ -203,8 +203,8 @@ def visit(browser) -> Iterator[Open]:
             return playground
 
         yield open_page
-        for one in opened:
-            assert [output for output in one.complaints if not (one.refused and output.startswith(NETWORK))] == []
+        for page in opened:
+            assert [output for output in page.complaints if not (page.refused and output.startswith(NETWORK))] == []
 
 
 def request(seed: int, tokens: int, **settings: object) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def test_each_resampling_step_shows_its_candidates_and_the_choice(site, visit):
 
 def sent(playground: Playground, act: Callable[[], None], path: str = "/v1/infill") -> dict[str, Any]:
     """What the page asks the server while `act` is done."""
-    with playground.page.expect_request(lambda one: one.url.endswith(path)) as asked:
+    with playground.page.expect_request(lambda request: request.url.endswith(path)) as asked:
         act()
     return json.loads(asked.value.post_data or "")
 

@@ -26,8 +26,8 @@ def test_the_page_is_sent_with_a_policy_that_names_its_own_script_and_style(url)
     assert actual["frame-ancestors"] == ["'none'"]
     for kind in ("script", "style"):
         contents = re.findall(rf"<{kind}[^>]*>(.*?)</{kind}>", response.text, re.DOTALL)
-        hashes = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in contents]
-        assert actual[f"{kind}-src"] == [f"'sha256-{one}'" for one in hashes]
+        hashes = [base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents]
+        assert actual[f"{kind}-src"] == [f"'sha256-{digest}'" for digest in hashes]
         assert contents
     assert "unsafe" not in response.headers["content-security-policy"]
 

@@ -49,10 +49,10 @@ def test_a_text_is_scored_given_its_prompt_and_exactly_where_asked(url, generato
 @pytest.mark.parametrize("candidates", [1, 2])
 def test_a_model_whose_numbers_are_none_has_no_score(generator, candidates):
     broken = watched(generator, after=lambda _, context: context * torch.nan)
-    with serving(broken, "1/0") as own:
-        refused = error(ask(own.url, SCORE, {"text": "hello", "edlm": {"candidates": candidates}}), 500)
+    with serving(broken, "1/0") as service:
+        refused = error(ask(service.url, SCORE, {"text": "hello", "edlm": {"candidates": candidates}}), 500)
         assert refused["code"] == "numerical_error"
-        assert own.endpoint.engine.alive
+        assert service.endpoint.engine.alive
 
 
 @pytest.mark.parametrize(

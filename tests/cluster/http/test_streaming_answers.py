@@ -93,7 +93,7 @@ def test_states_unmask_every_position_once_and_spell_the_text(url):
     pieces = stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}})
     for index, choice in enumerate(whole(url, COMPLETIONS, request)["choices"]):
         actual = states(pieces, index)
-        unmasked = sorted(one for state in actual for one in state["unmasked"])
+        unmasked = sorted(token for state in actual for token in state["unmasked"])
         assert [position for position, *_ in unmasked] == list(range(40))
         assert [token for _, token, _, _ in unmasked] == choice["token_ids"]
         assert "".join(text for _, _, text, _ in unmasked) == choice["text"]
@@ -124,10 +124,10 @@ def test_an_infill_shows_its_states_and_then_its_text(url):
     request = {"parts": ["ab", 3, "c"], "seed": 1, "n": 2}
     pieces = stream(url, INFILL, request)
     for index, choice in enumerate(whole(url, INFILL, request)["choices"]):
-        (ended,) = [one for piece in pieces for one in piece["choices"] if one["index"] == index]
+        (ended,) = [choice for piece in pieces for choice in piece["choices"] if choice["index"] == index]
         assert (ended["text"], ended["tokens"]) == (choice["text"], choice["tokens"])
         actual = states(pieces, index)
-        given = [one for one in actual[0]["unmasked"] if one[3] == 0]
+        given = [token for token in actual[0]["unmasked"] if token[3] == 0]
         assert given == [[0, 1, "a", 0], [1, 2, "b", 0], [5, 3, "c", 0]]
         assert sorted(position for state in actual for position, *_ in state["unmasked"]) == list(range(6))
     assert all(piece["object"] == "infill.chunk" for piece in pieces)

@@ -40,7 +40,7 @@ def test_null_is_the_default(url, field):
     if field == "seed":
         assert ask(url, COMPLETIONS, {**body, "seed": None}).status_code == 200
         return
-    answer, same = (ask(url, COMPLETIONS, one) for one in ({**body, field: None}, left_out))
+    answer, same = (ask(url, COMPLETIONS, sent) for sent in ({**body, field: None}, left_out))
     assert answer.status_code == 200, answer.text
     assert (answer.json()["choices"], answer.json()["edlm"]["ignored"]) == (same.json()["choices"], [])
 
@@ -53,7 +53,7 @@ def test_null_is_the_default_within_an_object(url):
 def test_a_list_of_token_lists_is_several_prompts(url):
     answer = ask(url, COMPLETIONS, {"prompt": [[1, 2], [3]], "seed": 5}).json()
     alone = [ask(url, COMPLETIONS, {"prompt": prompt, "seed": 5}).json() for prompt in ("ab", "c")]
-    assert [one["text"] for one in answer["choices"]] == [one["choices"][0]["text"] for one in alone]
+    assert [text["text"] for text in answer["choices"]] == [text["choices"][0]["text"] for text in alone]
     assert answer["edlm"]["prompt"] == ["ab", "c"]
 
 

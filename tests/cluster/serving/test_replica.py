@@ -68,10 +68,10 @@ def test_an_engine_that_died_is_not_healthy(batch):
 
 
 def test_a_warmed_model_generates_what_it_did_before(batch, generator):
-    there = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
-    assert isinstance(there, TextGenerator)
+    reached = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
+    assert isinstance(reached, TextGenerator)
     sampler = replace(generator.bundle.sampler, steps=3)
-    assert there.write((), 12, [5], sampler)[0].text == generator.write((), 12, [5], sampler)[0].text
+    assert reached.write((), 12, [5], sampler)[0].text == generator.write((), 12, [5], sampler)[0].text
 
 
 @pytest.mark.chaos  # compiling takes two minutes

@@ -165,12 +165,12 @@ def sums(stage: int) -> float:
         return 0.0
     together, *apart = actual
     return max(
-        ((sum(one[name] for one in apart) / 4 - g).abs().max() / g.abs().max()).item() for name, g in together.items()
+        ((sum(part[name] for part in apart) / 4 - g).abs().max() / g.abs().max()).item() for name, g in together.items()
     )
 
 
-def _equal(one, other) -> bool:
-    return one is None or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
+def _equal(left, other) -> bool:
+    return left is None or (left.keys() == other.keys() and all(torch.equal(left[name], other[name]) for name in left))
 
 
 def objectives() -> dict:

@@ -76,7 +76,7 @@ def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers
     assert others == {name for name in cells if "naive" not in name and "bfloat16" not in name}
     assert cells["plain, bfloat16"]["times plain"].startswith("1.00 ")
     for name in ("plain", "whole sequences, k = 2"):
-        naive = [one for one in cells if one.startswith(f"naive {name} (")]
+        naive = [label for label in cells if label.startswith(f"naive {name} (")]
         assert len(naive) == 1
         assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
 

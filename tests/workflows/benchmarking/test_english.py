@@ -92,10 +92,10 @@ def test_every_document_is_in_one_of_the_files_and_what_is_not_in_the_manifest_i
     lines = [content.splitlines() for content in assemble(folder, manifest).values()]
     assert [len(file) for file in lines] == [36, 2, 2]
     documents = [json.loads(line) for file in lines for line in file]
-    assert sorted((one["source"], digest(one["text"])) for one in documents) == sorted(
+    assert sorted((document["source"], digest(document["text"])) for document in documents) == sorted(
         (name, expected) for name, digests in manifest.items() for expected in digests
     )
-    assert [one["source"] for one in documents] != sorted(one["source"] for one in documents)
+    assert [document["source"] for document in documents] != sorted(document["source"] for document in documents)
 
 
 def test_absent_sources_are_all_named_with_their_addresses(sources, capsys):
@@ -149,7 +149,7 @@ def test_the_manifest_names_each_document_of_each_source_once():
         "sherlock-holmes": 13,
     }
     assert [source.name for source in SOURCES] == list(manifest)
-    every = [one for digests in manifest.values() for one in digests]
+    every = [key for digests in manifest.values() for key in digests]
     assert len(set(every)) == len(every) == 2963
 
 
@@ -162,7 +162,7 @@ def test_the_corpus_that_was_measured_comes_out_byte_for_byte(tmp_path, capsys):
             document = json.loads(line)
             texts[document["source"]][digest(document["text"])] = document["text"]
     manifest = read_manifest()
-    folder = public(tmp_path / "sources", {name: [texts[name][one] for one in manifest[name]] for name in manifest})
+    folder = public(tmp_path / "sources", {name: [texts[name][key] for key in manifest[name]] for name in manifest})
     main([str(folder), str(tmp_path / "corpora" / "english")])
     for name, expected in FILES.items():
         content = (tmp_path / "corpora" / "english" / name).read_bytes()

@@ -76,17 +76,17 @@ def test_a_plan_is_the_seeds_and_has_each_kind_equally_often():
     made = plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancelled_share=0.25, cancel_seconds=2.0)
     assert made == plan(60, 2.0, (4, 16, 64), (1, 8), seed=3, cancelled_share=0.25, cancel_seconds=2.0)
     assert made != plan(60, 2.0, (4, 16, 64), (1, 8), seed=4, cancelled_share=0.25, cancel_seconds=2.0)
-    assert set(Counter((one.steps, one.candidates) for one in made).values()) == {10}
-    assert sum(one.cancel_after is not None for one in made) == 15
-    assert [one.steps for one in made] != sorted(one.steps for one in made)
-    assert len({one.seed for one in made}) == 60
-    assert {one.at for one in plan(6, None, (4,), (1,), seed=3)} == {0.0}
+    assert set(Counter((request.steps, request.candidates) for request in made).values()) == {10}
+    assert sum(request.cancel_after is not None for request in made) == 15
+    assert [request.steps for request in made] != sorted(request.steps for request in made)
+    assert len({request.seed for request in made}) == 60
+    assert {request.at for request in plan(6, None, (4,), (1,), seed=3)} == {0.0}
 
 
 def test_plans_are_joined_in_the_order_of_their_times():
     late = delayed(plan(2, None, (4,), (1,), seed=0), 0.5)
     joined = together(late, plan(2, None, (9,), (1,), seed=0))
-    assert [(one.at, one.steps) for one in joined] == [(0.0, 9), (0.0, 9), (0.5, 4), (0.5, 4)]
+    assert [(request.at, request.steps) for request in joined] == [(0.0, 9), (0.0, 9), (0.5, 4), (0.5, 4)]
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 100))
@@ -125,10 +125,10 @@ def test_every_ending_is_distinguished(url, states):
     kinds = [DONE, BUSY, LATE, SILENT, CUT if states else BROKEN, DONE]
     requests = [PlannedRequest(0.0, steps, 1, seed, 0.2 if seed == 3 else None) for seed, steps in enumerate(kinds)]
     outcomes = load(url, requests, RequestSettings(deadline=20.0, states=states))
-    assert [one.ending for one in outcomes] == [
+    assert [outcome.ending for outcome in outcomes] == [
         "done", "busy", "late", "cancelled", "lost" if states else "failed", "done"
     ]  # fmt: skip
-    assert [one.request for one in outcomes] == requests
+    assert [outcome.request for outcome in outcomes] == requests
     assert (outcomes[1].retry_after, outcomes[0].tokens, outcomes[2].tokens) == (3.0, 2, 0)
     assert (outcomes[0].first_seconds is not None) == states
     assert outcomes[4].error_message
@@ -141,7 +141,7 @@ def test_a_request_without_an_answer_hangs_and_ends_the_load_all_the_same(url):
 
 
 def test_a_service_that_is_not_there_loses_every_request():
-    assert {one.ending for one in load("http://127.0.0.1:9", plan(3, None, (4,), (1,), 0), RequestSettings())} == {
+    assert {end.ending for end in load("http://127.0.0.1:9", plan(3, None, (4,), (1,), 0), RequestSettings())} == {
         "lost"
     }
 
@@ -155,4 +155,4 @@ def test_a_request_is_sent_when_it_is_due_though_others_wait(url):
 
 def test_a_burst_comes_at_once(url):
     actual = burst(url, [PlannedRequest(at, DONE, 1, i) for i, at in enumerate((0.0, 500.0))], deadline=20.0)
-    assert [(one.request.at, one.ending) for one in actual] == [(0.0, "done"), (0.0, "done")]
+    assert [(outcome.request.at, outcome.ending) for outcome in actual] == [(0.0, "done"), (0.0, "done")]

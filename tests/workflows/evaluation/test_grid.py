@@ -58,8 +58,8 @@ def test_the_area_counts_pairs_in_the_right_order_and_half_of_the_ties():
 
 
 def test_bins_weight_both_sides_equally_whatever_their_sizes():
-    one = reliability(torch.zeros(3).double(), torch.zeros(9).double())
-    assert one == [{"predicted": 0.5, "observed": pytest.approx(0.5), "count": 12}]
+    even = reliability(torch.zeros(3).double(), torch.zeros(9).double())
+    assert even == [{"predicted": 0.5, "observed": pytest.approx(0.5), "count": 12}]
     apart = reliability(torch.full((2,), -9.0).double(), torch.full((5,), 9.0).double())
     assert [bin["observed"] for bin in apart] == [0.0, 1.0]
 

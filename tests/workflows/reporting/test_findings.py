@@ -73,9 +73,9 @@ def test_plain_diffusion_is_interpolated_in_the_logarithm_of_the_cost():
 
 def test_at_the_same_cost_too_what_makes_a_sequence_hard_for_both_sides_cancels():
     hard = [0.0, 1.0, 5.0]
-    plain = [row | {"by_sequence": [row["bound_nats_per_token"] + one for one in hard]} for row in PLAIN]
+    plain = [row | {"by_sequence": [row["bound_nats_per_token"] + nats for nats in hard]} for row in PLAIN]
     row = bound("step", 1, 2.2, denoiser_calls=2.0, energy_calls=6.0)
-    row |= {"by_sequence": [2.2 + one + off for one, off in zip(hard, (0.01, 0.0, -0.01), strict=True)]}
+    row |= {"by_sequence": [2.2 + nats + off for nats, off in zip(hard, (0.01, 0.0, -0.01), strict=True)]}
     outcome = same_cost(row, [*plain, row], BOUND, CALLS)
     assert outcome == Comparison(pytest.approx((2.4 + 2.1) / 2 - 2.2), pytest.approx(0.01 / math.sqrt(3)), paired=True)
 

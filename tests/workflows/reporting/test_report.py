@@ -135,13 +135,13 @@ def test_the_page_loads_nothing_and_runs_nothing(page, folder):
     style = (folder / HTML).read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
-    (policy,) = [one["content"] for one in page.all("meta") if "http-equiv" in one]
+    (policy,) = [tag["content"] for tag in page.all("meta") if "http-equiv" in tag]
     assert "default-src 'none'" in str(policy)
 
 
 def test_the_page_is_made_for_small_screens_dark_rooms_and_readers_that_speak(page, folder):
     html = (folder / HTML).read_text(encoding="utf-8")
-    assert [one["content"] for one in page.all("meta") if one.get("name") == "viewport"] == [
+    assert [tag["content"] for tag in page.all("meta") if tag.get("name") == "viewport"] == [
         "width=device-width, initial-scale=1"
     ]
     assert "prefers-color-scheme: dark" in html
@@ -210,9 +210,9 @@ def test_the_markdown_has_every_table_and_its_columns_align(document, folder):
     expected = [block for block in document.blocks if isinstance(block, Table)]
     assert len(starts) == len(expected) > 10
     for start, table in zip(starts, expected, strict=True):
-        own = lines[start - 1 : start + 1 + len(table.rows)]
-        assert len(bars(own[0])) == len(table.columns) + 1
-        assert all(bars(line) == bars(own[0]) for line in own)
+        table_lines = lines[start - 1 : start + 1 + len(table.rows)]
+        assert len(bars(table_lines[0])) == len(table.columns) + 1
+        assert all(bars(line) == bars(table_lines[0]) for line in table_lines)
         assert lines[start + 1 + len(table.rows)] == ""
 
 
@@ -261,10 +261,10 @@ def test_tables_are_read_as_they_were_written(tmp_path):
 
 def test_judges_are_not_mixed():
     other = [row | {"judge": "another", "nll_nats_per_token": row["nll_nats_per_token"] + 9} for row in QUALITY]
-    one = by_judge(QUALITY)["ar-64"]
+    judged = by_judge(QUALITY)["ar-64"]
     both = by_judge([*QUALITY, *other])
     assert list(both) == ["ar-64", "another"]
-    assert short_findings(TEXTS, both["ar-64"]) == short_findings(TEXTS, one)
+    assert short_findings(TEXTS, both["ar-64"]) == short_findings(TEXTS, judged)
     document = compose(
         load(Experiment, SMALLEST), Results(measurements.summary(), quality=[*QUALITY, *other]), {}, [], "", NOW
     )
@@ -350,7 +350,7 @@ def test_weights_that_were_selected_by_the_validation_loss_are_named(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     experiment = load(Experiment, SMALLEST)
     chosen = replace(experiment, pretrain=replace(experiment.pretrain, validate_every=1, keep_best=True))
-    for one, named in ((experiment, False), (chosen, True)):
-        document = compose(one, read_results(tmp_path), {}, [], "", NOW)
+    for settings, named in ((experiment, False), (chosen, True)):
+        document = compose(settings, read_results(tmp_path), {}, [], "", NOW)
         output = "".join(parsed(html_page(document, {})).text)
         assert ("The weights of pretrain were selected by their loss" in output) == named

@@ -26,25 +26,25 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
     return open_bundle(make_bundle(tmp_path_factory.mktemp("long"), length=64))
 
 
-def taken(one: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
+def taken(wish: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
     """The finished sequence, and what its steps took, weighted as a charge is."""
-    sequence, batcher, work = RunningSequence(one, generator), Batcher(1, 1e9), NetworkPasses()
+    sequence, batcher, work = RunningSequence(wish, generator), Batcher(1, 1e9), NetworkPasses()
     while not sequence.finished:
         work += sequence.next_step().work
         ((_, result, row),) = batcher.step([sequence])
         assert isinstance(result, StepResult)
         sequence.apply(result, row)
-    exact = one.sampler.candidates == EXACT and sequence.energy is not None
+    exact = wish.sampler.candidates == EXACT and sequence.energy is not None
     share = cost.EXACT_SHARE * generator.length if exact else cost.CANDIDATE_SHARE
     return sequence, work.passes + share * work.candidates
 
 
 @settings(max_examples=60, deadline=None)
-@given(one=jobs())
-def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
+@given(wish=jobs())
+def test_no_text_takes_more_than_is_charged_for_it(bundle, wish):
     generator = open_bundle(bundle)
-    sequence, took = taken(one, generator)
-    charged = cost.of_request(one, generator)
+    sequence, took = taken(wish, generator)
+    charged = cost.of_request(wish, generator)
     assert sequence.text().tally.denoiser_calls <= took <= charged + 1e-9
 
 
@@ -52,8 +52,8 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, one):
 @pytest.mark.parametrize(("known", "expected"), [((3,), 1), ((3,) * 60, 1), ((3,), 70), ((3, None, 3), None)])
 def test_positions_past_a_short_text_are_charged_for(long, known, expected, candidates):
     for seed in range(3):
-        one = job(known, expected, seed, steps=STEPS, candidates=candidates, energy="step")
-        assert taken(one, long)[1] <= cost.of_request(one, long)
+        wish = job(known, expected, seed, steps=STEPS, candidates=candidates, energy="step")
+        assert taken(wish, long)[1] <= cost.of_request(wish, long)
 
 
 def test_a_full_canvas_costs_no_more_passes_than_steps_and_no_more_than_masks(generator):

@@ -24,7 +24,7 @@ def lines(caplog):
     caplog.set_level(logging.INFO, "edlm.access")
 
     def read(count: int) -> list[dict]:
-        eventually(lambda: len([one for one in caplog.records if one.name == "edlm.access"]) >= count)
+        eventually(lambda: len([entry for entry in caplog.records if entry.name == "edlm.access"]) >= count)
         messages = [record.getMessage() for record in caplog.records if record.name == "edlm.access"]
         assert all("\n" not in message and "\x1b" not in message for message in messages)
         return [json.loads(message) for message in messages]
@@ -76,7 +76,9 @@ def test_no_line_no_count_and_no_error_holds_what_was_said_or_a_key(generator, t
         assert response.status_code == 500
         assert CANARY not in response.text
         metrics = ask(url, "/metrics", method="GET", headers=headers).text
-    output = metrics + "".join(f"{one.name} {one.getMessage()}\n" for one in caplog.records if one.name != "httpx")
+    output = metrics + "".join(
+        f"{entry.name} {entry.getMessage()}\n" for entry in caplog.records if entry.name != "httpx"
+    )
     assert '"event": "failure"' in output
     assert "KeyError" in output
     assert CANARY not in output

@@ -150,7 +150,7 @@ def test_what_the_engine_has_no_room_for_costs_nothing(generator, tmp_path):
     with serving(generator, "7/0", request_limits=request_limits, limits=Limits(patience_seconds=1e-6)) as service:
         blocker = service.endpoint.engine.run(1e6, _endless(), "other", time.monotonic() + 3600)
         refused = [ask(service.url, COMPLETIONS, {}, headers=bearing(anna)) for _ in range(3)]
-        assert [error(one, 429)["code"] for one in refused] == ["queue_full"] * 3
+        assert [error(answer, 429)["code"] for answer in refused] == ["queue_full"] * 3
         blocker.cancel()
         eventually(lambda: ask(service.url, COMPLETIONS, {}, headers=bearing(anna)).status_code == 200)
 

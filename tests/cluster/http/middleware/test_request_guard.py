@@ -140,7 +140,7 @@ def test_ray_never_sees_the_headers_that_it_obeys(behind_proxy):
 def test_ray_is_given_a_middleware_that_it_takes():
     from ray.serve._private.http_util import validate_http_proxy_callback_return
 
-    assert [one.cls for one in validate_http_proxy_callback_return(middlewares())] == [Intake]
+    assert [middleware.cls for middleware in validate_http_proxy_callback_return(middlewares())] == [Intake]
 
 
 @pytest.mark.parametrize("given", ["abc-1._Z", "a" * 64])
