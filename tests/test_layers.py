@@ -74,11 +74,11 @@ def test_imports_point_down_only():
 
 
 def test_every_module_begins_with_one_paragraph_of_sentences_that_no_other_module_begins_with():
-    said: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for name in MODULES:
         path = PROJECT / Path(*name.split("."))
         source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
         first = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0]
         assert len(first.split()) > 2, f"{name} has no docstring"
         assert first.endswith("."), f"{name}: {first}"
-        assert said.setdefault(first, name) == name, f"{name} and {said[first]} say the same"
+        assert modules.setdefault(first, name) == name, f"{name} and {modules[first]} say the same"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from tests import measurements
@@ -207,6 +208,15 @@ def test_quality_and_cost_stand_in_one_view_with_the_frontier_and_what_is_token_
     assert {"plain diffusion", "conditional, k = 8", "conditional, exact"} <= named
 
 
+def test_a_sampler_has_one_color_in_all_panels_where_the_texts_of_fewer_samplers_were_judged():
+    judged = [row for row in MATCHED if (row["energy"], row["candidates"]) != ("conditional", 8)]
+    assert len(judged) < len(MATCHED)
+    columns = columns_of(quality_cost_figure(SUMMARY, BOUNDS, judged, measurements.cost(), HELD_OUT))
+    for *_, last in columns.values():
+        handles = last.get_legend().get_lines()
+        assert len({to_hex(handle.get_color()) for handle in handles}) == len(handles)
+
+
 def test_every_sampler_stands_in_the_column_of_its_family_and_other_distributions_in_one_of_their_own():
     actual = families(
         [
@@ -246,11 +256,11 @@ def test_a_planned_sampler_is_in_the_family_of_its_energies_and_its_name_has_no_
     names = [row["energy"] for row in bounds]
     assert families(bounds, bounds, effort) == {STEP: ["step", *names[3:]], NORMALISED: ["conditional", names[2]]}
     row = next(row for row in BOUNDS if row["energy"] == "conditional") | {"energy": names[2], "candidates": 1}
-    assert [curve.name for curve in curves_of([row], [names[2]], BOUND)] == [f"{names[2]}, k by plan"]
+    assert [curve.name for curve in curves_of([row], [names[2]], BOUND, {})] == [f"{names[2]}, k by plan"]
 
 
 def test_samplers_of_a_family_have_colours_of_their_own():
-    drawn = curves_of([row for row in BOUNDS if not row["published"]], ["conditional"], BOUND)
+    drawn = curves_of([row for row in BOUNDS if not row["published"]], ["conditional"], BOUND, {})
     assert len(drawn) > 2
     assert len({curve.colour for curve in drawn}) == len(drawn)
 

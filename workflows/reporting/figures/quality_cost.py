@@ -77,8 +77,10 @@ def quality_cost_figure(
         (y, [_with_calls(row, length) for row in _usual(rows)], reference_lines) for y, rows, reference_lines in halves
     ]
     energies_by_family = families([row for _, rows, _ in halves for row in rows], bounds, effort)
+    colours: dict[str, dict[str, Any]] = {name: {} for name in energies_by_family}  # of each sampler, in all panels
     drawn = [
-        {name: curves_of(rows, members, y) for name, members in energies_by_family.items()} for y, rows, _ in halves
+        {name: curves_of(rows, members, y, colours[name]) for name, members in energies_by_family.items()}
+        for y, rows, _ in halves
     ]
     most = max(len(curves) for by_family in drawn for curves in by_family.values())
     figure = sheet(
@@ -127,8 +129,11 @@ def families(rows: Sequence[Row], bounds: Sequence[Row], effort: Sequence[Row] =
     return {name: members for name, members in by_family.items() if members} or {title(PLAIN): []}
 
 
-def curves_of(rows: Sequence[Row], names: Sequence[str], y: Quantity) -> list[Curve]:
-    """Return the curves of these energies: one color per sampler, one marker per energy."""
+def curves_of(rows: Sequence[Row], names: Sequence[str], y: Quantity, colours: dict[str, Any]) -> list[Curve]:
+    """Return the curves of these energies: one color per sampler, one marker per energy.
+
+    Samplers that are not in `colours` yet are added to it.
+    """
     drawn: list[Curve] = []
     for i, energy in enumerate(names):
         groups = series(measured([row for row in rows if row["energy"] == energy], y))
@@ -136,7 +141,8 @@ def curves_of(rows: Sequence[Row], names: Sequence[str], y: Quantity) -> list[Cu
             name = title(energy).replace(OTHER_SUFFIX, "") + (
                 f", {words}" if group[0]["candidates"] != 1 or planned(group[0]) else ""
             )
-            drawn.append(Curve(name, group, ACCENTS[len(drawn) % len(ACCENTS)], MARKERS[i % len(MARKERS)]))
+            colour = colours.setdefault(name, ACCENTS[len(colours) % len(ACCENTS)])
+            drawn.append(Curve(name, group, colour, MARKERS[i % len(MARKERS)]))
     return drawn
 
 
