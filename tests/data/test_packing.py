@@ -189,12 +189,12 @@ def test_reading_for_the_tokenizer_is_reported_too(tmp_path):
 
 def test_there_is_progress_while_only_blank_and_null_rows_are_read(tmp_path, monkeypatch):
     """The reader waits within its blank rows until there was a line."""
-    said = threading.Event()
+    reported = threading.Event()
 
     def rows(*arguments):
         for row in json_lines(*arguments):
             if not (row.fields["text"] or "").strip():
-                assert said.wait(60)
+                assert reported.wait(60)
             yield row
 
     monkeypatch.setattr(progress, "SECONDS", 0.001)
@@ -205,7 +205,7 @@ def test_there_is_progress_while_only_blank_and_null_rows_are_read(tmp_path, mon
 
     def say(line: str) -> None:
         output.append(line)
-        said.set()
+        reported.set()
 
     prepare(settings, tmp_path / "data", say)
     assert output[0] == "0 characters read to share out the documents; no text since the last line"

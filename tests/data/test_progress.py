@@ -39,14 +39,14 @@ def test_however_slowly_a_corpus_is_read_there_are_lines(monkeypatch):
 
 def test_there_are_lines_while_no_text_arrives_and_one_at_the_end(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS", 0.001)
-    output, said = [], threading.Event()
+    output, reported = [], threading.Event()
 
     def say(line: str) -> None:
         output.append(line)
-        said.set()
+        reported.set()
 
     with ReadingProgress(say, "read") as reading:
-        assert said.wait(60)
+        assert reported.wait(60)
         reading.add(7)
     assert output[0] == "0 characters read; no text since the last line"
     assert "7 characters read" in output
