@@ -28,7 +28,7 @@ from workflows.evaluation.measurements.measurement import AbstractMeasurement, M
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.reporting.samplers import planned
+from workflows.reporting.sampler_labels import planned
 from workflows.reporting.terminal import report
 from workflows.row_names import PLAIN
 from workflows.stage import Session, StageContext, once

@@ -32,7 +32,7 @@ from workflows.evaluation.measurements.quality import AutoregressiveSamples, Dat
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
 from workflows.experiment import Evaluate, Experiment, Register
-from workflows.reporting.samplers import EXACT_CONDITIONAL, EXACT_WHOLE_SEQUENCE, exact_twin
+from workflows.reporting.sampler_labels import EXACT_CONDITIONAL, EXACT_WHOLE_SEQUENCE, exact_twin
 from workflows.row_names import AUTOREGRESSIVE, PLAIN, UNIFORM
 
 Energies = Mapping[str, AnyEnergy]

@@ -43,7 +43,7 @@ from workflows.reporting.findings import (
 )
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import PUBLISHED, Row, energies, title
+from workflows.reporting.sampler_labels import PUBLISHED, Row, energies, title
 from workflows.reporting.tabulation import (
     bound_table,
     calibration_table,

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from workflows.reporting.quantities import STEPS, Quantity, measured
-from workflows.reporting.samplers import Row, planned, same_sampler
+from workflows.reporting.sampler_labels import Row, planned, same_sampler
 from workflows.row_names import PLAIN, UNIFORM
 
 DOUBT, BEYOND_DOUBT = 2.0, 3.0  # standard errors

@@ -6,7 +6,7 @@ from workflows.reporting.document import DocumentBlock, Heading, Paragraph, Tabl
 from workflows.reporting.exact_comparison import by_sampler, excess, gain_shares, nelbo_excess
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.results import Results
-from workflows.reporting.samplers import Row, title, words
+from workflows.reporting.sampler_labels import Row, title, words
 from workflows.reporting.tabulation import NONE, number
 from workflows.row_names import PLAIN
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workflows.reporting.comparison import Comparison, gain_over, level
 from workflows.reporting.quantities import BOUND
-from workflows.reporting.samplers import Row, exact_twin, same_sampler, words
+from workflows.reporting.sampler_labels import Row, exact_twin, same_sampler, words
 from workflows.row_names import CONTROLS, EXACT_PREFIX
 
 

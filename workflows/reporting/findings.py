@@ -23,7 +23,7 @@ from workflows.reporting.comparison import (
 )
 from workflows.reporting.document import Bullet
 from workflows.reporting.quantities import BOUND, CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import PUBLISHED, Row, energies, title, words
+from workflows.reporting.sampler_labels import PUBLISHED, Row, energies, title, words
 from workflows.row_names import PLAIN, UNIFORM
 
 WORTH_SAYING = 1.05  # minimum ratio of equivalent plain steps to own steps

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from workflows.reporting.document import ReportDocument, visible
-from workflows.reporting.samplers import PUBLISHED
+from workflows.reporting.sampler_labels import PUBLISHED
 
 
 def html_page(document: ReportDocument, images: Mapping[str, bytes]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workflows.reporting.samplers import Row
+from workflows.reporting.sampler_labels import Row
 
 
 @dataclass(frozen=True)

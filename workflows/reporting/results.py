@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workflows.reporting.samplers import Row
+from workflows.reporting.sampler_labels import Row
 from workflows.row_names import NO_STEPS
 
 SUMMARY = "summary.json"

@@ -18,7 +18,7 @@ from workflows.reporting.document import Table
 from workflows.reporting.figures.calibration import pairs_of
 from workflows.reporting.findings import EnergyRanking, Topic, plus_minus, price, standings
 from workflows.reporting.quantities import BOUND, CALLS, TEXT_SECONDS, column, measured
-from workflows.reporting.samplers import PUBLISHED, Row, energies, last_step_only, series, title, words
+from workflows.reporting.sampler_labels import PUBLISHED, Row, energies, last_step_only, series, title, words
 from workflows.row_names import NO_STEPS, PLAIN
 
 NONE = "–"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflows.reporting.samplers import planned
+from workflows.reporting.sampler_labels import planned
 from workflows.reporting.terminal_exact import exact_lines
 from workflows.row_names import AUTOREGRESSIVE, NO_STEPS, PLAIN, UNIFORM
 

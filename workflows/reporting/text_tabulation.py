@@ -6,7 +6,7 @@ from itertools import groupby
 from workflows.reporting.document import Table
 from workflows.reporting.findings import plus_minus
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, column
-from workflows.reporting.samplers import PUBLISHED, Row, energies, series, title
+from workflows.reporting.sampler_labels import PUBLISHED, Row, energies, series, title
 from workflows.reporting.tabulation import NONE, number, sampler_of, series_rows, steps_of
 from workflows.row_names import NO_STEPS, PLAIN
 

@@ -29,7 +29,7 @@ from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import MOST_REPEATS, Bound, expected_calls, sampler_columns, tightened
 from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
 from workflows.experiment import Experiment
-from workflows.reporting.samplers import words
+from workflows.reporting.sampler_labels import words
 
 DENSE = world("dense", seed=1)
 USUAL = {"precision": "float32", "published": False}

@@ -24,7 +24,7 @@ from workflows.reporting.findings import (
     standings,
 )
 from workflows.reporting.quantities import BOUND, CALLS, JUDGED, TEXT_SECONDS
-from workflows.reporting.samplers import series, words
+from workflows.reporting.sampler_labels import series, words
 from workflows.reporting.tabulation import bound_table, comparison_table, gain_table, level_table, outcome_cell
 from workflows.reporting.text_tabulation import quality_table
 

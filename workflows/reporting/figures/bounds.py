@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from workflows.reporting.figures.curves import curves, frontier, highest, lowest
 from workflows.reporting.figures.style import ReferenceLine
 from workflows.reporting.quantities import BOUND, CALLS, GAIN, STEPS, TEXT_SECONDS, Quantity
-from workflows.reporting.samplers import Row
+from workflows.reporting.sampler_labels import Row
 from workflows.row_names import PLAIN
 
 

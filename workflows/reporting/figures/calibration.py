@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workflows.reporting.figures.style import ERRORS, PALE, SMALL, End, finish, label_ends, sheet
-from workflows.reporting.samplers import Row
+from workflows.reporting.sampler_labels import Row
 
 DATA_COLOUR, SAMPLE_COLOUR = "#0077bb", "#cc6677"
 BINS = 30

@@ -25,7 +25,7 @@ from workflows.reporting.figures.style import (
     sheet,
 )
 from workflows.reporting.quantities import Quantity, measured
-from workflows.reporting.samplers import Row, energies, every_step, last_step_only, series, title
+from workflows.reporting.sampler_labels import Row, energies, every_step, last_step_only, series, title
 from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM
 
 COLUMNS = 3

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from workflows.reporting.figures.style import ACCENTS, End, finish, label_ends, line, scale, sheet
 from workflows.reporting.quantities import Quantity, column, measured
-from workflows.reporting.samplers import Row, energies, title
+from workflows.reporting.sampler_labels import Row, energies, title
 
 COLUMNS = 3
 PANEL_INCHES, FRAME_INCHES = 2.8, 0.8

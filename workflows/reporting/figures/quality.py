@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from workflows.reporting.figures.curves import curves, frontier, lowest
 from workflows.reporting.figures.style import ReferenceLine
 from workflows.reporting.quantities import CALLS, ENTROPY, JUDGED, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import Row, series
+from workflows.reporting.sampler_labels import Row, series
 from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, REPEATER
 
 

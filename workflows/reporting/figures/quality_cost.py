@@ -32,7 +32,7 @@ from workflows.reporting.figures.style import (
     sheet,
 )
 from workflows.reporting.quantities import BOUND, CALLS, PERPLEXITY, TEXT_SECONDS, Quantity, measured
-from workflows.reporting.samplers import Row, every_step, planned, series, title
+from workflows.reporting.sampler_labels import Row, every_step, planned, series, title
 from workflows.row_names import AUTOREGRESSIVE, PLAIN, UNIFORM
 
 PANEL_INCHES, LINE_INCHES = 2.35, 0.17

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from workflows.reporting.quantities import Quantity, measured
-from workflows.reporting.samplers import Row
+from workflows.reporting.sampler_labels import Row
 from workflows.row_names import AUTOREGRESSIVE, DATA, PLAIN, UNIFORM
 
 INK, FAINT, PALE = "#22262b", "#b9c0c8", "#6b737c"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from workflows.reporting.figures.style import End, ReferenceLine, draw_levels, finish, label_ends, line, sheet
 from workflows.reporting.quantities import Quantity, column
-from workflows.reporting.samplers import Row, energies, series, title
+from workflows.reporting.sampler_labels import Row, energies, series, title
 
 COLUMNS = 3
 PANEL_INCHES, FRAME_INCHES = 2.5, 0.8
