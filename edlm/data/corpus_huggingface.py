@@ -107,9 +107,10 @@ class HuggingFace:
 
     def _loaded(self) -> "Dataset | IterableDataset":
         import datasets
+        from datasets.config import HF_HUB_OFFLINE
 
         on_hub = "/" in self.name and "://" not in self.name and not Path(self.name).exists()
-        if on_hub and not datasets.config.HF_HUB_OFFLINE:  # offline, `datasets` reads its cache
+        if on_hub and not HF_HUB_OFFLINE:  # offline, `datasets` reads its cache
             require_hub(self.name)
         return datasets.load_dataset(
             self.name,

@@ -58,8 +58,8 @@ class NextToken(nn.Module):
     def forward(self, rows: Rows) -> Loss:
         x, model = rows.tokens, self.trained
         where = torch.ones_like(x, dtype=torch.bool) if rows.learnt is None else rows.learnt
-        within = self.separator is not None
-        features = model.read_within(x, document_index(x, self.separator)) if within else model.read(x)
+        separator = self.separator
+        features = model.read(x) if separator is None else model.read_within(x, document_index(x, separator))
         log_p = model.log_p_of(features, where, x)
         if rows.learnt is None:
             return -log_p.mean(), {}
