@@ -17,6 +17,8 @@ class OutputEmbedding(LMHead):
     Rows beyond the vocabulary, which pad a weight, are cut off. Tokens in `never` have probability exactly 0.
     """
 
+    impossible: Tensor
+
     def __init__(self, output: nn.Linear, bias: nn.Parameter | None, vocabulary: int, never: Sequence[int]) -> None:
         nn.Module.__init__(self)  # not LMHead's, which would make weights of its own
         self.temperature, self.vocabulary = 1.0, vocabulary

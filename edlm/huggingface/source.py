@@ -122,7 +122,8 @@ def library() -> Any:
         import transformers  # type: ignore[import-not-found]
     except ImportError as error:
         raise ConfigurationError(
-            "networks of kind huggingface are opened with the transformers library: pip install 'edlm[hf]'"
+            "networks of kind huggingface are opened with the transformers library: "
+            'in a checkout of the project, run pip install ".[hf]"'
         ) from error
     return transformers
 

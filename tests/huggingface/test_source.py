@@ -51,7 +51,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_without_the_library_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'edlm\[hf\]'"):
+    with pytest.raises(ConfigurationError, match=r'run pip install "\.\[hf\]"'):
         HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from edlm.checkpoints.energies import network_on, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
-from edlm.checkpoints.networks import denoiser_config, open_autoregressive, open_denoiser
+from edlm.checkpoints.networks import autoregressive_config, denoiser_config, open_autoregressive, open_denoiser
 from edlm.config import ConfigurationError, from_command_line, parse, plain
 from edlm.data.token_file import TokenFile
 from edlm.likelihood import nelbo, sampler_bound
@@ -28,7 +28,7 @@ from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext
 from workflows.stage_fingerprint import ingredients
 from workflows.training.energy_objective_factories import finetune_objective
-from workflows.training.objective_factories import denoising
+from workflows.training.objective_factories import denoising, next_token
 
 V, L = len(WORDS), 8
 quiet = partial(train, say=[].append)
@@ -149,6 +149,18 @@ def test_training_further_starts_from_the_imported_weights_and_lowers_the_bound(
     trained.load_state_dict(weights)
     untrained, after = (nelbo(_rows(data, 64), network, opened.schedule, 0, 4) for network in (opened.network, trained))
     assert after.mean + 3 * (after.standard_error + untrained.standard_error) < untrained.mean
+
+
+def test_the_causal_network_is_trained_further_from_the_imported_weights(session):
+    imported, data = imported_autoregressive(session), local_copy(prepare(session))
+    config = autoregressive_config(local_copy(imported))
+    objective, before = next_token(config, V, 0, imported), open_autoregressive(local_copy(imported))
+    for name, weight in objective.trained.state_dict().items():
+        assert (before.state_dict()[name] == weight).all()
+    x0, settings = _rows(data, 64), Training(steps=60, batch=32, learning_rate=1e-2)
+    trained = config.build(V).eval()
+    trained.load_state_dict(quiet(objective, data, settings))
+    assert trained.log_p(x0).mean() > before.log_p(x0).mean() + 0.3
 
 
 @pytest.mark.parametrize("kind", ["step", "conditional"])
