@@ -118,6 +118,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         stale.unlink(missing_ok=True)
     with ReadingProgress(progress, "read to share out the documents") as reading:
         splits = data.splits(reading.add)
+    if isinstance(splits, TextSplits):
+        splits.require_a_text_for_each()
     with ReadingProgress(progress, "read for the tokenizer") as reading:
         tokenizer = data.tokenizer.build(_lessons(splits.documents(), reading), progress)
     tokenizer.save(folder)

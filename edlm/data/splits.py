@@ -87,6 +87,17 @@ class TextSplits:
             qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
             raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
 
+    def require_a_text_for_each(self) -> None:
+        """Raise ConfigurationError if `corpus` has fewer different texts than there are splits to divide them among."""
+        splits = list(self.shares.parts())
+        if self.balanced and len(self.balanced) < len(splits):
+            texts = f"{len(self.balanced)} {'text' if len(self.balanced) == 1 else 'different texts'}"
+            raise ConfigurationError(
+                f"the corpus holds {texts}, too few for the splits {', '.join(splits)}: a text, such as a file of txt "
+                "or a row, belongs to one split as a whole; cut it into several (txt: set corpus.cut to paragraph or "
+                "line; other formats: several rows)"
+            )
+
     def split(self, document: Document) -> Split | None:
         """Return the split of a document of `corpus`; None if the validation corpus holds its text.
 
@@ -136,8 +147,7 @@ def divide(
     """Return the splits of `corpus` and of `validation`, a separate corpus for that split.
 
     Reads the validation corpus, keeping 8 bytes per document, and at most FEW texts of `corpus`; calls
-    `on_characters` with the number of characters of each document read. Raises ConfigurationError for a corpus with
-    fewer texts than splits.
+    `on_characters` with the number of characters of each document read.
     """
     if isinstance(corpus, AbstractSource):
         return SourceSplits(corpus, shares)
@@ -146,20 +156,8 @@ def divide(
         keys = (key for document in _counted(validation, on_characters) for key in _keys(document))
         held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
     few = list(islice(_texts(_counted(corpus, on_characters)), FEW))
-    _require_several(few, shares)
     balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
     return TextSplits(corpus, validation, shares, held_out, balanced)
-
-
-def _require_several(few: Sequence[tuple[int, int]], shares: Shares) -> None:
-    """Raise ConfigurationError if there are fewer different texts than splits to divide them among."""
-    texts, splits = len({key for key, _ in few}), list(shares.parts())
-    if 0 < texts < len(splits):
-        raise ConfigurationError(
-            f"the corpus holds {texts} {'text' if texts == 1 else 'different texts'}, too few for the splits "
-            f"{', '.join(splits)}: a text, such as a file of txt or a row, belongs to one split as a whole; "
-            "cut it into several (txt: set corpus.cut to paragraph or line; other formats: several rows)"
-        )
 
 
 def _counted(corpus: CorpusConfig, on_characters: Callable[[int], None]) -> Iterator[Document]:
