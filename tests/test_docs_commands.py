@@ -195,6 +195,11 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(english, "assemble", accept)
         with pytest.raises(Read):
             english.main(arguments)
+    elif module in ("workflows.convert", "workflows.import_model") and arguments:
+        imported = importlib.import_module(module)
+        monkeypatch.setattr(imported, module.rpartition(".")[2], accept)
+        with pytest.raises(Read):
+            imported.main(arguments)
     elif module == "tests.mutants":
         assert arguments == []
     elif package == "workflows" and name in STAGES:
@@ -273,6 +278,8 @@ def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
         "ray job submt -- python",
         "serve status --nothing",
         "python -m workflows.benchmarking.english SOURCES",
+        "python -m workflows.convert last.ckpt",
+        "python -m workflows.import_model model.safetensors model",
         "python -m tests.mutants --fast",
         "frobnicate",
         """curl http://127.0.0.1:8000/v1/score -d '{"text": 5}'""",
