@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from lm_eval._cli import HarnessCLI
 from pydantic import TypeAdapter
 from ray.scripts.scripts import cli as ray_command
 from ray.serve.scripts import cli as serve_command
@@ -27,6 +28,7 @@ import edlm
 from cluster.http import local
 from cluster.http.schemas import requests
 from edlm.config import from_command_line, from_flags, parse
+from edlm.lm_eval.arguments import model_arguments
 from tests.bundles import make_bundle
 from tests.paths import PROJECT
 from tests.test_prose import QUAINT
@@ -200,6 +202,8 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(imported, module.rpartition(".")[2], accept)
         with pytest.raises(Read):
             imported.main(arguments)
+    elif module == "edlm.lm_eval":
+        check_harness(arguments)
     elif module == "tests.mutants":
         assert arguments == []
     elif package == "workflows" and name in STAGES:
@@ -209,6 +213,13 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(local.logging, "basicConfig", accept)
         with pytest.raises(Read):
             local.main()
+
+
+def check_harness(arguments: list[str]) -> None:
+    """Parse the words by the harness's own parser, and the model's arguments by the model's."""
+    read = HarnessCLI()._parser.parse_args(["run", *arguments])
+    assert read.model == "edlm"
+    model_arguments(read.model_args)
 
 
 def check_stage(arguments: list[str], experiments: dict[str, Path]) -> None:
@@ -282,6 +293,8 @@ def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
         "python -m workflows.import_model model.safetensors model",
         "python -m tests.mutants --fast",
         "frobnicate",
+        "python -m edlm.lm_eval --model edlm --model_args uri=x --task wikitext --nothing",
+        "python -m edlm.lm_eval --model edlm --model_args uri=x,bond=nelbo --tasks wikitext",
         """curl http://127.0.0.1:8000/v1/score -d '{"text": 5}'""",
         "pip install 'edlm[nothing]'",
     )

@@ -125,7 +125,7 @@ def imported(folder: Path) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("edlm/client", ()),
-        ("edlm", ("models", "hf")),
+        ("edlm", ("models", "hf", "lm-eval")),
         ("cluster", ("cluster",)),
         ("workflows", ("cluster",)),
         ("tests", ("test",)),

@@ -56,7 +56,7 @@ def score_text(
     if exact_order:
         fixed = replace(sampler, unmasking=FIXED_ORDER)
         one = yield from stepwise_exact_order(x0[:1], model, fixed, None if known is None else known[None])
-        exact = _joined([one.nll]).mean
+        exact = joined([one.nll]).mean
     at_once = ROWS_AT_ONCE if energy is None else max(1, ROWS_AT_ONCE // (1 + sampler.candidates))
     nelbos, bounds = [], []
     energy_parts = {name: [] for name in energies}
@@ -70,8 +70,8 @@ def score_text(
         for name, scored_energy in energies.items():
             energy_parts[name].append(mean_energy(rows, denoiser, scored_energy, seed, first, given))
             yield
-    means = {name: _joined(parts) for name, parts in energy_parts.items()}
-    return TextScore(_joined(nelbos), _joined(bounds), means, exact)
+    means = {name: joined(parts) for name, parts in energy_parts.items()}
+    return TextScore(joined(nelbos), joined(bounds), means, exact)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def mean_energy(
     return Estimate(values.cpu(), draws=1)
 
 
-def _joined(parts: list[Estimate]) -> Estimate:
+def joined(parts: list[Estimate]) -> Estimate:
     """Concatenate estimates. Raise FloatingPointError for a non-finite value: the network or its input is broken."""
     values = torch.cat([part.values for part in parts])
     if not values.isfinite().all():
