@@ -22,7 +22,8 @@ CONTAINERS = ("state_dict", "model")
 SETTINGS = ("omegaconf.", "transformers.", "tokenizers.", "lightning.", "pytorch_lightning.", "typing.")
 """Packages of what Lightning keeps beside the weights: the settings and the tokenizer. They are read as placeholders:
 nothing of these packages is imported or called."""
-TYPES = {"collections.defaultdict", *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool"))}
+DEFAULTS = "collections.defaultdict"
+TYPES = {DEFAULTS, *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool"))}
 BUFFER = "rotary_emb.inv_freq"  # the only tensor of the published networks that is no parameter, so not averaged
 WAY_OUT = (
     "ask its author for safetensors; or, if you trust it, load it with the program that wrote it and save the weights "
@@ -57,14 +58,14 @@ def load(source: Path) -> Any:
     if code:
         raise Refused(f"it holds {', '.join(sorted(code))}, and reading these would execute code; {WAY_OUT}")
     placeholders: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-        (type(name, (Placeholder,), {}), name) for name in foreign
+        (_empty if name == DEFAULTS else type(name, (Placeholder,), {}), name) for name in foreign
     ]
     try:
         with torch.serialization.safe_globals(placeholders):
             return torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refused(f"it is no checkpoint that torch.load(weights_only=True) reads ({reason}); {WAY_OUT}") from error
+        reason = f"it is no checkpoint that torch.load(weights_only=True) reads ({_reason(error)})"
+        raise Refused(f"{reason}; {WAY_OUT}") from error
 
 
 def weights_of(content: Any, raw: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -101,6 +102,17 @@ def averages(tensors: Mapping[str, Tensor], shadow: list[Tensor]) -> dict[str, T
             "they have no names; give --raw to take the weights that are not averaged"
         )
     return dict(zip(fitting.pop(), shadow, strict=True))
+
+
+def _empty(*_: object) -> dict:
+    """Return an empty dictionary in place of one with default values, which the pickle then fills."""
+    return {}
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason for torch's error, which torch replaces by the advice to execute the pickle."""
+    text = str(error.__context__ or error)
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
 def main(source: str, target: str, *options: str) -> None:
