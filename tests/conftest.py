@@ -18,17 +18,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 
-SHARED_ENDPOINT = "tests/cluster/endpoint"
+SHARED = ("tests/cluster/endpoint/", "tests/cluster/http/playground/")
 
 
 class ByFixtures(LoadFileScheduling):
-    """The tests of a file run in one process, in order, and so do all files that ask one Serve endpoint.
+    """The tests of a file run in one process, in order, and so do all files that share an endpoint.
 
     Their fixtures are trained models and whole clusters, of which every process would make its own.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return SHARED_ENDPOINT if nodeid.startswith(SHARED_ENDPOINT) else super()._split_scope(nodeid)
+        return next((folder for folder in SHARED if nodeid.startswith(folder)), None) or super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,6 @@
 
 import html
 import re
-import shutil
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
@@ -14,13 +13,13 @@ from playwright.sync_api import sync_playwright
 from cluster.serving.deploy import Arguments
 from cluster.serving.replica import TargetVersion
 from edlm.config import _classes
+from tests.browser import chromium
 from tests.paths import PROJECT
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
 from workflows.benchmarking.trained import Trained
 from workflows.experiment import Experiment
 from workflows.promote import Promote
 
-CHROMIUM = shutil.which("chromium")
 TOO_WIDE = """() => {
     const page = document.documentElement, tables = [...document.querySelectorAll("div.settings table")];
     const wide = tables.filter(table => table.scrollWidth > table.closest("div.settings").clientWidth);
@@ -61,14 +60,13 @@ def letters(text: str) -> str:
     return re.sub(r"\W", "", html.unescape(text))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium")
 def test_no_page_is_wider_than_the_screen_and_no_setting_leaves_it(site):
     # Of the generated Python reference, whose pages are alike, one.
     pages = [page for page in site.rglob("index.html") if "report" not in page.parts]
     pages = [page for page in pages if "api" not in page.parts or page.parent.name == "edlm"]
     assert (site / "configuration/index.html") in pages
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         view = browser.new_page()
         found = {}
         for page in pages:

@@ -1,0 +1,145 @@
+"""The playground in a real browser, before the real app around a tiny bundle: what a user sees of a run."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.bundles import make_plain_bundle
+from tests.cluster.http.playground.browsing import DIGEST, LENGTH, present, request, site_of, wait_until
+
+
+def test_the_model_is_named_and_the_settings_are_its_own(site, visit):
+    playground = visit(site.url + "/")
+    assert playground.at("#model").text_content() == f"tinyversion 7{DIGEST[:12]}canvas of {LENGTH}"
+    values = {name: playground.at(f"#{name}").input_value() for name in ("steps", "candidates", "energy", "tokens")}
+    assert values == {"steps": "4", "candidates": "2", "energy": "step", "tokens": str(LENGTH * 15 // 16)}
+
+
+def test_a_model_without_energies_is_shown_by_plain_diffusion_alone(visit, tmp_path):
+    with site_of(make_plain_bundle(tmp_path)) as site:
+        playground = visit(site.url + "/")
+        expect(playground.at('input[name="view"][value="plain"]')).to_be_checked()
+        for view in ("both", "edlm"):
+            expect(playground.at(f'input[name="view"][value="{view}"]')).to_be_disabled()
+        playground.complete("plain", steps=4, tokens=6, seed=3)
+        answer = site.answer("/v1/completions", request(3, 6, steps=4))
+        assert playground.text("plain") == "the " + answer["choices"][0]["text"]
+
+
+def test_masks_fall_to_zero_as_the_text_appears(site, visit):
+    playground = visit(site.url + "/", reduced_motion="no-preference")
+    playground.choose("edlm")
+    playground.at("#pace").select_option("live")
+    site.turnstile.hold()
+    playground.run(steps=8, tokens=24, seed=3)
+    masked = []
+    for _ in range(4):
+        site.turnstile.let(1)
+        expect(playground.part("edlm", "passes")).to_have_text(str(len(masked) + 1))
+        masked.append(playground.states("edlm").count("masked"))
+        assert playground.at("#run-edlm .age0").count() > 0
+    assert 24 > masked[0] > masked[1] > masked[2] > masked[3] > 0
+    assert playground.states("edlm")[:4] == ["given"] * 4
+    site.turnstile.release()
+    playground.finish("edlm")
+    assert set(playground.states("edlm")) == {"given", "shown"}
+    answer = site.answer("/v1/completions", request(3, 24, steps=8))
+    assert playground.text("edlm") == "the " + answer["choices"][0]["text"]
+
+
+def test_two_columns_show_the_same_seed_and_what_each_one_cost(site, visit):
+    playground = visit(site.url + "/")
+    playground.complete("plain", "edlm", steps=6, candidates=3, tokens=20, seed=5)
+    expect(playground.at("#verdict")).to_be_visible()
+    answer = {}
+    for kind, candidates in (("plain", 1), ("edlm", 3)):
+        answer = site.answer("/v1/completions", request(5, 20, steps=6, candidates=candidates))
+        assert playground.text(kind) == "the " + answer["choices"][0]["text"]
+        assert playground.part(kind, "passes").text_content() == str(answer["edlm"]["denoiser_calls"])
+        assert playground.part(kind, "scored").text_content() == str(answer["edlm"]["energy_calls"])
+        tokens = site.answer("/v1/tokenize", {"text": playground.text(kind)})["tokens"]
+        body = {"tokens": tokens, "seed": 5, "draws": 32, "edlm": {"steps": 1, "candidates": 1}}
+        energy = site.answer("/v1/score", body)["energies"]["step"]["nats"]
+        assert f"{energy:.2f}".replace("-", "−") in (playground.part(kind, "energy").text_content() or "")
+    assert f"scored {answer['edlm']['energy_calls']} candidates" in (
+        playground.at("#verdict-text").text_content() or ""
+    )
+    assert "Plain diffusion finished: 20 tokens" in (playground.at("#summary").text_content() or "")
+
+
+def test_runs_one_after_the_other_do_not_share_the_server(site, visit):
+    playground = visit(site.url + "/")
+    playground.at("#order").select_option("apart")
+    site.turnstile.hold()
+    playground.run(steps=4, tokens=8)
+    wait_until(lambda: present(site) == 1)
+    assert playground.part("edlm", "status").text_content() == "queued"
+    site.turnstile.release()
+    playground.finish("plain", "edlm")
+    assert "fair clock" not in (playground.at("#verdict-text").text_content() or "")
+
+
+def test_the_scrubber_replays_each_step_as_it_was(site, visit):
+    playground = visit(site.url + "/")
+    playground.choose("plain")
+    playground.complete("plain", steps=10, tokens=28, seed=8)
+    body = request(8, 28, steps=10, candidates=1)
+    body["edlm"]["return"] = ["trajectory"]
+    unmasked_at = site.answer("/v1/completions", body)["choices"][0]["unmasked_at"]
+    for step in range(11):
+        playground.scrub("plain", step)
+        shown = [state == "shown" for state in playground.states("plain")[4:]]
+        assert shown == [at <= step for at in unmasked_at]
+        fresh = playground.at("#run-plain .tok").evaluate_all("all => all.map(one => one.matches('.age0'))")[4:]
+        assert fresh == [at == step for at in unmasked_at]
+
+
+def test_keys_step_through_and_play(site, visit):
+    playground = visit(site.url + "/")
+    playground.complete("plain", "edlm", steps=6, tokens=20)
+    playground.at("h1").click()
+    keyboard = playground.page.keyboard
+    keyboard.press("ArrowLeft")
+    keyboard.press("ArrowLeft")
+    for kind in ("plain", "edlm"):
+        assert playground.part(kind, "scrub").input_value() == "4"
+    keyboard.press("ArrowRight")
+    assert playground.part("edlm", "scrub").input_value() == "5"
+    keyboard.press(" ")
+    expect(playground.part("edlm", "status")).to_have_text("done")
+    assert playground.part("plain", "scrub").input_value() == "6"
+
+
+def test_each_resampling_step_shows_its_candidates_and_the_choice(site, visit):
+    playground = visit(site.url + "/")
+    playground.choose("edlm")
+    site.turnstile.hold()
+    playground.run(steps=2, candidates=5, tokens=28)
+    site.turnstile.let(1)
+    groups = playground.at("#run-edlm .group")
+    expect(groups.first).to_be_visible()
+    for index in range(groups.count()):
+        assert groups.nth(index).locator(".bar").count() == 5
+        assert groups.nth(index).locator(".bar.picked").count() == 1
+    head = playground.at("#run-edlm .scoring .head").text_content() or ""
+    assert re.search(r"step 1.*ESS [1-5]\.\d of 5", head)
+    site.turnstile.release()
+    playground.finish("edlm")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_needs_no_sideways_scrolling(site, visit, scheme):
+    playground = visit(site.url + "/", viewport={"width": 375, "height": 812}, color_scheme=scheme)
+    playground.complete("plain", "edlm")
+    expect(playground.at("#verdict")).to_be_visible()
+    playground.at("#settings summary").click()
+    playground.at("#run-edlm .tok").nth(6).click()
+    assert playground.page.evaluate("document.documentElement.scrollWidth") == 375
+    nameless = playground.at("input, select, textarea, button").evaluate_all(
+        """all => all.filter(one => !one.labels?.length && !one.ariaLabel && !one.getAttribute("aria-labelledby")
+                                     && !(one.tagName === "BUTTON" && one.innerText.trim()))
+                      .map(one => one.id || one.dataset.part)
+                      .filter(name => !["copy", "curl"].includes(name))"""
+    )
+    assert nameless == []
