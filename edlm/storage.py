@@ -83,7 +83,10 @@ def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares 
             remedy = f'in a checkout of the project, run pip install ".[{EXTRAS[scheme]}]"'
         raise StorageError(f"{scheme}:// is read with a package that is missing here ({error}): {remedy}") from error
     except ValueError as error:
-        raise StorageError(f"{get_protocol(uri)}:// cannot be read: {error}") from error
+        raise StorageError(
+            f"{get_protocol(uri)}:// cannot be read: {error}; give a path, or a URI of a scheme that fsspec knows, "
+            "such as s3://"
+        ) from error
     if get_protocol(uri) == "hf":
         require_hub(uri)
     return system, path

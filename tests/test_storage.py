@@ -288,7 +288,9 @@ def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatc
 
 
 def test_an_unknown_scheme_is_named():
-    with pytest.raises(StorageError, match="nowhere:// cannot be read: Protocol not known"):
+    with pytest.raises(
+        StorageError, match="nowhere:// cannot be read: Protocol not known: nowhere; give a path, or a URI"
+    ):
         committed("nowhere://a/b")
 
 

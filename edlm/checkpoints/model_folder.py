@@ -74,10 +74,16 @@ def save_model(
     """
     problems = [problem for name, tensor in weights.items() if (problem := _not_finite(name, tensor))]
     if problems:
-        raise ValueError(f"a model with weights that are not finite is not saved: {_listed(problems)}")
+        raise ValueError(
+            f"a model with weights that are not finite is not saved: {_listed(problems)}; train it with a lower "
+            "learning_rate, or with clip"
+        )
     tokenizer_digest = hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()
     if tokenizer_digest != card.tokenizer_digest:
-        raise ValueError(f"{tokenizer_file} has SHA-256 {tokenizer_digest}, the card says {card.tokenizer_digest}")
+        raise ValueError(
+            f"{tokenizer_file} has SHA-256 {tokenizer_digest}, the card says {card.tokenizer_digest}; give the "
+            "tokenizer file that the model was trained with"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CHECKSUMS).unlink(missing_ok=True)  # no valid model from here until the last write
     # Clone each tensor: safetensors rejects tensors that share memory, as tied weights do.
@@ -112,7 +118,8 @@ def open_folder(folder: Path) -> ModelCard:
     (tokenizer,) = (file for file in files if file.path == TOKENIZER)
     if tokenizer.sha256 != card.tokenizer_digest:
         raise ValueError(
-            f"{folder}: {TOKENIZER} has SHA-256 {tokenizer.sha256}, but {CARD} was written for {card.tokenizer_digest}"
+            f"{folder}: {TOKENIZER} has SHA-256 {tokenizer.sha256}, but {CARD} was written for "
+            f"{card.tokenizer_digest}; restore the folder from a good copy"
         )
     return card
 

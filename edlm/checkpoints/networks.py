@@ -124,7 +124,10 @@ def _autoregressive_config(card: ModelCard, folder: Path) -> AutoregressiveConfi
 def open_card(folder: Path, kind: str) -> ModelCard:
     card = open_folder(folder)
     if card.kind != kind:
-        raise ValueError(f"{folder} holds a model of kind {card.kind!r}, and a {kind!r} is needed")
+        raise ValueError(
+            f"{folder} holds a model of kind {card.kind!r}, and a {kind!r} is needed; "
+            f"give the output of a stage that trains one"
+        )
     tokenizer = open_tokenizer(folder)
     card.require_tokenizer(tokenizer.digest, tokenizer.size)
     return card

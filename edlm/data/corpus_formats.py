@@ -128,7 +128,10 @@ def _json_array(file: io.BufferedReader, name: str) -> Iterator[Row]:
         if text[at] == ",":
             text, at = _significant(text, at + 1, texts, name)
         elif text[at] != "]":
-            raise ConfigurationError(f"{name}:{number}: neither a comma nor a bracket follows this object of the array")
+            raise ConfigurationError(
+                f"{name}:{number}: neither a comma nor a bracket follows this object of the array; put one there, or "
+                "write one object per line, as JSON lines"
+            )
     if text[at + 1 :].strip() or any(rest.strip() for rest in texts):
         raise ConfigurationError(f"{name}: there is more after the array; make it one array, or JSON lines")
 
@@ -155,7 +158,8 @@ def _element(text: str, at: int, texts: Iterator[str], where: str) -> tuple[Any,
             longer = _longer(text[at:], texts) if byte_count(text[at:]) <= MOST else ""
             if len(longer) <= len(text) - at:
                 raise ConfigurationError(
-                    f"{where}: not an object of JSON ({error.msg}), or one of more than {MOST:,} bytes"
+                    f"{where}: not an object of JSON ({error.msg}), or one of more than {MOST:,} bytes; mend it, or "
+                    "cut its text into several rows"
                 ) from error
             text, at = longer, 0
         except (ValueError, RecursionError) as error:
@@ -276,7 +280,10 @@ def _check_pages(file: io.BufferedIOBase, column: pyarrow.parquet.ColumnChunkMet
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{where}: a JSON {type(value).__name__}, not an object with a field of text")
+        raise ConfigurationError(
+            f"{where}: a JSON {type(value).__name__}, not an object with a field of text; "
+            "write each row as an object, and name its field of text in corpus.text_field"
+        )
     return value
 
 
@@ -287,7 +294,10 @@ def _text_of(fields: dict[str, Any], field: str, where: str, setting: str) -> st
     if text is None:
         return None
     if not isinstance(text, str):
-        raise ConfigurationError(f"{where}: the field {field!r} is of type {type(text).__name__}, not text")
+        raise ConfigurationError(
+            f"{where}: the field {field!r} is of type {type(text).__name__}, not text; set corpus.text_field to a "
+            "field that holds text in every row"
+        )
     if not text.isascii():
         try:
             text.encode("utf-8")

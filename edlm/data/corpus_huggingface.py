@@ -102,7 +102,7 @@ class HuggingFace:
                 ) from error
             raise ConfigurationError(
                 f"corpus.name {self.name!r} (config {self.config!r}, split {self.split!r}) cannot be read: "
-                f"{_described(error)}"
+                f"{_described(error)}; check these settings and corpus.data_files, and that the hub can be reached"
             ) from error
 
     def _loaded(self) -> "Dataset | IterableDataset":
@@ -159,7 +159,10 @@ def rows(data: "Dataset | IterableDataset", name: str) -> Iterator[Row]:
             lasting = isinstance(error, (ValueError, *PROGRAMMING_ERRORS))
             if stream is None or lasting or tries == len(WAITS):
                 attempts = f" in {tries + 1} tries" if tries else ""
-                raise ConfigurationError(f"{name}:{number}: cannot be read{attempts}: {_described(error)}") from error
+                raise ConfigurationError(
+                    f"{name}:{number}: cannot be read{attempts}: {_described(error)}; mend or remove the row, or run "
+                    "the command again if its source was out of reach"
+                ) from error
             log.warning("%s:%d: %s; reading on from there in %g s", name, number, _described(error), WAITS[tries])
             time.sleep(WAITS[tries])
             tries += 1

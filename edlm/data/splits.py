@@ -40,7 +40,10 @@ class Shares:
 
     def __post_init__(self) -> None:
         if self.validation + self.judge >= 1:
-            raise ValueError(f"validation {self.validation} and judge {self.judge} leave nothing to train on")
+            raise ValueError(
+                f"validation {self.validation} and judge {self.judge} leave nothing to train on; "
+                "their sum must be below 1"
+            )
 
     def parts(self) -> dict[Split, float]:
         """Return the share of each split whose share is not 0; they sum to 1."""

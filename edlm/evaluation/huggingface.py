@@ -113,4 +113,7 @@ def _require_causal(opened: CausalModel, device: torch.device | str) -> None:
     changed[:, -1] = 1
     change = (opened(tokens)[1] - opened(changed)[1]).abs().amax(dim=-1)[0]
     if change[:-1].max() > ROUNDING * change[-1]:
-        raise ConfigurationError(f"the model {opened.name} reads ahead of the token it predicts: it is not causal")
+        raise ConfigurationError(
+            f"the model {opened.name} reads ahead of the token it predicts: it is not causal; name a causal language "
+            "model, such as gpt2"
+        )

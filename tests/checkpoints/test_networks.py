@@ -107,7 +107,10 @@ def test_an_energy_of_another_denoiser_is_refused(saved, tokenizer, tmp_path):
 
 def test_a_folder_of_another_kind_is_refused(saved, tokenizer, tmp_path):
     _, folder = saved
-    with pytest.raises(ValueError, match="holds a model of kind 'denoiser', and a 'autoregressive' is needed"):
+    with pytest.raises(
+        ValueError,
+        match="holds a model of kind 'denoiser', and a 'autoregressive' is needed; give the output of a stage",
+    ):
         open_autoregressive(folder)
     model = autoregressive(VOCABULARY)
     save_autoregressive(tmp_path / "ar", model.state_dict(), TRANSFORMER, LENGTH, tokenizer, {})

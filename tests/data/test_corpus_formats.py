@@ -116,7 +116,10 @@ def test_an_empty_array_has_no_documents(tmp_path):
         ('[{"text": "one"}, {"text": "two"', ":2: not an object of JSON"),
         ('[{"text": "one"},', ": the array of JSON has no end"),
         ('[{"text": "one"}', ": the array of JSON has no end"),
-        ('[{"text": "one"} {"text": "two"}]', ":1: neither a comma nor a bracket follows"),
+        (
+            '[{"text": "one"} {"text": "two"}]',
+            ":1: neither a comma nor a bracket follows this object of the array; put one there, or",
+        ),
         ('[{"text": "one"}, "two"]', ":2: a JSON str, not an object"),
         ('[{"text": "one"}]\n[{"text": "two"}]', ": there is more after the array"),
         ('[{"text": "one"}, {text: "two"}]', ":2: not an object of JSON"),
@@ -131,7 +134,9 @@ def test_a_bad_array_of_json_is_refused_with_the_object(tmp_path, content, messa
 def test_json_that_python_cannot_hold_is_refused_with_its_line(tmp_path, value):
     row = f'{{"text": "a", "more": {value}}}'
     assert refusal(tmp_path / "a.jsonl", '{"text": "a"}\n' + row).startswith(":2: not a line of JSON")
-    assert refusal(tmp_path / "a.json", f'[{{"text": "a"}}, {row}]').startswith(":2: not an object of JSON")
+    refused = refusal(tmp_path / "a.json", f'[{{"text": "a"}}, {row}]')
+    assert refused.startswith(":2: not an object of JSON")
+    assert "mend" in refused
 
 
 def test_a_row_of_json_has_a_bound(tmp_path, monkeypatch):

@@ -138,7 +138,9 @@ def test_a_stored_row_that_cannot_be_read_is_named():
         raise OSError(f"bad disk, {len(row)} fields")
 
     stored = datasets.Dataset.from_dict({"text": ["one"]}).with_transform(spoilt)
-    with pytest.raises(ConfigurationError, match=r"a:0: cannot be read: OSError: bad disk, 1 fields"):
+    with pytest.raises(
+        ConfigurationError, match=r"a:0: cannot be read: OSError: bad disk, 1 fields; mend or remove the row"
+    ):
         list(corpus_huggingface.rows(stored, "a"))
 
 
@@ -154,7 +156,10 @@ def test_a_script_is_refused_with_advice_that_works(tmp_path):
 
 def test_a_build_that_fails_is_refused_with_its_cause(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": \n')
-    with pytest.raises(ConfigurationError, match=r"cannot be read: DatasetGenerationError: .*\(from \w+: .*JSON"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"cannot be read: DatasetGenerationError: (?s:.*)\(from \w+: (?s:.*)JSON(?s:.*); check these settings",
+    ):
         texts(HuggingFace(name="json", data_files=(str(tmp_path / "a.jsonl"),)))
 
 

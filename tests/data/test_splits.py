@@ -408,7 +408,9 @@ def test_an_empty_corpus_is_refused(folder, copies):
 
 
 def test_shares_that_leave_nothing_to_train_on_are_refused():
-    with pytest.raises(ConfigurationError, match=r"validation 0\.5 and judge 0\.5 leave nothing to train on"):
+    with pytest.raises(
+        ConfigurationError, match=r"validation 0\.5 and judge 0\.5 leave nothing to train on; their sum must be below 1"
+    ):
         parse(Shares, {"validation": 0.5, "judge": 0.5})
     with pytest.raises(ConfigurationError, match="judge"):
         parse(Shares, {"validation": 0.5, "judge": -0.1})

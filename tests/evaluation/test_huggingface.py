@@ -166,7 +166,9 @@ def test_a_network_that_reads_ahead_is_no_judge(tmp_path, tokenizer):
     size = {"vocab_size": tokenizer.size, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     network = transformers.BertLMHeadModel(transformers.BertConfig(**size, intermediate_size=16))
     network.save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="reads ahead of the token it predicts"):
+    with pytest.raises(
+        ConfigurationError, match="reads ahead of the token it predicts: it is not causal; name a causal language model"
+    ):
         opened(tmp_path)
 
 
