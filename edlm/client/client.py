@@ -260,7 +260,7 @@ class Stream:
                         return
             raise StreamLost(self.seed, "it ended early", self.streams)
         except (httpx.TransportError, httpx.DecodingError, UnicodeDecodeError) as error:
-            raise StreamLost(self.seed, _said(error), self.streams) from None
+            raise StreamLost(self.seed, _description(error), self.streams) from None
         finally:
             self._response.close()
 
@@ -304,7 +304,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _said(error: Exception) -> str:
+def _description(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 

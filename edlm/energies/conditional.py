@@ -105,7 +105,7 @@ class ConditionalEnergy(AbstractEnergy):
             for i in range(positions.shape[1] if self.training else int(packed.valid.sum(dim=1).max())):
                 position = positions[:, i : i + 1]
                 z = inputs[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(position, x[rows])
-                rotary = self.layers.turn(position)
+                rotary = self.layers.rotary(position)
                 for layer, cache in zip(self.layers, caches, strict=True):
                     z = layer.extend(z, rotary, cache)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
@@ -137,7 +137,7 @@ class ConditionalEnergy(AbstractEnergy):
         last = F.pad(x.gather(1, positions_k)[:, :-1], (1, 0), value=self.mask + 1)
         inputs = (self.features(features[:, 0]) + self._known_right(positions, xt)).repeat_interleave(k, 0)
         z = inputs + self.last(last) + self._settled_left(positions_k, x)
-        rotary = self.layers.turn(positions_k)
+        rotary = self.layers.rotary(positions_k)
         for layer in self.layers:
             z = layer(z, rotary, causal=True)  # padding comes after all valid positions, which do not attend to it
         return features + self.correction(self.norm(z)).unflatten(0, (-1, k))

@@ -56,7 +56,7 @@ class StepEnergy(AbstractEnergy):
         z = z + self.own(x[rows[:, None], :, positions].transpose(1, 2))
         z = z + self.left(self._neighbour(packed, x, xt, -1)) + self.right(self._neighbour(packed, x, xt, +1))
         z, valid_k = z.flatten(0, 1), valid.repeat_interleave(k, 0)
-        rotary = self.layers.turn(positions.repeat_interleave(k, 0))
+        rotary = self.layers.rotary(positions.repeat_interleave(k, 0))
         for layer in self.layers:
             z = layer(z, rotary, valid=valid_k)
         return (self.scalar(self.norm(z)) * valid_k).sum(dim=-1).unflatten(0, (-1, k))

@@ -16,7 +16,7 @@ class IncrementalText:
     def __init__(self, text: CompletionDecoder, ends: Sequence[int | None], stops: Sequence[str], echo: bool) -> None:
         """`ends`: the mask and the separator. `echo`: start with the text of the tokens before it."""
         self._text, self._ends, self._stops, self._echo = text, ends, stops, echo
-        self._count, self._said = -1, ""
+        self._count, self._emitted = -1, ""
 
     def more(self, tokens: Sequence[int]) -> str:
         """Return the new characters, given the current tokens (the mask at masked positions)."""
@@ -29,13 +29,13 @@ class IncrementalText:
         text = text[: settled(text, self._stops) if end is None else end]
         certain = shared + text if self._echo else text
         # A decoder that shortens the text ("a ." to "a.") may make less of it certain than before.
-        return "" if self._said.startswith(certain) else self._say(certain)
+        return "" if self._emitted.startswith(certain) else self._new_part(certain)
 
     def rest(self, text: str) -> str:
         """Return the part of the finished text that was not returned yet."""
-        return self._say(text)
+        return self._new_part(text)
 
-    def _say(self, text: str) -> str:
-        assert text.startswith(self._said), "a text that was certain has changed"
-        new, self._said = text[len(self._said) :], text
+    def _new_part(self, text: str) -> str:
+        assert text.startswith(self._emitted), "a text that was certain has changed"
+        new, self._emitted = text[len(self._emitted) :], text
         return new

@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         """
         condition = None if self.time is None else self.time(t, x.dtype)
         *before, last = self.layers
-        rotary = self.layers.turn(torch.arange(x.shape[1], device=x.device))
+        rotary = self.layers.rotary(torch.arange(x.shape[1], device=x.device))
         seen = None if documents is None else same_document(documents, self.causal)
         for layer in before:
             x = layer(x, rotary, condition, causal=self.causal, seen=seen)
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV caches."""
         assert self.causal
         assert self.time is None
-        rotary = self.layers.turn(torch.tensor([position], device=x.device))
+        rotary = self.layers.rotary(torch.tensor([position], device=x.device))
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.extend(x, rotary, cache)
         return self.norm(x, None)[0]
@@ -136,7 +136,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b l h"],
-        turn: Rotary,
+        rotary: Rotary,
         condition: Float[Tensor, "b c"] | None = None,
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
@@ -147,14 +147,14 @@ class Block(nn.Module):
         `seen` takes the place of both: the positions (last axis) that each position attends to.
         """
         y, gate = self.norm_attention(x, condition)
-        x = x + gate * self._drop(self._attend(y, turn, causal, valid, seen))
+        x = x + gate * self._drop(self._attend(y, rotary, causal, valid, seen))
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self._mlp(y))
 
     def only(
         self,
         x: Float[Tensor, "b l h"],
-        turn: Rotary,
+        rotary: Rotary,
         condition: Float[Tensor, "b c"] | None,
         where: Bool[Tensor, "b l"],
     ) -> Iterator[tuple[Packed, Float[Tensor, "n m h"]]]:
@@ -162,26 +162,26 @@ class Block(nn.Module):
         y, gate = self.norm_attention(x, condition)
         width = x.shape[-1]
         k, v = self._by_head(linear(y, self.qkv.weight[width:]), 2)
-        k = turn(k)
+        k = rotary(k)
         for packed in pack(where, None):
             rows, positions = packed.rows, packed.positions
             (q,) = self._by_head(linear(y[rows[:, None], positions], self.qkv.weight[:width]), 1)
-            attended = attend(turn.of(positions)(q), k[rows], v[rows])
+            attended = attend(rotary.of(positions)(q), k[rows], v[rows])
             z = x[rows[:, None], positions] + _of(gate, rows) * self._joined(attended)
             hidden, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield packed, z + gate_mlp * self._mlp(hidden)
 
-    def extend(self, x: Float[Tensor, "b one h"], turn: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
+    def extend(self, x: Float[Tensor, "b one h"], rotary: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV cache."""
         y, _ = self.norm_attention(x, None)
-        q, k, v = self._projected(y, turn)
+        q, k, v = self._projected(y, rotary)
         x = x + self._joined(attend(q, *cache.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
         return x + self._mlp(y)
 
-    def _projected(self, x: Tensor, turn: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         projected = self._by_head(self.qkv(x), 3)
-        q, k = turn(projected[:2])
+        q, k = rotary(projected[:2])
         return q, k, projected[2]
 
     def _by_head(self, x: Tensor, parts: int) -> Float[Tensor, "parts b a l c"]:
@@ -192,9 +192,9 @@ class Block(nn.Module):
         return self.out(y.transpose(1, 2).flatten(-2))
 
     def _attend(
-        self, x: Tensor, turn: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None = None
+        self, x: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None = None
     ) -> Tensor:
-        q, k, v = self._projected(x, turn)
+        q, k, v = self._projected(x, rotary)
         visible = None
         if seen is not None:
             assert valid is None
@@ -221,7 +221,7 @@ class Blocks(nn.ModuleList):
     def __iter__(self) -> Iterator[Block]:
         return super().__iter__()  # pyright: ignore[reportReturnType]
 
-    def turn(self, positions: Int[Tensor, "*b l"]) -> Rotary:
+    def rotary(self, positions: Int[Tensor, "*b l"]) -> Rotary:
         """Return the rotary angles of every block's queries and keys at these positions."""
         first = next(iter(self))
         return Rotary.at(positions, first.out.in_features // first.heads)

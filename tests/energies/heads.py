@@ -36,7 +36,7 @@ def beside(text: list[int], at: int, offset: int) -> int:
 
 def through(head, z: Tensor, positions: list[int], causal: bool) -> Tensor:
     """The layers on one sequence [m h]."""
-    turn = head.layers.turn(torch.tensor(positions)[None])
+    rotary = head.layers.rotary(torch.tensor(positions)[None])
     for layer in head.layers:
-        z = layer(z[None], turn, causal=causal)[0]
+        z = layer(z[None], rotary, causal=causal)[0]
     return head.norm(z)
