@@ -208,7 +208,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
         get(path, responses=error_responses((*ALWAYS, 503)))(endpoint.ready)
     get("/version", responses=error_responses((*ALWAYS, 401)))(version)
     get("/healthz", responses=error_responses(ALWAYS))(health)
-    get("/", include_in_schema=False)(_always(page.page(page.FILE.read_bytes())))
+    get("/", include_in_schema=False)(_always(page.page(page.assembled())))
     _document_keys(app.openapi())
     _remove_validation_errors(app.openapi())
     return app

@@ -1,4 +1,7 @@
-"""Playground page: one file, served from memory, which runs its own script and loads nothing from other hosts."""
+"""Playground page: one document, served from memory, which runs its own script and loads nothing from other hosts.
+
+Its parts are in `cluster/http/playground`: the document, its style sheet, and its scripts, one per subject.
+"""
 
 import base64
 import hashlib
@@ -7,9 +10,25 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-FILE = Path(__file__).parent / "playground" / "index.html"
+FOLDER = Path(__file__).parent / "playground"
+_SHEET = re.compile(rb'<link rel="stylesheet" href="(\w+\.css)">')
+_FILES = re.compile(rb'(?:<script src="\w+\.js"></script>\n)+')
 _SCRIPT = re.compile(rb"<script\b[^>]*>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
 _STYLE = re.compile(rb"<style\b[^>]*>(.*?)</style\s*>", re.DOTALL | re.IGNORECASE)
+
+
+def assembled() -> bytes:
+    """Return the document with its style sheet and its scripts inside: one style and one script, in the given order."""
+
+    def content(name: bytes) -> bytes:
+        return (FOLDER / name.decode()).read_bytes()
+
+    def script(tags: re.Match[bytes]) -> bytes:
+        names = re.findall(rb'src="([^"]*)"', tags[0])
+        return b"<script>\n" + b"".join(map(content, names)) + b"</script>\n"
+
+    html = _SHEET.sub(lambda tag: b"<style>\n" + content(tag[1]) + b"</style>", content(b"index.html"))
+    return _FILES.sub(script, html)
 
 
 def page(html: bytes) -> Response:

@@ -1,0 +1,117 @@
+// ---------------------------------------------------------------- the composer
+
+function mode() {
+  if (chosen("mode") !== shownMode) {
+    typed[shownMode] = $("prompt").value;
+    shownMode = chosen("mode");
+    $("prompt").value = typed[shownMode];
+  }
+  const fill = shownMode === "fill";
+  $("prompt").hidden = fill && edited !== null;
+  $("edited").hidden = !$("prompt").hidden;
+  $("tokens").disabled = fill;
+  const hint = $("hint");
+  if (fill && edited) {
+    const back = element("button", "button small", "Back to typing");
+    back.type = "button";
+    back.addEventListener("click", () => edit(null));
+    hint.replaceChildren("An edited text: its masked positions are generated again. ", back);
+  } else if (fill) {
+    hint.replaceChildren("Write a gap as ", element("code", "", "{8}"), ": eight tokens to fill in. Or click tokens of a finished text.");
+  } else {
+    hint.textContent = "The text is continued. If empty, a text is generated from the beginning.";
+  }
+}
+
+function reflect() {
+  for (const id of ["steps", "candidates"]) $(`${id}-range`).value = $(id).value;
+  $("recap").textContent = `${$("steps").value} steps · k ${$("candidates").value} · seed ${$("seed").value}`;
+}
+
+function describe() {
+  const digest = element("code", "", model.digest.slice(0, 12));
+  digest.title = `digest ${model.digest}`;
+  $("model").replaceChildren(element("strong", "", model.id), element("span", "", `version ${model.model_version}`), digest, element("span", "", `canvas of ${model.length}`));
+}
+
+// Load the model and its defaults into the fields; show an error if the server refuses.
+async function boot() {
+  const first = model === null;
+  try {
+    const { data } = await ask("/v1/models");
+    model = { id: data[0].id, ...data[0].edlm };
+    describe();
+    if (!first) return;
+    const { tokens } = await ask("/v1/tokenize", { text: SAMPLE });
+    model.maskWidth = Math.min(5, Math.max(1, Math.round(SAMPLE.length / tokens.length)));
+    document.documentElement.style.setProperty("--mask-ch", model.maskWidth);
+    fill(model.sampler);
+  } catch (error) {
+    $("model").textContent = "no model";
+    return tell(error);
+  }
+  if (await open()) start({ keepNotice: true });
+}
+
+function fill({ steps, candidates, window, energy_temperature }) {
+  $("energy").replaceChildren(...model.energies.map((name) => new Option(name, name)));
+  $("energy").value = model.energy ?? model.energies[0] ?? "";
+  if (!model.energies.length) choose("view", "plain");
+  for (const view of ["both", "edlm"]) document.querySelector(`input[name="view"][value="${view}"]`).disabled = !model.energies.length;
+  const room = Math.max(8, Math.min(192, Math.floor((model.length * 15) / 16)));
+  for (const [id, value] of Object.entries({ steps, candidates, temperature: energy_temperature, "window-from": window[0], "window-to": window[1], tokens: room })) $(id).value = value;
+  if (model.maskWidth === 1) typed.fill = "the {14} of the {14} is {14}";
+  mode();
+  reflect();
+  preview();
+}
+
+// ---------------------------------------------------------------- events
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+$("stop-button").addEventListener("click", halt);
+$("dice").addEventListener("click", drawSeed);
+$("share-button").addEventListener("click", (event) => {
+  const shared = link();
+  history.replaceState(null, "", shared);
+  copy(shared, event.currentTarget, "A link to this run");
+});
+for (const id of ["steps", "candidates"]) {
+  $(`${id}-range`).addEventListener("input", (event) => ($(id).value = event.target.value));
+}
+$("composer").addEventListener("input", (event) => {
+  event.target.removeAttribute("aria-invalid");
+  reflect();
+  preview();
+});
+for (const input of document.querySelectorAll('input[name="mode"]')) input.addEventListener("change", () => edit(null));
+$("theme").addEventListener("click", (event) => {
+  const next = { undefined: "light", light: "dark", dark: undefined }[document.documentElement.dataset.theme];
+  if (next) document.documentElement.dataset.theme = next;
+  else delete document.documentElement.dataset.theme;
+  event.currentTarget.setAttribute("aria-label", `Colours: ${next ?? "as the system"}`);
+});
+addEventListener("hashchange", async () => {
+  if (!model) return;
+  clearNotice();
+  if (await open()) start({ keepNotice: true });
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !$("sheet").open) return plan ? discard() : halt();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    return start();
+  }
+  if (event.target.closest("input, select, textarea, button, summary, dialog, [role=option]") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!session?.runs.length || (step === undefined && event.key !== " ")) return;
+  event.preventDefault();
+  for (const run of session.runs) step === undefined ? toggle(run) : move(run, run.head + step);
+});
+
+$("settings").open = matchMedia("(min-width: 861px)").matches;
+requestAnimationFrame(tick);
+boot();
