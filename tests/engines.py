@@ -165,7 +165,7 @@ def gated(generator: TextGenerator, limits: Limits = PATIENT):
         engine.close()
 
 
-class Table(AbstractEnergy):
+class TableEnergy(AbstractEnergy):
     """An energy that a test makes up: from the shape [b k l] of the candidates, one number each."""
 
     whole_sequence = False

@@ -1,8 +1,8 @@
 """A pretended accelerator for tests on any processor: it refuses what a GPU refuses, and counts what a GPU's host pays.
 
 Tensors on the device "pretended" are computed by the processor's own kernels, so that results are the same bits, but an
-operation that mixes them with tensors of the processor raises, as on a GPU. `Counts` has what the host would hand to
-the device (dispatches; views are free) and how often it would wait for an answer (waits).
+operation that mixes them with tensors of the processor raises, as on a GPU. `HostTransfers` has what the host hands
+to the device (dispatches; views are free) and how often it waits for an answer (waits).
 
 Limits: one device; no streams, graphs or compilation; a fused kernel is one dispatch only where torch has one operator
 for it. Built on torch's experimental Python backends (torch >= 2.11), which a process registers once and for all.
@@ -37,7 +37,7 @@ VIEWS = frozenset(
 
 
 @dataclass
-class Counts:
+class HostTransfers:
     """What a host would have paid since the device was entered, or since `clear`; there is one device, so one of it."""
 
     dispatches: int = 0
@@ -49,11 +49,11 @@ class Counts:
         self.by_operator.clear()
 
 
-_COUNTS = Counts()
+_COUNTS = HostTransfers()
 
 
 @contextmanager
-def pretended() -> Iterator[Counts]:
+def pretended() -> Iterator[HostTransfers]:
     """Within it `device="pretended"` works, in the threads that are started there as well."""
     _COUNTS.clear()
     run = threading.Thread.run

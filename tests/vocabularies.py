@@ -121,7 +121,7 @@ def made(name: str) -> Tokenizer:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenTokenizer:
     """Builds the tokenizer of that name, as a setting of an experiment would."""
 
     name: str

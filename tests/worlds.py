@@ -199,7 +199,7 @@ class Constant:
         return torch.full_like(log_p, self.value)
 
 
-class ExactAutoregressive(torch.nn.Module):
+class EnumeratedAutoregressive(torch.nn.Module):
     """The world's distribution as an autoregressive model: log p(x^l | x^<l), from the first token on."""
 
     def __init__(self, world: World) -> None:

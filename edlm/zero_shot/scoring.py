@@ -167,7 +167,7 @@ class ZeroShotResult:
         """Return the numbers and how they were made, in one line."""
         return (
             f"{self.name}: perplexity {self.perplexity:.2f} ({self.nats_per_token:.4f} +- {self.standard_error:.4f} "
-            f"nats a token), {self.bits_per_byte:.4f} bits a byte, word perplexity {self.word_perplexity:.2f}; "
+            f"nats per token), {self.bits_per_byte:.4f} bits per byte, word perplexity {self.word_perplexity:.2f}; "
             f"{len(self.lengths):,} rows, {self.tokens:,} tokens, {self.share:.1%} of the corpus ({self.rules})"
         )
 

@@ -20,7 +20,7 @@ TEXTS = [f"row {number} of the file" for number in range(2000)]
 LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
 
 
-class Server(ThreadingHTTPServer):
+class FailingServer(ThreadingHTTPServer):
     """Serve `content`; break off in the middle of the body, or answer 503, `failures` times."""
 
     ranges = True
@@ -41,7 +41,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: FailingServer
 
     def missing(self):
         self.send_response(404)
@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(remote_files, "WAITS", (0.0, 0.0))
-    with Server(("127.0.0.1", 0), Handler) as running:
+    with FailingServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running

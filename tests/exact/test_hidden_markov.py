@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
 from edlm.exact import hidden_markov as distributions
 from tests.enumeration import chi_square, subsets
-from tests.worlds import ExactAutoregressive, Marginals, cartesian, hidden
+from tests.worlds import EnumeratedAutoregressive, Marginals, cartesian, hidden
 
 FAR = 3.9
 N = 20_000
@@ -95,7 +95,7 @@ def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(sourc
 def test_increments_are_the_distribution_as_an_autoregressive_model(source):
     distribution, world = both(source)
     x = cartesian(distribution.vocabulary, distribution.length)
-    same(distribution.increments(x).exp(), ExactAutoregressive(world).log_p(x).exp())
+    same(distribution.increments(x).exp(), EnumeratedAutoregressive(world).log_p(x).exp())
     same(distribution.increments(x).sum(dim=1).exp(), world.p)
     partly = cartesian(distribution.vocabulary + 1, distribution.length)
     assert bool((distribution.increments(partly)[partly == world.mask] == 0).all())

@@ -96,7 +96,7 @@ def test_the_conditional_is_normalised_whatever_the_denoiser(name):
 def test_the_autoregressive_model_is_that_of_the_listed_world(name):
     distribution = SHORT[name].distribution()
     x = worlds.cartesian(distribution.vocabulary, distribution.length)
-    actual, expected = ExactAutoregressive(distribution), worlds.ExactAutoregressive(listed(distribution))
+    actual, expected = ExactAutoregressive(distribution), worlds.EnumeratedAutoregressive(listed(distribution))
     where = x % 2 == 0
     for selected in (None, where):
         torch.testing.assert_close(actual.log_p(x, selected).exp(), expected.log_p(x, selected).exp())

@@ -62,8 +62,8 @@ def test_a_hub_that_does_not_answer_is_said_at_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     opened = []
     monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_pretrained", lambda *_, **__: opened.append(1))
-    with pytest.raises(StorageError, match=r"'nobody/nothing'.*hub at http://127\.0\.0\.1:9 does not answer"):
-        HuggingFaceSource(name="nobody/nothing").opened(AUTO_CLASS)
+    with pytest.raises(StorageError, match=r"'nothing/here'.*hub at http://127\.0\.0\.1:9 does not answer"):
+        HuggingFaceSource(name="nothing/here").opened(AUTO_CLASS)
     assert not opened
 
 

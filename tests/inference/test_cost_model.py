@@ -9,7 +9,7 @@ from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, Netw
 from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from tests.engines import Table
+from tests.engines import TableEnergy
 
 MASKED, LENGTH, MASK = 7, 10, 99
 
@@ -20,7 +20,7 @@ MASKED, LENGTH, MASK = 7, 10, 99
     "sampler", [Sampler(steps=4, candidates=3), Sampler(steps=30, candidates=5, window=(0.2, 0.8))]
 )
 def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, schedule, drafts):
-    energy = Table(lambda b, k: torch.zeros(b, k))
+    energy = TableEnergy(lambda b, k: torch.zeros(b, k))
     energy.whole_sequence = drafts
 
     class Reader:

@@ -25,7 +25,7 @@ from edlm.sampling.state import StepResult
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, alone, echo, gated, job, jobs, recorded
 from tests.inference.test_generator import uniform_generator
-from tests.vocabularies import KINDS, Given
+from tests.vocabularies import KINDS, GivenTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_stop_string_ends_a_text_as_if_it_had_been_written_to_the_end(generato
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_stop_string_ends_texts_of_every_kind_of_tokenizer_where_it_ends_the_whole(name):
-    generator = uniform_generator(Given(name))
+    generator = uniform_generator(GivenTokenizer(name))
     stops = ("e", " c", "\ufffd\ufffd", "살", ".")
     prompt = [token for token in (7, 20) if token < generator.tokenizer.size]
     every = [job(tuple(prompt), 40, seed, steps=4) for seed in range(12)]

@@ -16,7 +16,7 @@ from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
 from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
 from tests.bundles import LENGTH, make_bundle
-from tests.engines import PATIENT, SECONDS, Table, alone, gated, job, recorded, watched
+from tests.engines import PATIENT, SECONDS, TableEnergy, alone, gated, job, recorded, watched
 
 SAD = 2  # the first token of a text whose numbers break
 
@@ -150,7 +150,7 @@ def test_a_text_whose_numbers_are_none_ends_alone(generator, whole, candidates):
 
 def chosen(generator: TextGenerator, energies, count: int, candidates: int = 4) -> list[tuple[int, ...] | Exception]:
     """What was picked for each of `count` texts of one step, by energies that are made up; or why nothing was."""
-    generator.energies = {**generator.energies, "table": Table(energies)}
+    generator.energies = {**generator.energies, "table": TableEnergy(energies)}
     some = [job((), LENGTH, seed, steps=1, candidates=candidates, energy="table") for seed in range(count)]
     actual = []
     with InferenceEngine(generator, "1", PATIENT) as engine:
@@ -178,7 +178,10 @@ def test_a_candidate_that_cannot_be_is_never_picked(generator, chance):
 
 
 def test_an_energy_that_is_no_finite_number_is_shown_as_none(generator):
-    generator.energies = {**generator.energies, "table": Table(lambda b, k: torch.tensor([math.inf, 0.5]).expand(b, k))}
+    generator.energies = {
+        **generator.energies,
+        "table": TableEnergy(lambda b, k: torch.tensor([math.inf, 0.5]).expand(b, k)),
+    }
     with InferenceEngine(generator, "1", PATIENT) as engine:
         (ticket,) = engine.submit([job((), LENGTH, 1, steps=1, candidates=2, energy="table")])
         ticket.result(SECONDS)
@@ -325,7 +328,7 @@ def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(generator, whole)
 @pytest.mark.parametrize("candidates", [2, 40])
 def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(generator, candidates):
     asked = job((1,), 8, 3, candidates=candidates, energy_temperature=LEAST_TEMPERATURE, energy="step", steps=2)
-    generator.energies["step"] = Table(lambda rows, k: 1e30 * torch.arange(k).expand(rows, k))
+    generator.energies["step"] = TableEnergy(lambda rows, k: 1e30 * torch.arange(k).expand(rows, k))
     with InferenceEngine(generator, "1", PATIENT) as engine:
         text = engine.submit([asked])[0].result(SECONDS)
         assert text.tally.mean_ess == pytest.approx(1.0)

@@ -26,7 +26,7 @@ from edlm.storage import committed, publish
 from tests.bundles import LENGTH, make_bundle, save_models
 from tests.engines import alone, canvases, jobs, watched
 from tests.networks import TRANSFORMER
-from tests.vocabularies import Given
+from tests.vocabularies import GivenTokenizer
 
 QUICK = settings(max_examples=15, deadline=None)
 SAMPLER = Sampler(steps=4, candidates=2)
@@ -46,7 +46,7 @@ def generator(folder, tmp_path_factory) -> TextGenerator:
     return TextGenerator.load(str(folder), tmp_path_factory.mktemp("cache"), committed(str(folder)).digest)
 
 
-def uniform_generator(tokenizer: TokenizerConfig | Given) -> TextGenerator:
+def uniform_generator(tokenizer: TokenizerConfig | GivenTokenizer) -> TextGenerator:
     """A fresh network gives every token the same probability, whatever stands beside it."""
     built = tokenizer.build([])
     denoiser = OpenDenoiser(Denoiser(TRANSFORMER, built.size).eval(), LogLinear(), LENGTH, Path())

@@ -19,7 +19,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.bundles import LENGTH, make_bundle
 from tests.networks import TRANSFORMER, stirred
-from tests.vocabularies import Given
+from tests.vocabularies import GivenTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def model(tmp_path_factory) -> LanguageModel:
     return LanguageModel(VersionedGenerator(open_bundle(folder), "1"))
 
 
-def without_energy(tokenizer: Bytes | Given) -> LanguageModel:
+def without_energy(tokenizer: Bytes | GivenTokenizer) -> LanguageModel:
     built = tokenizer.build([])
     denoiser = OpenDenoiser(stirred(Denoiser(TRANSFORMER, built.size), seed=1), LogLinear(), LENGTH, Path())
     generator = TextGenerator(Bundle(name="plain", sampler=Sampler(steps=3)), denoiser, {}, built)

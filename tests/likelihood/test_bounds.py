@@ -21,7 +21,7 @@ from tests.enumeration import Step, every_draw, exact_bound, mean_step_nll, resa
 from tests.worlds import (
     Conditional,
     Constant,
-    ExactAutoregressive,
+    EnumeratedAutoregressive,
     Marginals,
     OnProposal,
     Residual,
@@ -32,7 +32,7 @@ from tests.worlds import (
 
 DENSE = world("dense", seed=1)
 LONGER = world("markov", vocabulary=2, length=4, seed=2)
-MODEL = ExactAutoregressive(DENSE)
+MODEL = EnumeratedAutoregressive(DENSE)
 ENERGIES = {
     "whole drafts": (DENSE, Residual(DENSE, whole_sequence=True)),
     "step": (DENSE, Residual(DENSE, whole_sequence=False)),
@@ -280,12 +280,12 @@ def test_evaluation_draws_times_evenly_down_to_zero():
     """A floor in t would drop a part of the bound: here every time that the denoiser is shown is looked at."""
     seen = []
 
-    class Watched(Marginals):
+    class WatchedDenoiser(Marginals):
         def read(self, xt, t):
             seen.append(t)
             return super().read(xt, t)
 
-    likelihood.nelbo(DENSE.texts.repeat(200, 1), Watched(DENSE), LogLinear(), seed=0, draws=4)
+    likelihood.nelbo(DENSE.texts.repeat(200, 1), WatchedDenoiser(DENSE), LogLinear(), seed=0, draws=4)
     t = torch.cat(seen).sort().values
     grid = (torch.arange(len(t), dtype=torch.float64) + 0.5) / len(t)
     assert (t - grid).abs().max() < 1.9 / math.sqrt(len(t))  # Kolmogorov and Smirnov

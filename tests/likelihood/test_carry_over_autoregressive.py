@@ -13,7 +13,7 @@ from edlm.likelihood.estimate import difference
 from edlm.likelihood.paper import paper_estimate
 from edlm.schedule import Cosine, LogLinear, Polynomial
 from tests.networks import autoregressive, denoiser
-from tests.worlds import ExactAutoregressive, Marginals, Residual, world
+from tests.worlds import EnumeratedAutoregressive, Marginals, Residual, world
 
 V, L, B = 5, 12, 12
 SCHEDULES = [LogLinear(), Cosine(), Polynomial(exponent=2.0), Polynomial(exponent=0.5)]
@@ -76,7 +76,7 @@ def test_with_log_z_estimated_from_few_drafts_it_is_far_off():
 def test_in_a_world_that_is_listed_the_expectation_is_the_entropy_and_not_a_bound_on_what_is_sampled():
     """With the exact autoregressive model `coar` reports the entropy, whatever its denoiser and so its sampler."""
     of = world("dense", seed=1)
-    energy = CarryOverEnergy(ExactAutoregressive(of), of.mask)  # pyright: ignore[reportArgumentType]
+    energy = CarryOverEnergy(EnumeratedAutoregressive(of), of.mask)  # pyright: ignore[reportArgumentType]
     for mix in (0.0, 0.9):
         actual = carry_over_estimate(of.texts, Marginals(of, mix), energy, LogLinear())
         assert (actual.values @ of.p).item() == pytest.approx(of.entropy, abs=1e-9)

@@ -14,7 +14,7 @@ from edlm.likelihood.paper import paper_estimate
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear, Polynomial
 from tests.enumeration import Step, exact_bound, mean_step_nll, subsets
-from tests.worlds import Constant, ExactAutoregressive, Marginals, Residual, World, cartesian, world
+from tests.worlds import Constant, EnumeratedAutoregressive, Marginals, Residual, World, cartesian, world
 
 DENSE = world("dense", seed=1)
 MARKOV = world("markov", seed=0)
@@ -92,14 +92,14 @@ def _alone(step: Step, x0, xt, t, unmasked) -> float:
 
 
 def test_carry_over_has_z_one_whatever_the_two_models():
-    energy = CarryOverEnergy(ExactAutoregressive(MARKOV), DENSE.mask)  # pyright: ignore[reportArgumentType]
+    energy = CarryOverEnergy(EnumeratedAutoregressive(MARKOV), DENSE.mask)  # pyright: ignore[reportArgumentType]
     for xt in canvases(DENSE):
         _, log_p, energies = Step(DENSE, WRONG, energy, 1).drafts(xt, 0.4, xt == DENSE.mask)
         assert (log_p.sum(dim=1) - energies[:, 0]).logsumexp(dim=0).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_with_the_exact_autoregressive_model_the_distribution_is_the_true_posterior():
-    energy = AutoregressiveEnergy(ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
+    energy = AutoregressiveEnergy(EnumeratedAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
     for xt in canvases(DENSE):
         x, log_p, energies = Step(DENSE, WRONG, energy, 1).drafts(xt, 0.4, xt == DENSE.mask)
         distribution = (log_p.sum(dim=1) - energies[:, 0]).softmax(dim=0)

@@ -25,12 +25,12 @@ from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
-from tests.worlds import Conditional, ExactAutoregressive, Marginals, OnProposal, Residual, cartesian, world
+from tests.worlds import Conditional, EnumeratedAutoregressive, Marginals, OnProposal, Residual, cartesian, world
 
 DENSE = world("dense", length=4, seed=1)
 M, L, V = DENSE.mask, DENSE.length, DENSE.vocabulary
 READER = Marginals(DENSE, mix=0.1, drift=0.3)
-COAR = CarryOverEnergy(ExactAutoregressive(DENSE), M)  # pyright: ignore[reportArgumentType]
+COAR = CarryOverEnergy(EnumeratedAutoregressive(DENSE), M)  # pyright: ignore[reportArgumentType]
 KINDS = {
     "whole drafts": Residual(DENSE, whole_sequence=True),
     "a step": Residual(DENSE, whole_sequence=False),
@@ -39,7 +39,7 @@ KINDS = {
 }
 
 
-class Recording:
+class RecordingEnergy:
     """Hands on what it is asked, and keeps it."""
 
     def __init__(self, energy) -> None:
@@ -52,7 +52,7 @@ class Recording:
         return self.energy(*arguments)
 
 
-class Reading(Marginals):
+class RecordingDenoiser(Marginals):
     """Keeps what was read."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def drawn(distribution: Tensor, u: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_truth_where_it_is_unmasked(name):
     x0, xt, new, t = rows()
-    repeats, k, energy = 2, 3, Recording(KINDS[name])
+    repeats, k, energy = 2, 3, RecordingEnergy(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     step_nll(x0, xt, new, t, of(energy), k, 1.0, u)
     ((x, told_xt, told_t, log_p, context),) = energy.asked
@@ -116,7 +116,7 @@ def test_every_candidate_is_drawn_by_its_own_numbers_and_the_true_one_holds_the_
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_costs_as_its_weights_imply_in_every_group_with_two_new_tokens(name, temperature):
     x0, xt, new, t = rows()
-    repeats, k, energy = 2, 3, Recording(KINDS[name])
+    repeats, k, energy = 2, 3, RecordingEnergy(KINDS[name])
     u = torch.rand(len(x0), repeats, k, L, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     actual = step_nll(x0, xt, new, t, of(energy), k, temperature, u)
     assert actual.dtype == torch.float64
@@ -141,7 +141,7 @@ def test_a_step_costs_as_its_weights_imply_in_every_group_with_two_new_tokens(na
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
 def test_the_nelbo_is_the_mean_over_noise_of_its_own_draw_row_and_position(schedule):
-    reader, draws, x0 = Reading(), 3, DENSE.texts
+    reader, draws, x0 = RecordingDenoiser(), 3, DENSE.texts
     actual = nelbo(x0, reader, schedule, seed=7, draws=draws)
     total = torch.zeros(len(x0), dtype=torch.float64)
     row = torch.arange(len(x0))
@@ -158,10 +158,10 @@ def test_the_nelbo_is_the_mean_over_noise_of_its_own_draw_row_and_position(sched
 
 
 def test_the_paper_estimate_is_its_formula_on_the_noise_of_the_nelbo():
-    x0, draws, n, reader = DENSE.texts, 2, 5, Reading()
-    energy = Recording(KINDS["whole drafts"])
+    x0, draws, n, reader = DENSE.texts, 2, 5, RecordingDenoiser()
+    energy = RecordingEnergy(KINDS["whole drafts"])
     actual = paper_estimate(x0, reader, energy, Cosine(), 7, draws, log_partition_draws=n)
-    known = paper_estimate(x0, Reading(), COAR, Cosine(), 7, draws, log_partition_draws=None)
+    known = paper_estimate(x0, RecordingDenoiser(), COAR, Cosine(), 7, draws, log_partition_draws=None)
     values, of_coar = torch.zeros(2, len(x0), dtype=torch.float64)
     row = torch.arange(len(x0))
     for i, (xt, t) in enumerate(reader.seen):
@@ -183,7 +183,7 @@ def test_the_paper_estimate_is_its_formula_on_the_noise_of_the_nelbo():
 
 @pytest.mark.parametrize("name", ["whole drafts", "a step in blocks"])
 def test_both_ends_of_log_z_are_those_of_its_drafts_summed_over_groups(name):
-    x0, draws, n, reader, energy = DENSE.texts, 2, 4, Reading(), KINDS[name]
+    x0, draws, n, reader, energy = DENSE.texts, 2, 4, RecordingDenoiser(), KINDS[name]
     actual = log_partition(x0, Model(reader, energy, LogLinear()), 7, draws, n)
     expected = torch.zeros(2, len(x0), dtype=torch.float64)
     for i, (xt, t) in enumerate(reader.seen):
@@ -253,7 +253,7 @@ def test_rows_of_a_longer_list_get_their_own_times_and_masks_in_the_nelbo():
 def test_the_other_candidates_of_a_step_are_keyed_by_seed_step_row_and_path():
     x0, xt, new, _ = rows()
     new[3] = False
-    energy, sampler = Recording(KINDS["a step"]), Sampler(steps=4, candidates=3)
+    energy, sampler = RecordingEnergy(KINDS["a step"]), Sampler(steps=4, candidates=3)
     actual = step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=2, repeats=2, first_row=11)
     moving = torch.nonzero(new.any(dim=1))[:, 0]
     t = torch.full((len(moving),), 0.75, dtype=torch.float64)
@@ -269,7 +269,7 @@ def test_the_other_candidates_of_a_step_are_keyed_by_seed_step_row_and_path():
                                                 ((0.76, 1.0), False), ((0.0, 0.74), False)])  # fmt: skip
 def test_a_step_resamples_if_its_time_lies_in_the_window_ends_included(window, inside):
     x0, xt, new, _ = rows()
-    energy = Recording(KINDS["a step"])
+    energy = RecordingEnergy(KINDS["a step"])
     sampler = Sampler(steps=4, candidates=3, window=window)
     step_bound(x0, xt, new, 0.75, 3, of(energy), sampler, seed=9, draw=0, repeats=1)
     assert bool(energy.asked) == inside
@@ -311,6 +311,6 @@ def test_an_estimate_of_one_sequence_has_a_mean_and_no_error_and_of_many_the_err
 
 def test_the_autoregressive_nll_is_that_of_every_token():
     texts = cartesian(V, L)
-    actual = autoregressive_nll(texts, ExactAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
+    actual = autoregressive_nll(texts, EnumeratedAutoregressive(DENSE))  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(actual.values.neg().exp(), DENSE.p)
     assert (actual.draws, actual.values.dtype) == (1, torch.float64)

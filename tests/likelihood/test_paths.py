@@ -78,13 +78,13 @@ def test_a_walked_path_takes_its_numbers_by_row_path_step_and_purpose():
 
 
 def test_the_most_certain_are_looked_for_at_the_time_of_the_step():
-    class Watched(Marginals):
+    class WatchedMarginals(Marginals):
         def read(self, xt, t):
             seen.append(t)
             return super().read(xt, t)
 
     seen, sampler = [], WAYS["most certain"]
-    list(trajectory(X0, Model(Watched(DENSE), None, LogLinear()), sampler, 3, 1))
+    list(trajectory(X0, Model(WatchedMarginals(DENSE), None, LogLinear()), sampler, 3, 1))
     assert [t.unique().tolist() for t in seen] == [[time] for time in sampler.times()[1:].flip(0).tolist()]
 
 

@@ -56,7 +56,7 @@ def test_a_denoiser_that_can_is_asked_for_some_positions_alone():
     assert torch.equal(read(reader, xt.clamp(max=3), t, where), reader.read(xt.clamp(max=3), t))
 
 
-class Recording:
+class CountingEnergy:
     """An energy that depends on everything it is given, and remembers how much it was asked."""
 
     def __init__(self) -> None:
@@ -91,9 +91,9 @@ def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, 
     arguments = some(b, k, length, tokens, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "TOKENS_AT_ONCE", at_once)
-        energy = Recording()
+        energy = CountingEnergy()
         energies, distinct = run_to_end(score_candidates(energy, *arguments))
-    assert torch.equal(energies, Recording()(*arguments))
+    assert torch.equal(energies, CountingEnergy()(*arguments))
     assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
     assert max(rows * many * length for rows, many in energy.calls) <= max(at_once, length)
     assert sum(rows * many for rows, many in energy.calls) == b * max(distinct.tolist())
@@ -101,22 +101,22 @@ def test_the_energies_are_those_of_one_call_whatever_is_computed_together(b, k, 
 
 @pytest.mark.parametrize(("b", "k"), [(2, 100), (20, 20)])
 def test_equal_ones_are_found_among_many_candidates_of_many_rows(b, k):
-    energy, arguments = Recording(), some(b, k, 3, tokens=4)
+    energy, arguments = CountingEnergy(), some(b, k, 3, tokens=4)
     energies, distinct = run_to_end(score_candidates(energy, *arguments))
-    assert torch.equal(energies, Recording()(*arguments))
+    assert torch.equal(energies, CountingEnergy()(*arguments))
     assert distinct.tolist() == [len(row.unique(dim=0)) for row in arguments[0]]
     assert energy.calls == [(b, max(distinct.tolist()))]
 
 
 def test_few_tokens_are_one_call():
-    energy = Recording()
+    energy = CountingEnergy()
     run_to_end(score_candidates(energy, *some(4, 3, 5, tokens=50)))
     assert energy.calls == [(4, 3)]
 
 
 @pytest.mark.parametrize("at_once", [1, 12, 10**6])
 def test_each_part_is_one_call_of_the_energy_with_no_more_tokens_than_the_limit(at_once):
-    energy, arguments = Recording(), some(4, 3, 5, tokens=50)
+    energy, arguments = CountingEnergy(), some(4, 3, 5, tokens=50)
     work, calls = score_candidates(energy, *arguments, tokens_at_once=at_once), []
     while True:
         try:
@@ -127,4 +127,4 @@ def test_each_part_is_one_call_of_the_energy_with_no_more_tokens_than_the_limit(
         calls.append(len(energy.calls))
     assert calls == list(range(1, len(energy.calls)))  # the last call is in the last part
     assert len(energy.calls) == {1: 12, 12: 8, 10**6: 1}[at_once]
-    assert torch.equal(energies, Recording()(*arguments))
+    assert torch.equal(energies, CountingEnergy()(*arguments))

@@ -17,7 +17,7 @@ from edlm.sampling import candidates
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import LogLinear
 from tests.enumeration import chi_square, sampler_distribution, sampler_distributions
-from tests.worlds import Conditional, ExactAutoregressive, Marginals, Residual, world
+from tests.worlds import Conditional, EnumeratedAutoregressive, Marginals, Residual, world
 
 WORLD = world("dense", vocabulary=2, length=3, seed=11)
 READER = Marginals(WORLD, mix=0.1, drift=0.3)  # the time at which a row is read shows
@@ -26,7 +26,7 @@ M = WORLD.mask
 CANVASES = torch.tensor([[M, M, M], [M, 1, M], [0, M, M]])
 EACH = 2500
 FAR = 4.6  # 2e-6 a comparison: of the 300 here one in two thousand seeds would fail
-coar = CarryOverEnergy(ExactAutoregressive(WORLD), M)  # pyright: ignore[reportArgumentType]
+coar = CarryOverEnergy(EnumeratedAutoregressive(WORLD), M)  # pyright: ignore[reportArgumentType]
 
 ENERGIES = {
     "whole drafts": Residual(WORLD, whole_sequence=True),

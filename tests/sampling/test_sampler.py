@@ -16,12 +16,12 @@ from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
 from edlm.sampling.state import BrokenRows
 from edlm.sampling.unmasking import AtRandom, Remasking
 from edlm.schedule import Cosine
-from tests.worlds import Conditional, ExactAutoregressive, Marginals, OnProposal, Residual, world
+from tests.worlds import Conditional, EnumeratedAutoregressive, Marginals, OnProposal, Residual, world
 
 DENSE = world("dense", length=4, seed=1)
 M, L, V = DENSE.mask, DENSE.length, DENSE.vocabulary
 READER = Marginals(DENSE, mix=0.1, drift=0.3)
-COAR = CarryOverEnergy(ExactAutoregressive(DENSE), M)  # pyright: ignore[reportArgumentType]
+COAR = CarryOverEnergy(EnumeratedAutoregressive(DENSE), M)  # pyright: ignore[reportArgumentType]
 ROWS = 60
 KINDS = {
     "whole drafts": Residual(DENSE, whole_sequence=True),

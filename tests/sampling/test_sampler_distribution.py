@@ -13,7 +13,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import BrokenRows, StepResult
 from edlm.schedule import Cosine, LogLinear
 from tests.enumeration import Step, chi_square, sampler_distribution, step_distribution
-from tests.worlds import Conditional, Constant, ExactAutoregressive, Marginals, OnProposal, Residual, World, world
+from tests.worlds import Conditional, Constant, EnumeratedAutoregressive, Marginals, OnProposal, Residual, World, world
 
 FAR = 3.9
 N = 8000
@@ -33,7 +33,7 @@ def counts(of: World, texts: torch.Tensor) -> torch.Tensor:
     return torch.bincount((texts * powers).sum(dim=1), minlength=len(of.texts))
 
 
-ar = ExactAutoregressive(DENSE)
+ar = EnumeratedAutoregressive(DENSE)
 COAR = CarryOverEnergy(ar, DENSE.mask)  # pyright: ignore[reportArgumentType]
 CASES = {
     "whole drafts": (DENSE, Residual(DENSE, whole_sequence=True), Sampler(steps=2, candidates=3)),

@@ -28,7 +28,7 @@ from tests.networks import TRANSFORMER
 SETTINGS = Training(steps=6, batch=8, learning_rate=1e-2, checkpoint_every=2, log_every=4, ema=0.9)
 
 
-class Killed(Exception):
+class KilledTraining(Exception):
     pass
 
 
@@ -54,9 +54,9 @@ def test_a_training_from_python_reports_every_step_and_resumes_with_the_same_res
 
     def dies(step: int, _: object) -> None:
         if step == 4:
-            raise Killed
+            raise KilledTraining
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledTraining):
         train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None, log=dies)
     output.clear()
     weights = train(

@@ -184,7 +184,7 @@ def test_all_noise_changes_with_the_step_and_the_seed_and_with_nothing_else(name
 # ---------------------------------------------------------------- what is compared, and what it comes to
 
 
-class Watched(AbstractEnergy):
+class WatchedEnergy(AbstractEnergy):
     """Any numbers as energies, a function of the new tokens and the time; keeps what it was asked."""
 
     def __init__(self, whole_sequence: bool, block: int | None, proposal: AbstractEnergy | None = None) -> None:
@@ -228,7 +228,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
         if "proposal" in name
         else None
     )
-    energy = Watched(drafts, block, proposal)
+    energy = WatchedEnergy(drafts, block, proposal)
     objective = Contrastive(Model(net, energy, LogLinear()), negatives, loss, seed=6, largest_grid=4)
     value, observed = objective(rows())
     x, xt, t, log_p, context = energy.asked

@@ -121,7 +121,7 @@ def test_the_noise_is_fixed_and_the_mean_is_over_rows_however_they_are_batched(n
     assert first == pytest.approx(reference.item(), rel=1e-5)
 
 
-class Peer(LocalEngine):
+class ValidationPeer(LocalEngine):
     """One of `world` engines with the same weights; `gather` is theirs, in order."""
 
     def __init__(self, rank: int, world: int) -> None:
@@ -138,7 +138,7 @@ class Peer(LocalEngine):
 def test_ranks_divide_the_rows_and_make_equally_many_calls(world):
     output = []
     for rank in range(world):
-        validation_losses(peer := Peer(rank, world), held_out(), 2)
+        validation_losses(peer := ValidationPeer(rank, world), held_out(), 2)
         output.append(peer.sent[0])
     assert len({len(values) for values in output}) == 1
     _, alone = validation_losses(LocalEngine(Toy(), training()), held_out(), 2)
@@ -206,7 +206,7 @@ def test_training_stops_after_as_many_validations_without_a_lower_loss(script, p
     assert (engine.step, len(weights)) == (taken, taken)
 
 
-class Interrupted(Exception):
+class InterruptedValidation(Exception):
     pass
 
 
@@ -223,10 +223,10 @@ def test_an_interrupted_training_keeps_its_best_weights_and_its_patience(tmp_pat
 
     def stop(engine):
         save_snapshot(str(tmp_path), engine.state(), engine.step)
-        raise Interrupted
+        raise InterruptedValidation
 
     every = settings(checkpoint_every=step)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedValidation):
         trained(every, Scripted(every, script), stop)
     uri, steps = newest_snapshot(str(tmp_path))
     resumed = Scripted(every, script)

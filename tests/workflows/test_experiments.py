@@ -56,7 +56,7 @@ def _leaves(tree):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"register": {"energy": "nobody", "sampler": {"steps": 4}}}, "'nobody' is not among the energies"),
+        ({"register": {"energy": "unknown", "sampler": {"steps": 4}}}, "'unknown' is not among the energies"),
         ({"finetune": [{"name": "plain", "energy": {"kind": "ar"}}]}, "'plain', a name of other rows of the tables"),
         (
             {"finetune": [{"name": "exact-step", "energy": {"kind": "ar"}}]},

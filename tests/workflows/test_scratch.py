@@ -64,17 +64,17 @@ def test_a_folder_of_a_process_that_was_killed_at_either_end_of_its_work_is_remo
 
 
 def test_the_lock_goes_last_so_that_a_sweep_finds_what_a_killed_removal_left(temporary, monkeypatch):
-    class Killed(BaseException):
+    class KilledCleanup(BaseException):
         pass
 
     def killed(_path):
-        raise Killed
+        raise KilledCleanup
 
     work = scratch("prepare")
     folder = work.__enter__()
     (folder / "output").mkdir()
     monkeypatch.setattr(shutil, "rmtree", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledCleanup):
         work.__exit__(None, None, None)
     monkeypatch.undo()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))

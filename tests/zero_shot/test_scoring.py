@@ -164,7 +164,7 @@ def test_a_likelihood_that_is_not_a_number_ends_it(story):
 def test_a_result_states_how_it_was_made(story, convention):
     passages = story(convention=convention, limit=2, detokenizer=WikiText()).passages(byte_level, 16)
     output = score(passages, constant(math.log(257)), seed=0, batch=8).describe()
-    assert "story: perplexity 257.00 (5.5491 +- 0.0000 nats a token)" in output
+    assert "story: perplexity 257.00 (5.5491 +- 0.0000 nats per token)" in output
     assert "detokeniser wikitext; rows of 16 tokens, at most 2 of them" in output
     assert convention.describe() in output
 

@@ -28,15 +28,15 @@ def test_running_texts_end_or_get_an_error_and_nothing_new_begins(stage):
     short, refused = [], []
     with stage.client() as client, client.stream("", max_tokens=4096, seed=1, settings=SLOW) as stream:
         next(iter(stream))
-        on_its_way = threading.Thread(target=lambda: short.append(stage.ask(max_tokens=100)))
-        on_its_way.start()
+        running = threading.Thread(target=lambda: short.append(stage.ask(max_tokens=100)))
+        running.start()
         time.sleep(0.2)  # until it is accepted
         down = threading.Thread(target=lambda: undeploy(stage.settings))
         down.start()
         until(lambda: refuses(stage, refused))
         with pytest.raises(ServiceError) as reported:
             list(stream)
-        on_its_way.join()
+        running.join()
         down.join()
     assert short[0].status_code == 200
     assert reported.value.code == "engine_failed"

@@ -8,7 +8,7 @@ from edlm.inference.request import Limits
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error, events, states, stream, texts
 from tests.inference.test_generator import uniform_generator
-from tests.vocabularies import Given
+from tests.vocabularies import GivenTokenizer
 
 LONG = {"prompt": "the ", "max_tokens": 40, "seed": 4}
 
@@ -33,7 +33,7 @@ def test_the_pieces_of_a_stream_are_the_whole_text(url):
 
 @pytest.mark.parametrize("name", ["unigram", "llama", "word-piece", "clip", "words", "full-stops"])
 def test_texts_of_every_kind_of_tokenizer_are_streamed_whole_and_read_on_from_their_prompts(name):
-    generator = uniform_generator(Given(name))
+    generator = uniform_generator(GivenTokenizer(name))
     prompt = [token for token in range(3, 300) if token < generator.tokenizer.size][-2:]
     with serving(generator, "1", limits=Limits(patience_seconds=600)) as service:
         for seed, fields in enumerate(({}, {"stop": ["e", "a", "\ufffd"]}, {"suffix": ""}, {"echo": True})):

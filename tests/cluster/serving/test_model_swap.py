@@ -12,7 +12,7 @@ from cluster.tracking.registry import ModelVersion
 FIRST, SECOND, THIRD, BAD = (ModelVersion(name, f"file:///{name}", name * 64) for name in "123b")
 
 
-class Stage:
+class LoadedModels:
     """What loads and what answers; loading waits until it may end."""
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def stage() -> LoadedModels:
+    return LoadedModels()
 
 
 def test_a_good_model_follows_and_is_named(stage):

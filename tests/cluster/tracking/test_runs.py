@@ -335,7 +335,7 @@ def test_a_first_start_prints_nothing(tmp_path):
     assert (tmp_path / "mlflow.db").exists()
 
 
-class Server:
+class MlflowServer:
     """A real MLflow server in a process group of its own, on a port that stays the same."""
 
     def __init__(self, folder: Path) -> None:
@@ -375,8 +375,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     if server.process is not None:

@@ -36,7 +36,7 @@ NAMES = ("loss_nats_per_token", "gradient_norm")
 VOCABULARY, LENGTH = 5, 12
 
 
-class Halt(Exception):
+class HaltTraining(Exception):
     """Thrown at a checkpoint, to stop there."""
 
 
@@ -58,9 +58,9 @@ def curve(
 
     def stop(_: Engine) -> None:
         if halt:
-            raise Halt
+            raise HaltTraining
 
-    with contextlib.suppress(Halt):
+    with contextlib.suppress(HaltTraining):
         fit(engine, rows, settings, 0, log, stop, validation)
     return actual
 

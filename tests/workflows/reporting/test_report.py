@@ -36,7 +36,7 @@ HOSTILE = '<script>alert("x")</script> | `a` *b* ]]> & \x00\x1b[31m \u202e\ud800
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
-class Page(HTMLParser):
+class ParsedPage(HTMLParser):
     """What a browser would see: every tag closed, the attributes of each, and the text."""
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def parsed(html: str) -> Page:
-    page = Page()
+def parsed(html: str) -> ParsedPage:
+    page = ParsedPage()
     page.feed(html)
     page.close()
     assert page.open == []
@@ -110,7 +110,7 @@ def folder(document, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder) -> Page:
+def page(folder) -> ParsedPage:
     return parsed((folder / HTML).read_text(encoding="utf-8"))
 
 
