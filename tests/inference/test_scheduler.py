@@ -61,7 +61,7 @@ def test_keys_share_the_work_alike_whatever_a_step_of_theirs_costs_and_however_m
 
 
 @given(scheduled.filter(bool), st.floats(0.1, 3))
-def test_everyone_who_is_seated_takes_part_again_and_again(running, budget):
+def test_every_selected_request_takes_part_again_and_again(running, budget):
     shares, rounds = FairShare(), [0] * len(running)
     for _ in range(4 * len(running)):
         shares.keep(request.key for request in running)

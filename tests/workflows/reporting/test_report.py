@@ -4,7 +4,6 @@ import base64
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from unicodedata import combining, east_asian_width
@@ -19,6 +18,7 @@ from cluster.tracking.runs import RunFacts
 from edlm.config import load, plain
 from tests import measurements
 from tests.paths import SMALLEST
+from tests.workflows.reporting.parsed_page import ParsedPage, parsed
 from tests.workflows.reporting.test_figures import BOUNDS, QUALITY, TRAJECTORY
 from workflows.experiment import Experiment
 from workflows.report import HTML, MARKDOWN, compose, draw, write
@@ -32,41 +32,8 @@ from workflows.reporting.results import TABLES, Results, read_results
 from workflows.reporting.text_tabulation import quality_table
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
 HOSTILE = '<script>alert("x")</script> | `a` *b* ]]> & \x00\x1b[31m \u202e\ud800 \n# no heading\n| a | b |'
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class ParsedPage(HTMLParser):
-    """What a browser would see: every tag closed, the attributes of each, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def parsed(html: str) -> ParsedPage:
-    page = ParsedPage()
-    page.feed(html)
-    page.close()
-    assert page.open == []
-    return page
 
 
 def record(stage: str, **changes) -> StageRecord:
