@@ -1,14 +1,13 @@
+"""Texts become token files: each document once, in its order, with progress, and errors that name their cause."""
+
 import hashlib
 import json
 import threading
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError, parse, plain
 from edlm.data import corpus_files, progress
@@ -40,11 +39,6 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     prepare(data(folder / "story.jsonl", STORY), folder / "data", silent)
     return folder / "data"
-
-
-def counting(count: int) -> TokenFile:
-    """Tokens that say where they stand."""
-    return TokenFile(np.arange(count, dtype="<u4"), np.zeros(1, dtype=np.int64), vocabulary=count, separator=None)
 
 
 @pytest.mark.parametrize("tokenizer", [Characters(), Bytes(), BPE(size=300)])
@@ -277,38 +271,6 @@ def test_a_foreign_tokenizer_or_a_damaged_index_is_refused(copied):
         TokenFile.open(copied, "train")
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.data(), st.integers(1, 12), st.integers(0, 50), st.integers(0, 2**31))
-def test_any_division_among_workers_gives_the_same_rows(draw, batch, step, seed):
-    batches = Batches(counting(100), length=7, batch=batch, seed=seed)
-    cuts = sorted({0, batch, *draw.draw(st.lists(st.integers(0, batch)))})
-    parts = [batches.rows(step, start, stop) for start, stop in pairwise(cuts)]
-    together = batches.rows(step, 0, batch)
-    assert torch.equal(torch.cat([part.tokens for part in parts]), together.tokens)
-    assert torch.equal(torch.cat([part.batch_index for part in parts]), torch.arange(batch))
-    assert (together.step, together.global_batch_size) == (step, batch)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31))
-def test_an_epoch_is_each_row_of_consecutive_tokens_once(count, batch, seed):
-    length = 3
-    batches = Batches(counting(count * length + 2), length, batch, seed)
-    steps = range(2 * count)
-    starts = torch.cat([batches.rows(step, 0, batch).tokens for step in steps])[: 2 * count]
-    assert torch.equal(starts, starts[:, :1] + torch.arange(length))
-    for epoch in starts[:, 0].split(count):
-        assert sorted(epoch.tolist()) == list(range(0, count * length, length))
-
-
-def test_the_order_depends_on_the_seed_and_changes_with_the_epoch():
-    def order(seed, step):
-        return Batches(counting(300), length=3, batch=100, seed=seed).rows(step, 0, 100).tokens[:, 0].tolist()
-
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, step)) for seed in range(3) for step in range(3)}) == 9
-
-
 def test_rows_are_int64_and_read_from_the_file(prepared):
     file = TokenFile.open(prepared, "train")
     rows = Batches(file, length=8, batch=4, seed=0).rows(3, 1, 3)
@@ -316,31 +278,6 @@ def test_rows_are_int64_and_read_from_the_file(prepared):
     assert rows.tokens.shape == (2, 8)
     assert rows.batch_index.tolist() == [1, 2]
     assert not file.tokens.flags.writeable
-
-
-def test_batch_indices_outside_the_batch_are_refused():
-    batches = Batches(counting(100), length=10, batch=4, seed=0)
-    for start, stop in ((0, 5), (-1, 2), (3, 2)):
-        with pytest.raises(ValueError, match=f"batch indices {start} to {stop} are not within a batch of 4 rows"):
-            batches.rows(0, start, stop)
-
-
-def test_a_file_that_fills_no_row_is_refused():
-    with pytest.raises(ValueError, match="9 tokens do not fill one row of length 10"):
-        Batches(counting(9), length=10, batch=1, seed=0)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 50))
-def test_a_measure_looks_at_rows_spread_evenly_over_the_split(count, limit):
-    rows = whole(counting(count * 3 + 1), 3, limit)
-    chosen = rows[:, 0] // 3
-    assert rows.shape == (min(count, limit), 3)
-    assert torch.equal(rows, chosen[:, None] * 3 + torch.arange(3))
-    assert chosen[0] == 0
-    gaps = torch.cat([chosen, torch.tensor([count])]).diff()
-    assert gaps.min() >= 1
-    assert gaps.max() - gaps.min() <= 1
 
 
 def test_attention_within_documents_is_bounded_by_the_separator_and_needs_one(tmp_path, prepared):
