@@ -1,5 +1,6 @@
 """Every Python example of README.md and docs/ is run; clients of a service in `tests/cluster/http/test_examples.py`."""
 
+import ast
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from tests.bundles import make_bundle
 from tests.test_docs_commands import PAGES, SERVED, examples
 
 RUNS, ON_A_SMALL_MODEL = "<!-- runs -->", "<!-- runs on a small model -->"
+IMPORTS_RUN = "<!-- downloads data: only its imports run -->"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if RUNS in page.read_text(encoding="utf-8")])
@@ -29,8 +31,19 @@ def test_the_code_for_a_trained_model_runs_on_a_small_one(page, tmp_path, monkey
     assert capsys.readouterr().out.strip()
 
 
+def marked(*marks: str) -> list[str]:
+    """The Python blocks that follow one of the marks."""
+    block = re.compile(rf"(?:{'|'.join(marks)})\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [text for page in PAGES for text in block.findall(page.read_text(encoding="utf-8"))]
+
+
 def test_every_python_example_is_run():
-    marked = re.compile(rf"(?:{RUNS}|{ON_A_SMALL_MODEL})\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    run = {block for page in PAGES for block in marked.findall(page.read_text(encoding="utf-8"))}
+    run = {*marked(RUNS, ON_A_SMALL_MODEL, IMPORTS_RUN)}
     others = [example for example in examples("python") if example.text not in run and SERVED not in example.text]
     assert list(map(str, others)) == []
+
+
+@pytest.mark.parametrize("text", marked(IMPORTS_RUN))
+def test_an_example_that_downloads_data_compiles_and_imports_what_there_is(text):
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), "an example", "exec"), {})
