@@ -55,8 +55,9 @@ def connect(cluster: Cluster) -> Iterator[None]:
 def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[Path]:
     """Start a Ray for this process alone and yield its folder; stop it and delete the folder on exit.
 
-    The folder is closed to other users of the machine, and Ray listens on the loopback address only, except for one
-    port per Serve replica, for which Ray specifies no address (that port requires the token).
+    The folder is closed to other users of the machine, and Ray listens on the loopback address only, except for two
+    kinds of ports whose address cannot be set: one gRPC port per Serve replica, which requires the token, and, while
+    workers train, the port of torch.distributed's TCPStore, which requires no authentication.
     """
     # A short path: the names of Ray's sockets are limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="edlm-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
