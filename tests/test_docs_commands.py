@@ -37,6 +37,7 @@ from workflows import serve
 from workflows.benchmark import SampleBenchmark, ServeBenchmark
 from workflows.benchmarking import english
 from workflows.experiment import Experiment
+from workflows.export import Export
 from workflows.promote import Promote
 
 PAGES = [
@@ -211,6 +212,8 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
             imported.main(arguments)
     elif module == "edlm.lm_eval":
         check_harness(arguments)
+    elif module == "workflows.export":
+        from_flags(Export, arguments[2:], "")
     elif module == "tests.mutants":
         assert arguments == []
     elif package == "workflows" and name in STAGES:

@@ -126,8 +126,8 @@ def imported(folder: Path) -> dict[str, str]:
     [
         ("edlm/client", ()),
         ("edlm", ("models", "hf", "lm-eval")),
-        ("cluster", ("cluster",)),
-        ("workflows", ("cluster",)),
+        ("cluster", ("cluster", "hf")),
+        ("workflows", ("cluster", "hf")),
         ("tests", ("test",)),
         ("docs", ("docs",)),
     ],
