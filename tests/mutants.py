@@ -308,7 +308,7 @@ MUTANTS = (
     Mutant(
         "a bound does not pay for what is masked again",
         "likelihood/paths.py",
-        "masked = (masked & ~new) | (~masked & (u[1] < remasked))",
+        "masked = (masked & ~new) | (~masked & ~given & (u[1] < remasked[:, None]))",
         "masked = masked & ~new",
         (UNMASK,),
     ),
