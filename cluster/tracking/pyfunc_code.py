@@ -5,8 +5,8 @@ It lies beside the model that it serves (`pyfunc_folder`) and needs mlflow, tran
 
 from typing import Any
 
-import mlflow
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 REPOSITORY = "repository"  # the artifact: a folder with config.json, weights, tokenizer and modeling_edlm.py
 
@@ -22,7 +22,7 @@ class ExportedModel(PythonModel):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 
-    def predict(
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: list[str], params: dict[str, Any] | None = None
     ) -> list[str]:
         """Return a text for each prompt; that of prompt i has the seed `seed` + i.
@@ -38,4 +38,4 @@ class ExportedModel(PythonModel):
         ]
 
 
-mlflow.models.set_model(ExportedModel())
+set_model(ExportedModel())
