@@ -11,7 +11,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "lm_eval":
         raise
-    message = 'edlm.lm_eval needs lm_eval, which is not installed: pip install "edlm[lm-eval]"'
+    message = (
+        'edlm.lm_eval needs lm_eval, which is not installed: in a checkout of the project, run pip install ".[lm-eval]"'
+    )
     raise ModuleNotFoundError(message, name=error.name) from error
 
 from edlm.lm_eval.model import EDLM

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from cluster.http.local import listening
-from tests.client.test_client import DETAILS, STATE, USAGE, event, refusal
+from tests.client.protocol import DETAILS, STATE, USAGE, event, refusal
 from workflows.benchmarking.arrivals import PlannedRequest, delayed, plan, poisson, together
 from workflows.benchmarking.load import RequestOutcome, RequestSettings, burst, load
 from workflows.benchmarking.load_tables import endings_table, latency_table
