@@ -6,6 +6,7 @@ from torch import nn
 
 from edlm.checkpoints.energies import EnergyNetwork, save_energy
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.config import plain
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
 from edlm.energies.conditional import ConditionalEnergyConfig
@@ -15,11 +16,13 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
 from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
+from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import TRANSFORMER, autoregressive, denoiser, stirred
 
 LENGTH = 12
+AUTOREGRESSIVE = TransformerAutoregressiveConfig(**plain(TRANSFORMER))
 CONDITIONAL = ConditionalEnergyConfig(width=16, layers=2, heads=2, right=1)
 ENERGIES: dict[str, EnergyConfig] = {
     "step": StepEnergyConfig(block=4, width=16, heads=2),
@@ -43,7 +46,7 @@ def make_full_bundle(folder: Path) -> Path:
             energy=energy,
             denoiser_digest=opened.digest,
             schedule=opened.schedule,
-            autoregressive=TRANSFORMER if energy.needs_autoregressive else None,
+            autoregressive=AUTOREGRESSIVE if energy.needs_autoregressive else None,
             base=EnergyNetwork(energy=CONDITIONAL, denoiser_digest=opened.digest) if energy.needs_energy else None,
         )
         folders[name] = folder / name
