@@ -18,6 +18,7 @@ from edlm.data.packing import Data, prepare
 from edlm.storage import publish
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
+from tests.cluster.listening import beyond_loopback
 from tests.cluster.training.objectives import FileTracker, toy_objective
 from tests.paths import PROJECT
 
@@ -76,9 +77,22 @@ def curve(workspace: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:  # noqa: ARG001
+def trained_and_seen(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor], set[tuple[int, int]]]:  # noqa: ARG001
+    """A training without interruption: its workspace, its weights, and what listened beyond loopback meanwhile."""
     workspace = tmp_path_factory.mktemp("whole")
-    return workspace, train(task(data, workspace), TWO)
+    with beyond_loopback() as seen:
+        weights = train(task(data, workspace), TWO)
+    return workspace, weights, seen
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained_and_seen) -> tuple[Path, dict[str, torch.Tensor]]:
+    return trained_and_seen[:2]
+
+
+def test_while_workers_train_only_the_store_of_their_group_listens_beyond_loopback(trained_and_seen):
+    _, _, seen = trained_and_seen
+    assert len(seen) == 1, "TCPStore of torch.distributed, of one worker; docs/cluster.md says so"
 
 
 def test_workers_train_and_show_every_step(uninterrupted):
