@@ -21,7 +21,7 @@ import httpx
 
 from cluster.http.middleware.api_keys import add_key, require_keys
 from cluster.runtime.ray_connection import address, is_private
-from cluster.serving.deploy import Arguments, deploy, registered, undeploy, wait_until_ready
+from cluster.serving.deploy import Arguments, deploy, logs_folder, registered, undeploy, wait_until_ready
 from cluster.serving.promotion import KEY
 from cluster.tracking.registry import ModelVersion
 from edlm.data.tokenizer_kinds import Symbols
@@ -67,7 +67,7 @@ def _start(session: Session) -> str:
     say("serve", f"starting {experiment.register.model} ({experiment.serving.alias})")
     url = deploy(experiment.serving, experiment.tracking, session.root, experiment.register.model)
     wait_until_ready(url, START_SECONDS)
-    say("serve", f"ready on {url}")
+    say("serve", f"ready on {url}; its log is in {logs_folder(session.root) or 'the folder of the Ray session'}")
     return url
 
 

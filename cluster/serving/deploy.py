@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import (
     ApplicationStatus,
     ApplicationStatusOverview,
+    LoggingConfig,
     ServeApplicationSchema,
     ServeDeploySchema,
 )
@@ -39,6 +41,8 @@ SPARE_REQUESTS = 32  # admitted beyond the queue's limit, so that the replica re
 SPARE_SECONDS = 10.0  # likewise, for requests that exceed their timeout
 LOOK_BACK_SECONDS = 11.0  # window of the autoscaler's means: Serve's 30 s would miss a burst; metrics come every 10 s
 HEALTH_SECONDS = 1.0  # between health checks of a replica; three failures replace it
+# Ray's own access log is off: the endpoint writes one line per request itself (`cluster.http.middleware.access_log`).
+LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
 START_ATTEMPTS = 2  # one failure may be due to the storage; two are due to the model
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
@@ -59,6 +63,9 @@ class Arguments:
     """Endpoint, as the section `serving` of an experiment."""
     tracking: Tracking = Tracking()
     """Model registry, as the section `tracking` of an experiment."""
+    logs: str | None = None
+    """Folder on each machine for the log of each replica. None: standard error only, which Ray keeps in the folder of
+    its session."""
 
 
 def application(args: dict[str, Any]) -> serve.Application:
@@ -70,17 +77,25 @@ def application(args: dict[str, Any]) -> serve.Application:
     deployment = _deployment(arguments.serving)
     if not arguments.pinned:
         deployment = deployment.options(user_config=asdict(registered(arguments)))
-    return deployment.bind(arguments.serving)
+    return deployment.bind(arguments.serving, arguments.logs)
 
 
 def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: str) -> str:
     """Deploy the version that the alias refers to now and return the URL at which it will answer.
 
-    Ray must be initialized. Raises ConfigurationError if the alias refers to nothing, the folder is not the registered
-    one, the port is in use, the cluster is too small, or remote clients could send requests without a key.
+    The replicas write their logs to `logs_folder(storage_root)`. Ray must be initialized. Raises ConfigurationError if
+    the alias refers to nothing, the folder is not the registered one, the port is in use, the cluster is too small, or
+    remote clients could send requests without a key.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    arguments = Arguments(model=model_name, storage=storage_root, pinned=True, serving=serving, tracking=tracking)
+    arguments = Arguments(
+        model=model_name,
+        storage=storage_root,
+        pinned=True,
+        serving=serving,
+        tracking=tracking,
+        logs=logs_folder(storage_root),
+    )
     version = registered(arguments)
     needed = {"CPU": serving.cpus_per_replica, "GPU": serving.gpus_per_replica}
     require_resources("serving", {name: amount for name, amount in needed.items() if amount}, timeout_seconds=0)
@@ -93,10 +108,16 @@ def deploy(serving: Serving, tracking: Tracking, storage_root: str, model_name: 
             route_prefix="/",
             import_path=BUILDER,
             args=plain(arguments),
+            logging_config=LOGGING,
             deployments=[{"name": APPLICATION, "user_config": asdict(version)}],  # type: ignore[list-item]
         )
     )
     return url(serving)
+
+
+def logs_folder(storage_root: str) -> str | None:
+    """Return the folder of the replicas' logs, which stay when Ray is stopped; None: the storage is no local folder."""
+    return None if "://" in storage_root else str(Path(storage_root).absolute() / "logs")
 
 
 def apply(application: ServeApplicationSchema) -> None:
@@ -199,7 +220,8 @@ def _start(serving: Serving) -> None:
         return
     require_free(serving.host, serving.port)
     timeout = serving.request_timeout_seconds + SPARE_SECONDS
-    serve.start(http_options=HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=timeout))
+    options = HTTPOptions(host=serving.host, port=serving.port, request_timeout_s=timeout)
+    serve.start(http_options=options, logging_config=LOGGING)
 
 
 def _deployment(serving: Serving) -> serve.Deployment:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from cluster.config import Serving, is_loopback, require_asked
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
 from cluster.http.limits.limits import request_limits_of
 from cluster.http.metrics import instruments
-from cluster.http.middleware.access_log import log_to_standard_error
+from cluster.http.middleware.access_log import log_to_file, log_to_standard_error
 from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.autoscaling import BACKLOG
@@ -59,10 +60,12 @@ class TargetVersion:
 class Replica:
     """Serve replica that loads the given model, answers, and reports its status; it never looks up the model itself."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, logs: str | None = None) -> None:
         self._endpoint: Endpoint | None = None
         torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
         log_to_standard_error()
+        if logs is not None:
+            log_to_file(Path(logs) / f"replica-{serve.get_replica_context().replica_id.unique_id}.log")
         self._serving = serving
         self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         self._execution = Execution(precision=serving.precision, compiled=serving.compiled)

@@ -7,6 +7,8 @@ import secrets
 import sys
 import time
 import traceback
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +28,7 @@ PATHS = frozenset(
         "/v1/infill", "/v1/score", _MODELS, "/v1/tokenize", "/v1/detokenize",
     }
 )  # fmt: skip
+FILE_BYTES, OLD_FILES = 2**26, 4  # of one log file, and those that are kept beside it
 log = logging.getLogger("edlm.access")
 
 
@@ -90,10 +93,35 @@ def log_to_standard_error() -> None:
     log.setLevel(logging.INFO)
 
 
+def log_to_file(path: Path) -> None:
+    """Write these lines to a file, too, with the warnings and errors of the project's other loggers.
+
+    The file is its owner's alone. It is rotated: at most `OLD_FILES` + 1 files of `FILE_BYTES` are kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
+    handler.setFormatter(_JsonLines())
+    log.setLevel(logging.INFO)
+    log.propagate = False  # to "edlm", which has the same handler
+    for logger in (log, logging.getLogger("edlm"), logging.getLogger("cluster")):
+        logger.addHandler(handler)
+
+
+class _JsonLines(logging.Formatter):
+    """Formatter of a log file: a request's line as it is, any other record as a line of JSON, with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name == log.name:
+            return record.getMessage()
+        described = {"time": _now(), "event": "log", "level": record.levelname, "logger": record.name}
+        return json.dumps({**described, "message": super().format(record)})
+
+
 def _line(context: RequestContext, **facts: object) -> str:
     """Encode the facts as one line of JSON; control characters are escaped."""
     described = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": _now(),
         "request_id": context.request_id,
         "key": context.key,
         "seconds": round(context.seconds, 4),
@@ -109,3 +137,7 @@ def _line(context: RequestContext, **facts: object) -> str:
 def _frames(error: Exception) -> list[str]:
     """Return file, line and function of each traceback frame, without the source, which may hold a literal."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,6 +1,8 @@
 """A registered model behind Ray Serve: what it answers, what is never served, and what settings must not say."""
 
+import json
 import socket
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,12 @@ import pytest
 
 from cluster.config import Serving, is_loopback
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
-from cluster.serving.deploy import deploy, require_free, url, wait_until_ready
+from cluster.serving.deploy import deploy, logs_folder, require_free, url, wait_until_ready
 from cluster.serving.replica import require_guard, require_intake, target_version
 from cluster.tracking.runs import open_tracking
 from edlm.config import ConfigurationError, parse
 from tests.cluster.endpoint.spoiled import NAME, plain_bundle, published
-from tests.cluster.endpoint.stage import START_SECONDS, TRACKING
+from tests.cluster.endpoint.stage import START_SECONDS, TRACKING, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -93,6 +95,21 @@ def test_the_registered_model_answers(stage):
 
 
 @pytest.mark.cluster
+def test_a_request_is_one_line_of_a_log_that_outlives_ray_and_no_line_of_rays_own(stage, machine):
+    headers = {"x-request-id": "known"}
+    httpx.get(f"{stage.url}/v1/models", headers=headers, trust_env=False)
+    until(lambda: any("known" in log.read_text() for log in (stage.root / "logs").iterdir()))
+    logs = list((stage.root / "logs").glob("replica-*.log"))
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "known"]
+    assert (line["endpoint"], line["status"]) == ("/v1/models", 200)
+    assert [stat.S_IMODE(log.stat().st_mode) for log in logs] == [0o600] * 2
+    of_ray = list((machine / "r").glob("session_*/logs/serve/*.log"))
+    assert {log.name.partition("_")[0] for log in of_ray} >= {"proxy", "replica"}
+    assert [log.name for log in of_ray if "/v1/models 200" in log.read_text()] == []
+
+
+@pytest.mark.cluster
 def test_a_seed_gives_the_same_text_alone_and_in_company(stage):
     requests = [
         {"prompt": "ab" * i, "seed": i, "n": 2, "max_tokens": 10 + i, "edlm": {"steps": 4 + i, "candidates": 1 + i % 3}}
@@ -123,6 +140,12 @@ def test_serve_that_runs_elsewhere_is_not_taken_for_ours(settings, storage):
         port = free.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"Serve already runs on this cluster, and not at .*:{port}"):
             deploy(replace(settings, port=port), TRACKING, str(storage), "damaged")
+
+
+def test_logs_stay_beside_the_storages_outputs_if_it_is_a_local_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert logs_folder("runs") == str(tmp_path / "runs" / "logs")
+    assert logs_folder("s3://bucket/edlm") is None
 
 
 def test_only_addresses_of_this_machine_are_loopback():

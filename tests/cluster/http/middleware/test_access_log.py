@@ -9,7 +9,7 @@ import pytest
 from cluster.http.limits.limits import RequestLimits
 from cluster.http.local import serving
 from cluster.http.metrics.instruments import REQUESTS, PrometheusMetrics
-from cluster.http.middleware.access_log import AccessLog
+from cluster.http.middleware.access_log import AccessLog, log_to_file
 from cluster.http.middleware.api_keys import add_key
 from edlm.inference.generator import TextGenerator
 from tests.cluster.asking import COMPLETIONS, INFILL, JSON, ask, eventually
@@ -113,3 +113,34 @@ def test_what_fails_in_the_middle_of_an_answer_is_logged_and_comes_no_further(ca
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert "ZeroDivisionError" in caplog.text
     assert "secret" not in caplog.text
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Log to a file as a replica does; yield the file."""
+    loggers = [logging.getLogger(name) for name in ("edlm.access", "edlm", "cluster")]
+    before, level = [list(logger.handlers) for logger in loggers], loggers[0].level
+    log_to_file(tmp_path / "logs" / "replica.log")
+    yield tmp_path / "logs" / "replica.log"
+    loggers[0].propagate = True
+    loggers[0].setLevel(level)
+    added = {one for logger, kept in zip(loggers, before, strict=True) for one in logger.handlers if one not in kept}
+    for handler in added:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def test_a_log_file_has_a_line_of_json_for_a_request_and_for_an_error_with_its_traceback(url, written):
+    ask(url, COMPLETIONS, {"prompt": [27]}, headers={**JSON, "x-request-id": "mine"})
+    eventually(lambda: "mine" in written.read_text())
+    try:
+        raise OSError("the disk is full")
+    except OSError:
+        logging.getLogger("cluster.serving.replica").exception("a model is not loaded")
+    request, error = (json.loads(line) for line in written.read_text().splitlines())
+    assert (request["event"], request["request_id"]) == ("request", "mine")
+    assert (error["event"], error["level"], error["logger"]) == ("log", "ERROR", "cluster.serving.replica")
+    assert error["message"].startswith("a model is not loaded\nTraceback")
+    assert "OSError: the disk is full" in error["message"]
+    assert written.stat().st_mode & 0o777 == 0o600
