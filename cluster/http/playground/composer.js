@@ -40,12 +40,12 @@ async function boot() {
   try {
     const { data } = await ask("/v1/models");
     model = { id: data[0].id, ...data[0].edlm };
-    describe();
-    if (!first) return;
+    if (!first) return describe();
     const { tokens } = await ask("/v1/tokenize", { text: SAMPLE });
     model.maskWidth = Math.min(5, Math.max(1, Math.round(SAMPLE.length / tokens.length)));
     document.documentElement.style.setProperty("--mask-ch", model.maskWidth);
     fill(model.sampler);
+    describe(); // last: from here on, no field is overwritten
   } catch (error) {
     $("model").textContent = "no model";
     return tell(error);
