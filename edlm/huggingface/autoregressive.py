@@ -32,7 +32,9 @@ class HuggingFaceAutoregressiveModel(AbstractAutoregressiveModel):
         save_weights_once(self)
 
     def features(self, tokens: Int[Tensor, "b w"]) -> Float[Tensor, "b w h"]:
-        return self.model(input_ids=tokens, use_cache=False).logits
+        # Masks, which only stand to the right of what counts, have no embedding here.
+        ids = torch.where(tokens < self.vocabulary, tokens, self.bos)
+        return self.model(input_ids=ids, use_cache=False).logits
 
     @torch.no_grad()
     def fill(

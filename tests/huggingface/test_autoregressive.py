@@ -63,6 +63,15 @@ def test_log_p_equals_the_librarys_own_after_its_bos(folder):
     torch.testing.assert_close(opened(folder).log_p(rows()), reference(folder, rows()))
 
 
+def test_masks_to_the_right_change_nothing_although_the_library_has_no_such_token(folder):
+    model, x = opened(folder), rows()
+    masked = x.clone()
+    masked[:, 4:] = V
+    where = torch.zeros_like(x, dtype=torch.bool)
+    where[:, :4] = True
+    assert torch.allclose(model.log_p(masked, where), model.log_p(x, where), atol=1e-6)
+
+
 def test_a_named_token_stands_before_texts(gpt2_folder):
     actual = opened(gpt2_folder, bos="[SEP]").log_p(rows())
     torch.testing.assert_close(actual, reference(gpt2_folder, rows(), "[SEP]"))
