@@ -11,9 +11,7 @@ from edlm.config import ConfigurationError, config
 from edlm.storage import File, digest_of, require_hub, sha256
 
 NAMED = 8  # most wrong weights that an error lists
-OTHER_TASKS = re.compile(
-    r"(^|\.)(pooler|seq_relationship)\."
-)  # heads that pretraining leaves beside a language model's
+OTHER_TASKS = re.compile(r"(^|\.)(pooler|seq_relationship)\.")  # heads that pretraining leaves beside the LM head
 READ = (".json", ".safetensors", ".txt", ".model")  # suffixes of the files that determine a network and its tokenizer
 
 

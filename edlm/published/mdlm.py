@@ -1,6 +1,5 @@
 """Denoiser of MDLM's layout (Sahoo et al. 2024), which those of EDLM and SEDD share."""
 
-from collections.abc import Callable
 from typing import Literal
 
 from jaxtyping import Bool, Float, Int
@@ -19,10 +18,8 @@ class MaskedLMHead(LMHead):
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__(width, vocabulary + 1)
 
-    def _chunk(
-        self, weight: Tensor, bias: Tensor, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned
-    ):
-        return super()._chunk(weight[:-1], bias[:-1], consume, features, *aligned)
+    def logits(self, features: Float[Tensor, "n h"], weight: Tensor, bias: Tensor) -> Float[Tensor, "n v"]:
+        return super().logits(features, weight[:-1], bias[:-1])
 
 
 class MDLMDenoiser(AbstractDenoiser):
