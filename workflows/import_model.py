@@ -66,7 +66,12 @@ def import_model(source: Path, target: str, choices: Choices) -> str:
     with tempfile.TemporaryDirectory(prefix="edlm-import-") as folder:
         _save(Path(folder) / "model", checkpoint, sizes, tokenizer, choices, {"imported_from": source.name})
         publish(Path(folder) / "model", target)
-    return f"{target}: {sizes.network}, {sizes.layers} blocks of width {sizes.width}, {sizes.vocabulary} tokens"
+    line = f"{target}: {sizes.network}, {sizes.layers} blocks of width {sizes.width}, {sizes.vocabulary} tokens"
+    if sizes.conditioning_width is None or choices.time_conditioning is not None:
+        return line
+    if checkpoint.facts.time_conditioning is None:
+        line += "; no config.json says whether it reads the noise: taken as not, give --time_conditioning if it does"
+    return line
 
 
 def _save(

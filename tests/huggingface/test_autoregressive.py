@@ -1,3 +1,5 @@
+"""Causal networks of transformers have the library's own values, and what is no such network is refused."""
+
 import pytest
 import torch
 import torch.nn.functional as F

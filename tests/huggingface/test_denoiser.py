@@ -1,3 +1,5 @@
+"""Masked networks of transformers have the library's own values at masked positions, and nothing impossible."""
+
 import json
 import shutil
 

@@ -1,3 +1,5 @@
+"""Networks are opened whole, from safetensors, without code of their makers, or refused at once with the way out."""
+
 import json
 import sys
 

@@ -127,6 +127,16 @@ def test_what_the_checkpoint_leaves_open_must_be_given(data, tmp_path):
     assert "bos is 11; name with --bos" in refused(data, tmp_path, model, bos=TOKENS)
 
 
+def test_the_command_says_that_time_conditioning_was_assumed_only_where_nothing_tells_it(data, tmp_path):
+    choices = {"tokenizer": data / "tokenizer.json", "length": LENGTH}
+    silent = repository(tmp_path / "silent", published("denoiser"))
+    telling = repository(tmp_path / "telling", published("denoiser"), config=REPOSITORY)
+    assert "--time_conditioning if it does" in import_model(silent, str(tmp_path / "assumed"), Choices(**choices))
+    given = import_model(silent, str(tmp_path / "given"), Choices(**choices, time_conditioning=False))
+    from_config = import_model(telling, str(tmp_path / "told"), Choices(**choices))
+    assert not [line for line in (given, from_config) if "time_conditioning" in line]
+
+
 def test_another_vocabulary_is_refused_with_both_sizes(data, tmp_path):
     Bytes().build(()).save(tmp_path / "bytes")
     source = repository(tmp_path / "hub", published("denoiser"))

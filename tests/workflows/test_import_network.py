@@ -1,3 +1,5 @@
+"""Networks of transformers become model folders that the stages train on, measure and generate with."""
+
 import itertools
 import shutil
 from dataclasses import dataclass, field
