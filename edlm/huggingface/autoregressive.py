@@ -32,9 +32,7 @@ class HuggingFaceAutoregressiveModel(AbstractAutoregressiveModel):
         save_weights_once(self)
 
     def features(self, tokens: Int[Tensor, "b w"]) -> Float[Tensor, "b w h"]:
-        # Masks, which only stand to the right of what counts, have no embedding here.
-        ids = torch.where(tokens < self.vocabulary, tokens, self.bos)
-        return self.model(input_ids=ids, use_cache=False).logits
+        return self.model(input_ids=self._readable(tokens), use_cache=False).logits
 
     @torch.no_grad()
     def fill(
@@ -45,7 +43,7 @@ class HuggingFaceAutoregressiveModel(AbstractAutoregressiveModel):
         end = len(selected) - selected[::-1].index(True) if any(selected) else 0
         token = torch.full_like(x[:, 0], self.bos)
         for position in range(end):
-            output = self.model(input_ids=token[:, None], cache=cache, use_cache=True)
+            output = self.model(input_ids=self._readable(token)[:, None], cache=cache, use_cache=True)
             cache = output.cache
             if selected[position]:
                 drawn, drawn_log_p = self.readout.draw(output.logits[:, 0], u[:, position, None])
@@ -54,6 +52,10 @@ class HuggingFaceAutoregressiveModel(AbstractAutoregressiveModel):
             token = x[:, position]
             yield
         return x, log_p
+
+    def _readable(self, tokens: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Replace masks, which stand only to the right of what a row needs and have no embedding here."""
+        return torch.where(tokens < self.vocabulary, tokens, self.bos)
 
 
 @config

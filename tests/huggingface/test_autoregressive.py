@@ -74,6 +74,18 @@ def test_masks_to_the_right_change_nothing_although_the_library_has_no_such_toke
     assert torch.allclose(model.log_p(masked, where), model.log_p(x, where), atol=1e-6)
 
 
+def test_a_row_is_filled_as_alone_where_another_row_needs_more_positions_and_it_holds_masks(folder):
+    model, x = opened(folder), rows(2)
+    where = torch.zeros_like(x, dtype=torch.bool)
+    where[0, :2] = where[1, :] = True
+    x[0, 2:] = V
+    u = torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    together, log_p = run_to_end(model.fill(x, where, u))
+    alone, log_p_alone = run_to_end(model.fill(x[:1], where[:1], u[:1]))
+    assert torch.equal(together[0], alone[0])
+    assert torch.allclose(log_p[0], log_p_alone[0], atol=1e-6)
+
+
 def test_a_named_token_stands_before_texts(gpt2_folder):
     actual = opened(gpt2_folder, bos="[SEP]").log_p(rows())
     torch.testing.assert_close(actual, reference(gpt2_folder, rows(), "[SEP]"))
