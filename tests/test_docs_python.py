@@ -1,4 +1,8 @@
-"""Every Python example of README.md and docs/ is run; clients of a service in `tests/cluster/http/test_examples.py`."""
+"""Every Python example of README.md and docs/ is run.
+
+Clients of a service run in `tests/cluster/http/test_examples.py`, examples on an exported model in
+`tests/workflows/exporting/test_modeling.py`.
+"""
 
 import ast
 import re
@@ -10,6 +14,7 @@ from tests.bundles import make_bundle
 from tests.test_docs_commands import PAGES, SERVED, examples
 
 RUNS, ON_A_SMALL_MODEL = "<!-- runs -->", "<!-- runs on a small model -->"
+ON_AN_EXPORTED_MODEL = "<!-- runs on an exported model -->"
 IMPORTS_RUN = "<!-- downloads data: only its imports run -->"
 
 
@@ -38,7 +43,7 @@ def marked(*marks: str) -> list[str]:
 
 
 def test_every_python_example_is_run():
-    run = {*marked(RUNS, ON_A_SMALL_MODEL, IMPORTS_RUN)}
+    run = {*marked(RUNS, ON_A_SMALL_MODEL, ON_AN_EXPORTED_MODEL, IMPORTS_RUN)}
     others = [example for example in examples("python") if example.text not in run and SERVED not in example.text]
     assert list(map(str, others)) == []
 

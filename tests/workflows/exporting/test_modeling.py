@@ -12,6 +12,7 @@ import edlm
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import draw_candidates
 from tests.exports import ENERGIES, LENGTH, exported, make_full_bundle, make_timed_bundle, opened, own_modules
+from tests.test_docs_python import ON_AN_EXPORTED_MODEL, marked
 from workflows.exporting.repository import PACKAGES
 
 SETTINGS = [
@@ -162,3 +163,13 @@ def test_the_example_of_the_card_runs_without_this_project(both, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str([ours.generate("the ", max_tokens=40, seed=1).text])
+
+
+@pytest.mark.parametrize("text", marked(ON_AN_EXPORTED_MODEL))
+def test_the_examples_of_the_pages_run_on_an_exported_model(both, text, tmp_path, monkeypatch, capsys):
+    ours, _, _, repository = both
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/edlm-tiny").symlink_to(repository)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "an example", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] == str([ours.generate("the ", max_tokens=40, seed=1).text])
