@@ -9,26 +9,29 @@ import torch
 from transformers import AutoModel, PreTrainedTokenizerFast, dynamic_module_utils
 
 from edlm.checkpoints.energies import network_on, save_energy
+from edlm.checkpoints.network_kinds import DenoiserConfig
 from edlm.checkpoints.networks import open_denoiser, save_autoregressive, save_denoiser
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from edlm.energies.conditional import ConditionalEnergy, ConditionalEnergyConfig
 from edlm.energies.configuration import AbstractEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, BidirectionalEnergyConfig, CarryOverEnergyConfig
 from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
-from edlm.models.transformer import TransformerConfig
+from edlm.models.denoiser import TransformerDenoiserConfig
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear, ScheduleConfig
-from tests.networks import autoregressive, denoiser, stirred
+from tests.networks import TRANSFORMER, autoregressive, stirred
 from workflows.export import Export, export
 
 LENGTH = 12
 CHARACTERS, LOG_LINEAR = Characters(), LogLinear()
-NETWORK = TransformerConfig(width=16, layers=2, heads=2)
-TIMED = TransformerConfig(width=16, layers=2, heads=2, time_conditioning=True)
+SIZE = {"width": 16, "layers": 2, "heads": 2}
+NETWORK = TransformerDenoiserConfig(**SIZE)
+TIMED = TransformerDenoiserConfig(**SIZE, time_conditioning=True)
 ENERGIES: Mapping[str, AbstractEnergyConfig] = {
     "blocks": StepEnergyConfig(block=4, width=16, layers=1, heads=2),
     "step": StepEnergyConfig(block=None, width=16, layers=1, heads=2),
@@ -37,6 +40,7 @@ ENERGIES: Mapping[str, AbstractEnergyConfig] = {
     "nce": BidirectionalEnergyConfig(),
     "ar": AutoregressiveEnergyConfig(),
     "coar": CarryOverEnergyConfig(),
+    "edlm_nce": EDLMEnergyConfig(width=16, layers=1, heads=2, conditioning_width=8, time_conditioning=True),
 }
 ENDS = 3.0  # added to the separator's logit, so that documents end within a canvas
 
@@ -44,20 +48,20 @@ ENDS = 3.0  # added to the separator's logit, so that documents end within a can
 def make_full_bundle(
     folder: Path,
     tokenizer: TokenizerConfig = CHARACTERS,
-    network: TransformerConfig = NETWORK,
+    network: DenoiserConfig = NETWORK,
     schedule: ScheduleConfig = LOG_LINEAR,
 ) -> Path:
     """Save a bundle with every kind of energy to `folder`/bundle, and return its folder."""
     built = tokenizer.build([])
     built.save(folder)
-    net, file = denoiser(built.size, network), folder / FILE
+    net, file = stirred(network.build(built.size), seed=1), folder / FILE
     if built.separator is not None:
         with torch.no_grad():
             net.readout.bias[built.separator] += ENDS
     save_denoiser(folder / "denoiser", net.state_dict(), network, schedule, LENGTH, file, {"experiment": "full"})
     opened = open_denoiser(folder / "denoiser")
     causal = autoregressive(built.size)
-    save_autoregressive(folder / "causal", causal.state_dict(), NETWORK, LENGTH, file, {})
+    save_autoregressive(folder / "causal", causal.state_dict(), TRANSFORMER, LENGTH, file, {})
     folders: dict[str, Path] = {}
     for name, energy in ENERGIES.items():
         model = causal if energy.needs_autoregressive else None

@@ -18,7 +18,7 @@ from tests.bundles import make_bundle, make_plain_bundle
 from tests.exports import exported, make_full_bundle, opened, own_modules
 from workflows.export import Export, export
 from workflows.export import main as export_command
-from workflows.exporting.repository import _transformer, whole, write_tokenizer
+from workflows.exporting.repository import whole, write_tokenizer
 from workflows.import_exported import import_exported
 from workflows.import_exported import main as import_command
 
@@ -103,11 +103,6 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path):
     built.size += 1
     with pytest.raises(ConfigurationError, match="transformers cannot hold this tokenizer: it has 27 tokens there"):
         write_tokenizer(other, built)
-
-
-def test_networks_of_other_kinds_are_refused_with_the_reason():
-    with pytest.raises(ConfigurationError, match="the denoiser is a network of kind 'bert'"):
-        _transformer({"kind": "bert", "name": "x"}, "the denoiser")
 
 
 def test_a_sampler_in_another_order_is_refused(bundle, tmp_path):

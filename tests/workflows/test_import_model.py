@@ -10,6 +10,7 @@ from torch import Tensor
 
 import edlm
 from edlm.checkpoints.energies import network_on, open_energy, save_energy
+from edlm.checkpoints.model_folder import WEIGHTS
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser
 from edlm.config import ConfigurationError
 from edlm.data.packing import Data, prepare
@@ -26,7 +27,9 @@ from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Contrastive
 from edlm.training.local_training import train
 from edlm.training.settings import Training
+from tests.exports import exported, opened, own_modules
 from tests.published.checkpoints import HEADS, TOKENS, published, reference
+from workflows.import_exported import import_exported
 from workflows.import_model import Choices, import_model, main
 from workflows.stage import given_uri
 
@@ -65,13 +68,16 @@ def test_a_repository_becomes_a_denoiser_with_its_log_probabilities(data, tmp_pa
     torch.testing.assert_close(actual, expected.flatten(0, 1), atol=2e-5, rtol=0)
 
 
-def test_imported_models_take_an_energy_of_ours_and_generate_texts(data, tmp_path):
-    choices = Choices(tokenizer=data / "tokenizer.json", length=LENGTH, bos=0)
+@pytest.fixture(scope="module")
+def bundle(data, tmp_path_factory) -> Path:
+    """An imported denoiser with an energy of ours, trained on it, and its imported NCE energy."""
+    folder = tmp_path_factory.mktemp("imported")
+    choices = Choices(tokenizer=data / "tokenizer.json", length=LENGTH, bos=0, time_conditioning=True)
     folders = {}
     for network in ("denoiser", "autoregressive", "energy"):
-        folders[network] = tmp_path / network
+        folders[network] = folder / network
         with_denoiser = Choices(**{**vars(choices), "denoiser": str(folders["denoiser"])})
-        source = repository(tmp_path / f"{network}-hub", published(network))
+        source = repository(folder / f"{network}-hub", published(network))
         import_model(source, str(folders[network]), with_denoiser if network == "energy" else choices)
     denoiser = open_denoiser(folders["denoiser"])
     assert open_autoregressive(folders["autoregressive"]).vocabulary == TOKENS
@@ -83,14 +89,41 @@ def test_imported_models_take_an_energy_of_ours_and_generate_texts(data, tmp_pat
     )
     weights = train(objective, data, Training(steps=3, batch=4), say=lambda _: None)
     network = network_on(config, denoiser)
-    save_energy(tmp_path / "step", weights, network, LENGTH, data / "tokenizer.json", {})
-    energies = {"step": tmp_path / "step", "nce": folders["energy"]}
-    bundle = Bundle(name="imported", energy="step", sampler=Sampler(steps=3, candidates=2))
-    save_bundle(tmp_path / "bundle", bundle, folders["denoiser"], energies)
-    model = edlm.load(tmp_path / "bundle")
-    for energy in energies:
+    save_energy(folder / "step", weights, network, LENGTH, data / "tokenizer.json", {})
+    energies = {"step": folder / "step", "nce": folders["energy"]}
+    card = Bundle(name="imported", energy="step", sampler=Sampler(steps=3, candidates=2))
+    save_bundle(folder / "bundle", card, folders["denoiser"], energies)
+    return folder / "bundle"
+
+
+ENERGIES = ["step", "nce"]
+
+
+def test_imported_models_take_an_energy_of_ours_and_generate_texts(bundle):
+    model = edlm.load(bundle)
+    for energy in ENERGIES:
         texts = model.generate("", n=2, max_tokens=LENGTH, energy=energy, candidates=2, seed=1)
         assert len({text.text for text in texts}) == 2
+
+
+def test_imported_models_are_exported_with_the_same_numbers_and_texts_and_come_back_bit_for_bit(bundle, tmp_path):
+    ours = edlm.load(bundle)
+    with own_modules(tmp_path / "modules"):
+        theirs, tokenizer = opened(exported(bundle, tmp_path / "repository"))
+    network, t = ours.generator.denoiser.network, torch.tensor([0.9, 0.2])
+    xt = torch.tensor([[TOKENS, 1, TOKENS, 3, 4, TOKENS, 6, 7, TOKENS], [TOKENS] * LENGTH])
+    expected = network.log_p(network.read(xt, t), torch.ones_like(xt, dtype=torch.bool)).view(2, LENGTH, TOKENS)
+    torch.testing.assert_close(theirs(xt, timesteps=t).logits.log_softmax(dim=-1), expected, atol=1e-5, rtol=0)
+    x = torch.where(xt == TOKENS, torch.arange(LENGTH), xt)[:, None]
+    nce = ours.generator.energies["nce"](x, xt, t, torch.zeros(0), torch.zeros(0))
+    torch.testing.assert_close(theirs.energy("nce", x, xt, t), nce, atol=1e-5, rtol=0)
+    for energy in ENERGIES:
+        settings = {"n": 2, "max_tokens": LENGTH, "energy": energy, "candidates": 2, "seed": 1}
+        texts = [text.text for text in ours.generate("", **settings)]
+        assert theirs.generate("", tokenizer=tokenizer, **settings) == texts
+    import_exported(tmp_path / "repository", tmp_path / "back")
+    for part in ("denoiser", "energies/step", "energies/nce"):
+        assert (tmp_path / "back" / part / WEIGHTS).read_bytes() == (bundle / part / WEIGHTS).read_bytes()
 
 
 def test_one_of_several_networks_in_a_file_is_chosen_by_its_prefix(data, tmp_path):

@@ -15,6 +15,8 @@ from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import autoregressive_config, denoiser_config, open_autoregressive, open_denoiser
 from edlm.config import ConfigurationError, from_command_line, parse, plain
 from edlm.data.token_file import TokenFile
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
 from edlm.likelihood import nelbo, sampler_bound
 from edlm.sampling.sampler import Sampler
 from edlm.storage import committed, local_copy, publish
@@ -24,6 +26,7 @@ from edlm.training.settings import Training
 from tests.huggingface.networks import ROLES, WORDS, save_network, transformers, vocabulary_of
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment
+from workflows.export import Export, export
 from workflows.import_network import imported_autoregressive, imported_denoiser
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
@@ -183,6 +186,18 @@ def test_an_energy_on_the_frozen_features_lowers_the_bound(session, kind, tmp_pa
     plain_bound = sampler_bound(x0, denoiser.network, None, schedule, Sampler(steps=2, candidates=1), 0, 2)
     bound = sampler_bound(x0, denoiser.network, opened, schedule, sampler, 0, 2)
     assert bound.mean + 3 * bound.standard_error < plain_bound.mean
+
+
+def test_the_export_of_another_librarys_network_is_refused_with_the_reason(session, tmp_path):
+    save_bundle(
+        tmp_path / "bundle",
+        Bundle(name="foreign", sampler=Sampler(steps=2)),
+        local_copy(imported_denoiser(session)),
+        {},
+    )
+    with pytest.raises(ConfigurationError, match=r"denoiser of 'foreign' is a network of kind 'huggingface_architec"):
+        export(tmp_path / "bundle", tmp_path / "repository", Export())
+    assert not (tmp_path / "repository").exists()
 
 
 def _rows(data: Path, count: int) -> torch.Tensor:

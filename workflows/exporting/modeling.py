@@ -22,11 +22,13 @@ from edlm.inference.stop_strings import cut
 from edlm.inference.text import document_end
 from edlm.interfaces import AbstractEnergy, Model, proposal_of
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
-from edlm.models.denoiser import Denoiser, TransformerDenoiserConfig
+from edlm.models.denoiser import AbstractDenoiser, TransformerDenoiserConfig
+from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import ScheduleConfig
 
 ROWS = 16  # texts per pass of the denoiser
+ExportedDenoiser = TransformerDenoiserConfig | MDLMDenoiserConfig
 
 
 class EdlmConfig(PreTrainedConfig):
@@ -69,7 +71,7 @@ class EdlmModel(PreTrainedModel):
 
     def __init__(self, config: EdlmConfig) -> None:
         super().__init__(config)
-        self.denoiser: Denoiser = TransformerDenoiserConfig(**config.denoiser).build(config.vocab_size)
+        self.denoiser: AbstractDenoiser = _of_kind(ExportedDenoiser, config.denoiser).build(config.vocab_size)
         self.energies = nn.ModuleDict(
             {name: _energy(settings, self.denoiser) for name, settings in config.energies.items()}
         )
@@ -250,7 +252,7 @@ class EdlmModel(PreTrainedModel):
         return energy
 
 
-def _energy(settings: Mapping[str, Any], denoiser: Denoiser) -> AbstractEnergy:
+def _energy(settings: Mapping[str, Any], denoiser: AbstractDenoiser) -> AbstractEnergy:
     """Build an energy on the denoiser, and on the autoregressive model or the other energy that it needs."""
     base: nn.Module | None = None
     if settings.get("autoregressive") is not None:

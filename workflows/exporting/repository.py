@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tokenizers
 import transformers
@@ -32,13 +32,17 @@ from edlm.data.tokenizer import FILE, Tokenizer
 from edlm.inference.generator import CARD as BUNDLE
 from edlm.inference.generator import DENOISER, ENERGIES, TextGenerator
 from edlm.inference.sequence import require_at_random
+from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from workflows.exporting.flattening import flattened
+from workflows.exporting.modeling import ExportedDenoiser
 
 CONFIG, MODELING, README = "config.json", "modeling_edlm", "README.md"
 OURS = "edlm"
 """Subfolder with the cards and checksums of the model folders, from which the bundle is made again."""
 PACKAGES = frozenset({"torch", "typing_extensions", "transformers", "numpy"})  # torch and transformers need the others
 PLAIN_SETTINGS = {"edlm.config": "workflows.exporting.settings"}
+DENOISERS = tuple(one.kind for one in get_args(ExportedDenoiser))
+AUTOREGRESSIVE = (TransformerAutoregressiveConfig.kind,)
 HEADER = f"""Energy-based diffusion language model: denoiser, energies and sampler, for torch and transformers alone.
 
 Made from the sources of edlm {edlm.__version__} (Apache-2.0) by `python -m workflows.export`; each section names the
@@ -109,7 +113,7 @@ def configuration(generator: TextGenerator) -> dict[str, Any]:
         "mask_id": opened.network.mask,
         "separator_id": generator.tokenizer.separator,
         "canvas_length": opened.length,
-        "denoiser": _transformer(network_settings(open_folder(opened.folder)), f"the denoiser of {bundle.name!r}"),
+        "denoiser": _own(network_settings(open_folder(opened.folder)), DENOISERS, f"the denoiser of {bundle.name!r}"),
         "schedule": plain(opened.schedule),
         "energies": energies,
         "energy": bundle.energy,
@@ -124,18 +128,19 @@ def _energy(folder: Path) -> dict[str, Any]:
 def _energy_settings(network: EnergyNetwork, name: str) -> dict[str, Any]:
     settings: dict[str, Any] = {"energy": plain(network.energy)}
     if network.autoregressive is not None:
-        settings["autoregressive"] = _transformer(plain(network.autoregressive), f"the model under energy {name!r}")
+        causal = plain(network.autoregressive)
+        settings["autoregressive"] = _own(causal, AUTOREGRESSIVE, f"the model under energy {name!r}")
     if network.base is not None:
         settings["base"] = _energy_settings(network.base, name)
     return settings
 
 
-def _transformer(network: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return the settings of a transformer. Raise ConfigurationError for a network of another kind."""
-    if network["kind"] != "transformer":
+def _own(network: Mapping[str, Any], kinds: tuple[str, ...], what: str) -> dict[str, Any]:
+    """Return the settings of a network. Raise ConfigurationError for one whose code is not this project's."""
+    if network["kind"] not in kinds:
         raise ConfigurationError(
-            f"{what} is a network of kind {network['kind']!r}, whose code is not this project's: only the kind "
-            "transformer is exported; publish that network with its own library, and the energy beside it"
+            f"{what} is a network of kind {network['kind']!r}, whose code is not this project's: only the kinds "
+            f"{', '.join(kinds)} are exported; publish that network with its own library, and the energy beside it"
         )
     return dict(network)
 
