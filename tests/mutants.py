@@ -29,16 +29,16 @@ class Mutant:
 
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
-    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, OBJECTIVE, LIKELIHOOD,
+    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, OBJECTIVE, LIKELIHOOD,
 ) = (
     f"tests/{name}.py"
     for name in (
         "sampling/test_sampler_distribution", "likelihood/test_bounds", "likelihood/test_identities",
-        "energies/test_whole_sequence", "evaluation/test_judge", "evaluation/test_quality", "energies/test_uniform",
-        "baselines/test_published_sampler", "likelihood/test_carry_over_autoregressive", "sampling/test_fast_paths",
-        "sampling/test_speculative", "sampling/test_unmasking", "planning/test_compute_budget",
-        "inference/test_engine", "inference/test_scheduler", "energies/test_step", "training/test_objectives",
-        "likelihood/test_likelihood",
+        "energies/test_whole_sequence", "evaluation/test_judge_models", "evaluation/test_judged_quality",
+        "energies/test_uniform", "baselines/test_published_sampler", "likelihood/test_carry_over_autoregressive",
+        "sampling/test_fast_paths", "sampling/test_speculative", "sampling/test_unmasking",
+        "planning/test_compute_budget", "inference/test_engine", "inference/test_scheduler", "energies/test_step",
+        "energies/test_residual", "training/test_energy_objectives", "likelihood/test_likelihood",
     )
 )  # fmt: skip
 
@@ -352,7 +352,7 @@ MUTANTS = (
         "interfaces.py",
         "self.proposal = None",
         "type(self).proposal = None",
-        (STEP_ENERGY,),
+        (RESIDUAL,),
     ),
     Mutant(
         "NCE weighs groups with one new token",

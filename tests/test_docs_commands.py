@@ -22,6 +22,7 @@ import click
 import pytest
 import yaml
 from lm_eval._cli import HarnessCLI
+from mlflow.cli import cli as mlflow_command
 from pydantic import TypeAdapter
 from ray.scripts.scripts import cli as ray_command
 from ray.serve.scripts import cli as serve_command
@@ -47,7 +48,7 @@ PAGES = [
 
 FENCE = re.compile(r"^ *```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
-INLINE = re.compile(r"(?<!`)`((?:python -m|make) [^`\n]+)`")
+INLINE = re.compile(r"(?<!`)`((?:python -m|make|pip install) [^`\n]+|(?:ray|serve|mlflow) [^`\n]*[-/][^`\n]*)`")
 
 STAGES = ["prepare", "pretrain", "autoregress", "finetune", "evaluate", "register", "report", "pipeline", "serve"]
 
@@ -60,8 +61,6 @@ SHELL = {
     "mkdir",
     "cd",
     "curl",
-    "ray",
-    "serve",
     "kubectl",
     "make",
     "python",
@@ -72,7 +71,7 @@ SERVED = "http://127.0.0.1:8000"  # where the pages say that a model is served
 
 VARIABLES = {"EDLM_HOME", "OMP_NUM_THREADS", "RAY_AUTH_MODE", CALLBACK}
 
-RAY = {"ray": ray_command, "serve": serve_command}
+BY_CLICK = {"ray": ray_command, "serve": serve_command, "mlflow": mlflow_command}
 
 BODIES = {
     "/v1/completions": requests.CompletionRequest,
@@ -149,9 +148,9 @@ def test_every_command_within_a_sentence_is_one_that_its_program_reads(experimen
 
 def check(command: list[str], experiments: dict[str, Path], monkeypatch) -> None:
     program, arguments = command[0], command[1:]
-    if program in RAY:
-        check_click(RAY[program], arguments)
-    if program.startswith((".ci/", "corpora/")) or program in (*RAY, "kubectl"):
+    if program in BY_CLICK:
+        check_click(BY_CLICK[program], arguments)
+    if program.startswith((".ci/", "corpora/")) or program in (*BY_CLICK, "kubectl"):
         files = [program] if program.startswith(".ci/") else [word for word in arguments if word.endswith(".yaml")]
         assert [name for name in files if not (PROJECT / name).exists()] == []
         return

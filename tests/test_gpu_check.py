@@ -14,9 +14,9 @@ from tests.paths import PROJECT
 SCRIPT = PROJECT / ".ci/gpu-check"
 LIMITS = {name: int(seconds) for name, seconds in re.findall(r"^ *part (\w+) (\d+) ", SCRIPT.read_text(), re.MULTILINE)}
 LAST = "pipeline"  # takes what is left
-# An interpreter that finds a CUDA device and every package, and whose programs do nothing, fail or never end.
+# An interpreter that finds a CUDA device and every package but one, and whose programs do nothing, fail or never end.
 INTERPRETER = """#!/usr/bin/env bash
-[ "$1" = -m ] || { echo "a device"; exit 0; }
+[ "$1" = -m ] || { echo "a device"; [[ "$2" != *"$LACKS"* ]]; exit; }
 case " $* " in
     *" $FAILS "*) exit 7 ;;
     *" $NEVER_ENDS "*) exec sleep 600 ;;
@@ -59,6 +59,7 @@ def test_the_page_names_the_limits_of_the_script():
     ("given", "status", "output"),
     [
         ({}, 0, "PASSED on a device"),
+        ({"LACKS": "ray"}, 0, r"pipeline +left out .* is not installed(.|\n)*PASSED on a device"),
         ({"FAILS": "workflows.benchmark"}, 1, r"sample +failed \(7\)"),
         ({"LIMIT_SECONDS": "1"}, 4, 'run again with PARTS="tests sample train compiled pipeline"'),
         ({"NEVER_ENDS": "pytest", "LIMIT_SECONDS": "7", "FAILS": "workflows.pipeline"}, 4, "tests +(out of time|left)"),
@@ -66,7 +67,9 @@ def test_the_page_names_the_limits_of_the_script():
     ],
 )
 def test_the_exit_status_tells_what_failed_from_what_had_no_time(tmp_path, interpreter, given, status, output):
-    returned, summary = check(tmp_path / "out", PYTHON=interpreter, **{"FAILS": "-", "NEVER_ENDS": "-", **given})
+    returned, summary = check(
+        tmp_path / "out", PYTHON=interpreter, **{"FAILS": "-", "NEVER_ENDS": "-", "LACKS": "-", **given}
+    )
     assert returned == status, summary
     assert re.search(output, summary), summary
 

@@ -46,6 +46,13 @@ def test_every_file_that_is_mutated_and_every_test_that_looks_at_it_exists():
             assert (PROJECT / "tests" / f"{name}.py").is_file(), name
 
 
+def test_the_test_of_a_files_own_name_looks_at_it():
+    for file, tests in LOOKED_AT.items():
+        folder, _, name = file.rpartition("/")
+        own = f"{folder}/test_{name}".lstrip("/")
+        assert own in tests.split() or not (PROJECT / "tests" / f"{own}.py").is_file(), own
+
+
 def test_a_new_energy_is_mutated_once_it_has_a_test(tmp_path):
     for path in ("edlm/energies/kinds.py", "edlm/energies/new.py", "tests/energies/test_kinds.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,22 @@ import pytest
 
 from tests.paths import PROJECT
 
-FILES = sorted(path for package in ("edlm", "cluster", "workflows") for path in (PROJECT / package).rglob("*.py"))
+FILES = sorted(
+    path for package in ("edlm", "cluster", "workflows", "docs") for path in (PROJECT / package).rglob("*.py")
+)
 TESTS = sorted((PROJECT / "tests").rglob("*.py"))
 FOREIGN_NAMES = (Path(__file__), PROJECT / "tests/likelihood/test_oracle.py")  # these words, and those of the oracle
 LONGEST = 350  # lines of a file
 
 # What a user reads besides the code: settings, commands, the page and the report.
-SUFFIXES = {".yaml", ".yml", ".toml", ".html", ".css", ".js"}
+SUFFIXES = {".yaml", ".yml", ".toml", ".html", ".css", ".js", ".ipynb", ".svg"}
 OTHERS = [
     *(path for path in PROJECT.iterdir() if path.suffix in SUFFIXES or path.name == "Makefile"),
-    *(path for folder in (".ci", "cluster", "workflows", "tests") for path in (PROJECT / folder).rglob("*")),
+    *(path for folder in (".ci", "docs", "cluster", "workflows", "tests") for path in (PROJECT / folder).rglob("*")),
 ]
-OTHERS = sorted(path for path in OTHERS if path.suffix in SUFFIXES or path.name in ("Makefile", "Dockerfile", "run"))
+OTHERS = sorted(
+    path for path in OTHERS if path.suffix in SUFFIXES or path.name in ("Makefile", "Dockerfile", "run", "gpu-check")
+)
 
 # Persons for processes, effects told as a state, validators told as an absence, things that are under way, and "a" in
 # the place of "per".

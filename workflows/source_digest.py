@@ -15,6 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SCIENCE = "edlm"
 FOLLOWED = (SCIENCE, "workflows.evaluation.measurements", "workflows.reporting")
 """Packages whose imports are followed. Others only decide where and when something is computed."""
+NAMES = "workflows.row_names"  # followed, too, because tables and stored measurements hold these names
 
 
 def source_digest(*modules: str, project: Path = PROJECT) -> str:
@@ -40,7 +41,7 @@ def source_files(*modules: str, project: Path = PROJECT) -> frozenset[Path]:
         for path in _files(project, waiting.pop()) - read:
             read.add(path)
             if path.suffix == ".py":
-                waiting += (name for name in _imported(path.read_bytes()) if name.startswith(followed))
+                waiting += (name for name in _imported(path.read_bytes()) if name == NAMES or name.startswith(followed))
             if len((inside := path.relative_to(project)).parts) > 2 and inside.parts[0] == SCIENCE:
                 rooms.add(project.joinpath(*inside.parts[:2]))
     return frozenset(read.union(*(room.rglob("*.py") for room in rooms)))

@@ -47,9 +47,9 @@ def page() -> str:
         return f"[{name if kind is None else f'`{kind}`'}](#{name.lower()})"
 
     sections = [INTRODUCTION, f"## Experiment\n\n{schema['description']}\n\n{table(schema, definitions, link)}"]
-    for name, places in _places(schema, definitions).items():
+    for name, settings in _settings_of(schema, definitions).items():
         definition = definitions[name]
-        used = ", ".join(f"`{place}`" for place in places)
+        used = ", ".join(f"`{setting}`" for setting in settings)
         text = definition.get("description", "")
         title = name if (kind := variant(name)) is None else f"`{kind}` ({name})"
         sections.append(
@@ -58,16 +58,16 @@ def page() -> str:
     return "\n".join(sections)
 
 
-def _places(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, list[str]]:
+def _settings_of(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, list[str]]:
     """Return for each definition, in the order of its first use, the keys of the YAML file that hold one."""
-    places: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
 
     def visit(inner: Schema, prefix: str) -> None:
         for key, field in inner["properties"].items():
             path = f"{prefix}{key}" + ("[]" if type_of(field, str).startswith("list") else "")
             for name in references(field):
-                places.setdefault(name, []).append(path)
+                settings.setdefault(name, []).append(path)
                 visit(definitions[name], f"{path}.")
 
     visit(schema, "")
-    return places
+    return settings

@@ -21,7 +21,7 @@ from edlm.data.corpus_formats import (
 )
 from edlm.data.document import LONGEST, Document
 from edlm.data.pairs import Prompts
-from edlm.data.remote_files import UnreadableError
+from edlm.data.remote_files import PROGRAMMING_ERRORS, UnreadableError
 from edlm.storage import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -98,7 +98,7 @@ class Files:
                 raise ConfigurationError(f"corpus.paths: cannot reach {location!r}: {error}") from error
             try:
                 expanded = self._expanded(system, path, location)
-            except ConfigurationError:
+            except (ConfigurationError, *PROGRAMMING_ERRORS):
                 raise
             except Exception as error:  # every file system raises exceptions of its own
                 raise ConfigurationError(

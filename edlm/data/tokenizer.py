@@ -141,6 +141,13 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(self._text.encode("utf-8"))
 
+    def _encodes(self, text: str) -> bool:
+        try:
+            self._rust.encode(text, add_special_tokens=False)
+        except Exception:  # as in `_encode`, which reports it
+            return False
+        return True
+
     def _is_byte(self, index: int) -> bool:
         """Return whether ByteFallback reads the id as a byte, or the decoder skips it as unused."""
         piece = self._rust.id_to_token(index)
@@ -152,7 +159,12 @@ class Tokenizer:
         except TypeError as error:  # the library's error for a text that UTF-8 cannot encode
             raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
         except Exception as error:  # the library raises no narrower class for a character outside the alphabet
-            unknown = next(letter for text in texts for letter in text if self._rust.token_to_id(letter) is None)
+            letters = dict.fromkeys(letter for text in texts for letter in text)
+            unknown = next((letter for letter in letters if not self._encodes(letter)), None)
+            if unknown is None:  # a vocabulary of words: one of them is unknown, though its letters are tokens
+                raise ValueError(
+                    f"the tokenizer cannot encode the text: {error}; give tokenizer.json an unknown token (unk_token)"
+                ) from error
             raise ValueError(f"the text holds {unknown!r}, which is no symbol of this vocabulary") from error
         encoded = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         for text, ids in zip(texts, encoded, strict=True):

@@ -9,6 +9,7 @@ import torch
 
 from edlm.config import ConfigurationError
 from edlm.huggingface.source import library
+from edlm.models.token_sums import sum_in_float32
 
 Architecture = Mapping[str, pydantic.JsonValue]
 
@@ -28,9 +29,11 @@ def built(auto_class: str, architecture: Architecture) -> Any:
     kind = values.pop("model_type", None)
     try:
         configuration = transformers.AutoConfig.for_model(kind, **values)
-        return getattr(transformers, auto_class).from_config(configuration, dtype=torch.float32)
+        network = getattr(transformers, auto_class).from_config(configuration, dtype=torch.float32)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"the installed transformers {transformers.__version__} builds no {auto_class} of the architecture {kind!r}"
             f"; the network was saved with {values.get('transformers_version')}: {error}"
         ) from error
+    sum_in_float32(network)
+    return network

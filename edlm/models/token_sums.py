@@ -14,7 +14,7 @@ class Embedding(nn.Embedding):
     """Embedding of ids as vectors."""
 
     def forward(self, input: Int[Tensor, "*n"]) -> Float[Tensor, "*n h"]:
-        return embedded(input, self.weight)
+        return embedded(input, self.weight, self.padding_idx)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -27,9 +27,17 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input.float(), self.normalized_shape, self.weight.float(), bias, self.eps).to(input.dtype)
 
 
-def embedded(ids: Int[Tensor, "*n"], weight: Float[Tensor, "v h"]) -> Float[Tensor, "*n h"]:
-    """Return the rows of `weight` at `ids`."""
-    return F.embedding(ids, weight.float() if _loses(weight) else weight).to(weight.dtype)
+def embedded(ids: Int[Tensor, "*n"], weight: Float[Tensor, "v h"], padding: int | None = None) -> Float[Tensor, "*n h"]:
+    """Return the rows of `weight` at `ids`; the row at `padding` has no gradient."""
+    return F.embedding(ids, weight.float() if _loses(weight) else weight, padding).to(weight.dtype)
+
+
+def sum_in_float32(network: nn.Module) -> None:
+    """Replace torch's own layers within `network`, with the same weights, by those of this module."""
+    for module in network.modules():
+        for ours in (Embedding, LayerNorm):
+            if type(module) is ours.__base__:
+                module.__class__ = ours
 
 
 def _loses(weight: Tensor | None) -> bool:

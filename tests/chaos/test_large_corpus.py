@@ -1,10 +1,15 @@
-"""200 MB of text in one file are prepared within 300 MB of memory, beside the documents' starts."""
+"""Large files, rows and pages are prepared within 300 MB of memory, beside the documents' starts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from edlm.data.corpus_formats import PARQUET_PAGE_BYTES
+from edlm.data.text_lines import MOST
 from tests.data.preparation import memory_of_preparation
 
 pytestmark = pytest.mark.chaos
@@ -27,6 +32,29 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("tokenizer", "cut"), [("bytes", "line"), ("bytes", "file"), ("bpe", "file")])
 def test_200_mb_in_one_file_are_prepared_in_300_mb(source, tmp_path, tokenizer, cut):
-    growth, seconds = memory_of_preparation(source, tmp_path, tokenizer, cut)
-    print(f"{tokenizer}, cut: {cut}: {growth:.0f} MiB, {seconds:.0f} s")
+    require_bounded(source, tmp_path, tokenizer, cut)
+
+
+def test_rows_of_the_largest_size_are_prepared_in_300_mb(tmp_path):
+    """Letters of four bytes each, which Python keeps in four bytes, too, and JSON escapes in twelve."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for letter in "\U0001f600\U0001f601\U0001f602":
+            file.write(json.dumps({"text": letter * (MOST // 12 - 2)}) + "\n")
+    require_bounded(path, tmp_path / "prepared", "bytes", "file")
+
+
+def test_a_page_of_the_largest_size_is_prepared_in_300_mb(tmp_path):
+    texts = pa.array([f"{n:0999} " for n in range(PARQUET_PAGE_BYTES // 1010)])
+    path = tmp_path / "page.parquet"
+    pyarrow.parquet.write_table(
+        pa.table({"text": texts}), path, use_dictionary=False, compression="none", data_page_size=1 << 30,
+        write_batch_size=len(texts),
+    )  # fmt: skip
+    require_bounded(path, tmp_path / "prepared", "bytes", "file")
+
+
+def require_bounded(source: Path, folder: Path, tokenizer: str, cut: str) -> None:
+    growth, seconds = memory_of_preparation(source, folder, tokenizer, cut)
+    print(f"{source.name}, {tokenizer}, cut: {cut}: {growth:.0f} MiB, {seconds:.0f} s")
     assert 10 < growth < 300_000_000 / 2**20

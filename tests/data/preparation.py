@@ -22,7 +22,7 @@ TOKENIZERS = {"bytes": Bytes(), "bpe": BPE(size=8192)}
 
 
 def memory_of_preparation(source: Path, folder: Path, tokenizer: str, cut: str) -> tuple[float, float]:
-    """Prepare a text file in a new process; return the growth of its memory in MiB, and the seconds."""
+    """Prepare a file in a new process; return the growth of its memory in MiB, and the seconds."""
     command = [sys.executable, "-m", "tests.data.preparation", str(source), str(folder), tokenizer, cut]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
     growth, seconds = map(float, done.stdout.split())

@@ -109,6 +109,44 @@ def test_a_missing_file_is_named_before_anything_is_read(tmp_path, lines):
         next(files("nowhere://a.txt").documents())
 
 
+def test_an_error_of_the_program_is_no_error_of_the_network(monkeypatch, lines):
+    def mistaken(*_):
+        raise TypeError("a mistake in the program")
+
+    monkeypatch.setattr(Files, "_expanded", mistaken)
+    with pytest.raises(TypeError, match="a mistake in the program"):
+        texts(files(lines))
+
+
+@pytest.mark.parametrize("name", ["a b.txt", "größe.txt", "日本.txt"])
+def test_names_with_spaces_and_other_letters_are_read(name, tmp_path):
+    (tmp_path / name).write_text("one")
+    assert texts(files(tmp_path / name)) == texts(files(tmp_path / "*.txt")) == texts(files(tmp_path)) == ["one"]
+
+
+def test_links_and_the_home_folder_are_followed(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    assert texts(files(tmp_path / "link.txt")) == ["one"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert texts(files("~/a.txt")) == ["one"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"text": "one"}\n')
+    assert texts(files(tmp_path / "a.jsonl")) == ["one"]
+
+
+def test_gzip_with_zeros_behind_its_end_is_read(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one") + bytes(512))
+    assert texts(files(tmp_path / "a.txt.gz")) == ["one"]
+
+
+def test_parquet_without_rows_holds_no_documents(tmp_path):
+    pyarrow.parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    assert texts(files(tmp_path / "a.parquet")) == []
+
+
 def test_text_that_is_not_utf8_is_refused_with_file_line_and_byte(tmp_path):
     (tmp_path / "a.txt").write_bytes("grün\n".encode() + "schön".encode("latin1"))
     with pytest.raises(ConfigurationError, match=r"a\.txt is not UTF-8: byte 9, in line 2, is 0xf6"):

@@ -7,13 +7,15 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers
 
 from edlm.config import ConfigurationError
 from edlm.data import tokenizer_kinds
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
-from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer
+from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, separated
 from tests.paths import DATA, PROJECT
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -280,6 +282,16 @@ def test_an_id_that_is_no_token_is_not_decoded(index):
 def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(ValueError, match="half of a surrogate pair"):
         byte_level.encode("a\ud800")
+
+
+def test_an_unknown_word_of_known_letters_is_an_error_that_asks_for_an_unknown_token():
+    rust = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}))
+    rust.add_special_tokens(["</s>"])
+    rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = separated(rust, "</s>")
+    assert tokenizer.encode("a b").tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"cannot encode the text: .* an unknown token \(unk_token\)"):
+        tokenizer.encode("a ab")
 
 
 def test_a_separator_that_text_spells_after_all_never_gets_into_data():

@@ -6,7 +6,12 @@ import sys
 
 from tests.paths import PROJECT
 
-PROMISED = ["tests/energies/test_kinds.py", "tests/checkpoints/test_networks.py", "tests/training/test_objectives.py"]
+PROMISED = [
+    "tests/energies/test_kinds.py",
+    "tests/checkpoints/test_networks.py",
+    "tests/training/test_objectives.py",
+    "tests/workflows/training/test_energy_objective_factories.py",
+]
 
 
 def test_an_energy_in_the_union_is_tested_as_every_energy_without_other_code():

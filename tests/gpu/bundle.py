@@ -10,6 +10,7 @@ from edlm.config import plain
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.kinds import EnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
@@ -29,6 +30,7 @@ ENERGIES: dict[str, EnergyConfig] = {
     "conditional": CONDITIONAL,
     "residual": ResidualEnergyConfig(width=16, heads=2),
     "bidirectional": BidirectionalEnergyConfig(),
+    "edlm_nce": EDLMEnergyConfig(width=16, layers=2, heads=2, conditioning_width=16),
     "ar": AutoregressiveEnergyConfig(),
     "coar": CarryOverEnergyConfig(),
 }

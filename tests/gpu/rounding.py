@@ -15,12 +15,13 @@ HALF = 2.0**-9  # the largest relative error of rounding to bfloat16's 8 bits
 # Around the layers: the embedding, the last norm, the head and its bias.
 IN_A_LAYER, AROUND = 15, 4
 LAYERS = {  # of all networks that a number comes through: two of the denoiser, and those of the head
-    "denoiser": 2, "denoising": 2, "next token": 2, "ar": 2, "coar": 2, "bidirectional": 2,
+    "denoiser": 2, "denoising": 2, "published denoising": 2, "next token": 2, "ar": 2, "coar": 2, "bidirectional": 2,
+    "edlm_nce": 2,
     "step": 3, "conditional": 4, "residual": 4,
 }  # fmt: skip
 # A rounding may let another negative be drawn. Then a row of the batch of eight has another loss, and at most one does.
 OTHER_NEGATIVES = 1 / 8
-DRAWING = ("step", "bidirectional", "residual")
+DRAWING = ("step", "bidirectional", "edlm_nce", "residual")
 FLOAT32 = {NAME: 1e-4, "cuda": 1e-3}  # sums in another order
 
 

@@ -5,10 +5,13 @@ import shutil
 import pytest
 import torch
 
+from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
+from edlm.inference.request import Limits
 from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
+from tests.engines import SECONDS, job
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -51,3 +54,24 @@ def test_compiled_layers_equal_the_exact_ones_in_batches_of_any_size(folder):
         torch.testing.assert_close(compiled.read(xt[:rows], t[:rows]), exact.read(xt[:rows], t[:rows]))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
     assert 0 < graphs <= 4  # one row is a case of its own
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_texts_of_compiled_networks_are_the_same_alone_in_company_and_in_any_order(folder, precision):
+    requests = [
+        job((1, 2, 3), 5, seed=1, steps=5),
+        job((), 5, seed=2, steps=3, candidates=3, energy="step"),
+        job((4, None, None, 7, None), None, seed=3, steps=4),
+        job((5,), 7, seed=4, steps=2, candidates=2, energy="conditional"),
+        job((6, 6), 5, seed=5, steps=6, candidates=0, energy="conditional"),
+    ]
+    torch._dynamo.reset()
+    generator = open_bundle(folder, execution=Execution(precision=precision, compiled=True))
+    limits = Limits(slots=8, step_seconds=1e3, waiting=100, patience_seconds=1e6)  # all texts in one batch
+    with InferenceEngine(generator, "1", limits) as engine:
+        alone = [engine.submit([one])[0].result(SECONDS) for one in requests]
+        together = [future.result(SECONDS) for future in engine.submit(requests)]
+        reverse = [future.result(SECONDS) for future in engine.submit(requests[::-1])]
+    assert together == alone
+    assert reverse[::-1] == alone

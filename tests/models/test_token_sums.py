@@ -1,23 +1,30 @@
 """The gradient of a bfloat16 network is that of the same network in float32, however many tokens and micro-steps."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.configuration import AbstractEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.huggingface.architecture import recorded
+from edlm.huggingface.denoiser import HuggingFaceDenoiserArchitecture
 from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
-from edlm.models.token_sums import Embedding, LayerNorm
+from edlm.models.token_sums import Embedding, LayerNorm, sum_in_float32
 from edlm.models.transformer import TransformerConfig
+from edlm.published import energy
+from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.interfaces import Objective
@@ -28,6 +35,7 @@ from edlm.training.settings import Training
 from tests.networks import base_of, stirred
 
 VOCABULARY, LENGTH = 128, 64
+PUBLISHED: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2, "conditioning_width": 16, "time_conditioning": True}
 NORM, COSINE = 0.01, 0.9999
 # Of few tokens, NCE's gradients of data and negatives nearly cancel, and what remains has more of the rounding of the
 # forward pass in bfloat16: 1 - cosine is up to 1.3e-4 at 1,024 tokens, 7.3e-5 at 4,096 and 3.3e-5 at 16,384. The errors
@@ -48,10 +56,20 @@ def conditioning() -> Objective:
     return Conditioning(Model(denoiser, energy, LogLinear()), 0)
 
 
-def contrastive(config: StepEnergyConfig | ResidualEnergyConfig | BidirectionalEnergyConfig) -> Objective:
+def contrastive(config: AbstractEnergyConfig) -> Objective:
     denoiser = network()
     energy = stirred(config.build(denoiser, base_of(config, denoiser)), seed=3, scale=0.1)
     return Contrastive(Model(denoiser, energy, LogLinear()), 2, "ranking", 0)
+
+
+def masked_language_model() -> Objective:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    bert = BertConfig(
+        vocab_size=VOCABULARY + 1, **shape, max_position_embeddings=LENGTH, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    config = HuggingFaceDenoiserArchitecture(architecture=recorded(bert), mask=VOCABULARY)
+    return Denoising(stirred(config.build(VOCABULARY), seed=1, scale=0.1), LogLinear(), 0)
 
 
 OBJECTIVES = {
@@ -62,6 +80,11 @@ OBJECTIVES = {
     "bidirectional": lambda: contrastive(BidirectionalEnergyConfig()),
     "next token": lambda: NextToken(stirred(AutoregressiveModel(network().config, VOCABULARY), seed=2, scale=0.1)),
     "conditional": conditioning,
+    "edlm_nce": lambda: contrastive(EDLMEnergyConfig(**PUBLISHED)),
+    "masked language model": masked_language_model,
+    "published denoising": lambda: Denoising(
+        stirred(MDLMDenoiserConfig(**PUBLISHED).build(VOCABULARY), seed=1, scale=0.1), LogLinear(), 0
+    ),
 }
 
 
@@ -139,6 +162,9 @@ def require_equal(name: str, rows: int, accumulation: int) -> None:
         ("denoising", 1024),
         ("denoising", 16384),
         ("denoising, time conditioning", 1024),
+        ("published denoising", 4096),
+        ("masked language model", 1024),
+        ("masked language model", 16384),
         ("next token", 4096),
         ("conditional", 4096),
         ("conditional", 16384),
@@ -153,6 +179,12 @@ def require_equal(name: str, rows: int, accumulation: int) -> None:
 )
 def test_the_gradient_is_that_of_float32_whatever_the_tokens_of_a_micro_batch(name, tokens):
     require_equal(name, tokens // LENGTH, 1)
+
+
+def test_the_gradient_of_the_published_energy_is_that_of_float32_but_for_the_signs_that_its_relu_reads(monkeypatch):
+    """Rounding changes some of those signs, whatever the tokens; a smooth function in its place has no such errors."""
+    monkeypatch.setattr(energy.F, "relu", nn.functional.softplus)
+    require_equal("edlm_nce", 4096 // LENGTH, 1)
 
 
 @pytest.mark.parametrize(
@@ -182,3 +214,19 @@ def test_the_forward_pass_of_the_layers_equals_torchs(bias):
         assert torch.equal(mine.bfloat16()(given), theirs.bfloat16()(given))
         assert torch.equal(mine.float()(given.float() if given.is_floating_point() else given),
                            theirs.float()(given.float() if given.is_floating_point() else given))  # fmt: skip
+
+
+def test_padding_has_no_gradient_in_either_precision():
+    for precision in (torch.float32, torch.bfloat16):
+        layer = Embedding(5, 4, padding_idx=1).to(precision)
+        layer(torch.tensor([[0, 1, 1, 2]])).sum().backward()
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.float().sum(dim=1).tolist() == [4, 0, 4, 0, 0]
+
+
+def test_layers_of_other_libraries_are_replaced_with_their_weights():
+    network = nn.Sequential(nn.Embedding(5, 4, padding_idx=1), nn.LayerNorm(4), nn.Linear(4, 4))
+    weights = [weight.clone() for weight in network.parameters()]
+    sum_in_float32(network)
+    assert [type(layer) for layer in network] == [Embedding, LayerNorm, nn.Linear]
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), weights, strict=True))

@@ -84,6 +84,7 @@ def test_a_comment_where_nothing_is_computed_runs_nothing_again(original, change
         ("workflows/reporting/figures/bounds.py", {"workflows.evaluate", *PAGE}),
         ("cluster/training/workers.py", TRAINED),
         ("workflows/report.py", PAGE),
+        ("workflows/row_names.py", {"workflows.evaluate", *PAGE}),
         ("workflows/reporting/html_page.py", PAGE),
         ("workflows/reporting/templates/report.css", PAGE),
         ("cluster/tracking/training_curves.py", PAGE),

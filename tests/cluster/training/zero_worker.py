@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -15,11 +16,13 @@ from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
 from edlm.models import readout
+from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import Conditioning, Contrastive
 from edlm.training.interfaces import Engine
@@ -34,6 +37,7 @@ from tests.networks import autoregressive, denoiser, stirred
 CPU = torch.device("cpu")
 NAMES = ("loss_nats_per_token", "gradient_norm")
 VOCABULARY, LENGTH = 5, 12
+PUBLISHED: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "conditioning_width": 16}
 
 
 class HaltTraining(Exception):
@@ -195,9 +199,13 @@ def objectives() -> dict:
 
     return {
         "denoising": lambda: Denoising(denoiser(VOCABULARY), LogLinear(), 0),
+        "published denoising": lambda: Denoising(
+            stirred(MDLMDenoiserConfig(**PUBLISHED).build(VOCABULARY), 1), LogLinear(), 0
+        ),
         "next token": lambda: NextToken(autoregressive(VOCABULARY)),
         "step": lambda: contrastive(StepEnergyConfig(block=4, width=16), "ranking"),
         "bidirectional": lambda: contrastive(BidirectionalEnergyConfig(), "binary"),
+        "edlm_nce": lambda: contrastive(EDLMEnergyConfig(**PUBLISHED), "binary"),
         "conditional": conditioning,
         "residual": residual,
     }
