@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from cluster.http.admission import Admission
 from cluster.http.errors import APIError
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.limits import request_cost as cost
-from cluster.http.request_submission import Admission
 from edlm.cooperative_work import Cooperative
 from edlm.inference.canvas import canvas
 from edlm.inference.scoring import mean_energy

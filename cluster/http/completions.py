@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.http.admission import Admission
 from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
 from cluster.http.errors import APIError
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
-from cluster.http.request_submission import Admission
 from cluster.http.schemas.requests import CompletionRequest
 from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
 from cluster.http.served_model import or_refuse

@@ -12,6 +12,7 @@ from cluster.http import completions
 from cluster.http import infill as infills
 from cluster.http import playground_page as page
 from cluster.http import score as scores
+from cluster.http.admission import STOPPING, Admission
 from cluster.http.body import JsonRoute
 from cluster.http.completions import Completions
 from cluster.http.errors import HANDLERS, APIError
@@ -26,7 +27,6 @@ from cluster.http.middleware.client_disconnect import ClientDisconnect
 from cluster.http.middleware.head_requests import Head
 from cluster.http.middleware.request_guard import OPEN, RequestGuard
 from cluster.http.request_context import request_context
-from cluster.http.request_submission import STOPPING, Admission
 from cluster.http.schemas.requests import (
     CompletionRequest,
     DetokenizeRequest,

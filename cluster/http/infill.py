@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.http.admission import Admission
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
-from cluster.http.request_submission import Admission
 from cluster.http.schemas.requests import InfillRequest
 from cluster.http.schemas.responses import InfillChoice, InfillResponse, TokenUsage
 from cluster.http.served_model import or_refuse

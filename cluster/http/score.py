@@ -1,9 +1,9 @@
 """Scoring: likelihood bounds and energies of a text, as cooperative work between engine steps."""
 
+from cluster.http.admission import Admission
 from cluster.http.errors import APIError
 from cluster.http.generation_plan import ANOTHER_DISTRIBUTION, GenerationPlan
 from cluster.http.limits import request_cost as cost
-from cluster.http.request_submission import Admission
 from cluster.http.schemas.requests import ScoreRequest
 from cluster.http.schemas.responses import ExactScore, PromptScore, ScoreResponse
 from cluster.http.served_model import or_refuse

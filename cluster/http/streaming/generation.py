@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cluster.http.admission import Admission, outcome
 from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
 from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
-from cluster.http.request_submission import Admission, outcome
 from cluster.http.schemas.requests import StreamOptions
 from cluster.http.schemas.responses import FinishReason, TokenUsage
 from cluster.http.streaming.denoising_events import DenoisingEvents

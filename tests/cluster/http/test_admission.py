@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.http.admission import Admission
 from cluster.http.limits.limits import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
-from cluster.http.request_submission import Admission
 from edlm.inference.engine import InferenceEngine
 from tests.cluster.asking import eventually
 from tests.engines import PATIENT, echo, job
