@@ -13,7 +13,7 @@ from ray.serve.config import HTTPOptions
 from cluster.benchmarking.static_batch import StaticBatch
 from cluster.config import Cluster
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.runtime.ray_connection import connect
 from edlm.inference.engine import InferenceEngine

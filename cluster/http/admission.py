@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from cluster.http.errors import APIError
 from cluster.http.future_watch import FutureWatch
 from cluster.http.generation_plan import GenerationPlan
-from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.rate_limit import RateLimit
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext

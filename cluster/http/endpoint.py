@@ -18,7 +18,7 @@ from cluster.http.completions import Completions
 from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.engine_metrics import EngineMetrics
 from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog

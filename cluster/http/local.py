@@ -17,7 +17,7 @@ import torch
 import uvicorn
 
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.middleware.access_log import log_to_standard_error
 from cluster.http.warmup import warmed

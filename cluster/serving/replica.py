@@ -15,7 +15,7 @@ from ray.serve.context import _get_global_client
 
 from cluster.config import Serving, is_loopback, require_asked
 from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
-from cluster.http.limits.limits import request_limits_of
+from cluster.http.limits.settings import request_limits_of
 from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_file, log_to_standard_error
 from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.http.endpoint import Endpoint, make_app
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.http.admission import Admission
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
 from edlm.inference.engine import InferenceEngine

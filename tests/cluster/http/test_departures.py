@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
 from cluster.http.streaming import sse_events

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import add_key
 from edlm.inference.request import Limits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import add_key
 from tests.cluster.conftest import PATIENT

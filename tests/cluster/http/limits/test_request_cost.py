@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from cluster.http.limits import request_cost as cost
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
 from edlm.inference.batching import Batcher
 from edlm.inference.cost_model import NetworkPasses

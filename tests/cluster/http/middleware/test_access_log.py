@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
 from cluster.http.metrics.instruments import REQUESTS, PrometheusMetrics
 from cluster.http.middleware.access_log import AccessLog, log_to_file

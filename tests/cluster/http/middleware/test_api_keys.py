@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from cluster.http.limits.limits import RequestLimits
 from cluster.http.limits.rate_limit import RateLimit
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
 from cluster.http.middleware.api_keys import APIKeys, BadKeyFile, add_key, require_keys
 from edlm.inference.request import Limits

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.config import Serving
-from cluster.http.limits.limits import request_limits_of
+from cluster.http.limits.settings import request_limits_of
 from cluster.http.local import listening, serving
 from cluster.http.middleware.request_guard import MAX_BODY_BYTES, MAX_HEADER_BYTES
 from cluster.serving.proxy import CONTROL, Intake, middlewares

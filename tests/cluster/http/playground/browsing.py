@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from playwright.sync_api import Locator, Page, expect
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import LIMITS, REQUEST_LIMITS, serving
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle

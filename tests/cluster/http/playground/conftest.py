@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from edlm.inference.request import Limits
 from tests.browser import chromium
 from tests.bundles import CHARACTERS, make_bundle

@@ -8,7 +8,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from cluster.http.limits.limits import RequestLimits
+from cluster.http.limits.settings import RequestLimits
 from cluster.http.middleware.api_keys import add_key
 from edlm.inference.request import Limits
 from tests.cluster.http.playground.browsing import cancelling, present, share, site_of, wait_until

@@ -1,4 +1,4 @@
-"""Request limits of the endpoint: permitted hosts and keys, and limits on the cost and duration of a request."""
+"""Configured limits of the endpoint (hosts, keys, cost and duration of a request), each enforced where it applies."""
 
 from dataclasses import dataclass
 from pathlib import Path
