@@ -9,7 +9,7 @@ from typing import Any
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import autoregressive_config, save_autoregressive
 from edlm.config import ConfigurationError, plain
-from edlm.data.packing import Split
+from edlm.data.preparation import Split
 from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy

@@ -7,7 +7,7 @@ import pydantic
 from cluster.config import Cluster, Serving, Tracking
 from edlm.checkpoints.network_kinds import AutoregressiveSettings, DenoiserSettings
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
-from edlm.data.packing import Data
+from edlm.data.preparation import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
 from edlm.huggingface.source import HuggingFaceSource

@@ -6,7 +6,7 @@ python -m workflows.prepare EXPERIMENT.yaml [--data.length 128 ...] [--dry-run]
 from typing import Any
 
 from edlm.config import plain
-from edlm.data import packing as tokens
+from edlm.data import preparation
 from workflows.command import command
 from workflows.stage import Session, StageContext, once, say
 
@@ -20,7 +20,7 @@ def prepare(session: Session) -> str:
     data = session.experiment.data
 
     def work(work: StageContext) -> dict[str, Any]:
-        return plain(tokens.prepare(data, work.folder, lambda line: say(STAGE, line)))
+        return plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line)))
 
     versions = {"data": " ".join(data.version())}
     settings = {"data": {name: value for name, value in plain(data).items() if name != "attention"}}

@@ -24,7 +24,7 @@ from cluster.runtime.ray_connection import is_private, require_resources
 from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.batches import Batches
-from edlm.data.packing import Split
+from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
 from edlm.training.continuation_rule import keeps_final_state

@@ -7,10 +7,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from edlm.config import ConfigurationError
 from edlm.data.shuffle import permuted
-from edlm.data.splits import Split
-from edlm.data.token_file import SplitSummary, TokenFile
+from edlm.data.token_file import TokenFile
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,3 @@ def _gather(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Int64[Tenso
 def _learnt(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
     learnt = tokens.learnt(indices)
     return None if learnt is None else torch.from_numpy(learnt)
-
-
-def _require_rows(summaries: dict[Split, SplitSummary], length: int) -> None:
-    for split, summary in summaries.items():
-        if summary.tokens < length:
-            raise ConfigurationError(
-                f"the {split} split has {summary.documents} documents with {summary.tokens} tokens, too few for one "
-                f"row of length {length}; give more text, a larger share of it, smaller documents (corpus.cut), "
-                "or set a smaller length"
-            )

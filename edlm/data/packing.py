@@ -1,185 +1,105 @@
-"""Token files: a corpus is split, tokenized and packed once, then read as rows in a reproducible order."""
+"""Packing: the documents of a split become one stream of tokens, which is read as rows of equal length.
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+A row may hold the end of one document and the beginning of the next, but all of a pair of a prompt and an answer.
+"""
+
+import hashlib
+from array import array
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-import pydantic
+from jaxtyping import Int
 
-from edlm.config import Positive, config, plain
-from edlm.data.batches import _require_rows
-from edlm.data.corpus import CorpusConfig, Document, Files, HuggingFace, Mixture
-from edlm.data.lost_characters import Losses
-from edlm.data.progress import ReadingProgress
-from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
-from edlm.data.synthetic import AbstractSource
-from edlm.data.text_batches import batched
-from edlm.data.token_file import INDEX, SplitSummary, SplitWriter, Summary, paths, read_summary
-from edlm.data.tokenizer import Tokenizer
-from edlm.data.tokenizer_kinds import Characters, Symbols, TokenizerConfig
-from edlm.storage import write_text
+from edlm.data.repeats import Repeats
+from edlm.data.splits import Split
+from edlm.data.text_key import text_key
+from edlm.data.token_file import START, Number, PartSummary, SplitSummary, paths
 
 
-@config
-class Data:
-    """Data that the models are trained and evaluated on."""
+class SplitWriter:
+    """Writer of the files of `split` in `folder`; memory holds 8 bytes per document, and the frequent texts.
 
-    corpus: Annotated[CorpusConfig, pydantic.Field(discriminator="kind")]
-    """Text, or a synthetic source, that is divided among the splits."""
-    validation: Annotated[CorpusConfig | None, pydantic.Field(discriminator="kind")] = None
-    """Separate corpus for validation; its texts, copies included, are left out of train and judge."""
-    tokenizer: Annotated[TokenizerConfig, pydantic.Field(discriminator="kind")]
-    """Tokens of the text; a trained tokenizer reads the train split only."""
-    length: Positive
-    """Tokens per row."""
-    shares: Shares
-    """Shares of the corpus for validation and for the judge; the rest is for training."""
-    attention: Literal["across_documents", "within_documents"] = "across_documents"
-    """What a token of a row attends to in training: the whole row, or its own document. Within documents each document
-    of a row is a text of its own (of an autoregressive model, one after BOS), whose ends the denoiser is told at every
-    noise level. No influence on the prepared data, the evaluation and the sampler, which read a row as one text."""
-
-    def __post_init__(self) -> None:
-        if self.validation is None and self.shares.validation == 0:
-            raise ValueError("shares.validation is 0; give validation a share, or a corpus of its own")
-        if self.validation is not None and self.shares.validation > 0:
-            raise ValueError(
-                f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
-            )
-        self._check_source()
-        if not isinstance(self.tokenizer, Characters | Symbols):
-            return
-        if self.attention == "within_documents":
-            raise ValueError(
-                f"attention is within_documents, but tokenizer.kind {self.tokenizer.kind} has no separator to tell "
-                "where a document ends; leave attention at across_documents, or take another tokenizer"
-            )
-        if _has_pairs(self.corpus) or _has_pairs(self.validation):
-            raise ValueError(
-                f"corpus.prompts needs a separator to tell where an answer ends, and tokenizer.kind "
-                f"{self.tokenizer.kind} has none; take another tokenizer"
-            )
-
-    def attention_separator(self, prepared: Path) -> int | None:
-        """Return the token that bounds attention in rows of the prepared folder; None across documents."""
-        return read_summary(prepared).separator if self.attention == "within_documents" else None
-
-    def _check_source(self) -> None:
-        """Raise ValueError unless a source and `Symbols` go together, without `validation`, at one sequence per row."""
-        source = self.corpus
-        if isinstance(self.validation, AbstractSource) or (isinstance(source, AbstractSource) and self.validation):
-            raise ValueError(
-                "a source needs no validation corpus: its sequences are independent; set shares.validation"
-            )
-        if not isinstance(source, AbstractSource):
-            if isinstance(self.tokenizer, Symbols):
-                raise ValueError("tokenizer.kind symbols has no tokens for text; it is for a source, such as markov")
-            return
-        if source.length != self.length:
-            raise ValueError(
-                f"length is {self.length} and corpus.length is {source.length}; "
-                "a row is one sequence of the source: set both to one number"
-            )
-        if self.tokenizer != Symbols(size=source.symbols):
-            raise ValueError(f"a source of {source.symbols} symbols needs {{kind: symbols, size: {source.symbols}}}")
-
-    def version(self) -> list[str]:
-        """Return the versions of the corpora, which change when their text does, even with the same settings."""
-        return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
-
-    def splits(self, on_characters: Callable[[int], None]) -> TextSplits | SourceSplits:
-        """Return the split of every document; reads a part of the corpus, reporting to `on_characters`."""
-        return divide(self.corpus, self.validation, self.shares, on_characters)
-
-
-def _has_pairs(corpus: CorpusConfig | None) -> bool:
-    parts = [part.corpus for part in corpus.parts] if isinstance(corpus, Mixture) else [corpus]
-    return any(isinstance(part, Files | HuggingFace) and part.prompts is not None for part in parts)
-
-
-def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
-    """Write the tokenizer, every split's tokens and document starts, and an index to `folder`; return the index.
-
-    `progress` receives the amount read, at least every ten seconds, even while only blank rows are, and warnings: a
-    text that recurs in many documents of a split, characters that the tokenizer loses.
-    The corpus is streamed. Memory holds 8 bytes per document; the longest document (`corpus.longest`), or documents of
-    250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the distinct words
-    of the tokenizer's training text (`BPE.sample`). A corpus of kind huggingface adds what `datasets` reads at once: a
-    parquet row group or a line, however large. Splits share no text, except parts of streamed documents
-    (`TextSplits`). If killed before its end, it leaves a folder that `TokenFile.open` rejects. Raises
-    ConfigurationError for an empty corpus, and for one too short for a row in every split.
+    A pair of a prompt and an answer lies within one row of `length` tokens: separators fill the row before it if it
+    does not fit, and its end is left out if it is longer than a row. Pairs take up to 32 bytes more.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    for stale in [path for split in SPLITS for path in paths(folder, split)]:
-        stale.unlink(missing_ok=True)
-    with ReadingProgress(progress, "read to share out the documents") as reading:
-        splits = data.splits(reading.add)
-    if isinstance(splits, TextSplits):
-        splits.require_a_text_for_each()
-    with ReadingProgress(progress, "read for the tokenizer") as reading:
-        tokenizer = data.tokenizer.build(_lessons(splits.documents(), reading), progress)
-    tokenizer.save(folder)
-    progress(f"tokenizer: {tokenizer.size:,} tokens")
-    number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-    losses = Losses(tokenizer)
-    with ExitStack() as stack:
-        used_splits: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
-        writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(SplitWriter(folder, split, number, data.length, tokenizer.separator))
-            for split in used_splits
-        }
-        reading = stack.enter_context(ReadingProgress(progress, "tokenised"))
-        dropped = _pack(splits.documents(), tokenizer, writers, losses, reading)
-        summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
-    _require_rows(summaries, data.length)
-    summary = Summary(
-        tokenizer=tokenizer.digest,
-        vocabulary=tokenizer.size,
-        separator=tokenizer.separator,
-        length=data.length,
-        number=number,
-        dropped=dropped,
-        lost=losses.notable(),
-        splits=summaries,
-    )
-    write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
-    for line in summary.lines():
-        progress(line)
-    return summary
 
+    def __init__(self, folder: Path, split: Split, number: Number, length: int, separator: int | None) -> None:
+        tokens, self._starts_file, self._given_file = paths(folder, split)
+        self._length, self._separator = length, separator
+        self._given = array("q")
+        self._pairs = self._cut = self._padding = 0
+        self._tokens = tokens.open("wb")
+        self._number = np.dtype(number)
+        self._starts = array("q")
+        self._sha256 = hashlib.sha256()
+        self._repeats = Repeats()
+        self._parts: dict[str, PartSummary] = {}
+        self._count = self._characters = self._bytes = 0
 
-def _lessons(documents: Iterator[tuple[Document, Split | None]], progress: ReadingProgress) -> Iterator[str]:
-    """Yield the texts of the train split."""
-    for document, split in documents:
-        progress.add(len(document.text))
-        if split == "train":
-            yield document.text
+    def __enter__(self) -> "SplitWriter":
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._tokens.close()
 
-def _pack(
-    documents: Iterator[tuple[Document, Split | None]],
-    tokenizer: Tokenizer,
-    writers: Mapping[Split, SplitWriter],
-    losses: Losses,
-    progress: ReadingProgress,
-) -> int:
-    """Write every document with the writer of its split; return the number of documents left out."""
-    dropped = 0
-    for batch in batched(documents, lambda item: item[0].text):
-        kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
-        texts = [document.text[document.given or 0 :] for document, _ in kept]  # of a pair, the answer
-        dropped += len(batch) - len(kept)
-        for (document, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
-            given = None
-            if document.given is not None:
-                # Encoded apart, as a request's prompt is: no token holds letters of both.
-                prompt = tokenizer.encode(document.text[: document.given])
-                ids, given = np.concatenate([prompt, ids]), len(prompt)
-            writers[split].write(document.text, ids, document.part, given)
-        losses.look([document.text for document, _ in kept])
-        progress.add(sum(len(document.text) for document, _ in batch))
-    return dropped
+    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None, given: int | None = None) -> None:
+        """Append the document `text`, of this part of a mixture, to the file as `ids`.
+
+        `given` is the number of tokens of a pair's prompt; None: the document is no pair.
+        """
+        if given is not None:
+            ids = self._fitted(ids)
+            self._pairs += 1
+            self._given.extend((self._count, self._count + min(given, len(ids))))
+        self._starts.append(self._count)
+        self._append(ids)
+        self._characters += len(text)
+        self._bytes += len(text.encode("utf-8"))
+        self._repeats.add(text_key(text), text)
+        if part is not None:
+            known = self._parts.get(part, PartSummary())
+            self._parts[part] = PartSummary(
+                documents=known.documents + 1, tokens=known.tokens + len(ids), characters=known.characters + len(text)
+            )
+
+    def _fitted(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """Return the part of a pair that fits into one row; fill the current row if it does not fit into its rest."""
+        self._cut += len(ids) > self._length
+        ids = ids[: self._length]
+        room = -self._count % self._length
+        if room < len(ids) and room:
+            assert self._separator is not None
+            self._given.extend((self._count, self._count + room))
+            self._append(np.full(room, self._separator))
+            self._padding += room
+        return ids
+
+    def _append(self, ids: Int[np.ndarray, " n"]) -> None:
+        raw = ids.astype(self._number).tobytes()
+        self._tokens.write(raw)
+        self._sha256.update(raw)
+        self._count += len(ids)
+
+    def finish(self) -> SplitSummary:
+        """Complete the files and return a summary of their content."""
+        self._tokens.close()
+        given = np.array(self._given, dtype=START).tobytes()
+        if given:
+            self._given_file.write_bytes(given)
+        starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
+        self._starts_file.write_bytes(starts)
+        return SplitSummary(
+            documents=len(self._starts),
+            tokens=self._count,
+            characters=self._characters,
+            bytes=self._bytes,
+            sha256=self._sha256.hexdigest(),
+            documents_sha256=hashlib.sha256(starts).hexdigest(),
+            repeated=self._repeats.notable(),
+            pairs=self._pairs,
+            cut=self._cut,
+            padding=self._padding,
+            given=len(self._given) // 2,
+            given_sha256=hashlib.sha256(given).hexdigest(),
+            parts=self._parts,
+        )

@@ -1,28 +1,23 @@
 """Token file: memory-mapped tokens of every split, with an index and a summary."""
 
-import hashlib
 import json
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, UInt
+from jaxtyping import Bool, Int64, UInt
 
 from edlm.config import NonNegative, Positive, config, parse
 from edlm.data.lost_characters import Lost
-from edlm.data.repeats import Repeated, Repeats
+from edlm.data.repeats import Repeated
 from edlm.data.splits import Split
-from edlm.data.text_key import text_key
 from edlm.data.tokenizer import open_tokenizer
 from edlm.storage import Sha256
 
 INDEX = "index.json"
 Number = Literal["<u2", "<u4"]  # storage format of a token: unsigned, little-endian, 2 or 4 bytes
-
-
 START = "<i8"  # storage format of a document's start
 
 
@@ -61,95 +56,6 @@ class SplitSummary:
     """Digest of the file of these stretches."""
     parts: dict[str, PartSummary]
     """Contribution of each part of a mixture, by its name; empty for any other corpus."""
-
-
-class SplitWriter:
-    """Writer of the files of `split` in `folder`; memory holds 8 bytes per document, and the frequent texts.
-
-    A pair of a prompt and an answer lies within one row of `length` tokens: separators fill the row before it if it
-    does not fit, and its end is left out if it is longer than a row. Pairs take up to 32 bytes more.
-    """
-
-    def __init__(self, folder: Path, split: Split, number: Number, length: int, separator: int | None) -> None:
-        tokens, self._starts_file, self._given_file = paths(folder, split)
-        self._length, self._separator = length, separator
-        self._given = array("q")
-        self._pairs = self._cut = self._padding = 0
-        self._tokens = tokens.open("wb")
-        self._number = np.dtype(number)
-        self._starts = array("q")
-        self._sha256 = hashlib.sha256()
-        self._repeats = Repeats()
-        self._parts: dict[str, PartSummary] = {}
-        self._count = self._characters = self._bytes = 0
-
-    def __enter__(self) -> "SplitWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._tokens.close()
-
-    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None, given: int | None = None) -> None:
-        """Append the document `text`, of this part of a mixture, to the file as `ids`.
-
-        `given` is the number of tokens of a pair's prompt; None: the document is no pair.
-        """
-        if given is not None:
-            ids = self._fitted(ids)
-            self._pairs += 1
-            self._given.extend((self._count, self._count + min(given, len(ids))))
-        self._starts.append(self._count)
-        self._append(ids)
-        self._characters += len(text)
-        self._bytes += len(text.encode("utf-8"))
-        self._repeats.add(text_key(text), text)
-        if part is not None:
-            known = self._parts.get(part, PartSummary())
-            self._parts[part] = PartSummary(
-                documents=known.documents + 1, tokens=known.tokens + len(ids), characters=known.characters + len(text)
-            )
-
-    def _fitted(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-        """Return the part of a pair that fits into one row; fill the current row if it does not fit into its rest."""
-        self._cut += len(ids) > self._length
-        ids = ids[: self._length]
-        room = -self._count % self._length
-        if room < len(ids) and room:
-            assert self._separator is not None
-            self._given.extend((self._count, self._count + room))
-            self._append(np.full(room, self._separator))
-            self._padding += room
-        return ids
-
-    def _append(self, ids: Int[np.ndarray, " n"]) -> None:
-        raw = ids.astype(self._number).tobytes()
-        self._tokens.write(raw)
-        self._sha256.update(raw)
-        self._count += len(ids)
-
-    def finish(self) -> SplitSummary:
-        """Complete the files and return a summary of their content."""
-        self._tokens.close()
-        given = np.array(self._given, dtype=START).tobytes()
-        if given:
-            self._given_file.write_bytes(given)
-        starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
-        self._starts_file.write_bytes(starts)
-        return SplitSummary(
-            documents=len(self._starts),
-            tokens=self._count,
-            characters=self._characters,
-            bytes=self._bytes,
-            sha256=self._sha256.hexdigest(),
-            documents_sha256=hashlib.sha256(starts).hexdigest(),
-            repeated=self._repeats.notable(),
-            pairs=self._pairs,
-            cut=self._cut,
-            padding=self._padding,
-            given=len(self._given) // 2,
-            given_sha256=hashlib.sha256(given).hexdigest(),
-            parts=self._parts,
-        )
 
 
 @config

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from edlm.data.corpus import Files
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.token_file import read_summary
 from edlm.data.tokenizer_kinds import BPE, Bytes

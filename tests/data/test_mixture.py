@@ -13,7 +13,7 @@ from edlm.config import ConfigurationError, parse, plain
 from edlm.data import splits
 from edlm.data.corpus import Files, Mixture
 from edlm.data.mixture import Part
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import FEW, Shares
 from edlm.data.token_file import read_summary
 from edlm.data.tokenizer_kinds import Bytes

@@ -13,8 +13,8 @@ from edlm.config import ConfigurationError, parse, plain
 from edlm.data.batches import Batches, whole_rows
 from edlm.data.corpus import Files, HuggingFace, Mixture
 from edlm.data.mixture import Part
-from edlm.data.packing import Data, prepare
 from edlm.data.pairs import Prompts
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.token_file import TokenFile, read_summary
 from edlm.data.tokenizer import open_tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edlm.data.corpus import Embedded, Files
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.tokenizer_kinds import Bytes
 from tests.data.splitting import SPLITS, TINY, by_split, log_normal_texts, written

@@ -8,7 +8,7 @@ from tokenizers import models
 
 from edlm.config import ConfigurationError, parse, plain
 from edlm.data.batches import Batches, whole
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import IN_DOCUMENT, AbstractSource, Agree, HiddenMarkov, Markov
 from edlm.data.token_file import TokenFile

@@ -19,7 +19,7 @@ import torch
 
 from edlm.data.batches import Batches
 from edlm.data.corpus import Embedded
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer_kinds import Characters

@@ -11,7 +11,7 @@ import torch
 
 from edlm.checkpoints.training_state import save_snapshot, snapshots
 from edlm.config import ConfigurationError
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares, Split
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols

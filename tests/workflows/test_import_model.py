@@ -13,7 +13,7 @@ from edlm.checkpoints.energies import network_on, open_energy, save_energy
 from edlm.checkpoints.model_folder import WEIGHTS
 from edlm.checkpoints.networks import open_autoregressive, open_denoiser
 from edlm.config import ConfigurationError
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Bytes, Symbols

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cluster.tracking.journal import history
 from edlm.checkpoints.training_state import newest_snapshot
-from edlm.data.packing import Split
+from edlm.data.preparation import Split
 from edlm.storage import committed, join
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training

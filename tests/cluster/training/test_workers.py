@@ -14,7 +14,7 @@ from cluster.runtime.ray_connection import connect
 from cluster.training.workers import TrainingTask, train, training_facts
 from edlm.checkpoints.training_state import newest_snapshot, snapshots
 from edlm.config import ConfigurationError, parse
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.storage import publish
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training

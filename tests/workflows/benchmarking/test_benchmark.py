@@ -11,7 +11,7 @@ import torch
 from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import dump, load
 from edlm.data.corpus import Files
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.tokenizer import FILE
 from edlm.models.execution import Execution

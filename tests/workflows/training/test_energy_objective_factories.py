@@ -6,7 +6,7 @@ import torch
 from edlm.checkpoints.energies import network_on, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_denoiser, save_autoregressive, save_denoiser
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols

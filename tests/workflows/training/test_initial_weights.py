@@ -13,7 +13,7 @@ from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser, save_autoregressive, save_denoiser
 from edlm.config import ConfigurationError, load, parse, plain
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols
