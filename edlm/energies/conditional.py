@@ -13,7 +13,7 @@ from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import AbstractDenoiser
-from edlm.models.gather import Packed, pack
+from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.kv_cache import KVCache
 from edlm.models.row_invariance import ROWS_MULTIPLE, RowInvariantLinear
 from edlm.models.token_sums import Embedding, LayerNorm, embedded
@@ -57,8 +57,8 @@ class ConditionalEnergy(AbstractEnergy):
         b, k, _ = x.shape
         new, x = new_positions(x, xt, self.mask)
         result = context.new_zeros(b, k, dtype=torch.float32)
-        for packed in pack(new, None, every_size=self.training):
-            result[packed.rows] += self._of_tokens(packed, x, xt, context).sum(dim=-1)
+        for gathered in gather_positions(new, None, every_size=self.training):
+            result[gathered.rows] += self._of_tokens(gathered, x, xt, context).sum(dim=-1)
         return result
 
     def read(
@@ -67,10 +67,10 @@ class ConditionalEnergy(AbstractEnergy):
         """Compute the features of new positions, each corrected for the new tokens of x before it: ONE head pass."""
         new, filled = new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
-        for packed in pack(new, None, every_size=self.training):
-            rows, columns = torch.nonzero(packed.valid, as_tuple=True)
-            features = self._corrected(packed, filled[packed.rows], xt[packed.rows], context)[:, 0]
-            corrected[packed.rows[rows], packed.positions[rows, columns]] = features[rows, columns]
+        for gathered in gather_positions(new, None, every_size=self.training):
+            rows, columns = torch.nonzero(gathered.valid, as_tuple=True)
+            features = self._corrected(gathered, filled[gathered.rows], xt[gathered.rows], context)[:, 0]
+            corrected[gathered.rows[rows], gathered.positions[rows, columns]] = features[rows, columns]
         return corrected
 
     def log_p_of(
@@ -93,16 +93,16 @@ class ConditionalEnergy(AbstractEnergy):
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere."""
         x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
-        for packed in pack(where, None, every_size=self.training):
+        for gathered in gather_positions(where, None, every_size=self.training):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
-            packed = packed.padded(ROWS_MULTIPLE)
-            rows, positions = packed.rows, packed.positions
+            gathered = gathered.padded(ROWS_MULTIPLE)
+            rows, positions = gathered.rows, gathered.positions
             caches = [KVCache(len(rows), positions.shape[1], layer.heads, self.norm.weight) for layer in self.layers]
             features = context[rows[:, None], positions]
             inputs = self.features(features) + self._known_right(positions, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
             # In sharded training every worker must make the same calls, so padding positions are computed there too.
-            for i in range(positions.shape[1] if self.training else int(packed.valid.sum(dim=1).max())):
+            for i in range(positions.shape[1] if self.training else int(gathered.valid.sum(dim=1).max())):
                 position = positions[:, i : i + 1]
                 z = inputs[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(position, x[rows])
                 rotary = self.layers.rotary(position)
@@ -110,29 +110,29 @@ class ConditionalEnergy(AbstractEnergy):
                     z = layer.extend(z, rotary, cache)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
                 tokens, token_log_p = self._denoiser[0].readout.draw(corrected, u[rows[:, None], position])
-                last, valid = tokens[:, 0], packed.valid[:, i]
+                last, valid = tokens[:, 0], gathered.valid[:, i]
                 new = rows[valid], position[valid, 0]
                 x[new], log_p[new] = last[valid], token_log_p[valid, 0]
                 yield
         return x, log_p
 
     def _of_tokens(
-        self, packed: Packed, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
+        self, gathered: GatheredPositions, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
     ) -> Float[Tensor, "n k m"]:
-        """Return log p_c of the new token at every packed position, 0 at padding."""
-        valid = packed.valid[:, None].expand(-1, x.shape[1], -1)
-        corrected = self._corrected(packed, x[packed.rows], xt[packed.rows], context)
-        tokens = x[packed.rows[:, None], :, packed.positions].transpose(1, 2)
+        """Return log p_c of the new token at every gathered position, 0 at padding."""
+        valid = gathered.valid[:, None].expand(-1, x.shape[1], -1)
+        corrected = self._corrected(gathered, x[gathered.rows], xt[gathered.rows], context)
+        tokens = x[gathered.rows[:, None], :, gathered.positions].transpose(1, 2)
         log_p = self._denoiser[0].readout.log_p_of(corrected[valid], tokens[valid])
         return torch.zeros(valid.shape, device=log_p.device).masked_scatter(valid, log_p)
 
     def _corrected(
-        self, packed: Packed, x: Int[Tensor, "n k l"], xt: Int[Tensor, "n l"], context: Tensor
+        self, gathered: GatheredPositions, x: Int[Tensor, "n k l"], xt: Int[Tensor, "n l"], context: Tensor
     ) -> Float[Tensor, "n k m h"]:
         """Compute the features of the new positions, corrected for the new tokens before each."""
-        positions, k = packed.positions, x.shape[1]
+        positions, k = gathered.positions, x.shape[1]
         positions_k = positions.repeat_interleave(k, 0)
-        features = context[packed.rows[:, None], positions][:, None]
+        features = context[gathered.rows[:, None], positions][:, None]
         x = x.flatten(0, 1)
         last = F.pad(x.gather(1, positions_k)[:, :-1], (1, 0), value=self.mask + 1)
         inputs = (self.features(features[:, 0]) + self._known_right(positions, xt)).repeat_interleave(k, 0)

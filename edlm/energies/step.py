@@ -14,7 +14,7 @@ from edlm.config import Positive, config
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import AbstractDenoiser
-from edlm.models.gather import Packed, pack
+from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import RowInvariantLinear
 from edlm.models.token_sums import Embedding, LayerNorm
@@ -45,30 +45,30 @@ class StepEnergy(AbstractEnergy):
         b, k, length = x.shape
         new, x = new_positions(x, xt, self.mask)
         energy = context.new_zeros(b, k, equations.group_count(length, self.block), dtype=torch.float32)
-        for packed in pack(new, self.block, every_size=self.training):
-            energy[packed.rows, :, packed.groups] += self._weigh(packed, x, xt, context)
+        for gathered in gather_positions(new, self.block, every_size=self.training):
+            energy[gathered.rows, :, gathered.groups] += self._weigh(gathered, x, xt, context)
         return energy
 
-    def _weigh(self, packed: Packed, x: Tensor, xt: Tensor, context: Tensor) -> Float[Tensor, "n k"]:
-        rows, positions, valid = packed.rows, packed.positions, packed.valid
+    def _weigh(self, gathered: GatheredPositions, x: Tensor, xt: Tensor, context: Tensor) -> Float[Tensor, "n k"]:
+        rows, positions, valid = gathered.rows, gathered.positions, gathered.valid
         k = x.shape[1]
         z = self.features(context[rows[:, None], positions])[:, None]  # the same for all candidates
         z = z + self.own(x[rows[:, None], :, positions].transpose(1, 2))
-        z = z + self.left(self._neighbour(packed, x, xt, -1)) + self.right(self._neighbour(packed, x, xt, +1))
+        z = z + self.left(self._neighbour(gathered, x, xt, -1)) + self.right(self._neighbour(gathered, x, xt, +1))
         z, valid_k = z.flatten(0, 1), valid.repeat_interleave(k, 0)
         rotary = self.layers.rotary(positions.repeat_interleave(k, 0))
         for layer in self.layers:
             z = layer(z, rotary, valid=valid_k)
         return (self.scalar(self.norm(z)) * valid_k).sum(dim=-1).unflatten(0, (-1, k))
 
-    def _neighbour(self, packed: Packed, x: Tensor, xt: Tensor, offset: int) -> Int[Tensor, "n k m"]:
+    def _neighbour(self, gathered: GatheredPositions, x: Tensor, xt: Tensor, offset: int) -> Int[Tensor, "n k m"]:
         """Return the token beside each position: a mask if it is new in another block, a special id beyond the edge."""
         length = xt.shape[1]
-        rows, beside = packed.rows[:, None], packed.positions + offset
+        rows, beside = gathered.rows[:, None], gathered.positions + offset
         inside = beside.clamp(0, length - 1)
         token = x[rows, :, inside].transpose(1, 2)
         if self.block is not None:
-            foreign = inside // self.block != packed.positions // self.block
+            foreign = inside // self.block != gathered.positions // self.block
             token = torch.where(foreign[:, None], xt[rows, inside][:, None], token)
         beyond = (beside < 0) | (beside >= length)
         return torch.where(beyond[:, None], self.mask + 1, token)

@@ -1,4 +1,4 @@
-"""Packing: an energy's head reads only the positions unmasked in a step, gathered into dense rows."""
+"""Gathered positions: an energy's head reads only those that a step unmasks, in dense batches."""
 
 import functools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ SMALLEST = 4  # smallest unit, in positions: with fewer than four rows BLAS take
 
 
 @dataclass(frozen=True)
-class Packed:
+class GatheredPositions:
     """n units, each the new positions of one group of one sequence, in reading order, padded to m positions."""
 
     rows: Int[Tensor, " n"]
@@ -21,18 +21,20 @@ class Packed:
     positions: Int[Tensor, "n m"]
     valid: Bool[Tensor, "n m"]
 
-    def padded(self, multiple: int) -> "Packed":
+    def padded(self, multiple: int) -> "GatheredPositions":
         """Pad to a multiple of units with copies of the first unit in which no position is valid."""
         more = -len(self.rows) % multiple
         rows, groups, positions = (
             torch.cat([values, values[:1].expand(more, *values.shape[1:])])
             for values in (self.rows, self.groups, self.positions)
         )
-        return Packed(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)))
+        return GatheredPositions(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)))
 
 
-def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) -> Iterator[Packed]:
-    """Pack the groups that have new positions into batches whose sizes m are powers of two or the largest size.
+def gather_positions(
+    new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False
+) -> Iterator[GatheredPositions]:
+    """Gather the groups that have new positions into batches whose sizes m are powers of two or the largest size.
 
     A unit's size depends only on its own count, so its results do not depend on the other rows of the batch. With
     `every_size`, sizes that no group has are yielded too, as the first group with no valid position: in sharded
@@ -52,11 +54,11 @@ def pack(new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False) 
         rows, groups = torch.nonzero(bucket == m, as_tuple=True)
         if not len(rows):
             rows = groups = bucket.new_zeros(1)
-            yield Packed(
+            yield GatheredPositions(
                 rows, groups, positions[rows, groups, :m], torch.zeros(1, m, dtype=torch.bool, device=new.device)
             )
             continue
-        yield Packed(rows, groups, positions[rows, groups, :m], index[:m] < counts[rows, groups][:, None])
+        yield GatheredPositions(rows, groups, positions[rows, groups, :m], index[:m] < counts[rows, groups][:, None])
 
 
 @functools.cache

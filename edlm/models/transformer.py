@@ -12,7 +12,7 @@ from edlm.config import ConfigurationError, Fraction, Positive, config
 from edlm.models.attention import attend
 from edlm.models.conditioning import AdaLN, TimeConditioning, TimeEmbedding
 from edlm.models.documents import same_document
-from edlm.models.gather import Packed, pack
+from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.kv_cache import KVCache
 from edlm.models.rotary import Rotary
 from edlm.models.row_invariance import RowInvariantLinear, gelu_multiple, linear, padded
@@ -84,9 +84,9 @@ class Transformer(nn.Module):
         assert not self.causal
         assert seen is None
         features = torch.zeros_like(x)
-        for packed, y in last.only(x, rotary, condition, where):
-            y = self.norm(y, None if condition is None else condition[packed.rows])[0]
-            features[packed.rows[:, None], packed.positions] = y  # also at padding positions, which are correct
+        for gathered, y in last.only(x, rotary, condition, where):
+            y = self.norm(y, None if condition is None else condition[gathered.rows])[0]
+            features[gathered.rows[:, None], gathered.positions] = y  # also at padding positions, which are correct
         return features
 
     def start(self, rows: int, length: int) -> list[KVCache]:
@@ -157,19 +157,19 @@ class Block(nn.Module):
         rotary: Rotary,
         condition: Float[Tensor, "b c"] | None,
         where: Bool[Tensor, "b l"],
-    ) -> Iterator[tuple[Packed, Float[Tensor, "n m h"]]]:
-        """Compute bidirectional `forward` at the selected positions only, packed; the others are only attended to."""
+    ) -> Iterator[tuple[GatheredPositions, Float[Tensor, "n m h"]]]:
+        """Compute bidirectional `forward` at the selected positions only; the others are only attended to."""
         y, gate = self.norm_attention(x, condition)
         width = x.shape[-1]
         k, v = self._by_head(linear(y, self.qkv.weight[width:]), 2)
         k = rotary(k)
-        for packed in pack(where, None):
-            rows, positions = packed.rows, packed.positions
+        for gathered in gather_positions(where, None):
+            rows, positions = gathered.rows, gathered.positions
             (q,) = self._by_head(linear(y[rows[:, None], positions], self.qkv.weight[:width]), 1)
             attended = attend(rotary.of(positions)(q), k[rows], v[rows])
             z = x[rows[:, None], positions] + _of(gate, rows) * self._joined(attended)
             hidden, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
-            yield packed, z + gate_mlp * self._mlp(hidden)
+            yield gathered, z + gate_mlp * self._mlp(hidden)
 
     def extend(self, x: Float[Tensor, "b one h"], rotary: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV cache."""

@@ -1,4 +1,4 @@
-"""The light heads by their definitions, position by position, without packing."""
+"""The light heads by their definitions, position by position, without gathering positions."""
 
 import torch
 from torch import Tensor

@@ -90,8 +90,8 @@ def test_exact_draws_follow_its_distribution(name):
 
 def test_padding_and_packing_change_no_energy():
     _, energy, arguments = situation(CONFIGS["far"])
-    packed = energy(*arguments)
-    torch.testing.assert_close(energy.train()(*arguments), packed, atol=1e-5, rtol=1e-5)
+    gathered = energy(*arguments)
+    torch.testing.assert_close(energy.train()(*arguments), gathered, atol=1e-5, rtol=1e-5)
 
 
 def test_every_setting_arrives():

@@ -78,8 +78,8 @@ def test_a_step_energy_sums_over_the_new_positions_only(name):
 @pytest.mark.parametrize("name", ["step in blocks", "step whole"])
 def test_padding_and_packing_change_no_step_energy(name):
     _, energy, arguments = situation(CONFIGS[name])
-    packed = energy(*arguments)
-    torch.testing.assert_close(energy.train()(*arguments), packed, atol=1e-5, rtol=1e-5)
+    gathered = energy(*arguments)
+    torch.testing.assert_close(energy.train()(*arguments), gathered, atol=1e-5, rtol=1e-5)
 
 
 def test_every_setting_of_a_step_energy_arrives():

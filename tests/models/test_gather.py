@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.equations import group_count, sum_by_group
-from edlm.models.gather import pack
+from edlm.models.gather import gather_positions
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import denoiser, stirred
@@ -21,11 +21,13 @@ def selections(draw):
 
 @given(selections(), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selection, every_size):
+def test_every_new_position_is_gathered_once_in_its_group_in_reading_order(selection, every_size):
     new, block = selection
     actual = []
-    for packed in pack(new, block, every_size):
-        for row, group, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True):
+    for gathered in gather_positions(new, block, every_size):
+        for row, group, at, valid in zip(
+            gathered.rows, gathered.groups, gathered.positions, gathered.valid, strict=True
+        ):
             positions = at[valid].tolist()
             assert positions == sorted(positions)
             assert all(p // (block or new.shape[1]) == group for p in positions)
@@ -35,23 +37,23 @@ def test_every_new_position_is_packed_once_in_its_group_in_reading_order(selecti
 
 @given(selections())
 @settings(max_examples=100, deadline=None)
-def test_the_packing_of_a_row_does_not_depend_on_its_batch(selection):
+def test_what_is_gathered_of_a_row_does_not_depend_on_its_batch(selection):
     new, block = selection
     together = {
         (int(r), int(g)): (at.tolist(), valid.tolist())
-        for packed in pack(new, block)
-        for r, g, at, valid in zip(packed.rows, packed.groups, packed.positions, packed.valid, strict=True)
+        for gathered in gather_positions(new, block)
+        for r, g, at, valid in zip(gathered.rows, gathered.groups, gathered.positions, gathered.valid, strict=True)
     }
     for row in range(len(new)):
-        for packed in pack(new[row : row + 1], block):
-            for group, at, valid in zip(packed.groups, packed.positions, packed.valid, strict=True):
+        for gathered in gather_positions(new[row : row + 1], block):
+            for group, at, valid in zip(gathered.groups, gathered.positions, gathered.valid, strict=True):
                 assert together[row, int(group)] == (at.tolist(), valid.tolist())
 
 
 def test_every_size_is_one_call_whatever_is_new():
     shares = (0.0, 0.1, 0.5, 1.0)
     sizes = [
-        [packed.positions.shape[1] for packed in pack(torch.rand(3, 40) < share, None, every_size=True)]
+        [gathered.positions.shape[1] for gathered in gather_positions(torch.rand(3, 40) < share, None, every_size=True)]
         for share in shares
     ]
     assert sizes == [[4, 8, 16, 32, 40]] * len(shares)

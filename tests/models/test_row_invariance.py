@@ -68,8 +68,8 @@ def test_a_sequence_in_a_layer_of_more_numbers_than_one_thread_takes(width, time
     def only(part: slice) -> Tensor:
         result = torch.zeros_like(x[part])
         given = None if condition is None else condition[part]
-        for packed, y in layer.only(x[part], turn, given, where[part]):
-            result[packed.rows[:, None], packed.positions] = torch.where(packed.valid[..., None], y, 0)
+        for gathered, y in layer.only(x[part], turn, given, where[part]):
+            result[gathered.rows[:, None], gathered.positions] = torch.where(gathered.valid[..., None], y, 0)
         return result
 
     parts = [1, 2, 3, rows // 2, rows - 1]
