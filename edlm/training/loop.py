@@ -10,7 +10,8 @@ from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
 from edlm.training.continuation_rule import keeps_final_state
 from edlm.training.interfaces import Engine, NonFiniteLoss
-from edlm.training.settings import Training, learning_rate, share
+from edlm.training.learning_rate import learning_rate
+from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_losses
 
 QUARTERS = 4  # observations are averaged per quarter of t

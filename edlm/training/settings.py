@@ -1,6 +1,5 @@
-"""Training settings, and what they say of a step: its learning rate, and the rows of each worker."""
+"""Training settings, and the rows of each worker that follow from them."""
 
-import math
 from typing import Annotated, Literal
 
 import pydantic
@@ -67,16 +66,6 @@ class Training:
                 raise ConfigurationError(
                     f"{field} is {str(value).lower()}, but there is no validation loss to go by; set validate_every"
                 )
-
-
-def learning_rate(training: Training, step: int) -> float:
-    """Return the learning rate of step 0, 1, ...: a function of the step alone, so checkpoints need not store it."""
-    if step < training.warmup_steps:
-        return training.learning_rate * (step + 1) / training.warmup_steps
-    if training.decay == "constant":
-        return training.learning_rate
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def share(training: Training, world: int) -> int:

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from edlm.training.learning_rate import learning_rate
 from edlm.training.local_engine import LocalEngine, average
 from edlm.training.loop import fit
-from edlm.training.settings import learning_rate
 from tests.toy import BATCH, Toy, rows, training
 
 
