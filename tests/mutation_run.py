@@ -64,6 +64,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "training/energy_objectives": "training/test_energy_objectives training/test_objectives",
     "training/validation": "training/test_validation",
     "training/learning_rate": "training/test_learning_rate",
+    "training/early_stopping": "training/test_early_stopping training/test_validation",
     "training/loop": "training/test_loop",
     "training/local_engine": "training/test_local_engine training/test_loop",
     "data/parquet_pages": "data/test_parquet_pages",

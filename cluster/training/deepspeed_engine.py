@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cluster.config import Zero
 from edlm.data.batches import Rows
+from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
 from edlm.training.local_engine import (
     AVERAGE,
@@ -30,7 +31,6 @@ from edlm.training.local_engine import (
     average,
     evaluation_mode,
     require_state,
-    unvalidated,
 )
 from edlm.training.settings import Training, share
 

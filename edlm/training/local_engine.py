@@ -1,6 +1,5 @@
 """Single-process engine: AdamW on float32 weights, for networks in float32 or bfloat16, and their running average."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from edlm.data.batches import Rows
 from edlm.interfaces import AbstractEnergy
+from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
 
@@ -128,11 +128,6 @@ class LocalEngine:
         """Copy float32 weights into the network, rounded to its precision."""
         for weight, parameter in zip(weights, self._parameters(), strict=True):
             parameter.copy_(weight)
-
-
-def unvalidated() -> Tensor:
-    """Return the `validation` of an engine before the first one."""
-    return torch.tensor([math.inf, 0.0], dtype=torch.float64)
 
 
 @contextmanager

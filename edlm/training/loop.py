@@ -9,6 +9,7 @@ from torch import Tensor
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
 from edlm.training.continuation_rule import keeps_final_state
+from edlm.training.early_stopping import finished, record_validation
 from edlm.training.interfaces import Engine, NonFiniteLoss
 from edlm.training.learning_rate import learning_rate
 from edlm.training.settings import Training, share
@@ -30,8 +31,8 @@ def fit(
 
     Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due, and
     after the last step if a longer training can continue from there.
-    `validation` are all rows of a validation (`validation_rows`). The one after the last step, if `validate_every` does
-    not divide it, is no part of the state: a longer training would not have it.
+    `validation` are all rows of a validation (`validation_rows`). A final validation off
+    the interval is not checkpointed, so that extending the run gives the same result.
     Raise NonFiniteLoss, on every rank alike, at the first step that is not finite.
     """
     if (training.validate_every is None) != (validation is None):
@@ -62,7 +63,7 @@ def fit(
         if validation is not None and (_at_interval(engine, training) or engine.step == training.steps):
             metrics[METRIC] = last = _validate(engine, validation, size)
             if _at_interval(engine, training):
-                _compare(engine, last, training)
+                record_validation(engine, last, training)
         if engine.rank == 0:
             log(step, metrics)
         due = engine.step % training.checkpoint_every == 0
@@ -71,13 +72,7 @@ def fit(
         if due:
             checkpoint(engine)
     if validation is not None and not _at_interval(engine, training):
-        _compare(engine, _validate(engine, validation, size) if last is None else last, training)
-
-
-def finished(engine: Engine, training: Training) -> bool:
-    """Return whether all steps are taken, or the validation loss has not improved for too long."""
-    patience = training.early_stopping_patience
-    return engine.step >= training.steps or (patience is not None and engine.validation[1].item() >= patience)
+        record_validation(engine, _validate(engine, validation, size) if last is None else last, training)
 
 
 def _at_interval(engine: Engine, training: Training) -> bool:
@@ -88,15 +83,6 @@ def _validate(engine: Engine, rows: Rows, size: int) -> float:
     losses, mean = validation_losses(engine, rows, size)
     _require_finite(losses, engine.step - 1, "the validation loss")
     return mean
-
-
-def _compare(engine: Engine, loss: float, training: Training) -> None:
-    """Update the engine's lowest validation loss, and its best weights if they are kept."""
-    lowest, since = engine.validation.tolist()
-    if loss < lowest and training.keep_best:
-        engine.mark_best()
-    values = [loss, 0.0] if loss < lowest else [lowest, since + 1]
-    engine.validation = torch.tensor(values, dtype=torch.float64)
 
 
 def _require_finite(by_rank: Tensor, step: int, what: str) -> None:
