@@ -27,11 +27,11 @@ from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
-from edlm.training.continuation_rule import keeps_final_state
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
+from edlm.training.resume_compatibility import keeps_final_state
 from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 

@@ -59,11 +59,11 @@ from edlm.data.batches import Batches
 from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, TokenFile, read_summary
 from edlm.storage import committed, sha256
-from edlm.training.continuation_rule import keeps_final_state, obstacle
 from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines
+from edlm.training.resume_compatibility import incompatibility, keeps_final_state
 from edlm.training.settings import Training
 from edlm.training.validation import validation_rows
 
@@ -156,7 +156,7 @@ def _require_same(uri: str, step: int, training: Training, identity: Mapping[str
         reasons = ["it does not record which training it is a state of"]
     else:
         reasons = [f"{name} changed {facts[name]} -> {now}" for name, now in identity.items() if facts[name] != now]
-        if (reason := obstacle(earlier, step, training)) is not None:
+        if (reason := incompatibility(earlier, step, training)) is not None:
             reasons.append(reason)
     if reasons:
         raise ConfigurationError(

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
-from edlm.training.continuation_rule import keeps_final_state
 from edlm.training.early_stopping import finished, record_validation
 from edlm.training.interfaces import Engine, NonFiniteLoss
 from edlm.training.learning_rate import learning_rate
+from edlm.training.resume_compatibility import keeps_final_state
 from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_losses
 

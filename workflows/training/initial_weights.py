@@ -11,7 +11,7 @@ from edlm.checkpoints.networks import network_settings
 from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
 from edlm.storage import absolute, committed, join, local_copy, read_text
-from edlm.training.continuation_rule import REPORTING
+from edlm.training.resume_compatibility import REPORTING
 from edlm.training.settings import Training
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import parse
-from edlm.training.continuation_rule import obstacle
+from edlm.training.resume_compatibility import incompatibility
 from edlm.training.settings import Training
 from workflows.stage import Session
 from workflows.stage_fingerprint import Ingredients
@@ -34,7 +34,7 @@ def training_to_continue(
     starts, reasons = [], []
     for folder, earlier in _shorter(session, determined):
         newest = newest_snapshot(session.workspace_of(folder), verified=False)
-        reason = obstacle(earlier, earlier["steps"] if newest is None else newest[1], _training(determined))
+        reason = incompatibility(earlier, earlier["steps"] if newest is None else newest[1], _training(determined))
         if reason is None and newest is not None:
             starts.append(Start(folder, earlier["steps"], *newest))
         else:

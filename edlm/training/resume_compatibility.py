@@ -1,4 +1,4 @@
-"""Rule of continuation: which finished trainings may take more steps, as if they had all been asked for at first."""
+"""Resume compatibility: which finished trainings may take more steps, as if all had been asked for at first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from edlm.training.settings import Training
 REPORTING = ("log_every", "checkpoint_every")  # settings without an influence on the weights
 
 
-def obstacle(earlier: Mapping[str, Any], step: int, training: Training) -> str | None:
-    """Return why the state after `step` steps of the `earlier` settings is no state of `training`; None if it is one.
+def incompatibility(earlier: Mapping[str, Any], step: int, training: Training) -> str | None:
+    """Return why a checkpoint of `earlier` after `step` steps cannot resume as `training`; None if it can.
 
-    `earlier` are settings as `plain` returns them. The state is the same if nothing changed but the number of steps,
-    and the learning rate of the steps taken does not depend on it: a constant one, or warm-up.
+    `earlier` are settings as `plain` returns them. It can if nothing changed but the number of steps, and the learning
+    rate of the steps taken does not depend on that number: a constant rate, or warm-up.
     """
     now = plain(training)
     names = [name for name in {**earlier, **now} if name not in (*REPORTING, "steps")]
