@@ -17,7 +17,7 @@ from workflows.report_page import page_folder, page_ingredients, recorded_ingred
 from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients, ingredients
 from workflows.training.init_from_precheck import require_initial_models
-from workflows.training.longer_training import training_to_continue
+from workflows.training.resume_from_shorter import training_to_continue
 
 SHOWN = 6
 """Differences that are named; the others are counted."""

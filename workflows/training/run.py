@@ -13,11 +13,11 @@ from edlm.storage import committed, join
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
-from workflows.training.longer_training import training_to_continue
+from workflows.training.resume_from_shorter import training_to_continue
 
 CODE = (
     "workflows.training.run",
-    "workflows.training.longer_training",
+    "workflows.training.resume_from_shorter",
     "cluster.training.workers",
     "cluster.training.deepspeed_engine",
 )

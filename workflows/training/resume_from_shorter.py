@@ -1,4 +1,4 @@
-"""The finished training that a stage continues when only its `steps` grew."""
+"""Resuming from a shorter training: the finished one that a stage continues when only its `steps` grew."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class Start:
 def training_to_continue(
     session: Session, determined: Ingredients, verified: bool = True
 ) -> tuple[Start | None, list[str]]:
-    """Return the longest finished training that a stage continues, and why others cannot be continued.
+    """Return the longest candidate that can be continued, and no reasons; or None, and why each cannot be.
 
-    Others are finished trainings of the same stage from which it differs by more `steps` alone. Only the state to
-    continue from is read; without `verified`, as in a dry run, none is.
+    Candidates are finished trainings of the same stage with fewer `steps` and otherwise equal settings. Only the state
+    to continue from is read; without `verified`, as in a dry run, none is.
     """
     starts, reasons = [], []
     for folder, earlier in _shorter(session, determined):

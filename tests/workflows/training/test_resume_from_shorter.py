@@ -21,7 +21,7 @@ from workflows.experiment import Experiment
 from workflows.stage import StageContext
 from workflows.stage_fingerprint import Ingredients
 from workflows.stage_runner import RunningSession
-from workflows.training.longer_training import training_to_continue
+from workflows.training.resume_from_shorter import training_to_continue
 from workflows.training.run import _start
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
