@@ -14,10 +14,10 @@ from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.data.tokenizer import open_tokenizer
 from edlm.inference.canvas import canvas, checked
 from edlm.inference.components import Bundle, ModelComponents
+from edlm.inference.offline_generation import run_sequences
 from edlm.inference.request import Request
 from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.sequence_loop import run_sequences
 from edlm.inference.text import Text
 from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
 from edlm.models.execution import AS_TRAINED, Execution

@@ -12,10 +12,10 @@ from edlm.config import ConfigurationError
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
+from edlm.inference.offline_generation import run_sequences
 from edlm.inference.request import Request
 from edlm.inference.results import MASK, Generation, ScoredText, StreamedText, described
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.sequence_loop import run_sequences
 from edlm.inference.settings import (
     LEAST_SEED,
     MAX_SEED,

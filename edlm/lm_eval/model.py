@@ -15,10 +15,10 @@ from edlm.config import ConfigurationError
 from edlm.inference.canvas import context_tokens
 from edlm.inference.generator import TextGenerator
 from edlm.inference.loading import load
+from edlm.inference.offline_generation import run_sequences
 from edlm.inference.request import Request
 from edlm.inference.results import described
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.sequence_loop import run_sequences
 from edlm.inference.settings import consecutive_seeds, overridden, resolved
 from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
 from edlm.lm_eval.arguments import GenerationSettings, generation_settings, model_arguments

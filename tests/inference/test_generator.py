@@ -14,9 +14,9 @@ from edlm.data.tokenizer_kinds import Bytes, Characters, TokenizerConfig
 from edlm.inference.canvas import context_tokens
 from edlm.inference.components import Bundle
 from edlm.inference.generator import TextGenerator, save_bundle
+from edlm.inference.offline_generation import run_sequences
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.sequence_loop import run_sequences
 from edlm.inference.text import document_end
 from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
