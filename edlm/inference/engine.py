@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from edlm.cooperative_work import Cooperative
-from edlm.inference.batching import Batcher, is_out_of_memory
+from edlm.inference.batch_executor import BatchExecutor, is_out_of_memory
 from edlm.inference.cost_model import PASS, NetworkPasses
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
@@ -38,7 +38,7 @@ class InferenceEngine:
         self._closed, self._stop = False, False
         self._to_follow = 0  # callers that may add work once their current work is over
         self._failure: BaseException | None = None
-        self._batcher, self._fair_share = Batcher(limits.slots, limits.step_seconds), FairShare()
+        self._executor, self._fair_share = BatchExecutor(limits.slots, limits.step_seconds), FairShare()
         self._statistics, self._order, self._beat = EngineStatistics(), 0, time.monotonic()
         self.step_observers = self._statistics.step_observers  # called after every step: they must return at once
         self._thread = threading.Thread(target=self._run_steps, name="engine", daemon=True)
@@ -78,7 +78,7 @@ class InferenceEngine:
         with self._changed:
             self._require_open()
             now, rows = time.monotonic(), self._row_count(len(requests))
-            costs = [self._batcher.work_seconds(sequence, sequence.remaining_work, rows) for sequence in sequences]
+            costs = [self._executor.remaining_seconds(sequence, rows) for sequence in sequences]
             if requests:
                 self._require_room(
                     requests[0].key, sum(costs), now, min(request.deadline for request in requests), len(requests)
@@ -120,7 +120,7 @@ class InferenceEngine:
         """
         with self._changed:
             self._require_open(follows)
-            now, seconds = time.monotonic(), self._batcher.pace.seconds(NetworkPasses(cost), PASS, False, 1)
+            now, seconds = time.monotonic(), self._executor.pace.seconds(NetworkPasses(cost), PASS, False, 1)
             if not follows:
                 self._require_room(key, seconds, now, deadline, 1)
             self._count_in(1, now)
@@ -138,7 +138,7 @@ class InferenceEngine:
         sequences = [RunningSequence(request, self.generator) for request in requests]
         with self._changed:
             rows = self._row_count(len(requests))
-            seconds = sum(self._batcher.work_seconds(sequence, sequence.remaining_work, rows) for sequence in sequences)
+            seconds = sum(self._executor.remaining_seconds(sequence, rows) for sequence in sequences)
             return seconds + (estimated_wait(self._backlog(), requests[0].key, seconds) if requests else 0.0)
 
     @property
@@ -168,7 +168,7 @@ class InferenceEngine:
         with self._changed:
             running = sum(entry.running for entry in self._entries)
             load = running, len(self._entries) - running
-            return self._statistics.statistics(*load, self._batcher.passes, self.limits.slots)
+            return self._statistics.statistics(*load, self._executor.passes, self.limits.slots)
 
     def drain(self, timeout: float) -> bool:
         """Close the engine: accept nothing new, and fail what is unfinished after `timeout` seconds.
@@ -214,9 +214,9 @@ class InferenceEngine:
 
     def _backlog(self) -> dict[str, float]:
         """Return the seconds of running and waiting work, by key."""
-        backlog: dict[str, float] = {}
+        rows, backlog = self._row_count(), dict[str, float]()
         for entry in self._entries:
-            backlog[entry.key] = backlog.get(entry.key, 0.0) + entry.remaining_seconds(self._batcher, self._row_count())
+            backlog[entry.key] = backlog.get(entry.key, 0.0) + entry.remaining_seconds(self._executor, rows)
         return backlog
 
     def _row_count(self, more: int = 0) -> int:
@@ -265,20 +265,20 @@ class InferenceEngine:
             return
         started = time.monotonic()
         chosen = self._fair_share.picked(
-            running, lambda entry: entry.seconds(self._batcher, len(running)), self.limits.step_seconds
+            running, lambda entry: entry.seconds(self._executor, len(running)), self.limits.step_seconds
         )
         steps: list[ScheduledText] = []
         for entry in chosen:
             entry.future.begin()
             if isinstance(entry, ScheduledTask):
                 self._resume(entry)
-            elif not self._batcher.is_long(entry.sequence):
+            elif not self._executor.is_long(entry.sequence):
                 steps.append(entry)
-            elif (finished := self._batcher.resume(entry.sequence)) is not None:
+            elif (finished := self._executor.resume(entry.sequence)) is not None:
                 self._apply(entry, *finished[1:])
         if steps:
             entry_of = {entry.sequence: entry for entry in steps}
-            for sequence, result, row in self._batcher.step(list(entry_of)):
+            for sequence, result, row in self._executor.step(list(entry_of)):
                 self._apply(entry_of[sequence], result, row)
         with self._changed:
             self._statistics.count_step(time.monotonic() - started)
@@ -336,7 +336,7 @@ class InferenceEngine:
             self._entries.remove(entry)
             self._changed.notify_all()
         if isinstance(entry, ScheduledText):
-            self._batcher.forget(entry.sequence)
+            self._executor.forget(entry.sequence)
         entry.future.end(outcome)
 
     def _abandon(self, why: str) -> None:

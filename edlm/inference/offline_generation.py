@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from edlm.inference.batching import Batcher
+from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.sequence import RunningSequence
 
 ROWS = 16  # texts per pass of the denoiser
@@ -14,9 +14,9 @@ def run_sequences(sequences: Sequence[RunningSequence], rows: int = ROWS) -> Ite
 
     Raise the error of the first sequence that fails: BrokenRow, or OutOfMemory.
     """
-    batcher = Batcher(rows, step_seconds=math.inf)
+    executor = BatchExecutor(rows, step_seconds=math.inf)
     while running := [sequence for sequence in sequences if not sequence.finished][:rows]:
-        for sequence, result, row in batcher.step(running):
+        for sequence, result, row in executor.step(running):
             if isinstance(result, Exception):
                 raise result
             sequence.apply(result, row)

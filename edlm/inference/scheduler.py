@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edlm.cooperative_work import Cooperative
-from edlm.inference.batching import Batcher
+from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.sequence import RunningSequence
 
@@ -104,13 +104,13 @@ class ScheduledText(ScheduledRequest):
     sequence: RunningSequence
     running: bool = False
 
-    def seconds(self, batcher: Batcher, rows: int) -> float:
+    def seconds(self, executor: BatchExecutor, rows: int) -> float:
         """Return the seconds of its next step, or until its next pause, in a batch of `rows` rows."""
-        return batcher.seconds(self.sequence, rows)
+        return executor.seconds(self.sequence, rows)
 
-    def remaining_seconds(self, batcher: Batcher, rows: int) -> float:
+    def remaining_seconds(self, executor: BatchExecutor, rows: int) -> float:
         """Return the seconds of all remaining work."""
-        return batcher.work_seconds(self.sequence, self.sequence.remaining_work, rows)
+        return executor.remaining_seconds(self.sequence, rows)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -126,10 +126,10 @@ class ScheduledTask(ScheduledRequest):
     """Seconds up to the latest pause, or estimated for the first."""
     running: bool = False
 
-    def seconds(self, batcher: Batcher, rows: int) -> float:
+    def seconds(self, executor: BatchExecutor, rows: int) -> float:
         return self.latest
 
-    def remaining_seconds(self, batcher: Batcher, rows: int) -> float:
+    def remaining_seconds(self, executor: BatchExecutor, rows: int) -> float:
         return max(0.0, self.expected)
 
     def resume(self) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.inference import batching
+from edlm.inference import batch_executor
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.request import Limits, OutOfMemory
 from tests.bundles import LENGTH
@@ -37,7 +37,7 @@ def test_a_batch_that_does_not_fit_is_halved_without_an_effect_on_its_texts(fres
 
 
 def test_batches_grow_again_when_there_is_room_again(fresh, monkeypatch):
-    monkeypatch.setattr(batching, "REGROWTH", 5)
+    monkeypatch.setattr(batch_executor, "REGROWTH", 5)
     fault, rows = [2], []
     watched(fresh, before=lambda xt: (rows.append(len(xt)), full(fault[0], ERRORS[0])(xt))[0])
     with InferenceEngine(fresh, "1", Limits(slots=4, step_seconds=100.0)) as engine:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from cluster.http.limits import request_cost as cost
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
-from edlm.inference.batching import Batcher
+from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.cost_model import NetworkPasses
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Request
@@ -28,10 +28,10 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> TextGenerator:
 
 def taken(wish: Request, generator: TextGenerator) -> tuple[RunningSequence, float]:
     """The finished sequence, and what its steps took, weighted as a charge is."""
-    sequence, batcher, work = RunningSequence(wish, generator), Batcher(1, 1e9), NetworkPasses()
+    sequence, executor, work = RunningSequence(wish, generator), BatchExecutor(1, 1e9), NetworkPasses()
     while not sequence.finished:
         work += sequence.next_step().work
-        ((_, result, row),) = batcher.step([sequence])
+        ((_, result, row),) = executor.step([sequence])
         assert isinstance(result, StepResult)
         sequence.apply(result, row)
     exact = wish.sampler.candidates == EXACT and sequence.energy is not None

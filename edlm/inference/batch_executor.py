@@ -1,4 +1,4 @@
-"""Batched steps: the next steps of many texts, with any times, k and windows, in one pass of the denoiser.
+"""Execution of batched steps: the next steps of many texts, with any times, k and windows, in one pass of the denoiser.
 
 After the pass, rows without candidates to score advance together; the others are grouped by energy, k and temperature.
 A row whose scoring alone would outlast an engine step advances by itself, with pauses, so that no request waits for it.
@@ -26,7 +26,7 @@ SequenceResult = tuple[RunningSequence, StepResult | OutOfMemory | BrokenRow, in
 """Sequence, the result of its step and its row in that result; or the sequence and the error in place of a result."""
 
 
-class Batcher:
+class BatchExecutor:
     """Executor of steps that tracks the speed of this machine and how many rows fit its memory."""
 
     def __init__(self, rows: int, step_seconds: float) -> None:
@@ -49,6 +49,10 @@ class Batcher:
         return self.pace.seconds(
             work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence, rows
         )
+
+    def remaining_seconds(self, sequence: RunningSequence, rows: int) -> float:
+        """Return the seconds of the rest of `sequence`, in batches of `rows` rows."""
+        return self.work_seconds(sequence, sequence.remaining_work, rows)
 
     def is_long(self, sequence: RunningSequence) -> bool:
         """Return whether the step runs with pauses: its scoring alone would outlast an engine step, or has begun.
