@@ -21,8 +21,8 @@ from edlm.inference.components import Bundle
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
 from edlm.inference.generator import TextGenerator
+from edlm.inference.progress import Progress, Tally, Text, document_end
 from edlm.inference.request import Limits, Request
-from edlm.inference.text import Progress, Tally, Text, document_end
 from edlm.interfaces import AbstractEnergy, Model
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig

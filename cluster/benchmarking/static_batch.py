@@ -17,9 +17,9 @@ from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
+from edlm.inference.progress import Progress, Tally, Text
 from edlm.inference.request import EngineFailed, Limits, Request
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.text import Progress, Tally, Text
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult
 

@@ -17,9 +17,9 @@ from cluster.http.streaming.generation import Written, write
 from edlm.inference.canvas import context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.incremental_text import IncrementalText
+from edlm.inference.progress import Progress, Text
 from edlm.inference.request import Request
 from edlm.inference.stop_strings import cut
-from edlm.inference.text import Progress, Text
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from cluster.http.schemas.requests import CompletionRequest, InfillRequest, Scor
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_refuse
 from edlm import rng as streams
+from edlm.inference.progress import Tally
 from edlm.inference.request import Request
 from edlm.inference.settings import consecutive_seeds, resolved
-from edlm.inference.text import Tally
 from edlm.rng import Purpose
 from edlm.sampling.sampler import Sampler
 

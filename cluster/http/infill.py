@@ -12,8 +12,8 @@ from cluster.http.schemas.responses import InfillChoice, InfillResponse, TokenUs
 from cluster.http.served_model import or_refuse
 from cluster.http.streaming.generation import Written, write
 from edlm.inference.canvas import canvas
+from edlm.inference.progress import Progress, Text
 from edlm.inference.request import Request
-from edlm.inference.text import Progress, Text
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from edlm.inference.text import Progress, Text
+from edlm.inference.progress import Progress, Text
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from edlm.data.tokenizer import open_tokenizer
 from edlm.inference.canvas import canvas, checked
 from edlm.inference.components import Bundle, ModelComponents
 from edlm.inference.offline_generation import run_sequences
+from edlm.inference.progress import Text
 from edlm.inference.request import Request
 from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.text import Text
 from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import Sampler

@@ -13,6 +13,7 @@ from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.offline_generation import run_sequences
+from edlm.inference.progress import Text
 from edlm.inference.request import Request
 from edlm.inference.results import MASK, Generation, ScoredText, StreamedText, described
 from edlm.inference.sequence import RunningSequence
@@ -25,7 +26,6 @@ from edlm.inference.settings import (
     resolved,
 )
 from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
-from edlm.inference.text import Text
 
 Prompt = str | Sequence[int]
 DRAWN_SEEDS = 2**53 - 16  # integers that JSON represents exactly, so that the endpoint accepts a drawn seed, too

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+from edlm.inference.progress import Text
 from edlm.inference.settings import ResolvedSettings
-from edlm.inference.text import Text
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.exact_order import FIXED_ORDER
 

@@ -16,9 +16,9 @@ from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
 from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
+from edlm.inference.progress import NOT_YET, Progress, Tally, Text, document_end
 from edlm.inference.request import BrokenRow, Request
 from edlm.inference.stop_strings import cut
-from edlm.inference.text import NOT_YET, Progress, Tally, Text, document_end
 from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult, StepState

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from edlm.inference.progress import Text
 from edlm.inference.request import reason_of
-from edlm.inference.text import Text
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from edlm.data.tokenizer_kinds import Bytes
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
+from edlm.inference.progress import NOT_YET
 from edlm.inference.request import Limits
 from edlm.inference.stop_strings import cut
-from edlm.inference.text import NOT_YET
 from edlm.sampling.state import StepResult
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, alone, echo, gated, job, jobs, recorded

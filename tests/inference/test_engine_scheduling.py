@@ -9,8 +9,8 @@ import torch
 
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import open_bundle
+from edlm.inference.progress import Progress
 from edlm.inference.request import Cancelled, Full, Limits
-from edlm.inference.text import Progress
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import PATIENT, SECONDS, alone, gated, job

@@ -15,9 +15,9 @@ from edlm.inference.canvas import context_tokens
 from edlm.inference.components import Bundle
 from edlm.inference.generator import TextGenerator, save_bundle
 from edlm.inference.offline_generation import run_sequences
+from edlm.inference.progress import document_end
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.text import document_end
 from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking

@@ -8,9 +8,9 @@ import torch
 from edlm.data.tokenizer_kinds import Bytes
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.offline_generation import run_sequences
+from edlm.inference.progress import document_end
 from edlm.inference.request import BrokenRow, OutOfMemory, Request
 from edlm.inference.sequence import RunningSequence
-from edlm.inference.text import document_end
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import alone, canvases, watched

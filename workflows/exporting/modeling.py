@@ -17,9 +17,9 @@ from edlm import equations
 from edlm.energies.kinds import EnergyConfig
 from edlm.energies.step import new_positions
 from edlm.inference.canvas import canvas, checked, context_tokens
+from edlm.inference.progress import document_end
 from edlm.inference.settings import consecutive_seeds, overridden
 from edlm.inference.stop_strings import cut
-from edlm.inference.text import document_end
 from edlm.interfaces import AbstractEnergy, Model, proposal_of
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import AbstractDenoiser, TransformerDenoiserConfig

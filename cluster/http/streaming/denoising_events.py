@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.http.served_model import TokenText
-from edlm.inference.text import NOT_YET, Progress
+from edlm.inference.progress import NOT_YET, Progress
 from edlm.sampling.sampler import Sampler
 
 

@@ -15,8 +15,8 @@ from cluster.http.schemas.responses import FinishReason, TokenUsage
 from cluster.http.streaming.denoising_events import DenoisingEvents
 from cluster.http.streaming.sse_events import DONE, event
 from edlm.inference.future import TextFuture
+from edlm.inference.progress import Progress, Tally, Text
 from edlm.inference.request import Request
-from edlm.inference.text import Progress, Tally, Text
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Generated texts and the cost of generating them."""
+"""Progress of a text that is generated: its tokens so far, the finished text, and the cost of generating it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
