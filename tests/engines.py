@@ -21,7 +21,7 @@ from edlm.inference.components import Bundle
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
 from edlm.inference.generator import TextGenerator
-from edlm.inference.progress import Progress, Tally, Text, document_end
+from edlm.inference.progress import GenerationCost, Progress, Text, document_end
 from edlm.inference.request import Limits, Request
 from edlm.interfaces import AbstractEnergy, Model
 from edlm.models.denoiser import Denoiser
@@ -53,7 +53,7 @@ def alone(generator: TextGenerator, request: Request, on_step: Callable[[StepRes
     times = sampler.times()[:, None].to(device)
     energy = generator.energy_for(sampler, request.energy)
     model = Model(generator.denoiser.network, energy, generator.denoiser.schedule)
-    seed, tally, block, ended = torch.tensor([request.seed], device=device), Tally(), 0, None
+    seed, cost, block, ended = torch.tensor([request.seed], device=device), GenerationCost(), 0, None
     infills = request.max_tokens is None
     prompt = [] if infills else list(request.known)
     written, token_count = [], len(request.known) if infills else request.max_tokens
@@ -69,13 +69,13 @@ def alone(generator: TextGenerator, request: Request, on_step: Callable[[StepRes
                 break
             index = torch.tensor([block * sampler.steps + i], device=device)
             result = sampler.step(xt, times[i], times[i - 1], index, seed, model)
-            xt, tally = result.xs, tally.plus(result, 0)
+            xt, cost = result.xs, cost.plus(result, 0)
             on_step(result)
         tokens = xt[0, new].tolist()
         ended, block = document_end(tokens, mask, separator), block + 1
         written += tokens[:ended]
     text = CompletionDecoder(generator.tokenizer, prompt).whole(written)
-    return Text(tuple(written), text, request.seed, "length" if ended is None else "stop", tally)
+    return Text(tuple(written), text, request.seed, "length" if ended is None else "stop", cost)
 
 
 @st.composite

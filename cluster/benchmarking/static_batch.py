@@ -17,7 +17,7 @@ from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
-from edlm.inference.progress import Progress, Tally, Text
+from edlm.inference.progress import GenerationCost, Progress, Text
 from edlm.inference.request import EngineFailed, Limits, Request
 from edlm.inference.sequence import RunningSequence
 from edlm.sampling.sampler import Sampler
@@ -59,7 +59,7 @@ class StaticBatch(InferenceEngine):
 def _last(progress: Progress, text: Text) -> Progress:
     """Return the progress of a complete text; the steps that led to it are unknown."""
     tokens = text.tokens
-    return replace(progress, tokens=tokens, unmasked_at=(1,) * len(tokens), step=1, masked=0, t=0.0, tally=text.tally)
+    return replace(progress, tokens=tokens, unmasked_at=(1,) * len(tokens), step=1, masked=0, t=0.0, cost=text.cost)
 
 
 def fill(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:
@@ -83,16 +83,16 @@ def _alike(generator: TextGenerator, requests: Sequence[Request]) -> list[Text]:
     known = [request.known[len(request.known) - context :] for request, context in zip(requests, contexts, strict=True)]
     xt = torch.stack([canvas(tokens, generator.length, generator.mask) for tokens in known])
     seeds = torch.tensor([request.seed for request in requests])
-    tallies = [Tally()] * len(requests)
+    costs = [GenerationCost()] * len(requests)
 
     def count(step: StepResult) -> None:
-        tallies[:] = [tally.plus(step, row) for row, tally in enumerate(tallies)]
+        costs[:] = [cost.plus(step, row) for row, cost in enumerate(costs)]
 
     energy = generator.energy_for(sampler, requests[0].energy)
     rows = sampler.sample(xt, network, energy, schedule, seeds, count).tolist()
     return [
-        _text(generator, request, row, context, tally)
-        for request, row, context, tally in zip(requests, rows, contexts, tallies, strict=True)
+        _text(generator, request, row, context, cost)
+        for request, row, context, cost in zip(requests, rows, contexts, costs, strict=True)
     ]
 
 
@@ -106,9 +106,9 @@ def _context(request: Request, length: int) -> int:
     return context
 
 
-def _text(generator: TextGenerator, request: Request, row: Sequence[int], context: int, tally: Tally) -> Text:
+def _text(generator: TextGenerator, request: Request, row: Sequence[int], context: int, cost: GenerationCost) -> Text:
     tokens = tuple(
         row[: len(request.known)] if request.max_tokens is None else row[context : context + request.max_tokens]
     )
     prompt = () if request.max_tokens is None else [token for token in request.known if token is not None]
-    return Text(tokens, CompletionDecoder(generator.tokenizer, prompt).whole(tokens), request.seed, "length", tally)
+    return Text(tokens, CompletionDecoder(generator.tokenizer, prompt).whole(tokens), request.seed, "length", cost)

@@ -62,7 +62,7 @@ class Completions:
         if self.suffix is None:
             unmasked_at = progress.unmasked_at[: len(text.tokens)]
             return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, unmasked_at,
-                           text.tally)  # fmt: skip
+                           text.cost)  # fmt: skip
         separator, decoder = self.plan.served.generator.tokenizer.separator, self._decoder(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
@@ -75,7 +75,7 @@ class Completions:
             tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
         unmasked_at = progress.unmasked_at[shown][: len(tokens)]
-        return Written(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.tally)
+        return Written(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """Return choice `index` of a stream chunk; `written` is None while the text continues."""
@@ -85,7 +85,7 @@ class Completions:
         """Return the details and the usage of the response, which shows the texts `kept`; None shows all."""
         generator, most = self.plan.served.generator, self.request.max_tokens
         details = self.plan.details(
-            [text.tally for text in written],
+            [text.cost for text in written],
             seeds=[self.engine_requests[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[

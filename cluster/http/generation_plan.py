@@ -14,7 +14,7 @@ from cluster.http.schemas.requests import CompletionRequest, InfillRequest, Scor
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_refuse
 from edlm import rng as streams
-from edlm.inference.progress import Tally
+from edlm.inference.progress import GenerationCost
 from edlm.inference.request import Request
 from edlm.inference.settings import consecutive_seeds, resolved
 from edlm.rng import Purpose
@@ -58,9 +58,9 @@ class GenerationPlan:
         """Positions per block that are scored together; None: all positions, or no resampling."""
         return None if self.energy is None else self.served.generator.energies[self.energy].block
 
-    def details(self, tallies: Sequence[Tally] = (), **read: Any) -> GenerationDetails:
+    def details(self, costs: Sequence[GenerationCost] = (), **read: Any) -> GenerationDetails:
         """Return the object `edlm` of the response."""
-        ess = [tally.mean_ess for tally in tallies if tally.mean_ess is not None]
+        ess = [cost.mean_ess for cost in costs if cost.mean_ess is not None]
         return GenerationDetails(
             seed=self.seed,
             streams=self.streams,
@@ -72,8 +72,8 @@ class GenerationPlan:
             temperature=self.temperature,
             distribution=None if self.temperature == 1 else ANOTHER_DISTRIBUTION,
             ess=sum(ess) / len(ess) if ess else None,
-            denoiser_calls=sum(tally.denoiser_calls for tally in tallies) if tallies else None,
-            energy_calls=sum(tally.energy_calls for tally in tallies) if tallies else None,
+            denoiser_calls=sum(cost.denoiser_calls for cost in costs) if costs else None,
+            energy_calls=sum(cost.energy_calls for cost in costs) if costs else None,
             seconds=round(self.context.seconds, 4),
             model_version=self.served.version,
             digest=self.served.digest,

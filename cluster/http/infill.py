@@ -40,7 +40,7 @@ class Infills:
 
     def written(self, index: int, text: Text, progress: Progress) -> Written:
         """Return the finished text of choice `index`."""
-        return Written(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.tally)
+        return Written(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.cost)
 
     def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""
@@ -50,9 +50,7 @@ class Infills:
     def ended(self, written: Sequence[Written]) -> dict[str, Any]:
         """Return the details and the usage of the response."""
         token_usage = self.usage(self.tokens.count(None) * len(written))
-        details = self.plan.details(
-            [text.tally for text in written], seeds=[text.seed for text in self.engine_requests]
-        )
+        details = self.plan.details([text.cost for text in written], seeds=[text.seed for text in self.engine_requests])
         return {"edlm": details.model_dump(), "usage": token_usage.model_dump()}
 
     def usage(self, written: int) -> TokenUsage:

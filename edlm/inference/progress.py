@@ -8,7 +8,7 @@ from edlm.sampling.state import StepResult
 
 
 @dataclass(frozen=True)
-class Tally:
+class GenerationCost:
     """Cost of filling one row."""
 
     denoiser_calls: int = 0
@@ -16,8 +16,8 @@ class Tally:
     ess: tuple[float, ...] = ()
     """Effective sample size of each step that chose among candidates."""
 
-    def plus(self, step: StepResult, row: int) -> "Tally":
-        """Return the tally with `row` of `step` added."""
+    def plus(self, step: StepResult, row: int) -> "GenerationCost":
+        """Return the cost with that of `row` of `step` added."""
         counted = replace(
             self,
             denoiser_calls=self.denoiser_calls + int(step.denoiser_calls[row]),
@@ -42,7 +42,7 @@ class Text:
     seed: int
     finish_reason: Literal["stop", "length"]
     """`stop`: the model ended the document here, or a stop string matched."""
-    tally: Tally = field(repr=False)
+    cost: GenerationCost = field(repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -80,7 +80,7 @@ class Progress:
     masked: int
     committed: int
     """Number of positions before the first mask, which are final."""
-    tally: Tally
+    cost: GenerationCost
     scored_step: int | None = None
     """Latest step that chose among candidates; the fields below describe it."""
     ess: float | None = None

@@ -16,7 +16,7 @@ from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
 from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
-from edlm.inference.progress import NOT_YET, Progress, Tally, Text, document_end
+from edlm.inference.progress import NOT_YET, GenerationCost, Progress, Text, document_end
 from edlm.inference.request import BrokenRow, Request
 from edlm.inference.stop_strings import cut
 from edlm.interfaces import Model
@@ -74,7 +74,7 @@ class RunningSequence:
                 expected[masked] = of_canvas(masked, components.length, request.sampler, self.model)
             self._later_work.append(self._later_work[-1] + expected[masked])
         self._remaining_steps: list[PlannedStep] = []  # of this canvas, the next one last
-        self._committed, self._end, self._stopped, self._tally = 0, len(self._tokens), False, Tally()
+        self._committed, self._end, self._stopped, self._cost = 0, len(self._tokens), False, GenerationCost()
         self._cut: str | None = None
         self._commit()
         self.remaining_work = NetworkPasses() if self.finished else self._later_work[-1]
@@ -82,7 +82,7 @@ class RunningSequence:
         steps = max(1, len(self._blocks)) * request.sampler.steps
         self.progress = Progress(
             "queued", tuple(self._tokens), tuple(self._unmasked_at), 0, steps, 1.0, 0, self._tokens.count(mask),
-            self._committed, self._tally,
+            self._committed, self._cost,
         )  # fmt: skip
 
     @property
@@ -114,7 +114,7 @@ class RunningSequence:
             position = block.start + index - block.context
             if position < block.stop:
                 self._tokens[position], self._unmasked_at[position] = token, number
-        self._tally = self._tally.plus(result, row)
+        self._cost = self._cost.plus(result, row)
         self._commit()
         self.progress = self._updated_progress(result, row, number, self._times[step.i - 1].item())
         self.remaining_work = NetworkPasses() if self.finished else self.remaining_work - step.work
@@ -126,7 +126,7 @@ class RunningSequence:
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
         text = self._decoder.whole(tokens) if self._cut is None else self._cut
-        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._tally)
+        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._cost)
 
     def _canvases(self) -> Iterator[CanvasBlock]:
         end, start = len(self._tokens), 0
@@ -213,7 +213,7 @@ class RunningSequence:
             block=self._block,
             masked=self._tokens.count(self.components.mask),
             committed=self._committed,
-            tally=self._tally,
+            cost=self._cost,
         )
         if result.energies is None or bool(result.energies[row].isnan().all()):
             return progress

@@ -116,7 +116,7 @@ def test_steps_that_unmask_nothing_the_text_needs_are_left_out(generator, engine
     text = ticket.result(SECONDS)
     assert text == expected
     assert [bool((step.xs[0, :3] == generator.mask).any()) for step in steps] == [True] * (len(steps) - 1) + [False]
-    assert text.tally.denoiser_calls == sum(int(step.unmasked.any()) for step in steps) <= LENGTH
+    assert text.cost.denoiser_calls == sum(int(step.unmasked.any()) for step in steps) <= LENGTH
 
 
 @pytest.mark.parametrize("stop", [("a",), ("ab", "ba"), ("zzzz",), (" the",)])
@@ -157,7 +157,7 @@ def test_a_text_that_has_ended_takes_no_more_steps(generator, engine):
     (ticket,) = engine.submit([job((), 12 * LENGTH, seed=2, steps=4, stop=stop)])
     text = ticket.result(SECONDS)
     assert (text.text, text.tokens, text.finish_reason) == ("", (), "stop")
-    assert text.tally.denoiser_calls <= 4
+    assert text.cost.denoiser_calls <= 4
 
 
 def test_a_stop_string_in_the_prompt_ends_nothing(generator, engine):
@@ -175,7 +175,7 @@ def test_documents_end_where_they_end_alone_and_stops_fall_between_the_bytes_of_
         for asked, text in zip(every, texts, strict=True):
             expected = alone(generator, asked)
             assert text == expected
-            assert text.tally.denoiser_calls <= expected.tally.denoiser_calls
+            assert text.cost.denoiser_calls <= expected.cost.denoiser_calls
         assert {text.finish_reason for text in texts} == {"stop", "length"}
         stops = [alone(generator, asked).text[9:11] for asked in every]
         again = [replace(asked, stop=(stop,)) for asked, stop in zip(every, stops, strict=True)]

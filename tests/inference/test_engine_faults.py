@@ -194,7 +194,7 @@ def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(fresh, cand
     fresh.energies["step"] = TableEnergy(lambda rows, k: 1e30 * torch.arange(k).expand(rows, k))
     with InferenceEngine(fresh, "1", PATIENT) as engine:
         text = engine.submit([asked])[0].result(SECONDS)
-        assert text.tally.mean_ess == pytest.approx(1.0)
+        assert text.cost.mean_ess == pytest.approx(1.0)
         assert engine.alive
 
 

@@ -49,11 +49,11 @@ def test_a_short_text_among_long_ones_is_done_when_they_have_hardly_begun(tmp_pa
         gate.wait()
         (short,) = engine.submit([job((), 64, 9, steps=4)])
         steps: list[int] = []
-        short.watch(lambda: steps.append(max(long.progress().tally.denoiser_calls for long in longs)))
+        short.watch(lambda: steps.append(max(long.progress().cost.denoiser_calls for long in longs)))
         gate.let(100_000)
         short.result(SECONDS)
         assert steps[-1] <= 8
-        assert min(long.result(SECONDS).tally.denoiser_calls for long in longs) > 40
+        assert min(long.result(SECONDS).cost.denoiser_calls for long in longs) > 40
 
 
 def test_a_short_text_takes_the_slot_of_an_earlier_long_one_and_both_are_as_alone(tmp_path):
@@ -65,7 +65,7 @@ def test_a_short_text_takes_the_slot_of_an_earlier_long_one_and_both_are_as_alon
         (second,) = engine.submit([short])
         gate.let(100_000)
         text = second.result(SECONDS)
-        assert first.progress().tally.denoiser_calls < 10
+        assert first.progress().cost.denoiser_calls < 10
         assert text == alone(open_bundle(tmp_path / "bundle"), short)
         assert first.result(SECONDS) == alone(open_bundle(tmp_path / "bundle"), long)
 
@@ -96,9 +96,9 @@ def test_keys_share_the_work_alike_however_many_texts_one_of_them_has(folder):
         gate.wait()
         (modest,) = engine.submit([job((), 40, 99, steps=12, key="modest")])
         taken: list[int] = []
-        modest.watch(lambda: taken.append(sum(ticket.progress().tally.denoiser_calls for ticket in greedy)))
+        modest.watch(lambda: taken.append(sum(ticket.progress().cost.denoiser_calls for ticket in greedy)))
         gate.let(1_000_000)
-        calls = modest.result(SECONDS).tally.denoiser_calls
+        calls = modest.result(SECONDS).cost.denoiser_calls
         for ticket in greedy:
             ticket.cancel()
         assert taken[-1] <= 2 * calls

@@ -94,7 +94,7 @@ def test_a_text_of_any_length_is_written_on_whole_canvases(generator, prompt, ne
     assert text.finish_reason == "length"
     assert {xt.shape for xt in seen} == {(1, LENGTH)}
     blocks = canvas_count(len(prompt), new_tokens)
-    assert blocks <= len(seen) == text.tally.denoiser_calls <= SAMPLER.steps * blocks
+    assert blocks <= len(seen) == text.cost.denoiser_calls <= SAMPLER.steps * blocks
 
 
 def test_what_is_written_is_the_fixed_context_of_the_next_block(generator):
@@ -158,14 +158,14 @@ def test_a_separator_in_the_prompt_ends_nothing():
     assert (len(text.tokens), text.finish_reason) == (3, "length")
 
 
-def test_the_tally_counts_what_the_energy_was_asked(generator):
+def test_the_cost_counts_what_the_energy_was_asked(generator):
     (plain,) = generator.write([], LENGTH, [1], Sampler(steps=4))
-    assert (plain.tally.energy_calls, plain.tally.mean_ess) == (0, None)
+    assert (plain.cost.energy_calls, plain.cost.mean_ess) == (0, None)
     (scored,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=3))
-    assert scored.tally.energy_calls == 3 * len(scored.tally.ess)  # steps with one new token a block ask nothing
-    assert 0 < len(scored.tally.ess) <= scored.tally.denoiser_calls
-    assert scored.tally.mean_ess is not None
-    assert 1 <= scored.tally.mean_ess <= 3
+    assert scored.cost.energy_calls == 3 * len(scored.cost.ess)  # steps with one new token a block ask nothing
+    assert 0 < len(scored.cost.ess) <= scored.cost.denoiser_calls
+    assert scored.cost.mean_ess is not None
+    assert 1 <= scored.cost.mean_ess <= 3
     (exact,) = generator.write([], LENGTH, [1], Sampler(steps=4, candidates=0), "conditional")
     assert exact.tokens != plain.tokens
 
@@ -173,8 +173,8 @@ def test_the_tally_counts_what_the_energy_was_asked(generator):
 @pytest.mark.parametrize("steps", [3, 7, 11])
 def test_a_window_of_the_last_step_holds_it_however_its_time_rounds(generator, steps):
     sampler = Sampler(steps=steps, candidates=3, window=(0.0, 1 / steps))
-    tallies = [generator.write([], LENGTH, [seed], sampler)[0].tally for seed in range(40)]
-    assert {tally.energy_calls for tally in tallies} - {0} == {3}  # 0: nothing was left to choose
+    costs = [generator.write([], LENGTH, [seed], sampler)[0].cost for seed in range(40)]
+    assert {cost.energy_calls for cost in costs} - {0} == {3}  # 0: nothing was left to choose
 
 
 def test_a_uniform_model_scores_every_text_at_log_of_the_vocabulary():

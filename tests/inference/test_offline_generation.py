@@ -48,12 +48,12 @@ def test_a_text_leaves_the_batch_once_nothing_more_of_it_is_wanted():
     assert [*map(len, seen), 0] == unfinished
     texts = [sequence.text() for sequence in sequences]
     assert 0 < sum(text.finish_reason == "stop" for text in texts) < len(texts)
-    assert sum(text.tally.denoiser_calls for text in texts) == sum(map(len, seen))
+    assert sum(text.cost.denoiser_calls for text in texts) == sum(map(len, seen))
 
 
 def test_a_short_text_takes_no_step_for_positions_beyond_its_end(generator):
     (text,) = generator.write([], 1, [1], Sampler(steps=300))
-    assert text.tally.denoiser_calls < LENGTH
+    assert text.cost.denoiser_calls < LENGTH
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved(generator):

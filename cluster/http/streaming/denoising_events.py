@@ -43,8 +43,8 @@ class DenoisingEvents:
             "picked": None if progress.picked is None else list(progress.picked),
             "scored_step": progress.scored_step,
             "block": self._block,
-            "denoiser_calls": progress.tally.denoiser_calls,
-            "energy_calls": progress.tally.energy_calls,
+            "denoiser_calls": progress.cost.denoiser_calls,
+            "energy_calls": progress.cost.energy_calls,
         }
 
 

@@ -15,7 +15,7 @@ from cluster.http.schemas.responses import FinishReason, TokenUsage
 from cluster.http.streaming.denoising_events import DenoisingEvents
 from cluster.http.streaming.sse_events import DONE, event
 from edlm.inference.future import TextFuture
-from edlm.inference.progress import Progress, Tally, Text
+from edlm.inference.progress import GenerationCost, Progress, Text
 from edlm.inference.request import Request
 
 
@@ -28,7 +28,7 @@ class Written:
     finish_reason: FinishReason
     unmasked_at: tuple[int, ...]
     """Step that unmasked each token."""
-    tally: Tally
+    cost: GenerationCost
 
 
 class PreparedRequest(Protocol):
@@ -123,8 +123,8 @@ async def stream(
 def _note(context: RequestContext, written: Sequence[Written], metrics: Metrics) -> None:
     """Record finish reason and token count in the request context, and observe the mean ESS of each text."""
     for text in written:
-        if text.tally.mean_ess is not None:
-            metrics.observe(instruments.ESS, text.tally.mean_ess)
+        if text.cost.mean_ess is not None:
+            metrics.observe(instruments.ESS, text.cost.mean_ess)
     reasons = {text.finish_reason for text in written}
     context.finish_reason = reasons.pop() if len(reasons) == 1 else "mixed"
     context.completion_tokens = sum(len(text.tokens) for text in written)

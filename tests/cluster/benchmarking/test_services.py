@@ -43,7 +43,7 @@ def test_a_static_batch_takes_the_most_steps_of_its_kind_and_gives_each_its_text
         (alone,) = generator.write(asked.known, 5, [asked.seed], sampler, asked.energy)
         assert (actual.tokens, actual.text, actual.seed) == (alone.tokens, alone.text, alone.seed)
         # A generator stops where the text is whole; a static batch fills the canvas behind it, too.
-        assert alone.tally.denoiser_calls <= actual.tally.denoiser_calls <= sampler.steps
+        assert alone.cost.denoiser_calls <= actual.cost.denoiser_calls <= sampler.steps
 
 
 def test_a_text_longer_than_a_canvas_is_not_for_a_static_batch(generator):

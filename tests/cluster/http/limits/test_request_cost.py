@@ -45,7 +45,7 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, wish):
     generator = open_bundle(bundle)
     sequence, took = taken(wish, generator)
     charged = cost.of_request(wish, generator)
-    assert sequence.text().tally.denoiser_calls <= took <= charged + 1e-9
+    assert sequence.text().cost.denoiser_calls <= took <= charged + 1e-9
 
 
 @pytest.mark.parametrize("candidates", [1, 8])
