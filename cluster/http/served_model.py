@@ -11,7 +11,7 @@ from edlm.data.tokenizer import Tokenizer
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator
 from edlm.inference.generator import VersionedGenerator as EngineModel
-from edlm.inference.tempering import tempered
+from edlm.inference.token_temperature import tempered
 
 Value = TypeVar("Value")
 TEMPERATURES = 64  # cached views; each is a few hundred small objects, without weights

@@ -25,7 +25,7 @@ from edlm.inference.settings import (
     overridden,
     resolved,
 )
-from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
+from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
 
 Prompt = str | Sequence[int]
 DRAWN_SEEDS = 2**53 - 16  # integers that JSON represents exactly, so that the endpoint accepts a drawn seed, too

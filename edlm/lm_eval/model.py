@@ -20,7 +20,7 @@ from edlm.inference.request import Request
 from edlm.inference.results import described
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.settings import consecutive_seeds, overridden, resolved
-from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
+from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
 from edlm.lm_eval.arguments import GenerationSettings, generation_settings, model_arguments
 from edlm.lm_eval.likelihood import LABELS, Pair, PairScore, PairScorer, encode_pair
 

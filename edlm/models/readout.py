@@ -36,7 +36,7 @@ class LMHead(nn.Module):
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
-        self.temperature = 1.0  # other values change the distribution; `edlm.inference.tempering` makes views with them
+        self.temperature = 1.0  # other values change the distribution (`edlm.inference.token_temperature`)
         self.weight = nn.Parameter(torch.zeros(vocabulary, width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 

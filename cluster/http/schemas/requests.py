@@ -21,7 +21,7 @@ from cluster.http.schemas.field_types import (
 from cluster.http.unsupported_fields import NEUTRAL, ignored
 from edlm.config import ConfigurationError
 from edlm.inference.settings import LEAST_SEED, MAX_SEED, overridden
-from edlm.inference.tempering import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
+from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
 from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
 
 MAX_PARTS = 64

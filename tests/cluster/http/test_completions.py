@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cluster.http.schemas import requests as api
-from edlm.inference.tempering import tempered
+from edlm.inference.token_temperature import tempered
 from tests.bundles import LENGTH
 from tests.cluster.asking import COMPLETIONS, ask, error
 

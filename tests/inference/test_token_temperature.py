@@ -5,7 +5,7 @@ import torch
 
 from edlm import equations
 from edlm.inference.generator import TextGenerator, open_bundle
-from edlm.inference.tempering import tempered
+from edlm.inference.token_temperature import tempered
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
 
