@@ -51,7 +51,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "sampling/state": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/unmasking": "sampling/test_unmasking",
     "sampling/candidates": "sampling/test_candidates energies/test_residual",
-    "sampling/memory": "sampling/test_memory",
+    "sampling/memory_footprint": "sampling/test_memory_footprint",
     "sampling/speculative": "sampling/test_speculative",
     "likelihood/exact_order": "likelihood/test_exact_order",
     "likelihood/estimate": "likelihood/test_bounds likelihood/test_likelihood",

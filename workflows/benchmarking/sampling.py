@@ -23,7 +23,7 @@ from edlm.models.autoregressive import AbstractAutoregressiveModel, Autoregressi
 from edlm.models.denoiser import AbstractDenoiser, Denoiser
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.models.transformer import TransformerConfig
-from edlm.sampling.memory import peak_bytes
+from edlm.sampling.memory_footprint import peak_bytes
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule, LogLinear

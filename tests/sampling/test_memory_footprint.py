@@ -11,7 +11,7 @@ from edlm.models import readout
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling import candidates as candidates_file
-from edlm.sampling.memory import peak_bytes, promised_bytes
+from edlm.sampling.memory_footprint import peak_bytes, promised_bytes
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import stirred
