@@ -86,7 +86,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "huggingface/autoregressive": "huggingface/test_autoregressive",
     "huggingface/denoiser": "huggingface/test_denoiser",
     "huggingface/output_embedding": "huggingface/test_denoiser huggingface/test_autoregressive",
-    "models/token_sums": "models/test_token_sums",
+    "models/float32_summed_layers": "models/test_float32_summed_layers",
     "published/conditioning": "published/test_mdlm",
     "published/energy": "published/test_energy",
     "published/layout": "published/test_layout published/test_mdlm",

@@ -13,10 +13,10 @@ from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import AbstractDenoiser
+from edlm.models.float32_summed_layers import Embedding, LayerNorm, embedded
 from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.kv_cache import KVCache
 from edlm.models.row_invariance import ROWS_MULTIPLE, RowInvariantLinear
-from edlm.models.token_sums import Embedding, LayerNorm, embedded
 from edlm.models.transformer import Block, Blocks, require_whole_heads
 
 

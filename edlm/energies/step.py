@@ -14,10 +14,10 @@ from edlm.config import Positive, config
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.interfaces import AbstractEnergy
 from edlm.models.denoiser import AbstractDenoiser
+from edlm.models.float32_summed_layers import Embedding, LayerNorm
 from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import RowInvariantLinear
-from edlm.models.token_sums import Embedding, LayerNorm
 from edlm.models.transformer import Block, Blocks, require_whole_heads
 
 

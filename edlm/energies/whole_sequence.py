@@ -13,9 +13,9 @@ from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.denoiser import AbstractDenoiser, Denoiser
+from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import linear
-from edlm.models.token_sums import Embedding
 from edlm.models.transformer import Transformer
 
 

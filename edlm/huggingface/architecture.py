@@ -9,7 +9,7 @@ import torch
 
 from edlm.config import ConfigurationError
 from edlm.huggingface.source import library
-from edlm.models.token_sums import sum_in_float32
+from edlm.models.float32_summed_layers import sum_in_float32
 
 Architecture = Mapping[str, pydantic.JsonValue]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative, run_to_end
+from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
-from edlm.models.token_sums import Embedding
 from edlm.models.transformer import Transformer, TransformerConfig
 from edlm.rng import Purpose, uniforms
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from edlm.models.float32_summed_layers import LayerNorm
 from edlm.models.rotary import ROTARY_BASE
 from edlm.models.row_invariance import SHARED, RowInvariantLinear, padded
-from edlm.models.token_sums import LayerNorm
 
 WIDE_ROWS = 16  # AVX-512 takes another path for a remainder of fewer than 32 numbers; a row has at least two
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
+from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
-from edlm.models.token_sums import Embedding
 from edlm.models.transformer import Transformer, TransformerConfig
 
 

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edlm.interfaces import AbstractEnergy
+from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import ScalarHead
 from edlm.models.row_invariance import RowInvariantLinear, linear
-from edlm.models.token_sums import Embedding
 from edlm.published.conditioning import PublishedTransformerConfig, published_transformer
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from edlm.config import config
 from edlm.models.denoiser import AbstractDenoiser, AbstractDenoiserConfig
+from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
-from edlm.models.token_sums import Embedding
 from edlm.published.conditioning import PublishedTransformerConfig, published_transformer
 
 

@@ -21,7 +21,7 @@ from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
-from edlm.models.token_sums import Embedding, LayerNorm, sum_in_float32
+from edlm.models.float32_summed_layers import Embedding, LayerNorm, sum_in_float32
 from edlm.models.transformer import TransformerConfig
 from edlm.published import energy
 from edlm.published.mdlm import MDLMDenoiserConfig

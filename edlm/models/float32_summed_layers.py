@@ -1,4 +1,4 @@
-"""Layers whose gradients are sums over all tokens of a micro-batch, accumulated in float32 for bfloat16 weights.
+"""Embedding and LayerNorm whose gradients, sums over all tokens of a micro-batch, add up in float32, not bfloat16.
 
 torch's CPU kernels accumulate in bfloat16, whose 8 bits soon absorb each further token: with 16,384 tokens, half of
 them identical, an embedding's gradient had half of its norm. The forward pass is unchanged.
