@@ -307,7 +307,7 @@ MUTANTS = (
     ),
     Mutant(
         "a bound does not pay for what is masked again",
-        "likelihood/paths.py",
+        "likelihood/unmasking_paths.py",
         "masked = (masked & ~new) | (~masked & ~given & (u[1] < remasked[:, None]))",
         "masked = masked & ~new",
         (UNMASK,),

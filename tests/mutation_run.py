@@ -58,7 +58,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/log_partition": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/paper": "likelihood/test_likelihood likelihood/test_bounds",
-    "likelihood/paths": "likelihood/test_paths",
+    "likelihood/unmasking_paths": "likelihood/test_unmasking_paths",
     "likelihood/carry_over_autoregressive": "likelihood/test_carry_over_autoregressive",
     "training/objectives": "training/test_objectives",
     "training/energy_objectives": "training/test_energy_objectives training/test_objectives",

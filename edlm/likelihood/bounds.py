@@ -14,7 +14,7 @@ from edlm import equations
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, Verifiable, proposal_of
 from edlm.likelihood.estimate import Estimate
-from edlm.likelihood.paths import trajectory
+from edlm.likelihood.unmasking_paths import trajectory
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, seeds, uniforms
@@ -67,7 +67,7 @@ def sampler_bound(
 ) -> Estimate:
     """Estimate the rigorous T-step bound on -log p(x_0) of the given sampler (docs/mathematics.md 5.1).
 
-    All T steps of `draws` paths per text are evaluated (`edlm.likelihood.paths`); `repeats` independent sets of other
+    All T steps of `draws` paths per text are evaluated (`edlm.likelihood.unmasking_paths`); `repeats` independent sets of other
     candidates tighten the bound for whole-sequence energies. With candidates = 0 (exact sampling) the energy must be
     normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
     positions are part of its distribution. `known`: positions that the canvas holds from the start, such as a prompt;

@@ -17,7 +17,7 @@ from torch import Tensor
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.likelihood.bounds import step_bound
 from edlm.likelihood.estimate import Estimate
-from edlm.likelihood.paths import trajectory
+from edlm.likelihood.unmasking_paths import trajectory
 from edlm.sampling.sampler import EXACT, Sampler, sample_by_plan
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule

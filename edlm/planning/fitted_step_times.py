@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import step_bound
-from edlm.likelihood.paths import unmask_steps
+from edlm.likelihood.unmasking_paths import unmask_steps
 from edlm.sampling.sampler import Sampler
 
 

@@ -1,7 +1,7 @@
 """Selection of the positions that a step unmasks: at random as in the noise process, or in ANOTHER DISTRIBUTION.
 
 Positions are selected before their tokens are drawn and independently of them. So a text has a bound along these paths,
-too (docs/mathematics.md 4.4, 5.1; `edlm.likelihood.paths`).
+too (docs/mathematics.md 4.4, 5.1; `edlm.likelihood.unmasking_paths`).
 """
 
 from abc import ABC, abstractmethod

@@ -13,7 +13,7 @@ from edlm.likelihood import bounds as likelihood
 from edlm.likelihood.bounds import sampler_bound, step_nll
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.log_partition import log_partition
-from edlm.likelihood.paths import trajectory
+from edlm.likelihood.unmasking_paths import trajectory
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edlm.interfaces import Model
-from edlm.likelihood.paths import trajectory, unmask_steps
+from edlm.likelihood.unmasking_paths import trajectory, unmask_steps
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
