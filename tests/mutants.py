@@ -265,7 +265,7 @@ MUTANTS = (
     ),
     Mutant(
         "log Z of an energy that is not normalised is taken for known",
-        "likelihood/paper.py",
+        "likelihood/paper_estimator.py",
         "if log_partition_draws is None and not isinstance(energy, NormalisedEnergy):",
         "if log_partition_draws is None and not energy.whole_sequence:",
         (CARRY_OVER,),

@@ -57,7 +57,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "likelihood/estimate": "likelihood/test_bounds likelihood/test_likelihood",
     "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/log_partition": "likelihood/test_likelihood likelihood/test_bounds",
-    "likelihood/paper": "likelihood/test_likelihood likelihood/test_bounds",
+    "likelihood/paper_estimator": "likelihood/test_likelihood likelihood/test_bounds",
     "likelihood/unmasking_paths": "likelihood/test_unmasking_paths",
     "likelihood/carry_over_autoregressive": "likelihood/test_carry_over_autoregressive",
     "training/objectives": "training/test_objectives",

@@ -3,6 +3,6 @@
 from edlm.likelihood.bounds import nelbo, sampler_bound
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.exact_order import exact_order_nll
-from edlm.likelihood.paper import paper_estimate
+from edlm.likelihood.paper_estimator import paper_estimate
 
 __all__ = ["Estimate", "exact_order_nll", "nelbo", "paper_estimate", "sampler_bound"]

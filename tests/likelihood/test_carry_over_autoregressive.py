@@ -10,7 +10,7 @@ from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
 from edlm.likelihood.bounds import autoregressive_nll, nelbo
 from edlm.likelihood.carry_over_autoregressive import carry_over_estimate, mean_masked_weight
 from edlm.likelihood.estimate import difference
-from edlm.likelihood.paper import paper_estimate
+from edlm.likelihood.paper_estimator import paper_estimate
 from edlm.schedule import Cosine, LogLinear, Polynomial
 from tests.networks import autoregressive, denoiser
 from tests.worlds import EnumeratedAutoregressive, Marginals, Residual, world

@@ -10,7 +10,7 @@ from edlm import equations
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import nelbo, sampler_bound, step_nll
-from edlm.likelihood.paper import paper_estimate
+from edlm.likelihood.paper_estimator import paper_estimate
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear, Polynomial
 from tests.enumeration import Step, exact_bound, mean_step_nll, subsets

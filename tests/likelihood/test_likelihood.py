@@ -20,7 +20,7 @@ from edlm.likelihood.bounds import (
 )
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.log_partition import log_partition
-from edlm.likelihood.paper import paper_estimate
+from edlm.likelihood.paper_estimator import paper_estimate
 from edlm.rng import Purpose, seeds, uniforms
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking

@@ -15,7 +15,7 @@ from edlm.likelihood.carry_over_autoregressive import carry_over_estimate
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.likelihood.exact_order import FIXED_ORDER, has_exact_likelihood
 from edlm.likelihood.log_partition import log_partition
-from edlm.likelihood.paper import paper_estimate
+from edlm.likelihood.paper_estimator import paper_estimate
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import AbstractSchedule
 from workflows.evaluation.measurements.measurement import (
