@@ -47,9 +47,9 @@ def nelbo(
     """
     total = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
-        t, xt = _noised(x0, denoiser, schedule, seed, i, draws, first_row)
+        t, xt = noise_sample(x0, denoiser, schedule, seed, i, draws, first_row)
         xt = xt if known is None else torch.where(known, x0, xt)
-        nll = -_log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
+        nll = -log_p_of(denoiser, denoiser.read(xt, t), xt == denoiser.mask, x0)
         total += equations.nelbo_integrand(nll, schedule.weight(t)).cpu()
     return Estimate(total / draws, draws)
 
@@ -67,11 +67,11 @@ def sampler_bound(
 ) -> Estimate:
     """Estimate the rigorous T-step bound on -log p(x_0) of the given sampler (docs/mathematics.md 5.1).
 
-    All T steps of `draws` paths per text are evaluated (`edlm.likelihood.unmasking_paths`); `repeats` independent sets of other
-    candidates tighten the bound for whole-sequence energies. With candidates = 0 (exact sampling) the energy must be
-    normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
+    All T steps of `draws` paths per text are evaluated (`edlm.likelihood.unmasking_paths`); `repeats` independent sets
+    of other candidates tighten the bound for whole-sequence energies. With candidates = 0 (exact sampling) the energy
+    must be normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
     positions are part of its distribution. `known`: positions that the canvas holds from the start, such as a prompt;
-    the bound is one on -log p of the others given them. (A difference of two bounds would be none.)
+    the bound is one on -log p of the others given them. (The difference of two bounds is not a bound.)
     """
     model = Model(denoiser, energy, schedule)
     return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats, known=known))
@@ -122,11 +122,11 @@ def step_nll(
         return _exact_nll(x0, xt, unmasked, t, context, denoiser, energy, u)
     if (proposal := proposal_of(energy)) is not None:
         return _residual_nll(x0, xt, unmasked, t, context, energy, proposal, temperature, u)
-    log_p = equations.sum_by_group(_log_p_of(denoiser, context, unmasked, x0), block)
+    log_p = equations.sum_by_group(log_p_of(denoiser, context, unmasked, x0), block)
     filled = xt == denoiser.mask if energy.whole_sequence else unmasked
     repeats, k = u.shape[1:3]
     x, by_position = propose(denoiser, context, xt, filled, u.flatten(1, 2))
-    truth = _log_p_of(denoiser, context, filled, x0)
+    truth = log_p_of(denoiser, context, filled, x0)
     x, by_position = x.unflatten(1, (repeats, k)), by_position.unflatten(1, (repeats, k))
     x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0])
     by_position[:, :, 0] = torch.where(unmasked[:, None], truth[:, None].to(by_position), by_position[:, :, 0])
@@ -146,7 +146,7 @@ def _exact_nll(
     if not isinstance(energy, NormalisedEnergy):
         raise ValueError(f"the exact bound needs a normalised energy; {type(energy).__name__} is not")
     if not energy.whole_sequence:
-        return normalised_nll(x0, xt, unmasked, t, context, _log_p_of(denoiser, context, unmasked, x0), energy)
+        return normalised_nll(x0, xt, unmasked, t, context, log_p_of(denoiser, context, unmasked, x0), energy)
     truth = equations.carry_over(xt, x0, unmasked)
     if not isinstance(energy, Verifiable):
         raise ValueError(f"{type(energy).__name__} scores whole sequences and cannot give log p of a part of one")
@@ -220,7 +220,7 @@ def step_bound(
     time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
     x0, xt, unmasked = x0[rows], xt[rows], unmasked[rows]
     if not sampler.may_score(time, model.energy).any():
-        total[rows] = -_log_p_of(model.denoiser, model.denoiser.read(xt, time), unmasked, x0).sum(dim=-1)
+        total[rows] = -log_p_of(model.denoiser, model.denoiser.read(xt, time), unmasked, x0).sum(dim=-1)
         return total
     keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
     u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
@@ -228,15 +228,23 @@ def step_bound(
     return total
 
 
-def _noised(x0, denoiser: AnyDenoiser, schedule: AbstractSchedule, seed: int, i: int, draws: int, first_row: int = 0):
-    """Draw (t, x_t), the i-th of `draws` noise samples of every sequence."""
+def noise_sample(
+    x0: Int[Tensor, "b l"],
+    denoiser: AnyDenoiser,
+    schedule: AbstractSchedule,
+    seed: int,
+    i: int,
+    draws: int,
+    first_row: int = 0,
+) -> tuple[Float64[Tensor, " b"], Int[Tensor, "b l"]]:
+    """Draw (t, x_t), the i-th of `draws` noise samples of every sequence; their times are stratified."""
     rows = first_row + torch.arange(len(x0), device=x0.device)
     t = (uniforms(seed, 0, rows, Purpose.TIME) + i / draws) % 1.0
     u = uniforms(seed, i, rows, Purpose.MASK, (x0.shape[1],))
     return t, equations.noise(x0, schedule.alpha(t), u, denoiser.mask)
 
 
-def _log_p_of(denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x0: Tensor) -> Float64[Tensor, "b l"]:
+def log_p_of(denoiser: AnyDenoiser, context: Tensor, where: Bool[Tensor, "b l"], x0: Tensor) -> Float64[Tensor, "b l"]:
     """Return log p_theta of x_0 at the selected positions, 0 elsewhere."""
     result = torch.zeros(x0.shape, dtype=torch.float64, device=x0.device)
     for chunk in chunks(where, denoiser.vocabulary):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
-from edlm.likelihood.bounds import _noised
+from edlm.likelihood.bounds import noise_sample
 from edlm.likelihood.estimate import Estimate
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import draw_candidates
@@ -26,7 +26,7 @@ def log_partition(
     """
     low, high = torch.zeros(2, len(x0), dtype=torch.float64)
     for i in range(draws):
-        t, xt = _noised(x0, model.denoiser, model.schedule, seed, i, draws)
+        t, xt = noise_sample(x0, model.denoiser, model.schedule, seed, i, draws)
         ends = log_partition_ends(xt, t, model.denoiser.read(xt, t), model, seed, i, log_partition_draws)
         low, high = low + ends[0].cpu(), high + ends[1].cpu()
     return Estimate(low / draws, draws), Estimate(high / draws, draws)

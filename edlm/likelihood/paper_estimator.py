@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy
-from edlm.likelihood.bounds import _log_p_of, _noised
+from edlm.likelihood.bounds import log_p_of, noise_sample
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.log_partition import log_partition_ends
 from edlm.schedule import AbstractSchedule
@@ -37,9 +37,9 @@ def paper_estimate(
         raise ValueError(f"log Z of {type(energy).__name__} is not known; give log_partition_draws >= 2")
     model, total = Model(denoiser, energy, schedule), torch.zeros(len(x0), dtype=torch.float64)
     for i in range(draws):
-        t, xt = _noised(x0, denoiser, schedule, seed, i, draws)
+        t, xt = noise_sample(x0, denoiser, schedule, seed, i, draws)
         context, masked = denoiser.read(xt, t), xt == denoiser.mask
-        log_p = _log_p_of(denoiser, context, masked, x0).sum(dim=-1)
+        log_p = log_p_of(denoiser, context, masked, x0).sum(dim=-1)
         e = energy(x0[:, None], xt, t, log_p[:, None, None], context).sum(dim=-1)[:, 0].double()
         if log_partition_draws is None:
             log_z = torch.zeros_like(log_p)
