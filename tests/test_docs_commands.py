@@ -204,7 +204,7 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(english, "assemble", accept)
         with pytest.raises(Read):
             english.main(arguments)
-    elif module in ("workflows.convert", "workflows.import_model") and arguments:
+    elif module in ("workflows.convert", "workflows.import_published") and arguments:
         imported = importlib.import_module(module)
         monkeypatch.setattr(imported, module.rpartition(".")[2], accept)
         with pytest.raises(Read):
@@ -313,7 +313,7 @@ def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
         "serve status --nothing",
         "python -m workflows.benchmarking.english SOURCES",
         "python -m workflows.convert last.ckpt",
-        "python -m workflows.import_model model.safetensors model",
+        "python -m workflows.import_published model.safetensors model",
         "python -m tests.mutants --fast",
         "frobnicate",
         "python -m edlm.lm_eval --model edlm --model_args uri=x --task wikitext --nothing",

@@ -3,7 +3,7 @@
 python -m workflows.convert SOURCE TARGET.safetensors [--raw]
 
 The running averages (EMA) of a training checkpoint are taken where it has them; --raw takes the other weights. The
-pickle is read with torch's `weights_only` in a process of its own. `python -m workflows.import_model` reads the result.
+pickle is read with torch's `weights_only` in a process of its own. `python -m workflows.import_published` reads the result.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def convert(source: Path, target: Path, raw: bool = False) -> dict[str, Any]:
     if target.exists():
         raise ConfigurationError(f"the target {target} is there already; remove it, or name another")
     if source.suffix == SUFFIX:
-        raise ConfigurationError(f"{source} is safetensors already; give it to python -m workflows.import_model")
+        raise ConfigurationError(f"{source} is safetensors already; give it to python -m workflows.import_published")
     if not source.is_file():
         raise ConfigurationError(f"{source} is no file; name the checkpoint's file, such as last.ckpt")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from edlm.published.energy import PublishedEnergy
 
 @config
 class EDLMEnergyConfig(PublishedTransformerConfig, AbstractEnergyConfig):
-    """EDLM's NCE energy in its published layout; `python -m workflows.import_model` makes one of a checkpoint."""
+    """EDLM's NCE energy in its published layout; `python -m workflows.import_published` makes one of a checkpoint."""
 
     network = PublishedEnergy
     kind: Literal["edlm_nce"] = "edlm_nce"

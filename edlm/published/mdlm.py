@@ -49,7 +49,7 @@ class MDLMDenoiser(AbstractDenoiser):
 
 @config
 class MDLMDenoiserConfig(PublishedTransformerConfig, AbstractDenoiserConfig):
-    """Denoiser of MDLM's layout; `python -m workflows.import_model` makes one of a published checkpoint."""
+    """Denoiser of MDLM's layout; `python -m workflows.import_published` makes one of a published checkpoint."""
 
     kind: Literal["mdlm"] = "mdlm"
 

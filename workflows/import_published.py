@@ -1,6 +1,6 @@
-"""Import: a published checkpoint (MDLM, EDLM, SEDD; safetensors) becomes a model folder for `given:` of an experiment.
+"""Import of a published checkpoint (MDLM, EDLM, SEDD; safetensors) as a model folder for `given:` of an experiment.
 
-python -m workflows.import_model SOURCE TARGET --tokenizer DATA/tokenizer.json [--denoiser MODEL] [--length 1024] ...
+python -m workflows.import_published SOURCE TARGET --tokenizer DATA/tokenizer.json [--denoiser MODEL] [--length 1024] ...
 
 The tensors tell what it is: a denoiser, an NCE energy (which needs --denoiser, the folder of the denoiser that it was
 trained with) or an autoregressive model. The tokenizer is that of the experiment's data. `python -m workflows.convert`
@@ -50,7 +50,7 @@ class Choices:
     """Beginning of the names of one network, where the file holds several."""
 
 
-def import_model(source: Path, target: str, choices: Choices) -> str:
+def import_published(source: Path, target: str, choices: Choices) -> str:
     """Write a committed model folder to `target`, a folder or URI, and return a line that says what it holds.
 
     Raise ConfigurationError for a setting that is missing or does not fit, LayoutError for the checkpoint.
@@ -152,7 +152,7 @@ def _bos(sizes: Sizes, tokenizer: Tokenizer, choices: Choices) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m workflows.import_model",
+        prog="python -m workflows.import_published",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> None:
     given = vars(parser.parse_args(arguments))
     source, target = given.pop("source"), given.pop("target")
     try:
-        print(import_model(source, target, Choices(**given)))
+        print(import_published(source, target, Choices(**given)))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -30,7 +30,7 @@ from edlm.training.settings import Training
 from tests.exports import exported, opened, own_modules
 from tests.published.checkpoints import HEADS, TOKENS, published, reference
 from workflows.import_exported import import_exported
-from workflows.import_model import Choices, import_model, main
+from workflows.import_published import Choices, import_published, main
 from workflows.stage import given_uri
 
 LENGTH = 9
@@ -78,7 +78,7 @@ def bundle(data, tmp_path_factory) -> Path:
         folders[network] = folder / network
         with_denoiser = Choices(**{**vars(choices), "denoiser": str(folders["denoiser"])})
         source = repository(folder / f"{network}-hub", published(network))
-        import_model(source, str(folders[network]), with_denoiser if network == "energy" else choices)
+        import_published(source, str(folders[network]), with_denoiser if network == "energy" else choices)
     denoiser = open_denoiser(folders["denoiser"])
     assert open_autoregressive(folders["autoregressive"]).vocabulary == TOKENS
     assert open_energy(folders["energy"], denoiser).whole_sequence
@@ -131,17 +131,17 @@ def test_one_of_several_networks_in_a_file_is_chosen_by_its_prefix(data, tmp_pat
     source = repository(tmp_path / "two", both | {f"backbone.{n}": t for n, t in published("denoiser").items()})
     choices = Choices(tokenizer=data / "tokenizer.json", length=LENGTH)
     with pytest.raises(LayoutError, match=r"several networks, whose names begin with 'backbone\.' and 'ebm\.'"):
-        import_model(source, str(tmp_path / "model"), choices)
+        import_published(source, str(tmp_path / "model"), choices)
     with pytest.raises(LayoutError, match=r"no names that begin with 'module\.'; there are: \['backbone\.', 'ebm\.'\]"):
-        import_model(source, str(tmp_path / "model"), Choices(**{**vars(choices), "prefix": "module."}))
-    line = import_model(source, str(tmp_path / "model"), Choices(**{**vars(choices), "prefix": "backbone."}))
+        import_published(source, str(tmp_path / "model"), Choices(**{**vars(choices), "prefix": "module."}))
+    line = import_published(source, str(tmp_path / "model"), Choices(**{**vars(choices), "prefix": "backbone."}))
     assert ": denoiser," in line
 
 
 def refused(data: Path, tmp_path: Path, source: Path, **changes: object) -> str:
     choices = {"tokenizer": data / "tokenizer.json", "length": LENGTH, **changes}
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the callers compare the message
-        import_model(source, str(tmp_path / "model"), Choices(**choices))  # pyright: ignore[reportArgumentType]
+        import_published(source, str(tmp_path / "model"), Choices(**choices))  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "model").exists()
     return str(error.value)
 
@@ -164,9 +164,9 @@ def test_the_command_says_that_time_conditioning_was_assumed_only_where_nothing_
     choices = {"tokenizer": data / "tokenizer.json", "length": LENGTH}
     silent = repository(tmp_path / "silent", published("denoiser"))
     telling = repository(tmp_path / "telling", published("denoiser"), config=REPOSITORY)
-    assert "--time_conditioning if it does" in import_model(silent, str(tmp_path / "assumed"), Choices(**choices))
-    given = import_model(silent, str(tmp_path / "given"), Choices(**choices, time_conditioning=False))
-    from_config = import_model(telling, str(tmp_path / "told"), Choices(**choices))
+    assert "--time_conditioning if it does" in import_published(silent, str(tmp_path / "assumed"), Choices(**choices))
+    given = import_published(silent, str(tmp_path / "given"), Choices(**choices, time_conditioning=False))
+    from_config = import_published(telling, str(tmp_path / "told"), Choices(**choices))
     assert not [line for line in (given, from_config) if "time_conditioning" in line]
 
 
@@ -200,7 +200,7 @@ def test_one_block_of_bd3lm_and_absorbing_sedd_are_denoisers(data, tmp_path):
     bd3lm = {"model_type": "bd3lm", "block_size": LENGTH, "model_length": LENGTH, "n_heads": HEADS}
     for name, config, reads in (("sedd", sedd, True), ("bd3lm", bd3lm, False)):
         source = repository(tmp_path / f"{name}-hub", published("denoiser"), "", config)
-        import_model(source, str(tmp_path / name), Choices(tokenizer=data / "tokenizer.json"))
+        import_published(source, str(tmp_path / name), Choices(tokenizer=data / "tokenizer.json"))
         network = open_denoiser(tmp_path / name).network
         assert network.config.time_conditioning == reads  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -220,9 +220,9 @@ def test_files_that_are_not_safetensors_are_refused_with_the_way_out(data, tmp_p
 def test_a_target_that_holds_a_model_is_not_overwritten(data, tmp_path):
     source = repository(tmp_path / "hub", published("denoiser"), "", REPOSITORY)
     choices = Choices(tokenizer=data / "tokenizer.json")
-    import_model(source, str(tmp_path / "model"), choices)
+    import_published(source, str(tmp_path / "model"), choices)
     with pytest.raises(ConfigurationError, match="holds a model already; remove it, or name another folder"):
-        import_model(source, str(tmp_path / "model"), choices)
+        import_published(source, str(tmp_path / "model"), choices)
 
 
 def test_sharded_weights_are_read_by_their_index(data, tmp_path):
@@ -233,7 +233,7 @@ def test_sharded_weights_are_read_by_their_index(data, tmp_path):
     for file in set(files.values()):
         save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    import_model(folder, str(tmp_path / "model"), Choices(tokenizer=data / "tokenizer.json", length=LENGTH))
+    import_published(folder, str(tmp_path / "model"), Choices(tokenizer=data / "tokenizer.json", length=LENGTH))
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": files | {"more": "model-0.safetensors"}})
     )
