@@ -15,7 +15,7 @@ from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy
 from edlm.training.settings import Training
 from workflows.command import command
-from workflows.import_network import imported_autoregressive
+from workflows.import_huggingface import imported_autoregressive
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 from workflows.training.initial_weights import initial_input, require_same, training_settings

@@ -3,7 +3,8 @@
 python -m workflows.convert SOURCE TARGET.safetensors [--raw]
 
 The running averages (EMA) of a training checkpoint are taken where it has them; --raw takes the other weights. The
-pickle is read with torch's `weights_only` in a process of its own. `python -m workflows.import_published` reads the result.
+pickle is read with torch's `weights_only` in a process of its own. The result is for
+`python -m workflows.import_published`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Import of a published checkpoint (MDLM, EDLM, SEDD; safetensors) as a model folder for `given:` of an experiment.
 
-python -m workflows.import_published SOURCE TARGET --tokenizer DATA/tokenizer.json [--denoiser MODEL] [--length 1024] ...
+python -m workflows.import_published SOURCE TARGET --tokenizer DATA/tokenizer.json [--denoiser MODEL] ...
 
 The tensors tell what it is: a denoiser, an NCE energy (which needs --denoiser, the folder of the denoiser that it was
 trained with) or an autoregressive model. The tokenizer is that of the experiment's data. `python -m workflows.convert`

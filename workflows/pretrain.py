@@ -13,7 +13,7 @@ from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy
 from workflows.command import command
-from workflows.import_network import imported_denoiser
+from workflows.import_huggingface import imported_denoiser
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 from workflows.training.initial_weights import initial_input, require_same, training_settings

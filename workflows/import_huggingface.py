@@ -1,6 +1,6 @@
-"""Import stages: a network that others trained becomes a model folder, for the data's tokenizer.
+"""Import stages of Hugging Face networks: those that others trained become model folders, for the data's tokenizer.
 
-python -m workflows.import_network EXPERIMENT.yaml [--denoiser.folder FOLDER ...] [--dry-run]
+python -m workflows.import_huggingface EXPERIMENT.yaml [--denoiser.folder FOLDER ...] [--dry-run]
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from workflows.command import command
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
 
-CODE = ("workflows.import_network",)
+CODE = ("workflows.import_huggingface",)
 CHUNK = 2**22  # tokens of the data that are looked at at a time
 
 
@@ -75,7 +75,7 @@ def import_networks(session: Session) -> None:
     """Import both; raise ConfigurationError if the experiment's networks come without weights."""
     if (imported_denoiser(session), imported_autoregressive(session)) == (None, None):
         raise ConfigurationError(
-            "import_network: neither `denoiser` nor `autoregressive` is of kind huggingface, which comes with weights"
+            "import_huggingface: neither denoiser nor autoregressive is of kind huggingface, which comes with weights"
         )
 
 

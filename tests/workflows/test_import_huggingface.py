@@ -27,7 +27,7 @@ from tests.huggingface.networks import ROLES, WORDS, save_network, transformers,
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment
 from workflows.export import Export, export
-from workflows.import_network import imported_autoregressive, imported_denoiser
+from workflows.import_huggingface import imported_autoregressive, imported_denoiser
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext
