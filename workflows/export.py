@@ -3,7 +3,7 @@
 python -m workflows.export MODEL FOLDER [--license apache-2.0] [--measured URI] [--shard_bytes 5000000000]
 
 MODEL is a bundle's folder or URI, or NAME@ALIAS of a registered model. FOLDER must not exist, or be empty; it is
-written whole or not at all. `python -m workflows.import_exported FOLDER TARGET` is the way back.
+written whole or not at all. `python -m workflows.import_export FOLDER TARGET` is the way back.
 """
 
 import os

@@ -19,8 +19,8 @@ from tests.exports import exported, make_full_bundle, opened, own_modules
 from workflows.export import Export, export
 from workflows.export import main as export_command
 from workflows.exporting.repository import whole, write_tokenizer
-from workflows.import_exported import import_exported
-from workflows.import_exported import main as import_command
+from workflows.import_export import import_export
+from workflows.import_export import main as import_command
 
 SHARD = 20_000  # bytes; the models of these tests have more
 
@@ -47,7 +47,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_import_returns_the_bundle_bit_for_bit(bundle, repository, tmp_path):
-    import_exported(repository, tmp_path / "back")
+    import_export(repository, tmp_path / "back")
     assert same(bundle, tmp_path / "back")
     assert edlm.load(tmp_path / "back").generate("the ", seed=1).text == edlm.load(bundle).generate("the ", seed=1).text
 
@@ -130,7 +130,7 @@ def test_an_unknown_model_is_an_error_and_leaves_nothing(tmp_path, capsys):
 
 def test_a_target_with_files_is_refused_and_kept(bundle, repository, tmp_path):
     (tmp_path / "mine").write_text("kept")
-    for write in (lambda: export(bundle, tmp_path, Export()), lambda: import_exported(repository, tmp_path)):
+    for write in (lambda: export(bundle, tmp_path, Export()), lambda: import_export(repository, tmp_path)):
         with pytest.raises(ConfigurationError, match="is not empty"):
             write()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
@@ -159,7 +159,7 @@ def test_changed_weights_are_no_import(copy, tmp_path):
     name = next(iter(weights))
     save_file({**weights, name: weights[name] + 1}, file)
     with pytest.raises(ConfigurationError, match="was changed since it was exported"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -167,31 +167,31 @@ def test_a_changed_card_is_no_import(copy, tmp_path):
     card = copy / "edlm" / "denoiser" / "model.yaml"
     card.write_text(card.read_text().replace("length: 12", "length: 13"))
     with pytest.raises(ConfigurationError, match=r"was changed since it was exported: denoiser: file 'model.yaml'"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
 
 
 def test_weights_of_no_network_are_no_import(copy, tmp_path):
     file = sorted(copy.glob("*.safetensors"))[0]
     save_file({**load_file(file), "other.weight": torch.zeros(1)}, file)
     with pytest.raises(ConfigurationError, match=r"weights of no network in it: other.weight"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
 
 
 def test_missing_and_damaged_weights_are_no_import(copy, tmp_path):
     file = sorted(copy.glob("*.safetensors"))[0]
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ConfigurationError, match="damaged weights"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
     file.unlink()
     with pytest.raises(ConfigurationError, match="lacks a file of weights"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
 
 
 def test_weights_outside_of_the_folder_are_not_read(copy, tmp_path):
     index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"denoiser.embedding.weight": "../secret.safetensors"}}))
     with pytest.raises(ConfigurationError, match="is not in this folder"):
-        import_exported(copy, tmp_path / "back")
+        import_export(copy, tmp_path / "back")
 
 
 def test_another_folder_is_no_import(bundle, tmp_path, capsys):

@@ -29,7 +29,7 @@ from edlm.training.local_training import train
 from edlm.training.settings import Training
 from tests.exports import exported, opened, own_modules
 from tests.published.checkpoints import HEADS, TOKENS, published, reference
-from workflows.import_exported import import_exported
+from workflows.import_export import import_export
 from workflows.import_published import Choices, import_published, main
 from workflows.stage import given_uri
 
@@ -121,7 +121,7 @@ def test_imported_models_are_exported_with_the_same_numbers_and_texts_and_come_b
         settings = {"n": 2, "max_tokens": LENGTH, "energy": energy, "candidates": 2, "seed": 1}
         texts = [text.text for text in ours.generate("", **settings)]
         assert theirs.generate("", tokenizer=tokenizer, **settings) == texts
-    import_exported(tmp_path / "repository", tmp_path / "back")
+    import_export(tmp_path / "repository", tmp_path / "back")
     for part in ("denoiser", "energies/step", "energies/nce"):
         assert (tmp_path / "back" / part / WEIGHTS).read_bytes() == (bundle / part / WEIGHTS).read_bytes()
 

@@ -139,5 +139,5 @@ curl -s http://127.0.0.1:{PORT}/invocations -H 'content-type: application/json' 
 def _files() -> str:
     return """## Back to edlm
 
-`python -m workflows.import_exported FOLDER TARGET` makes the bundle again, with the same weights, cards and tokenizer,
+`python -m workflows.import_export FOLDER TARGET` makes the bundle again, with the same weights, cards and tokenizer,
 bit for bit (`edlm/` holds their checksums). Energies are a property of this denoiser: they fit no other."""

@@ -1,6 +1,6 @@
-"""Import: the bundle of a repository that `workflows.export` wrote, with the same weights, cards and tokenizer.
+"""Import of an export: the bundle in a repository of `workflows.export`, with the same weights, cards and tokenizer.
 
-python -m workflows.import_exported FOLDER TARGET
+python -m workflows.import_export FOLDER TARGET
 
 TARGET must not exist, or be empty; `edlm.load(TARGET)` opens it. No code of FOLDER is run.
 """
@@ -25,7 +25,7 @@ from workflows.stage import say
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
-def import_exported(folder: Path, target: Path) -> None:
+def import_export(folder: Path, target: Path) -> None:
     """Write the bundle in the repository `folder` to `target`, every digest checked; after an error it is unchanged.
 
     Raise ValueError if `folder` is no exported repository, or if weights, cards or tokenizer were changed since.
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(0 if asked else 2)
     folder, target = map(Path, arguments)
     try:
-        import_exported(folder, target)
+        import_export(folder, target)
     except ValueError as error:
         print(f"error: nothing was imported: {error}", file=sys.stderr)
         raise SystemExit(1) from None
