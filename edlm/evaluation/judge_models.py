@@ -17,7 +17,7 @@ from edlm.checkpoints.model_folder import digest, open_folder
 from edlm.checkpoints.networks import open_autoregressive
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
-from edlm.evaluation.huggingface import open_causal_model
+from edlm.evaluation.huggingface_judge import open_causal_model
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.storage import local_copy
 
