@@ -8,12 +8,12 @@ from typing import Any
 from cluster.http.admission import Admission
 from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
 from cluster.http.errors import APIError
+from cluster.http.generation import Written, write
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import CompletionRequest
 from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
 from cluster.http.served_model import or_refuse
-from cluster.http.streaming.generation import Written, write
 from edlm.inference.canvas import context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.incremental_text import IncrementalText

@@ -16,6 +16,7 @@ from cluster.http.admission import STOPPING, Admission
 from cluster.http.body import JsonRoute
 from cluster.http.completions import Completions
 from cluster.http.errors import HANDLERS, APIError
+from cluster.http.generation import stream
 from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
 from cluster.http.limits.settings import RequestLimits
@@ -49,7 +50,6 @@ from cluster.http.schemas.responses import (
     Version,
 )
 from cluster.http.served_model import ServedModel, or_refuse
-from cluster.http.streaming.generation import stream
 from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.http.admission import Admission
+from cluster.http.generation import Written, write
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import InfillRequest
 from cluster.http.schemas.responses import InfillChoice, InfillResponse, TokenUsage
 from cluster.http.served_model import or_refuse
-from cluster.http.streaming.generation import Written, write
 from edlm.inference.canvas import canvas
 from edlm.inference.progress import Progress, Text
 from edlm.inference.request import Request

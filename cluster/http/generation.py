@@ -1,4 +1,4 @@
-"""Generation of the texts of one request, complete or streamed."""
+"""Generation of the texts of one request, for a complete response or a stream."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
