@@ -8,7 +8,7 @@ from typing import Any
 from cluster.http.admission import Admission
 from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
 from cluster.http.errors import APIError
-from cluster.http.generation import Written, write
+from cluster.http.generation import FinishedChoice, generate
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import CompletionRequest
@@ -35,7 +35,7 @@ class Completions:
     work: float
 
     kind = "cmpl"
-    piece = "text_completion"
+    chunk_object = "text_completion"
 
     @property
     def shown(self) -> Sequence[slice]:
@@ -48,7 +48,7 @@ class Completions:
         starts = [len(self._prompt(i)) for i in range(len(self.engine_requests))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
 
-    def beginnings(self) -> list[IncrementalText]:
+    def choice_texts(self) -> list[IncrementalText]:
         """Return the incremental text of each choice, for streaming."""
         generator = self.plan.served.generator
         ends = (generator.mask, generator.tokenizer.separator)
@@ -57,12 +57,12 @@ class Completions:
             for i in range(len(self.engine_requests))
         ]
 
-    def written(self, index: int, text: Text, progress: Progress) -> Written:
+    def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the part of its finished text that choice `index` shows."""
         if self.suffix is None:
+            shown_text = self._echoed(index, text.tokens, text.text)
             unmasked_at = progress.unmasked_at[: len(text.tokens)]
-            return Written(self._echoed(index, text.tokens, text.text), text.tokens, text.finish_reason, unmasked_at,
-                           text.cost)  # fmt: skip
+            return FinishedChoice(shown_text, text.tokens, text.finish_reason, unmasked_at, text.cost)
         separator, decoder = self.plan.served.generator.tokenizer.separator, self._decoder(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
@@ -75,13 +75,15 @@ class Completions:
             tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
         unmasked_at = progress.unmasked_at[shown][: len(tokens)]
-        return Written(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost)
+        return FinishedChoice(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost)
 
-    def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
+    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
         """Return choice `index` of a stream chunk; `written` is None while the text continues."""
         return self._choice(index, text, written).model_dump(exclude_defaults=True) | {"logprobs": None}
 
-    def ended(self, written: Sequence[Written], kept: Sequence[int] | None = None, **more: Any) -> dict[str, Any]:
+    def details_and_usage(
+        self, written: Sequence[FinishedChoice], kept: Sequence[int] | None = None, **more: Any
+    ) -> dict[str, Any]:
         """Return the details and the usage of the response, which shows the texts `kept`; None shows all."""
         generator, most = self.plan.served.generator, self.request.max_tokens
         details = self.plan.details(
@@ -105,24 +107,24 @@ class Completions:
         """Generate all texts and return the response."""
         kept, details = list(range(len(self.engine_requests))), {}
         if not self.request.ranked:
-            written = await write(self, admission)
+            written = await generate(self, admission)
         else:
             written, energies = await self._ranked(admission)
             starts = range(0, len(written), self.rows)
             kept = [i for start in starts for i in self._best(energies, start)]
             details = {"best_of_energies": [energies[start : start + self.rows] for start in starts]}
         choices = [self._choice(number, written[i].text, written[i]) for number, i in enumerate(kept)]
-        ended = self.ended(written, kept, **details)
-        return CompletionResponse(choices=choices, **self.plan.heading(self.kind), **ended)
+        totals = self.details_and_usage(written, kept, **details)
+        return CompletionResponse(choices=choices, **self.plan.heading(self.kind), **totals)
 
-    async def _ranked(self, admission: Admission) -> tuple[list[Written], list[float | None]]:
+    async def _ranked(self, admission: Admission) -> tuple[list[FinishedChoice], list[float | None]]:
         """Return every text and its energy per token; a draining engine waits for both."""
         with admission.engine.kept_open():
-            written = await write(self, admission)
+            written = await generate(self, admission)
             texts = [(*self._prompt(i), *text.tokens, *(self.suffix or ())) for i, text in enumerate(written)]
             return written, await energies_per_token(self.plan, texts, admission)
 
-    def _choice(self, index: int, text: str, written: Written | None) -> CompletionChoice:
+    def _choice(self, index: int, text: str, written: FinishedChoice | None) -> CompletionChoice:
         if written is None:
             return CompletionChoice(index=index, text=text, finish_reason=None)
         returned = self.request.edlm.return_

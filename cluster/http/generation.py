@@ -20,7 +20,7 @@ from edlm.inference.request import Request
 
 
 @dataclass(frozen=True)
-class Written:
+class FinishedChoice:
     """Finished text as shown by its choice."""
 
     text: str
@@ -49,24 +49,24 @@ class PreparedRequest(Protocol):
         ...
 
     @property
-    def piece(self) -> str:
+    def chunk_object(self) -> str:
         """Value of `object` in a stream chunk."""
         ...
 
     @property
     def shown(self) -> Sequence[slice]:
-        """Positions of each job that its choice shows."""
+        """Positions of each engine request that its choice shows."""
         ...
 
-    def written(self, index: int, text: Text, progress: Progress) -> Written:
+    def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the part of its finished text that choice `index` shows."""
         ...
 
-    def beginnings(self) -> "Sequence[Beginning]":
+    def choice_texts(self) -> "Sequence[ChoiceText]":
         """Return the incremental text of each choice, for streaming."""
         ...
 
-    def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
+    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
         """Return choice `index` of a stream chunk; `written` is None while the text continues."""
         ...
 
@@ -74,12 +74,12 @@ class PreparedRequest(Protocol):
         """Return the usage: prompt tokens, and `written` completion tokens."""
         ...
 
-    def ended(self, written: Sequence[Written]) -> dict[str, Any]:
+    def details_and_usage(self, written: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Return the details and the usage of the response."""
         ...
 
 
-class Beginning(Protocol):
+class ChoiceText(Protocol):
     """Source of the incremental text of one choice."""
 
     def more(self, tokens: Sequence[int]) -> str: ...
@@ -87,14 +87,14 @@ class Beginning(Protocol):
     def rest(self, text: str) -> str: ...
 
 
-async def write(request: PreparedRequest, admission: Admission) -> list[Written]:
+async def generate(request: PreparedRequest, admission: Admission) -> list[FinishedChoice]:
     """Generate all choices and return them once all are finished."""
     texts: list[Text] = []
     async with admission.texts(request.engine_requests, request.work, request.plan) as futures:
         async for _ in FutureWatch(futures, steps=False).changes():
             # A failed text fails the whole request at once; the others need not finish.
             texts = [outcome(future) for future in futures if future.done]
-    written = [request.written(i, text, futures[i].progress()) for i, text in enumerate(texts)]
+    written = [request.finished_choice(i, text, futures[i].progress()) for i, text in enumerate(texts)]
     _note(request.plan.context, written, admission.metrics)
     return written
 
@@ -107,20 +107,20 @@ async def stream(
         run = _Run(request, futures, options, states)
         started = shown = False
         async for _ in FutureWatch(futures, steps=True).changes():
-            new = run.pieces()
+            new = run.chunks()
             if not started and (new or any(future.started is not None for future in futures)):
                 started = True
                 yield b""
             if new and not shown:
                 shown = True
                 admission.metrics.observe(instruments.FIRST_FRAME_SECONDS, request.plan.context.seconds)
-            for piece in new:
-                yield piece
+            for chunk in new:
+                yield chunk
     _note(request.plan.context, run.finished, admission.metrics)
     yield DONE
 
 
-def _note(context: RequestContext, written: Sequence[Written], metrics: Metrics) -> None:
+def _note(context: RequestContext, written: Sequence[FinishedChoice], metrics: Metrics) -> None:
     """Record finish reason and token count in the request context, and observe the mean ESS of each text."""
     for text in written:
         if text.cost.mean_ess is not None:
@@ -137,10 +137,10 @@ class _Run:
         self, request: PreparedRequest, futures: Sequence[TextFuture], options: StreamOptions, states: bool
     ) -> None:
         self._request, self._futures, self._options = request, futures, options
-        self._heading = request.plan.heading(request.kind) | {"object": request.piece}
-        self._texts = request.beginnings()
+        self._heading = request.plan.heading(request.kind) | {"object": request.chunk_object}
+        self._texts = request.choice_texts()
         self._progress: list[Progress | None] = [None] * len(request.engine_requests)
-        self._written: dict[int, Written] = {}
+        self._written: dict[int, FinishedChoice] = {}
         plan, shown = request.plan, request.shown if states else ()
         self._events = [
             DenoisingEvents(i, plan.served.pieces, plan.sampler, plan.block, positions)
@@ -148,43 +148,43 @@ class _Run:
         ]
 
     @property
-    def finished(self) -> list[Written]:
+    def finished(self) -> list[FinishedChoice]:
         return [self._written[i] for i in range(len(self._progress))]
 
-    def pieces(self) -> list[bytes]:
+    def chunks(self) -> list[bytes]:
         """Return the new chunks."""
-        return [piece for i in range(len(self._progress)) if i not in self._written for piece in self._pieces_of(i)]
+        return [chunk for i in range(len(self._progress)) if i not in self._written for chunk in self._chunks_of(i)]
 
-    def _pieces_of(self, i: int) -> list[bytes]:
+    def _chunks_of(self, i: int) -> list[bytes]:
         future = self._futures[i]
         done = future.done  # read before the progress, so that a done future yields its last progress
         text = outcome(future) if done else None
-        progress, pieces = future.progress(), []
+        progress, chunks = future.progress(), []
         if progress.status == "queued" or (progress is self._progress[i] and not done):
             return []
         if self._events and (state := self._events[i].state(progress)) is not None:
-            pieces.append(self._piece([], edlm={"state": state}))
+            chunks.append(self._chunk([], edlm={"state": state}))
         self._progress[i] = progress
         if text is None:
             if new := self._texts[i].more(progress.tokens[self._request.shown[i]]):
-                pieces.append(self._piece([self._request.choice(i, new, None)]))
-            return pieces
-        written = self._written[i] = self._request.written(i, text, progress)
+                chunks.append(self._chunk([self._request.choice(i, new, None)]))
+            return chunks
+        written = self._written[i] = self._request.finished_choice(i, text, progress)
         choice = self._request.choice(i, self._texts[i].rest(written.text), written)
-        return [*pieces, *self._last(choice)]
+        return [*chunks, *self._last(choice)]
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
         """Return the final chunk of a choice; for the last choice, also the end of the response."""
         if len(self._written) < len(self._progress):
-            return [self._piece([choice])]
-        ended = self._request.ended(self.finished)
-        details = {"details": ended["edlm"]}
+            return [self._chunk([choice])]
+        totals = self._request.details_and_usage(self.finished)
+        details = {"details": totals["edlm"]}
         if not self._options.include_usage:
             # Sent with the last choice: a client that did not ask for usage gets no chunk without a choice.
-            return [self._piece([choice], edlm=details)]
-        return [self._piece([choice]), self._piece([], usage=ended["usage"], edlm=details)]
+            return [self._chunk([choice], edlm=details)]
+        return [self._chunk([choice]), self._chunk([], usage=totals["usage"], edlm=details)]
 
-    def _piece(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         usage = {"usage": self._usage()} if self._options.include_usage else {}
         return event({**self._heading, "choices": choices, **usage, **more})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.http.admission import Admission
-from cluster.http.generation import Written, write
+from cluster.http.generation import FinishedChoice, generate
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import InfillRequest
@@ -27,27 +27,27 @@ class Infills:
     work: float
 
     kind = "infill"
-    piece = "infill.chunk"
+    chunk_object = "infill.chunk"
 
     @property
     def shown(self) -> Sequence[slice]:
         """Return, per request, the slice of its tokens to show: all of them."""
         return [slice(len(self.tokens))] * len(self.engine_requests)
 
-    def beginnings(self) -> list["_Nothing"]:
+    def choice_texts(self) -> list["_WithheldText"]:
         """Return placeholders: a stream sends states, and the text only once it is complete."""
-        return [_Nothing()] * len(self.engine_requests)
+        return [_WithheldText()] * len(self.engine_requests)
 
-    def written(self, index: int, text: Text, progress: Progress) -> Written:
+    def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the finished text of choice `index`."""
-        return Written(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.cost)
+        return FinishedChoice(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.cost)
 
-    def choice(self, index: int, text: str, written: Written | None) -> dict[str, Any]:
+    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""
         assert written is not None
         return self._choice(index, written).model_dump(exclude_none=True)
 
-    def ended(self, written: Sequence[Written]) -> dict[str, Any]:
+    def details_and_usage(self, written: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Return the details and the usage of the response."""
         token_usage = self.usage(self.tokens.count(None) * len(written))
         details = self.plan.details([text.cost for text in written], seeds=[text.seed for text in self.engine_requests])
@@ -59,11 +59,11 @@ class Infills:
 
     async def answer(self, admission: Admission) -> InfillResponse:
         """Generate all texts and return the response."""
-        written = await write(self, admission)
+        written = await generate(self, admission)
         choices = [self._choice(i, text) for i, text in enumerate(written)]
-        return InfillResponse(choices=choices, **self.plan.heading(self.kind), **self.ended(written))
+        return InfillResponse(choices=choices, **self.plan.heading(self.kind), **self.details_and_usage(written))
 
-    def _choice(self, index: int, written: Written) -> InfillChoice:
+    def _choice(self, index: int, written: FinishedChoice) -> InfillChoice:
         trajectory = "trajectory" in self.request.edlm.return_
         return InfillChoice(
             index=index,
@@ -74,7 +74,7 @@ class Infills:
         )
 
 
-class _Nothing:
+class _WithheldText:
     """Incremental text that stays empty until the text is complete, because gaps are filled in any order."""
 
     def more(self, tokens: Sequence[int]) -> str:
