@@ -14,11 +14,11 @@ class FutureWatch:
     Notifications are not queued: the coroutine reads the latest state when it wakes.
     """
 
-    def __init__(self, tickets: Sequence[Future[Any]], steps: bool) -> None:
-        self._tickets, self._steps, self._due = tickets, steps, False
+    def __init__(self, futures: Sequence[Future[Any]], steps: bool) -> None:
+        self._futures, self._steps, self._due = futures, steps, False
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
-        for ticket in tickets:
-            ticket.watch(partial(self._note, ticket))
+        for future in futures:
+            future.watch(partial(self._note, future))
         self._changed.set()  # for changes before the callbacks were registered
 
     async def changes(self) -> AsyncIterator[None]:
@@ -28,11 +28,11 @@ class FutureWatch:
             await self._changed.wait()
             self._changed.clear()
             self._due = False  # before the states are read, so that a change during reading wakes again
-            done = all(ticket.done for ticket in self._tickets)
+            done = all(future.done for future in self._futures)
             yield
 
-    def _note(self, ticket: Future[Any]) -> None:
+    def _note(self, future: Future[Any]) -> None:
         """Callback in the engine's thread."""
-        if not self._due and (self._steps or ticket.done):
+        if not self._due and (self._steps or future.done):
             self._due = True
             self._loop.call_soon_threadsafe(self._changed.set)

@@ -113,7 +113,7 @@ async def stream(
                 yield b""
             if new and not shown:
                 shown = True
-                admission.metrics.observe(instruments.FIRST_FRAME_SECONDS, request.plan.context.seconds)
+                admission.metrics.observe(instruments.TIME_TO_FIRST_CHUNK, request.plan.context.seconds)
             for chunk in new:
                 yield chunk
     _note(request.plan.context, run.finished, admission.metrics)

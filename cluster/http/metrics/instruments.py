@@ -30,8 +30,12 @@ E2E_SECONDS = Instrument(
 QUEUE_SECONDS = Instrument(
     "histogram", "edlm_queue_seconds", "Seconds from a request to its first engine step.", (), SECONDS
 )
-FIRST_FRAME_SECONDS = Instrument(
-    "histogram", "edlm_first_frame_seconds", "Seconds from a request to its first streamed step.", (), SECONDS
+TIME_TO_FIRST_CHUNK = Instrument(
+    "histogram",
+    "edlm_time_to_first_chunk_seconds",
+    "Seconds from a request to the first chunk of its stream.",
+    (),
+    SECONDS,
 )
 STEP_SECONDS = Instrument("histogram", "edlm_step_seconds", "Seconds per engine step.", (), SECONDS)
 ENGINE_STEPS = Instrument("counter", "edlm_engine_steps_total", "Engine steps.")
@@ -50,7 +54,7 @@ BEAT_AGE_SECONDS = Instrument("gauge", "edlm_engine_beat_age_seconds", "Seconds 
 MODEL = Instrument("gauge", "edlm_model_info", "1 for the model that serves new requests.", ("version", "digest"))
 SWAPS = Instrument("counter", "edlm_model_swap_total", "Model swaps, by result.", ("result",))
 INSTRUMENTS = (
-    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, FIRST_FRAME_SECONDS, STEP_SECONDS, ENGINE_STEPS, BUSY_SECONDS, TEXTS,
+    REQUESTS, E2E_SECONDS, QUEUE_SECONDS, TIME_TO_FIRST_CHUNK, STEP_SECONDS, ENGINE_STEPS, BUSY_SECONDS, TEXTS,
     BATCH_FILL, RUNNING, WAITING, BACKLOG_SECONDS, TOKENS, FORWARDS, ESS, CANCELLED, REJECTED, BEAT_AGE_SECONDS,
     MODEL, SWAPS,
 )  # fmt: skip
