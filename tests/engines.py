@@ -1,4 +1,4 @@
-"""Jobs and generators for tests of the engine: networks that wait, break, or betray whose text they read."""
+"""Requests and generators for tests of the engine: networks that wait, break, or betray whose text they read."""
 
 import threading
 import time
@@ -36,8 +36,10 @@ PATIENT = Limits(waiting=10_000, patience_seconds=1e6)
 SECONDS = 120.0  # that a test waits before it fails
 
 
-def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, seed: int = 1, **changes: Any) -> Request:
-    """A plain job of few steps; `changes` are fields of Job, or of its sampler."""
+def new_request(
+    known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, seed: int = 1, **changes: Any
+) -> Request:
+    """A plain request of few steps; `changes` are fields of Request, or of its sampler."""
     fields = {name: changes.pop(name) for name in ("energy", "key", "deadline", "stop") if name in changes}
     sampler = replace(Sampler(steps=4), **changes)
     defaults = {"energy": None, "key": "a", "deadline": time.monotonic() + 1e6}
@@ -45,7 +47,7 @@ def job(known: tuple[int | None, ...] = (), max_tokens: int | None = LENGTH, see
 
 
 def alone(generator: TextGenerator, request: Request, on_step: Callable[[StepResult], None] = lambda _: None) -> Text:
-    """What the sampler makes of the canvases of this job, one after another and step by step; stop strings left aside.
+    """The text of this request by the sampler, canvas by canvas and step by step; stop strings left aside.
 
     This loop shares nothing with the product but the step.
     """
@@ -79,15 +81,15 @@ def alone(generator: TextGenerator, request: Request, on_step: Callable[[StepRes
 
 
 @st.composite
-def jobs(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Request:
-    """Any job that the tiny bundle can do."""
+def requests(draw: st.DrawFn, vocabulary: int = 27, length: int = LENGTH) -> Request:
+    """Any request that the tiny bundle can serve."""
     tokens = st.integers(0, vocabulary - 1)
     candidates = draw(st.sampled_from([0, 1, 1, 2, 3, 9]))
     if draw(st.booleans()):
         known, max_tokens = draw(st.lists(st.none() | tokens, min_size=1, max_size=length)), None
     else:
         known, max_tokens = draw(st.lists(tokens, max_size=2 * length)), draw(st.integers(1, 3 * length))
-    return job(
+    return new_request(
         tuple(known),
         max_tokens,
         draw(st.integers(0, 2**53)),
@@ -202,8 +204,8 @@ def echo() -> TextGenerator:
     return TextGenerator(Bundle(name="echo", energy="step", sampler=Sampler(steps=4)), denoiser, energies, tokenizer)
 
 
-def recorded(ticket: TextFuture) -> list[Progress]:
-    """The list that every later state of the ticket is added to."""
+def recorded(future: TextFuture) -> list[Progress]:
+    """The list that every later state of the future is added to."""
     states: list[Progress] = []
-    ticket.watch(lambda: states.append(ticket.progress()))
+    future.watch(lambda: states.append(future.progress()))
     return states

@@ -11,7 +11,7 @@ from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits, OutOfMemory, Request
 from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
-from tests.engines import PATIENT, SECONDS, alone, job, watched
+from tests.engines import PATIENT, SECONDS, alone, new_request, watched
 from tests.gpu.bundle import LENGTH
 from tests.gpu.test_generation import LEAST_EQUAL, TEXTS, equal_share
 
@@ -25,11 +25,11 @@ WAYS: list[dict] = [
 TOO_MUCH = 2**50  # numbers; no allocator has them
 
 
-def jobs(device: str) -> list[Request]:
+def requests(device: str) -> list[Request]:
     """Some of every way, a few of them longer than a canvas."""
     each = max(1, TEXTS[device] // len(WAYS))
     return [
-        job((3, 1), 2 * LENGTH if way["candidates"] == 1 else 6, seed, steps=3, **way)
+        new_request((3, 1), 2 * LENGTH if way["candidates"] == 1 else 6, seed, steps=3, **way)
         for way in WAYS
         for seed in range(each)
     ]
@@ -37,8 +37,8 @@ def jobs(device: str) -> list[Request]:
 
 def check(engine: InferenceEngine, generator: TextGenerator, asked: list[Request], device: str) -> float:
     """The share of texts that are those of the generator alone, of all that the engine is asked for."""
-    tickets = engine.submit(asked)
-    actual = [ticket.result(SECONDS).tokens for ticket in tickets]
+    futures = engine.submit(asked)
+    actual = [future.result(SECONDS).tokens for future in futures]
     share = equal_share(actual, [alone(generator, request).tokens for request in asked])
     assert share >= LEAST_EQUAL[device]
     return share
@@ -46,13 +46,13 @@ def check(engine: InferenceEngine, generator: TextGenerator, asked: list[Request
 
 def test_texts_in_company_are_those_of_the_generator(device, on_device, report):
     with InferenceEngine(on_device, "1", PATIENT) as engine:
-        report(equal_share=check(engine, on_device, jobs(device), device))
+        report(equal_share=check(engine, on_device, requests(device), device))
 
 
 def test_a_score_is_worked_out_beside_texts(on_cpu, on_device):
     asked = ((3, 1, 4, 1, 5), 7, 2, Sampler(steps=2, candidates=2), "step")
     with InferenceEngine(on_device, "1", PATIENT) as engine:
-        engine.submit([job((), 6, 1)])
+        engine.submit([new_request((), 6, 1)])
         actual = engine.run(4.0, on_device.stepwise_score(*asked), "a", time.monotonic() + SECONDS).result(SECONDS)
     assert actual.bound.mean == pytest.approx(on_cpu.score(*asked).bound.mean, abs=0.01)
 
@@ -63,16 +63,16 @@ def test_another_model_takes_over_on_the_device(device, folder, on_device):
     with torch.no_grad():
         changed.denoiser.network.readout.weight.mul_(-1)
     with InferenceEngine(on_device, "1", PATIENT) as engine:
-        (old,) = engine.submit([job((), 3 * LENGTH, 1)])
+        (old,) = engine.submit([new_request((), 3 * LENGTH, 1)])
         loaded = engine.run(8.0, warming(changed, device), "warming", time.monotonic() + SECONDS).result(SECONDS)
         assert isinstance(loaded, TextGenerator)
         assert loaded.device.type == device
         engine.swap(loaded, "2")
-        (new,) = engine.submit([job((), LENGTH, 1)])
+        (new,) = engine.submit([new_request((), LENGTH, 1)])
         assert (old.version, new.version) == ("1", "2")
-        assert new.result(SECONDS).tokens == alone(loaded, job((), LENGTH, 1)).tokens
-        assert new.result(SECONDS).tokens != alone(on_device, job((), LENGTH, 1)).tokens
-        assert old.result(SECONDS).tokens == alone(on_device, job((), 3 * LENGTH, 1)).tokens
+        assert new.result(SECONDS).tokens == alone(loaded, new_request((), LENGTH, 1)).tokens
+        assert new.result(SECONDS).tokens != alone(on_device, new_request((), LENGTH, 1)).tokens
+        assert old.result(SECONDS).tokens == alone(on_device, new_request((), 3 * LENGTH, 1)).tokens
 
 
 @pytest.mark.parametrize("fits", [2, 0])
@@ -84,14 +84,14 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
             torch.empty(TOO_MUCH, device=xt.device)
 
     crowded = watched(open_bundle(folder, device), before=allocate)
-    asked = [job((), 6, seed, steps=2, candidates=2, energy="step") for seed in range(4)]
+    asked = [new_request((), 6, seed, steps=2, candidates=2, energy="step") for seed in range(4)]
     with InferenceEngine(crowded, "1", Limits(slots=4, step_seconds=100.0)) as engine:
-        for ticket in engine.submit(asked):
+        for future in engine.submit(asked):
             if fits:
-                assert len(ticket.result(SECONDS).tokens) == 6
+                assert len(future.result(SECONDS).tokens) == 6
             else:
                 with pytest.raises(OutOfMemory):
-                    ticket.result(SECONDS)
+                    future.result(SECONDS)
         room[0] = 100
         check(engine, on_device, asked, device)
         assert engine.alive
@@ -104,7 +104,7 @@ def test_compiled_networks_run_in_the_engines_thread(cuda, folder, on, report):
     """CUDA graphs are kept per thread, and the engine's is not the one that opened the model."""
     quick = open_bundle(folder, cuda, Execution(compiled=True))
     with InferenceEngine(quick, "1", PATIENT) as engine:
-        report(equal_share=check(engine, on(cuda), jobs(cuda), cuda))
+        report(equal_share=check(engine, on(cuda), requests(cuda), cuda))
 
 
 @pytest.mark.gpu
@@ -118,9 +118,9 @@ def test_memory_that_was_lacking_is_given_back(cuda, folder, on):
         del held
 
     with InferenceEngine(generator, "1", Limits(slots=8, step_seconds=100.0)) as engine:
-        asked = [job((), 6, seed, steps=2) for seed in range(8)]
+        asked = [new_request((), 6, seed, steps=2) for seed in range(8)]
         share = equal_share(
-            [ticket.result(SECONDS).tokens for ticket in engine.submit(asked)],
+            [future.result(SECONDS).tokens for future in engine.submit(asked)],
             [alone(on(cuda), request).tokens for request in asked],
         )
     assert share >= LEAST_EQUAL[cuda]

@@ -12,7 +12,7 @@ from edlm.inference.generator import TextGenerator
 from edlm.inference.request import BrokenRow, Cancelled, Expired, Limits, Request
 from edlm.sampling.sampler import LEAST_TEMPERATURE
 from tests.bundles import LENGTH
-from tests.engines import PATIENT, SECONDS, TableEnergy, alone, gated, job, recorded, watched
+from tests.engines import PATIENT, SECONDS, TableEnergy, alone, gated, new_request, recorded, watched
 
 SAD = 2  # the first token of a text whose numbers break
 
@@ -23,9 +23,9 @@ def one_slot() -> Limits:
 
 def test_who_is_cancelled_while_waiting_costs_nothing(fresh):
     with gated(fresh, one_slot()) as (engine, gate):
-        (running,) = engine.submit([job((), 40, 1)])
+        (running,) = engine.submit([new_request((), 40, 1)])
         gate.wait()
-        (waiting,) = engine.submit([job((), 400, 2)])
+        (waiting,) = engine.submit([new_request((), 400, 2)])
         waiting.cancel()
         gate.let()
         with pytest.raises(Cancelled):
@@ -37,9 +37,9 @@ def test_who_is_cancelled_while_waiting_costs_nothing(fresh):
 
 def test_the_slot_of_a_cancelled_request_is_free_at_the_next_step(fresh):
     with gated(fresh, one_slot()) as (engine, gate):
-        (first,) = engine.submit([job((), 400, 1)])
+        (first,) = engine.submit([new_request((), 400, 1)])
         gate.wait()
-        (second,) = engine.submit([job((), 400, 2)])
+        (second,) = engine.submit([new_request((), 400, 2)])
         first.cancel()
         gate.let()
         gate.wait()  # the engine stands before its second pass
@@ -52,20 +52,20 @@ def test_the_slot_of_a_cancelled_request_is_free_at_the_next_step(fresh):
 
 def test_a_cancel_after_the_end_changes_nothing(fresh, generator):
     with InferenceEngine(fresh, "1", PATIENT) as engine:
-        (ticket,) = engine.submit([job()])
-        text = ticket.result(SECONDS)
-        progress = ticket.progress()
-        ticket.cancel()
-        engine.submit([job()])[0].result(SECONDS)
-        assert ticket.result(0) is text
-        assert ticket.progress() is progress
+        (future,) = engine.submit([new_request()])
+        text = future.result(SECONDS)
+        progress = future.progress()
+        future.cancel()
+        engine.submit([new_request()])[0].result(SECONDS)
+        assert future.result(0) is text
+        assert future.progress() is progress
         assert engine.statistics().finished == {"length": 2}
-    assert text == alone(generator, job())
+    assert text == alone(generator, new_request())
 
 
 def test_who_is_past_the_deadline_before_it_starts_costs_nothing(fresh):
     with gated(fresh) as (engine, gate):
-        (late,) = engine.submit([job(deadline=time.monotonic() - 1)])
+        (late,) = engine.submit([new_request(deadline=time.monotonic() - 1)])
         with pytest.raises(Expired):
             late.result(SECONDS)
         assert late.started is None
@@ -74,7 +74,7 @@ def test_who_is_past_the_deadline_before_it_starts_costs_nothing(fresh):
 
 def test_a_deadline_in_the_middle_ends_a_text_as_far_as_it_is(fresh):
     with gated(fresh) as (engine, gate):
-        (late, other) = engine.submit([job((), 40, 1, deadline=time.monotonic() + 0.3), job((), 40, 2)])
+        (late, other) = engine.submit([new_request((), 40, 1, deadline=time.monotonic() + 0.3), new_request((), 40, 2)])
         gate.wait()
         time.sleep(0.4)
         gate.let()
@@ -92,10 +92,10 @@ def test_a_watcher_that_raises_delays_no_other(fresh, caplog):
         raise RuntimeError("the loop is closed")
 
     with InferenceEngine(fresh, "1", PATIENT) as engine, caplog.at_level(logging.CRITICAL):
-        (ticket,) = engine.submit([job((), 40)])
-        ticket.watch(closed)
-        states = recorded(ticket)
-        ticket.result(SECONDS)
+        (future,) = engine.submit([new_request((), 40)])
+        future.watch(closed)
+        states = recorded(future)
+        future.result(SECONDS)
         engine.drain(SECONDS)
         assert states[-1].status == "done"
         assert engine.statistics().finished == {"length": 1}
@@ -110,14 +110,14 @@ def broken(xt: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
 def test_a_text_whose_numbers_are_none_ends_alone(fresh, generator, candidates):
     watched(fresh, after=broken)
     settings = {"candidates": candidates, "energy": "conditional"}
-    some = [job((1 + seed % 3,), 2 * LENGTH, seed, **settings) for seed in range(9)]
+    some = [new_request((1 + seed % 3,), 2 * LENGTH, seed, **settings) for seed in range(9)]
     with InferenceEngine(fresh, "1", PATIENT) as engine:
-        for request, ticket in zip(some, engine.submit(some), strict=True):
+        for request, future in zip(some, engine.submit(some), strict=True):
             if request.known[0] == SAD:
                 with pytest.raises(BrokenRow, match="not numbers"):
-                    ticket.result(SECONDS)
+                    future.result(SECONDS)
             else:
-                assert ticket.result(SECONDS) == alone(generator, request)
+                assert future.result(SECONDS) == alone(generator, request)
         assert engine.alive
         assert engine.statistics().finished == {"broken": 3, "length": 6}
 
@@ -125,13 +125,13 @@ def test_a_text_whose_numbers_are_none_ends_alone(fresh, generator, candidates):
 def chosen(fresh: TextGenerator, energies, count: int, candidates: int = 4) -> list[tuple[int, ...] | Exception]:
     """What was picked for each of `count` texts of one step, by energies that are made up; or why nothing was."""
     fresh.energies = {**fresh.energies, "table": TableEnergy(energies)}
-    some = [job((), LENGTH, seed, steps=1, candidates=candidates, energy="table") for seed in range(count)]
+    some = [new_request((), LENGTH, seed, steps=1, candidates=candidates, energy="table") for seed in range(count)]
     actual = []
     with InferenceEngine(fresh, "1", PATIENT) as engine:
-        for ticket in engine.submit(some):
+        for future in engine.submit(some):
             try:
-                ticket.result(SECONDS)
-                actual.append(ticket.progress().picked)
+                future.result(SECONDS)
+                actual.append(future.progress().picked)
             except BrokenRow as error:
                 actual.append(error)
         assert engine.alive
@@ -157,9 +157,9 @@ def test_an_energy_that_is_no_finite_number_is_shown_as_none(fresh):
         "table": TableEnergy(lambda b, k: torch.tensor([math.inf, 0.5]).expand(b, k)),
     }
     with InferenceEngine(fresh, "1", PATIENT) as engine:
-        (ticket,) = engine.submit([job((), LENGTH, 1, steps=1, candidates=2, energy="table")])
-        ticket.result(SECONDS)
-        assert ticket.progress().energies == ((None, 0.5),)
+        (future,) = engine.submit([new_request((), LENGTH, 1, steps=1, candidates=2, energy="table")])
+        future.result(SECONDS)
+        assert future.progress().energies == ((None, 0.5),)
 
 
 @pytest.mark.parametrize("energy", [math.inf, -math.inf, math.nan])
@@ -177,20 +177,20 @@ def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(fresh, generator)
         if (xt[:, 0] == SAD).any():
             raise FloatingPointError("an energy is not a number")
 
-    jobs = [job((first,), 6, 1) for first in (1, SAD, 3)]
+    requests = [new_request((first,), 6, 1) for first in (1, SAD, 3)]
     with InferenceEngine(watched(fresh, before=fail), "1", PATIENT) as engine:
-        before, sad, other = engine.submit(jobs)
+        before, sad, other = engine.submit(requests)
         with pytest.raises(BrokenRow, match="not a number"):
             sad.result(SECONDS)
-        for ticket, asked in ((before, jobs[0]), (other, jobs[2])):
-            assert ticket.result(SECONDS) == alone(generator, asked)
+        for future, asked in ((before, requests[0]), (other, requests[2])):
+            assert future.result(SECONDS) == alone(generator, asked)
         assert engine.alive
         assert engine.statistics().finished == {"length": 2, "broken": 1}
 
 
 @pytest.mark.parametrize("candidates", [2, 40])
 def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(fresh, candidates):
-    asked = job((1,), 8, 3, candidates=candidates, energy_temperature=LEAST_TEMPERATURE, energy="step", steps=2)
+    asked = new_request((1,), 8, 3, candidates=candidates, energy_temperature=LEAST_TEMPERATURE, energy="step", steps=2)
     fresh.energies["step"] = TableEnergy(lambda rows, k: 1e30 * torch.arange(k).expand(rows, k))
     with InferenceEngine(fresh, "1", PATIENT) as engine:
         text = engine.submit([asked])[0].result(SECONDS)
@@ -200,7 +200,7 @@ def test_weights_beyond_what_a_number_holds_choose_the_lowest_energy(fresh, cand
 
 @pytest.mark.parametrize("speculative", [False, True])
 def test_exact_draws_pause_for_other_requests_between_two_positions(fresh, generator, speculative):
-    exact = job((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
+    exact = new_request((1,), LENGTH - 1, 5, steps=1, candidates=0, energy="conditional", speculative=speculative)
     with InferenceEngine(fresh, "1", Limits(slots=2, step_seconds=1e-9)) as engine:
         (slow,) = engine.submit([exact])
         assert slow.result(SECONDS) == alone(generator, exact)
@@ -211,10 +211,10 @@ def test_exact_draws_pause_for_other_requests_between_two_positions(fresh, gener
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda: job((), None, stop=("a",)), "a text with holes has its length"),
-        (lambda: job((), 0), "max_tokens is 0; at least 1"),
-        (lambda: job((1, None), 3), "a prompt has no holes"),
-        (lambda: job((), 3, stop=("a", "")), "a stop string is empty"),
+        (lambda: new_request((), None, stop=("a",)), "a text with holes has its length"),
+        (lambda: new_request((), 0), "max_tokens is 0; at least 1"),
+        (lambda: new_request((1, None), 3), "a prompt has no holes"),
+        (lambda: new_request((), 3, stop=("a", "")), "a stop string is empty"),
     ],
 )
 def test_a_job_that_means_nothing_is_refused(wrong, says):
@@ -225,14 +225,14 @@ def test_a_job_that_means_nothing_is_refused(wrong, says):
 @pytest.mark.parametrize(
     ("wrong_request", "says"),
     [
-        (job((27,), 3), "token 27 is not in the vocabulary"),
-        (job((None,) * (LENGTH + 1), None), "positions do not fit"),
-        (job((), 3, candidates=2, energy="nce"), "energy 'nce' is not in this model"),
-        (job((), 3, candidates=0, energy="step"), "energy 'step' is not normalised"),
+        (new_request((27,), 3), "token 27 is not in the vocabulary"),
+        (new_request((None,) * (LENGTH + 1), None), "positions do not fit"),
+        (new_request((), 3, candidates=2, energy="nce"), "energy 'nce' is not in this model"),
+        (new_request((), 3, candidates=0, energy="step"), "energy 'step' is not normalised"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_and_nothing_is_begun(generator, wrong_request: Request, says):
     with InferenceEngine(generator, "1", PATIENT) as engine:
         with pytest.raises(ValueError, match=says):
-            engine.submit([job(), wrong_request])
+            engine.submit([new_request(), wrong_request])
         assert engine.statistics().submitted == 0

@@ -11,7 +11,7 @@ import torch
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.request import BrokenRow, EngineFailed, Full, Limits
 from edlm.sampling.sampler import Sampler
-from tests.engines import PATIENT, SECONDS, alone, gated, job, watched
+from tests.engines import PATIENT, SECONDS, alone, gated, new_request, watched
 
 
 def one_slot() -> Limits:
@@ -27,15 +27,15 @@ def test_an_error_in_the_engine_ends_every_request_and_none_hangs(fresh, caplog)
 
     watched(fresh, before=strike)
     with caplog.at_level(logging.CRITICAL), InferenceEngine(fresh, "1", one_slot()) as engine:
-        tickets = engine.submit([job((), 400, seed) for seed in range(5)])
+        futures = engine.submit([new_request((), 400, seed) for seed in range(5)])
         score = engine.run(64.0, fresh.stepwise_score([1, 2], 5, 64, Sampler(steps=100)), "a", time.monotonic() + 1e6)
         assert engine.alive
         fault.set()
-        for ticket in (*tickets, score):
+        for future in (*futures, score):
             with pytest.raises(EngineFailed, match="RuntimeError"):
-                ticket.result(SECONDS)
+                future.result(SECONDS)
         with pytest.raises(EngineFailed):
-            engine.submit([job()])
+            engine.submit([new_request()])
         assert not engine.alive
         assert engine.statistics().finished == {"failed": 6}
         assert (engine.backlog_seconds, engine.beat_age_seconds) == (0, 0)
@@ -44,7 +44,7 @@ def test_an_error_in_the_engine_ends_every_request_and_none_hangs(fresh, caplog)
 def test_a_step_that_hangs_shows_in_the_beat(fresh):
     with gated(fresh) as (engine, gate):
         assert engine.beat_age_seconds == 0
-        engine.submit([job()])
+        engine.submit([new_request()])
         gate.wait()
         before = engine.beat_age_seconds
         time.sleep(0.05)
@@ -55,16 +55,16 @@ def test_a_step_that_hangs_shows_in_the_beat(fresh):
 def test_an_engine_that_was_idle_is_not_late(fresh):
     with gated(fresh) as (engine, gate):
         time.sleep(0.3)
-        (ticket,) = engine.submit([job((), 4, 1)])
+        (future,) = engine.submit([new_request((), 4, 1)])
         assert engine.beat_age_seconds < 0.2
         gate.wait()
-        ticket.cancel()
+        future.cancel()
 
 
 def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(fresh, generator):
     with gated(fresh) as (engine, gate):
-        some = [job((), 40, seed) for seed in range(3)]
-        tickets = engine.submit(some)
+        some = [new_request((), 40, seed) for seed in range(3)]
+        futures = engine.submit(some)
         drained: list[bool] = []
         drain = threading.Thread(target=lambda: drained.append(engine.drain(SECONDS)))
         drain.start()
@@ -72,18 +72,18 @@ def test_what_was_begun_before_a_drain_is_finished_and_nothing_after(fresh, gene
 
         def until_it_has_begun() -> None:
             while True:
-                engine.submit([job()])[0].cancel()
+                engine.submit([new_request()])[0].cancel()
 
         with pytest.raises(Full, match="draining"):
             until_it_has_begun()
         gate.let(10_000)
-        for request, ticket in zip(some, tickets, strict=True):
-            assert ticket.result(SECONDS) == alone(generator, request)
+        for request, future in zip(some, futures, strict=True):
+            assert future.result(SECONDS) == alone(generator, request)
         drain.join(SECONDS)
         assert drained == [True]
         assert not engine.alive
         with pytest.raises(EngineFailed, match="closed"):
-            engine.submit([job()])
+            engine.submit([new_request()])
 
 
 def test_what_follows_is_let_in_where_there_is_no_room_and_a_drain_waits_for_it(fresh):
@@ -94,13 +94,13 @@ def test_what_follows_is_let_in_where_there_is_no_room_and_a_drain_waits_for_it(
     full = Limits(slots=1, waiting=1, patience_seconds=1e6)
     with gated(fresh, full) as (engine, gate), ThreadPoolExecutor(1) as pool:
         with engine.kept_open():
-            tickets = engine.submit([job((), 4, 1), job((), 4, 2)])
+            futures = engine.submit([new_request((), 4, 1), new_request((), 4, 2)])
             with pytest.raises(Full, match="waiting"):
                 engine.run(1, seven(), "a", 1e18)
             first = engine.run(1, seven(), "a", 1e18, follows=True)
             gate.let(1_000_000)
-            for ticket in (*tickets, first):
-                ticket.result(SECONDS)
+            for future in (*futures, first):
+                future.result(SECONDS)
             drained = pool.submit(engine.drain, SECONDS)
             with pytest.raises(TimeoutError):
                 drained.result(0.2)
@@ -112,10 +112,10 @@ def test_what_follows_is_let_in_where_there_is_no_room_and_a_drain_waits_for_it(
 def test_what_a_drain_has_no_time_for_fails_and_the_thread_ends(fresh):
     before = set(threading.enumerate())  # a service of other tests has an engine, too
     engine = InferenceEngine(watched(fresh), "1", PATIENT)
-    (ticket,) = engine.submit([job((), 100_000)])
+    (future,) = engine.submit([new_request((), 100_000)])
     assert engine.drain(0.05) is False
     with pytest.raises(EngineFailed, match="stopped"):
-        ticket.result(0)
+        future.result(0)
     assert set(threading.enumerate()) <= before
     engine.close()  # a second time does no harm
 
@@ -143,4 +143,4 @@ def test_an_error_of_other_work_is_its_own(fresh, generator):
             first.result(SECONDS)
         with pytest.raises(BrokenRow):
             second.result(SECONDS)
-        assert engine.submit([job()])[0].result(SECONDS) == alone(generator, job())
+        assert engine.submit([new_request()])[0].result(SECONDS) == alone(generator, new_request())

@@ -11,18 +11,18 @@ from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits
 from tests.bundles import make_bundle
-from tests.engines import SECONDS, job
+from tests.engines import SECONDS, new_request
 
 LENGTH = 7  # rows of a matrix product of one text alone: an unpadded one has other last bits on two threads
 LIMITS = Limits(slots=8, step_seconds=1e3, waiting=100, patience_seconds=1e6)  # all texts in one batch
 REQUESTS = [
-    job((1, 2, 3), 9, seed=1, steps=5),
-    job((), 5, seed=2, steps=3, candidates=3, energy="step"),
-    job((4, None, None, 7, None), None, seed=3, steps=4),
-    job((5,), 7, seed=4, steps=2, candidates=2, energy="conditional"),
-    job((6, 6), 30, seed=5, steps=6, candidates=0, energy="conditional"),
-    job((None,) * 6, None, seed=6, steps=4, candidates=9, energy="step"),
-    job((8, 9), 10, seed=7, steps=3, candidates=0, energy="conditional", speculative=True),
+    new_request((1, 2, 3), 9, seed=1, steps=5),
+    new_request((), 5, seed=2, steps=3, candidates=3, energy="step"),
+    new_request((4, None, None, 7, None), None, seed=3, steps=4),
+    new_request((5,), 7, seed=4, steps=2, candidates=2, energy="conditional"),
+    new_request((6, 6), 30, seed=5, steps=6, candidates=0, energy="conditional"),
+    new_request((None,) * 6, None, seed=6, steps=4, candidates=9, energy="step"),
+    new_request((8, 9), 10, seed=7, steps=3, candidates=0, energy="conditional", speculative=True),
 ]
 
 

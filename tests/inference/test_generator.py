@@ -24,7 +24,7 @@ from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from edlm.storage import committed, publish
 from tests.bundles import LENGTH, make_bundle, save_models
-from tests.engines import alone, canvases, jobs, watched
+from tests.engines import alone, canvases, requests, watched
 from tests.networks import TRANSFORMER
 from tests.vocabularies import GivenTokenizer
 
@@ -76,7 +76,7 @@ def test_parts_become_tokens_and_holes(generator):
 
 
 @settings(max_examples=40, deadline=None)
-@given(wish=jobs())
+@given(wish=requests())
 def test_every_text_is_what_the_sampler_makes_of_its_canvases(generator, wish):
     if wish.max_tokens is None:
         found = generator.infill(wish.known, [wish.seed], wish.sampler, wish.energy)

@@ -11,7 +11,7 @@ from edlm.inference.request import Limits
 from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
-from tests.engines import SECONDS, job
+from tests.engines import SECONDS, new_request
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -60,11 +60,11 @@ def test_compiled_layers_equal_the_exact_ones_in_batches_of_any_size(folder):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_texts_of_compiled_networks_are_the_same_alone_in_company_and_in_any_order(folder, precision):
     requests = [
-        job((1, 2, 3), 5, seed=1, steps=5),
-        job((), 5, seed=2, steps=3, candidates=3, energy="step"),
-        job((4, None, None, 7, None), None, seed=3, steps=4),
-        job((5,), 7, seed=4, steps=2, candidates=2, energy="conditional"),
-        job((6, 6), 5, seed=5, steps=6, candidates=0, energy="conditional"),
+        new_request((1, 2, 3), 5, seed=1, steps=5),
+        new_request((), 5, seed=2, steps=3, candidates=3, energy="step"),
+        new_request((4, None, None, 7, None), None, seed=3, steps=4),
+        new_request((5,), 7, seed=4, steps=2, candidates=2, energy="conditional"),
+        new_request((6, 6), 5, seed=5, steps=6, candidates=0, energy="conditional"),
     ]
     torch._dynamo.reset()
     generator = open_bundle(folder, execution=Execution(precision=precision, compiled=True))

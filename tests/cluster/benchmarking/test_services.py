@@ -24,7 +24,7 @@ def generator(tmp_path_factory) -> TextGenerator:
     return open_bundle(make_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-def job(generator: TextGenerator, seed: int, known: str, steps: int, candidates: int = 1) -> Request:
+def new_request(generator: TextGenerator, seed: int, known: str, steps: int, candidates: int = 1) -> Request:
     sampler = Sampler(steps=steps, candidates=candidates)
     energy = None if candidates == 1 else "step"
     return Request(
@@ -33,12 +33,14 @@ def job(generator: TextGenerator, seed: int, known: str, steps: int, candidates:
 
 
 def test_a_static_batch_takes_the_most_steps_of_its_kind_and_gives_each_its_text(generator):
-    jobs = [
-        job(generator, 1, "a", 2), job(generator, 2, "abc", 7, candidates=3), job(generator, 3, "", 5),
-        job(generator, 4, "the end of all that", 3, candidates=3),
+    requests = [
+        new_request(generator, 1, "a", 2),
+        new_request(generator, 2, "abc", 7, candidates=3),
+        new_request(generator, 3, "", 5),
+        new_request(generator, 4, "the end of all that", 3, candidates=3),
     ]  # fmt: skip
     taken = {1: 5, 3: 7}
-    for actual, asked in zip(fill(generator, jobs), jobs, strict=True):
+    for actual, asked in zip(fill(generator, requests), requests, strict=True):
         sampler = Sampler(steps=taken[asked.sampler.candidates], candidates=asked.sampler.candidates)
         (alone,) = generator.write(asked.known, 5, [asked.seed], sampler, asked.energy)
         assert (actual.tokens, actual.text, actual.seed) == (alone.tokens, alone.text, alone.seed)

@@ -11,7 +11,7 @@ from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
 from edlm.inference.engine import InferenceEngine
 from tests.cluster.asking import eventually
-from tests.engines import PATIENT, echo, job
+from tests.engines import PATIENT, echo, new_request
 
 WORK = 1000.0  # far above the burst: its key must wait as long as it is charged
 
@@ -24,7 +24,7 @@ def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_adm
 
         async def ask() -> None:
             plan = SimpleNamespace(context=context, served=SimpleNamespace(model=engine.model))
-            async with admission.texts([job()], WORK, plan):  # type: ignore[arg-type]
+            async with admission.texts([new_request()], WORK, plan):  # type: ignore[arg-type]
                 pass
 
         async def leave() -> None:

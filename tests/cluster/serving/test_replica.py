@@ -47,7 +47,7 @@ def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):
     """R12"""
     require_living(batch, hung_seconds=0.05)
     released = threading.Event()
-    ticket = batch.run(1.0, stuck(released), "key", time.monotonic() + 60)
+    future = batch.run(1.0, stuck(released), "key", time.monotonic() + 60)
     deadline = time.monotonic() + 30
     while batch.beat_age_seconds <= 0.05:
         assert time.monotonic() < deadline
@@ -55,7 +55,7 @@ def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):
     with pytest.raises(EngineFailed, match=r"no progress for 0.05 s"):
         require_living(batch, hung_seconds=0.05)
     released.set()
-    ticket.result(30)
+    future.result(30)
     require_living(batch, hung_seconds=30)
 
 

@@ -15,7 +15,7 @@ from edlm.sampling.sampler import EXACT
 from edlm.sampling.state import StepResult
 from tests.bundles import make_bundle
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error
-from tests.engines import job, jobs
+from tests.engines import new_request, requests
 
 FULL, STEPS = 12, 1024
 
@@ -40,7 +40,7 @@ def taken(wish: Request, generator: TextGenerator) -> tuple[RunningSequence, flo
 
 
 @settings(max_examples=60, deadline=None)
-@given(wish=jobs())
+@given(wish=requests())
 def test_no_text_takes_more_than_is_charged_for_it(bundle, wish):
     generator = open_bundle(bundle)
     sequence, took = taken(wish, generator)
@@ -52,16 +52,16 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, wish):
 @pytest.mark.parametrize(("known", "expected"), [((3,), 1), ((3,) * 60, 1), ((3,), 70), ((3, None, 3), None)])
 def test_positions_past_a_short_text_are_charged_for(long, known, expected, candidates):
     for seed in range(3):
-        wish = job(known, expected, seed, steps=STEPS, candidates=candidates, energy="step")
+        wish = new_request(known, expected, seed, steps=STEPS, candidates=candidates, energy="step")
         assert taken(wish, long)[1] <= cost.of_request(wish, long)
 
 
 def test_a_full_canvas_costs_no_more_passes_than_steps_and_no_more_than_masks(generator):
     for steps, passes in ((1, 1), (4, 4), (STEPS, FULL)):
-        assert cost.of_request(job((), FULL, steps=steps), generator) == passes
-    assert cost.of_request(job((1,) * 4, FULL - 4, steps=STEPS), generator) == FULL - 4
-    assert cost.of_request(job((1, None), None, steps=STEPS), generator) == FULL - 1
-    assert cost.of_request(job((1, 2), None, steps=STEPS), generator) == 0
+        assert cost.of_request(new_request((), FULL, steps=steps), generator) == passes
+    assert cost.of_request(new_request((1,) * 4, FULL - 4, steps=STEPS), generator) == FULL - 4
+    assert cost.of_request(new_request((1, None), None, steps=STEPS), generator) == FULL - 1
+    assert cost.of_request(new_request((1, 2), None, steps=STEPS), generator) == 0
 
 
 def test_answers_report_no_more_calls_than_one_request_may_cost(generator):
