@@ -22,8 +22,7 @@ def save_snapshot(
 ) -> None:
     """Commit the state after `step` steps to the workspace, and remove all but the snapshot before it.
 
-    `facts` go into its marker. Snapshots of later steps go, too: training went back before them because they are
-    damaged.
+    `facts` go into its marker. Later snapshots are deleted, too: resuming skipped them as damaged.
     """
     saved = f"{PREFIX}{step:08d}"
     with tempfile.TemporaryDirectory(prefix="edlm-snapshot-") as folder:

@@ -25,7 +25,7 @@ class Spelling:
 
     reason: str
     stands: bool = False
-    """Whether only a literal occurrence of the token, of at least two characters, becomes it."""
+    """True if text yields this token only by containing it literally (at least two characters)."""
 
 
 def spelling(rust: tokenizers.Tokenizer, index: int) -> Spelling | None:

@@ -9,7 +9,7 @@ FIRST_GUESS_SECONDS = 0.01  # per denoiser pass, before any measurement
 WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass: initial guesses for a candidate that fills a whole canvas
 MEMORY = 0.97  # weight of a call relative to the next one
 SPREAD = 0.1  # least standard deviation of call sizes, relative to their mean, that identifies the fixed cost
-LEAST = 0.1  # lower bound of a unit's cost, relative to its mean: a line through few calls may slope down
+LEAST = 0.1  # floor on the fitted slope, relative to the mean cost per unit; a fit to few calls can be negative
 PASS = "denoiser"
 
 

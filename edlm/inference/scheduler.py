@@ -1,8 +1,8 @@
 """Fair scheduler: selects the running requests and the participants of each engine step.
 
-API keys share the work equally, however much each requests: the least-served key goes first. Within a key, requests are
-ordered by due time, the arrival time plus the estimated duration alone: a short request passes a long one, but only for
-as long as the long one would take, which prevents starvation.
+API keys share the work equally, however much each requests: the least-served key goes first. Within a key, the order
+is that of due times, the arrival plus the estimated duration alone: short requests overtake, for a bounded time, and
+long ones do not starve.
 """
 
 import time

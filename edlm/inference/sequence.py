@@ -67,7 +67,7 @@ class RunningSequence:
         self._decoder = CompletionDecoder(components.tokenizer, self._prompt)
         self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._blocks, self._block = list(self._canvases()), 0
-        self._later_work = [NetworkPasses()]  # expected work of all canvases from each one on, the last canvas first
+        self._later_work = [NetworkPasses()]  # suffix sums of expected work, last canvas first
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:

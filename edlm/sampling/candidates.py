@@ -77,9 +77,9 @@ def score_candidates(
 ) -> Cooperative[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
     """Compute the energy of every candidate and the number of distinct candidates per sequence.
 
-    Equal candidates of a sequence share one energy, which is computed once; all sequences compute as many as the one
-    with the most distinct candidates. Pauses between calls, which score at most `tokens_at_once` tokens each (None:
-    `TOKENS_AT_ONCE`), or one candidate of one sequence if it is longer; the result does not depend on their size.
+    Duplicates are scored once; the batch is padded to its largest number of distinct candidates. Pauses between calls,
+    which score at most `tokens_at_once` tokens each (None: `TOKENS_AT_ONCE`), or one candidate of one sequence if it is
+    longer; the result does not depend on their size.
     """
     k, length = x.shape[1:]
     limit = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once

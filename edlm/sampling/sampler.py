@@ -155,7 +155,7 @@ class Sampler:
         model: Model,
         given: Bool[Tensor, "b l"] | None = None,
     ) -> StepState:
-        """Return the rows with U and what is masked again between t and s, which depend on `unmasking` and no network.
+        """Select, without a network call, the positions to unmask between t and s (U) and those to mask again.
 
         A rule that reads the denoiser replaces U by as many other positions in `advance`.
         """

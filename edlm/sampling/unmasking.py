@@ -93,8 +93,8 @@ class MostCertain(AbstractUnmasking):
 
     kind: Literal["most_certain"] = "most_certain"
     counts: Literal["drawn", "fixed"] = "drawn"
-    """How many positions a step unmasks. `drawn`: as many as at random; `fixed`: so many that n (1 - alpha_s) of the n
-    positions to fill stay masked, rounded."""
+    """How many positions a step unmasks. `drawn`: as many as at random; `fixed`: leave round(n (1 - alpha_s)) of the n
+    positions to fill masked."""
 
     @property
     def name(self) -> str:

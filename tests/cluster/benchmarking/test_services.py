@@ -38,7 +38,7 @@ def test_a_static_batch_takes_the_most_steps_of_its_kind_and_gives_each_its_text
         new_request(generator, 2, "abc", 7, candidates=3),
         new_request(generator, 3, "", 5),
         new_request(generator, 4, "the end of all that", 3, candidates=3),
-    ]  # fmt: skip
+    ]
     taken = {1: 5, 3: 7}
     for actual, asked in zip(fill(generator, requests), requests, strict=True):
         sampler = Sampler(steps=taken[asked.sampler.candidates], candidates=asked.sampler.candidates)
