@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.inference.cost_model import PASS, NetworkPasses, Pace
+from edlm.inference.cost_model import PASS, LatencyModel, NetworkPasses
 from edlm.inference.request import BrokenRow, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
 from edlm.interfaces import Model, read
@@ -30,7 +30,7 @@ class BatchExecutor:
     """Executor of steps that tracks the speed of this machine and how many rows fit its memory."""
 
     def __init__(self, rows: int, step_seconds: float) -> None:
-        self.pace, self.step_seconds = Pace(), step_seconds
+        self.latency, self.step_seconds = LatencyModel(), step_seconds
         self._max_rows = self._rows = rows
         self._fitted = 0
         self.passes = {PASS: 0}
@@ -46,7 +46,7 @@ class BatchExecutor:
 
     def work_seconds(self, sequence: RunningSequence, work: NetworkPasses, rows: int) -> float:
         """Return the seconds of `work` of `sequence`, in batches of `rows` rows."""
-        return self.pace.seconds(
+        return self.latency.seconds(
             work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence, rows
         )
 
@@ -64,7 +64,7 @@ class BatchExecutor:
             return True
         if not step.scores:
             return False
-        if sequence.scoring_sampler.candidates == EXACT and not self.pace.knows(sequence.kind):
+        if sequence.scoring_sampler.candidates == EXACT and not self.latency.knows(sequence.kind):
             return True
         return self._divisible(sequence, step.work) > self.step_seconds
 
@@ -107,7 +107,9 @@ class BatchExecutor:
         self._one_at_a_time.discard(sequence)
 
     def _divisible(self, sequence: RunningSequence, work: NetworkPasses) -> float:
-        return self.pace.divisible(work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence)
+        return self.latency.divisible(
+            work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence
+        )
 
     def _step(self, sequences: Sequence[RunningSequence]) -> list[SequenceResult]:
         results = self._attempt(sequences)
@@ -170,12 +172,12 @@ class BatchExecutor:
             results += [(sequences[row], result, i) for i, row in enumerate(rows)]
             if scores:
                 candidates = sum(sequences[row].next_step().work.candidates for row in rows)
-                self.pace.measured(first.kind, candidates, time.monotonic() - began)
+                self.latency.measured(first.kind, candidates, time.monotonic() - began)
                 self._count(first.energy_name, result.energy_calls)
             else:
                 plain_seconds += time.monotonic() - began
             self._count(PASS, result.denoiser_calls)
-        self.pace.measured(PASS, len(sequences), plain_seconds)
+        self.latency.measured(PASS, len(sequences), plain_seconds)
         return results
 
     @torch.no_grad()
@@ -189,7 +191,7 @@ class BatchExecutor:
         state = state_of([sequence], components.device)
         context = read(network, state.xt, state.t, sequence.scoring_sampler.needed(state, sequence.model))
         _synchronise(components.device)
-        self.pace.measured(PASS, 1, time.monotonic() - began)
+        self.latency.measured(PASS, 1, time.monotonic() - began)
         exact = sequence.scoring_sampler.candidates == EXACT
         candidate_seconds = self._divisible(sequence, work) / max(sequence.scoring_sampler.candidates, 1)
         candidates = 1 if sequence in self._one_at_a_time else max(1, int(self.step_seconds / candidate_seconds))
@@ -202,7 +204,7 @@ class BatchExecutor:
             except StopIteration as end:
                 result = _on_cpu(end.value)
                 seconds += time.monotonic() - began
-                self.pace.measured(sequence.kind, work.candidates / calls, seconds / calls)
+                self.latency.measured(sequence.kind, work.candidates / calls, seconds / calls)
                 self._count(PASS, result.denoiser_calls)
                 self._count(sequence.energy_name, result.energy_calls)
                 return result

@@ -7,7 +7,7 @@ from edlm.sampling.sampler import EXACT, Sampler
 
 FIRST_GUESS_SECONDS = 0.01  # per denoiser pass, before any measurement
 WHOLE_SHARE, LIGHT_SHARE = 0.75, 0.2  # of a pass: initial guesses for a candidate that fills a whole canvas
-MEMORY = 0.97  # weight of a call relative to the next one
+DECAY = 0.97  # factor on the weight of a measured call at each later call
 SPREAD = 0.1  # least standard deviation of call sizes, relative to their mean, that identifies the fixed cost
 LEAST = 0.1  # floor on the fitted slope, relative to the mean cost per unit; a fit to few calls can be negative
 PASS = "denoiser"
@@ -85,12 +85,12 @@ class CostModel:
 
     def measured(self, units: float, seconds: float) -> None:
         """Add the measurement of one call."""
-        memory = MEMORY if self.warm else 0.0
+        decay = DECAY if self.warm else 0.0
         self.warm = self.calls > 0
         for name, value in (
             ("calls", 1.0), ("units", units), ("seconds", seconds), ("squares", units**2), ("products", units * seconds)
         ):  # fmt: skip
-            setattr(self, name, memory * getattr(self, name) + value)
+            setattr(self, name, decay * getattr(self, name) + value)
 
     @property
     def parts(self) -> tuple[float, float]:
@@ -107,11 +107,11 @@ class CostModel:
         return seconds - per_unit * units, per_unit
 
 
-class Pace:
+class LatencyModel:
     """Recently measured cost of a denoiser pass and of a candidate of each energy on this machine."""
 
     def __init__(self) -> None:
-        self._prices: dict[str, CostModel] = {}
+        self._models: dict[str, CostModel] = {}
 
     def seconds(self, work: NetworkPasses, kind: str, whole_sequence: bool, rows: int) -> float:
         """Return the estimated seconds of `work`, whose candidates belong to the energy called `kind`.
@@ -131,18 +131,18 @@ class Pace:
 
     def knows(self, kind: str) -> bool:
         """Return whether any call of this kind was measured."""
-        return kind in self._prices
+        return kind in self._models
 
     def measured(self, kind: str, units: float, seconds: float) -> None:
         """Record the seconds of a call with `units` candidates of this kind (rows, for `PASS`)."""
-        self._prices.setdefault(kind, CostModel()).measured(units, seconds)
+        self._models.setdefault(kind, CostModel()).measured(units, seconds)
 
     def _of_candidates(self, kind: str, whole_sequence: bool) -> tuple[float, float]:
         pass_seconds = sum(self._parts(PASS, FIRST_GUESS_SECONDS))
         return self._parts(kind, pass_seconds * (WHOLE_SHARE if whole_sequence else LIGHT_SHARE))
 
     def _parts(self, kind: str, guess: float) -> tuple[float, float]:
-        return self._prices[kind].parts if kind in self._prices else (0.0, guess)
+        return self._models[kind].parts if kind in self._models else (0.0, guess)
 
 
 def kind_of(energy: str, sampler: Sampler) -> str:

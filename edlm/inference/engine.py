@@ -120,7 +120,7 @@ class InferenceEngine:
         """
         with self._changed:
             self._require_open(follows)
-            now, seconds = time.monotonic(), self._executor.pace.seconds(NetworkPasses(cost), PASS, False, 1)
+            now, seconds = time.monotonic(), self._executor.latency.seconds(NetworkPasses(cost), PASS, False, 1)
             if not follows:
                 self._require_room(key, seconds, now, deadline, 1)
             self._count_in(1, now)

@@ -5,7 +5,15 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edlm.inference.cost_model import FIRST_GUESS_SECONDS, PASS, CostModel, NetworkPasses, Pace, of_canvas, of_step
+from edlm.inference.cost_model import (
+    FIRST_GUESS_SECONDS,
+    PASS,
+    CostModel,
+    LatencyModel,
+    NetworkPasses,
+    of_canvas,
+    of_step,
+)
 from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
@@ -46,8 +54,10 @@ def test_what_a_canvas_will_cost_is_what_canvases_cost_on_average(sampler, sched
 
 
 def test_before_anything_was_measured_there_is_a_guess():
-    assert Pace().seconds(NetworkPasses(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
-    assert Pace().seconds(NetworkPasses(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(4 * FIRST_GUESS_SECONDS)
+    assert LatencyModel().seconds(NetworkPasses(3.0), "step", False, 1) == pytest.approx(3 * FIRST_GUESS_SECONDS)
+    assert LatencyModel().seconds(NetworkPasses(1.0, 4.0, 1.0), "step", True, 1) == pytest.approx(
+        4 * FIRST_GUESS_SECONDS
+    )
 
 
 @given(start=st.floats(0, 1), each=st.floats(0.01, 1), rows=st.lists(st.integers(1, 16), min_size=2, max_size=9))
@@ -62,20 +72,20 @@ def test_the_start_of_a_call_is_reported_from_its_rows_once_calls_differ(start, 
 
 
 def test_rows_of_a_batch_share_the_start_of_its_call_and_calls_that_are_alike_show_nothing_of_it():
-    pace = Pace()
+    latency = LatencyModel()
     for _ in range(2):
-        pace.measured(PASS, 1, 0.11)
-        assert pace.seconds(NetworkPasses(2.0), "", False, 16) == pytest.approx(0.22)
-    pace.measured(PASS, 16, 0.26)
-    assert pace.seconds(NetworkPasses(2.0), "", False, 1) == pytest.approx(0.22)
-    assert pace.seconds(NetworkPasses(2.0), "", False, 10) == pytest.approx(0.04)
+        latency.measured(PASS, 1, 0.11)
+        assert latency.seconds(NetworkPasses(2.0), "", False, 16) == pytest.approx(0.22)
+    latency.measured(PASS, 16, 0.26)
+    assert latency.seconds(NetworkPasses(2.0), "", False, 1) == pytest.approx(0.22)
+    assert latency.seconds(NetworkPasses(2.0), "", False, 10) == pytest.approx(0.04)
 
 
 def test_what_cooperative_work_divides_is_not_the_start_of_a_call():
-    pace = Pace()
+    latency = LatencyModel()
     for units in (1.0, 1.0, 8.0):
-        pace.measured("step", units, 0.5 + 0.05 * units)
-    assert pace.divisible(NetworkPasses(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
+        latency.measured("step", units, 0.5 + 0.05 * units)
+    assert latency.divisible(NetworkPasses(1.0, 8.0, 1.0), "step", False) == pytest.approx(0.4)
 
 
 def test_a_line_that_falls_is_not_believed():
@@ -88,7 +98,7 @@ def test_a_line_that_falls_is_not_believed():
 
 
 def test_what_is_measured_replaces_what_was_measured_before():
-    pace = Pace()
+    latency = LatencyModel()
     for seconds in [1.0] * 50 + [3.0] * 200:
-        pace.measured("step", 10.0, seconds)
-    assert pace.seconds(NetworkPasses(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)
+        latency.measured("step", 10.0, seconds)
+    assert latency.seconds(NetworkPasses(0.0, 1.0, 1.0), "step", False, 1) == pytest.approx(0.3, rel=0.01)
