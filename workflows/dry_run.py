@@ -13,9 +13,9 @@ from edlm.config import plain
 from edlm.storage import committed
 from workflows.experiment import Experiment
 from workflows.report_page import STAGE as REPORT
-from workflows.report_page import page_folder, page_ingredients, recorded_ingredients, shows_the_same
+from workflows.report_page import page_folder, page_inputs, recorded_inputs, shows_the_same
 from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
-from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients, ingredients
+from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs, stage_inputs
 from workflows.training.init_from_precheck import require_initial_models
 from workflows.training.resume_from_shorter import training_to_continue
 
@@ -57,7 +57,7 @@ class DryRun(Session):
     ) -> str:
         if reason := self._pending(inputs.values()):
             return self._would_run(name, reason)
-        determined = ingredients(name, settings, inputs, code, versions)
+        determined = stage_inputs(name, settings, inputs, code, versions)
         output = self.output_of(determined.folder)
         if committed(output) is not None:
             say(name, "reused")
@@ -76,13 +76,13 @@ class DryRun(Session):
         say(REPORT, self._pending(self.stage_outputs.values()) or self._page_reason())
 
     def _page_reason(self) -> str:
-        folder, determined = page_folder(self), page_ingredients(self)
+        folder, determined = page_folder(self), page_inputs(self)
         marker = committed(folder)
         if marker is None:
             return "runs: there is no earlier page"
         if shows_the_same(marker.facts, determined):
             return "reused"
-        earlier = recorded_ingredients(marker.facts)
+        earlier = recorded_inputs(marker.facts)
         if earlier is None:
             return "runs: nothing to compare with; the earlier page does not say what it was made of"
         return f"runs: {_named(list(differences(earlier, determined)))}"
@@ -99,7 +99,7 @@ class DryRun(Session):
         self.running[uri], self.stage_outputs[name] = name, uri
         return uri
 
-    def _reason(self, determined: Ingredients) -> str:
+    def _reason(self, determined: StageInputs) -> str:
         """Return what an unfinished stage would do, and why: resume, or run because of what has changed."""
         workspace = self.workspace_of(determined.folder)
         if (newest := newest_snapshot(workspace, verified=False)) is not None:
@@ -125,7 +125,7 @@ def _named(found: Sequence[str]) -> str:
     return "; ".join(found[:SHOWN]) + more if found else "a secret among its settings changed"
 
 
-def differences(earlier: Ingredients, now: Ingredients) -> Iterator[str]:
+def differences(earlier: StageInputs, now: StageInputs) -> Iterator[str]:
     """Yield in words what has changed: settings by their names in the YAML, inputs by their labels, and the code."""
     now = now.public
     before, after = dict(_leaves(earlier.settings)), dict(_leaves(now.settings))

@@ -21,7 +21,7 @@ from workflows.command import command
 from workflows.dry_run import DryRun
 from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
-from workflows.report_page import page_facts, page_folder, page_ingredients, shows_the_same
+from workflows.report_page import page_facts, page_folder, page_inputs, shows_the_same
 from workflows.reporting.chapters import (
     METHOD,
     finding_blocks,
@@ -58,7 +58,7 @@ def report(session: "RunningSession") -> str:
     It covers the stages that the session was asked for. A page in the folder that shows the same stands.
     """
     experiment, measured = session.experiment, evaluate(session)
-    folder, determined = page_folder(session), page_ingredients(session)
+    folder, determined = page_folder(session), page_inputs(session)
     marker = committed(folder)
     if marker is not None and shows_the_same(marker.facts, determined):
         say("report", f"reused, nothing that it shows has changed: {join(folder, HTML)}")

@@ -10,12 +10,12 @@ from typing import Any
 from edlm.config import plain
 from edlm.storage import join
 from workflows.stage import Session
-from workflows.stage_fingerprint import Ingredients, ingredients
+from workflows.stage_fingerprint import StageInputs, stage_inputs
 
 CODE = ("workflows.report", "workflows.reporting.templates", "cluster.tracking.training_curves")
 """Modules and templates that select what the page shows and draw it."""
 STAGE = "report"
-_FINGERPRINT, _INGREDIENTS = "fingerprint", "ingredients"  # of all that the page shows
+_FINGERPRINT, _INPUTS = "fingerprint", "ingredients"  # of all that the page shows
 
 
 def page_folder(session: Session) -> str:
@@ -23,21 +23,21 @@ def page_folder(session: Session) -> str:
     return session.experiment.report.folder or join(session.outputs, STAGE)
 
 
-def page_ingredients(session: Session) -> Ingredients:
+def page_inputs(session: Session) -> StageInputs:
     """Return what determines the page: the settings, the outputs of the stages that were asked for, and its code."""
-    return ingredients(STAGE, plain(session.experiment), session.stage_outputs, CODE)
+    return stage_inputs(STAGE, plain(session.experiment), session.stage_outputs, CODE)
 
 
-def page_facts(determined: Ingredients) -> dict[str, Any]:
-    """Return what a marker records of the ingredients of its page; there are no secrets in it."""
-    return {_FINGERPRINT: determined.fingerprint, _INGREDIENTS: asdict(determined.public)}
+def page_facts(determined: StageInputs) -> dict[str, Any]:
+    """Return what a marker records of the inputs of its page; there are no secrets in it."""
+    return {_FINGERPRINT: determined.fingerprint, _INPUTS: asdict(determined.public)}
 
 
-def shows_the_same(facts: Mapping[str, Any], determined: Ingredients) -> bool:
-    """Return whether the page whose marker has these facts is the one that the ingredients give."""
+def shows_the_same(facts: Mapping[str, Any], determined: StageInputs) -> bool:
+    """Return whether the page whose marker has these facts is the one that the inputs give."""
     return facts.get(_FINGERPRINT) == determined.fingerprint
 
 
-def recorded_ingredients(facts: Mapping[str, Any]) -> Ingredients | None:
+def recorded_inputs(facts: Mapping[str, Any]) -> StageInputs | None:
     """Return what a page was made of, without secrets; None if its marker does not say."""
-    return Ingredients(**facts[_INGREDIENTS]) if _INGREDIENTS in facts else None
+    return StageInputs(**facts[_INPUTS]) if _INPUTS in facts else None

@@ -26,13 +26,13 @@ from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
 from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment
-from workflows.stage_fingerprint import FINGERPRINT_DIGITS, Ingredients
+from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
 
 RUN_FILE = "run.json"
-"""In a stage's work folder: its MLflow run, and the ingredients of its result."""
+"""In a stage's work folder: its MLflow run, and what determines its result (as `ingredients`)."""
 
 T = TypeVar("T")
 Work = Callable[["StageContext"], Mapping[str, Any] | None]
@@ -55,7 +55,7 @@ class StageContext:
     journal: Path
     run_id: str
     tracker: Callable[[], "RunTracker"]
-    determined: "Ingredients"
+    determined: "StageInputs"
 
 
 @dataclass
@@ -106,10 +106,10 @@ class Session(ABC):
         """Return the URI of the work folder that belongs to a stage's folder."""
         return join(self.outputs, "work", folder)
 
-    def finished(self, stage: str) -> dict[str, Ingredients | None]:
+    def finished(self, stage: str) -> dict[str, StageInputs | None]:
         """Return the folders of a stage's finished outputs, and what each was made of: None if that is not on record.
 
-        What is on record has no secrets (`Ingredients.public`).
+        What is on record has no secrets (`StageInputs.public`).
         """
         system, root = file_system(self.outputs)
         paths = system.ls(root, detail=False) if system.exists(root) else []
@@ -118,9 +118,9 @@ class Session(ABC):
         folders = [name for name in names if pattern.fullmatch(name) and committed(self.output_of(name)) is not None]
         return {folder: self._recorded(folder) for folder in folders}
 
-    def _recorded(self, folder: str) -> Ingredients | None:
+    def _recorded(self, folder: str) -> StageInputs | None:
         record = self.run_record(folder) or {}
-        return Ingredients(**record["ingredients"]) if "ingredients" in record else None
+        return StageInputs(**record["ingredients"]) if "ingredients" in record else None
 
     def run_record(self, folder: str) -> dict[str, Any] | None:
         """Return what the run in a stage's folder recorded of itself; None if there was no run."""

@@ -19,7 +19,7 @@ FINGERPRINT_DIGITS = 12
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class StageInputs:
     """Everything that determines the result of a stage."""
 
     stage: str
@@ -32,12 +32,12 @@ class Ingredients:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the ingredients."""
+        """SHA-256 of the inputs."""
         facts = {"stage": self.stage, "settings": self.settings, "inputs": self.inputs, "code": self.code}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
-    def public(self) -> "Ingredients":
+    def public(self) -> "StageInputs":
         """The same without secrets, to be recorded; names of sections and inputs, such as an energy's, hide nothing."""
         settings = {name: redacted(value, _key(name, value)) for name, value in self.settings.items()}
         return replace(self, settings=settings, inputs={label: redacted(uri) for label, uri in self.inputs.items()})
@@ -53,13 +53,13 @@ def _key(name: str, value: Any) -> str:
     return "" if isinstance(value, Mapping) else name
 
 
-def ingredients(
+def stage_inputs(
     stage: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     code: Sequence[str],
     versions: Mapping[str, str] | None = None,
-) -> Ingredients:
+) -> StageInputs:
     """Return what determines a stage's result: `inputs` are URIs, `code` names modules (`Session.run_stage`).
 
     Raise ConfigurationError unless all inputs are committed.
@@ -70,4 +70,4 @@ def ingredients(
         if marker is None:
             raise ConfigurationError(f"{stage} needs {label} in {uri}, which is not finished; run that stage first")
         digests[label] = marker.digest
-    return Ingredients(stage, settings, digests, source_digest(*code))
+    return StageInputs(stage, settings, digests, source_digest(*code))

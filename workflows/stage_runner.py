@@ -19,7 +19,7 @@ from edlm.storage import committed, join, publish, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
-from workflows.stage_fingerprint import Ingredients, ingredients
+from workflows.stage_fingerprint import StageInputs, stage_inputs
 from workflows.training.init_from_precheck import require_initial_models
 
 
@@ -42,7 +42,7 @@ class RunningSession(Session):
         versions: Mapping[str, str] | None = None,
     ) -> str:
         started = time.monotonic()
-        determined = ingredients(name, settings, inputs, code, versions)
+        determined = stage_inputs(name, settings, inputs, code, versions)
         output = self.output_of(determined.folder)
         reused = committed(output) is not None
         if reused:
@@ -80,7 +80,7 @@ class RunningSession(Session):
                 tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
             tracker.finish(status)
 
-    def _run(self, determined: Ingredients, inputs: Mapping[str, str], work: Work, output: str) -> None:
+    def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
         run_id = self._run_id(determined, workspace)
         with scratch(name) as base:
@@ -104,7 +104,7 @@ class RunningSession(Session):
                 run_tracker.tags({"edlm.output": output})
             tracker().finish("FINISHED")
 
-    def _run_id(self, determined: Ingredients, workspace: str) -> str:
+    def _run_id(self, determined: StageInputs, workspace: str) -> str:
         """Return the MLflow run of this stage; an unfinished stage continues the run that it started."""
         name, record = determined.stage, join(workspace, RUN_FILE)
         if (begun := self.run_record(determined.folder)) is not None:
@@ -114,7 +114,7 @@ class RunningSession(Session):
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
             return begun["run_id"]
         run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
-        # The ingredients say later what has changed since this run (`workflows.dry_run`).
+        # The inputs say later what has changed since this run (`workflows.dry_run`).
         write_text(record, json.dumps({"run_id": run_id, "ingredients": asdict(determined.public)}))
         return run_id
 

@@ -24,9 +24,9 @@ from workflows.evaluate import evaluate
 from workflows.experiment import Experiment
 from workflows.pipeline import stages
 from workflows.register import bundle
-from workflows.report_page import page_facts, page_folder, page_ingredients
+from workflows.report_page import page_facts, page_folder, page_inputs
 from workflows.stage import RUN_FILE, Session, StageContext
-from workflows.stage_fingerprint import Ingredients
+from workflows.stage_fingerprint import StageInputs
 from workflows.stage_runner import RunningSession
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
@@ -117,8 +117,8 @@ def test_an_output_that_does_not_state_what_it_was_made_of_is_nothing_to_compare
 
 
 def test_settings_and_inputs_that_only_one_side_has_are_named():
-    earlier = Ingredients("finetune", {"seed": 0, "old": {"a": 1}}, {"denoiser": "1", "proposal": "1"}, "code")
-    now = Ingredients("finetune", {"seed": 0, "new": [{"b": None}]}, {"denoiser": "1", "data": "1"}, "code")
+    earlier = StageInputs("finetune", {"seed": 0, "old": {"a": 1}}, {"denoiser": "1", "proposal": "1"}, "code")
+    now = StageInputs("finetune", {"seed": 0, "new": [{"b": None}]}, {"denoiser": "1", "data": "1"}, "code")
     assert list(differences(earlier, now)) == [
         "new.0.b is new (null)", "old.a is gone (1)", "data is new", "proposal is gone",
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def test_the_report_is_reused_or_its_reason_is_named(running, tmp_path, capsys):
     page = tmp_path / "page"
     page.mkdir()
     (page / "report.html").write_text("a page")
-    facts = page_facts(page_ingredients(session))
+    facts = page_facts(page_inputs(session))
     publish(page, page_folder(session), facts)
     assert page_line(session, capsys) == "[report] reused"
     assert page_line(session, capsys, steps=100) == "[report] runs: pretrain, finetune-step run"

@@ -17,7 +17,7 @@ from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
 from workflows.experiment import Experiment
 from workflows.reporting.terminal import report
 from workflows.stage import storage_root
-from workflows.stage_fingerprint import ingredients
+from workflows.stage_fingerprint import stage_inputs
 
 DATA = plain(load(Experiment, SMALLEST).data)
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
@@ -115,21 +115,21 @@ def test_a_fingerprint_covers_settings_and_the_content_of_inputs_but_not_where_t
         (tmp_path / name / "file").write_text(text)
         publish(tmp_path / name, str(tmp_path / name))
     here, second, other = (str(tmp_path / name) for name in ("here", "there", "other"))
-    made = ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"])
-    assert ingredients("stage", {"steps": 1}, {"data": second}, ["edlm.schedule"]).fingerprint == made.fingerprint
+    made = stage_inputs("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"])
+    assert stage_inputs("stage", {"steps": 1}, {"data": second}, ["edlm.schedule"]).fingerprint == made.fingerprint
     others = [
-        ingredients("stage", {"steps": 1}, {"data": other}, ["edlm.schedule"]),
-        ingredients("stage", {"steps": 2}, {"data": here}, ["edlm.schedule"]),
-        ingredients("other", {"steps": 1}, {"data": here}, ["edlm.schedule"]),
-        ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.rng"]),
-        ingredients("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"], {"corpus": "2.0"}),
+        stage_inputs("stage", {"steps": 1}, {"data": other}, ["edlm.schedule"]),
+        stage_inputs("stage", {"steps": 2}, {"data": here}, ["edlm.schedule"]),
+        stage_inputs("other", {"steps": 1}, {"data": here}, ["edlm.schedule"]),
+        stage_inputs("stage", {"steps": 1}, {"data": here}, ["edlm.rng"]),
+        stage_inputs("stage", {"steps": 1}, {"data": here}, ["edlm.schedule"], {"corpus": "2.0"}),
     ]
-    assert len({made.fingerprint, *(ingredients.fingerprint for ingredients in others)}) == 6
+    assert len({made.fingerprint, *(another.fingerprint for another in others)}) == 6
 
 
 def test_an_input_that_is_not_finished_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match="which is not finished; run that stage first"):
-        ingredients("pretrain", {}, {"data": str(tmp_path / "nowhere")}, ["edlm.schedule"])
+        stage_inputs("pretrain", {}, {"data": str(tmp_path / "nowhere")}, ["edlm.schedule"])
 
 
 def test_outputs_go_where_the_settings_name_then_the_environment_then_the_project(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ from workflows.import_huggingface import imported_autoregressive, imported_denoi
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext
-from workflows.stage_fingerprint import ingredients
+from workflows.stage_fingerprint import stage_inputs
 from workflows.training.energy_objective_factories import finetune_objective
 from workflows.training.objective_factories import denoising, next_token
 
@@ -46,7 +46,7 @@ class LocalSession(Session):
     ran: list[str] = field(default_factory=list)
 
     def run_stage(self, name, settings, inputs, code, work, versions=None):
-        determined = ingredients(name, settings, inputs, code, versions)
+        determined = stage_inputs(name, settings, inputs, code, versions)
         output = self.output_of(determined.folder)
         if committed(output) is None:
             folder = Path(self.root, "scratch", determined.folder)

@@ -9,7 +9,7 @@ from edlm.config import parse
 from edlm.training.resume_compatibility import incompatibility
 from edlm.training.settings import Training
 from workflows.stage import Session
-from workflows.stage_fingerprint import Ingredients
+from workflows.stage_fingerprint import StageInputs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Start:
 
 
 def training_to_continue(
-    session: Session, determined: Ingredients, verified: bool = True
+    session: Session, determined: StageInputs, verified: bool = True
 ) -> tuple[Start | None, list[str]]:
     """Return the longest candidate that can be continued, and no reasons; or None, and why each cannot be.
 
@@ -51,7 +51,7 @@ def _not_continued(folder: str, reason: str) -> str:
     return f"begins again, and does not continue {folder}: {reason}"
 
 
-def _shorter(session: Session, determined: Ingredients) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _shorter(session: Session, determined: StageInputs) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the folder and the training settings of finished outputs that differ by fewer steps alone."""
     now = determined.public
     if (training := _section(now.settings)) is None:
@@ -74,7 +74,7 @@ def _section(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((section for section in sections if {"steps", "decay"} <= section.keys()), None)
 
 
-def _training(determined: Ingredients) -> Training:
+def _training(determined: StageInputs) -> Training:
     section = _section(determined.settings)
     assert section is not None
     return parse(Training, dict(section))

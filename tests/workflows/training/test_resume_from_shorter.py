@@ -19,7 +19,7 @@ from tests.paths import SMALLEST
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
 from workflows.stage import StageContext
-from workflows.stage_fingerprint import Ingredients
+from workflows.stage_fingerprint import StageInputs
 from workflows.stage_runner import RunningSession
 from workflows.training.resume_from_shorter import training_to_continue
 from workflows.training.run import _start
@@ -43,7 +43,7 @@ def session(tmp_path) -> RunningSession:
 
 def run(session, training: Training, stage="pretrain", seed=0, taken: int | None = None, keep: bool = True):
     """Finish a stage after `taken` steps, with or without its last state; what determined it."""
-    seen: list[Ingredients] = []
+    seen: list[StageInputs] = []
 
     def work(context: StageContext) -> None:
         seen.append(context.determined)
@@ -55,7 +55,7 @@ def run(session, training: Training, stage="pretrain", seed=0, taken: int | None
     return seen[0]
 
 
-def longer(determined: Ingredients, training: Training, seed: int = 0) -> Ingredients:
+def longer(determined: StageInputs, training: Training, seed: int = 0) -> StageInputs:
     return replace(determined, settings=asked(training, determined.stage, seed))
 
 
@@ -111,7 +111,7 @@ def test_cosine_decay_is_continued_from_within_the_warm_up(session):
     assert start.step == 500
 
 
-def damage(session, determined: Ingredients, step: int) -> None:
+def damage(session, determined: StageInputs, step: int) -> None:
     Path(session.workspace_of(determined.folder), f"step-{step:08d}", "state.safetensors").write_bytes(b"damaged")
 
 
