@@ -25,24 +25,24 @@ def warmed(generator: TextGenerator, rows: Rows = ONE_ROW) -> None:
 
 
 @dataclass(frozen=True)
-class Unsound:
+class WarmupFailure:
     """The error of a failed warm-up."""
 
     error: Exception
 
 
-def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Cooperative[TextGenerator | Unsound]:
+def warming(generator: TextGenerator, device: str, rows: Rows = ONE_ROW) -> Cooperative[TextGenerator | WarmupFailure]:
     """Move the generator to `device` and warm it as cooperative work (each `yield` is a pause).
 
-    Return the generator, or `Unsound` with the error. It is not raised: it would stop the engine and fail the requests
-    of the model that is being served.
+    Return the generator, or `WarmupFailure` with the error. It is not raised: it would stop the engine and fail the
+    requests of the model that is being served.
     """
     try:
         on_device = moved(generator, device)
         yield
         yield from _canvases(on_device, rows)
     except Exception as error:
-        return Unsound(error)
+        return WarmupFailure(error)
     return on_device
 
 

@@ -18,7 +18,7 @@ from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
 from cluster.http.limits.settings import request_limits_of
 from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_file, log_to_standard_error
-from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Unsound, warmed, warming
+from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, WarmupFailure, warmed, warming
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.autoscaling import BACKLOG
 from cluster.serving.deferred_app import DeferredApp
@@ -159,7 +159,7 @@ class Replica:
                     raise
                 time.sleep(min(1.0, full.retry_after_seconds))
         result = future.result(WARMING_SECONDS + HUNG_SECONDS)
-        if isinstance(result, Unsound):
+        if isinstance(result, WarmupFailure):
             raise result.error
         return result
 

@@ -36,7 +36,7 @@ from edlm.training.settings import Training, share
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ShardFragment:
     """`count` elements of the parameter `name` from `offset`, stored in the flat tensor `master` from `start`."""
 
     name: str
@@ -63,7 +63,7 @@ class ZeroEngine:
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
-        self._stretches = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
+        self._fragments = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
         if initial:
             self._lay_out(initial, WEIGHTS, self._masters)
         self._adam.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
@@ -179,10 +179,12 @@ class ZeroEngine:
         for kind, flats in kinds.items():
             for name, shape in self.shapes.items():
                 buffer = torch.zeros(shape.numel(), device=self.device)
-                for stretch in self._stretches:
-                    if stretch.name == name and (self._stage > 0 or self.rank == 0):
-                        buffer[stretch.offset : stretch.offset + stretch.count] = (
-                            flats[stretch.master].flatten()[stretch.start : stretch.start + stretch.count].to(buffer)
+                for fragment in self._fragments:
+                    if fragment.name == name and (self._stage > 0 or self.rank == 0):
+                        buffer[fragment.offset : fragment.offset + fragment.count] = (
+                            flats[fragment.master]
+                            .flatten()[fragment.start : fragment.start + fragment.count]
+                            .to(buffer)
                         )
                 torch.distributed.reduce(buffer, dst=0)  # exact: one worker has the element, others add 0
                 if self.rank == 0:
@@ -191,9 +193,9 @@ class ZeroEngine:
 
     @torch.no_grad()
     def _lay_out(self, state: Mapping[str, Tensor], kind: str, flats: list[Tensor]) -> None:
-        for stretch in self._stretches:
-            source = state[f"{kind}.{stretch.name}"].flatten()[stretch.offset : stretch.offset + stretch.count]
-            flats[stretch.master].view(-1)[stretch.start : stretch.start + stretch.count].copy_(source)
+        for fragment in self._fragments:
+            source = state[f"{kind}.{fragment.name}"].flatten()[fragment.offset : fragment.offset + fragment.count]
+            flats[fragment.master].view(-1)[fragment.start : fragment.start + fragment.count].copy_(source)
 
 
 def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world: int) -> Any:
@@ -254,24 +256,24 @@ def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Te
     return list(trained)
 
 
-def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> Iterator[Stretch]:
+def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> Iterator[ShardFragment]:
     """Yield this worker's slices of the parameters."""
     if stage == 3:
         for i, group in enumerate(optimizer.fp16_groups):
             for parameter in group:
                 _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 count = max(0, min(size, parameter.ds_numel - rank * size))  # the last shard is padded
-                yield Stretch(names[id(parameter)], i, start, rank * size, count)
+                yield ShardFragment(names[id(parameter)], i, start, rank * size, count)
     elif stage > 0:
         for i, group in enumerate(getattr(optimizer, "bf16_groups", None) or optimizer.bit16_groups):
             for parameter in group:
                 mapping = parameter._hp_mapping
                 if mapping is not None:
                     low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    yield Stretch(names[id(parameter)], i, high.start, low.start, low.numel)
+                    yield ShardFragment(names[id(parameter)], i, high.start, low.start, low.numel)
     else:
         for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-            yield Stretch(names[id(parameter)], i, 0, 0, parameter.numel())
+            yield ShardFragment(names[id(parameter)], i, 0, 0, parameter.numel())
 
 
 @torch.no_grad()

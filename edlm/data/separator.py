@@ -20,19 +20,19 @@ from edlm.data.stable_prefix import BYTE_PIECE
 
 
 @dataclass(frozen=True)
-class Spelling:
-    """A way in which text becomes a token."""
+class TokenInText:
+    """How text can yield a token."""
 
     reason: str
-    stands: bool = False
+    literal_only: bool = False
     """True if text yields this token only by containing it literally (at least two characters)."""
 
 
-def spelling(rust: tokenizers.Tokenizer, index: int) -> Spelling | None:
-    """Return how text can become the token `index`; None if it cannot."""
+def token_in_text(rust: tokenizers.Tokenizer, index: int) -> TokenInText | None:
+    """Return how text can yield the token `index`; None if it cannot."""
     added = rust.get_added_tokens_decoder().get(index)
     if added is not None and not added.special:
-        return Spelling("it is an added token that is not special, so it is looked for in every text")
+        return TokenInText("it is an added token that is not special, so it is looked for in every text")
     piece = rust.model.id_to_token(index)
     if piece is None:
         return None
@@ -40,15 +40,15 @@ def spelling(rust: tokenizers.Tokenizer, index: int) -> Spelling | None:
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     unknown = index == model["unk_id"] if model["type"] == "Unigram" else piece == model["unk_token"]
     if unknown and not _reads_every_byte(rust, model, prefix, suffix):
-        return Spelling("letters that the vocabulary lacks become it")
+        return TokenInText("letters that the vocabulary lacks become it")
     if model.get("byte_fallback") and BYTE_PIECE.fullmatch(piece):
-        return Spelling("a byte of letters that the vocabulary lacks becomes it")
+        return TokenInText("a byte of letters that the vocabulary lacks becomes it")
     letters = piece.removeprefix(prefix).removesuffix(suffix)
     if model["type"] == "BPE" and not model["ignore_merges"] and len(letters) > 1 and not _merged(model, piece, prefix):
         return None
     if letters != piece or len(letters) < 2:
-        return Spelling("it is a letter or a part of words")
-    return Spelling("it becomes one token where it stands in a text", stands=True)
+        return TokenInText("it is a letter or a part of words")
+    return TokenInText("it becomes one token where it stands in a text", literal_only=True)
 
 
 def parting(piece: str) -> pre_tokenizers.PreTokenizer:

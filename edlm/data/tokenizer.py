@@ -10,7 +10,7 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
 
-from edlm.data.separator import is_parted, spelling
+from edlm.data.separator import is_parted, token_in_text
 from edlm.data.stable_prefix import BYTE_PIECE, growth
 
 FILE = "tokenizer.json"
@@ -66,13 +66,13 @@ class Tokenizer:
 
     def _require_unspelt(self) -> None:
         """Raise ValueError if text can spell the separator."""
-        if self.separator is None or (spelt := spelling(self._rust, self.separator)) is None:
+        if self.separator is None or (route := token_in_text(self._rust, self.separator)) is None:
             return
         token = self._rust.id_to_token(self.separator)
-        if spelt.stands and token is not None and is_parted(self._rust, token):
+        if route.literal_only and token is not None and is_parted(self._rust, token):
             return
         raise ValueError(
-            f"text can spell the separator {token!r}: {spelt.reason}; make the tokenizer again with tokenizer.kind "
+            f"text can spell the separator {token!r}: {route.reason}; make the tokenizer again with tokenizer.kind "
             "huggingface, which prevents that or says which separator to name, and prepare the data again"
         )
 

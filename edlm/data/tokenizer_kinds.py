@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edlm.config import ConfigurationError, Positive, config
-from edlm.data.separator import is_parted, parting, spelling
+from edlm.data.separator import is_parted, parting, token_in_text
 from edlm.data.tokenizer import FILE, Tokenizer
 from edlm.storage import file_system
 
@@ -214,8 +214,8 @@ def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
     index = rust.token_to_id(separator)
     is_added = index in rust.get_added_tokens_decoder()
     rust.add_special_tokens([separator])
-    route = None if index is None else spelling(rust, index)
-    if route is not None and not (route.stands and is_added):
+    route = None if index is None else token_in_text(rust, index)
+    if route is not None and not (route.literal_only and is_added):
         raise ConfigurationError(
             f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: "
             f"{route.reason}; name a special token of the vocabulary instead, which are: "

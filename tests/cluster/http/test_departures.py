@@ -18,7 +18,7 @@ from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import Service, serving
 from cluster.http.metrics.instruments import CANCELLED, REJECTED, REQUESTS
 from cluster.http.streaming import sse_events
-from cluster.http.warmup import Unsound, warmed, warming
+from cluster.http.warmup import WarmupFailure, warmed, warming
 from edlm.cooperative_work import run_to_end
 from edlm.inference.request import Limits
 from edlm.inference.statistics import Statistics
@@ -193,9 +193,9 @@ def test_a_model_whose_own_sampler_cannot_be_served_is_not_warmed(generator):
     generator.bundle = replace(generator.bundle, sampler=replace(generator.bundle.sampler, unmasking=unmasking))
     with pytest.raises(ValueError, match=r"'tiny' cannot be served.* remasking"):
         warmed(generator)
-    unsound = run_to_end(warming(generator, "cpu"))
-    assert isinstance(unsound, Unsound)
-    assert "cannot be served" in str(unsound.error)
+    failure = run_to_end(warming(generator, "cpu"))
+    assert isinstance(failure, WarmupFailure)
+    assert "cannot be served" in str(failure.error)
 
 
 def test_a_wait_that_would_be_too_long_is_refused_at_once(generator):

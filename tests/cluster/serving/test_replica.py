@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cluster.config import Serving
-from cluster.http.warmup import COMPILED_ROWS, Unsound, warmed, warming
+from cluster.http.warmup import COMPILED_ROWS, WarmupFailure, warmed, warming
 from cluster.serving.replica import limits_of, require_living
 from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
@@ -102,6 +102,6 @@ def test_a_model_that_breaks_while_it_is_warmed_does_not_take_the_engine_with_it
     for parameter in generator.energies["step"].parameters():
         torch.nn.init.constant_(parameter, torch.nan)
     reported = batch.run(8.0, warming(generator, "cpu"), "warming", time.monotonic() + 60).result(30)
-    assert isinstance(reported, Unsound)
+    assert isinstance(reported, WarmupFailure)
     assert isinstance(reported.error, FloatingPointError)
     assert batch.alive
