@@ -19,23 +19,24 @@ class Rows:
     step: int
     batch_index: Int64[Tensor, " b"]
     global_batch_size: int
-    learnt: Bool[Tensor, "b l"] | None = None
+    loss_mask: Bool[Tensor, "b l"] | None = None
     """Tokens that may be masked and count in a loss; the others, prompts and padding, are given. None: all."""
 
     def to(self, device: torch.device) -> "Rows":
         """Return the same rows with their tensors on `device`."""
-        learnt = None if self.learnt is None else self.learnt.to(device)
-        return replace(self, tokens=self.tokens.to(device), batch_index=self.batch_index.to(device), learnt=learnt)
+        loss_mask = None if self.loss_mask is None else self.loss_mask.to(device)
+        tokens, batch_index = self.tokens.to(device), self.batch_index.to(device)
+        return replace(self, tokens=tokens, batch_index=batch_index, loss_mask=loss_mask)
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows start..stop-1 of these."""
         part = slice(start, stop)
-        learnt = None if self.learnt is None else self.learnt[part]
-        return replace(self, tokens=self.tokens[part], batch_index=self.batch_index[part], learnt=learnt)
+        loss_mask = None if self.loss_mask is None else self.loss_mask[part]
+        return replace(self, tokens=self.tokens[part], batch_index=self.batch_index[part], loss_mask=loss_mask)
 
-    def learnt_counts(self) -> Int64[Tensor, " b"] | int:
-        """Return the number of learnt tokens of each row, at least 1; the row length if all are learnt."""
-        return self.tokens.shape[1] if self.learnt is None else self.learnt.sum(dim=1).clamp(min=1)
+    def loss_token_counts(self) -> Int64[Tensor, " b"] | int:
+        """Return the number of tokens of each row that count in a loss, at least 1; the row length if all do."""
+        return self.tokens.shape[1] if self.loss_mask is None else self.loss_mask.sum(dim=1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Batches:
         ordinals = batch_index + step * self.batch
         permuted_rows = permuted(ordinals % count, count, self.seed, ordinals // count)
         indices = _indices(permuted_rows, self.length)
-        return Rows(_gather(self.tokens, indices), step, batch_index, self.batch, _learnt(self.tokens, indices))
+        return Rows(_gather(self.tokens, indices), step, batch_index, self.batch, _loss_mask(self.tokens, indices))
 
 
 def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:
@@ -72,9 +73,9 @@ def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:
 
 
 def whole_rows(tokens: TokenFile, length: int, limit: int, step: int) -> Rows:
-    """Return the rows of `whole` as those of one `step`, with what of them is learnt."""
+    """Return the rows of `whole` as those of one `step`, with their loss mask."""
     indices = _evenly(tokens, length, limit)
-    return Rows(_gather(tokens, indices), step, torch.arange(len(indices)), len(indices), _learnt(tokens, indices))
+    return Rows(_gather(tokens, indices), step, torch.arange(len(indices)), len(indices), _loss_mask(tokens, indices))
 
 
 def _evenly(tokens: TokenFile, length: int, limit: int) -> Int64[np.ndarray, "n l"]:
@@ -98,6 +99,6 @@ def _gather(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Int64[Tenso
     return torch.from_numpy(tokens.tokens[indices].astype(np.int64))
 
 
-def _learnt(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
-    learnt = tokens.learnt(indices)
-    return None if learnt is None else torch.from_numpy(learnt)
+def _loss_mask(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
+    loss_mask = tokens.loss_mask(indices)
+    return None if loss_mask is None else torch.from_numpy(loss_mask)

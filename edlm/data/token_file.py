@@ -114,8 +114,8 @@ class TokenFile:
     """First and end index of stretches of tokens that are not learnt, prompts and padding, in ascending order; None:
     all tokens are learnt."""
 
-    def learnt(self, at: Int64[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l"] | None:
-        """Return which tokens at these indices are learnt; None: all tokens of the file are."""
+    def loss_mask(self, at: Int64[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l"] | None:
+        """Return which tokens at these indices count in a loss; None: all tokens of the file do."""
         if self.given is None:
             return None
         stretch = np.searchsorted(self.given[:, 0], at, side="right") - 1

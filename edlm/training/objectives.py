@@ -40,7 +40,7 @@ class Denoising(nn.Module):
         t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
         xt = noised(self.seed, rows, self.schedule.alpha(t), denoiser.mask)
         nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), xt == denoiser.mask, x0)
-        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / rows.learnt_counts()
+        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / rows.loss_token_counts()
         return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
 
 
@@ -57,20 +57,20 @@ class NextToken(nn.Module):
 
     def forward(self, rows: Rows) -> Loss:
         x, model = rows.tokens, self.trained
-        where = torch.ones_like(x, dtype=torch.bool) if rows.learnt is None else rows.learnt
+        where = torch.ones_like(x, dtype=torch.bool) if rows.loss_mask is None else rows.loss_mask
         separator = self.separator
         features = model.read(x) if separator is None else model.read_within(x, document_index(x, separator))
         log_p = model.log_p_of(features, where, x)
-        if rows.learnt is None:
+        if rows.loss_mask is None:
             return -log_p.mean(), {}
-        return -(log_p.sum(dim=1) / rows.learnt_counts()).mean(), {}
+        return -(log_p.sum(dim=1) / rows.loss_token_counts()).mean(), {}
 
 
 def noised(seed: int, rows: Rows, alpha: Float[Tensor, " b"], mask: int) -> Int[Tensor, "b l"]:
     """Draw x_t ~ q(x_t | x_0), in which only learnt tokens may be masked."""
     u = uniforms(seed, rows.step, rows.batch_index, Purpose.MASK, (rows.tokens.shape[1],))
     xt = equations.noise(rows.tokens, alpha, u, mask)
-    return xt if rows.learnt is None else torch.where(rows.learnt, xt, rows.tokens)
+    return xt if rows.loss_mask is None else torch.where(rows.loss_mask, xt, rows.tokens)
 
 
 def read(

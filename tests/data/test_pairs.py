@@ -56,8 +56,8 @@ def test_exactly_the_answers_and_their_ends_are_learnt(prepared):
     tokenizer, seen = open_tokenizer(folder), []
     for split in ("train", "validation"):
         file, rows = rows_of(folder, split)
-        assert rows.learnt is not None
-        for tokens, learnt in zip(rows.tokens.tolist(), rows.learnt.tolist(), strict=True):
+        assert rows.loss_mask is not None
+        for tokens, learnt in zip(rows.tokens.tolist(), rows.loss_mask.tolist(), strict=True):
             text = [tokenizer.decode([token]) if token != file.separator else "\n" for token in tokens]
             stretch = "".join(letter if kept else "_" for letter, kept in zip(text, learnt, strict=True))
             whole = "".join(text)
@@ -74,17 +74,17 @@ def test_exactly_the_answers_and_their_ends_are_learnt(prepared):
 
 def test_a_batch_has_what_is_learnt_of_its_rows(prepared):
     file, rows = rows_of(prepared[0], "train")
-    assert rows.learnt is not None
-    of_row = {tuple(tokens): learnt for tokens, learnt in zip(rows.tokens.tolist(), rows.learnt, strict=True)}
+    assert rows.loss_mask is not None
+    of_row = {tuple(tokens): learnt for tokens, learnt in zip(rows.tokens.tolist(), rows.loss_mask, strict=True)}
     batch = Batches(file, LENGTH, batch=6, seed=0).rows(3, 1, 5)
-    assert batch.learnt is not None
-    for tokens, learnt in zip(batch.tokens.tolist(), batch.learnt, strict=True):
+    assert batch.loss_mask is not None
+    for tokens, learnt in zip(batch.tokens.tolist(), batch.loss_mask, strict=True):
         assert torch.equal(of_row[tuple(tokens)], learnt)
     part = batch.slice(1, 3)
-    assert part.learnt is not None
-    assert torch.equal(part.learnt, batch.learnt[1:3])
+    assert part.loss_mask is not None
+    assert torch.equal(part.loss_mask, batch.loss_mask[1:3])
     assert part.batch_index.tolist() == [2, 3]
-    assert torch.equal(torch.as_tensor(part.learnt_counts()), part.learnt.sum(dim=1).clamp(min=1))
+    assert torch.equal(torch.as_tensor(part.loss_token_counts()), part.loss_mask.sum(dim=1).clamp(min=1))
 
 
 def test_the_summary_counts_pairs_and_padding(prepared):
@@ -152,15 +152,15 @@ def test_pairs_and_texts_mix_and_of_texts_everything_is_learnt(tmp_path):
     summary = prepare(data(mixed), tmp_path / "data", silent)
     held, (file, rows) = summary.splits["train"], rows_of(tmp_path / "data", "train")
     assert 0 < held.pairs < held.documents
-    learnt = file.learnt(np.arange(len(file.tokens))[None])
-    assert learnt is not None
+    loss_mask = file.loss_mask(np.arange(len(file.tokens))[None])
+    assert loss_mask is not None
     assert file.given is not None
     prompts = sum(stop - start for start, stop in file.given.tolist()) - held.padding
-    assert learnt.sum() == held.tokens - prompts - held.padding
-    text = open_tokenizer(tmp_path / "data").decode([int(token) for token in np.asarray(file.tokens)[learnt[0]]])
+    assert loss_mask.sum() == held.tokens - prompts - held.padding
+    text = open_tokenizer(tmp_path / "data").decode([int(token) for token in np.asarray(file.tokens)[loss_mask[0]]])
     assert text.count("text ") == held.documents - held.pairs
     assert "plus" not in text
-    assert rows.learnt is not None
+    assert rows.loss_mask is not None
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,9 @@ def documents_alone():
 
 AT = torch.arange(L)
 
-LEARNT = (torch.arange(N)[:, None] % 5 <= AT) & (AT < L - 2)
+LOSS_MASK = (torch.arange(N)[:, None] % 5 <= AT) & (AT < L - 2)
 
 
 def answers() -> Rows:
     """Rows of which a prompt at the beginning is given, and a stretch at the end."""
-    return replace(rows(), learnt=LEARNT)
+    return replace(rows(), loss_mask=LOSS_MASK)

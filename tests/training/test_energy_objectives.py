@@ -30,7 +30,7 @@ from edlm.training.energy_objectives import (
 )
 from tests.networks import KINDS, autoregressive, denoiser, stirred
 from tests.training.objectives import (
-    LEARNT,
+    LOSS_MASK,
     SEPARATOR,
     L,
     N,
@@ -232,8 +232,8 @@ def test_of_pairs_an_energy_never_sees_a_prompt_masked():
     for t in (0.5, 1.0):
         xt, new = noised_step(0, given, torch.full((N,), t), torch.zeros(N), LogLinear(), V)
         assert bool((xt == V).any())
-        assert torch.equal(xt[~LEARNT], given.tokens[~LEARNT])
-        assert not bool((new & ~LEARNT).any())
+        assert torch.equal(xt[~LOSS_MASK], given.tokens[~LOSS_MASK])
+        assert not bool((new & ~LOSS_MASK).any())
 
 
 def test_what_is_frozen_has_nothing_to_train_and_no_dropout():

@@ -10,7 +10,18 @@ from edlm.rng import Purpose, uniforms
 from edlm.schedule import Cosine, LogLinear, draw_times
 from edlm.training.objectives import Denoising, NextToken, read
 from tests.networks import autoregressive, denoiser
-from tests.training.objectives import LEARNT, NAMES, SEPARATOR, L, N, V, answers, documents_alone, every_objective, rows
+from tests.training.objectives import (
+    LOSS_MASK,
+    NAMES,
+    SEPARATOR,
+    L,
+    N,
+    V,
+    answers,
+    documents_alone,
+    every_objective,
+    rows,
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,10 +131,10 @@ def test_across_documents_the_features_are_those_of_the_plain_pass_to_the_last_b
 def test_of_pairs_only_the_answers_are_masked_and_learnt_given_the_prompts():
     net, schedule, given = denoiser(V), LogLinear(), answers()
     t = draw_times(6, 3, torch.arange(N), N)
-    masked = (uniforms(6, 3, torch.arange(N), Purpose.MASK, (L,)) >= schedule.alpha(t)[:, None]) & LEARNT
+    masked = (uniforms(6, 3, torch.arange(N), Purpose.MASK, (L,)) >= schedule.alpha(t)[:, None]) & LOSS_MASK
     xt = torch.where(masked, V, given.tokens)
     nll = -net.log_p_of(net.read(xt, t), masked, given.tokens).sum(dim=1)
-    each = schedule.weight(t) * nll / LEARNT.sum(dim=1)
+    each = schedule.weight(t) * nll / LOSS_MASK.sum(dim=1)
     value, observed = Denoising(net, schedule, seed=6)(given)
     assert value.item() == pytest.approx(each.mean().item(), rel=1e-5)
     torch.testing.assert_close(observed["nelbo_nats_per_token"], each.detach(), rtol=1e-5, atol=1e-6)
@@ -131,7 +142,7 @@ def test_of_pairs_only_the_answers_are_masked_and_learnt_given_the_prompts():
 
 def test_of_pairs_an_autoregressive_model_learns_the_answers_given_the_prompts():
     model, given = autoregressive(V), answers()
-    each = -(model.log_p(given.tokens) * LEARNT).sum(dim=1) / LEARNT.sum(dim=1)
+    each = -(model.log_p(given.tokens) * LOSS_MASK).sum(dim=1) / LOSS_MASK.sum(dim=1)
     assert NextToken(model)(given)[0].item() == pytest.approx(each.mean().item(), rel=1e-5)
 
 
@@ -144,7 +155,7 @@ def test_the_loss_of_pairs_does_not_depend_on_how_the_batch_is_cut(name):
 
 def test_a_row_without_an_answer_has_no_loss_and_no_gradient():
     net = denoiser(V)
-    nothing = replace(rows(), learnt=torch.zeros(N, L, dtype=torch.bool))
+    nothing = replace(rows(), loss_mask=torch.zeros(N, L, dtype=torch.bool))
     loss, _ = Denoising(net, LogLinear(), seed=6)(nothing)
     loss.backward()
     assert loss.item() == 0.0
