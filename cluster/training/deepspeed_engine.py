@@ -51,7 +51,7 @@ class ZeroEngine:
 
     def __init__(self, objective: Objective, training: Training, zero: Zero, device: torch.device) -> None:
         assert isinstance(objective, nn.Module)
-        self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.training, self.device, self.step = training, device, 0
         self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
@@ -60,7 +60,7 @@ class ZeroEngine:
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
-        self._engine = _initialised(objective, list(trained.values()), training, zero, self.world)
+        self._engine = _initialised(objective, list(trained.values()), training, zero, self.world_size)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
         self._fragments = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
@@ -100,13 +100,13 @@ class ZeroEngine:
         finally:
             self._swap_averages()
 
-    def mark_best(self) -> None:
+    def remember_best(self) -> None:
         assert self._best is not None
         self._best = [weight.detach().clone() for weight in self._averages or self._masters]
 
     def gather(self, values: Tensor) -> Tensor:
         values = values.contiguous().to(self.device)
-        parts = [torch.empty_like(values) for _ in range(self.world)]
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
         torch.distributed.all_gather(parts, values)
         return torch.stack(parts).cpu()
 
@@ -138,7 +138,7 @@ class ZeroEngine:
             self._lay_out(state, BEST, self._best)
         if self.training.validate_every is not None:
             self.validation = state[VALIDATION].clone()
-        _show(self._engine.optimizer, self._stage)
+        _load_rounded(self._engine.optimizer, self._stage)
         self.step = step
 
     def export(self) -> dict[str, Tensor] | None:
@@ -163,7 +163,7 @@ class ZeroEngine:
                 weight = master.detach().clone()
                 master.copy_(mean)
                 mean.copy_(weight)
-        _show(self._engine.optimizer, self._stage)
+        _load_rounded(self._engine.optimizer, self._stage)
 
     def _norm_before_step(self) -> float | None:
         """Return the gradient norm at stage 0, where DeepSpeed clips without reporting it; None at other stages."""
@@ -179,12 +179,10 @@ class ZeroEngine:
         for kind, flats in kinds.items():
             for name, shape in self.shapes.items():
                 buffer = torch.zeros(shape.numel(), device=self.device)
-                for fragment in self._fragments:
-                    if fragment.name == name and (self._stage > 0 or self.rank == 0):
-                        buffer[fragment.offset : fragment.offset + fragment.count] = (
-                            flats[fragment.master]
-                            .flatten()[fragment.start : fragment.start + fragment.count]
-                            .to(buffer)
+                for part in self._fragments:
+                    if part.name == name and (self._stage > 0 or self.rank == 0):
+                        buffer[part.offset : part.offset + part.count] = (
+                            flats[part.master].flatten()[part.start : part.start + part.count].to(buffer)
                         )
                 torch.distributed.reduce(buffer, dst=0)  # exact: one worker has the element, others add 0
                 if self.rank == 0:
@@ -193,12 +191,14 @@ class ZeroEngine:
 
     @torch.no_grad()
     def _lay_out(self, state: Mapping[str, Tensor], kind: str, flats: list[Tensor]) -> None:
-        for fragment in self._fragments:
-            source = state[f"{kind}.{fragment.name}"].flatten()[fragment.offset : fragment.offset + fragment.count]
-            flats[fragment.master].view(-1)[fragment.start : fragment.start + fragment.count].copy_(source)
+        for part in self._fragments:
+            source = state[f"{kind}.{part.name}"].flatten()[part.offset : part.offset + part.count]
+            flats[part.master].view(-1)[part.start : part.start + part.count].copy_(source)
 
 
-def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world: int) -> Any:
+def _initialised(
+    objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world_size: int
+) -> Any:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # here, because it detects the accelerator on import
@@ -208,7 +208,7 @@ def _initialised(objective: nn.Module, trained: list[nn.Parameter], training: Tr
     # The CPU's shared-memory collectives would be compiled at the first start; gloo's need no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": share(training, world),
+        "train_micro_batch_size_per_gpu": share(training, world_size),
         "gradient_accumulation_steps": training.accumulation,
         "gradient_clipping": training.clip,
         "zero_allow_untested_optimizer": True,
@@ -277,7 +277,7 @@ def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> 
 
 
 @torch.no_grad()
-def _show(optimizer: Any, stage: int) -> None:
+def _load_rounded(optimizer: Any, stage: int) -> None:
     """Copy the float32 weights to the network, in its own precision."""
     if stage == 3:
         optimizer._partition_all_parameters()

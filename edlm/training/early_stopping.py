@@ -24,6 +24,6 @@ def record_validation(engine: Engine, loss: float, training: Training) -> None:
     """Update the engine's lowest validation loss, and its best weights if they are kept."""
     lowest, since = engine.validation.tolist()
     if loss < lowest and training.keep_best:
-        engine.mark_best()
+        engine.remember_best()
     values = [loss, 0.0] if loss < lowest else [lowest, since + 1]
     engine.validation = torch.tensor(values, dtype=torch.float64)

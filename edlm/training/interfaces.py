@@ -30,7 +30,7 @@ class Engine(Protocol):
     """Owner of the weights: one process, or one of many that share them."""
 
     rank: int
-    world: int
+    world_size: int
     step: int
     """Number of steps taken."""
     validation: Tensor
@@ -51,12 +51,12 @@ class Engine(Protocol):
         """
         ...
 
-    def mark_best(self) -> None:
+    def remember_best(self) -> None:
         """Keep a copy of the weights that `evaluating` shows: with `keep_best`, `export` returns it."""
         ...
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return the corresponding values of every worker, stacked [world, ...] in rank order."""
+        """Return the corresponding values of every worker, stacked [world_size, ...] in rank order."""
         ...
 
     def state(self) -> dict[str, Tensor] | None:

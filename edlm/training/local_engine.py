@@ -23,7 +23,7 @@ class LocalEngine:
     float32 weights after each step; the gradients of micro-steps are accumulated in float32.
     """
 
-    rank, world = 0, 1
+    rank, world_size = 0, 1
 
     def __init__(self, objective: Objective, training: Training) -> None:
         assert isinstance(objective, nn.Module)
@@ -61,7 +61,7 @@ class LocalEngine:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._show(self.masters)
+        self._load_rounded(self.masters)
         if self.average is not None:
             average(self.average, self.masters, self.training.ema)
         self.step += 1
@@ -70,14 +70,14 @@ class LocalEngine:
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
         device = self.masters[0].device
-        self._show(self.average or self.masters)
+        self._load_rounded(self.average or self.masters)
         try:
             with evaluation_mode(self.objective):
                 yield lambda rows: self.objective(rows.to(device))[0]
         finally:
-            self._show(self.masters)
+            self._load_rounded(self.masters)
 
-    def mark_best(self) -> None:
+    def remember_best(self) -> None:
         assert self.best is not None
         self.best = [weight.clone() for weight in self.average or self.masters]
 
@@ -113,7 +113,7 @@ class LocalEngine:
                 self.best[i].copy_(state[f"{BEST}.{name}"])
         if self.training.validate_every is not None:
             self.validation = state[VALIDATION].clone()
-        self._show(self.masters)
+        self._load_rounded(self.masters)
         self.step = step
 
     def export(self) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class LocalEngine:
         return [parameter for parameter in self.objective.trained.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
-    def _show(self, weights: list[Tensor]) -> None:
+    def _load_rounded(self, weights: list[Tensor]) -> None:
         """Copy float32 weights into the network, rounded to its precision."""
         for weight, parameter in zip(weights, self._parameters(), strict=True):
             parameter.copy_(weight)

@@ -41,13 +41,13 @@ def fit(
             f"validate_every is {training.validate_every} and the validation rows are {rows_are}; "
             "`validation_rows` returns those of a training"
         )
-    size = share(training, engine.world)
+    size = share(training, engine.world_size)
     last: float | None = None  # loss of the validation after the last step
     while not finished(engine, training):
         step, started, last = engine.step, time.perf_counter(), None
         losses, observed = [], []
         for micro in range(training.accumulation):
-            start = (micro * engine.world + engine.rank) * size
+            start = (micro * engine.world_size + engine.rank) * size
             torch.manual_seed(int(seeds(seed, step, start, Purpose.DROPOUT)))  # makes dropout resumable
             loss, observations = engine.backward(rows(step, start, start + size))
             losses.append(loss.detach().float())

@@ -68,12 +68,12 @@ class Training:
                 )
 
 
-def share(training: Training, world: int) -> int:
+def share(training: Training, world_size: int) -> int:
     """Return the rows per worker and micro-step. Raise ConfigurationError if the batch does not divide evenly."""
-    parts = world * training.accumulation
+    parts = world_size * training.accumulation
     if training.batch % parts:
         raise ConfigurationError(
             f"a batch of {training.batch} rows does not divide into "
-            f"{world} workers x {training.accumulation} micro-steps: make batch a multiple of {parts}"
+            f"{world_size} workers x {training.accumulation} micro-steps: make batch a multiple of {parts}"
         )
     return training.batch // parts

@@ -32,13 +32,13 @@ def validation_rows(data: Path, training: Training) -> Rows | None:
 
 
 def validation_losses(engine: Engine, rows: Rows, size: int) -> tuple[Tensor, float]:
-    """Return the losses of all ranks' batches [world, batches] and the mean loss of the rows; all ranks call it.
+    """Return the losses of all ranks' batches [world_size, batches] and the mean loss of the rows; all ranks call it.
 
     The ranks divide the rows into batches of `size`. The noise is a function of the row, so the mean does not depend on
     the number of ranks, up to rounding.
     """
     count = len(rows.tokens)
-    starts = range(0, count, size * engine.world)
+    starts = range(0, count, size * engine.world_size)
     losses = []
     with engine.evaluating() as loss_of:
         for start in starts:
@@ -47,5 +47,6 @@ def validation_losses(engine: Engine, rows: Rows, size: int) -> tuple[Tensor, fl
             # A rank without rows computes one that does not count: every rank must make the same calls.
             losses.append(loss_of(part if len(part.tokens) else rows.slice(0, 1)).float())
     gathered = engine.gather(torch.stack(losses)).double().cpu()
-    weights = [[len(rows.tokens[start + rank * size :][:size]) for start in starts] for rank in range(engine.world)]
+    ranks = range(engine.world_size)
+    weights = [[len(rows.tokens[start + rank * size :][:size]) for start in starts] for rank in ranks]
     return gathered, ((gathered * torch.tensor(weights)).sum() / count).item()

@@ -83,5 +83,5 @@ def test_an_average_keeps_its_decay_of_itself():
 def test_an_engine_without_peers_gathers_its_own_values_alone():
     engine = LocalEngine(Toy(), training())
     assert engine.gather(torch.tensor([1.0, 2.0])).tolist() == [[1.0, 2.0]]
-    assert (engine.rank, engine.world, engine.step) == (0, 1, 0)
+    assert (engine.rank, engine.world_size, engine.step) == (0, 1, 0)
     assert engine.objective.training

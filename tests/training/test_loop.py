@@ -119,7 +119,7 @@ def test_observations_are_means_over_the_batch_and_by_quarter_of_t():
 class Peer(LocalEngine):
     """One of two workers, the other of which had the same numbers and one more."""
 
-    world = 2
+    world_size = 2
 
     def __init__(self, rank: int, settings: Training) -> None:
         super().__init__(Toy(dropout=0.0), settings)
@@ -151,11 +151,11 @@ def test_workers_have_disjoint_rows_in_every_micro_step_and_the_first_rank_logs(
 
 
 class Dropped(Peer):
-    """One of `world` workers; records a dropout of ones per micro-step, by (step, first batch index)."""
+    """One of `world_size` workers; records a dropout of ones per micro-step, by (step, first batch index)."""
 
-    def __init__(self, rank: int, world: int, settings: Training) -> None:
+    def __init__(self, rank: int, world_size: int, settings: Training) -> None:
         super().__init__(rank, settings)
-        self.world, self.left = world, {}
+        self.world_size, self.left = world_size, {}
 
     def backward(self, batch: Rows):
         self.left[batch.step, int(batch.batch_index[0])] = torch.nn.functional.dropout(torch.ones(64))

@@ -122,27 +122,28 @@ def test_the_noise_is_fixed_and_the_mean_is_over_rows_however_they_are_batched(n
 
 
 class ValidationPeer(LocalEngine):
-    """One of `world` engines with the same weights; `gather` is theirs, in order."""
+    """One of `world_size` engines with the same weights; `gather` is theirs, in order."""
 
-    def __init__(self, rank: int, world: int) -> None:
+    def __init__(self, rank: int, world_size: int) -> None:
         super().__init__(Toy(), training())
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.sent: list[torch.Tensor] = []
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         self.sent.append(values)
-        return values.expand(self.world, *values.shape)
+        return values.expand(self.world_size, *values.shape)
 
 
-@pytest.mark.parametrize("world", [2, 3, 16])
-def test_ranks_divide_the_rows_and_make_equally_many_calls(world):
+@pytest.mark.parametrize("world_size", [2, 3, 16])
+def test_ranks_divide_the_rows_and_make_equally_many_calls(world_size):
     output = []
-    for rank in range(world):
-        validation_losses(peer := ValidationPeer(rank, world), held_out(), 2)
+    for rank in range(world_size):
+        validation_losses(peer := ValidationPeer(rank, world_size), held_out(), 2)
         output.append(peer.sent[0])
     assert len({len(values) for values in output}) == 1
     _, alone = validation_losses(LocalEngine(Toy(), training()), held_out(), 2)
-    batches = [(i, rank, ROWS - 2 * (i * world + rank)) for rank in range(world) for i in range(len(output[0]))]
+    calls = range(len(output[0]))
+    batches = [(i, rank, ROWS - 2 * (i * world_size + rank)) for rank in range(world_size) for i in calls]
     mean = sum(output[rank][i].item() * min(2, max(0, left)) for i, rank, left in batches) / ROWS
     assert mean == pytest.approx(alone, rel=1e-6)
 
