@@ -26,7 +26,7 @@ LARGEST_GRID = 64  # default number of steps of the grids that a step energy is 
 EnergyModel = Model[AbstractDenoiser, AbstractEnergy]  # networks, which have gradients and parameters
 
 
-class Contrastive(nn.Module):
+class ContrastiveObjective(nn.Module):
     """Noise contrastive estimation against the frozen denoiser (EDLM eq. 10; docs/mathematics.md 3.1, 3.3).
 
     Pairs (x_t, x_0), and K negatives from p_theta(. | x_t) for the SAME x_t. Whole-sequence energies see every masked
@@ -92,7 +92,7 @@ class Contrastive(nn.Module):
         return x, proposal.log_p(x, xt, context)[..., None]
 
 
-class Conditioning(nn.Module):
+class ConditionalLikelihoodObjective(nn.Module):
     """Cross-entropy of a normalised energy's p_c on the tokens that a random step unmasks (docs/mathematics.md 3.4).
 
     Rows have equal weight: nats per unmasked token. `gain_nats` is log p_c - log p_theta of the step.
@@ -135,14 +135,14 @@ def energy_objective(
     seed: int,
     largest_grid: int = LARGEST_GRID,
     separator: int | None = None,
-) -> Contrastive | Conditioning:
+) -> ContrastiveObjective | ConditionalLikelihoodObjective:
     """Return the objective that trains the model's energy: maximum likelihood if it is normalised (Z = 1), else NCE.
 
     `negatives` and `loss` are settings of NCE.
     """
     if model.energy.normalised:
-        return Conditioning(model, seed, largest_grid, separator)
-    return Contrastive(model, negatives, loss, seed, largest_grid, separator)
+        return ConditionalLikelihoodObjective(model, seed, largest_grid, separator)
+    return ContrastiveObjective(model, negatives, loss, seed, largest_grid, separator)
 
 
 def draw_step(seed: int, rows: Rows, largest_grid: int) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -17,7 +17,7 @@ Examples:
     >>> from edlm.models.denoiser import Denoiser
     >>> from edlm.models.transformer import TransformerConfig
     >>> from edlm.schedule import LogLinear
-    >>> from edlm.training.energy_objectives import Conditioning
+    >>> from edlm.training.energy_objectives import ConditionalLikelihoodObjective
     >>> from edlm.training.local_training import train
     >>> from edlm.training.objectives import Denoising
     >>> from edlm.training.settings import Training
@@ -37,7 +37,7 @@ Examples:
     >>> _ = save_denoiser(folder / "denoiser", weights, transformer, schedule, data.length, tokenizer, facts={})
     >>> denoiser = open_denoiser(folder / "denoiser")
     >>> kind = ConditionalEnergyConfig(width=16, layers=1, heads=2)
-    >>> energy = Conditioning(Model(denoiser.network, kind.build(denoiser.network), schedule), seed=0)
+    >>> energy = ConditionalLikelihoodObjective(Model(denoiser.network, kind.build(denoiser.network), schedule), seed=0)
     >>> weights = train(energy, folder / "data", settings, say=lambda line: None)
     >>> network = network_on(kind, denoiser)
     >>> _ = save_energy(folder / "energy", weights, network, data.length, tokenizer, facts={})

@@ -26,7 +26,7 @@ from edlm.models.transformer import TransformerConfig
 from edlm.published import energy
 from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
-from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.interfaces import Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
@@ -53,13 +53,13 @@ def conditioning() -> Objective:
     energy = stirred(
         ConditionalEnergyConfig(width=32, layers=1, heads=2, left=3, right=2).build(denoiser), seed=3, scale=0.1
     )
-    return Conditioning(Model(denoiser, energy, LogLinear()), 0)
+    return ConditionalLikelihoodObjective(Model(denoiser, energy, LogLinear()), 0)
 
 
 def contrastive(config: AbstractEnergyConfig) -> Objective:
     denoiser = network()
     energy = stirred(config.build(denoiser, base_of(config, denoiser)), seed=3, scale=0.1)
-    return Contrastive(Model(denoiser, energy, LogLinear()), 2, "ranking", 0)
+    return ContrastiveObjective(Model(denoiser, energy, LogLinear()), 2, "ranking", 0)
 
 
 def masked_language_model() -> Objective:
@@ -127,7 +127,7 @@ def drawing_once(objective: Objective, drawn: list[tuple[Tensor, Tensor]]) -> Ob
 
     Micro-batches take their rows of them in turn.
     """
-    if not isinstance(objective, Contrastive):
+    if not isinstance(objective, ContrastiveObjective):
         return objective
     name = "_from_denoiser" if objective.trained.proposal is None else "_from_proposal"
     draw, taken = getattr(objective, name), [0]
@@ -148,7 +148,7 @@ def require_equal(name: str, rows: int, accumulation: int) -> None:
     exact = gradients(drawing_once(OBJECTIVES[name](), drawn), "float32", rows, 1)
     actual = gradients(drawing_once(OBJECTIVES[name](), drawn), "bfloat16", rows, accumulation)
     objective = OBJECTIVES[name]()
-    few = isinstance(objective, Contrastive) and rows * LENGTH <= FEW_TOKENS
+    few = isinstance(objective, ContrastiveObjective) and rows * LENGTH <= FEW_TOKENS
     least = FEW_TOKENS_COSINE if few else COSINE
     for part, names in parts(objective):
         true, mine = (torch.cat([some[name].double().flatten() for name in names]) for some in (exact, actual))

@@ -13,8 +13,8 @@ from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
 from edlm.schedule import Cosine, LogLinear
 from edlm.training.energy_objectives import (
-    Conditioning,
-    Contrastive,
+    ConditionalLikelihoodObjective,
+    ContrastiveObjective,
     energy_objective,
 )
 from edlm.training.objectives import Denoising, NextToken
@@ -32,7 +32,7 @@ def rows(start: int = 0, stop: int = N, step: int = 3) -> Rows:
 def contrastive(config, loss="ranking", negatives=3):
     net = denoiser(V)
     energy = stirred(config.build(net, base_of(config, net)), seed=3)
-    return Contrastive(Model(net, energy, LogLinear()), negatives, loss, seed=0)
+    return ContrastiveObjective(Model(net, energy, LogLinear()), negatives, loss, seed=0)
 
 
 def of_kind(config):
@@ -51,7 +51,7 @@ def every_objective():
         "step whole, binary": contrastive(StepEnergyConfig(block=None, width=16), "binary"),
         "bidirectional": contrastive(BidirectionalEnergyConfig(), "binary"),
         "residual": contrastive(ResidualEnergyConfig(width=16)),
-        "conditional": Conditioning(
+        "conditional": ConditionalLikelihoodObjective(
             Model(net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear()), 0
         ),
     } | {f"kind {name}": of_kind(config) for name, config in KINDS.items() if config.trained}

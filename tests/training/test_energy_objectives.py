@@ -21,8 +21,8 @@ from edlm.models.transformer import TransformerConfig
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import LogLinear, draw_times
 from edlm.training.energy_objectives import (
-    Conditioning,
-    Contrastive,
+    ConditionalLikelihoodObjective,
+    ContrastiveObjective,
     draw_step,
     energy_objective,
     frozen,
@@ -48,7 +48,7 @@ from tests.training.objectives import (
 )
 def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
     net = denoiser(V)
-    objective = Contrastive(Model(net, config.build(net, None), LogLinear()), 3, loss, seed=0)
+    objective = ContrastiveObjective(Model(net, config.build(net, None), LogLinear()), 3, loss, seed=0)
     value, observed = objective(rows())
     torch.testing.assert_close(
         observed["gain_nats"], torch.zeros(N, dtype=observed["gain_nats"].dtype), atol=1e-5, rtol=0
@@ -59,7 +59,9 @@ def test_an_untrained_energy_gains_nothing_and_loses_log_k(config, loss):
 @pytest.mark.parametrize("name", [name for name, config in KINDS.items() if config.trained])
 def test_normalised_energies_are_trained_by_their_likelihood_and_others_by_nce_and_every_weight_of_theirs_learns(name):
     objective = of_kind(KINDS[name])
-    assert isinstance(objective, Conditioning if KINDS[name].network.normalised else Contrastive)
+    assert isinstance(
+        objective, ConditionalLikelihoodObjective if KINDS[name].network.normalised else ContrastiveObjective
+    )
     loss, _ = objective(rows())
     loss.backward()
     learnt = {n: w.grad for n, w in objective.trained.named_parameters() if w.requires_grad}
@@ -142,7 +144,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
         else None
     )
     energy = WatchedEnergy(drafts, block, proposal)
-    objective = Contrastive(Model(net, energy, LogLinear()), negatives, loss, seed=6, largest_grid=4)
+    objective = ContrastiveObjective(Model(net, energy, LogLinear()), negatives, loss, seed=6, largest_grid=4)
     value, observed = objective(rows())
     x, xt, t, log_p, context = energy.asked
     wanted_t, _, wanted_xt, new = noise_of(objective, drafts, torch.arange(N))
@@ -188,7 +190,7 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
 def test_in_conditioning_rows_have_equal_weight_however_many_tokens_they_unmask():
     net = denoiser(V)
     energy = stirred(ConditionalEnergyConfig(width=16, left=2, right=1).build(net), seed=3)
-    objective = Conditioning(Model(net, energy, LogLinear()), seed=6, largest_grid=32)
+    objective = ConditionalLikelihoodObjective(Model(net, energy, LogLinear()), seed=6, largest_grid=32)
     value, observed = objective(rows())
     t, _, xt, new = noise_of(objective, False, torch.arange(N))
     context, x0 = net.read(xt, t), rows().tokens
@@ -205,7 +207,9 @@ def test_in_conditioning_rows_have_equal_weight_however_many_tokens_they_unmask(
 def test_within_documents_an_energy_is_trained_on_the_denoisers_log_p_of_each_document_alone():
     net = denoiser(V)
     energy = ConditionalEnergyConfig(width=16).build(net, None)  # fresh: p_c is p_theta
-    loss, _ = Conditioning(Model(net, energy, LogLinear()), seed=6, largest_grid=32, separator=SEPARATOR)(rows())
+    loss, _ = ConditionalLikelihoodObjective(
+        Model(net, energy, LogLinear()), seed=6, largest_grid=32, separator=SEPARATOR
+    )(rows())
     t, s = draw_step(6, rows(), 32)
     xt, new = noised_step(6, rows(), t, s, LogLinear(), V)
     total = 0.0
@@ -249,7 +253,7 @@ def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_o
     net = denoiser(V, transformer)
     below = stirred(ConditionalEnergyConfig(width=16).build(net), seed=5)
     if kind == "conditioning":
-        objective = Conditioning(
+        objective = ConditionalLikelihoodObjective(
             Model(net, stirred(ConditionalEnergyConfig(width=16).build(net), 3), LogLinear()), seed=0
         )
     else:
@@ -258,7 +262,9 @@ def test_no_dropout_enters_the_noise_distribution_though_engines_put_the_whole_o
             if kind == "contrastive"
             else (ResidualEnergyConfig(width=16), below)
         )
-        objective = Contrastive(Model(net, stirred(config.build(net, on), 3), LogLinear()), 3, "ranking", seed=0)
+        objective = ContrastiveObjective(
+            Model(net, stirred(config.build(net, on), 3), LogLinear()), 3, "ranking", seed=0
+        )
     expected, of_wanted = objective.eval()(rows())
     objective.train()
     net.train()

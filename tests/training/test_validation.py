@@ -17,7 +17,7 @@ from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
 from edlm.training import loop
-from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
@@ -43,7 +43,7 @@ def objectives() -> dict:
 
     def contrastive(config, loss):
         net = denoiser(5, DROPPING)
-        return Contrastive(Model(net, stirred(config.build(net), 3), LogLinear()), 3, loss, 0)
+        return ContrastiveObjective(Model(net, stirred(config.build(net), 3), LogLinear()), 3, loss, 0)
 
     def conditional(net):
         return stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
@@ -51,11 +51,11 @@ def objectives() -> dict:
     def residual():
         net = denoiser(5, DROPPING)
         energy = stirred(ResidualEnergyConfig(width=16).build(net, conditional(net)), 3)
-        return Contrastive(Model(net, energy, LogLinear()), 3, "ranking", 0)
+        return ContrastiveObjective(Model(net, energy, LogLinear()), 3, "ranking", 0)
 
     def conditioning():
         net = denoiser(5, DROPPING)
-        return Conditioning(Model(net, conditional(net), LogLinear()), 0)
+        return ConditionalLikelihoodObjective(Model(net, conditional(net), LogLinear()), 0)
 
     return {
         "denoising": lambda: Denoising(denoiser(5, DROPPING), LogLinear(), 0),

@@ -24,7 +24,7 @@ from edlm.interfaces import Model
 from edlm.published.layout import ROTARY, LayoutError
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from edlm.training.energy_objectives import Contrastive
+from edlm.training.energy_objectives import ContrastiveObjective
 from edlm.training.local_training import train
 from edlm.training.settings import Training
 from tests.exports import exported, opened, own_modules
@@ -84,7 +84,7 @@ def bundle(data, tmp_path_factory) -> Path:
     assert open_energy(folders["energy"], denoiser).whole_sequence
 
     config = StepEnergyConfig(block=None, width=16, layers=1, heads=2)
-    objective = Contrastive(
+    objective = ContrastiveObjective(
         Model(denoiser.network, config.build(denoiser.network), denoiser.schedule), negatives=3, loss="ranking", seed=0
     )
     weights = train(objective, data, Training(steps=3, batch=4), say=lambda _: None)

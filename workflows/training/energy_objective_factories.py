@@ -7,7 +7,7 @@ from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_autoregressive, open_denoiser
 from edlm.interfaces import AbstractEnergy, Model
 from edlm.storage import local_copy
-from edlm.training.energy_objectives import Conditioning, Contrastive, energy_objective
+from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective, energy_objective
 from workflows.experiment import Finetune
 from workflows.training.initial_weights import load_initial
 
@@ -24,7 +24,7 @@ def fresh_energy(entry: Finetune, denoiser: OpenDenoiser, base: str | None, seed
 
 def finetune_objective(
     entry: Finetune, denoiser: str, base: str | None, seed: int, initial: str | None, separator: int | None = None
-) -> Contrastive | Conditioning:
+) -> ContrastiveObjective | ConditionalLikelihoodObjective:
     """Build the objective of one energy against the denoiser at a URI, with the weights at `initial`, if any.
 
     A `separator` bounds the denoiser's attention.

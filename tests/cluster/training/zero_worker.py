@@ -24,7 +24,7 @@ from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
-from edlm.training.energy_objectives import Conditioning, Contrastive
+from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.interfaces import Engine
 from edlm.training.local_engine import FIRST
 from edlm.training.loop import fit
@@ -182,18 +182,18 @@ def objectives() -> dict:
 
     def contrastive(config, loss):
         net = denoiser(VOCABULARY)
-        return Contrastive(Model(net, stirred(config.build(net, None), 3), LogLinear()), 3, loss, 0)
+        return ContrastiveObjective(Model(net, stirred(config.build(net, None), 3), LogLinear()), 3, loss, 0)
 
     def conditioning():
         net = denoiser(VOCABULARY)
-        return Conditioning(
+        return ConditionalLikelihoodObjective(
             Model(net, stirred(ConditionalEnergyConfig(width=16, layers=1).build(net, None), 3), LogLinear()), 0
         )
 
     def residual():
         net = denoiser(VOCABULARY)
         on = stirred(ConditionalEnergyConfig(width=16, layers=1).build(net), 5)
-        return Contrastive(
+        return ContrastiveObjective(
             Model(net, stirred(ResidualEnergyConfig(width=16).build(net, on), 3), LogLinear()), 3, "ranking", 0
         )
 
