@@ -15,7 +15,7 @@ from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics import instruments
 from cluster.http.metrics.instruments import Metrics
 from cluster.http.request_context import RequestContext
-from cluster.http.served_model import or_refuse
+from cluster.http.served_model import or_api_error
 from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import Future, TextFuture
@@ -90,7 +90,7 @@ class Admission:
         if self._rate_limit is None:
             return
         if wait := self._rate_limit.wait_seconds(context.key):
-            self.metrics.add(instruments.REJECTED, 1, "allowance")
+            self.metrics.add(instruments.REJECTED, 1, "rate_limit")
             raise APIError(429, "this API key has reached its rate limit", None, "rate_limit_exceeded", wait)
         self._rate_limit.use(context.key, work)
 
@@ -111,7 +111,7 @@ class Admission:
     ) -> list[TextFuture]:
         """Submit in a thread, because preparing long sequences takes a while, and return the futures."""
         started = asyncio.ensure_future(
-            asyncio.to_thread(or_refuse, None, self.engine.submit, engine_requests, plan.served.model)
+            asyncio.to_thread(or_api_error, None, self.engine.submit, engine_requests, plan.served.model)
         )
         try:
             return await asyncio.shield(started)
@@ -127,7 +127,7 @@ class Admission:
         elif isinstance(error, Exception):
             self._refund(context, charged)
 
-    async def measured(
+    async def run(
         self, work: float, task: Cooperative[Value], charged: float, plan: GenerationPlan, follows: bool = False
     ) -> Value:
         """Run cooperative work in the engine and return its result; cancel it when this coroutine is cancelled.

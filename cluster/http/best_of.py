@@ -39,7 +39,7 @@ async def energies_per_token(
     texts of different lengths comparable, because an energy is a sum over masked positions.
     """
     task = _energies(plan, texts)
-    return await admission.measured(ranking_work(len(texts)), task, 0.0, plan, follows=True)
+    return await admission.run(ranking_work(len(texts)), task, 0.0, plan, follows=True)
 
 
 def ranking_work(texts: int) -> float:

@@ -13,7 +13,7 @@ from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import CompletionRequest
 from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
-from cluster.http.served_model import or_refuse
+from cluster.http.served_model import or_api_error
 from edlm.inference.canvas import context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.incremental_text import IncrementalText
@@ -157,8 +157,8 @@ class Completions:
 def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
     """Return the completions that a request asks for; raise APIError if this model cannot generate them."""
     generator = plan.served.generator
-    prompts = tuple(or_refuse("prompt", generator.read, prompt) for prompt in request.prompts)
-    suffix = None if request.suffix is None else or_refuse("suffix", generator.read, request.suffix)
+    prompts = tuple(or_api_error("prompt", generator.read, prompt) for prompt in request.prompts)
+    suffix = None if request.suffix is None else or_api_error("suffix", generator.read, request.suffix)
     plan.context.prompt_tokens = sum(map(len, prompts)) + len(prompts) * len(suffix or ())
     rows = request.rows
     if request.ranked:

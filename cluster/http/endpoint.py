@@ -49,7 +49,7 @@ from cluster.http.schemas.responses import (
     TokenizeResponse,
     Version,
 )
-from cluster.http.served_model import ServedModel, or_refuse
+from cluster.http.served_model import ServedModel, or_api_error
 from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
 
@@ -112,7 +112,7 @@ class Endpoint:
         """Tokenize a text."""
         served = self.served
         served.require_named(request.model)
-        tokens = await asyncio.to_thread(or_refuse, "text", served.generator.read, request.text)
+        tokens = await asyncio.to_thread(or_api_error, "text", served.generator.read, request.text)
         return TokenizeResponse(
             tokens=list(tokens), pieces=[served.pieces[token] for token in tokens], count=len(tokens)
         )
@@ -121,7 +121,7 @@ class Endpoint:
         """Decode tokens to text."""
         served = self.served
         served.require_named(request.model)
-        return DetokenizeResponse(text=or_refuse("tokens", served.generator.tokenizer.decode, request.tokens))
+        return DetokenizeResponse(text=or_api_error("tokens", served.generator.tokenizer.decode, request.tokens))
 
     async def models(self) -> ModelList:
         """List the served model."""

@@ -12,7 +12,7 @@ from cluster.http.request_context import RequestContext
 from cluster.http.schemas.field_types import MAX_INTEGER
 from cluster.http.schemas.requests import CompletionRequest, InfillRequest, ScoreRequest, Streams
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
-from cluster.http.served_model import ServedModel, or_refuse
+from cluster.http.served_model import ServedModel, or_api_error
 from edlm import rng as streams
 from edlm.inference.progress import GenerationCost
 from edlm.inference.request import Request
@@ -104,7 +104,7 @@ def plan_generation(
     served = served.at(temperature)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
-    settings = or_refuse("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
+    settings = or_api_error("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
         served, settings.sampler, settings.energy, temperature, seed, request.streams, context, deadline

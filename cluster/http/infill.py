@@ -10,7 +10,7 @@ from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import InfillRequest
 from cluster.http.schemas.responses import InfillChoice, InfillResponse, TokenUsage
-from cluster.http.served_model import or_refuse
+from cluster.http.served_model import or_api_error
 from edlm.inference.canvas import canvas
 from edlm.inference.progress import Progress, Text
 from edlm.inference.request import Request
@@ -88,10 +88,10 @@ def prepare(request: InfillRequest, plan: GenerationPlan) -> Infills:
     """Return the infills that a request asks for; raise APIError if this model cannot fill it."""
     generator = plan.served.generator
     if request.parts is not None:
-        field, tokens = "parts", or_refuse("parts", generator.read_parts, request.parts)
+        field, tokens = "parts", or_api_error("parts", generator.read_parts, request.parts)
     else:
         field, tokens = "tokens", tuple(request.tokens or ())
-    or_refuse(field, canvas, tokens, generator.length, generator.mask)
+    or_api_error(field, canvas, tokens, generator.length, generator.mask)
     plan.context.prompt_tokens = len(tokens) - tokens.count(None)
     engine_requests = tuple(plan.engine_request(tokens, None, seed) for seed in seeds(plan, 0, request.n))
     return Infills(

@@ -6,7 +6,7 @@ from cluster.http.generation_plan import ANOTHER_DISTRIBUTION, GenerationPlan
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import ScoreRequest
 from cluster.http.schemas.responses import ExactScore, PromptScore, ScoreResponse
-from cluster.http.served_model import or_refuse
+from cluster.http.served_model import or_api_error
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.exact_order import FIXED_ORDER
 
@@ -15,10 +15,10 @@ async def answer(request: ScoreRequest, plan: GenerationPlan, admission: Admissi
     """Score the text given its prompt; raise APIError if they fit no canvas, cost too much or have no exact score."""
     generator = plan.served.generator
     if request.text is not None:
-        field, tokens = "text", or_refuse("text", generator.read, request.text)
+        field, tokens = "text", or_api_error("text", generator.read, request.text)
     else:
-        field, tokens = "tokens", or_refuse("tokens", generator.read, request.tokens or ())
-    prompt = () if request.prompt is None else or_refuse("prompt", generator.read, request.prompt)
+        field, tokens = "tokens", or_api_error("tokens", generator.read, request.tokens or ())
+    prompt = () if request.prompt is None else or_api_error("prompt", generator.read, request.prompt)
     if not tokens:
         raise APIError(400, f"{field} is empty; a score needs at least 1 token", field, "invalid_value")
     if len(tokens) > generator.length:
@@ -33,12 +33,12 @@ async def answer(request: ScoreRequest, plan: GenerationPlan, admission: Admissi
     plan.context.prompt_tokens = len(prompt) + len(tokens)
     exact = request.exact_order
     work = cost.of_score(len(tokens), request.draws, plan.sampler, plan.energy, generator, len(prompt), exact)
-    task = or_refuse(
+    task = or_api_error(
         "exact_order", generator.stepwise_score, tokens, plan.seed, request.draws, plan.sampler, plan.energy, prompt,
         exact,
     )  # fmt: skip
     admission.charge(plan.context, work)
-    score = await admission.measured(work, task, work, plan)
+    score = await admission.run(work, task, work, plan)
     return ScoreResponse(
         **plan.heading("score"),
         tokens=len(tokens),

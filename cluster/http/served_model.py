@@ -99,7 +99,7 @@ class ServedModel:
             raise APIError(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
 
 
-def or_refuse(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:
+def or_api_error(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:
     """Return `check(*arguments)`; raise its ValueError as APIError (400) for the request field `param`, if given."""
     try:
         return check(*arguments)

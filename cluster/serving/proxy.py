@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.http.errors import APIError
 from cluster.http.middleware.access_log import REQUEST_ID, request_id
-from cluster.http.middleware.request_guard import ClientGone, again, read_body, require_small_headers
+from cluster.http.middleware.request_guard import ClientGone, read_body, replayed, require_small_headers
 from cluster.serving.proxy_refusals import Translating
 
 # They disable timeouts and cancellation, or load a model by a name chosen by the client. Ray also reads the last one
@@ -56,7 +56,7 @@ class Intake:
         kept = [(name, value) for name, value in scope["headers"] if name not in CONTROL and name != id_header[0]]
         answer = Translating(scope, receive, with_one_id)
         try:
-            await self.app({**scope, "headers": [*kept, id_header]}, again(body, receive), answer)
+            await self.app({**scope, "headers": [*kept, id_header]}, replayed(body, receive), answer)
         finally:
             await answer.end()
 

@@ -38,8 +38,8 @@ class RequestGuard:
                 if scope["path"] not in OPEN:
                     self._check_key(scope, headers)
                 if scope["method"] == "POST":
-                    _check_form(headers)
-                receive = again(await read_body(headers, receive), receive)
+                    _check_content_type(headers)
+                receive = replayed(await read_body(headers, receive), receive)
             except APIError as refused:
                 request_context(scope).code = refused.code
                 await refused.response(scope, receive, send)
@@ -99,7 +99,7 @@ async def read_body(headers: Headers, receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
-def again(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` for the app that replays the body, then continues with `receive`."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -109,7 +109,7 @@ def again(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def _check_form(headers: Headers) -> None:
+def _check_content_type(headers: Headers) -> None:
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise APIError(415, "send the header content-type: application/json", code="unsupported_media_type")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):

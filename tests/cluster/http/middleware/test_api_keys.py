@@ -171,14 +171,14 @@ def test_best_of_is_paid_for_once(generator, tmp_path):
 
 def test_what_was_used_comes_back_with_time_up_to_the_burst():
     now = 0.0
-    allowance = RateLimit(per_second=2, burst=10, clock=lambda: now)
-    allowance.use("a", 25)
-    assert allowance.wait_seconds("a") == 8
-    assert allowance.wait_seconds("b") == 0
+    rate_limit = RateLimit(per_second=2, burst=10, clock=lambda: now)
+    rate_limit.use("a", 25)
+    assert rate_limit.wait_seconds("a") == 8
+    assert rate_limit.wait_seconds("b") == 0
     now = 7.0
-    assert allowance.wait_seconds("a") == 1
+    assert rate_limit.wait_seconds("a") == 1
     now = 8.0
-    allowance.use("a", 0)
+    rate_limit.use("a", 0)
     now = 1000.0
-    allowance.use("a", 11)
-    assert allowance.wait_seconds("a") == 1
+    rate_limit.use("a", 11)
+    assert rate_limit.wait_seconds("a") == 1
