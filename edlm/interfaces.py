@@ -58,7 +58,7 @@ class AnyDenoiser(Protocol):
 
 
 @runtime_checkable
-class ReadsSome(Protocol):
+class ReadsSelected(Protocol):
     """Denoiser that computes the context at selected positions only, for less work."""
 
     def read_at(self, xt: Tensor, t: Tensor, where: Tensor) -> Tensor: ...
@@ -119,11 +119,11 @@ def proposal_of(energy: AnyEnergy) -> Proposal | None:
 
 def read(denoiser: AnyDenoiser, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]) -> Tensor:
     """Compute the context of the sequences, which may be valid at the selected positions only."""
-    return denoiser.read_at(xt, t, where) if isinstance(denoiser, ReadsSome) else denoiser.read(xt, t)
+    return denoiser.read_at(xt, t, where) if isinstance(denoiser, ReadsSelected) else denoiser.read(xt, t)
 
 
 @runtime_checkable
-class Verifiable(Protocol):
+class VerifiesDrafts(Protocol):
     """Normalised energy that reads a whole speculative draft in one pass and then returns p_c of any of its tokens.
 
     The result at a position depends only on the draft's tokens before it, so that one pass serves both the verdict on a

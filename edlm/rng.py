@@ -43,7 +43,7 @@ class Purpose(IntEnum):
     CENTRE = 15  # initial cluster centres of a divergence
     RESAMPLE = 16  # which texts a bootstrap resamples
     KEEP = 17  # whether verification keeps a token of the speculative draft
-    AGAIN = 18  # replacement of a rejected token
+    REDRAW = 18  # replacement of a rejected token
     REMASK = 19  # which unmasked positions a step masks again
     TEXT = 20  # seeds of the texts of one request
 

@@ -60,7 +60,7 @@ MUTANTS = (
     Mutant(
         "a whole draft is unmasked, not only the step's positions (no carry-over)",
         "sampling/state.py",
-        "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, unmasked),",
+        "xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.unselected_tokens), x, unmasked),",
         "xs=x,",
         (DISTRIBUTION,),
     ),

@@ -19,7 +19,7 @@ from cluster.http.served_model import or_api_error
 from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.future import Future, TextFuture
-from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, OutOfMemory, Request
+from edlm.inference.request import Cancelled, EngineFailed, Expired, Full, NonFiniteText, OutOfMemory, Request
 
 Value = TypeVar("Value")
 FAULTS: dict[type[Exception], tuple[int, str, str]] = {
@@ -28,7 +28,7 @@ FAULTS: dict[type[Exception], tuple[int, str, str]] = {
         "the deadline passed before the request finished; ask for less, or allow more time",
         "deadline_exceeded",
     ),
-    BrokenRow: (500, "the model produced a value that is not a number", "numerical_error"),
+    NonFiniteText: (500, "the model produced a value that is not a number", "numerical_error"),
     OutOfMemory: (503, "the device does not have enough memory for this request; try again later", "out_of_memory"),
     EngineFailed: (503, "the engine stopped before the request finished; try again", "engine_failed"),
     Cancelled: (503, "the server cancelled the request; try again", "cancelled"),

@@ -25,7 +25,7 @@ from edlm.interfaces import AnyDenoiser, AnyEnergy, Model
 from edlm.models.readout import chunks
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.sampling.state import BrokenRows, StepResult, StepState, join
+from edlm.sampling.state import NonFiniteRows, StepResult, StepState, join
 from edlm.sampling.unmasking import AtRandom
 from edlm.schedule import AbstractSchedule
 
@@ -134,7 +134,7 @@ class PublishedSampler:
             if on_step is not None:
                 on_step(result)
         if broken.any():
-            raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
+            raise NonFiniteRows(torch.nonzero(broken)[:, 0].tolist(), xt)
         return xt
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.inference.cost_model import PASS, LatencyModel, NetworkPasses
-from edlm.inference.request import BrokenRow, OutOfMemory
+from edlm.inference.request import NonFiniteText, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
 from edlm.interfaces import Model, read
 from edlm.sampling.sampler import EXACT, Sampler
@@ -22,7 +22,7 @@ from edlm.sampling.state import StepResult
 PLAIN = Sampler(steps=1)
 REGROWTH = 1000  # consecutive batches that fit, after which the batch size may double again
 
-SequenceResult = tuple[RunningSequence, StepResult | OutOfMemory | BrokenRow, int]
+SequenceResult = tuple[RunningSequence, StepResult | OutOfMemory | NonFiniteText, int]
 """Sequence, the result of its step and its row in that result; or the sequence and the error in place of a result."""
 
 
@@ -247,8 +247,8 @@ def _sampler_and_model(sequence: RunningSequence) -> tuple[Sampler, Model]:
     )
 
 
-def _broken(sequence: RunningSequence, error: FloatingPointError) -> BrokenRow:
-    return BrokenRow(f"the text of seed {sequence.request.seed}: {error}")
+def _broken(sequence: RunningSequence, error: FloatingPointError) -> NonFiniteText:
+    return NonFiniteText(f"the text of seed {sequence.request.seed}: {error}")
 
 
 def _on_cpu(result: StepResult) -> StepResult:

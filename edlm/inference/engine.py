@@ -17,7 +17,7 @@ from edlm.inference.cost_model import PASS, NetworkPasses
 from edlm.inference.future import Future, TextFuture
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.queue_admission import LEAST_RETRY_SECONDS, full, rejection
-from edlm.inference.request import BrokenRow, Cancelled, EngineFailed, Expired, Full, Limits, OutOfMemory, Request
+from edlm.inference.request import Cancelled, EngineFailed, Expired, Full, Limits, NonFiniteText, OutOfMemory, Request
 from edlm.inference.scheduler import Entry, FairShare, ScheduledTask, ScheduledText, estimated_wait, select_running
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.statistics import EngineStatistics, Statistics
@@ -302,20 +302,20 @@ class InferenceEngine:
         except StopIteration as end:
             self._end(entry, end.value)
         except (ValueError, FloatingPointError) as error:
-            self._end(entry, BrokenRow(str(error)) if isinstance(error, FloatingPointError) else error)
+            self._end(entry, NonFiniteText(str(error)) if isinstance(error, FloatingPointError) else error)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             self._end(entry, OutOfMemory("this work does not fit the memory"))
 
-    def _apply(self, entry: ScheduledText, result: StepResult | OutOfMemory | BrokenRow, row: int) -> None:
+    def _apply(self, entry: ScheduledText, result: StepResult | OutOfMemory | NonFiniteText, row: int) -> None:
         """Apply the result of a step to its text, and notify the watchers."""
-        if isinstance(result, OutOfMemory | BrokenRow):
+        if isinstance(result, OutOfMemory | NonFiniteText):
             return self._end(entry, result)
         before = entry.sequence.progress.masked
         try:
             entry.sequence.apply(result, row)
-        except BrokenRow as error:
+        except NonFiniteText as error:
             return self._end(entry, error)
         with self._changed:
             self._statistics.rows += 1

@@ -103,8 +103,8 @@ class TextGenerator(ModelComponents):
 
         A text is a function of the prompt, the settings and its own seed. Beyond one canvas it continues block by
         block: generated tokens are kept, and half a canvas of them is the context of the next block (`context_tokens`).
-        Raise ValueError if the model cannot do what is asked, and BrokenRow, naming the seed, if logits or energies of
-        a text are not numbers.
+        Raise ValueError if the model cannot do what is asked, and NonFiniteText, naming the seed, if logits or energies
+        of a text are not numbers.
         """
         return self._texts([Request(tuple(prompt), max_tokens, seed, sampler, energy) for seed in seeds])
 

@@ -12,7 +12,7 @@ ROWS = 16  # texts per pass of the denoiser
 def run_sequences(sequences: Sequence[RunningSequence], rows: int = ROWS) -> Iterator[None]:
     """Take all steps of the sequences, at most `rows` of them in one pass, and yield after every pass.
 
-    Raise the error of the first sequence that fails: BrokenRow, or OutOfMemory.
+    Raise the error of the first sequence that fails: NonFiniteText, or OutOfMemory.
     """
     executor = BatchExecutor(rows, step_seconds=math.inf)
     while running := [sequence for sequence in sequences if not sequence.finished][:rows]:

@@ -68,7 +68,7 @@ class Expired(Exception):
     """Deadline passed before the request finished."""
 
 
-class BrokenRow(FloatingPointError):
+class NonFiniteText(FloatingPointError):
     """Logits or energies of one text that are not numbers or leave no candidate; other texts are unaffected."""
 
 
@@ -85,7 +85,7 @@ def reason_of(error: BaseException) -> str:
     reasons: Sequence[tuple[type[BaseException], str]] = (
         (Cancelled, "cancelled"),
         (Expired, "expired"),
-        (BrokenRow, "broken"),
+        (NonFiniteText, "broken"),
         (OutOfMemory, "out of memory"),
     )
     return next((reason for kind, reason in reasons if isinstance(error, kind)), "failed")

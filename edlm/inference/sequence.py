@@ -17,7 +17,7 @@ from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
 from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
 from edlm.inference.progress import NOT_YET, GenerationCost, Progress, Text, document_end
-from edlm.inference.request import BrokenRow, Request
+from edlm.inference.request import NonFiniteText, Request
 from edlm.inference.stop_strings import cut
 from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
@@ -100,11 +100,11 @@ class RunningSequence:
     def apply(self, result: StepResult, row: int) -> None:
         """Complete the next step with `row` of its result.
 
-        Raise BrokenRow, naming the seed, if its values are not numbers, or no candidate is possible.
+        Raise NonFiniteText, naming the seed, if its values are not numbers, or no candidate is possible.
         """
         step = self._remaining_steps.pop()
         if bool(result.broken[row]) or _impossible(result, row):
-            raise BrokenRow(
+            raise NonFiniteText(
                 f"logits or energies of the text of seed {self.request.seed} are not numbers, or leave no candidate"
             )
         self._canvas = result.xs[row]
@@ -247,7 +247,7 @@ def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> Step
         torch.tensor(index, device=device),
         torch.tensor([sequence.request.seed for sequence in sequences], device=device),
         torch.stack([sequence._unmask_step == i for sequence, i in steps]).to(device),
-        rest=canvases,
+        unselected_tokens=canvases,
     )
 
 

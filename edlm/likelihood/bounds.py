@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, Verifiable, proposal_of
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, VerifiesDrafts, proposal_of
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.unmasking_paths import trajectory
 from edlm.models.autoregressive import AbstractAutoregressiveModel
@@ -148,7 +148,7 @@ def _exact_nll(
     if not energy.whole_sequence:
         return normalised_nll(x0, xt, unmasked, t, context, log_p_of(denoiser, context, unmasked, x0), energy)
     truth = equations.carry_over(xt, x0, unmasked)
-    if not isinstance(energy, Verifiable):
+    if not isinstance(energy, VerifiesDrafts):
         raise ValueError(f"{type(energy).__name__} scores whole sequences and cannot give log p of a part of one")
     repeats = u.shape[1]
     truth, xt, unmasked, context = (v.repeat_interleave(repeats, 0) for v in (truth, xt, unmasked, context))

@@ -18,7 +18,7 @@ from edlm.config import Fraction, NonNegative, Positive, config
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
-from edlm.sampling.state import BrokenRows, StepResult, StepState, join
+from edlm.sampling.state import NonFiniteRows, StepResult, StepState, join
 from edlm.sampling.step import exact_step, plain_step, resample_step, speculative_step
 from edlm.sampling.unmasking import AtRandom, Remasking, UnmaskingConfig
 from edlm.schedule import AbstractSchedule
@@ -87,8 +87,8 @@ class Sampler:
     ) -> Int[Tensor, "b l"]:
         """Return the canvas with every masked position filled; each row depends on its own canvas and seed only.
 
-        Raise ValueError if the canvas holds an id that is neither a token nor the mask, and BrokenRows, once the other
-        rows are finished, if a row's logits or energies are not numbers.
+        Raise ValueError if the canvas holds an id that is neither a token nor the mask, and NonFiniteRows, once the
+        other rows are finished, if a row's logits or energies are not numbers.
         """
         return sample_by_plan([(self, Model(denoiser, energy, schedule))] * self.steps, xt, seeds, on_step)
 
@@ -111,11 +111,11 @@ class Sampler:
         state = self.choose_positions(xt, t, s, index, seeds, model, given)
         moves = state.moves
         if not moves.any():
-            return state.stayed(model.block)
+            return state.unchanged(model.block)
         moving = state.at(moves)
         context = read(model.denoiser, moving.xt, moving.t, self.needed(moving, model))
         result = run_to_end(self.advance(moving, context, model))
-        return result if moves.all() else join([(~moves, state.at(~moves).stayed(model.block)), (moves, result)])
+        return result if moves.all() else join([(~moves, state.at(~moves).unchanged(model.block)), (moves, result)])
 
     @torch.no_grad()
     def advance(
@@ -215,7 +215,7 @@ def sample_by_plan(
         if on_step is not None:
             on_step(result)
     if broken.any():
-        raise BrokenRows(torch.nonzero(broken)[:, 0].tolist(), xt)
+        raise NonFiniteRows(torch.nonzero(broken)[:, 0].tolist(), xt)
     return xt
 
 

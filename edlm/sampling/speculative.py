@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative
-from edlm.interfaces import AnyDenoiser, Verifiable
+from edlm.interfaces import AnyDenoiser, VerifiesDrafts
 from edlm.models.readout import chunks
 
 
@@ -39,9 +39,9 @@ def verify_draft(
     where: Bool[Tensor, "b l"],
     context: Tensor,
     denoiser: AnyDenoiser,
-    energy: Verifiable,
+    energy: VerifiesDrafts,
     u_keep: Float64[Tensor, "b l"],
-    u_again: Float64[Tensor, "b l"],
+    u_redraw: Float64[Tensor, "b l"],
 ) -> Cooperative[Verified]:
     """Draw x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities; pauses after every pass.
 
@@ -64,7 +64,7 @@ def verify_draft(
             updated[chunk] = _residual(
                 energy.distribution(features, chunk).to(torch.float64, copy=True).exp_(),
                 denoiser.log_p(context[rows], chunk).to(torch.float64, copy=True).exp_(),
-                u_again[rows][chunk],
+                u_redraw[rows][chunk],
             )
         changed = updated != x[rows]
         first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # from the left

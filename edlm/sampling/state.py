@@ -35,7 +35,7 @@ class StepResult:
     """Whether logits or energies of the sequence were not numbers; nothing is unmasked in such a sequence."""
 
 
-class BrokenRows(FloatingPointError):
+class NonFiniteRows(FloatingPointError):
     """Error for sequences whose logits or energies were not numbers; the other sequences are finished.
 
     `x` holds all sequences; those of `rows` still have masked positions.
@@ -58,7 +58,7 @@ class StepState:
     index: Int[Tensor, " b"]
     seeds: Int[Tensor, " b"]
     unmasked: Bool[Tensor, "b l"]
-    rest: Int[Tensor, "b l"]
+    unselected_tokens: Int[Tensor, "b l"]
     """Tokens at s of all other positions: the current ones, or the mask where a position is masked again."""
 
     @property
@@ -77,7 +77,7 @@ class StepState:
         """Number of positions of a canvas."""
         return self.xt.shape[1]
 
-    def stayed(self, block: int | None) -> StepResult:
+    def unchanged(self, block: int | None) -> StepResult:
         """Return the result for rows that unmask nothing and therefore need no denoiser call."""
         return self.advanced(self.xt, block, denoiser_calls=0)
 
@@ -105,7 +105,7 @@ class StepState:
         return StepResult(
             t=self.t,
             s=self.s,
-            xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.rest), x, unmasked),
+            xs=equations.carry_over(torch.where(broken[:, None], self.xt, self.unselected_tokens), x, unmasked),
             unmasked=unmasked,
             energies=None,
             picked=ones.new_zeros(b, groups),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative
-from edlm.interfaces import Model, NormalisedEnergy, Verifiable
+from edlm.interfaces import Model, NormalisedEnergy, VerifiesDrafts
 from edlm.rng import Purpose
 from edlm.sampling.candidates import draw_candidates, propose, score_candidates
 from edlm.sampling.speculative import verify_draft
@@ -81,14 +81,14 @@ def speculative_step(state: StepState, context: Tensor, model: Model) -> Coopera
     Raise ValueError unless the energy is normalised and can verify a draft.
     """
     energy, drawn = _normalised(model), _in_order(state, model)
-    if not isinstance(energy, Verifiable):
+    if not isinstance(energy, VerifiesDrafts):
         raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
-    u, u_keep, u_again = (
-        state.uniforms(purpose, 1, state.length) for purpose in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)
+    u, u_keep, u_redraw = (
+        state.uniforms(purpose, 1, state.length) for purpose in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.REDRAW)
     )
     draft, log_p = propose(model.denoiser, context, state.xt, drawn, u)
     verified = yield from verify_draft(
-        draft[:, 0], log_p[:, 0], state.xt, drawn, context, model.denoiser, energy, u_keep[:, 0], u_again[:, 0]
+        draft[:, 0], log_p[:, 0], state.xt, drawn, context, model.denoiser, energy, u_keep[:, 0], u_redraw[:, 0]
     )
     result = state.advanced(verified.x, energy.block, broken=_nan(log_p) | verified.broken)
     return replace(result, energy_calls=verified.passes, accepted=verified.accepted)

@@ -14,7 +14,7 @@ from edlm.energies.uniform import Uniform
 from edlm.evaluation.race_entropy import entropy_against_steps
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
-from edlm.sampling.state import BrokenRows, StepResult
+from edlm.sampling.state import NonFiniteRows, StepResult
 from edlm.schedule import Cosine, LogLinear
 from tests.enumeration import Step, chi_square, resampled, sampler_distribution
 from tests.networks import denoiser
@@ -268,7 +268,7 @@ def test_a_row_depends_on_its_own_canvas_and_seed_alone():
 def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler, end):
     published, mask = PublishedSampler(sampler=sampler, end=end), DENSE.mask
     canvas = torch.tensor([[0, mask, mask], [2, mask, mask], [1, mask, mask]])
-    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3 are not numbers") as raised:
+    with pytest.raises(NonFiniteRows, match=r"rows \[1\] of 3 are not numbers") as raised:
         published.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
     alone = published.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
     assert torch.equal(raised.value.x[[0, 2]], alone)

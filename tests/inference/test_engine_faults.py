@@ -9,7 +9,7 @@ import torch
 
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator
-from edlm.inference.request import BrokenRow, Cancelled, Expired, Limits, Request
+from edlm.inference.request import Cancelled, Expired, Limits, NonFiniteText, Request
 from edlm.sampling.sampler import LEAST_TEMPERATURE
 from tests.bundles import LENGTH
 from tests.engines import PATIENT, SECONDS, TableEnergy, alone, gated, new_request, recorded, watched
@@ -114,7 +114,7 @@ def test_a_text_whose_numbers_are_none_ends_alone(fresh, generator, candidates):
     with InferenceEngine(fresh, "1", PATIENT) as engine:
         for request, future in zip(some, engine.submit(some), strict=True):
             if request.known[0] == SAD:
-                with pytest.raises(BrokenRow, match="not numbers"):
+                with pytest.raises(NonFiniteText, match="not numbers"):
                     future.result(SECONDS)
             else:
                 assert future.result(SECONDS) == alone(generator, request)
@@ -132,7 +132,7 @@ def chosen(fresh: TextGenerator, energies, count: int, candidates: int = 4) -> l
             try:
                 future.result(SECONDS)
                 actual.append(future.progress().picked)
-            except BrokenRow as error:
+            except NonFiniteText as error:
                 actual.append(error)
         assert engine.alive
     return actual
@@ -164,12 +164,12 @@ def test_an_energy_that_is_no_finite_number_is_shown_as_none(fresh):
 
 @pytest.mark.parametrize("energy", [math.inf, -math.inf, math.nan])
 def test_where_no_candidate_can_be_or_one_is_beyond_measure_the_text_ends(fresh, energy):
-    assert all(isinstance(found, BrokenRow) for found in chosen(fresh, lambda b, k: torch.full((b, k), energy), 3))
+    assert all(isinstance(found, NonFiniteText) for found in chosen(fresh, lambda b, k: torch.full((b, k), energy), 3))
 
 
 def test_one_energy_beyond_measure_ends_the_text(fresh):
     energies = chosen(fresh, lambda b, k: torch.tensor([-math.inf, 0.0, 0.0, 0.0]).expand(b, k), 3)
-    assert all(isinstance(found, BrokenRow) for found in energies)
+    assert all(isinstance(found, NonFiniteText) for found in energies)
 
 
 def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(fresh, generator):
@@ -180,7 +180,7 @@ def test_a_text_whose_arithmetic_fails_ends_alone_in_any_batch(fresh, generator)
     requests = [new_request((first,), 6, 1) for first in (1, SAD, 3)]
     with InferenceEngine(watched(fresh, before=fail), "1", PATIENT) as engine:
         before, sad, other = engine.submit(requests)
-        with pytest.raises(BrokenRow, match="not a number"):
+        with pytest.raises(NonFiniteText, match="not a number"):
             sad.result(SECONDS)
         for future, asked in ((before, requests[0]), (other, requests[2])):
             assert future.result(SECONDS) == alone(generator, asked)

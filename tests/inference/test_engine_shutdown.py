@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edlm.inference.engine import InferenceEngine
-from edlm.inference.request import BrokenRow, EngineFailed, Full, Limits
+from edlm.inference.request import EngineFailed, Full, Limits, NonFiniteText
 from edlm.sampling.sampler import Sampler
 from tests.engines import PATIENT, SECONDS, alone, gated, new_request, watched
 
@@ -141,6 +141,6 @@ def test_an_error_of_other_work_is_its_own(fresh, generator):
         first, second = (engine.run(1.0, work(), "a", deadline) for work in (wrong, numberless))
         with pytest.raises(ValueError, match="no such thing"):
             first.result(SECONDS)
-        with pytest.raises(BrokenRow):
+        with pytest.raises(NonFiniteText):
             second.result(SECONDS)
         assert engine.submit([new_request()])[0].result(SECONDS) == alone(generator, new_request())

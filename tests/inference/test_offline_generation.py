@@ -9,7 +9,7 @@ from edlm.data.tokenizer_kinds import Bytes
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.offline_generation import run_sequences
 from edlm.inference.progress import document_end
-from edlm.inference.request import BrokenRow, OutOfMemory, Request
+from edlm.inference.request import NonFiniteText, OutOfMemory, Request
 from edlm.inference.sequence import RunningSequence
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
@@ -73,5 +73,5 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(generator):
 def test_a_broken_text_ends_the_run(generator):
     for parameter in generator.denoiser.network.parameters():
         torch.nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(BrokenRow, match="seed 0 are not numbers"):
+    with pytest.raises(NonFiniteText, match="seed 0 are not numbers"):
         list(run_sequences([RunningSequence(REQUEST, generator)]))

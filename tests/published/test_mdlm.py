@@ -7,7 +7,7 @@ import torch
 
 from edlm.checkpoints.model_folder import load_into
 from edlm.data.batches import Rows
-from edlm.interfaces import ReadsSome
+from edlm.interfaces import ReadsSelected
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.transformer import TransformerConfig
 from edlm.published.layout import heads_of, our_weights, sizes_of
@@ -113,7 +113,7 @@ def test_random_autoregressive_weights_score_every_token_and_the_first_after_bos
 @pytest.mark.parametrize("time_conditioning", [False, True])
 def test_features_at_some_positions_are_those_of_the_whole_pass(time_conditioning):
     net, (xt, t, _, masked) = opened(published("denoiser"), time_conditioning), noisy(time_conditioning)
-    assert isinstance(net, ReadsSome)
+    assert isinstance(net, ReadsSelected)
     where = masked & (torch.arange(9) % 2 == 0)
     torch.testing.assert_close(net.read_at(xt, t, where)[where], net.read(xt, t)[where], atol=TOLERANCE, rtol=TOLERANCE)
 

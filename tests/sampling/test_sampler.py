@@ -13,7 +13,7 @@ from edlm.energies.whole_sequence import CarryOverEnergy
 from edlm.interfaces import Model
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import LEAST_TEMPERATURE, Sampler
-from edlm.sampling.state import BrokenRows
+from edlm.sampling.state import NonFiniteRows
 from edlm.sampling.unmasking import AtRandom, Remasking
 from edlm.schedule import Cosine
 from tests.worlds import Conditional, EnumeratedAutoregressive, Marginals, OnProposal, Residual, world
@@ -142,7 +142,7 @@ def test_an_exact_step_draws_by_the_same_numbers_and_a_verified_one_by_two_more(
     new, context = unmasked_of(*rows), READER.read(xt, t)
     last = torch.where(new, torch.arange(L), -1).max(dim=1, keepdim=True).values
     filled = ((xt == M) & (torch.arange(L) <= last)) if energy.whole_sequence else new
-    u = {p: uniforms(seeds, index, 0, p, (1, L))[:, 0] for p in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)}
+    u = {p: uniforms(seeds, index, 0, p, (1, L))[:, 0] for p in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.REDRAW)}
     exact = run_to_end(energy.draw(xt, filled, context, u[Purpose.CANDIDATE]))[0]
     result = Sampler(steps=9, candidates=0).step(xt, t, s, index, seeds, Model(READER, energy, Cosine()))
     assert torch.equal(result.xs, torch.where(new, exact, xt))
@@ -159,7 +159,7 @@ def test_an_exact_step_draws_by_the_same_numbers_and_a_verified_one_by_two_more(
         p = context[:, at].exp()
         keep = u[Purpose.KEEP][:, at] < (p_c / p).gather(1, draft[:, at, None])[:, 0]
         left = (p_c - p).clamp(min=0).cumsum(dim=1)
-        again = (u[Purpose.AGAIN][:, at, None] * left[:, -1:] >= left).sum(dim=1).clamp(max=V - 1)
+        again = (u[Purpose.REDRAW][:, at, None] * left[:, -1:] >= left).sum(dim=1).clamp(max=V - 1)
         x[:, at] = torch.where(filled[:, at], torch.where(keep, draft[:, at], again), x[:, at])
         kept += filled[:, at] & keep
     assert torch.equal(verified.xs, torch.where(new, x, xt))
@@ -256,7 +256,7 @@ def test_a_row_that_was_broken_at_any_step_is_named_even_if_later_steps_fill_it(
     canvas = DENSE.canvas(3)
     canvas[:, 0] = torch.tensor([0, 2, 1])
     sampler, energy = Sampler(steps=2, candidates=3, grid=(0.0, 0.2, 1.0)), AtFirst(DENSE, whole_sequence=False)
-    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
+    with pytest.raises(NonFiniteRows, match=r"rows \[1\] of 3") as raised:
         sampler.sample(canvas, READER, energy, Cosine(), torch.arange(3))
     assert not bool((raised.value.x == M).any())
 

@@ -10,7 +10,7 @@ import torch
 from edlm.energies.whole_sequence import AutoregressiveEnergy, CarryOverEnergy
 from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
-from edlm.sampling.state import BrokenRows, StepResult
+from edlm.sampling.state import NonFiniteRows, StepResult
 from edlm.schedule import Cosine, LogLinear
 from tests.enumeration import Step, chi_square, sampler_distribution, step_distribution
 from tests.worlds import Conditional, Constant, EnumeratedAutoregressive, Marginals, OnProposal, Residual, World, world
@@ -270,7 +270,7 @@ class BrokenConditional(Conditional):
 )
 def test_a_row_whose_numbers_are_none_is_named_and_the_others_are_as_they_would_be_alone(reader, energy, sampler):
     canvas = torch.tensor([[0, M, M], [2, M, M], [1, M, M]])
-    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3 are not numbers") as raised:
+    with pytest.raises(NonFiniteRows, match=r"rows \[1\] of 3 are not numbers") as raised:
         sampler.sample(canvas, reader, energy, LogLinear(), torch.arange(3))
     alone = sampler.sample(canvas[[0, 2]], reader, energy, LogLinear(), torch.tensor([0, 2]))
     assert torch.equal(raised.value.x[[0, 2]], alone)

@@ -6,7 +6,7 @@ import torch
 from edlm.cooperative_work import run_to_end
 from edlm.energies.conditional import ConditionalEnergy
 from edlm.energies.whole_sequence import CarryOverEnergy
-from edlm.interfaces import Model, Verifiable
+from edlm.interfaces import Model, VerifiesDrafts
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose
 from edlm.sampling.sampler import Sampler
@@ -36,15 +36,15 @@ def situation(energy, rows: int, seed: int = 0):
     xt, where = XT.repeat(rows, 1), new(energy).repeat(rows, 1)
     context = READER.read(xt, torch.full((rows,), 0.7))
     keys = torch.arange(rows) + seed
-    u = [uniforms(keys, 1, 0, purpose, (5,)) for purpose in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.AGAIN)]
+    u = [uniforms(keys, 1, 0, purpose, (5,)) for purpose in (Purpose.CANDIDATE, Purpose.KEEP, Purpose.REDRAW)]
     draft, log_p = propose(READER, context, xt, where, u[0][:, None])
     return xt, draft[:, 0], log_p[:, 0], context, *u[1:]
 
 
 def verified(energy, rows: int, seed: int = 0):
-    xt, draft, log_p, context, u_keep, u_again = situation(energy, rows, seed)
+    xt, draft, log_p, context, u_keep, u_redraw = situation(energy, rows, seed)
     where = new(energy).repeat(rows, 1)
-    return run_to_end(verify_draft(draft, log_p, xt, where, context, READER, energy, u_keep, u_again))
+    return run_to_end(verify_draft(draft, log_p, xt, where, context, READER, energy, u_keep, u_redraw))
 
 
 def drawn(energy, rows: int) -> torch.Tensor:
@@ -94,7 +94,7 @@ def test_what_is_kept_follows_the_conditional_distribution(energy, how):
 @torch.no_grad()
 def test_passes_over_the_whole_draft_end_where_going_from_left_to_right_does(energy):
     rows, where = 200, new(energy)
-    actual, (xt, draft, _, context, u_keep, u_again) = verified(energy, rows), situation(energy, rows)
+    actual, (xt, draft, _, context, u_keep, u_redraw) = verified(energy, rows), situation(energy, rows)
     x, kept = draft.clone(), torch.zeros(rows, dtype=torch.long)
     for position in torch.nonzero(where)[:, 0].tolist():
         at = (torch.arange(5) == position).expand(rows, -1)
@@ -102,7 +102,7 @@ def test_passes_over_the_whole_draft_end_where_going_from_left_to_right_does(ene
         p_theta = READER.log_p(context, at).double().exp()
         keeps = u_keep[:, position] < (p_c / p_theta).gather(1, draft[:, position, None])[:, 0]
         residual = (p_c - p_theta).clamp(min=0).cumsum(dim=1)
-        again = (residual < u_again[:, position, None] * residual[:, -1:]).sum(dim=1).clamp(max=V - 1)
+        again = (residual < u_redraw[:, position, None] * residual[:, -1:]).sum(dim=1).clamp(max=V - 1)
         x[:, position] = torch.where(keeps, draft[:, position], again)
         kept += keeps
     assert torch.equal(actual.x, x)
@@ -194,7 +194,7 @@ class Torn(Marginals):
 def test_a_row_whose_head_shows_no_number_is_broken_and_the_others_are_not():
     of = world("dense")
     energy = Torn(of)
-    assert isinstance(energy, Verifiable)
+    assert isinstance(energy, VerifiesDrafts)
     canvas = torch.tensor([[0, 3, 3], [2, 3, 3], [1, 3, 3]])
     t = torch.ones(3, dtype=torch.float64)
     result = Sampler(steps=1, candidates=0, speculative=True).step(

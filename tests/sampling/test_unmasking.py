@@ -14,7 +14,7 @@ from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
-from edlm.sampling.state import BrokenRows
+from edlm.sampling.state import NonFiniteRows
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
 from tests.enumeration import Step, chi_square, path_bound, sampler_distribution, step_distribution, subsets
@@ -202,7 +202,7 @@ def test_in_one_step_every_way_of_unmasking_is_the_same(unmasking):
 @pytest.mark.parametrize("unmasking", [CERTAIN, FIXED, Remasking(share=1.0)])
 def test_a_row_whose_numbers_are_none_stays_as_it_is_and_the_others_are_finished(unmasking):
     m = DENSE.mask
-    with pytest.raises(BrokenRows, match=r"rows \[1\] of 3") as raised:
+    with pytest.raises(NonFiniteRows, match=r"rows \[1\] of 3") as raised:
         Sampler(steps=5, unmasking=unmasking).sample(
             torch.tensor([[0, m, m], [2, m, m], [1, m, m]]), BrokenReader(DENSE), None, LogLinear(), torch.arange(3)
         )

@@ -7,7 +7,7 @@ from itertools import product
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
 from edlm.energies.kinds import EnergyConfig
-from edlm.interfaces import AnyEnergy, Verifiable
+from edlm.interfaces import AnyEnergy, VerifiesDrafts
 from edlm.planning.compute_budget import StepChoice
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.storage import local_copy
@@ -98,7 +98,7 @@ def candidates_of(energy: AnyEnergy, settings: Evaluate, candidates: Iterable[in
 
 def exact_samplers(energy: AnyEnergy, settings: Evaluate, sampler: Sampler) -> list[Sampler]:
     """Return the sampler and, if it samples exactly, its speculative variant where requested and supported."""
-    verifies = settings.speculative and sampler.candidates == EXACT and isinstance(energy, Verifiable)
+    verifies = settings.speculative and sampler.candidates == EXACT and isinstance(energy, VerifiesDrafts)
     return [sampler, replace(sampler, speculative=True)] if verifies else [sampler]
 
 
