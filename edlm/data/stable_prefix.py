@@ -29,7 +29,7 @@ class Growth:
     fused: bool = False
     """Whether the steps so far have joined the pieces into one text."""
 
-    def certain(self, text: str) -> str:
+    def stable_prefix(self, text: str) -> str:
         """Return the stable prefix of `text`, from which a final run of byte pieces is already removed."""
         text = text[: max(0, len(text) - self.letters)]
         return text[:-1] if self.partial and text.endswith(REPLACEMENT) else text

@@ -106,12 +106,12 @@ class Tokenizer:
             raise ValueError(f"id {invalid[0]} is no token: the vocabulary has the ids 0 to {self.size - 1}")
         return self._rust.decode(checked, skip_special_tokens=False)
 
-    def certain(self, ids: Sequence[int]) -> str:
+    def stable_prefix(self, ids: Sequence[int]) -> str:
         """Return the prefix of the text of `ids` that is stable whatever ids follow."""
         end = len(ids)
         while self._growth.byte_runs and end and self._is_byte(ids[end - 1]):
             end -= 1
-        return self._growth.certain(self.decode(ids[:end]))
+        return self._growth.stable_prefix(self.decode(ids[:end]))
 
     def ids(self) -> dict[str, int]:
         """Return the id of each token, by its text in the file; ids without a token are not among them."""

@@ -23,26 +23,26 @@ class CompletionDecoder:
         """Return the text that all `tokens` add, when no token follows them."""
         return self._split(self._decode(tokens))[1]
 
-    def certain(self, tokens: Sequence[int]) -> str:
+    def stable_prefix(self, tokens: Sequence[int]) -> str:
         """Return the prefix of the added text that no later token can change."""
-        return self._split(self._certain(tokens))[1]
+        return self._split(self._stable_prefix(tokens))[1]
 
     def echoed(self, tokens: Sequence[int], text: str) -> str:
         """Return `text`, the text that `tokens` add or a prefix of it, preceded by the shared text."""
         return self._split(self._decode(tokens))[0] + text
 
-    def certain_parts(self, tokens: Sequence[int]) -> tuple[str, str]:
+    def stable_parts(self, tokens: Sequence[int]) -> tuple[str, str]:
         """Return the certain prefix of the joint text, split into the shared and the added text."""
-        return self._split(self._certain(tokens))
+        return self._split(self._stable_prefix(tokens))
 
     def count(self, text: str, tokens: Sequence[int]) -> int:
         """Return the number of tokens that it takes to add `text`, a prefix of what all of them add."""
         # Certain texts grow, so bisection applies; for a decoder that shortens a text (" ." to "."), the number may be
         # off by the tokens concerned. A text that is present but not certain began where the certain text last grew.
         full = len(text)
-        grown = bisect_left(range(len(tokens)), full, key=lambda count: len(self.certain(tokens[:count])))
-        least = len(self.certain(tokens[: grown - 1])) if grown else 0
-        first = bisect_left(range(grown), least, key=lambda count: len(self.certain(tokens[:count])))
+        grown = bisect_left(range(len(tokens)), full, key=lambda count: len(self.stable_prefix(tokens[:count])))
+        least = len(self.stable_prefix(tokens[: grown - 1])) if grown else 0
+        first = bisect_left(range(grown), least, key=lambda count: len(self.stable_prefix(tokens[:count])))
         return next(
             (count for count in range(first, grown) if self.whole(tokens[:count]).startswith(text)),
             grown,
@@ -55,8 +55,8 @@ class CompletionDecoder:
     def _decode(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode([*self._before, *tokens])
 
-    def _certain(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.certain([*self._before, *tokens])
+    def _stable_prefix(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.stable_prefix([*self._before, *tokens])
 
     def _split(self, text: str) -> tuple[str, str]:
         """Return `text` split at the end of the prefix that it shares with the text of the preceding tokens."""

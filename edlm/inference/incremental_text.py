@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from edlm.inference.completion_decoding import CompletionDecoder
-from edlm.inference.stop_strings import cut, settled
+from edlm.inference.stop_strings import cut, stop_free_length
 
 
 class IncrementalText:
     """Incremental text of a sequence unmasked in any order, up to its first masked position.
 
     An unmasked token never changes, so characters that were returned stay valid. Characters that may still change
-    (`CompletionDecoder.certain`) and a suffix that may be the start of a stop string are held back.
+    (`CompletionDecoder.stable_prefix`) and a suffix that may be the start of a stop string are held back.
     """
 
     def __init__(self, text: CompletionDecoder, ends: Sequence[int | None], stops: Sequence[str], echo: bool) -> None:
@@ -24,9 +24,9 @@ class IncrementalText:
         if count == self._count:
             return ""
         self._count = count
-        shared, text = self._text.certain_parts(tokens[:count])
+        shared, text = self._text.stable_parts(tokens[:count])
         end = cut(text, self._stops)
-        text = text[: settled(text, self._stops) if end is None else end]
+        text = text[: stop_free_length(text, self._stops) if end is None else end]
         certain = shared + text if self._echo else text
         # A decoder that shortens the text ("a ." to "a.") may make less of it certain than before.
         return "" if self._emitted.startswith(certain) else self._new_part(certain)

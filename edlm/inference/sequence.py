@@ -196,7 +196,7 @@ class RunningSequence:
 
     def _look_for_stops(self, committed: int) -> None:
         tokens = self._tokens[:committed]
-        text = self._decoder.whole(tokens) if self.finished else self._decoder.certain(tokens)
+        text = self._decoder.whole(tokens) if self.finished else self._decoder.stable_prefix(tokens)
         length = cut(text, self.request.stop)
         if length is not None:
             self._cut, self._stopped = text[:length], True

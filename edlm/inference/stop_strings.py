@@ -13,7 +13,7 @@ def cut(text: str, stops: Sequence[str]) -> int | None:
     return min(matches)[1] if matches else None
 
 
-def settled(text: str, stops: Sequence[str]) -> int:
+def stop_free_length(text: str, stops: Sequence[str]) -> int:
     """Return the number of characters of a growing text before anything that may become a stop string."""
     reach = max((len(stop) for stop in stops), default=1) - 1
     for start in range(max(0, len(text) - reach), len(text)):

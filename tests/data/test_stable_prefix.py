@@ -15,7 +15,7 @@ from tests.vocabularies import KINDS, UNSTREAMABLE, llama, made
 def test_texts_of_the_usual_decoders_grow_with_their_tokens(name):
     tokenizer = made(name)
     ids = tokenizer.encode("cat").tolist() * 10
-    assert 0 < len(tokenizer.certain(ids)) <= len(tokenizer.decode(ids))
+    assert 0 < len(tokenizer.stable_prefix(ids)) <= len(tokenizer.decode(ids))
 
 
 REFUSED = [  # name, reason, way out
@@ -35,10 +35,10 @@ def test_a_decoder_whose_texts_cannot_be_streamed_is_refused_with_the_way_out(na
 
 
 def test_no_more_is_kept_back_than_may_change():
-    assert Growth().certain("a\ufffd") == "a\ufffd"
-    assert Growth(partial=True).certain("a\ufffd\ufffd") == "a\ufffd"
-    assert Growth(partial=True).certain("ab") == "ab"
-    assert [Growth(letters=2).certain(text) for text in ("", "a", "abc")] == ["", "", "a"]
+    assert Growth().stable_prefix("a\ufffd") == "a\ufffd"
+    assert Growth(partial=True).stable_prefix("a\ufffd\ufffd") == "a\ufffd"
+    assert Growth(partial=True).stable_prefix("ab") == "ab"
+    assert [Growth(letters=2).stable_prefix(text) for text in ("", "a", "abc")] == ["", "", "a"]
 
 
 def test_every_unstreamable_kind_is_looked_at():
@@ -54,4 +54,4 @@ def test_a_nested_sequence_is_read_as_its_steps():
     rust = tokenizers.Tokenizer(models.BPE(vocab={"<0xC3>": 0, "<0xA9>": 1, "é": 2, " ": 3}, merges=[]))
     rust.decoder = decoders.Sequence([decoders.Sequence([decoders.ByteFallback()]), decoders.Fuse()])
     tokenizer = Tokenizer(json.dumps(json.loads(rust.to_str())))
-    assert [tokenizer.certain(ids) for ids in ([0], [0, 1], [0, 1, 2])] == ["", "", "éé"]
+    assert [tokenizer.stable_prefix(ids) for ids in ([0], [0, 1], [0, 1, 2])] == ["", "", "éé"]

@@ -48,10 +48,10 @@ def test_what_is_certain_stands_whatever_tokens_follow(row, data):
     here = data.draw(st.integers(split, len(tokens)))
     other = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=4))
     decoder = CompletionDecoder(tokenizer, tokens[:split])
-    certain = decoder.certain(tokens[split:here])
+    certain = decoder.stable_prefix(tokens[split:here])
     for following in (tokens[here:], other, [*tokens[here:], *other]):
         assert decoder.whole([*tokens[split:here], *following]).startswith(certain)
-        assert decoder.certain([*tokens[split:here], *following]).startswith(certain)
+        assert decoder.stable_prefix([*tokens[split:here], *following]).startswith(certain)
 
 
 @settings(deadline=None, max_examples=300)
@@ -88,7 +88,7 @@ def test_a_completion_keeps_the_space_before_its_first_word(name):
 def pieces(tokenizer: Tokenizer, before: list[int], tokens: list[int]) -> list[str]:
     """What each token makes certain, and what its end does."""
     decoder = CompletionDecoder(tokenizer, before)
-    texts = [decoder.certain(tokens[:count]) for count in range(len(tokens) + 1)] + [decoder.whole(tokens)]
+    texts = [decoder.stable_prefix(tokens[:count]) for count in range(len(tokens) + 1)] + [decoder.whole(tokens)]
     return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
 
 
@@ -115,13 +115,13 @@ def test_a_clean_up_that_lengthens_what_may_change_keeps_back_all_of_it():
     tokenizer = made("full-stops")
     ids = [tokenizer._rust.token_to_id(word) for word in ("a", " ", ".")]
     assert [tokenizer.decode(ids[:count]) for count in (2, 3)] == ["a---", "a."]
-    assert "a.".startswith(tokenizer.certain(ids[:2]))
+    assert "a.".startswith(tokenizer.stable_prefix(ids[:2]))
 
 
 def test_a_prompt_that_ends_in_half_a_letter_leaves_the_letter_to_the_completion():
     tokenizer, (first, *rest) = made("bytes"), list("é!".encode())
     decoder = CompletionDecoder(tokenizer, [97, first])
-    assert [decoder.certain(rest[:count]) for count in range(3)] == ["", "é", "é!"]
+    assert [decoder.stable_prefix(rest[:count]) for count in range(3)] == ["", "é", "é!"]
     assert decoder.echoed(rest, "é!") == "aé!"
     assert decoder.whole([]) == ""
     assert decoder.whole([33]) == "!"  # the half letter was U+FFFD in the prompt, too

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edlm.inference.stop_strings import cut, settled
+from edlm.inference.stop_strings import cut, stop_free_length
 
 texts = st.text("ab", max_size=12)
 stops = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
@@ -24,7 +24,7 @@ def test_what_is_settled_is_never_taken_back_and_nothing_more_is_held_back(text,
     for length in range(len(text) + 1):
         if cut(text[:length], stops) is not None:
             break
-        sure = settled(text[:length], stops)
+        sure = stop_free_length(text[:length], stops)
         assert sure <= (len(text) if end is None else end)
         held = text[sure:length]
         assert held == "" or any(stop.startswith(held) for stop in stops)
