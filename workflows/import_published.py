@@ -23,9 +23,9 @@ from edlm.config import ConfigurationError
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
+from edlm.published.checkpoint import Checkpoint, open_checkpoint
 from edlm.published.layout import Sizes, heads_of, our_weights, sizes_of
 from edlm.published.mdlm import MDLMDenoiserConfig
-from edlm.published.source import Checkpoint, open_checkpoint
 from edlm.schedule import LogLinear
 from edlm.storage import committed, local_copy, publish
 
