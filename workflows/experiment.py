@@ -10,6 +10,7 @@ from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, Pos
 from edlm.data.preparation import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
+from edlm.huggingface.denoiser import HuggingFaceDenoiserSource
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import TransformerDenoiserConfig
@@ -300,6 +301,12 @@ class Experiment:
             raise ConfigurationError(
                 "pretrain: missing, and the denoiser has no weights without it; add the section, name a model's folder "
                 "in given.denoiser, or a network that others trained in denoiser (kind: huggingface)"
+            )
+        causal = self.denoiser.causal if isinstance(self.denoiser, HuggingFaceDenoiserSource) else None
+        if self.pretrain is None and self.given.denoiser is None and causal is not None and causal.new_mask:
+            raise ConfigurationError(
+                "pretrain: missing, and the denoiser's mask is new (denoiser.causal.new_mask), so that the network has "
+                "not learnt to fill masks; add the section, or name a network's own mask in denoiser.causal.mask_token"
             )
         networks = (self.denoiser, self.autoregressive)
         foreign = [network for network in networks if isinstance(network, HuggingFaceSource)]

@@ -79,6 +79,9 @@ def sources(tmp_path_factory):
     save_network(folder / "bert", transformers.BertForMaskedLM(bert))
     gpt2 = transformers.GPT2Config(vocab_size=V, n_positions=L, n_embd=16, n_layer=1, n_head=2)
     save_network(folder / "gpt2", transformers.GPT2LMHeadModel(gpt2), **ROLES, bos_token="[CLS]")
+    wider = transformers.GPT2Config(vocab_size=V, n_positions=L + 2, n_embd=16, n_layer=1, n_head=2)
+    maskless = {role: token for role, token in ROLES.items() if role != "mask_token"}
+    save_network(folder / "maskless-gpt2", transformers.GPT2LMHeadModel(wider), **maskless)
     return folder
 
 
@@ -154,6 +157,33 @@ def test_training_further_starts_from_the_imported_weights_and_lowers_the_bound(
     trained.load_state_dict(weights)
     untrained, after = (nelbo(_rows(data, 64), network, opened.schedule, 0, 4) for network in (opened.network, trained))
     assert after.mean + 3 * (after.standard_error + untrained.standard_error) < untrained.mean
+
+
+def test_a_causal_network_becomes_a_denoiser_by_training_that_starts_from_its_weights(tmp_path, sources):
+    """`[CLS]` stands before every text, whose first word its output predicts; the mask is new."""
+    causal = {"shift": 1, "new_mask": True}
+    denoiser = {"kind": "huggingface", "folder": str(sources / "maskless-gpt2"), "causal": causal}
+    session = session_of(tmp_path, sources, denoiser=denoiser, pretrain={"steps": 150, "batch": 32})
+    imported, data = imported_denoiser(session), local_copy(prepare(session))
+    opened, objective = open_denoiser(local_copy(imported)), objective_at(imported, session)
+    assert opened.network.config.prefix == (WORDS.index("[CLS]"),)
+    before = opened.network.state_dict()
+    original = transformers.GPT2LMHeadModel.from_pretrained(sources / "maskless-gpt2").state_dict()
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert (before[f"model.{name}"] == original[name]).all()
+    weights = quiet(objective, data, Training(steps=150, batch=32, learning_rate=1e-2))
+    trained = denoiser_config(local_copy(imported)).build(V).eval()
+    trained.load_state_dict(weights)
+    untrained, after = (nelbo(_rows(data, 64), network, opened.schedule, 0, 4) for network in (opened.network, trained))
+    assert after.mean + 3 * (after.standard_error + untrained.standard_error) < untrained.mean
+
+
+def test_a_new_mask_needs_training(sources):
+    causal = {"shift": 1, "new_mask": True}
+    denoiser = {"kind": "huggingface", "folder": str(sources / "maskless-gpt2"), "causal": causal}
+    with pytest.raises(ConfigurationError, match="pretrain: missing, and the denoiser's mask is new"):
+        parse(Experiment, settings_of(sources, denoiser=denoiser))
+    assert parse(Experiment, settings_of(sources, denoiser=denoiser, given={"denoiser": "there"}))
 
 
 def test_the_causal_network_is_trained_further_from_the_imported_weights(session):
