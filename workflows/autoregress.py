@@ -77,7 +77,7 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
         if start is not None:
             require_same(start, "autoregressive", plain(network), prepared)
         vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
-        build = functools.partial(next_token, network, vocabulary, seed, start, separator)
+        build = functools.partial(next_token, network, vocabulary, seed, start, separator, training.lora)
 
         def write(weights, folder):
             save_autoregressive(folder, weights, network, length, prepared / TOKENIZER, {"experiment": experiment.name})

@@ -60,6 +60,8 @@ class Finetune:
             raise ConfigurationError(f"{named} needs a `training` section")
         if not energy.trained and self.training is not None:
             raise ConfigurationError(f"{named} has no weights of its own to train; remove its `training` section")
+        if self.training is not None and self.training.lora is not None:
+            raise ConfigurationError(f"{named}: training.lora is for networks of kind huggingface; remove it")
 
 
 @config
@@ -317,7 +319,14 @@ class Experiment:
         trainings = {"pretrain": self.denoiser, "autoregress": self.autoregressive, "judge": self.autoregressive}
         for section, network in trainings.items():
             training: Training | None = getattr(self, section)
-            if training is not None and training.init_from is not None and isinstance(network, HuggingFaceSource):
+            if training is None:
+                continue
+            if training.lora is not None and not isinstance(network, HuggingFaceSource):
+                raise ConfigurationError(
+                    f"{section}.lora: adapters are added to networks of kind huggingface, and this one is of kind "
+                    f"{network.kind}; remove lora to train all of its weights"
+                )
+            if training.init_from is not None and isinstance(network, HuggingFaceSource):
                 raise ConfigurationError(
                     f"{section}.init_from: {training.init_from}, and the network of kind huggingface starts from its "
                     "own weights; remove one of the two (init_from takes the kind that the model's card says)"

@@ -54,7 +54,7 @@ def pretrain(session: Session) -> str:
         if start is not None:
             require_same(start, "denoiser", plain(network), prepared, plain(schedule))
         vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
-        build = functools.partial(denoising, network, vocabulary, schedule, seed, start, separator)
+        build = functools.partial(denoising, network, vocabulary, schedule, seed, start, separator, training.lora)
 
         def write(weights, folder):
             save_denoiser(

@@ -30,7 +30,7 @@ from edlm.storage import committed, join, local_copy, publish, read_text, write_
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
-from edlm.training.progress import ProgressLines
+from edlm.training.progress import ProgressLines, parameter_counts, say_counts
 from edlm.training.resume_compatibility import keeps_final_state
 from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
@@ -85,7 +85,9 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
 
 
 def training_facts(workspace: str) -> dict[str, pydantic.JsonValue]:
-    """Return facts about a finished training: the steps taken, and the lowest validation loss if there is one."""
+    """Return facts about a finished training: the steps taken, the lowest validation loss if there is one, and how many
+    parameters train if not all do.
+    """
     marker = committed(join(workspace, RESULT))
     assert marker is not None
     return marker.facts
@@ -118,7 +120,11 @@ def _worker(config: dict[str, Any]) -> None:
     """Run one worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
     task, cluster, say = config["task"], config["cluster"], config["say"]
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
-    engine = ZeroEngine(task.objective(), task.training, cluster.zero, get_device())
+    objective = task.objective()
+    counts = parameter_counts(objective.trained)  # now: ZeRO-3 leaves a worker its part of each parameter
+    engine = ZeroEngine(objective, task.training, cluster.zero, get_device())
+    if engine.rank == 0:
+        say_counts(task.name, counts, say)
     origin = _resume(engine, task, say)
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
@@ -149,7 +155,7 @@ def _worker(config: dict[str, Any]) -> None:
     if weights is not None:
         with tempfile.TemporaryDirectory(prefix="edlm-result-") as folder:
             save_file(weights, Path(folder) / WEIGHTS)
-            publish(Path(folder), join(task.workspace, RESULT), _facts(engine, task.training))
+            publish(Path(folder), join(task.workspace, RESULT), {**_facts(engine, task.training), **counts})
 
 
 def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edlm.config import ConfigurationError
+from edlm.huggingface.source import require_no_adapters
 from edlm.storage import File, digest_of, sha256
 
 NAMED = 8  # most wrong weights that an error lists
@@ -51,8 +52,8 @@ class CausalModel:
 def open_causal_model(name: str, revision: str | None, device: torch.device | str) -> CausalModel:
     """Open the model `name`, of the Hugging Face hub or a local folder, ready for inference.
 
-    Raise ConfigurationError if it is unavailable, stores no safetensors, needs remote code, has missing, unexpected or
-    mismatched weights, or lets a token see later ones.
+    Raise ConfigurationError if it is unavailable, stores no safetensors, holds adapters, needs remote code, has
+    missing, unexpected or mismatched weights, or lets a token see later ones.
     """
     try:
         import transformers  # type: ignore[import-not-found]  # takes seconds, and only these models need it
@@ -63,11 +64,14 @@ def open_causal_model(name: str, revision: str | None, device: torch.device | st
         ) from error
     origin: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
+        require_no_adapters(f"the model {name!r}", name, origin["revision"])
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
         result: Any = transformers.AutoModelForCausalLM.from_pretrained(
             name, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         model, loaded = result
+    except ConfigurationError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"the model {name!r} (revision {origin['revision']}) cannot be opened; it must be on the hub or in a local "

@@ -62,9 +62,9 @@ class HuggingFaceSource:
     def opened(self, auto_class: str) -> OpenedNetwork:
         """Open the network with one of the library's classes `AutoModelFor...`, ready for inference.
 
-        Raise ConfigurationError if the library is missing, no safetensors are there, code of its makers is needed, the
-        architecture is unknown or has no such head, or weights are missing, mismatched or not finite; StorageError if
-        the hub does not answer.
+        Raise ConfigurationError if the library is missing, no safetensors are there, adapters lie beside them, code of
+        its makers is needed, the architecture is unknown or has no such head, or weights are missing, mismatched or
+        not finite; StorageError if the hub does not answer.
         """
         transformers, origin = library(), {"revision": self.revision or "main", "trust_remote_code": False}
         if self.folder is None:
@@ -72,12 +72,15 @@ class HuggingFaceSource:
             _require_hub(self.name, origin["revision"])
         else:
             _require_folder(self.folder)
-        where = self.folder or self.name
+        where = str(self.folder or self.name)
         try:
+            require_no_adapters(self.named, where, origin["revision"])
             model, loaded = getattr(transformers, auto_class).from_pretrained(
                 where, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **origin)
+        except ConfigurationError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise ConfigurationError(
                 f"{self.named} cannot be opened as {auto_class}; it must be stored as safetensors with its tokenizer "
@@ -108,6 +111,18 @@ def _require_finite(named: str, model: Any) -> None:
     if broken:
         raise ConfigurationError(
             f"{named} has weights that are not finite: {', '.join(broken[:NAMED])}; restore a good copy"
+        )
+
+
+def require_no_adapters(named: str, where: str, revision: str) -> None:
+    """Raise ConfigurationError if adapters of peft lie in a folder or a repository, beside a network or instead of one.
+
+    The library would apply them, pickled ones too, and fetch the network that they name from wherever it is.
+    """
+    if library().utils.find_adapter_config_file(where, revision=revision) is not None:
+        raise ConfigurationError(
+            f"{named} holds adapters of peft (adapter_config.json), which change a network, perhaps another one; "
+            "merge them first (merge_and_unload of peft), and save the whole network"
         )
 
 

@@ -62,7 +62,7 @@ from edlm.storage import committed, sha256
 from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
-from edlm.training.progress import ProgressLines
+from edlm.training.progress import ProgressLines, parameter_counts, say_counts
 from edlm.training.resume_compatibility import incompatibility, keeps_final_state
 from edlm.training.settings import Training
 from edlm.training.validation import validation_rows
@@ -103,10 +103,16 @@ def train(
             f"init_from is {training.init_from}, which is for the stages; here load the weights into the objective: "
             "load_into(objective.trained, load_weights(folder)) of edlm.checkpoints.model_folder"
         )
+    if training.lora is not None:
+        raise ConfigurationError(
+            "lora is set, which is for the stages; here give the objective a network with_adapters, and give what this "
+            "function returns to merged, both of edlm.huggingface.lora"
+        )
     length = read_summary(data).length
     batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
     identity = {} if workspace is None else _identity(objective, data, split, seed)
     engine = LocalEngine(objective, training)
+    say_counts(name, parameter_counts(objective.trained), say)
     if workspace is not None and (newest := newest_snapshot(str(workspace))) is not None:
         uri, step = newest
         _require_same(uri, step, training, identity)

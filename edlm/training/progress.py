@@ -1,8 +1,10 @@
-"""Progress lines of a training: one every `log_every` steps and at every validation."""
+"""Progress lines of a training: what trains, and one every `log_every` steps and at every validation."""
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+
+from torch import nn
 
 from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
@@ -42,3 +44,16 @@ class ProgressLines:
             f"{validation}{gain}  lr {metrics['learning_rate']:.1e}  |grad| {metrics['gradient_norm']:.2f}"
             f"  {self._tokens / seconds_per_step:,.0f} tokens/s  {remaining} left"
         )
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Return how many parameters of a module train, of how many; nothing if all do."""
+    sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
+    trained, every = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    return {} if trained == every else {"trained_parameters": trained, "parameters": every}
+
+
+def say_counts(name: str, counts: Mapping[str, int], say: Callable[[str], None]) -> None:
+    """Report how many parameters train, if not all do."""
+    if counts:
+        say(f"[{name}] trains {counts['trained_parameters']:,} of {counts['parameters']:,} parameters")

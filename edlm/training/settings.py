@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
+from edlm.huggingface.lora import LowRankAdaptation
 
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
@@ -48,6 +49,9 @@ class Training:
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
     schedule. Of an energy, the denoiser that it was made for may be another one of that schedule; its network is
     compared by the shapes of the weights only. None: fresh weights."""
+    lora: LowRankAdaptation | None = None
+    """Adapters of low rank in a network of kind `huggingface`. They alone train, and are merged as it is saved. None:
+    all weights train."""
     validate_every: Positive | None = None
     """Steps from one validation loss to the next; one more is measured after the last step. None: no validation."""
     validation_rows: Positive = 256

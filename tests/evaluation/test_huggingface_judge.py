@@ -151,6 +151,12 @@ def test_a_pickle_is_not_opened(folder):
         opened(folder)
 
 
+def test_adapters_beside_the_weights_are_refused_before_they_are_read(folder):
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/b"}))
+    with pytest.raises(ConfigurationError, match=r"holds adapters of peft \(adapter_config\.json\).*merge them first"):
+        opened(folder)
+
+
 def test_code_of_the_makers_is_not_run(folder, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     settings |= {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}

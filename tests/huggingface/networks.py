@@ -7,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from edlm.data.tokenizer_kinds import HuggingFaceTokenizer
+from edlm.huggingface.architecture import recorded
+from edlm.huggingface.denoiser import HuggingFaceDenoiser, HuggingFaceDenoiserArchitecture
 from edlm.huggingface.vocabulary import Vocabulary
 
 transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
@@ -40,6 +42,17 @@ def save_network(folder: Path, model: torch.nn.Module, words: list[str] = WORDS,
     randomised(model).save_pretrained(folder)
     save_tokenizer(folder, words, **roles)
     return folder
+
+
+def bert_denoiser(vocabulary: int) -> HuggingFaceDenoiser:
+    """A BERT without dropout and special tokens, in training as every network that an objective trains."""
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    size |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 16}
+    config = transformers.BertConfig(**size, vocab_size=vocabulary + 1)
+    torch.manual_seed(0)
+    network = HuggingFaceDenoiserArchitecture(architecture=recorded(config), mask=vocabulary).build(vocabulary)
+    randomised(network)
+    return network
 
 
 def vocabulary_of(folder: Path, separator: str = "[SEP]") -> Vocabulary:

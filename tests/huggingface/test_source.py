@@ -44,6 +44,14 @@ def test_code_of_the_makers_is_not_run(folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_adapters_beside_a_network_are_refused_before_they_are_read(folder):
+    """The library would apply them, also pickled ones, and fetch the network that they name."""
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/b"}))
+    (folder / "adapter_model.bin").write_bytes(b"pickled")
+    with pytest.raises(ConfigurationError, match=r"holds adapters of peft \(adapter_config\.json\).*merge them first"):
+        HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"nowhere is no folder of a network: it has no config\.json"):
         HuggingFaceSource(folder=str(tmp_path / "nowhere")).opened(AUTO_CLASS)

@@ -15,6 +15,7 @@ from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares, Split
 from edlm.data.synthetic import Markov
 from edlm.data.tokenizer_kinds import Symbols
+from edlm.huggingface.lora import LowRankAdaptation
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.schedule import LogLinear
@@ -177,3 +178,8 @@ def test_a_workspace_that_records_no_training_is_refused(data, tmp_path):
     save_snapshot(str(tmp_path), {"weight": torch.zeros(1)}, 4)
     with pytest.raises(ConfigurationError, match=r"does not record which training.*use another workspace"):
         train(objective(), data, SETTINGS, workspace=tmp_path, say=lambda _: None)
+
+
+def test_low_rank_adaptation_is_refused_where_no_stage_makes_the_adapters(data):
+    with pytest.raises(ConfigurationError, match=r"lora is set, which is for the stages; .*with_adapters.*merged"):
+        train(objective(), data, replace(SETTINGS, lora=LowRankAdaptation(rank=2)))

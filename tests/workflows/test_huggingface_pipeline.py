@@ -37,7 +37,8 @@ def test_a_masked_and_a_causal_network_are_trained_on_given_energies_measured_an
         },
         "denoiser": {"kind": "huggingface", "folder": str(tmp_path / "bert")},
         "autoregressive": {"kind": "huggingface", "folder": str(tmp_path / "gpt2")},
-        "pretrain": {**TRAINING, "ema": 0.9},
+        "pretrain": {**TRAINING, "ema": 0.9, "lora": {"rank": 2}},
+        "autoregress": TRAINING,
         "finetune": [
             {"name": "step", "energy": {"kind": "step", **HEAD}, "training": TRAINING},
             {"name": "conditional", "energy": {"kind": "conditional", **HEAD}, "training": TRAINING},
@@ -54,8 +55,9 @@ def test_a_masked_and_a_causal_network_are_trained_on_given_energies_measured_an
     (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(experiment))
     output = run(tmp_path / "home", "pipeline", experiment=tmp_path / "foreign.yaml")
     started = set(re.findall(r"^\[([\w-]+)\] started", output, re.MULTILINE))
-    assert {"import-denoiser", "import-autoregressive", "pretrain", "finetune-step", "finetune-coar"} <= started
-    assert "autoregress" not in started  # without its section the causal network is used as it is
+    assert {"import-denoiser", "import-autoregressive", "pretrain", "autoregress", "finetune-coar"} <= started
+    assert re.search(r"\[pretrain\] trains [\d,]+ of [\d,]+ parameters", output)
+    assert "[autoregress] trains" not in output  # all of them
     answer = re.search(r"the endpoint answered: '(.*)'", output)
     assert answer is not None, output
     assert {*answer[1].split()} <= {word for word in WORDS if word not in ROLES.values() or word == "[SEP]"}

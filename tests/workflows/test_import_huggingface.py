@@ -12,9 +12,16 @@ import yaml
 
 from edlm.checkpoints.energies import network_on, open_energy, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
-from edlm.checkpoints.networks import autoregressive_config, denoiser_config, open_autoregressive, open_denoiser
+from edlm.checkpoints.networks import (
+    autoregressive_config,
+    denoiser_config,
+    open_autoregressive,
+    open_denoiser,
+    save_denoiser,
+)
 from edlm.config import ConfigurationError, from_command_line, parse, plain
 from edlm.data.token_file import TokenFile
+from edlm.huggingface.lora import LowRankAdaptation, merged
 from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
 from edlm.likelihood import nelbo, sampler_bound
@@ -184,6 +191,41 @@ def test_a_new_mask_needs_training(sources):
     with pytest.raises(ConfigurationError, match="pretrain: missing, and the denoiser's mask is new"):
         parse(Experiment, settings_of(sources, denoiser=denoiser))
     assert parse(Experiment, settings_of(sources, denoiser=denoiser, given={"denoiser": "there"}))
+
+
+def test_adapters_are_trained_and_merged_into_an_ordinary_model_folder(session, tmp_path):
+    imported, data = imported_denoiser(session), local_copy(prepare(session))
+    opened = open_denoiser(local_copy(imported))
+    config, schedule = denoiser_config(local_copy(imported)), session.experiment.schedule
+    lora = LowRankAdaptation(rank=2)
+
+    def objective() -> Denoising:
+        return denoising(config, V, schedule, 0, imported, lora=lora)
+
+    output: list[str] = []
+    adapters = train(objective(), data, Training(steps=200, batch=32, learning_rate=1e-2), say=output.append)
+    trained = sum(weight.numel() for weight in adapters.values())
+    every = trained + sum(weight.numel() for weight in opened.network.state_dict().values())
+    assert output[0] == f"[training] trains {trained:,} of {every:,} parameters"
+    weights = merged(objective().trained, adapters)
+    save_denoiser(tmp_path, weights, config, schedule, L, data / TOKENIZER, {})
+    again = open_denoiser(tmp_path)
+    assert type(again.network) is type(opened.network)
+    untrained, after = (nelbo(_rows(data, 64), one.network, schedule, 0, 4) for one in (opened, again))
+    assert after.mean + 3 * (after.standard_error + untrained.standard_error) < untrained.mean
+
+
+def test_adapters_of_networks_that_are_not_of_the_library_are_refused_by_setting(sources):
+    training = {"steps": 1, "batch": 2, "lora": {"rank": 2}}
+    own = {"width": 16, "heads": 2}
+    for section, network in (("pretrain", "denoiser"), ("autoregress", "autoregressive"), ("judge", "autoregressive")):
+        settings = settings_of(sources, **{"pretrain": {"steps": 1, "batch": 2}, section: training, network: own})
+        settings["data"] |= {"shares": {"validation": 0.2, "judge": 0.2}}
+        with pytest.raises(ConfigurationError, match=rf"{section}\.lora: adapters .* this one is of kind transformer"):
+            parse(Experiment, settings)
+    step = {"name": "head", "energy": {"kind": "step", **own}, "training": training}
+    with pytest.raises(ConfigurationError, match=r"energy .head. of kind .step.: training\.lora is for networks"):
+        parse(Experiment, settings_of(sources, finetune=[step]))
 
 
 def test_the_causal_network_is_trained_further_from_the_imported_weights(session):

@@ -9,6 +9,7 @@ from torch import Tensor
 from cluster.tracking.journal import history
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.data.preparation import Split
+from edlm.huggingface.lora import merged
 from edlm.storage import committed, join
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
@@ -35,12 +36,14 @@ def run_training(
     objective: Callable[[], Objective],
     write: Write,
 ) -> dict[str, Any]:
-    """Train, write the model to `work.folder` by `write`, and return facts about the training."""
+    """Train, write the model to `work.folder` by `write`, adapters merged, and return facts about the training."""
     # Deferred: importing Ray and Matplotlib takes seconds, which a dry run does without.
     from cluster.tracking.training_curves import training_curves
     from cluster.training.workers import TrainingTask, train, training_facts
 
     experiment = session.experiment
+    if training.lora is not None:
+        objective()  # makes the adapters here, too: an error is raised before a worker starts
     weights = train(
         TrainingTask(
             name=work.stage,
@@ -56,7 +59,7 @@ def run_training(
         ),
         experiment.cluster,
     )
-    write(weights, work.folder)
+    write(weights if training.lora is None else merged(objective().trained, weights), work.folder)
     curves = history(work.journal)
     if curves.get("loss_nats_per_token"):
         tracker = work.tracker()

@@ -11,11 +11,13 @@ import pytest
 from edlm.training.local_engine import LocalEngine
 from tests import toy
 from tests.cluster.training.zero_worker import (
+    ADAPTED,
     LENGTH,
     MEASURED,
     SCIENCE,
     VALIDATED,
     VOCABULARY,
+    adapted,
     curve,
     held_out,
     objectives,
@@ -139,3 +141,14 @@ def test_zero_3_has_the_values_of_one_process_where_ranks_compute_unequal_number
     assert max(actual["numbers"]) > SCIENCE.steps  # several in a step
     if name != "next token":  # which computes every position
         assert len(set(actual["numbers"])) == 2
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_adapters_train_alone_under_every_stage_as_in_one_process_and_resume_bit_equal(two, stage):
+    engine, actual = LocalEngine(adapted(), ADAPTED), two["adaptations"][stage]
+    alone = curve(engine, ADAPTED, science_rows)
+    for mine, theirs in zip(actual["full"], alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert actual["names"] == sorted(engine.state())
+    assert all("lora_" in name for name in engine.names)
+    assert actual["same"]

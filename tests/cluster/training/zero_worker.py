@@ -20,6 +20,7 @@ from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
+from edlm.huggingface.lora import LowRankAdaptation, with_adapters
 from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.published.mdlm import MDLMDenoiserConfig
@@ -211,6 +212,31 @@ def objectives() -> dict:
     }
 
 
+def adapted(dropout: float = 0.0) -> Denoising:
+    """The objective that trains the adapters of a network of transformers alone."""
+    from tests.huggingface.networks import bert_denoiser  # here, because it needs the extra `hf`
+
+    network = bert_denoiser(VOCABULARY)
+    torch.manual_seed(1)
+    return Denoising(with_adapters(network, LowRankAdaptation(rank=2, dropout=dropout)), LogLinear(), 0)
+
+
+def adaptations() -> dict[str, dict]:
+    """For every stage: the curve of adapters, the names in their state, and whether a resumed training ends equally."""
+    results = {}
+    for stage in (0, 1, 2, 3):
+        full = curve(ZeroEngine(adapted(), ADAPTED, Zero(stage=stage), CPU), ADAPTED, science_rows)
+        whole, half, resumed = (ZeroEngine(adapted(0.3), ADAPTED, Zero(stage=stage), CPU) for _ in range(3))
+        curve(whole, ADAPTED, science_rows)
+        curve(half, ADAPTED, science_rows, halt=True)
+        state = shared(half.state())
+        resumed.load(state, 2)
+        curve(resumed, ADAPTED, science_rows)
+        same = _equal(whole.export(), resumed.export())
+        results[str(stage)] = {"full": full, "names": sorted(state), "same": same}
+    return results
+
+
 def science_rows(step: int, start: int, stop: int) -> Rows:
     tokens = torch.randint(VOCABULARY, (8, LENGTH), generator=torch.Generator().manual_seed(step))
     return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
@@ -246,6 +272,7 @@ def chunked() -> dict[str, dict]:
 
 SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
 MEASURED = replace(SCIENCE, ema=0.9, validate_every=1)  # the averages are validated, and training is the same
+ADAPTED = replace(SCIENCE, steps=4, ema=0.9, checkpoint_every=2)
 
 
 def main(rank: int, port: int, output: Path) -> None:
@@ -256,6 +283,7 @@ def main(rank: int, port: int, output: Path) -> None:
     results = stages()
     results["validations"] = validations()
     results["chunked"] = chunked()
+    results["adaptations"] = adaptations()
     results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
     for name, build in objectives().items():
         for stage in (0, 1, 2, 3):
