@@ -39,7 +39,7 @@ def main() -> None:
         return
     # Deferred: importing Ray, MLflow and Matplotlib takes seconds, which a dry run does without.
     from workflows.report import HTML, report
-    from workflows.serve import require_keyed, start_and_query
+    from workflows.serve import query_example, require_keyed, start
     from workflows.stage_runner import open_session
 
     started = time.monotonic()
@@ -48,8 +48,9 @@ def main() -> None:
     with open_session(experiment, pipeline=experiment.name) as session:
         measured = measure(session)
         register(session)
+        url = start(session)  # replicas load the model while the report is drawn
         page = None if measured is None else report(session)
-        answer = start_and_query(session)
+        answer = query_example(session, url)
         results = None if measured is None else local_copy(measured)
     print(summary(results, None if page is None else join(page, HTML), answer))
     print(f"\nall stages in {time.monotonic() - started:.0f} s")

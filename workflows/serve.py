@@ -47,28 +47,33 @@ class Answer:
     curl: str
 
 
-def start_and_query(session: Session) -> Answer:
-    """Start the endpoint and send it one request.
+def start(session: Session) -> str:
+    """Start the endpoint and return its URL, at which it answers once the model is loaded.
 
     On a cluster it stays up; a private Ray stops it when the command ends.
     """
+    experiment = session.experiment
+    say("serve", f"starting {experiment.register.model} ({experiment.serving.alias})")
+    return deploy(experiment.serving, experiment.tracking, session.root, experiment.register.model)
+
+
+def await_start(session: Session, url: str) -> None:
+    """Return once the endpoint answers; raise ConfigurationError if it cannot start, or not in time."""
+    wait_until_ready(url, START_SECONDS)
+    say("serve", f"ready on {url}; its log is in {logs_folder(session.root) or 'the folder of the Ray session'}")
+
+
+def query_example(session: Session, url: str) -> Answer:
+    """Send the started endpoint one request."""
+    await_start(session, url)
     keyed = session.experiment.serving.key_file is not None
-    return query(_start(session), example_request(session.experiment), keyed, os.environ.get(KEY))
+    return query(url, example_request(session.experiment), keyed, os.environ.get(KEY))
 
 
 def example_request(experiment: Experiment) -> dict[str, Any]:
     """Return the request body: a word to continue, if the tokenizer knows words; candidates, if there is an energy."""
     overrides = NO_PROMPT if isinstance(experiment.data.tokenizer, Symbols) else {}
     return EXAMPLE | overrides | (NO_ENERGY if experiment.register.energy is None else {})
-
-
-def _start(session: Session) -> str:
-    experiment = session.experiment
-    say("serve", f"starting {experiment.register.model} ({experiment.serving.alias})")
-    url = deploy(experiment.serving, experiment.tracking, session.root, experiment.register.model)
-    wait_until_ready(url, START_SECONDS)
-    say("serve", f"ready on {url}; its log is in {logs_folder(session.root) or 'the folder of the Ray session'}")
-    return url
 
 
 def query(url: str, body: dict[str, Any], keyed: bool, key: str | None) -> Answer:
@@ -120,7 +125,8 @@ def serve(experiment: Experiment) -> None:
     with user_errors():
         require_servable(experiment)
     with open_session(experiment) as session:
-        url = _start(session)
+        url = start(session)
+        await_start(session, url)
         keyed = experiment.serving.key_file is not None
         print(f"try: {curl(url, example_request(experiment), keyed)}", flush=True)
         if not is_private(experiment.cluster):
