@@ -120,7 +120,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, f
 def _worker(config: dict[str, Any]) -> None:
     """Run one worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
     task, cluster, say = config["task"], config["cluster"], config["say"]
-    # Nothing is compiled here, but DeepSpeed's Muon, which is not used, would load torch's compiler: seconds per worker.
+    # Nothing is compiled here. DeepSpeed's Muon, which is not used, would load torch's compiler, for seconds.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     objective = task.objective()
