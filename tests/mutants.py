@@ -379,8 +379,8 @@ MUTANTS = (
 
 
 def copy(folder: Path) -> None:
-    """Copy the science and its tests to `folder`, so that no module of the project is imported from elsewhere."""
-    for name in ("edlm", "tests"):
+    """Copy the code and the tests of the science to `folder`, so that no module of the project is imported from elsewhere."""
+    for name in ("edlm", "cluster", "workflows", "tests"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cluster"))
     shutil.copy(PROJECT / "pyproject.toml", folder)
 
