@@ -379,7 +379,7 @@ MUTANTS = (
 
 
 def copy(folder: Path) -> None:
-    """Copy the code and the tests of the science to `folder`, so that no module of the project is imported from elsewhere."""
+    """Copy the packages and the tests of the science to `folder`, so that none is imported from elsewhere."""
     for name in ("edlm", "cluster", "workflows", "tests"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cluster"))
     shutil.copy(PROJECT / "pyproject.toml", folder)

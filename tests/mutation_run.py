@@ -117,7 +117,7 @@ def main(
     """Plant as many mutants as fit into `minutes`, in turn over the files, and report those that survive.
 
     Args:
-        minutes: The budget, after the tests have passed once without a mutant.
+        minutes: The budget; the tests of a file first pass once without a mutant.
         seed: Chooses the places, and of the mutants at a place one.
         report: The Markdown file to write.
         only: Files of edlm, without .py; none: all that have tests listed here.
@@ -128,12 +128,14 @@ def main(
         os.chdir(scratch)
         os.environ |= {"PYTHONPATH": scratch, "OMP_NUM_THREADS": "1", "CI": "true"}  # hypothesis: the same examples
         files = only or tuple(LOOKED_AT)
-        seconds = {file: _baseline(file) for file in files}
+        seconds: dict[str, float] = {}
         until, lines = time.monotonic() + 60 * minutes, []
         for spec in _in_turn(files, random.Random(seed)):
             if time.monotonic() > until:
                 break
             file = spec.module_path.relative_to("edlm").with_suffix("").as_posix()
+            if file not in seconds:
+                seconds[file] = _baseline(file)
             result = mutate_and_test([spec], _command(file), 30 + 5 * seconds[file])
             seen = re.search(r"(?:FAILED|ERROR) (\S+)", result.output or "")
             verdict = "SURVIVED" if result.test_outcome is TestOutcome.SURVIVED else seen[1] if seen else "caught"
