@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edlm.data.batches import whole
-from edlm.data.packing import Data, prepare
+from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.synthetic import Markov
 from edlm.data.token_file import TokenFile
