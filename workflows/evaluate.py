@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from edlm.checkpoints.model_folder import digest
 from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, plain
 from edlm.data.synthetic import AbstractSource
-from edlm.data.tokenizer import open_tokenizer
 from edlm.evaluation.judge_models import TrainedJudge
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.storage import local_copy
@@ -31,6 +31,7 @@ from workflows.pretrain import pretrain
 from workflows.reporting.sampler_labels import planned
 from workflows.reporting.terminal import report
 from workflows.row_names import PLAIN
+from workflows.same_tokens import require_same_tokens
 from workflows.stage import Session, StageContext, once
 
 CODE = ("workflows.evaluate", "workflows.evaluation.grid", "workflows.evaluation.equal_entropy_rows")
@@ -65,7 +66,7 @@ def evaluate(session: Session) -> str:
     def work(work: StageContext) -> dict[str, Any]:
         from workflows.evaluation.grid import exact_kinds, fitted_grid, grid  # deferred: scikit-learn takes seconds
 
-        _require_same_tokens(inputs)
+        require_same_tokens(inputs)
         subject = Subject(
             data=data,
             denoiser=denoiser,
@@ -79,9 +80,12 @@ def evaluate(session: Session) -> str:
         )
         measured = measure_all(session, *grid(experiment, settings, subject))
         measured += measure_all(session, *fitted_grid(settings, subject, measured))
-        length = open_denoiser(local_copy(denoiser)).length
+        opened = open_denoiser(local_copy(denoiser))
+        models = {"denoiser": opened.digest}
+        models |= {f"energies/{name}": digest(local_copy(uri)) for name, uri in energies.items()}
         tables = tabulate(measured, [PLAIN, *energies, *subject.exact])
-        return _write(experiment.name, work, tables, {"sequences": settings.sequences, "length": length})
+        sample = {"sequences": settings.sequences, "length": opened.length}
+        return _write(experiment.name, work, tables, sample, models)
 
     stage_settings = {"evaluate": plain(settings), "seed": experiment.seed}
     if settings.zero_shot:  # which also measures the sampler that is registered
@@ -91,17 +95,6 @@ def evaluate(session: Session) -> str:
         }
     versions = {f"corpus {corpus.name}": corpus.corpus.version() for corpus in settings.zero_shot}
     return session.run_stage("evaluate", stage_settings, inputs, CODE, work, versions)
-
-
-def _require_same_tokens(inputs: Mapping[str, str]) -> None:
-    """Raise ConfigurationError, naming the first mismatch, unless data and models share one tokenizer."""
-    tokenizers = {name: open_tokenizer(local_copy(uri)).digest for name, uri in inputs.items()}
-    for name, digest in tokenizers.items():
-        if digest != tokenizers["data"]:
-            raise ConfigurationError(
-                f"{name} in {inputs[name]} was made with another tokenizer than the data; "
-                "give the data settings of the run that trained it, or train it on these data"
-            )
 
 
 def tabulate(measured: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:
@@ -201,11 +194,15 @@ def summarise(experiment: str, tables: Tables, sample: Mapping[str, int]) -> Row
     }
 
 
-def _write(experiment: str, work: StageContext, tables: Tables, sample: Mapping[str, int]) -> dict[str, Any]:
+def _write(
+    experiment: str, work: StageContext, tables: Tables, sample: Mapping[str, int], models: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write tables, texts and figures; `models`: the digests of the measured models, by their folders in a bundle."""
     from workflows.reporting.figures.bounds import bound_figure  # deferred: Matplotlib takes a second
     from workflows.reporting.figures.quality import quality_figure
 
-    summary, quality = summarise(experiment, tables, sample), tables.get("quality", [])
+    summary = {**summarise(experiment, tables, sample), "models": dict(models)}
+    quality = tables.get("quality", [])
     for name, rows in tables.items():
         pq.write_table(pa.Table.from_pylist(rows), work.folder / f"{name}.parquet")
     (work.folder / SUMMARY).write_text(json.dumps(summary, indent=1))

@@ -35,7 +35,8 @@ class Finetune:
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     """Kind and size of the energy."""
     training: Training | None = None
-    """Training of the weights; the denoiser is frozen. None for a kind without weights of its own (`ar`, `coar`)."""
+    """Training of the weights; the denoiser is frozen. None for a kind without weights of its own (`ar`, `coar`), and
+    for an energy in `given`."""
     loss: Literal["ranking", "binary"] = "ranking"
     """Loss of noise contrastive estimation: ranking picks the data among all K + 1, binary tells each from noise.
     Energies with Z = 1 are trained by maximum likelihood instead."""
@@ -56,8 +57,6 @@ class Finetune:
             raise ConfigurationError(f"{named} is built on another energy; name in `base` one that stands before it")
         if not energy.needs_energy and self.base is not None:
             raise ConfigurationError(f"{named} is not built on another energy; remove its `base`, {self.base!r}")
-        if energy.trained and self.training is None:
-            raise ConfigurationError(f"{named} needs a `training` section")
         if not energy.trained and self.training is not None:
             raise ConfigurationError(f"{named} has no weights of its own to train; remove its `training` section")
         if self.training is not None and self.training.lora is not None:
@@ -280,6 +279,11 @@ class Experiment:
                     f"built on and that stands before {entry.name!r}; there are: {', '.join(bases) or 'none'}"
                 )
             made_here = entry.name not in self.given.energies
+            if made_here and entry.energy.trained and entry.training is None:
+                raise ConfigurationError(
+                    f"finetune.{i}: energy {entry.name!r} of kind {entry.energy.kind!r} needs a `training` section, or "
+                    "a model's folder in given.energies"
+                )
             if made_here and entry.energy.needs_autoregressive and not self.has_autoregressive:
                 raise ConfigurationError(
                     f"finetune.{i}: {entry.name!r} is built on the autoregressive model, and there is none; add an "

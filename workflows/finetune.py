@@ -13,13 +13,14 @@ from torch import Tensor
 from edlm.checkpoints.energies import network_on, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_denoiser
-from edlm.config import plain
+from edlm.config import ConfigurationError, plain
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.command import command
 from workflows.experiment import Finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
+from workflows.same_tokens import require_same_tokens
 from workflows.stage import Session, StageContext, once
 from workflows.training.energy_objective_factories import finetune_objective, fresh_energy
 from workflows.training.initial_weights import initial_input, require_same, training_settings
@@ -56,6 +57,7 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
         inputs |= {"data": prepare(session), **initial_input(entry.training)}
 
     def work(work: StageContext) -> dict[str, Any] | None:
+        require_same_tokens(inputs)
         opened = open_denoiser(local_copy(denoiser))
         network = network_on(entry.energy, opened, None if base is None else local_copy(base))
         facts: dict[str, Any] = {"experiment": experiment.name}
@@ -67,6 +69,11 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
 
         if entry.training is None:
             return write({}, work.folder)
+        if opened.length != experiment.data.length:
+            raise ConfigurationError(
+                f"data.length is {experiment.data.length}, and the denoiser in {denoiser} has a canvas of "
+                f"{opened.length} tokens, on rows of which its energies are trained; set data.length to {opened.length}"
+            )
         facts |= {"loss": entry.loss, "negatives": entry.negatives}
         start = inputs.get("init_from")
         separator = experiment.data.attention_separator(local_copy(inputs["data"]))

@@ -27,14 +27,14 @@ def golden(layout: str, network: str) -> tuple[dict[str, Tensor], dict[str, Tens
     return load_file(folder / f"{network}.safetensors"), load_file(folder / "values.safetensors"), reads_time
 
 
-def sizes(network: Network, layers: int = 3) -> Sizes:
+def sizes(network: Network, layers: int = 3, tokens: int = TOKENS) -> Sizes:
     """Sizes that no two dimensions share."""
-    return Sizes(network, TOKENS + 1, 40, layers, None if network == "autoregressive" else 24)
+    return Sizes(network, tokens + 1, 40, layers, None if network == "autoregressive" else 24)
 
 
-def published(network: Network, layers: int = 3, seed: int = 0) -> dict[str, Tensor]:
+def published(network: Network, layers: int = 3, seed: int = 0, tokens: int = TOKENS) -> dict[str, Tensor]:
     """A checkpoint's tensors with random weights."""
-    generator, made = torch.Generator().manual_seed(seed), sizes(network, layers)
+    generator, made = torch.Generator().manual_seed(seed), sizes(network, layers, tokens)
     tensors = {
         name: (1.0 if "norm" in name else 0.0) + 0.2 * torch.randn(shape, generator=generator)
         for name, shape in made.shapes().items()

@@ -62,7 +62,10 @@ def _leaves(tree):
             {"finetune": [{"name": "exact-step", "energy": {"kind": "ar"}}]},
             "'exact-step', a name of other rows",
         ),
-        ({"finetune": [{"name": "a", "energy": {"kind": "step"}}]}, "needs a `training` section"),
+        (
+            {"finetune": [{"name": "a", "energy": {"kind": "step"}}]},
+            "needs a `training` section, or a model's fold",
+        ),
         ({"finetune": [{"name": "a", "energy": {"kind": "residual"}}]}, "is built on another energy; name in `base`"),
         (
             {

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,45 +25,24 @@ from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
 from edlm.likelihood import nelbo, sampler_bound
 from edlm.sampling.sampler import Sampler
-from edlm.storage import committed, local_copy, publish
+from edlm.storage import local_copy
 from edlm.training.local_training import train
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
 from tests.huggingface.networks import ROLES, WORDS, save_network, transformers, vocabulary_of
+from tests.workflows.local_session import LocalSession
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment
 from workflows.export import Export, export
 from workflows.import_huggingface import imported_autoregressive, imported_denoiser
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
-from workflows.stage import Session, StageContext
-from workflows.stage_fingerprint import stage_inputs
+from workflows.stage import Session
 from workflows.training.energy_objective_factories import finetune_objective
 from workflows.training.objective_factories import denoising, next_token
 
 V, L = len(WORDS), 8
 quiet = partial(train, say=[].append)
-
-
-@dataclass
-class LocalSession(Session):
-    """Stages in this process, without Ray and MLflow; what trains on workers is trained here by the tests."""
-
-    ran: list[str] = field(default_factory=list)
-
-    def run_stage(self, name, settings, inputs, code, work, versions=None):
-        determined = stage_inputs(name, settings, inputs, code, versions)
-        output = self.output_of(determined.folder)
-        if committed(output) is None:
-            folder = Path(self.root, "scratch", determined.folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            nowhere = Path(self.root)
-            publish(folder, output, work(StageContext(name, folder, "", nowhere, "", lambda: None, determined)))
-            self.ran.append(name)
-        return output
-
-    def given(self, name, uri):
-        return uri
 
 
 @pytest.fixture(scope="module")
