@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import edlm
-from edlm.checkpoints.model_folder import open_folder
+from edlm.checkpoints.model_folder import digest
 from edlm.config import Positive, config, from_flags
 from workflows.exporting.model_card import measured_bounds, model_card
-from workflows.exporting.repository import README, whole, write_repository
+from workflows.exporting.repository import README, parts, whole, write_repository
 from workflows.stage import say
 
 
@@ -42,8 +42,8 @@ def export(model: str | os.PathLike[str], folder: Path, settings: Export) -> Non
         generator = edlm.load(model).generator
         bounds = []
         if settings.measured is not None:
-            experiment = open_folder(generator.denoiser.folder).trained.get("experiment")
-            bounds = measured_bounds(settings.measured, experiment, list(generator.energies))
+            bundle = generator.denoiser.folder.parent
+            bounds = measured_bounds(settings.measured, {part: digest(bundle / part) for part in parts(bundle)})
         write_repository(unfinished, generator, settings.shard_bytes)
         (unfinished / README).write_text(model_card(generator, settings.license, bounds), encoding="utf-8")
         write_pyfunc(unfinished)

@@ -8,8 +8,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+import edlm
+from tests.exports import opened, own_modules
 from tests.paths import ONE_ENERGY
 from tests.workflows.commands import run
+from workflows.export import main as export_command
+from workflows.import_export import import_export
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -96,6 +100,29 @@ def test_a_second_run_reuses_every_stage(first, home, port):
     assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
     dry = run(home, "pipeline", "--serving.port", str(port), "--dry-run")
     assert states(dry) == dict.fromkeys([*STAGES, "report"], "reused")
+
+
+def test_the_registered_model_is_exported_with_its_measured_bounds_and_gives_the_same_texts(
+    first, home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("EDLM_HOME", str(home))
+    evaluation = re.search(r"^\[evaluate\] finished in \d+ s: (\S+)", first, re.MULTILINE)
+    assert evaluation is not None
+    repository = tmp_path / "repository"
+    export_command(["smallest@champion", str(repository), "--measured", evaluation[1]])
+    card = (repository / "README.md").read_text(encoding="utf-8")
+    rows = ("| plain diffusion |", "| residual | k = 2 |", "| coar | k = 2 |", "| T = 2 |")
+    for expected in ("# smallest\n", "energy='step'", *rows):
+        assert expected in card
+    ours = edlm.load("smallest@champion")
+    with own_modules(tmp_path / "modules"):
+        theirs, tokenizer = opened(repository)
+    for energy in ours.energies:
+        settings = {"n": 2, "max_tokens": 20, "energy": energy, "seed": 3}
+        expected = [text.text for text in ours.generate("the ", **settings)]
+        assert theirs.generate("the ", tokenizer=tokenizer, **settings) == expected
+    import_export(repository, tmp_path / "back")
+    assert edlm.load(tmp_path / "back").generate("the ", seed=3).text == ours.generate("the ", seed=3).text
 
 
 @pytest.mark.usefixtures("first")

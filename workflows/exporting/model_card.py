@@ -1,15 +1,14 @@
 """Model card of an exported repository: what the model is, how it was measured, and how to draw texts from it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 import edlm
 from edlm.config import ConfigurationError, plain
-from edlm.inference.generator import TextGenerator
+from edlm.inference.generator import ENERGIES, TextGenerator
 from edlm.inference.results import described
 from edlm.inference.settings import ResolvedSettings
 from edlm.storage import local_copy
@@ -26,10 +25,11 @@ def model_card(generator: TextGenerator, licence: str, bounds: Sequence[Row]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def measured_bounds(uri: str, experiment: Any, energies: Sequence[str]) -> list[Row]:
-    """Return the bounds of plain diffusion and of these energies that an evaluation measured.
+def measured_bounds(uri: str, models: Mapping[str, str]) -> list[Row]:
+    """Return the bounds of plain diffusion and of a model's energies that an evaluation measured.
 
-    Raise ConfigurationError if it is of another experiment than the one that trained the model, or holds no bounds.
+    `models`: digests by folder in the bundle. Raise ConfigurationError if the evaluation measured another denoiser, or
+    another energy of the same name, or holds no bounds.
     """
     import pyarrow.parquet as pq  # deferred: not every export reads an evaluation
 
@@ -44,11 +44,14 @@ def measured_bounds(uri: str, experiment: Any, energies: Sequence[str]) -> list[
         raise ConfigurationError(
             f"{uri} is no evaluation ({Path(error.filename or '').name} is missing); give what an evaluate stage wrote"
         ) from None
-    if summary["experiment"] != experiment:
+    measured = summary.get("models", {})  # an evaluation of before does not say
+    compared = {"denoiser", *measured} & models.keys()
+    if other := sorted(part for part in compared if measured.get(part) != models[part]):
         raise ConfigurationError(
-            f"{uri} measured the models of experiment {summary['experiment']!r}, and this model is of {experiment!r}; "
-            "give the evaluation of the model's own experiment"
+            f"{uri} measured other weights than this model's ({', '.join(other)}), of experiment "
+            f"{summary['experiment']!r}; give the evaluation of the run that registered the model"
         )
+    energies = [part.removeprefix(f"{ENERGIES}/") for part in models]
     return [row for row in rows if row["energy"] in (PLAIN, *energies)]
 
 

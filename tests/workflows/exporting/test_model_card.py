@@ -29,7 +29,8 @@ def evaluation(tmp_path):
     """An evaluation of the experiment `mine`, with an energy that the model lacks."""
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    (folder / SUMMARY).write_text(json.dumps({"experiment": "mine"}))
+    models = {"denoiser": "d", "energies/step": "s", "energies/other": "o"}
+    (folder / SUMMARY).write_text(json.dumps({"experiment": "mine", "models": models}))
     rows = [bound(PLAIN, 2, 2.5), bound("step", 2, 2.25), bound("step", 4, 2.125), bound("other", 2, 9.0)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "bounds.parquet")
     publish(folder, str(folder))
@@ -37,7 +38,7 @@ def evaluation(tmp_path):
 
 
 def test_the_card_lists_the_bounds_of_its_energies(evaluation, tmp_path):
-    rows = measured_bounds(str(evaluation), "mine", ["step"])
+    rows = measured_bounds(str(evaluation), {"denoiser": "d", "energies/step": "s", "energies/later": "l"})
     card = model_card(edlm.load(make_bundle(tmp_path)).generator, "mit", rows)
     for cell in ("2.500 ± 0.010", "2.250 ± 0.010", "2.125 ± 0.010", "T = 4"):
         assert cell in card
@@ -45,13 +46,15 @@ def test_the_card_lists_the_bounds_of_its_energies(evaluation, tmp_path):
     assert "No bounds were measured" not in card
 
 
-def test_an_evaluation_of_another_experiment_is_refused(evaluation):
-    with pytest.raises(ConfigurationError, match="measured the models of experiment 'mine', and this model is of 'o'"):
-        measured_bounds(str(evaluation), "o", ["step"])
+@pytest.mark.parametrize("part", ["denoiser", "energies/step"])
+def test_an_evaluation_of_other_models_is_refused_with_their_names(evaluation, part):
+    models = {"denoiser": "d", "energies/step": "s", part: "another"}
+    with pytest.raises(ConfigurationError, match=rf"other weights than this model's \({part}\), of experiment 'mine'"):
+        measured_bounds(str(evaluation), models)
 
 
 def test_a_folder_that_is_no_evaluation_is_refused(tmp_path):
     (tmp_path / "tokens.bin").write_text("other")
     publish(tmp_path, str(tmp_path))
     with pytest.raises(ConfigurationError, match=rf"is no evaluation \({SUMMARY} is missing\)"):
-        measured_bounds(str(tmp_path), "mine", ["step"])
+        measured_bounds(str(tmp_path), {"denoiser": "d"})
