@@ -1,6 +1,8 @@
 """The MLflow model of a repository gives our texts, in process and served, and stands alone."""
 
+import asyncio
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from fastapi import FastAPI
 
 import edlm
 from tests.bundles import make_bundle
@@ -72,11 +75,22 @@ def test_the_folder_holds_neither_pickles_nor_this_machines_paths(repository):
     assert flavor["model_code_path"] == "pyfunc_code.py"
 
 
+def test_the_request_of_the_card_is_answered_by_mlflows_application(bundle, repository, tmp_path, monkeypatch):
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "false")  # which the application sets, restored at the end
+    _, curl = commands_of_the_card(repository)
+    with own_modules(tmp_path / "modules"):
+        application = scoring_server.init(mlflow.pyfunc.load_model(str(repository / "mlflow")))
+        answer = asyncio.run(_asked(application, shlex.split(curl)[-1]))
+    assert answer == expected_answer(bundle)
+
+
 @pytest.mark.chaos
 def test_the_curl_line_of_the_card_is_answered(bundle, repository, tmp_path):
     port = free_port()
-    block = (repository / "README.md").read_text().split("```bash\n")[1].split("```")[0].replace("5001", str(port))
-    serve, curl = block.splitlines()
+    serve, curl = (line.replace("5001", str(port)) for line in commands_of_the_card(repository))
     environment = {
         **os.environ,
         "HF_MODULES_CACHE": str(tmp_path),
@@ -93,8 +107,24 @@ def test_the_curl_line_of_the_card_is_answered(bundle, repository, tmp_path):
         os.killpg(server.pid, 15)
         server.wait(30)
         log.close()
+    assert answer == expected_answer(bundle)
+
+
+async def _asked(application: FastAPI, body: str) -> str:
+    """The answer of an application in this process."""
+    transport, headers = httpx.ASGITransport(application), {"content-type": "application/json"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://here", timeout=None) as client:
+        return (await client.post("/invocations", content=body, headers=headers)).text
+
+
+def commands_of_the_card(repository: Path) -> list[str]:
+    """The command that serves, and the one that asks."""
+    return (repository / "README.md").read_text().split("```bash\n")[1].split("```")[0].splitlines()
+
+
+def expected_answer(bundle: Path) -> str:
     text = edlm.load(bundle).generate("the ", max_tokens=40, seed=1).text
-    assert answer == f'{{"predictions": ["{text}"]}}'
+    return f'{{"predictions": ["{text}"]}}'
 
 
 def _wait(url: str, server: subprocess.Popen, log: Path) -> None:
