@@ -74,6 +74,8 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/token_file": "data/test_preparation data/test_pairs",
     "data/mixture": "data/test_mixture",
     "data/pairs": "data/test_pairs",
+    "data/chat_template": "data/test_chat_template data/test_conversations",
+    "data/conversations": "data/test_conversations",
     "data/splits": "data/test_splits data/test_split_statistics",
     "data/text_key": "data/test_text_key data/test_splits",
     "data/shuffle": "data/test_shuffle",

@@ -37,11 +37,12 @@ def imported_denoiser(session: Session) -> str | None:
         prepared = local_copy(data)
         tokenizer = open_tokenizer(prepared)
         network = source.open(vocabulary_of(tokenizer), length)
-        for split in read_summary(prepared).splits:
+        summary = read_summary(prepared)
+        for split in summary.splits:
             require_possible(TokenFile.open(prepared, split), network.config.never, tokenizer, split)
         facts = {"experiment": experiment.name, "imported": source.version()}
         weights, file = network.state_dict(), prepared / TOKENIZER
-        save_denoiser(work.folder, weights, network.config, schedule, length, file, facts)
+        save_denoiser(work.folder, weights, network.config, schedule, length, file, {**facts, **summary.facts()})
         return facts
 
     settings = {"denoiser": plain(source), "schedule": plain(schedule), "data.length": length}

@@ -7,6 +7,7 @@ from typing import Any
 
 from edlm.config import plain
 from edlm.data import preparation
+from edlm.data.token_file import CHAT
 from workflows.command import command
 from workflows.stage import Session, StageContext, once, say
 
@@ -20,7 +21,9 @@ def prepare(session: Session) -> str:
     data = session.experiment.data
 
     def work(work: StageContext) -> dict[str, Any]:
-        return plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line)))
+        summary = plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line)))
+        # The chat template is a program, too long for a table of facts.
+        return {name: fact for name, fact in summary.items() if name != CHAT}
 
     versions = {"data": " ".join(data.version())}
     settings = {"data": {name: value for name, value in plain(data).items() if name != "attention"}}

@@ -53,13 +53,14 @@ def pretrain(session: Session) -> str:
         assert not isinstance(network, HuggingFaceSource)
         if start is not None:
             require_same(start, "denoiser", plain(network), prepared, plain(schedule))
-        vocabulary, separator = read_summary(prepared).vocabulary, experiment.data.attention_separator(prepared)
-        build = functools.partial(denoising, network, vocabulary, schedule, seed, start, separator, training.lora)
+        summary, separator = read_summary(prepared), experiment.data.attention_separator(prepared)
+        build = functools.partial(
+            denoising, network, summary.vocabulary, schedule, seed, start, separator, training.lora
+        )
 
         def write(weights, folder):
-            save_denoiser(
-                folder, weights, network, schedule, length, prepared / TOKENIZER, {"experiment": experiment.name}
-            )
+            facts = {"experiment": experiment.name, **summary.facts()}
+            save_denoiser(folder, weights, network, schedule, length, prepared / TOKENIZER, facts)
 
         return run_training(session, work, data, "train", training, build, write)
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from edlm.checkpoints.model_folder import TOKENIZER, ModelCard, digest, load_into, load_weights, open_folder, save_model
 from edlm.checkpoints.network_kinds import AutoregressiveConfig, DenoiserConfig
 from edlm.config import config, parse, plain
+from edlm.data.chat_template import ChatTemplate
+from edlm.data.token_file import CHAT
 from edlm.data.tokenizer import open_tokenizer
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.denoiser import AbstractDenoiser
@@ -36,6 +38,11 @@ class _Schedule:
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] = LogLinear()
 
 
+@config
+class _Chat:
+    chat: ChatTemplate | None
+
+
 @dataclass(frozen=True)
 class OpenDenoiser:
     """A denoiser with the facts recorded in its model folder."""
@@ -44,6 +51,8 @@ class OpenDenoiser:
     schedule: ScheduleConfig
     length: int
     folder: Path
+    chat: ChatTemplate | None = None
+    """Template of the conversations that it was trained on; None: it was trained on none."""
 
     @property
     def digest(self) -> str:
@@ -71,7 +80,8 @@ def open_denoiser(folder: Path) -> OpenDenoiser:
     card = open_card(folder, "denoiser")
     network = _denoiser_config(card, folder).build(card.vocabulary)
     schedule = parse(_Schedule, {"schedule": card.schedule}, str(folder)).schedule
-    return OpenDenoiser(filled(network, folder), schedule, card.length, folder)
+    chat = parse(_Chat, {"chat": card.trained.get(CHAT)}, str(folder)).chat
+    return OpenDenoiser(filled(network, folder), schedule, card.length, folder, chat)
 
 
 def denoiser_config(folder: Path) -> DenoiserConfig:

@@ -20,7 +20,7 @@ from edlm.data.corpus_formats import (
     text_documents,
 )
 from edlm.data.document import LONGEST, Document
-from edlm.data.pairs import Prompts
+from edlm.data.pairs import Prompts, require_one_form
 from edlm.data.remote_files import PROGRAMMING_ERRORS, UnreadableError
 from edlm.storage import file_system
 
@@ -60,11 +60,18 @@ class Files:
     prompts: Prompts | None = None
     """Prompts to which the texts are answers: only the answers are learnt, each row of the files is one pair, and no
     pair is divided between rows of training. None: the texts stand alone."""
+    messages_field: str | None = None
+    """Field that holds conversations, lists of messages with `role` and `content`, in place of the text field. Each is
+    a pair: the last message, the assistant's, is learnt, given those before it as the chat template of the tokenizer
+    (kind: huggingface) writes them."""
     cut: Literal["file", "paragraph", "line"] = "file"
     """Unit of a txt file that forms one document; paragraphs are separated by blank lines."""
     longest: Positive = LONGEST
     """Maximum characters per document; longer documents are split, after white space if there is any. The parts of a
     row belong to one split; those of a txt document are documents of their own."""
+
+    def __post_init__(self) -> None:
+        require_one_form(self.prompts, self.messages_field)
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of all files except blank ones; those split by `longest` are named `name[at]`.
@@ -82,7 +89,7 @@ class Files:
             except UnreadableError as error:
                 raise ConfigurationError(f"{error}; the last document read was {last}") from error
         if nulls is not None:
-            nulls.report(self.text_field)
+            nulls.report(self._fields()[-1])
 
     def version(self) -> str:
         """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""
@@ -125,10 +132,11 @@ class Files:
         with opened(system, path, name) as file:
             match format:
                 case "txt":
-                    if self.prompts is not None:
+                    if self.prompts is not None or self.messages_field is not None:
+                        setting = "prompts" if self.messages_field is None else "messages_field"
                         raise ConfigurationError(
-                            f"corpus.prompts: {name} is a txt file, which has no fields; make it .jsonl with the "
-                            f"fields {self.prompts.field!r} and {self.text_field!r}"
+                            f"corpus.{setting}: {name} is a txt file, which has no fields; make it .jsonl with the "
+                            f"fields {', '.join(map(repr, self._fields()))}"
                         )
                     yield from text_documents(file, name, self.cut, self.longest)
                     return
@@ -141,9 +149,14 @@ class Files:
                 case "tsv":
                     rows = csv_rows(file, name, "\t")
                 case "parquet":
-                    fields = [self.text_field] if self.prompts is None else [self.prompts.field, self.text_field]
-                    rows = parquet_rows(file, name, fields, packed=uncompressed(path)[1] is not None)
-            yield from row_documents(rows, self.text_field, nulls, self.longest, self.prompts)
+                    rows = parquet_rows(file, name, self._fields(), packed=uncompressed(path)[1] is not None)
+            yield from row_documents(rows, self.text_field, nulls, self.longest, self.prompts, self.messages_field)
+
+    def _fields(self) -> list[str]:
+        """Return the fields of a row that are read."""
+        if self.messages_field is not None:
+            return [self.messages_field]
+        return [self.text_field] if self.prompts is None else [self.prompts.field, self.text_field]
 
 
 def stamp(files: list[tuple[AbstractFileSystem, str, str]]) -> str:

@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from edlm.config import ConfigurationError
+from edlm.data.conversations import MESSAGES_FIELD, conversation
 from edlm.data.document import Document, documents, pieces
 from edlm.data.pairs import Prompts, pair
 from edlm.data.parquet_pages import pages
@@ -56,29 +57,39 @@ class SkippedNulls:
 
 
 def row_documents(
-    rows: Iterable[Row], field: str, nulls: SkippedNulls | None, longest: int, prompts: Prompts | None = None
+    rows: Iterable[Row],
+    field: str,
+    nulls: SkippedNulls | None,
+    longest: int,
+    prompts: Prompts | None = None,
+    messages: str | None = None,
 ) -> Iterator[Document]:
     """Yield the documents in the text field of the rows; the pieces of a row of more than `longest` share its key.
 
-    With `prompts`, each document is a pair: the prompt and, from the text field, the answer.
+    With `prompts`, each document is a pair: the prompt and, from the text field, the answer. With `messages`, each is
+    the conversation in that field.
     Raises ConfigurationError naming the row if a field is missing or is not text, or if a pair has more than `longest`
     characters. A null is an error, too, unless there is a counter: then its row is skipped and counted.
     """
     sources = [(field, TEXT_FIELD)] if prompts is None else [(prompts.field, PROMPT_FIELD), (field, TEXT_FIELD)]
+    sources = sources if messages is None else [(messages, MESSAGES_FIELD)]
     for name, fields in rows:
-        texts = [_text_of(fields, each, name, setting) for each, setting in sources]
-        present = [text for text in texts if text is not None]
-        if len(present) < len(texts):
+        values = [_value_of(fields, each, name, setting) for each, setting in sources]
+        if None in values:
             if nulls is None:
-                missing, _ = sources[texts.index(None)]
+                missing, _ = sources[values.index(None)]
                 raise ConfigurationError(
                     f"{name}: the field {missing!r} is null; set corpus.skip_nulls: true to leave such rows out"
                 )
             nulls.add(name)
-        elif prompts is None:
-            yield from documents(present[0], name, longest)
+        elif messages is not None:
+            yield from conversation(values[0], name, longest)
         else:
-            yield from pair(prompts.fill(present[0]), present[1], name, longest)
+            texts = [_text(value, each, name) for value, (each, _) in zip(values, sources, strict=True)]
+            if prompts is None:
+                yield from documents(texts[0], name, longest)
+            else:
+                yield from pair(prompts.fill(texts[0]), texts[1], name, longest)
 
 
 def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -> Iterator[Document]:
@@ -287,12 +298,13 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _text_of(fields: dict[str, Any], field: str, where: str, setting: str) -> str | None:
+def _value_of(fields: dict[str, Any], field: str, where: str, setting: str) -> Any:
     if field not in fields:
         raise ConfigurationError(f"{where}: {_no_field(field, fields, setting)}")
-    text = fields[field]
-    if text is None:
-        return None
+    return fields[field]
+
+
+def _text(text: Any, field: str, where: str) -> str:
     if not isinstance(text, str):
         raise ConfigurationError(
             f"{where}: the field {field!r} is of type {type(text).__name__}, not text; set corpus.text_field to a "

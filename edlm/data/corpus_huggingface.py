@@ -12,7 +12,7 @@ from edlm.config import ConfigurationError, Positive, config
 from edlm.data.corpus_files import stamp
 from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
-from edlm.data.pairs import Prompts
+from edlm.data.pairs import Prompts, require_one_form
 from edlm.data.remote_files import PROGRAMMING_ERRORS
 from edlm.storage import file_system, require_hub
 
@@ -51,11 +51,18 @@ class HuggingFace:
     prompts: Prompts | None = None
     """Prompts to which the texts are answers: only the answers are learnt, each row of the data set is one pair, and no
     pair is divided between rows of training. None: the texts stand alone."""
+    messages_field: str | None = None
+    """Column that holds conversations, lists of messages with `role` and `content`, in place of the text column. Each
+    is a pair: the last message, the assistant's, is learnt, given those before it as the chat template of the
+    tokenizer (kind: huggingface) writes them."""
     longest: Positive = LONGEST
     """Maximum characters per document; longer documents are split, after white space if there is any. The parts of a
     row belong to one split."""
     streaming: bool = False
     """Read over the network on demand instead of storing the data set first."""
+
+    def __post_init__(self) -> None:
+        require_one_form(self.prompts, self.messages_field)
 
     def documents(self) -> Iterator[Document]:
         """Yield the rows of the split in order except blank ones; those split by `longest` are named `name[at]`.
@@ -66,9 +73,9 @@ class HuggingFace:
         """
         source_rows = rows(self._opened(), f"{self.name}:{self.split}")
         nulls = SkippedNulls() if self.skip_nulls else None
-        yield from row_documents(source_rows, self.text_field, nulls, self.longest, self.prompts)
+        yield from row_documents(source_rows, self.text_field, nulls, self.longest, self.prompts, self.messages_field)
         if nulls is not None:
-            nulls.report(self.text_field)
+            nulls.report(self.text_field if self.messages_field is None else self.messages_field)
 
     def version(self) -> str:
         """Return the requested revision and a digest that changes when a file outside the hub does.

@@ -23,6 +23,8 @@ class Document:
     """Name of the part of a mixture that this is from; None for any other corpus."""
     given: int | None = None
     """Characters at the beginning that are a prompt: given to the model, not learnt; None if this is no pair."""
+    turns: tuple[tuple[str, str], ...] | None = None
+    """Roles and contents of the messages of a conversation, which a chat template writes; None for any other text."""
 
     @property
     def key(self) -> int:

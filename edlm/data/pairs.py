@@ -42,3 +42,12 @@ def pair(before: str, answer: str, name: str, longest: int) -> Iterator[Document
         )
     if text.strip():
         yield Document(text, name, text_key(before) if before.strip() else None, given=len(before))
+
+
+def require_one_form(prompts: Prompts | None, messages_field: str | None) -> None:
+    """Raise ConfigurationError for a corpus of both pairs and conversations."""
+    if prompts is not None and messages_field is not None:
+        raise ConfigurationError(
+            f"corpus.messages_field is {messages_field!r} and corpus.prompts is set, too: a conversation holds its own "
+            "prompt; leave one of the two out"
+        )

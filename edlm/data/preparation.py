@@ -10,7 +10,8 @@ import numpy as np
 import pydantic
 
 from edlm.config import ConfigurationError, Positive, config, plain
-from edlm.data.corpus import CorpusConfig, Document, Files, HuggingFace, Mixture
+from edlm.data.chat_template import ChatTemplate
+from edlm.data.corpus import CorpusConfig, Document, holds_conversations, with_fields
 from edlm.data.lost_characters import Losses
 from edlm.data.packing import SplitWriter
 from edlm.data.progress import ReadingProgress
@@ -19,7 +20,7 @@ from edlm.data.synthetic import AbstractSource
 from edlm.data.text_batches import batched
 from edlm.data.token_file import INDEX, SplitSummary, Summary, paths, read_summary
 from edlm.data.tokenizer import Tokenizer
-from edlm.data.tokenizer_kinds import Characters, Symbols, TokenizerConfig
+from edlm.data.tokenizer_kinds import Characters, HuggingFaceTokenizer, Symbols, TokenizerConfig
 from edlm.storage import write_text
 
 
@@ -50,6 +51,7 @@ class Data:
                 f"shares.validation is {self.shares.validation}, but validation has a corpus of its own; set it to 0"
             )
         self._check_source()
+        self._check_conversations()
         if not isinstance(self.tokenizer, Characters | Symbols):
             return
         if self.attention == "within_documents":
@@ -57,7 +59,7 @@ class Data:
                 f"attention is within_documents, but tokenizer.kind {self.tokenizer.kind} has no separator to tell "
                 "where a document ends; leave attention at across_documents, or take another tokenizer"
             )
-        if _has_pairs(self.corpus) or _has_pairs(self.validation):
+        if any(part.prompts is not None for corpus in (self.corpus, self.validation) for part in with_fields(corpus)):
             raise ValueError(
                 f"corpus.prompts needs a separator to tell where an answer ends, and tokenizer.kind "
                 f"{self.tokenizer.kind} has none; take another tokenizer"
@@ -86,6 +88,31 @@ class Data:
         if self.tokenizer != Symbols(size=source.symbols):
             raise ValueError(f"a source of {source.symbols} symbols needs {{kind: symbols, size: {source.symbols}}}")
 
+    def _check_conversations(self) -> None:
+        """Raise ValueError for conversations without a chat template, and where the ends of their turns would count."""
+        if not (holds_conversations(self.corpus) or holds_conversations(self.validation)):
+            return
+        if not isinstance(self.tokenizer, HuggingFaceTokenizer):
+            raise ValueError(
+                f"corpus.messages_field needs a chat template, and tokenizer.kind {self.tokenizer.kind} has none; take "
+                "a tokenizer that comes with one (kind: huggingface), or pairs of plain texts (corpus.prompts)"
+            )
+        if self.attention == "within_documents":
+            raise ValueError(
+                "attention is within_documents, and a conversation (corpus.messages_field) may hold separators, at the "
+                "ends of its turns; leave attention at across_documents"
+            )
+
+    def chat_template(self) -> ChatTemplate | None:
+        """Return the template that writes conversations; None if no corpus holds any.
+
+        Raise ConfigurationError if the tokenizer comes without one.
+        """
+        if not (holds_conversations(self.corpus) or holds_conversations(self.validation)):
+            return None
+        assert isinstance(self.tokenizer, HuggingFaceTokenizer)
+        return self.tokenizer.chat_template()
+
     def version(self) -> list[str]:
         """Return the versions of the corpora, which change when their text does, even with the same settings."""
         return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
@@ -93,11 +120,6 @@ class Data:
     def splits(self, on_characters: Callable[[int], None]) -> TextSplits | SourceSplits:
         """Return the split of every document; reads a part of the corpus, reporting to `on_characters`."""
         return divide(self.corpus, self.validation, self.shares, on_characters)
-
-
-def _has_pairs(corpus: CorpusConfig | None) -> bool:
-    parts = [part.corpus for part in corpus.parts] if isinstance(corpus, Mixture) else [corpus]
-    return any(isinstance(part, Files | HuggingFace) and part.prompts is not None for part in parts)
 
 
 def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
@@ -124,6 +146,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         tokenizer = data.tokenizer.build(_training_texts(splits.documents(), reading), progress)
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
+    if (chat := data.chat_template()) is not None:
+        chat.examine(tokenizer)
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
     losses = Losses(tokenizer)
     with ExitStack() as stack:
@@ -133,7 +157,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
             for split in used_splits
         }
         reading = stack.enter_context(ReadingProgress(progress, "tokenised"))
-        dropped = _write_documents(splits.documents(), tokenizer, writers, losses, reading)
+        dropped = _write_documents(splits.documents(), tokenizer, chat, writers, losses, reading)
         summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
     _require_rows(summaries, data.length)
     summary = Summary(
@@ -145,6 +169,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         dropped=dropped,
         lost=losses.notable(),
         splits=summaries,
+        chat=chat,
     )
     write_text(str(folder / INDEX), json.dumps(plain(summary), indent=1))
     for line in summary.lines():
@@ -163,6 +188,7 @@ def _training_texts(documents: Iterator[tuple[Document, Split | None]], progress
 def _write_documents(
     documents: Iterator[tuple[Document, Split | None]],
     tokenizer: Tokenizer,
+    chat: ChatTemplate | None,
     writers: Mapping[Split, SplitWriter],
     losses: Losses,
     progress: ReadingProgress,
@@ -171,11 +197,16 @@ def _write_documents(
     dropped = 0
     for batch in batched(documents, lambda item: item[0].text):
         kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
-        texts = [document.text[document.given or 0 :] for document, _ in kept]  # of a pair, the answer
+        # Of a pair, the answer; a conversation is not written as text.
+        texts = ["" if document.turns else document.text[document.given or 0 :] for document, _ in kept]
         dropped += len(batch) - len(kept)
         for (document, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
             given = None
-            if document.given is not None:
+            if document.turns is not None:
+                assert chat is not None
+                prompt, answer = _turns(document, tokenizer, chat)
+                ids, given = np.concatenate([prompt, answer]), len(prompt)
+            elif document.given is not None:
                 # Encoded apart, as a request's prompt is: no token holds letters of both.
                 prompt = tokenizer.encode(document.text[: document.given])
                 ids, given = np.concatenate([prompt, ids]), len(prompt)
@@ -183,6 +214,15 @@ def _write_documents(
         losses.look([document.text for document, _ in kept])
         progress.add(sum(len(document.text) for document, _ in batch))
     return dropped
+
+
+def _turns(document: Document, tokenizer: Tokenizer, chat: ChatTemplate) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of a conversation before its last message, and those of that message."""
+    assert document.turns is not None
+    try:
+        return chat.pair(tokenizer, document.turns)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{document.name}: {error}") from error
 
 
 def _require_rows(summaries: Mapping[Split, SplitSummary], length: int) -> None:

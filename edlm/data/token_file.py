@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt
 
-from edlm.config import NonNegative, Positive, config, parse
+from edlm.config import NonNegative, Positive, config, parse, plain
+from edlm.data.chat_template import ChatTemplate
 from edlm.data.lost_characters import Lost
 from edlm.data.repeats import Repeated
 from edlm.data.splits import Split
@@ -17,6 +18,7 @@ from edlm.data.tokenizer import open_tokenizer
 from edlm.storage import Sha256
 
 INDEX = "index.json"
+CHAT = "chat"  # in a model card, the chat template
 Number = Literal["<u2", "<u4"]  # storage format of a token: unsigned, little-endian, 2 or 4 bytes
 START = "<i8"  # storage format of a document's start
 
@@ -75,6 +77,12 @@ class Summary:
     lost: Lost | None
     """Characters that the tokenizer loses; None unless they exceed 1 %."""
     splits: dict[Split, SplitSummary]
+    chat: ChatTemplate | None = None
+    """Template by which conversations were written; None: there are none."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the card of a model trained on the data says of it: how to write a conversation."""
+        return {} if self.chat is None else {CHAT: plain(self.chat)}
 
     def lines(self) -> Iterator[str]:
         """Yield progress lines on the content of each split and on what of it may be unwanted."""

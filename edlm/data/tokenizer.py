@@ -1,5 +1,6 @@
 """Tokenizers: text to ids below `size` and back; each is a single tokenizer.json stored with the model."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ class Tokenizer:
     """Id between documents; None if they are separated by a space, as in text8, or by nothing, as for symbols."""
     digest: str
     """SHA-256 of tokenizer.json."""
+    special_tokens: tuple[str, ...]
+    """Texts of the special tokens, which texts do not spell (`encode`)."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -43,6 +46,8 @@ class Tokenizer:
             ) from error
         # Text that looks like a special token is read as text.
         self._rust.encode_special_tokens = True
+        added = self._rust.get_added_tokens_decoder().values()
+        self.special_tokens = tuple(token.content for token in added if token.special)
         vocabulary = self._rust.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
         self.separator = self._appended()
@@ -66,15 +71,20 @@ class Tokenizer:
 
     def _require_unspelt(self) -> None:
         """Raise ValueError if text can spell the separator."""
-        if self.separator is None or (route := token_in_text(self._rust, self.separator)) is None:
+        if self.separator is None or (reason := self.spelt(self.separator)) is None:
             return
         token = self._rust.id_to_token(self.separator)
-        if route.literal_only and token is not None and is_parted(self._rust, token):
-            return
         raise ValueError(
-            f"text can spell the separator {token!r}: {route.reason}; make the tokenizer again with tokenizer.kind "
+            f"text can spell the separator {token!r}: {reason}; make the tokenizer again with tokenizer.kind "
             "huggingface, which prevents that or says which separator to name, and prepare the data again"
         )
+
+    def spelt(self, index: int) -> str | None:
+        """Return how text can spell the token `index`; None if it cannot."""
+        route, token = token_in_text(self._rust, index), self._rust.id_to_token(index)
+        if route is None or (route.literal_only and token is not None and is_parted(self._rust, token)):
+            return None
+        return route.reason
 
     def encode(self, text: str) -> Int32[np.ndarray, " l"]:
         """Return the ids of `text`, without a separator.
@@ -84,6 +94,14 @@ class Tokenizer:
         """
         (ids,) = self._encode([text], add_special_tokens=False)
         return ids
+
+    def encode_spelt(self, text: str) -> Int32[np.ndarray, " l"]:
+        """Return the ids of a text that spells special tokens, as a chat template does: never of a user's own text."""
+        return np.array(self._spelling.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    @functools.cached_property
+    def _spelling(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._text)
 
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
         """Return the ids of each text as a document of a packed stream, followed by the separator or one space, if any.

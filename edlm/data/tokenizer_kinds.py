@@ -2,6 +2,7 @@
 
 import json
 import logging
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator
 from string import ascii_letters
@@ -12,6 +13,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edlm.config import ConfigurationError, Positive, config
+from edlm.data.chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate, read_chat_template
 from edlm.data.separator import is_parted, parting, token_in_text
 from edlm.data.tokenizer import FILE, Tokenizer
 from edlm.storage import file_system
@@ -173,6 +175,12 @@ class HuggingFaceTokenizer:
             raise
         except ValueError as error:
             raise ConfigurationError(f"tokenizer.uri {self.uri}: {error}") from error
+
+    def chat_template(self) -> ChatTemplate:
+        """Return the chat template beside the tokenizer; raise ConfigurationError if there is none."""
+        folder = posixpath.dirname(self.uri) or "." if self.uri.endswith(".json") else self.uri.rstrip("/")
+        template, settings = (_read_text(f"{folder}/{name}") for name in (TEMPLATE_FILE, CONFIG_FILE))
+        return read_chat_template(template, settings, self.uri)
 
     def _read(self) -> tokenizers.Tokenizer:
         text = _read_text(self.uri if self.uri.endswith(".json") else f"{self.uri.rstrip('/')}/{FILE}")

@@ -4,11 +4,12 @@ import itertools
 import operator
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 from edlm.config import ConfigurationError
+from edlm.data.conversations import turns_of
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
@@ -190,6 +191,18 @@ class LanguageModel:
             read, len(tokens), score.nelbo, score.bound, score.energies, plan.settings, plan.seed, given,
             score.exact_order,
         )  # fmt: skip
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Return the tokens of a conversation up to the assistant's answer, a prompt for the other methods.
+
+        Each message has a `role` and a `content`; what these say is read as text, special tokens included. The model
+        has the chat template of the data that its denoiser was trained on (`corpus.messages_field`).
+        """
+        if self.generator.denoiser.chat is None:
+            raise ConfigurationError(
+                f"{self.name!r} was trained on no conversations, and has no chat template; give the prompt as text"
+            )
+        return tuple(self.generator.denoiser.chat.prompt(self.generator.tokenizer, turns_of(messages)).tolist())
 
     def stream(
         self,

@@ -16,7 +16,7 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from edlm.config import ConfigurationError, Positive, config
-from edlm.data.corpus import CorpusConfig
+from edlm.data.corpus import CorpusConfig, holds_conversations
 from edlm.data.text_batches import batched
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer
@@ -70,6 +70,12 @@ class ZeroShot:
     """How the tokens are cut into rows. Perplexities of different conventions are not comparable."""
     limit: Positive | None = None
     """Maximum number of rows, evenly spaced over the corpus; None: all rows."""
+
+    def __post_init__(self) -> None:
+        if holds_conversations(self.corpus):
+            raise ConfigurationError(
+                f"zero_shot: corpus {self.name!r} has a messages_field, and texts are scored; name a field of text"
+            )
 
     def passages(self, tokenizer: Tokenizer, length: int) -> Passages:
         """Return the rows, of `length` tokens or as the convention says, in the ids of `tokenizer`.
