@@ -183,7 +183,13 @@ class _Yaml(yaml.SafeLoader):
 
 
 class _YamlWriter(yaml.SafeDumper):
-    """YAML dumper for `_Yaml`: the text "1e-3" is quoted, the number is not."""
+    """YAML dumper for `_Yaml`: the text "1e-3" is quoted, the number is not; lines of a text stay lines."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_YamlWriter.add_representer(str, _YamlWriter.represent_str)
 
 
 _EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")

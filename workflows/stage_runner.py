@@ -15,6 +15,7 @@ from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from cluster.tracking.upload import ship
 from edlm.checkpoints.training_state import newest_snapshot
+from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import committed, join, publish, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
@@ -137,6 +138,9 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSession]:
     root = storage_root(experiment)
     require_initial_models(experiment, root)
+    for network in (experiment.denoiser, experiment.autoregressive):
+        if isinstance(network, HuggingFaceSource):
+            network.allow_code()  # before a private Ray starts, whose processes inherit it
     runs = open_tracking(experiment.tracking, root)
     _ship_leftovers(experiment, root)
     with connect(experiment.cluster):

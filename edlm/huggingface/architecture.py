@@ -8,29 +8,47 @@ import pydantic
 import torch
 
 from edlm.config import ConfigurationError
+from edlm.huggingface.remote_code import Code, remote_code, require_consent, written
 from edlm.huggingface.source import library
 from edlm.models.float32_summed_layers import sum_in_float32
 
 Architecture = Mapping[str, pydantic.JsonValue]
 
 
-def recorded(configuration: Any) -> dict[str, pydantic.JsonValue]:
-    """Return the whole configuration of a network, as in config.json, without the path that it was read from."""
+def recorded(configuration: Any, classes: Mapping[str, str] | None = None) -> dict[str, pydantic.JsonValue]:
+    """Return the whole configuration of a network, as in config.json, without the path that it was read from.
+
+    `classes` are those of its makers' code, if any, as `auto_map` has them.
+    """
     values = json.loads(configuration.to_json_string(use_diff=False))
-    return {name: value for name, value in values.items() if name != "_name_or_path"}
+    whole = {name: value for name, value in values.items() if name not in ("_name_or_path", "auto_map")}
+    if classes:
+        whole["auto_map"] = dict(classes)
+    return whole
 
 
-def built(auto_class: str, architecture: Architecture) -> Any:
+def built(auto_class: str, architecture: Architecture, code: Code) -> Any:
     """Build a network in float32 with fresh weights, by one of the library's classes `AutoModelFor...`.
 
-    Raise ConfigurationError for an architecture that the installed library does not have, or not with this head.
+    Raise ConfigurationError for an architecture that the installed library does not have, or not with this head, and
+    if `code` of the network's makers defines it and there is no consent to it.
     """
     transformers, values = library(), dict(architecture)
-    kind = values.pop("model_type", None)
+    factory, kind = getattr(transformers, auto_class), values.pop("model_type", None)
+    if code:
+        require_consent(code)
     try:
-        configuration = transformers.AutoConfig.for_model(kind, **values)
-        network = getattr(transformers, auto_class).from_config(configuration, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError) as error:
+        if code:
+            with written(code, architecture) as folder:
+                remote_code("the network", folder, None)  # raises unless its classes are those of this very code
+                configuration = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+                network = factory.from_config(configuration, trust_remote_code=True, dtype=torch.float32)
+        else:
+            configuration = transformers.AutoConfig.for_model(kind, **values)
+            network = factory.from_config(configuration, trust_remote_code=False, dtype=torch.float32)
+    except ConfigurationError:
+        raise
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         raise ConfigurationError(
             f"the installed transformers {transformers.__version__} builds no {auto_class} of the architecture {kind!r}"
             f"; the network was saved with {values.get('transformers_version')}: {error}"

@@ -65,11 +65,13 @@ class HuggingFaceAutoregressiveArchitecture(AbstractAutoregressiveConfig):
     kind: Literal["huggingface_architecture"] = "huggingface_architecture"
     architecture: dict[str, pydantic.JsonValue]
     """Content of the network's config.json."""
+    code: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Files of its makers' code, by name, if that defines it; it runs by consent only."""
     bos: NonNegative
     """Id of the token that every sequence starts after."""
 
     def build(self, vocabulary: int) -> HuggingFaceAutoregressiveModel:
-        return HuggingFaceAutoregressiveModel(self, vocabulary, built(AUTO_CLASS, self.architecture))
+        return HuggingFaceAutoregressiveModel(self, vocabulary, built(AUTO_CLASS, self.architecture, self.code))
 
 
 @config
@@ -97,7 +99,9 @@ class HuggingFaceAutoregressiveSource(HuggingFaceSource):
                 "name a token in `bos`, such as the one that ends documents"
             )
         index = id_of(opened.named, theirs, bos, "bos")
-        architecture = HuggingFaceAutoregressiveArchitecture(architecture=recorded(opened.model.config), bos=index)
+        architecture = HuggingFaceAutoregressiveArchitecture(
+            architecture=recorded(opened.model.config, opened.classes), code=dict(opened.code), bos=index
+        )
         tokens = torch.randint(vocabulary.size, (2, length), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             logits = _logits(opened.named, opened.model, F.pad(tokens[:, :-1], (1, 0), value=index))

@@ -46,6 +46,8 @@ class HuggingFaceDenoiserArchitecture(AbstractDenoiserConfig):
     kind: Literal["huggingface_architecture"] = "huggingface_architecture"
     architecture: dict[str, pydantic.JsonValue]
     """Content of the network's config.json."""
+    code: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Files of its makers' code, by name, if that defines it; it runs by consent only."""
     mask: NonNegative
     """Id of the network's own mask token."""
     prefix: tuple[NonNegative, ...] = ()
@@ -59,7 +61,7 @@ class HuggingFaceDenoiserArchitecture(AbstractDenoiserConfig):
     predicted from its own output if no `prefix` stands before it. None: a masked language model."""
 
     def build(self, vocabulary: int) -> HuggingFaceDenoiser:
-        return HuggingFaceDenoiser(self, vocabulary, built(auto_class(self.shift), self.architecture))
+        return HuggingFaceDenoiser(self, vocabulary, built(auto_class(self.shift), self.architecture, self.code))
 
     def outputs(self, model: Any, xt: Int[Tensor, "b l"], mask: int) -> Float[Tensor, "b l n"]:
         """Compute, for each position of canvases, the output (logits or features) that predicts its token."""
@@ -119,7 +121,8 @@ class HuggingFaceDenoiserSource(HuggingFaceSource):
         if mask in generated:
             raise ConfigurationError(f"the mask token of {named} is never generated; name another separator or token")
         settings = HuggingFaceDenoiserArchitecture(
-            architecture=recorded(original.config),
+            architecture=recorded(original.config, opened.classes),
+            code=dict(opened.code),
             mask=mask,
             prefix=prefix,
             suffix=suffix,
@@ -151,7 +154,13 @@ def _mask_of(opened: OpenedNetwork) -> int:
 
 def _require_embedded(named: str, model: Any, ids: Collection[int]) -> None:
     """Raise ConfigurationError unless the network has an embedding of each id."""
-    rows = model.get_input_embeddings().num_embeddings
+    try:
+        rows = model.get_input_embeddings().num_embeddings
+    except NotImplementedError as error:
+        raise ConfigurationError(
+            f"{named}: {type(model).__name__}, by its makers' code, does not say which embedding its ids have; add the "
+            "method get_input_embeddings to it, in a copy of the folder"
+        ) from error
     if beyond := sorted(index for index in ids if index >= rows):
         raise ConfigurationError(
             f"{named} embeds {rows} ids, and its tokenizer's special tokens have ids {beyond}: one of the two belongs "

@@ -1,6 +1,7 @@
-"""Networks of the transformers library, opened strictly: complete weights from safetensors, no code of their makers."""
+"""Networks of the transformers library, opened strictly: whole, from safetensors, code of their makers by consent."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 
 from edlm.config import ConfigurationError, config
+from edlm.huggingface.remote_code import COMMIT, CONFIGURATIONS, consent, remote_code
 from edlm.storage import File, digest_of, require_hub, sha256
 
 NAMED = 8  # most wrong weights that an error lists
@@ -23,13 +25,18 @@ class OpenedNetwork:
     """As errors call it."""
     model: Any
     tokenizer: Any
+    code: Mapping[str, str]
+    """Files of the makers' code that define the network, by name; empty if the library does."""
+    classes: Mapping[str, str]
+    """Names of its classes, by those of the library's that find them (`auto_map` of config.json)."""
 
 
 @config
 class HuggingFaceSource:
     """A network that others trained: on the Hugging Face hub, or in a folder of the library's format.
 
-    Its weights are safetensors, and no code of its makers is run: the library itself must have the architecture.
+    Its weights are safetensors. Without `trust_remote_code` no code of its makers is run: the library itself must have
+    the architecture.
     """
 
     name: str | None = None
@@ -38,12 +45,20 @@ class HuggingFaceSource:
     """Local folder with config.json, safetensors and the tokenizer's files."""
     revision: str | None = None
     """Commit, tag or branch on the hub; without it `main`, and changes there go unnoticed once a stage has run."""
+    trust_remote_code: bool = False
+    """Run code of the network's makers, with all rights of the process. On the hub, `revision` must be a whole commit.
+    The model's folder holds the code, and other processes that open it need EDLM_TRUST_REMOTE_CODE."""
 
     def __post_init__(self) -> None:
         if (self.name is None) == (self.folder is None):
             raise ConfigurationError("a network of kind huggingface has either a `name` on the hub or a `folder`")
         if self.folder is not None and self.revision is not None:
             raise ConfigurationError(f"revision {self.revision!r} is of a `name` on the hub; a `folder` has none")
+        if self.trust_remote_code and self.name is not None and not COMMIT.fullmatch(self.revision or ""):
+            raise ConfigurationError(
+                f"trust_remote_code: the code on the hub may change under revision {self.revision or 'main'!r}; set "
+                "revision to the whole commit that you have read, 40 hexadecimal digits"
+            )
 
     @property
     def named(self) -> str:
@@ -55,42 +70,71 @@ class HuggingFaceSource:
         if self.folder is None:
             return f"{self.name}@{self.revision or 'main'}"
         _require_folder(self.folder)
+        read = (*READ, ".py") if self.trust_remote_code else READ
         # Not `inventory`, which rejects links: in the hub's own cache the files are links.
-        files = sorted(path for path in Path(self.folder).iterdir() if path.suffix in READ and path.is_file())
+        files = sorted(path for path in Path(self.folder).iterdir() if path.suffix in read and path.is_file())
         return digest_of(File(path=p.name, bytes=p.stat().st_size, sha256=sha256(p)) for p in files)
+
+    def allow_code(self) -> None:
+        """Let this process, and those that it starts from now on, run the makers' code, if `trust_remote_code` says so.
+
+        Raise ConfigurationError if the network is not there, or takes code from elsewhere; StorageError if the hub does
+        not answer.
+        """
+        if self.trust_remote_code:
+            self._require_there()
+            consent(self._code()[0])
 
     def opened(self, auto_class: str) -> OpenedNetwork:
         """Open the network with one of the library's classes `AutoModelFor...`, ready for inference.
 
         Raise ConfigurationError if the library is missing, no safetensors are there, adapters lie beside them, code of
-        its makers is needed, the architecture is unknown or has no such head, or weights are missing, mismatched or
-        not finite; StorageError if the hub does not answer.
+        its makers is needed and not allowed, the architecture is unknown or has no such head, or weights are missing,
+        mismatched or not finite; StorageError if the hub does not answer.
         """
-        transformers, origin = library(), {"revision": self.revision or "main", "trust_remote_code": False}
-        if self.folder is None:
-            assert self.name is not None
-            _require_hub(self.name, origin["revision"])
-        else:
-            _require_folder(self.folder)
-        where = str(self.folder or self.name)
+        transformers = library()
+        self._require_there()
+        where, revision = str(self.folder or self.name), self.revision or "main"
+        origin = {"revision": revision, "trust_remote_code": self.trust_remote_code}
         try:
-            require_no_adapters(self.named, where, origin["revision"])
+            require_no_adapters(self.named, where, revision)
+            code, classes = self._code()
             model, loaded = getattr(transformers, auto_class).from_pretrained(
                 where, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **origin)
         except ConfigurationError:
             raise
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise ConfigurationError(
                 f"{self.named} cannot be opened as {auto_class}; it must be stored as safetensors with its tokenizer "
-                f"(`python -m workflows.convert` turns pickled weights into safetensors), have an architecture of the "
-                f"installed library (transformers {transformers.__version__}), and need no code of its makers, which "
-                f"is not run: {error}"
+                f"(`python -m workflows.convert` turns pickled weights into safetensors), and have an architecture of "
+                f"the installed library (transformers {transformers.__version__}) or, with trust_remote_code: true, of "
+                f"its makers' code, which is not run otherwise: {error}"
             ) from error
         self._require_whole(loaded)
         _require_finite(self.named, model)
-        return OpenedNetwork(self.named, model.eval().requires_grad_(False), tokenizer)
+        consent(code)
+        return OpenedNetwork(self.named, model.eval().requires_grad_(False), tokenizer, code, classes)
+
+    def _require_there(self) -> None:
+        if self.folder is None:
+            assert self.name is not None
+            _require_hub(self.name, self.revision or "main")
+        else:
+            _require_folder(self.folder)
+
+    def _code(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the makers' code that may run, and its classes; nothing without `trust_remote_code`."""
+        if not self.trust_remote_code:
+            return {}, {}
+        if self.folder is not None:
+            return remote_code(self.named, Path(self.folder), None)
+        from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
+
+        assert self.name is not None
+        copy = snapshot_download(self.name, revision=self.revision, allow_patterns=["*.py", *CONFIGURATIONS])
+        return remote_code(self.named, Path(copy), self.name)
 
     def _require_whole(self, loaded: Any) -> None:
         """Raise ConfigurationError unless the weights are those of the architecture.

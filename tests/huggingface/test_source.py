@@ -39,7 +39,7 @@ def test_code_of_the_makers_is_not_run(folder, tmp_path):
     settings |= {"model_type": "theirs", "auto_map": {"AutoConfig": "code.C", AUTO_CLASS: "code.M"}}
     (folder / "config.json").write_text(json.dumps(settings))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(ConfigurationError, match="need no code of its makers, which is not run"):
+    with pytest.raises(ConfigurationError, match="its makers' code, which is not run otherwise"):
         HuggingFaceSource(folder=str(folder)).opened(AUTO_CLASS)
     assert not (tmp_path / "ran").exists()
 

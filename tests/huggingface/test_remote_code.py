@@ -1,0 +1,232 @@
+"""Code of a network's makers runs where it is allowed in so many words, and nowhere else."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.config import ConfigurationError, parse, plain
+from edlm.data.tokenizer_kinds import HuggingFaceTokenizer
+from edlm.huggingface.denoiser import HuggingFaceDenoiserSource
+from edlm.huggingface.remote_code import CONSENT, code_digest
+from edlm.schedule import LogLinear
+from tests.huggingface.networks import WORDS, save_tokenizer, transformers, vocabulary_of
+from tests.paths import PROJECT
+
+V, L, WIDTH = len(WORDS), 6, 8
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+MODELING = """
+import os
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
+
+from .mixing import mixed
+
+open(os.path.join({marks!r}, __name__.split(".")[1]), "w").close()
+
+
+class TheirConfig(PretrainedConfig):
+    model_type = "theirs"
+
+
+class TheirModel(PreTrainedModel):
+    config_class = TheirConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.mixing = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, input_ids, attention_mask=None):
+        return MaskedLMOutput(logits=self.head(torch.tanh(self.mixing(mixed(self.embedding(input_ids))))))
+"""
+MIXING = "def mixed(x):\n    return x + x.mean(dim=1, keepdim=True)\n"
+CLASSES = {"AutoConfig": "modeling_theirs.TheirConfig", "AutoModelForMaskedLM": "modeling_theirs.TheirModel"}
+
+
+@pytest.fixture
+def marks(tmp_path, monkeypatch):
+    """A folder in which the code leaves a mark as it runs; what it is copied to, and consent, end with the test."""
+    cache = tmp_path / "modules"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(CONSENT, "")
+    (tmp_path / "marks").mkdir()
+    yield tmp_path / "marks"
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+
+
+def weights():
+    generator = torch.Generator().manual_seed(5)
+    shapes = {
+        "embedding.weight": (V, WIDTH), "mixing.weight": (WIDTH, WIDTH), "mixing.bias": (WIDTH,),
+        "head.weight": (V, WIDTH), "head.bias": (V,),
+    }  # fmt: skip
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def folder(tmp_path, marks):
+    made = tmp_path / "theirs"
+    made.mkdir()
+    (made / "modeling_theirs.py").write_text(MODELING.format(marks=str(marks)))
+    (made / "mixing.py").write_text(MIXING)
+    (made / "train.py").write_text("raise SystemExit('no part of the network')\n")
+    settings = {"model_type": "theirs", "auto_map": CLASSES, "vocab_size": V, "hidden_size": WIDTH}
+    (made / "config.json").write_text(json.dumps(settings))
+    save_file(weights(), made / "model.safetensors", {"format": "pt"})
+    save_tokenizer(made)
+    return made
+
+
+def ran(marks: Path) -> list[str]:
+    return sorted(path.name for path in marks.iterdir())
+
+
+def opened(folder, **settings):
+    settings = {"trust_remote_code": True, **settings}
+    return HuggingFaceDenoiserSource(folder=str(folder), **settings).open(vocabulary_of(folder), L)
+
+
+def saved(folder, target):
+    """The model folder of the network, made as the import stage makes it."""
+    network = opened(folder)
+    target.mkdir()
+    HuggingFaceTokenizer(uri=str(folder), separator="[SEP]").build([]).save(target)
+    save_denoiser(target, network.state_dict(), network.config, LogLinear(), L, target / "tokenizer.json", {})
+    return network
+
+
+def log_p(network):
+    xt = torch.tensor([[5, V, 7, V, V, 9]])
+    return network.log_p(network.read(xt, torch.ones(1)), xt == V)
+
+
+def expected():
+    """log p at the masked positions, written out."""
+    own = weights()
+    ids = torch.tensor([[2, 5, 4, 7, 4, 4, 9, 3]])
+    x = own["embedding.weight"][ids]
+    x = torch.tanh((x + x.mean(dim=1, keepdim=True)) @ own["mixing.weight"].T + own["mixing.bias"])
+    logits = (x @ own["head.weight"].T + own["head.bias"])[0, [2, 4, 5]]
+    logits[:, [0, 1, 2, 4]] = -torch.inf
+    return logits.log_softmax(-1)
+
+
+def test_without_the_setting_the_code_is_not_run_and_the_setting_is_named(folder, marks):
+    with pytest.raises(ConfigurationError, match="with trust_remote_code: true, of its makers' code, which"):
+        opened(folder, trust_remote_code=False)
+    assert ran(marks) == []
+
+
+def test_with_the_setting_the_network_has_the_values_of_its_makers_code(folder, marks):
+    network = opened(folder)
+    torch.testing.assert_close(log_p(network), expected())
+    assert {*network.config.code} == {"modeling_theirs.py", "mixing.py"}
+    assert "theirs" in ran(marks)
+
+
+def test_a_saved_network_opens_without_the_original_by_consent_to_its_code_alone(folder, marks, tmp_path, monkeypatch):
+    network = saved(folder, tmp_path / "ours")
+    shutil.rmtree(folder)
+    before, digest = log_p(network), code_digest(network.config.code)
+    assert os.environ[CONSENT] == digest  # of the process that has opened the original by the setting
+    for path in marks.iterdir():
+        path.unlink()
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+    for consented in ("", "true", "0" * 64):
+        monkeypatch.setenv(CONSENT, consented)
+        with pytest.raises(ConfigurationError, match=rf"mixing\.py, modeling_theirs\.py, SHA-256 {digest}.*{CONSENT}="):
+            open_denoiser(tmp_path / "ours")
+    assert ran(marks) == []
+    monkeypatch.setenv(CONSENT, f"{'0' * 64},{digest}")
+    assert torch.equal(log_p(open_denoiser(tmp_path / "ours").network), before)
+    assert len(ran(marks)) == 1
+
+
+def test_another_process_needs_consent_of_its_own(folder, tmp_path):
+    network = saved(folder, tmp_path / "ours")
+    ours = str(tmp_path / "ours")
+    program = f"import pathlib, edlm.checkpoints.networks as n; n.open_denoiser(pathlib.Path({ours!r}))"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(PROJECT)}
+    for consented, code in (("", 1), (code_digest(network.config.code), 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**environment, CONSENT: consented}, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        assert ("ConfigurationError: the network needs code of its makers" in done.stderr) == (code == 1)
+
+
+def test_changed_code_is_other_code(folder, tmp_path):
+    saved(folder, tmp_path / "ours")
+    card = tmp_path / "ours" / "model.yaml"
+    digest = code_digest({"a.py": "x = 1\n"})
+    assert digest != code_digest({"a.py": "x = 2\n"})
+    assert digest != code_digest({"b.py": "x = 1\n"})
+    assert "def mixed(x):" in card.read_text()  # for people to read
+    before = HuggingFaceDenoiserSource(folder=str(folder), trust_remote_code=True).version()
+    (folder / "mixing.py").write_text(MIXING + "\n")
+    assert HuggingFaceDenoiserSource(folder=str(folder), trust_remote_code=True).version() != before
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_another_repository_is_refused_before_anything_runs(folder, marks, file):
+    settings = json.loads((folder / file).read_text())
+    settings["auto_map"] = {**settings.get("auto_map", {}), "AutoTokenizer": ["else/where--code.Tokenizer", None]}
+    (folder / file).write_text(json.dumps(settings))
+    with pytest.raises(ConfigurationError, match=rf"{file} takes AutoTokenizer from .* another repository, else/where"):
+        opened(folder)
+    assert ran(marks) == []
+
+
+def test_classes_of_a_model_folder_come_from_its_own_code_alone(folder):
+    network = opened(folder)
+    changed = plain(network.config)
+    changed["architecture"]["auto_map"]["AutoConfig"] = "else/where--code.Config"
+    with pytest.raises(ConfigurationError, match="another repository, else/where"):
+        parse(type(network.config), changed).build(V)
+
+
+def test_code_that_does_not_name_its_embedding_is_refused_with_the_method_to_add(folder):
+    source = (folder / "modeling_theirs.py").read_text()
+    (folder / "modeling_theirs.py").write_text(source.replace("def get_input_embeddings", "def other"))
+    with pytest.raises(ConfigurationError, match=r"TheirModel.* add the method get_input_embeddings"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT[:7], COMMIT.upper()])
+def test_code_on_the_hub_needs_a_whole_commit(revision):
+    with pytest.raises(ValueError, match=r"trust_remote_code: the code on the hub may change .*40 hexadecimal digits"):
+        HuggingFaceDenoiserSource(name="a/b", revision=revision, trust_remote_code=True)
+    assert HuggingFaceDenoiserSource(name="a/b", revision=COMMIT, trust_remote_code=True).trust_remote_code
+
+
+def test_a_network_of_the_library_needs_no_consent(tmp_path, monkeypatch):
+    monkeypatch.setenv(CONSENT, "")
+    config = transformers.BertConfig(
+        vocab_size=V, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    assert opened(tmp_path).config.code == {}
+    assert os.environ[CONSENT] == ""
