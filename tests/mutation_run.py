@@ -25,18 +25,20 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 from tests.mutants import copy
 from tests.paths import PROJECT
 
+OBJECTIVES = "training/test_energy_objectives"
+
 
 def looked_at_in_energies(edlm: Path, tests: Path) -> dict[str, str]:
     """The tests of each energy with a test of its own: a new one is mutated without being named here."""
     beside = {
         "whole_sequence": "likelihood/test_carry_over_autoregressive",
         "conditional": "sampling/test_speculative",
-        "residual": "energies/test_step",
+        "residual": f"energies/test_step {OBJECTIVES}",
     }
     names = sorted(path.stem for path in (edlm / "energies").glob("*.py"))
     tested = [name for name in names if name != "kinds" and (tests / "energies" / f"test_{name}.py").is_file()]
     return {
-        f"energies/{name}": f"energies/test_{name} energies/test_kinds {beside.get(name, '')}".strip()
+        f"energies/{name}": f"energies/test_{name} energies/test_kinds {beside.get(name, OBJECTIVES)}"
         for name in tested
     }
 
@@ -190,13 +192,14 @@ def _in_turn(files: tuple[str, ...], rng: random.Random) -> Iterator[MutationSpe
 
 
 def _annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where type hints begin and end: what is planted there changes nothing or stops the import."""
+    """Where type hints and decorators begin and end: what is planted there changes no result or stops the import."""
     actual = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        hint = getattr(node, "annotation", None) or getattr(node, "returns", None)
-        if isinstance(hint, ast.expr):
-            end = (hint.end_lineno or hint.lineno, hint.end_col_offset or hint.col_offset)
-            actual.append(((hint.lineno, hint.col_offset), end))
+        hints = getattr(node, "annotation", None), getattr(node, "returns", None)
+        for part in (*hints, *getattr(node, "decorator_list", ())):
+            if isinstance(part, ast.expr):
+                end = (part.end_lineno or part.lineno, part.end_col_offset or part.col_offset)
+                actual.append(((part.lineno, part.col_offset), end))
     return actual
 
 

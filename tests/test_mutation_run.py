@@ -59,7 +59,7 @@ def test_a_new_energy_is_mutated_once_it_has_a_test(tmp_path):
         (tmp_path / path).touch()
     assert looked_at_in_energies(tmp_path / "edlm", tmp_path / "tests") == {}
     (tmp_path / "tests/energies/test_new.py").touch()
-    expected = {"energies/new": "energies/test_new energies/test_kinds"}
+    expected = {"energies/new": "energies/test_new energies/test_kinds training/test_energy_objectives"}
     assert looked_at_in_energies(tmp_path / "edlm", tmp_path / "tests") == expected
 
 

@@ -99,6 +99,14 @@ def test_every_step_of_a_grid_is_equally_likely_whatever_the_grid():
         assert ((hits[1:] - expected) ** 2 / expected).sum() < 30  # at most 7 degrees of freedom, one in 10,000
 
 
+@pytest.mark.parametrize("name", ["bidirectional", "edlm_nce", "step", "residual"])
+def test_candidates_hold_masks_unless_the_energy_scores_whole_sequences(name):
+    objective, asked = of_kind(KINDS[name]), []
+    objective.trained.register_forward_pre_hook(lambda _, given: asked.append(given[0]))
+    objective(rows())
+    assert (asked[0] == V).any() == (name in ("step", "residual"))
+
+
 class WatchedEnergy(AbstractEnergy):
     """Any numbers as energies, a function of the new tokens and the time; keeps what it was asked."""
 
