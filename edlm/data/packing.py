@@ -1,4 +1,4 @@
-"""Packing: the documents of a split become one stream of tokens, which is read as rows of equal length.
+"""Packing: the documents of a split become one stream of tokens, which `edlm.data.batches` cuts into rows.
 
 A row may hold the end of one document and the beginning of the next, but all of a pair of a prompt and an answer.
 """

@@ -32,13 +32,13 @@ class CompletionDecoder:
         return self._split(self._decode(tokens))[0] + text
 
     def stable_parts(self, tokens: Sequence[int]) -> tuple[str, str]:
-        """Return the certain prefix of the joint text, split into the shared and the added text."""
+        """Return the stable prefix of the joint text, split into the shared and the added text."""
         return self._split(self._stable_prefix(tokens))
 
     def count(self, text: str, tokens: Sequence[int]) -> int:
         """Return the number of tokens that it takes to add `text`, a prefix of what all of them add."""
         # Certain texts grow, so bisection applies; for a decoder that shortens a text (" ." to "."), the number may be
-        # off by the tokens concerned. A text that is present but not certain began where the certain text last grew.
+        # off by the tokens concerned. A text that is present but not stable began where the stable prefix last grew.
         full = len(text)
         grown = bisect_left(range(len(tokens)), full, key=lambda count: len(self.stable_prefix(tokens[:count])))
         least = len(self.stable_prefix(tokens[: grown - 1])) if grown else 0

@@ -1,4 +1,4 @@
-"""Incremental text for streaming: characters are sent once they are certain, and never change."""
+"""Incremental text for streaming: characters are sent once no later token can change them."""
 
 from collections.abc import Sequence
 
@@ -27,15 +27,15 @@ class IncrementalText:
         shared, text = self._text.stable_parts(tokens[:count])
         end = cut(text, self._stops)
         text = text[: stop_free_length(text, self._stops) if end is None else end]
-        certain = shared + text if self._echo else text
-        # A decoder that shortens the text ("a ." to "a.") may make less of it certain than before.
-        return "" if self._emitted.startswith(certain) else self._new_part(certain)
+        stable = shared + text if self._echo else text
+        # A decoder that shortens the text ("a ." to "a.") may make less of it stable than before.
+        return "" if self._emitted.startswith(stable) else self._new_part(stable)
 
     def rest(self, text: str) -> str:
         """Return the part of the finished text that was not returned yet."""
         return self._new_part(text)
 
     def _new_part(self, text: str) -> str:
-        assert text.startswith(self._emitted), "a text that was certain has changed"
+        assert text.startswith(self._emitted), "a stable prefix has changed"
         new, self._emitted = text[len(self._emitted) :], text
         return new

@@ -1,4 +1,4 @@
-"""A completion is what the text of all has more than its prompt's, and what is certain of it stands for good."""
+"""A completion is what the whole text adds to its prompt's, and no later token changes its stable prefix."""
 
 import pytest
 from hypothesis import given, settings
@@ -42,16 +42,16 @@ def test_a_prompts_text_and_the_completions_are_the_text_of_both(row, data):
 
 @settings(deadline=None, max_examples=1000)
 @given(rows([*KINDS]), st.data())
-def test_what_is_certain_stands_whatever_tokens_follow(row, data):
+def test_a_stable_prefix_remains_whatever_tokens_follow(row, data):
     tokenizer, tokens = row
     split = data.draw(st.integers(0, len(tokens)))
     here = data.draw(st.integers(split, len(tokens)))
     other = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=4))
     decoder = CompletionDecoder(tokenizer, tokens[:split])
-    certain = decoder.stable_prefix(tokens[split:here])
+    stable = decoder.stable_prefix(tokens[split:here])
     for following in (tokens[here:], other, [*tokens[here:], *other]):
-        assert decoder.whole([*tokens[split:here], *following]).startswith(certain)
-        assert decoder.stable_prefix([*tokens[split:here], *following]).startswith(certain)
+        assert decoder.whole([*tokens[split:here], *following]).startswith(stable)
+        assert decoder.stable_prefix([*tokens[split:here], *following]).startswith(stable)
 
 
 @settings(deadline=None, max_examples=300)
@@ -86,7 +86,7 @@ def test_a_completion_keeps_the_space_before_its_first_word(name):
 
 
 def pieces(tokenizer: Tokenizer, before: list[int], tokens: list[int]) -> list[str]:
-    """What each token makes certain, and what its end does."""
+    """What each token makes stable, and what its end does."""
     decoder = CompletionDecoder(tokenizer, before)
     texts = [decoder.stable_prefix(tokens[:count]) for count in range(len(tokens) + 1)] + [decoder.whole(tokens)]
     return [text[len(before) :] for before, text in zip(["", *texts], texts, strict=False)]
