@@ -28,6 +28,8 @@ from edlm.config import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
+START_ATTEMPTS = 2  # of a private Ray, whose processes have 30 s, which Ray does not let anyone change
+TIMED_OUT = "timed out during startup"
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE_BYTES = 256 * 2**20  # metrics, measurements and small models; weights go through the storage
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -63,20 +65,40 @@ def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iter
     folder = Path(tempfile.mkdtemp(prefix="edlm-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
     _make_token()
     try:
-        with _loopback_as_it_is():
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=object_store_bytes,
-                include_dashboard=False,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=str(folder / "r"),  # Ray opens it to all users, so its parent is closed
-                **QUIET,
-            )
+        _start(folder, cpus, object_store_bytes)
         yield folder
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: Path, cpus: int, object_store_bytes: int) -> None:
+    """Start Ray, a second time where the machine is too busy for the time that Ray gives its processes to start.
+
+    Raise ConfigurationError if the second time is no better.
+    """
+    failure: Exception | None = None
+    for attempt in range(START_ATTEMPTS):
+        try:
+            with _loopback_as_it_is():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=object_store_bytes,
+                    include_dashboard=False,
+                    _node_ip_address=LOOPBACK,
+                    _temp_dir=str(folder / f"r{attempt}"),  # Ray opens it to all users, so its parent is closed
+                    **QUIET,
+                )
+            return
+        except Exception as error:  # Ray has no class of its own for this
+            if TIMED_OUT not in str(error):
+                raise
+            failure = error  # what was started ends with this process
+    raise ConfigurationError(
+        f"Ray's processes did not start in time, {START_ATTEMPTS} times: other programs keep the processors busy; wait "
+        "until they have ended, and run the command again"
+    ) from failure
 
 
 @contextmanager

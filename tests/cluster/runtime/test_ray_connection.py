@@ -10,7 +10,7 @@ import pytest
 
 from cluster.config import Cluster
 from cluster.runtime import ray_connection
-from cluster.runtime.ray_connection import connect, named_address
+from cluster.runtime.ray_connection import connect, named_address, private_ray
 from edlm.config import ConfigurationError
 
 
@@ -66,3 +66,32 @@ def test_an_address_where_nothing_listens_is_named_at_once():
         where = f"127.0.0.1:{unheard.getsockname()[1]}"
         with pytest.raises(ConfigurationError, match=f"nothing answers at {where}"), connect(Cluster(address=where)):
             pass
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_busy_machine_has_a_second_attempt_to_start_ray_and_then_an_error_that_says_why(monkeypatch, failures):
+    folders = []
+
+    def init(_temp_dir: str, **_) -> None:
+        folders.append(_temp_dir)
+        if len(folders) <= failures:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray_connection.ray, "init", init)
+    if failures < 2:
+        with private_ray(1):
+            pass
+    else:
+        expected = r"did not start in time, 2 times: .* run the command again"
+        with pytest.raises(ConfigurationError, match=expected), private_ray(1):
+            pass
+    assert len(set(folders)) == 2
+
+
+def test_another_error_of_rays_start_is_raised_as_it_is(monkeypatch):
+    def init(**_) -> None:
+        raise ValueError("another")
+
+    monkeypatch.setattr(ray_connection.ray, "init", init)
+    with pytest.raises(ValueError, match="another"), private_ray(1):
+        pass
