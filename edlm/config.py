@@ -182,11 +182,22 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_OTHER_BREAKS = frozenset("\x85\u2028\u2029")  # which YAML reads as line breaks unless they are escaped
+
+
 class _YamlWriter(yaml.SafeDumper):
-    """YAML dumper for `_Yaml`: the text "1e-3" is quoted, the number is not; lines of a text stay lines."""
+    """YAML dumper for `_Yaml`: the text "1e-3" is quoted, the number is not; lines of a text stay lines.
+
+    Unless a line has a tab or ends with a space, or another control character or line break is in the text: then it is
+    one quoted string. Text of one line is written in ASCII: the digests of models depend on it.
+    """
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+    def analyze_scalar(self, scalar: str) -> yaml.emitter.ScalarAnalysis:
+        self.allow_unicode = "\n" in scalar and not _OTHER_BREAKS.intersection(scalar)
+        return super().analyze_scalar(scalar)
 
 
 _YamlWriter.add_representer(str, _YamlWriter.represent_str)

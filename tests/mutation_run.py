@@ -92,7 +92,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "huggingface/denoiser": "huggingface/test_denoiser huggingface/test_causal_reading",
     "huggingface/output_embedding": "huggingface/test_denoiser huggingface/test_autoregressive",
     "huggingface/lora": "huggingface/test_lora",
-    "huggingface/remote_code": "huggingface/test_remote_code",
+    "huggingface/remote_code": "huggingface/test_remote_code huggingface/test_source huggingface/test_architecture",
     "models/float32_summed_layers": "models/test_float32_summed_layers",
     "published/conditioning": "published/test_mdlm",
     "published/energy": "published/test_energy",

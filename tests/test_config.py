@@ -227,11 +227,18 @@ trips = st.builds(
 @settings(deadline=None)
 @given(trips)
 @example(Trip(name="\x85", leg=Leg(steps=1)))  # a line break to YAML
+@example(Trip(name="é\n\x85ü\u2028", leg=Leg(steps=1), note="é\n ü\t\n"))
 def test_what_is_dumped_is_loaded_back_equal(tmp_path_factory, trip):
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
     path.write_text(dump(trip), encoding="utf-8")
     assert load(Trip, path) == trip
     assert parse(Trip, plain(trip)) == trip
+
+
+def test_lines_of_a_text_stay_lines_in_every_alphabet_and_single_lines_are_ascii():
+    written = dump(Trip(name="é", leg=Leg(steps=1), note="# déjà\n  x = 1\n"))
+    assert "note: |\n  # déjà\n    x = 1\n" in written
+    assert 'name: "\\xE9"' in written
 
 
 @settings(deadline=None)

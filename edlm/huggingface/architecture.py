@@ -8,7 +8,7 @@ import pydantic
 import torch
 
 from edlm.config import ConfigurationError
-from edlm.huggingface.remote_code import Code, remote_code, require_consent, written
+from edlm.huggingface.remote_code import Code, failures_named, remote_code, require_consent, written
 from edlm.huggingface.source import library
 from edlm.models.float32_summed_layers import sum_in_float32
 
@@ -31,7 +31,7 @@ def built(auto_class: str, architecture: Architecture, code: Code) -> Any:
     """Build a network in float32 with fresh weights, by one of the library's classes `AutoModelFor...`.
 
     Raise ConfigurationError for an architecture that the installed library does not have, or not with this head, and
-    if `code` of the network's makers defines it and there is no consent to it.
+    if `code` of the network's makers defines it and there is no consent to it, it fails, or is not all that would run.
     """
     transformers, values = library(), dict(architecture)
     factory, kind = getattr(transformers, auto_class), values.pop("model_type", None)
@@ -39,8 +39,13 @@ def built(auto_class: str, architecture: Architecture, code: Code) -> Any:
         require_consent(code)
     try:
         if code:
-            with written(code, architecture) as folder:
-                remote_code("the network", folder, None)  # raises unless its classes are those of this very code
+            _require_own(architecture)
+            with written(code, architecture) as folder, failures_named("the network", code):
+                if remote_code("the network", folder, None)[0] != dict(code):
+                    raise ConfigurationError(
+                        "the network: auto_map of its architecture and its files of code do not belong together: "
+                        f"{architecture.get('auto_map')} and {', '.join(sorted(code))}; import it again"
+                    )
                 configuration = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
                 network = factory.from_config(configuration, trust_remote_code=True, dtype=torch.float32)
         else:
@@ -55,3 +60,12 @@ def built(auto_class: str, architecture: Architecture, code: Code) -> Any:
         ) from error
     sum_in_float32(network)
     return network
+
+
+def _require_own(architecture: Architecture) -> None:
+    """Raise ConfigurationError if the library would read code in the folder that the architecture names."""
+    if "_name_or_path" in architecture:
+        raise ConfigurationError(
+            f"the network: its architecture has _name_or_path {architecture['_name_or_path']!r}, from which the "
+            "library would run other code than that of the model folder; remove it"
+        )

@@ -13,6 +13,7 @@ from edlm.cooperative_work import Cooperative
 from edlm.huggingface.architecture import built, recorded
 from edlm.huggingface.comparison import rebuilt, require_close
 from edlm.huggingface.output_embedding import output_of, save_weights_once, take_output
+from edlm.huggingface.remote_code import failures_named
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.huggingface.vocabulary import Vocabulary, id_of, require_same
 from edlm.models.autoregressive import AbstractAutoregressiveConfig, AbstractAutoregressiveModel
@@ -103,7 +104,7 @@ class HuggingFaceAutoregressiveSource(HuggingFaceSource):
             architecture=recorded(opened.model.config, opened.classes), code=dict(opened.code), bos=index
         )
         tokens = torch.randint(vocabulary.size, (2, length), generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
+        with torch.no_grad(), failures_named(opened.named, opened.code):
             logits = _logits(opened.named, opened.model, F.pad(tokens[:, :-1], (1, 0), value=index))
             _require_causal(opened.named, opened.model, tokens)
         expected = logits[..., : vocabulary.size].log_softmax(dim=-1)

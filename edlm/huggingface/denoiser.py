@@ -14,6 +14,7 @@ from edlm.huggingface.architecture import built, recorded
 from edlm.huggingface.causal_reading import CausalReading, Shift, append_mask, open_attention, require_open
 from edlm.huggingface.comparison import rebuilt, require_close
 from edlm.huggingface.output_embedding import output_of, save_weights_once, take_output
+from edlm.huggingface.remote_code import failures_named
 from edlm.huggingface.source import HuggingFaceSource, OpenedNetwork
 from edlm.huggingface.vocabulary import Vocabulary, id_of, require_same
 from edlm.models.denoiser import AbstractDenoiser, AbstractDenoiserConfig
@@ -115,8 +116,8 @@ class HuggingFaceDenoiserSource(HuggingFaceSource):
         if causal is not None:
             prefix = causal.prefix_of(opened, prefix)
             open_attention(original)
+        _require_embedded(named, original, {*prefix, *suffix, *(() if mask is None else (mask,))})
         mask = append_mask(original) if mask is None else mask
-        _require_embedded(named, original, {mask, *prefix, *suffix})
         generated = {vocabulary.separator, *(id_of(named, theirs, token, "generated") for token in self.generated)}
         if mask in generated:
             raise ConfigurationError(f"the mask token of {named} is never generated; name another separator or token")
@@ -209,15 +210,16 @@ def _log_p(
 ) -> Float[Tensor, "n v"]:
     """Return the network's own log p over the tokens that may be generated, at the masked positions."""
     width, positions = settings.framed(xt, vocabulary).shape[1], getattr(model.config, "max_position_embeddings", None)
-    try:
-        if positions is not None and width > positions:
-            raise IndexError("it was not trained for later positions")
-        logits = settings.outputs(model, xt, vocabulary)
-    except (IndexError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"{named} cannot read {width} tokens: data.length {xt.shape[1]} and {width - xt.shape[1]} special ones "
-            f"(its max_position_embeddings: {positions}): {error}; set a smaller data.length"
-        ) from error
+    with failures_named(named, settings.code):
+        try:
+            if positions is not None and width > positions:
+                raise IndexError("it was not trained for later positions")
+            logits = settings.outputs(model, xt, vocabulary)
+        except (IndexError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"{named} cannot read {width} tokens: data.length {xt.shape[1]} and {width - xt.shape[1]} special ones "
+                f"(its max_position_embeddings: {positions}): {error}; set a smaller data.length"
+            ) from error
     allowed = logits[..., :vocabulary][masked]
     allowed[:, list(settings.never)] = -torch.inf
     return allowed.log_softmax(dim=-1)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from edlm.config import ConfigurationError, config
-from edlm.huggingface.remote_code import COMMIT, CONFIGURATIONS, consent, remote_code
-from edlm.storage import File, digest_of, require_hub, sha256
+from edlm.huggingface.remote_code import COMMIT, CONFIGURATIONS, consent, failures_named, remote_code
+from edlm.storage import File, StorageError, digest_of, require_hub, sha256
 
 NAMED = 8  # most wrong weights that an error lists
 OTHER_TASKS = re.compile(r"(^|\.)(pooler|seq_relationship)\.")  # heads that pretraining leaves beside the LM head
@@ -78,10 +78,11 @@ class HuggingFaceSource:
     def allow_code(self) -> None:
         """Let this process, and those that it starts from now on, run the makers' code, if `trust_remote_code` says so.
 
-        Raise ConfigurationError if the network is not there, or takes code from elsewhere; StorageError if the hub does
-        not answer.
+        Raise ConfigurationError if the library is missing, the network is not there, or its code is incomplete, damaged
+        or from elsewhere; StorageError if the hub does not answer.
         """
         if self.trust_remote_code:
+            library()
             self._require_there()
             consent(self._code()[0])
 
@@ -99,11 +100,12 @@ class HuggingFaceSource:
         try:
             require_no_adapters(self.named, where, revision)
             code, classes = self._code()
-            model, loaded = getattr(transformers, auto_class).from_pretrained(
-                where, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **origin)
-        except ConfigurationError:
+            with failures_named(self.named, code):
+                model, loaded = getattr(transformers, auto_class).from_pretrained(
+                    where, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(where, **origin)
+        except (ConfigurationError, StorageError):
             raise
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise ConfigurationError(
@@ -125,16 +127,22 @@ class HuggingFaceSource:
             _require_folder(self.folder)
 
     def _code(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the makers' code that may run, and its classes; nothing without `trust_remote_code`."""
+        """Return the makers' code that may run, and its classes; nothing without `trust_remote_code`.
+
+        Raise ConfigurationError or StorageError as `allow_code` does.
+        """
         if not self.trust_remote_code:
             return {}, {}
-        if self.folder is not None:
-            return remote_code(self.named, Path(self.folder), None)
-        from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
-
-        assert self.name is not None
-        copy = snapshot_download(self.name, revision=self.revision, allow_patterns=["*.py", *CONFIGURATIONS])
-        return remote_code(self.named, Path(copy), self.name)
+        try:
+            copy = self.folder if self.folder is not None else _code_of_hub(str(self.name), self.revision)
+            return remote_code(self.named, Path(copy), self.name)
+        except (ConfigurationError, StorageError):
+            raise
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"the code of {self.named} cannot be read ({type(error).__name__}: {error}); check "
+                + ("its files and their permissions" if self.name is None else "name, revision and your access to it")
+            ) from error
 
     def _require_whole(self, loaded: Any) -> None:
         """Raise ConfigurationError unless the weights are those of the architecture.
@@ -202,11 +210,29 @@ def _require_folder(folder: str) -> None:
 def _require_hub(name: str, revision: str) -> None:
     """Raise StorageError at once if the network is neither in the hub's local cache nor the hub answers.
 
-    The library by itself would try again for minutes. Raise ConfigurationError for the path of a local folder.
+    The library by itself would try again for minutes. Raise ConfigurationError for a name that no repository can have,
+    and for the path of a local folder.
     """
-    from huggingface_hub import try_to_load_from_cache  # type: ignore[import-not-found]
+    from huggingface_hub import errors, try_to_load_from_cache  # type: ignore[import-not-found]
 
     if Path(name).exists():
         raise ConfigurationError(f"name {name!r} is a path here; set `folder` instead, or give a name on the hub")
-    if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except errors.HFValidationError as error:
+        raise ConfigurationError(f"name {name!r} is no repository's name on the hub: {error}") from error
+    if not isinstance(cached, str):
         require_hub(f"the network {name!r}")
+
+
+def _code_of_hub(name: str, revision: str | None) -> str:
+    """Return a local folder with the Python files and configurations of a repository; errors of the hub's library.
+
+    Raise StorageError if they are not in the local cache and the hub does not answer.
+    """
+    from huggingface_hub import errors, snapshot_download  # type: ignore[import-not-found]
+
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=["*.py", *CONFIGURATIONS])
+    except errors.LocalEntryNotFoundError as error:
+        raise StorageError(f"the network {name!r}: {error}") from error

@@ -33,11 +33,21 @@ def embedded(ids: Int[Tensor, "*n"], weight: Float[Tensor, "v h"], padding: int 
 
 
 def sum_in_float32(network: nn.Module) -> None:
-    """Replace torch's own layers within `network`, with the same weights, by those of this module."""
+    """Replace torch's own layers within `network`, with the same weights, by those of this module.
+
+    Embeddings that renormalise rows, scale their gradient or make it sparse stay as they are.
+    """
     for module in network.modules():
         for ours in (Embedding, LayerNorm):
-            if type(module) is ours.__base__:
+            if type(module) is ours.__base__ and not _special(module):
                 module.__class__ = ours
+
+
+def _special(module: nn.Module) -> bool:
+    """Return whether a layer has a setting that the layers of this module do not have."""
+    return isinstance(module, nn.Embedding) and (
+        module.max_norm is not None or module.scale_grad_by_freq or module.sparse
+    )
 
 
 def _loses(weight: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,102 +10,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.config import ConfigurationError, parse, plain
 from edlm.data.tokenizer_kinds import HuggingFaceTokenizer
+from edlm.huggingface.causal_reading import CausalReading
 from edlm.huggingface.denoiser import HuggingFaceDenoiserSource
-from edlm.huggingface.remote_code import CONSENT, code_digest
+from edlm.huggingface.remote_code import CONSENT, code_digest, written
 from edlm.schedule import LogLinear
-from tests.huggingface.networks import WORDS, save_tokenizer, transformers, vocabulary_of
+from tests.huggingface.networks import ROLES, save_tokenizer, transformers
+from tests.huggingface.their_code import MIXING, L, V, opened, weights
 from tests.paths import PROJECT
 
-V, L, WIDTH = len(WORDS), 6, 8
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-MODELING = """
-import os
-import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MaskedLMOutput
-
-from .mixing import mixed
-
-open(os.path.join({marks!r}, __name__.split(".")[1]), "w").close()
-
-
-class TheirConfig(PretrainedConfig):
-    model_type = "theirs"
-
-
-class TheirModel(PreTrainedModel):
-    config_class = TheirConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.mixing = nn.Linear(config.hidden_size, config.hidden_size)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.embedding
-
-    def get_output_embeddings(self):
-        return self.head
-
-    def forward(self, input_ids, attention_mask=None):
-        return MaskedLMOutput(logits=self.head(torch.tanh(self.mixing(mixed(self.embedding(input_ids))))))
-"""
-MIXING = "def mixed(x):\n    return x + x.mean(dim=1, keepdim=True)\n"
-CLASSES = {"AutoConfig": "modeling_theirs.TheirConfig", "AutoModelForMaskedLM": "modeling_theirs.TheirModel"}
-
 
 @pytest.fixture
-def marks(tmp_path, monkeypatch):
-    """A folder in which the code leaves a mark as it runs; what it is copied to, and consent, end with the test."""
-    cache = tmp_path / "modules"
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv(CONSENT, "")
-    (tmp_path / "marks").mkdir()
-    yield tmp_path / "marks"
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
-
-
-def weights():
-    generator = torch.Generator().manual_seed(5)
-    shapes = {
-        "embedding.weight": (V, WIDTH), "mixing.weight": (WIDTH, WIDTH), "mixing.bias": (WIDTH,),
-        "head.weight": (V, WIDTH), "head.bias": (V,),
-    }  # fmt: skip
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-
-@pytest.fixture
-def folder(tmp_path, marks):
-    made = tmp_path / "theirs"
-    made.mkdir()
-    (made / "modeling_theirs.py").write_text(MODELING.format(marks=str(marks)))
-    (made / "mixing.py").write_text(MIXING)
-    (made / "train.py").write_text("raise SystemExit('no part of the network')\n")
-    settings = {"model_type": "theirs", "auto_map": CLASSES, "vocab_size": V, "hidden_size": WIDTH}
-    (made / "config.json").write_text(json.dumps(settings))
-    save_file(weights(), made / "model.safetensors", {"format": "pt"})
-    save_tokenizer(made)
-    return made
+def folder(theirs) -> Path:
+    return theirs
 
 
 def ran(marks: Path) -> list[str]:
     return sorted(path.name for path in marks.iterdir())
-
-
-def opened(folder, **settings):
-    settings = {"trust_remote_code": True, **settings}
-    return HuggingFaceDenoiserSource(folder=str(folder), **settings).open(vocabulary_of(folder), L)
 
 
 def saved(folder, target):
@@ -179,14 +106,21 @@ def test_another_process_needs_consent_of_its_own(folder, tmp_path):
 
 def test_changed_code_is_other_code(folder, tmp_path):
     saved(folder, tmp_path / "ours")
-    card = tmp_path / "ours" / "model.yaml"
     digest = code_digest({"a.py": "x = 1\n"})
     assert digest != code_digest({"a.py": "x = 2\n"})
     assert digest != code_digest({"b.py": "x = 1\n"})
-    assert "def mixed(x):" in card.read_text()  # for people to read
     before = HuggingFaceDenoiserSource(folder=str(folder), trust_remote_code=True).version()
-    (folder / "mixing.py").write_text(MIXING + "\n")
+    (folder / "mixing.py").write_text(MIXING + "\n", encoding="utf-8")
     assert HuggingFaceDenoiserSource(folder=str(folder), trust_remote_code=True).version() != before
+
+
+def test_the_card_of_a_model_shows_the_code_line_by_line(folder, tmp_path):
+    saved(folder, tmp_path / "ours")
+    card = (tmp_path / "ours" / "model.yaml").read_text(encoding="utf-8").splitlines()
+    code = MIXING.splitlines()
+    start = [line.strip() for line in card].index(code[0])
+    indent = len(card[start]) - len(code[0])
+    assert [line[indent:] for line in card[start : start + len(code)]] == code
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -230,3 +164,42 @@ def test_a_network_of_the_library_needs_no_consent(tmp_path, monkeypatch):
     save_tokenizer(tmp_path)
     assert opened(tmp_path).config.code == {}
     assert os.environ[CONSENT] == ""
+
+
+def test_code_that_does_not_name_its_embedding_is_refused_before_it_is_given_a_new_mask(folder):
+    source = (folder / "modeling_theirs.py").read_text()
+    (folder / "modeling_theirs.py").write_text(source.replace("def get_input_embeddings", "def other"))
+    settings = json.loads((folder / "config.json").read_text())
+    settings["auto_map"]["AutoModelForCausalLM"] = settings["auto_map"].pop("AutoModelForMaskedLM")
+    (folder / "config.json").write_text(json.dumps(settings))
+    save_tokenizer(folder, **{role: token for role, token in ROLES.items() if role != "mask_token"})
+    with pytest.raises(ConfigurationError, match=r"TheirModel.* add the method get_input_embeddings"):
+        opened(folder, causal=CausalReading(shift=0, new_mask=True))
+
+
+@pytest.mark.parametrize("name", ["{above}/their.py", "../../their.py", "sub/their.py", "their.txt", ".py", "a.b.py"])
+def test_code_is_written_into_files_of_modules_alone(tmp_path, name):
+    name = name.format(above=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"code lies in files MODULE\.py"), written({name: "x = 1\n"}, {}):
+        pytest.fail("it is written")
+    assert not (tmp_path / "their.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("own", "broken", "error"),
+    [
+        ("import os\n", "import os\nfrom transformers import Removed\n", "ImportError"),
+        ("class TheirConfig(PretrainedConfig)", "class TheirConfig(Removed)", "NameError"),
+        ("self.post_init()", "self.removed()", "AttributeError"),
+        ("class TheirModel(PreTrainedModel):", "class TheirModel(PreTrainedModel:", "SyntaxError"),
+        ("torch.tanh(", "torch.removed(", "AttributeError"),
+    ],
+    ids=["import", "configuration", "construction", "syntax", "forward pass"],
+)
+def test_code_that_fails_is_reported_with_the_version_of_the_library(folder, own, broken, error):
+    modeling = (folder / "modeling_theirs.py").read_text()
+    assert own in modeling
+    (folder / "modeling_theirs.py").write_text(modeling.replace(own, broken))
+    fails = rf"makers' code fails under transformers {re.escape(transformers.__version__)}: {error}: .*correct it"
+    with pytest.raises(ConfigurationError, match=fails):
+        opened(folder)

@@ -230,3 +230,10 @@ def test_layers_of_other_libraries_are_replaced_with_their_weights():
     sum_in_float32(network)
     assert [type(layer) for layer in network] == [Embedding, LayerNorm, nn.Linear]
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), weights, strict=True))
+
+
+@pytest.mark.parametrize("setting", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}])
+def test_embeddings_with_settings_that_would_be_lost_are_not_replaced(setting):
+    network = nn.Sequential(nn.Embedding(5, 4, **setting), nn.Embedding(5, 4))
+    sum_in_float32(network)
+    assert [type(layer) for layer in network] == [nn.Embedding, Embedding]
