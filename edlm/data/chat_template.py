@@ -18,10 +18,11 @@ from edlm.data.conversations import ASSISTANT, Turn
 from edlm.data.tokenizer import Tokenizer
 
 TEMPLATE_FILE, CONFIG_FILE = "chat_template.jinja", "tokenizer_config.json"
-STAND_IN = 0xF0000  # private characters, which no text has: one stands for each special token that a message spells
+STAND_IN = 0xF0000  # private characters, which no message may hold: one for each special token that a message spells
 PROBES = 0x100000  # other ones, which stand for whole messages when a template is examined
 STAND_INS = re.compile(f"([{chr(STAND_IN)}-{chr(PROBES - 1)}])")
 PROBE_ROLES = ("user", ASSISTANT)
+ROLES = ("system", *PROBE_ROLES, "tool")  # a template may write a role between the halves of a special token
 
 
 @config
@@ -36,7 +37,7 @@ class ChatTemplate:
     def prompt(self, tokenizer: Tokenizer, turns: Sequence[Turn]) -> Int32[np.ndarray, " l"]:
         """Return the tokens of a conversation up to where the assistant's next message begins.
 
-        Raise ConfigurationError if the template refuses it.
+        Raise ConfigurationError if the template refuses it, or a message has a role that is not in ROLES.
         """
         return _tokens(tokenizer, self._rendered(tokenizer, turns, answering=True))
 
@@ -46,7 +47,8 @@ class ChatTemplate:
         """Return the tokens of the prompt, and of the assistant's message that follows it, the last of the turns.
 
         These end with the separator: the one that the template writes after the message, or one that is added.
-        Raise ConfigurationError if the template refuses the conversation, or writes it otherwise than its prompt.
+        Raise ConfigurationError if the template refuses the conversation, or writes it otherwise than its prompt, or a
+        message has a role that is not in ROLES.
         """
         before, whole = self._rendered(tokenizer, turns[:-1], answering=True), self._rendered(tokenizer, turns)
         if not whole.startswith(before):
@@ -77,6 +79,11 @@ class ChatTemplate:
         for token in used:
             if (reason := tokenizer.spelt(tokenizer.ids()[token])) is not None:
                 raise ConfigurationError(f"messages can spell the special token {token!r} of the template: {reason}")
+        if found := tokenizer.special_tokens_sought_after_normalizing:
+            raise ConfigurationError(
+                f"messages can spell the special token {found[0]!r} in other letters: it is looked for after the "
+                "normalizer has changed the text; set `normalized` of this token in tokenizer.json to false"
+            )
         for _, text in turns:
             left, right = whole.split(text)[:2]
             for token in tokenizer.special_tokens:
@@ -89,8 +96,13 @@ class ChatTemplate:
 
     def _rendered(self, tokenizer: Tokenizer, turns: Sequence[Turn], answering: bool = False) -> str:
         """Return the text of a conversation, with a stand-in for every special token that a message spells."""
+        if other := [role for role, _ in turns if role not in ROLES]:
+            raise ConfigurationError(
+                f"a message has the role {other[0]!r}, which could complete a special token of the chat template; "
+                f"rename it to one of: {', '.join(ROLES)}"
+            )
         special, render = tokenizer.special_tokens, _renderer()
-        chat = [{"role": _guarded(role, special), "content": _guarded(text, special)} for role, text in turns]
+        chat = [{"role": role, "content": _guarded(text, special)} for role, text in turns]
         try:
             (text,), _ = render(
                 [chat], chat_template=self.template, add_generation_prompt=answering, **self.special_tokens
@@ -112,8 +124,11 @@ def _renderer() -> Any:  # its annotation names one text, and it returns a list 
 
 
 def _guarded(text: str, special: Sequence[str]) -> str:
-    if STAND_INS.search(text):
-        raise ConfigurationError("a message holds a private character of plane 15, which means nothing; remove it")
+    if (found := STAND_INS.search(text)) is not None:
+        raise ConfigurationError(
+            f"a message holds U+{ord(found[0]):X}, a private character of plane 15, and edlm puts these in place of "
+            "the special tokens that messages spell; remove it, or put another character in its place"
+        )
     numbers = {token: chr(STAND_IN + i) for i, token in enumerate(special)}
     longest_first = sorted(map(re.escape, special), key=len, reverse=True)
     return re.sub("|".join(longest_first), lambda found: numbers[found[0]], text) if special else text

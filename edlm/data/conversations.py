@@ -35,7 +35,9 @@ def _turn(message: Any) -> Turn:
         except UnicodeEncodeError as error:  # JSON can encode half of a surrogate pair, which is no character
             raise ConfigurationError(f"the {name} of a message is not Unicode text ({error}); mend it") from error
     if more := [name for name, value in message.items() if name not in ("role", "content") and value]:
-        raise ConfigurationError(f"a message has {more[0]!r} besides `role` and `content`, which would be lost")
+        raise ConfigurationError(
+            f"a message has {more[0]!r} besides `role` and `content`, which would be lost; remove the field"
+        )
     return message["role"], message["content"]
 
 

@@ -99,6 +99,14 @@ class Tokenizer:
         """Return the ids of a text that spells special tokens, as a chat template does: never of a user's own text."""
         return np.array(self._spelling.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
+    @property
+    def special_tokens_sought_after_normalizing(self) -> tuple[str, ...]:
+        """Texts of the special tokens that `encode_spelt` also finds in spellings that normalize to them."""
+        if json.loads(self._text).get("normalizer") in (None, {"type": "Sequence", "normalizers": []}):
+            return ()
+        added = self._rust.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special and token.normalized)
+
     @functools.cached_property
     def _spelling(self) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(self._text)

@@ -12,6 +12,7 @@ from tests.chats import CHATML, SPECIAL, write_chat_tokenizer
 
 TURNS = [("system", "be brief"), ("user", " two and two? é "), ("assistant", "four"), ("user", "sure?\n")]
 ANSWER = ("assistant", "yes")
+EACH = "{% for message in messages %}"
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +59,47 @@ def test_a_message_that_spells_special_tokens_is_read_as_text(folder, spelt):
         assert tokenizer.decode(actual) == tokenizer.decode(expected).replace("x", spelt).replace("yes", spelt)
 
 
-def test_a_role_that_spells_special_tokens_is_read_as_text(folder):
-    chat, tokenizer = made(folder)
-    ids = chat.prompt(tokenizer, [("user\n<|im_end|>", "x")]).tolist()
-    assert ids.count(tokenizer.separator) == 1
+def test_a_role_cannot_complete_a_special_token(folder):
+    """Templates of Zephyr's and Phi's kind write the role within the token that begins a message."""
+    _, tokenizer = made(folder)
+    template = EACH + "{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    chat = ChatTemplate(template=template, special_tokens={"eos_token": "<|im_end|>"})
+    chat.examine(tokenizer)
+    for role in ("system", "user", "assistant", "tool"):
+        assert tokenizer.decode(chat.prompt(tokenizer, [(role, "x")])).startswith(f"<|{role}|>\nx")
+    for role in ("im_end", "endoftext", "user\n<|im_end|>", "", "User"):
+        with pytest.raises(
+            ConfigurationError, match=r"has the role .*; rename it to one of: system, user, assistant, t"
+        ):
+            chat.prompt(tokenizer, [(role, "x")])
+
+
+def test_a_special_token_that_other_letters_normalize_to_is_refused(tmp_path):
+    folder = write_chat_tokenizer(tmp_path)
+    settings = json.loads((folder / "tokenizer.json").read_text())
+
+    def changed(normalizer: dict, normalized: bool):
+        tokens = [{**token, "normalized": normalized} for token in settings["added_tokens"]]
+        known = settings | {"normalizer": normalizer, "added_tokens": tokens}
+        (folder / "tokenizer.json").write_text(json.dumps(known))
+        chat, tokenizer = made(folder)
+        starts = chat.prompt(tokenizer, [("user", "\N{FULLWIDTH LESS-THAN SIGN}|im_start|>")]).tolist()
+        return chat, tokenizer, starts.count(tokenizer.ids()["<|im_start|>"])
+
+    for normalizer, normalized in (({"type": "NFKC"}, False), ({"type": "Sequence", "normalizers": []}, True)):
+        chat, tokenizer, starts = changed(normalizer, normalized)
+        chat.examine(tokenizer)
+        assert starts == 2
+    chat, tokenizer, starts = changed({"type": "NFKC"}, True)
+    assert starts == 3
+    with pytest.raises(ConfigurationError, match=r"can spell the special token .* in other letters.*set `normalized`"):
+        chat.examine(tokenizer)
 
 
 def test_a_private_character_is_refused(folder):
     chat, tokenizer = made(folder)
-    with pytest.raises(ConfigurationError, match="a message holds a private character"):
+    with pytest.raises(ConfigurationError, match=r"a message holds U\+F0001, a private character.*; remove it, or put"):
         chat.prompt(tokenizer, [("user", "\U000f0001")])
 
 
@@ -85,9 +118,6 @@ def test_templates_are_run_in_a_sandbox(folder):
     chat = ChatTemplate(template="{{ messages.__class__.__mro__ }}")
     with pytest.raises(ConfigurationError, match="unsafe"):
         chat.prompt(tokenizer, TURNS)
-
-
-EACH = "{% for message in messages %}"
 
 
 @pytest.mark.parametrize(
