@@ -114,8 +114,9 @@ class Data:
         return self.tokenizer.chat_template()
 
     def version(self) -> list[str]:
-        """Return the versions of the corpora, which change when their text does, even with the same settings."""
-        return [corpus.version() for corpus in (self.corpus, self.validation) if corpus is not None]
+        """Return versions of the corpora and of an existing tokenizer, which change when files at their paths do."""
+        read = [self.tokenizer] if isinstance(self.tokenizer, HuggingFaceTokenizer) else []
+        return [part.version() for part in (self.corpus, self.validation, *read) if part is not None]
 
     def splits(self, on_characters: Callable[[int], None]) -> TextSplits | SourceSplits:
         """Return the split of every document; reads a part of the corpus, reporting to `on_characters`."""

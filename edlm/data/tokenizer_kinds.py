@@ -1,5 +1,6 @@
 """Tokenizer kinds that an experiment may name; each builds a tokenizer from its settings or from text."""
 
+import hashlib
 import json
 import logging
 import posixpath
@@ -28,6 +29,8 @@ PIECE = 50_000  # characters of a text that BPE trains on at a time
 WORD_BYTES = 1_200_000  # of distinct words that BPE trains on: 105 to 126 bytes of memory per byte were measured
 _WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # GPT-2's words, except English contractions
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = ("vocab.json", "merges.txt")  # in place of a tokenizer.json
+COMMIT = re.compile("^hf://.*@([0-9a-f]{40})(?:/|$)")
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +181,20 @@ class HuggingFaceTokenizer:
 
     def chat_template(self) -> ChatTemplate:
         """Return the chat template beside the tokenizer; raise ConfigurationError if there is none."""
-        folder = posixpath.dirname(self.uri) or "." if self.uri.endswith(".json") else self.uri.rstrip("/")
-        template, settings = (_read_text(f"{folder}/{name}") for name in (TEMPLATE_FILE, CONFIG_FILE))
+        template, settings = (_read_text(f"{self._folder}/{name}") for name in (TEMPLATE_FILE, CONFIG_FILE))
         return read_chat_template(template, settings, self.uri)
+
+    def version(self) -> str:
+        """Return the commit of the hub that `uri` names, or a digest of the files that are read."""
+        if (commit := COMMIT.search(self.uri)) is not None:
+            return commit[1]
+        files = [self.uri] if self.uri.endswith(".json") else [f"{self._folder}/{name}" for name in (FILE, *WORDS)]
+        files += [f"{self._folder}/{name}" for name in (TEMPLATE_FILE, CONFIG_FILE)]
+        return hashlib.sha256(json.dumps([_read_text(file) for file in files]).encode()).hexdigest()
+
+    @property
+    def _folder(self) -> str:
+        return posixpath.dirname(self.uri) or "." if self.uri.endswith(".json") else self.uri.rstrip("/")
 
     def _read(self) -> tokenizers.Tokenizer:
         text = _read_text(self.uri if self.uri.endswith(".json") else f"{self.uri.rstrip('/')}/{FILE}")
@@ -189,8 +203,7 @@ class HuggingFaceTokenizer:
                 return tokenizers.Tokenizer.from_str(text)
             except Exception as error:  # the library raises no narrower class
                 raise ConfigurationError(f"tokenizer.uri {self.uri}: not a tokenizer.json ({error})") from error
-        vocabulary = _read_text(f"{self.uri.rstrip('/')}/vocab.json")
-        merges = _read_text(f"{self.uri.rstrip('/')}/merges.txt")
+        vocabulary, merges = (_read_text(f"{self.uri.rstrip('/')}/{name}") for name in WORDS)
         if vocabulary is None or merges is None:
             raise ConfigurationError(
                 f"tokenizer.uri {self.uri}: found no {FILE} and no vocab.json with merges.txt; check the path"
