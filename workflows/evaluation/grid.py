@@ -202,7 +202,7 @@ def fitted_grid(
 def _estimates(
     experiment: Experiment, settings: Evaluate, subject: Subject, energies: Energies
 ) -> Iterator[AbstractMeasurement]:
-    trained = {entry.name for entry in experiment.finetune if entry.training is not None}
+    trained = {entry.name for entry in experiment.finetune if entry.energy.trained}
     for name, energy in energies.items():
         if energy.whole_sequence:
             largest = max(settings.log_partition_draws)

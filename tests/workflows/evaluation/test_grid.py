@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edlm.checkpoints.energies import network_on, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
-from edlm.checkpoints.networks import save_denoiser
-from edlm.config import load
+from edlm.checkpoints.networks import open_denoiser, save_denoiser
+from edlm.config import load, parse, plain
 from edlm.data.tokenizer_kinds import Characters
+from edlm.energies.edlm_nce import EDLMEnergyConfig
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
@@ -128,3 +130,24 @@ def test_what_runs_together_and_what_runs_alone_both_begin_with_the_longest(tmp_
             costs = [cell.cost for cell in cells]
             assert costs == sorted(costs, reverse=True)
             assert costs[0] > costs[-1]
+
+
+def test_a_given_energy_is_calibrated_as_one_that_the_experiment_trains(tmp_path):
+    Characters().build(()).save(tmp_path)
+    tokenizer, network = tmp_path / TOKENIZER, denoiser(27)
+    save_denoiser(tmp_path / "denoiser", network.state_dict(), TRANSFORMER, LogLinear(), 8, tokenizer, {})
+    opened = open_denoiser(tmp_path / "denoiser")
+    energy = EDLMEnergyConfig(width=16, layers=1, heads=2, conditioning_width=8)
+    weights = energy.build(opened.network).state_dict()
+    save_energy(tmp_path / "nce", weights, network_on(energy, opened), 8, tokenizer, {})
+    for name in ("denoiser", "nce"):
+        publish(tmp_path / name, str(tmp_path / name))
+    entry, uri = {"name": "nce", "energy": plain(energy)}, str(tmp_path / "nce")
+    changed = {"finetune": [entry], "given": {"energies": {"nce": uri}}}
+    changed |= {"register": {"energy": "nce", "sampler": {"steps": 4, "candidates": 2}}}
+    experiment = parse(Experiment, plain(load(Experiment, SMALLEST)) | changed)
+    assert experiment.evaluate is not None
+    settings = replace(experiment.evaluate, judge=experiment.judge_config)
+    subject = Subject("", str(tmp_path / "denoiser"), "", "", {"nce": uri}, sequences=4, seed=0)
+    together, _ = grid(experiment, settings, subject)
+    assert [cell.energy for cell in together if isinstance(cell, Calibration)] == ["nce"]
