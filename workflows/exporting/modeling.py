@@ -119,8 +119,12 @@ class EdlmModel(PreTrainedModel):
 
         The candidates of a row fill the same masked positions of x_t: for an energy of whole sequences all of them, for
         any other the ones that are scored; the others are masks in x, too. An energy in blocks has a group per block.
+        Raise ValueError without `timesteps` for an energy, or a denoiser, with time conditioning.
         """
-        network, context, k = self._named(name), self.read(xt, timesteps), x.shape[1]
+        network = self._named(name)
+        if timesteps is None and self.config.energies[name]["energy"].get("time_conditioning"):
+            raise ValueError(f"energy {name!r} is conditioned on the diffusion time: give `timesteps`, in [0, 1]")
+        context, k = self.read(xt, timesteps), x.shape[1]
         new, x = new_positions(x, xt, self.denoiser.mask)
         if (proposal := proposal_of(network)) is not None:
             log_p = proposal.log_p(x, xt, context)[..., None]

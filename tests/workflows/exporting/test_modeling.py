@@ -64,6 +64,16 @@ def test_energies_are_ours(both, name):
     assert torch.allclose(theirs.energy(name, x, xt, t).float(), expected.float(), atol=1e-4)
 
 
+def test_an_energy_with_time_conditioning_asks_for_the_times(both):
+    _, theirs, _, _ = both
+    xt = noisy(theirs.config.vocab_size)
+    x = xt.clamp(max=theirs.config.vocab_size - 1)[:, None]
+    with pytest.raises(ValueError, match="energy 'edlm_nce' is conditioned on the diffusion time: give `timesteps`"):
+        theirs.energy("edlm_nce", x, xt)
+    if not theirs.config.denoiser["time_conditioning"]:
+        assert theirs.energy("nce", x, xt).isfinite().all()
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_texts_are_ours(both, settings):
     """Over several canvases, which each text continues, or ends, on its own."""
