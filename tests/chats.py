@@ -1,10 +1,21 @@
-"""A tokenizer with a chat template, as models for conversations come with, for tests."""
+"""A tokenizer with a chat template, as models for conversations come with, and a bundle with it, for tests."""
 
 import json
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
+
+from edlm.checkpoints.networks import save_denoiser
+from edlm.config import plain
+from edlm.data.token_file import CHAT
+from edlm.data.tokenizer import FILE
+from edlm.data.tokenizer_kinds import HuggingFaceTokenizer
+from edlm.inference.components import Bundle
+from edlm.inference.generator import save_bundle
+from edlm.sampling.sampler import Sampler
+from edlm.schedule import LogLinear
+from tests.networks import TRANSFORMER, denoiser
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -27,3 +38,14 @@ def write_chat_tokenizer(folder: Path, **settings) -> Path:
     chosen = {"chat_template": CHATML, **SETTINGS, **settings}
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in chosen.items() if v is not None}))
     return folder
+
+
+def make_chat_bundle(folder: Path, separator: str = "<|im_end|>", **settings) -> Path:
+    """Save a bundle whose denoiser has the chat template of such a tokenizer to `folder`/bundle, and return it."""
+    config = HuggingFaceTokenizer(uri=str(write_chat_tokenizer(folder / "tokenizer", **settings)), separator=separator)
+    chat, tokenizer = config.chat_template(), config.build([])
+    tokenizer.save(folder)
+    weights, facts = denoiser(tokenizer.size).state_dict(), {CHAT: plain(chat)}
+    save_denoiser(folder / "denoiser", weights, TRANSFORMER, LogLinear(), 96, folder / FILE, facts)
+    save_bundle(folder / "bundle", Bundle(name="chat", sampler=Sampler(steps=3)), folder / "denoiser", {})
+    return folder / "bundle"

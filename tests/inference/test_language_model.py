@@ -7,13 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm.checkpoints.networks import OpenDenoiser, save_denoiser
-from edlm.config import plain
-from edlm.data.token_file import CHAT
-from edlm.data.tokenizer import FILE
+from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.tokenizer_kinds import Bytes, HuggingFaceTokenizer
 from edlm.inference.components import Bundle
-from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle, save_bundle
+from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
 from edlm.inference.results import MASK
 from edlm.inference.stop_strings import cut
@@ -21,7 +18,7 @@ from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.bundles import LENGTH, make_bundle
-from tests.chats import write_chat_tokenizer
+from tests.chats import make_chat_bundle
 from tests.networks import TRANSFORMER, stirred
 from tests.vocabularies import GivenTokenizer
 
@@ -203,14 +200,9 @@ def test_a_model_without_energies_writes_and_states_what_it_lacks():
 
 
 def test_a_conversation_is_a_prompt_in_the_form_of_the_denoisers_chat_template(model, tmp_path):
-    config = HuggingFaceTokenizer(uri=str(write_chat_tokenizer(tmp_path / "tokenizer")), separator="<|im_end|>")
+    tuned = LanguageModel(VersionedGenerator(open_bundle(make_chat_bundle(tmp_path)), "1"))
+    config = HuggingFaceTokenizer(uri=str(tmp_path / "tokenizer"), separator="<|im_end|>")
     chat, tokenizer = config.chat_template(), config.build([])
-    tokenizer.save(tmp_path)
-    weights = stirred(Denoiser(TRANSFORMER, tokenizer.size), seed=1).state_dict()
-    facts = {CHAT: plain(chat)}
-    save_denoiser(tmp_path / "denoiser", weights, TRANSFORMER, LogLinear(), 96, tmp_path / FILE, facts)
-    save_bundle(tmp_path / "bundle", Bundle(name="chat", sampler=Sampler(steps=3)), tmp_path / "denoiser", {})
-    tuned = LanguageModel(VersionedGenerator(open_bundle(tmp_path / "bundle"), "1"))
     prompt = tuned.conversation([{"role": "user", "content": "hello <|im_end|>"}])
     assert prompt == tuple(chat.prompt(tokenizer, [("user", "hello <|im_end|>")]).tolist())
     assert prompt.count(tokenizer.separator) == 1

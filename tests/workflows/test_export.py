@@ -1,6 +1,7 @@
 """Repositories are whole, refuse what transformers cannot hold, and come back bit for bit."""
 
 import filecmp
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -15,10 +16,12 @@ from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, Symbols
 from edlm.inference.generator import TextGenerator, save_bundle
 from edlm.sampling.unmasking import MostCertain
 from tests.bundles import make_bundle, make_plain_bundle
+from tests.chats import CHATML, make_chat_bundle
 from tests.exports import exported, make_full_bundle, opened, own_modules
 from workflows.export import Export, export
 from workflows.export import main as export_command
-from workflows.exporting.repository import whole, write_tokenizer
+from workflows.exporting.model_card import model_card
+from workflows.exporting.repository import whole, write_repository, write_tokenizer
 from workflows.import_export import import_export
 from workflows.import_export import main as import_command
 
@@ -77,6 +80,39 @@ def test_the_card_says_what_was_registered_and_measured(repository, tmp_path, bu
     assert "steps=4, candidates=3, energy='blocks'" in card
     assert "No bounds were measured" in card
     assert "license: mit" in (exported(bundle, tmp_path / "mit", license="mit") / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("separator", "start"),
+    [("<|im_end|>", ""), ("<|endoftext|>", "\n{{ bos_token }}"), ("<|endoftext|>", "  ")],
+)
+def test_a_model_of_conversations_is_exported_with_its_chat_template(tmp_path, separator, start, capsys):
+    folder = make_chat_bundle(tmp_path, separator, chat_template=start + CHATML, bos_token="<|endoftext|>")
+    ours, repository = edlm.load(folder), tmp_path / "repository"
+    generator = ours.generator
+    assert generator.denoiser.chat is not None
+    repository.mkdir()
+    write_repository(repository, generator, SHARD)
+    with own_modules(tmp_path / "modules"):
+        model, tokenizer = opened(repository)
+    for texts in (["hello é"], [" two\n", "four", "sure?"]):
+        turns = list(zip(itertools.cycle(["user", "assistant"]), texts, strict=False))
+        expected = generator.denoiser.chat.prompt(generator.tokenizer, turns).tolist()
+        messages = [{"role": role, "content": text} for role, text in turns]
+        theirs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, tokenizer_kwargs={"split_special_tokens": False}
+        )
+        assert theirs == expected
+    example = model_card(generator, "mit", []).split("## Conversations")[1].split("```python\n")[1].split("```")[0]
+    names = {"model": model, "tokenizer": tokenizer}
+    exec(compile(example, "an example", "exec"), names)
+    assert names["prompt"] == [*ours.conversation([{"role": "user", "content": "hello"}])]
+    assert capsys.readouterr().out == ours.generate(names["prompt"], max_tokens=40, seed=1).text + "\n"
+
+
+def test_a_model_of_no_conversations_is_exported_without_a_chat_template(repository):
+    assert not (repository / "chat_template.jinja").exists()
+    assert "## Conversations" not in (repository / "README.md").read_text()
 
 
 @pytest.mark.parametrize("tokenizer", [Characters(), Bytes(), BPE(size=270), Symbols(size=7)], ids=lambda one: one.kind)

@@ -8,7 +8,7 @@ from torch import nn
 
 import edlm
 from edlm.config import ConfigurationError, plain
-from edlm.inference.generator import ENERGIES, TextGenerator
+from edlm.inference.generator import DENOISER, ENERGIES, TextGenerator
 from edlm.inference.results import described
 from edlm.inference.settings import ResolvedSettings
 from edlm.storage import local_copy
@@ -21,7 +21,8 @@ UNMEASURED = "No bounds were measured, or none were given to the export."
 
 def model_card(generator: TextGenerator, licence: str, bounds: Sequence[Row]) -> str:
     """Return README.md: front matter for the hub, then the card. `bounds`: rows of the evaluation's table of bounds."""
-    parts = [_front_matter(licence), _what(generator), _generation(), _measured(bounds), _serving(), _files()]
+    use = [_generation(), *_conversations(generator)]
+    parts = [_front_matter(licence), _what(generator), *use, _measured(bounds), _serving(), _files()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -29,7 +30,7 @@ def measured_bounds(uri: str, models: Mapping[str, str]) -> list[Row]:
     """Return the bounds of plain diffusion and of a model's energies that an evaluation measured.
 
     `models`: digests by folder in the bundle. Raise ConfigurationError if the evaluation measured another denoiser, or
-    another energy of the same name, or holds no bounds.
+    another energy of the same name, does not record which it measured, or holds no bounds.
     """
     import pyarrow.parquet as pq  # deferred: not every export reads an evaluation
 
@@ -44,14 +45,17 @@ def measured_bounds(uri: str, models: Mapping[str, str]) -> list[Row]:
         raise ConfigurationError(
             f"{uri} is no evaluation ({Path(error.filename or '').name} is missing); give what an evaluate stage wrote"
         ) from None
-    measured = summary.get("models", {})  # an evaluation of before does not say
-    compared = {"denoiser", *measured} & models.keys()
+    if (measured := summary.get("models")) is None:
+        raise ConfigurationError(
+            f"{uri} does not record which weights it measured; run evaluate again, and give what it writes"
+        )
+    compared = {DENOISER, *measured} & models.keys()
     if other := sorted(part for part in compared if measured.get(part) != models[part]):
         raise ConfigurationError(
             f"{uri} measured other weights than this model's ({', '.join(other)}), of experiment "
             f"{summary['experiment']!r}; give the evaluation of the run that registered the model"
         )
-    energies = [part.removeprefix(f"{ENERGIES}/") for part in models]
+    energies = [part.removeprefix(f"{ENERGIES}/") for part in models if part.startswith(f"{ENERGIES}/")]
     return [row for row in rows if row["energy"] in (PLAIN, *energies)]
 
 
@@ -113,6 +117,29 @@ print(model.generate("{prompt}", tokenizer=tokenizer, n=3, steps=8, candidates=1
 `energy_temperature` default to the registered sampler. `model(input_ids).logits` are the denoiser's over the tokens,
 with `model.config.mask_id` where the text is open; `model.energy(name, x, xt)` scores candidates, low where text is
 likely. The tokenizer ends documents with its separator: read a prompt with `add_special_tokens=False`."""
+
+
+def _conversations(generator: TextGenerator) -> list[str]:
+    if generator.denoiser.chat is None:
+        return []
+    return [
+        """## Conversations
+
+`chat_template.jinja` is the template of the data that the model was trained on or imported for. The tokenizer reads
+text that looks like a special token as text, so let it read the special tokens of the template:
+
+```python
+messages = [{"role": "user", "content": "hello"}]
+spelt = {"split_special_tokens": False}
+prompt = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=False, tokenizer_kwargs=spelt
+)
+for tokens in model.generate_tokens(prompt, 40, [1]):  # at most 40 tokens, from the seed 1
+    print(tokenizer.decode(tokens))
+```
+
+Special tokens that a message spells become their ids there, too; `edlm.load(...).conversation` reads them as text."""
+    ]
 
 
 def _measured(bounds: Sequence[Row]) -> str:

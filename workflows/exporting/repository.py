@@ -1,6 +1,7 @@
 """Repository folder of a model for `transformers`: configuration, weights, tokenizer, modelling file and model card.
 
     config.json, model*.safetensors, tokenizer.json, tokenizer_config.json    what `from_pretrained` reads
+    chat_template.jinja                                                        of a model of conversations
     modeling_edlm.py                                                           networks and sampler, no edlm needed
     README.md                                                                  the model card
     edlm/                                                                      cards and checksums, for the way back
@@ -28,6 +29,7 @@ from edlm.checkpoints.energies import EnergyNetwork
 from edlm.checkpoints.model_folder import CARD, CHECKSUMS, load_weights, open_folder
 from edlm.checkpoints.networks import network_settings
 from edlm.config import ConfigurationError, parse, plain
+from edlm.data.chat_template import TEMPLATE_FILE, ChatTemplate
 from edlm.data.tokenizer import FILE, Tokenizer
 from edlm.inference.generator import CARD as BUNDLE
 from edlm.inference.generator import DENOISER, ENERGIES, TextGenerator
@@ -63,6 +65,8 @@ def write_repository(folder: Path, generator: TextGenerator, shard_bytes: int) -
     weights = dict(named_weights(bundle))
     settings = configuration(generator)
     write_tokenizer(folder, generator.tokenizer)
+    if (chat := generator.denoiser.chat) is not None:
+        (folder / TEMPLATE_FILE).write_text(standalone(chat), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     (folder / f"{MODELING}.py").write_text(modeling_source(), encoding="utf-8")
     save_torch_state_dict(weights, folder, max_shard_size=shard_bytes, metadata={"format": "pt"})
@@ -171,6 +175,16 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
             f"transformers cannot hold this tokenizer: {problem}; train the model on a tokenizer that it can "
             "(tokenizer.kind bpe, bytes or characters)"
         )
+
+
+def standalone(chat: ChatTemplate) -> str:
+    """Return the template with the texts of its special tokens set in it, whatever the tokenizer's own are.
+
+    The newline after each is no part of what it writes: transformers' Jinja drops the first one after a statement.
+    """
+    tokens = {"eos_token": "", **chat.special_tokens}  # transformers would pass the separator
+    lines = [f"{{% set {name} = {json.dumps(text, ensure_ascii=False)} %}}\n" for name, text in tokens.items()]
+    return "".join([*lines, chat.template])
 
 
 def difference(tokenizer: Tokenizer, folder: Path) -> str | None:

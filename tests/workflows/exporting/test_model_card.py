@@ -32,6 +32,7 @@ def evaluation(tmp_path):
     models = {"denoiser": "d", "energies/step": "s", "energies/other": "o"}
     (folder / SUMMARY).write_text(json.dumps({"experiment": "mine", "models": models}))
     rows = [bound(PLAIN, 2, 2.5), bound("step", 2, 2.25), bound("step", 4, 2.125), bound("other", 2, 9.0)]
+    rows.append(bound("denoiser", 2, 8.0))  # an energy of this name, which the model lacks
     pq.write_table(pa.Table.from_pylist(rows), folder / "bounds.parquet")
     publish(folder, str(folder))
     return folder
@@ -44,6 +45,18 @@ def test_the_card_lists_the_bounds_of_its_energies(evaluation, tmp_path):
         assert cell in card
     assert "9.000" not in card
     assert "No bounds were measured" not in card
+
+
+def test_bounds_of_an_energy_called_denoiser_are_not_the_denoisers(evaluation):
+    rows = measured_bounds(str(evaluation), {"denoiser": "d", "energies/step": "s"})
+    assert {row["energy"] for row in rows} == {PLAIN, "step"}
+
+
+def test_an_evaluation_that_does_not_record_its_weights_is_refused_with_the_remedy(evaluation):
+    (evaluation / SUMMARY).write_text(json.dumps({"experiment": "mine"}))
+    publish(evaluation, str(evaluation))
+    with pytest.raises(ConfigurationError, match="does not record which weights it measured; run evaluate again"):
+        measured_bounds(str(evaluation), {"denoiser": "d"})
 
 
 @pytest.mark.parametrize("part", ["denoiser", "energies/step"])
