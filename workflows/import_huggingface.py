@@ -86,7 +86,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def require_possible(data: TokenFile, never: Iterable[int], tokenizer: Tokenizer, split: str) -> None:
-    """Raise ConfigurationError if a split holds tokens that are never generated, whose loss is infinite."""
+    """Raise ConfigurationError if a split holds tokens that are never generated, whose loss is infinite.
+
+    Prompts count: no training learns them, but the evaluation measures whole rows.
+    """
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     for start in range(0, len(data.tokens), CHUNK):
         counts += np.bincount(data.tokens[start : start + CHUNK], minlength=tokenizer.size)
@@ -95,7 +98,8 @@ def require_possible(data: TokenFile, never: Iterable[int], tokenizer: Tokenizer
         texts = ", ".join(f"{tokenizer.decode([index])!r} {counts[index]:,} times" for index in found)
         raise ConfigurationError(
             f"the data's split {split} holds tokens that the denoiser never generates: {texts} among "
-            f"{len(data.tokens):,}; name them in denoiser.generated, or change the text (an unknown token stands for "
+            f"{len(data.tokens):,}, and the evaluation measures whole rows, prompts included; name them in "
+            "denoiser.generated (those of a chat template, too), or change the text (an unknown token stands for "
             "characters that the vocabulary lacks)"
         )
 

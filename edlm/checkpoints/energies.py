@@ -35,7 +35,7 @@ class EnergyNetwork:
     base: "EnergyNetwork | None" = None
     """The other energy that it is built on, if any."""
     schedule: Annotated[ScheduleConfig, pydantic.Field(discriminator="kind")] | None = None
-    """Schedule of that denoiser, whose times the energy is trained at. None: not recorded, in folders of before."""
+    """Schedule of that denoiser, whose times the energy is trained at. None: the folder does not record it."""
 
     def build(self, denoiser: AbstractDenoiser) -> AbstractEnergy:
         """Build the energy; its weights, including those of the model it is built on, are still to be loaded."""

@@ -52,7 +52,7 @@ class OpenDenoiser:
     length: int
     folder: Path
     chat: ChatTemplate | None = None
-    """Template of the conversations that it was trained on; None: it was trained on none."""
+    """Template of the conversations in the data that it was trained on or imported for; None: it holds none."""
 
     @property
     def digest(self) -> str:

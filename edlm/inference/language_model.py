@@ -196,7 +196,7 @@ class LanguageModel:
         """Return the tokens of a conversation up to the assistant's answer, a prompt for the other methods.
 
         Each message has a `role` and a `content`; what these say is read as text, special tokens included. The model
-        has the chat template of the data that its denoiser was trained on (`corpus.messages_field`).
+        has the chat template of the data that its denoiser was trained on or imported for (`corpus.messages_field`).
         """
         if self.generator.denoiser.chat is None:
             raise ConfigurationError(

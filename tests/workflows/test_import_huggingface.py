@@ -257,7 +257,7 @@ def _rows(data: Path, count: int) -> torch.Tensor:
 
 def test_data_with_tokens_that_are_never_generated_is_refused(tmp_path, sources):
     session = session_of(tmp_path, sources, corpus="unknown.txt")
-    with pytest.raises(ConfigurationError, match=r"'\[UNK\]' 1 times.*denoiser\.generated"):
+    with pytest.raises(ConfigurationError, match=r"'\[UNK\]' 1 times.*prompts included.*denoiser\.generated"):
         imported_denoiser(session)
     allowed = {"kind": "huggingface", "folder": str(sources / "bert"), "generated": ["[UNK]"]}
     assert imported_denoiser(session_of(tmp_path, sources, corpus="unknown.txt", denoiser=allowed))
