@@ -1,3 +1,5 @@
+"""Fixtures of networks with code of their makers, which runs in the process of a test and leaves nothing there."""
+
 import sys
 from pathlib import Path
 
