@@ -11,10 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edlm.config import ConfigurationError
-from edlm.huggingface.source import require_no_adapters
-from edlm.storage import File, digest_of, sha256
+from edlm.huggingface.source import HuggingFaceSource
 
-NAMED = 8  # most wrong weights that an error lists
 ROUNDING = 1e-5  # of float32 features, relative to the change of the altered token's own features
 
 
@@ -52,63 +50,23 @@ class CausalModel:
 def open_causal_model(name: str, revision: str | None, device: torch.device | str) -> CausalModel:
     """Open the model `name`, of the Hugging Face hub or a local folder, ready for inference.
 
-    Raise ConfigurationError if it is unavailable, stores no safetensors, holds adapters, needs remote code, has
-    missing, unexpected or mismatched weights, or lets a token see later ones.
+    Raise ConfigurationError and StorageError as `HuggingFaceSource.opened` does, and ConfigurationError if the model
+    has fewer tokens than its tokenizer or lets a token see later ones.
     """
-    try:
-        import transformers  # type: ignore[import-not-found]  # takes seconds, and only these models need it
-    except ImportError as error:
+    local = Path(name).is_dir()
+    source = HuggingFaceSource(**{"folder" if local else "name": name}, revision=revision)
+    opened = source.opened("AutoModelForCausalLM")
+    configuration = opened.model.config
+    if len(opened.tokenizer) > configuration.vocab_size:
         raise ConfigurationError(
-            f"the model {name!r} is opened with the transformers library: "
-            'in a checkout of the project, run pip install ".[hf]"'
-        ) from error
-    origin: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    try:
-        require_no_adapters(f"the model {name!r}", name, origin["revision"])
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
-        result: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            name, **origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-        model, loaded = result
-    except ConfigurationError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"the model {name!r} (revision {origin['revision']}) cannot be opened; it must be on the hub or in a local "
-            f"folder, stored as safetensors, and need no code of its makers: {error}"
-        ) from error
-    _require_whole(name, loaded)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ConfigurationError(
-            f"the model {name!r} knows {model.config.vocab_size} tokens, its tokenizer {len(tokenizer)}; "
+            f"the model {name!r} knows {configuration.vocab_size} tokens, its tokenizer {len(opened.tokenizer)}; "
             "one of the two belongs to another model"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    opened = CausalModel(_identity(name, model.config), model.to(device), tokenizer, positions)
-    _require_causal(opened, device)
-    return opened
-
-
-def _identity(name: str, configuration: Any) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
-        return f"{name}@{configuration._commit_hash}"
-    # Not `inventory`, which rejects links: in the hub's own cache the files are links.
-    files = [path for path in folder.iterdir() if path.is_file()]
-    return f"{name}@{digest_of(File(path=p.name, bytes=p.stat().st_size, sha256=sha256(p)) for p in files)[:12]}"
-
-
-def _require_whole(name: str, loaded: Any) -> None:
-    """Raise ConfigurationError unless the weights match the architecture exactly.
-
-    `transformers` fills missing weights with random numbers, drops unexpected ones, and continues.
-    """
-    for what in ("missing", "mismatched", "unexpected"):
-        if wrong := sorted(str(key) for key in loaded[f"{what}_keys"]):
-            raise ConfigurationError(
-                f"the model {name!r} has {len(wrong)} {what} weights: {', '.join(wrong[:NAMED])}; "
-                "it is no complete causal language model of the architecture that it names"
-            )
+    identity = f"{name}@{source.version()[:12] if local else configuration._commit_hash}"
+    positions = getattr(configuration, "max_position_embeddings", None)
+    judge = CausalModel(identity, opened.model.to(device), opened.tokenizer, positions)
+    _require_causal(judge, device)
+    return judge
 
 
 def _require_causal(opened: CausalModel, device: torch.device | str) -> None:

@@ -98,7 +98,7 @@ class HuggingFaceSource:
         where, revision = str(self.folder or self.name), self.revision or "main"
         origin = {"revision": revision, "trust_remote_code": self.trust_remote_code}
         try:
-            require_no_adapters(self.named, where, revision)
+            _require_no_adapters(self.named, where, revision)
             code, classes = self._code()
             with failures_named(self.named, code):
                 model, loaded = getattr(transformers, auto_class).from_pretrained(
@@ -166,7 +166,7 @@ def _require_finite(named: str, model: Any) -> None:
         )
 
 
-def require_no_adapters(named: str, where: str, revision: str) -> None:
+def _require_no_adapters(named: str, where: str, revision: str) -> None:
     """Raise ConfigurationError if adapters of peft lie in a folder or a repository, beside a network or instead of one.
 
     The library would apply them, pickled ones too, and fetch the network that they name from wherever it is.
