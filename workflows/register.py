@@ -15,7 +15,7 @@ from workflows.pretrain import pretrain
 from workflows.stage import Session, StageContext, once, say
 
 if TYPE_CHECKING:
-    from cluster.tracking.registry import ModelVersion
+    from cluster.tracking.model_version import ModelVersion
     from workflows.stage_runner import RunningSession
 
 CODE = ("workflows.register",)

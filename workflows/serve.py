@@ -23,7 +23,7 @@ from cluster.http.middleware.api_keys import add_key, require_keys
 from cluster.runtime.ray_connection import address, is_private
 from cluster.serving.deploy import Arguments, deploy, logs_folder, registered, undeploy, wait_until_ready
 from cluster.serving.promotion import KEY
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from edlm.data.tokenizer_kinds import Symbols
 from workflows import promote
 from workflows.command import experiment_from

@@ -29,8 +29,7 @@ from ray.serve.schema import (
 from cluster.config import Serving, Tracking, is_loopback, require_asked
 from cluster.runtime.ray_connection import require_resources
 from cluster.serving.replica import Replica, listening_host
-from cluster.tracking.registry import ModelVersion
-from cluster.tracking.runs import open_registry
+from cluster.tracking.model_version import ModelVersion
 from edlm.config import ConfigurationError, config, parse, plain
 from edlm.storage import committed
 
@@ -45,6 +44,7 @@ HEALTH_SECONDS = 1.0  # between health checks of a replica; three failures repla
 LOGGING = LoggingConfig(encoding="JSON", enable_access_log=False)
 START_ATTEMPTS = 2  # one failure may be due to the storage; two are due to the model
 POLL_SECONDS = 0.2
+STATUS_SECONDS = 2.0  # between questions to Serve's controller, each of which takes as much as a start can spare
 log = logging.getLogger(__name__)
 
 
@@ -140,8 +140,12 @@ def deployed() -> dict[str, ServeApplicationSchema]:
 
 def wait_until_ready(url: str, timeout_seconds: float) -> None:
     """Wait until the endpoint answers at `url`; raise ConfigurationError if it cannot start, or not in time."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline, asked = time.monotonic() + timeout_seconds, -STATUS_SECONDS
     while True:
+        if not _answers(url) and time.monotonic() < asked + STATUS_SECONDS:
+            time.sleep(POLL_SECONDS)
+            continue
+        asked = time.monotonic()
         application = serve.status().applications.get(APPLICATION)
         if application is None:
             raise ConfigurationError(f"nothing is deployed at {url}; deploy the model first")
@@ -201,6 +205,8 @@ def registered(arguments: Arguments) -> ModelVersion:
     root = arguments.storage or os.environ.get("EDLM_HOME")
     if root is None:
         raise ConfigurationError("args.storage: missing, and EDLM_HOME was not set where Ray was started; give one")
+    from cluster.tracking.runs import open_registry  # takes seconds, saved on Serve's workers that need no registry
+
     version = open_registry(arguments.tracking, root).resolve(arguments.model, arguments.serving.alias)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:

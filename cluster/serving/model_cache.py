@@ -10,7 +10,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from edlm.config import ConfigurationError
 from edlm.storage import INTENT, committed, fetch, user_folder, verify
 

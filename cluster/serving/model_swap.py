@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 
 Model = TypeVar("Model")
 log = logging.getLogger(__name__)

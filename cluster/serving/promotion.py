@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeApplicationSchema
 
 from cluster.serving.deploy import APPLICATION, POLL_SECONDS, Arguments, apply, deployed, reasons, url
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from cluster.tracking.runs import open_registry
 from edlm.config import ConfigurationError, parse
 

@@ -25,7 +25,7 @@ from cluster.serving.deferred_app import DeferredApp
 from cluster.serving.model_cache import cache_folder, cached_model
 from cluster.serving.model_swap import ModelSwap
 from cluster.serving.ray_metrics import RayMetrics
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from edlm.config import ConfigurationError, config, parse
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle

@@ -1,7 +1,6 @@
 """Model registry: a name and an alias refer to one immutable model folder, identified by its digest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -9,26 +8,13 @@ from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
 from cluster.tracking.connection import answering
+from cluster.tracking.model_version import ModelVersion
 from cluster.tracking.parameters import parameters, redacted
 from edlm.config import ConfigurationError
 from edlm.storage import committed
 
 URI = "edlm.uri"
 DIGEST = "edlm.digest"
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """Registered model: its version number in the registry, the URI of its folder and the folder's digest."""
-
-    version: str
-    uri: str
-    digest: str
-
-    @property
-    def fingerprint(self) -> str:
-        """Version and digest in one string, as given in responses."""
-        return f"{self.version}/{self.digest}"
 
 
 class Registry:

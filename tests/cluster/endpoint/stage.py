@@ -14,7 +14,7 @@ from ray import serve
 from cluster.config import Serving, Tracking
 from cluster.serving.deploy import APPLICATION
 from cluster.serving.promotion import Promotion, swap_statuses
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from cluster.tracking.runs import open_tracking
 from edlm.client.client import Client
 from tests.bundles import make_bundle

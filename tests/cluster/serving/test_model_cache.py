@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.serving.model_cache import KEPT, cache_folder, cached_model, last_used, require_private
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 from edlm.config import ConfigurationError
 from edlm.storage import local_copy, publish
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from cluster.serving.model_swap import ModelSwap
-from cluster.tracking.registry import ModelVersion
+from cluster.tracking.model_version import ModelVersion
 
 FIRST, SECOND, THIRD, BAD = (ModelVersion(name, f"file:///{name}", name * 64) for name in "123b")
 
