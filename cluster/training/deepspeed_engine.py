@@ -8,6 +8,7 @@ are pickles.
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,12 +197,26 @@ class ZeroEngine:
             flats[part.master].view(-1)[part.start : part.start + part.count].copy_(source)
 
 
+@contextmanager
+def _unavailable(module: str) -> Iterator[None]:
+    """Make imports of an optional module fail within, unless it is imported already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # Python's own mark of a module that there is not
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def _initialised(
     objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world_size: int
 ) -> Any:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # here, because it detects the accelerator on import
+    with _unavailable("mlflow"):  # DeepSpeed's autotuner, which is not used, would import it, for seconds
+        import deepspeed  # here, because it detects the accelerator on import
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)

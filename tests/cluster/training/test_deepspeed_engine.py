@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from cluster.training.deepspeed_engine import _unavailable
 from edlm.training.local_engine import LocalEngine
 from tests import toy
 from tests.cluster.training.zero_worker import (
@@ -152,3 +153,12 @@ def test_adapters_train_alone_under_every_stage_as_in_one_process_and_resume_bit
     assert actual["names"] == sorted(engine.state())
     assert all("lora_" in name for name in engine.names)
     assert actual["same"]
+
+
+def test_a_module_is_unavailable_within_unless_it_is_imported_already():
+    with _unavailable("colorsys"), pytest.raises(ImportError):
+        import colorsys
+    import colorsys
+
+    with _unavailable("colorsys"):
+        assert sys.modules["colorsys"] is colorsys
