@@ -236,3 +236,18 @@ def test_both_ends_of_log_z_are_their_formulas(seed, n):
     torch.testing.assert_close(low, log_v.exp().mean(dim=0).log())
     without = [log_v[[j for j in range(n) if j != out]].exp().mean(dim=0).log() for out in range(n)]
     torch.testing.assert_close(high, (2 * n - 1) * low - 2 * (n - 1) * sum(without) / n)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 2.0])
+def test_a_token_temperature_is_a_power_of_the_probabilities(temperature):
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(3))
+    powers = logits.double().softmax(dim=-1) ** (1 / temperature)
+    actual = equations.tempered(logits, temperature).double().softmax(dim=-1)
+    torch.testing.assert_close(actual, powers / powers.sum(dim=-1, keepdim=True), atol=1e-6, rtol=0)
+
+
+def test_at_temperature_0_the_first_of_the_likeliest_tokens_has_all_of_the_probability():
+    logits = torch.tensor([[0.0, 2.0, 2.0, -1.0], [-3.0, -4.0, -torch.inf, -5.0], [0.0, torch.nan, 1.0, 0.0]])
+    actual = equations.tempered(logits, 0).softmax(dim=-1)
+    assert actual[:2].tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert actual[2].isnan().any()
