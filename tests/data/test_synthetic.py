@@ -120,6 +120,7 @@ def test_the_concentrations_determine_how_sharp_a_distribution_is():
     ("changes", "message"),
     [
         ({"length": 7}, "length is 7 and corpus.length is 6; a row is one sequence of the source"),
+        ({"length": 5}, "length is 5 and corpus.length is 6; a row is one sequence of the source"),
         ({"tokenizer": {"kind": "characters"}}, r"a source of 4 symbols needs \{kind: symbols, size: 4\}"),
         ({"tokenizer": {"kind": "symbols", "size": 5}}, r"a source of 4 symbols needs \{kind: symbols, size: 4\}"),
         ({"corpus": {"kind": "embedded"}}, "tokenizer.kind symbols has no tokens for text; it is for a source"),
