@@ -29,7 +29,7 @@ class Mutant:
 
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
-    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, OBJECTIVE, LIKELIHOOD,
+    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD,
 ) = (
     f"tests/{name}.py"
     for name in (
@@ -38,11 +38,40 @@ class Mutant:
         "energies/test_uniform", "baselines/test_published_sampler", "likelihood/test_carry_over_autoregressive",
         "sampling/test_fast_paths", "sampling/test_speculative", "sampling/test_unmasking",
         "planning/test_compute_budget", "inference/test_engine", "inference/test_scheduler", "energies/test_step",
-        "energies/test_residual", "training/test_energy_objectives", "likelihood/test_likelihood",
+        "energies/test_residual", "energies/test_compose", "training/test_energy_objectives",
+        "likelihood/test_likelihood",
     )
 )  # fmt: skip
 
 MUTANTS = (
+    Mutant(
+        "a reward is an energy with its own sign",
+        "energies/compose.py",
+        "return -self.of(texts)",
+        "return self.of(texts)",
+        (COMPOSED,),
+    ),
+    Mutant(
+        "a sum takes its terms without their weights",
+        "energies/compose.py",
+        "total += weight * self._by_group",
+        "total += self._by_group",
+        (COMPOSED,),
+    ),
+    Mutant(
+        "a sum with a whole-sequence term is a step energy",
+        "energies/compose.py",
+        "any(energy.whole_sequence for energy in energies)",
+        "all(energy.whole_sequence for energy in energies)",
+        (COMPOSED,),
+    ),
+    Mutant(
+        "a sum has the longest of its terms' blocks",
+        "energies/compose.py",
+        "math.lcm(*(block for block in blocks if block))",
+        "max(block for block in blocks if block)",
+        (COMPOSED,),
+    ),
     Mutant(
         "the sign of the energy is flipped in the weights",
         "equations.py",

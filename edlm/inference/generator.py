@@ -9,7 +9,7 @@ import torch
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
-from edlm.config import dump, load
+from edlm.config import ConfigurationError, dump, load
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.data.tokenizer import open_tokenizer
 from edlm.inference.canvas import canvas, checked
@@ -19,6 +19,7 @@ from edlm.inference.progress import Text
 from edlm.inference.request import Request
 from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.sequence import RunningSequence
+from edlm.interfaces import AbstractEnergy
 from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import Sampler
@@ -82,6 +83,13 @@ class TextGenerator(ModelComponents):
         if digest is not None and marker.digest != digest:
             raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
         return open_bundle(folder, device, execution)
+
+    def with_energy(self, name: str, energy: AbstractEnergy) -> "TextGenerator":
+        """Return this generator with one more energy, on its device. Raise ConfigurationError if the name is taken."""
+        if name in self.energies:
+            raise ConfigurationError(f"the model has an energy {name!r} already; give the new one another name")
+        energies = {**self.energies, name: energy.eval().to(self.device)}
+        return TextGenerator(self.bundle, self.denoiser, energies, self.tokenizer)
 
     def read(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Return the tokens of a prompt; `tokenizer.decode` of them shows how the tokenizer reads a text."""

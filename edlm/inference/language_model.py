@@ -27,6 +27,7 @@ from edlm.inference.settings import (
     resolved,
 )
 from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
+from edlm.interfaces import AbstractEnergy
 
 Prompt = str | Sequence[int]
 DRAWN_SEEDS = 2**53 - 16  # integers that JSON represents exactly, so that the endpoint accepts a drawn seed, too
@@ -82,6 +83,10 @@ class LanguageModel:
     def length(self) -> int:
         """Number of tokens of a canvas. A longer text is generated canvas by canvas."""
         return self.generator.length
+
+    def with_energy(self, name: str, energy: AbstractEnergy) -> "LanguageModel":
+        """Return this model with one more energy, such as those of `edlm.energies.compose`."""
+        return LanguageModel(VersionedGenerator(self.generator.with_energy(name, energy), self.version))
 
     def __repr__(self) -> str:
         default = described(ResolvedSettings(self.generator.bundle.sampler, self.generator.bundle.energy))

@@ -1,6 +1,8 @@
 """A notebook's way to a model: what is asked by name, texts that print, and mistakes that are told."""
 
+import functools
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.checkpoints.networks import OpenDenoiser
+from edlm.config import ConfigurationError
 from edlm.data.tokenizer_kinds import Bytes, HuggingFaceTokenizer
+from edlm.energies.compose import Reward, WeightedSum
 from edlm.inference.components import Bundle
 from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
@@ -213,3 +217,39 @@ def test_a_conversation_is_a_prompt_in_the_form_of_the_denoisers_chat_template(m
         tuned.conversation([{"content": "hello"}])
     with pytest.raises(ValueError, match="'tiny' was trained on no conversations, and has no chat template"):
         model.conversation([{"role": "user", "content": "hello"}])
+
+
+# ---------------------------------------------------------------- composed energies
+
+
+@pytest.fixture(scope="module")
+def steered(model) -> LanguageModel:
+    liked = Reward(lambda texts: [text.count("e") for text in texts], model.generator.tokenizer, model.generator.mask)
+    both = WeightedSum([(1.0, model.generator.energies["step"]), (4.0, liked)])
+    return model.with_energy("liked", liked).with_energy("both", both)
+
+
+def test_a_composed_energy_generates_and_scores_by_its_name(model, steered):
+    settings = {"max_tokens": 12, "n": 8, "steps": 2, "seed": 3}
+    plain = steered.generate("", candidates=1, **settings)
+    for energy in ("liked", "both"):
+        liked = steered.generate("", candidates=24, energy=energy, **settings)
+        assert str(liked).count("e") >= str(plain).count("e") + 8
+        assert str(steered.generate("", candidates=24, energy=energy, **settings)) == str(liked)
+    assert steered.score("he", energy="both", candidates=4, seed=1).energies["liked"].mean == -1.0
+    with pytest.raises(ValueError, match="energy 'liked' is not normalised"):
+        steered.generate("", candidates=0, energy="liked")
+    with pytest.raises(ConfigurationError, match="the model has an energy 'liked' already"):
+        steered.with_energy("liked", steered.generator.energies["step"])
+    assert model.energies == ("conditional", "step")
+
+
+def test_a_reward_is_not_copied_for_another_token_temperature(model):
+    lock = threading.Lock()  # cannot be copied
+
+    def even(texts: list[str], held: threading.Lock) -> list[float]:
+        with held:
+            return [float(len(text) % 2) for text in texts]
+
+    reward = Reward(functools.partial(even, held=lock), model.generator.tokenizer, model.generator.mask)
+    model.with_energy("even", reward).generate("ab", energy="even", candidates=3, temperature=0.5, seed=1)
