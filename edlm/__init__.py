@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edlm.client import Client
+    from edlm.client import AsyncClient, Client
     from edlm.config import ConfigurationError
     from edlm.energies.conditional import ConditionalEnergyConfig
     from edlm.energies.residual import ResidualEnergyConfig
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AbstractEnergy",
+    "AsyncClient",
     "AutoregressiveEnergyConfig",
     "BidirectionalEnergyConfig",
     "CarryOverEnergyConfig",
@@ -65,6 +66,7 @@ __all__ = [
 
 _HOME = {
     "AbstractEnergy": "edlm.interfaces",
+    "AsyncClient": "edlm.client",
     "AutoregressiveEnergyConfig": "edlm.energies.whole_sequence",
     "BidirectionalEnergyConfig": "edlm.energies.whole_sequence",
     "CarryOverEnergyConfig": "edlm.energies.whole_sequence",

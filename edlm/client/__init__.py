@@ -1,33 +1,39 @@
 """Client of a running service; imports nothing else from edlm."""
 
-from edlm.client.client import Client, Patience, Settings, Stream
+from edlm.client.async_client import AsyncClient, AsyncStream
+from edlm.client.client import Client, Stream
+from edlm.client.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAllowed,
+    ServerFailed,
+    ServiceError,
+    StreamLost,
+    Unreachable,
+)
+from edlm.client.settings import Patience, Settings
 from edlm.client.types import (
     Answer,
-    Busy,
     Choice,
     Completion,
-    DeadlineExceeded,
     Details,
     Ended,
     Infill,
     Infilled,
-    InvalidRequest,
     ListedModel,
     Measured,
-    NotAllowed,
     Score,
-    ServerFailed,
-    ServiceError,
     State,
-    StreamLost,
     Tokens,
     Unmasked,
-    Unreachable,
     Usage,
 )
 
 __all__ = [
     "Answer",
+    "AsyncClient",
+    "AsyncStream",
     "Busy",
     "Choice",
     "Client",

@@ -1,13 +1,13 @@
-"""Response types of the client: complete texts, streamed texts and errors."""
+"""Response types of the client: complete and streamed texts."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
+
+from edlm.client.errors import ServerFailed, error_of
 
 Answer = TypeVar("Answer")
 DONE = "[DONE]"  # last event of a complete stream
@@ -26,6 +26,9 @@ class Choice:
     unmasked_at: tuple[int, ...] | None = None
     """Step that unmasked each token; present if the request asked for the trajectory."""
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Infilled:
@@ -37,6 +40,9 @@ class Infilled:
     finish_reason: str | None = None
     unmasked_at: tuple[int, ...] | None = None
     """Step that unmasked each token, 0 for a given one; present if the request asked for the trajectory."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,32 @@ class Details:
     """Fields of the request that are unknown to the service; they had no effect."""
 
 
-@dataclass(frozen=True)
-class Completion:
+class Texts:
+    """Texts of an answer, which prints as its text, or as its texts with their numbers."""
+
+    choices: tuple[Any, ...]
+    details: Details
+
+    @property
+    def text(self) -> str:
+        """The only text. Raise ValueError if there are several."""
+        if len(self.choices) != 1:
+            raise ValueError(f"this holds {len(self.choices)} texts; take one of `choices`")
+        return self.choices[0].text
+
+    def __str__(self) -> str:
+        several = (f"[{choice.index}] {choice}" for choice in self.choices)
+        return self.text if len(self.choices) == 1 else "\n".join(several)
+
+    def __repr__(self) -> str:
+        its = self.details
+        facts = f"steps={its.steps}, candidates={its.candidates}, energy={its.energy!r}, seed={its.seed}"
+        texts = (f"  [{choice.index}] {choice.text!r}" for choice in self.choices)
+        return "\n".join([f"{type(self).__name__}({facts}, {its.seconds:.2f} s)", *texts])
+
+
+@dataclass(frozen=True, repr=False)
+class Completion(Texts):
     """Completions of the prompts."""
 
     id: str
@@ -93,8 +123,8 @@ class Completion:
     details: Annotated[Details, pydantic.Field(validation_alias="edlm")]
 
 
-@dataclass(frozen=True)
-class Infill:
+@dataclass(frozen=True, repr=False)
+class Infill(Texts):
     """Texts with their gaps filled."""
 
     id: str
@@ -213,61 +243,6 @@ class Ended:
 Event = Choice | Infilled | State | Ended
 
 
-class ServiceError(Exception):
-    """Error reported by the service; `retry_after` holds the seconds until a retry, if the service names them."""
-
-    def __init__(
-        self,
-        message: str,
-        status: int | None = None,
-        code: str | None = None,
-        param: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message, self.status, self.code, self.param, self.retry_after = message, status, code, param, retry_after
-
-
-class InvalidRequest(ServiceError):
-    """Request that cannot be answered as it is; `param` names the field."""
-
-
-class NotAllowed(ServiceError):
-    """Missing or wrong API key, or a host name that the service does not answer to."""
-
-
-class Busy(ServiceError):
-    """Service at its capacity; retry after `retry_after` seconds."""
-
-
-class DeadlineExceeded(ServiceError):
-    """Deadline passed before the text finished."""
-
-
-class ServerFailed(ServiceError):
-    """Failure of the service."""
-
-
-class Unreachable(ConnectionError):
-    """No response: nothing listens at the address, or the connection was lost. Sending the same request again with the
-    same seed is safe and gives the same result.
-    """
-
-
-class StreamLost(ConnectionError):
-    """Stream that was cut before its last event. Sending the same request again with the same `seed` and `streams`
-    (None: the default of the service) is safe and gives the same result.
-    """
-
-    def __init__(self, seed: int, cause: str, streams: str | None = None) -> None:
-        also = "" if streams is None else f" and streams {streams!r}"
-        super().__init__(
-            f"the stream was lost before its end ({cause}); send the request again with the same seed, {seed}{also}: "
-            "it gives the same text"
-        )
-        self.seed, self.streams = seed, streams
-
-
 def read(kind: type[Answer], tree: Any) -> Answer:
     """Return the response of this kind in a JSON tree, ignoring unknown fields.
 
@@ -279,41 +254,6 @@ def read(kind: type[Answer], tree: Any) -> Answer:
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"]))
         raise ServerFailed(f"the answer is no {kind.__name__}: {location}: {first['msg']}") from None
-
-
-def error_of(body: str, status: int | None, retry_after: str | None = None) -> ServiceError:
-    """Return the error in a response body, or in an event of a stream (`status` None). A proxy in front of the service
-    may send its own error in any format.
-    """
-    try:
-        error = json.loads(body)["error"]
-        message, code, param = str(error["message"]), error.get("code"), error.get("param")
-    except (ValueError, TypeError, KeyError):
-        message, code, param = body[:200] or f"status {status}", None, None
-    return _kind(status, code)(message, status, code, param, _seconds(retry_after))
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds in a Retry-After header: a number, or an HTTP date; None for none or another text."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        date = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, date.timestamp() - time.time())
-
-
-def _kind(status: int | None, code: str | None) -> type[ServiceError]:
-    if status == 504 or code == "deadline_exceeded":
-        return DeadlineExceeded
-    if status == 429:
-        return Busy
-    if status in (401, 403):
-        return NotAllowed
-    return InvalidRequest if status is not None and 400 <= status < 500 else ServerFailed
 
 
 class Reading:

@@ -1,28 +1,31 @@
-"""The client against a real server that speaks the service's protocol as it was agreed on."""
+"""Both clients against a real server that speaks the service's protocol as it was agreed on."""
 
+import asyncio
+import inspect
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from cluster.http.local import listening
-from edlm.client.client import Client, Patience, Settings
-from edlm.client.types import (
+from edlm.client import AsyncClient
+from edlm.client.client import Client
+from edlm.client.errors import (
     Busy,
-    Choice,
     DeadlineExceeded,
-    Ended,
-    Infilled,
     InvalidRequest,
     NotAllowed,
     ServerFailed,
     ServiceError,
-    State,
     StreamLost,
-    Unmasked,
     Unreachable,
 )
+from edlm.client.methods import ServiceMethods
+from edlm.client.settings import Patience, Settings, base_url
+from edlm.client.types import Choice, Ended, Infilled, State, Unmasked
+from tests.client.blocking import BlockingClient
 from tests.client.protocol import Protocol
 
 
@@ -37,11 +40,16 @@ def url(protocol) -> Iterator[str]:
         yield at
 
 
+@pytest.fixture(params=[Client, BlockingClient])
+def client_class(request):
+    return request.param
+
+
 @pytest.fixture
-def client(url, protocol) -> Iterator[Client]:
+def client(url, protocol, client_class) -> Iterator[Client]:
     protocol.asked.clear()
     protocol.cancelled.clear()
-    with Client(url, "secret", timeout_seconds=20) as opened:
+    with client_class(url, "secret", timeout_seconds=20) as opened:
         yield opened
 
 
@@ -145,7 +153,7 @@ def test_a_stream_that_is_cut_states_that_the_same_seed_may_be_sent_again(client
         list(client.stream("cut"))
 
 
-def test_a_connection_that_dies_in_a_stream_is_a_lost_stream():
+def test_a_connection_that_dies_in_a_stream_is_a_lost_stream(client_class):
     def answer_a_little(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         connection.recv(65536)
@@ -158,12 +166,12 @@ def test_a_connection_that_dies_in_a_stream_is_a_lost_stream():
         listening.listen()
         thread = threading.Thread(target=answer_a_little, args=[listening])
         thread.start()
-        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as client, pytest.raises(StreamLost):
+        with client_class(f"http://127.0.0.1:{listening.getsockname()[1]}") as client, pytest.raises(StreamLost):
             list(client.stream("x"))
         thread.join(20)
 
 
-def test_a_stream_of_bytes_that_are_no_text_is_a_lost_stream():
+def test_a_stream_of_bytes_that_are_no_text_is_a_lost_stream(client_class):
     def answer(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         connection.recv(65536)
@@ -178,7 +186,7 @@ def test_a_stream_of_bytes_that_are_no_text_is_a_lost_stream():
         thread = threading.Thread(target=answer, args=[listening])
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(StreamLost, match="UnicodeDecodeError"):
+        with client_class(url) as client, pytest.raises(StreamLost, match="UnicodeDecodeError"):
             list(client.stream("x"))
         thread.join(20)
 
@@ -220,14 +228,14 @@ def test_a_refusal_of_a_stream_is_raised_before_its_first_event(client):
         client.stream("wrong")
 
 
-def test_a_busy_service_is_asked_again_as_often_as_patience_allows(url, protocol):
+def test_a_busy_service_is_asked_again_as_often_as_patience_allows(client_class, url, protocol):
     protocol.asked.clear()
     protocol.busy = 2
-    with Client(url, patience=Patience(times=2)) as patient:
+    with client_class(url, patience=Patience(times=2)) as patient:
         assert patient.complete("x", seed=3).details.seed == 3
     assert [asked["seed"] for asked in protocol.asked] == [3, 3, 3]
     protocol.busy = 2
-    with Client(url, patience=Patience(times=1)) as impatient, pytest.raises(Busy) as busy:
+    with client_class(url, patience=Patience(times=1)) as impatient, pytest.raises(Busy) as busy:
         impatient.complete("x")
     assert (busy.value.retry_after, protocol.busy) == (0, 0)
 
@@ -238,14 +246,100 @@ def test_patience_is_not_negative(wrong):
         Patience(**wrong)
 
 
-def test_a_wait_that_is_too_long_is_not_begun(url):
-    with Client(url, patience=Patience(times=9, seconds=0.5)) as client, pytest.raises(Busy, match="too many"):
+def test_a_wait_that_is_too_long_is_not_begun(client_class, url):
+    with client_class(url, patience=Patience(times=9, seconds=0.5)) as client, pytest.raises(Busy, match="too many"):
         client.complete("proxy")  # names no time to wait, which stands for one second
 
 
-def test_where_nothing_listens_is_reported():
+def test_where_nothing_listens_is_reported(client_class):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with Client(url) as client, pytest.raises(Unreachable, match=f"no answer from {url}/v1/models"):
+    with client_class(url) as client, pytest.raises(Unreachable, match=f"no answer from {url}/v1/models"):
         client.models()
+
+
+# ---------------------------------------------------------------- what both clients are, and what they return
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_a_url_is_taken_with_or_without_v1(client_class, url, suffix):
+    with client_class(url + suffix) as client:
+        assert client.tokenize("ab").count == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [("HTTPS://host/v1", "HTTPS://host"), ("http://host/edlm/v1/", "http://host/edlm"), ("http://v1", "http://v1")],
+)
+def test_a_path_before_v1_is_kept(given, base):
+    assert base_url(given) == base
+
+
+@pytest.mark.parametrize("wrong", ["127.0.0.1:8000", "localhost:8000/v1", "ftp://host", "http://", "", "//host"])
+def test_a_url_without_its_scheme_is_refused_with_what_to_give(client_class, wrong):
+    with pytest.raises(ValueError, match="give it with http:// or https://, as 'http://"):
+        client_class(wrong)
+
+
+def test_an_answer_prints_as_its_text_and_is_described_in_a_line_for_each_text(client):
+    done = client.complete("x", seed=5)
+    assert str(done) == done.text == str(done.choices[0]) == "ab"
+    assert repr(done) == "Completion(steps=4, candidates=2, energy='step', seed=5, 0.10 s)\n  [0] 'ab'"
+    two = replace(done, choices=(Choice(0, "ab"), Choice(1, "c")))
+    assert str(two) == "[0] ab\n[1] c"
+    with pytest.raises(ValueError, match="this holds 2 texts"):
+        _ = two.text
+    filled = client.infill(["a", 1, "c"])
+    assert (str(filled), str(filled.choices[0])) == ("abc", "abc")
+    assert repr(filled).startswith("Infill(steps=4, ")
+
+
+NAMES = [name for name in vars(ServiceMethods) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_asynchronous_client_has_the_same_methods_with_the_same_arguments(name):
+    ours, theirs = getattr(Client, name), getattr(AsyncClient, name)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+    assert ours.__doc__ == theirs.__doc__
+
+
+def test_an_asynchronous_stream_may_be_read_without_being_entered(url):
+    async def kinds() -> list[type]:
+        async with AsyncClient(url) as client:
+            return [type(event) async for event in client.stream("x", denoising=True)]
+
+    assert asyncio.run(kinds()) == [State, Choice, Choice, Ended]
+
+
+def test_asynchronous_requests_wait_beside_one_another(url, protocol):
+    async def seeds() -> list[int]:
+        async with AsyncClient(url, patience=Patience(times=1)) as client:
+            return [
+                done.details.seed for done in await asyncio.gather(*(client.complete("x", seed=i) for i in range(5)))
+            ]
+
+    protocol.busy = 1  # one of them is asked again
+    assert asyncio.run(seeds()) == list(range(5))
+
+
+def test_a_cancelled_task_cancels_on_the_server(url, protocol):
+    protocol.cancelled.clear()
+
+    async def begun_and_cancelled() -> None:
+        began = asyncio.Event()
+
+        async def read() -> None:
+            async with client.stream("long") as stream:
+                async for _ in stream:
+                    began.set()
+
+        async with AsyncClient(url) as client:
+            reading = asyncio.create_task(read())
+            await began.wait()
+            reading.cancel()
+            await asyncio.wait([reading])
+
+    asyncio.run(begun_and_cancelled())
+    assert protocol.cancelled.wait(20)

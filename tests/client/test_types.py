@@ -5,9 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from edlm.client.types import (
-    error_of,
-)
+from edlm.client.errors import error_of
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("soon", None), (None, None)])

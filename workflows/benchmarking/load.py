@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import httpx
 
+from edlm.client.errors import Busy, DeadlineExceeded, ServiceError, error_of
 from edlm.client.sse import Events
-from edlm.client.types import Busy, Completion, DeadlineExceeded, Reading, ServiceError, State, error_of, read
+from edlm.client.types import Completion, Reading, State, read
 from workflows.benchmarking.arrivals import PlannedRequest
 
 Ending = Literal["done", "busy", "late", "cancelled", "lost", "failed", "hung"]

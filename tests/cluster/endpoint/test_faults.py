@@ -9,8 +9,8 @@ import threading
 import httpx
 import pytest
 
-from edlm.client.client import Settings
-from edlm.client.types import StreamLost
+from edlm.client.errors import StreamLost
+from edlm.client.settings import Settings
 from tests.cluster.endpoint.stage import SECONDS, until
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.load import burst

@@ -13,8 +13,8 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ServeApplicationSchema
 
 from cluster.serving.deploy import APPLICATION, BUILDER, Arguments, apply, deploy, undeploy, wait_until_ready
-from edlm.client.client import Settings
-from edlm.client.types import ServiceError
+from edlm.client.errors import ServiceError
+from edlm.client.settings import Settings
 from edlm.config import ConfigurationError, plain
 from tests.cluster.endpoint.spoiled import NAME
 from tests.cluster.endpoint.stage import SECONDS, START_SECONDS, TRACKING, until

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.http.local import Service, serving
-from edlm.client.client import Client, Settings
-from edlm.client.types import Busy, Choice, Ended, Infilled, InvalidRequest, State
+from edlm.client.client import Client
+from edlm.client.errors import Busy, InvalidRequest
+from edlm.client.settings import Settings
+from edlm.client.types import Choice, Ended, Infilled, State
 from edlm.inference.request import Limits
 from tests.bundles import LENGTH
 from tests.cluster.asking import eventually

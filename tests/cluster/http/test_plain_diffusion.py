@@ -6,8 +6,9 @@ import pytest
 
 from cluster.http.local import serving
 from cluster.http.warmup import warmed
-from edlm.client.client import Client, Settings
-from edlm.client.types import InvalidRequest
+from edlm.client.client import Client
+from edlm.client.errors import InvalidRequest
+from edlm.client.settings import Settings
 from edlm.inference.generator import TextGenerator
 from edlm.storage import publish
 from tests.bundles import LENGTH, make_plain_bundle
