@@ -30,6 +30,7 @@ from ray.serve.scripts import cli as serve_command
 from cluster.http import local
 from cluster.http.schemas import requests
 from cluster.runtime.ray_connection import CALLBACK
+from edlm.__main__ import Watch
 from edlm.config import from_command_line, from_flags, parse
 from edlm.lm_eval.arguments import model_arguments
 from tests.paths import PROJECT
@@ -52,20 +53,7 @@ INLINE = re.compile(r"(?<!`)`((?:python -m|make|pip install) [^`\n]+|(?:ray|serv
 
 STAGES = ["prepare", "pretrain", "autoregress", "finetune", "evaluate", "register", "report", "pipeline", "serve"]
 
-SHELL = {
-    ".",
-    "export",
-    "umask",
-    "echo",
-    "chmod",
-    "mkdir",
-    "cd",
-    "curl",
-    "kubectl",
-    "make",
-    "python",
-    "pip",
-}
+SHELL = {".", "export", "umask", "echo", "chmod", "mkdir", "cd", "curl", "kubectl", "make", "python", "pip"}
 
 SERVED = "http://127.0.0.1:8000"  # where the pages say that a model is served
 
@@ -209,6 +197,8 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(imported, module.rpartition(".")[2], accept)
         with pytest.raises(Read):
             imported.main(arguments)
+    elif module == "edlm":
+        from_flags(Watch, arguments, "")
     elif module == "edlm.lm_eval":
         check_harness(arguments)
     elif module == "workflows.export":
@@ -315,6 +305,7 @@ def test_the_checks_refuse_what_is_wrong(experiments, monkeypatch):
         "python -m workflows.convert last.ckpt",
         "python -m workflows.import_published model.safetensors model",
         "python -m tests.mutants --fast",
+        "python -m edlm the --step 5",
         "frobnicate",
         "python -m edlm.lm_eval --model edlm --model_args uri=x --task wikitext --nothing",
         "python -m edlm.lm_eval --model edlm --model_args uri=x,bond=nelbo --tasks wikitext",
