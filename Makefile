@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run serve ui docs lint test test-chaos mutants gpu-check
+.PHONY: help install run try serve ui docs lint test test-chaos mutants gpu-check
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -28,6 +28,9 @@ install: $(INSTALLED) ## set up .venv with the pinned versions
 
 run: install ## the whole chain: text in, trained, measured, tracked, served (EXPERIMENT=...)
 	@$(BIN)/python -m workflows.pipeline $(EXPERIMENT)
+
+try: install ## the newest registered model and its playground, in one process: ready in seconds, until Ctrl-C
+	@$(BIN)/python -m workflows.try_model
 
 serve: install ## the endpoint, until Ctrl-C
 	@$(BIN)/python -m workflows.serve $(EXPERIMENT)

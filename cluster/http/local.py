@@ -7,7 +7,7 @@ import argparse
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from cluster.http.endpoint import Endpoint, make_app
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.middleware.access_log import log_to_standard_error
+from cluster.http.middleware.api_keys import require_keys
 from cluster.http.warmup import warmed
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
@@ -75,25 +76,44 @@ def listening(app: Any, port: int = 0) -> Iterator[str]:
             thread.join()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C; end with status 1 and one line for a folder, a key file or a port that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of a bundle, as written by the register stage")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keys", type=Path, help="file of API keys, as written by `workflows.serve key`")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     log_to_standard_error()
     torch.set_num_threads(1)
-    marker = committed(str(arguments.folder))
+    try:
+        _serve(given.folder, given.port, given.keys)
+    except KeyboardInterrupt:
+        return
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _serve(folder: Path, port: int, keys: Path | None) -> None:
+    """Serve the bundle until KeyboardInterrupt. Raise ValueError or OSError for what cannot be used."""
+    require_free(port)
+    if keys is not None:
+        require_keys(keys)
+    marker = committed(str(folder))
     version = f"local/{'unpublished' if marker is None else marker.digest}"
-    generator = open_bundle(arguments.folder)
+    generator = open_bundle(folder)
     warmed(generator)
-    with serving(generator, version, arguments.port, RequestLimits(keys=arguments.keys)) as service:
+    with serving(generator, version, port, RequestLimits(keys=keys)) as service:
         print(f"{service.url}; Ctrl-C stops it", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
+        threading.Event().wait()
+
+
+def require_free(port: int) -> None:
+    """Raise OSError if the port cannot be bound, before a model is loaded for it."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise OSError(f"port {port} cannot be used ({error.strerror}); give another one with --port") from None
 
 
 if __name__ == "__main__":
