@@ -38,12 +38,17 @@ class Completions:
     chunk_object = "text_completion"
 
     @property
+    def continued(self) -> bool:
+        """Whether the prompts are continued; else their canvases are filled, or left alone for `max_tokens` 0."""
+        return _continued(self.request)
+
+    @property
     def shown(self) -> Sequence[slice]:
         """Return, per request, the slice of the engine's tokens to show.
 
-        Without a suffix the engine reports new tokens only; with a suffix it reports the whole canvas.
+        The engine reports the new tokens of a continuation, and the whole canvas of an infill.
         """
-        if self.suffix is None:
+        if self.continued:
             return [slice(None)] * len(self.engine_requests)
         starts = [len(self._prompt(i)) for i in range(len(self.engine_requests))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
@@ -59,7 +64,7 @@ class Completions:
 
     def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the part of its finished text that choice `index` shows."""
-        if self.suffix is None:
+        if self.continued:
             shown_text = self._echoed(index, text.tokens, text.text)
             unmasked_at = progress.unmasked_at[: len(text.tokens)]
             return FinishedChoice(shown_text, text.tokens, text.finish_reason, unmasked_at, text.cost)
@@ -91,7 +96,7 @@ class Completions:
             seeds=[self.engine_requests[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[
-                len(prompt) if self.suffix is not None else context_tokens(len(prompt), most, generator.length)
+                context_tokens(len(prompt), most, generator.length) if self.suffix is None else len(prompt)
                 for prompt in self.prompts
             ],
             **more,
@@ -165,13 +170,15 @@ def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
         require_rankable(plan, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
     engine_requests, work = [], 0.0
     for number, prompt in enumerate(prompts):
-        if suffix is None:
+        if _continued(request):
             engine_requests += [
                 plan.engine_request(prompt, request.max_tokens, seed, request.stops)
                 for seed in seeds(plan, number, rows)
             ]
         else:
-            known = _between(prompt, request.max_tokens, suffix, generator.length)
+            known = (
+                prompt[-generator.length :] if suffix is None else _between(request, prompt, suffix, generator.length)
+            )
             engine_requests += [plan.engine_request(known, None, seed) for seed in seeds(plan, number, rows)]
         work += rows * cost.of_request(
             engine_requests[-1], generator
@@ -181,7 +188,15 @@ def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
     return Completions(request, plan, prompts, suffix, rows, tuple(engine_requests), work)
 
 
-def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], length: int) -> tuple[int | None, ...]:
+def _continued(request: CompletionRequest) -> bool:
+    """Return whether the prompts are continued: a request for no tokens is an infill without gaps."""
+    return request.suffix is None and request.max_tokens > 0
+
+
+def _between(
+    request: CompletionRequest, prompt: tuple[int, ...], suffix: tuple[int, ...], length: int
+) -> tuple[int | None, ...]:
+    holes = request.max_tokens
     needed = len(prompt) + holes + len(suffix)
     if needed > length:
         raise APIError(

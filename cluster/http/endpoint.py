@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from cluster.http import completions
+from cluster.http import completions, tokenization
 from cluster.http import infill as infills
 from cluster.http import playground_page as page
 from cluster.http import score as scores
@@ -21,7 +21,7 @@ from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.engine_metrics import EngineMetrics
-from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
+from cluster.http.metrics.instruments import Metrics
 from cluster.http.middleware.access_log import AccessLog
 from cluster.http.middleware.api_keys import APIKeys
 from cluster.http.middleware.client_disconnect import ClientDisconnect
@@ -49,7 +49,7 @@ from cluster.http.schemas.responses import (
     TokenizeResponse,
     Version,
 )
-from cluster.http.served_model import ServedModel, or_api_error
+from cluster.http.served_model import ServedModel
 from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
 
@@ -108,20 +108,13 @@ class Endpoint:
         """Score a text: bounds on its log-likelihood, and its energies."""
         return await scores.answer(request, self._plan(request, http), self.admission)
 
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
+    async def tokenize(self, request: TokenizeRequest, http: Request) -> TokenizeResponse:
         """Tokenize a text."""
-        served = self.served
-        served.require_named(request.model)
-        tokens = await asyncio.to_thread(or_api_error, "text", served.generator.read, request.text)
-        return TokenizeResponse(
-            tokens=list(tokens), pieces=[served.pieces[token] for token in tokens], count=len(tokens)
-        )
+        return await asyncio.to_thread(tokenization.tokenize, request, self.served, request_context(http.scope))
 
-    async def detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
+    async def detokenize(self, request: DetokenizeRequest, http: Request) -> DetokenizeResponse:
         """Decode tokens to text."""
-        served = self.served
-        served.require_named(request.model)
-        return DetokenizeResponse(text=or_api_error("tokens", served.generator.tokenizer.decode, request.tokens))
+        return await asyncio.to_thread(tokenization.detokenize, request, self.served, request_context(http.scope))
 
     async def models(self) -> ModelList:
         """List the served model."""
@@ -198,12 +191,12 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     )
     post("/v1/infill", response_model=InfillResponse, responses=streamed | error_responses(WORKED))(endpoint.infill)
     post("/v1/score", responses=error_responses(WORKED))(endpoint.score)
-    post("/v1/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
-    post("/v1/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
+    for prefix in ("/v1", ""):  # vLLM's routes have no version
+        post(f"{prefix}/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
+        post(f"{prefix}/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
     get("/v1/models", responses=error_responses(READ))(endpoint.models)
     get("/v1/models/{model}", responses=error_responses(READ))(endpoint.model)
-    if isinstance(endpoint.metrics, PrometheusMetrics):  # Ray exports the metrics of a replica
-        get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
+    get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
     for path in ("/readyz", *READY):
         get(path, responses=error_responses((*ALWAYS, 503)))(endpoint.ready)
     get("/version", responses=error_responses((*ALWAYS, 401)))(version)
@@ -253,7 +246,7 @@ def _always(response: Response) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def _scraped(engine_metrics: EngineMetrics, metrics: PrometheusMetrics) -> Callable[[], Awaitable[Response]]:
+def _scraped(engine_metrics: EngineMetrics, metrics: Metrics) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         engine_metrics.update()
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")

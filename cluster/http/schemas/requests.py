@@ -80,7 +80,7 @@ class SamplerSettings(Body):
                 energy_temperature=self.energy_temperature,
             )
         except ConfigurationError as error:  # single values are valid here: only the combination is wrong
-            raise APIError(400, str(error), "edlm.energy_temperature") from None
+            raise APIError(400, str(error), "edlm.energy_temperature", "invalid_value") from None
 
 
 class StreamOptions(Body, extra="allow"):
@@ -161,7 +161,7 @@ class CompletionRequest(_Stream):
     prompt: Prompt = ""
     """A text, a list of token ids, or a list of either."""
     max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
-    """Maximum number of tokens per text; at least 1."""
+    """Maximum number of tokens per text. 0 generates nothing: with `echo`, the text is the prompt."""
     best_of: Choices | None = None
     """Generate this many texts and return the n of lowest energy per token, as in /v1/score. 1 has no effect."""
     echo: bool = False
@@ -174,9 +174,6 @@ class CompletionRequest(_Stream):
     def require_consistent(self) -> None:
         """Raise APIError if a field asks for something unsupported, or fields are inconsistent with one another."""
         super().require_consistent()
-        if self.max_tokens == 0:
-            message = "max_tokens is 0, which generates nothing; ask for 1 or more, or use /v1/score for bounds"
-            raise APIError(400, message, "max_tokens", "invalid_value")
         if "" in self.stops:
             raise APIError(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
         if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
@@ -263,22 +260,38 @@ class ScoreRequest(_Request):
         return _exactly_one(self, "text", "tokens")
 
 
-class TokenizeRequest(Body):
-    """POST /v1/tokenize."""
-
-    text: Text
-    """Text to tokenize."""
+class _TokenizerRequest(Body, extra="allow"):
     model: Annotated[str, Field(max_length=256)] | None = None
     """Name of the registered model; no other is served."""
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the unknown fields, which are ignored."""
+        return ignored(self.model_extra or {}, {})
 
-class DetokenizeRequest(Body):
-    """POST /v1/detokenize."""
+
+class TokenizeRequest(_TokenizerRequest):
+    """POST /v1/tokenize, and /tokenize as vLLM has it."""
+
+    text: Text | None = None
+    """Text to tokenize; give it or `prompt`."""
+    prompt: Text | None = None
+    """The same, by vLLM's name."""
+    add_special_tokens: bool = True
+    """Accepted as vLLM's clients send it; prompts are read without special tokens here."""
+    return_token_strs: bool = False
+    """Return `token_strs`, the text of each token."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "TokenizeRequest":
+        return _exactly_one(self, "text", "prompt")
+
+
+class DetokenizeRequest(_TokenizerRequest):
+    """POST /v1/detokenize, and /detokenize as vLLM has it."""
 
     tokens: Annotated[list[Token], Field(max_length=MAX_PROMPT)]
     """Token ids."""
-    model: Annotated[str, Field(max_length=256)] | None = None
-    """Name of the registered model; no other is served."""
 
 
 def _exactly_one(request: Any, *fields: str) -> Any:

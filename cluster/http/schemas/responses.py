@@ -154,6 +154,11 @@ class ScoreResponse(_Answer):
     """With exact_order: the exact likelihood of the sampler that unmasks the most certain first in fixed counts."""
 
 
+class IgnoredFields(_Schema):
+    ignored: list[str]
+    """Request fields unknown to this server, which had no effect."""
+
+
 class TokenizeResponse(_Schema):
     tokens: list[int]
     """Token ids."""
@@ -161,11 +166,21 @@ class TokenizeResponse(_Schema):
     """Text of each token; partial characters are shown as the replacement character."""
     count: int
     """Number of tokens."""
+    max_model_len: int
+    """Number of tokens that a canvas holds."""
+    token_strs: list[str] | None = None
+    """The same as `pieces`; present if the request asked for it."""
+    edlm: IgnoredFields
+    """What was ignored."""
 
 
 class DetokenizeResponse(_Schema):
     text: str
     """The decoded text."""
+    prompt: str
+    """The same, by vLLM's name."""
+    edlm: IgnoredFields
+    """What was ignored."""
 
 
 class ModelObject(_Schema):

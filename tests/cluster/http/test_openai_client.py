@@ -79,8 +79,8 @@ def test_errors_are_of_its_own_classes_and_name_their_field(client):
     with pytest.raises(openai.BadRequestError) as wrong:
         client.completions.create(model="tiny", prompt="a", logprobs=3)
     assert (wrong.value.param, wrong.value.code) == ("logprobs", "unsupported_parameter")
-    with pytest.raises(openai.BadRequestError, match="generates nothing"):
-        client.completions.create(model="tiny", prompt="a", max_tokens=0)
+    with pytest.raises(openai.BadRequestError, match="greater than or equal to 0"):
+        client.completions.create(model="tiny", prompt="a", max_tokens=-1)
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="other", prompt="a")
     with pytest.raises(openai.NotFoundError, match="does not chat"):
