@@ -167,7 +167,8 @@ class Endpoint:
         options = request.stream_options or StreamOptions()
         pieces = stream(prepared, self.admission, options, states if options.denoising is None else options.denoising)
         await anext(pieces)  # returns when the first text starts; until then an error can still set the HTTP status
-        return EventStream(pieces, prepared.plan.deadline, prepared.plan.context)
+        keep_alive = self.request_limits.keep_alive_seconds
+        return EventStream(pieces, prepared.plan.deadline, prepared.plan.context, keep_alive)
 
 
 def make_app(endpoint: Endpoint) -> FastAPI:
