@@ -5,9 +5,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
+from cluster.http import chat as chats
 from cluster.http import completions, tokenization
 from cluster.http import infill as infills
 from cluster.http import playground_page as page
@@ -28,15 +29,16 @@ from cluster.http.middleware.client_disconnect import ClientDisconnect
 from cluster.http.middleware.head_requests import Head
 from cluster.http.middleware.request_guard import OPEN, RequestGuard
 from cluster.http.request_context import request_context
+from cluster.http.schemas.chat import ChatRequest
 from cluster.http.schemas.requests import (
     CompletionRequest,
-    DetokenizeRequest,
+    GenerationRequest,
     InfillRequest,
     ScoreRequest,
     StreamOptions,
-    TokenizeRequest,
 )
 from cluster.http.schemas.responses import (
+    ChatResponse,
     CompletionResponse,
     DetokenizeResponse,
     ErrorResponse,
@@ -49,6 +51,7 @@ from cluster.http.schemas.responses import (
     TokenizeResponse,
     Version,
 )
+from cluster.http.schemas.tokenization import DetokenizeRequest, TokenizeRequest
 from cluster.http.served_model import ServedModel
 from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
@@ -100,6 +103,14 @@ class Endpoint:
         """Complete a prompt, or fill between a prompt and a suffix; with `stream`, send text once it is certain."""
         return await self._written(request, http, completions.prepare, states=False)
 
+    async def chat(self, request: ChatRequest, http: Request) -> Any:
+        """Generate the next message of a conversation; with `stream`, send its text once it is certain."""
+        return await self._written(request, http, chats.prepare, states=False)
+
+    async def require_chat(self) -> None:
+        """Raise APIError unless the model chats, also before the body of the request is read."""
+        self.served.require_chat()
+
     async def infill(self, request: InfillRequest, http: Request) -> Any:
         """Fill the gaps of a text; with `stream`, send every denoising state."""
         return await self._written(request, http, infills.prepare, states=True)
@@ -148,7 +159,7 @@ class Endpoint:
     def _model(self) -> ModelObject:
         return ModelObject(id=self.served.name, created=self._since, edlm=self.served.facts)
 
-    def _plan(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
+    def _plan(self, request: GenerationRequest | ScoreRequest, http: Request) -> GenerationPlan:
         context = request_context(http.scope)
         return plan_generation(
             request, self.served, context, self.admission.deadline(context, request.edlm.timeout_seconds)
@@ -162,6 +173,7 @@ class Endpoint:
         self.admission.require_room(request.texts, request.plural)
         prepared = await asyncio.to_thread(make, request, self._plan(request, http))
         self.admission.charge(prepared.plan.context, prepared.work)
+        prepared = await prepared.scored(self.admission)
         if not request.stream:
             return await prepared.answer(self.admission)
         options = request.stream_options or StreamOptions()
@@ -190,6 +202,12 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     post("/v1/completions", response_model=CompletionResponse, responses=streamed | error_responses(WORKED))(
         endpoint.complete
     )
+    post(
+        "/v1/chat/completions",
+        response_model=ChatResponse,
+        responses=streamed | error_responses(WORKED),
+        dependencies=[Depends(endpoint.require_chat)],
+    )(endpoint.chat)
     post("/v1/infill", response_model=InfillResponse, responses=streamed | error_responses(WORKED))(endpoint.infill)
     post("/v1/score", responses=error_responses(WORKED))(endpoint.score)
     for prefix in ("/v1", ""):  # vLLM's routes have no version

@@ -26,6 +26,10 @@ COMPLETED: dict[str, dict[str, Any]] = {
     "openai: five stops, one of 65 letters": {"stop": LONG},
     "openai: best_of": {"best_of": 2, "max_tokens": 4},
     "openai: a temperature": {"temperature": 0.7},
+    "openai: logprobs": {"logprobs": 3},
+    "openai: logprobs of the prompt": {"logprobs": 1, "echo": True, "max_tokens": 0},
+    "openai: a nucleus": {"top_p": 0.9},
+    "vllm: the likeliest": {"top_k": 5},
     "vllm: a negative seed": {"seed": -1},
     "vllm: the largest seed": {"seed": 2**63 - 1},
     "vllm: fields at neutral values": {
@@ -53,6 +57,9 @@ COMPLETED: dict[str, dict[str, Any]] = {
     "litellm": {"max_tokens": 4, "temperature": 1, "extra_body": {}},
     "llm": {"max_tokens": 4, "stream": True},
     "lm-eval: generate_until": {"max_tokens": 4, "temperature": 0, "stop": LONG[:4], "seed": 1234},
+    "lm-eval: loglikelihood": {
+        "prompt": [[1, 2, 3]], "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True,
+    },
 }  # fmt: skip
 
 
