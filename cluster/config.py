@@ -81,6 +81,8 @@ class Serving:
     """A sequence whose estimated wait for a slot is longer than this is rejected with 429."""
     request_timeout_seconds: PositiveFloat = 120.0
     """Maximum deadline of a request, and the default if it names none."""
+    keep_alive_seconds: PositiveFloat = 15.0
+    """Longest silence of a stream, after which a comment is sent, so that no proxy takes the connection for dead."""
     max_work: Positive = 2**14
     """Maximum cost of one request, in denoiser passes."""
     work_per_second: PositiveFloat | None = None

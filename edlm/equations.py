@@ -46,6 +46,22 @@ def tempered(logits: Float[Tensor, "*n v"], temperature: float) -> Float[Tensor,
     return torch.full_like(logits, -torch.inf, dtype=torch.float32).scatter(-1, most.indices, most.values * 0.0)
 
 
+def truncated(log_p: Float[Tensor, "*n v"], top_k: int | None, top_p: float) -> Float[Tensor, "*n v"]:
+    """Return log p of the `top_k` likeliest tokens (None: all), and of those the fewest that have `top_p` together.
+
+    The second is the nucleus of Holtzman et al. 2020, of p renormalised after the first; the likeliest token is always
+    in it. All other tokens have probability 0. Ties go to the first token; NaN stays NaN.
+    """
+    ordered, tokens = log_p.sort(dim=-1, descending=True, stable=True)
+    if top_k is not None:
+        ordered[..., top_k:] = -torch.inf
+    p = ordered.double().softmax(dim=-1)
+    likelier = p.cumsum(dim=-1) - p  # probability of the tokens before each
+    likelier[..., 0] = -1.0
+    ordered = torch.where(likelier < top_p, ordered, -torch.inf)
+    return torch.empty_like(log_p).scatter_(-1, tokens, ordered).log_softmax(dim=-1)
+
+
 def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """Draw k tokens per position by inverse CDF and return them with their log-probabilities.
 

@@ -29,7 +29,7 @@ class Mutant:
 
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
-    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD,
+    EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD, TRUNCATION, LOGPROBS,
 ) = (
     f"tests/{name}.py"
     for name in (
@@ -39,7 +39,7 @@ class Mutant:
         "sampling/test_fast_paths", "sampling/test_speculative", "sampling/test_unmasking",
         "planning/test_compute_budget", "inference/test_engine", "inference/test_scheduler", "energies/test_step",
         "energies/test_residual", "energies/test_compose", "training/test_energy_objectives",
-        "likelihood/test_likelihood",
+        "likelihood/test_likelihood", "inference/test_token_truncation", "inference/test_token_logprobs",
     )
 )  # fmt: skip
 
@@ -403,6 +403,34 @@ MUTANTS = (
         "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, 0])",
         "x[:, :, 0] = torch.where(unmasked[:, None], x0[:, None], x[:, :, -1])",
         (LIKELIHOOD,),
+    ),
+    Mutant(
+        "the nucleus lacks its last token",
+        "equations.py",
+        "torch.where(likelier < top_p, ordered, -torch.inf)",
+        "torch.where((likelier + p < top_p) | (likelier < 0), ordered, -torch.inf)",
+        (TRUNCATION,),
+    ),
+    Mutant(
+        "the probability of given tokens is truncated, too",
+        "models/readout.py",
+        "return self(features, _of_tokens, tokens)[0]",
+        "return self.distribution(features).gather(-1, tokens[:, None])[:, 0]",
+        (TRUNCATION,),
+    ),
+    Mutant(
+        "a prompt is read at the times of what is known",
+        "inference/token_logprobs.py",
+        "t = (length - before).double() / length",
+        "t = before.double() / length",
+        (LOGPROBS,),
+    ),
+    Mutant(
+        "log-probabilities are those of the tempered distribution",
+        "inference/sequence.py",
+        "network, tokens = self.components.model.denoiser.network, result.xs[row : row + 1]",
+        "network, tokens = self.components.denoiser.network, result.xs[row : row + 1]",
+        (LOGPROBS,),
     ),
 )
 

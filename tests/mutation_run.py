@@ -45,7 +45,7 @@ def looked_at_in_energies(edlm: Path, tests: Path) -> dict[str, str]:
 
 LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     # file of edlm: the tests that look at it, the quickest first
-    "equations": "test_equations likelihood/test_identities",
+    "equations": "test_equations likelihood/test_identities inference/test_token_truncation",
     "schedule": "test_schedule",
     "rng": "test_rng",
     "sampling/sampler": "sampling/test_sampler sampling/test_sampler_distribution",
@@ -87,6 +87,8 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/tokenizer_kinds": "data/test_tokenizer",
     "data/tokenizer": "data/test_tokenizer data/test_separator inference/test_completion_decoding",
     "inference/completion_decoding": "inference/test_completion_decoding",
+    "inference/token_logprobs": "inference/test_token_logprobs",
+    "inference/token_truncation": "inference/test_token_truncation",
     "huggingface/autoregressive": "huggingface/test_autoregressive",
     "huggingface/causal_reading": "huggingface/test_causal_reading",
     "huggingface/denoiser": "huggingface/test_denoiser huggingface/test_causal_reading",

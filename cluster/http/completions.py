@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel
 
 from cluster.http.admission import Admission
 from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
 from cluster.http.errors import APIError
 from cluster.http.generation import FinishedChoice, generate
-from cluster.http.generation_plan import GenerationPlan, seeds, usage
+from cluster.http.generation_plan import ANOTHER_DISTRIBUTION, GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
+from cluster.http.logprobs import logprobs_of_prompts, of_completion, scoring_work
 from cluster.http.schemas.requests import CompletionRequest
-from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, TokenUsage
+from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, LogprobsDetails, TokenUsage
 from cluster.http.served_model import or_api_error
 from edlm.inference.canvas import context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
@@ -20,6 +23,7 @@ from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.progress import Progress, Text
 from edlm.inference.request import Request
 from edlm.inference.stop_strings import cut
+from edlm.inference.token_logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -33,20 +37,36 @@ class Completions:
     rows: int
     engine_requests: tuple[Request, ...]
     work: float
+    prompt_logprobs: tuple[tuple[TokenLogprob, ...], ...] | None = None
+    """Of the tokens of each prompt, once `scored`; None if the request does not ask for them."""
 
     kind = "cmpl"
     chunk_object = "text_completion"
+    response: ClassVar[type[BaseModel]] = CompletionResponse
+
+    @property
+    def continued(self) -> bool:
+        """Whether the prompts are continued; else their canvases are filled, or left alone for `max_tokens` 0."""
+        return _continued(self.request)
 
     @property
     def shown(self) -> Sequence[slice]:
         """Return, per request, the slice of the engine's tokens to show.
 
-        Without a suffix the engine reports new tokens only; with a suffix it reports the whole canvas.
+        The engine reports the new tokens of a continuation, and the whole canvas of an infill.
         """
-        if self.suffix is None:
+        if self.continued:
             return [slice(None)] * len(self.engine_requests)
         starts = [len(self._prompt(i)) for i in range(len(self.engine_requests))]
         return [slice(start, start + self.request.max_tokens) for start in starts]
+
+    async def scored(self, admission: Admission) -> Self:
+        """Return these completions with the log-probabilities of their prompts, if the response is to hold them."""
+        if not self.request.scores_prompts:
+            return self
+        task = logprobs_of_prompts(self.prompts, self.plan.served.generator, self.request.logprobs or 0)
+        found = await admission.run(scoring_work(self.prompts), task, self.work, self.plan)
+        return replace(self, prompt_logprobs=found)
 
     def choice_texts(self) -> list[IncrementalText]:
         """Return the incremental text of each choice, for streaming."""
@@ -59,10 +79,11 @@ class Completions:
 
     def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the part of its finished text that choice `index` shows."""
-        if self.suffix is None:
+        if self.continued:
             shown_text = self._echoed(index, text.tokens, text.text)
-            unmasked_at = progress.unmasked_at[: len(text.tokens)]
-            return FinishedChoice(shown_text, text.tokens, text.finish_reason, unmasked_at, text.cost)
+            count = len(text.tokens)
+            unmasked_at, logprobs = progress.unmasked_at[:count], self._logprobs(index, progress, slice(count))
+            return FinishedChoice(shown_text, text.tokens, text.finish_reason, unmasked_at, text.cost, logprobs)
         separator, decoder = self.plan.served.generator.tokenizer.separator, self._decoder(index)
         shown = self.shown[index]
         tokens = text.tokens[shown]
@@ -74,12 +95,28 @@ class Completions:
             stopped, whole = True, whole[:end]
             tokens = tokens[: decoder.count(whole, tokens)]
         reason = "stop" if stopped else "length"
-        unmasked_at = progress.unmasked_at[shown][: len(tokens)]
-        return FinishedChoice(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost)
+        shown = slice(shown.start, shown.start + len(tokens))
+        unmasked_at, logprobs = progress.unmasked_at[shown], self._logprobs(index, progress, shown)
+        return FinishedChoice(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost, logprobs)
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
+    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
         """Return choice `index` of a stream chunk; `written` is None while the text continues."""
-        return self._choice(index, text, written).model_dump(exclude_defaults=True) | {"logprobs": None}
+        if written is None:
+            choice = CompletionChoice(index=index, text=text, finish_reason=None)
+        else:
+            choice = self.final_choice(index, replace(written, text=text))
+        return {"logprobs": None} | choice.model_dump(exclude_defaults=True)
+
+    def final_choice(self, index: int, written: FinishedChoice) -> Any:
+        """Return choice `index` of the response."""
+        logprobs = None if written.logprobs is None else of_completion(written.logprobs, self.plan.served.pieces)
+        return CompletionChoice(
+            index=index,
+            text=written.text,
+            finish_reason=written.finish_reason,
+            logprobs=logprobs,
+            **self._returned(written),
+        )
 
     def details_and_usage(
         self, written: Sequence[FinishedChoice], kept: Sequence[int] | None = None, **more: Any
@@ -91,19 +128,27 @@ class Completions:
             seeds=[self.engine_requests[i].seed for i in (range(len(written)) if kept is None else kept)],
             prompt=[generator.tokenizer.decode(prompt) for prompt in self.prompts],
             context_tokens=[
-                len(prompt) if self.suffix is not None else context_tokens(len(prompt), most, generator.length)
+                context_tokens(len(prompt), most, generator.length) if self.suffix is None else len(prompt)
                 for prompt in self.prompts
             ],
+            logprobs=self._logprobs_details(),
             **more,
         )
         token_usage = self.usage(sum(len(text.tokens) for text in written))
         return {"edlm": details.model_dump(), "usage": token_usage.model_dump()}
 
+    def _logprobs_details(self) -> LogprobsDetails | None:
+        if self.request.logprobs is None:
+            return None
+        if self.prompt_logprobs is None:
+            return LogprobsDetails(prompt=None, prompt_distribution=None)
+        return LogprobsDetails(prompt="left_to_right", prompt_distribution=ANOTHER_DISTRIBUTION)
+
     def usage(self, written: int) -> TokenUsage:
         """Return the usage: prompt tokens, and `written` completion tokens."""
         return usage(self.plan.context.prompt_tokens or 0, written)
 
-    async def answer(self, admission: Admission) -> CompletionResponse:
+    async def answer(self, admission: Admission) -> Any:
         """Generate all texts and return the response."""
         kept, details = list(range(len(self.engine_requests))), {}
         if not self.request.ranked:
@@ -113,9 +158,9 @@ class Completions:
             starts = range(0, len(written), self.rows)
             kept = [i for start in starts for i in self._best(energies, start)]
             details = {"best_of_energies": [energies[start : start + self.rows] for start in starts]}
-        choices = [self._choice(number, written[i].text, written[i]) for number, i in enumerate(kept)]
+        choices = [self.final_choice(number, written[i]) for number, i in enumerate(kept)]
         totals = self.details_and_usage(written, kept, **details)
-        return CompletionResponse(choices=choices, **self.plan.heading(self.kind), **totals)
+        return self.response(choices=choices, **self.plan.heading(self.kind), **totals)
 
     async def _ranked(self, admission: Admission) -> tuple[list[FinishedChoice], list[float | None]]:
         """Return every text and its energy per token; a draining engine waits for both."""
@@ -124,17 +169,20 @@ class Completions:
             texts = [(*self._prompt(i), *text.tokens, *(self.suffix or ())) for i, text in enumerate(written)]
             return written, await energies_per_token(self.plan, texts, admission)
 
-    def _choice(self, index: int, text: str, written: FinishedChoice | None) -> CompletionChoice:
-        if written is None:
-            return CompletionChoice(index=index, text=text, finish_reason=None)
+    def _returned(self, written: FinishedChoice) -> dict[str, Any]:
+        """Return the additional fields of a choice that the request asks for."""
         returned = self.request.edlm.return_
-        return CompletionChoice(
-            index=index,
-            text=text,
-            finish_reason=written.finish_reason,
-            token_ids=list(written.tokens) if "token_ids" in returned else None,
-            unmasked_at=list(written.unmasked_at) if "trajectory" in returned else None,
-        )
+        return {
+            "token_ids": list(written.tokens) if "token_ids" in returned else None,
+            "unmasked_at": list(written.unmasked_at) if "trajectory" in returned else None,
+        }
+
+    def _logprobs(self, index: int, progress: Progress, shown: slice) -> tuple[TokenLogprob, ...] | None:
+        """Return the log-probabilities of the tokens `shown` of choice `index`, after those of an echoed prompt."""
+        if progress.logprobs is None:
+            return None
+        prompt = () if self.prompt_logprobs is None else self.prompt_logprobs[index // self.rows]
+        return (*prompt, *(one for one in progress.logprobs[shown] if one is not None))
 
     def _best(self, energies: Sequence[float | None], start: int) -> list[int]:
         """Return the n texts of lowest energy among those of the prompt at `start`; an empty text ranks last."""
@@ -154,7 +202,7 @@ class Completions:
         return self._decoder(index).echoed(tokens, text) if self.request.echo else text
 
 
-def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
+def prepare(request: CompletionRequest, plan: GenerationPlan, form: type[Completions] = Completions) -> Completions:
     """Return the completions that a request asks for; raise APIError if this model cannot generate them."""
     generator = plan.served.generator
     prompts = tuple(or_api_error("prompt", generator.read, prompt) for prompt in request.prompts)
@@ -165,23 +213,37 @@ def prepare(request: CompletionRequest, plan: GenerationPlan) -> Completions:
         require_rankable(plan, max(map(len, prompts)) + request.max_tokens + len(suffix or ()))
     engine_requests, work = [], 0.0
     for number, prompt in enumerate(prompts):
-        if suffix is None:
+        if _continued(request):
             engine_requests += [
-                plan.engine_request(prompt, request.max_tokens, seed, request.stops)
+                plan.engine_request(prompt, request.max_tokens, seed, request.stops, request.logprobs)
                 for seed in seeds(plan, number, rows)
             ]
         else:
-            known = _between(prompt, request.max_tokens, suffix, generator.length)
-            engine_requests += [plan.engine_request(known, None, seed) for seed in seeds(plan, number, rows)]
+            known = (
+                prompt[-generator.length :] if suffix is None else _between(request, prompt, suffix, generator.length)
+            )
+            engine_requests += [
+                plan.engine_request(known, None, seed, logprobs=request.logprobs) for seed in seeds(plan, number, rows)
+            ]
         work += rows * cost.of_request(
             engine_requests[-1], generator
         )  # the texts of a prompt differ only in their seeds
     if request.ranked:
         work += ranking_work(len(engine_requests))
-    return Completions(request, plan, prompts, suffix, rows, tuple(engine_requests), work)
+    if request.scores_prompts:
+        work += scoring_work(prompts)
+    return form(request, plan, prompts, suffix, rows, tuple(engine_requests), work)
 
 
-def _between(prompt: tuple[int, ...], holes: int, suffix: tuple[int, ...], length: int) -> tuple[int | None, ...]:
+def _continued(request: CompletionRequest) -> bool:
+    """Return whether the prompts are continued: a request for no tokens is an infill without gaps."""
+    return request.suffix is None and request.max_tokens > 0
+
+
+def _between(
+    request: CompletionRequest, prompt: tuple[int, ...], suffix: tuple[int, ...], length: int
+) -> tuple[int | None, ...]:
+    holes = request.max_tokens
     needed = len(prompt) + holes + len(suffix)
     if needed > length:
         raise APIError(

@@ -5,10 +5,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
-from cluster.http import completions
+from cluster.http import chat as chats
+from cluster.http import completions, tokenization
 from cluster.http import infill as infills
 from cluster.http import playground_page as page
 from cluster.http import score as scores
@@ -21,22 +22,23 @@ from cluster.http.generation_plan import GenerationPlan, plan_generation
 from cluster.http.infill import Infills
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.engine_metrics import EngineMetrics
-from cluster.http.metrics.instruments import Metrics, PrometheusMetrics
+from cluster.http.metrics.instruments import Metrics
 from cluster.http.middleware.access_log import AccessLog
 from cluster.http.middleware.api_keys import APIKeys
 from cluster.http.middleware.client_disconnect import ClientDisconnect
 from cluster.http.middleware.head_requests import Head
 from cluster.http.middleware.request_guard import OPEN, RequestGuard
 from cluster.http.request_context import request_context
+from cluster.http.schemas.chat import ChatRequest
 from cluster.http.schemas.requests import (
     CompletionRequest,
-    DetokenizeRequest,
+    GenerationRequest,
     InfillRequest,
     ScoreRequest,
     StreamOptions,
-    TokenizeRequest,
 )
 from cluster.http.schemas.responses import (
+    ChatResponse,
     CompletionResponse,
     DetokenizeResponse,
     ErrorResponse,
@@ -49,7 +51,8 @@ from cluster.http.schemas.responses import (
     TokenizeResponse,
     Version,
 )
-from cluster.http.served_model import ServedModel, or_api_error
+from cluster.http.schemas.tokenization import DetokenizeRequest, TokenizeRequest
+from cluster.http.served_model import ServedModel
 from cluster.http.streaming.sse_events import EventStream
 from edlm.inference.engine import InferenceEngine
 
@@ -100,6 +103,14 @@ class Endpoint:
         """Complete a prompt, or fill between a prompt and a suffix; with `stream`, send text once it is certain."""
         return await self._written(request, http, completions.prepare, states=False)
 
+    async def chat(self, request: ChatRequest, http: Request) -> Any:
+        """Generate the next message of a conversation; with `stream`, send its text once it is certain."""
+        return await self._written(request, http, chats.prepare, states=False)
+
+    async def require_chat(self) -> None:
+        """Raise APIError unless the model chats, also before the body of the request is read."""
+        self.served.require_chat()
+
     async def infill(self, request: InfillRequest, http: Request) -> Any:
         """Fill the gaps of a text; with `stream`, send every denoising state."""
         return await self._written(request, http, infills.prepare, states=True)
@@ -108,20 +119,13 @@ class Endpoint:
         """Score a text: bounds on its log-likelihood, and its energies."""
         return await scores.answer(request, self._plan(request, http), self.admission)
 
-    async def tokenize(self, request: TokenizeRequest) -> TokenizeResponse:
+    async def tokenize(self, request: TokenizeRequest, http: Request) -> TokenizeResponse:
         """Tokenize a text."""
-        served = self.served
-        served.require_named(request.model)
-        tokens = await asyncio.to_thread(or_api_error, "text", served.generator.read, request.text)
-        return TokenizeResponse(
-            tokens=list(tokens), pieces=[served.pieces[token] for token in tokens], count=len(tokens)
-        )
+        return await asyncio.to_thread(tokenization.tokenize, request, self.served, request_context(http.scope))
 
-    async def detokenize(self, request: DetokenizeRequest) -> DetokenizeResponse:
+    async def detokenize(self, request: DetokenizeRequest, http: Request) -> DetokenizeResponse:
         """Decode tokens to text."""
-        served = self.served
-        served.require_named(request.model)
-        return DetokenizeResponse(text=or_api_error("tokens", served.generator.tokenizer.decode, request.tokens))
+        return await asyncio.to_thread(tokenization.detokenize, request, self.served, request_context(http.scope))
 
     async def models(self) -> ModelList:
         """List the served model."""
@@ -155,7 +159,7 @@ class Endpoint:
     def _model(self) -> ModelObject:
         return ModelObject(id=self.served.name, created=self._since, edlm=self.served.facts)
 
-    def _plan(self, request: CompletionRequest | InfillRequest | ScoreRequest, http: Request) -> GenerationPlan:
+    def _plan(self, request: GenerationRequest | ScoreRequest, http: Request) -> GenerationPlan:
         context = request_context(http.scope)
         return plan_generation(
             request, self.served, context, self.admission.deadline(context, request.edlm.timeout_seconds)
@@ -169,12 +173,14 @@ class Endpoint:
         self.admission.require_room(request.texts, request.plural)
         prepared = await asyncio.to_thread(make, request, self._plan(request, http))
         self.admission.charge(prepared.plan.context, prepared.work)
+        prepared = await prepared.scored(self.admission)
         if not request.stream:
             return await prepared.answer(self.admission)
         options = request.stream_options or StreamOptions()
         pieces = stream(prepared, self.admission, options, states if options.denoising is None else options.denoising)
         await anext(pieces)  # returns when the first text starts; until then an error can still set the HTTP status
-        return EventStream(pieces, prepared.plan.deadline, prepared.plan.context)
+        keep_alive = self.request_limits.keep_alive_seconds
+        return EventStream(pieces, prepared.plan.deadline, prepared.plan.context, keep_alive)
 
 
 def make_app(endpoint: Endpoint) -> FastAPI:
@@ -196,14 +202,20 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     post("/v1/completions", response_model=CompletionResponse, responses=streamed | error_responses(WORKED))(
         endpoint.complete
     )
+    post(
+        "/v1/chat/completions",
+        response_model=ChatResponse,
+        responses=streamed | error_responses(WORKED),
+        dependencies=[Depends(endpoint.require_chat)],
+    )(endpoint.chat)
     post("/v1/infill", response_model=InfillResponse, responses=streamed | error_responses(WORKED))(endpoint.infill)
     post("/v1/score", responses=error_responses(WORKED))(endpoint.score)
-    post("/v1/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
-    post("/v1/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
+    for prefix in ("/v1", ""):  # vLLM's routes have no version
+        post(f"{prefix}/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
+        post(f"{prefix}/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
     get("/v1/models", responses=error_responses(READ))(endpoint.models)
     get("/v1/models/{model}", responses=error_responses(READ))(endpoint.model)
-    if isinstance(endpoint.metrics, PrometheusMetrics):  # Ray exports the metrics of a replica
-        get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
+    get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
     for path in ("/readyz", *READY):
         get(path, responses=error_responses((*ALWAYS, 503)))(endpoint.ready)
     get("/version", responses=error_responses((*ALWAYS, 401)))(version)
@@ -253,7 +265,7 @@ def _always(response: Response) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def _scraped(engine_metrics: EngineMetrics, metrics: PrometheusMetrics) -> Callable[[], Awaitable[Response]]:
+def _scraped(engine_metrics: EngineMetrics, metrics: Metrics) -> Callable[[], Awaitable[Response]]:
     async def answer() -> Response:
         engine_metrics.update()
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")

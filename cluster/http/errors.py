@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from cluster.http.request_context import request_context
 
-ROUTES = "/v1/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
+ROUTES = "/v1/completions, /v1/chat/completions, /v1/infill, /v1/score, /v1/models, /v1/tokenize and /v1/detokenize"
 UNROUTABLE = {404: "not_found", 405: "method_not_allowed"}  # code by status, as Ray's proxy says (`proxy_refusals`)
 MAX_NAME = 128  # characters of a field name that an error quotes
 _VARIANT = re.compile(r"<.*>")  # tag of a union variant (`schemas.field_types`), not a key sent by the client
@@ -74,7 +74,7 @@ async def _unroutable(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"unknown route; the routes are {ROUTES}. This is a base model: it completes text and does not chat"
+        message = f"unknown route; the routes are {ROUTES}"
     code = UNROUTABLE.get(error.status_code)
     request_context(request.scope).code = code
     return JSONResponse(_body(error.status_code, message, code=code), error.status_code, error.headers)

@@ -17,6 +17,7 @@ from cluster.http.streaming.sse_events import DONE, event
 from edlm.inference.future import TextFuture
 from edlm.inference.progress import GenerationCost, Progress, Text
 from edlm.inference.request import Request
+from edlm.inference.token_logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class FinishedChoice:
     unmasked_at: tuple[int, ...]
     """Step that unmasked each token."""
     cost: GenerationCost
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of each token, after those of an echoed prompt; None if the request does not ask for them."""
 
 
 class PreparedRequest(Protocol):
@@ -58,6 +61,10 @@ class PreparedRequest(Protocol):
         """Positions of each engine request that its choice shows."""
         ...
 
+    async def scored(self, admission: Admission) -> "PreparedRequest":
+        """Return this request with what it needs to know of its prompts, computed by the engine."""
+        ...
+
     def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the part of its finished text that choice `index` shows."""
         ...
@@ -66,8 +73,8 @@ class PreparedRequest(Protocol):
         """Return the incremental text of each choice, for streaming."""
         ...
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
-        """Return choice `index` of a stream chunk; `written` is None while the text continues."""
+    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
+        """Return choice `index` of a stream chunk, its `first` or a later one; `written` is None but in the last."""
         ...
 
     def usage(self, written: int) -> TokenUsage:
@@ -141,6 +148,7 @@ class _Run:
         self._texts = request.choice_texts()
         self._progress: list[Progress | None] = [None] * len(request.engine_requests)
         self._written: dict[int, FinishedChoice] = {}
+        self._begun: set[int] = set()  # choices of which a chunk was sent
         plan, shown = request.plan, request.shown if states else ()
         self._events = [
             DenoisingEvents(i, plan.served.pieces, plan.sampler, plan.block, positions)
@@ -167,11 +175,16 @@ class _Run:
         self._progress[i] = progress
         if text is None:
             if new := self._texts[i].more(progress.tokens[self._request.shown[i]]):
-                chunks.append(self._chunk([self._request.choice(i, new, None)]))
+                chunks.append(self._chunk([self._choice(i, new, None)]))
             return chunks
         written = self._written[i] = self._request.finished_choice(i, text, progress)
-        choice = self._request.choice(i, self._texts[i].rest(written.text), written)
+        choice = self._choice(i, self._texts[i].rest(written.text), written)
         return [*chunks, *self._last(choice)]
+
+    def _choice(self, i: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
+        first = i not in self._begun
+        self._begun.add(i)
+        return self._request.choice(i, text, written, first)
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
         """Return the final chunk of a choice; for the last choice, also the end of the response."""

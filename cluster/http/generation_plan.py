@@ -3,14 +3,14 @@
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from cluster.http.request_context import RequestContext
 from cluster.http.schemas.field_types import MAX_INTEGER
-from cluster.http.schemas.requests import CompletionRequest, InfillRequest, ScoreRequest, Streams
+from cluster.http.schemas.requests import GenerationRequest, ScoreRequest, Streams
 from cluster.http.schemas.responses import GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_api_error
 from edlm import rng as streams
@@ -33,13 +33,22 @@ class GenerationPlan:
     """Energy that scores the candidates; None: no resampling."""
     temperature: float
     """Token temperature."""
+    top_k: int | None
+    """Number of likeliest tokens that each token is drawn from; None: all."""
+    top_p: float
+    """Probability of the nucleus that each token is drawn from; 1: all tokens."""
     seed: int
     streams: Streams
     context: RequestContext
     deadline: float
 
     def engine_request(
-        self, known: Sequence[int | None], max_tokens: int | None, seed: int, stops: tuple[str, ...] = ()
+        self,
+        known: Sequence[int | None],
+        max_tokens: int | None,
+        seed: int,
+        stops: tuple[str, ...] = (),
+        logprobs: int | None = None,
     ) -> Request:
         """Return the engine request for one text: a continuation of `known`, or an infill if `max_tokens` is None."""
         return Request(
@@ -51,7 +60,13 @@ class GenerationPlan:
             key=self.context.key,
             deadline=self.deadline,
             stop=stops,
+            logprobs=logprobs,
         )
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the distributions of the tokens are truncated."""
+        return _is_truncated(self.top_k, self.top_p)
 
     @property
     def block(self) -> int | None:
@@ -70,7 +85,9 @@ class GenerationPlan:
             energy_temperature=self.sampler.energy_temperature,
             energy=self.energy,
             temperature=self.temperature,
-            distribution=None if self.temperature == 1 else ANOTHER_DISTRIBUTION,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            distribution=ANOTHER_DISTRIBUTION if self.temperature != 1 or self.truncated else None,
             ess=sum(ess) / len(ess) if ess else None,
             denoiser_calls=sum(cost.denoiser_calls for cost in costs) if costs else None,
             energy_calls=sum(cost.energy_calls for cost in costs) if costs else None,
@@ -92,7 +109,7 @@ class GenerationPlan:
 
 
 def plan_generation(
-    request: CompletionRequest | InfillRequest | ScoreRequest,
+    request: GenerationRequest | ScoreRequest,
     served: ServedModel,
     context: RequestContext,
     deadline: float,
@@ -100,15 +117,23 @@ def plan_generation(
     """Return the plan for a request; raise APIError if this model cannot serve it."""
     context.ignored = request.ignored
     served.require_named(request.model)
-    temperature = 1.0 if isinstance(request, ScoreRequest) else request.temperature
-    served = served.at(temperature)
+    temperature, top_k, top_p = 1.0, None, 1.0
+    if isinstance(request, GenerationRequest):
+        temperature, top_k, top_p = request.temperature, request.likeliest, request.top_p
+    served = served.at(temperature, top_k, top_p)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
+    if _is_truncated(top_k, top_p):
+        sampler = replace(sampler, speculative=False)
     settings = or_api_error("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
-        served, settings.sampler, settings.energy, temperature, seed, request.streams, context, deadline
+        served, settings.sampler, settings.energy, temperature, top_k, top_p, seed, request.streams, context, deadline
     )
+
+
+def _is_truncated(top_k: int | None, top_p: float) -> bool:
+    return top_k is not None or top_p < 1
 
 
 def seeds(plan: GenerationPlan, prompt: int, count: int) -> list[int]:

@@ -38,11 +38,15 @@ class Infills:
         """Return placeholders: a stream sends states, and the text only once it is complete."""
         return [_WithheldText()] * len(self.engine_requests)
 
+    async def scored(self, admission: Admission) -> "Infills":
+        """Return this request: nothing is computed of the given text alone."""
+        return self
+
     def finished_choice(self, index: int, text: Text, progress: Progress) -> FinishedChoice:
         """Return the finished text of choice `index`."""
         return FinishedChoice(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.cost)
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
+    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""
         assert written is not None
         return self._choice(index, written).model_dump(exclude_none=True)

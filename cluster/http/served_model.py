@@ -1,20 +1,22 @@
 """The model that serves a request: its generator, and the name, version and digest reported in the response."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from cluster.http.errors import APIError
 from edlm.config import plain
+from edlm.data.conversations import turns_of
 from edlm.data.tokenizer import Tokenizer
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator
 from edlm.inference.generator import VersionedGenerator as EngineModel
 from edlm.inference.token_temperature import tempered
+from edlm.inference.token_truncation import truncated
 
 Value = TypeVar("Value")
-TEMPERATURES = 64  # cached views; each is a few hundred small objects, without weights
+VIEWS = 64  # cached; each is a few hundred small objects, without weights
 
 
 class TokenText:
@@ -64,18 +66,19 @@ class ServedModel:
     def pieces(self) -> TokenText:
         return TokenText(self.generator.tokenizer)
 
-    def at(self, temperature: float) -> "ServedModel":
-        """Return this model at a token temperature."""
-        return self if temperature == 1 else self._views(temperature)
+    def at(self, temperature: float, top_k: int | None, top_p: float) -> "ServedModel":
+        """Return this model at a token temperature, with truncated distributions of the tokens."""
+        return self if (temperature, top_k, top_p) == (1, None, 1) else self._views(temperature, top_k, top_p)
 
     @cached_property
-    def _views(self) -> Callable[[float], "ServedModel"]:
-        """Cached views: texts of the same temperature share batches; texts of different temperatures do not."""
+    def _views(self) -> Callable[[float, int | None, float], "ServedModel"]:
+        """Cached views: texts of the same view share batches; texts of different views do not."""
         model = self.model  # not self: the cache would hold a reference to its own owner
 
-        @lru_cache(TEMPERATURES)
-        def view(temperature: float) -> ServedModel:
-            return ServedModel(replace(model, generator=tempered(model.generator, temperature)))
+        @lru_cache(VIEWS)
+        def view(temperature: float, top_k: int | None, top_p: float) -> ServedModel:
+            generator = truncated(tempered(model.generator, temperature), top_k, top_p)
+            return ServedModel(replace(model, generator=generator))
 
         return view
 
@@ -97,6 +100,27 @@ class ServedModel:
         """Raise APIError if the request names another model."""
         if name not in (None, self.name):
             raise APIError(404, f"no model {name!r}; this server has {self.name!r}", "model", "model_not_found")
+
+    def require_chat(self) -> None:
+        """Raise APIError unless the model has a chat template."""
+        if self.generator.denoiser.chat is None:
+            raise APIError(
+                404,
+                f"{self.name!r} is no chat model: it was trained on no conversations and has no chat template; it "
+                "completes text at /v1/completions",
+                "model",
+                "not_a_chat_model",
+            )
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Return the tokens of a conversation up to the assistant's answer.
+
+        Raise APIError for a model without a chat template, and for messages that the template cannot render.
+        """
+        self.require_chat()
+        turns, chat = or_api_error("messages", turns_of, messages), self.generator.denoiser.chat
+        assert chat is not None
+        return tuple(or_api_error("messages", chat.prompt, self.generator.tokenizer, turns).tolist())
 
 
 def or_api_error(param: str | None, check: Callable[..., Value], *arguments: Any) -> Value:

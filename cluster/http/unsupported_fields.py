@@ -19,12 +19,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (),
     "messages": (),
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
-    "top_p": (1,),
     # vLLM
     "allowed_token_ids": (),
     "bad_words": ([],),
@@ -43,7 +41,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "skip_special_tokens": (True,),
     "stop_token_ids": ([],),
     "structured_outputs": ({},),
-    "top_k": (-1, 0),
     "truncate_prompt_tokens": (-1,),
     "use_beam_search": (False,),
     # SGLang

@@ -64,13 +64,14 @@ class Replica:
         self._endpoint: Endpoint | None = None
         torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
         log_to_standard_error()
+        replica = serve.get_replica_context().replica_id.unique_id
         if logs is not None:
-            log_to_file(Path(logs) / f"replica-{serve.get_replica_context().replica_id.unique_id}.log")
+            log_to_file(Path(logs) / f"replica-{replica}.log")
         self._serving = serving
         self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         self._execution = Execution(precision=serving.precision, compiled=serving.compiled)
         self._rows = COMPILED_ROWS if serving.compiled else ONE_ROW
-        self._app, self._metrics = DeferredApp(), RayMetrics()
+        self._app, self._metrics = DeferredApp(), RayMetrics(replica)
         self._model_swap: ModelSwap[TextGenerator] | None = None
         self._drained = False
 

@@ -169,7 +169,9 @@ class BatchExecutor:
             scores, (sampler, model) = first.next_step().scores, _sampler_and_model(first)
             index = torch.tensor(rows, device=components.device)
             result = _on_cpu(run_to_end(sampler.advance(state.at(index), context[index], model)))
-            results += [(sequences[row], result, i) for i, row in enumerate(rows)]
+            for i, row in enumerate(rows):
+                sequences[row].record(context[row], result, i)
+                results.append((sequences[row], result, i))
             if scores:
                 candidates = sum(sequences[row].next_step().work.candidates for row in rows)
                 self.latency.measured(first.kind, candidates, time.monotonic() - began)
@@ -203,6 +205,7 @@ class BatchExecutor:
                 next(remaining)
             except StopIteration as end:
                 result = _on_cpu(end.value)
+                sequence.record(context[0], result, 0)
                 seconds += time.monotonic() - began
                 self.latency.measured(sequence.kind, work.candidates / calls, seconds / calls)
                 self._count(PASS, result.denoiser_calls)

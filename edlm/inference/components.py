@@ -26,8 +26,15 @@ class ModelComponents:
         self, bundle: Bundle, denoiser: OpenDenoiser, energies: Mapping[str, AbstractEnergy], tokenizer: Tokenizer
     ) -> None:
         self.bundle, self.denoiser, self.energies, self.tokenizer = bundle, denoiser, energies, tokenizer
+        self.viewed: ModelComponents | None = None
+        """The components that these are a view of, with other LM heads; None: they are those of the model."""
         self.length, self.mask = denoiser.length, denoiser.network.mask
         self.device = next(denoiser.network.parameters()).device
+
+    @property
+    def model(self) -> "ModelComponents":
+        """The components as the model has them, at token temperature 1 and not truncated."""
+        return self if self.viewed is None else self.viewed
 
     def energy_for(self, sampler: Sampler, name: str | None) -> AbstractEnergy | None:
         """Return the energy that scores the candidates of `sampler`: `name`, or the bundle's default.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from edlm.inference.token_logprobs import TokenLogprob
 from edlm.sampling.state import StepResult
 
 
@@ -88,3 +89,5 @@ class Progress:
     """Energies of the k candidates of each position group; None for an impossible candidate and a group without
     choice."""
     picked: tuple[int, ...] | None = None
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """log p_theta of each token at the step that unmasked it; None if the request does not ask for it."""

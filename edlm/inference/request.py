@@ -40,6 +40,8 @@ class Request:
     """In terms of `time.monotonic()`; a request that is unfinished by then ends as Expired."""
     stop: tuple[str, ...] = ()
     """Stop strings: the text after the prompt ends before the first of these."""
+    logprobs: int | None = None
+    """Record log p_theta of each token at the step that unmasks it, and of this number of likeliest tokens."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is None and self.stop:

@@ -19,7 +19,9 @@ from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
 from edlm.inference.progress import NOT_YET, GenerationCost, Progress, Text, document_end
 from edlm.inference.request import NonFiniteText, Request
 from edlm.inference.stop_strings import cut
+from edlm.inference.token_logprobs import TokenLogprob, token_logprobs
 from edlm.interfaces import Model
+from edlm.models.readout import chunks
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult, StepState
 from edlm.sampling.unmasking import AtRandom
@@ -66,6 +68,7 @@ class RunningSequence:
             self._tokens = [mask] * request.max_tokens
         self._decoder = CompletionDecoder(components.tokenizer, self._prompt)
         self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
+        self._logprobs: list[TokenLogprob | None] = [None] * len(self._tokens)
         self._blocks, self._block = list(self._canvases()), 0
         self._later_work = [NetworkPasses()]  # suffix sums of expected work, last canvas first
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
@@ -82,7 +85,7 @@ class RunningSequence:
         steps = max(1, len(self._blocks)) * request.sampler.steps
         self.progress = Progress(
             "queued", tuple(self._tokens), tuple(self._unmasked_at), 0, steps, 1.0, 0, self._tokens.count(mask),
-            self._committed, self._cost,
+            self._committed, self._cost, logprobs=self._recorded(),
         )  # fmt: skip
 
     @property
@@ -96,6 +99,23 @@ class RunningSequence:
         if not self._remaining_steps:
             self._open()
         return self._remaining_steps[-1]
+
+    @torch.no_grad()
+    def record(self, context: Tensor, result: StepResult, row: int) -> None:
+        """Record the log-probabilities of the tokens in `row` of the next step's result, if the request asks for them.
+
+        `context` is the denoiser's read of this row. They are those of p_theta itself, whatever drew the tokens.
+        """
+        count, block = self.request.logprobs, self._blocks[self._block]
+        if count is None:
+            return
+        network, tokens = self.components.model.denoiser.network, result.xs[row : row + 1]
+        for chunk in chunks(result.unmasked[row : row + 1], network.vocabulary):
+            log_p = network.log_p(context[None], chunk.to(context.device))
+            found = token_logprobs(log_p, tokens[chunk].to(context.device), count)
+            for index, logprob in zip(torch.nonzero(chunk[0])[:, 0].tolist(), found, strict=True):
+                if (position := block.start + index - block.context) < block.stop:
+                    self._logprobs[position] = logprob
 
     def apply(self, result: StepResult, row: int) -> None:
         """Complete the next step with `row` of its result.
@@ -127,6 +147,9 @@ class RunningSequence:
         tokens = tuple(self._tokens[: self._end])
         text = self._decoder.whole(tokens) if self._cut is None else self._cut
         return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._cost)
+
+    def _recorded(self) -> tuple[TokenLogprob | None, ...] | None:
+        return None if self.request.logprobs is None else tuple(self._logprobs)
 
     def _canvases(self) -> Iterator[CanvasBlock]:
         end, start = len(self._tokens), 0
@@ -214,6 +237,7 @@ class RunningSequence:
             masked=self._tokens.count(self.components.mask),
             committed=self._committed,
             cost=self._cost,
+            logprobs=self._recorded(),
         )
         if result.energies is None or bool(result.energies[row].isnan().all()):
             return progress

@@ -19,21 +19,27 @@ LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE = 0.01, 2.0  # lower values over
 
 def tempered(generator: TextGenerator, temperature: float) -> TextGenerator:
     """Return the generator at another token temperature: 0, or LEAST_ to MOST_TOKEN_TEMPERATURE. Weights are shared."""
+    return with_heads(generator, temperature=temperature)
+
+
+def with_heads(generator: TextGenerator, **attributes: object) -> TextGenerator:
+    """Return a view of the generator whose LM heads have these attributes. Weights are shared."""
     networks = [generator.denoiser.network, *generator.energies.values()]
-    shared = _shared(networks, temperature)
-    network, *energies = copy.deepcopy(networks, shared)
-    return TextGenerator(
+    network, *energies = copy.deepcopy(networks, _shared(networks, attributes))
+    view = TextGenerator(
         generator.bundle,
         replace(generator.denoiser, network=network),
         dict(zip(generator.energies, energies, strict=True)),
         generator.tokenizer,
     )
+    view.viewed = generator.model
+    return view
 
 
-def _shared(networks: list[nn.Module], temperature: float) -> dict[int, object]:
+def _shared(networks: list[nn.Module], attributes: dict[str, object]) -> dict[int, object]:
     """Return the `copy.deepcopy` memo, keyed by `id`, of modules and weights that are not copied.
 
-    Copies share the weights and the blocks, which may be compiled; their LM heads are tempered.
+    Copies share the weights and the blocks, which may be compiled; their LM heads get the attributes.
     """
     memo: dict[int, object] = {}
     for module in (module for network in networks for module in network.modules()):
@@ -42,6 +48,6 @@ def _shared(networks: list[nn.Module], temperature: float) -> dict[int, object]:
             memo[id(module)] = module
         if isinstance(module, LMHead):
             head = copy.copy(module)
-            head.temperature = temperature
+            head.__dict__.update(attributes)
             memo[id(module)] = head
     return memo

@@ -34,6 +34,11 @@ class LMHead(nn.Module):
     in step on every worker, whatever the number of positions per worker.
     """
 
+    # Truncation of what tokens are drawn from, `distribution` and `draw`, which changes it
+    # (`edlm.inference.token_truncation`). `log_p_of` given tokens is never truncated.
+    top_k: int | None = None
+    top_p: float = 1.0
+
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
         self.temperature = 1.0  # other values change the distribution (`edlm.inference.token_temperature`)
@@ -64,7 +69,7 @@ class LMHead(nn.Module):
 
     def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """Return the whole log p over the vocabulary: for few positions or a small vocabulary."""
-        return self(features, _distribution)[0]
+        return self(features, self._distribution)[0]
 
     def log_p_of(self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return log p of one token per position."""
@@ -74,7 +79,7 @@ class LMHead(nn.Module):
         self, features: Float[Tensor, "n h"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Draw k tokens per position and return them with their log-probabilities."""
-        return self(features, _drawn, u)
+        return self(features, self._drawn, u)
 
     def _chunk(
         self, weight: Tensor, bias: Tensor, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned
@@ -84,17 +89,18 @@ class LMHead(nn.Module):
             logits = equations.tempered(logits, self.temperature)
         return consume(logits, *aligned)
 
+    def _distribution(self, logits: Tensor) -> tuple[Tensor, ...]:
+        log_p = equations.substitute(logits)
+        if self.top_k is None and self.top_p == 1:
+            return (log_p,)
+        return (equations.truncated(log_p, self.top_k, self.top_p),)
 
-def _distribution(logits: Tensor) -> tuple[Tensor, ...]:
-    return (equations.substitute(logits),)
+    def _drawn(self, logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        return equations.draw(*self._distribution(logits), u)
 
 
 def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
     return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)
-
-
-def _drawn(logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-    return equations.draw(equations.substitute(logits), u)
 
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:

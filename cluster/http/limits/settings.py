@@ -24,6 +24,8 @@ class RequestLimits:
     """Average rate limit per API key and replica, in denoiser passes per second. None: unlimited."""
     burst_seconds: float = 60.0
     """Burst of a key that was idle, in seconds of its average rate."""
+    keep_alive_seconds: float = 15.0
+    """Longest silence of a stream, after which a comment is sent."""
 
 
 def request_limits_of(serving: Serving) -> RequestLimits:
@@ -35,6 +37,7 @@ def request_limits_of(serving: Serving) -> RequestLimits:
         max_seconds=serving.request_timeout_seconds,
         work_per_second=serving.work_per_second,
         burst_seconds=serving.burst_seconds,
+        keep_alive_seconds=serving.keep_alive_seconds,
     )
 
 

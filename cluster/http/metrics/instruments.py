@@ -69,11 +69,17 @@ class Metrics(Protocol):
 
     def observe(self, instrument: Instrument, value: float, *labels: str) -> None: ...
 
+    def text(self) -> str:
+        """Return all metrics of this process in Prometheus's text format, for GET /metrics."""
+        ...
+
 
 class PrometheusMetrics:
-    """In-process metrics in a registry of their own, served by GET /metrics when no exporter exists."""
+    """In-process metrics in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str | None = None) -> None:
+        """`replica`: a label of every series, for processes that answer at one address in turn."""
+        self._constant = {} if replica is None else {"replica": replica}
         self._registry = CollectorRegistry(auto_describe=False)
         self._collectors: Mapping[Instrument, Any] = {
             instrument: _collector(instrument, self._registry) for instrument in INSTRUMENTS
@@ -103,22 +109,29 @@ class PrometheusMetrics:
 
     def text(self) -> str:
         """Return all metrics in Prometheus's text format."""
-        return generate_latest(_WithoutCreationTimes(self._registry)).decode()
+        return generate_latest(_Exported(self._registry, self._constant)).decode()
 
     def _series(self, instrument: Instrument, labels: tuple[str, ...]) -> Any:
         collector = self._collectors[instrument]
         return collector.labels(*labels) if labels or instrument.labels else collector
 
 
-class _WithoutCreationTimes(Collector):
-    """Collector of a registry's metrics without their `_created` series, which the library can only omit globally."""
+class _Exported(Collector):
+    """Collector of a registry's metrics with constant labels, and without `_created`.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    The library can omit the `_created` series only globally.
+    """
+
+    def __init__(self, registry: CollectorRegistry, constant: Mapping[str, str]) -> None:
+        self._registry, self._constant = registry, constant
 
     def collect(self) -> Iterator[Metric]:
         for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if sample.name != f"{metric.name}_created"]
+            metric.samples = [
+                sample._replace(labels={**sample.labels, **self._constant})
+                for sample in metric.samples
+                if sample.name != f"{metric.name}_created"
+            ]
             yield metric
 
 

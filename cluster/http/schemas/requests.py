@@ -30,9 +30,11 @@ MAX_CANDIDATES = 64
 MAX_DRAWS = 64
 MAX_STOP_LETTERS = 2**12  # of all stop strings together: each is searched for at every step
 MAX_SECONDS = 3600
+MAX_LOGPROBS = 20  # as in vLLM
 
 Streams = Literal["independent", "shared"]
 Choices = Annotated[int, Field(ge=1)]
+Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
 class SamplerSettings(Body):
@@ -80,7 +82,7 @@ class SamplerSettings(Body):
                 energy_temperature=self.energy_temperature,
             )
         except ConfigurationError as error:  # single values are valid here: only the combination is wrong
-            raise APIError(400, str(error), "edlm.energy_temperature") from None
+            raise APIError(400, str(error), "edlm.energy_temperature", "invalid_value") from None
 
 
 class StreamOptions(Body, extra="allow"):
@@ -119,12 +121,20 @@ class _Request(Body, extra="allow"):
         return self.edlm.streams or ("independent" if self.seed is None else "shared")
 
 
-class _Stream(_Request):
+class GenerationRequest(_Request):
+    """Fields of every request for texts."""
+
     n: Choices = 1
     """Number of texts per prompt."""
     temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
     """Token temperature: each token is drawn from p^(1/temperature); 0 selects the most likely token. Any value but 1
     changes the distribution, and the model's bounds do not apply to it. Values between 0 and 0.01 are rejected."""
+    top_k: Annotated[int, Field(ge=-1)] = -1
+    """Draw each token from this number of likeliest ones; -1 or 0: from all. Any other value changes the distribution,
+    as a temperature does."""
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Draw each token from the fewest likeliest ones that have this probability together, after `top_k`; 1: from all.
+    Any other value changes the distribution, as a temperature does."""
     stream: bool = False
     """Send server-sent events instead of one response."""
     stream_options: StreamOptions | None = None
@@ -135,6 +145,11 @@ class _Stream(_Request):
         options = self.stream_options
         unknown = () if options is None else ignored(options.model_extra or {}, {})
         return (*super().ignored, *(f"stream_options.{name}" for name in unknown))
+
+    @property
+    def likeliest(self) -> int | None:
+        """`top_k`; None if it truncates nothing."""
+        return self.top_k if self.top_k > 0 else None
 
     @property
     def texts(self) -> int:
@@ -155,33 +170,48 @@ class _Stream(_Request):
             raise APIError(400, "stream_options requires stream: true", "stream_options", "invalid_value")
 
 
-class CompletionRequest(_Stream):
+class ContinuationRequest(GenerationRequest):
+    """Fields of requests for texts that continue a prompt."""
+
+    stop: Stop | None = None
+    """Stop strings: the text ends before the first of them."""
+
+    def require_consistent(self) -> None:
+        """Raise APIError if a stop string is invalid, or fields are inconsistent with one another."""
+        super().require_consistent()
+        if "" in self.stops:
+            raise APIError(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
+        if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
+            message = f"the stop strings have {letters} characters in all; at most {MAX_STOP_LETTERS} are allowed"
+            raise APIError(400, message, "stop", "invalid_value")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple, without duplicates."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop))
+
+
+class CompletionRequest(ContinuationRequest):
     """POST /v1/completions."""
 
     prompt: Prompt = ""
     """A text, a list of token ids, or a list of either."""
     max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
-    """Maximum number of tokens per text; at least 1."""
+    """Maximum number of tokens per text. 0 generates nothing: with `echo`, the text is the prompt."""
     best_of: Choices | None = None
     """Generate this many texts and return the n of lowest energy per token, as in /v1/score. 1 has no effect."""
     echo: bool = False
     """Begin each text with its prompt, as tokenized."""
-    stop: Stop | None = None
-    """Stop strings: the text ends before the first of them."""
+    logprobs: Logprobs | None = None
+    """Return log p of every token and of this number of likeliest ones; with `echo`, also of the prompt's tokens."""
     suffix: Text | None = None
     """Text that follows the completion; prompt, max_tokens and suffix share one canvas."""
 
     def require_consistent(self) -> None:
         """Raise APIError if a field asks for something unsupported, or fields are inconsistent with one another."""
         super().require_consistent()
-        if self.max_tokens == 0:
-            message = "max_tokens is 0, which generates nothing; ask for 1 or more, or use /v1/score for bounds"
-            raise APIError(400, message, "max_tokens", "invalid_value")
-        if "" in self.stops:
-            raise APIError(400, "an empty stop would end every text; leave it out", "stop", "invalid_value")
-        if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
-            message = f"the stop strings have {letters} characters in all; at most {MAX_STOP_LETTERS} are allowed"
-            raise APIError(400, message, "stop", "invalid_value")
         if self.best_of is None:
             return
         if self.best_of < self.n:
@@ -195,6 +225,11 @@ class CompletionRequest(_Stream):
         """The prompts as a list; in OpenAI's format a list of integers is a single prompt."""
         several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         return self.prompt if several else [self.prompt]  # type: ignore[return-value]
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the response holds the log-probabilities of the prompts' tokens."""
+        return self.echo and self.logprobs is not None
 
     @property
     def ranked(self) -> bool:
@@ -216,15 +251,8 @@ class CompletionRequest(_Stream):
             return "prompt"
         return "n" if self.best_of is None else "best_of"
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings as a tuple, without duplicates."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(dict.fromkeys(self.stop))
 
-
-class InfillRequest(_Stream):
+class InfillRequest(GenerationRequest):
     """POST /v1/infill: a text with gaps, as tokens or as parts."""
 
     tokens: Annotated[list[Token | None], Field(min_length=1, max_length=MAX_PROMPT)] | None = None
@@ -233,12 +261,13 @@ class InfillRequest(_Stream):
     """Pieces of text, and the numbers of tokens to fill between them."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **NEUTRAL, "best_of": (1,), "echo": (False,), "max_tokens": (), "prompt": (), "stop": ([],), "suffix": (),
+        **NEUTRAL, "best_of": (1,), "echo": (False,), "logprobs": (), "max_tokens": (), "prompt": (), "stop": ([],),
+        "suffix": (),
     }  # fmt: skip
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "InfillRequest":
-        return _exactly_one(self, "tokens", "parts")
+        return exactly_one(self, "tokens", "parts")
 
 
 class ScoreRequest(_Request):
@@ -256,32 +285,17 @@ class ScoreRequest(_Request):
     """Also return -log p, exact, of another distribution: this sampler, but unmasking the most certain positions first
     in fixed counts. For candidates 1, and for 0 with an energy of a step's tokens."""
 
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {**NEUTRAL, "temperature": (1,)}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **NEUTRAL, "logprobs": (), "temperature": (1,), "top_k": (-1, 0), "top_p": (1,),
+    }  # fmt: skip
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "ScoreRequest":
-        return _exactly_one(self, "text", "tokens")
+        return exactly_one(self, "text", "tokens")
 
 
-class TokenizeRequest(Body):
-    """POST /v1/tokenize."""
-
-    text: Text
-    """Text to tokenize."""
-    model: Annotated[str, Field(max_length=256)] | None = None
-    """Name of the registered model; no other is served."""
-
-
-class DetokenizeRequest(Body):
-    """POST /v1/detokenize."""
-
-    tokens: Annotated[list[Token], Field(max_length=MAX_PROMPT)]
-    """Token ids."""
-    model: Annotated[str, Field(max_length=256)] | None = None
-    """Name of the registered model; no other is served."""
-
-
-def _exactly_one(request: Any, *fields: str) -> Any:
+def exactly_one(request: Any, *fields: str) -> Any:
+    """Return the request; raise ValueError unless exactly one of the fields is given."""
     if sum(getattr(request, field) is not None for field in fields) != 1:
         raise ValueError(f"give exactly one of {' and '.join(fields)}")
     return request

@@ -11,6 +11,49 @@ class _Schema(BaseModel, use_attribute_docstrings=True):
     """Response whose fields are described by the docstrings below them."""
 
 
+class CompletionLogprobs(_Schema):
+    tokens: list[str]
+    """Text of each token; partial characters are shown as the replacement character."""
+    token_logprobs: list[float]
+    """log p of each token, in nats. `edlm.logprobs` names their distribution."""
+    top_logprobs: list[dict[str, float]]
+    """The likeliest tokens in the place of each, and the token itself, with their log p."""
+    text_offset: list[int]
+    """Sum of the lengths of the tokens' texts before each."""
+
+
+class RankedToken(_Schema):
+    token: str
+    """Text of the token; partial characters are shown as the replacement character."""
+    logprob: float
+    """log p of the token, in nats. `edlm.logprobs` names its distribution."""
+    bytes: list[int]
+    """UTF-8 of `token`."""
+
+
+class TokenWithLogprob(RankedToken):
+    top_logprobs: list[RankedToken]
+    """The likeliest tokens in its place."""
+
+
+class ChatLogprobs(_Schema):
+    content: list[TokenWithLogprob]
+    """The tokens of the message."""
+    refusal: None = None
+    """Always null."""
+
+
+class LogprobsDetails(_Schema):
+    generated: Literal["p_theta"] = "p_theta"
+    """log p of a generated token is log p_theta at the step that unmasked it, given the canvas of that step, whatever
+    the energy, temperature or truncation. The sum is no log-likelihood of the text: /v1/score has bounds."""
+    prompt: Literal["left_to_right"] | None
+    """log p of a token of the prompt, with `echo`: exact, given the tokens before it, of the sampler that unmasks one
+    position per step from the left. The sum is the log-likelihood under this sampler."""
+    prompt_distribution: Literal["another distribution"] | None
+    """It is not the distribution of the texts that this endpoint generates."""
+
+
 class CompletionChoice(_Schema):
     index: int
     """Number of the text: prompts in order, and `n` texts per prompt."""
@@ -18,8 +61,31 @@ class CompletionChoice(_Schema):
     """Text after the prompt; with `echo`, the prompt and it. In a stream, the next part of it."""
     finish_reason: FinishReason | None
     """`stop`: the document ended or a stop string was generated; None: the text continues."""
-    logprobs: None = None
-    """Always null."""
+    logprobs: CompletionLogprobs | None = None
+    """Log-probabilities of the tokens, with `echo` of those of the prompt, too; if the request asks for them. In a
+    stream they come with the end of the text."""
+    token_ids: list[int] | None = None
+    """Present if `edlm.return` includes `token_ids`."""
+    unmasked_at: list[int] | None = None
+    """Step that unmasked each token; present if `edlm.return` includes `trajectory`."""
+
+
+class AssistantMessage(_Schema):
+    role: Literal["assistant"] = "assistant"
+    """Always `assistant`."""
+    content: str
+    """What the message says."""
+
+
+class ChatChoice(_Schema):
+    index: int
+    """Number of the message, of `n`."""
+    message: AssistantMessage
+    """The message. In a stream, `delta` is its next part, with the role in the first one."""
+    finish_reason: FinishReason
+    """`stop`: the message ended or a stop string was generated."""
+    logprobs: ChatLogprobs | None = None
+    """Log-probabilities of the tokens, if the request asks for them; in a stream, with the end of the message."""
     token_ids: list[int] | None = None
     """Present if `edlm.return` includes `token_ids`."""
     unmasked_at: list[int] | None = None
@@ -69,8 +135,13 @@ class GenerationDetails(_Schema):
     """Energy that scored the candidates; None: no resampling."""
     temperature: float
     """Token temperature."""
+    top_k: int | None
+    """Number of likeliest tokens that each token was drawn from; None: all."""
+    top_p: float
+    """Probability of the nucleus that each token was drawn from; 1: all tokens."""
     distribution: Literal["another distribution"] | None
-    """`another distribution` if the temperature is not 1: the model's bounds do not apply to these texts."""
+    """`another distribution` if the temperature is not 1, or the distributions are truncated: the model's bounds do not
+    apply to these texts."""
     ess: float | None = None
     """Mean effective number of candidates over the steps that resampled."""
     denoiser_calls: int | None = None
@@ -89,6 +160,8 @@ class GenerationDetails(_Schema):
     """Number of the version in the model registry."""
     digest: str
     """SHA-256 of the model's files."""
+    logprobs: LogprobsDetails | None = None
+    """What the log-probabilities of the choices are; None: there are none."""
     ignored: list[str]
     """Request fields unknown to this server, which had no effect."""
 
@@ -110,6 +183,14 @@ class CompletionResponse(_Answer):
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
     """The texts."""
+    usage: TokenUsage
+    """Numbers of tokens."""
+
+
+class ChatResponse(_Answer):
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+    """The messages."""
     usage: TokenUsage
     """Numbers of tokens."""
 
@@ -154,6 +235,11 @@ class ScoreResponse(_Answer):
     """With exact_order: the exact likelihood of the sampler that unmasks the most certain first in fixed counts."""
 
 
+class IgnoredFields(_Schema):
+    ignored: list[str]
+    """Request fields unknown to this server, which had no effect."""
+
+
 class TokenizeResponse(_Schema):
     tokens: list[int]
     """Token ids."""
@@ -161,11 +247,21 @@ class TokenizeResponse(_Schema):
     """Text of each token; partial characters are shown as the replacement character."""
     count: int
     """Number of tokens."""
+    max_model_len: int
+    """Number of tokens that a canvas holds."""
+    token_strs: list[str] | None = None
+    """The same as `pieces`; present if the request asked for it."""
+    edlm: IgnoredFields
+    """What was ignored."""
 
 
 class DetokenizeResponse(_Schema):
     text: str
     """The decoded text."""
+    prompt: str
+    """The same, by vLLM's name."""
+    edlm: IgnoredFields
+    """What was ignored."""
 
 
 class ModelObject(_Schema):

@@ -102,7 +102,7 @@ def test_a_compressed_body_is_reported_to_come_as_it_is(url):
         (COMPLETIONS, {"stop": ["a", 1]}, "stop.1"),
         (COMPLETIONS, {"stop": 1}, "stop"),
         (COMPLETIONS, {"n": 0}, "n"),
-        (COMPLETIONS, {"max_tokens": 0}, "max_tokens"),
+        (COMPLETIONS, {"max_tokens": -1}, "max_tokens"),
         (COMPLETIONS, {"max_tokens": 4097}, "max_tokens"),
         (COMPLETIONS, {"seed": 2**63}, "seed"),
         (COMPLETIONS, {"seed": -(2**63) - 1}, "seed"),
@@ -134,7 +134,8 @@ def test_a_compressed_body_is_reported_to_come_as_it_is(url):
         (SCORE, {"text": ""}, "text"),
         (SCORE, {"text": "a" * 100}, "text"),
         (SCORE, {"text": "a", "temperature": 0.5}, "temperature"),
-        (TOKENIZE, {}, "text"),
+        (TOKENIZE, {}, None),
+        (TOKENIZE, {"prompt": "\ud800"}, "prompt"),
         (TOKENIZE, {"text": "\ud800"}, "text"),
         (DETOKENIZE, {"tokens": [True]}, "tokens.0"),
     ],
@@ -154,8 +155,9 @@ def test_a_field_that_is_wrong_is_named(url, path, body, param):
         (COMPLETIONS, {"prompt": [-1]}, "greater than or equal to 0"),
         (COMPLETIONS, {"prompt": ["a", 1]}, "valid string"),
         (COMPLETIONS, {"stop": ["a" * 4096, "b"]}, "4097 characters in all"),
-        (COMPLETIONS, {"max_tokens": 0}, "generates nothing"),
-        (COMPLETIONS, {"logprobs": 0}, "not supported; leave it out"),
+        (TOKENIZE, {"text": "a", "prompt": "a"}, "give exactly one of text and prompt and messages"),
+        (COMPLETIONS, {"prompt_logprobs": 0}, "not supported; leave it out"),
+        (COMPLETIONS, {"logprobs": 21}, "less than or equal to 20"),
         (COMPLETIONS, {"repetition_penalty": 1.1}, "only as 1"),
         (INFILL, {"parts": ["a", 0]}, "greater than or equal to 1"),
         (INFILL, {"parts": ["a", 1.5]}, "give a text, or the number of tokens that fill the gap"),
@@ -173,9 +175,8 @@ def test_only_json_is_read(url, kind):
 
 
 def test_unknown_routes_and_methods_have_the_same_form(url):
-    refused = error(ask(url, "/v1/chat/completions", {}), 404)
+    refused = error(ask(url, "/v1/embeddings", {}), 404)
     assert "/v1/completions" in refused["message"]
-    assert "chat" in refused["message"]
     assert refused["code"] == "not_found"
     assert error(ask(url, COMPLETIONS, method="GET"), 405)["code"] == "method_not_allowed"
 

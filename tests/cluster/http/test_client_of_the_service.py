@@ -47,7 +47,7 @@ def test_every_answer_of_the_service_is_read(client):
     read = client.tokenize("ab")
     assert (read.pieces, client.detokenize(read.tokens)) == (("a", "b"), "ab")
     with pytest.raises(InvalidRequest, match="max_tokens") as error:
-        client.complete("ab", max_tokens=0)
+        client.complete("ab", max_tokens=-1)
     assert (error.value.status, error.value.param) == (400, "max_tokens")
 
 

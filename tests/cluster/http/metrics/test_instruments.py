@@ -96,3 +96,11 @@ def test_a_label_is_escaped():
     metrics = PrometheusMetrics()
     metrics.set(MODEL, 1, 'a"b\\c\nd', "0")
     assert r'version="a\"b\\c\nd"' in metrics.text()
+
+
+def test_a_replica_is_a_label_of_every_series():
+    metrics = PrometheusMetrics("one")
+    for instrument in INSTRUMENTS:
+        record(metrics, instrument)
+    families = text_string_to_metric_families(metrics.text())
+    assert {sample.labels["replica"] for family in families for sample in family.samples} == {"one"}
