@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.config import config
+from edlm.constraints.compilation import AutomatonCache
 from edlm.data.tokenizer import Tokenizer
 from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
@@ -27,6 +28,7 @@ class ModelComponents:
     ) -> None:
         self.bundle, self.denoiser, self.energies, self.tokenizer = bundle, denoiser, energies, tokenizer
         self.length, self.mask = denoiser.length, denoiser.network.mask
+        self.automata = AutomatonCache(tokenizer)
         self.device = next(denoiser.network.parameters()).device
 
     def energy_for(self, sampler: Sampler, name: str | None) -> AbstractEnergy | None:

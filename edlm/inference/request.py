@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edlm.config import NonNegative, Positive, PositiveFloat, config
+from edlm.constraints.specification import AbstractSpecification
 from edlm.sampling.sampler import Sampler
 
 
@@ -40,8 +41,14 @@ class Request:
     """In terms of `time.monotonic()`; a request that is unfinished by then ends as Expired."""
     stop: tuple[str, ...] = ()
     """Stop strings: the text after the prompt ends before the first of these."""
+    constraint: AbstractSpecification | None = None
+    """What the text after the prompt satisfies, or the whole text with its gaps filled."""
 
     def __post_init__(self) -> None:
+        if self.constraint is not None and self.stop:
+            raise ValueError("stop may cut a text before it satisfies its constraint; give one of them")
+        if self.constraint is not None:
+            self.sampler.require_candidates()
         if self.max_tokens is None and self.stop:
             raise ValueError("stop ends what follows a prompt; a text with holes has its length")
         if self.max_tokens is not None and self.max_tokens < 1:
