@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edlm.client import AsyncClient, Client
     from edlm.config import ConfigurationError
+    from edlm.constraints.specification import JsonSchema, OneOf, Regex
     from edlm.energies.conditional import ConditionalEnergyConfig
     from edlm.energies.residual import ResidualEnergyConfig
     from edlm.energies.step import StepEnergyConfig
@@ -46,11 +47,14 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "Estimate",
+    "JsonSchema",
     "LanguageModel",
     "LocalEngine",
     "LogLinear",
     "Model",
+    "OneOf",
     "Polynomial",
+    "Regex",
     "ResidualEnergyConfig",
     "Sampler",
     "StepEnergyConfig",
@@ -76,11 +80,14 @@ _HOME = {
     "Cosine": "edlm.schedule",
     "Denoiser": "edlm.models.denoiser",
     "Estimate": "edlm.likelihood",
+    "JsonSchema": "edlm.constraints.specification",
     "LanguageModel": "edlm.inference.language_model",
     "LocalEngine": "edlm.training.local_engine",
     "LogLinear": "edlm.schedule",
     "Model": "edlm.interfaces",
+    "OneOf": "edlm.constraints.specification",
     "Polynomial": "edlm.schedule",
+    "Regex": "edlm.constraints.specification",
     "ResidualEnergyConfig": "edlm.energies.residual",
     "Sampler": "edlm.sampling.sampler",
     "StepEnergyConfig": "edlm.energies.step",

@@ -46,6 +46,7 @@ class Purpose(IntEnum):
     REDRAW = 18  # replacement of a rejected token
     REMASK = 19  # which unmasked positions a step masks again
     TEXT = 20  # seeds of the texts of one request
+    TOKEN_CLASS = 21  # token classes of candidates that satisfy a constraint
 
 
 def uniforms(

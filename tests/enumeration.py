@@ -26,6 +26,8 @@ class Step:
     energy: AnyEnergy | None
     candidates: int
     temperature: float = 1.0
+    accepts: Callable[[Tensor], Tensor] | None = None
+    """A constraint: which texts [n l] are allowed; None: all."""
 
     def drafts(self, xt: Tensor, t: float, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return every x that fills `where` [n l], its log p_theta by position [n l] and energy by group [n g]."""
@@ -51,6 +53,8 @@ class Step:
 
     def distribution(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
         """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
+        if self.accepts is not None:
+            return self._constrained(xt, t, unmasked)
         drafts = self.energy is not None and self.energy.whole_sequence
         result = {tuple(xt.tolist()): 1.0}
         for group, members in enumerate(self.groups()):
@@ -66,6 +70,39 @@ class Step:
                 for tokens, probability in zip(torch.where(mine, x, xt).tolist(), chosen.tolist(), strict=True):
                     following[tuple(tokens)] = following.get(tuple(tokens), 0.0) + probability
                 result = _product(result, following, self.world.mask)
+        return result
+
+    @cache  # noqa: B019 - a step lives as long as its test
+    def _completions(self, xt: tuple[int, ...], t: float) -> tuple[Tensor, Tensor]:
+        """Every text that x_t may become [n l], and its p_theta given the constraint [n]."""
+        canvas = torch.tensor(xt)
+        x, log_p, _ = replace(self, energy=None, accepts=None).drafts(canvas, t, canvas == self.world.mask)
+        assert self.accepts is not None
+        p = torch.where(self.accepts(x), log_p.sum(dim=1).exp(), 0.0)
+        return x[p > 0], p[p > 0] / p.sum()
+
+    def weighed(self, xt: Tensor, t: float, unmasked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is weighed under a constraint [n l], whole or at U; its p_theta given the constraint; its energy."""
+        whole, p = self._completions(tuple(xt.tolist()), t)
+        seen = (xt == self.world.mask) if self.energy is not None and self.energy.whole_sequence else unmasked
+        free = replace(self, accepts=None)
+        x, log_q, energies = free.drafts(xt, t, seen)
+        energy = energies.sum(dim=1)
+        if proposal_of(self.energy) is not None:  # log_q is of the proposal: as a residual against p_theta
+            energy = energy + replace(free, energy=None).drafts(xt, t, seen)[1].sum(dim=1) - log_q.sum(dim=1)
+        of = (x[:, None, seen] == whole[None, :, seen]).all(dim=-1).double() @ p
+        return x[of > 0], of[of > 0], energy[of > 0]
+
+    def _constrained(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
+        """`distribution` given a constraint: one of k whole draws, weighed, of which U is unmasked."""
+        if not unmasked.any():
+            return {tuple(xt.tolist()): 1.0}
+        x, p, energy = self.weighed(xt, t, unmasked)
+        alone = self.energy is None or unmasked.sum() == 1
+        chosen = resampled(p, energy / self.temperature, 1 if alone else self.candidates)
+        result = {}
+        for tokens, probability in zip(torch.where(unmasked, x, xt).tolist(), chosen.tolist(), strict=True):
+            result[tuple(tokens)] = result.get(tuple(tokens), 0.0) + probability
         return result
 
     @cache  # noqa: B019 - a step lives as long as its test
@@ -177,9 +214,10 @@ def sampler_distribution(
     sampler: Sampler,
     schedule: AbstractSchedule,
     canvas: Tensor,
+    accepts: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The distribution over `world.texts` of the texts that the sampler writes on a canvas."""
-    return sampler_distributions(world, denoiser, energy, sampler, schedule, [canvas])[0]
+    """The distribution over `world.texts` of the texts that the sampler writes on a canvas. `accepts`: a constraint."""
+    return sampler_distributions(world, denoiser, energy, sampler, schedule, [canvas], accepts)[0]
 
 
 def sampler_distributions(
@@ -189,9 +227,10 @@ def sampler_distributions(
     sampler: Sampler,
     schedule: AbstractSchedule,
     canvases: Iterable[Tensor],
+    accepts: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """The same for several canvases, which share what they have in common."""
-    reference = Step(world, denoiser, energy, sampler.candidates, sampler.energy_temperature)
+    reference = Step(world, denoiser, energy, sampler.candidates, sampler.energy_temperature, accepts)
     plain, times = replace(reference, candidates=1), sampler.times().tolist()
 
     @cache

@@ -30,6 +30,7 @@ class Mutant:
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
     EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD, TRUNCATION, LOGPROBS,
+    FORWARD_BACKWARD, CONSTRAINED, CONSTRAINED_BOUND,
 ) = (
     f"tests/{name}.py"
     for name in (
@@ -40,6 +41,7 @@ class Mutant:
         "planning/test_compute_budget", "inference/test_engine", "inference/test_scheduler", "energies/test_step",
         "energies/test_residual", "energies/test_compose", "training/test_energy_objectives",
         "likelihood/test_likelihood", "inference/test_token_truncation", "inference/test_token_logprobs",
+        "constraints/test_forward_backward", "sampling/test_constrained", "likelihood/test_constrained_bound",
     )
 )  # fmt: skip
 
@@ -179,6 +181,27 @@ MUTANTS = (
         "return equations.up_to_last(state.xt == model.denoiser.mask, state.unmasked)",
         "return state.unmasked",
         (DISTRIBUTION,),
+    ),
+    Mutant(
+        "a draw given a constraint does not look ahead",
+        "constraints/forward_backward.py",
+        "index = (u[rows, :, at][..., None] * cdf[..., -1:] >= cdf).sum(axis=-1)",
+        "index = (u[rows, :, at][..., None] * exists.cumsum(-1)[..., -1:] >= exists.cumsum(-1)).sum(axis=-1)",
+        (FORWARD_BACKWARD, CONSTRAINED),
+    ),
+    Mutant(
+        "with a constraint each group picks a candidate of its own",
+        "sampling/constrained.py",
+        "e.double().sum(dim=2, keepdim=True)",
+        "e.double()[..., :1]",
+        (CONSTRAINED,),
+    ),
+    Mutant(
+        "the bound leaves out that the constraint is given",
+        "likelihood/constrained_bound.py",
+        "clamped.log_z - posterior.log_z",
+        "clamped.log_z",
+        (CONSTRAINED_BOUND,),
     ),
     Mutant(
         "a verified draft keeps every token",

@@ -55,6 +55,18 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "sampling/candidates": "sampling/test_candidates energies/test_residual",
     "sampling/memory_footprint": "sampling/test_memory_footprint",
     "sampling/speculative": "sampling/test_speculative",
+    "sampling/constrained": "constraints/test_forward_backward sampling/test_constrained",
+    "constraints/automaton": "constraints/test_automaton",
+    "constraints/constraint": "sampling/test_constrained",
+    "constraints/forward_backward": "constraints/test_forward_backward",
+    "constraints/class_masses": "constraints/test_forward_backward",
+    "constraints/compilation": "constraints/test_compilation",
+    "constraints/byte_automaton": "constraints/test_compilation",
+    "constraints/outlines_process": "constraints/test_compilation",
+    "constraints/specification": "constraints/test_compilation",
+    "constraints/json_schema": "constraints/test_compilation",
+    "constraints/regular_expression": "constraints/test_compilation",
+    "likelihood/constrained_bound": "likelihood/test_constrained_bound",
     "likelihood/exact_order": "likelihood/test_exact_order",
     "likelihood/estimate": "likelihood/test_bounds likelihood/test_likelihood",
     "likelihood/bounds": "likelihood/test_likelihood likelihood/test_bounds",
@@ -83,6 +95,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/shuffle": "data/test_shuffle",
     "data/text_batches": "data/test_text_batches",
     "data/separator": "data/test_separator",
+    "data/token_bytes": "data/test_token_bytes constraints/test_compilation",
     "data/stable_prefix": "data/test_stable_prefix inference/test_completion_decoding",
     "data/tokenizer_kinds": "data/test_tokenizer",
     "data/tokenizer": "data/test_tokenizer data/test_separator inference/test_completion_decoding",
@@ -105,7 +118,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "planning/fitted_step_times": "planning/test_fitted_step_times",
     "planning/compute_budget": "planning/test_compute_budget",
 }
-CORE = ("equations", "schedule", "rng", "sampling", "energies", "likelihood", "training", "data")
+CORE = ("equations", "schedule", "rng", "sampling", "constraints", "energies", "likelihood", "training", "data")
 LEFT_OUT = {  # of the core, what decides no number: settings, interfaces, progress, the reading of corpora
     *(f"energies/{name}" for name in ("configuration", "edlm_nce", "kinds")),
     *(f"training/{name}" for name in ("interfaces", "local_training", "progress", "resume_compatibility", "settings")),

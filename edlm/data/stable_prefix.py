@@ -64,6 +64,11 @@ def growth(decoder: Mapping[str, Any] | None, pieces: Iterable[str]) -> Growth:
     return bound_so_far
 
 
+def step_kinds(decoder: Mapping[str, Any]) -> frozenset[str]:
+    """Return the types of the steps of a decoder, given as in tokenizer.json."""
+    return frozenset(step["type"] for step in _flat(decoder))
+
+
 def _flat(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if decoder["type"] != "Sequence":
         yield decoder

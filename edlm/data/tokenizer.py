@@ -12,7 +12,8 @@ from jaxtyping import Int32
 from tokenizers import models
 
 from edlm.data.separator import is_parted, token_in_text
-from edlm.data.stable_prefix import BYTE_PIECE, growth
+from edlm.data.stable_prefix import BYTE_PIECE, growth, step_kinds
+from edlm.data.token_bytes import TokenBytes, token_bytes
 
 FILE = "tokenizer.json"
 
@@ -142,6 +143,22 @@ class Tokenizer:
     def ids(self) -> dict[str, int]:
         """Return the id of each token, by its text in the file; ids without a token are not among them."""
         return self._rust.get_vocab(with_added_tokens=True)
+
+    @functools.cached_property
+    def bytes_of_tokens(self) -> TokenBytes:
+        """Bytes that each token adds to a text.
+
+        Raises ValueError if they depend on the tokens around it, or if later tokens change them.
+        """
+        decoder = self._rust.decoder
+        kinds = step_kinds(json.loads(decoder.__getstate__())) if decoder is not None else frozenset()
+        if self._growth.letters:
+            raise ValueError(
+                "its decoder replaces letters across tokens, and a constraint needs texts that it does not"
+            )
+        special = set(self.special_tokens)
+        pieces = {index: piece for piece, index in self.ids().items() if piece not in special}
+        return token_bytes(self._rust, kinds, pieces, self.size)
 
     def lost(self, text: str) -> list[str]:
         """Return the characters of `text` of which nothing remains, in order.

@@ -16,6 +16,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate, read_chat_template
 from edlm.data.separator import is_parted, parting, token_in_text
+from edlm.data.token_bytes import byte_letters
 from edlm.data.tokenizer import FILE, Tokenizer
 from edlm.storage import file_system
 
@@ -68,7 +69,7 @@ class Bytes:
 
     def build(self, texts: Iterable[str], progress: Callable[[str], None] = log.info) -> Tokenizer:
         """Return the tokenizer; `texts` and `progress` are not used."""
-        rust = tokenizers.Tokenizer(_merging(_byte_letters()))
+        rust = tokenizers.Tokenizer(_merging(byte_letters()))
         rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         rust.decoder = decoders.ByteLevel()
         return separated(rust, END_OF_TEXT)
@@ -257,13 +258,6 @@ def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
 def _special(rust: tokenizers.Tokenizer, but: str | None = None) -> str:
     added = (token.content for token in rust.get_added_tokens_decoder().values() if token.special)
     return ", ".join(sorted(set(added) - {but})) or "none"
-
-
-def _byte_letters() -> list[str]:
-    """Return the character that represents each byte in byte-level vocabularies (Radford 2019, `bytes_to_unicode`)."""
-    printable = re.compile(r"[!-~¡-¬®-ÿ]")
-    others = iter(range(256, 512))
-    return [chr(byte) if printable.match(chr(byte)) else chr(next(others)) for byte in range(256)]
 
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:

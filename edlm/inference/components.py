@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.config import config
+from edlm.constraints.compilation import AutomatonCache
 from edlm.data.tokenizer import Tokenizer
 from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
@@ -29,6 +30,7 @@ class ModelComponents:
         self.viewed: ModelComponents | None = None
         """The components that these are a view of, with other LM heads; None: they are those of the model."""
         self.length, self.mask = denoiser.length, denoiser.network.mask
+        self.automata = AutomatonCache(tokenizer)
         self.device = next(denoiser.network.parameters()).device
 
     @property

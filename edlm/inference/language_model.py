@@ -1,15 +1,15 @@
 """Language model for Python and notebooks: text in, text out, with the names and the texts of the HTTP endpoint."""
 
 import itertools
-import operator
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
 
 from edlm.config import ConfigurationError
+from edlm.constraints.specification import AbstractSpecification
 from edlm.data.conversations import turns_of
+from edlm.inference.arguments import integer, interval, is_count, short, stop_strings
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.generator import TextGenerator, VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
@@ -44,10 +44,22 @@ class _Plan:
     seeds: list[int]
 
     def sequences(
-        self, known: Sequence[int | None], max_tokens: int | None, stop: tuple[str, ...] = ()
+        self,
+        known: Sequence[int | None],
+        max_tokens: int | None,
+        stop: tuple[str, ...] = (),
+        constraint: AbstractSpecification | None = None,
     ) -> list[RunningSequence]:
+        if constraint is not None and self.temperature == 0:
+            raise ConfigurationError(
+                "temperature is 0, where each token is the likeliest, which may satisfy no constraint; give "
+                f"{LEAST_TOKEN_TEMPERATURE:g} or more"
+            )
         sampler, energy = self.settings.sampler, self.settings.energy
-        requests = [Request(tuple(known), max_tokens, seed, sampler, energy, stop=stop) for seed in self.seeds]
+        requests = [
+            Request(tuple(known), max_tokens, seed, sampler, energy, stop=stop, constraint=constraint)
+            for seed in self.seeds
+        ]
         return [RunningSequence(request, self.generator) for request in requests]
 
 
@@ -61,6 +73,8 @@ class LanguageModel:
       energy. `energy`: name of the energy that chooses, one of `energies`.
     - `window`: (from, to), the times at which steps choose among candidates. `energy_temperature`: tau of the weights
       exp(-E / tau). `temperature`: of the tokens; any value but 1 changes the model's distribution.
+    - `constraint`: what the generated text satisfies, or the whole text with its gaps filled: `edlm.Regex`,
+      `edlm.OneOf` or `edlm.JsonSchema` (docs/guides/constraints.md).
     - `seed`: of the first text; text i has `seed` + i. None: drawn, and reported in the result.
 
     Every method raises ValueError for a setting or a text that the model cannot take, and says what it can.
@@ -106,6 +120,7 @@ class LanguageModel:
         energy_temperature: float | None = None,
         temperature: float = 1.0,
         stop: str | Sequence[str] | None = None,
+        constraint: AbstractSpecification | None = None,
         seed: int | None = None,
     ) -> Generation:
         """Return `n` texts that follow the prompt, of at most `max_tokens` tokens each.
@@ -115,7 +130,9 @@ class LanguageModel:
         """
         plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
         known = self._read(prompt)
-        return self._finished(plan, plan.sequences(known, _integer("max_tokens", max_tokens), _stops(stop)), known)
+        return self._finished(
+            plan, plan.sequences(known, integer("max_tokens", max_tokens), stop_strings(stop), constraint), known
+        )
 
     def continue_(
         self,
@@ -130,12 +147,13 @@ class LanguageModel:
         energy_temperature: float | None = None,
         temperature: float = 1.0,
         stop: str | Sequence[str] | None = None,
+        constraint: AbstractSpecification | None = None,
         seed: int | None = None,
     ) -> Generation:
         """Return the text with its continuation: `generate`, with the prompt (as the tokenizer reads it) in front."""
         generation = self.generate(
             text, n=n, max_tokens=max_tokens, steps=steps, candidates=candidates, energy=energy, window=window,
-            energy_temperature=energy_temperature, temperature=temperature, stop=stop, seed=seed,
+            energy_temperature=energy_temperature, temperature=temperature, stop=stop, constraint=constraint, seed=seed,
         )  # fmt: skip
         known = self._read(text)
         decoder = CompletionDecoder(self.generator.tokenizer, known)
@@ -156,6 +174,7 @@ class LanguageModel:
         window: tuple[float, float] | None = None,
         energy_temperature: float | None = None,
         temperature: float = 1.0,
+        constraint: AbstractSpecification | None = None,
         seed: int | None = None,
     ) -> Generation:
         """Return the whole text with its gaps filled, `n` times.
@@ -164,7 +183,7 @@ class LanguageModel:
         in the gaps. The text and its gaps must fit one canvas.
         """
         plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
-        return self._finished(plan, plan.sequences(self._with_gaps(parts, tokens), None))
+        return self._finished(plan, plan.sequences(self._with_gaps(parts, tokens), None, (), constraint))
 
     def score(
         self,
@@ -189,7 +208,7 @@ class LanguageModel:
         """
         plan = self._plan(1, steps, candidates, energy, window, energy_temperature, 1.0, seed)
         tokens, known, sampler = self._read(text), self._read(prompt), plan.settings.sampler
-        draws = _integer("draws", draws, least=2)
+        draws = integer("draws", draws, least=2)
         score = plan.generator.score(tokens, plan.seed, draws, sampler, plan.settings.energy, known, exact_order)
         read, given = (self.generator.tokenizer.decode(ids) for ids in (tokens, known))
         return ScoredText(
@@ -221,6 +240,7 @@ class LanguageModel:
         energy_temperature: float | None = None,
         temperature: float = 1.0,
         stop: str | Sequence[str] | None = None,
+        constraint: AbstractSpecification | None = None,
         seed: int | None = None,
     ) -> Iterator[StreamedText]:
         """Yield the states of one text while it is generated, as in `for state in model.stream(...): print(state)`.
@@ -228,8 +248,8 @@ class LanguageModel:
         Joined, the `text` of the states is the text that `generate` returns; the last state holds that result.
         """
         plan = self._plan(1, steps, candidates, energy, window, energy_temperature, temperature, seed)
-        known, stops = self._read(prompt), _stops(stop)
-        (sequence,) = plan.sequences(known, _integer("max_tokens", max_tokens), stops)
+        known, stops = self._read(prompt), stop_strings(stop)
+        (sequence,) = plan.sequences(known, integer("max_tokens", max_tokens), stops, constraint)
         return self._states(plan, sequence, known, stops)
 
     def _states(
@@ -266,12 +286,12 @@ class LanguageModel:
             self.generator.bundle.sampler,
             steps=steps,
             candidates=candidates,
-            window=None if window is None else _interval(window),
+            window=None if window is None else interval(window),
             energy_temperature=energy_temperature,
         )
         generator = self.generator if temperature == 1 else tempered(self.generator, temperature)
-        first = secrets.randbelow(DRAWN_SEEDS) if seed is None else _integer("seed", seed, LEAST_SEED, MAX_SEED)
-        seeds = consecutive_seeds(first, _integer("n", n))
+        first = secrets.randbelow(DRAWN_SEEDS) if seed is None else integer("seed", seed, LEAST_SEED, MAX_SEED)
+        seeds = consecutive_seeds(first, integer("n", n))
         return _Plan(generator, resolved(generator, sampler, energy, temperature), temperature, first, seeds)
 
     def _finished(self, plan: _Plan, sequences: Sequence[RunningSequence], prompt: Sequence[int] = ()) -> Generation:
@@ -289,7 +309,7 @@ class LanguageModel:
 
     def _read(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str) and not all(isinstance(token, int) for token in prompt):
-            raise ConfigurationError(f"a prompt is one text, or the ids of its tokens; got {_short(prompt)}")
+            raise ConfigurationError(f"a prompt is one text, or the ids of its tokens; got {short(prompt)}")
         return self.generator.read(prompt)
 
     def _with_gaps(
@@ -300,10 +320,10 @@ class LanguageModel:
         if tokens is not None:
             return tuple(tokens)
         assert parts is not None
-        if isinstance(parts, str) or not all(isinstance(part, str) or _is_count(part) for part in parts):
+        if isinstance(parts, str) or not all(isinstance(part, str) or is_count(part) for part in parts):
             raise ConfigurationError(
                 'parts is a list of texts and of numbers of tokens between them, such as ["the ", 8, " of"]; '
-                f"got {_short(parts)}"
+                f"got {short(parts)}"
             )
         return self.generator.read_parts(parts)
 
@@ -313,37 +333,3 @@ class LanguageModel:
         added = CompletionDecoder(tokenizer, [] if tokenizer.separator is None else [tokenizer.separator])
         runs = [(masked, list(run)) for masked, run in itertools.groupby(tokens, lambda token: token == mask)]
         return "".join(MASK * len(run) if masked else added.whole(run) for masked, run in runs)
-
-
-def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
-    if not isinstance(stops, Sequence) or not all(isinstance(stop, str) for stop in stops):
-        raise ConfigurationError(f"stop is a text or a list of texts; got {_short(stop)}")
-    return tuple(stops)
-
-
-def _interval(window: Sequence[float]) -> tuple[float, float]:
-    if not isinstance(window, Sequence) or len(window) != 2:
-        raise ConfigurationError(f"window is (from, to), two times from 0 to 1; got {_short(window)}")
-    return window[0], window[1]
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, SupportsIndex) and operator.index(value) >= 1
-
-
-def _integer(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
-    """Return the value as an int. Raise ConfigurationError naming it if it is none or lies outside the range."""
-    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigurationError(f"{name} is {_short(value)}; give {allowed}") from None
-    if number < least or (most is not None and number > most):
-        raise ConfigurationError(f"{name} is {number}; give {allowed}")
-    return number
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

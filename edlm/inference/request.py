@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edlm.config import NonNegative, Positive, PositiveFloat, config
+from edlm.constraints.specification import AbstractSpecification
 from edlm.sampling.sampler import Sampler
 
 
@@ -42,8 +43,14 @@ class Request:
     """Stop strings: the text after the prompt ends before the first of these."""
     logprobs: int | None = None
     """Record log p_theta of each token at the step that unmasks it, and of this number of likeliest tokens."""
+    constraint: AbstractSpecification | None = None
+    """What the text after the prompt satisfies, or the whole text with its gaps filled."""
 
     def __post_init__(self) -> None:
+        if self.constraint is not None and self.stop:
+            raise ValueError("stop may cut a text before it satisfies its constraint; give one of them")
+        if self.constraint is not None:
+            self.sampler.require_candidates()
         if self.max_tokens is None and self.stop:
             raise ValueError("stop ends what follows a prompt; a text with holes has its length")
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from edlm.constraints.automaton import TokenAutomaton
+from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
@@ -22,6 +24,7 @@ from edlm.inference.stop_strings import cut
 from edlm.inference.token_logprobs import TokenLogprob, token_logprobs
 from edlm.interfaces import Model
 from edlm.models.readout import chunks
+from edlm.sampling.constrained import has_constrained_choice
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult, StepState
 from edlm.sampling.unmasking import AtRandom
@@ -66,6 +69,8 @@ class RunningSequence:
         else:
             self._prompt = [checked(token, mask) for token in request.known if token is not None]
             self._tokens = [mask] * request.max_tokens
+        self._automaton = self._compiled()
+        self._constraint: Constraint | None = None  # of this canvas
         self._decoder = CompletionDecoder(components.tokenizer, self._prompt)
         self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._logprobs: list[TokenLogprob | None] = [None] * len(self._tokens)
@@ -151,6 +156,27 @@ class RunningSequence:
     def _recorded(self) -> tuple[TokenLogprob | None, ...] | None:
         return None if self.request.logprobs is None else tuple(self._logprobs)
 
+    def _compiled(self) -> TokenAutomaton | None:
+        """Return the automaton of the request's constraint; raise ConfigurationError if no text satisfies it."""
+        if self.request.constraint is None:
+            return None
+        completes = self.request.max_tokens is not None
+        automaton = self.components.automata.compiled(self.request.constraint, begins=not self._prompt, ends=completes)
+        Constraint(automaton).require_possible(torch.tensor(self._tokens), self.components.mask)
+        return automaton
+
+    def _constraint_of(self, block: CanvasBlock) -> Constraint | None:
+        """Return the constraint of a canvas: it continues from the text before, and what follows can complete it."""
+        if self._automaton is None:
+            return None
+        return Constraint(
+            self._automaton,
+            first=block.context,
+            stop=block.context + block.stop - block.start,
+            state=self._automaton.after(self._tokens[: block.start]),
+            later=len(self._tokens) - block.stop,
+        )
+
     def _canvases(self) -> Iterator[CanvasBlock]:
         end, start = len(self._tokens), 0
         if self.request.max_tokens is None:
@@ -178,18 +204,25 @@ class RunningSequence:
             *(None if token == components.mask else token for token in tokens),
         ]
         self._canvas = canvas(known, components.length, components.mask)
+        self._constraint = self._constraint_of(block)
         self._unmask_step = self._unmask_steps()
         needed = self._unmask_step[block.context : len(known)]
         last = int(needed[needed > 0].min())  # the canvas may extend beyond the end of the text
         may_score = sampler.may_score(self._times, self.energy).tolist()
         for i, count in enumerate(torch.bincount(self._unmask_step).tolist()):
             if i >= last and count:
-                scores = may_score[i] and bool(sampler.has_choice((self._unmask_step == i)[None], self.energy))
+                scores = may_score[i] and self._has_choice(self._unmask_step == i)
                 work = of_step(count / components.length, scores, sampler, self.energy)
                 self._remaining_steps.append(PlannedStep(i, scores, work))
         self.remaining_work = sum(
             (step.work for step in self._remaining_steps), self._later_work[len(self._blocks) - self._block - 1]
         )
+
+    def _has_choice(self, unmasked: Bool[Tensor, " l"]) -> bool:
+        """Return whether the energy has anything to decide in a step that unmasks these positions."""
+        if self._constraint is not None:
+            return bool(has_constrained_choice(unmasked[None]))
+        return bool(self.request.sampler.has_choice(unmasked[None], self.energy))
 
     def _unmask_steps(self) -> Int64[Tensor, " l"]:
         """Return the step i that unmasks each position of the canvas; 0 for a known position."""
@@ -272,6 +305,7 @@ def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> Step
         torch.tensor([sequence.request.seed for sequence in sequences], device=device),
         torch.stack([sequence._unmask_step == i for sequence, i in steps]).to(device),
         unselected_tokens=canvases,
+        constraints=RowConstraints([sequence._constraint for sequence in sequences]),
     )
 
 

@@ -5,14 +5,17 @@ share their noise, so their `difference` is paired.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, NormalisedEnergy, VerifiesDrafts, proposal_of
+from edlm.likelihood.constrained_bound import constrained_step_nll
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.unmasking_paths import trajectory
 from edlm.models.autoregressive import AbstractAutoregressiveModel
@@ -64,6 +67,7 @@ def sampler_bound(
     draws: int,
     repeats: int = 1,
     known: Bool[Tensor, "b l"] | None = None,
+    constraints: Sequence[Constraint | None] | None = None,
 ) -> Estimate:
     """Estimate the rigorous T-step bound on -log p(x_0) of the given sampler (docs/mathematics.md 5.1).
 
@@ -72,9 +76,10 @@ def sampler_bound(
     must be normalised, and the bound is that of p_theta exp(-E) itself. The sampler's temperature and its selection of
     positions are part of its distribution. `known`: positions that the canvas holds from the start, such as a prompt;
     the bound is one on -log p of the others given them. (The difference of two bounds is not a bound.)
+    `constraints`: of the sampler, one per text; infinite for a text that does not satisfy its own.
     """
-    model = Model(denoiser, energy, schedule)
-    return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats, known=known))
+    model, of_rows = Model(denoiser, energy, schedule), None if constraints is None else RowConstraints(constraints)
+    return run_to_end(stepwise_sampler_bound(x0, model, sampler, seed, draws, repeats, 0, known, of_rows))
 
 
 @torch.no_grad()
@@ -87,13 +92,18 @@ def stepwise_sampler_bound(
     repeats: int = 1,
     first_row: int = 0,
     known: Bool[Tensor, "b l"] | None = None,
+    constraints: RowConstraints | None = None,
 ) -> Cooperative[Estimate]:
     """Compute `sampler_bound` as cooperative work, one step of all sequences per pause."""
+    if constraints is not None and constraints.constrained.any():
+        sampler.require_candidates()
+        given = torch.zeros_like(x0, dtype=torch.bool) if known is None else known
+        constraints.require_possible(torch.where(given, x0, model.denoiser.mask), model.denoiser.mask)
     total = torch.zeros(len(x0), dtype=torch.float64)
     for draw in range(draws):
         for i, xt, unmasked in trajectory(x0, model, sampler, seed, draw, first_row, known):
             t = sampler.times()[i].item()
-            nats = step_bound(x0, xt, unmasked, t, i, model, sampler, seed, draw, repeats, first_row)
+            nats = step_bound(x0, xt, unmasked, t, i, model, sampler, seed, draw, repeats, first_row, constraints)
             total += nats.cpu()
             yield
     return Estimate(total / draws, draws)
@@ -208,23 +218,39 @@ def step_bound(
     draw: int,
     repeats: int = 1,
     first_row: int = 0,
+    constraints: RowConstraints | None = None,
 ) -> Float64[Tensor, " b"]:
     """Compute the nats of one step at time t per sequence; sequences that unmask nothing cost nothing.
 
     `index` and `draw` identify the step and the trajectory in the random streams of the other candidates.
     """
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    rows = torch.nonzero(unmasked.any(dim=1))[:, 0]
-    if len(rows) == 0:
-        return total
-    time = torch.full((len(rows),), t, dtype=torch.float64, device=x0.device)
-    x0, xt, unmasked = x0[rows], xt[rows], unmasked[rows]
-    if not sampler.may_score(time, model.energy).any():
-        total[rows] = -log_p_of(model.denoiser, model.denoiser.read(xt, time), unmasked, x0).sum(dim=-1)
-        return total
-    keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
-    u = uniforms(keys, draw, 0, Purpose.CANDIDATE, (repeats, max(sampler.candidates, 1), x0.shape[1]))
-    total[rows] = step_nll(x0, xt, unmasked, time, model, sampler.candidates, sampler.energy_temperature, u)
+    moves = unmasked.any(dim=1)
+    bound = moves & False if constraints is None else moves & constraints.constrained.to(x0.device)
+    scores = bool(sampler.may_score(total.new_tensor([t]), model.energy).any())
+    k = max(sampler.candidates, 1) if scores else 1
+    for constrained, chosen in ((False, moves & ~bound), (True, bound)):
+        rows = torch.nonzero(chosen)[:, 0]
+        if len(rows) == 0:
+            continue
+        time, selected = total.new_full((len(rows),), t), (x0[rows], xt[rows], unmasked[rows])
+        keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
+        u, u_class = (
+            uniforms(keys, draw, 0, purpose, (repeats, k, x0.shape[1]))
+            for purpose in (Purpose.CANDIDATE, Purpose.TOKEN_CLASS)
+        )
+        if constrained:
+            assert constraints is not None
+            context = model.denoiser.read(selected[1], time)
+            log_p = log_p_of(model.denoiser, context, selected[1] == model.denoiser.mask, selected[0])
+            total[rows] = constrained_step_nll(
+                *selected, time, model, constraints[rows], context, log_p, sampler.energy_temperature, u, u_class
+            )
+        elif scores:
+            total[rows] = step_nll(*selected, time, model, sampler.candidates, sampler.energy_temperature, u)
+        else:
+            context = model.denoiser.read(selected[1], time)
+            total[rows] = -log_p_of(model.denoiser, context, selected[2], selected[0]).sum(dim=-1)
     return total
 
 

@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.config import Fraction, NonNegative, Positive, config
+from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, config
+from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
+from edlm.sampling.constrained import ENTRIES, constrained_step, has_constrained_choice
 from edlm.sampling.state import NonFiniteRows, StepResult, StepState, join
 from edlm.sampling.step import exact_step, plain_step, resample_step, speculative_step
 from edlm.sampling.unmasking import AtRandom, Remasking, UnmaskingConfig
@@ -84,13 +86,16 @@ class Sampler:
         schedule: AbstractSchedule,
         seeds: Int[Tensor, " b"],
         on_step: Callable[[StepResult], None] | None = None,
+        constraints: Sequence[Constraint | None] | None = None,
     ) -> Int[Tensor, "b l"]:
         """Return the canvas with every masked position filled; each row depends on its own canvas and seed only.
 
-        Raise ValueError if the canvas holds an id that is neither a token nor the mask, and NonFiniteRows, once the
-        other rows are finished, if a row's logits or energies are not numbers.
+        `constraints`: one per row, which its text satisfies; None for a row without one. Raise ValueError if the canvas
+        holds an id that is neither a token nor the mask, or if a row's constraint leaves no text; and NonFiniteRows,
+        once the other rows are finished, if a row's logits or energies are not numbers.
         """
-        return sample_by_plan([(self, Model(denoiser, energy, schedule))] * self.steps, xt, seeds, on_step)
+        plan = [(self, Model(denoiser, energy, schedule))] * self.steps
+        return sample_by_plan(plan, xt, seeds, on_step, constraints)
 
     @torch.no_grad()
     def step(
@@ -102,13 +107,14 @@ class Sampler:
         seeds: Int[Tensor, " b"],
         model: Model,
         given: Bool[Tensor, "b l"] | None = None,
+        constraints: RowConstraints | None = None,
     ) -> StepResult:
         """Compute x_s from x_t; rows may be at different times. `index` is the step in each row's random streams.
 
         `given`: positions where the canvas held text from the start; required by a sampler that remasks or has fixed
         counts.
         """
-        state = self.choose_positions(xt, t, s, index, seeds, model, given)
+        state = replace(self.choose_positions(xt, t, s, index, seeds, model, given), constraints=constraints)
         moves = state.moves
         if not moves.any():
             return state.unchanged(model.block)
@@ -126,7 +132,16 @@ class Sampler:
         The context is an argument so that rows of different samplers can share one pass of the denoiser.
         `tokens_at_once` limits a call of the energy (None: `TOKENS_AT_ONCE`).
         """
+        constrained = state.constrained
+        if constrained.any() and not constrained.all():
+            parts = []
+            for rows in (~constrained, constrained):
+                part = yield from self.advance(state.at(rows), context[rows], model, tokens_at_once)
+                parts.append((rows, part))
+            return join(parts)
         state = replace(state, unmasked=self.unmasking.settle(state.unmasked, state.xt, context, model.denoiser))
+        if constrained.any():
+            return (yield from self._constrained_step(state, context, model, tokens_at_once))
         chooses = self.may_score(state.t, model.energy) & self.has_choice(state.unmasked, model.energy)
         if not chooses.any():
             return plain_step(state, context, model)
@@ -144,6 +159,31 @@ class Sampler:
         if self.candidates == EXACT:
             return exact_step(state, context, model)
         return resample_step(state, context, model, self.candidates, self.energy_temperature, tokens_at_once)
+
+    def _constrained_step(
+        self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None
+    ) -> Cooperative[StepResult]:
+        """Return `advance` for rows that all have a constraint, in parts whose class masses fit `ENTRIES`."""
+        self.require_candidates()
+        assert state.constraints is not None
+        chooses = self.may_score(state.t, model.energy) & has_constrained_choice(state.unmasked)
+        results = []
+        for k, members in ((1, ~chooses), (self.candidates, chooses)):
+            rows = torch.nonzero(members)[:, 0]
+            classes = max((each.automaton.transitions.shape[1] for each in state.constraints), default=1)
+            for part in rows.split(max(1, ENTRIES // (k * state.length * classes))) if len(rows) else ():
+                arguments = state.at(part), context[part], model, k, self.energy_temperature, tokens_at_once
+                result = yield from constrained_step(*arguments)
+                results.append((torch.zeros_like(chooses).index_fill(0, part, True), result))
+        return join(results)
+
+    def require_candidates(self) -> None:
+        """Raise ConfigurationError if this sampler draws exactly, which a constraint excludes."""
+        if self.candidates == EXACT:
+            raise ConfigurationError(
+                "candidates is 0, exact draws token by token, which do not combine with a constraint: its candidates "
+                "are drawn from p_theta(. | x_t, C), and weighed by the energy; give candidates >= 1"
+            )
 
     def choose_positions(
         self,
@@ -174,6 +214,7 @@ class Sampler:
         """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences."""
         masked = state.xt == model.denoiser.mask
         needed = self.unmasking.open(state.unmasked, masked)
+        needed = needed | (state.constrained[:, None] & masked)  # a constraint draws whole sequences
         if model.energy is None or not model.energy.whole_sequence:
             return needed
         return needed | (self.may_score(state.t, model.energy)[:, None] & masked)
@@ -203,14 +244,20 @@ def sample_by_plan(
     xt: Int[Tensor, "b l"],
     seeds: Int[Tensor, " b"],
     on_step: Callable[[StepResult], None] | None = None,
+    constraints: Sequence[Constraint | None] | None = None,
 ) -> Int[Tensor, "b l"]:
     """Sample as `Sampler.sample`, with the sampler and the model that the plan names for each step."""
     _check(xt, plan[0][1].denoiser)
+    of_rows = None if constraints is None else RowConstraints(constraints)
+    if of_rows is not None and of_rows.constrained.any():
+        for sampler, _ in plan:
+            sampler.require_candidates()
+        of_rows.require_possible(xt, plan[0][1].denoiser.mask)
     given, times = xt != plan[0][1].denoiser.mask, plan[0][0].times().to(xt.device)
     broken = torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
     for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
         t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
-        result = sampler.step(xt, t, s, torch.full_like(broken, i, dtype=torch.long), seeds, model, given)
+        result = sampler.step(xt, t, s, torch.full_like(broken, i, dtype=torch.long), seeds, model, given, of_rows)
         xt, broken = result.xs, broken | result.broken
         if on_step is not None:
             on_step(result)

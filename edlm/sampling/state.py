@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
+from edlm.constraints.constraint import RowConstraints
 from edlm.rng import Purpose, uniforms
 
 
@@ -60,6 +61,8 @@ class StepState:
     unmasked: Bool[Tensor, "b l"]
     unselected_tokens: Int[Tensor, "b l"]
     """Tokens at s of all other positions: the current ones, or the mask where a position is masked again."""
+    constraints: RowConstraints | None = None
+    """Constraint of each row; None: no row has one."""
 
     @property
     def moves(self) -> Bool[Tensor, " b"]:
@@ -70,7 +73,14 @@ class StepState:
         """Return the selected rows."""
         if rows.dtype == torch.bool and rows.all():
             return self
-        return StepState(**{field.name: getattr(self, field.name)[rows] for field in fields(StepState)})
+        values = {field.name: getattr(self, field.name) for field in fields(StepState)}
+        return StepState(**{name: None if value is None else value[rows] for name, value in values.items()})
+
+    @property
+    def constrained(self) -> Bool[Tensor, " b"]:
+        """Which rows have a constraint."""
+        none = torch.zeros(len(self.xt), dtype=torch.bool)
+        return (none if self.constraints is None else self.constraints.constrained).to(self.xt.device)
 
     @property
     def length(self) -> int:

@@ -1,0 +1,92 @@
+"""Forward-backward over automata: log Z, exact draws, and probabilities of clamped positions, in log space.
+
+    beta_L(s) = [s accepts],   beta_l(s) = sum_c m_l(c) beta_{l+1}(delta(s, c)),   Z = beta_0(start)
+
+m_l(c) is the probability at position l of the tokens of class c. Rows have automata of their own, laid side by side in
+one list of transitions. A sum runs over the transitions of one state, so that a row's results are the same alone and in
+company, to the last bit (docs/mathematics.md 3.7).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int
+
+from edlm.constraints.constraint import Constraint
+
+
+class AutomataOfRows:
+    """The automata of rows of one length, as one list of transitions; computes in NumPy, on the CPU."""
+
+    def __init__(self, constraints: Sequence[Constraint], length: int) -> None:
+        edges = [constraint.automaton.edges for constraint in constraints]
+        states = [len(constraint.automaton.accepting) for constraint in constraints]
+        self.classes = max(constraint.automaton.transitions.shape[1] for constraint in constraints)
+        """Number of classes of the automaton that has the most."""
+        state, edge = (np.cumsum([0, *counts]) for counts in (states, [len(part.to) for part in edges]))
+        self._start = state[:-1] + [constraint.before for constraint in constraints]
+        self._first = np.concatenate([part.first + offset for part, offset in zip(edges, edge, strict=False)])
+        self._state = np.concatenate([part.state + offset for part, offset in zip(edges, state, strict=False)])
+        self._to = np.concatenate([part.to + offset for part, offset in zip(edges, state, strict=False)])
+        self._class = np.concatenate([part.token_class for part in edges])
+        self._mass = np.concatenate([part.token_class + row * self.classes for row, part in enumerate(edges)])
+        self._degree = np.diff(np.append(self._first, edge[-1]))
+        self._final = np.concatenate([each.final for each in constraints])
+        self._reads = np.zeros((len(edges), length), dtype=bool)
+        for row, constraint in enumerate(constraints):
+            self._reads[row, constraint.read(length)] = True
+        self._row = np.repeat(np.arange(len(edges)), states)
+
+    def backward(self, mass: Float64[np.ndarray, "b l c"]) -> Float64[np.ndarray, "i s"]:
+        """Return log beta before each position and after the last one, for the states of all rows.
+
+        `mass`: log of the probability of each class; -inf for the class DEAD and beyond a row's classes.
+        """
+        length = mass.shape[1]
+        beta = np.empty((length + 1, len(self._final)))
+        with np.errstate(divide="ignore"):  # log 0 = -inf
+            beta[length] = np.log(self._final.astype(np.float64))
+            for at in reversed(range(length)):
+                through = mass[:, at].reshape(-1)[self._mass] + beta[at + 1][self._to]
+                most = np.maximum.reduceat(through, self._first)
+                most = np.where(most == -np.inf, 0.0, most)  # -inf - -inf would be NaN
+                total = np.add.reduceat(np.exp(through - most[self._state]), self._first)
+                beta[at] = np.where(self._reads[self._row, at], most + np.log(total), beta[at + 1])
+        return beta
+
+    def log_z(self, beta: Float64[np.ndarray, "i s"]) -> Float64[np.ndarray, " b"]:
+        """Return log Z, the log-probability that the constraint is satisfied, of each row."""
+        return beta[0][self._start]
+
+    def draw(
+        self,
+        mass: Float64[np.ndarray, "b l c"],
+        beta: Float64[np.ndarray, "i s"],
+        u: Float64[np.ndarray, "b k l"],
+    ) -> Int[np.ndarray, "b k l"]:
+        """Draw k sequences of classes per row from the distribution given the constraint, from left to right.
+
+        Positions that the automaton does not read have the class DEAD, as does a whole row with Z = 0.
+        """
+        b, k, length = u.shape
+        classes = np.zeros((b, k, length), dtype=np.int64)
+        state = np.repeat(self._start[:, None], k, axis=1)
+        for at in range(length):
+            rows = np.nonzero(self._reads[:, at])[0]
+            if len(rows) == 0:
+                continue
+            now = state[rows]
+            offset = np.arange(self._degree[now].max())
+            exists = offset < self._degree[now][..., None]
+            edge = self._first[now][..., None] + np.where(exists, offset, 0)
+            with np.errstate(invalid="ignore"):  # a row with Z = 0
+                share = (
+                    mass[:, at].reshape(-1)[self._mass[edge]] + beta[at + 1][self._to[edge]] - beta[at][now][..., None]
+                )
+            weight = np.where(exists, np.exp(share), 0.0)
+            cdf = weight.cumsum(axis=-1)  # in order, so that what is added behind a row's transitions changes no bit
+            index = (u[rows, :, at][..., None] * cdf[..., -1:] >= cdf).sum(axis=-1)
+            last = len(offset) - 1 - np.argmax(weight[..., ::-1] > 0, axis=-1)  # u may round up to the whole sum
+            taken = np.take_along_axis(edge, np.minimum(index, last)[..., None], axis=-1)[..., 0]
+            classes[rows, :, at], state[rows] = self._class[taken], self._to[taken]
+        return classes

@@ -1,0 +1,51 @@
+"""A process that compiles one expression with `outlines-core`, and is ended if that takes too much time or memory.
+
+The library sets no limits: an expression of twenty letters may have more states than any memory holds. The process
+reads a line of JSON and writes one, with the table of the automaton behind it, or the reason why there is none.
+"""
+
+import array
+import json
+import resource
+import sys
+
+NUL = 0  # begins what is compiled: no text has it, so that a match begins nowhere else
+
+
+def main() -> None:
+    """Answer the request on standard input."""
+    request = json.loads(sys.stdin.buffer.readline())
+    seconds, memory = request["seconds"], request["memory"]
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import outlines_core
+
+    try:
+        expression = request["regex"]
+        if "schema" in request:
+            expression = outlines_core.json_schema.build_regex_from_schema(request["schema"])
+        # The end of the text is part of the expression: else an alternative would end where an earlier one does.
+        index = outlines_core.Index(
+            rf"\x00(?:{expression})\z", outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+        )
+    except BaseException as error:  # ValueError, and the exception of a panic, which is no Exception
+        sys.stdout.buffer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        return
+    transitions = index.get_transitions()
+    states = {state: number for number, state in enumerate(transitions)}
+    table = array.array("i", [-1]) * (256 * len(states))
+    for state, following in transitions.items():
+        for byte, to in following.items():
+            if byte < 256:  # the other one is the library's end of text
+                table[256 * states[state] + byte] = states[to]
+    answer = {
+        "start": table[256 * states[index.get_initial_state()] + NUL],
+        "final": [states[state] for state in index.get_final_states()],
+        "states": len(states),
+    }
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + table.tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What a user may ask of a text: a regular expression, one of several texts, or JSON of a schema."""
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from edlm.config import ConfigurationError, config
+from edlm.constraints.json_schema import require_enforced
+from edlm.constraints.regular_expression import literal, translated
+
+MOST_SCHEMA_LETTERS = 100_000
+MOST_CHOICES = 10_000
+
+
+class AbstractSpecification(ABC):
+    """A set of texts that a constraint allows."""
+
+    @abstractmethod
+    def source(self) -> tuple[Literal["regex", "schema"], str]:
+        """Return what `outlines-core` compiles; raise ConfigurationError for what it would not enforce."""
+
+
+@config
+class Regex(AbstractSpecification):
+    """Texts that a regular expression matches as a whole, as with `re.fullmatch`."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str
+
+    def source(self):
+        return "regex", translated(self.pattern)
+
+
+@config
+class OneOf(AbstractSpecification):
+    """One of several texts."""
+
+    kind: Literal["choice"] = "choice"
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.texts) <= MOST_CHOICES:
+            raise ValueError(f"a choice is between 1 and {MOST_CHOICES:,} texts; got {len(self.texts)}")
+
+    def source(self):
+        if sum(map(len, self.texts)) > MOST_SCHEMA_LETTERS:
+            raise ConfigurationError(
+                f"the texts of the choice have more than {MOST_SCHEMA_LETTERS:,} characters together"
+            )
+        return "regex", "|".join(map(literal, self.texts))
+
+
+@config
+class JsonSchema(AbstractSpecification):
+    """JSON that satisfies a schema: of an object the properties in the schema's order, and no others."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    json_schema: str
+    """The schema as JSON text; `of` takes a dictionary."""
+
+    @classmethod
+    def of(cls, schema: dict[str, Any]) -> "JsonSchema":
+        """Return the specification of a schema given as a dictionary."""
+        try:
+            return cls(json_schema=json.dumps(schema))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"the JSON schema is not JSON: {error}") from error
+
+    def source(self):
+        if len(self.json_schema) > MOST_SCHEMA_LETTERS:
+            raise ConfigurationError(
+                f"the JSON schema has {len(self.json_schema):,} characters; at most {MOST_SCHEMA_LETTERS:,} are read"
+            )
+        try:
+            schema = json.loads(self.json_schema)
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"the JSON schema is not JSON: {error}") from error
+        return "schema", json.dumps(require_enforced(schema))
