@@ -82,7 +82,8 @@ class _Compilation:
             classes[separator] = table.shape[1] - 1
         self._require_time()
         result = minimal_form(classes, table, start, accepting)
-        self._require_size(*result.transitions.shape, int((result.transitions != 0).sum()))
+        states, kinds = result.transitions.shape
+        self._require_size(states, kinds, int((result.transitions != 0).sum()))
         return result
 
     def _columns(self, texts: Sequence[bytes | None]) -> list[bytes]:

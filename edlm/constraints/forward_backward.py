@@ -78,7 +78,7 @@ class AutomataOfRows:
             now = state[rows]
             offset = np.arange(self._degree[now].max())
             exists = offset < self._degree[now][..., None]
-            edge = self._first[now][..., None] + np.where(exists, offset, 0)
+            edge = (self._first[now][..., None] + np.where(exists, offset, 0)).astype(np.int64)
             with np.errstate(invalid="ignore"):  # a row with Z = 0
                 share = (
                     mass[:, at].reshape(-1)[self._mass[edge]] + beta[at + 1][self._to[edge]] - beta[at][now][..., None]

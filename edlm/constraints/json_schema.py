@@ -97,7 +97,7 @@ class _SchemaCheck:
         unknown = sorted(keys - {"type"} - (_TYPES.get(kind, set()) if isinstance(kind, str) else set()))
         self._require(not unknown, path, f"{unknown}" + ("" if kind is None else f" for the type {kind}"))
         self._require(isinstance(kind, str) and kind in _TYPES, path, f"the type {kind!r}")
-        check = {"string": self._string, "object": self._object, "array": self._array}.get(kind)
+        check = {"string": self._string, "object": self._object, "array": self._array}.get(str(kind))
         return {"type": kind} if check is None else {"type": kind} | check(schema, keys - {"type"}, path, references)
 
     def _string(self, schema: dict[str, Any], keys: set[str], path: str, references) -> dict[str, Any]:

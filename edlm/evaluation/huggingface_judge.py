@@ -54,7 +54,7 @@ def open_causal_model(name: str, revision: str | None, device: torch.device | st
     has fewer tokens than its tokenizer or lets a token see later ones.
     """
     local = Path(name).is_dir()
-    source = HuggingFaceSource(**{"folder" if local else "name": name}, revision=revision)
+    source = HuggingFaceSource(name=None if local else name, folder=name if local else None, revision=revision)
     opened = source.opened("AutoModelForCausalLM")
     configuration = opened.model.config
     if len(opened.tokenizer) > configuration.vocab_size:

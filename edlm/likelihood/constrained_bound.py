@@ -43,8 +43,8 @@ def constrained_step_nll(
     rows = max(1, ENTRIES // (u[0].numel() * classes))
     parts = []
     for part in torch.arange(len(x0), device=x0.device).split(rows):
-        rest = (values[part] for values in (x0, xt, unmasked, t, context, log_p, u, u_class))
-        parts.append(_of_rows(*rest, model, constraints[part], temperature))
+        rest = [values[part] for values in (x0, xt, unmasked, t, context, log_p, u, u_class)]
+        parts.append(_of_rows(*rest, model=model, constraints=constraints[part], temperature=temperature))
     return torch.cat(parts)
 
 

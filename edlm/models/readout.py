@@ -90,13 +90,16 @@ class LMHead(nn.Module):
         return consume(logits, *aligned)
 
     def _distribution(self, logits: Tensor) -> tuple[Tensor, ...]:
-        log_p = equations.substitute(logits)
-        if self.top_k is None and self.top_p == 1:
-            return (log_p,)
-        return (equations.truncated(log_p, self.top_k, self.top_p),)
+        return (self._log_p(logits),)
 
     def _drawn(self, logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return equations.draw(*self._distribution(logits), u)
+        return equations.draw(self._log_p(logits), u)
+
+    def _log_p(self, logits: Tensor) -> Tensor:
+        log_p = equations.substitute(logits)
+        if self.top_k is None and self.top_p == 1:
+            return log_p
+        return equations.truncated(log_p, self.top_k, self.top_p)
 
 
 def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:

@@ -141,7 +141,8 @@ def against_denoiser(energy: AnyEnergy) -> AnyEnergy:
 class _OnProposal:
     """E of p proportional to p_c exp(-E_phi), where p_c = p_theta exp(-E_c): the sum of the two energies."""
 
-    whole_sequence, block = False, None
+    whole_sequence: bool = False
+    block: int | None = None
 
     def __init__(self, energy: AnyEnergy) -> None:
         self.energy = energy

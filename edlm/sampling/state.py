@@ -1,6 +1,7 @@
 """State before a step and result after it, for rows that may be at different times."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -74,7 +75,8 @@ class StepState:
         if rows.dtype == torch.bool and rows.all():
             return self
         values = {field.name: getattr(self, field.name) for field in fields(StepState)}
-        return StepState(**{name: None if value is None else value[rows] for name, value in values.items()})
+        selected: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return StepState(**selected)
 
     @property
     def constrained(self) -> Bool[Tensor, " b"]:
