@@ -24,7 +24,7 @@ class AutomataOfRows:
         self.classes = max(constraint.automaton.transitions.shape[1] for constraint in constraints)
         """Number of classes of the automaton that has the most."""
         state, edge = (np.cumsum([0, *counts]) for counts in (states, [len(part.to) for part in edges]))
-        self._start = state[:-1] + [constraint.before for constraint in constraints]
+        self._start = (state[:-1] + [constraint.before for constraint in constraints]).astype(np.int64)
         self._first = np.concatenate([part.first + offset for part, offset in zip(edges, edge, strict=False)])
         self._state = np.concatenate([part.state + offset for part, offset in zip(edges, state, strict=False)])
         self._to = np.concatenate([part.to + offset for part, offset in zip(edges, state, strict=False)])
