@@ -178,3 +178,8 @@ def test_with_networks_too_the_bound_is_plain_diffusions_and_samples_fill_the_ca
 def test_a_block_without_positions_is_refused():
     with pytest.raises(ValueError, match="block is 0"):
         Uniform(block=0)
+
+
+def test_by_default_it_is_compared_with_energies_of_whole_sequences():
+    assert Uniform().whole_sequence
+    assert Uniform().block is None
