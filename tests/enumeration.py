@@ -1,4 +1,4 @@
-"""Reference distributions and bounds of the sampler in an exact world, by enumeration, and the chi-square of counts."""
+"""Reference distributions and bounds of the sampler in an exact world, by enumeration."""
 
 import itertools
 import math
@@ -14,6 +14,7 @@ from edlm.likelihood.bounds import step_nll
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.unmasking import AbstractUnmasking, AtRandom, MostCertain, Remasking
 from edlm.schedule import AbstractSchedule, LogLinear
+from tests.counting import multisets
 from tests.worlds import World, cartesian
 
 
@@ -129,13 +130,6 @@ def resampled(p: Tensor, energy: Tensor, k: int) -> Tensor:
     log_v = torch.where(often > 0, often.log() - torch.where(p > 0, energy, 0.0), -math.inf)
     impossible = (log_v == -math.inf).all(dim=1, keepdim=True)
     return probability @ torch.where(impossible, often.log(), log_v).softmax(dim=1)
-
-
-@cache
-def multisets(n: int, k: int) -> Tensor:
-    """Every way in which k draws fall on n outcomes, as how often each is drawn: [(n + k - 1 over k) n]."""
-    drawn = torch.tensor(list(itertools.combinations_with_replacement(range(n), k))).view(-1, k)
-    return torch.zeros(len(drawn), n, dtype=torch.float64).scatter_add(1, drawn, torch.ones(drawn.shape).double())
 
 
 def subsets(masked: Tensor) -> list[Tensor]:
@@ -349,22 +343,3 @@ def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor
 
 
 # ---------------------------------------------------------------- comparing counts with a distribution
-
-
-def chi_square(counts: Tensor, distribution: Tensor) -> float:
-    """How far counts are from a distribution, as a standard normal deviate (Wilson and Hilferty 1931).
-
-    Cells with fewer than five expected counts are merged; a count where the distribution is zero is infinitely far.
-    """
-    if (counts[distribution == 0] > 0).any():
-        return math.inf
-    expected, counts = distribution * counts.sum(), counts.double()
-    small = expected < 5
-    expected = torch.cat([expected[~small], expected[small].sum()[None]])
-    counts = torch.cat([counts[~small], counts[small].sum()[None]])
-    counts, expected = counts[expected > 0], expected[expected > 0]
-    df = len(expected) - 1
-    if df == 0:  # one text is certain, and nothing else was counted
-        return -math.inf
-    statistic = ((counts - expected) ** 2 / expected).sum().item()
-    return ((statistic / df) ** (1 / 3) - (1 - 2 / (9 * df))) / math.sqrt(2 / (9 * df))

@@ -367,8 +367,8 @@ MUTANTS = (
     Mutant(
         "a text takes the token that a step gave its neighbour",
         "inference/batch_executor.py",
-        "results += [(sequences[row], result, i) for i, row in enumerate(rows)]",
-        "results += [(sequences[row], result, i - (len(rows) > 2)) for i, row in enumerate(rows)]",
+        "results.append((sequences[row], result, i))",
+        "results.append((sequences[row], result, i - (len(rows) > 2)))",
         (f"{CONTINUOUS}::test_thousands_of_texts_of_two_users_never_hold_a_token_of_the_other",),
     ),
     Mutant(

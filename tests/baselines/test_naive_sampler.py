@@ -7,7 +7,8 @@ from edlm.baselines.naive_sampler import NaiveSampler
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain
 from edlm.schedule import LogLinear
-from tests.enumeration import chi_square, sampler_distribution
+from tests.counting import chi_square
+from tests.enumeration import sampler_distribution
 from tests.sampling.test_sampler_distribution import DENSE, FAR, BrokenReader, N, counts, denoiser
 from tests.worlds import Residual
 

@@ -16,7 +16,8 @@ from edlm.rng import Purpose, uniforms
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import NonFiniteRows, StepResult
 from edlm.schedule import Cosine, LogLinear
-from tests.enumeration import Step, chi_square, resampled, sampler_distribution
+from tests.counting import chi_square
+from tests.enumeration import Step, resampled, sampler_distribution
 from tests.networks import denoiser
 from tests.sampling.test_sampler_distribution import BrokenEnergy, BrokenReader
 from tests.worlds import Constant, Marginals, Residual, world

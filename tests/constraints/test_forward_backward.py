@@ -14,7 +14,7 @@ from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.constraints.forward_backward import AutomataOfRows
 from edlm.sampling.constrained import ConstrainedPosterior
 from tests.constraints.automata import NO_TWO, SUM, THREE_STATES, inside, tables
-from tests.enumeration import chi_square
+from tests.counting import chi_square
 from tests.worlds import Marginals, world
 
 WORLD = world("dense", length=4, seed=1)

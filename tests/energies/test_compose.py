@@ -23,8 +23,9 @@ from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.log_partition import log_partition_ends
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import LogLinear
+from tests.counting import chi_square
 from tests.energies.situation import L, V, situation
-from tests.enumeration import Step, chi_square, exact_bound, mean_step_nll, sampler_distribution
+from tests.enumeration import Step, exact_bound, mean_step_nll, sampler_distribution
 from tests.networks import base_of, denoiser, stirred
 from tests.sampling.test_sampler_distribution import FAR, counts
 from tests.worlds import Conditional, Marginals, OnProposal, Residual, world

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from edlm.data.synthetic import Agree, HiddenMarkov, Markov
 from edlm.exact import hidden_markov as distributions
-from tests.enumeration import chi_square, subsets
+from tests.counting import chi_square
+from tests.enumeration import subsets
 from tests.worlds import EnumeratedAutoregressive, Marginals, cartesian, hidden
 
 FAR = 3.9

@@ -17,7 +17,8 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
 from tests import networks
-from tests.enumeration import chi_square, sampler_distribution
+from tests.counting import chi_square
+from tests.enumeration import sampler_distribution
 from tests.sampling.test_sampler_distribution import COAR, DENSE, FAR, LONGER, N, counts, denoiser
 from tests.worlds import Conditional, Constant, Marginals, OnProposal, Residual, cartesian, world
 

@@ -12,7 +12,8 @@ from edlm.planning.compute_budget import PlannedSampler, StepChoice, best_plan, 
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain
 from edlm.schedule import LogLinear
-from tests.enumeration import Step, chi_square, step_distribution
+from tests.counting import chi_square
+from tests.enumeration import Step, step_distribution
 from tests.sampling.test_sampler_distribution import DENSE, FAR, N, counts, denoiser
 from tests.worlds import Conditional, Residual
 

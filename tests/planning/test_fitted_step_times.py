@@ -12,7 +12,8 @@ from edlm.likelihood.bounds import sampler_bound
 from edlm.planning.fitted_step_times import best_grid, step_costs
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import Cosine, LogLinear
-from tests.enumeration import chi_square, sampler_distribution
+from tests.counting import chi_square
+from tests.enumeration import sampler_distribution
 from tests.sampling.test_sampler_distribution import DENSE, FAR, N, counts, denoiser
 from tests.worlds import Residual
 

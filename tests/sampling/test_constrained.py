@@ -13,7 +13,8 @@ from edlm.sampling.state import NonFiniteRows
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from tests.constraints.automata import NO_TWO, SUM, THREE_STATES, inside, tables
-from tests.enumeration import chi_square, sampler_distribution
+from tests.counting import chi_square
+from tests.enumeration import sampler_distribution
 from tests.worlds import Conditional, Marginals, OnProposal, Residual, world
 
 FAR = 3.9

@@ -16,7 +16,8 @@ from edlm.models import readout
 from edlm.sampling import candidates
 from edlm.sampling.sampler import EXACT, Sampler
 from edlm.schedule import LogLinear
-from tests.enumeration import chi_square, sampler_distribution, sampler_distributions
+from tests.counting import chi_square
+from tests.enumeration import sampler_distribution, sampler_distributions
 from tests.worlds import Conditional, EnumeratedAutoregressive, Marginals, Residual, world
 
 WORLD = world("dense", vocabulary=2, length=3, seed=11)

@@ -12,7 +12,8 @@ from edlm.interfaces import Model
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import NonFiniteRows, StepResult
 from edlm.schedule import Cosine, LogLinear
-from tests.enumeration import Step, chi_square, sampler_distribution, step_distribution
+from tests.counting import chi_square
+from tests.enumeration import Step, sampler_distribution, step_distribution
 from tests.worlds import Conditional, Constant, EnumeratedAutoregressive, Marginals, OnProposal, Residual, World, world
 
 FAR = 3.9

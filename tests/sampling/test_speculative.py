@@ -12,7 +12,7 @@ from edlm.sampling.candidates import propose
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.speculative import _residual, verify_draft
 from edlm.schedule import LogLinear
-from tests.enumeration import chi_square
+from tests.counting import chi_square
 from tests.networks import autoregressive, denoiser, stirred
 from tests.worlds import Marginals, Residual, cartesian, world
 

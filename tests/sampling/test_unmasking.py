@@ -17,7 +17,8 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import NonFiniteRows
 from edlm.sampling.unmasking import AtRandom, MostCertain, Remasking
 from edlm.schedule import Cosine, LogLinear
-from tests.enumeration import Step, chi_square, path_bound, sampler_distribution, step_distribution, subsets
+from tests.counting import chi_square
+from tests.enumeration import Step, path_bound, sampler_distribution, step_distribution, subsets
 from tests.sampling.test_sampler_distribution import DENSE, FAR, LONGER, BrokenReader, N, counts, denoiser
 from tests.worlds import Conditional, Marginals, Residual, World
 

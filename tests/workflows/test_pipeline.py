@@ -206,6 +206,7 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_
     )
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_more_workers_than_the_machine_has_is_an_error_that_names_the_resource(home):
     output = run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "64", expect=1)
@@ -219,6 +220,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_a_stage_that_failed_states_so_in_mlflow(home):
     run(home, "pretrain", "--cluster.workers", "64", "--pretrain.batch", "128", expect=1)

@@ -55,6 +55,7 @@ def test_a_text_longer_than_a_canvas_is_not_for_a_static_batch(generator):
         fill(generator, [long])
 
 
+@pytest.mark.chaos
 @pytest.mark.cluster
 def test_a_small_contest_answers_every_request_of_every_way():
     tables = [block for block in serve(SMALL).blocks if isinstance(block, Table)]

@@ -75,6 +75,7 @@ def test_what_is_not_registered_is_not_served(settings, storage):
         deploy(settings, TRACKING, str(storage), "other")
 
 
+@pytest.mark.chaos
 @pytest.mark.cluster
 def test_a_damaged_model_never_answers(settings, storage):
     at = deploy(replace(settings, min_replicas=1), TRACKING, str(storage), "damaged")

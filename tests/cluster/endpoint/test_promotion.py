@@ -133,6 +133,7 @@ def test_a_running_text_is_finished_by_the_model_that_began_it(stage):
             assert answer["choices"][0]["text"] != alone
 
 
+@pytest.mark.chaos
 def test_the_line_that_serve_prints_promotes_from_any_shell_and_states_why_it_does_not(stage):
     output = command("--alias", "second")
     assert output.returncode == 0, output.stderr

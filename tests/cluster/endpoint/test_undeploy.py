@@ -55,6 +55,7 @@ def refuses(stage, refused: list[int]) -> bool:
     return status != 200
 
 
+@pytest.mark.chaos
 def test_a_serve_that_listens_for_everybody_is_not_used_without_keys(stage):
     """Neither by the command nor by a replica of a config; the setting `serving.host` names loopback all the while."""
     serve.shutdown()

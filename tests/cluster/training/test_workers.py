@@ -130,6 +130,7 @@ def test_what_is_finished_is_not_trained_again(uninterrupted, data):
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_been(uninterrupted, data, tmp_path):
     reference, weights = uninterrupted
     fault = ("kill", 9, 7, str(tmp_path / "struck"))

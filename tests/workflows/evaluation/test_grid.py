@@ -15,7 +15,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from edlm.storage import publish
-from tests.enumeration import chi_square
+from tests.counting import chi_square
 from tests.networks import TRANSFORMER, autoregressive, denoiser
 from tests.paths import SMALLEST
 from tests.worlds import cartesian
