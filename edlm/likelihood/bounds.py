@@ -227,13 +227,14 @@ def step_bound(
     total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     moves = unmasked.any(dim=1)
     bound = moves & False if constraints is None else moves & constraints.constrained.to(x0.device)
-    scores = bool(sampler.may_score(total.new_tensor([t]), model.energy).any())
+    time = torch.full((len(x0),), t, dtype=torch.float64, device=x0.device)
+    scores = bool(sampler.may_score(time[:1], model.energy).any())
     k = max(sampler.candidates, 1) if scores else 1
     for constrained, chosen in ((False, moves & ~bound), (True, bound)):
         rows = torch.nonzero(chosen)[:, 0]
         if len(rows) == 0:
             continue
-        time, selected = total.new_full((len(rows),), t), (x0[rows], xt[rows], unmasked[rows])
+        selected = x0[rows], xt[rows], unmasked[rows], time[rows]
         keys = seeds(seed, index, first_row + rows, Purpose.REPEAT)
         u, u_class = (
             uniforms(keys, draw, 0, purpose, (repeats, k, x0.shape[1]))
@@ -241,15 +242,15 @@ def step_bound(
         )
         if constrained:
             assert constraints is not None
-            context = model.denoiser.read(selected[1], time)
+            context = model.denoiser.read(selected[1], selected[3])
             log_p = log_p_of(model.denoiser, context, selected[1] == model.denoiser.mask, selected[0])
             total[rows] = constrained_step_nll(
-                *selected, time, model, constraints[rows], context, log_p, sampler.energy_temperature, u, u_class
+                *selected, model, constraints[rows], context, log_p, sampler.energy_temperature, u, u_class
             )
         elif scores:
-            total[rows] = step_nll(*selected, time, model, sampler.candidates, sampler.energy_temperature, u)
+            total[rows] = step_nll(*selected, model, sampler.candidates, sampler.energy_temperature, u)
         else:
-            context = model.denoiser.read(selected[1], time)
+            context = model.denoiser.read(selected[1], selected[3])
             total[rows] = -log_p_of(model.denoiser, context, selected[2], selected[0]).sum(dim=-1)
     return total
 
