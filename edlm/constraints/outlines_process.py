@@ -29,6 +29,8 @@ def main() -> None:
         index = outlines_core.Index(
             rf"\x00(?:{expression})\z", outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
         )
+    except MemoryError:  # the caller names the limit
+        raise
     except BaseException as error:  # ValueError, and the exception of a panic, which is no Exception
         sys.stdout.buffer.write(json.dumps({"error": str(error)}).encode() + b"\n")
         return
