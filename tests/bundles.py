@@ -1,5 +1,6 @@
 """A tiny bundle with random weights, for tests of generation and serving."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edlm.checkpoints.energies import network_on, save_energy
@@ -23,10 +24,10 @@ ENERGIES = {
 
 
 def save_models(
-    folder: Path, tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
+    folder: Path, tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH, texts: Sequence[str] = ()
 ) -> tuple[Path, dict[str, Path]]:
-    """Save a denoiser and two energies for it to `folder`, and return their folders."""
-    built = tokenizer.build([])
+    """Save a denoiser and two energies for it to `folder`, and return their folders; `texts` train the tokenizer."""
+    built = tokenizer.build(texts)
     built.save(folder)
     model = folder / "denoiser"
     save_denoiser(model, denoiser(built.size).state_dict(), TRANSFORMER, LogLinear(), length, folder / FILE, {})
@@ -41,10 +42,14 @@ def save_models(
 
 
 def make_bundle(
-    folder: Path, name: str = "tiny", tokenizer: TokenizerConfig = CHARACTERS, length: int = LENGTH
+    folder: Path,
+    name: str = "tiny",
+    tokenizer: TokenizerConfig = CHARACTERS,
+    length: int = LENGTH,
+    texts: Sequence[str] = (),
 ) -> Path:
     """Save a bundle that scores with its step energy to `folder`/bundle, and return its folder."""
-    model, energies = save_models(folder / "models", tokenizer, length)
+    model, energies = save_models(folder / "models", tokenizer, length, texts)
     bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2))
     save_bundle(folder / "bundle", bundle, model, energies)
     return folder / "bundle"

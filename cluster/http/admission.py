@@ -87,12 +87,15 @@ class Admission:
                 f"{self.request_limits.max_work:g}; ask for fewer steps, candidates, tokens or choices",
                 code="work_limit_exceeded",
             )
-        if self._rate_limit is None:
-            return
-        if wait := self._rate_limit.wait_seconds(context.key):
+        self.require_allowance(context)
+        if self._rate_limit is not None:
+            self._rate_limit.use(context.key, work)
+
+    def require_allowance(self, context: RequestContext) -> None:
+        """Raise APIError if the key of the request has reached its rate limit."""
+        if self._rate_limit is not None and (wait := self._rate_limit.wait_seconds(context.key)):
             self.metrics.add(instruments.REJECTED, 1, "rate_limit")
             raise APIError(429, "this API key has reached its rate limit", None, "rate_limit_exceeded", wait)
-        self._rate_limit.use(context.key, work)
 
     @asynccontextmanager
     async def texts(

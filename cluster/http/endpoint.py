@@ -16,6 +16,7 @@ from cluster.http import score as scores
 from cluster.http.admission import STOPPING, Admission
 from cluster.http.body import JsonRoute
 from cluster.http.completions import Completions
+from cluster.http.constraint_compiler import ConstraintCompiler
 from cluster.http.errors import HANDLERS, APIError
 from cluster.http.generation import stream
 from cluster.http.generation_plan import GenerationPlan, plan_generation
@@ -85,6 +86,7 @@ class Endpoint:
     def __init__(self, engine: InferenceEngine, request_limits: RequestLimits, metrics: Metrics) -> None:
         self.engine, self.request_limits, self.metrics = engine, request_limits, metrics
         self.admission = Admission(engine, request_limits, metrics)
+        self.constraints = ConstraintCompiler(self.admission)
         self.engine_metrics = EngineMetrics(engine, metrics)
         self.warm = False
         """Whether the warm-up has finished; /readyz returns 503 until then."""
@@ -172,6 +174,7 @@ class Endpoint:
         request.require_consistent()
         self.admission.require_room(request.texts, request.plural)
         prepared = await asyncio.to_thread(make, request, self._plan(request, http))
+        prepared = await self.constraints.priced(prepared)
         self.admission.charge(prepared.plan.context, prepared.work)
         prepared = await prepared.scored(self.admission)
         if not request.stream:

@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import torch
 
+from cluster.http.errors import APIError
 from cluster.http.request_context import RequestContext
+from cluster.http.schemas.constraints import RequestedConstraint
 from cluster.http.schemas.field_types import MAX_INTEGER
 from cluster.http.schemas.requests import GenerationRequest, ScoreRequest, Streams
-from cluster.http.schemas.responses import GenerationDetails, TokenUsage
+from cluster.http.schemas.responses import ConstraintDetails, GenerationDetails, TokenUsage
 from cluster.http.served_model import ServedModel, or_api_error
 from edlm import rng as streams
 from edlm.inference.progress import GenerationCost
 from edlm.inference.request import Request
 from edlm.inference.settings import consecutive_seeds, resolved
+from edlm.inference.token_temperature import temperature_given_constraint
 from edlm.rng import Purpose
 from edlm.sampling.sampler import Sampler
 
@@ -37,6 +40,8 @@ class GenerationPlan:
     """Number of likeliest tokens that each token is drawn from; None: all."""
     top_p: float
     """Probability of the nucleus that each token is drawn from; 1: all tokens."""
+    constraint: RequestedConstraint | None
+    """What the texts satisfy; None: any text."""
     seed: int
     streams: Streams
     context: RequestContext
@@ -61,6 +66,7 @@ class GenerationPlan:
             deadline=self.deadline,
             stop=stops,
             logprobs=logprobs,
+            constraint=None if self.constraint is None else self.constraint.specification,
         )
 
     @property
@@ -87,6 +93,7 @@ class GenerationPlan:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            constraint=None if self.constraint is None else _described(self.constraint),
             distribution=ANOTHER_DISTRIBUTION if self.temperature != 1 or self.truncated else None,
             ess=sum(ess) / len(ess) if ess else None,
             denoiser_calls=sum(cost.denoiser_calls for cost in costs) if costs else None,
@@ -117,19 +124,31 @@ def plan_generation(
     """Return the plan for a request; raise APIError if this model cannot serve it."""
     context.ignored = request.ignored
     served.require_named(request.model)
-    temperature, top_k, top_p = 1.0, None, 1.0
+    temperature, top_k, top_p, constraint = 1.0, None, 1.0, None
     if isinstance(request, GenerationRequest):
         temperature, top_k, top_p = request.temperature, request.likeliest, request.top_p
-    served = served.at(temperature, top_k, top_p)
+        constraint = request.constraint
+    elif request.edlm.constraint is not None:
+        message = "a score is of any text; edlm.sampler_bound of the Python package bounds texts with a constraint"
+        raise APIError(400, message, "edlm.constraint", "unsupported_parameter")
+    drawn_at = temperature if constraint is None else temperature_given_constraint(temperature)
+    served = served.at(drawn_at, top_k, top_p)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
     if _is_truncated(top_k, top_p):
         sampler = replace(sampler, speculative=False)
     settings = or_api_error("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
+    if constraint is not None:
+        or_api_error("edlm.candidates", settings.sampler.require_candidates)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
-        served, settings.sampler, settings.energy, temperature, top_k, top_p, seed, request.streams, context, deadline
-    )
+        served, settings.sampler, settings.energy, temperature, top_k, top_p, constraint, seed, request.streams,
+        context, deadline,
+    )  # fmt: skip
+
+
+def _described(constraint: RequestedConstraint) -> ConstraintDetails:
+    return ConstraintDetails(field=constraint.field, kind=constraint.specification.kind)
 
 
 def _is_truncated(top_k: int | None, top_p: float) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 from cluster.http.errors import APIError
 
+NO_GRAMMAR = "a grammar has no finite automaton; give a regular expression, choices or a JSON schema"
+
 MAX_IGNORED = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key never matches: it contains a hyphen
 
@@ -21,15 +23,13 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "messages": (),
     "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     # vLLM
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "guided_choice": ([],),
     "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
+    "guided_json_object": (False,),
+    "guided_whitespace_pattern": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logits_processors": ([],),
@@ -40,7 +40,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "skip_special_tokens": (True,),
     "stop_token_ids": ([],),
-    "structured_outputs": ({},),
     "truncate_prompt_tokens": (-1,),
     "use_beam_search": (False,),
     # SGLang
@@ -53,6 +52,24 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stop_regex": (),
     "typical_p": (1,),
 }
+
+# Fields that constrain the text of completions and chats; what else asks for texts refuses them.
+OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
+    "guided_choice": ([],),
+    "guided_json": (),
+    "guided_regex": (),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": ({},),
+}
+
+# What to give in place of a field.
+INSTEAD: Mapping[str, str] = {
+    "ebnf": NO_GRAMMAR,
+    "guided_grammar": NO_GRAMMAR,
+    "guided_json_object": 'give response_format: {"type": "json_object"}',
+    "json_schema": "give edlm.constraint.json",
+    "regex": "give edlm.constraint.regex",
+} | dict.fromkeys(OF_COMPLETIONS, "give edlm.constraint")
 
 
 def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> tuple[str, ...]:
@@ -75,9 +92,10 @@ def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = 
 
 
 def _unsupported(name: str, neutral: tuple[Any, ...]) -> str:
+    instead = INSTEAD.get(name, "leave it out")
     if not neutral:
-        return f"{name} is not supported; leave it out"
-    return f"{name} is supported only as {' or '.join(map(repr, neutral))}, which has no effect; leave it out"
+        return f"{name} is not supported; {instead}"
+    return f"{name} is supported only as {' or '.join(map(repr, neutral))}, which has no effect; {instead}"
 
 
 def _same(value: Any, neutral: Any) -> bool:

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool, Int, Int32
 from torch import Tensor
 
+from edlm.constraints.acceptance import AcceptingStates
+
+MERGING_WORK = 2**27  # table entries that are compared to merge equal states, before they are kept apart: a second
 DEAD = 0  # the state from which nothing is accepted, and the class of the tokens that lead there from everywhere
 
 
@@ -106,23 +109,30 @@ class TokenAutomaton:
         """Return whether the tokens are a text of the language."""
         return bool(self.accepting[self.after(tokens)])
 
+    @functools.cached_property
+    def neighbours(self) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
+        """Every pair of a state and one that some token leads to, sorted; DEAD leads to itself alone."""
+        edges, size = self.edges, len(self.accepting)
+        pairs = np.unique(edges.state * size + edges.to)
+        return pairs // size, pairs % size
+
+    @functools.cached_property
+    def _acceptance(self) -> AcceptingStates:
+        return AcceptingStates(*self.neighbours, self.accepting.numpy())
+
     def accepting_after(self, count: int) -> Bool[np.ndarray, " s"]:
         """Return from which states some `count` tokens lead to acceptance."""
-        states = self.accepting.numpy()
-        for _ in range(count):
-            states = np.logical_or.reduceat(states[self.edges.to], self.edges.first)
-        return states
+        return self._acceptance.after(count)
 
     def following(self, states: Bool[np.ndarray, " s"], token: int | None = None) -> Bool[np.ndarray, " s"]:
         """Return the states, other than DEAD, that the token (None: any token) leads to from `states`."""
-        edges = self.edges
-        taken = (
-            states[edges.state]
-            if token is None
-            else states[edges.state] & (edges.token_class == int(self.classes[token]))
-        )
+        if token is None:
+            before, after = self.neighbours
+            to = after[states[before]]
+        else:
+            to = self.transitions[:, int(self.classes[token])].numpy()[states]
         reached = np.zeros_like(states)
-        reached[edges.to[taken]] = True
+        reached[to] = True
         reached[DEAD] = False
         return reached
 
@@ -131,11 +141,10 @@ class TokenAutomaton:
         """Numbers of tokens of the shortest and of the longest text (None: no limit); None if there is no text."""
         if self.start == DEAD:
             return None
-        edges, size = self.edges, len(self.accepting)
-        pairs = np.unique(edges.state[edges.to != DEAD] * size + edges.to[edges.to != DEAD])
         following: dict[int, list[int]] = defaultdict(list)
-        for state, to in zip((pairs // size).tolist(), (pairs % size).tolist(), strict=True):
-            following[state].append(to)
+        for state, to in zip(*(part.tolist() for part in self.neighbours), strict=True):
+            if to != DEAD:
+                following[state].append(to)
         shortest, queue = {self.start: 0}, deque([self.start])
         while queue:
             state = queue.popleft()
@@ -191,11 +200,11 @@ def _merged(table: Int[np.ndarray, "s c"], accepting: Bool[np.ndarray, " s"]) ->
     """Return a number for each state, the same for equivalent ones (Moore 1956), by first occurrence: DEAD stays 0.
 
     Rows are compared by a hash. Were two different ones to collide, the result would be no congruence, and every state
-    is kept.
+    is kept. So it is where a long chain of states takes more than MERGING_WORK to tell apart.
     """
     weights = np.random.default_rng(0).integers(1, 2**63, table.shape[1] + 1, dtype=np.uint64)
-    merged, count = accepting.astype(np.uint64), 0
-    while True:
+    merged, first, count = accepting.astype(np.uint64), np.zeros(0, dtype=np.int64), 0
+    for _ in range(max(2, MERGING_WORK // max(1, table.size))):
         signature = merged * weights[0] + merged[table] @ weights[1:]
         _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
         merged = np.argsort(np.argsort(first)).astype(np.uint64)[inverse]
@@ -221,9 +230,12 @@ def _reached(table: Int[np.ndarray, "s c"], states: Bool[np.ndarray, " s"]) -> B
 
 def _reaching(table: Int[np.ndarray, "s c"], states: Bool[np.ndarray, " s"]) -> Bool[np.ndarray, " s"]:
     """Return the states that can reach `states`."""
-    extended = np.concatenate([states, [False]])  # the last entry: of -1
-    count = -1
-    while extended.sum() != count:
-        count = extended.sum()
-        extended[:-1] |= extended[table].any(axis=1)
-    return extended[:-1]
+    alive = np.flatnonzero(table >= 0)
+    pairs = np.unique(table.reshape(-1)[alive].astype(np.int64) * len(table) + alive // table.shape[1])
+    state, first = pairs % len(table), np.searchsorted(pairs, np.arange(len(table) + 1) * len(table))
+    states, new = states.copy(), np.nonzero(states)[0]
+    while len(new):
+        before = np.unique(np.concatenate([state[first[each] : first[each + 1]] for each in new]))
+        new = before[~states[before]]
+        states[new] = True
+    return states

@@ -14,7 +14,6 @@ from edlm.constraints.specification import AbstractSpecification
 
 _ALLOCATION = b"memory allocation"  # of Rust's message, before it aborts
 _PATIENCE = 10  # seconds of the clock for a second of the processor, on a machine that is busy
-_NOT_IN_STRINGS = [*range(1, 32), ord('"'), ord("\\")]  # bytes that JSON escapes
 
 
 @config
@@ -47,24 +46,17 @@ class ByteAutomaton:
 def compile_bytes(specification: AbstractSpecification, limits: CompilationLimits) -> ByteAutomaton:
     """Return the automaton of a specification; raise ConfigurationError, naming the limit it exceeds."""
     kind, source = specification.source()
+    request = {kind: source, "seconds": limits.seconds, "memory": limits.memory}
     if kind == "schema":
-        for pattern in patterns(json.loads(source)):
-            inside = _compiled({"regex": pattern.removeprefix("^").removesuffix("$")}, limits)
-            if (inside.table[:, _NOT_IN_STRINGS] >= 0).any():
-                raise ConfigurationError(
-                    f"the pattern {pattern[4:-2]!r} of the JSON schema allows quotes, backslashes or control "
-                    'characters, which a string of JSON escapes; exclude them, as in [^"\\\\\\x01-\\x1f]'
-                )
-    return _compiled({kind: source}, limits)
-
-
-def _compiled(what: dict[str, str], limits: CompilationLimits) -> ByteAutomaton:
-    request = json.dumps({"regex": "", **what, "seconds": limits.seconds, "memory": limits.memory}).encode()
+        # All in one process, so that its limits are those of the whole schema.
+        request["patterns"] = sorted(
+            {each.removeprefix("^").removesuffix("$") for each in patterns(json.loads(source))}
+        )
     too_large = "; make it simpler, with fewer or shorter repetitions and alternatives"
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edlm.constraints.outlines_process"],
-            input=request + b"\n",
+            input=json.dumps(request).encode() + b"\n",
             capture_output=True,
             timeout=_PATIENCE * limits.seconds,
         )
@@ -82,6 +74,11 @@ def _compiled(what: dict[str, str], limits: CompilationLimits) -> ByteAutomaton:
     answer = json.loads(head)
     if "error" in answer:
         raise ConfigurationError(f"the constraint cannot be compiled: {answer['error'][:500]}")
+    if "pattern" in answer:
+        raise ConfigurationError(
+            f"the pattern {answer['pattern'][3:-1]!r} of the JSON schema allows quotes, backslashes or control "
+            'characters, which a string of JSON escapes; exclude them, as in [^"\\\\\\x01-\\x1f]'
+        )
     if answer["states"] > limits.byte_states:
         raise ConfigurationError(
             f"the constraint has {answer['states']:,} states over bytes; at most {limits.byte_states:,} are "

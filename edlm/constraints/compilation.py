@@ -143,9 +143,14 @@ class AutomatonCache:
         self._automata: OrderedDict[str, TokenAutomaton] = OrderedDict()
         self._lock = threading.Lock()
 
+    def has(self, specification: AbstractSpecification, begins: bool, ends: bool) -> bool:
+        """Return whether `compiled` has the automaton already."""
+        with self._lock:
+            return _key(specification, begins, ends) in self._automata
+
     def compiled(self, specification: AbstractSpecification, begins: bool, ends: bool) -> TokenAutomaton:
         """Return `compile_constraint`, from the cache if it is there."""
-        key = hashlib.sha256(json.dumps([plain(specification), begins, ends]).encode()).hexdigest()
+        key = _key(specification, begins, ends)
         with self._lock:
             if key in self._automata:
                 self._automata.move_to_end(key)
@@ -159,6 +164,10 @@ class AutomatonCache:
             ):
                 self._automata.popitem(last=False)
         return automaton
+
+
+def _key(specification: AbstractSpecification, begins: bool, ends: bool) -> str:
+    return hashlib.sha256(json.dumps([plain(specification), begins, ends]).encode()).hexdigest()
 
 
 def _require_spelt(choice: OneOf, first: Sequence[bytes | None], following: Sequence[bytes | None]) -> None:

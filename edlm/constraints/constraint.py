@@ -58,6 +58,8 @@ class Constraint:
             raise ConfigurationError(
                 f"no text of {len(tokens) + self.later} tokens satisfies the constraint{self._lengths()}"
             )
+        if all(token == mask for token in tokens):
+            return
         for position, token in enumerate(tokens):
             states = automaton.following(states, None if token == mask else token)
             if not states.any():

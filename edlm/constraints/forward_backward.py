@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Float64, Int
 
 from edlm.constraints.constraint import Constraint
+from edlm.cooperative_work import Cooperative, run_to_end
+
+TRANSITIONS_AT_ONCE = 2**20  # between two pauses; some hundredths of a second
 
 
 class AutomataOfRows:
@@ -42,11 +45,19 @@ class AutomataOfRows:
 
         `mass`: log of the probability of each class; -inf for the class DEAD and beyond a row's classes.
         """
-        length = mass.shape[1]
+        return run_to_end(self.backward_in_parts(mass))
+
+    def backward_in_parts(self, mass: Float64[np.ndarray, "b l c"]) -> Cooperative[Float64[np.ndarray, "i s"]]:
+        """Return `backward` as cooperative work, which pauses each `TRANSITIONS_AT_ONCE`."""
+        length, since = mass.shape[1], 0
         beta = np.empty((length + 1, len(self._final)))
-        with np.errstate(divide="ignore"):  # log 0 = -inf
-            beta[length] = np.log(self._final.astype(np.float64))
-            for at in reversed(range(length)):
+        beta[length] = np.where(self._final, 0.0, -np.inf)
+        for at in reversed(range(length)):
+            since += len(self._to)
+            if since > TRANSITIONS_AT_ONCE:
+                yield
+                since = 0
+            with np.errstate(divide="ignore"):  # log 0 = -inf
                 through = mass[:, at].reshape(-1)[self._mass] + beta[at + 1][self._to]
                 most = np.maximum.reduceat(through, self._first)
                 most = np.where(most == -np.inf, 0.0, most)  # -inf - -inf would be NaN

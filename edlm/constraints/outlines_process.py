@@ -1,4 +1,4 @@
-"""A process that compiles one expression with `outlines-core`, and is ended if that takes too much time or memory.
+"""A process that compiles an expression or a schema with `outlines-core`, within limits of time and memory.
 
 The library sets no limits: an expression of twenty letters may have more states than any memory holds. The process
 reads a line of JSON and writes one, with the table of the automaton behind it, or the reason why there is none.
@@ -10,6 +10,7 @@ import resource
 import sys
 
 NUL = 0  # begins what is compiled: no text has it, so that a match begins nowhere else
+NOT_IN_STRINGS = {*range(1, 32), ord('"'), ord("\\")}  # bytes that JSON escapes
 
 
 def main() -> None:
@@ -21,14 +22,22 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import outlines_core
 
-    try:
-        expression = request["regex"]
-        if "schema" in request:
-            expression = outlines_core.json_schema.build_regex_from_schema(request["schema"])
+    vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+
+    def compiled(expression: str) -> "outlines_core.Index":
         # The end of the text is part of the expression: else an alternative would end where an earlier one does.
-        index = outlines_core.Index(
-            rf"\x00(?:{expression})\z", outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
-        )
+        return outlines_core.Index(rf"\x00(?:{expression})\z", vocabulary)
+
+    try:
+        for pattern in request.get("patterns", ()):
+            following = compiled(pattern).get_transitions().values()
+            if any(byte in NOT_IN_STRINGS for transitions in following for byte in transitions):
+                sys.stdout.buffer.write(json.dumps({"pattern": pattern}).encode() + b"\n")
+                return
+        expression = request.get("regex")
+        if expression is None:
+            expression = outlines_core.json_schema.build_regex_from_schema(request["schema"])
+        index = compiled(expression)
     except MemoryError:  # the caller names the limit
         raise
     except BaseException as error:  # ValueError, and the exception of a panic, which is no Exception

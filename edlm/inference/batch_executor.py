@@ -1,7 +1,8 @@
 """Execution of batched steps: the next steps of many texts, with any times, k and windows, in one pass of the denoiser.
 
-After the pass, rows without candidates to score advance together; the others are grouped by energy, k and temperature.
-A row whose scoring alone would outlast an engine step advances by itself, with pauses, so that no request waits for it.
+After the pass, rows without candidates to score advance together; the others are grouped by energy, k and temperature,
+and rows with a constraint apart from those without. A row whose candidates alone would outlast an engine step advances
+by itself, with pauses, so that no request waits for it.
 """
 
 import time
@@ -55,14 +56,14 @@ class BatchExecutor:
         return self.work_seconds(sequence, sequence.remaining_work, rows)
 
     def is_long(self, sequence: RunningSequence) -> bool:
-        """Return whether the step runs with pauses: its scoring alone would outlast an engine step, or has begun.
+        """Return whether the step runs with pauses: its candidates alone would outlast an engine step, or has begun.
 
         Exact draws proceed position by position; their duration is unknown before the first measurement.
         """
         step = sequence.next_step()
         if sequence in self._paused or sequence in self._one_at_a_time:
             return True
-        if not step.scores:
+        if step.work.candidates == 0:
             return False
         if sequence.scoring_sampler.candidates == EXACT and not self.latency.knows(sequence.kind):
             return True
@@ -172,12 +173,12 @@ class BatchExecutor:
             for i, row in enumerate(rows):
                 sequences[row].record(context[row], result, i)
                 results.append((sequences[row], result, i))
-            if scores:
-                candidates = sum(sequences[row].next_step().work.candidates for row in rows)
+            if (candidates := sum(sequences[row].next_step().work.candidates for row in rows)) > 0:
                 self.latency.measured(first.kind, candidates, time.monotonic() - began)
-                self._count(first.energy_name, result.energy_calls)
             else:
                 plain_seconds += time.monotonic() - began
+            if scores:
+                self._count(first.energy_name, result.energy_calls)
             self._count(PASS, result.denoiser_calls)
         self.latency.measured(PASS, len(sequences), plain_seconds)
         return results
@@ -190,14 +191,14 @@ class BatchExecutor:
         """
         components, began = sequence.components, time.monotonic()
         network, work = components.denoiser.network, sequence.next_step().work
-        state = state_of([sequence], components.device)
-        context = read(network, state.xt, state.t, sequence.scoring_sampler.needed(state, sequence.model))
+        state, (sampler, model) = state_of([sequence], components.device), _sampler_and_model(sequence)
+        context = read(network, state.xt, state.t, sampler.needed(state, model))
         _synchronise(components.device)
         self.latency.measured(PASS, 1, time.monotonic() - began)
-        exact = sequence.scoring_sampler.candidates == EXACT
-        candidate_seconds = self._divisible(sequence, work) / max(sequence.scoring_sampler.candidates, 1)
+        exact, scores = sampler.candidates == EXACT, sequence.next_step().scores
+        candidate_seconds = self._divisible(sequence, work) / max(sampler.candidates, 1)
         candidates = 1 if sequence in self._one_at_a_time else max(1, int(self.step_seconds / candidate_seconds))
-        remaining = sequence.scoring_sampler.advance(state, context, sequence.model, candidates * components.length)
+        remaining = sampler.advance(state, context, model, candidates * components.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()
         while True:
@@ -209,7 +210,8 @@ class BatchExecutor:
                 seconds += time.monotonic() - began
                 self.latency.measured(sequence.kind, work.candidates / calls, seconds / calls)
                 self._count(PASS, result.denoiser_calls)
-                self._count(sequence.energy_name, result.energy_calls)
+                if scores:
+                    self._count(sequence.energy_name, result.energy_calls)
                 return result
             _synchronise(components.device)
             if exact and time.monotonic() - began < self.step_seconds:
@@ -234,10 +236,11 @@ def _split(sequences: Sequence[RunningSequence], size: int) -> Iterator[Sequence
 
 
 def _groups(sequences: Sequence[RunningSequence]) -> Iterator[list[int]]:
-    """Yield the rows that advance together: those without scoring, and those with the same scoring."""
+    """Yield the rows that advance together: those with the same scoring, or without; with a constraint, or without."""
     groups: dict[object, list[int]] = {}
     for row, sequence in enumerate(sequences):
-        groups.setdefault(_sampler_and_model(sequence), []).append(row)
+        kind = None if sequence.request.constraint is None else sequence.kind
+        groups.setdefault((_sampler_and_model(sequence), kind), []).append(row)
     yield from groups.values()
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from edlm.constraints.automaton import TokenAutomaton
 from edlm.interfaces import AnyEnergy, Model
 from edlm.sampling.sampler import EXACT, Sampler
 
@@ -11,6 +12,7 @@ DECAY = 0.97  # factor on the weight of a measured call at each later call
 SPREAD = 0.1  # least standard deviation of call sizes, relative to their mean, that identifies the fixed cost
 LEAST = 0.1  # floor on the fitted slope, relative to the mean cost per unit; a fit to few calls can be negative
 PASS = "denoiser"
+TRANSITIONS = 2**20  # of automata, summed over positions, that count as one more candidate
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,32 @@ class NetworkPasses:
         )
 
 
-def of_step(share: float, scores: bool, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
-    """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions."""
-    if not scores or energy is None:
-        return NetworkPasses(1.0)
-    return NetworkPasses(1.0, max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share), 1.0)
+def of_constraint(automaton: TokenAutomaton | None, length: int, sampler: Sampler, energy: AnyEnergy | None) -> float:
+    """Return the work per step of drawing a canvas given a constraint, in candidates; 0 without one.
+
+    The denoiser's distribution is read at all masked positions, and a position costs the automaton's transitions and,
+    for each candidate, its classes.
+    """
+    if automaton is None:
+        return 0.0
+    candidates = 1 if energy is None else sampler.candidates
+    return 1.0 + length * (len(automaton.edges.to) + candidates * automaton.transitions.shape[1]) / TRANSITIONS
 
 
-def of_canvas(masked: int, length: int, sampler: Sampler, model: Model) -> NetworkPasses:
+def of_step(
+    share: float, scores: bool, sampler: Sampler, energy: AnyEnergy | None, constraint: float = 0.0
+) -> NetworkPasses:
+    """Return the work of a step that unmasks this share of the canvas; a light head computes no other positions.
+
+    `constraint`: `of_constraint` of the row; 0 without one.
+    """
+    candidates = constraint
+    if scores and energy is not None:
+        candidates += max(sampler.candidates, 1) * (1.0 if energy.whole_sequence else share)
+    return NetworkPasses(1.0, candidates, 1.0) if candidates else NetworkPasses(1.0)
+
+
+def of_canvas(masked: int, length: int, sampler: Sampler, model: Model, constraint: float = 0.0) -> NetworkPasses:
     """Return the expected work of filling `masked` positions of a canvas; steps that unmask nothing are free."""
     times = sampler.times()
     energy, alpha = model.energy, model.schedule.alpha
@@ -52,11 +72,12 @@ def of_canvas(masked: int, length: int, sampler: Sampler, model: Model) -> Netwo
     unmasks = 1 - (1 - share.clamp(0, 1)) ** masked  # P(the step unmasks anything)
     passes = unmasks.sum().item()
     if energy is None:
-        return NetworkPasses(passes)
+        return NetworkPasses(passes, constraint * passes, passes if constraint else 0.0)
     scoring = sampler.may_score(times[1:], energy)
     steps = unmasks[scoring].sum().item()
     canvases = steps if energy.whole_sequence else share[scoring].sum().item() * masked / length
-    return NetworkPasses(passes, max(sampler.candidates, 1) * canvases, steps)
+    candidates = max(sampler.candidates, 1) * canvases + constraint * passes
+    return NetworkPasses(passes, candidates, passes if constraint else steps)
 
 
 def most_of_canvas(masked: int, length: int, sampler: Sampler, energy: AnyEnergy | None) -> NetworkPasses:
@@ -145,9 +166,12 @@ class LatencyModel:
         return self._models[kind].parts if kind in self._models else (0.0, guess)
 
 
-def kind_of(energy: str, sampler: Sampler) -> str:
+def kind_of(energy: str, sampler: Sampler, constrained: bool = False) -> str:
     """Return the name under which an energy's candidates are measured.
 
-    Exact draws are measured separately, because they proceed position by position.
+    Exact draws are measured separately, because they proceed position by position, and so are candidates that satisfy a
+    constraint.
     """
+    if constrained:
+        return f"{energy}, constrained"
     return f"{energy}, exact" if sampler.candidates == EXACT else energy

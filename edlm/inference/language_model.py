@@ -26,7 +26,12 @@ from edlm.inference.settings import (
     overridden,
     resolved,
 )
-from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE, tempered
+from edlm.inference.token_temperature import (
+    LEAST_TOKEN_TEMPERATURE,
+    MOST_TOKEN_TEMPERATURE,
+    temperature_given_constraint,
+    tempered,
+)
 from edlm.interfaces import AbstractEnergy
 
 Prompt = str | Sequence[int]
@@ -50,17 +55,14 @@ class _Plan:
         stop: tuple[str, ...] = (),
         constraint: AbstractSpecification | None = None,
     ) -> list[RunningSequence]:
+        sampler, energy, generator = self.settings.sampler, self.settings.energy, self.generator
         if constraint is not None and self.temperature == 0:
-            raise ConfigurationError(
-                "temperature is 0, where each token is the likeliest, which may satisfy no constraint; give "
-                f"{LEAST_TOKEN_TEMPERATURE:g} or more"
-            )
-        sampler, energy = self.settings.sampler, self.settings.energy
+            generator = tempered(generator, temperature_given_constraint(0))
         requests = [
             Request(tuple(known), max_tokens, seed, sampler, energy, stop=stop, constraint=constraint)
             for seed in self.seeds
         ]
-        return [RunningSequence(request, self.generator) for request in requests]
+        return [RunningSequence(request, generator) for request in requests]
 
 
 class LanguageModel:

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from edlm.constraints.automaton import TokenAutomaton
 from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
-from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_step
+from edlm.inference.cost_model import NetworkPasses, kind_of, of_canvas, of_constraint, of_step
 from edlm.inference.progress import NOT_YET, GenerationCost, Progress, Text, document_end
 from edlm.inference.request import NonFiniteText, Request
+from edlm.inference.request_automaton import automaton_of
 from edlm.inference.stop_strings import cut
 from edlm.inference.token_logprobs import TokenLogprob, token_logprobs
 from edlm.interfaces import Model
@@ -58,7 +58,7 @@ class RunningSequence:
         self.energy = components.energy_for(request.sampler, request.energy)
         self.model = Model(components.denoiser.network, self.energy, components.denoiser.schedule)
         self.energy_name = (request.energy or components.bundle.energy or "") if self.energy is not None else ""
-        self.kind = kind_of(self.energy_name, request.sampler)
+        self.kind = kind_of(self.energy_name, request.sampler, request.constraint is not None)
         # Steps that score are grouped by this: samplers that differ in steps, grid or window score alike.
         self.scoring_sampler = replace(request.sampler, steps=1, grid=None, window=(0.0, 1.0))
         self._times = request.sampler.times()
@@ -69,8 +69,9 @@ class RunningSequence:
         else:
             self._prompt = [checked(token, mask) for token in request.known if token is not None]
             self._tokens = [mask] * request.max_tokens
-        self._automaton = self._compiled()
+        self._automaton = automaton_of(request, components)
         self._constraint: Constraint | None = None  # of this canvas
+        self._constraint_work = of_constraint(self._automaton, components.length, request.sampler, self.energy)
         self._decoder = CompletionDecoder(components.tokenizer, self._prompt)
         self._unmasked_at = [NOT_YET if token == mask else 0 for token in self._tokens]
         self._logprobs: list[TokenLogprob | None] = [None] * len(self._tokens)
@@ -79,7 +80,9 @@ class RunningSequence:
         expected: dict[int, NetworkPasses] = {}  # by number of masks, as most canvases of a long text begin alike
         for masked in map(self._masked, reversed(self._blocks)):
             if masked not in expected:
-                expected[masked] = of_canvas(masked, components.length, request.sampler, self.model)
+                expected[masked] = of_canvas(
+                    masked, components.length, request.sampler, self.model, self._constraint_work
+                )
             self._later_work.append(self._later_work[-1] + expected[masked])
         self._remaining_steps: list[PlannedStep] = []  # of this canvas, the next one last
         self._committed, self._end, self._stopped, self._cost = 0, len(self._tokens), False, GenerationCost()
@@ -151,19 +154,12 @@ class RunningSequence:
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
         text = self._decoder.whole(tokens) if self._cut is None else self._cut
-        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._cost)
+        # A completion that satisfies its constraint is complete, however many tokens it has.
+        complete = self._stopped or (self._automaton is not None and self.request.max_tokens is not None)
+        return Text(tokens, text, self.request.seed, "stop" if complete else "length", self._cost)
 
     def _recorded(self) -> tuple[TokenLogprob | None, ...] | None:
         return None if self.request.logprobs is None else tuple(self._logprobs)
-
-    def _compiled(self) -> TokenAutomaton | None:
-        """Return the automaton of the request's constraint; raise ConfigurationError if no text satisfies it."""
-        if self.request.constraint is None:
-            return None
-        completes = self.request.max_tokens is not None
-        automaton = self.components.automata.compiled(self.request.constraint, begins=not self._prompt, ends=completes)
-        Constraint(automaton).require_possible(torch.tensor(self._tokens), self.components.mask)
-        return automaton
 
     def _constraint_of(self, block: CanvasBlock) -> Constraint | None:
         """Return the constraint of a canvas: it continues from the text before, and what follows can complete it."""
@@ -212,7 +208,7 @@ class RunningSequence:
         for i, count in enumerate(torch.bincount(self._unmask_step).tolist()):
             if i >= last and count:
                 scores = may_score[i] and self._has_choice(self._unmask_step == i)
-                work = of_step(count / components.length, scores, sampler, self.energy)
+                work = of_step(count / components.length, scores, sampler, self.energy, self._constraint_work)
                 self._remaining_steps.append(PlannedStep(i, scores, work))
         self.remaining_work = sum(
             (step.work for step in self._remaining_steps), self._later_work[len(self._blocks) - self._block - 1]

@@ -16,6 +16,17 @@ from edlm.models.transformer import Block
 
 LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE = 0.01, 2.0  # lower values overflow logits; 0 is the likeliest token
 
+NEARLY_ZERO = 1e-6  # logits of networks are far from overflowing float32 when they are divided by it
+
+
+def temperature_given_constraint(temperature: float) -> float:
+    """Return the token temperature at which texts with a constraint are drawn.
+
+    At 0 a single text has all of the probability, which may not satisfy the constraint. Close to 0, all of it given the
+    constraint is that of the likeliest text that does.
+    """
+    return temperature if temperature > 0 else NEARLY_ZERO
+
 
 def tempered(generator: TextGenerator, temperature: float) -> TextGenerator:
     """Return the generator at another token temperature: 0, or LEAST_ to MOST_TOKEN_TEMPERATURE. Weights are shared."""
@@ -32,7 +43,7 @@ def with_heads(generator: TextGenerator, **attributes: object) -> TextGenerator:
         dict(zip(generator.energies, energies, strict=True)),
         generator.tokenizer,
     )
-    view.viewed = generator.model
+    view.viewed, view.automata = generator.model, generator.automata
     return view
 
 

@@ -6,6 +6,7 @@ the energy's groups are summed and one candidate is picked for all of them.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -15,7 +16,7 @@ from edlm import equations
 from edlm.constraints.class_masses import class_masses
 from edlm.constraints.constraint import RowConstraints
 from edlm.constraints.forward_backward import AutomataOfRows
-from edlm.cooperative_work import Cooperative
+from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.rng import Purpose
 from edlm.sampling.candidates import propose, score_candidates
@@ -39,12 +40,29 @@ class ConstrainedPosterior:
         u: Float64[Tensor, "b k l"],
     ) -> None:
         """Compute log Z = log P_theta(C | x_t), and with `u` a token of every class at every masked position."""
+        run_to_end(self._solved(denoiser, context, xt, constraints, u))
+
+    @classmethod
+    def in_parts(cls, *arguments: Any) -> Cooperative["ConstrainedPosterior"]:
+        """Return the posterior of these arguments, those of the constructor, as cooperative work."""
+        result = object.__new__(cls)
+        yield from result._solved(*arguments)
+        return result
+
+    def _solved(
+        self,
+        denoiser: AnyDenoiser,
+        context: Tensor,
+        xt: Int[Tensor, "b l"],
+        constraints: RowConstraints,
+        u: Float64[Tensor, "b k l"],
+    ) -> Cooperative[None]:
         length = xt.shape[1]
         self._constraints, self._reads = constraints, constraints.read(length).to(xt.device)
         self._classes = class_masses(denoiser, context, xt, constraints, u)
         self._automata = AutomataOfRows(list(constraints), length)
         self._mass = self._classes.mass
-        self._beta = self._automata.backward(self._mass)
+        self._beta = yield from self._automata.backward_in_parts(self._mass)
         self._free = propose(denoiser, context, xt, (xt == denoiser.mask) & ~self._reads, u)
         self.log_z = torch.from_numpy(self._automata.log_z(self._beta)).to(xt.device)
 
@@ -88,11 +106,12 @@ def constrained_step(
     """Draw k candidates x ~ p_theta(. | x_t, C), weigh each by exp(-E / tau), and unmask the tokens of one at U.
 
     With k = 1 nothing is weighed. Rows for which p_theta gives the constraint no probability, or that is NaN, are
-    marked as broken. Pauses between calls of the energy, as `resample_step` does.
+    marked as broken. Pauses between calls of the energy, as `resample_step` does, and before them in proportion to the
+    automata.
     """
     xt, block, length = state.xt, model.block, state.length
     assert state.constraints is not None
-    posterior = ConstrainedPosterior(
+    posterior = yield from ConstrainedPosterior.in_parts(
         model.denoiser, context, xt, state.constraints, state.uniforms(Purpose.CANDIDATE, k, length)
     )
     x, by_position = posterior.draw(state.uniforms(Purpose.TOKEN_CLASS, k, length))

@@ -46,8 +46,30 @@ def test_the_lengths_are_those_of_the_shortest_and_of_the_longest_text(machine):
     else:
         shortest, longest = automaton.lengths
         assert possible[0] == shortest
-        assert (longest is None) == (possible[-1] == 4)  # four states: a text of four tokens visits one twice
+        # Four states: a text of 4 to 7 tokens visits one twice, and if there is a longer one there is one of these.
+        unlimited = any(automaton.accepting_after(count)[automaton.start] for count in range(4, 8))
+        assert (longest is None) == unlimited
         assert longest in (None, possible[-1])
+
+
+@given(tables(), st.integers(0, 40))
+@settings(max_examples=60, deadline=None)
+def test_states_from_which_many_tokens_are_accepted_are_those_found_token_by_token(machine, count):
+    automaton = minimal_form(np.arange(3), *machine)
+    states = automaton.accepting.numpy()
+    for _ in range(count):
+        states = states[automaton.transitions.numpy()].any(axis=1)
+    assert automaton.accepting_after(count).tolist() == states.tolist()
+
+
+def test_a_chain_of_many_states_keeps_them_and_no_other():
+    """States of a chain are told apart one by one, which is given up where it takes too long."""
+    length = 3000
+    table = np.full((length + 2, 3), -1)
+    table[np.arange(length), 0] = np.arange(1, length + 1)  # the last state is reached by nothing
+    automaton = minimal_form(np.arange(3), table, 0, np.ones(length + 2, dtype=bool))
+    assert len(automaton.accepting) == length + 2  # with the dead one
+    assert automaton.lengths == (0, length)
 
 
 @pytest.mark.parametrize("count", range(5))

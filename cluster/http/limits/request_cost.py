@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from edlm.inference.canvas import context_tokens
 from edlm.inference.cost_model import most_of_canvas
+from edlm.inference.cost_model import of_constraint as work_of_constraint
 from edlm.inference.generator import TextGenerator
 from edlm.inference.request import Request
+from edlm.inference.request_automaton import automaton_of
 from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
 
@@ -19,12 +21,25 @@ EXACT_SHARE = 0.5  # per exactly drawn token: 0.4 with 50,257 tokens, 0.05 with 
 
 
 def of_request(request: Request, generator: TextGenerator) -> float:
-    """Return an upper bound, over all seeds, on the passes to generate the text that its response will report."""
+    """Return an upper bound, over all seeds, on the passes to generate the text that its response will report.
+
+    Without what its constraint adds (`of_constraint`).
+    """
     energy = generator.energy_for(request.sampler, request.energy)
     canvases = Counter(_masked(request, generator.length))
     return sum(
         count * _of_canvas(masked, generator.length, request.sampler, energy) for masked, count in canvases.items()
     )
+
+
+def of_constraint(request: Request, generator: TextGenerator) -> float:
+    """Return an upper bound on the passes that the request's constraint adds, which is compiled unless it is already.
+
+    Raise ConfigurationError for a constraint that cannot be compiled, or that no text of the request satisfies.
+    """
+    energy, automaton = generator.energy_for(request.sampler, request.energy), automaton_of(request, generator)
+    steps = sum(min(request.sampler.steps, masked) for masked in _masked(request, generator.length))
+    return CANDIDATE_SHARE * steps * work_of_constraint(automaton, generator.length, request.sampler, energy)
 
 
 def of_score(

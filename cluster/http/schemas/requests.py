@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.http.errors import APIError
+from cluster.http.schemas.constraints import ConstraintFields, ConstraintSettings, RequestedConstraint, single
 from cluster.http.schemas.field_types import (
     MAX_PROMPT,
     MAX_TOKENS,
@@ -18,7 +19,7 @@ from cluster.http.schemas.field_types import (
     Token,
     Tokens,
 )
-from cluster.http.unsupported_fields import NEUTRAL, ignored
+from cluster.http.unsupported_fields import NEUTRAL, OF_COMPLETIONS, ignored
 from edlm.config import ConfigurationError
 from edlm.inference.settings import LEAST_SEED, MAX_SEED, overridden
 from edlm.inference.token_temperature import LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
@@ -33,7 +34,7 @@ MAX_SECONDS = 3600
 MAX_LOGPROBS = 20  # as in vLLM
 
 Streams = Literal["independent", "shared"]
-Choices = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
 Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
 
 
@@ -59,6 +60,8 @@ class SamplerSettings(Body):
     streams: Streams | None = None
     """Random streams of several texts. `shared`: text i of each prompt has the seed `seed + i`, default with a seed;
     `independent`: each text has its own seed, default without one."""
+    constraint: ConstraintSettings | None = None
+    """What a completion is to satisfy, or the whole text of an infill."""
 
     @field_validator("window")
     @classmethod
@@ -124,7 +127,7 @@ class _Request(Body, extra="allow"):
 class GenerationRequest(_Request):
     """Fields of every request for texts."""
 
-    n: Choices = 1
+    n: Count = 1
     """Number of texts per prompt."""
     temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
     """Token temperature: each token is drawn from p^(1/temperature); 0 selects the most likely token. Any value but 1
@@ -145,6 +148,14 @@ class GenerationRequest(_Request):
         options = self.stream_options
         unknown = () if options is None else ignored(options.model_extra or {}, {})
         return (*super().ignored, *(f"stream_options.{name}" for name in unknown))
+
+    @property
+    def constraint(self) -> RequestedConstraint | None:
+        """What the texts are to satisfy, None for any text. Raise APIError for several constraints, or a wrong one."""
+        return single(self._constraints())
+
+    def _constraints(self) -> list[RequestedConstraint]:
+        return [] if self.edlm.constraint is None else self.edlm.constraint.given("edlm.constraint")
 
     @property
     def likeliest(self) -> int | None:
@@ -168,9 +179,19 @@ class GenerationRequest(_Request):
             raise APIError(400, f"{message}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise APIError(400, "stream_options requires stream: true", "stream_options", "invalid_value")
+        if (constraint := self.constraint) is not None:
+            self._require_constrainable(constraint)
+
+    def _require_constrainable(self, constraint: RequestedConstraint) -> None:
+        """Raise APIError if a field does not combine with a constraint."""
+        for field, truncates in (("top_k", self.likeliest is not None), ("top_p", self.top_p < 1)):
+            if truncates:
+                raise constraint.conflict(
+                    field, "leaves each token a few likely ones, which may exclude every text", "use temperature"
+                )
 
 
-class ContinuationRequest(GenerationRequest):
+class ContinuationRequest(GenerationRequest, ConstraintFields):
     """Fields of requests for texts that continue a prompt."""
 
     stop: Stop | None = None
@@ -184,6 +205,16 @@ class ContinuationRequest(GenerationRequest):
         if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
             message = f"the stop strings have {letters} characters in all; at most {MAX_STOP_LETTERS} are allowed"
             raise APIError(400, message, "stop", "invalid_value")
+
+    def _constraints(self) -> list[RequestedConstraint]:
+        return [*super()._constraints(), *self.constraints_in_fields()]
+
+    def _require_constrainable(self, constraint: RequestedConstraint) -> None:
+        super()._require_constrainable(constraint)
+        if self.stops:
+            raise constraint.conflict(
+                "stop", "may cut a text before it satisfies it", "let the constraint end the text"
+            )
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -200,7 +231,7 @@ class CompletionRequest(ContinuationRequest):
     """A text, a list of token ids, or a list of either."""
     max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
     """Maximum number of tokens per text. 0 generates nothing: with `echo`, the text is the prompt."""
-    best_of: Choices | None = None
+    best_of: Count | None = None
     """Generate this many texts and return the n of lowest energy per token, as in /v1/score. 1 has no effect."""
     echo: bool = False
     """Begin each text with its prompt, as tokenized."""
@@ -219,6 +250,13 @@ class CompletionRequest(ContinuationRequest):
             raise APIError(400, message, "best_of", "invalid_value")
         if self.stream and self.ranked:
             raise APIError(400, "best_of compares finished texts; leave out stream", "best_of", "invalid_value")
+
+    def _require_constrainable(self, constraint: RequestedConstraint) -> None:
+        super()._require_constrainable(constraint)
+        if self.suffix is not None:
+            raise constraint.conflict("suffix", "belongs to the text as well", "send all of it to /v1/infill")
+        if self.max_tokens == 0:
+            raise constraint.conflict("max_tokens", "is 0, which generates no text", "ask for as many as it takes")
 
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
@@ -262,7 +300,7 @@ class InfillRequest(GenerationRequest):
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "best_of": (1,), "echo": (False,), "logprobs": (), "max_tokens": (), "prompt": (), "stop": ([],),
-        "suffix": (),
+        "suffix": (), **OF_COMPLETIONS,
     }  # fmt: skip
 
     @model_validator(mode="after")
@@ -286,7 +324,7 @@ class ScoreRequest(_Request):
     in fixed counts. For candidates 1, and for 0 with an energy of a step's tokens."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **NEUTRAL, "logprobs": (), "temperature": (1,), "top_k": (-1, 0), "top_p": (1,),
+        **NEUTRAL, "logprobs": (), "temperature": (1,), "top_k": (-1, 0), "top_p": (1,), **OF_COMPLETIONS,
     }  # fmt: skip
 
     @model_validator(mode="after")

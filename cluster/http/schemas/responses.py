@@ -114,6 +114,13 @@ class TokenUsage(_Schema):
     """Sum of both."""
 
 
+class ConstraintDetails(_Schema):
+    field: str
+    """Field of the request that constrains the texts."""
+    kind: Literal["regex", "choice", "json_schema"]
+    """What it is: a regular expression, choices, or a JSON schema (an object's is `{"type": "object"}`)."""
+
+
 class GenerationDetails(_Schema):
     """The object `edlm` of a response: what is needed to reproduce it, and its cost."""
 
@@ -139,6 +146,8 @@ class GenerationDetails(_Schema):
     """Number of likeliest tokens that each token was drawn from; None: all."""
     top_p: float
     """Probability of the nucleus that each token was drawn from; 1: all tokens."""
+    constraint: ConstraintDetails | None
+    """What every text satisfies; None: any text."""
     distribution: Literal["another distribution"] | None
     """`another distribution` if the temperature is not 1, or the distributions are truncated: the model's bounds do not
     apply to these texts."""

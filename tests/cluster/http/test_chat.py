@@ -75,7 +75,7 @@ def test_the_length_has_two_names_and_else_is_the_rest_of_the_canvas_or_half_of_
         ({"messages": [{"role": "pirate", "content": "a"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a", "tool_call_id": "1"}]}, "messages"),
         ({"messages": [HELLO], "tools": [{"type": "function"}]}, "tools"),
-        ({"messages": [HELLO], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [HELLO], "response_format": {"type": "xml"}}, "response_format.type"),
         ({"messages": [HELLO], "stop": ""}, "stop"),
     ],
 )

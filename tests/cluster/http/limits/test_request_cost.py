@@ -1,23 +1,36 @@
 """What a request is charged is never less than what it takes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cluster.http.limits import request_cost as cost
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.local import serving
+from edlm.constraints.specification import Regex
 from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.cost_model import NetworkPasses
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
-from edlm.sampling.sampler import EXACT
+from edlm.sampling.sampler import EXACT, Sampler
 from edlm.sampling.state import StepResult
 from tests.bundles import make_bundle
 from tests.cluster.asking import COMPLETIONS, INFILL, ask, error
 from tests.engines import new_request, requests
 
 FULL, STEPS = 12, 1024
+PATTERN = "[a-y ]+"  # of which there are texts of every length
+WORDS = [f"{a}{b}{c}" for a in "abcdefg" for b in "hijklmn" for c in "opqrs"]
+
+
+@st.composite
+def constrained_requests(draw: st.DrawFn) -> Request:
+    """Any request with a constraint that the tiny bundle can serve."""
+    wish = draw(requests(vocabulary=26).filter(lambda wish: wish.sampler.candidates > 0))
+    return replace(wish, constraint=Regex(pattern=PATTERN))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +59,26 @@ def test_no_text_takes_more_than_is_charged_for_it(bundle, wish):
     sequence, took = taken(wish, generator)
     charged = cost.of_request(wish, generator)
     assert sequence.text().cost.denoiser_calls <= took <= charged + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(wish=constrained_requests())
+def test_no_text_with_a_constraint_takes_more_than_is_charged_for_it(bundle, wish):
+    generator = open_bundle(bundle)
+    sequence, took = taken(wish, generator)
+    added = cost.of_constraint(wish, generator)
+    assert sequence.text().cost.denoiser_calls <= took <= cost.of_request(wish, generator) + added + 1e-9
+
+
+def test_a_constraint_costs_in_proportion_to_its_automaton_and_its_steps(generator):
+    plain = new_request((1,), FULL - 1, steps=4)
+    small, large, longer = (
+        cost.of_constraint(replace(plain, constraint=Regex(pattern=pattern), sampler=Sampler(steps=steps)), generator)
+        for pattern, steps in (("[ab]+", 4), (f"(?:{'|'.join(WORDS)})+[a-z]*", 4), ("[ab]+", 8))
+    )
+    assert cost.of_constraint(plain, generator) == 0
+    assert small < large
+    assert longer == pytest.approx(2 * small)
 
 
 @pytest.mark.parametrize("candidates", [1, 8])

@@ -1,0 +1,88 @@
+"""2,000 served texts under 40 random expressions and 20 random JSON schemas: all satisfy them, seeds repeat."""
+
+import json
+import random
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jsonschema
+import pytest
+
+from cluster.http.local import serving
+from edlm.data.tokenizer_kinds import BPE
+from edlm.inference.generator import open_bundle
+from tests.bundles import make_bundle
+from tests.cluster.asking import COMPLETIONS, ask
+from tests.cluster.conftest import PATIENT
+from tests.constraints.test_compilation import random_expression
+from tests.vocabularies import TEXTS
+
+pytestmark = pytest.mark.chaos
+
+EXPRESSIONS, SCHEMAS, REQUESTS_EACH, TEXTS_PER_REQUEST, CLIENTS = 40, 20, 5, 7, 6
+MAX_TOKENS = 64
+
+
+def random_schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
+    """A schema with properties, arrays, choices, formats, patterns and bounds of lengths."""
+    leaves = [
+        {"type": "integer"}, {"type": "boolean"}, {"type": "null"}, {"type": "number"},
+        {"enum": [rng.randint(0, 99), "é", None]}, {"const": rng.choice(["a", 1.5, [True]])},
+        {"type": "string", "maxLength": rng.randint(0, 5)}, {"type": "string", "minLength": 1, "maxLength": 3},
+        {"type": "string", "pattern": rng.choice(["^[a-c]+$", "x|yz", r"\d{2}-\d"])},
+        {"type": "string", "format": rng.choice(["date", "time"])}, {"type": ["boolean", "null"]},
+    ]  # fmt: skip
+    if depth == 0 or rng.random() < 0.2:
+        return rng.choice(leaves)
+    inner = [random_schema(rng, depth - 1) for _ in range(rng.randint(1, 2))]
+    kind = rng.randrange(4)
+    if kind == 0:
+        return {"anyOf": inner}
+    if kind == 1:
+        return {"type": "array", "items": inner[0], "minItems": rng.randint(0, 1), "maxItems": 2}
+    names = [f"p{index}" for index in range(len(inner))]
+    required = [name for name in names if rng.random() < 0.7]
+    return {"type": "object", "properties": dict(zip(names, inner, strict=True)), "required": required}
+
+
+def satisfies(text: str, constraint: dict[str, Any]) -> bool:
+    """Whether a text satisfies the constraint, as others than the service see it."""
+    if "regex" in constraint:
+        return re.fullmatch(constraint["regex"], text) is not None
+    jsonschema.validate(json.loads(text), constraint["json"])
+    return True
+
+
+def test_every_served_text_satisfies_its_constraint(tmp_path):
+    rng = random.Random(1)
+    constraints: list[dict[str, Any]] = [{"regex": random_expression(rng)} for _ in range(EXPRESSIONS)]
+    constraints += [{"json": random_schema(rng)} for _ in range(SCHEMAS)]
+    bodies = [
+        {
+            "prompt": rng.choice(["", "the cat ", "日本"]), "max_tokens": MAX_TOKENS, "n": TEXTS_PER_REQUEST,
+            "seed": 1000 * number + 100 * repeat, "structured_outputs": constraint,
+            "edlm": {"steps": rng.choice([1, 2, 4]), "candidates": rng.choice([1, 1, 3]),
+                     "energy": rng.choice(["step", "conditional"])},
+        }
+        for number, constraint in enumerate(constraints) for repeat in range(REQUESTS_EACH)
+    ]  # fmt: skip
+    rng.shuffle(bodies)
+    generator = open_bundle(make_bundle(tmp_path, tokenizer=BPE(size=280), length=32, texts=TEXTS))
+    counts = Counter[str]()
+    with serving(generator, "1/0", limits=PATIENT) as service, ThreadPoolExecutor(CLIENTS) as threads:
+        answers = list(threads.map(lambda body: ask(service.url, COMPLETIONS, body, timeout=600), bodies))
+        for body, answer in zip(bodies, answers, strict=True):
+            counts[f"status {answer.status_code}"] += 1
+            assert answer.status_code == 200, (body, answer.text)
+            texts = [choice["text"] for choice in answer.json()["choices"]]
+            assert all(satisfies(text, body["structured_outputs"]) for text in texts), (body, texts)
+            counts["texts"] += len(texts)
+            counts["texts that differ"] += len(set(texts))
+        for body, answer in list(zip(bodies, answers, strict=True))[::10]:
+            again = ask(service.url, COMPLETIONS, body, timeout=600).json()  # alone
+            assert again["choices"] == answer.json()["choices"]
+            counts["requests repeated alone"] += 1
+    print(dict(counts))
+    assert counts["texts"] >= 2000
