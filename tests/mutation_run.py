@@ -56,6 +56,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "sampling/memory_footprint": "sampling/test_memory_footprint",
     "sampling/speculative": "sampling/test_speculative",
     "sampling/constrained": "constraints/test_forward_backward sampling/test_constrained",
+    "constraints/acceptance": "constraints/test_automaton",
     "constraints/automaton": "constraints/test_automaton",
     "constraints/constraint": "sampling/test_constrained",
     "constraints/forward_backward": "constraints/test_forward_backward",

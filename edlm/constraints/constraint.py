@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Constraint:
     """State before position `first`; None: the automaton's start."""
     later: int = 0
     """Number of tokens that follow position `stop`, in later canvases: the text ends after these."""
+    _alive: dict[int, Bool[np.ndarray, "i s"]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def before(self) -> int:
@@ -35,6 +36,23 @@ class Constraint:
     def final(self) -> Bool[np.ndarray, " s"]:
         """States after the last position that is read from which the text can end, with the tokens that follow."""
         return self.automaton.accepting_after(self.later)
+
+    def alive(self, length: int) -> Bool[np.ndarray, "i s"]:
+        """Return the states that texts can be in before each position of a canvas and after the last.
+
+        They are reached from the state before the first position by some tokens, and lead to the end by some.
+        """
+        if length not in self._alive:
+            automaton, read = self.automaton, self.read(length)
+            states = np.arange(len(self.final)) == self.before
+            counts = [max(0, read.stop - max(at, read.start)) for at in range(length + 1)]
+            result = np.empty((length + 1, len(states)), dtype=bool)
+            for at, count in enumerate(counts):
+                result[at] = states & automaton.accepting_after(count + self.later)
+                if read.start <= at < read.stop:
+                    states = automaton.following(states)
+            self._alive[length] = result
+        return self._alive[length]
 
     def read(self, length: int) -> slice:
         """Return the positions of a canvas that the automaton reads."""

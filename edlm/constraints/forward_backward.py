@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int
 
+from edlm.constraints.class_masses import LEAST
 from edlm.constraints.constraint import Constraint
 from edlm.cooperative_work import Cooperative, run_to_end
 
+HEADROOM = 600.0  # nats by which the largest factor exceeds 1: half of the range of a float64
 TRANSITIONS_AT_ONCE = 2**20  # between two pauses; some hundredths of a second
 
 
@@ -29,20 +31,20 @@ class AutomataOfRows:
         state, edge = (np.cumsum([0, *counts]) for counts in (states, [len(part.to) for part in edges]))
         self._start = (state[:-1] + [constraint.before for constraint in constraints]).astype(np.int64)
         self._first = np.concatenate([part.first + offset for part, offset in zip(edges, edge, strict=False)])
-        self._state = np.concatenate([part.state + offset for part, offset in zip(edges, state, strict=False)])
         self._to = np.concatenate([part.to + offset for part, offset in zip(edges, state, strict=False)])
         self._class = np.concatenate([part.token_class for part in edges])
         self._mass = np.concatenate([part.token_class + row * self.classes for row, part in enumerate(edges)])
         self._degree = np.diff(np.append(self._first, edge[-1]))
-        self._final = np.concatenate([each.final for each in constraints])
+        self._alive = np.concatenate([each.alive(length) for each in constraints], axis=1)
         self._reads = np.zeros((len(edges), length), dtype=bool)
         for row, constraint in enumerate(constraints):
             self._reads[row, constraint.read(length)] = True
-        self._row = np.repeat(np.arange(len(edges)), states)
+        self._row, self._row_first = np.repeat(np.arange(len(edges)), states), state[:-1]
 
     def backward(self, mass: Float64[np.ndarray, "b l c"]) -> Float64[np.ndarray, "i s"]:
         """Return log beta before each position and after the last one, for the states of all rows.
 
+        It is -inf for states that texts cannot be in there (`Constraint.alive`), which nothing depends on.
         `mass`: log of the probability of each class; -inf for the class DEAD and beyond a row's classes.
         """
         return run_to_end(self.backward_in_parts(mass))
@@ -50,20 +52,40 @@ class AutomataOfRows:
     def backward_in_parts(self, mass: Float64[np.ndarray, "b l c"]) -> Cooperative[Float64[np.ndarray, "i s"]]:
         """Return `backward` as cooperative work, which pauses each `TRANSITIONS_AT_ONCE`."""
         length, since = mass.shape[1], 0
-        beta = np.empty((length + 1, len(self._final)))
-        beta[length] = np.where(self._final, 0.0, -np.inf)
+        beta = np.empty(self._alive.shape)
+        beta[length] = np.where(self._alive[length], 0.0, -np.inf)
         for at in reversed(range(length)):
             since += len(self._to)
             if since > TRANSITIONS_AT_ONCE:
                 yield
                 since = 0
-            with np.errstate(divide="ignore"):  # log 0 = -inf
-                through = mass[:, at].reshape(-1)[self._mass] + beta[at + 1][self._to]
-                most = np.maximum.reduceat(through, self._first)
-                most = np.where(most == -np.inf, 0.0, most)  # -inf - -inf would be NaN
-                total = np.add.reduceat(np.exp(through - most[self._state]), self._first)
-                beta[at] = np.where(self._reads[self._row, at], most + np.log(total), beta[at + 1])
+            before = np.where(self._reads[self._row, at], self._before(mass[:, at], beta[at + 1], at), beta[at + 1])
+            beta[at] = np.where(self._alive[at], before, -np.inf)
         return beta
+
+    def _before(
+        self, mass: Float64[np.ndarray, "b c"], beta: Float64[np.ndarray, " s"], at: int
+    ) -> Float64[np.ndarray, " s"]:
+        """Return log beta before position `at` from that after it: sums of products, scaled by each row's largest beta.
+
+        Where a sum is too small for that, although its state can accept, it is computed in log space.
+        """
+        most = np.maximum.reduceat(beta, self._row_first)
+        scale = (np.where(most == -np.inf, 0.0, most) - HEADROOM)[self._row]  # -inf - -inf would be NaN
+        factor, weight = np.exp(beta - scale), np.exp(mass).reshape(-1)
+        total = np.add.reduceat(weight[self._mass] * factor[self._to], self._first)
+        with np.errstate(divide="ignore"):  # log 0 = -inf
+            result = scale + np.log(total)
+            small = np.nonzero((total < LEAST) & self._alive[at])[0]
+            if len(small):
+                degree = self._degree[small]
+                first = np.cumsum(degree) - degree
+                edge = np.arange(degree.sum()) + np.repeat(self._first[small] - first, degree)
+                through = mass.reshape(-1)[self._mass[edge]] + beta[self._to[edge]]
+                most = np.maximum.reduceat(through, first)
+                most = np.where(most == -np.inf, 0.0, most)
+                result[small] = most + np.log(np.add.reduceat(np.exp(through - np.repeat(most, degree)), first))
+        return result
 
     def log_z(self, beta: Float64[np.ndarray, "i s"]) -> Float64[np.ndarray, " b"]:
         """Return log Z, the log-probability that the constraint is satisfied, of each row."""

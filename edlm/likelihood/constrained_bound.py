@@ -13,11 +13,11 @@ from edlm import equations
 from edlm.constraints.constraint import RowConstraints
 from edlm.interfaces import Model
 from edlm.sampling.constrained import (
-    ENTRIES,
     ConstrainedPosterior,
     against_denoiser,
     as_seen,
     has_constrained_choice,
+    rows_at_once,
 )
 
 
@@ -39,9 +39,7 @@ def constrained_step_nll(
     Candidate 1 is x_0 at U; its other masked positions are drawn given x_0 at U and the constraint. `log_p`: log
     p_theta of x_0, 0 where x_t is not masked. Infinite for an x_0 that does not satisfy the constraint.
     """
-    classes = max((each.automaton.transitions.shape[1] for each in constraints), default=1)
-    rows = max(1, ENTRIES // (u[0].numel() * classes))
-    parts = []
+    parts, rows = [], rows_at_once(x0.shape[1], model.denoiser, u.shape[1] * u.shape[2])
     for part in torch.arange(len(x0), device=x0.device).split(rows):
         rest = [values[part] for values in (x0, xt, unmasked, t, context, log_p, u, u_class)]
         parts.append(_of_rows(*rest, model=model, constraints=constraints[part], temperature=temperature))

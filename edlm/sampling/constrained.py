@@ -22,7 +22,7 @@ from edlm.rng import Purpose
 from edlm.sampling.candidates import propose, score_candidates
 from edlm.sampling.state import StepResult, StepState
 
-ENTRIES = 2**24  # most entries (rows x candidates x positions x classes) in memory at once: 200 MB
+ENTRIES = 2**24  # most entries (rows x positions x vocabulary) in memory at once: 200 MB
 
 
 class ConstrainedPosterior:
@@ -93,6 +93,11 @@ class ConstrainedPosterior:
         result._beta = self._automata.backward(result._mass)
         result.log_z = torch.from_numpy(self._automata.log_z(result._beta)).to(device) + free
         return result
+
+
+def rows_at_once(length: int, denoiser: AnyDenoiser, candidates: int) -> int:
+    """Return how many rows of this length are computed at once, for the memory that their distributions take."""
+    return max(1, ENTRIES // (length * max(denoiser.vocabulary, candidates)))
 
 
 def has_constrained_choice(unmasked: Bool[Tensor, "b l"]) -> Bool[Tensor, " b"]:

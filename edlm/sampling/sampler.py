@@ -19,7 +19,7 @@ from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.cooperative_work import Cooperative, run_to_end
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
-from edlm.sampling.constrained import ENTRIES, constrained_step, has_constrained_choice
+from edlm.sampling.constrained import constrained_step, has_constrained_choice, rows_at_once
 from edlm.sampling.state import NonFiniteRows, StepResult, StepState, join
 from edlm.sampling.step import exact_step, plain_step, resample_step, speculative_step
 from edlm.sampling.unmasking import AtRandom, Remasking, UnmaskingConfig
@@ -163,15 +163,14 @@ class Sampler:
     def _constrained_step(
         self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None
     ) -> Cooperative[StepResult]:
-        """Return `advance` for rows that all have a constraint, in parts whose class masses fit `ENTRIES`."""
+        """Return `advance` for rows that all have a constraint, in parts of `rows_at_once`."""
         self.require_candidates()
         assert state.constraints is not None
         chooses = self.may_score(state.t, model.energy) & has_constrained_choice(state.unmasked)
         results = []
         for k, members in ((1, ~chooses), (self.candidates, chooses)):
             rows = torch.nonzero(members)[:, 0]
-            classes = max((each.automaton.transitions.shape[1] for each in state.constraints), default=1)
-            for part in rows.split(max(1, ENTRIES // (k * state.length * classes))) if len(rows) else ():
+            for part in rows.split(rows_at_once(state.length, model.denoiser, k)) if len(rows) else ():
                 arguments = state.at(part), context[part], model, k, self.energy_temperature, tokens_at_once
                 result = yield from constrained_step(*arguments)
                 results.append((torch.zeros_like(chooses).index_fill(0, part, True), result))

@@ -138,7 +138,7 @@ def test_a_class_far_less_likely_than_another_keeps_its_mass():
     u = torch.full((1, 1, 4), 0.5, dtype=torch.float64)
     masses = class_masses(Confident(), torch.zeros(1), torch.full((1, 4), 3), RowConstraints([Constraint(only)]), u)
     assert masses.mass[0, :, 1] == pytest.approx(-2000 + math.log1p(math.exp(-1)))
-    assert masses.tokens[0, 0, :, 1].tolist() == [1, 1, 1, 1]
+    assert masses.at(np.ones((1, 1, 4), dtype=np.int64))[0].tolist() == [[[1, 1, 1, 1]]]
 
 
 def test_what_is_not_a_number_is_seen_in_log_z():
