@@ -15,7 +15,7 @@ from cluster.serving.replica import TargetVersion
 from edlm.config import _classes
 from tests.browser import chromium
 from tests.paths import PROJECT
-from workflows.benchmark import SampleBenchmark, ServeBenchmark
+from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, ServeBenchmark
 from workflows.benchmarking.trained import Trained
 from workflows.experiment import Experiment
 from workflows.promote import Promote
@@ -96,7 +96,16 @@ def test_examples_of_docstrings_are_code_and_flags_do_not_break(site):
 def test_every_setting_has_a_help_text():
     silent = {
         f"{cls.__name__}.{name}"
-        for root in (Experiment, Arguments, TargetVersion, Promote, SampleBenchmark, ServeBenchmark, Trained)
+        for root in (
+            Experiment,
+            Arguments,
+            TargetVersion,
+            Promote,
+            SampleBenchmark,
+            ConstraintsBenchmark,
+            ServeBenchmark,
+            Trained,
+        )
         for cls in reachable(root)
         for name, field in cls.__pydantic_fields__.items()
         if not field.description and not (name == "kind" and len(get_args(field.annotation)) == 1)

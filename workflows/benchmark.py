@@ -2,6 +2,8 @@
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
+python -m workflows.benchmark constraints --tokenizer FOLDER [--steps 8 --folder FOLDER ...]
+    race samplers with constraints with plain diffusion
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     compare three kinds of batching, on a Ray instance of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancelled_share 0.1 ...]
@@ -22,6 +24,7 @@ from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.batching_comparison import Loads, contest
+from workflows.benchmarking.constraints import WHOLE, ConstrainedSampling, measure_constraints
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
 from workflows.benchmarking.sampling import RaceResult, Sampling, Size, measure
@@ -62,6 +65,13 @@ TRAINED = (
     "samplers that verify speculative drafts have the same distribution as their counterparts."
 )
 
+CONSTRAINED = (
+    "Samplers run one after the other in every round, after a warm-up round; seconds are medians over the rounds (in "
+    "brackets: minimum to maximum), ratios are within one round. The denoiser is untrained, and the energy of k > 1 is "
+    "0, which takes no time. A step of plain diffusion draws the positions that it unmasks; one that draws whole texts "
+    "draws all masked positions, as a sampler with a constraint does."
+)
+
 
 @config
 class SampleBenchmark(Sampling):
@@ -69,6 +79,14 @@ class SampleBenchmark(Sampling):
 
     folder: str | None = None
     """Folder for `sample.md`, or `sample-trained.md` of trained networks; None only prints the document."""
+
+
+@config
+class ConstraintsBenchmark(ConstrainedSampling):
+    """Flags of `constraints`."""
+
+    folder: str | None = None
+    """Folder for `constraints.md`; None only prints the document."""
 
 
 @config
@@ -112,6 +130,27 @@ def sample(settings: SampleBenchmark) -> ReportDocument:
             *(_table(size, rows) for size in dict.fromkeys(row.size for row in rows)),
             *_origin(settings),
         ],
+    )
+
+
+def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
+    """Run the race of samplers with constraints and return the document about it."""
+    rows = measure_constraints(settings, _say)
+    whole = next(row.times for row in rows if row.name == WHOLE)
+    cells = []
+    for row in rows:
+        seconds, automaton = row.times, row.automaton
+        sizes = (NONE,) * 3
+        if automaton is not None:
+            sizes = tuple(f"{size:,}" for size in (*automaton.transitions.shape, len(automaton.edges.to)))
+        cells.append(
+            (row.name, f"{seconds.median:.3g} ({min(seconds.rounds):.3g} to {max(seconds.rounds):.3g})",
+             _ratio(whole.times_of(seconds)), *sizes)
+        )  # fmt: skip
+    columns = ("sampler", "seconds per text", f"times {WHOLE}", "states", "classes of tokens", "transitions")
+    caption = f"L = {settings.length}, T = {settings.steps}, a denoiser of {settings.layers} layers of {settings.width}"
+    return ReportDocument(
+        "Cost of constraints", [Paragraph(CONSTRAINED), Table(caption, columns, cells), *_origin(settings)]
     )
 
 
@@ -217,7 +256,7 @@ def _ratio(ratio: tuple[float, float, float]) -> str:
 
 def main() -> None:
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in ("sample", "serve"):
+    if not arguments or arguments[0] not in ("sample", "constraints", "serve"):
         print(__doc__, file=sys.stderr)
         raise SystemExit(2)
     name, flags = arguments[0], arguments[1:]
@@ -225,6 +264,9 @@ def main() -> None:
         settings = from_flags(SampleBenchmark, flags, __doc__ or "")
         text = markdown_page(sample(settings))
         name += "" if settings.models is None else "-trained"
+    elif name == "constraints":
+        settings = from_flags(ConstraintsBenchmark, flags, __doc__ or "")
+        text = markdown_page(constraints(settings))
     else:
         settings = from_flags(ServeBenchmark, flags, __doc__ or "")
         text = markdown_page(serve(settings))

@@ -18,9 +18,10 @@ from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
 from edlm.storage import publish
 from tests.bundles import CHARACTERS, LENGTH, save_models
+from tests.chats import write_chat_tokenizer
 from tests.networks import TRANSFORMER, autoregressive
 from tests.paths import PROJECT
-from workflows.benchmark import SampleBenchmark, sample
+from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, constraints, sample
 from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
 from workflows.benchmarking.trained import Trained
 from workflows.evaluation.measurements.likelihood import Bound
@@ -46,6 +47,18 @@ def test_a_lap_counts_as_often_as_it_declares():
 
 def test_ratios_are_of_the_same_round():
     assert Times([1.0, 2.0, 4.0]).times_of(Times([2.0, 6.0, 4.0])) == (2.0, 1.0, 3.0)
+
+
+def test_samplers_with_constraints_race_those_without(tmp_path):
+    tokenizer = str(write_chat_tokenizer(tmp_path / "tokenizer"))
+    settings = ConstraintsBenchmark(tokenizer=tokenizer, length=40, steps=2, candidates=2, width=16, layers=1, rounds=1)
+    (table,) = [block for block in constraints(settings).blocks if isinstance(block, Table)]
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(cells)[:4] == ["plain", "plain, whole texts", "date, k = 1", "date, k = 2"]
+    assert len(cells) == 12
+    assert cells["plain, whole texts"]["times plain, whole texts"] == "1.00 (1.00 to 1.00)"
+    assert cells["date, k = 1"]["states"] == "13"  # ten characters, the end, and after and before them
+    assert cells["plain"]["states"] == "–"
 
 
 def test_every_sampler_stands_in_the_table_of_its_size():
