@@ -61,8 +61,7 @@ gpu-check: install ## tests and figures on this machine's GPU in nine minutes (d
 	@.ci/gpu-check
 
 # torch first and by pip: an unpinned torch, asked for beside the rest, may bring another build than the tested one, and
-# only pip looks where the machine's settings say. uv sets up the other 250 packages in a third of pip's time; it leaves
-# the bytecode to the first import, which every one of a cluster's processes then compiles anew where none may write it.
+# only pip looks where the machine's settings say. uv sets up the other 250 packages in a third of pip's time.
 $(INSTALLED): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "no python3 found: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
@@ -73,6 +72,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) torch
 	@$(PIP) uv
 	@echo "[3/3] Ray, DeepSpeed, MLflow, datasets, edlm and its tests' tools"
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
 	@touch $(INSTALLED)
 	@echo "installed in .venv"
