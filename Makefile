@@ -11,6 +11,8 @@ export EDLM_HOME ?= $(CURDIR)/runs
 # Two worker processes with several threads each slow one another down on a few cores.
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
+# A cluster is dozens of processes with the same imports: the first one compiles them, for all.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 # One process per core, at most as many as fit a laptop's memory; the tests of a file share one.

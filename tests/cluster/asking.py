@@ -38,9 +38,10 @@ def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> None:
 
 
 def events(text: str) -> list[Any]:
-    """The data of a stream's events, JSON decoded; the end is the word [DONE]."""
-    pieces = text.split("\n\n")
-    assert pieces.pop() == "", "a stream ends with an empty line"
+    """The data of a stream's events, JSON decoded; the end is the word [DONE]. Comments, which keep alive, are none."""
+    *pieces, end = text.split("\n\n")
+    assert end == "", "a stream ends with an empty line"
+    pieces = [piece for piece in pieces if not piece.startswith(":")]
     assert all(piece.startswith("data: ") for piece in pieces)
     data = [piece.removeprefix("data: ") for piece in pieces]
     return [event if event == "[DONE]" else json.loads(event) for event in data]

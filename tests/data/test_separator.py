@@ -110,10 +110,11 @@ def test_separators_of_any_letters_are_parted(separator, starts):
     assert tokenizer.separator not in tokenizer.encode(text)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if made(name).separator is not None])
+@pytest.mark.parametrize("name", KINDS)
 def test_the_usual_kinds_spell_no_separator(name):
     tokenizer = made(name)
-    assert tokenizer.separator is not None
+    if tokenizer.separator is None:  # there is none to spell
+        return
     token = tokenizer._rust.id_to_token(tokenizer.separator)
     assert token is not None
     for text in (token, f"a{token}b", f" {token} {token}{token}"):

@@ -10,15 +10,15 @@ from mlflow import MlflowClient
 
 import edlm
 from tests.exports import opened, own_modules
-from tests.paths import ONE_ENERGY
+from tests.paths import ONE_ENERGY, SMALLEST, TWO_ENERGIES
 from tests.workflows.commands import run
 from workflows.export import main as export_command
 from workflows.import_export import import_export
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-ENERGIES = ["finetune-conditional", "finetune-residual", "finetune-coar"]
-STAGES = ["prepare", "pretrain", "autoregress", "judge", "finetune-step", *ENERGIES, "evaluate", "register"]
+BEFORE = ["prepare", "pretrain", "autoregress", "judge", "finetune-step"]
+STAGES = [*BEFORE, "finetune-coar", "evaluate", "register"]
 
 
 def states(output: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home, port) -> str:
-    return run(home, "pipeline", "--serving.port", str(port))
+    return run(home, "pipeline", "--serving.port", str(port), experiment=TWO_ENERGIES)
 
 
 def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
@@ -95,24 +95,37 @@ def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
 
 
 def test_a_second_run_reuses_every_stage(first, home, port):
-    again = run(home, "pipeline", "--serving.port", str(port))
+    again = run(home, "pipeline", "--serving.port", str(port), experiment=TWO_ENERGIES)
     assert states(again) == dict.fromkeys([*STAGES, "report"], "reused")
     assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
-    dry = run(home, "pipeline", "--serving.port", str(port), "--dry-run")
+    dry = run(home, "pipeline", "--serving.port", str(port), "--dry-run", experiment=TWO_ENERGIES)
     assert states(dry) == dict.fromkeys([*STAGES, "report"], "reused")
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("first")
+def test_every_kind_of_energy_is_trained_by_two_workers_measured_served_and_exported(home, port, tmp_path, monkeypatch):
+    output = run(home, "pipeline", "--serving.port", str(port), experiment=SMALLEST)
+    begun = ["finetune-conditional", "finetune-residual", "evaluate", "register"]
+    assert states(output) == {**dict.fromkeys([*BEFORE, "finetune-coar"], "reused"), **dict.fromkeys(begun, "started")}
+    _exported(output, home, tmp_path, monkeypatch, "| residual | k = 2 |")
 
 
 def test_the_registered_model_is_exported_with_its_measured_bounds_and_gives_the_same_texts(
     first, home, tmp_path, monkeypatch
 ):
+    _exported(first, home, tmp_path, monkeypatch, "| step | k = 2 |")
+
+
+def _exported(output: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str) -> None:
+    """What `output` says was measured and registered is a repository whose texts are those of the registered model."""
     monkeypatch.setenv("EDLM_HOME", str(home))
-    evaluation = re.search(r"^\[evaluate\] finished in \d+ s: (\S+)", first, re.MULTILINE)
+    evaluation = re.search(r"^\[evaluate\] finished in \d+ s: (\S+)", output, re.MULTILINE)
     assert evaluation is not None
     repository = tmp_path / "repository"
     export_command(["smallest@champion", str(repository), "--measured", evaluation[1]])
     card = (repository / "README.md").read_text(encoding="utf-8")
-    rows = ("| plain diffusion |", "| residual | k = 2 |", "| coar | k = 2 |", "| T = 2 |")
-    for expected in ("# smallest\n", "energy='step'", *rows):
+    for expected in ("# smallest\n", "energy='step'", "| plain diffusion |", "| coar | k = 2 |", "| T = 2 |", row):
         assert expected in card
     ours = edlm.load("smallest@champion")
     with own_modules(tmp_path / "modules"):
@@ -171,7 +184,7 @@ def test_plain_diffusion_is_measured_and_served_without_energy_judge_or_autoregr
 
 @pytest.mark.usefixtures("first")
 def test_a_dry_run_states_what_a_changed_setting_would_run_again_and_why(home):
-    output = run(home, "pipeline", "--finetune.0.training.steps", "2", "--dry-run")
+    output = run(home, "pipeline", "--finetune.0.training.steps", "2", "--dry-run", experiment=TWO_ENERGIES)
     lines = dict(re.findall(r"^\[([\w-]+)\] (.*)$", output, re.MULTILINE))
     assert lines["finetune-step"] == "runs: finetune.step.training.steps changed 3 -> 2"
     assert lines["evaluate"] == lines["register"] == "runs: finetune-step runs"
@@ -181,9 +194,9 @@ def test_a_dry_run_states_what_a_changed_setting_would_run_again_and_why(home):
 @pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
-    changed = run(home, "evaluate", "--finetune.0.training.steps", "2")
+    changed = run(home, "evaluate", "--finetune.0.training.steps", "2", experiment=TWO_ENERGIES)
     assert states(changed) == {
-        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", *ENERGIES], "reused"),
+        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", "finetune-coar"], "reused"),
         **dict.fromkeys(["finetune-step", "evaluate"], "started"),
     }
 
@@ -192,7 +205,8 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
 @pytest.mark.usefixtures("first")
 def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
-    output = run(home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"), expect=1)
+    short = ("--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"))
+    output = run(home, "evaluate", *short, expect=1, experiment=TWO_ENERGIES)
     assert "3 of" in output
     assert re.search(
         r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", output
@@ -201,9 +215,7 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_
     kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", output).groups())
     assert kept == total - 3
     (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
-    assert "3 of 3 measurements done" in run(
-        home, "evaluate", "--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt")
-    )
+    assert "3 of 3 measurements done" in run(home, "evaluate", *short, experiment=TWO_ENERGIES)
 
 
 @pytest.mark.chaos

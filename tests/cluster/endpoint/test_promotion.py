@@ -177,6 +177,7 @@ def test_an_endpoint_that_asks_for_keys_is_not_promoted_without_one(monkeypatch)
         Promotion(SECONDS, key=None)
 
 
+@pytest.mark.chaos
 def test_without_registry_and_storage_the_endpoint_answers_and_a_replica_starts_again(stage):
     """The registry is queried by the promoting command, never by a replica; its model is cached."""
     stage.promote("first")

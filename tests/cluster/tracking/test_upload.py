@@ -200,7 +200,7 @@ def wait_for(condition) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("fault", ["killed", "frozen"])
+@pytest.mark.parametrize("fault", [pytest.param("killed", marks=pytest.mark.chaos), "frozen"])
 def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, tmp_path, caplog, fault):
     tracking = Tracking(uri=server.uri, experiment=fault, request_timeout_seconds=4.0)  # 1 is too few on a busy machine
     runs = open_tracking(tracking, str(tmp_path))

@@ -1,10 +1,15 @@
-"""DeepSpeed on two real processes says what one process says, for every stage, precision and objective."""
+"""DeepSpeed on two real processes says what one process says, for every stage, precision and objective.
+
+`make test` tries the setups of `USUAL`; those of `ALL` are trained with the tests marked `chaos`.
+"""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -13,11 +18,13 @@ from edlm.training.local_engine import LocalEngine
 from tests import toy
 from tests.cluster.training.zero_worker import (
     ADAPTED,
+    ALL,
     LENGTH,
     MEASURED,
     SCIENCE,
-    VALIDATED,
+    USUAL,
     VOCABULARY,
+    Setups,
     adapted,
     curve,
     held_out,
@@ -31,13 +38,24 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 SECONDS = 360
 # One process adds up gradients in another order, and has its bfloat16 weights elsewhere in memory, for other kernels.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-3}
-SETUPS = [f"{precision} {stage}" for precision in TOLERANCE for stage in (0, 1, 2, 3)]
-VALIDATED_SETUPS = [f"{precision} {stage}" for precision, stage in VALIDATED]
+
+
+def tried(choose: Callable[[Setups], Iterable[Any]]) -> list[Any]:
+    """The parameters of a test: those that are not `USUAL` are marked `chaos`."""
+    usual = list(choose(USUAL))
+    return [pytest.param(one, marks=() if one in usual else pytest.mark.chaos) for one in choose(ALL)]
+
+
+SETUPS = tried(lambda setups: [f"{p} {stage}" for p, stages in setups.of_precisions.items() for stage in stages])
+VALIDATED_SETUPS = tried(lambda setups: [f"{precision} {stage}" for precision, stage in setups.validated])
+STAGES = tried(lambda setups: setups.of_objectives)
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> dict:
+def two(request, tmp_path_factory) -> dict:
     """What two workers found."""
+    chosen = (item for item in request.session.items if item.path == request.path)
+    setups = "all" if any(item.get_closest_marker("chaos") for item in chosen) else "usual"
     output = tmp_path_factory.mktemp("zero") / "curves.json"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -46,7 +64,7 @@ def two(tmp_path_factory) -> dict:
     log = output.with_suffix(".log").open("w")
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.training.zero_worker", str(rank), str(port), str(output)],
+            [sys.executable, "-m", "tests.cluster.training.zero_worker", str(rank), str(port), str(output), setups],
             cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT,
         )
         for rank in range(2)
@@ -71,7 +89,7 @@ def test_every_stage_has_the_values_of_one_process(two, setup):
         assert mine == pytest.approx(theirs, rel=TOLERANCE[precision] * 10, abs=TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", tried(lambda setups: setups.summed))
 def test_gradients_of_micro_steps_and_workers_are_added_up_in_float32(two, stage):
     assert two["sums"][str(stage)] < 1e-6
 
@@ -103,7 +121,7 @@ def test_the_validation_loss_and_the_best_weights_survive_a_restart(two, setup):
     assert actual["best"][0] == min(actual["measured"])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", list(objectives()))
 def test_every_objective_is_validated_as_in_one_process_on_the_averages(two, name, stage):
     alone = []
@@ -124,7 +142,7 @@ def test_offload_to_the_host_changes_no_loss(two, stage):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", list(objectives()))
 def test_every_objective_has_the_values_of_one_process(two, name, stage):
     alone = curve(LocalEngine(objectives()[name](), SCIENCE), SCIENCE, science_rows)
@@ -132,7 +150,7 @@ def test_every_objective_has_the_values_of_one_process(two, name, stage):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", list(objectives()))
+@pytest.mark.parametrize("name", tried(lambda setups: setups.chunked))
 def test_zero_3_has_the_values_of_one_process_where_ranks_compute_unequal_numbers_of_chunks(two, name):
     """A worker gathers the LM head's weight once for all of its chunks; per chunk, ranks would wait for one another."""
     actual = two["chunked"][name]
@@ -144,9 +162,9 @@ def test_zero_3_has_the_values_of_one_process_where_ranks_compute_unequal_number
         assert len(set(actual["numbers"])) == 2
 
 
-@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_adapters_train_alone_under_every_stage_as_in_one_process_and_resume_bit_equal(two, stage):
-    engine, actual = LocalEngine(adapted(), ADAPTED), two["adaptations"][stage]
+    engine, actual = LocalEngine(adapted(), ADAPTED), two["adaptations"][str(stage)]
     alone = curve(engine, ADAPTED, science_rows)
     for mine, theirs in zip(actual["full"], alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)

@@ -140,6 +140,7 @@ def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_bee
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("ray")
 def test_a_loss_that_is_not_finite_ends_training_at_once_with_step_and_rank(data, tmp_path):
     fault = ("nan", 5, 7, "")

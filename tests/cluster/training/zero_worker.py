@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,39 @@ CPU = torch.device("cpu")
 NAMES = ("loss_nats_per_token", "gradient_norm")
 VOCABULARY, LENGTH = 5, 12
 PUBLISHED: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "conditioning_width": 16}
+
+
+@dataclass(frozen=True)
+class Setups:
+    """What two workers train."""
+
+    of_precisions: Mapping[str, tuple[int, ...]]
+    """Stages of the toy network, by precision."""
+    of_objectives: tuple[int, ...]
+    """Stages of every objective, and of adapters."""
+    validated: tuple[tuple[str, int], ...]
+    """(precision, stage) with and without validation."""
+    summed: tuple[int, ...]
+    """Stages whose sums of gradients are looked at."""
+    chunked: tuple[str, ...]
+    """Objectives whose LM head computes in small chunks."""
+
+
+USUAL = Setups(
+    {"float32": (0, 1, 2, 3), "bfloat16": (1, 3)},
+    (2, 3),
+    (("float32", 3), ("bfloat16", 1)),
+    (1, 2, 3),
+    ("denoising", "next token", "conditional"),
+)
+"""For every change of the code; most of what the others would find, these find."""
+ALL = Setups(
+    {"float32": (0, 1, 2, 3), "bfloat16": (0, 1, 2, 3)},
+    (0, 1, 2, 3),
+    (*USUAL.validated, ("float32", 0), ("bfloat16", 3)),
+    (0, 1, 2, 3),
+    (*USUAL.chunked, "published denoising", "step", "bidirectional", "edlm_nce", "residual"),
+)
 
 
 class HaltTraining(Exception):
@@ -77,11 +110,11 @@ def shared(state):
     return box[0]
 
 
-def stages() -> dict[str, dict]:
-    """For every stage and precision: the whole curve, and the curve that goes on from a state saved in the middle."""
+def stages(setups: Setups) -> dict[str, dict]:
+    """For each stage and precision: the whole curve, and the curve that goes on from a state saved in the middle."""
     results, states = {}, {}
-    for precision in ("float32", "bfloat16"):
-        for stage in (0, 1, 2, 3):
+    for precision, chosen in setups.of_precisions.items():
+        for stage in chosen:
             settings = toy.training(precision=precision, checkpoint_every=3)
             whole = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
             begun = _equal(whole.export(), {name: p.data for name, p in toy.Toy().trained.named_parameters()})
@@ -107,13 +140,10 @@ def stages() -> dict[str, dict]:
     return results
 
 
-VALIDATED = (("float32", 0), ("float32", 3), ("bfloat16", 1), ("bfloat16", 3))
-
-
-def validations() -> dict[str, dict]:
+def validations(setups: Setups) -> dict[str, dict]:
     """For some stages and precisions: what training with validation, and a resumed one, find beside one without."""
     results = {}
-    for precision, stage in VALIDATED:
+    for precision, stage in setups.validated:
         settings = toy.training(precision=precision, checkpoint_every=3)
         without = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
         plain = curve(without, settings)
@@ -221,10 +251,10 @@ def adapted(dropout: float = 0.0) -> Denoising:
     return Denoising(with_adapters(network, LowRankAdaptation(rank=2, dropout=dropout)), LogLinear(), 0)
 
 
-def adaptations() -> dict[str, dict]:
-    """For every stage: the curve of adapters, the names in their state, and whether a resumed training ends equally."""
+def adaptations(setups: Setups) -> dict[str, dict]:
+    """For each stage: the curve of adapters, the names in their state, and whether a resumed training ends equally."""
     results = {}
-    for stage in (0, 1, 2, 3):
+    for stage in setups.of_objectives:
         full = curve(ZeroEngine(adapted(), ADAPTED, Zero(stage=stage), CPU), ADAPTED, science_rows)
         whole, half, resumed = (ZeroEngine(adapted(0.3), ADAPTED, Zero(stage=stage), CPU) for _ in range(3))
         curve(whole, ADAPTED, science_rows)
@@ -258,12 +288,12 @@ def small_chunks() -> Iterator[list[int]]:
         readout.CHUNK, readout.checkpoint = whole, compute
 
 
-def chunked() -> dict[str, dict]:
-    """Every objective's curve under ZeRO-3 in small chunks, and their number on each rank."""
+def chunked(setups: Setups) -> dict[str, dict]:
+    """The objectives' curves under ZeRO-3 in small chunks, and their number on each rank."""
     results = {}
-    for name, build in objectives().items():
+    for name in setups.chunked:
         with small_chunks() as mine:
-            full = curve(ZeroEngine(build(), SCIENCE, Zero(stage=3), CPU), SCIENCE, science_rows)
+            full = curve(ZeroEngine(objectives()[name](), SCIENCE, Zero(stage=3), CPU), SCIENCE, science_rows)
         numbers = [None, None]
         torch.distributed.all_gather_object(numbers, mine[0])
         results[name] = {"full": full, "numbers": numbers}
@@ -275,18 +305,18 @@ MEASURED = replace(SCIENCE, ema=0.9, validate_every=1)  # the averages are valid
 ADAPTED = replace(SCIENCE, steps=4, ema=0.9, checkpoint_every=2)
 
 
-def main(rank: int, port: int, output: Path) -> None:
+def main(rank: int, port: int, output: Path, setups: Setups) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    results = stages()
-    results["validations"] = validations()
-    results["chunked"] = chunked()
-    results["adaptations"] = adaptations()
-    results["sums"] = {str(stage): sums(stage) for stage in (0, 1, 2, 3)}
+    results = stages(setups)
+    results["validations"] = validations(setups)
+    results["chunked"] = chunked(setups)
+    results["adaptations"] = adaptations(setups)
+    results["sums"] = {str(stage): sums(stage) for stage in setups.summed}
     for name, build in objectives().items():
-        for stage in (0, 1, 2, 3):
+        for stage in setups.of_objectives:
             engine, measured = ZeroEngine(build(), MEASURED, Zero(stage=stage), CPU), []
             held = held_out(VOCABULARY, LENGTH)
             full = curve(engine, MEASURED, science_rows, validation=held, measured=measured)
@@ -298,4 +328,4 @@ def main(rank: int, port: int, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), {"usual": USUAL, "all": ALL}[sys.argv[4]])
