@@ -41,6 +41,8 @@ class GenerationPlan:
     streams: Streams
     context: RequestContext
     deadline: float
+    candidate_tokens: bool = False
+    """Whether the stream reports the tokens of candidates."""
 
     def engine_request(
         self,
@@ -61,6 +63,7 @@ class GenerationPlan:
             deadline=self.deadline,
             stop=stops,
             logprobs=logprobs,
+            candidate_tokens=self.candidate_tokens,
         )
 
     @property
@@ -117,9 +120,10 @@ def plan_generation(
     """Return the plan for a request; raise APIError if this model cannot serve it."""
     context.ignored = request.ignored
     served.require_named(request.model)
-    temperature, top_k, top_p = 1.0, None, 1.0
+    temperature, top_k, top_p, candidate_tokens = 1.0, None, 1.0, False
     if isinstance(request, GenerationRequest):
         temperature, top_k, top_p = request.temperature, request.likeliest, request.top_p
+        candidate_tokens = request.reports_candidates
     served = served.at(temperature, top_k, top_p)
     generator = served.generator
     sampler = request.edlm.sampler(generator.bundle.sampler)
@@ -128,7 +132,17 @@ def plan_generation(
     settings = or_api_error("edlm.energy", resolved, generator, sampler, request.edlm.energy, temperature)
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
-        served, settings.sampler, settings.energy, temperature, top_k, top_p, seed, request.streams, context, deadline
+        served,
+        settings.sampler,
+        settings.energy,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        request.streams,
+        context,
+        deadline,
+        candidate_tokens,
     )
 
 
