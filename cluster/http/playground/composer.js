@@ -72,7 +72,7 @@ function fill({ candidates, window, energy_temperature }, room) {
   for (const [id, value] of Object.entries({ steps: OPENING_STEPS, candidates, temperature: energy_temperature, "window-from": window[0], "window-to": window[1], tokens: room })) $(id).value = value;
   if (model.maskWidth === 1) typed.fill = "the {14} of the {14} is {14}";
   mode();
-  openingFields = Object.fromEntries([...Object.values(SHARED), "prompt"].map((id) => [id, $(id).value]));
+  openingFields = Object.fromEntries([...Object.values(SHARED), "prompt", "match"].map((id) => [id, $(id).value]));
   drawPresets();
   reflect();
   preview();

@@ -9,7 +9,7 @@ const MESSAGES = {
   unreachable: () => ["The server cannot be reached", "It may be starting or stopped. Run again later."],
 };
 
-const FIELDS = { "edlm.steps": "steps", "edlm.candidates": "candidates", "edlm.window": "window-from", "edlm.energy_temperature": "temperature", "edlm.energy": "energy", seed: "seed", max_tokens: "tokens", prompt: "prompt", parts: "prompt", tokens: "prompt" };
+const FIELDS = { "edlm.steps": "steps", "edlm.candidates": "candidates", "edlm.window": "window-from", "edlm.energy_temperature": "temperature", "edlm.energy": "energy", seed: "seed", max_tokens: "tokens", prompt: "prompt", parts: "prompt", tokens: "prompt", "edlm.constraint": "match", "edlm.constraint.regex": "match" };
 
 // The field of the composer that a refused field of the request comes from.
 const fieldOf = (param) => FIELDS[param] ?? FIELDS[param?.split(".")[0]];

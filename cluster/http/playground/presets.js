@@ -1,9 +1,12 @@
 
 // ---------------------------------------------------------------- presets: a click sets all fields, and runs
 
+const FRAME = "the [a-z]+ of the [a-z]+ is [a-z ]+";
+
 const PRESETS = [
   { name: "Fill the gap", apply: async () => ({ mode: "fill", prompt: await gapped() }) },
   { name: "One step: plain against exact", needs: () => model.exact.length, apply: () => ({ steps: 1, candidates: 0, energy: model.exact[0] }) },
+  { name: `Must match: ${FRAME}`, apply: () => ({ prompt: "", match: FRAME, tokens: Math.min(64, model.length) }) },
 ];
 
 function drawPresets() {

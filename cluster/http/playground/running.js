@@ -13,7 +13,8 @@ const parts = (text) => text.split(/(\{\d+\})/).filter(Boolean).map((piece) => (
 function request(kind) {
   const window = [number("window-from") ?? 0, number("window-to") ?? 1];
   const resampling = { candidates: number("candidates"), window, energy_temperature: number("temperature"), energy: $("energy").value || undefined };
-  const edlm = { steps: number("steps"), ...(kind === "plain" ? { candidates: 1 } : resampling) };
+  const constraint = $("match").value ? { regex: $("match").value } : undefined;
+  const edlm = { steps: number("steps"), constraint, ...(kind === "plain" ? { candidates: 1 } : resampling) };
   const common = { model: model.id, seed: number("seed"), edlm };
   if (chosen("mode") === "continue")
     return { path: "/v1/completions", body: { ...common, prompt: $("prompt").value, max_tokens: number("tokens") } };

@@ -8,6 +8,7 @@ const TERMS = {
   temperature: "\u03c4 divides the energy in the weights exp(\u2212E/\u03c4): below 1 the energy decides more, above 1 less. The model\u2019s bounds hold for 1.",
   window: "t, the time of the canvas: 1 when all is masked, 0 at the end. Steps from a t outside these limits are plain ones, without an energy.",
   seed: "The seed of both runs: the same settings and the same seed give the same text.",
+  match: "A regular expression, as Python\u2019s re.fullmatch reads it: the new text matches it as a whole, or for a text with gaps the whole text. Candidates are drawn from the texts that match, so that none is thrown away.",
   tokens: "Positions to fill after the text. More than one canvas holds are filled canvas by canvas.",
   ess: "Effective number of candidates: (\u03a3w)\u00b2 / \u03a3w\u00b2 of the weights w = exp(\u2212E/\u03c4). It is k if all weights are equal, and 1 if one candidate has all the weight.",
   weights: "Each candidate is kept with probability proportional to exp(\u2212E/\u03c4); candidates of the same tokens are one row. Bold: what the step unmasks. Italic: the rest of a whole draft, which stays masked.",
