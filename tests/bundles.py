@@ -9,7 +9,7 @@ from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters, TokenizerConfig
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
-from edlm.inference.components import Bundle
+from edlm.inference.components import Bundle, DataCard
 from edlm.inference.generator import save_bundle
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
@@ -47,10 +47,11 @@ def make_bundle(
     tokenizer: TokenizerConfig = CHARACTERS,
     length: int = LENGTH,
     texts: Sequence[str] = (),
+    data: DataCard | None = None,
 ) -> Path:
     """Save a bundle that scores with its step energy to `folder`/bundle, and return its folder."""
     model, energies = save_models(folder / "models", tokenizer, length, texts)
-    bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2))
+    bundle = Bundle(name=name, energy="step", sampler=Sampler(steps=4, candidates=2), data=data)
     save_bundle(folder / "bundle", bundle, model, energies)
     return folder / "bundle"
 

@@ -35,8 +35,7 @@ class Finetune:
     energy: Annotated[EnergyConfig, pydantic.Field(discriminator="kind")]
     """Kind and size of the energy."""
     training: Training | None = None
-    """Training of the weights; the denoiser is frozen. None for a kind without weights of its own (`ar`, `coar`), and
-    for an energy in `given`."""
+    """Training of the weights; the denoiser is frozen. None: it has none of its own (`ar`, `coar`) or is in `given`."""
     loss: Literal["ranking", "binary"] = "ranking"
     """Loss of noise contrastive estimation: ranking picks the data among all K + 1, binary tells each from noise.
     Energies with Z = 1 are trained by maximum likelihood instead."""
@@ -162,6 +161,8 @@ class Register:
     """Name of an energy in `finetune`. None: plain diffusion, whose sampler has one candidate."""
     sampler: Sampler = Sampler(steps=16, candidates=8)
     """Sampler of a request, unless it sets others of these settings itself."""
+    examples: NonNegative = 4
+    """Excerpts of validation text that the bundle holds and the endpoint shows: beginnings of documents. 0: none."""
 
     def __post_init__(self) -> None:
         if self.energy is None and self.sampler.candidates != 1:
@@ -223,8 +224,7 @@ class Experiment:
     pretrain: Training | None = None
     """Training of the denoiser. None: one of kind `huggingface` is used as it is; any other kind needs it."""
     autoregress: Training | None = None
-    """Training of the autoregressive baseline, which is also the source of the energies `ar` and `coar`. None: there is
-    none, except that one of kind `huggingface` is used as it is."""
+    """Training of the autoregressive baseline, the source of `ar` and `coar`. None: none, or of kind `huggingface`."""
     judge: Training | None = None
     """Training of the judge, on the documents of `data.shares.judge`. None: no judge of this project's own."""
     finetune: tuple[Finetune, ...] = ()

@@ -46,6 +46,8 @@ class GenerationPlan:
     streams: Streams
     context: RequestContext
     deadline: float
+    candidate_tokens: bool = False
+    """Whether the stream reports the tokens of candidates."""
 
     def engine_request(
         self,
@@ -67,6 +69,7 @@ class GenerationPlan:
             stop=stops,
             logprobs=logprobs,
             constraint=None if self.constraint is None else self.constraint.specification,
+            candidate_tokens=self.candidate_tokens,
         )
 
     @property
@@ -124,10 +127,10 @@ def plan_generation(
     """Return the plan for a request; raise APIError if this model cannot serve it."""
     context.ignored = request.ignored
     served.require_named(request.model)
-    temperature, top_k, top_p, constraint = 1.0, None, 1.0, None
+    temperature, top_k, top_p, constraint, candidate_tokens = 1.0, None, 1.0, None, False
     if isinstance(request, GenerationRequest):
         temperature, top_k, top_p = request.temperature, request.likeliest, request.top_p
-        constraint = request.constraint
+        constraint, candidate_tokens = request.constraint, request.reports_candidates
     elif request.edlm.constraint is not None:
         message = "a score is of any text; edlm.sampler_bound of the Python package bounds texts with a constraint"
         raise APIError(400, message, "edlm.constraint", "unsupported_parameter")
@@ -143,7 +146,7 @@ def plan_generation(
     seed = secrets.randbelow(MAX_INTEGER) if request.seed is None else request.seed
     return GenerationPlan(
         served, settings.sampler, settings.energy, temperature, top_k, top_p, constraint, seed, request.streams,
-        context, deadline,
+        context, deadline, candidate_tokens,
     )  # fmt: skip
 
 

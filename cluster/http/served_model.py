@@ -14,6 +14,7 @@ from edlm.inference.generator import TextGenerator
 from edlm.inference.generator import VersionedGenerator as EngineModel
 from edlm.inference.token_temperature import tempered
 from edlm.inference.token_truncation import truncated
+from edlm.models.denoiser import Denoiser
 
 Value = TypeVar("Value")
 VIEWS = 64  # cached; each is a few hundred small objects, without weights
@@ -85,6 +86,7 @@ class ServedModel:
     @property
     def facts(self) -> dict[str, Any]:
         """Description of the model for /v1/models."""
+        network = self.generator.denoiser.network
         return {
             "model_version": self.version,
             "digest": self.digest,
@@ -94,6 +96,12 @@ class ServedModel:
             "energies": list(self.generator.energies),
             "energy": self.generator.bundle.energy,
             "sampler": plain(self.generator.bundle.sampler),
+            "exact": [name for name, energy in self.generator.energies.items() if energy.normalised],
+            "vocabulary": self.generator.tokenizer.size,
+            "weights": sum(weight.numel() for weight in network.parameters()),
+            "layers": len(network.transformer.layers) if isinstance(network, Denoiser) else None,
+            "width": network.width,
+            "data": None if self.generator.bundle.data is None else plain(self.generator.bundle.data),
         }
 
     def require_named(self, name: str | None) -> None:

@@ -209,6 +209,20 @@ class Unmasked(NamedTuple):
 
 
 @dataclass(frozen=True)
+class ShownCandidates:
+    """Tokens of the candidates among which a step chose."""
+
+    positions: tuple[int, ...]
+    """Positions that the candidates fill."""
+    groups: tuple[int, ...]
+    """Group of each position, as an index of the energies."""
+    tokens: tuple[tuple[int, ...], ...]
+    """Per candidate, its token at each position."""
+    texts: tuple[tuple[str, ...], ...]
+    """Texts of these tokens."""
+
+
+@dataclass(frozen=True)
 class State:
     """Denoising state of a text in progress. A slow reader misses states, but never the tokens that they unmasked."""
 
@@ -230,6 +244,8 @@ class State:
     """Candidate that was kept in each group."""
     scored_step: int | None = None
     block: int | None = None
+    candidate_tokens: ShownCandidates | None = None
+    """In the first state after each step that chose, with `stream_options={"candidate_tokens": True}`."""
 
 
 @dataclass(frozen=True)

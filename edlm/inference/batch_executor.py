@@ -169,7 +169,8 @@ class BatchExecutor:
             first, began = sequences[rows[0]], time.monotonic()
             scores, (sampler, model) = first.next_step().scores, _sampler_and_model(first)
             index = torch.tensor(rows, device=components.device)
-            result = _on_cpu(run_to_end(sampler.advance(state.at(index), context[index], model)))
+            result = run_to_end(sampler.advance(state.at(index), context[index], model))
+            result = _on_cpu(result, [sequences[row] for row in rows])
             for i, row in enumerate(rows):
                 sequences[row].record(context[row], result, i)
                 results.append((sequences[row], result, i))
@@ -205,7 +206,7 @@ class BatchExecutor:
             try:
                 next(remaining)
             except StopIteration as end:
-                result = _on_cpu(end.value)
+                result = _on_cpu(end.value, [sequence])
                 sequence.record(context[0], result, 0)
                 seconds += time.monotonic() - began
                 self.latency.measured(sequence.kind, work.candidates / calls, seconds / calls)
@@ -257,7 +258,10 @@ def _broken(sequence: RunningSequence, error: FloatingPointError) -> NonFiniteTe
     return NonFiniteText(f"the text of seed {sequence.request.seed}: {error}")
 
 
-def _on_cpu(result: StepResult) -> StepResult:
+def _on_cpu(result: StepResult, sequences: Sequence[RunningSequence]) -> StepResult:
+    """Return the result on the CPU, with the tokens of its candidates if a request asks for them."""
+    if not any(sequence.request.candidate_tokens for sequence in sequences):
+        result = replace(result, candidates=None)
     values = {field.name: getattr(result, field.name) for field in fields(StepResult)}
     return replace(result, **{name: value.cpu() for name, value in values.items() if value is not None})
 

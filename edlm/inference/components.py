@@ -3,11 +3,25 @@
 from collections.abc import Mapping
 
 from edlm.checkpoints.networks import OpenDenoiser
-from edlm.config import config
+from edlm.config import Positive, config
 from edlm.constraints.compilation import AutomatonCache
 from edlm.data.tokenizer import Tokenizer
 from edlm.interfaces import AbstractEnergy
 from edlm.sampling.sampler import EXACT, Sampler
+
+
+@config
+class DataCard:
+    """What the denoiser was trained on, as its users are told."""
+
+    corpus: str
+    """Kind of the corpus, `corpus.kind` of the experiment."""
+    tokens: Positive
+    """Tokens of the training split."""
+    steps: Positive
+    """Steps of the training."""
+    examples: tuple[str, ...] = ()
+    """Beginnings of documents of the validation split."""
 
 
 @config
@@ -18,6 +32,8 @@ class Bundle:
     energy: str | None = None
     """Energy that scores candidates; None: plain diffusion."""
     sampler: Sampler
+    data: DataCard | None = None
+    """None: not recorded, as for a denoiser that was trained elsewhere."""
 
 
 class ModelComponents:

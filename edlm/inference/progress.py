@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from edlm.inference.candidate_tokens import CandidateTokens
 from edlm.inference.token_logprobs import TokenLogprob
 from edlm.sampling.state import StepResult
 
@@ -89,5 +90,7 @@ class Progress:
     """Energies of the k candidates of each position group; None for an impossible candidate and a group without
     choice."""
     picked: tuple[int, ...] | None = None
+    candidate_tokens: CandidateTokens | None = None
+    """Tokens of the candidates; None if the request does not ask for them."""
     logprobs: tuple[TokenLogprob | None, ...] | None = None
     """log p_theta of each token at the step that unmasked it; None if the request does not ask for it."""

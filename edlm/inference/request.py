@@ -45,6 +45,8 @@ class Request:
     """Record log p_theta of each token at the step that unmasks it, and of this number of likeliest tokens."""
     constraint: AbstractSpecification | None = None
     """What the text after the prompt satisfies, or the whole text with its gaps filled."""
+    candidate_tokens: bool = False
+    """Report the tokens of the candidates among which steps choose."""
 
     def __post_init__(self) -> None:
         if self.constraint is not None and self.stop:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from edlm.constraints.constraint import Constraint, RowConstraints
+from edlm.inference.candidate_tokens import CandidateTokens, reported
 from edlm.inference.canvas import canvas, checked, context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
 from edlm.inference.components import ModelComponents
@@ -144,7 +145,7 @@ class RunningSequence:
                 self._tokens[position], self._unmasked_at[position] = token, number
         self._cost = self._cost.plus(result, row)
         self._commit()
-        self.progress = self._updated_progress(result, row, number, self._times[step.i - 1].item())
+        self.progress = self._updated_progress(result, row, number, step.i)
         self.remaining_work = NetworkPasses() if self.finished else self.remaining_work - step.work
         if not self._remaining_steps:
             self._block += 1
@@ -254,14 +255,14 @@ class RunningSequence:
             self._cut, self._stopped = text[:length], True
             self._end = self._decoder.count(self._cut, tokens)
 
-    def _updated_progress(self, result: StepResult, row: int, number: int, t: float) -> Progress:
+    def _updated_progress(self, result: StepResult, row: int, number: int, i: int) -> Progress:
         progress = replace(
             self.progress,
             status="running",
             tokens=tuple(self._tokens),
             unmasked_at=tuple(self._unmasked_at),
             step=number,
-            t=t,
+            t=self._times[i - 1].item(),
             block=self._block,
             masked=self._tokens.count(self.components.mask),
             committed=self._committed,
@@ -275,7 +276,25 @@ class RunningSequence:
             for group in result.energies[row].T.tolist()
         )
         picked = tuple(result.picked[row].tolist())
-        return replace(progress, scored_step=number, ess=float(result.ess[row]), energies=energies, picked=picked)
+        return replace(
+            progress,
+            scored_step=number,
+            ess=float(result.ess[row]),
+            energies=energies,
+            picked=picked,
+            candidate_tokens=self._candidate_tokens(result, row, i),
+        )
+
+    def _candidate_tokens(self, result: StepResult, row: int, i: int) -> CandidateTokens | None:
+        """Return the tokens of the candidates of step i, if the request asks for them."""
+        if not self.request.candidate_tokens or result.candidates is None:
+            return None
+        block, unmasked = self._blocks[self._block], self._unmask_step == i
+        whole = self.energy is not None and self.energy.whole_sequence
+        filled = (self._unmask_step > 0) & (self._unmask_step <= i) if whole else unmasked.clone()
+        filled[block.context + block.stop - block.start :] = False  # beyond the end of the text
+        first = block.start - block.context
+        return reported(result.candidates[row], filled, unmasked, self.model.block, first)
 
 
 def require_at_random(sampler: Sampler) -> None:

@@ -140,6 +140,7 @@ def constrained_step(
         picked=picked.expand(-1, e.shape[2]),
         ess=equations.effective_sample_size(log_w)[:, 0],
         distinct=distinct,
+        candidates=x,
     )
 
 

@@ -35,6 +35,8 @@ class StepResult:
     """Tokens of a speculative draft kept by verification, in `energy_calls` passes; 0 if no draft was verified."""
     broken: Bool[Tensor, " b"]
     """Whether logits or energies of the sequence were not numbers; nothing is unmasked in such a sequence."""
+    candidates: Int[Tensor, "b k l"] | None = None
+    """Tokens of the candidates that were scored; None if nothing was resampled."""
 
 
 class NonFiniteRows(FloatingPointError):

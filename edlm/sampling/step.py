@@ -61,6 +61,7 @@ def resample_step(
         picked=i,
         ess=_mean_where(equations.effective_sample_size(log_w), joint),
         distinct=distinct,
+        candidates=x0,
     )
 
 

@@ -1,5 +1,8 @@
 // ---------------------------------------------------------------- the composer
 
+const OPENING_STEPS = 4; // few enough that the energy has something to repair
+let openingFields = {}; // values of all fields as the page opened, by id
+
 function mode() {
   if (chosen("mode") !== shownMode) {
     typed[shownMode] = $("prompt").value;
@@ -23,45 +26,54 @@ function mode() {
   }
 }
 
+// On a phone the composer is one line after a run, so that the canvases are on the screen.
+function collapse(on) {
+  $("composer").classList.toggle("collapsed", on);
+  $("change-button").hidden = !on;
+}
+
 function reflect() {
   for (const id of ["steps", "candidates"]) $(`${id}-range`).value = $(id).value;
   $("recap").textContent = `${$("steps").value} steps · k ${$("candidates").value} · seed ${$("seed").value}`;
 }
 
-function describe() {
-  const digest = element("code", "", model.digest.slice(0, 12));
-  digest.title = `digest ${model.digest}`;
-  $("model").replaceChildren(element("strong", "", model.id), element("span", "", `version ${model.model_version}`), digest, element("span", "", `canvas of ${model.length}`));
-}
-
-// Load the model and its defaults into the fields; show an error if the server refuses.
+// Load the model and its defaults into the fields, and run unless a link was opened; show an error if the server refuses.
 async function boot() {
   const first = model === null;
   try {
     const { data } = await ask("/v1/models");
-    model = { id: data[0].id, ...data[0].edlm };
+    model = { maskWidth: model?.maskWidth, id: data[0].id, ...data[0].edlm };
     if (!first) return describe();
-    const { tokens } = await ask("/v1/tokenize", { text: SAMPLE });
-    model.maskWidth = Math.min(5, Math.max(1, Math.round(SAMPLE.length / tokens.length)));
+    const example = model.data?.examples[0];
+    if (example && $("prompt").value === typed.continue) typed.continue = $("prompt").value = opening(example);
+    const sample = example || SAMPLE;
+    const [whole, prompt] = await Promise.all([sample, typed.continue].map((text) => ask("/v1/tokenize", { text })));
+    model.maskWidth = Math.min(5, Math.max(1, Math.round(sample.length / whole.count)));
     document.documentElement.style.setProperty("--mask-ch", model.maskWidth);
-    fill(model.sampler);
+    fill(model.sampler, Math.max(8, Math.min(192, model.length - prompt.count)));
     describe(); // last: from here on, no field is overwritten
   } catch (error) {
     $("model").textContent = "no model";
     return tell(error);
   }
   if (await open()) start({ keepNotice: true });
+  else if (!location.hash) start({ opening: true });
 }
 
-function fill({ steps, candidates, window, energy_temperature }) {
+// The first words of a text of the model's data, which the first run continues.
+const opening = (text) => text.trimStart().slice(0, 24).match(/^.*\s/s)?.[0] ?? text.trimStart().slice(0, 4);
+
+function fill({ candidates, window, energy_temperature }, room) {
   $("energy").replaceChildren(...model.energies.map((name) => new Option(name, name)));
   $("energy").value = model.energy ?? model.energies[0] ?? "";
   if (!model.energies.length) choose("view", "plain");
+  $("race-button").disabled = !model.energies.length;
   for (const view of ["both", "edlm"]) document.querySelector(`input[name="view"][value="${view}"]`).disabled = !model.energies.length;
-  const room = Math.max(8, Math.min(192, Math.floor((model.length * 15) / 16)));
-  for (const [id, value] of Object.entries({ steps, candidates, temperature: energy_temperature, "window-from": window[0], "window-to": window[1], tokens: room })) $(id).value = value;
+  for (const [id, value] of Object.entries({ steps: OPENING_STEPS, candidates, temperature: energy_temperature, "window-from": window[0], "window-to": window[1], tokens: room })) $(id).value = value;
   if (model.maskWidth === 1) typed.fill = "the {14} of the {14} is {14}";
   mode();
+  openingFields = Object.fromEntries([...Object.values(SHARED), "prompt", "match"].map((id) => [id, $(id).value]));
+  drawPresets();
   reflect();
   preview();
 }
@@ -73,6 +85,12 @@ $("composer").addEventListener("submit", (event) => {
   start();
 });
 $("stop-button").addEventListener("click", halt);
+$("change-button").addEventListener("click", () => {
+  collapse(false);
+  $("prompt").focus();
+});
+for (const id of ["race-button", "race-again"]) $(id).addEventListener("click", startRace);
+$("race-stop").addEventListener("click", stopRace);
 $("dice").addEventListener("click", drawSeed);
 $("share-button").addEventListener("click", (event) => {
   const shared = link();
@@ -100,7 +118,12 @@ addEventListener("hashchange", async () => {
   if (await open()) start({ keepNotice: true });
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("sheet").open) return plan ? discard() : halt();
+  if (event.key === "Escape" && !$("sheet").open) {
+    hideTip();
+    if (plan) return discard();
+    stopRace();
+    return halt();
+  }
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     return start();
@@ -113,5 +136,6 @@ addEventListener("keydown", (event) => {
 });
 
 $("settings").open = matchMedia("(min-width: 861px)").matches;
+defineTerms();
 requestAnimationFrame(tick);
 boot();

@@ -17,12 +17,12 @@ const icon = (name) => {
   return svg;
 };
 
-// Spaces and line ends are shown as faint symbols. Text nodes only: the text of a token is never HTML.
+// Spaces and line ends are shown as faint symbols, after which a line may break. Text nodes only: the text of a token is never HTML.
 function spell(target, text) {
   const shown = text === "" ? "\u2205" : text;
-  target.replaceChildren(...shown.split(/(\s)/).filter(Boolean).map((piece) => {
-    if (!/^\s$/.test(piece)) return document.createTextNode(piece);
-    return element("span", "ws", piece === "\n" ? "\u21b5" : piece === "\t" ? "\u2192" : "\u00b7");
+  target.replaceChildren(...shown.split(/(\s)/).filter(Boolean).flatMap((piece) => {
+    if (!/^\s$/.test(piece)) return [document.createTextNode(piece)];
+    return [element("span", "ws", piece === "\n" ? "\u21b5" : piece === "\t" ? "\u2192" : "\u00b7"), element("wbr")];
   }));
   if (text.includes("\n")) target.append(document.createElement("br"));
 }
@@ -48,72 +48,14 @@ function drawCells(run) {
     const drawn = `${state}|${empty ? "" : cell.id}`;
     if (tok.drawn === drawn) return;
     tok.drawn = drawn;
-    tok.className = `tok ${state}${!empty && cell.text.includes("\n") ? " nl" : ""}`;
+    tok.className = `tok ${state}`;
     tok.dataset.state = state.split(" ")[0];
-    if (empty) tok.textContent = "\u00a0";
+    if (empty) tok.replaceChildren("\u00a0", element("wbr"));
     else spell(tok, cell.text);
     if (run.options) tok.setAttribute("aria-selected", String(state === "cut"));
   });
   canvas.classList.toggle("live", !run.closed && run.state !== "idle" && run.playing);
   canvas.classList.toggle("few", run.cells.length * model.maskWidth <= 100);
-}
-
-function drawWeighing(run) {
-  const panel = run.part("scoring");
-  const now = run.latest(run.scorings);
-  const name = `${now?.step ?? (run.closed ? "none" : "wait")}`;
-  if (panel.drawn === name) return;
-  panel.drawn = name;
-  if (!now) {
-    const say = run.kind === "plain" ? "One candidate per step: no energy is used." : run.request.body.edlm.candidates === 0
-      ? "k = 0: drawn exactly from the energy, so there are no candidates to compare."
-      : run.closed ? "No step unmasked two tokens of one group, so no candidates were scored." : "The energies of the candidates, as soon as a step scores candidates.";
-    panel.replaceChildren(element("p", "hint", say));
-    return;
-  }
-  const temperature = run.request.body.edlm.energy_temperature ?? model.sampler.energy_temperature;
-  const k = now.energies.find((row) => row.some((value) => value !== null))?.length ?? run.candidates;
-  const head = element("div", "head");
-  const left = element("span", "", "Probability of each candidate, ∝ exp(−E/τ): ");
-  left.append(element("b", "number", `step ${now.step}`));
-  const right = element("span", "number");
-  right.append("ESS ", element("b", "", now.ess === null ? "–" : now.ess.toFixed(1)), ` of ${k}`);
-  head.append(left, right);
-  const groups = element("div", `groups${now.energies.length === 1 ? " whole" : ""}`);
-  now.energies.forEach((energies, index) => {
-    if (energies.some((value) => value !== null)) groups.append(group(run, energies, now.picked[index], index, now.energies.length, temperature));
-  });
-  panel.replaceChildren(head, groups);
-}
-
-function group(run, energies, picked, index, count, temperature) {
-  const known = energies.filter((value) => value !== null);
-  const lowest = Math.min(...known);
-  const weights = energies.map((value) => (value === null ? 0 : Math.exp((lowest - value) / temperature)));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const ess = total ** 2 / weights.reduce((sum, weight) => sum + weight ** 2, 0);
-  const most = Math.max(...weights);
-  const box = element("div", "group");
-  const bars = element("div", "bars");
-  weights.forEach((weight, j) => {
-    const bar = element("div", j === picked ? "bar picked" : "bar");
-    bar.style.setProperty("--height", (weight / most).toFixed(3));
-    if (energies[j] !== null) bar.title = `candidate ${j + 1}${j === picked ? ", chosen" : ""}: E = ${amount(energies[j], 2)}, probability ${(100 * weight / total).toFixed(0)} %`;
-    bars.append(bar);
-  });
-  bars.setAttribute("role", "img");
-  bars.setAttribute("aria-label", `${known.length} candidates, number ${picked + 1} chosen`);
-  const under = element("div", "under number");
-  under.append(element("span", "", count === 1 ? `chosen E ${amount(energies[picked], 2)}` : `block ${index + 1}`), element("span", "", ess.toFixed(1)));
-  under.title = `chosen: E = ${amount(energies[picked], 2)}; lowest: ${amount(lowest, 2)}; ESS ${ess.toFixed(1)} of ${known.length}`;
-  box.append(bars, under);
-  // The positions of a block are known if the text is one canvas, which starts at its first position.
-  if (count > 1 && run.block && run.cells.length <= model.length) {
-    const show = (on) => run.spans.slice(index * run.block, (index + 1) * run.block).forEach((tok) => tok.classList.toggle("inblock", on));
-    box.addEventListener("pointerenter", () => show(true));
-    box.addEventListener("pointerleave", () => show(false));
-  }
-  return box;
 }
 
 const amount = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits }).replace("-", "\u2212");
@@ -136,6 +78,7 @@ function drawScore(run) {
     const cell = run.part(part);
     cell.replaceChildren(measured ? amount(measured.nats, 2) : "–");
     if (measured) cell.append(element("small", "", `± ${amount(measured.standard_error, 2)}`));
+    if (measured && part === "nelbo" && session?.data) cell.append(element("small", "data", `its data: ${amount(session.data, 2)}`));
     cell.title = why ?? "";
   }
   const name = run.score?.name;
@@ -154,13 +97,15 @@ function statusOf(run) {
 
 function draw(run) {
   drawCells(run);
-  drawWeighing(run);
+  drawCandidates(run);
   drawCosts(run);
   const masked = run.masked();
   const t = run.head === 0 ? 1 : run.seen.get(run.head)?.t;
   run.part("status").textContent = statusOf(run);
-  run.part("where").textContent = `step ${run.head}${t === undefined ? "" : ` · t ${t.toFixed(2)}`} · ${masked} masked`;
-  run.part("progress").style.setProperty("--done", (1 - masked / Math.max(run.toFill(), 1)).toFixed(4));
+  run.part("where").textContent = run.refused ? "" : `step ${run.head}${t === undefined ? "" : ` · t ${t.toFixed(2)}`} · ${masked} masked`;
+  const done = run.toFill() ? 1 - masked / run.toFill() : Number(run.state === "done");
+  run.part("progress").style.setProperty("--done", done.toFixed(4));
+  run.card.classList.toggle("refused", run.refused);
   const scrub = run.part("scrub");
   scrub.max = run.steps;
   scrub.value = run.head;
@@ -177,22 +122,38 @@ function draw(run) {
 
 // ---------------------------------------------------------------- playback: the shown step follows the received ones
 
-const pace = (run) => (reduced.matches || $("pace").value === "live" ? 0 : Math.min(170, Math.max(35, 4500 / run.steps)));
+const STEP_MILLISECONDS = 400; // of one of a few steps, to read what it unmasked
+const REPLAY_MILLISECONDS = 4500; // of all steps: of many, several share a frame
+const STALL_MILLISECONDS = 100; // after a longer wait no steps are skipped to catch up
+const REDUCED_FRAMES = 60; // of a replay without the pace
+
+const pace = (run) => (reduced.matches || $("pace").value === "live" ? 0 : Math.min(STEP_MILLISECONDS, REPLAY_MILLISECONDS / run.steps));
+
+function advance(run, now) {
+  const each = pace(run);
+  const elapsed = now - run.moved;
+  if (elapsed < each) return;
+  let steps = 1;
+  if (each === 0) steps = run.replay ? Math.ceil(run.steps / REDUCED_FRAMES) : Infinity;
+  else steps = Math.max(1, Math.floor(Math.min(elapsed, STALL_MILLISECONDS) / each));
+  run.head = Math.min(run.head + steps, run.reached);
+  run.moved = elapsed > STALL_MILLISECONDS || each === 0 ? now : run.moved + steps * each;
+  if (run.closed && run.head >= run.reached) run.playing = false;
+  draw(run);
+}
 
 function tick(now) {
   for (const run of session?.runs ?? []) {
-    if (!run.playing || now - run.moved < pace(run)) continue;
-    if (run.head < run.reached) {
-      run.head = pace(run) === 0 && !run.replay ? run.reached : run.head + 1;
-      run.moved = now;
-      if (run.closed && run.head >= run.reached) run.playing = false;
-      draw(run);
-    } else if (run.closed) {
+    if (!run.playing) continue;
+    if (run.head < run.reached) advance(run, now);
+    else if (run.closed) {
       run.playing = run.replay = false;
       draw(run);
     }
   }
-  if (session?.runs.length && !session.settled && session.runs.every((run) => run.closed && !run.playing)) settle();
+  const playing = session?.runs.some((run) => run.playing);
+  if (session?.runs.length && !session.settled && !playing && session.runs.every((run) => run.closed)) settle();
+  if (document.body.dataset.busy !== "true") $("stop-button").disabled = !playing;
   requestAnimationFrame(tick);
 }
 

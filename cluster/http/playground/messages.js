@@ -1,7 +1,7 @@
 // ---------------------------------------------------------------- messages
 
 const MESSAGES = {
-  401: () => ["This server asks for an API key", "It is kept in the memory of this page and sent to this server only."],
+  401: () => (key ? ["This key is not known", "The server has no such API key; it may be mistyped, or revoked."] : ["This server asks for an API key", "It is kept in the memory of this page and sent to this server only."]),
   429: (problem) => ["The server is busy", `${problem.message} This run was not started.`],
   503: (problem) => ["The model is not ready", problem.message],
   deadline_exceeded: (problem) => ["Deadline exceeded", `${problem.message} Use fewer steps, candidates or tokens.`],
@@ -9,10 +9,23 @@ const MESSAGES = {
   unreachable: () => ["The server cannot be reached", "It may be starting or stopped. Run again later."],
 };
 
-const FIELDS = { "edlm.steps": "steps", "edlm.candidates": "candidates", "edlm.window": "window-from", "edlm.energy_temperature": "temperature", "edlm.energy": "energy", seed: "seed", max_tokens: "tokens", prompt: "prompt", parts: "prompt", tokens: "prompt" };
+const FIELDS = { "edlm.steps": "steps", "edlm.candidates": "candidates", "edlm.window": "window-from", "edlm.energy_temperature": "temperature", "edlm.energy": "energy", seed: "seed", max_tokens: "tokens", prompt: "prompt", parts: "prompt", tokens: "prompt", "edlm.constraint": "match", "edlm.constraint.regex": "match" };
+
+// The field of the composer that a refused field of the request comes from.
+const fieldOf = (param) => FIELDS[param] ?? FIELDS[param?.split(".")[0]];
+
+// What is wrong, in the words of the label instead of the name of the request's field.
+function worded({ message, param }) {
+  const field = fieldOf(param);
+  if (!field) return message;
+  const label = field === "prompt" ? "Text" : ($(field).ariaLabel ?? $(field).labels[0].textContent);
+  const about = message.startsWith(`${param}: `) ? message.slice(param.length + 2) : null;
+  if (about === null) return message.replaceAll(param, label);
+  return about.startsWith("Input ") ? `${label}${about.slice("Input".length)}.` : `${label}: ${about}`;
+}
 
 function noticeOf(problem) {
-  const refused = ["Invalid settings", problem.message];
+  const refused = ["Invalid settings", worded(problem)];
   const failed = ["The server failed", problem.message];
   const [title, text] = (MESSAGES[problem.code] ?? MESSAGES[problem.status])?.(problem) ?? (problem.status >= 400 && problem.status < 500 ? refused : failed);
   const box = element("div", "notice");
@@ -23,7 +36,7 @@ function noticeOf(problem) {
   if (problem.status === 401) actions.append(keyForm());
   else if (problem.retryAfter || ["lost", "unreachable"].includes(problem.code)) actions.append(retry(problem.retryAfter ?? 0));
   if (actions.childNodes.length) box.append(actions);
-  const field = FIELDS[problem.param];
+  const field = fieldOf(problem.param);
   if (field) $(field).setAttribute("aria-invalid", "true");
   return box;
 }

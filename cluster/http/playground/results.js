@@ -5,8 +5,12 @@ function settle() {
   mine.settled = true;
   for (const run of mine.runs) {
     draw(run);
-    run.part("copy").disabled = false;
     const reading = run.part("reading");
+    if (run.refused) {
+      reading.replaceChildren(element("span", "lead", "This run was not started."));
+      continue;
+    }
+    run.part("copy").disabled = false;
     reading.replaceChildren(element("span", "lead", run.cells.slice(0, run.offset).map((cell) => cell.text).join("")), run.text(run.offset));
     if (run.cells.length && run.whole && run.cells.length <= model.length) makeEditable(run);
   }
@@ -41,7 +45,17 @@ async function score(mine) {
     }
     drawScore(run);
   }
-  if (session === mine) compare(mine);
+  if (session !== mine) return;
+  compare(mine);
+  try {
+    mine.data = await scoreData(mine.abort.signal);
+  } catch {
+    return; // the runs are compared without it
+  }
+  if (session === mine && mine.data) {
+    mine.runs.forEach(drawScore);
+    compare(mine);
+  }
 }
 
 const times = (ratio) => `${amount(ratio, 1)} times`;
@@ -70,22 +84,26 @@ function compare(mine) {
   }
   $("verdict-title").textContent = `${title}.`;
   $("verdict-text").textContent = sentences.join(" ");
+  const pair = (name, of, digits) => levels(name, { plain: of(plain), edlm: of(edlm) }, digits);
   $("chart").replaceChildren(
-    ...pairOfBars("Seconds", plain.details.seconds, edlm.details.seconds, 2),
-    ...pairOfBars("Denoiser passes", plain.details.denoiser_calls, edlm.details.denoiser_calls, 0),
-    ...pairOfBars("Candidates scored", plain.details.energy_calls, edlm.details.energy_calls, 0),
+    ...(plain.score?.nelbo && edlm.score?.nelbo ? levels("Nats per token, bound", { plain: plain.score.nelbo.nats, edlm: edlm.score.nelbo.nats, ...(mine.data && { data: mine.data }) }, 2) : []),
+    ...pair("Seconds", (run) => run.details.seconds, 2),
+    ...pair("Denoiser passes", (run) => run.details.denoiser_calls, 0),
+    ...pair("Candidates scored", (run) => run.details.energy_calls, 0),
   );
   $("verdict").hidden = false;
 }
 
-function pairOfBars(name, plain, edlm, digits) {
-  const most = Math.max(plain, edlm, Number.MIN_VALUE);
+const LEVELS = { plain: "plain", edlm: "EDLM", data: "its data" };
+
+function levels(name, values, digits) {
+  const most = Math.max(...Object.values(values), Number.MIN_VALUE);
   const bars = element("dd");
-  for (const [kind, value] of [["plain", plain], ["edlm", edlm]]) {
+  for (const [kind, value] of Object.entries(values)) {
     const bar = element("span", `level ${kind}`);
     const fill = element("i");
     fill.style.setProperty("--share", (value / most).toFixed(3));
-    bar.append(fill, element("span", "number", amount(value, digits)));
+    bar.append(element("span", "", LEVELS[kind]), fill, element("span", "number", amount(value, digits)));
     bars.append(bar);
   }
   return [element("dt", "", name), bars];

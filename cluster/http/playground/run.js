@@ -7,12 +7,17 @@ class Run {
     this.reached = 0; // the newest step that arrived
     this.steps = request.body.edlm.steps ?? 1;
     this.seen = new Map(); // step -> {t, passes, scored} where a frame of that step arrived
-    this.scorings = new Map(); // step -> {energies, picked, ess}
+    this.scorings = new Map(); // step -> {energies, picked, ess, tokens}
     this.head = 0; // the step that is shown
     this.playing = true;
     this.moved = 0;
     this.state = "waiting"; // idle, waiting, running, done, stopped, failed
     this.details = this.problem = this.finish = this.score = null;
+  }
+
+  // Whether the server took nothing of it.
+  get refused() {
+    return this.state === "failed" && this.reached === 0;
   }
 
   get closed() {
@@ -33,7 +38,7 @@ class Run {
     this.candidates = state.candidates;
     this.seen.set(state.step, { t: state.t, passes: state.denoiser_calls, scored: state.energy_calls });
     if (state.energies && state.scored_step !== null && !this.scorings.has(state.scored_step))
-      this.scorings.set(state.scored_step, { energies: state.energies, picked: state.picked, ess: state.ess });
+      this.scorings.set(state.scored_step, { energies: state.energies, picked: state.picked, ess: state.ess, tokens: state.candidate_tokens ?? null });
     if (state.step > 0) this.state = "running";
   }
 

@@ -13,14 +13,15 @@ const parts = (text) => text.split(/(\{\d+\})/).filter(Boolean).map((piece) => (
 function request(kind) {
   const window = [number("window-from") ?? 0, number("window-to") ?? 1];
   const resampling = { candidates: number("candidates"), window, energy_temperature: number("temperature"), energy: $("energy").value || undefined };
-  const edlm = { steps: number("steps"), ...(kind === "plain" ? { candidates: 1 } : resampling) };
+  const constraint = $("match").value ? { regex: $("match").value } : undefined;
+  const edlm = { steps: number("steps"), constraint, ...(kind === "plain" ? { candidates: 1 } : resampling) };
   const common = { model: model.id, seed: number("seed"), edlm };
   if (chosen("mode") === "continue")
     return { path: "/v1/completions", body: { ...common, prompt: $("prompt").value, max_tokens: number("tokens") } };
   return { path: "/v1/infill", body: edited ? { ...common, tokens: edited.tokens } : { ...common, parts: parts($("prompt").value) } };
 }
 
-const streamed = ({ path, body }) => ({ path, body: { ...body, stream: true, stream_options: { denoising: true } } });
+const streamed = ({ kind, request: { path, body } }) => ({ path, body: { ...body, stream: true, stream_options: { denoising: true, candidate_tokens: kind === "edlm" } } });
 
 async function leadOf(signal) {
   const text = chosen("mode") === "continue" ? $("prompt").value : "";
@@ -38,9 +39,10 @@ function drawSeed() {
   reflect();
 }
 
-async function start({ keepNotice = false } = {}) {
+async function start({ keepNotice = false, opening = false } = {}) {
   if (!model) return boot();
   halt();
+  stopRace();
   if (number("seed") === undefined) drawSeed(); // one seed for all runs, also part of the link
   if (!keepNotice) clearNotice();
   plan = null;
@@ -54,6 +56,10 @@ async function start({ keepNotice = false } = {}) {
     if (session !== mine) return;
     mine.runs = kinds().map((kind) => new Run(kind, request(kind), lead));
     show(mine.runs);
+    if (narrow.matches) {
+      collapse(true);
+      if (!opening) $("runs").scrollIntoView({ behavior: reduced.matches ? "auto" : "smooth" });
+    }
     if (mine.together || mine.runs.length === 1) await Promise.all(mine.runs.map((run) => follow(run, abort)));
     else for (const run of mine.runs) await follow(run, abort);
   } catch (error) {
@@ -67,7 +73,7 @@ async function start({ keepNotice = false } = {}) {
 async function follow(run, abort) {
   try {
     abort.signal.throwIfAborted();
-    const { path, body } = streamed(run.request);
+    const { path, body } = streamed(run);
     const response = await call(path, body, abort.signal);
     for await (const event of events(response)) run.take(event);
     run.state = "done";
@@ -85,8 +91,10 @@ async function follow(run, abort) {
   draw(run);
 }
 
+// Stop the streams, and the replays at their last step.
 function halt() {
   session?.abort.abort();
+  for (const run of session?.runs ?? []) if (run.playing) move(run, run.reached);
   busy(false);
 }
 
@@ -102,6 +110,7 @@ function show(runs) {
     const card = $("run-template").content.firstElementChild.cloneNode(true);
     card.classList.add(run.kind);
     card.id = `run-${run.kind}`;
+    run.card = card;
     run.part = (name) => card.querySelector(`[data-part="${name}"]`);
     run.spans = [];
     card.setAttribute("aria-label", KINDS[run.kind]);

@@ -2,6 +2,7 @@
 // Elements are looked up by id, always: a global such as `stop` is a property of the window.
 const $ = (id) => document.getElementById(id);
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
+const narrow = matchMedia("(max-width: 860px)");
 const SVG = "http://www.w3.org/2000/svg";
 const SAMPLE = "The quick brown fox jumps over the lazy dog, and runs away.";
 const LEAD = 512; // last tokens of a prompt that are shown

@@ -11,6 +11,7 @@ function link() {
   for (const [name, id] of Object.entries(SHARED)) if ($(id).value !== "") shared.set(name, $(id).value);
   shared.set("model", `${model?.id}@${model?.model_version}`);
   if ($("share-text").checked) {
+    if ($("match").value) shared.set("match", $("match").value);
     if (edited) shared.set("canvas", edited.tokens.map((id) => id ?? "_").join("."));
     else shared.set("text", $("prompt").value);
   }
@@ -25,6 +26,7 @@ async function open() {
   if (!shared.has("seed")) return false;
   for (const [name, id] of Object.entries(SHARED)) if (shared.has(name)) $(id).value = shared.get(name);
   for (const name of ["mode", "view"]) if (shared.has(name)) choose(name, shared.get(name));
+  $("match").value = shared.get("match") ?? "";
   edit(null);
   const whole = shared.has("text") || shared.has("canvas");
   if (shared.has("text")) $("prompt").value = shared.get("text");

@@ -99,6 +99,8 @@ class StreamOptions(Body, extra="allow"):
     """Accepted as OpenAI's clients send it, and not used."""
     denoising: bool | None = None
     """Stream the denoising states of the canvas. Default: on for infills, off for completions."""
+    candidate_tokens: bool = False
+    """With `denoising: true`: the states also hold the tokens of the candidates among which steps chose."""
 
 
 class _Request(Body, extra="allow"):
@@ -163,6 +165,11 @@ class GenerationRequest(_Request):
         return self.top_k if self.top_k > 0 else None
 
     @property
+    def reports_candidates(self) -> bool:
+        """Whether the stream reports the tokens of candidates."""
+        return self.stream_options is not None and self.stream_options.candidate_tokens
+
+    @property
     def texts(self) -> int:
         """Number of texts to generate."""
         return self.n
@@ -179,6 +186,10 @@ class GenerationRequest(_Request):
             raise APIError(400, f"{message}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise APIError(400, "stream_options requires stream: true", "stream_options", "invalid_value")
+        if self.reports_candidates and not (self.stream_options and self.stream_options.denoising):
+            name = "stream_options.candidate_tokens"
+            message = f"{name} is part of the denoising states; give stream_options.denoising: true as well"
+            raise APIError(400, message, name, "invalid_value")
         if (constraint := self.constraint) is not None:
             self._require_constrainable(constraint)
 

@@ -282,7 +282,8 @@ class ModelObject(_Schema):
     owned_by: str = "edlm"
     """Always `edlm`."""
     edlm: dict[str, Any]
-    """Version, digest, canvas length, special tokens, energies and default sampler."""
+    """Version, digest, canvas length, special tokens, energies (those of `exact` can be drawn from exactly), default
+    sampler, size of the denoiser, and what is recorded of its data and training."""
 
 
 class ModelList(_Schema):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.http.served_model import TokenText
+from edlm.inference.candidate_tokens import CandidateTokens
 from edlm.inference.progress import NOT_YET, Progress
 from edlm.sampling.sampler import Sampler
 
@@ -20,6 +21,7 @@ class DenoisingEvents:
         self._candidates, self._block = sampler.candidates, block
         self._sent: set[int] = set()
         self._step: int | None = None
+        self._scored_step: int | None = None  # whose candidates were sent
 
     def state(self, progress: Progress) -> dict[str, Any] | None:
         """Return the positions unmasked since the last event and the latest resampling step; None if nothing is new."""
@@ -29,7 +31,7 @@ class DenoisingEvents:
         tokens, unmasked_at = progress.tokens[self._shown], progress.unmasked_at[self._shown]
         new = [i for i, step in enumerate(unmasked_at) if step != NOT_YET and i not in self._sent]
         self._sent.update(new)
-        return {
+        state = {
             "index": self._index,
             "step": progress.step,
             "steps": progress.steps,
@@ -45,6 +47,22 @@ class DenoisingEvents:
             "block": self._block,
             "denoiser_calls": progress.cost.denoiser_calls,
             "energy_calls": progress.cost.energy_calls,
+        }
+        if progress.candidate_tokens is not None and progress.scored_step != self._scored_step:
+            self._scored_step = progress.scored_step
+            state["candidate_tokens"] = self._shown_candidates(progress.candidate_tokens, len(progress.tokens))
+        return state
+
+    def _shown_candidates(self, found: CandidateTokens, length: int) -> dict[str, Any]:
+        """Return the candidates at the shown positions, counted from the first of them, with the text of each token."""
+        shown = range(length)[self._shown]
+        at = [i for i, position in enumerate(found.positions) if position in shown]
+        tokens = [[candidate[i] for i in at] for candidate in found.tokens]
+        return {
+            "positions": [found.positions[i] - shown.start for i in at],
+            "groups": [found.groups[i] for i in at],
+            "tokens": tokens,
+            "texts": [[self._pieces[token] for token in candidate] for candidate in tokens],
         }
 
 

@@ -70,7 +70,8 @@ def test_fields_of_a_request_besides_its_settings_are_sent(client):
 
 def test_a_stream_shows_the_same_text_and_how_each_token_came(client):
     whole = client.complete("ab", max_tokens=10, seed=5, settings=WEIGHED)
-    with client.stream("ab", max_tokens=10, seed=5, settings=WEIGHED, denoising=True) as stream:
+    asked = {"stream_options": {"candidate_tokens": True}}
+    with client.stream("ab", max_tokens=10, seed=5, settings=WEIGHED, denoising=True, **asked) as stream:
         events = list(stream)
     ended = events.pop()
     assert isinstance(ended, Ended)
@@ -82,6 +83,8 @@ def test_a_stream_shows_the_same_text_and_how_each_token_came(client):
     masked = [state.masked for state in states]
     assert (masked, masked[-1]) == (sorted(masked, reverse=True), 0)
     assert {len(group) for state in states for group in state.energies or ()} == {3}
+    shown_candidates = [state.candidate_tokens for state in states if state.candidate_tokens is not None]
+    assert {len(candidates.texts) for candidates in shown_candidates} == {3}
 
 
 def test_an_infill_streams_its_states_and_then_its_text(client):

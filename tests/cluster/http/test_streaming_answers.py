@@ -120,6 +120,41 @@ def test_states_show_what_was_scored(url):
     assert all(state["energies"] is None and state["block"] is None for state in plain)
 
 
+def test_states_hold_the_candidates_of_each_scored_step_once_if_the_request_asks_for_them(url):
+    request = {"max_tokens": LENGTH, "seed": 4, "edlm": {"steps": 3, "candidates": 4, "energy": "step"}}
+    options = {"denoising": True, "candidate_tokens": True}
+    actual = states(stream(url, COMPLETIONS, {**request, "stream_options": options}))
+    shown = [state for state in actual if "candidate_tokens" in state]
+    scored = [state["scored_step"] for state in shown]
+    assert scored == sorted({state["scored_step"] for state in actual} - {None})
+    for state in shown:
+        found = state["candidate_tokens"]
+        unmasked = {position: (token, text) for position, token, text, step in state["unmasked"]}
+        for column, (position, group) in enumerate(zip(found["positions"], found["groups"], strict=True)):
+            chosen = state["picked"][group]
+            assert unmasked[position] == (found["tokens"][chosen][column], found["texts"][chosen][column])
+    bare = states(stream(url, COMPLETIONS, {**request, "stream_options": {"denoising": True}}))
+    assert bare
+    assert all("candidate_tokens" not in state for state in bare)
+
+
+def test_candidates_of_a_text_before_a_suffix_are_counted_from_its_first_token(url):
+    request = {"prompt": "ab", "max_tokens": 6, "suffix": "cd", "seed": 3, "edlm": {"steps": 1, "candidates": 2}}
+    options = {"denoising": True, "candidate_tokens": True}
+    (state,) = [
+        state
+        for state in states(stream(url, COMPLETIONS, {**request, "stream_options": options}))
+        if "candidate_tokens" in state
+    ]
+    assert state["candidate_tokens"]["positions"] == list(range(6))
+
+
+def test_candidates_without_states_are_refused(url):
+    for given in ({}, {"denoising": False}):
+        body = {**LONG, "stream": True, "stream_options": {"candidate_tokens": True, **given}}
+        assert error(ask(url, COMPLETIONS, body), 400)["param"] == "stream_options.candidate_tokens"
+
+
 def test_an_infill_shows_its_states_and_then_its_text(url):
     request = {"parts": ["ab", 3, "c"], "seed": 1, "n": 2}
     pieces = stream(url, INFILL, request)

@@ -64,7 +64,7 @@ class Site:
     turnstile: Turnstile
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = httpx.post(self.url + path, json=body, timeout=60, trust_env=False)
+        response = httpx.post(self.url + path, json=body, timeout=60, trust_env=False, verify=False)
         assert response.status_code == 200, response.text
         return response.json()
 

@@ -49,7 +49,8 @@ def visit(browser) -> Iterator[Open]:
     with ExitStack() as stack:
         opened: list[Playground] = []
 
-        def open_page(url: str, ready: bool = True, **options: Any) -> Playground:
+        def open_page(url: str, ready: bool = True, opening: bool = False, **options: Any) -> Playground:
+            """Open the page; without `opening` as a link does, so that it does not run by itself."""
             context = stack.enter_context(browser.new_context(**{"reduced_motion": "reduce", **options}))
             context.set_default_timeout(WAIT_SECONDS * 1000)
             playground = Playground(context.new_page())
@@ -60,7 +61,7 @@ def visit(browser) -> Iterator[Open]:
             )
             playground.page.on("pageerror", lambda error: note(str(error)))
             playground.page.on("dialog", lambda dialog: (note(f"a dialog: {dialog.message}"), dialog.dismiss()))
-            playground.page.goto(url)
+            playground.page.goto(url if opening or "#" in url else f"{url}#still")
             if ready:
                 expect(playground.at("#model strong")).to_be_visible()
             return playground

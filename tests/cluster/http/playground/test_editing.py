@@ -37,6 +37,7 @@ def test_a_drag_masks_a_range_and_all_can_be_kept_or_masked(site, visit):
     playground = visit(site.url + "/")
     playground.choose("edlm")
     playground.complete("edlm", steps=4, tokens=20)
+    playground.part("edlm", "canvas").scroll_into_view_if_needed()
     first, last = (playground.at("#run-edlm .tok").nth(position).bounding_box() for position in (5, 11))
     assert first is not None
     assert last is not None

@@ -69,7 +69,7 @@ def test_a_key_is_asked_for_and_held_in_memory_only(bundle, tmp_path, visit):
         expect(playground.at("#notice")).to_contain_text("This server asks for an API key")
         playground.fill(key="wrong")
         playground.at("#notice button").click()
-        expect(playground.at("#notice")).to_contain_text("This server asks for an API key")
+        expect(playground.at("#notice")).to_contain_text("This key is not known")
         playground.fill(key=key)
         playground.at("#notice button").click()
         expect(playground.at("#model strong")).to_have_text("tiny")
@@ -79,14 +79,26 @@ def test_a_key_is_asked_for_and_held_in_memory_only(bundle, tmp_path, visit):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", 0), ("steps", 2000), ("candidates", -1), ("temperature", 0), ("seed", 1.5)]
+    ("name", "value", "words"),
+    [
+        ("steps", 0, "Steps T should be greater than or equal to 1."),
+        ("steps", 2000, "Steps T should be less than or equal to 1024."),
+        ("candidates", -1, "Candidates k of EDLM should be greater than or equal to 0."),
+        ("temperature", 0, "Temperature τ should be greater than or equal to 0.000001."),
+        ("seed", 1.5, "Seed should be a valid integer"),
+    ],
 )
-def test_a_value_that_is_refused_is_named_beside_its_field(site, visit, name, value):
+def test_a_run_that_is_refused_looks_so_and_is_explained_by_the_label_of_its_field(site, visit, name, value, words):
     playground = visit(site.url + "/")
     playground.refused = True
     playground.choose("edlm")
     playground.run(**{name: value})
     expect(playground.at("#notice")).to_contain_text("Invalid settings")
+    expect(playground.at("#notice")).to_contain_text(words)
+    expect(playground.part("edlm", "status")).to_have_text("not started")
+    expect(playground.part("edlm", "reading")).to_have_text("This run was not started.")
+    assert playground.part("edlm", "progress").evaluate("bar => bar.style.getPropertyValue('--done')") == "0.0000"
+    assert playground.part("edlm", "say").text_content() == ""
     assert playground.at(f"#{name}").get_attribute("aria-invalid") == "true"
     playground.complete("edlm", **{name: 1})
     expect(playground.at("#notice")).to_be_hidden()

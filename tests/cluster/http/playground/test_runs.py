@@ -5,7 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.bundles import make_plain_bundle
+from edlm.inference.components import DataCard
+from tests.bundles import CHARACTERS, make_bundle, make_plain_bundle
 from tests.cluster.http.playground.browsing import DIGEST, LENGTH, present, request, site_of, wait_until
 
 
@@ -13,7 +14,30 @@ def test_the_model_is_named_and_the_settings_are_its_own(site, visit):
     playground = visit(site.url + "/")
     assert playground.at("#model").text_content() == f"tinyversion 7{DIGEST[:12]}canvas of {LENGTH}"
     values = {name: playground.at(f"#{name}").input_value() for name in ("steps", "candidates", "energy", "tokens")}
-    assert values == {"steps": "4", "candidates": "2", "energy": "step", "tokens": str(LENGTH * 15 // 16)}
+    assert values == {"steps": "4", "candidates": "2", "energy": "step", "tokens": str(LENGTH - len("the "))}
+
+
+def test_the_page_opens_running_on_a_text_of_the_models_data(tmp_path, visit):
+    example = "whole words of the corpus it saw"
+    card = DataCard(corpus="files", tokens=1000, steps=10, examples=(example,))
+    with site_of(make_bundle(tmp_path, "known", CHARACTERS, LENGTH, data=card)) as site:
+        playground = visit(site.url + "/", opening=True)
+        playground.finish("plain", "edlm")
+        prompt = "whole words of the "
+        assert playground.at("#prompt").input_value() == prompt
+        expect(playground.at("#about")).to_contain_text("27 tokens, 2 layers of width 16")
+        expect(playground.at("#about")).to_contain_text("trained for 10 steps on 1K tokens of text files")
+        expect(playground.at("#about q")).to_have_text(example)
+        expect(playground.at("#chart")).to_contain_text("its data")
+        body = {"prompt": prompt, "max_tokens": LENGTH - len(prompt), "seed": 1, "edlm": {"steps": 4}}
+        assert playground.text("edlm") == prompt + site.answer("/v1/completions", body)["choices"][0]["text"]
+
+
+def test_a_page_that_a_link_opens_does_not_run_by_itself(site, visit):
+    playground = visit(site.url + "/")
+    expect(playground.at("#run-edlm .masked").first).to_be_visible()
+    assert playground.part("edlm", "status").text_content() == ""
+    assert site.engine.statistics().running == 0
 
 
 def test_a_model_without_energies_is_shown_by_plain_diffusion_alone(visit, tmp_path):
@@ -111,28 +135,50 @@ def test_keys_step_through_and_play(site, visit):
     assert playground.part("plain", "scrub").input_value() == "6"
 
 
-def test_each_resampling_step_shows_its_candidates_and_the_choice(site, visit):
+@pytest.mark.parametrize("energy", ["step", "conditional"])
+def test_each_resampling_step_shows_its_candidates_as_words_and_marks_the_one_it_kept(site, visit, energy):
     playground = visit(site.url + "/")
     playground.choose("edlm")
+    playground.at("#energy").select_option(energy)
     site.turnstile.hold()
     playground.run(steps=2, candidates=5, tokens=28)
     site.turnstile.let(1)
     groups = playground.at("#run-edlm .group")
     expect(groups.first).to_be_visible()
     for index in range(groups.count()):
-        assert groups.nth(index).locator(".bar").count() == 5
-        assert groups.nth(index).locator(".bar.picked").count() == 1
+        group = groups.nth(index)
+        times = [int(text[1:]) for text in group.locator(".times").all_text_contents()]
+        assert group.locator(".candidate").count() + sum(times) - len(times) == 5
+        assert sum(map(percent, group.locator(".weight").all_text_contents())) == pytest.approx(100, abs=3)
+        group.hover()
+        unmasked = "".join(playground.at("#run-edlm .tok.inblock").all_text_contents()).replace("·", " ")
+        assert "".join(group.locator(".kept .new").all_text_contents()) == unmasked
     head = playground.at("#run-edlm .scoring .head").text_content() or ""
-    assert re.search(r"step 1.*ESS [1-5]\.\d of 5", head)
+    assert re.search(r"Step 1: 5 candidates.*ESS [1-5]\.\d of 5", head)
     site.turnstile.release()
     playground.finish("edlm")
 
 
+def test_candidates_beyond_the_end_of_a_text_are_not_shown(site, visit):
+    playground = visit(site.url + "/")
+    playground.choose("edlm")
+    playground.complete("edlm", steps=1, candidates=4, tokens=6, prompt="")
+    assert playground.at("#run-edlm .group").count() == 2  # of eight blocks of four
+    assert "" not in playground.at("#run-edlm .words").all_text_contents()
+
+
+def percent(text: str) -> float:
+    return 0.0 if text.startswith("<") else float(text.removesuffix(" %"))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_screen_needs_no_sideways_scrolling(site, visit, scheme):
+def test_a_narrow_screen_shows_the_canvases_after_a_run_and_needs_no_sideways_scrolling(site, visit, scheme):
     playground = visit(site.url + "/", viewport={"width": 375, "height": 812}, color_scheme=scheme)
     playground.complete("plain", "edlm")
     expect(playground.at("#verdict")).to_be_visible()
+    expect(playground.at("#prompt")).to_be_hidden()
+    assert -1 < playground.at("#runs").evaluate("runs => runs.getBoundingClientRect().top") < 812 / 4
+    playground.at("#change-button").click()
     playground.at("#settings summary").click()
     playground.at("#run-edlm .tok").nth(6).click()
     assert playground.page.evaluate("document.documentElement.scrollWidth") == 375
@@ -143,3 +189,18 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(site, visit, scheme):
                       .filter(name => !["copy", "curl"].includes(name))"""
     )
     assert nameless == []
+
+
+def test_a_line_breaks_between_words_only(tmp_path, visit):
+    """Whole words, however the tokens divide them, unless a word is longer than the line."""
+    prompt = "a few longer words whose letters stay together in their lines"
+    with site_of(make_bundle(tmp_path, "wide", CHARACTERS, 96)) as site:
+        playground = visit(site.url + "/", viewport={"width": 900, "height": 812})
+        playground.choose("edlm")
+        playground.complete("edlm", prompt=prompt, tokens=4, steps=2)
+        tops = playground.at("#run-edlm .tok").evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+        assert len(set(tops[: len(prompt)])) > 1
+        start = 0
+        for word in prompt.split():
+            assert len(set(tops[start : start + len(word)])) == 1, word
+            start += len(word) + 1
