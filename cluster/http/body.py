@@ -6,9 +6,19 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from cluster.http.errors import APIError
+
+
+def require_json(headers: Headers) -> None:
+    """Raise APIError unless the headers declare an uncompressed JSON body."""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise APIError(415, "send the header content-type: application/json", code="unsupported_media_type")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        message = "the body is compressed, by its header content-encoding; send it as it is, without that header"
+        raise APIError(415, message, code="unsupported_encoding")
 
 
 def read_json(body: bytes) -> Any:
@@ -30,7 +40,7 @@ def read_json(body: bytes) -> Any:
 
 
 class JsonRoute(APIRoute):
-    """Route whose body is parsed by `read_json`."""
+    """Route whose body, if it has one, must be declared as JSON and is parsed by `read_json`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -38,6 +48,7 @@ class JsonRoute(APIRoute):
             return handle
 
         async def read_and_handle(request: Request) -> Response:
+            require_json(request.headers)
             body = await request.body()
             return await handle(_Parsed(request, body, read_json(body)))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from cluster.http.errors import APIError
 from cluster.http.schemas.field_types import (
@@ -260,14 +260,11 @@ class InfillRequest(GenerationRequest):
     parts: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     """Pieces of text, and the numbers of tokens to fill between them."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("tokens", "parts")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "best_of": (1,), "echo": (False,), "logprobs": (), "max_tokens": (), "prompt": (), "stop": ([],),
         "suffix": (),
     }  # fmt: skip
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "InfillRequest":
-        return exactly_one(self, "tokens", "parts")
 
 
 class ScoreRequest(_Request):
@@ -285,17 +282,7 @@ class ScoreRequest(_Request):
     """Also return -log p, exact, of another distribution: this sampler, but unmasking the most certain positions first
     in fixed counts. For candidates 1, and for 0 with an energy of a step's tokens."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("text", "tokens")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "logprobs": (), "temperature": (1,), "top_k": (-1, 0), "top_p": (1,),
     }  # fmt: skip
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "ScoreRequest":
-        return exactly_one(self, "text", "tokens")
-
-
-def exactly_one(request: Any, *fields: str) -> Any:
-    """Return the request; raise ValueError unless exactly one of the fields is given."""
-    if sum(getattr(request, field) is not None for field in fields) != 1:
-        raise ValueError(f"give exactly one of {' and '.join(fields)}")
-    return request
