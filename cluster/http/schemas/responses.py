@@ -63,7 +63,7 @@ class CompletionChoice(_Schema):
     """`stop`: the document ended or a stop string was generated; None: the text continues."""
     logprobs: CompletionLogprobs | None = None
     """Log-probabilities of the tokens, with `echo` of those of the prompt, too; if the request asks for them. In a
-    stream they come with the end of the text."""
+    stream those of the tokens of this part of the text."""
     token_ids: list[int] | None = None
     """Present if `edlm.return` includes `token_ids`."""
     unmasked_at: list[int] | None = None

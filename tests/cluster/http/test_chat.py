@@ -91,8 +91,8 @@ def test_logprobs_are_listed_with_the_message(chats):
     assert len(content) == len(choice["token_ids"])
     assert all(len(one["top_logprobs"]) == 2 and one["logprob"] < 0 for one in content)
     assert all(bytes(one["bytes"]).decode() == one["token"] for one in content)
-    (last,) = [one for piece in stream(chats, CHAT, body) for one in piece["choices"] if one["logprobs"]]
-    assert last["logprobs"] == choice["logprobs"]
+    parts = [one for piece in stream(chats, CHAT, body) for one in piece["choices"] if one["logprobs"]]
+    assert [one for part in parts for one in part["logprobs"]["content"]] == content
     assert ask(chats, CHAT, {**body, "logprobs": False, "top_logprobs": 0}).json()["choices"][0]["logprobs"] is None
     assert error(ask(chats, CHAT, {**body, "logprobs": False}), 400)["param"] == "top_logprobs"
 
