@@ -151,7 +151,8 @@ class RunningSequence:
         assert self.finished
         tokens = tuple(self._tokens[: self._end])
         text = self._decoder.whole(tokens) if self._cut is None else self._cut
-        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._cost)
+        logprobs = None if self.request.logprobs is None else tuple(self._logprobs[: self._end])
+        return Text(tokens, text, self.request.seed, "stop" if self._stopped else "length", self._cost, logprobs)
 
     def _recorded(self) -> tuple[TokenLogprob | None, ...] | None:
         return None if self.request.logprobs is None else tuple(self._logprobs)

@@ -93,8 +93,26 @@ def test_settings_and_fields_are_sent_together(client, protocol):
     client.score("a", edlm={"steps": 4})
     list(client.stream("x", seed=1, edlm={"steps": 4}))
     list(client.stream_infill(["a", 1], seed=1, edlm={"steps": 4}))
+    client.complete("x", seed=1, settings=Settings(candidates=2), steps=4, window=(0.5, 1.0))
     merged = {"steps": 4, "window": [0.5, 1.0], "candidates": 2}
-    assert [asked["edlm"] for asked in protocol.asked] == [{"steps": 4}, merged, *[{"steps": 4}] * 4]
+    assert [asked["edlm"] for asked in protocol.asked] == [{"steps": 4}, merged, *[{"steps": 4}] * 4, merged]
+    assert not {"steps", "window"} & set(protocol.asked[-1])
+
+
+def test_the_distribution_of_the_tokens_and_their_logprobs_are_fields(client, protocol):
+    asked = {"temperature": 0.7, "top_k": 5, "top_p": 0.9}
+    client.complete("x", logprobs=2, **asked)
+    list(client.stream("x", logprobs=2, **asked))
+    client.infill(["a", 1], **asked)
+    list(client.stream_infill(["a", 1], **asked))
+    for sent, logprobs in zip(protocol.asked, (2, 2, None, None), strict=True):
+        assert asked.items() <= sent.items()
+        assert sent.get("logprobs") == logprobs
+
+
+def test_settings_of_another_type_are_named(client):
+    with pytest.raises(TypeError, match=r"give Settings\(steps=4\), or steps=4 by itself"):
+        client.complete("x", settings={"steps": 4})
 
 
 def test_options_of_a_stream_are_sent_together(client, protocol):
@@ -113,6 +131,7 @@ def test_options_of_a_stream_are_sent_together(client, protocol):
     [
         (lambda client: client.complete("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
         (lambda client: client.score("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
+        (lambda client: client.complete("x", settings=Settings(steps=4), steps=8), "edlm.steps is 8, and as"),
         (lambda client: client.complete("x", edlm=4), "edlm is 4; it is an object"),
         (lambda client: client.stream("x", denoising=True, stream_options={"denoising": False}), "options.denoising"),
         (lambda client: client.stream("x", stream=False), "call complete or infill"),
@@ -286,6 +305,8 @@ def test_an_answer_prints_as_its_text_and_is_described_in_a_line_for_each_text(c
     done = client.complete("x", seed=5)
     assert str(done) == done.text == str(done.choices[0]) == "ab"
     assert repr(done) == "Completion(steps=4, candidates=2, energy='step', seed=5, 0.10 s)\n  [0] 'ab'"
+    changed = replace(done, details=replace(done.details, distribution="another distribution", ignored=("a", "b")))
+    assert ", seed=5, another distribution, ignored: a, b, 0.10 s)" in repr(changed)
     two = replace(done, choices=(Choice(0, "ab"), Choice(1, "c")))
     assert str(two) == "[0] ab\n[1] c"
     with pytest.raises(ValueError, match="this holds 2 texts"):
