@@ -264,6 +264,19 @@ class DetokenizeResponse(_Schema):
     """What was ignored."""
 
 
+class TokenizerInfo(_Schema):
+    tokenizer_class: str
+    """Kind of the tokenizer, by its Python class."""
+    eos_token: None = None
+    """Null: no text spells the token that ends a document. Its id is the `separator` of /v1/models."""
+    bos_token: None = None
+    """Null: there is none."""
+    pad_token: None = None
+    """Null: there is none."""
+    chat_template: str | None
+    """Jinja template of conversations, for models that were trained on them."""
+
+
 class ModelObject(_Schema):
     id: str
     """Name of the model, for `model` in requests."""

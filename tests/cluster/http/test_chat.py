@@ -7,7 +7,7 @@ import pytest
 
 from cluster.http.local import serving
 from edlm.inference.generator import open_bundle
-from tests.chats import make_chat_bundle
+from tests.chats import CHATML, make_chat_bundle
 from tests.cluster.asking import COMPLETIONS, ask, error, stream
 from tests.cluster.conftest import PATIENT
 
@@ -28,6 +28,7 @@ def test_an_answer_is_the_completion_of_the_rendered_conversation(chats):
     answer = ask(chats, CHAT, {"messages": [HELLO], **asked}).json()
     assert answer["object"] == "chat.completion"
     assert answer["edlm"]["prompt"] == [RENDERED]
+    assert ask(chats, "/tokenizer_info", method="GET").json()["chat_template"] == CHATML
     tokens = ask(chats, "/tokenize", {"messages": [HELLO]}).json()["tokens"]
     same = ask(chats, COMPLETIONS, {"prompt": tokens, **asked}).json()
     messages = [choice["message"] for choice in answer["choices"]]

@@ -89,6 +89,7 @@ def test_a_completion_is_answered(url, name):
         ("POST", "/tokenize", {"model": "tiny", "prompt": "test", "return_token_strs": True}),
         ("POST", "/v1/tokenize", {"prompt": "test"}),
         ("POST", "/detokenize", {"model": "tiny", "tokens": [1, 2]}),
+        ("GET", "/tokenizer_info", None),
     ],
 )
 def test_a_route_of_vllm_is_answered(url, method, path, body):
