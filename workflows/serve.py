@@ -26,8 +26,8 @@ from cluster.serving.deploy import (
     deploy,
     logs_folder,
     registered,
+    remove,
     require_free,
-    undeploy,
     wait_until_ready,
 )
 from cluster.serving.log_errors import LogErrors
@@ -154,7 +154,7 @@ def serve(experiment: Experiment) -> None:
         print("Ctrl-C stops it", flush=True)
         _wait(stopped, logs_folder(session.root))
         say("serve", "stopping; running requests may finish")
-        undeploy(serving)
+        remove(serving)  # its Ray ends now, and Serve with it: `undeploy` would print what Ray thinks of that
 
 
 def _wait(stopped: threading.Event, logs: str | None) -> None:

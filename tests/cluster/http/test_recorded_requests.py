@@ -43,5 +43,5 @@ def test_a_request_of_a_real_program_is_answered_as_it_was(url, chat_url, record
         prompts = body["prompt"] if isinstance(body.get("prompt"), list) else [""]
         choices = response.json()["choices"]
         assert len(choices) == len(prompts) * body.get("n", 1)
-        wanted = body.get("logprobs") not in (None, False)
-        assert all((choice["logprobs"] is not None) == wanted for choice in choices)
+        asked = body.get("logprobs") not in (None, False)
+        assert all((choice["logprobs"] is not None) == asked for choice in choices)
