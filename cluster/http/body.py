@@ -31,7 +31,7 @@ def read_json(body: bytes) -> Any:
         what = f"byte {error.start} (0x{body[error.start]:02x}) is not part of a character"
         raise APIError(400, f"the body is not UTF-8: {what}", code="invalid_encoding") from None
     try:
-        return json.loads(text, parse_constant=_no_number, parse_int=_integer)
+        return json.loads(text, parse_constant=_no_number, parse_int=_integer, parse_float=_number)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise APIError(400, f"the body is not JSON: {error.msg} at {where}", code="invalid_json") from None
@@ -75,6 +75,12 @@ def _integer(digits: str) -> int:
     except ValueError:
         message = f"a number of the body has {len(digits.lstrip('-'))} digits, more than any field holds"
         raise APIError(400, message, code="number_too_long") from None
+
+
+def _number(digits: str) -> float:
+    """Return the number, as an integer if it is one: JSON does not tell 1.0 from 1."""
+    number = float(digits)
+    return int(number) if number.is_integer() else number
 
 
 def _no_number(word: str) -> float:

@@ -2,11 +2,16 @@
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+
+from cluster.http.unsupported_fields import NAME
 
 MAX_PROMPT = 2**16  # characters or tokens; only the end of a prompt longer than the canvas is used
 MAX_TOKENS = 4096
 MAX_INTEGER = 2**53 - 1  # every JSON parser represents integers up to here exactly
+
+# In the document alone: an error of the value says more than one of its length.
+NOT_EMPTY: dict[str, JsonValue] = {"minLength": 1}
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT)]
 Token = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -43,8 +48,9 @@ OnePrompt = Annotated[
     Annotated[Text, Tag(TEXT)] | Annotated[Tokens, Tag(TOKENS)],
     Discriminator(_form, custom_error_type="form", custom_error_message="give a text, or a list of token ids"),
 ]
+StopString = Annotated[str, Field(json_schema_extra=NOT_EMPTY)]
 Stop = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(TEXTS)],
+    Annotated[StopString, Tag(TEXT)] | Annotated[list[StopString], Tag(TEXTS)],
     Discriminator(_form_of_stop, custom_error_type="form", custom_error_message="give a text or a list of texts"),
 ]
 Part = Annotated[
@@ -61,6 +67,8 @@ def _documented(schema: dict[str, Any], model: Any) -> None:
         schema["oneOf"] = [
             {"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in model.alternatives
         ]
+    if model.model_config["extra"] == "allow":
+        schema["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
     for name, field in schema.get("properties", {}).items():
         variants = field.get("anyOf", [])
         if name in schema.get("required", ()) or {"type": "null"} in variants:

@@ -9,6 +9,7 @@ from cluster.http.errors import APIError
 from cluster.http.schemas.field_types import (
     MAX_PROMPT,
     MAX_TOKENS,
+    NOT_EMPTY,
     Body,
     OnePrompt,
     Part,
@@ -270,7 +271,7 @@ class InfillRequest(GenerationRequest):
 class ScoreRequest(_Request):
     """POST /v1/score: likelihood bounds and energies of a text."""
 
-    text: Text | None = None
+    text: Annotated[Text, Field(json_schema_extra=NOT_EMPTY)] | None = None
     """Text to score; give it or `tokens`."""
     tokens: Tokens | None = None
     """Token ids to score."""
