@@ -174,9 +174,9 @@ class ExactMeasured:
     distribution: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
-    """Likelihood of a text given its prompt."""
+    """Likelihood of a text given its prompt, which prints as its estimates."""
 
     model: str
     text: str
@@ -189,6 +189,15 @@ class Score:
     details: Annotated[Details, pydantic.Field(validation_alias="edlm")]
     exact_order: ExactMeasured | None = None
     """With exact_order: -log p of the sampler that unmasks the most certain first in fixed counts."""
+
+    def __repr__(self) -> str:
+        estimates = {"nelbo": self.nelbo, "bound": self.bound}
+        estimates |= {f"energy {name}": value for name, value in self.energies.items()}
+        lines = [f"Score of {self.text!r}, {self.tokens} tokens, in nats"]
+        lines += [f"  {name} {value.nats:.2f} ± {value.standard_error:.2f}" for name, value in estimates.items()]
+        if self.exact_order is not None:
+            lines.append(f"  exact {self.exact_order.nats:.2f}: {self.exact_order.unmasking} (another distribution)")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from edlm.config import ConfigurationError
 from edlm.constraints.specification import AbstractSpecification
-from edlm.inference.arguments import integer
+from edlm.inference.arguments import integer, short
 from edlm.inference.generator import TextGenerator
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
@@ -36,6 +36,10 @@ class CallPlan:
 
         Raise ValueError if the model cannot generate it.
         """
+        if constraint is not None and not isinstance(constraint, AbstractSpecification):
+            raise ConfigurationError(
+                f"constraint is {short(constraint)}; give edlm.Regex, edlm.OneOf or edlm.JsonSchema"
+            )
         if constraint is not None and self.distribution.temperature == 0:
             raise ConfigurationError(
                 "temperature is 0, where each token is the likeliest, which may satisfy no constraint; give "

@@ -211,6 +211,13 @@ def test_an_answer_prints_as_its_text_and_is_described_in_a_line_for_each_text(c
     assert repr(filled).startswith("Infill(steps=4, ")
 
 
+def test_a_score_prints_its_estimates(client):
+    lines = str(client.score("a")).splitlines()
+    assert lines[0].startswith("Score of 'a")
+    assert [line.split()[0] for line in lines[1:]] == ["nelbo", "bound", "energy"]
+    assert lines[3].startswith("  energy step 2.00 ± ")
+
+
 NAMES = [name for name in vars(ServiceMethods) if not name.startswith("_")]
 
 

@@ -180,6 +180,7 @@ def test_tokens_are_read_where_a_text_is(model):
         ("generate", {"top_k": 0}, "top_k is 0; give an integer of at least 1"),
         ("infill", {"parts": ["a", 1], "top_p": 1.5}, "top_p is 1.5; give 0 to 1"),
         ("stream", {"logprobs": -1}, "logprobs is -1; give an integer of at least 0"),
+        ("generate", {"constraint": "a+"}, "constraint is 'a.'; give edlm.Regex, edlm.OneOf or edlm.JsonSchema"),
         ("generate", {"top_k": 2, "constraint": Regex(pattern="a+")}, "top_k and top_p may leave no token that a"),
         ("generate", {"seed": 2**63}, f"seed is {2**63}; give an integer from {-(2**63)}"),
         ("generate", {"seed": "one"}, "seed is 'one'"),
