@@ -43,7 +43,7 @@ class LogErrors:
 
 def _described(entry: dict[str, Any]) -> str | None:
     """Return an error in words; None for any other entry."""
-    if entry["event"] == "failure":
+    if entry.get("event") == "failure":
         return f"request {entry['request_id']} failed: {entry['error']} in {entry['at'][-1]}"
     if entry.get("level") in SHOWN_LEVELS:
         return entry["message"].splitlines()[0]
