@@ -47,6 +47,8 @@ class Watch:
     def __post_init__(self) -> None:
         if self.model is not None and self.url is not None:
             raise ValueError("give --model or --url: a model in this process, or a service")
+        if self.model is self.url is None and self.prompt.startswith(("http://", "https://")):
+            raise ValueError(f"the prompt is a URL; to ask the service there, give --url {self.prompt}")
 
 
 def frames(watch: Watch) -> Generator[Frame, None, None]:

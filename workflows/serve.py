@@ -21,7 +21,16 @@ import httpx
 
 from cluster.http.middleware.api_keys import add_key, require_keys
 from cluster.runtime.ray_connection import address, is_private
-from cluster.serving.deploy import Arguments, deploy, logs_folder, registered, undeploy, wait_until_ready
+from cluster.serving.deploy import (
+    Arguments,
+    deploy,
+    logs_folder,
+    registered,
+    remove,
+    require_free,
+    wait_until_ready,
+)
+from cluster.serving.log_errors import LogErrors
 from cluster.serving.promotion import KEY
 from cluster.tracking.model_version import ModelVersion
 from edlm.data.tokenizer_kinds import Symbols
@@ -33,6 +42,7 @@ from workflows.stage import Session, say, storage_root, user_errors
 from workflows.stage_runner import open_session
 
 START_SECONDS = 180
+LOG_SECONDS = 1.0  # between looks into the logs of the replicas
 EXAMPLE = {"prompt": "the ", "max_tokens": 60, "seed": 1, "edlm": {"steps": 16, "candidates": 8}}
 NO_PROMPT = {"prompt": "", "max_tokens": 16}  # overrides for texts of a source's symbols instead of words
 NO_ENERGY = {"edlm": {"steps": 16}}  # override for plain diffusion
@@ -53,19 +63,20 @@ def start(session: Session) -> str:
     On a cluster it stays up; a private Ray stops it when the command ends.
     """
     experiment = session.experiment
-    say("serve", f"starting {experiment.register.model} ({experiment.serving.alias})")
+    logs = logs_folder(session.root) or "the folder of the Ray session"
+    say("serve", f"starting {experiment.register.model} ({experiment.serving.alias}); logs in {logs}")
     return deploy(experiment.serving, experiment.tracking, session.root, experiment.register.model)
 
 
-def await_start(session: Session, url: str) -> None:
+def await_start(url: str) -> None:
     """Return once the endpoint answers; raise ConfigurationError if it cannot start, or not in time."""
     wait_until_ready(url, START_SECONDS)
-    say("serve", f"ready on {url}; its log is in {logs_folder(session.root) or 'the folder of the Ray session'}")
+    say("serve", f"ready on {url}")
 
 
 def query_example(session: Session, url: str) -> Answer:
     """Send the started endpoint one request."""
-    await_start(session, url)
+    await_start(url)
     keyed = session.experiment.serving.key_file is not None
     return query(url, example_request(session.experiment), keyed, os.environ.get(KEY))
 
@@ -122,23 +133,36 @@ def require_keyed(experiment: Experiment) -> None:
 
 def serve(experiment: Experiment) -> None:
     """Serve until stopped, then reject new requests, let running ones finish, and take the endpoint down."""
+    serving, private = experiment.serving, is_private(experiment.cluster)
     with user_errors():
         require_servable(experiment)
+        if private:
+            require_free(serving.host, serving.port)
+    if private:
+        say("serve", "starting Ray, which takes some seconds")
     with open_session(experiment) as session:
         url = start(session)
-        await_start(session, url)
-        keyed = experiment.serving.key_file is not None
+        await_start(url)
+        keyed = serving.key_file is not None
         print(f"try: {curl(url, example_request(experiment), keyed)}", flush=True)
-        if not is_private(experiment.cluster):
+        if not private:
             return  # the cluster keeps it up
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         print(f"another version: {promotion(address(), keyed)}")
         print("Ctrl-C stops it", flush=True)
-        stopped.wait()
+        _wait(stopped, logs_folder(session.root))
         say("serve", "stopping; running requests may finish")
-        undeploy(experiment.serving)
+        remove(serving)  # its Ray ends now, and Serve with it: `undeploy` would print what Ray thinks of that
+
+
+def _wait(stopped: threading.Event, logs: str | None) -> None:
+    """Return once `stopped` is set; until then, print the errors that replicas log."""
+    errors = None if logs is None else LogErrors(Path(logs))
+    while not stopped.wait(LOG_SECONDS):
+        for line in () if errors is None else errors.new():
+            print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def preview(experiment: Experiment) -> None:

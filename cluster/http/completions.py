@@ -10,12 +10,18 @@ from pydantic import BaseModel
 from cluster.http.admission import Admission
 from cluster.http.best_of import energies_per_token, ranking_work, require_rankable
 from cluster.http.errors import APIError
-from cluster.http.generation import FinishedChoice, generate
+from cluster.http.generation import ChoicePart, FinishedChoice, generate
 from cluster.http.generation_plan import ANOTHER_DISTRIBUTION, GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.logprobs import logprobs_of_prompts, of_completion, scoring_work
 from cluster.http.schemas.requests import CompletionRequest
-from cluster.http.schemas.responses import CompletionChoice, CompletionResponse, LogprobsDetails, TokenUsage
+from cluster.http.schemas.responses import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionResponse,
+    LogprobsDetails,
+    TokenUsage,
+)
 from cluster.http.served_model import or_api_error
 from edlm.inference.canvas import context_tokens
 from edlm.inference.completion_decoding import CompletionDecoder
@@ -99,24 +105,37 @@ class Completions:
         unmasked_at, logprobs = progress.unmasked_at[shown], self._logprobs(index, progress, shown)
         return FinishedChoice(self._echoed(index, tokens, whole), tokens, reason, unmasked_at, text.cost, logprobs)
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
-        """Return choice `index` of a stream chunk; `written` is None while the text continues."""
-        if written is None:
-            choice = CompletionChoice(index=index, text=text, finish_reason=None)
-        else:
-            choice = self.final_choice(index, replace(written, text=text))
+    def logprobs_so_far(self, index: int, progress: Progress, count: int) -> tuple[TokenLogprob, ...] | None:
+        """Return the log-probabilities of the first `count` tokens of a choice, after those of an echoed prompt."""
+        start = self.shown[index].start or 0
+        return self._logprobs(index, progress, slice(start, start + count))
+
+    def choice(self, index: int, part: ChoicePart) -> dict[str, Any]:
+        """Return choice `index` of a stream chunk, with this part of its text."""
+        choice = CompletionChoice(
+            index=index,
+            text=part.text,
+            finish_reason=None if part.finished is None else part.finished.finish_reason,
+            logprobs=self._completion_logprobs(part.logprobs, part.sent),
+            **({} if part.finished is None else self._returned(part.finished)),
+        )
         return {"logprobs": None} | choice.model_dump(exclude_defaults=True)
 
     def final_choice(self, index: int, written: FinishedChoice) -> Any:
         """Return choice `index` of the response."""
-        logprobs = None if written.logprobs is None else of_completion(written.logprobs, self.plan.served.pieces)
         return CompletionChoice(
             index=index,
             text=written.text,
             finish_reason=written.finish_reason,
-            logprobs=logprobs,
+            logprobs=self._completion_logprobs(written.logprobs),
             **self._returned(written),
         )
+
+    def _completion_logprobs(self, logprobs: Sequence[TokenLogprob] | None, sent: int = 0) -> CompletionLogprobs | None:
+        """Return log-probabilities in the form of a choice, without the first `sent`; None if there are no others."""
+        if logprobs is None or 0 < len(logprobs) <= sent:
+            return None
+        return of_completion(logprobs, self.plan.served.pieces, sent)
 
     def details_and_usage(
         self, written: Sequence[FinishedChoice], kept: Sequence[int] | None = None, **more: Any

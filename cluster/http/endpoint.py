@@ -50,6 +50,7 @@ from cluster.http.schemas.responses import (
     Readiness,
     ScoreResponse,
     TokenizeResponse,
+    TokenizerInfo,
     Version,
 )
 from cluster.http.schemas.tokenization import DetokenizeRequest, TokenizeRequest
@@ -128,6 +129,10 @@ class Endpoint:
     async def detokenize(self, request: DetokenizeRequest, http: Request) -> DetokenizeResponse:
         """Decode tokens to text."""
         return await asyncio.to_thread(tokenization.detokenize, request, self.served, request_context(http.scope))
+
+    async def tokenizer_info(self) -> TokenizerInfo:
+        """Describe the tokenizer."""
+        return tokenization.tokenizer_info(self.served)
 
     async def models(self) -> ModelList:
         """List the served model."""
@@ -216,6 +221,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     for prefix in ("/v1", ""):  # vLLM's routes have no version
         post(f"{prefix}/tokenize", responses=error_responses(POSTED))(endpoint.tokenize)
         post(f"{prefix}/detokenize", responses=error_responses(POSTED))(endpoint.detokenize)
+    get("/tokenizer_info", responses=error_responses(READ))(endpoint.tokenizer_info)
     get("/v1/models", responses=error_responses(READ))(endpoint.models)
     get("/v1/models/{model}", responses=error_responses(READ))(endpoint.model)
     get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))

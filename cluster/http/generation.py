@@ -34,6 +34,21 @@ class FinishedChoice:
     """Of each token, after those of an echoed prompt; None if the request does not ask for them."""
 
 
+@dataclass(frozen=True)
+class ChoicePart:
+    """Part of a choice that one stream chunk sends."""
+
+    text: str
+    first: bool
+    """Whether earlier chunks have sent nothing of this choice."""
+    logprobs: tuple[TokenLogprob, ...] | None
+    """Of the tokens so far, after those of an echoed prompt; None if the request does not ask for them."""
+    sent: int
+    """Number of these that earlier chunks have sent."""
+    finished: FinishedChoice | None
+    """The whole choice, in its last part."""
+
+
 class PreparedRequest(Protocol):
     """Texts to generate and the format of their response; one choice per engine request in `engine_requests`."""
 
@@ -73,8 +88,12 @@ class PreparedRequest(Protocol):
         """Return the incremental text of each choice, for streaming."""
         ...
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
-        """Return choice `index` of a stream chunk, its `first` or a later one; `written` is None but in the last."""
+    def logprobs_so_far(self, index: int, progress: Progress, count: int) -> tuple[TokenLogprob, ...] | None:
+        """Return the log-probabilities of the first `count` tokens that choice `index` shows."""
+        ...
+
+    def choice(self, index: int, part: ChoicePart) -> dict[str, Any]:
+        """Return choice `index` of a stream chunk, with this part of it."""
         ...
 
     def usage(self, written: int) -> TokenUsage:
@@ -92,6 +111,8 @@ class ChoiceText(Protocol):
     def more(self, tokens: Sequence[int]) -> str: ...
 
     def rest(self, text: str) -> str: ...
+
+    def count(self, tokens: Sequence[int]) -> int: ...
 
 
 async def generate(request: PreparedRequest, admission: Admission) -> list[FinishedChoice]:
@@ -148,7 +169,7 @@ class _Run:
         self._texts = request.choice_texts()
         self._progress: list[Progress | None] = [None] * len(request.engine_requests)
         self._written: dict[int, FinishedChoice] = {}
-        self._begun: set[int] = set()  # choices of which a chunk was sent
+        self._logprobs_sent: dict[int, int] = {}  # by choice of which a chunk was sent
         plan, shown = request.plan, request.shown if states else ()
         self._events = [
             DenoisingEvents(i, plan.served.pieces, plan.sampler, plan.block, positions)
@@ -174,17 +195,23 @@ class _Run:
             chunks.append(self._chunk([], edlm={"state": state}))
         self._progress[i] = progress
         if text is None:
-            if new := self._texts[i].more(progress.tokens[self._request.shown[i]]):
-                chunks.append(self._chunk([self._choice(i, new, None)]))
+            tokens = progress.tokens[self._request.shown[i]]
+            if new := self._texts[i].more(tokens):
+                logprobs = None
+                if progress.logprobs is not None:
+                    logprobs = self._request.logprobs_so_far(i, progress, self._texts[i].count(tokens))
+                chunks.append(self._chunk([self._choice(i, new, logprobs, None)]))
             return chunks
         written = self._written[i] = self._request.finished_choice(i, text, progress)
-        choice = self._choice(i, self._texts[i].rest(written.text), written)
+        choice = self._choice(i, self._texts[i].rest(written.text), written.logprobs, written)
         return [*chunks, *self._last(choice)]
 
-    def _choice(self, i: int, text: str, written: FinishedChoice | None) -> dict[str, Any]:
-        first = i not in self._begun
-        self._begun.add(i)
-        return self._request.choice(i, text, written, first)
+    def _choice(
+        self, i: int, text: str, logprobs: tuple[TokenLogprob, ...] | None, written: FinishedChoice | None
+    ) -> dict[str, Any]:
+        part = ChoicePart(text, i not in self._logprobs_sent, logprobs, self._logprobs_sent.get(i, 0), written)
+        self._logprobs_sent[i] = len(logprobs or ())
+        return self._request.choice(i, part)
 
     def _last(self, choice: dict[str, Any]) -> list[bytes]:
         """Return the final chunk of a choice; for the last choice, also the end of the response."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.http.admission import Admission
-from cluster.http.generation import FinishedChoice, generate
+from cluster.http.generation import ChoicePart, FinishedChoice, generate
 from cluster.http.generation_plan import GenerationPlan, seeds, usage
 from cluster.http.limits import request_cost as cost
 from cluster.http.schemas.requests import InfillRequest
@@ -46,10 +46,13 @@ class Infills:
         """Return the finished text of choice `index`."""
         return FinishedChoice(text.text, text.tokens, text.finish_reason, progress.unmasked_at, text.cost)
 
-    def choice(self, index: int, text: str, written: FinishedChoice | None, first: bool) -> dict[str, Any]:
+    def logprobs_so_far(self, index: int, progress: Progress, count: int) -> None:
+        """Return None: infills have no log-probabilities."""
+
+    def choice(self, index: int, part: ChoicePart) -> dict[str, Any]:
         """Return choice `index` of the last stream chunk."""
-        assert written is not None
-        return self._choice(index, written).model_dump(exclude_none=True)
+        assert part.finished is not None
+        return self._choice(index, part.finished).model_dump(exclude_none=True)
 
     def details_and_usage(self, written: Sequence[FinishedChoice]) -> dict[str, Any]:
         """Return the details and the usage of the response."""
@@ -86,6 +89,9 @@ class _WithheldText:
 
     def rest(self, text: str) -> str:
         return text
+
+    def count(self, tokens: Sequence[int]) -> int:
+        return 0
 
 
 def prepare(request: InfillRequest, plan: GenerationPlan) -> Infills:

@@ -26,8 +26,8 @@ def scoring_work(prompts: Sequence[Sequence[int]]) -> float:
     return float(sum(map(len, prompts)))
 
 
-def of_completion(logprobs: Sequence[TokenLogprob], pieces: TokenText) -> CompletionLogprobs:
-    """Return the log-probabilities in the form of a completion's choice.
+def of_completion(logprobs: Sequence[TokenLogprob], pieces: TokenText, sent: int = 0) -> CompletionLogprobs:
+    """Return the log-probabilities in the form of a completion's choice, without the first `sent` of them.
 
     The token itself is among its alternatives, as vLLM has it. Of tokens with the same text, such as parts of
     characters, the likeliest is listed.
@@ -37,17 +37,17 @@ def of_completion(logprobs: Sequence[TokenLogprob], pieces: TokenText) -> Comple
     for text in texts[:-1]:
         starts.append(starts[-1] + len(text))
     alternatives = []
-    for one, text in zip(logprobs, texts, strict=True):
+    for one, text in zip(logprobs[sent:], texts[sent:], strict=True):
         listed: dict[str, float] = {}
         for token, value in one.likeliest:
             listed.setdefault(pieces[token], _number(value))
         listed.setdefault(text, _number(one.log_p))
         alternatives.append(listed)
     return CompletionLogprobs(
-        tokens=texts,
-        token_logprobs=[_number(one.log_p) for one in logprobs],
+        tokens=texts[sent:],
+        token_logprobs=[_number(one.log_p) for one in logprobs[sent:]],
         top_logprobs=alternatives,
-        text_offset=starts[: len(texts)],
+        text_offset=starts[sent : len(texts)],
     )
 
 

@@ -1,7 +1,7 @@
 """Conversion of text to the model's tokens, and back."""
 
 from cluster.http.request_context import RequestContext
-from cluster.http.schemas.responses import DetokenizeResponse, IgnoredFields, TokenizeResponse
+from cluster.http.schemas.responses import DetokenizeResponse, IgnoredFields, TokenizeResponse, TokenizerInfo
 from cluster.http.schemas.tokenization import DetokenizeRequest, TokenizeRequest
 from cluster.http.served_model import ServedModel, or_api_error
 
@@ -35,3 +35,12 @@ def detokenize(request: DetokenizeRequest, served: ServedModel, context: Request
     served.require_named(request.model)
     text = or_api_error("tokens", served.generator.tokenizer.decode, request.tokens)
     return DetokenizeResponse(text=text, prompt=text, edlm=IgnoredFields(ignored=list(context.ignored)))
+
+
+def tokenizer_info(served: ServedModel) -> TokenizerInfo:
+    """Return what vLLM's clients ask of a tokenizer; lm-eval's `tokenizer_backend=remote` needs it."""
+    generator = served.generator
+    chat = generator.denoiser.chat
+    return TokenizerInfo(
+        tokenizer_class=type(generator.tokenizer).__name__, chat_template=None if chat is None else chat.template
+    )

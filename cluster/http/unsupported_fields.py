@@ -13,7 +13,7 @@ from cluster.http.errors import APIError
 NO_GRAMMAR = "a grammar has no finite automaton; give a regular expression, choices or a JSON schema"
 
 MAX_IGNORED = 64
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key never matches: it contains a hyphen
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # an API key never matches: it contains a hyphen
 
 # Fields that would change the text or the reported data, with their neutral values.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -82,7 +82,7 @@ def ignored(fields: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]] = 
             raise APIError(400, _unsupported(name, neutral[name]), name, "unsupported_parameter")
     names = tuple(sorted(set(fields) - set(neutral)))
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             message = f"{name[:64]!a} is not a field of this request, nor a valid name of one"
             raise APIError(400, message, None, "unknown_parameter")
     if len(names) > MAX_IGNORED:

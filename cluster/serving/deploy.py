@@ -161,7 +161,13 @@ def wait_until_ready(url: str, timeout_seconds: float) -> None:
 
 
 def undeploy(serving: Serving) -> None:
-    """Stop serving and free the port.
+    """Remove the application as `remove` does, then stop Serve, which frees the port."""
+    remove(serving)
+    serve.shutdown()
+
+
+def remove(serving: Serving) -> None:
+    """Remove the application from Serve.
 
     New requests are rejected; accepted ones have `serving.drain_seconds` to finish, and then end with an error that
     says so.
@@ -175,7 +181,6 @@ def undeploy(serving: Serving) -> None:
             serve.delete(APPLICATION)  # waits for responses that are still being sent
         except TimeoutError as error:
             log.warning("Serve did not stop its replicas and is shut down regardless: %s", error)
-    serve.shutdown()
 
 
 def await_drained(responses: Any, timeout_seconds: float) -> None:

@@ -1,5 +1,6 @@
 """Methods of a client: the requests that it sends, and the types of their answers."""
 
+import dataclasses
 import json
 import secrets
 from abc import ABC, abstractmethod
@@ -14,13 +15,18 @@ Answer = TypeVar("Answer")
 Opened = TypeVar("Opened")
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 SEEDS = 2**53 - 16  # integers that JSON represents exactly, with room for the seeds of further choices
+SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings))
 
 
 class ServiceMethods(ABC, Generic[Opened]):
     """Requests to the service; `Client` returns their answers, `AsyncClient` awaitables of them.
 
     Each request has a seed, drawn by the client if none is given: repeated with it and the `streams` that the response
-    names, the request gives the same texts. `fields` are sent as they are; ValueError if they contradict an argument.
+    names, the request gives the same texts. None is the service's default.
+
+    `temperature`, `top_k` and `top_p` change what each token is drawn from, and with it the distribution of the texts.
+    `logprobs` returns log p of each token and of this number of likeliest ones. `settings` may be given by their names,
+    too: `complete("the ", steps=4)`. Other `fields` are sent as they are; ValueError if they contradict an argument.
     """
 
     @abstractmethod
@@ -36,29 +42,41 @@ class ServiceMethods(ABC, Generic[Opened]):
         prompt: Prompt = "",
         *,
         max_tokens: int = 16,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        logprobs: int | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Completion:
         """Return completions of the prompt.
 
-        `fields` are the other fields of OpenAI (n, stop, suffix, echo, best_of, ...) or of edlm.
+        `fields` are settings, and the other fields of OpenAI (n, stop, suffix, echo, best_of, ...) or of edlm.
         """
-        body = _whole(_texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens))
-        return self._answer("/v1/completions", body, lambda tree: read(Completion, tree))
+        body = _texts(
+            seed, settings, fields, prompt=prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, logprobs=logprobs,
+        )  # fmt: skip
+        return self._answer("/v1/completions", _whole(body), lambda tree: read(Completion, tree))
 
     def infill(
         self,
         parts: Sequence[str | int] | None = None,
         *,
         tokens: Sequence[int | None] | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Infill:
         """Return the text with its gaps filled: give pieces of text and gap sizes, or tokens with None in each gap."""
-        body = _whole(_texts(seed, settings, fields, parts=parts, tokens=tokens))
-        return self._answer("/v1/infill", body, lambda tree: read(Infill, tree))
+        body = _texts(
+            seed, settings, fields, parts=parts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p
+        )
+        return self._answer("/v1/infill", _whole(body), lambda tree: read(Infill, tree))
 
     def score(
         self,
@@ -69,7 +87,7 @@ class ServiceMethods(ABC, Generic[Opened]):
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Score:
-        """Return the likelihood of the text; `fields`: draws, prompt, exact_order."""
+        """Return the likelihood of the text; `fields`: draws, prompt, exact_order, and settings."""
         body = _body(seed, settings, fields, text=text, tokens=tokens)
         return self._answer("/v1/score", body, lambda tree: read(Score, tree))
 
@@ -92,13 +110,20 @@ class ServiceMethods(ABC, Generic[Opened]):
         prompt: Prompt = "",
         *,
         max_tokens: int = 16,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        logprobs: int | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         denoising: bool | None = None,
         **fields: Any,
     ) -> Opened:
         """Stream the text, and with `denoising` every state of its canvas that the reader is fast enough for."""
-        body = _texts(seed, settings, fields, prompt=prompt, max_tokens=max_tokens)
+        body = _texts(
+            seed, settings, fields, prompt=prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, logprobs=logprobs,
+        )  # fmt: skip
         given = {} if denoising is None else {"denoising": denoising}
         return self._stream("/v1/completions", body, given, {"denoising": False})
 
@@ -107,12 +132,17 @@ class ServiceMethods(ABC, Generic[Opened]):
         parts: Sequence[str | int] | None = None,
         *,
         tokens: Sequence[int | None] | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Opened:
         """Stream the states of the canvas while its gaps are filled, and the text at the end."""
-        body = _texts(seed, settings, fields, parts=parts, tokens=tokens)
+        body = _texts(
+            seed, settings, fields, parts=parts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p
+        )
         return self._stream("/v1/infill", body, {}, {"denoising": True})
 
     def _stream(
@@ -127,8 +157,13 @@ class ServiceMethods(ABC, Generic[Opened]):
 
 def _body(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     given = {name: value for name, value in fields.items() if value is not None}
+    if not isinstance(settings, Settings):
+        raise TypeError(f"settings is {settings!r}; give Settings(steps=4), or steps=4 by itself")
+    named = Settings(**{name: value for name, value in others.items() if name in SETTINGS})
+    others = {name: value for name, value in others.items() if name not in SETTINGS}
     seed = secrets.randbelow(SEEDS) if seed is None else seed
-    return {**given, **others, "seed": seed, "edlm": _merged("edlm", settings.fields, others.get("edlm"))}
+    edlm = _merged("edlm", _merged("edlm", settings.fields, named.fields), others.get("edlm"))
+    return {**given, **others, "seed": seed, "edlm": edlm}
 
 
 def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:

@@ -14,6 +14,18 @@ DONE = "[DONE]"  # last event of a complete stream
 
 
 @dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities of tokens, in nats, with the names of OpenAI; `Details.logprobs` says what they are."""
+
+    tokens: tuple[str, ...]
+    token_logprobs: tuple[float, ...]
+    top_logprobs: tuple[dict[str, float], ...]
+    """The likeliest tokens in the place of each, and the token itself."""
+    text_offset: tuple[int, ...]
+    """Where each token begins, if the texts of the tokens are joined."""
+
+
+@dataclass(frozen=True)
 class Choice:
     """One generated text, or a part of it in a stream."""
 
@@ -25,6 +37,8 @@ class Choice:
     """Present if the request asked for them."""
     unmasked_at: tuple[int, ...] | None = None
     """Step that unmasked each token; present if the request asked for the trajectory."""
+    logprobs: Logprobs | None = None
+    """Present if the request asked for them; in a stream, of the tokens of this part of the text."""
 
     def __str__(self) -> str:
         return self.text
@@ -82,8 +96,14 @@ class Details:
     """`independent` or `shared`: how the seeds of the choices follow from `seed`."""
     temperature: float = 1.0
     """Token temperature."""
+    top_k: int | None = None
+    """Number of likeliest tokens that each token is drawn from; None: all."""
+    top_p: float = 1.0
+    """Probability of the nucleus that each token is drawn from."""
     distribution: str | None = None
-    """`another distribution` if the temperature is not 1: the bounds of the model do not apply to these texts."""
+    """`another distribution` if temperature or truncation change the model's: its bounds do not apply to the texts."""
+    logprobs: Mapping[str, str | None] | None = None
+    """What the log-probabilities are: those that were `generated`, and those of the `prompt`."""
     ignored: tuple[str, ...] = ()
     """Fields of the request that are unknown to the service; they had no effect."""
 
@@ -108,6 +128,8 @@ class Texts:
     def __repr__(self) -> str:
         its = self.details
         facts = f"steps={its.steps}, candidates={its.candidates}, energy={its.energy!r}, seed={its.seed}"
+        facts += f", {its.distribution}" if its.distribution else ""
+        facts += f", ignored: {', '.join(its.ignored)}" if its.ignored else ""
         texts = (f"  [{choice.index}] {choice.text!r}" for choice in self.choices)
         return "\n".join([f"{type(self).__name__}({facts}, {its.seconds:.2f} s)", *texts])
 
@@ -152,9 +174,9 @@ class ExactMeasured:
     distribution: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
-    """Likelihood of a text given its prompt."""
+    """Likelihood of a text given its prompt, which prints as its estimates."""
 
     model: str
     text: str
@@ -167,6 +189,15 @@ class Score:
     details: Annotated[Details, pydantic.Field(validation_alias="edlm")]
     exact_order: ExactMeasured | None = None
     """With exact_order: -log p of the sampler that unmasks the most certain first in fixed counts."""
+
+    def __repr__(self) -> str:
+        estimates = {"nelbo": self.nelbo, "bound": self.bound}
+        estimates |= {f"energy {name}": value for name, value in self.energies.items()}
+        lines = [f"Score of {self.text!r}, {self.tokens} tokens, in nats"]
+        lines += [f"  {name} {value.nats:.2f} ± {value.standard_error:.2f}" for name, value in estimates.items()]
+        if self.exact_order is not None:
+            lines.append(f"  exact {self.exact_order.nats:.2f}: {self.exact_order.unmasking} (another distribution)")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

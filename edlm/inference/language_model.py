@@ -4,18 +4,18 @@ import itertools
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edlm.config import ConfigurationError
 from edlm.constraints.specification import AbstractSpecification
 from edlm.data.conversations import turns_of
 from edlm.inference.arguments import integer, interval, is_count, short, stop_strings
+from edlm.inference.call_plan import CallPlan
 from edlm.inference.completion_decoding import CompletionDecoder
-from edlm.inference.generator import TextGenerator, VersionedGenerator
+from edlm.inference.generator import VersionedGenerator
 from edlm.inference.incremental_text import IncrementalText
 from edlm.inference.offline_generation import run_sequences
 from edlm.inference.progress import Text
-from edlm.inference.request import Request
 from edlm.inference.results import MASK, Generation, ScoredText, StreamedText, described
 from edlm.inference.sequence import RunningSequence
 from edlm.inference.settings import (
@@ -26,43 +26,11 @@ from edlm.inference.settings import (
     overridden,
     resolved,
 )
-from edlm.inference.token_temperature import (
-    LEAST_TOKEN_TEMPERATURE,
-    MOST_TOKEN_TEMPERATURE,
-    temperature_given_constraint,
-    tempered,
-)
+from edlm.inference.token_distribution import TokenDistribution
 from edlm.interfaces import AbstractEnergy
 
 Prompt = str | Sequence[int]
 DRAWN_SEEDS = 2**53 - 16  # integers that JSON represents exactly, so that the endpoint accepts a drawn seed, too
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Model at its token temperature, settings and seeds of one call."""
-
-    generator: TextGenerator
-    settings: ResolvedSettings
-    temperature: float
-    seed: int
-    seeds: list[int]
-
-    def sequences(
-        self,
-        known: Sequence[int | None],
-        max_tokens: int | None,
-        stop: tuple[str, ...] = (),
-        constraint: AbstractSpecification | None = None,
-    ) -> list[RunningSequence]:
-        sampler, energy, generator = self.settings.sampler, self.settings.energy, self.generator
-        if constraint is not None and self.temperature == 0:
-            generator = tempered(generator, temperature_given_constraint(0))
-        requests = [
-            Request(tuple(known), max_tokens, seed, sampler, energy, stop=stop, constraint=constraint)
-            for seed in self.seeds
-        ]
-        return [RunningSequence(request, generator) for request in requests]
 
 
 class LanguageModel:
@@ -75,6 +43,10 @@ class LanguageModel:
       energy. `energy`: name of the energy that chooses, one of `energies`.
     - `window`: (from, to), the times at which steps choose among candidates. `energy_temperature`: tau of the weights
       exp(-E / tau). `temperature`: of the tokens; any value but 1 changes the model's distribution.
+    - `top_k`, `top_p`: each token is drawn from the `top_k` likeliest, and of those from the fewest that have the
+      probability `top_p` together; another distribution, too.
+    - `logprobs`: record log p_theta of each token at the step that unmasked it, and of this number of likeliest tokens
+      in its place, in `logprobs` of a text. Their sum is no log-likelihood; `score` has bounds.
     - `constraint`: what the generated text satisfies, or the whole text with its gaps filled: `edlm.Regex`,
       `edlm.OneOf` or `edlm.JsonSchema` (docs/guides/constraints.md).
     - `seed`: of the first text; text i has `seed` + i. None: drawn, and reported in the result.
@@ -121,6 +93,9 @@ class LanguageModel:
         window: tuple[float, float] | None = None,
         energy_temperature: float | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
         stop: str | Sequence[str] | None = None,
         constraint: AbstractSpecification | None = None,
         seed: int | None = None,
@@ -130,11 +105,11 @@ class LanguageModel:
         A text ends early where the model ends the document, or before the first of the `stop` strings. The prompt may
         have any length; the model sees what fits half a canvas of it, or more if the text to generate leaves room.
         """
-        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
+        distribution = TokenDistribution(temperature, top_k, top_p)
+        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, distribution, seed)
         known = self._read(prompt)
-        return self._finished(
-            plan, plan.sequences(known, integer("max_tokens", max_tokens), stop_strings(stop), constraint), known
-        )
+        most, stops = integer("max_tokens", max_tokens), stop_strings(stop)
+        return self._finished(plan, plan.sequences(known, most, stops, constraint, logprobs), known)
 
     def continue_(
         self,
@@ -148,6 +123,9 @@ class LanguageModel:
         window: tuple[float, float] | None = None,
         energy_temperature: float | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
         stop: str | Sequence[str] | None = None,
         constraint: AbstractSpecification | None = None,
         seed: int | None = None,
@@ -155,12 +133,19 @@ class LanguageModel:
         """Return the text with its continuation: `generate`, with the prompt (as the tokenizer reads it) in front."""
         generation = self.generate(
             text, n=n, max_tokens=max_tokens, steps=steps, candidates=candidates, energy=energy, window=window,
-            energy_temperature=energy_temperature, temperature=temperature, stop=stop, constraint=constraint, seed=seed,
+            energy_temperature=energy_temperature, temperature=temperature, top_k=top_k, top_p=top_p, logprobs=logprobs,
+            stop=stop, constraint=constraint, seed=seed,
         )  # fmt: skip
         known = self._read(text)
         decoder = CompletionDecoder(self.generator.tokenizer, known)
         whole = [
-            replace(new, text=decoder.echoed(new.tokens, new.text), tokens=(*known, *new.tokens)) for new in generation
+            replace(
+                new,
+                text=decoder.echoed(new.tokens, new.text),
+                tokens=(*known, *new.tokens),
+                logprobs=None if new.logprobs is None else (*[None] * len(known), *new.logprobs),
+            )
+            for new in generation
         ]
         return replace(generation, texts=tuple(whole))
 
@@ -176,6 +161,9 @@ class LanguageModel:
         window: tuple[float, float] | None = None,
         energy_temperature: float | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
         constraint: AbstractSpecification | None = None,
         seed: int | None = None,
     ) -> Generation:
@@ -184,8 +172,9 @@ class LanguageModel:
         Give `parts`, pieces of text and the numbers of tokens between them (["the ", 8, " of"]), or `tokens` with None
         in the gaps. The text and its gaps must fit one canvas.
         """
-        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, temperature, seed)
-        return self._finished(plan, plan.sequences(self._with_gaps(parts, tokens), None, (), constraint))
+        distribution = TokenDistribution(temperature, top_k, top_p)
+        plan = self._plan(n, steps, candidates, energy, window, energy_temperature, distribution, seed)
+        return self._finished(plan, plan.sequences(self._with_gaps(parts, tokens), None, (), constraint, logprobs))
 
     def score(
         self,
@@ -208,7 +197,7 @@ class LanguageModel:
         return -log p, exact, of another distribution: the same sampler, but unmasking the most certain first in fixed
         counts. It exists for `candidates` = 1, and for 0 with an energy of a step's tokens.
         """
-        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, 1.0, seed)
+        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, TokenDistribution(), seed)
         tokens, known, sampler = self._read(text), self._read(prompt), plan.settings.sampler
         draws = integer("draws", draws, least=2)
         score = plan.generator.score(tokens, plan.seed, draws, sampler, plan.settings.energy, known, exact_order)
@@ -241,6 +230,9 @@ class LanguageModel:
         window: tuple[float, float] | None = None,
         energy_temperature: float | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        logprobs: int | None = None,
         stop: str | Sequence[str] | None = None,
         constraint: AbstractSpecification | None = None,
         seed: int | None = None,
@@ -249,13 +241,14 @@ class LanguageModel:
 
         Joined, the `text` of the states is the text that `generate` returns; the last state holds that result.
         """
-        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, temperature, seed)
+        distribution = TokenDistribution(temperature, top_k, top_p)
+        plan = self._plan(1, steps, candidates, energy, window, energy_temperature, distribution, seed)
         known, stops = self._read(prompt), stop_strings(stop)
-        (sequence,) = plan.sequences(known, integer("max_tokens", max_tokens), stops, constraint)
+        (sequence,) = plan.sequences(known, integer("max_tokens", max_tokens), stops, constraint, logprobs)
         return self._states(plan, sequence, known, stops)
 
     def _states(
-        self, plan: _Plan, sequence: RunningSequence, known: Sequence[int], stops: tuple[str, ...]
+        self, plan: CallPlan, sequence: RunningSequence, known: Sequence[int], stops: tuple[str, ...]
     ) -> Iterator[StreamedText]:
         began, generator = time.monotonic(), plan.generator
         ends = (generator.mask, generator.tokenizer.separator)
@@ -276,14 +269,9 @@ class LanguageModel:
         energy: str | None,
         window: tuple[float, float] | None,
         energy_temperature: float | None,
-        temperature: float,
+        distribution: TokenDistribution,
         seed: int | None,
-    ) -> _Plan:
-        low, high = LEAST_TOKEN_TEMPERATURE, MOST_TOKEN_TEMPERATURE
-        if temperature != 0 and not low <= temperature <= high:
-            raise ConfigurationError(
-                f"temperature is {temperature}; give 0, where each token is the likeliest, or {low:g} to {high:g}"
-            )
+    ) -> CallPlan:
         sampler = overridden(
             self.generator.bundle.sampler,
             steps=steps,
@@ -291,23 +279,26 @@ class LanguageModel:
             window=None if window is None else interval(window),
             energy_temperature=energy_temperature,
         )
-        generator = self.generator if temperature == 1 else tempered(self.generator, temperature)
+        if distribution.is_truncated:
+            sampler = replace(sampler, speculative=False)  # verified drafts are redrawn without truncation
+        generator = distribution.of(self.generator)
         first = secrets.randbelow(DRAWN_SEEDS) if seed is None else integer("seed", seed, LEAST_SEED, MAX_SEED)
         seeds = consecutive_seeds(first, integer("n", n))
-        return _Plan(generator, resolved(generator, sampler, energy, temperature), temperature, first, seeds)
+        settings = resolved(generator, sampler, energy, distribution.temperature)
+        return CallPlan(generator, settings, distribution, first, seeds)
 
-    def _finished(self, plan: _Plan, sequences: Sequence[RunningSequence], prompt: Sequence[int] = ()) -> Generation:
+    def _finished(self, plan: CallPlan, sequences: Sequence[RunningSequence], prompt: Sequence[int] = ()) -> Generation:
         began = time.monotonic()
         for _ in run_sequences(sequences):
             pass
         return self._result(plan, sequences, began, prompt)
 
     def _result(
-        self, plan: _Plan, sequences: Sequence[RunningSequence], began: float, prompt: Sequence[int]
+        self, plan: CallPlan, sequences: Sequence[RunningSequence], began: float, prompt: Sequence[int]
     ) -> Generation:
         texts: tuple[Text, ...] = tuple(sequence.text() for sequence in sequences)
         read, seconds = self.generator.tokenizer.decode(prompt), time.monotonic() - began
-        return Generation(texts, plan.settings, plan.temperature, plan.seed, seconds, read)
+        return Generation(texts, plan.settings, plan.distribution, plan.seed, seconds, read)
 
     def _read(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str) and not all(isinstance(token, int) for token in prompt):

@@ -11,7 +11,7 @@ from edlm.config import ConfigurationError
 from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
 from edlm.models.execution import AS_TRAINED, Execution
-from edlm.storage import committed, user_folder
+from edlm.storage import StorageError, committed, user_folder
 
 RESOLVERS = "edlm.resolvers"
 """Group of entry points: a scheme, and a function from a URI of this scheme to the bundle that it means."""
@@ -55,7 +55,12 @@ def load(
     if is_local and location.digest is None and committed(uri) is None:  # not published: nothing to verify it by
         return LanguageModel(VersionedGenerator(open_bundle(Path(path), device, execution), version))
     copies = user_folder("edlm-cache") if cache is None else Path(cache)
-    generator = TextGenerator.load(uri, copies, location.digest, device, execution)
+    try:
+        generator = TextGenerator.load(uri, copies, location.digest, device, execution)
+    except StorageError as error:
+        if not uri.startswith(("http://", "https://")):
+            raise
+        raise ConfigurationError(f"{error}; if it is the URL of a service, ask that with edlm.Client") from error
     return LanguageModel(VersionedGenerator(generator, version))
 
 

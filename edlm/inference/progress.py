@@ -45,6 +45,8 @@ class Text:
     finish_reason: Literal["stop", "length"]
     """`stop`: the model ended the document here, or a stop string matched."""
     cost: GenerationCost = field(repr=False)
+    logprobs: tuple[TokenLogprob | None, ...] | None = field(default=None, repr=False)
+    """log p_theta of each token at the step that unmasked it, None for a given one; if the request asks for them."""
 
     def __str__(self) -> str:
         return self.text

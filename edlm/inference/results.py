@@ -6,6 +6,7 @@ from typing import overload
 
 from edlm.inference.progress import Text
 from edlm.inference.settings import ResolvedSettings
+from edlm.inference.token_distribution import TokenDistribution
 from edlm.likelihood.estimate import Estimate
 from edlm.likelihood.exact_order import FIXED_ORDER
 
@@ -16,8 +17,8 @@ class Generation(Sequence[Text]):
 
     texts: tuple[Text, ...]
     settings: ResolvedSettings
-    temperature: float
-    """Token temperature."""
+    distribution: TokenDistribution
+    """Temperature and truncation of the tokens: other values than the defaults are another distribution."""
     seed: int
     """Seed of the first text, given or drawn: the same call with it generates the same texts. Text i has `seed` + i."""
     seconds: float
@@ -48,7 +49,8 @@ class Generation(Sequence[Text]):
         return self.text if len(self.texts) == 1 else "\n".join(f"[{i}] {text}" for i, text in enumerate(self.texts))
 
     def __repr__(self) -> str:
-        facts = f"{described(self.settings)}, seed={self.seed}, {self.seconds:.2f} s"
+        another = "" if self.distribution.is_the_models else ", another distribution"
+        facts = f"{described(self.settings)}, seed={self.seed}, {self.seconds:.2f} s{another}"
         return "\n".join([f"Generation({facts})", *(f"  [{i}] {text.text!r}" for i, text in enumerate(self.texts))])
 
 

@@ -157,7 +157,8 @@ class RunningSequence:
         text = self._decoder.whole(tokens) if self._cut is None else self._cut
         # A completion that satisfies its constraint is complete, however many tokens it has.
         complete = self._stopped or (self._automaton is not None and self.request.max_tokens is not None)
-        return Text(tokens, text, self.request.seed, "stop" if complete else "length", self._cost)
+        logprobs = None if self.request.logprobs is None else tuple(self._logprobs[: self._end])
+        return Text(tokens, text, self.request.seed, "stop" if complete else "length", self._cost, logprobs)
 
     def _recorded(self) -> tuple[TokenLogprob | None, ...] | None:
         return None if self.request.logprobs is None else tuple(self._logprobs)

@@ -4,12 +4,10 @@ import asyncio
 import inspect
 import socket
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from cluster.http.local import listening
 from edlm.client import AsyncClient
 from edlm.client.client import Client
 from edlm.client.errors import (
@@ -25,32 +23,6 @@ from edlm.client.errors import (
 from edlm.client.methods import ServiceMethods
 from edlm.client.settings import Patience, Settings, base_url
 from edlm.client.types import Choice, Ended, Infilled, State, Unmasked
-from tests.client.blocking import BlockingClient
-from tests.client.protocol import Protocol
-
-
-@pytest.fixture(scope="module")
-def protocol() -> Protocol:
-    return Protocol()
-
-
-@pytest.fixture(scope="module")
-def url(protocol) -> Iterator[str]:
-    with listening(protocol.app) as at:
-        yield at
-
-
-@pytest.fixture(params=[Client, BlockingClient])
-def client_class(request):
-    return request.param
-
-
-@pytest.fixture
-def client(url, protocol, client_class) -> Iterator[Client]:
-    protocol.asked.clear()
-    protocol.cancelled.clear()
-    with client_class(url, "secret", timeout_seconds=20) as opened:
-        yield opened
 
 
 def test_every_answer_has_its_type(client, protocol):
@@ -66,64 +38,6 @@ def test_every_answer_has_its_type(client, protocol):
     assert client.models()[0].facts.length == 12
     assert client.tokenize("ab").pieces == ("a", "b")
     assert client.detokenize([0, 1]) == "ab"
-
-
-def test_a_request_without_a_seed_is_given_one_that_can_be_sent_again(client, protocol):
-    seeds = {client.complete("x").details.seed for _ in range(3)}
-    assert seeds == {asked["seed"] for asked in protocol.asked}
-    assert len(seeds) == 3
-
-
-def test_texts_without_a_seed_are_independent_and_with_one_as_the_service_has_it(client, protocol):
-    client.complete("x", n=2)
-    client.infill(["a", 1])
-    list(client.stream("x"))
-    list(client.stream_infill(["a", 1]))
-    assert [asked["edlm"] for asked in protocol.asked] == [{"streams": "independent"}] * 4
-    client.complete("x", seed=1)
-    client.complete("x", settings=Settings(streams="shared"))
-    assert [asked["edlm"] for asked in protocol.asked[4:]] == [{}, {"streams": "shared"}]
-
-
-def test_settings_and_fields_are_sent_together(client, protocol):
-    window = Settings(window=(0.5, 1.0), candidates=2)
-    client.complete("x", seed=1, edlm={"steps": 4})
-    client.complete("x", seed=1, settings=window, edlm={"steps": 4, "window": [0.5, 1.0], "energy": None})
-    client.infill(["a", 1], seed=1, edlm={"steps": 4})
-    client.score("a", edlm={"steps": 4})
-    list(client.stream("x", seed=1, edlm={"steps": 4}))
-    list(client.stream_infill(["a", 1], seed=1, edlm={"steps": 4}))
-    merged = {"steps": 4, "window": [0.5, 1.0], "candidates": 2}
-    assert [asked["edlm"] for asked in protocol.asked] == [{"steps": 4}, merged, *[{"steps": 4}] * 4]
-
-
-def test_options_of_a_stream_are_sent_together(client, protocol):
-    list(client.stream("x", denoising=True, stream=True, stream_options={"include_usage": False, "other": 1}))
-    list(client.stream("x", stream_options={"denoising": True}))
-    list(client.stream_infill(["a", 1], stream_options={"denoising": False}))
-    assert [asked["stream_options"] for asked in protocol.asked] == [
-        {"include_usage": False, "denoising": True, "other": 1},
-        {"include_usage": True, "denoising": True},
-        {"include_usage": True, "denoising": False},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (lambda client: client.complete("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
-        (lambda client: client.score("x", settings=Settings(steps=4), edlm={"steps": 8}), "edlm.steps is 8, and as"),
-        (lambda client: client.complete("x", edlm=4), "edlm is 4; it is an object"),
-        (lambda client: client.stream("x", denoising=True, stream_options={"denoising": False}), "options.denoising"),
-        (lambda client: client.stream("x", stream=False), "call complete or infill"),
-        (lambda client: client.complete("x", stream=True), "call stream or stream_infill"),
-        (lambda client: client.infill(["x", 1], stream=True), "call stream or stream_infill"),
-    ],
-)
-def test_what_contradicts_itself_is_not_sent(client, protocol, ask, message):
-    with pytest.raises(ValueError, match=message):
-        ask(client)
-    assert not protocol.asked
 
 
 def test_a_stream_gives_states_and_text_in_order_and_states_that_it_ended(client, protocol):
@@ -286,6 +200,8 @@ def test_an_answer_prints_as_its_text_and_is_described_in_a_line_for_each_text(c
     done = client.complete("x", seed=5)
     assert str(done) == done.text == str(done.choices[0]) == "ab"
     assert repr(done) == "Completion(steps=4, candidates=2, energy='step', seed=5, 0.10 s)\n  [0] 'ab'"
+    changed = replace(done, details=replace(done.details, distribution="another distribution", ignored=("a", "b")))
+    assert ", seed=5, another distribution, ignored: a, b, 0.10 s)" in repr(changed)
     two = replace(done, choices=(Choice(0, "ab"), Choice(1, "c")))
     assert str(two) == "[0] ab\n[1] c"
     with pytest.raises(ValueError, match="this holds 2 texts"):
@@ -293,6 +209,13 @@ def test_an_answer_prints_as_its_text_and_is_described_in_a_line_for_each_text(c
     filled = client.infill(["a", 1, "c"])
     assert (str(filled), str(filled.choices[0])) == ("abc", "abc")
     assert repr(filled).startswith("Infill(steps=4, ")
+
+
+def test_a_score_prints_its_estimates(client):
+    lines = str(client.score("a")).splitlines()
+    assert lines[0].startswith("Score of 'a")
+    assert [line.split()[0] for line in lines[1:]] == ["nelbo", "bound", "energy"]
+    assert lines[3].startswith("  energy step 2.00 ± ")
 
 
 NAMES = [name for name in vars(ServiceMethods) if not name.startswith("_")]

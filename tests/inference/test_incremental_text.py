@@ -37,10 +37,12 @@ class Told:
         # As an answer that is not streamed shows it.
         self.whole = self.text.echoed(kept[: self.text.count(whole, kept)], whole) if self.echo else whole
         output, now = IncrementalText(self.text, (MASK, separator), self.stops, self.echo), [MASK] * len(self.tokens)
-        self.pieces = [output.more(now)]
+        self.pieces, self.counts = [output.more(now)], [output.count(now)]
         for place in self.order:
             now[place] = self.tokens[place]
             self.pieces.append(output.more(now))
+            self.counts.append(output.count(now))
+        self.counts.append(self.text.count(whole, kept))
         self.pieces.append(output.rest(self.whole))
 
 
@@ -61,6 +63,7 @@ def test_the_pieces_are_the_whole_in_any_order(name, text, stops, echo, data):
     order = data.draw(st.permutations(range(len(tokens))))
     reported = Told(tokenizer, tokens, order, before, stops, echo)
     assert "".join(reported.pieces) == reported.whole
+    assert reported.counts == sorted(reported.counts), "tokens that were counted stay so"
 
 
 def test_a_text_that_a_token_shortens_keeps_what_was_streamed():
@@ -73,7 +76,9 @@ def test_a_text_that_a_token_shortens_keeps_what_was_streamed():
 def test_half_a_character_is_kept_back():
     tokenizer = made("bytes")
     tokens = tokenizer.encode("aé😀b").tolist()
-    assert Told(tokenizer, tokens, list(range(len(tokens)))).pieces == ["", "a", "", "é", "", "", "", "😀", "b", ""]
+    reported = Told(tokenizer, tokens, list(range(len(tokens))))
+    assert reported.pieces == ["", "a", "", "é", "", "", "", "😀", "b", ""]
+    assert reported.counts == [0, 1, 1, 3, 3, 3, 3, 7, 8, 8]
 
 
 def test_what_may_be_the_beginning_of_a_stop_is_kept_back():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.config import ConfigurationError
+from edlm.constraints.specification import Regex
 from edlm.data.tokenizer_kinds import Bytes, HuggingFaceTokenizer
 from edlm.energies.compose import Reward, WeightedSum
 from edlm.inference.components import Bundle
@@ -80,6 +81,15 @@ def test_continuing_puts_the_text_before_what_follows(model):
     assert whole[0].tokens == (*model.generator.read("ab"), *new[0].tokens)
 
 
+def test_logprobs_of_an_infill_are_those_of_its_new_tokens_and_change_no_text(model):
+    filled = model.infill(["ab", 3, "c"], logprobs=2, seed=5)
+    assert [one is None for one in filled[0].logprobs] == [True, True, False, False, False, True]
+    assert all(one.log_p <= one.likeliest[0][1] for one in filled[0].logprobs if one is not None)
+    assert filled.text == model.infill(["ab", 3, "c"], seed=5).text
+    *_, last = model.stream("ab", logprobs=0, seed=5)
+    assert len(last.generation[0].logprobs) == len(last.generation[0].tokens)
+
+
 def test_infilling_keeps_the_parts_and_fills_between_them(model):
     filled = model.infill(["ab", 3, "c"], n=2, seed=5)
     tokens = [*model.generator.read("ab"), None, None, None, *model.generator.read("c")]
@@ -141,7 +151,7 @@ def test_a_stop_string_ends_the_text(model):
 
 def test_a_temperature_of_0_takes_the_likeliest_tokens_and_needs_no_candidates(model):
     made = model.generate("ab", temperature=0, seed=1)
-    assert (made.settings.energy, made.settings.sampler.candidates, made.temperature) == (None, 1, 0)
+    assert (made.settings.energy, made.settings.sampler.candidates, made.distribution.temperature) == (None, 1, 0)
     assert model.generate("ab", temperature=0.5, seed=1).settings.energy == "step"
 
 
@@ -167,6 +177,11 @@ def test_tokens_are_read_where_a_text_is(model):
         ("generate", {"window": (0.5, 0.1)}, r"window is \[from, to\] with 0 <= from <= to <= 1"),
         ("generate", {"temperature": 3}, "temperature is 3; give 0, .* or 0.01 to 2"),
         ("generate", {"temperature": math.nan}, "temperature is nan"),
+        ("generate", {"top_k": 0}, "top_k is 0; give an integer of at least 1"),
+        ("infill", {"parts": ["a", 1], "top_p": 1.5}, "top_p is 1.5; give 0 to 1"),
+        ("stream", {"logprobs": -1}, "logprobs is -1; give an integer of at least 0"),
+        ("generate", {"constraint": "a+"}, "constraint is 'a.'; give edlm.Regex, edlm.OneOf or edlm.JsonSchema"),
+        ("generate", {"top_k": 2, "constraint": Regex(pattern="a+")}, "top_k and top_p may leave no token that a"),
         ("generate", {"seed": 2**63}, f"seed is {2**63}; give an integer from {-(2**63)}"),
         ("generate", {"seed": "one"}, "seed is 'one'"),
         ("generate", {"stop": ["a", ""]}, "a stop string is empty"),

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 
 import edlm
+from cluster.http.local import listening
 from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation, locate
 from edlm.storage import StorageError, committed, publish
@@ -97,3 +99,11 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny@champion").mkdir()
     assert locate("tiny@champion") == BundleLocation("tiny@champion")
+
+
+def test_the_url_of_a_service_is_told_its_client(tmp_path):
+    with (
+        listening(Starlette()) as url,  # it has no files
+        pytest.raises(ConfigurationError, match=f"{url} is not committed .* ask that with edlm.Client"),
+    ):
+        edlm.load(url, cache=tmp_path)

@@ -97,6 +97,12 @@ def test_wrong_flags_end_with_status_1_and_what_is_wrong(arguments, capsys):
     assert arguments[0].strip("-").replace("-", "_") in capsys.readouterr().err
 
 
+def test_a_url_in_the_place_of_the_prompt_is_told_its_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["http://127.0.0.1:8000"])
+    assert "to ask the service there, give --url http://127.0.0.1:8000" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_defaults_are_those_of_the_model():
     watch = Watch()
     assert (watch.steps, watch.candidates, watch.energy, watch.seed) == (None,) * 4

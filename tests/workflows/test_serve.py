@@ -1,5 +1,6 @@
 """`make serve` before Ray starts: what is missing is one line, and nothing is written."""
 
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_a_file_of_keys_that_is_no_good_is_named_before_ray_starts(experiment, t
     line = printed(replace(experiment, serving=replace(experiment.serving, key_file=str(path))), capsys)
     assert reported in line
     assert str(path) in line
+
+
+def test_a_port_that_is_taken_is_named_before_ray_starts(experiment, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("workflows.serve.require_servable", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = printed(replace(experiment, serving=replace(experiment.serving, port=port)), capsys)
+    assert f"serving.port: {port} on 127.0.0.1 cannot be bound" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_promotion_line_names_the_interpreter_as_it_is_typed_here(monkeypatch, tmp_path):

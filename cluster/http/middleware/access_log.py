@@ -26,7 +26,7 @@ PATHS = frozenset(
     {
         "/", "/healthz", "/readyz", "/health", "/ping", "/version", "/metrics", "/openapi.json", "/v1/completions",
         "/v1/chat/completions", "/v1/infill", "/v1/score", _MODELS, "/v1/tokenize", "/v1/detokenize",
-        "/tokenize", "/detokenize",
+        "/tokenize", "/detokenize", "/tokenizer_info",
     }
 )  # fmt: skip
 FILE_BYTES, OLD_FILES = 2**26, 4  # of one log file, and those that are kept beside it

@@ -1,4 +1,4 @@
-"""Request checks before the routes: Host header, API key, sizes of headers and body, content type and encoding."""
+"""Request checks before the routes: Host header, API key, sizes of headers and body."""
 
 import asyncio
 import logging
@@ -37,8 +37,6 @@ class RequestGuard:
                 self._check_host(headers)
                 if scope["path"] not in OPEN:
                     self._check_key(scope, headers)
-                if scope["method"] == "POST":
-                    _check_content_type(headers)
                 receive = replayed(await read_body(headers, receive), receive)
             except APIError as refused:
                 request_context(scope).code = refused.code
@@ -107,14 +105,6 @@ def replayed(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return next_message
-
-
-def _check_content_type(headers: Headers) -> None:
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise APIError(415, "send the header content-type: application/json", code="unsupported_media_type")
-    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        message = "the body is compressed, by its header content-encoding; send it as it is, without that header"
-        raise APIError(415, message, code="unsupported_encoding")
 
 
 def _too_large() -> APIError:

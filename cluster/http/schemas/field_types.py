@@ -1,12 +1,17 @@
 """Value types of request fields; unions are resolved by JSON type first, so that errors name the right variant."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+
+from cluster.http.unsupported_fields import NAME
 
 MAX_PROMPT = 2**16  # characters or tokens; only the end of a prompt longer than the canvas is used
 MAX_TOKENS = 4096
 MAX_INTEGER = 2**53 - 1  # every JSON parser represents integers up to here exactly
+
+# In the document alone: an error of the value says more than one of its length.
+NOT_EMPTY: dict[str, JsonValue] = {"minLength": 1}
 
 Text = Annotated[str, Field(max_length=MAX_PROMPT)]
 Token = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -43,8 +48,9 @@ OnePrompt = Annotated[
     Annotated[Text, Tag(TEXT)] | Annotated[Tokens, Tag(TOKENS)],
     Discriminator(_form, custom_error_type="form", custom_error_message="give a text, or a list of token ids"),
 ]
+StopString = Annotated[str, Field(json_schema_extra=NOT_EMPTY)]
 Stop = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[str], Tag(TEXTS)],
+    Annotated[StopString, Tag(TEXT)] | Annotated[list[StopString], Tag(TEXTS)],
     Discriminator(_form_of_stop, custom_error_type="form", custom_error_message="give a text or a list of texts"),
 ]
 Part = Annotated[
@@ -55,8 +61,14 @@ Part = Annotated[
 ]
 
 
-def _with_nulls(schema: dict[str, Any]) -> None:
-    """Add null to the schema of every optional field; it stands for the default."""
+def _documented(schema: dict[str, Any], model: Any) -> None:
+    """Add to the schema what its types do not say: null stands for a default, and which fields exclude one another."""
+    if model.alternatives:
+        schema["oneOf"] = [
+            {"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in model.alternatives
+        ]
+    if model.model_config["extra"] == "allow":
+        schema["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
     for name, field in schema.get("properties", {}).items():
         variants = field.get("anyOf", [])
         if name in schema.get("required", ()) or {"type": "null"} in variants:
@@ -70,13 +82,16 @@ def _with_nulls(schema: dict[str, Any]) -> None:
 class Body(BaseModel):
     """JSON object of a request; null stands for the default of a field."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Fields of which exactly one is given."""
+
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
         frozen=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        json_schema_extra=_with_nulls,
+        json_schema_extra=_documented,
     )
 
     @model_validator(mode="before")
@@ -84,3 +99,10 @@ class Body(BaseModel):
     def _without_nulls(cls, tree: Any) -> Any:
         """Drop null fields, so that they take their defaults."""
         return {name: value for name, value in tree.items() if value is not None} if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _one_alternative(self) -> Self:
+        given = [name for name in self.alternatives if getattr(self, name) is not None]
+        if self.alternatives and len(given) != 1:
+            raise ValueError(f"give exactly one of {' and '.join(self.alternatives)}")
+        return self

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from cluster.http.errors import APIError
 from cluster.http.schemas.constraints import ConstraintFields, ConstraintSettings, RequestedConstraint, single
 from cluster.http.schemas.field_types import (
     MAX_PROMPT,
     MAX_TOKENS,
+    NOT_EMPTY,
     Body,
     OnePrompt,
     Part,
@@ -309,20 +310,17 @@ class InfillRequest(GenerationRequest):
     parts: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)] | None = None
     """Pieces of text, and the numbers of tokens to fill between them."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("tokens", "parts")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "best_of": (1,), "echo": (False,), "logprobs": (), "max_tokens": (), "prompt": (), "stop": ([],),
         "suffix": (), **OF_COMPLETIONS,
     }  # fmt: skip
 
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "InfillRequest":
-        return exactly_one(self, "tokens", "parts")
-
 
 class ScoreRequest(_Request):
     """POST /v1/score: likelihood bounds and energies of a text."""
 
-    text: Text | None = None
+    text: Annotated[Text, Field(json_schema_extra=NOT_EMPTY)] | None = None
     """Text to score; give it or `tokens`."""
     tokens: Tokens | None = None
     """Token ids to score."""
@@ -334,17 +332,7 @@ class ScoreRequest(_Request):
     """Also return -log p, exact, of another distribution: this sampler, but unmasking the most certain positions first
     in fixed counts. For candidates 1, and for 0 with an energy of a step's tokens."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("text", "tokens")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **NEUTRAL, "logprobs": (), "temperature": (1,), "top_k": (-1, 0), "top_p": (1,), **OF_COMPLETIONS,
     }  # fmt: skip
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "ScoreRequest":
-        return exactly_one(self, "text", "tokens")
-
-
-def exactly_one(request: Any, *fields: str) -> Any:
-    """Return the request; raise ValueError unless exactly one of the fields is given."""
-    if sum(getattr(request, field) is not None for field in fields) != 1:
-        raise ValueError(f"give exactly one of {' and '.join(fields)}")
-    return request

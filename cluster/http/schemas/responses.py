@@ -63,7 +63,7 @@ class CompletionChoice(_Schema):
     """`stop`: the document ended or a stop string was generated; None: the text continues."""
     logprobs: CompletionLogprobs | None = None
     """Log-probabilities of the tokens, with `echo` of those of the prompt, too; if the request asks for them. In a
-    stream they come with the end of the text."""
+    stream those of the tokens of this part of the text."""
     token_ids: list[int] | None = None
     """Present if `edlm.return` includes `token_ids`."""
     unmasked_at: list[int] | None = None
@@ -271,6 +271,19 @@ class DetokenizeResponse(_Schema):
     """The same, by vLLM's name."""
     edlm: IgnoredFields
     """What was ignored."""
+
+
+class TokenizerInfo(_Schema):
+    tokenizer_class: str
+    """Kind of the tokenizer, by its Python class."""
+    eos_token: None = None
+    """Null: no text spells the token that ends a document. Its id is the `separator` of /v1/models."""
+    bos_token: None = None
+    """Null: there is none."""
+    pad_token: None = None
+    """Null: there is none."""
+    chat_template: str | None
+    """Jinja template of conversations, for models that were trained on them."""
 
 
 class ModelObject(_Schema):

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.http.schemas.chat import Messages
 from cluster.http.schemas.field_types import MAX_PROMPT, Body, Text, Token
-from cluster.http.schemas.requests import exactly_one
 from cluster.http.unsupported_fields import ignored
 
 
@@ -37,6 +36,7 @@ class TokenizeRequest(_TokenizerRequest):
     return_token_strs: bool = False
     """Return `token_strs`, the text of each token."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("text", "prompt", "messages")
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "add_generation_prompt": (True,),
         "chat_template": (),
@@ -44,10 +44,6 @@ class TokenizeRequest(_TokenizerRequest):
         "continue_final_message": (False,),
         "tools": ([],),
     }
-
-    @model_validator(mode="after")
-    def _one_of_three(self) -> "TokenizeRequest":
-        return exactly_one(self, "text", "prompt", "messages")
 
 
 class DetokenizeRequest(_TokenizerRequest):

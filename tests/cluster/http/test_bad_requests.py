@@ -179,6 +179,11 @@ def test_unknown_routes_and_methods_have_the_same_form(url):
     assert "/v1/completions" in refused["message"]
     assert refused["code"] == "not_found"
     assert error(ask(url, COMPLETIONS, method="GET"), 405)["code"] == "method_not_allowed"
+    for path in ("/v1/models", "/readyz", "/"):
+        refused = ask(url, path, b"a=b", headers={"content-type": "application/x-www-form-urlencoded"})
+        assert error(refused, 405)["code"] == "method_not_allowed"
+        assert refused.headers["allow"] == "GET"
+    assert error(ask(url, "/v1/embeddings", b"a", headers={"content-type": "text/plain"}), 404)["code"] == "not_found"
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.http.local import serving
 from edlm.inference.generator import open_bundle
-from tests.chats import make_chat_bundle
+from tests.chats import CHATML, make_chat_bundle
 from tests.cluster.asking import COMPLETIONS, ask, error, stream
 from tests.cluster.conftest import PATIENT
 
@@ -28,6 +28,7 @@ def test_an_answer_is_the_completion_of_the_rendered_conversation(chats):
     answer = ask(chats, CHAT, {"messages": [HELLO], **asked}).json()
     assert answer["object"] == "chat.completion"
     assert answer["edlm"]["prompt"] == [RENDERED]
+    assert ask(chats, "/tokenizer_info", method="GET").json()["chat_template"] == CHATML
     tokens = ask(chats, "/tokenize", {"messages": [HELLO]}).json()["tokens"]
     same = ask(chats, COMPLETIONS, {"prompt": tokens, **asked}).json()
     messages = [choice["message"] for choice in answer["choices"]]
@@ -91,8 +92,8 @@ def test_logprobs_are_listed_with_the_message(chats):
     assert len(content) == len(choice["token_ids"])
     assert all(len(one["top_logprobs"]) == 2 and one["logprob"] < 0 for one in content)
     assert all(bytes(one["bytes"]).decode() == one["token"] for one in content)
-    (last,) = [one for piece in stream(chats, CHAT, body) for one in piece["choices"] if one["logprobs"]]
-    assert last["logprobs"] == choice["logprobs"]
+    parts = [one for piece in stream(chats, CHAT, body) for one in piece["choices"] if one["logprobs"]]
+    assert [one for part in parts for one in part["logprobs"]["content"]] == content
     assert ask(chats, CHAT, {**body, "logprobs": False, "top_logprobs": 0}).json()["choices"][0]["logprobs"] is None
     assert error(ask(chats, CHAT, {**body, "logprobs": False}), 400)["param"] == "top_logprobs"
 

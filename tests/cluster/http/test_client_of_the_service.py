@@ -66,6 +66,23 @@ def test_texts_without_a_seed_differ_and_can_be_made_again_alone(client):
 def test_fields_of_a_request_besides_its_settings_are_sent(client):
     assert client.complete("ab", settings=Settings(candidates=1), edlm={"steps": 3}).details.steps == 3
     assert client.complete("ab", metadata={}).details.ignored == ("metadata",)
+    assert client.complete("ab", steps=3, candidates=1).details.steps == 3
+
+
+def test_logprobs_and_truncation_are_read_and_named(client):
+    asked = {"max_tokens": 8, "seed": 5, "logprobs": 2, "top_k": 4, "top_p": 0.9}
+    done = client.complete("ab", **asked)
+    assert (done.details.top_k, done.details.top_p, done.details.distribution) == (4, 0.9, "another distribution")
+    assert done.details.logprobs == {"generated": "p_theta", "prompt": None, "prompt_distribution": None}
+    found = done.choices[0].logprobs
+    assert "".join(found.tokens) == done.text
+    assert all(
+        top[token] == log_p
+        for token, log_p, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True)
+    )
+    with client.stream("ab", **asked) as stream:
+        parts = [event.logprobs for event in stream if isinstance(event, Choice) and event.logprobs]
+    assert tuple(log_p for part in parts for log_p in part.token_logprobs) == found.token_logprobs
 
 
 def test_a_stream_shows_the_same_text_and_how_each_token_came(client):

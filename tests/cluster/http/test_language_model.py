@@ -53,6 +53,23 @@ def test_scores_are_the_endpoints(model, url, settings):
     }
 
 
+TRUNCATED = [{"top_k": 3}, {"top_p": 0.5}, {"top_k": 5, "top_p": 0.9, "temperature": 0.7}]
+
+
+@pytest.mark.parametrize("settings", CASES)
+@pytest.mark.parametrize("truncation", TRUNCATED)
+def test_truncated_texts_and_their_logprobs_are_the_endpoints(model, url, settings, truncation):
+    asked = {"max_tokens": 20, "seed": 5, "logprobs": 2, **truncation}
+    with Client(url) as client:
+        theirs = client.complete("ab", settings=Settings(**settings), **asked).choices[0]
+    ours = model.generate("ab", **settings, **asked)
+    assert ours.text == theirs.text
+    assert [one.log_p for one in ours[0].logprobs] == list(theirs.logprobs.token_logprobs)
+    assert all(len(one.likeliest) == 2 for one in ours[0].logprobs)
+    assert "another distribution" in repr(ours)
+    assert model.continue_("ab", **settings, **asked)[0].logprobs == (None, None, *ours[0].logprobs)
+
+
 def test_a_stream_shows_what_the_endpoints_stream_tells(model, url):
     with Client(url) as client, client.stream("ab", max_tokens=20, seed=9) as stream:
         theirs = "".join(event.text for event in stream if isinstance(event, Choice))

@@ -28,12 +28,24 @@ def test_a_choice_lists_its_tokens_their_logprobs_and_the_likeliest(url):
     assert (plain["choices"][0]["logprobs"], plain["edlm"]["logprobs"]) == (None, None)
 
 
-def test_a_stream_sends_them_with_the_end_of_each_text(url):
-    body = {"prompt": "ab", "max_tokens": 8, "seed": 1, "n": 2, "logprobs": 1, "echo": True}
-    whole = [choice["logprobs"] for choice in ask(url, COMPLETIONS, body).json()["choices"]]
-    parts = [choice for piece in stream(url, COMPLETIONS, body) for choice in piece["choices"]]
-    assert [part["logprobs"] for part in sorted(parts, key=lambda part: part["index"]) if part["logprobs"]] == whole
-    assert all(part["finish_reason"] for part in parts if part["logprobs"])
+def joined(parts: list[dict]) -> dict[str, list]:
+    """The log-probabilities of the chunks of a choice, put together."""
+    found = [part["logprobs"] for part in parts if part["logprobs"]]
+    return {name: [item for part in found for item in part[name]] for name in found[0]}
+
+
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"stop": ["th", "e"]}, {"suffix": "cd"}, {"max_tokens": 30}])
+def test_a_stream_sends_each_with_the_text_of_its_token(url, more):
+    body = {"prompt": "ab", "max_tokens": 8, "seed": 1, "n": 2, "logprobs": 1, "edlm": {"steps": 12}, **more}
+    choices = ask(url, COMPLETIONS, body).json()["choices"]
+    sent = [choice for piece in stream(url, COMPLETIONS, body) for choice in piece["choices"]]
+    for choice in choices:
+        parts = [part for part in sent if part["index"] == choice["index"]]
+        assert joined(parts) == choice["logprobs"]
+        for part in parts:  # of letters, each of which is a token
+            assert "".join((part["logprobs"] or {"tokens": []})["tokens"]) == part["text"]
+    if "stop" not in more:
+        assert sum(part["logprobs"] is not None for part in sent) > len(choices)
 
 
 def test_a_prompt_is_scored_exactly_and_its_end_given_its_beginning(url):

@@ -1,7 +1,9 @@
 """The OpenAPI document is the committed one, and nothing that it allows makes the endpoint fail."""
 
+import itertools
 import json
 
+import jsonschema
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -79,3 +81,20 @@ def test_every_field_of_the_api_has_a_description():
     schemas = json.loads(FILE.read_text(encoding="utf-8"))["components"]["schemas"]
     fields = {f"{name}.{key}": field for name, schema in schemas.items() for key, field in schema["properties"].items()}
     assert {name for name, field in fields.items() if "description" not in field and "const" not in field} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("InfillRequest", {"tokens": [1, None], "parts": ["a", 1]}),
+        ("ScoreRequest", {"text": "a", "tokens": [1]}),
+        ("TokenizeRequest", {"text": "a", "prompt": "a", "messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_the_document_allows_exactly_one_of_the_fields_that_exclude_one_another(name, fields):
+    document = json.loads(FILE.read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator({**document, "$ref": f"#/components/schemas/{name}"})
+    for count in range(len(fields) + 1):
+        for chosen in map(dict, itertools.combinations(fields.items(), count)):
+            assert validator.is_valid(chosen) == (count == 1)
+            assert validator.is_valid(dict.fromkeys(fields) | chosen) == (count == 1)

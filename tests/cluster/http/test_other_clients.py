@@ -51,6 +51,7 @@ COMPLETED: dict[str, dict[str, Any]] = {
         "max_tokens": 4, "stream": True, "stop": None, "ignore_eos": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     },
+    "javascript: whole numbers with a fraction": {"max_tokens": 4.0, "n": 1.0, "seed": 3.0, "temperature": 1.0},
     "aiperf": {"max_tokens": 4, "stream": True, "stream_options": {"include_usage": True}},
     "langchain's defaults": {"temperature": 0.7, "max_tokens": 4, "n": 1, "top_p": 1, "seed": None, "logit_bias": None},
     "langchain: batch": {"prompt": ["ab", "ab"], "temperature": 1, "max_tokens": 4},
@@ -89,6 +90,7 @@ def test_a_completion_is_answered(url, name):
         ("POST", "/tokenize", {"model": "tiny", "prompt": "test", "return_token_strs": True}),
         ("POST", "/v1/tokenize", {"prompt": "test"}),
         ("POST", "/detokenize", {"model": "tiny", "tokens": [1, 2]}),
+        ("GET", "/tokenizer_info", None),
     ],
 )
 def test_a_route_of_vllm_is_answered(url, method, path, body):
