@@ -2,7 +2,7 @@
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
-python -m workflows.benchmark constraints --tokenizer FOLDER [--steps 8 --folder FOLDER ...]
+python -m workflows.benchmark constraints [--tokenizer FOLDER --steps 8 --folder FOLDER ...]
     race samplers with constraints with plain diffusion
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     compare three kinds of batching, on a Ray instance of this command
@@ -66,10 +66,10 @@ TRAINED = (
 )
 
 CONSTRAINED = (
-    "Samplers run one after the other in every round, after a warm-up round; seconds are medians over the rounds (in "
-    "brackets: minimum to maximum), ratios are within one round. The denoiser is untrained, and the energy of k > 1 is "
-    "0, which takes no time. A step of plain diffusion draws the positions that it unmasks; one that draws whole texts "
-    "draws all masked positions, as a sampler with a constraint does."
+    "Samplers run one after the other in every round, after a warm-up round; seconds are of the processor, medians "
+    "over the rounds (in brackets: minimum to maximum), and ratios are within one round. The denoiser is untrained, "
+    "and the energy of k > 1 is 0, which takes no time. A step of plain diffusion draws the positions that it "
+    "unmasks; one that draws whole texts draws all masked positions, as a sampler with a constraint does."
 )
 
 

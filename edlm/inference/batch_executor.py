@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.inference.cost_model import PASS, LatencyModel, NetworkPasses
+from edlm.inference.cost_model import PASS, READING, LatencyModel, NetworkPasses
 from edlm.inference.request import NonFiniteText, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
 from edlm.interfaces import Model, read
@@ -108,6 +108,8 @@ class BatchExecutor:
         self._one_at_a_time.discard(sequence)
 
     def _divisible(self, sequence: RunningSequence, work: NetworkPasses) -> float:
+        if sequence.request.constraint is not None:
+            work = replace(work, candidates=max(0.0, work.candidates - READING))
         return self.latency.divisible(
             work, sequence.kind, sequence.energy is not None and sequence.energy.whole_sequence
         )
@@ -198,7 +200,9 @@ class BatchExecutor:
         self.latency.measured(PASS, 1, time.monotonic() - began)
         exact, scores = sampler.candidates == EXACT, sequence.next_step().scores
         candidate_seconds = self._divisible(sequence, work) / max(sampler.candidates, 1)
-        candidates = 1 if sequence in self._one_at_a_time else max(1, int(self.step_seconds / candidate_seconds))
+        candidates = (
+            1 if sequence in self._one_at_a_time else max(1, int(self.step_seconds / max(candidate_seconds, 1e-9)))
+        )
         remaining = sampler.advance(state, context, model, candidates * components.length)
         seconds, calls = 0.0, 1
         began = time.monotonic()

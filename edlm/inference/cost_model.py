@@ -12,6 +12,7 @@ DECAY = 0.97  # factor on the weight of a measured call at each later call
 SPREAD = 0.1  # least standard deviation of call sizes, relative to their mean, that identifies the fixed cost
 LEAST = 0.1  # floor on the fitted slope, relative to the mean cost per unit; a fit to few calls can be negative
 PASS = "denoiser"
+READING = 1.0  # candidates' worth of reading the distribution at all masked positions, which has no pauses
 TRANSITIONS = 2**20  # of automata, summed over positions, that count as one more candidate
 
 
@@ -48,7 +49,7 @@ def of_constraint(automaton: TokenAutomaton | None, length: int, sampler: Sample
     if automaton is None:
         return 0.0
     candidates = 1 if energy is None else sampler.candidates
-    return 1.0 + length * (len(automaton.edges.to) + candidates * automaton.transitions.shape[1]) / TRANSITIONS
+    return READING + length * (len(automaton.edges.to) + candidates * automaton.transitions.shape[1]) / TRANSITIONS
 
 
 def of_step(

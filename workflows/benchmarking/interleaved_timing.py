@@ -40,23 +40,28 @@ class Times:
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def race(contestants: Sequence[RacedSampler], rounds: int, device: torch.device) -> dict[str, Times]:
+def race(
+    contestants: Sequence[RacedSampler],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Times]:
     """Return all times by name. A first warm-up round does not count; the order rotates round by round."""
     times = {contestant.name: Times() for contestant in contestants}
     for i in range(rounds + 1):
         first = i % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
-            seconds = sum(lap.times * _seconds(lap.run, device) for lap in contestant.laps)
+            seconds = sum(lap.times * _seconds(lap.run, device, clock) for lap in contestant.laps)
             if i > 0:
                 times[contestant.name].rounds.append(seconds)
     return times
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
+def _seconds(run: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
+    started = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return clock() - started
