@@ -36,7 +36,7 @@ from edlm.lm_eval.arguments import model_arguments
 from tests.paths import PROJECT
 from tests.test_prose import QUAINT
 from workflows import serve
-from workflows.benchmark import SampleBenchmark, ServeBenchmark
+from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, ServeBenchmark
 from workflows.benchmarking import english
 from workflows.experiment import Experiment
 from workflows.export import Export
@@ -187,7 +187,8 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(serve, "add_key", lambda *_: "a key")
         serve.key(arguments[1:])
     elif module == "workflows.benchmark":
-        from_flags({"sample": SampleBenchmark, "serve": ServeBenchmark}[arguments[0]], arguments[1:], "")
+        flags = {"sample": SampleBenchmark, "constraints": ConstraintsBenchmark, "serve": ServeBenchmark}
+        from_flags(flags[arguments[0]], arguments[1:], "")
     elif module == "workflows.benchmarking.english" and arguments:  # without them a sentence names the command
         monkeypatch.setattr(english, "assemble", accept)
         with pytest.raises(Read):
