@@ -57,7 +57,7 @@ def test_samplers_with_constraints_race_those_without(tmp_path):
     assert list(cells)[:4] == ["plain", "plain, whole texts", "date, k = 1", "date, k = 2"]
     assert len(cells) == 12
     assert cells["plain, whole texts"]["times plain, whole texts"] == "1.00 (1.00 to 1.00)"
-    assert cells["date, k = 1"]["states"] == "13"  # ten characters, the end, and after and before them
+    assert cells["date, k = 1"]["states"] == "12"  # before and after ten characters, and the dead state
     assert cells["plain"]["states"] == "–"
 
 
