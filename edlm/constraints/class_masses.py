@@ -107,7 +107,7 @@ def _masses(automaton: TokenAutomaton, log_p: Float[np.ndarray, "n v"]) -> Float
     with np.errstate(divide="ignore"):  # log 0 = -inf
         mass = np.log(total)
     mass[:, DEAD], total[:, DEAD] = -np.inf, 1.0
-    for token_class in np.nonzero((total < LEAST).any(axis=0))[0]:
+    for token_class in np.nonzero((total < LEAST).any(axis=0))[0].tolist():
         rows = np.nonzero(total[:, token_class] < LEAST)[0]
         weight, most = _weights(log_p[rows], _members(automaton, token_class))
         with np.errstate(divide="ignore"):
