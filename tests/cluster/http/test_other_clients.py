@@ -107,7 +107,7 @@ def test_a_route_of_vllm_is_answered(url, method, path, body):
         ({"model": "other"}, 404),
         ({"logit_bias": {"1": 5}}, 400),
         ({"response_format": {"type": "json_object"}}, 400),
-        ({"guided_regex": "a+"}, 400),
+        ({"guided_grammar": "a+"}, 400),
     ],
 )
 def test_what_is_refused_is_refused_with_the_status_of_openai(url, request_, status):
