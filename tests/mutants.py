@@ -478,7 +478,8 @@ def plant(mutant: Mutant, folder: Path) -> None:
 
 def failures(folder: Path, tests: tuple[str, ...]) -> list[str]:
     """The names of the tests that fail in the copy."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *tests]
+    # -B: a fault of the same size and second would be hidden by the bytecode of the one before
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *tests]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     if done.returncode not in (0, 1):

@@ -177,7 +177,9 @@ def main(
 
 def _command(file: str) -> str:
     tests = [f"tests/{name}.py" for name in LOOKED_AT[file].split()]
-    return shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests])
+    return shlex.join(
+        [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", *tests]
+    )
 
 
 def _baseline(file: str) -> float:

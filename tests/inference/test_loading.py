@@ -28,6 +28,7 @@ def provider(tmp_path, monkeypatch) -> Path:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: provider\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[edlm.resolvers]\nhub = provider:resolve\nlost = no_such:resolve\n")
     monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which would hide that the module has changed at once
     monkeypatch.delitem(sys.modules, "provider", raising=False)
     return site / "provider.py"
 

@@ -92,7 +92,8 @@ def uninterrupted(trained_and_seen) -> tuple[Path, dict[str, torch.Tensor]]:
 
 def test_while_workers_train_only_the_store_of_their_group_listens_beyond_loopback(trained_and_seen):
     _, _, seen = trained_and_seen
-    assert len(seen) == 1, "TCPStore of torch.distributed, of one worker; docs/cluster.md says so"
+    ports = {port for _, port in seen}  # a child that is being forked has its parent's socket for a moment
+    assert len(ports) == 1, "TCPStore of torch.distributed, of one worker; docs/cluster.md says so"
 
 
 def test_workers_train_and_show_every_step(uninterrupted):
