@@ -11,11 +11,12 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.constraints.constraint import RowConstraints
+from edlm.cooperative_work import run_to_end
 from edlm.interfaces import Model
 from edlm.sampling.constrained import (
-    ConstrainedPosterior,
     against_denoiser,
     as_seen,
+    constrained_posterior,
     has_constrained_choice,
     rows_at_once,
 )
@@ -50,7 +51,7 @@ def _of_rows(
     x0, xt, unmasked, t, context, log_p, u, u_class, model: Model, constraints: RowConstraints, temperature: float
 ) -> Float64[Tensor, " b"]:
     energy, (_, repeats, k, _) = model.energy, u.shape
-    posterior = ConstrainedPosterior(model.denoiser, context, xt, constraints, u.flatten(1, 2))
+    posterior = run_to_end(constrained_posterior(model.denoiser, context, xt, constraints, u.flatten(1, 2)))
     clamped = posterior.clamped(x0, unmasked, log_p)
     log_p_given = torch.where(clamped.log_z == -math.inf, -math.inf, clamped.log_z - posterior.log_z)
     if energy is None or k == 1:

@@ -5,18 +5,18 @@ A step draws whole sequences and unmasks U of one, so that what is unmasked can 
 the energy's groups are summed and one candidate is picked for all of them.
 """
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from edlm import equations
-from edlm.constraints.class_masses import class_masses
+from edlm.constraints.class_masses import ClassMasses, class_masses
 from edlm.constraints.constraint import RowConstraints
 from edlm.constraints.forward_backward import AutomataOfRows
-from edlm.cooperative_work import Cooperative, run_to_end
+from edlm.cooperative_work import Cooperative
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.rng import Purpose
 from edlm.sampling.candidates import propose, score_candidates
@@ -25,52 +25,30 @@ from edlm.sampling.state import StepResult, StepState
 ENTRIES = 2**24  # most entries (rows x positions x vocabulary) in memory at once: 200 MB
 
 
+@dataclass(frozen=True)
 class ConstrainedPosterior:
     """p_theta(x | x_t, C) of rows that all have a constraint, and k draws from it with given uniforms.
 
-    Positions that the automaton does not read follow p_theta(. | x_t).
+    Positions that the automaton does not read follow p_theta(. | x_t). `constrained_posterior` computes it.
     """
 
-    def __init__(
-        self,
-        denoiser: AnyDenoiser,
-        context: Tensor,
-        xt: Int[Tensor, "b l"],
-        constraints: RowConstraints,
-        u: Float64[Tensor, "b k l"],
-    ) -> None:
-        """Compute log Z = log P_theta(C | x_t), and with `u` a token of every class at every masked position."""
-        run_to_end(self._solved(denoiser, context, xt, constraints, u))
-
-    @classmethod
-    def in_parts(cls, *arguments: Any) -> Cooperative["ConstrainedPosterior"]:
-        """Return the posterior of these arguments, those of the constructor, as cooperative work."""
-        result = object.__new__(cls)
-        yield from result._solved(*arguments)
-        return result
-
-    def _solved(
-        self,
-        denoiser: AnyDenoiser,
-        context: Tensor,
-        xt: Int[Tensor, "b l"],
-        constraints: RowConstraints,
-        u: Float64[Tensor, "b k l"],
-    ) -> Cooperative[None]:
-        length = xt.shape[1]
-        self._constraints, self._reads = constraints, constraints.read(length).to(xt.device)
-        self._classes = class_masses(denoiser, context, xt, constraints, u)
-        self._automata = AutomataOfRows(list(constraints), length)
-        self._mass = self._classes.mass
-        self._beta = yield from self._automata.backward_in_parts(self._mass)
-        self._free = propose(denoiser, context, xt, (xt == denoiser.mask) & ~self._reads, u)
-        self.log_z = torch.from_numpy(self._automata.log_z(self._beta)).to(xt.device)
+    log_z: Float64[Tensor, " b"]
+    """log Z = log P_theta(C | x_t)."""
+    constraints: RowConstraints
+    reads: Bool[Tensor, "b l"]
+    """Positions that the automata read."""
+    classes: ClassMasses
+    automata: AutomataOfRows
+    mass: Float64[np.ndarray, "b l c"]
+    beta: Float64[np.ndarray, "i s"]
+    free: tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]
+    """Tokens at the positions that no automaton reads, and their log-probabilities."""
 
     def draw(self, u: Float64[Tensor, "b k l"]) -> tuple[Int[Tensor, "b k l"], Float64[Tensor, "b k l"]]:
         """Draw k candidates per row, with log p_theta(. | x_t) of each token, not given C; `u` selects the classes."""
-        x, log_p = self._classes.at(self._automata.draw(self._mass, self._beta, u.cpu().numpy()))
-        reads = self._reads[:, None]
-        return torch.where(reads, x, self._free[0]), torch.where(reads, log_p, self._free[1].double())
+        x, log_p = self.classes.at(self.automata.draw(self.mass, self.beta, u.cpu().numpy()))
+        reads = self.reads[:, None]
+        return torch.where(reads, x, self.free[0]), torch.where(reads, log_p, self.free[1].double())
 
     def clamped(
         self, x0: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], log_p: Float64[Tensor, "b l"]
@@ -79,20 +57,40 @@ class ConstrainedPosterior:
 
         So log p_theta(x_0 at U | x_t, C) is the difference of the two log Z. Draws do not show the fixed tokens.
         """
-        result, device = object.__new__(ConstrainedPosterior), x0.device
-        result.__dict__ |= self.__dict__
-        mass = torch.from_numpy(self._mass).to(device, copy=True)
-        rows, at = torch.nonzero(where & self._reads, as_tuple=True)
+        device = x0.device
+        mass = torch.from_numpy(self.mass).to(device, copy=True)
+        rows, at = torch.nonzero(where & self.reads, as_tuple=True)
         mass[rows, at] = -torch.inf
-        for row, constraint in enumerate(self._constraints):
+        for row, constraint in enumerate(self.constraints):
             mine = rows == row
             token_class = constraint.automaton.classes.to(device)[x0[row, at[mine]]].long()
             mass[row, at[mine], token_class] = torch.where(token_class > 0, log_p[row, at[mine]], -torch.inf)
-        free = torch.where(where & ~self._reads, log_p, 0.0).sum(dim=1)
-        result._mass = mass.cpu().numpy()
-        result._beta = self._automata.backward(result._mass)
-        result.log_z = torch.from_numpy(self._automata.log_z(result._beta)).to(device) + free
-        return result
+        free = torch.where(where & ~self.reads, log_p, 0.0).sum(dim=1)
+        fixed = mass.cpu().numpy()
+        beta = self.automata.backward(fixed)
+        log_z = torch.from_numpy(self.automata.log_z(beta)).to(device) + free
+        return replace(self, log_z=log_z, mass=fixed, beta=beta)
+
+
+def constrained_posterior(
+    denoiser: AnyDenoiser,
+    context: Tensor,
+    xt: Int[Tensor, "b l"],
+    constraints: RowConstraints,
+    u: Float64[Tensor, "b k l"],
+) -> Cooperative[ConstrainedPosterior]:
+    """Return the posterior, with `u` for the tokens within classes and where no automaton reads, as cooperative work.
+
+    It pauses in proportion to the automata.
+    """
+    length = xt.shape[1]
+    reads = constraints.read(length).to(xt.device)
+    classes = class_masses(denoiser, context, xt, constraints, u)
+    automata = AutomataOfRows(list(constraints), length)
+    beta = yield from automata.backward_in_parts(classes.mass)
+    free = propose(denoiser, context, xt, (xt == denoiser.mask) & ~reads, u)
+    log_z = torch.from_numpy(automata.log_z(beta)).to(xt.device)
+    return ConstrainedPosterior(log_z, constraints, reads, classes, automata, classes.mass, beta, free)
 
 
 def rows_at_once(length: int, denoiser: AnyDenoiser, candidates: int) -> int:
@@ -116,7 +114,7 @@ def constrained_step(
     """
     xt, block, length = state.xt, model.block, state.length
     assert state.constraints is not None
-    posterior = yield from ConstrainedPosterior.in_parts(
+    posterior = yield from constrained_posterior(
         model.denoiser, context, xt, state.constraints, state.uniforms(Purpose.CANDIDATE, k, length)
     )
     x, by_position = posterior.draw(state.uniforms(Purpose.TOKEN_CLASS, k, length))

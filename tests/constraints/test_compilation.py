@@ -15,9 +15,10 @@ from edlm.constraints.byte_automaton import CompilationLimits
 from edlm.constraints.compilation import AutomatonCache, compile_constraint
 from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.constraints.specification import AbstractSpecification, JsonSchema, OneOf, Regex
+from edlm.cooperative_work import run_to_end
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, Symbols
-from edlm.sampling.constrained import ConstrainedPosterior
+from edlm.sampling.constrained import constrained_posterior
 
 BYTES, CHARACTERS = Bytes().build([]), Characters().build([])
 WORDS = BPE(size=290).build(["the cat sat on the mat, 2024-05-17 and a naïve café: 日本 (0.25) " * 4])
@@ -43,7 +44,8 @@ def texts_of(
         return []
     u = torch.rand(2, 1, count, length, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
     xt, denoiser = torch.full((1, length), tokenizer.size), NearlyUniform(tokenizer.size)
-    posterior = ConstrainedPosterior(denoiser, torch.zeros(1), xt, RowConstraints([Constraint(automaton)]), u[0])
+    chosen = RowConstraints([Constraint(automaton)])
+    posterior = run_to_end(constrained_posterior(denoiser, torch.zeros(1), xt, chosen, u[0]))
     drawn = posterior.draw(u[1])[0][0].tolist()
     if ends:
         drawn = [

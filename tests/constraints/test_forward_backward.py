@@ -12,7 +12,8 @@ from edlm.constraints.automaton import minimal_form
 from edlm.constraints.class_masses import class_masses
 from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.constraints.forward_backward import AutomataOfRows
-from edlm.sampling.constrained import ConstrainedPosterior
+from edlm.cooperative_work import run_to_end
+from edlm.sampling.constrained import ConstrainedPosterior, constrained_posterior
 from tests.constraints.automata import NO_TWO, SUM, THREE_STATES, inside, tables
 from tests.counting import chi_square
 from tests.worlds import Marginals, world
@@ -26,7 +27,7 @@ def posterior(constraints, xt: torch.Tensor, k: int = 1, seed: int = 0) -> Const
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(len(xt), k, xt.shape[1], generator=generator, dtype=torch.float64)
     context = DENOISER.read(xt, torch.ones(len(xt), dtype=torch.float64))
-    return ConstrainedPosterior(DENOISER, context, xt, RowConstraints(constraints), u)
+    return run_to_end(constrained_posterior(DENOISER, context, xt, RowConstraints(constraints), u))
 
 
 def of_texts(xt: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,7 @@ def test_a_row_has_the_same_numbers_alone_and_among_rows_with_other_automata():
 
     def of(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         chosen = RowConstraints([constraints[row] for row in rows])
-        whole = ConstrainedPosterior(DENOISER, context[rows], xt[rows], chosen, u[rows])
+        whole = run_to_end(constrained_posterior(DENOISER, context[rows], xt[rows], chosen, u[rows]))
         return whole.log_z, *whole.draw(u[rows].flip(2))
 
     together = of([0, 1, 2, 3, 4])
@@ -149,6 +150,6 @@ def test_what_is_not_a_number_is_seen_in_log_z():
     xt = torch.full((1, 4), 3)
     context = DENOISER.read(xt, torch.ones(1, dtype=torch.float64))
     u = torch.full((1, 1, 4), 0.5, dtype=torch.float64)
-    whole = ConstrainedPosterior(NotANumber(WORLD), context, xt, RowConstraints([Constraint(NO_TWO)]), u)
+    whole = run_to_end(constrained_posterior(NotANumber(WORLD), context, xt, RowConstraints([Constraint(NO_TWO)]), u))
     assert whole.log_z.isnan().all()
     whole.draw(u)
