@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run try serve ui docs lint test test-chaos mutants gpu-check
+.PHONY: help install run try serve ui docs lint test test-pretended-device test-chaos mutants gpu-check
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -49,8 +49,12 @@ lint: install ## style, types and the direction of the imports
 	@echo "== pyright" && $(BIN)/pyright
 	@echo "== import-linter" && $(BIN)/lint-imports
 
-test: lint ## lint, then every test but those of the next line
+test: install ## lint, then every test but those of the next line
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint test-pretended-device
 	@echo "== pytest" && $(BIN)/python -m pytest $(SPREAD) $(addprefix --ignore=,$(PRETENDING))
+
+# Beside lint, which takes one core for a minute.
+test-pretended-device: install
 	@echo "== pytest, on a pretended device" && $(BIN)/python -m pytest $(SPREAD) $(PRETENDING)
 
 test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20)

@@ -4,7 +4,9 @@ One thread for every process that tests start, unless the environment says other
 processes with several threads each slow one another down on a few cores; so do threads that spin as they wait.
 """
 
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -17,6 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A busy machine takes longer than hypothesis' 200 ms per example, which is no fault of the code.
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
+
+# Where the product looks for runs and models; a test that leaves one of them set sends the next one elsewhere.
+LOCATIONS = ("EDLM_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 
 SHARED = ("tests/cluster/endpoint/", "tests/cluster/http/playground/")
 
@@ -40,3 +45,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFixture
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that start clusters first: one that takes minutes must not be the last to begin."""
     items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the imported modules and the collected tests, which live until the end, from garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _locations_are_left_as_they_were() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in LOCATIONS}
+    yield
+    after = {name: os.environ.get(name) for name in LOCATIONS}
+    assert after == before, "a test changed the environment of those after it: set variables by monkeypatch"

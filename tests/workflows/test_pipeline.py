@@ -120,6 +120,7 @@ def test_the_registered_model_is_exported_with_its_measured_bounds_and_gives_the
 def _exported(output: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str) -> None:
     """What `output` says was measured and registered is a repository whose texts are those of the registered model."""
     monkeypatch.setenv("EDLM_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     evaluation = re.search(r"^\[evaluate\] finished in \d+ s: (\S+)", output, re.MULTILINE)
     assert evaluation is not None
     repository = tmp_path / "repository"

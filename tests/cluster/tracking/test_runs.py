@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 from matplotlib.figure import Figure
 
@@ -20,7 +19,7 @@ from tests.cluster.tracking.histories import Story, steps_of
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
-def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path):
+def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path, monkeypatch):
     parent = runs.start("pipeline")
     run_id = runs.start("pretrain", parent=parent, tags={"edlm.code": "abc", "api_key": "do_not_tell"})
     tracker = runs.tracker(run_id, tmp_path / "journal")
@@ -52,7 +51,7 @@ def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path):
     assert artifacts.is_relative_to(Path(root) / "artifacts")
     assert (artifacts / "figures/curves.png").read_bytes().startswith(b"\x89PNG")
     assert "stage: 2" in (artifacts / "config.yaml").read_text()
-    mlflow.set_tracking_uri(runs.client.tracking_uri)  # MLflow reads tables through its global setting
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.client.tracking_uri)  # which load_table reads
     table = runs.client.load_table(runs.experiment_id, "samples.json", run_ids=[run_id])
     assert table.to_dict("list") == {"candidates": [1, 8], "text": ["the cat", "der Bär"]}
     reported = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
