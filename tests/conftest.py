@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+gc.set_threshold(100_000, 20, 20)  # as `cluster` does, and before the first import that is slow
+
 # Here, before torch is imported: it reads them once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
