@@ -4,6 +4,8 @@ python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folde
     race with the published and the autoregressive sampler; --models FILE races trained networks
 python -m workflows.benchmark constraints [--tokenizer FOLDER --steps 8 --folder FOLDER ...]
     race samplers with constraints with plain diffusion
+python -m workflows.benchmark constrained-bounds --model MODEL --data URI [--steps 2 4 8 --folder FOLDER ...]
+    bounds on held-out texts that match a pattern, with every energy of a trained model
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     compare three kinds of batching, on a Ray instance of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancelled_share 0.1 ...]
@@ -14,9 +16,10 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +27,11 @@ from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.batching_comparison import Loads, contest
+from workflows.benchmarking.constrained_bounds import (
+    ConstrainedLikelihood,
+    constrained_bounds_blocks,
+    measure_constrained_bounds,
+)
 from workflows.benchmarking.constraints import WHOLE, ConstrainedSampling, measure_constraints
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
@@ -90,6 +98,14 @@ class ConstraintsBenchmark(ConstrainedSampling):
 
 
 @config
+class ConstrainedBoundsBenchmark(ConstrainedLikelihood):
+    """Flags of `constrained-bounds`."""
+
+    folder: str | None = None
+    """Folder for `constrained-bounds.md`; None only prints the document."""
+
+
+@config
 class ServeBenchmark(Loads):
     """Flags of `serve`."""
 
@@ -151,6 +167,15 @@ def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
     caption = f"L = {settings.length}, T = {settings.steps}, a denoiser of {settings.layers} layers of {settings.width}"
     return ReportDocument(
         "Cost of constraints", [Paragraph(CONSTRAINED), Table(caption, columns, cells), *_origin(settings)]
+    )
+
+
+def constrained_bounds(settings: ConstrainedBoundsBenchmark) -> ReportDocument:
+    """Measure samplers with constraints on texts that satisfy them and return the document about it."""
+    length, patterns = measure_constrained_bounds(settings, _say)
+    return ReportDocument(
+        "Likelihood under constraints",
+        [*constrained_bounds_blocks(length, patterns, settings), *_origin(settings)],
     )
 
 
@@ -254,22 +279,24 @@ def _ratio(ratio: tuple[float, float, float]) -> str:
     return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
 
 
+COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
+    "sample": (SampleBenchmark, sample),
+    "constraints": (ConstraintsBenchmark, constraints),
+    "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
+    "serve": (ServeBenchmark, serve),
+}
+
+
 def main() -> None:
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in ("sample", "constraints", "serve"):
+    name, *flags = sys.argv[1:] or [""]
+    if name not in COMMANDS:
         print(__doc__, file=sys.stderr)
         raise SystemExit(2)
-    name, flags = arguments[0], arguments[1:]
-    if name == "sample":
-        settings = from_flags(SampleBenchmark, flags, __doc__ or "")
-        text = markdown_page(sample(settings))
-        name += "" if settings.models is None else "-trained"
-    elif name == "constraints":
-        settings = from_flags(ConstraintsBenchmark, flags, __doc__ or "")
-        text = markdown_page(constraints(settings))
-    else:
-        settings = from_flags(ServeBenchmark, flags, __doc__ or "")
-        text = markdown_page(serve(settings))
+    flags_of, document_of = COMMANDS[name]
+    settings = from_flags(flags_of, flags, __doc__ or "")
+    text = markdown_page(document_of(settings))
+    if isinstance(settings, SampleBenchmark) and settings.models is not None:
+        name += "-trained"
     if settings.folder is not None:
         folder = Path(settings.folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -139,6 +139,7 @@ def _exported(output: str, home: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert edlm.load(tmp_path / "back").generate("the ", seed=3).text == ours.generate("the ", seed=3).text
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_an_experiment_of_one_energy_asks_for_one_denoiser_and_one_energy_and_is_served(home, port):
     output = run(home, "pipeline", "--serving.port", str(port), experiment=ONE_ENERGY)

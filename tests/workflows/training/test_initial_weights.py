@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.config import Tracking
-from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser, save_autoregressive, save_denoiser
 from edlm.config import ConfigurationError, load, parse, plain
@@ -25,6 +23,7 @@ from edlm.training.settings import Training
 from tests.bundles import ENERGIES, LENGTH, save_models
 from tests.networks import TRANSFORMER, autoregressive, stirred
 from tests.paths import SMALLEST
+from tests.tracking_database import open_copied_tracking
 from workflows.autoregress import autoregress
 from workflows.experiment import Experiment, Finetune
 from workflows.finetune import finetune
@@ -69,7 +68,7 @@ def session(folder: Path, root: Path, **changes) -> RunningSession:
     settings["data"] |= {"length": LENGTH}
     settings["denoiser"] = settings["autoregressive"] = plain(TRANSFORMER)
     settings |= changes
-    session = RunningSession(parse(Experiment, settings), str(root), open_tracking(Tracking(), str(root)))
+    session = RunningSession(parse(Experiment, settings), str(root), open_copied_tracking(root))
     session.results["prepare"] = str(folder / "data")
     return session
 

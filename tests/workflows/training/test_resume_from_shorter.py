@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.config import Tracking
-from cluster.tracking.runs import open_tracking
 from cluster.training.workers import RESULT
 from edlm.checkpoints import training_state
 from edlm.checkpoints.training_state import save_snapshot
@@ -16,6 +14,7 @@ from edlm.config import load, plain
 from edlm.storage import join, publish
 from edlm.training.settings import Training
 from tests.paths import SMALLEST
+from tests.tracking_database import open_copied_tracking
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
 from workflows.stage import StageContext
@@ -38,7 +37,7 @@ def asked(training: Training, stage: str = "pretrain", seed: int = 0) -> dict:
 
 @pytest.fixture
 def session(tmp_path) -> RunningSession:
-    return RunningSession(load(Experiment, SMALLEST), str(tmp_path), open_tracking(Tracking(), str(tmp_path)))
+    return RunningSession(load(Experiment, SMALLEST), str(tmp_path), open_copied_tracking(tmp_path))
 
 
 def run(session, training: Training, stage="pretrain", seed=0, taken: int | None = None, keep: bool = True):

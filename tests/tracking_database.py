@@ -1,0 +1,28 @@
+"""Tracking databases for tests that need one each: MLflow takes seconds to create one, and a copy takes none."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+from cluster.config import Tracking
+from cluster.tracking.connection import database_file
+from cluster.tracking.runs import Runs, open_tracking
+
+
+@functools.cache
+def _database() -> bytes:
+    with tempfile.TemporaryDirectory() as root:
+        open_tracking(Tracking(experiment="template"), root)
+        file = database_file(Tracking(), root)
+        assert file is not None
+        return file.read_bytes()
+
+
+def open_copied_tracking(root: Path) -> Runs:
+    """Open the tracking of a storage root that has none yet; its database is a copy of one that MLflow created."""
+    file = database_file(Tracking(), str(root))
+    assert file is not None
+    assert not file.exists()
+    root.mkdir(exist_ok=True)
+    file.write_bytes(_database())
+    return open_tracking(Tracking(), str(root))
