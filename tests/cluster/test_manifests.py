@@ -1,8 +1,10 @@
 """The manifests in `cluster/deploy` are what Serve and KubeRay take, and agree with themselves and with the code."""
 
 import copy
+import importlib.util
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from mlflow.cli import server as mlflow_server
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from cluster.config import Serving
+from cluster.http.metrics.dashboard import dashboard
+from cluster.http.metrics.instruments import INSTRUMENTS
 from cluster.http.middleware.api_keys import APIKeys, add_key
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.deploy import APPLICATION, BUILDER, SPARE_SECONDS, Arguments, application
@@ -21,6 +27,7 @@ from cluster.serving.proxy import middlewares
 from edlm.config import ConfigurationError, load, parse
 from tests.cluster.asking import eventually
 from tests.paths import PROJECT
+from workflows.command import experiment_from
 from workflows.experiment import Experiment
 
 DEPLOY = PROJECT / "cluster" / "deploy"
@@ -139,21 +146,75 @@ def nodes() -> list[dict[str, Any]]:
     return [cluster["headGroupSpec"]["template"]["spec"], *(g["template"]["spec"] for g in cluster["workerGroupSpecs"])]
 
 
-def test_the_service_is_of_the_ray_that_was_tested():
-    assert service()["spec"]["rayClusterConfig"]["rayVersion"] == ray.__version__
+def ray_cluster(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The Ray cluster that a manifest of any kind describes."""
+    below = {"RayService": "rayClusterConfig", "RayJob": "rayClusterSpec"}.get(manifest["kind"])
+    return manifest["spec"] if below is None else manifest["spec"][below]
 
 
-def test_the_service_agrees_with_kuberays_schema():
-    validator = jsonschema.Draft7Validator(_schema())
-    validator.validate(service())
-    misspelt = copy.deepcopy(service())
-    misspelt["spec"]["serveConfigV3"] = misspelt["spec"].pop("serveConfigV2")
-    with pytest.raises(jsonschema.ValidationError, match="serveConfigV3"):
+@pytest.fixture(params=["ray_service.yaml", "ray_job.yaml", "ray_jobs_cluster.yaml"])
+def manifest(request) -> dict[str, Any]:
+    return yaml.safe_load(text(request.param))
+
+
+def test_a_manifest_is_of_the_ray_that_was_tested_and_asks_for_its_token(manifest):
+    cluster = ray_cluster(manifest)
+    assert cluster["rayVersion"] == ray.__version__
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+def test_a_manifest_agrees_with_kuberays_schema(manifest):
+    validator = jsonschema.Draft7Validator(_schema(manifest["kind"]))
+    validator.validate(manifest)
+    misspelt = copy.deepcopy(manifest)
+    ray_cluster(misspelt)["rayVersions"] = ray_cluster(misspelt).pop("rayVersion")
+    with pytest.raises(jsonschema.ValidationError, match="rayVersions"):
         validator.validate(misspelt)
 
 
-def _schema() -> dict[str, Any]:
-    file = SCHEMAS / "RayService.v1.json"
+def test_the_job_runs_stages_that_there_are_on_the_workers_that_there_are(monkeypatch):
+    spec = yaml.safe_load(text("ray_job.yaml"))["spec"]
+    (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    for command in spec["entrypoint"].split("&&"):
+        interpreter, flag, module, *arguments = shlex.split(command)
+        assert (interpreter, flag) == ("python", "-m")
+        assert importlib.util.find_spec(module) is not None
+        monkeypatch.setattr("sys.argv", [module, str(PROJECT / arguments[0]), *arguments[1:]])
+        experiment, _ = experiment_from(None)
+        assert experiment.cluster.workers <= workers["maxReplicas"]
+
+
+def test_grafana_shows_every_metric_by_the_name_that_ray_exports():
+    shown = json.loads(text("grafana_dashboard.json"))
+    assert shown == dashboard(), "run python -m cluster.http.metrics.dashboard > cluster/deploy/grafana_dashboard.json"
+    expressions = [target["expr"] for panel in shown["panels"] for target in panel["targets"]]
+    for instrument in INSTRUMENTS:
+        assert any(re.search(rf"\bray_{instrument.name}(_bucket)?\b", expression) for expression in expressions)
+
+
+def test_prometheus_looks_where_ray_lists_its_nodes():
+    (job,) = yaml.safe_load(text("prometheus.yaml"))["scrape_configs"]
+    ((file,),) = (source["files"] for source in job["file_sd_configs"])
+    assert Path(file) == Path("/tmp/ray") / PROMETHEUS_SERVICE_DISCOVERY_FILE
+
+
+def test_the_tracking_server_of_the_unit_is_one_that_mlflow_starts():
+    unit = text("mlflow.service").replace("\\\n", " ")
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    program, command, *flags = shlex.split(line)
+    assert (Path(program).name, command) == ("mlflow", "server")
+    context = mlflow_server.make_context("mlflow server", flags)  # raises for a flag that there is not
+    assert context.params["backend_store_uri"].startswith("sqlite:////var/lib/")
+
+
+def test_the_slurm_script_is_bash_and_its_stages_are_there():
+    subprocess.run(["bash", "-n", str(DEPLOY / "slurm.sbatch")], check=True)
+    (stages,) = re.findall(r"^stages=\((.*?)\)", text("slurm.sbatch"), re.MULTILINE)
+    assert all(importlib.util.find_spec(f"workflows.{stage}") for stage in stages.split())
+
+
+def _schema(kind: str) -> dict[str, Any]:
+    file = SCHEMAS / f"{kind}.v1.json"
     if not file.is_file():
         pytest.skip("KubeRay's schemas are not beside this checkout (shared/kuberay)")
     return _closed(json.loads(file.read_text(encoding="utf-8")), top=True)

@@ -41,10 +41,10 @@ PATTERNS: Mapping[str, Regex] = {
 class ConstrainedLikelihood:
     """Settings of the measurement. The patterns are of the 27 characters of text8."""
 
-    model: str
+    model: str = "english-27@champion"
     """Model with the energies: a bundle's folder or URI, or NAME@ALIAS of a registered one."""
-    data: str
-    """URI of its prepared data, whose validation split has the held-out texts."""
+    data: str = "runs/english-27-constraints/prepare"
+    """URI of its prepared data, the output of its prepare stage; the validation split has the held-out texts."""
     steps: tuple[Positive, ...] = (2, 4, 8)
     """T."""
     candidates: Positive = 8
