@@ -4,7 +4,7 @@ python -m workflows.register EXPERIMENT.yaml [--register.energy step ...] [--dry
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edlm.config import plain
 from edlm.data.corpus import holds_conversations
@@ -36,12 +36,11 @@ def bundle(session: Session) -> str:
     trained_here = experiment.pretrain is not None and experiment.given.denoiser is None
     data = {"data": prepare(session)} if trained_here else {}
 
-    def work(work: StageContext) -> dict[str, Any]:
+    def work(work: StageContext) -> None:
         known = data_card(experiment, local_copy(data["data"])) if data else None
         card = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler, data=known)
         folders = {name: local_copy(uri) for name, uri in energies.items()}
         save_bundle(work.folder, card, local_copy(denoiser), folders)
-        return {"run_id": work.run_id}
 
     inputs = {"denoiser": denoiser} | {f"energy {name}": uri for name, uri in energies.items()} | data
     return session.run_stage("register", {"register": plain(settings)}, inputs, CODE, work)
@@ -68,9 +67,8 @@ def register(session: "RunningSession") -> "ModelVersion":
     experiment, settings, uri = session.experiment, session.experiment.register, bundle(session)
     marker = committed(uri)
     assert marker is not None
-    version = session.runs.registry.register(
-        settings.model, uri, str(marker.facts["run_id"]), experiment.serving.alias, marker.digest
-    )
+    run_id = session.runs.settled(session.run_of(uri), "register")
+    version = session.runs.registry.register(settings.model, uri, run_id, experiment.serving.alias, marker.digest)
     say(
         "register",
         f"{settings.model} version {version.version} is {experiment.serving.alias!r}, digest {marker.digest[:12]}",

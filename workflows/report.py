@@ -73,9 +73,8 @@ def report(session: "RunningSession") -> str:
     with tempfile.TemporaryDirectory(prefix="edlm-report-") as scratch:
         page = Path(scratch) / "page"
         write(document, images, page)
-        run_id = session.run_of(measured)
-        if run_id is not None and session.runs.facts(run_id) is not None:
-            _tell(session.runs.tracker(run_id, Path(scratch) / "journal"), page, images)
+        if (tracker := session.tracker_of(measured)) is not None:
+            _tell(tracker, page, images)
         try:
             publish(page, folder, facts={"stage": "report", "measured": redacted(measured), **page_facts(determined)})
         except ValueError as error:
@@ -175,20 +174,12 @@ def _tell(tracker: "RunTracker", page: Path, images: Mapping[str, bytes]) -> Non
 
 
 def _record(session: "RunningSession", stage: str, output: str) -> StageRecord:
-    run_id = session.run_of(output)
-    return StageRecord(
-        stage, redacted(output).replace(session.root, STORAGE), session.runs.facts(run_id) if run_id else None
-    )
+    return StageRecord(stage, redacted(output).replace(session.root, STORAGE), session.facts_of(output))
 
 
 def _curves(session: "RunningSession") -> dict[str, Curves]:
     """Return the training curves of all stages whose runs are known, by stage."""
-    curves = {}
-    for row in session.reports:
-        run_id = session.run_of(row["output"])
-        if run_id is not None and session.runs.facts(run_id) is not None:
-            curves[row["stage"]] = session.runs.history(run_id)
-    return curves
+    return {row["stage"]: curves for row in session.reports if (curves := session.history_of(row["output"]))}
 
 
 def planned(session: DryRun) -> None:

@@ -18,10 +18,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster.tracking.journal import record_of
+from cluster.tracking.journal_folder import WORK, journal_folder
+from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
 from edlm.training.interfaces import NonFiniteLoss
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
 
 RUN_FILE = "run.json"
-"""In a stage's work folder: its MLflow run, and what determines its result (as `ingredients`)."""
+"""In a stage's work folder: the record of its run, and what determines its result (as `ingredients`)."""
 
 T = TypeVar("T")
 Work = Callable[["StageContext"], Mapping[str, Any] | None]
@@ -104,7 +107,11 @@ class Session(ABC):
 
     def workspace_of(self, folder: str) -> str:
         """Return the URI of the work folder that belongs to a stage's folder."""
-        return join(self.outputs, "work", folder)
+        return join(self.outputs, WORK, folder)
+
+    def journal_of(self, folder: str) -> Path:
+        """Return this machine's folder for the journal of the run in a stage's folder."""
+        return journal_folder(self.outputs, folder)
 
     def finished(self, stage: str) -> dict[str, StageInputs | None]:
         """Return the folders of a stage's finished outputs, and what each was made of: None if that is not on record.
@@ -123,11 +130,22 @@ class Session(ABC):
         return StageInputs(**record["ingredients"]) if "ingredients" in record else None
 
     def run_record(self, folder: str) -> dict[str, Any] | None:
-        """Return what the run in a stage's folder recorded of itself; None if there was no run."""
+        """Return what the run in a stage's folder recorded of itself; None if there was no run.
+
+        A record that is lost or damaged is replaced by what the journal of the run knows.
+        """
+        uri = join(self.workspace_of(folder), RUN_FILE)
         try:
-            return json.loads(read_text(join(self.workspace_of(folder), RUN_FILE)))
+            record = json.loads(read_text(uri))
+            if isinstance(record, dict) and isinstance(record.get("run"), dict):
+                return record
+            say(folder, f"{redacted(uri)} is not the record of a run, and is ignored")
         except FileNotFoundError:
-            return None
+            pass
+        except ValueError as error:
+            say(folder, f"{redacted(uri)} is damaged ({error}), and is replaced by what the journal knows")
+        run = record_of(self.journal_of(folder))
+        return None if run is None else {"run": asdict(run)}
 
 
 def once(stage: Callable[[Session], T]) -> Callable[[Session], T]:

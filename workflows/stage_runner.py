@@ -1,7 +1,6 @@
 """Stage runner: a session that runs stages on the cluster, each in an MLflow run, and reuses finished ones."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.runtime.ray_connection import connect
+from cluster.tracking.journal_folder import journals_folder
+from cluster.tracking.leftovers import LeftoverShipping, end_abandoned
 from cluster.tracking.parameters import redacted
+from cluster.tracking.run_facts import RunFacts
 from cluster.tracking.run_handle import RunHandle
+from cluster.tracking.run_record import RunRecord
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
-from cluster.tracking.upload import ship
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import committed, join, publish, write_text
@@ -23,13 +25,15 @@ from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, sa
 from workflows.stage_fingerprint import StageInputs, stage_inputs
 from workflows.training.init_from_precheck import require_initial_models
 
+PIPELINES = "pipelines"  # folder of the journals of pipelines' own runs, beside those of stages
+
 
 @dataclass
 class RunningSession(Session):
     """The state of a command that runs stages, with the cluster connected and its MLflow runs open."""
 
     runs: Runs
-    parent: str | None = None
+    parent: RunRecord | None = None
     reports: list[dict[str, Any]] = field(default_factory=list)
     """One row per requested stage: its name, whether it was reused, its seconds and its output."""
 
@@ -66,36 +70,49 @@ class RunningSession(Session):
         self.stage_outputs[name] = output
         self.reports.append({"stage": name, "reused": reused, "seconds": seconds, "output": output})
 
-    def run_of(self, output: str) -> str | None:
-        """Return the MLflow run that made a stage's output; None if there is no record of it."""
-        record = self.run_record(output.rpartition("/")[2])
-        return None if record is None else record["run_id"]
+    def run_of(self, output: str) -> RunRecord | None:
+        """Return the run that made a stage's output; None if there is no record of it."""
+        record = self.run_record(_folder_of(output))
+        return None if record is None else RunRecord.parse(record["run"])
 
-    def tell_parent(self, status: Literal["FINISHED", "FAILED"]) -> None:
-        """Log the settings and the stages to the pipeline's own run, and end it with `status`."""
-        assert self.parent is not None
-        with tempfile.TemporaryDirectory(prefix="edlm-pipeline-") as scratch:
-            tracker = self.runs.tracker(self.parent, Path(scratch))
-            tracker.settings(self.experiment)
-            if self.reports:
-                tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
-            tracker.finish(status)
+    def facts_of(self, output: str) -> RunFacts | None:
+        """Return the facts of the run that made a stage's output; None if they are not known."""
+        run = self.run_of(output)
+        return None if run is None else self.runs.facts(run, self.journal_of(_folder_of(output)))
+
+    def history_of(self, output: str) -> dict[str, dict[int, float]]:
+        """Return the metrics of the run that made a stage's output, by step; empty if they are not known."""
+        run = self.run_of(output)
+        return {} if run is None else self.runs.history(run, self.journal_of(_folder_of(output)))
+
+    def tracker_of(self, output: str) -> RunTracker | None:
+        """Return a tracker of the run that made a stage's output; None if there is no record of it."""
+        run = self.run_of(output)
+        return None if run is None else self.runs.tracker(run, self.journal_of(_folder_of(output)))
+
+    def tell_parent(self, tracker: RunTracker, status: Literal["FINISHED", "FAILED"]) -> None:
+        """Log the stages to the pipeline's own run, and end it with `status`."""
+        if self.reports:
+            tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
+        tracker.finish(status)
 
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
-        run_id = self._run_id(determined, workspace)
+        run = self._record(determined, workspace)
+        journal = self.journal_of(determined.folder)
         with scratch(name) as base:
-            folder, journal = base / "output", self._journal(workspace, base)
+            folder = base / "output"
             folder.mkdir()
-            tracker = RunHandle(self.runs.tracking, self.runs.root, run_id, journal)
+            tracker = RunHandle(self.runs.tracking, self.runs.root, run, self.outputs, determined.folder)
             with _closing(tracker()) as run_tracker:
+                run_tracker.begin()
                 run_tracker.settings(self.experiment)
                 for label, uri in inputs.items():
                     marker = committed(uri)
                     assert marker is not None
                     run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
             try:
-                facts = work(StageContext(name, folder, workspace, journal, run_id, tracker, determined))
+                facts = work(StageContext(name, folder, workspace, journal, run.key, tracker, determined))
             except BaseException as error:
                 status = "FAILED" if isinstance(error, Exception) else "KILLED"
                 tracker().finish(status)
@@ -105,23 +122,21 @@ class RunningSession(Session):
                 run_tracker.tags({"edlm.output": output})
             tracker().finish("FINISHED")
 
-    def _run_id(self, determined: StageInputs, workspace: str) -> str:
-        """Return the MLflow run of this stage; an unfinished stage continues the run that it started."""
-        name, record = determined.stage, join(workspace, RUN_FILE)
+    def _record(self, determined: StageInputs, workspace: str) -> RunRecord:
+        """Return the run of this stage; an unfinished stage continues the run that it started."""
+        name = determined.stage
         if (begun := self.run_record(determined.folder)) is not None:
-            self.runs.resume(begun["run_id"])
+            run = RunRecord.parse(begun["run"])
             # Only an intact checkpoint is resumed from; a grid reports itself which measurements it reuses.
             resumes = newest_snapshot(workspace) is not None
             say(name, "resumes from its last checkpoint" if resumes else "an earlier run of it did not finish")
-            return begun["run_id"]
-        run_id = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
+        else:
+            run = self.runs.start(name, parent=self.parent, tags={"edlm.code": determined.code})
         # The inputs say later what has changed since this run (`workflows.dry_run`).
-        write_text(record, json.dumps({"run_id": run_id, "ingredients": asdict(determined.public)}))
-        return run_id
-
-    def _journal(self, workspace: str, scratch: Path) -> Path:
-        """Return the journal's path: next to local checkpoints, else on this machine for as long as the stage runs."""
-        return scratch / "journal" if "://" in workspace else Path(workspace) / "journal"
+        recorded = {"run": asdict(run), "ingredients": asdict(determined.public)}
+        if begun != recorded:
+            write_text(join(workspace, RUN_FILE), json.dumps(recorded))
+        return run
 
 
 @contextmanager
@@ -142,26 +157,37 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSe
         if isinstance(network, HuggingFaceSource):
             network.allow_code()  # before a private Ray starts, whose processes inherit it
     runs = open_tracking(experiment.tracking, root)
-    _ship_leftovers(experiment, root)
-    with connect(experiment.cluster):
+    with _shipping_leftovers(runs, experiment, root) as journals, connect(experiment.cluster):
         if pipeline is None:
             yield RunningSession(experiment, root, runs)
             return
         parent = runs.start(pipeline)
         session = RunningSession(experiment, root, runs, parent)
+        tracker = runs.tracker(parent, journals / PIPELINES / parent.key)
+        tracker.begin()
+        tracker.settings(experiment)
         status: Literal["FINISHED", "FAILED"] = "FAILED"
         try:
             yield session
             status = "FINISHED"
         finally:
-            session.tell_parent(status)
+            session.tell_parent(tracker, status)
 
 
-def _ship_leftovers(experiment: Experiment, root: str) -> None:
-    """Send the tracking server what it missed while unreachable, as far as this machine's disk kept it."""
-    work = Path(root) / experiment.name / "work"
-    if "://" not in root and work.is_dir():
-        ship(experiment.tracking, root, work)
+@contextmanager
+def _shipping_leftovers(runs: Runs, experiment: Experiment, root: str) -> Iterator[Path]:
+    """Send MLflow in the background what it missed, as far as this machine kept it, and yield the journals' folder.
+
+    The runs of pipelines that were killed are ended.
+    """
+    journals = journals_folder(join(root, experiment.name))
+    end_abandoned(journals / PIPELINES)
+    leftovers = LeftoverShipping(experiment.tracking, runs.root, journals)
+    leftovers.start()
+    try:
+        yield journals
+    finally:
+        leftovers.stop()
 
 
 @contextmanager
@@ -170,3 +196,7 @@ def _closing(tracker: RunTracker) -> Iterator[RunTracker]:
         yield tracker
     finally:
         tracker.close()
+
+
+def _folder_of(output: str) -> str:
+    return output.rpartition("/")[2]

@@ -1,13 +1,16 @@
 """Progress lines: sent by workers, printed by the command that the user runs, without the workers' names."""
 
+import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
+from ray.exceptions import RayError
 
-NAME, NAMESPACE = "progress", "edlm"
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 5.0  # for the mailbox, when the command ends
+log = logging.getLogger(__name__)
 
 
 @ray.remote(num_cpus=0)
@@ -24,13 +27,17 @@ class _Mailbox:
 
 
 class Speaker:
-    """Sender of progress lines to the command; the command creates it (`speaker`) and sends it to its workers."""
+    """Sender of progress lines to the command; the command creates it (`speaker`) and sends it to its workers.
+
+    A line that cannot be delivered is lost: progress is never a reason for a worker to fail.
+    """
 
     def __init__(self, mailbox) -> None:
         self._mailbox = mailbox
 
     def __call__(self, line: str) -> None:
-        self._mailbox.put.remote(line)
+        with suppress(RayError):
+            self._mailbox.put.remote(line)
 
 
 _mailboxes: list = []
@@ -43,8 +50,11 @@ def speaker() -> Speaker:
 
 @contextmanager
 def relaying() -> Iterator[None]:
-    """Print the lines that workers send, within a second, while the context is open."""
-    mailbox, done = _Mailbox.remote(), threading.Event()
+    """Print the lines that workers send, within a second, while the context is open.
+
+    Ray starts a mailbox whose process dies again, without the lines that were in it.
+    """
+    mailbox, done = _Mailbox.options(max_restarts=-1).remote(), threading.Event()
     _mailboxes.append(mailbox)
 
     def relay() -> None:
@@ -63,5 +73,13 @@ def relaying() -> Iterator[None]:
 
 
 def _print(mailbox) -> None:
-    for line in ray.get(mailbox.take.remote()):
+    """Print the lines in the mailbox; none if it does not answer."""
+    try:
+        lines = ray.get(mailbox.take.remote(), timeout=ANSWER_SECONDS)
+    except (
+        RayError
+    ) as error:  # its process died, perhaps with lines; if there is more to it, the command learns elsewhere
+        log.debug("progress lines are lost: %s", error)
+        return
+    for line in lines:
         print(line, flush=True)

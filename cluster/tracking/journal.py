@@ -1,50 +1,66 @@
-"""Journal of a run: every entry is written here, in order, before it is sent anywhere else."""
+"""Journal of a run: every entry is written here, in order, before it is sent anywhere else.
 
+A line is a JSON object that ends with the CRC-32 of what precedes it, so that a damaged line is passed over and the
+lines after it are read.
+"""
+
+import fcntl
 import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cluster.tracking.run_record import RunRecord
 from edlm.storage import join
 
-ENTRIES = "journal.jsonl"
+ENTRIES = "entries.jsonl"
 FILES = "files"
+MARKS = "shipped-*"  # what MLflow has of the journal (`cluster.tracking.shipping_mark`)
+CHECKSUM_BYTES = len(', "crc32": "00000000"}\n')
+HOLD_ATTEMPTS, HOLD_SECONDS = 3, 0.02
+TAIL_BYTES = 2**20  # read at the end of a journal for its last entry
 log = logging.getLogger(__name__)
+
+Entry = dict[str, Any]
 
 
 class Journal:
-    """Append-only file of JSON lines in `folder`, with the files that its entries name beside it.
+    """Append-only file of numbered, checksummed JSON lines in `folder`, with the files that they name beside it.
 
-    One process writes it, any may `read` it. Opening it again continues it; an incomplete line left by a crash is
-    truncated. Raises ValueError if the folder holds the journal of another run.
+    One process writes it, any may `read` it. Opening it again continues it: an incomplete line left by a crash is
+    truncated, and the record of the run is written again, so that no damage to one line loses it. Raises ValueError if
+    the folder holds the journal of another run.
     """
 
-    def __init__(self, folder: Path, run_id: str) -> None:
+    def __init__(self, folder: Path, run: RunRecord) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ENTRIES
-        path.touch()
-        valid_bytes = 0
-        for entry, stop in read(folder):
-            if valid_bytes == 0 and entry.get("run") != run_id:
-                raise ValueError(
-                    f"{path} is the journal of run {entry.get('run')}, not of {run_id}; give it another folder"
-                )
-            valid_bytes = stop
-        torn_bytes = path.stat().st_size - valid_bytes
-        if torn_bytes:
-            log.warning("%s: removed the last %d bytes, an incomplete entry after a crash", path, torn_bytes)
-            os.truncate(path, valid_bytes)
+        if path.exists():
+            _truncate_incomplete(path)
+            earlier = record_of(folder)
+            if earlier is not None and earlier.key != run.key:
+                raise ValueError(f"{path} is the journal of run {earlier.key}, not of {run.key}; give another folder")
+        elif marks := list(folder.glob(MARKS)):
+            log.warning("%s is gone; the journal begins again, and what it had and MLflow has not is lost", path)
+            for mark in marks:
+                mark.unlink()
+        self._number = _last_number(path) + 1
         self._file = path.open("ab")
-        if valid_bytes == 0:
-            self._write({"run": run_id})
+        _hold(self._file.fileno())
+        self.append("run", record=asdict(run))
 
     def append(self, kind: str, **content: Any) -> None:
         """Append an entry, which survives a crash of the process, and after `close` also a power failure."""
-        self._write({"kind": kind, "time": time.time_ns() // 1_000_000, **content})
+        entry = {"kind": kind, "number": self._number, "time": time.time_ns() // 1_000_000, **content}
+        self._file.write(encode(entry))
+        self._file.flush()
+        self._number += 1
 
     def place(self, name: str) -> Path:
         """Return the path at which to write the file `name` before an entry names it."""
@@ -58,37 +74,114 @@ class Journal:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
+
+def encode(entry: Entry) -> bytes:
+    """Return the line of an entry, with its checksum."""
+    body = json.dumps(entry).encode()
+    return body[:-1] + b', "crc32": "%08x"}\n' % zlib.crc32(body)
 
 
-def read(folder: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the entries from byte `start` on, each with its end offset; stop before an incomplete or damaged line."""
+def decode(line: bytes) -> Entry | None:
+    """Return the entry of a complete line; None if the line is damaged."""
+    body = line[:-CHECKSUM_BYTES] + b"}"
+    if line[-CHECKSUM_BYTES:] != b', "crc32": "%08x"}\n' % zlib.crc32(body):
+        return None
+    return json.loads(body)
+
+
+def lines(folder: Path, start: int = 0, containing: bytes = b"") -> Iterator[tuple[Entry | None, int]]:
+    """Yield the entry of every complete line from byte `start` on, None for a damaged line, each with its end offset.
+
+    A line without `containing` is not decoded: its entry is empty.
+    """
     with (folder / ENTRIES).open("rb") as file:
         file.seek(start)
         for line in file:
+            if not line.endswith(b"\n"):
+                return  # still being written
             start += len(line)
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                return
-            if not isinstance(entry, dict):
-                return
-            yield entry, start
+            yield (decode(line) if containing in line else {}), start
 
 
-def run_of(folder: Path) -> str | None:
-    """Return the run id of the journal in `folder`; None if not even the first line is complete."""
-    first = next(read(folder), None)
-    return first[0].get("run") if first else None
+def read(folder: Path) -> Iterator[Entry]:
+    """Yield every intact entry, in order."""
+    return (entry for entry, _ in lines(folder) if entry is not None)
+
+
+def record_of(folder: Path) -> RunRecord | None:
+    """Return the record of the run in `folder`; None if there is no journal, or no intact record in it."""
+    if not (folder / ENTRIES).exists():
+        return None
+    entries = (entry for entry, _ in lines(folder, containing=b'"record"') if entry and entry["kind"] == "run")
+    entry = next(entries, None)
+    return RunRecord.parse(entry["record"]) if entry else None
 
 
 def history(folder: Path) -> dict[str, dict[int, float]]:
-    """Return the values of every metric by step; of a repeated step, the first value."""
+    """Return the values of every metric by step; of a repeated step, the first value. Empty if there is no journal."""
     metrics: dict[str, dict[int, float]] = {}
-    for entry, _ in read(folder):
-        if entry.get("kind") == "metrics":
+    for entry in read(folder) if (folder / ENTRIES).exists() else ():
+        if entry["kind"] == "metrics":
             for name, value in entry["values"].items():
                 metrics.setdefault(name, {}).setdefault(entry["step"], value)
     return metrics
+
+
+def complete_bytes(folder: Path) -> int:
+    """Return the end of the last complete line in `folder`; 0 if there is no journal."""
+    path = folder / ENTRIES
+    size = path.stat().st_size if path.exists() else 0
+    if size == 0:
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, size - TAIL_BYTES))
+        tail = file.read()
+        if b"\n" not in tail:
+            file.seek(0)
+            tail = file.read()
+    return size - len(tail) + tail.rfind(b"\n") + 1
+
+
+def is_open(folder: Path) -> bool:
+    """Return whether a living process writes the journal in `folder`."""
+    with (folder / ENTRIES).open("rb") as file:
+        return not _hold(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Write what the journal holds to disk, whichever process wrote it."""
+    with (folder / ENTRIES).open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock the file for as long as the descriptor is open; return False if another process keeps it locked."""
+    for _ in range(HOLD_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(HOLD_SECONDS)  # `is_open` of another process holds it for a moment
+        else:
+            return True
+    return False
+
+
+def _truncate_incomplete(path: Path) -> None:
+    complete = complete_bytes(path.parent)
+    if incomplete := path.stat().st_size - complete:
+        log.warning("%s: removed the last %d bytes, an incomplete entry after a crash", path, incomplete)
+        os.truncate(path, complete)
+
+
+def _last_number(path: Path) -> int:
+    """Return the number of the last intact entry; -1 if there is none."""
+    if not path.exists():
+        return -1
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - TAIL_BYTES))
+        tail = file.read().splitlines(keepends=True)
+    for line in reversed(tail):
+        if (entry := decode(line)) is not None:
+            return entry["number"]
+    return -1 if size <= TAIL_BYTES else max((entry["number"] for entry in read(path.parent)), default=-1)

@@ -8,6 +8,7 @@ from typing import Any
 
 LONGEST_KEY = 250
 LONGEST_VALUE = 6000  # characters; MLflow's limits
+MACHINE_SECTIONS = ("cluster", "serving", "storage", "tracking")
 
 _SECRETS = {
     "password",
@@ -48,6 +49,12 @@ def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
     """
     leaves = _leaves(redacted(tree), "")
     return {_cut(_NOT_ALLOWED.sub("_", key), LONGEST_KEY): _cut(value, LONGEST_VALUE) for key, value in leaves}
+
+
+def machine_settings(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the sections of a configuration that say where it runs and not what it computes, and the other ones."""
+    machines = {name: value for name, value in tree.items() if name in MACHINE_SECTIONS}
+    return machines, {name: value for name, value in tree.items() if name not in MACHINE_SECTIONS}
 
 
 def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:

@@ -1,13 +1,14 @@
 """Model registry: a name and an alias refer to one immutable model folder, identified by its digest."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
-from cluster.tracking.connection import answering
+from cluster.tracking.connection import answered, answering
 from cluster.tracking.model_version import ModelVersion
 from cluster.tracking.parameters import parameters, redacted
 from edlm.config import ConfigurationError
@@ -16,12 +17,18 @@ from edlm.storage import committed
 URI = "edlm.uri"
 DIGEST = "edlm.digest"
 
+T = TypeVar("T")
+
 
 class Registry:
-    """Registered models of one MLflow server or database."""
+    """Registered models of one MLflow server or database.
 
-    def __init__(self, client: MlflowClient) -> None:
+    A server that does not answer is asked again for `patience_seconds`.
+    """
+
+    def __init__(self, client: MlflowClient, patience_seconds: float = 0.0) -> None:
         self.client = client
+        self._patience_seconds = patience_seconds
 
     def register(
         self, name: str, uri: str, run_id: str, alias: str, digest: str, tags: Mapping[str, str] | None = None
@@ -39,16 +46,18 @@ class Registry:
             raise ConfigurationError(
                 f"{uri} is not committed and cannot be registered; finish the stage that writes it"
             )
-        with answering(self.client.tracking_uri):
+
+        def add() -> MlflowVersion:
             version = self._find_or_add(name, absolute, run_id, digest, tags or {})
             self.client.set_registered_model_alias(name, alias, version.version)
-        return ModelVersion(version=str(version.version), uri=absolute, digest=digest)
+            return version
+
+        return ModelVersion(version=str(self._answered(add).version), uri=absolute, digest=digest)
 
     def resolve(self, name: str, alias: str) -> ModelVersion:
         """Return the version that `alias` of model `name` refers to; else raise ConfigurationError with what exists."""
         try:
-            with answering(self.client.tracking_uri):
-                version = self.client.get_model_version_by_alias(name, alias)
+            version = self._answered(lambda: self.client.get_model_version_by_alias(name, alias))
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
@@ -63,6 +72,9 @@ class Registry:
             known = ", ".join(map(str, sorted(versions))) or "none"
             raise ConfigurationError(f"model {name!r} has no version {number} (versions: {known})")
         return _model_version(name, versions[number])
+
+    def _answered(self, request: Callable[[], T]) -> T:
+        return answered(self.client.tracking_uri, self._patience_seconds, request)
 
     def _find_or_add(self, name: str, uri: str, run_id: str, digest: str, tags: Mapping[str, str]) -> MlflowVersion:
         try:

@@ -1,10 +1,11 @@
 """Handle of a run: plain data that can be sent to any worker, and imports MLflow only when called."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.config import Tracking
+from cluster.tracking.journal_folder import journal_folder
+from cluster.tracking.run_record import RunRecord
 
 if TYPE_CHECKING:
     from cluster.tracking.runs import RunTracker
@@ -12,15 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunHandle:
-    """MLflow run, and the local folder of its journal."""
+    """Run of a stage, whose journal is in a folder of the machine that calls the handle."""
 
     tracking: Tracking
     root: str
-    run_id: str
-    journal: Path
+    record: RunRecord
+    outputs: str
+    """URI of the outputs of all stages."""
+    stage_folder: str
 
     def __call__(self) -> "RunTracker":
         """Return the tracker of this run; only one process at a time may have one."""
         from cluster.tracking.runs import RunTracker  # takes seconds, saved on workers that log nothing
 
-        return RunTracker(self.tracking, self.root, self.run_id, self.journal)
+        return RunTracker(self.tracking, self.root, self.record, journal_folder(self.outputs, self.stage_folder))

@@ -3,10 +3,9 @@
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,36 +13,45 @@ import pydantic
 import yaml
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Run
 
 from cluster.config import Tracking
-from cluster.tracking.connection import answering, artifact_location, connect, database_file, tracking_uri
-from cluster.tracking.journal import ENTRIES, Journal
-from cluster.tracking.parameters import parameters, redacted
-from cluster.tracking.provenance import commit, machine, packages
+from cluster.tracking.availability import availability
+from cluster.tracking.connection import answered, answering, connect, database_file, tracking_uri
+from cluster.tracking.journal import Journal, history
+from cluster.tracking.parameters import machine_settings, parameters, redacted
 from cluster.tracking.registry import Registry
-from cluster.tracking.upload import Shipping, points
+from cluster.tracking.run_facts import RunFacts, facts_in_journal, facts_in_mlflow, provenance
+from cluster.tracking.run_record import RunRecord
+from cluster.tracking.settlement import RunDeleted, experiment_named, find, settle
+from cluster.tracking.upload import JournalUpload, Shipping
 from edlm.config import ConfigurationError, plain
 
 DOTS_PER_INCH = 150
-MACHINE, PACKAGE = "edlm.machine.", "edlm.package."  # prefixes of the provenance tags
+SHORTEST_PATIENCE_SECONDS = 1.0  # for the last request to a server that did not answer the one before
+REGISTRY_PATIENCE_SECONDS = 300.0  # a training of days does not end for a server that is started again
 _METRIC = re.compile(r"[\w.\- :/]{1,250}")
 log = logging.getLogger(__name__)
 
 
 class RunTracker:
-    """Tracker of one MLflow run for any process: it is built from plain data, and the server may be unavailable.
+    """Tracker of one run for any process: it is built from plain data, and the server may be unavailable.
 
-    Everything goes to a journal in `folder` first, and a background thread sends it on. So no call waits for a server
-    or fails because of one, and entries that could not be sent stay in the journal for `cluster.tracking.upload.ship`.
-    A step that is repeated after a restart is not sent again. Only one process at a time may use a `folder`.
+    Everything goes to a journal in `folder` first, and background threads send it on: one the records, and another one
+    the files, for which no record waits. So no call waits for a server or fails because of one, and entries that could
+    not be sent stay in the journal for `cluster.tracking.upload.ship`. A step that is repeated after a restart is not
+    sent again. Only one process at a time may use a `folder`.
     """
 
-    def __init__(self, tracking: Tracking, root: str, run_id: str, folder: Path) -> None:
-        self._journal = Journal(folder, run_id)
+    def __init__(self, tracking: Tracking, root: str, record: RunRecord, folder: Path) -> None:
+        self._journal = Journal(folder, record)
         self._patience_seconds = 2 * tracking.request_timeout_seconds + 1
-        self._shipping = Shipping(tracking, root, folder, run_id)
-        self._shipping.start()
+        self._server = availability(tracking_uri(tracking, root), tracking.request_timeout_seconds)
+        self._upload = JournalUpload(tracking, root, folder, record)
+        ships = (self._upload.ship_records, self._upload.ship_files)
+        self._shipping = [Shipping(ship, folder, self._server) for ship in ships]
+        for thread in self._shipping:
+            thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a step; values may be NaN or infinite. Raises ValueError for an invalid name."""
@@ -53,9 +61,14 @@ class RunTracker:
         self._journal.append("metrics", step=step, values={name: float(value) for name, value in metrics.items()})
 
     def settings(self, config: Any) -> None:
-        """Record the configuration, without secrets, as parameters and as `config.yaml`."""
+        """Record the configuration, without secrets: as `config.yaml`, and as parameters.
+
+        Settings of the machines are tags, which may change when a run is resumed, as parameters in MLflow may not.
+        """
         tree = plain(config)
-        self._journal.append("parameters", values=parameters(tree))
+        machines, rest = machine_settings(tree)
+        self._journal.append("parameters", values=parameters(rest))
+        self.tags({f"edlm.{name}": value for name, value in parameters(machines).items()})
         self.text("config.yaml", yaml.safe_dump(redacted(tree), sort_keys=False, allow_unicode=True))
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -89,6 +102,10 @@ class RunTracker:
         self._journal.place(name).write_bytes(png)
         self._journal.append("file", name=name, table=False)
 
+    def begin(self) -> None:
+        """Record that the run is active, for the first time or again."""
+        self._journal.append("status", value="RUNNING")
+
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Record the end of the run with its status, and close the tracker."""
         self._journal.append("status", value=status)
@@ -97,92 +114,92 @@ class RunTracker:
     def close(self) -> None:
         """Write everything to disk, and to MLflow if it answers in time; else warn where the remainder is."""
         self._journal.close()
-        shipped = self._shipping.stop(self._patience_seconds)
-        unsent = (self._journal.folder / ENTRIES).stat().st_size - shipped
-        if unsent:
-            log.warning(
-                "MLflow has not received the last %d bytes of %s; ship them later", unsent, self._journal.folder
-            )
+        patience = self._patience_seconds if self._server.answers else SHORTEST_PATIENCE_SECONDS
+        deadline = time.monotonic() + patience
+        for thread in self._shipping:
+            thread.stop()
+        for thread in self._shipping:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if unsent := self._upload.unsent_bytes:
+            message = "MLflow has not received the last %d bytes of %s; a later command ships them"
+            self._server.say("unsent", message, unsent, self._journal.folder)
 
     def _file(self, name: str, content: str, table: bool) -> None:
         self._journal.place(name).write_text(content, encoding="utf-8")
         self._journal.append("file", name=name, table=table)
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """Times, status and provenance of a run, as recorded in MLflow."""
-
-    started: datetime
-    ended: datetime | None
-    """None while the run is active."""
-    status: str
-    commit: str | None
-    uncommitted_changes: bool | None
-    machine: dict[str, str]
-    packages: dict[str, str]
-
-
 class Runs:
     """Runs of one MLflow experiment, with the model registry."""
 
-    def __init__(self, tracking: Tracking, root: str, client: MlflowClient, experiment_id: str) -> None:
+    def __init__(self, tracking: Tracking, root: str, client: MlflowClient) -> None:
         self.tracking = tracking
         self.root = root
         self.client = client
-        self.experiment_id = experiment_id
-        self.registry = Registry(client)
+        self.registry = Registry(client, REGISTRY_PATIENCE_SECONDS)
 
-    def start(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Create a run, below the run `parent` if given and tagged with its provenance; return its id."""
-        all_tags = {"mlflow.runName": name, **provenance(), **parameters(tags or {})}
-        if parent is not None:
-            all_tags["mlflow.parentRunId"] = parent
-        with answering(self.client.tracking_uri):
-            return self.client.create_run(self.experiment_id, tags=all_tags).info.run_id
+    def start(self, name: str, parent: RunRecord | None = None, tags: Mapping[str, str] | None = None) -> RunRecord:
+        """Return the record of a new run, tagged with its provenance; MLflow learns of it from the run's journal."""
+        all_tags = {**provenance(), **parameters(tags or {})}
+        return RunRecord(name=name, experiment=self.tracking.experiment, tags=all_tags, parent=parent)
 
-    def resume(self, run_id: str) -> None:
-        """Set the status of the run to running; raise ConfigurationError if there is no such run."""
-        try:
-            with answering(self.client.tracking_uri):
-                self.client.update_run(run_id, status="RUNNING")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise ConfigurationError(
-                f"no run {run_id} in {redacted(self.client.tracking_uri)}, which an unfinished stage would resume; "
-                "restore it there, or delete the experiment's folder `work` to start the stage again"
-            ) from error
-
-    def facts(self, run_id: str) -> RunFacts | None:
-        """Return what is known about a run; None if there is no such run."""
-        try:
-            with answering(self.client.tracking_uri):
-                run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        tags, info = run.data.tags, run.info
-        changed = tags.get("edlm.uncommitted_changes")
-        return RunFacts(
-            started=datetime.fromtimestamp(info.start_time / 1000, UTC),
-            ended=datetime.fromtimestamp(info.end_time / 1000, UTC) if info.end_time else None,
-            status=info.status,
-            commit=tags.get("mlflow.source.git.commit"),
-            uncommitted_changes=None if changed is None else changed == "true",
-            machine=_below(tags, MACHINE),
-            packages=_below(tags, PACKAGE),
-        )
-
-    def tracker(self, run_id: str, folder: Path) -> RunTracker:
+    def tracker(self, record: RunRecord, folder: Path) -> RunTracker:
         """Return a tracker of this run with its journal in `folder`."""
-        return RunTracker(self.tracking, self.root, run_id, folder)
+        return RunTracker(self.tracking, self.root, record, folder)
 
-    def history(self, run_id: str) -> dict[str, dict[int, float]]:
-        """Return the values of every metric of a run, by step."""
+    def find(self, record: RunRecord) -> Run | None:
+        """Return the run as MLflow has it; None if it has none. Raises ConfigurationError if no server answers."""
         with answering(self.client.tracking_uri):
-            return points(self.client, run_id)
+            experiment = experiment_named(self.client, self.tracking, self.root, record.experiment)
+            run = find(self.client, experiment, record)
+            return None if run is None else self.client.get_run(run.info.run_id)
+
+    def settled(self, record: RunRecord | None, name: str) -> str:
+        """Return the id of the run in MLflow, where it is created if there is none.
+
+        For a run that is not on record, or was deleted in MLflow, a new one of this name stands in. Raises
+        ConfigurationError if no server answers, for minutes.
+        """
+
+        def settled() -> str:
+            if record is not None:
+                with suppress(RunDeleted):
+                    return settle(self.client, self.tracking, self.root, record)
+            run_id = settle(self.client, self.tracking, self.root, stand_in)
+            self.client.set_terminated(run_id)
+            return run_id
+
+        stand_in = self.start(name)
+        return answered(self.client.tracking_uri, REGISTRY_PATIENCE_SECONDS, settled)
+
+    def facts(self, record: RunRecord, folder: Path) -> RunFacts | None:
+        """Return what the journal in `folder` knows about the run, else what MLflow knows; None if neither does."""
+        if (facts := facts_in_journal(folder)) is not None:
+            return facts
+        run = self._found(record)
+        return None if run is None else facts_in_mlflow(run)
+
+    def history(self, record: RunRecord, folder: Path) -> dict[str, dict[int, float]]:
+        """Return the values of every metric by step, from the journal in `folder`, else from MLflow.
+
+        Empty if neither has metrics of the run.
+        """
+        if metrics := history(folder):
+            return metrics
+        run = self._found(record)
+        if run is None:
+            return {}
+        with answering(self.client.tracking_uri):
+            histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        return {name: {point.step: point.value for point in points} for name, points in histories.items()}
+
+    def _found(self, record: RunRecord) -> Run | None:
+        """Return the run as MLflow has it; None, with a warning, if no server answers: what asks for it goes on."""
+        try:
+            return self.find(record)
+        except ConfigurationError as error:
+            availability(self.client.tracking_uri, self.tracking.request_timeout_seconds).say("facts", "%s", error)
+            return None
 
 
 def open_tracking(tracking: Tracking, root: str) -> Runs:
@@ -192,12 +209,12 @@ def open_tracking(tracking: Tracking, root: str) -> Runs:
     """
     with answering(tracking_uri(tracking, root)):
         client = connect(tracking, root)
-        experiment = client.get_experiment_by_name(tracking.experiment) or _make_experiment(client, tracking, root)
+        experiment = experiment_named(client, tracking, root, tracking.experiment)
     if experiment.lifecycle_stage != "active":
         raise ConfigurationError(
             f"tracking.experiment: {tracking.experiment!r} was deleted in MLflow; restore it there or give another name"
         )
-    return Runs(tracking, root, client, experiment.experiment_id)
+    return Runs(tracking, root, client)
 
 
 def open_registry(tracking: Tracking, root: str) -> Registry:
@@ -213,28 +230,3 @@ def open_registry(tracking: Tracking, root: str) -> Registry:
         )
     with answering(tracking_uri(tracking, root)):
         return Registry(connect(tracking, root))
-
-
-def provenance() -> dict[str, str]:
-    """Return the provenance tags: versions, the machine, and the git commit if the code is in a repository."""
-    facts = {"edlm.version": version("edlm")}
-    facts |= {MACHINE + name: value for name, value in machine().items()}
-    facts |= {PACKAGE + name: value for name, value in packages().items()}
-    revision = commit()
-    if revision is not None:
-        facts["mlflow.source.git.commit"] = revision.digest
-        facts["edlm.uncommitted_changes"] = str(revision.changed).lower()
-    return facts
-
-
-def _below(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
-
-
-def _make_experiment(client: MlflowClient, tracking: Tracking, root: str) -> Any:
-    try:
-        client.create_experiment(tracking.experiment, artifact_location=artifact_location(tracking, root))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created by another process just now
-            raise
-    return client.get_experiment_by_name(tracking.experiment)

@@ -24,7 +24,7 @@ def home(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("home")
     runs = open_tracking(Tracking(), str(root))
     bundle = make_bundle(root / "bundle", "smallest")
-    runs.registry.register("smallest", str(bundle), runs.start("register"), "champion", published(bundle))
+    runs.registry.register("smallest", str(bundle), runs.settled(None, "register"), "champion", published(bundle))
     return root
 
 

@@ -77,7 +77,7 @@ def free_ports(count: int) -> list[int]:
 def machine() -> Iterator[Machine]:
     root = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))
     runs = open_tracking(Tracking(), str(root))
-    run_id = runs.start("register")
+    run_id = runs.settled(None, "register")
     for seed, alias in enumerate(("champion", "challenger")):
         bundle = plain_bundle(root / alias, seed)
         runs.registry.register(MODEL, str(bundle), run_id, alias, published(bundle))

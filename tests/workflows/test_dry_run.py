@@ -111,7 +111,7 @@ def test_an_output_that_does_not_state_what_it_was_made_of_is_nothing_to_compare
     other_home = replace(running, root=str(tmp_path))
     chain(other_home)
     for record in tmp_path.glob(f"*/work/*/{RUN_FILE}"):
-        write_text(str(record), json.dumps({"run_id": json.loads(read_text(str(record)))["run_id"]}))
+        write_text(str(record), json.dumps({"run": json.loads(read_text(str(record)))["run"]}))
     reason = "runs: nothing to compare with; no earlier output says what it was made of"
     assert decisions(other_home, capsys, steps=100)["pretrain"] == reason
 

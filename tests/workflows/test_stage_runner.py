@@ -1,11 +1,15 @@
 """What a session does before its stages run, and what a stage says of an earlier run that did not finish."""
 
+import json
 import os
 
 import pytest
 import torch
 
 from cluster.config import Tracking
+from cluster.tracking.journal import Journal, history
+from cluster.tracking.journal_folder import journals_folder
+from cluster.tracking.leftovers import LeftoverShipping
 from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, parse, plain
@@ -13,7 +17,7 @@ from edlm.huggingface.remote_code import CONSENT, code_digest
 from edlm.storage import file_system, join
 from tests.paths import SMALLEST
 from workflows.experiment import Experiment
-from workflows.stage import StageContext
+from workflows.stage import RUN_FILE, StageContext
 from workflows.stage_runner import RunningSession, open_session
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
@@ -45,6 +49,50 @@ def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
         output.append(capsys.readouterr().out.splitlines()[1:])
     unfinished = ["[prepare] an earlier run of it did not finish"]
     assert output == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"run_id": "of an earlier version"}'])
+def test_an_unfinished_stage_goes_on_in_its_run_though_the_record_of_it_is_lost(tmp_path, capsys, damage):
+    experiment = load(Experiment, SMALLEST)
+    session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="lost"), str(tmp_path)))
+    runs = set()
+    for work in (fails, fails):
+        with pytest.raises(RuntimeError, match="no space"):
+            session.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
+        (record,) = tmp_path.glob(f"*/work/*/{RUN_FILE}")
+        runs.add(json.loads(record.read_text())["run"]["key"])
+        record.unlink()
+        if damage is not None:
+            record.write_text(damage)
+    assert len(runs) == 1
+    assert "an earlier run of it did not finish" in capsys.readouterr().out
+
+
+def test_metrics_of_a_killed_command_with_remote_storage_reach_mlflow_by_the_next_one(tmp_path, monkeypatch):
+    """The journal cannot lie beside the outputs, and must not lie in a temporary folder."""
+    monkeypatch.setenv("EDLM_HOME", str(tmp_path / "home"))
+    root = f"memory://{tmp_path.name}"
+    tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="remote")
+    runs = open_tracking(tracking, root)
+    session = RunningSession(load(Experiment, SMALLEST), root, runs)
+
+    def is_killed(work: StageContext) -> None:
+        unsent = Journal(work.journal, session.run_of(work.determined.folder))
+        unsent.append("metrics", step=7, values={"loss": 1.0})
+        unsent.close()
+        raise RuntimeError("no space")
+
+    with pytest.raises(RuntimeError, match="no space"):
+        session.run_stage("prepare", {}, {}, ("workflows.prepare",), is_killed)
+    (journal,) = (tmp_path / "home" / "journals").glob("smallest-*/prepare-*/journal")
+    assert set(tmp_path.rglob("entries.jsonl")) == {journal / "entries.jsonl"}
+    assert history(journal) == {"loss": {7: 1.0}}
+    leftovers = LeftoverShipping(tracking, root, journals_folder(session.outputs))
+    leftovers.start()
+    leftovers.stop()
+    (mlflow_experiment,) = runs.client.search_experiments(filter_string="name = 'remote'")
+    (run,) = runs.client.search_runs([mlflow_experiment.experiment_id])
+    assert (run.data.metrics, run.info.status) == ({"loss": 1.0}, "FAILED")
 
 
 def test_a_session_consents_to_the_makers_code_before_it_connects(tmp_path, monkeypatch, capsys):

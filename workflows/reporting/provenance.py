@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from workflows.reporting.document import Bullet, Bullets, DocumentBlock, Heading, Paragraph, Table, Verbatim
 
 if TYPE_CHECKING:
-    from cluster.tracking.runs import RunFacts
+    from cluster.tracking.run_facts import RunFacts
 
 UNKNOWN = "not recorded"
 

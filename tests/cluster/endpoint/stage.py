@@ -76,7 +76,7 @@ class Stage:
 def register_all(root: Path) -> dict[str, ModelVersion]:
     """Register two valid versions, of which `first` is the champion, and the spoiled ones."""
     runs = open_tracking(TRACKING, str(root))
-    run_id, versions = runs.start("register"), {}
+    run_id, versions = runs.settled(None, "register"), {}
     for seed, name in enumerate(("first", "second", *SPOILED)):
         # The first has energies, too; the others stand for themselves by their weights alone.
         bundle = make_bundle(root / name, NAME) if name == "first" else plain_bundle(root / name, seed)

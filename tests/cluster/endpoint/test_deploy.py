@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 def storage(machine) -> Path:
     """Two registered models that are no good: one altered later on disk, and one published anew."""
     runs = open_tracking(TRACKING, str(machine))
-    run_id = runs.start("register")
+    run_id = runs.settled(None, "register")
     for name in ("damaged", "other"):
         bundle = plain_bundle(machine / name, seed=0)
         runs.registry.register(name, str(bundle), run_id, "champion", published(bundle))

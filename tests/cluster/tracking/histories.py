@@ -1,6 +1,9 @@
 """Settings that a run logs, and what MLflow has of its metrics."""
 
+from mlflow.entities import Run
+
 from cluster.config import Cluster
+from cluster.tracking.run_record import RunRecord
 from cluster.tracking.runs import Runs
 from edlm.config import config
 
@@ -16,6 +19,14 @@ class Story:
     windows: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.5, 1.0))
 
 
-def steps_of(runs: Runs, run_id: str, metric: str = "loss") -> list[int]:
+def in_mlflow(runs: Runs, record: RunRecord) -> Run:
+    """The run as MLflow has it."""
+    run = runs.find(record)
+    assert run is not None
+    return run
+
+
+def steps_of(runs: Runs, record: RunRecord, metric: str = "loss") -> list[int]:
     """Every point that MLflow has of a metric, a doubled one twice."""
-    return sorted(point.step for point in runs.client.get_metric_history(run_id, metric))
+    points = runs.client.get_metric_history(in_mlflow(runs, record).info.run_id, metric)
+    return sorted(point.step for point in points)

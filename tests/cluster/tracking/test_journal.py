@@ -1,4 +1,4 @@
-"""A journal keeps every whole entry, whatever byte its writer died at."""
+"""A journal keeps every whole entry, whatever byte its writer died at, and whatever byte was damaged later."""
 
 import uuid
 
@@ -6,41 +6,72 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.tracking.journal import ENTRIES, Journal, history, read, run_of
+from cluster.tracking.journal import ENTRIES, Journal, decode, encode, history, is_open, lines, read, record_of
+from cluster.tracking.run_record import RunRecord
+
+RUN = RunRecord("pretrain", "edlm", {"tag": "value"}, parent=RunRecord("pipeline", "edlm"))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(values=st.lists(st.floats(), max_size=8), cut=st.integers(0, 600), tail=st.binary(max_size=8))
-def test_after_a_crash_at_any_byte_the_whole_entries_remain_and_more_can_follow(tmp_path, values, cut, tail):
-    folder = tmp_path / uuid.uuid4().hex
-    journal = Journal(folder, "run")
+def write(folder, values) -> bytes:
+    journal = Journal(folder, RUN)
     for step, value in enumerate(values):
         journal.append("metrics", step=step, values={"loss": value})
     journal.close()
-    whole = (folder / ENTRIES).read_bytes()[:cut]
+    return (folder / ENTRIES).read_bytes()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(values=st.lists(st.floats(), max_size=8), cut=st.integers(0, 1500), tail=st.binary(max_size=8))
+def test_after_a_crash_at_any_byte_the_whole_entries_remain_and_more_can_follow(tmp_path, values, cut, tail):
+    folder = tmp_path / uuid.uuid4().hex
+    whole = write(folder, values)[:cut]
     (folder / ENTRIES).write_bytes(whole + tail.replace(b"\n", b""))
     kept = max(whole.count(b"\n") - 1, 0)
 
-    journal = Journal(folder, "run")
+    journal = Journal(folder, RUN)
     journal.append("metrics", step=kept, values={"loss": 7.0})
     journal.close()
-    assert run_of(folder) == "run"
+    assert record_of(folder) == RUN
     assert repr(history(folder)["loss"]) == repr({**dict(enumerate(values[:kept])), kept: 7.0})
+    numbers = [entry["number"] for entry in read(folder)]
+    assert numbers == list(range(len(numbers)))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(values=st.lists(st.floats(), min_size=1, max_size=8), place=st.floats(0, 1, exclude_max=True), by=st.data())
+def test_a_damaged_byte_costs_the_entries_that_it_lies_between_and_no_other(tmp_path, values, place, by):
+    folder = tmp_path / uuid.uuid4().hex
+    content = bytearray(write(folder, values))
+    ends = [stop for _, stop in lines(folder)]
+    at = int(place * (len(content) - 1))  # all but the last line's end, whose damage is a crash
+    content[at] = by.draw(st.integers(0, 255).filter(lambda byte: byte != content[at]))
+    (folder / ENTRIES).write_bytes(content)
+    hit = next(number for number, stop in enumerate(ends) if at < stop)
+    lost = {hit, hit + 1} if at == ends[hit] - 1 else {hit}
+    assert [entry["number"] for entry in read(folder)] == [n for n in range(len(ends)) if n not in lost]
+
+    Journal(folder, RUN).close()
+    assert record_of(folder) == RUN  # written again whenever the journal is opened
 
 
 def test_reading_goes_on_where_it_stopped_and_ignores_a_line_that_is_still_being_written(tmp_path):
-    journal = Journal(tmp_path, "run")
+    journal = Journal(tmp_path, RUN)
     journal.append("tags", values={"a": "1"})
-    (_, _), (_, stop) = read(tmp_path)
+    *_, (_, stop) = lines(tmp_path)
     journal.append("tags", values={"b": "2"})
     with (tmp_path / ENTRIES).open("ab") as file:
         file.write(b'{"kind": "ta')
-    assert [entry["values"] for entry, _ in read(tmp_path, stop)] == [{"b": "2"}]
+    assert [entry["values"] for entry, _ in lines(tmp_path, stop)] == [{"b": "2"}]
     journal.close()
 
 
+@given(entry=st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text(max_size=5), min_size=1))
+def test_a_line_gives_its_entry(entry):
+    assert decode(encode(entry)) == entry
+
+
 def test_of_a_step_that_was_done_twice_the_first_counts(tmp_path):
-    journal = Journal(tmp_path, "run")
+    journal = Journal(tmp_path, RUN)
     for value in (1.0, 2.0):
         journal.append("metrics", step=5, values={"loss": value})
     journal.append("metrics", step=5, values={"other": 3.0})
@@ -48,7 +79,24 @@ def test_of_a_step_that_was_done_twice_the_first_counts(tmp_path):
     assert history(tmp_path) == {"loss": {5: 1.0}, "other": {5: 3.0}}
 
 
+def test_a_journal_is_open_while_its_process_writes_it(tmp_path):
+    journal = Journal(tmp_path, RUN)
+    assert is_open(tmp_path)
+    journal.close()
+    assert not is_open(tmp_path)
+
+
+def test_a_journal_that_is_gone_begins_again_without_its_marks(tmp_path, caplog):
+    write(tmp_path, [1.0])
+    (tmp_path / "shipped-records.json").write_text("what MLflow had of it")
+    (tmp_path / ENTRIES).unlink()
+    assert history(tmp_path) == {}
+    Journal(tmp_path, RUN).close()
+    assert "is gone; the journal begins again" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [ENTRIES]
+
+
 def test_a_folder_keeps_one_run(tmp_path):
-    Journal(tmp_path, "one").close()
-    with pytest.raises(ValueError, match="is the journal of run one, not of two"):
-        Journal(tmp_path, "two")
+    Journal(tmp_path, RUN).close()
+    with pytest.raises(ValueError, match=f"is the journal of run {RUN.key}, not of"):
+        Journal(tmp_path, RunRecord("pretrain", "edlm"))

@@ -21,7 +21,7 @@ def home(tmp_path_factory) -> Path:
     """A storage root, with two versions of one model in its registry."""
     root = tmp_path_factory.mktemp("home")
     runs = open_tracking(Tracking(), str(root))
-    run_id = runs.start("register")
+    run_id = runs.settled(None, "register")
     for number in "12":
         folder = make_bundle(root / number)
         publish(folder, str(folder), {"number": number})

@@ -9,11 +9,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from cluster.config import Tracking
+from cluster.tracking.leftovers import end_abandoned
 from cluster.tracking.provenance import machine, packages
-from cluster.tracking.runs import open_registry, open_tracking
+from cluster.tracking.run_record import RunRecord
+from cluster.tracking.runs import RunTracker, open_registry, open_tracking
+from cluster.tracking.upload import ship
 from edlm.config import ConfigurationError, config
 from edlm.storage import publish
-from tests.cluster.tracking.histories import Story, steps_of
+from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -21,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path, monkeypatch):
     parent = runs.start("pipeline")
-    run_id = runs.start("pretrain", parent=parent, tags={"edlm.code": "abc", "api_key": "do_not_tell"})
-    tracker = runs.tracker(run_id, tmp_path / "journal")
+    record = runs.start("pretrain", parent=parent, tags={"edlm.code": "abc", "api_key": "do_not_tell"})
+    tracker = runs.tracker(record, tmp_path / "journal")
     tracker.settings(Story())
     tracker.dataset("english", root, "5" * 64, "training", {"tokens": 7, "documents": 2})
     for step in range(1100):
@@ -33,16 +36,17 @@ def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path, monkeyp
     tracker.figure("figures/curves.png", figure)
     tracker.finish("FINISHED")
 
-    run = runs.client.get_run(run_id)
+    run = in_mlflow(runs, record)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["mlflow.parentRunId"] == in_mlflow(runs, parent).info.run_id
     assert run.data.tags["edlm.code"] == "abc"
     assert run.data.tags["edlm.version"]
-    assert run.data.params["cluster.zero.stage"] == "2"
+    assert run.data.tags["edlm.cluster.zero.stage"] == "2"
     assert run.data.params["windows.1"] == "[0.5, 1.0]"
     assert len(run.data.params["notes"]) == 6000
-    assert steps_of(runs, run_id) == list(range(1100))
-    assert runs.history(run_id)["loss"][2] == 1.0
+    assert steps_of(runs, record) == list(range(1100))
+    for folder in (tmp_path / "journal", tmp_path / "of another machine"):
+        assert runs.history(record, folder)["loss"][2] == 1.0
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("english", "5" * 36)
     assert json.loads(data.dataset.profile) == {"tokens": 7, "documents": 2, "sha256": "5" * 64}
@@ -52,41 +56,42 @@ def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path, monkeyp
     assert (artifacts / "figures/curves.png").read_bytes().startswith(b"\x89PNG")
     assert "stage: 2" in (artifacts / "config.yaml").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", runs.client.tracking_uri)  # which load_table reads
-    table = runs.client.load_table(runs.experiment_id, "samples.json", run_ids=[run_id])
+    table = runs.client.load_table(run.info.experiment_id, "samples.json", run_ids=[run.info.run_id])
     assert table.to_dict("list") == {"candidates": [1, 8], "text": ["the cat", "der Bär"]}
     reported = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
     for secret in (b"do_not_tell", b"user:password"):
         assert secret not in reported
 
 
-def test_a_run_knows_when_where_and_from_what_it_was_made(runs, tmp_path):
-    run_id = runs.start("evaluate")
-    running = runs.facts(run_id)
+def test_a_run_knows_when_where_and_from_what_it_was_made_by_its_journal_and_by_mlflow(runs, tmp_path):
+    record = runs.start("evaluate")
+    tracker = runs.tracker(record, tmp_path / "here")
+    running = runs.facts(record, tmp_path / "here")
     assert running is not None
     assert (running.status, running.ended) == ("RUNNING", None)
     assert running.machine == machine()
     assert running.packages == packages()
-    tracker = runs.tracker(run_id, tmp_path)
     tracker.picture("report/bound.png", b"drawn already")
     tracker.finish("FINISHED")
-    ended = runs.facts(run_id)
+    ended = runs.facts(record, tmp_path / "here")
+    assert ended == runs.facts(record, tmp_path / "elsewhere")
     assert ended is not None
     assert ended.ended is not None
     assert ended.ended >= ended.started == running.started
     assert (ended.commit, ended.uncommitted_changes) == (running.commit, running.uncommitted_changes)
-    artifacts = Path(runs.client.get_run(run_id).info.artifact_uri)
+    artifacts = Path(in_mlflow(runs, record).info.artifact_uri)
     assert (artifacts / "report/bound.png").read_bytes() == b"drawn already"
-    assert runs.facts("0" * 32) is None
+    assert runs.facts(runs.start("never heard of"), tmp_path / "elsewhere") is None
 
 
 def test_values_that_are_no_finite_numbers_are_kept(runs, tmp_path):
-    run_id = runs.start("pretrain")
-    tracker = runs.tracker(run_id, tmp_path)
+    record = runs.start("pretrain")
+    tracker = runs.tracker(record, tmp_path / "here")
     for step, value in enumerate([float("nan"), float("inf"), float("-inf"), 1.0]):
         tracker.log(step, {"loss": value})
     tracker.close()
-    assert steps_of(runs, run_id) == [0, 1, 2, 3]
-    values = runs.history(run_id)["loss"]
+    assert steps_of(runs, record) == [0, 1, 2, 3]
+    values = runs.history(record, tmp_path / "elsewhere")["loss"]
     assert values[0] != values[0]
     assert values[1] > 1e300
     assert values[2] < -1e300
@@ -100,11 +105,11 @@ class Wide:
 
 
 def test_more_parameters_than_a_request_may_hold_are_reported(runs, tmp_path):
-    run_id = runs.start("pretrain")
-    tracker = runs.tracker(run_id, tmp_path)
+    record = runs.start("pretrain")
+    tracker = runs.tracker(record, tmp_path)
     tracker.settings(Wide(settings={f"p{number}": number for number in range(250)}))
     tracker.close()
-    assert len(runs.client.get_run(run_id).data.params) == 250
+    assert len(in_mlflow(runs, record).data.params) == 250
 
 
 def test_mistakes_in_calling_the_tracker_are_named(runs, tmp_path):
@@ -118,13 +123,11 @@ def test_mistakes_in_calling_the_tracker_are_named(runs, tmp_path):
     tracker.close()
     with pytest.raises(ValueError, match="journal of run"):
         runs.tracker(runs.start("other"), tmp_path)
-    with pytest.raises(ConfigurationError, match=r"no run 0000 .*delete the experiment's folder `work`"):
-        runs.resume("0000")
 
 
 def test_an_alias_stands_for_a_committed_folder_and_its_digest(runs, tmp_path):
     name = "english"
-    run_id = runs.start("register")
+    run_id = runs.settled(None, "register")
     with pytest.raises(ConfigurationError, match=r"no model 'english' is registered \(registered: none\); run"):
         runs.registry.resolve(name, "champion")
     with pytest.raises(ConfigurationError, match="is not committed"):
@@ -180,18 +183,64 @@ def test_a_relative_root_is_refused():
 
 
 def test_a_deleted_experiment_is_named(runs, root):
-    runs.client.delete_experiment(runs.experiment_id)
+    (experiment,) = runs.client.search_experiments(filter_string=f"name = '{runs.tracking.experiment}'")
+    runs.client.delete_experiment(experiment.experiment_id)
     with pytest.raises(ConfigurationError, match="was deleted in MLflow"):
         open_tracking(runs.tracking, root)
 
 
+def test_a_stage_that_a_pipeline_was_killed_in_leaves_no_pipeline_running(runs, tmp_path):
+    def tracked(name: str) -> RunRecord:
+        record = runs.start(name)
+        tracker = runs.tracker(record, tmp_path / name)
+        tracker.begin()
+        trackers.append(tracker)
+        return record
+
+    trackers: list[RunTracker] = []
+    killed, finished, alive = tracked("killed"), tracked("finished"), tracked("alive")
+    trackers[0].close()  # by the end of its process
+    trackers[1].finish("FINISHED")
+    end_abandoned(tmp_path)
+    ship(runs.tracking, runs.root, tmp_path)
+    trackers[2].close()
+    statuses = [in_mlflow(runs, record).info.status for record in (killed, finished, alive)]
+    assert statuses == ["KILLED", "FINISHED", "RUNNING"]
+
+
+def test_the_id_of_a_run_that_mlflow_has_not_is_that_of_a_new_one(runs):
+    record = runs.start("register")
+    run_id = runs.settled(record, "register")
+    assert runs.settled(record, "register") == run_id == in_mlflow(runs, record).info.run_id
+    runs.client.delete_run(run_id)
+    other = runs.settled(record, "register")
+    assert other not in (run_id, runs.settled(None, "register"))
+    assert runs.client.get_run(other).info.status == "FINISHED"
+
+
+@pytest.mark.chaos
+def test_commands_that_begin_together_on_a_fresh_database_all_open_it(tmp_path):
+    """MLflow's own migrations, in four processes at once, leave a database that none of them can open."""
+    for attempt in range(3):
+        root = tmp_path / str(attempt)
+        begun = [subprocess.Popen(first_start(root), stderr=subprocess.PIPE, text=True) for _ in range(4)]
+        ended = [(process.communicate(timeout=300)[1], process.returncode) for process in begun]
+        assert ended == [("", 0)] * 4
+        assert sorted(path.name for path in root.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
 @pytest.mark.cluster
-def test_a_first_start_prints_nothing(tmp_path):
+def test_a_first_start_prints_nothing_also_after_one_that_was_killed_in_it(tmp_path):
     """MLflow alone prints some fifty lines about the tables of its new database."""
+    (tmp_path / ".mlflow.db.new").write_text("half a database")
+    done = subprocess.run(first_start(tmp_path), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def first_start(root: Path) -> list[str]:
     code = (
         "import sys; from cluster.config import Tracking; from cluster.tracking.runs import open_tracking\n"
         "open_tracking(Tracking(), sys.argv[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (tmp_path / "mlflow.db").exists()
+    return [sys.executable, "-c", code, str(root)]

@@ -1,7 +1,7 @@
 """What was logged reaches MLflow once, whatever fails on the way there, and training waits for nothing."""
 
-import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,18 +13,28 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from cluster.config import Cluster, Tracking
-from cluster.tracking import upload
-from cluster.tracking.journal import ENTRIES, Journal, history
-from cluster.tracking.runs import RunTracker, open_tracking
+from cluster.config import Cluster, Tracking, Zero
+from cluster.tracking import availability, upload
+from cluster.tracking.journal import ENTRIES, FILES, Journal, history
+from cluster.tracking.run_record import RunRecord
+from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from cluster.tracking.upload import Shipping, ship
-from edlm.config import ConfigurationError
+from edlm.config import ConfigurationError, config
 from edlm.storage import publish
-from tests.cluster.tracking.histories import Story, steps_of
+from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
+from tests.cluster.tracking.mlflow_server import MlflowServer, mlflow_server
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said_before(monkeypatch) -> None:
+    """A process says of a server what it has not said lately; every test is a process of its own in this."""
+    monkeypatch.setattr(availability, "_known", {})
 
 
 @pytest.mark.cluster
@@ -33,146 +43,293 @@ def test_after_a_kill_no_step_is_reported_twice(root, tmp_path, journal_survives
     """The worker dies by SIGKILL at step 30, with half a line written; the next one resumes from step 20."""
     tracking = Tracking(experiment=f"killed, {journal_survives}")
     runs = open_tracking(tracking, root)
-    run_id = runs.start("pretrain")
-    made_of = (tracking, root, run_id, tmp_path / "first")
+    record = runs.start("pretrain")
+    made_of = (tracking, root, record, tmp_path / "first")
     doomed = (
         "import os, pickle, sys, time\n"
         "from cluster.tracking.runs import RunTracker\n"
         "made_of = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "tracker = RunTracker(*made_of)\n"
         "for step in range(30): tracker.log(step, {'loss': float(step)})\n"
-        "while not (made_of[3] / 'shipped_bytes').exists(): time.sleep(0.05)\n"
-        "with (made_of[3] / 'journal.jsonl').open('a') as file: file.write('{\"kind\": \"metr')\n"
+        "while not (made_of[3] / 'shipped-records.json').exists(): time.sleep(0.05)\n"
+        "with (made_of[3] / 'entries.jsonl').open('a') as file: file.write('{\"kind\": \"metr')\n"
         "os.kill(os.getpid(), 9)\n"
     )
     child = subprocess.run([sys.executable, "-c", doomed, pickle.dumps(made_of).hex()], timeout=60)
     assert child.returncode == -signal.SIGKILL
-    runs.resume(run_id)
-    tracker = RunTracker(tracking, root, run_id, tmp_path / ("first" if journal_survives else "second"))
+    tracker = RunTracker(tracking, root, record, tmp_path / ("first" if journal_survives else "second"))
     for step in range(20, 50):
         tracker.log(step, {"loss": float(step), "new": 1.0})
     tracker.close()
-    assert steps_of(runs, run_id, "new") == list(range(20, 50))
-    assert ship(tracking, root, tmp_path) == (1 if journal_survives else 2)  # what the dead worker had not sent, too
-    assert steps_of(runs, run_id) == list(range(50))
+    assert steps_of(runs, record, "new") == list(range(20, 50))
+    ship(tracking, root, tmp_path)  # what the dead worker had not sent, too
+    assert steps_of(runs, record) == list(range(50))
+    assert ship(tracking, root, tmp_path) == 0
+
+
+@pytest.mark.parametrize("damage", ["", "no number", '{"bytes": 10, "ending": 1}', "[]", "{"])
+def test_a_mark_that_is_damaged_or_missing_costs_a_repetition_and_nothing_twice(runs, tmp_path, caplog, damage):
+    record = reported(runs, tmp_path, steps=3)
+    (tmp_path / "shipped-records.json").write_text(damage)
+    (tmp_path / "shipped-files.json").unlink()
+    tracker = runs.tracker(record, tmp_path)
+    tracker.log(3, {"loss": 1.0})
+    tracker.close()
+    assert steps_of(runs, record) == [0, 1, 2, 3]
+    assert caplog.text.count("is damaged") + caplog.text.count("does not fit") >= 1
+    assert "Traceback" not in caplog.text
+
+
+def test_of_a_damaged_journal_all_but_the_damage_is_sent_and_the_damage_is_named(runs, root, tmp_path, caplog):
+    record = runs.start("pretrain")
+    journal = Journal(tmp_path, record)
+    for step in range(5):
+        journal.append("metrics", step=step, values={"loss": float(step)})
+    journal.append("status", value="FINISHED")
+    journal.close()
+    content = (tmp_path / ENTRIES).read_bytes()
+    (tmp_path / ENTRIES).write_bytes(content.replace(b'"loss": 2.0', b'"loss": 9.0'))
+    assert ship(runs.tracking, root, tmp_path) == 1
+    assert steps_of(runs, record) == [0, 1, 3, 4]
+    assert in_mlflow(runs, record).info.status == "FINISHED"
+    assert [line for line in caplog.messages if "damaged" in line] == [
+        f"{tmp_path}: 1 damaged lines are passed over, and those around them sent"
+    ]
 
 
 def test_an_unexpected_error_of_shipping_is_logged_with_its_cause_and_shipping_goes_on(
     runs, tmp_path, caplog, monkeypatch
 ):
     monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
-    run_id = runs.start("damaged")
-    (tmp_path / "journal").mkdir()
-    (tmp_path / "journal" / upload.MARK).write_text("no number")
-    tracker = runs.tracker(run_id, tmp_path / "journal")
-    tracker.log(0, {"loss": 1.0})
-    wait_for(lambda: "cannot be sent to MLflow; trying again" in caplog.text)
-    assert "no number" in caplog.text
-    (tmp_path / "journal" / upload.MARK).write_text("0")
-    wait_for(lambda: steps_of(runs, run_id) == [0])
+    record = runs.start("odd")
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+        tracker = runs.tracker(record, tmp_path / "journal")
+        tracker.log(0, {"loss": 1.0})
+        wait_for(lambda: "cannot be sent to MLflow; trying again" in caplog.text)
+        assert "division by zero" in caplog.text
+    wait_for(lambda: steps_of(runs, record) == [0])
     tracker.finish("FINISHED")
 
 
 def test_shipping_again_changes_nothing(runs, root, tmp_path):
-    run_id = runs.start("pretrain")
-    tracker = runs.tracker(run_id, tmp_path)
-    tracker.log(0, {"loss": 1.0})
-    tracker.settings(Story())
-    tracker.dataset("english", root, "5" * 64, "training", {})
-    tracker.table("samples.json", {"text": ["a"]})
-    tracker.finish("FAILED")
-    before = runs.client.get_run(run_id).to_dictionary()
-    (tmp_path / "shipped_bytes").unlink()
+    record = reported(runs, tmp_path, steps=1)
+    before = in_mlflow(runs, record).to_dictionary()
+    for mark in tmp_path.glob("shipped-*"):
+        mark.unlink()
     assert ship(runs.tracking, root, tmp_path) == 1
-    assert runs.client.get_run(run_id).to_dictionary() == before
-    assert steps_of(runs, run_id) == [0]
+    assert in_mlflow(runs, record).to_dictionary() == before
+    assert steps_of(runs, record) == [0]
+
+
+def test_a_database_that_is_replaced_is_filled_from_the_journals(tmp_path, empty_database):
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(empty_database, root)
+    runs = open_tracking(Tracking(), str(root))
+    parent = runs.start("pipeline")
+    record = reported(runs, tmp_path / "journal", steps=3, parent=parent)
+    (root / "mlflow.db").rename(root / "moved away")
+    shutil.copy(empty_database, root)
+    _forget(runs)
+    runs = open_tracking(Tracking(), str(root))
+    assert ship(runs.tracking, str(root), tmp_path) == 1
+    assert steps_of(runs, record) == [0, 1, 2]
+    run = in_mlflow(runs, record)
+    assert (run.info.status, run.info.start_time) == ("FAILED", record.started)
+    assert run.data.tags["mlflow.parentRunId"] == in_mlflow(runs, parent).info.run_id
+    assert {"config.yaml", "samples.json"} == {file.path for file in runs.client.list_artifacts(run.info.run_id)}
+    assert ship(runs.tracking, str(root), tmp_path) == 0
+
+
+def test_a_run_that_was_created_twice_is_kept_once_with_all_its_values(runs, tmp_path):
+    """As by a request that timed out and was carried out later."""
+    record = reported(runs, tmp_path, steps=2)
+    kept = in_mlflow(runs, record).info.run_id
+    (experiment,) = runs.client.search_experiments(filter_string=f"name = '{record.experiment}'")
+    twin = runs.client.create_run(experiment.experiment_id, tags={"edlm.run": record.key}).info.run_id
+    tracker = runs.tracker(record, tmp_path)
+    tracker.log(2, {"loss": 1.0})
+    tracker.close()
+    assert in_mlflow(runs, record).info.run_id == kept
+    assert steps_of(runs, record) == [0, 1, 2]
+    ended = runs.client.get_run(twin).info
+    assert (ended.status, ended.lifecycle_stage) == ("KILLED", "deleted")
 
 
 def test_a_run_that_was_deleted_does_not_keep_the_others_from_being_shipped(runs, root, tmp_path, caplog):
     deleted, kept = runs.start("deleted"), runs.start("kept")
-    for name, run_id in (("a", deleted), ("b", kept)):
-        tracker = runs.tracker(run_id, tmp_path / name)
+    for name, record in (("a", deleted), ("b", kept)):
+        tracker = runs.tracker(record, tmp_path / name)
         tracker.log(0, {"loss": 1.0})
         tracker.close()
-        unsent = Journal(tmp_path / name, run_id)
+        unsent = Journal(tmp_path / name, record)
         unsent.append("metrics", step=1, values={"loss": 1.0})
         unsent.close()
-    runs.client.delete_run(deleted)
+    runs.client.delete_run(in_mlflow(runs, deleted).info.run_id)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / ENTRIES).write_text("")  # a process that died before its first line
     assert ship(runs.tracking, root, tmp_path) == 1
-    assert f"MLflow rejected the journal in {tmp_path / 'a'}" in caplog.text
+    assert f"was deleted in MLflow; its journal is kept in {tmp_path / 'a'}" in caplog.text
     assert steps_of(runs, kept) == [0, 1]
 
 
-def test_a_parameter_that_changed_on_resume_stops_nothing(runs, tmp_path, caplog):
-    run_id = runs.start("pretrain")
-    for folder, workers in (("a", 2), ("b", 1)):
-        tracker = runs.tracker(run_id, tmp_path / folder)
-        tracker.settings(Cluster(workers=workers))
-        tracker.log(workers, {"loss": 1.0})
+@config
+class Settings:
+    """Where a training runs, and what it computes."""
+
+    cluster: Cluster
+    steps: int
+
+
+def test_settings_of_the_machines_may_change_on_resume_and_other_parameters_stay(runs, tmp_path, caplog):
+    record = runs.start("pretrain")
+    for folder, workers, steps in (("a", 2, 10), ("b", 1, 10), ("c", 1, 20)):
+        tracker = runs.tracker(record, tmp_path / folder)
+        tracker.settings(Settings(cluster=Cluster(workers=workers, zero=Zero(stage=workers)), steps=steps))
+        tracker.log(len(folder), {"loss": 1.0})
         tracker.close()
-    assert runs.client.get_run(run_id).data.params["workers"] == "2"
-    assert "keeps parameter workers = 2, now 1" in caplog.text
-    assert steps_of(runs, run_id) == [1, 2]
+        assert ("keeps parameter steps = 10, now 20" in caplog.text) == (steps == 20)
+    run = in_mlflow(runs, record)
+    assert (run.data.tags["edlm.cluster.workers"], run.data.tags["edlm.cluster.zero.stage"]) == ("1", "1")
+    assert run.data.params == {"steps": "10"}
+    assert "workers" not in caplog.text
 
 
-def test_what_mlflow_refuses_for_ever_is_reported_and_does_not_block_the_rest(runs, tmp_path, caplog):
-    run_id = runs.start("pretrain")
-    tracker = runs.tracker(run_id, tmp_path)
-    tracker.tags({"..": "a name that MLflow takes for a folder"})
+def test_what_mlflow_refuses_for_ever_is_named_and_does_not_block_the_rest(runs, tmp_path, caplog):
+    record = runs.start("pretrain")
+    tracker = runs.tracker(record, tmp_path)
+    tracker.tags({"..": "a name that MLflow takes for a folder", "fine": "another"})
     tracker.log(0, {"loss": 1.0})
     tracker.close()
-    assert "MLflow rejected tags" in caplog.text
-    assert steps_of(runs, run_id) == [0]
+    assert "MLflow refuses .." in caplog.text
+    assert steps_of(runs, record) == [0]
+    assert in_mlflow(runs, record).data.tags["fine"] == "another"
 
 
-class MlflowServer:
-    """A real MLflow server in a process group of its own, on a port that stays the same."""
+def test_a_batch_that_is_too_large_is_split_and_a_value_that_is_too_large_is_named(
+    runs, root, tmp_path, caplog, monkeypatch
+):
+    real = MlflowClient.log_batch
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen | None = None
+    def limited(self, run_id, metrics=(), **others):
+        if len(metrics) > 7 or any(metric.step == 13 for metric in metrics):
+            raise MlflowException("API request to endpoint /log-batch failed with error code 413 != 200")
+        return real(self, run_id, metrics, **others)
 
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
-        stores = [f"--backend-store-uri=sqlite:///{self.folder}/m.db", f"--artifacts-destination={self.folder}/files"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command + stores, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        for _ in range(600):
-            try:
-                requests.get(f"{self.uri}/health", timeout=1).raise_for_status()
-            except requests.RequestException:
-                time.sleep(0.1)
-            else:
-                return
-        raise TimeoutError((self.folder / "log").read_text())
+    monkeypatch.setattr(MlflowClient, "log_batch", limited)
+    record = reported(runs, tmp_path, steps=100)
+    assert steps_of(runs, record) == [step for step in range(100) if step != 13]
+    assert in_mlflow(runs, record).info.status == "FAILED"
+    refused = [line for line in caplog.messages if "MLflow refuses" in line]
+    assert len(refused) == 1
+    assert "loss of step 13" in refused[0]
+    assert ship(runs.tracking, root, tmp_path) == 0
 
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
 
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        assert self.process is not None
-        self.process.wait()
-        self.process = None
+@pytest.mark.parametrize("status", [403, 413])
+def test_a_refused_file_is_kept_aside_and_named_once(runs, root, tmp_path, caplog, monkeypatch, status):
+    refusing = requests.Response()
+    refusing.status_code = status
+
+    def refuse(*_, **__):
+        raise requests.HTTPError(f"{status} Client Error", response=refusing)
+
+    def refuse_inputs(*_, **__):
+        raise MlflowException(f"API request to endpoint /log-inputs failed with error code {status} != 200")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    monkeypatch.setattr(MlflowClient, "log_inputs", refuse_inputs)
+    record = reported(runs, tmp_path, steps=2)
+    assert steps_of(runs, record) == [0, 1]
+    assert in_mlflow(runs, record).info.status == "FAILED"
+    for name in ("config.yaml", "samples.json"):
+        assert (tmp_path / "refused" / name).exists()
+        (line,) = [line for line in caplog.messages if f"refuses the file {name}" in line]
+        assert str(tmp_path / "refused" / name) in line
+    assert ship(runs.tracking, root, tmp_path) == 0
+
+
+def test_a_file_that_is_gone_is_passed_over(runs, root, tmp_path, caplog):
+    record = runs.start("pretrain")
+    journal = Journal(tmp_path, record)
+    for name in ("gone.txt", "here.txt"):
+        journal.place(name).write_text("a")
+        journal.append("file", name=name, table=False)
+    journal.close()
+    (tmp_path / FILES / "gone.txt").unlink()
+    assert ship(runs.tracking, root, tmp_path) == 1
+    assert "gone.txt of run" in caplog.text
+    run = in_mlflow(runs, record)
+    assert [file.path for file in runs.client.list_artifacts(run.info.run_id)] == ["here.txt"]
+
+
+def test_a_file_that_is_not_taken_holds_up_neither_metrics_nor_other_files(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    real, waiting = MlflowClient.log_artifact, threading.Event()
+
+    def slow(self, run_id, path, parent=None):
+        if path.endswith("slow.txt") and not waiting.is_set():
+            raise MlflowException("API request failed with exception: timed out")
+        return real(self, run_id, path, parent)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slow)
+    record = runs.start("pretrain")
+    tracker = runs.tracker(record, tmp_path)
+    tracker.text("slow.txt", "a")
+    tracker.text("quick.txt", "b")
+    tracker.log(0, {"loss": 1.0})
+
+    def files() -> list[str]:
+        run = runs.find(record)
+        return [] if run is None else [file.path for file in runs.client.list_artifacts(run.info.run_id)]
+
+    wait_for(lambda: files() == ["quick.txt"])
+    wait_for(lambda: steps_of(runs, record) == [0])
+    waiting.set()
+    wait_for(lambda: files() == ["quick.txt", "slow.txt"])
+    tracker.close()
+
+
+def test_an_outage_is_said_once_by_all_trackers_of_a_process(runs, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+
+    def full(*_, **__):
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full", error_code=1)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", full)
+    for stage in range(4):
+        tracker = runs.tracker(runs.start("pretrain"), tmp_path / str(stage))
+        tracker.settings(Story())
+        tracker.log(0, {"loss": 1.0})
+        tracker.finish("FINISHED")
+    assert sum("MLflow does not answer" in line for line in caplog.messages) == 1
+    assert len(caplog.messages) == 2
+    assert "a later command ships them" in caplog.messages[1]
+
+
+def reported(runs: Runs, folder: Path, steps: int, parent: RunRecord | None = None) -> RunRecord:
+    """A run that is told everything there is to tell of one, and has failed."""
+    record = runs.start("pretrain", parent=parent)
+    tracker = runs.tracker(record, folder)
+    for step in range(steps):
+        tracker.log(step, {"loss": float(step)})
+    tracker.settings(Story())
+    tracker.dataset("english", runs.root, "5" * 64, "training", {})
+    tracker.table("samples.json", {"text": ["a"]})
+    tracker.finish("FAILED")
+    return record
+
+
+def _forget(runs: Runs) -> None:
+    """Close the database, as the end of a process does."""
+    runs.client._tracking_client.store._dispose_engine()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    if server.process is not None:
-        server.kill()
+    with mlflow_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -201,14 +358,15 @@ def wait_for(condition) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("fault", [pytest.param("killed", marks=pytest.mark.chaos), "frozen"])
-def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, tmp_path, caplog, fault):
+def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, tmp_path, caplog, monkeypatch, fault):
+    monkeypatch.setattr(availability, "LONGEST_TIMEOUT_SECONDS", 4.0)
     tracking = Tracking(uri=server.uri, experiment=fault, request_timeout_seconds=4.0)  # 1 is too few on a busy machine
     runs = open_tracking(tracking, str(tmp_path))
-    run_id = runs.start("pretrain")
-    tracker = runs.tracker(run_id, tmp_path / "journal")
+    record = runs.start("pretrain")
+    tracker = runs.tracker(record, tmp_path / "journal")
     for step in range(50):
         tracker.log(step, {"loss": float(step), "learning_rate": 1e-3})
-    wait_for(lambda: (tmp_path / "journal/shipped_bytes").exists())
+    wait_for(lambda: (tmp_path / "journal/shipped-records.json").exists())
 
     answers.clear()
     server.kill() if fault == "killed" else server.signal(signal.SIGSTOP)
@@ -220,16 +378,17 @@ def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, 
     wait_for(lambda: "does not answer" in caplog.text)
     tracker.finish("FINISHED")
     assert threading.get_ident() not in answers
-    assert "ship them later" in caplog.text
+    assert "a later command ships them" in caplog.text
 
     for thread in threading.enumerate():  # its last request ends in time, too, and must not be answered below
         if isinstance(thread, Shipping):
             thread.join(30)
     server.start() if fault == "killed" else server.signal(signal.SIGCONT)
     assert ship(tracking, str(tmp_path), tmp_path / "journal") == 1
-    assert steps_of(runs, run_id) == steps_of(runs, run_id, "learning_rate") == list(range(2000))
-    assert runs.client.get_run(run_id).info.status == "FINISHED"
-    assert [file.path for file in runs.client.list_artifacts(run_id)] == ["samples.json"]
+    assert steps_of(runs, record) == steps_of(runs, record, "learning_rate") == list(range(2000))
+    run = in_mlflow(runs, record)
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in runs.client.list_artifacts(run.info.run_id)] == ["samples.json"]
 
 
 @pytest.mark.cluster
@@ -237,7 +396,9 @@ def test_a_server_takes_a_local_folder_into_its_registry(server, tmp_path):
     runs = open_tracking(Tracking(uri=server.uri, experiment="registry"), str(tmp_path))
     (tmp_path / "model").mkdir()
     publish(tmp_path / "model", str(tmp_path / "model"))
-    made = runs.registry.register("english", str(tmp_path / "model"), runs.start("register"), "champion", "1" * 64)
+    made = runs.registry.register(
+        "english", str(tmp_path / "model"), runs.settled(None, "register"), "champion", "1" * 64
+    )
     assert runs.registry.resolve("english", "champion") == made
     assert made.uri == f"file://{tmp_path}/model"
 

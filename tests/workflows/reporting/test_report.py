@@ -14,7 +14,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from cluster.tracking.provenance import machine, packages
-from cluster.tracking.runs import RunFacts
+from cluster.tracking.run_facts import RunFacts
 from edlm.config import load, plain
 from tests import measurements
 from tests.paths import SMALLEST
