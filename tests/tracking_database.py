@@ -18,11 +18,16 @@ def _database() -> bytes:
         return file.read_bytes()
 
 
-def open_copied_tracking(root: Path) -> Runs:
-    """Open the tracking of a storage root that has none yet; its database is a copy of one that MLflow created."""
+def copy_database(root: Path) -> None:
+    """Give a storage root that has no database a copy of one that MLflow created."""
     file = database_file(Tracking(), str(root))
     assert file is not None
     assert not file.exists()
     root.mkdir(exist_ok=True)
     file.write_bytes(_database())
-    return open_tracking(Tracking(), str(root))
+
+
+def open_copied_tracking(root: Path, experiment: str = "edlm") -> Runs:
+    """Open the tracking of a storage root that has none yet; its database is a copy of one that MLflow created."""
+    copy_database(root)
+    return open_tracking(Tracking(experiment=experiment), str(root))

@@ -12,12 +12,11 @@ import pytest
 import torch
 import yaml
 
-from cluster.config import Tracking
-from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import ConfigurationError, load, parse, plain
 from edlm.storage import publish, read_text, write_text
 from tests.paths import ONE_ENERGY, PROJECT, SMALLEST
+from tests.tracking_database import open_copied_tracking
 from workflows.autoregress import baseline_and_judge
 from workflows.dry_run import DryRun, differences
 from workflows.evaluate import evaluate
@@ -50,7 +49,7 @@ def chain(session: Session, *, seed=0, steps=750, rate=0.1, corpus="1", code=SCH
 def running(tmp_path_factory) -> RunningSession:
     """A session in which the chain was run twice."""
     root = str(tmp_path_factory.mktemp("home"))
-    session = RunningSession(load(Experiment, SMALLEST), root, open_tracking(Tracking(), root))
+    session = RunningSession(load(Experiment, SMALLEST), root, open_copied_tracking(Path(root)))
     chain(session)
     chain(session, steps=500, seed=1)
     return session

@@ -16,6 +16,7 @@ from edlm.config import load, parse, plain
 from edlm.huggingface.remote_code import CONSENT, code_digest
 from edlm.storage import file_system, join
 from tests.paths import SMALLEST
+from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
 from workflows.stage import RUN_FILE, StageContext
 from workflows.stage_runner import RunningSession, open_session
@@ -41,7 +42,7 @@ def fails_within_a_checkpoint(work: StageContext) -> None:
 
 def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     experiment = load(Experiment, SMALLEST)
-    session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="attempts"), str(tmp_path)))
+    session = RunningSession(experiment, str(tmp_path), open_copied_tracking(tmp_path, "attempts"))
     output = []
     for work in (fails, fails_within_a_checkpoint, fails_after_a_checkpoint, fails):
         with pytest.raises(RuntimeError, match="no space"):
@@ -54,7 +55,7 @@ def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
 @pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"run_id": "of an earlier version"}'])
 def test_an_unfinished_stage_goes_on_in_its_run_though_the_record_of_it_is_lost(tmp_path, capsys, damage):
     experiment = load(Experiment, SMALLEST)
-    session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="lost"), str(tmp_path)))
+    session = RunningSession(experiment, str(tmp_path), open_copied_tracking(tmp_path, "lost"))
     runs = set()
     for work in (fails, fails):
         with pytest.raises(RuntimeError, match="no space"):
@@ -73,6 +74,7 @@ def test_metrics_of_a_killed_command_with_remote_storage_reach_mlflow_by_the_nex
     monkeypatch.setenv("EDLM_HOME", str(tmp_path / "home"))
     root = f"memory://{tmp_path.name}"
     tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="remote")
+    copy_database(tmp_path)
     runs = open_tracking(tracking, root)
     session = RunningSession(load(Experiment, SMALLEST), root, runs)
 

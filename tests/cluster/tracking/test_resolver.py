@@ -6,21 +6,20 @@ from pathlib import Path
 import pytest
 
 import edlm
-from cluster.config import Tracking
 from cluster.tracking.resolver import resolve
-from cluster.tracking.runs import open_tracking
 from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation
 from edlm.storage import committed, publish
 from tests.bundles import make_bundle
 from tests.paths import PROJECT
+from tests.tracking_database import open_copied_tracking
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A storage root, with two versions of one model in its registry."""
     root = tmp_path_factory.mktemp("home")
-    runs = open_tracking(Tracking(), str(root))
+    runs = open_copied_tracking(root)
     run_id = runs.settled(None, "register")
     for number in "12":
         folder = make_bundle(root / number)

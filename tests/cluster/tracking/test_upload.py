@@ -1,7 +1,6 @@
 """What was logged reaches MLflow once, whatever fails on the way there, and training waits for nothing."""
 
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from edlm.config import ConfigurationError, config
 from edlm.storage import publish
 from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
 from tests.cluster.tracking.mlflow_server import MlflowServer, mlflow_server
+from tests.tracking_database import open_copied_tracking
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -122,17 +122,14 @@ def test_shipping_again_changes_nothing(runs, root, tmp_path):
     assert steps_of(runs, record) == [0]
 
 
-def test_a_database_that_is_replaced_is_filled_from_the_journals(tmp_path, empty_database):
+def test_a_database_that_is_replaced_is_filled_from_the_journals(tmp_path):
     root = tmp_path / "root"
-    root.mkdir()
-    shutil.copy(empty_database, root)
-    runs = open_tracking(Tracking(), str(root))
+    runs = open_copied_tracking(root)
     parent = runs.start("pipeline")
     record = reported(runs, tmp_path / "journal", steps=3, parent=parent)
     (root / "mlflow.db").rename(root / "moved away")
-    shutil.copy(empty_database, root)
     _forget(runs)
-    runs = open_tracking(Tracking(), str(root))
+    runs = open_copied_tracking(root)
     assert ship(runs.tracking, str(root), tmp_path) == 1
     assert steps_of(runs, record) == [0, 1, 2]
     run = in_mlflow(runs, record)
