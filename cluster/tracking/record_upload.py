@@ -34,10 +34,12 @@ class RecordUpload:
     MLflow refuses for its size or content is named once and passed over; it stays in the journal.
     """
 
-    def __init__(self, client: MlflowClient, folder: Path, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, folder: Path, run_id: str, at_end: Callable[[], Any]) -> None:
+        """Send to the run `run_id`, and call `at_end` before it ends there."""
         self.client = client
         self.folder = folder
         self.run_id = run_id
+        self._at_end = at_end
         self.mark = ShippingMark(folder, RECORDS_MARK)
         self._known: set[tuple[str, int]] | None = None  # points that MLflow has; None: not queried yet
 
@@ -114,6 +116,7 @@ class RecordUpload:
             case {"kind": "status", "value": "RUNNING"}:
                 self.client.update_run(self.run_id, status="RUNNING")
             case {"kind": "status", "value": status, "time": milliseconds}:
+                self._at_end()
                 self.client.set_terminated(self.run_id, status, end_time=milliseconds)
             case _:
                 raise AssertionError(f"no such entry: {entry}")

@@ -87,6 +87,16 @@ def settle_journal(client: MlflowClient, tracking: Tracking, root: str, folder: 
     return _active(run)
 
 
+def mend_parent(client: MlflowClient, tracking: Tracking, root: str, run_id: str, record: RunRecord) -> None:
+    """Put the run below its parent, where it was put below a twin of it that is gone."""
+    if record.parent is None:
+        return
+    with suppress(RunDeleted):
+        parent = settle(client, tracking, root, record.parent)
+        if client.get_run(run_id).data.tags.get(PARENT) != parent:
+            client.set_tag(run_id, PARENT, parent)
+
+
 def database_of(experiment: Experiment) -> str:
     """Return what tells the database of an experiment from one that replaces it."""
     return f"{experiment.experiment_id} of {experiment.creation_time}"

@@ -16,7 +16,14 @@ from cluster.tracking.file_upload import FileUpload
 from cluster.tracking.journal import ENTRIES, complete_bytes, is_open, record_of
 from cluster.tracking.record_upload import RecordUpload
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.settlement import RunDeleted, database_of, experiment_named, settle_journal, settled_run
+from cluster.tracking.settlement import (
+    RunDeleted,
+    database_of,
+    experiment_named,
+    mend_parent,
+    settle_journal,
+    settled_run,
+)
 from cluster.tracking.shipping_mark import FILES_MARK, RECORDS_MARK, ShippingMark
 from edlm.config import ConfigurationError
 
@@ -42,7 +49,8 @@ class JournalUpload:
         with self._settling:
             if self._records is None:
                 client, run_id = self._settle()
-                self._records = RecordUpload(client, self.folder, run_id)
+                # A twin may have been made after the run was settled, by a request that nobody waited for any more.
+                self._records = RecordUpload(client, self.folder, run_id, lambda: self._end_twins(client, run_id))
         self._sent(self._records.ship)
 
     def ship_files(self) -> None:
@@ -67,7 +75,15 @@ class JournalUpload:
     def _settle(self) -> tuple[MlflowClient, str]:
         client = connect(self.tracking, self.root)
         self._server.set_timeout()
-        return client, settle_journal(client, self.tracking, self.root, self.folder, self.record)
+        return client, self._resettle(client)
+
+    def _resettle(self, client: MlflowClient) -> str:
+        return settle_journal(client, self.tracking, self.root, self.folder, self.record)
+
+    def _end_twins(self, client: MlflowClient, run_id: str) -> None:
+        if self._resettle(client) != run_id:
+            raise RunDeleted(f"run {run_id} was deleted in MLflow, and is replaced")
+        mend_parent(client, self.tracking, self.root, run_id, self.record)
 
     def _sent(self, ship: Callable[[], None]) -> None:
         try:
