@@ -3,6 +3,7 @@
 import ipaddress
 from typing import Literal
 
+from edlm.checkpoints.snapshot_retention import Retention
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from edlm.models.execution import Precision
 
@@ -35,6 +36,11 @@ class Cluster:
     """Sharding of the training state over the workers."""
     restarts: NonNegative = 3
     """Maximum restarts of the worker group from the last checkpoint before the stage fails."""
+    checkpoints: Retention = Retention()
+    """Which checkpoints of an unfinished training are kept."""
+    checkpoint_patience_seconds: PositiveFloat = 600.0
+    """Time for which writing a checkpoint is tried again while the storage refuses, or waits for other workers, before
+    the training fails; it goes on meanwhile, up to the next checkpoint."""
     start_timeout_seconds: PositiveFloat = 60.0
     """Timeout for the workers' resources; the error names the missing ones."""
     collective_timeout_seconds: PositiveFloat = 600.0

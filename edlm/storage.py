@@ -275,12 +275,17 @@ def _names(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise StorageError(f"{folder}: {name!r} is a symbolic link; folders are published as plain files")
-        if path.is_dir() or name in (MARKER, INTENT):
+        if path.is_dir() or name in (MARKER, INTENT) or _is_leftover(name):
             continue
         if not path.is_file():
             raise StorageError(f"{folder}: {name!r} is neither a file nor a folder")
         names.append(name)
     return names
+
+
+def _is_leftover(name: str) -> bool:
+    """Return whether a file is what a killed `write_text` of a marker left, or NFS keeps of a deleted open file."""
+    return name.rpartition("/")[2].startswith((f".{MARKER}.", f".{INTENT}.", ".nfs"))
 
 
 def _make_room(uri: str, marker: Marker) -> None:
@@ -293,12 +298,13 @@ def _make_room(uri: str, marker: Marker) -> None:
     earlier = [_read_marker(join(uri, name)) for name in (MARKER, INTENT)]
     published = {file.path: file for old in earlier if old for file in old.files}
     new = {file.path: file for file in marker.files}
-    foreign = sorted(present - set(published) - {MARKER, INTENT})
+    foreign = sorted(name for name in present - set(published) - {MARKER, INTENT} if not _is_leftover(name))
     if foreign:
         raise StorageError(f"{uri} holds {foreign[0]!r}, which no publication wrote; remove it or publish elsewhere")
     intent = Marker(files=tuple({**published, **new}.values()))
     write_text(join(uri, INTENT), json.dumps(plain(intent)))
-    for name in sorted(({MARKER} & present) | (present & (set(published) - set(new)))):
+    old = {name for name in present if name.startswith((f".{MARKER}.", f".{INTENT}."))} | (set(published) - set(new))
+    for name in sorted(present & {MARKER, *old}):
         system.rm_file(f"{root}/{name}")
 
 

@@ -102,7 +102,7 @@ class DryRun(Session):
     def _reason(self, determined: StageInputs) -> str:
         """Return what an unfinished stage would do, and why: resume, or run because of what has changed."""
         workspace = self.workspace_of(determined.folder)
-        if (newest := newest_snapshot(workspace, verified=False)) is not None:
+        if (newest := newest_snapshot(workspace)) is not None:
             return f"resumes at step {newest[1]}"
         start, reasons = training_to_continue(self, determined, verified=False)
         if start is not None:

@@ -19,7 +19,10 @@ import torch.distributed
 from torch import Tensor, nn
 
 from cluster.config import Zero
+from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
 from edlm.data.batches import Rows
+from edlm.storage import StorageError
+from edlm.training.checkpointing import raise_on_all
 from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
 from edlm.training.local_engine import (
@@ -59,14 +62,14 @@ class ZeroEngine:
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
         # DeepSpeed initializes the float32 weights of a bfloat16 network from rounded ones, so keep the unrounded ones.
         unrounded = trained if training.precision == "bfloat16" else {}
-        initial = {f"{WEIGHTS}.{name}": p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
+        initial = {name: p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world_size)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
         self._fragments = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
         if initial:
-            self._lay_out(initial, WEIGHTS, self._masters)
+            self._lay_out(initial)
         self._adam.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
         self._best = [master.detach().clone() for master in self._masters] if training.keep_best else None
@@ -111,34 +114,33 @@ class ZeroEngine:
         torch.distributed.all_gather(parts, values)
         return torch.stack(parts).cpu()
 
+    def part(self) -> list[StateSlice]:
+        sharded, replicated = self._slices()
+        return [*sharded, *shared_out(replicated, self.rank, self.world_size)]
+
     def state(self) -> dict[str, Tensor] | None:
-        kinds = {WEIGHTS: self._masters, **{key: self._moments(key) for key in (FIRST, SECOND)}}
-        if self._averages is not None:
-            kinds[AVERAGE] = self._averages
-        if self._best is not None:
-            kinds[BEST] = self._best
-        state = self._whole(kinds)
+        state = self._whole(self._kinds())
         if state is not None and self.training.validate_every is not None:
             state[VALIDATION] = self.validation
         return state
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        require_state(state, self.shapes, self.training)
+        source = source_of(state)
+        require_state(source.shapes, self.shapes, self.training)
         for master in self._masters:
             self._adam.state[master] = {
                 "step": torch.tensor(float(step)),
                 FIRST: torch.zeros_like(master),
                 SECOND: torch.zeros_like(master),
             }
-        self._lay_out(state, WEIGHTS, self._masters)
-        for key in (FIRST, SECOND):
-            self._lay_out(state, key, self._moments(key))
-        if self._averages is not None:
-            self._lay_out(state, AVERAGE, self._averages)
-        if self._best is not None:
-            self._lay_out(state, BEST, self._best)
-        if self.training.validate_every is not None:
-            self.validation = state[VALIDATION].clone()
+        self.validation = unvalidated()
+        error = None
+        try:
+            sharded, replicated = self._slices()
+            source.fill([*sharded, *replicated])
+        except StorageError as failure:
+            error = failure
+        raise_on_all(self, error)  # before the collectives of the next call
         _load_rounded(self._engine.optimizer, self._stage)
         self.step = step
 
@@ -149,6 +151,30 @@ class ZeroEngine:
     @property
     def _adam(self) -> torch.optim.Optimizer:
         return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _kinds(self) -> dict[str, list[Tensor]]:
+        """Return the flat tensors of each kind of state."""
+        kinds = {WEIGHTS: self._masters, **{key: self._moments(key) for key in (FIRST, SECOND)}}
+        if self._averages is not None:
+            kinds[AVERAGE] = self._averages
+        if self._best is not None:
+            kinds[BEST] = self._best
+        return kinds
+
+    def _slices(self) -> tuple[list[StateSlice], list[StateSlice]]:
+        """Return what this worker holds of the state: what it alone holds, and what all do."""
+        slices = [
+            StateSlice(
+                f"{kind}.{part.name}",
+                self.shapes[part.name],
+                part.offset,
+                flats[part.master].detach().view(-1)[part.start : part.start + part.count],
+            )
+            for kind, flats in self._kinds().items()
+            for part in self._fragments
+        ]
+        validation = [] if self.training.validate_every is None else [whole(VALIDATION, self.validation)]
+        return (slices, validation) if self._stage > 0 else ([], [*slices, *validation])
 
     def _moments(self, key: str) -> list[Tensor]:
         return [self._adam.state[master][key] for master in self._masters]
@@ -191,10 +217,10 @@ class ZeroEngine:
         return result if self.rank == 0 else None
 
     @torch.no_grad()
-    def _lay_out(self, state: Mapping[str, Tensor], kind: str, flats: list[Tensor]) -> None:
+    def _lay_out(self, weights: Mapping[str, Tensor]) -> None:
         for part in self._fragments:
-            source = state[f"{kind}.{part.name}"].flatten()[part.offset : part.offset + part.count]
-            flats[part.master].view(-1)[part.start : part.start + part.count].copy_(source)
+            source = weights[part.name].flatten()[part.offset : part.offset + part.count]
+            self._masters[part.master].view(-1)[part.start : part.start + part.count].copy_(source)
 
 
 @contextmanager

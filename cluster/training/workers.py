@@ -1,5 +1,6 @@
 """Training of a stage on Ray Train workers, restarted from its last checkpoint when a worker dies."""
 
+import functools
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 import torch
@@ -23,11 +24,12 @@ from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.ray_connection import is_private, require_resources
 from cluster.training.deepspeed_engine import ZeroEngine
-from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.storage import committed, join, local_copy, publish, read_text, write_text
+from edlm.training.checkpointing import Checkpointing
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
@@ -36,8 +38,9 @@ from edlm.training.resume_compatibility import keeps_final_state
 from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 
+T = TypeVar("T")
 RESULT, WEIGHTS = "result", "weights.safetensors"
-VERDICT = "non_finite.json"  # null, or the non-finite loss that stopped the training
+VERDICT = "verdict.json"  # null, or what ended the training that another attempt would meet again
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ class TrainingTask:
 def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     """Train on the cluster and return the unsharded weights in float32.
 
-    Raises ConfigurationError if the batch does not divide among the workers or the cluster lacks resources, and
-    NonFiniteLoss if training met one. A worker that dies causes a restart, up to `cluster.restarts` times.
+    Raises ConfigurationError if the batch does not divide among the workers or the cluster lacks resources,
+    NonFiniteLoss if training met one, and NoValidSnapshot if all checkpoints in the workspace are damaged. A worker
+    that dies causes a restart, up to `cluster.restarts` times.
     """
     result = join(task.workspace, RESULT)
     if committed(result) is None:
@@ -114,7 +118,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, f
     write_text(verdict, json.dumps(None))
     trainer.fit()
     if (failure := json.loads(read_text(verdict))) is not None:
-        raise NonFiniteLoss(**failure)
+        raise NoValidSnapshot(failure) if isinstance(failure, str) else NonFiniteLoss(**failure)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -128,21 +132,31 @@ def _worker(config: dict[str, Any]) -> None:
     engine = ZeroEngine(objective, task.training, cluster.zero, get_device())
     if engine.rank == 0:
         say_counts(task.name, counts, say)
-    origin = _resume(engine, task, say)
+    checkpointing = Checkpointing(
+        engine, task.workspace,
+        from_rank_0=functools.partial(_from_rank_0, engine.device),
+        retention=cluster.checkpoints,
+        patience=cluster.checkpoint_patience_seconds,
+        facts={"zero_stage": cluster.zero.stage},
+    )  # fmt: skip
+    try:
+        origin = checkpointing.resume(task.start)
+    except NoValidSnapshot as error:  # on all ranks; not raised: no attempt of Ray would find another
+        if engine.rank == 0:
+            write_text(join(task.workspace, VERDICT), json.dumps(str(error)))
+        return
+    if origin is not None and engine.rank == 0:
+        say(f"[{task.name}] resumes after step {engine.step}")
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
 
-    def checkpoint(engine: Engine) -> None:
-        state = engine.state()
-        if state is not None:
-            save_snapshot(task.workspace, state, engine.step)
-
-    if task.start is not None and origin == task.start[0] and finished(engine, task.training):
-        checkpoint(engine)  # of a shorter training that stopped early: no step follows after which one is due
     try:
-        log = reporter.log if reporter else _unheard
-        fit(engine, batches.rows, task.training, task.seed, log, checkpoint, validation_rows(data, task.training))
+        log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
+        with checkpointing:
+            if task.start is not None and origin == task.start and finished(engine, task.training):
+                checkpointing.save(engine)  # of one that stopped early: no step follows after which one is due
+            fit(engine, batches.rows, task.training, task.seed, log, checkpointing.save, held_out)
         if reporter is not None:
             reporter.stop(engine)
     except NonFiniteLoss as error:
@@ -167,20 +181,11 @@ def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:
     return {"steps": engine.step, **validated}
 
 
-def _resume(engine: ZeroEngine, task: TrainingTask, say: Speaker) -> str | None:
-    """Load the newest complete snapshot, or the one to continue from, if any, and return its URI.
-
-    Rank 0 chooses it for all ranks.
-    """
-    choice = [newest_snapshot(task.workspace) or task.start if engine.rank == 0 else None]
-    torch.distributed.broadcast_object_list(choice, src=0, device=engine.device)
-    if choice[0] is None:
-        return None
-    uri, step = choice[0]
-    engine.load(open_snapshot(uri), step)
-    if engine.rank == 0:
-        say(f"[{task.name}] resumes after step {step}")
-    return uri
+def _from_rank_0(device: torch.device, value: T) -> T:
+    """Return, on every rank, the value on rank 0."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0, device=device)
+    return box[0]
 
 
 class _Reporter:

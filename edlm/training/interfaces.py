@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from edlm.checkpoints.state_slices import StateSlice
 from edlm.data.batches import Rows
 
 
@@ -59,6 +60,10 @@ class Engine(Protocol):
         """Return the corresponding values of every worker, stacked [world_size, ...] in rank order."""
         ...
 
+    def part(self) -> list[StateSlice]:
+        """Return the slices of the state that this rank saves, in its own memory: those of all ranks are all of it."""
+        ...
+
     def state(self) -> dict[str, Tensor] | None:
         """Return the unsharded state for a later engine, in float32 on the CPU, on rank 0; None on other ranks.
 
@@ -67,7 +72,11 @@ class Engine(Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        """Restore the `state` of an engine after `step` steps."""
+        """Restore the `state` of an engine after `step` steps; of a `StateSource` only what this rank needs is read.
+
+        All ranks call it. Raise ValueError, on all ranks alike, for the state of another network or training, and for
+        one that cannot be read as it was saved; then the engine is of no use until another is loaded.
+        """
         ...
 
     def export(self) -> dict[str, Tensor] | None:

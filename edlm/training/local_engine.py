@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from edlm.checkpoints.state_slices import StateSlice, source_of, whole
 from edlm.data.batches import Rows
 from edlm.interfaces import AbstractEnergy
 from edlm.training.early_stopping import unvalidated
@@ -29,7 +30,7 @@ class LocalEngine:
         assert isinstance(objective, nn.Module)
         self.objective, self.training, self.step = objective, training, 0
         self.names = [name for name, parameter in objective.trained.named_parameters() if parameter.requires_grad]
-        self.masters = [p.detach().clone() for p in self._parameters()]
+        self.masters = [p.detach().clone(memory_format=torch.contiguous_format) for p in self._parameters()]
         objective.to(getattr(torch, training.precision))
         objective.train()
         self.optimizer = torch.optim.AdamW(
@@ -84,35 +85,35 @@ class LocalEngine:
     def gather(self, values: Tensor) -> Tensor:
         return values[None]
 
+    def part(self) -> list[StateSlice]:
+        adam = [self.optimizer.state[master] for master in self.masters]
+        kinds = {WEIGHTS: self.masters, **{key: [moments[key] for moments in adam] for key in (FIRST, SECOND)}}
+        if self.average is not None:
+            kinds[AVERAGE] = self.average
+        if self.best is not None:
+            kinds[BEST] = self.best
+        slices = [
+            whole(f"{kind}.{name}", tensor)
+            for kind, tensors in kinds.items()
+            for name, tensor in zip(self.names, tensors, strict=True)
+        ]
+        return slices if self.training.validate_every is None else [*slices, whole(VALIDATION, self.validation)]
+
     def state(self) -> dict[str, Tensor]:
-        state = {}
-        for i, name in enumerate(self.names):
-            adam = self.optimizer.state[self.masters[i]]
-            state[f"{WEIGHTS}.{name}"] = self.masters[i]
-            state[f"{FIRST}.{name}"], state[f"{SECOND}.{name}"] = adam["exp_avg"], adam["exp_avg_sq"]
-            if self.average is not None:
-                state[f"{AVERAGE}.{name}"] = self.average[i]
-            if self.best is not None:
-                state[f"{BEST}.{name}"] = self.best[i]
-        if self.training.validate_every is not None:
-            state[VALIDATION] = self.validation
-        return {name: tensor.cpu() for name, tensor in state.items()}
+        return {one.name: one.values.view(one.shape).cpu() for one in self.part()}
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
-        require_state(state, {name: m.shape for name, m in zip(self.names, self.masters, strict=True)}, self.training)
-        for i, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
-            master.copy_(state[f"{WEIGHTS}.{name}"])
+        source = source_of(state)
+        shapes = {name: master.shape for name, master in zip(self.names, self.masters, strict=True)}
+        require_state(source.shapes, shapes, self.training)
+        for master in self.masters:
             self.optimizer.state[master] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": torch.empty_like(master).copy_(state[f"{FIRST}.{name}"]),
-                "exp_avg_sq": torch.empty_like(master).copy_(state[f"{SECOND}.{name}"]),
+                FIRST: torch.zeros_like(master),
+                SECOND: torch.zeros_like(master),
             }
-            if self.average is not None:
-                self.average[i].copy_(state[f"{AVERAGE}.{name}"])
-            if self.best is not None:
-                self.best[i].copy_(state[f"{BEST}.{name}"])
-        if self.training.validate_every is not None:
-            self.validation = state[VALIDATION].clone()
+        self.validation = unvalidated()
+        source.fill(self.part())
         self._load_rounded(self.masters)
         self.step = step
 
@@ -156,8 +157,8 @@ def average(averages: list[Tensor], weights: list[Tensor], decay: float | None) 
         mean.lerp_(weight, 1 - decay)
 
 
-def require_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], training: Training) -> None:
-    """Raise ValueError, naming the mismatched tensors, unless the checkpoint is of this network and training."""
+def require_state(state: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size], training: Training) -> None:
+    """Raise ValueError, naming the mismatched tensors, unless these shapes are of a state of this training."""
     kinds = [WEIGHTS, FIRST, SECOND, *([AVERAGE] if training.ema is not None else [])]
     kinds += [BEST] if training.keep_best else []
     expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in kinds}
@@ -166,9 +167,9 @@ def require_state(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size],
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is foreign" for name in state if name not in expected]
     problems += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(shape)}"
+        f"{name} has shape {tuple(state[name])}, expected {tuple(shape)}"
         for name, shape in expected.items()
-        if name in state and state[name].shape != shape
+        if name in state and state[name] != shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -47,18 +47,20 @@ Examples:
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pydantic
 import torch
 from torch import Tensor, nn
 
-from edlm.checkpoints.training_state import keep_final, newest_snapshot, open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import keep_final, newest_snapshot, snapshot_facts
 from edlm.config import ConfigurationError, plain
 from edlm.data.batches import Batches
 from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, TokenFile, read_summary
-from edlm.storage import committed, sha256
+from edlm.storage import sha256
+from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
@@ -95,8 +97,9 @@ def train(
     The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
     `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
     write what the text generator and bundles open.
-    Raise NonFiniteLoss at the first step that is not finite, ValueError for a folder that holds no prepared data, and
-    ConfigurationError for a workspace with the state of another training.
+    Raise NonFiniteLoss at the first step that is not finite, ValueError for a folder that holds no prepared data,
+    ConfigurationError for a workspace with the state of another training, and NoValidSnapshot for one whose checkpoints
+    are all damaged.
     """
     if training.init_from is not None:
         raise ConfigurationError(
@@ -113,11 +116,13 @@ def train(
     identity = {} if workspace is None else _identity(objective, data, split, seed)
     engine = LocalEngine(objective, training)
     say_counts(name, parameter_counts(objective.trained), say)
-    if workspace is not None and (newest := newest_snapshot(str(workspace))) is not None:
-        uri, step = newest
-        _require_same(uri, step, training, identity)
-        engine.load(open_snapshot(uri), step)
-        say(f"[{name}] resumes after step {step}")
+    checkpointing = None
+    if workspace is not None:
+        if (newest := newest_snapshot(str(workspace))) is not None:
+            _require_same(*newest, training, identity)
+        checkpointing = Checkpointing(engine, str(workspace), facts={"training": plain(training), **identity})
+        if checkpointing.resume() is not None:
+            say(f"[{name}] resumes after step {engine.step}")
     lines = ProgressLines(name, training, length, say)
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
@@ -125,16 +130,17 @@ def train(
         if log is not None:
             log(step, metrics)
 
-    def checkpoint(engine: Engine) -> None:
-        state = engine.state()
-        if workspace is not None and state is not None:
-            save_snapshot(str(workspace), state, engine.step, {"training": plain(training), **identity})
-
-    fit(engine, batches.rows, training, seed, report, checkpoint, validation_rows(data, training))
+    with checkpointing or nullcontext():
+        save = _unsaved if checkpointing is None else checkpointing.save
+        fit(engine, batches.rows, training, seed, report, save, validation_rows(data, training))
     lines.stop(engine)
     if workspace is not None and keeps_final_state(training):
         keep_final(str(workspace), engine.step)
     return engine.export()
+
+
+def _unsaved(engine: Engine) -> None:
+    """Keep no checkpoint: there is no workspace."""
 
 
 def _identity(objective: Objective, data: Path, split: Split, seed: int) -> dict[str, pydantic.JsonValue]:
@@ -155,9 +161,8 @@ def _identity(objective: Objective, data: Path, split: Split, seed: int) -> dict
 
 def _require_same(uri: str, step: int, training: Training, identity: Mapping[str, pydantic.JsonValue]) -> None:
     """Raise ConfigurationError unless the snapshot is a state of this training, perhaps one with fewer steps."""
-    marker = committed(uri)
-    assert marker is not None
-    facts, earlier = marker.facts, marker.facts.get("training")
+    facts = snapshot_facts(uri)
+    earlier = facts.get("training")
     if not isinstance(earlier, dict) or not identity.keys() <= facts.keys():
         reasons = ["it does not record which training it is a state of"]
     else:

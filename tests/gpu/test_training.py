@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
-from edlm.checkpoints.training_state import open_snapshot, save_snapshot
+from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Characters
 from edlm.schedule import LogLinear
@@ -61,7 +61,8 @@ def test_a_training_goes_on_on_another_device(device, report, tmp_path, precisio
     curve(begun, settings, science_rows, halt=True)
     save_snapshot(str(tmp_path), begun.state(), begun.step)
     resumed = engine("conditional", then, settings)
-    resumed.load(open_snapshot(str(tmp_path / "step-00000002")), 2)
+    uri, step = newest_snapshot(str(tmp_path))
+    resumed.load(open_snapshot(uri), step)
     rest = curve(resumed, settings, science_rows)
     whole = curve(engine("conditional", "cpu", settings), settings, science_rows)
     difference = largest_difference(rest, whole[2:])

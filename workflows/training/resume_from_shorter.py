@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edlm.checkpoints.training_state import newest_snapshot
+from edlm.checkpoints.training_state import NoValidSnapshot, newest_snapshot, verify_snapshot
 from edlm.config import parse
 from edlm.training.resume_compatibility import incompatibility
 from edlm.training.settings import Training
@@ -33,18 +33,33 @@ def training_to_continue(
     """
     starts, reasons = [], []
     for folder, earlier in _shorter(session, determined):
-        newest = newest_snapshot(session.workspace_of(folder), verified=False)
+        newest, missing = _last_state(session.workspace_of(folder))
         reason = incompatibility(earlier, earlier["steps"] if newest is None else newest[1], _training(determined))
         if reason is None and newest is not None:
             starts.append(Start(folder, earlier["steps"], *newest))
         else:
-            reason = reason or "its last state was not kept"
-            reasons.append(_not_continued(folder, reason))
+            reasons.append(_not_continued(folder, reason or missing))
     for start in sorted(starts, key=lambda start: start.step, reverse=True):
-        if not verified or newest_snapshot(session.workspace_of(start.folder)) == (start.snapshot, start.step):
+        if not verified or _is_intact(start.snapshot):
             return start, []
         reasons.append(_not_continued(start.folder, "its last state is damaged"))
     return None, reasons
+
+
+def _last_state(workspace: str) -> tuple[tuple[str, int] | None, str]:
+    """Return the newest snapshot of a workspace, or None and why there is none."""
+    try:
+        return newest_snapshot(workspace), "its last state was not kept"
+    except NoValidSnapshot:
+        return None, "its last state is damaged"
+
+
+def _is_intact(snapshot: str) -> bool:
+    try:
+        verify_snapshot(snapshot)
+    except ValueError:
+        return False
+    return True
 
 
 def _not_continued(folder: str, reason: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from cluster.config import Cluster, Zero
 from cluster.runtime.ray_connection import connect
 from cluster.training.workers import TrainingTask, train, training_facts
-from edlm.checkpoints.training_state import newest_snapshot, snapshots
+from edlm.checkpoints.snapshot_retention import snapshots, step_of
+from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import ConfigurationError, parse
 from edlm.data.preparation import Data, prepare
 from edlm.storage import publish
@@ -111,7 +112,7 @@ def test_a_longer_training_continues_a_finished_one_with_the_same_result(data, t
     whole = train(task(data, tmp_path / "whole", training=longer), TWO)
     short = tmp_path / "short"
     train(task(data, short, training=replace(longer, steps=8)), TWO)
-    assert snapshots(str(short)) == ["step-00000008"]
+    assert [step_of(name) for name in snapshots(str(short))] == [8]
     continued = task(data, tmp_path / "long", training=longer, start=newest_snapshot(str(short)))
     weights = train(continued, TWO)
     assert list(curve(tmp_path / "long")) == [8, 9, 10, 11]

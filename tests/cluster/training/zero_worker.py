@@ -25,6 +25,7 @@ from edlm.interfaces import Model
 from edlm.models import readout
 from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
+from edlm.training.checkpointing import Checkpointing
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.interfaces import Engine
 from edlm.training.local_engine import FIRST
@@ -110,9 +111,13 @@ def shared(state):
     return box[0]
 
 
-def stages(setups: Setups) -> dict[str, dict]:
+def checkpointed(engine: Engine, workspace: Path) -> Checkpointing:
+    return Checkpointing(engine, str(workspace), from_rank_0=shared)
+
+
+def stages(setups: Setups, folder: Path) -> dict[str, dict]:
     """For each stage and precision: the whole curve, and the curve that goes on from a state saved in the middle."""
-    results, states = {}, {}
+    results = {}
     for precision, chosen in setups.of_precisions.items():
         for stage in chosen:
             settings = toy.training(precision=precision, checkpoint_every=3)
@@ -122,18 +127,19 @@ def stages(setups: Setups) -> dict[str, dict]:
             half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
             curve(half, settings, halt=True)
             state = shared(half.state())
+            with checkpointed(half, folder / f"{precision}-{stage}") as checkpointing:
+                checkpointing.save(half)
             resumed = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
-            resumed.load(state, 3)
+            assert checkpointed(resumed, folder / f"{precision}-{stage}").resume() is not None
             again = shared(resumed.state())
             rest = curve(resumed, settings)
             same = _equal(whole.export(), resumed.export()) and _equal(state, again)
             dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
             actual = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
             results[f"{precision} {stage}"] = actual
-            states[precision, stage] = state
     settings = toy.training(checkpoint_every=3)
     moved = ZeroEngine(toy.Toy(), settings, Zero(stage=3), CPU)
-    moved.load(states["float32", 1], 3)
+    assert checkpointed(moved, folder / "float32-1").resume() is not None
     results["stage 1 to 3"] = {"rest": curve(moved, settings)}
     offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
     results["offload"] = {str(stage): actual for stage, actual in offloaded.items()}
@@ -310,7 +316,7 @@ def main(rank: int, port: int, output: Path, setups: Setups) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    results = stages(setups)
+    results = stages(setups, output.parent)
     results["validations"] = validations(setups)
     results["chunked"] = chunked(setups)
     results["adaptations"] = adaptations(setups)

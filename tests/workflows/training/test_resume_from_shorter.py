@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cluster.training.workers import RESULT
-from edlm.checkpoints import training_state
+from edlm.checkpoints import snapshot_state
+from edlm.checkpoints.snapshot_state import SnapshotState
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, plain
 from edlm.storage import join, publish
@@ -67,7 +68,7 @@ def test_a_stage_continues_the_longest_training_that_differs_by_fewer_steps_alon
     assert reasons == []
     assert start is not None
     assert (start.folder, start.steps, start.step) == (determined.folder, 500, 450)
-    assert start.snapshot == session.workspace_of(determined.folder) + "/step-00000450"
+    assert start.snapshot.startswith(session.workspace_of(determined.folder) + "/step-00000450-")
 
 
 @pytest.mark.parametrize(
@@ -110,24 +111,29 @@ def test_cosine_decay_is_continued_from_within_the_warm_up(session):
     assert start.step == 500
 
 
-def damage(session, determined: StageInputs, step: int) -> None:
-    Path(session.workspace_of(determined.folder), f"step-{step:08d}", "state.safetensors").write_bytes(b"damaged")
+def damage(session, determined: StageInputs, file: str) -> None:
+    """Alter the only snapshot in one of its files, without a change of size."""
+    (folder,) = Path(session.workspace_of(determined.folder)).glob("step-*")
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+TENSORS, MANIFEST = "part-00000.safetensors", "manifest.json"
 
 
 def test_the_longest_training_whose_state_is_intact_is_continued_and_the_others_are_not_read(session, monkeypatch):
     shortest = run(session, replace(SETTINGS, steps=100))
     middle, longest = run(session, replace(SETTINGS, steps=200)), run(session, SETTINGS)
     now = longer(longest, replace(SETTINGS, steps=1000))
-    damage(session, longest, 500)
-    read = []
-    local_copy = training_state.local_copy
-    monkeypatch.setattr(training_state, "local_copy", lambda uri: read.append(uri) or local_copy(uri))
+    damage(session, longest, TENSORS)
+    read, verify = [], SnapshotState.verify
+    monkeypatch.setattr(SnapshotState, "verify", lambda self: read.append(self._uri) or verify(self))
     start, _ = training_to_continue(session, now)
     assert start is not None
     assert start.folder == middle.folder
     assert not any(shortest.folder in uri for uri in read)
-    damage(session, middle, 200)
-    damage(session, shortest, 100)
+    damage(session, middle, TENSORS)
+    damage(session, shortest, MANIFEST)
     start, reasons = training_to_continue(session, now)
     assert start is None
     assert len(reasons) == 3
@@ -136,7 +142,7 @@ def test_the_longest_training_whose_state_is_intact_is_continued_and_the_others_
 
 def test_a_dry_run_reads_no_state(session, monkeypatch):
     determined = run(session, SETTINGS)
-    monkeypatch.setattr(training_state, "local_copy", lambda uri: pytest.fail(f"{uri} is read"))
+    monkeypatch.setattr(snapshot_state, "read_ranges", lambda *_: pytest.fail("content is read"))
     start, _ = training_to_continue(session, longer(determined, replace(SETTINGS, steps=1000)), verified=False)
     assert start is not None
     assert start.step == 500
