@@ -1,4 +1,4 @@
-"""Benchmark: the speed of the samplers, and the load that a service of them sustains.
+"""Benchmark: the speed of the samplers, the load that a service of them sustains, and the cost of checkpoints.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
@@ -6,6 +6,8 @@ python -m workflows.benchmark constraints [--tokenizer FOLDER --steps 8 --folder
     race samplers with constraints with plain diffusion
 python -m workflows.benchmark constrained-bounds --model MODEL --data URI [--steps 2 4 8 --folder FOLDER ...]
     bounds on held-out texts that match a pattern, with every energy of a trained model
+python -m workflows.benchmark checkpoint [--gigabytes 0.1 1 4 --ranks 256 --folder FOLDER ...]
+    what checkpoints cost a training, by the size of its state
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     compare three kinds of batching, on a Ray instance of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancelled_share 0.1 ...]
@@ -27,6 +29,7 @@ from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.batching_comparison import Loads, contest
+from workflows.benchmarking.checkpoints import Checkpoints, checkpoint_blocks, measure_checkpoints, simulate
 from workflows.benchmarking.constrained_bounds import (
     ConstrainedLikelihood,
     constrained_bounds_blocks,
@@ -106,6 +109,14 @@ class ConstrainedBoundsBenchmark(ConstrainedLikelihood):
 
 
 @config
+class CheckpointBenchmark(Checkpoints):
+    """Flags of `checkpoint`."""
+
+    folder: str | None = None
+    """Folder for `checkpoint.md`; None only prints the document."""
+
+
+@config
 class ServeBenchmark(Loads):
     """Flags of `serve`."""
 
@@ -177,6 +188,13 @@ def constrained_bounds(settings: ConstrainedBoundsBenchmark) -> ReportDocument:
         "Likelihood under constraints",
         [*constrained_bounds_blocks(length, patterns, settings), *_origin(settings)],
     )
+
+
+def checkpoint(settings: CheckpointBenchmark) -> ReportDocument:
+    """Measure the cost of checkpoints and return the document about it."""
+    costs = list(measure_checkpoints(settings, _say))
+    blocks = checkpoint_blocks(costs, simulate(settings.ranks, settings.storage), settings)
+    return ReportDocument("Cost of checkpoints", [*blocks, *_origin(settings)])
 
 
 def serve(settings: ServeBenchmark) -> ReportDocument:
@@ -283,6 +301,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
     "sample": (SampleBenchmark, sample),
     "constraints": (ConstraintsBenchmark, constraints),
     "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
+    "checkpoint": (CheckpointBenchmark, checkpoint),
     "serve": (ServeBenchmark, serve),
 }
 

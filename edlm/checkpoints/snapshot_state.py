@@ -24,13 +24,14 @@ class SnapshotState(StateSource):
 
     def __init__(self, uri: str, manifest: Manifest) -> None:
         self._uri, self._manifest = uri, manifest
+        self._shapes = {tensor.name: torch.Size(tensor.shape) for tensor in manifest.tensors}
         self._digests: dict[str, bytes] = {}
         self.bytes_read = 0
         """Bytes read so far, digests included."""
 
-    @cached_property
+    @property
     def shapes(self) -> Mapping[str, torch.Size]:
-        return {tensor.name: torch.Size(tensor.shape) for tensor in self._manifest.tensors}
+        return self._shapes
 
     def fill(self, slices: Iterable[StateSlice]) -> None:
         for part, ranges in self.plan(slices).items():
