@@ -300,3 +300,14 @@ def test_a_hub_that_does_not_answer_is_no_missing_file(monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(StorageError, match=r"hf://a/b/c: the Hugging Face hub at http://127.* does not answer"):
             file_system("hf://a/b/c")
+
+
+@pytest.mark.parametrize("name", [f".{MARKER}.x1y2", f".{INTENT}.x1y2", ".nfs0000001", "deep/.nfs0000001"])
+def test_what_a_killed_publication_or_nfs_leaves_is_not_foreign(tmp_path, name):
+    target = str(tmp_path / "out")
+    publish(write(tmp_path / "a", TREE), target)
+    (tmp_path / "out" / "deep").mkdir(exist_ok=True)
+    (tmp_path / "out" / name).write_bytes(b"left")
+    assert fetch(target, tmp_path / "cache") == tmp_path / "out"
+    publish(write(tmp_path / "b", {"weights.bin": b"new"}), target)
+    assert read(fetch(target, tmp_path / "cache")) == {"weights.bin": b"new"}
