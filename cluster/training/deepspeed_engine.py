@@ -115,8 +115,7 @@ class ZeroEngine:
         return torch.stack(parts).cpu()
 
     def part(self) -> list[StateSlice]:
-        sharded, replicated = self._slices()
-        return [*sharded, *shared_out(replicated, self.rank, self.world_size)]
+        return self._own(*self._state_slices())
 
     def state(self) -> dict[str, Tensor] | None:
         state = self._whole(self._kinds())
@@ -136,7 +135,7 @@ class ZeroEngine:
         self.validation = unvalidated()
         error = None
         try:
-            sharded, replicated = self._slices()
+            sharded, replicated = self._state_slices()
             source.fill([*sharded, *replicated])
         except StorageError as failure:
             error = failure
@@ -144,9 +143,11 @@ class ZeroEngine:
         _load_rounded(self._engine.optimizer, self._stage)
         self.step = step
 
+    def exported_part(self) -> list[StateSlice]:
+        return self._own(*self._slices({"": self._best or self._averages or self._masters}))
+
     def export(self) -> dict[str, Tensor] | None:
-        weights = self._whole({"": self._best or self._averages or self._masters})
-        return None if weights is None else {name.removeprefix("."): tensor for name, tensor in weights.items()}
+        return self._whole({"": self._best or self._averages or self._masters})
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
@@ -161,20 +162,28 @@ class ZeroEngine:
             kinds[BEST] = self._best
         return kinds
 
-    def _slices(self) -> tuple[list[StateSlice], list[StateSlice]]:
+    def _state_slices(self) -> tuple[list[StateSlice], list[StateSlice]]:
         """Return what this worker holds of the state: what it alone holds, and what all do."""
+        sharded, replicated = self._slices(self._kinds())
+        validation = [] if self.training.validate_every is None else [whole(VALIDATION, self.validation)]
+        return sharded, [*replicated, *validation]
+
+    def _slices(self, kinds: Mapping[str, list[Tensor]]) -> tuple[list[StateSlice], list[StateSlice]]:
         slices = [
             StateSlice(
-                f"{kind}.{part.name}",
+                f"{kind}.{part.name}".removeprefix("."),
                 self.shapes[part.name],
                 part.offset,
                 flats[part.master].detach().view(-1)[part.start : part.start + part.count],
             )
-            for kind, flats in self._kinds().items()
+            for kind, flats in kinds.items()
             for part in self._fragments
         ]
-        validation = [] if self.training.validate_every is None else [whole(VALIDATION, self.validation)]
-        return (slices, validation) if self._stage > 0 else ([], [*slices, *validation])
+        return (slices, []) if self._stage > 0 else ([], slices)
+
+    def _own(self, sharded: list[StateSlice], replicated: list[StateSlice]) -> list[StateSlice]:
+        """Return what this worker saves: its shards, and its share of what all workers hold."""
+        return [*sharded, *shared_out(replicated, self.rank, self.world_size)]
 
     def _moments(self, key: str) -> list[Tensor]:
         return [self._adam.state[master][key] for master in self._masters]
@@ -213,7 +222,7 @@ class ZeroEngine:
                         )
                 torch.distributed.reduce(buffer, dst=0)  # exact: one worker has the element, others add 0
                 if self.rank == 0:
-                    result[f"{kind}.{name}"] = buffer.view(shape).cpu()
+                    result[f"{kind}.{name}".removeprefix(".")] = buffer.view(shape).cpu()
         return result if self.rank == 0 else None
 
     @torch.no_grad()

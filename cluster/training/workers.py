@@ -5,11 +5,9 @@ import json
 import math
 import os
 import resource
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
@@ -17,18 +15,18 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.ray_connection import is_private, require_resources
 from cluster.training.deepspeed_engine import ZeroEngine
+from cluster.training.result import read_result, training_facts, write_result
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
-from edlm.storage import committed, join, local_copy, publish, read_text, write_text
+from edlm.storage import join, local_copy, read_text, write_text
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
@@ -39,7 +37,6 @@ from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
-RESULT, WEIGHTS = "result", "weights.safetensors"
 VERDICT = "verdict.json"  # null, or what ended the training that another attempt would meet again
 
 
@@ -71,8 +68,7 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     NonFiniteLoss if training met one, and NoValidSnapshot if all checkpoints in the workspace are damaged. A worker
     that dies causes a restart, up to `cluster.restarts` times.
     """
-    result = join(task.workspace, RESULT)
-    if committed(result) is None:
+    if training_facts(task.workspace) is None:
         share(task.training, cluster.workers)
         validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
@@ -83,19 +79,10 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
             0 if is_private(cluster) else cluster.start_timeout_seconds,
         )
         _fit_on_workers(task, cluster, resources)
-    marker = committed(result)
-    assert marker is not None
-    keep_final(task.workspace, int(str(marker.facts["steps"])) if keeps_final_state(task.training) else None)
-    return load_file(local_copy(result) / WEIGHTS)
-
-
-def training_facts(workspace: str) -> dict[str, pydantic.JsonValue]:
-    """Return facts about a finished training: the steps taken, the lowest validation loss if there is one, and how many
-    parameters train if not all do.
-    """
-    marker = committed(join(workspace, RESULT))
-    assert marker is not None
-    return marker.facts
+    facts = training_facts(task.workspace)
+    assert facts is not None
+    keep_final(task.workspace, int(str(facts["steps"])) if keeps_final_state(task.training) else None)
+    return read_result(task.workspace)
 
 
 def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, float]) -> None:
@@ -168,11 +155,7 @@ def _worker(config: dict[str, Any]) -> None:
     finally:
         if reporter is not None:
             reporter.close()
-    weights = engine.export()
-    if weights is not None:
-        with tempfile.TemporaryDirectory(prefix="edlm-result-") as folder:
-            save_file(weights, Path(folder) / WEIGHTS)
-            publish(Path(folder), join(task.workspace, RESULT), {**_facts(engine, task.training), **counts})
+    write_result(engine, task.workspace, {**_facts(engine, task.training), **counts})
 
 
 def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:

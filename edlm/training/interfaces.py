@@ -79,6 +79,10 @@ class Engine(Protocol):
         """
         ...
 
+    def exported_part(self) -> list[StateSlice]:
+        """Return the slices of the weights to keep that this rank saves; those of all ranks are all of them."""
+        ...
+
     def export(self) -> dict[str, Tensor] | None:
         """Return the unsharded weights to keep, in float32 on the CPU, on rank 0; None on other ranks.
 

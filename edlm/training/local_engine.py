@@ -117,6 +117,9 @@ class LocalEngine:
         self._load_rounded(self.masters)
         self.step = step
 
+    def exported_part(self) -> list[StateSlice]:
+        return [whole(name, weight) for name, weight in self.export().items()]
+
     def export(self) -> dict[str, Tensor]:
         weights = self.best or self.average or self.masters
         return {name: weight.to("cpu", copy=True) for name, weight in zip(self.names, weights, strict=True)}

@@ -10,7 +10,6 @@ from cluster.tracking.journal import history
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.data.preparation import Split
 from edlm.huggingface.lora import merged
-from edlm.storage import committed, join
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
 from workflows.stage import Session, StageContext, say
@@ -39,7 +38,8 @@ def run_training(
     """Train, write the model to `work.folder` by `write`, adapters merged, and return facts about the training."""
     # Deferred: importing Ray and Matplotlib takes seconds, which a dry run does without.
     from cluster.tracking.training_curves import training_curves
-    from cluster.training.workers import TrainingTask, train, training_facts
+    from cluster.training.result import training_facts
+    from cluster.training.workers import TrainingTask, train
 
     experiment = session.experiment
     if training.lora is not None:
@@ -65,7 +65,9 @@ def run_training(
         tracker = work.tracker()
         tracker.figure("curves.png", training_curves(curves, work.stage))
         tracker.close()
-    return training_facts(work.workspace)
+    facts = training_facts(work.workspace)
+    assert facts is not None
+    return facts
 
 
 def _start(session: Session, work: StageContext) -> tuple[str, int] | None:
@@ -73,10 +75,9 @@ def _start(session: Session, work: StageContext) -> tuple[str, int] | None:
 
     None if the stage's own training is finished, or has a snapshot to resume from.
     """
-    from cluster.training.workers import RESULT
+    from cluster.training.result import training_facts
 
-    trained = committed(join(work.workspace, RESULT)) is not None
-    if trained or newest_snapshot(work.workspace) is not None:
+    if training_facts(work.workspace) is not None or newest_snapshot(work.workspace) is not None:
         return None
     start, reasons = training_to_continue(session, work.determined)
     for reason in reasons:

@@ -11,7 +11,8 @@ import torch
 
 from cluster.config import Cluster, Zero
 from cluster.runtime.ray_connection import connect
-from cluster.training.workers import TrainingTask, train, training_facts
+from cluster.training.result import training_facts
+from cluster.training.workers import TrainingTask, train
 from edlm.checkpoints.snapshot_retention import snapshots, step_of
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import ConfigurationError, parse

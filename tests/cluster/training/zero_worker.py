@@ -14,6 +14,7 @@ import torch.distributed
 
 from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
+from cluster.training.result import read_result, write_result
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.edlm_nce import EDLMEnergyConfig
@@ -127,13 +128,17 @@ def stages(setups: Setups, folder: Path) -> dict[str, dict]:
             half = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
             curve(half, settings, halt=True)
             state = shared(half.state())
-            with checkpointed(half, folder / f"{precision}-{stage}") as checkpointing:
+            workspace = folder / f"{precision}-{stage}"
+            with checkpointed(half, workspace) as checkpointing:
                 checkpointing.save(half)
             resumed = ZeroEngine(toy.Toy(), settings, Zero(stage=stage), CPU)
-            assert checkpointed(resumed, folder / f"{precision}-{stage}").resume() is not None
+            assert checkpointed(resumed, workspace).resume() is not None
             again = shared(resumed.state())
             rest = curve(resumed, settings)
-            same = _equal(whole.export(), resumed.export()) and _equal(state, again)
+            exported = resumed.export()
+            write_result(resumed, str(workspace), {})
+            published = exported is None or _equal(exported, read_result(str(workspace)))
+            same = _equal(whole.export(), exported) and _equal(state, again) and published
             dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)
             actual = {"full": full, "rest": rest, "same": same, "begun": begun, "without dropout": dropless}
             results[f"{precision} {stage}"] = actual

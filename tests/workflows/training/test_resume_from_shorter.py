@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.training.workers import RESULT
+from cluster.training.result import write_result
 from edlm.checkpoints import snapshot_state
 from edlm.checkpoints.snapshot_state import SnapshotState
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, plain
-from edlm.storage import join, publish
+from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
 from tests.paths import SMALLEST
+from tests.toy import Toy
+from tests.toy import training as toy_training
 from tests.tracking_database import open_copied_tracking
 from workflows.dry_run import DryRun
 from workflows.experiment import Experiment
@@ -182,8 +184,7 @@ def test_a_stage_that_was_killed_while_it_wrote_its_first_snapshot_continues_the
 
 
 def publishes_its_result(context: StageContext) -> None:
-    (context.folder / "weights").write_text("weights")
-    publish(context.folder, join(context.workspace, RESULT))
+    write_result(LocalEngine(Toy(), toy_training()), context.workspace, {"steps": 1})
 
 
 def saves_a_snapshot(context: StageContext) -> None:
