@@ -39,7 +39,7 @@ class SavedTensor:
 
 
 @config
-class Part:
+class SnapshotPart:
     """What one rank wrote."""
 
     name: PartName
@@ -66,7 +66,7 @@ class PartRecord:
     """Content of `part-RANK.json`: a part, with the tensors that its slices are of."""
 
     tensors: tuple[SavedTensor, ...]
-    part: Part
+    part: SnapshotPart
 
 
 @config
@@ -79,7 +79,7 @@ class Manifest:
     """Name of the launch of the workers that saved it."""
     world_size: Positive
     tensors: tuple[SavedTensor, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[SnapshotPart, ...]
     facts: dict[str, pydantic.JsonValue] = pydantic.Field(default_factory=dict)
 
 
@@ -87,7 +87,7 @@ def part_name(rank: int) -> str:
     return f"part-{rank:05d}"
 
 
-def merged(records: Sequence[PartRecord]) -> tuple[tuple[SavedTensor, ...], tuple[Part, ...]]:
+def merged(records: Sequence[PartRecord]) -> tuple[tuple[SavedTensor, ...], tuple[SnapshotPart, ...]]:
     """Return the tensors of all parts, each once, and the parts, which refer to them.
 
     Raise StorageError unless the parts hold every element of every tensor exactly once.
@@ -107,7 +107,7 @@ def merged(records: Sequence[PartRecord]) -> tuple[tuple[SavedTensor, ...], tupl
     return tuple(tensors.values()), tuple(parts)
 
 
-def require_whole(tensors: Sequence[SavedTensor], parts: Sequence[Part]) -> None:
+def require_whole(tensors: Sequence[SavedTensor], parts: Sequence[SnapshotPart]) -> None:
     """Raise StorageError unless the slices of the parts are every element of every tensor once."""
     held: list[list[tuple[int, int]]] = [[] for _ in tensors]
     for part in parts:
@@ -160,7 +160,7 @@ def read_manifest(uri: str) -> Manifest | None:
     return manifest
 
 
-def require_parts(uri: str, parts: Sequence[Part]) -> None:
+def require_parts(uri: str, parts: Sequence[SnapshotPart]) -> None:
     """Raise StorageError unless every file of the parts is there, and those with tensors have their sizes.
 
     One listing, no content: digests are verified by those who read.

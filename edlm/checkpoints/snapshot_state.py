@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from edlm.checkpoints.snapshot_manifest import Manifest, Part
+from edlm.checkpoints.snapshot_manifest import Manifest, SnapshotPart
 from edlm.checkpoints.state_slices import StateSlice, StateSource, whole
 from edlm.checkpoints.tensor_files import DTYPES, FileRange, read_ranges
 from edlm.storage import StorageError, file_system, join, read_text
@@ -85,11 +85,11 @@ class SnapshotState(StateSource):
                 position += count * sizes[index]
         return {tensor.name: sorted(held) for tensor, held in zip(tensors, runs, strict=True)}
 
-    def _read(self, part: Part, ranges: list[FileRange]) -> None:
+    def _read(self, part: SnapshotPart, ranges: list[FileRange]) -> None:
         system, path = file_system(join(self._uri, part.tensor_file))
         self.bytes_read += read_ranges(system, path, part.bytes, self._digests_of(part), ranges)
 
-    def _digests_of(self, part: Part) -> bytes:
+    def _digests_of(self, part: SnapshotPart) -> bytes:
         if part.name not in self._digests:
             uri = join(self._uri, part.digest_file)
             try:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from edlm.checkpoints.snapshot_manifest import (
+    MANIFEST,
     Manifest,
-    Part,
     PartRecord,
     SavedTensor,
+    SnapshotPart,
     listed,
     merged,
     part_name,
@@ -113,10 +114,13 @@ class SnapshotWriter:
             uri = join(self._workspace, snapshot_folder(step, self._attempt))
             self._persist(lambda: write_part(uri, self._rank, slices))
             if self._rank == 0:
-                self._await_parts(uri)
+                self._await(uri, _record_files(self._world_size))
                 self._persist(lambda: commit(uri, step, self._attempt, self._world_size, self._facts))
                 self._remove_old(uri)
+            else:
+                self._await(uri, [MANIFEST])  # so that no rank waits for rank 0 in a collective, which has a time-out
         except Exception as error:  # of many classes: each store's client has its own
+            log.warning("%s: %s", self._failed(), error)  # now: training hears of it at the next checkpoint
             self._error = error
 
     def _persist(self, write: Callable[[], None]) -> None:
@@ -137,16 +141,15 @@ class SnapshotWriter:
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _await_parts(self, uri: str) -> None:
-        """Return when all ranks have written their parts."""
-        files = _record_files(self._world_size)
-        until, pause, told = time.monotonic() + self._patience, 0.05, time.monotonic()
+    def _await(self, uri: str, files: Sequence[str]) -> None:
+        """Return when these files are there, which other ranks write."""
+        until, pause, logged = time.monotonic() + self._patience, 0.05, time.monotonic()
         while missing := sorted(set(files) - self._present(uri)):
             if time.monotonic() > until:
                 raise StorageError(f"after {self._patience:.0f} s {missing[0]} is not written ({len(missing)} missing)")
-            if time.monotonic() - told > LONGEST_PAUSE:
-                told = time.monotonic()
-                log.warning("the checkpoint after step %d waits for %d parts: %s", self._step, len(missing), missing[0])
+            if time.monotonic() - logged > LONGEST_PAUSE:
+                logged = time.monotonic()
+                log.warning("the checkpoint after step %d waits for %d files: %s", self._step, len(missing), missing[0])
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
@@ -194,7 +197,7 @@ def write_part(uri: str, rank: int, slices: Sequence[StateSlice]) -> None:
     indices = {tensor: i for i, tensor in enumerate(saved)}
     text = _lines(digests)
     write_text(join(uri, f"{name}.sha256"), text)
-    part = Part(
+    part = SnapshotPart(
         name=name,
         bytes=start + sum(tensor.nbytes for _, tensor in tensors),
         start=start,

@@ -76,14 +76,14 @@ def test_a_removal_that_is_interrupted_leaves_an_uncommitted_snapshot_and_no_dam
 
     save(tmp_path, 1)
 
-    class Killed(BaseException):
+    class KilledRemoval(BaseException):
         pass
 
     def killed(*_, **__):
-        raise Killed
+        raise KilledRemoval
 
     monkeypatch.setattr(LocalFileSystem, "rm", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledRemoval):
         remove(str(tmp_path), ["step-00000001-a"])
     assert (tmp_path / "step-00000001-a" / "part-00000.safetensors").exists()
     assert newest_snapshot(str(tmp_path)) is None

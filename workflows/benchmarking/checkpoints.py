@@ -18,9 +18,9 @@ from torch import Tensor
 
 from edlm.checkpoints.snapshot_manifest import (
     Manifest,
-    Part,
     PartRecord,
     SavedTensor,
+    SnapshotPart,
     merged,
     part_name,
     write_manifest,
@@ -226,7 +226,7 @@ def _record(tensors: list[SavedTensor], rank: int, ranks: int) -> PartRecord:
     runs = [(i, *_run(torch.Size(tensor.shape).numel(), rank, ranks)) for i, tensor in enumerate(tensors)]
     slices = tuple(run for run in runs if run[2])
     size = sum(count * DTYPES[tensors[i].dtype].itemsize for i, _, count in slices)
-    part = Part(name=part_name(rank), bytes=size + 8, start=8, digests="0" * 64, slices=slices)
+    part = SnapshotPart(name=part_name(rank), bytes=size + 8, start=8, digests="0" * 64, slices=slices)
     return PartRecord(tensors=tuple(tensors), part=part)
 
 

@@ -28,14 +28,14 @@ def test_the_result_is_what_the_engine_exports(engine, tmp_path):
 
 
 def test_a_result_that_was_not_committed_is_none_and_is_written_again(engine, tmp_path, monkeypatch):
-    class Killed(BaseException):
+    class KilledCommit(BaseException):
         pass
 
     def killed(*_):
-        raise Killed
+        raise KilledCommit
 
     monkeypatch.setattr(result, "commit", killed)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledCommit):
         write_result(engine, str(tmp_path), {})
     monkeypatch.undo()
     assert training_facts(str(tmp_path)) is None
