@@ -35,8 +35,7 @@ from edlm.config import from_command_line, from_flags, parse
 from edlm.lm_eval.arguments import model_arguments
 from tests.paths import PROJECT
 from tests.test_prose import QUAINT
-from workflows import serve
-from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, ServeBenchmark
+from workflows import benchmark, serve
 from workflows.benchmarking import english
 from workflows.experiment import Experiment
 from workflows.export import Export
@@ -187,8 +186,7 @@ def check_module(module: str, arguments: list[str], experiments: dict[str, Path]
         monkeypatch.setattr(serve, "add_key", lambda *_: "a key")
         serve.key(arguments[1:])
     elif module == "workflows.benchmark":
-        flags = {"sample": SampleBenchmark, "constraints": ConstraintsBenchmark, "serve": ServeBenchmark}
-        from_flags(flags[arguments[0]], arguments[1:], "")
+        from_flags(benchmark.COMMANDS[arguments[0]][0], arguments[1:], "")
     elif module == "workflows.benchmarking.english" and arguments:  # without them a sentence names the command
         monkeypatch.setattr(english, "assemble", accept)
         with pytest.raises(Read):
