@@ -60,7 +60,7 @@ def wait_for_answers(seconds: float) -> None:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Raise ConfigurationError naming the server or database if it does not answer, or lets nobody in, meanwhile."""
+    """Raise ConfigurationError naming the server or database if it does not answer, or refuses the user."""
     try:
         yield
     except UNANSWERED as error:
@@ -103,8 +103,8 @@ def refusal(error: BaseException) -> int | None:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
     elif isinstance(error, MlflowException):
-        if (told := _STATUS.search(str(error))) is not None:
-            status = int(told[1])
+        if (reported := _STATUS.search(str(error))) is not None:
+            status = int(reported[1])
         elif error.error_code not in NO_ANSWER:
             status = error.get_http_status_code()
     return status if status is not None and 400 <= status < 500 and status not in TRANSIENT else None

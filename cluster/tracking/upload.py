@@ -49,7 +49,7 @@ class JournalUpload:
         with self._settling:
             if self._records is None:
                 client, run_id = self._settle()
-                # A twin may have been made after the run was settled, by a request that nobody waited for any more.
+                # A twin may have been made after the run was settled, by a request that was given up.
                 self._records = RecordUpload(client, self.folder, run_id, lambda: self._end_twins(client, run_id))
         self._sent(self._records.ship)
 

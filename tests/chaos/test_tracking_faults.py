@@ -14,7 +14,7 @@ from cluster.tracking.runs import Runs, open_tracking
 from cluster.tracking.upload import ship
 from edlm.config import load
 from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
-from tests.cluster.tracking.mlflow_server import Fault, FaultyProxy, MlflowServer, mlflow_server, no_fault
+from tests.cluster.tracking.mlflow_server import FaultyProxy, MlflowServer, ProxyFault, mlflow_server, no_fault
 from tests.paths import SMALLEST
 from workflows.experiment import Experiment
 from workflows.stage import StageContext
@@ -87,7 +87,7 @@ def arrived(runs: Runs, proxy: FaultyProxy, record, folder: Path, attempts: int 
 
 @pytest.mark.parametrize("status", [403, 413])
 def test_refused_files_are_kept_aside_and_everything_else_arrives(runs, proxy, tmp_path, caplog, status):
-    proxy.fault = lambda method, *_: Fault(status=status) if method == "PUT" else None
+    proxy.fault = lambda method, *_: ProxyFault(status=status) if method == "PUT" else None
     record = train(runs, tmp_path / "journal")
     assert arrived(runs, proxy, record, tmp_path) == []
     assert steps_of(runs, record) == list(range(200))
@@ -97,7 +97,7 @@ def test_refused_files_are_kept_aside_and_everything_else_arrives(runs, proxy, t
 
 
 def test_slow_files_arrive_and_metrics_do_not_wait_for_them(runs, proxy, tmp_path):
-    proxy.fault = lambda method, *_: Fault(delay_seconds=8.0) if method == "PUT" else None
+    proxy.fault = lambda method, *_: ProxyFault(delay_seconds=8.0) if method == "PUT" else None
     record = train(runs, tmp_path / "journal")
     assert steps_of(runs, record) == list(range(200))
     assert in_mlflow(runs, record).info.status == "FINISHED"
@@ -105,7 +105,7 @@ def test_slow_files_arrive_and_metrics_do_not_wait_for_them(runs, proxy, tmp_pat
 
 
 def test_a_server_that_takes_longer_than_the_timeout_for_everything_gets_everything_once(runs, proxy, tmp_path):
-    proxy.fault = lambda method, *_: Fault(delay_seconds=4.0) if method != "GET" else None
+    proxy.fault = lambda method, *_: ProxyFault(delay_seconds=4.0) if method != "GET" else None
     record = train(runs, tmp_path / "journal")
     assert arrived(runs, proxy, record, tmp_path) == FILES
     assert steps_of(runs, record) == list(range(200))
@@ -114,9 +114,9 @@ def test_a_server_that_takes_longer_than_the_timeout_for_everything_gets_everyth
 def test_batches_that_are_too_large_are_split_and_inputs_that_are_refused_are_passed_over(
     runs, proxy, tmp_path, caplog
 ):
-    def too_large(_method: str, path: str, size: int) -> Fault | None:
+    def too_large(_method: str, path: str, size: int) -> ProxyFault | None:
         refused = "log-inputs" in path or ("log-batch" in path and size > 5000)
-        return Fault(status=413) if refused else None
+        return ProxyFault(status=413) if refused else None
 
     proxy.fault = too_large
     record = train(runs, tmp_path / "journal")
@@ -133,11 +133,11 @@ def test_batches_that_are_too_large_are_split_and_inputs_that_are_refused_are_pa
 def test_an_answer_that_is_lost_leads_to_nothing_twice(runs, proxy, tmp_path, path):
     lost: list[str] = []
 
-    def lose(method: str, asked: str, _size: int) -> Fault | None:
+    def lose(method: str, asked: str, _size: int) -> ProxyFault | None:
         if path not in asked or method == "GET" or len(lost) >= 2:
             return None
         lost.append(asked)
-        return Fault(lost=True)
+        return ProxyFault(lost=True)
 
     proxy.fault = lose
     record = train(runs, tmp_path / "journal")

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.config import Tracking
+from cluster.tracking import availability
 from cluster.tracking.runs import Runs, open_tracking
 from tests.tracking_database import copy_database
 
@@ -18,3 +19,9 @@ def root(tmp_path_factory) -> str:
 @pytest.fixture
 def runs(root, request) -> Runs:
     return open_tracking(Tracking(experiment=request.node.name), root)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said_before(monkeypatch) -> None:
+    """A process says of a server what it has not said lately; every test is a process of its own in this."""
+    monkeypatch.setattr(availability, "_known", {})

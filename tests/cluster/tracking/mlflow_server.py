@@ -68,7 +68,7 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
 
 
 @dataclass(frozen=True)
-class Fault:
+class ProxyFault:
     """What happens to a request: a pause before it, a status in place of its answer, or no answer at all."""
 
     delay_seconds: float = 0.0
@@ -76,7 +76,7 @@ class Fault:
     lost: bool = False
 
 
-def no_fault(_method: str, _path: str, _size: int) -> Fault | None:
+def no_fault(_method: str, _path: str, _size: int) -> ProxyFault | None:
     """Let every request through."""
 
 
@@ -84,15 +84,15 @@ class FaultyProxy:
     """A proxy before a server; `fault(method, path, bytes)` says what happens to a request, None that nothing does."""
 
     def __init__(self, target: str) -> None:
-        self.fault: Callable[[str, str, int], Fault | None] = no_fault
+        self.fault: Callable[[str, str, int], ProxyFault | None] = no_fault
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class ProxyHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def handle_request(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                fault = proxy.fault(self.command, self.path, len(body)) or Fault()
+                fault = proxy.fault(self.command, self.path, len(body)) or ProxyFault()
                 time.sleep(fault.delay_seconds)
                 if fault.status is not None:
                     self.answer(fault.status, {}, b"<html>refused by the proxy</html>")
@@ -121,7 +121,7 @@ class FaultyProxy:
             def log_message(self, format: str, *args: object) -> None:
                 """Print nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), ProxyHandler)
         self._server.daemon_threads = True
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
 
