@@ -4,6 +4,7 @@ The key of the record is a tag of the run. A run whose creation was answered too
 """
 
 import json
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from edlm.storage import read_text, write_text
 KEY = "edlm.run"
 PARENT = "mlflow.parentRunId"
 SETTLED = "settled.json"  # beside a journal: its run in MLflow, and the database that has it
+
+_creating = threading.RLock()  # the threads of a pipeline's run and of its first stage would both create the former
 
 
 class RunDeleted(RuntimeError):
@@ -64,9 +67,10 @@ def settle(client: MlflowClient, tracking: Tracking, root: str, record: RunRecor
 
     Raises RunDeleted if the run was deleted there.
     """
-    experiment = experiment_named(client, tracking, root, record.experiment)
-    run = find(client, experiment, record)
-    return _active(run or _create(client, tracking, root, experiment, record))
+    with _creating:
+        experiment = experiment_named(client, tracking, root, record.experiment)
+        run = find(client, experiment, record)
+        return _active(run or _create(client, tracking, root, experiment, record))
 
 
 def settle_journal(client: MlflowClient, tracking: Tracking, root: str, folder: Path, record: RunRecord) -> str:
@@ -75,6 +79,11 @@ def settle_journal(client: MlflowClient, tracking: Tracking, root: str, folder: 
     If the database is another one than before, or has no such run any more, the run is created in it, and what has been
     shipped of the journal is forgotten, so that all of it is sent again. Raises RunDeleted if the run was deleted.
     """
+    with _creating:
+        return _settle_journal(client, tracking, root, folder, record)
+
+
+def _settle_journal(client: MlflowClient, tracking: Tracking, root: str, folder: Path, record: RunRecord) -> str:
     experiment = experiment_named(client, tracking, root, record.experiment)
     database = database_of(experiment)
     known = settled_run(folder)
