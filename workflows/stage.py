@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.tracking.journal import record_of
 from cluster.tracking.journal_folder import WORK, journal_folder
 from cluster.tracking.parameters import redacted
+from edlm.checkpoints.lease import Lease
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
 from edlm.training.interfaces import NonFiniteLoss
@@ -59,6 +60,8 @@ class StageContext:
     run_id: str
     tracker: Callable[[], "RunTracker"]
     determined: "StageInputs"
+    lease: Lease | None = None
+    """On the workspace, to be checked before anything there is overwritten; None: no other process knows it."""
 
 
 @dataclass

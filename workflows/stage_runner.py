@@ -16,6 +16,7 @@ from cluster.tracking.run_facts import RunFacts
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.run_record import RunRecord
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
+from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import committed, join, publish, write_text
@@ -98,10 +99,11 @@ class RunningSession(Session):
 
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
-        run = self._record(determined, workspace)
-        journal = self.journal_of(determined.folder)
-        with scratch(name) as base:
-            folder = base / "output"
+        with leased(workspace) as lease, scratch(name) as base:
+            if committed(output) is not None:
+                return  # another command, which had the lease, has finished the stage
+            run = self._record(determined, workspace)
+            folder, journal = base / "output", self.journal_of(determined.folder)
             folder.mkdir()
             tracker = RunHandle(self.runs.tracking, self.runs.root, run, self.outputs, determined.folder)
             with _closing(tracker()) as run_tracker:
@@ -112,11 +114,12 @@ class RunningSession(Session):
                     assert marker is not None
                     run_tracker.dataset(label, uri, marker.digest, context=name, facts=marker.facts)
             try:
-                facts = work(StageContext(name, folder, workspace, journal, run.key, tracker, determined))
+                facts = work(StageContext(name, folder, workspace, journal, run.key, tracker, determined, lease))
             except BaseException as error:
                 status = "FAILED" if isinstance(error, Exception) else "KILLED"
                 tracker().finish(status)
                 raise
+            lease.require()
             publish(folder, output, facts={"stage": name, **(facts or {})})
             with _closing(tracker()) as run_tracker:
                 run_tracker.tags({"edlm.output": output})

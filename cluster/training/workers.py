@@ -22,6 +22,7 @@ from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.ray_connection import is_private, require_resources
 from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.result import read_result, training_facts, write_result
+from edlm.checkpoints.lease import Lease
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.data.batches import Batches
 from edlm.data.preparation import Split
@@ -59,6 +60,8 @@ class TrainingTask:
     """Called on rank 0 only."""
     start: tuple[str, int] | None = None
     """(URI, step) of the final snapshot of a shorter training, to continue from; the workspace's own come first."""
+    lease: Lease | None = None
+    """On the workspace: checked before a checkpoint or the result is written."""
 
 
 def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
@@ -138,12 +141,16 @@ def _worker(config: dict[str, Any]) -> None:
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
 
+    def save(engine: Engine) -> None:
+        _require_lease(task, engine.rank)
+        checkpointing.save(engine)
+
     try:
         log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
         with checkpointing:
             if task.start is not None and origin == task.start and finished(engine, task.training):
-                checkpointing.save(engine)  # of one that stopped early: no step follows after which one is due
-            fit(engine, batches.rows, task.training, task.seed, log, checkpointing.save, held_out)
+                save(engine)  # of one that stopped early: no step follows after which one is due
+            fit(engine, batches.rows, task.training, task.seed, log, save, held_out)
         if reporter is not None:
             reporter.stop(engine)
     except NonFiniteLoss as error:
@@ -155,7 +162,13 @@ def _worker(config: dict[str, Any]) -> None:
     finally:
         if reporter is not None:
             reporter.close()
+    _require_lease(task, engine.rank)
     write_result(engine, task.workspace, {**_facts(engine, task.training), **counts})
+
+
+def _require_lease(task: TrainingTask, rank: int) -> None:
+    if rank == 0 and task.lease is not None:
+        task.lease.require()
 
 
 def _facts(engine: Engine, training: Training) -> dict[str, pydantic.JsonValue]:

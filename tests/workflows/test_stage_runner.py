@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from cluster.tracking.journal import Journal, history
 from cluster.tracking.journal_folder import journals_folder
 from cluster.tracking.leftovers import LeftoverShipping
 from cluster.tracking.runs import open_tracking
+from edlm.checkpoints.lease import LeaseHeld, LeaseLost
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, parse, plain
 from edlm.huggingface.remote_code import CONSENT, code_digest
@@ -114,3 +117,33 @@ def test_a_session_consents_to_the_makers_code_before_it_connects(tmp_path, monk
     with pytest.raises(SystemExit), open_session(experiment):
         pytest.fail("the session is open")
     assert "imports mixing.py, directly or not, which is not there" in capsys.readouterr().err
+
+
+def test_a_stage_that_another_command_runs_is_refused_before_anything_is_written(tmp_path):
+    experiment = load(Experiment, SMALLEST)
+    first, second = (
+        RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="leases"), str(tmp_path)))
+        for _ in range(2)
+    )
+
+    def work(work: StageContext) -> None:
+        before = sorted(Path(work.workspace).rglob("*"))
+        with pytest.raises(LeaseHeld, match="written by process"):
+            second.run_stage("prepare", {}, {}, ("workflows.prepare",), fails)
+        assert sorted(Path(work.workspace).rglob("*")) == before
+
+    output = first.run_stage("prepare", {}, {}, ("workflows.prepare",), work)
+    assert second.run_stage("prepare", {}, {}, ("workflows.prepare",), fails) == output
+
+
+def test_a_command_that_lost_its_lease_publishes_nothing(tmp_path):
+    experiment = load(Experiment, SMALLEST)
+    session = RunningSession(experiment, str(tmp_path), open_tracking(Tracking(experiment="lost"), str(tmp_path)))
+
+    def loses_its_lease(work: StageContext) -> None:
+        (work.folder / "file").write_text("content")
+        shutil.rmtree(Path(work.workspace, "lease"))
+
+    with pytest.raises(LeaseLost, match="its lease is gone"):
+        session.run_stage("prepare", {}, {}, ("workflows.prepare",), loses_its_lease)
+    assert session.finished("prepare") == {}

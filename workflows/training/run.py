@@ -56,6 +56,7 @@ def run_training(
             workspace=work.workspace,
             tracker=work.tracker,
             start=_start(session, work),
+            lease=work.lease,
         ),
         experiment.cluster,
     )
