@@ -35,7 +35,9 @@ class Cluster:
     zero: Zero = Zero()
     """Sharding of the training state over the workers."""
     restarts: NonNegative = 3
-    """Maximum restarts of the worker group from the last checkpoint before the stage fails."""
+    """Maximum restarts of a training from its last checkpoint before the stage fails."""
+    recovery_timeout_seconds: PositiveFloat = 1800.0
+    """Time that a training whose machine was lost or drained waits for the workers' resources, before it fails."""
     checkpoints: Retention = Retention()
     """Which checkpoints of an unfinished training are kept."""
     checkpoint_patience_seconds: PositiveFloat = 600.0
@@ -44,7 +46,8 @@ class Cluster:
     start_timeout_seconds: PositiveFloat = 60.0
     """Timeout for the workers' resources; the error names the missing ones."""
     collective_timeout_seconds: PositiveFloat = 600.0
-    """Timeout of a worker in a collective, after which the worker group is restarted."""
+    """Timeout of a worker in a collective, after which training is restarted. A worker that takes no step for four
+    fifths of it, outside of a collective, is named with where it stands, and ended."""
 
 
 @config

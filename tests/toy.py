@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,16 @@ class Kill(Fault):
         if not Path(self.mark).exists():
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+
+class Hang(Kill):
+    """The worker takes no further step, the first time, and stays alive outside of any collective."""
+
+    def wrong(self, loss: torch.Tensor) -> torch.Tensor:
+        if not Path(self.mark).exists():
+            Path(self.mark).touch()
+            time.sleep(600)
         return loss
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cluster.tracking.journal import record_of
 from cluster.tracking.journal_folder import WORK, journal_folder
 from cluster.tracking.parameters import redacted
+from cluster.training.outcomes import TrainingFailed, TrainingStopped
 from edlm.checkpoints.lease import Lease
 from edlm.config import ConfigurationError
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
@@ -175,11 +176,15 @@ def given_uri(name: str, uri: str) -> str:
 def user_errors() -> Iterator[None]:
     """End the process with status 1 and the message of an error that a user can fix, in the settings or the storage.
 
-    So do a training with a non-finite loss and a stage that failed in parts. Any other exception keeps its traceback.
+    So do a training with a non-finite loss or that failed too often, and a stage that failed in parts. A training that
+    was stopped by a signal ends it with the status of the signal. Any other exception keeps its traceback.
     """
     try:
         yield
-    except (ConfigurationError, StorageError, NonFiniteLoss, StageFailed) as error:
+    except TrainingStopped as stopped:
+        print(f"stopped: {stopped.message}", file=sys.stderr, flush=True)
+        raise
+    except (ConfigurationError, StorageError, NonFiniteLoss, StageFailed, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 

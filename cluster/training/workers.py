@@ -1,10 +1,11 @@
 """Training of a stage on Ray Train workers, restarted from its last checkpoint when a worker dies."""
 
 import functools
-import json
 import math
 import os
 import resource
+import socket
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,19 +16,25 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.ray_connection import is_private, require_resources
+from cluster.training.collective_timeout import limit_collectives
 from cluster.training.deepspeed_engine import ZeroEngine
+from cluster.training.monitor import Monitor
+from cluster.training.outcomes import WorkerReport
 from cluster.training.result import read_result, training_facts, write_result
-from edlm.checkpoints.lease import Lease
+from cluster.training.supervision import Restarts, supervise
+from cluster.training.watchdog import SHARE, Watchdog
+from edlm.checkpoints.lease import Lease, LeaseLost
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
+from edlm.config import ConfigurationError
 from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
-from edlm.storage import join, local_copy, read_text, write_text
+from edlm.storage import join, local_copy
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
@@ -38,7 +45,8 @@ from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
-VERDICT = "verdict.json"  # null, or what ended the training that another attempt would meet again
+FINAL = (ConfigurationError, LeaseLost, NoValidSnapshot, NonFiniteLoss)
+"""Errors that every restart would meet again."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +77,14 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
 
     Raises ConfigurationError if the batch does not divide among the workers or the cluster lacks resources,
     NonFiniteLoss if training met one, and NoValidSnapshot if all checkpoints in the workspace are damaged. A worker
-    that dies causes a restart, up to `cluster.restarts` times.
+    that dies or hangs causes a restart; after `cluster.restarts` of them TrainingFailed is raised. A first SIGTERM or
+    SIGINT makes the workers save and stop, and raises TrainingStopped.
     """
     if training_facts(task.workspace) is None:
         share(task.training, cluster.workers)
         validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         resources = {name: amount for name, amount in resources.items() if amount}
-        require_resources(
-            f"{cluster.workers} workers of {task.name}",
-            {name: amount * cluster.workers for name, amount in resources.items()},
-            0 if is_private(cluster) else cluster.start_timeout_seconds,
-        )
         _fit_on_workers(task, cluster, resources)
     facts = training_facts(task.workspace)
     assert facts is not None
@@ -88,35 +92,62 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     return read_result(task.workspace)
 
 
-def _fit_on_workers(task: TrainingTask, cluster: Cluster, resources: dict[str, float]) -> None:
-    on_gpu = cluster.gpus_per_worker > 0
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"task": task, "cluster": cluster, "say": speaker()},
-        scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=on_gpu, resources_per_worker=resources),
-        torch_config=TorchConfig(
-            backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
+def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, float]) -> None:
+    on_gpu, what = cluster.gpus_per_worker > 0, f"{cluster.workers} workers of {task.name}"
+    total = {name: amount * cluster.workers for name, amount in needed.items()}
+    alone, say = is_private(cluster), speaker()
+    require_resources(what, total, 0 if alone else cluster.start_timeout_seconds)
+
+    def attempt(monitor: Monitor) -> None:
+        TorchTrainer(
+            _worker,
+            train_loop_config={"task": task, "cluster": cluster, "say": say, "monitor": monitor},
+            scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=on_gpu, resources_per_worker=needed),
+            torch_config=TorchConfig(
+                backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
+            ),
+            run_config=RunConfig(
+                # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
+                name=f"{task.name}-{uuid.uuid4().hex[:8]}",
+                storage_path=join(task.workspace, "ray"),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            ),
+        ).fit()
+
+    supervise(
+        task.name,
+        attempt,
+        done=lambda: training_facts(task.workspace) is not None,
+        restarts=Restarts(
+            cluster.restarts,
+            cluster.recovery_timeout_seconds,
+            ready=lambda seconds: require_resources(what, total, seconds),
+            shared=not alone,
         ),
-        run_config=RunConfig(
-            # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
-            name=f"{task.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=join(task.workspace, "ray"),
-            failure_config=FailureConfig(max_failures=cluster.restarts),
-        ),
+        say=say,
     )
-    verdict = join(task.workspace, VERDICT)
-    write_text(verdict, json.dumps(None))
-    trainer.fit()
-    if (failure := json.loads(read_text(verdict))) is not None:
-        raise NoValidSnapshot(failure) if isinstance(failure, str) else NonFiniteLoss(**failure)
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Run one worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
-    task, cluster, say = config["task"], config["cluster"], config["say"]
+    """Run one worker and report what ends it early."""
+    rank, monitor = torch.distributed.get_rank(), config["monitor"]
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    try:
+        _train(config["task"], config["cluster"], config["say"], monitor, where)
+    except Exception as error:
+        final = error if isinstance(error, FINAL) else None
+        reason = f"ended with {type(error).__name__}: {error}".splitlines()[0]
+        monitor.report(WorkerReport(rank, where, reason, traceback.format_exc(), final))
+        raise
+
+
+def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor, where: str) -> None:
+    """Train on this worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
     # Nothing is compiled here. DeepSpeed's Muon, which is not used, would load torch's compiler, for seconds.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
+    limit_collectives(cluster.collective_timeout_seconds)
+    monitor.join(torch.distributed.get_rank())
     objective = task.objective()
     counts = parameter_counts(objective.trained)  # now: ZeRO-3 leaves a worker its part of each parameter
     engine = ZeroEngine(objective, task.training, cluster.zero, get_device())
@@ -129,39 +160,41 @@ def _worker(config: dict[str, Any]) -> None:
         patience=cluster.checkpoint_patience_seconds,
         facts={"zero_stage": cluster.zero.stage},
     )  # fmt: skip
-    try:
-        origin = checkpointing.resume(task.start)
-    except NoValidSnapshot as error:  # on all ranks; not raised: no attempt of Ray would find another
-        if engine.rank == 0:
-            write_text(join(task.workspace, VERDICT), json.dumps(str(error)))
-        return
+    origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
         say(f"[{task.name}] resumes after step {engine.step}")
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
     reporter = _Reporter(task, say) if engine.rank == 0 else None
+    watchdog = Watchdog(
+        SHARE * cluster.collective_timeout_seconds,
+        lambda cause, stack: monitor.report(WorkerReport(engine.rank, where, cause, stack, hung=True)),
+    )
+    requested = monitor.stop_poll() if engine.rank == 0 else _never
+
+    assert isinstance(objective, nn.Module)
+    objective.register_forward_pre_hook(lambda *_: watchdog.beat())  # micro-steps, and batches of a validation
 
     def save(engine: Engine) -> None:
-        _require_lease(task, engine.rank)
-        checkpointing.save(engine)
+        with watchdog.paused():  # it waits for the checkpoint before, which has its own patience
+            _require_lease(task, engine.rank)
+            checkpointing.save(engine)
 
     try:
         log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
-        with checkpointing:
+        with checkpointing, watchdog:
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
-            fit(engine, batches.rows, task.training, task.seed, log, save, held_out)
+            complete = fit(engine, batches.rows, task.training, task.seed, log, save, held_out, requested)
         if reporter is not None:
             reporter.stop(engine)
-    except NonFiniteLoss as error:
-        # All ranks get here at the same step. Not raised: Ray would restart, and training would fail again.
-        if engine.rank == 0:
-            failure = {"step": error.step, "rank": error.rank, "what": error.what}
-            write_text(join(task.workspace, VERDICT), json.dumps(failure))
-        return
     finally:
         if reporter is not None:
             reporter.close()
+    if not complete:
+        if engine.rank == 0:
+            monitor.stopped(engine.step)
+        return
     _require_lease(task, engine.rank)
     write_result(engine, task.workspace, {**_facts(engine, task.training), **counts})
 
@@ -212,3 +245,8 @@ def _memory_mib() -> float:
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:
     """Discard the metrics of ranks other than 0, which equal those of rank 0."""
+
+
+def _never() -> bool:
+    """Return whether a stop was requested, on ranks other than 0, which ask rank 0 alone."""
+    return False

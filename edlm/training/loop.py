@@ -26,13 +26,15 @@ def fit(
     log: Callable[[int, Mapping[str, float]], None],
     checkpoint: Callable[[Engine], None],
     validation: Rows | None = None,
-) -> None:
-    """Train until all steps are taken, or validation stops it. `rows(step, start, stop)` returns a slice of a batch.
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train until all steps are taken, or validation or `stop` ends it; return False in the last case.
 
-    Every worker calls it. `log` is called on rank 0 after every step, `checkpoint` on all ranks when one is due, and
-    after the last step if a longer training can continue from there.
-    `validation` are all rows of a validation (`validation_rows`). A final validation off
-    the interval is not checkpointed, so that extending the run gives the same result.
+    `rows(step, start, stop)` returns a slice of a batch. Every worker calls this function. `log` is called on rank 0
+    after every step, `checkpoint` on all ranks when one is due, and after the last step if a longer training can
+    continue from there. `stop` is asked on every rank after every step: once it is true on one of them, all save a
+    checkpoint and end. `validation` are all rows of a validation (`validation_rows`). A final validation off the
+    interval is not checkpointed, so that extending the run gives the same result.
     Raise NonFiniteLoss, on every rank alike, at the first step that is not finite.
     """
     if (training.validate_every is None) != (validation is None):
@@ -56,7 +58,8 @@ def fit(
         _require_finite(every_loss, step, "the loss")
         rate = learning_rate(training, step)
         norm = engine.update(rate)
-        _require_finite(engine.gather(torch.tensor(norm)), step, "the gradient's norm")
+        norms, stops = engine.gather(torch.tensor([norm, float(stop())])).unbind(dim=1)
+        _require_finite(norms[:, None], step, "the gradient's norm")
         metrics = {"loss_nats_per_token": every_loss.mean().item(), "learning_rate": rate, "gradient_norm": norm}
         metrics |= _by_quarter(engine, observed)
         metrics["seconds_per_step"] = time.perf_counter() - started
@@ -66,13 +69,17 @@ def fit(
                 record_validation(engine, last, training)
         if engine.rank == 0:
             log(step, metrics)
-        due = engine.step % training.checkpoint_every == 0
+        stopping = bool(stops.any()) and not finished(engine, training)
+        due = stopping or engine.step % training.checkpoint_every == 0
         if finished(engine, training):
             due = keeps_final_state(training)
         if due:
             checkpoint(engine)
+        if stopping:
+            return False
     if validation is not None and not _at_interval(engine, training):
         record_validation(engine, _validate(engine, validation, size) if last is None else last, training)
+    return True
 
 
 def _at_interval(engine: Engine, training: Training) -> bool:

@@ -58,6 +58,33 @@ def test_a_training_that_is_interrupted_and_resumed_is_the_same_training(step, p
     assert all(torch.equal(resumed.export()[name], weight) for name, weight in whole.export().items())
 
 
+def test_a_training_that_is_asked_to_stop_saves_after_the_step_once_and_resumes_as_the_same_training(tmp_path):
+    settings = training(checkpoint_every=3)
+    whole, curve = trained(settings)
+    engine, steps = LocalEngine(Toy(), settings), []
+
+    def save(engine) -> None:
+        steps.append(engine.step)
+        save_snapshot(str(tmp_path), engine.state(), engine.step)
+
+    def asked(after: int):
+        return lambda: engine.step >= after
+
+    assert not fit(engine, rows, settings, 0, lambda *_: None, save, stop=asked(2))
+    assert not fit(engine, rows, settings, 0, lambda *_: None, save, stop=asked(3))
+    assert steps == [2, 3], "step 3 is due anyway, and saved once"
+    newest = newest_snapshot(str(tmp_path))
+    assert newest is not None
+    resumed = LocalEngine(Toy(), settings)
+    resumed.load(open_snapshot(newest[0]), newest[1])
+    _, rest = trained(settings, engine=resumed)
+    assert rest == curve[3:]
+    assert all(torch.equal(resumed.export()[name], weight) for name, weight in whole.export().items())
+    assert fit(engine, rows, settings, 0, lambda *_: None, lambda _: None, stop=asked(6)), (
+        "the last step ends it anyway"
+    )
+
+
 @pytest.mark.parametrize("accumulation", [1, 4, 8])
 def test_accumulation_changes_no_loss(accumulation):
     _, reference = trained(training(accumulation=2), Toy(dropout=0.0))
@@ -126,7 +153,8 @@ class Peer(LocalEngine):
         self.rank = rank
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.stack([values, values + 1])
+        norm_and_stop = values.shape == (2,) and values.dtype == torch.float32  # observations are doubles
+        return torch.stack([values, values if norm_and_stop else values + 1])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -13,7 +13,8 @@ def toy_objective(fault: tuple[str, int, int, str] | None) -> toy.Toy:
     made = None
     if fault is not None:
         kind, step, index, mark = fault
-        made = toy.Kill(step, index, mark) if kind == "kill" else toy.Fault(step, index)
+        marked = {"kill": toy.Kill, "hang": toy.Hang}
+        made = marked[kind](step, index, mark) if kind in marked else toy.Fault(step, index)
     objective = toy.Toy(fault=made)
     objective.trained[0] = nn.Embedding(27, 7)
     objective.trained[4] = nn.Linear(13, 27)

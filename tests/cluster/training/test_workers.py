@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +141,24 @@ def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_bee
     fault = ("kill", 9, 7, str(tmp_path / "struck"))
     actual = train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
     assert (tmp_path / "struck").exists()
+    assert curve(tmp_path) == curve(reference)
+    assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.chaos
+def test_a_rank_that_hangs_outside_a_collective_is_named_with_its_line_and_training_goes_on(
+    uninterrupted, data, tmp_path, capsys
+):
+    reference, weights = uninterrupted
+    fault = ("hang", 9, 7, str(tmp_path / "struck"))
+    hanging = task(data, tmp_path, objective=functools.partial(toy_objective, fault))
+    actual = train(hanging, replace(TWO, collective_timeout_seconds=20.0))
+    time.sleep(1)  # the last lines are on their way
+    said = capsys.readouterr().out
+    assert re.search(
+        r"rank 1 \(process \d+ on .*\) has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong", said
+    )
+    assert "restart 1 of at most 2, from the last checkpoint" in said
     assert curve(tmp_path) == curve(reference)
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 

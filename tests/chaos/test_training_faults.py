@@ -1,0 +1,86 @@
+"""A training that is stopped, started twice, or loses parts of Ray ends with the metrics of an undisturbed one."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.chaos.test_interrupted import _curve, _wait_for_orphans_of
+from tests.workflows.commands import command, run
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+
+LONG = ("--pretrain.steps", "1500", "--pretrain.checkpoint_every", "500", "--pretrain.log_every", "100")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("undisturbed")
+    return home, run(home, "pretrain", *LONG)
+
+
+def begun(home: Path, *overrides: str) -> tuple[subprocess.Popen, list[str]]:
+    """A pretraining that has said step 200, and what it has said."""
+    arguments, settings = command(home, "pretrain", *LONG, *overrides)
+    process, lines = subprocess.Popen(arguments, **settings), []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(r"step \d+/1500", line):
+            return process, lines
+    pytest.fail(f"no step was said: {''.join(lines)}")
+
+
+def ended(process: subprocess.Popen, said: list[str]) -> str:
+    return "".join([*said, process.communicate(timeout=600)[0]])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on_from_that_step(undisturbed, tmp_path, number):
+    process, said = begun(tmp_path)
+    os.kill(process.pid, number)
+    output = ended(process, said)
+    assert process.returncode == 128 + number, output
+    name = signal.Signals(number).name
+    stopped = re.search(
+        rf"stopped: pretrain was stopped by {name} and saved after step (\d+); the same command goes on from there\n$",
+        output,
+    )
+    assert stopped, output
+    assert int(stopped[1]) % 500, "not one of the routine checkpoints"
+    assert "Traceback" not in output
+    _wait_for_orphans_of(tmp_path)
+    resumed = run(tmp_path, "pretrain", *LONG)
+    assert f"[pretrain] resumes after step {stopped[1]}\n" in resumed
+    assert _curve(tmp_path, resumed) == _curve(*undisturbed)
+
+
+def test_a_second_command_on_the_same_run_is_refused_by_the_name_of_the_first(undisturbed, tmp_path):
+    process, said = begun(tmp_path)
+    refused = run(tmp_path, "pretrain", *LONG, expect=1)
+    last = refused.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: .* is written by process \d+ on .*: wait until that command has ended, or stop it", last
+    )
+    assert f"process {process.pid} " in last
+    assert "Traceback" not in refused
+    output = ended(process, said)
+    assert process.returncode == 0, output
+    assert _curve(tmp_path, output) == _curve(*undisturbed)
+
+
+@pytest.mark.parametrize("part", ["ray::TrainController", "ray::_Board", "ray::_Mailbox", "ray::RayTrainWorker"])
+def test_the_death_of_any_part_of_a_training_is_survived(undisturbed, tmp_path, part):
+    process, said = begun(tmp_path)
+    parts = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if part in "".join(child.cmdline())
+    ]
+    assert parts, "Ray has other names for its processes"
+    parts[0].kill()
+    output = ended(process, said)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert _curve(tmp_path, output) == _curve(*undisturbed)
