@@ -16,7 +16,7 @@ from workflows.report_page import STAGE as REPORT
 from workflows.report_page import page_folder, page_inputs, recorded_inputs, shows_the_same
 from workflows.stage import Session, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs, stage_inputs
-from workflows.training.init_from_precheck import require_initial_models
+from workflows.training.init_from_precheck import require_batches, require_initial_models
 from workflows.training.resume_from_shorter import training_to_continue
 
 SHOWN = 6
@@ -30,6 +30,7 @@ def dry_run(experiment: Experiment, stage: "Callable[[DryRun], object]") -> None
     print_settings(experiment)
     with user_errors():
         root = storage_root(experiment)
+        require_batches(experiment)
         require_initial_models(experiment, root)
         stage(DryRun(experiment, root))
 

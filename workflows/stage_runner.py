@@ -24,7 +24,8 @@ from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import StageInputs, stage_inputs
-from workflows.training.init_from_precheck import require_initial_models
+from workflows.storage_check import require_storage
+from workflows.training.init_from_precheck import require_batches, require_initial_models
 
 PIPELINES = "pipelines"  # folder of the journals of pipelines' own runs, beside those of stages
 
@@ -155,6 +156,8 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 @contextmanager
 def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSession]:
     root = storage_root(experiment)
+    require_batches(experiment)
+    require_storage(root)
     require_initial_models(experiment, root)
     for network in (experiment.denoiser, experiment.autoregressive):
         if isinstance(network, HuggingFaceSource):

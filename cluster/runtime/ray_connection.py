@@ -117,11 +117,13 @@ def _joined(address: str) -> Iterator[None]:
 def _require_answer(address: str) -> None:
     """Raise ConfigurationError unless a Ray cluster accepts this process; Ray itself would retry for minutes.
 
-    An address of another form than host:port is left to Ray.
+    A URI, as of Ray's client, is left to Ray.
     """
-    where = parse_address(address)
-    if where is None:
+    if "://" in address:
         return
+    where = parse_address(address)
+    if where is None or not where[1].isdigit():
+        raise ConfigurationError(f"address: {address!r} is not HOST:PORT; give the address of a running Ray cluster")
     try:
         socket.create_connection((where[0], int(where[1])), CONNECT_SECONDS).close()
     except OSError as error:

@@ -11,4 +11,5 @@ def limit_collectives(seconds: float) -> None:
     Ray Train's setting reaches the group of all workers only; DeepSpeed computes on a clone, made without a timeout,
     and so with torch's default of 30 minutes (gloo) or 10 (nccl).
     """
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timedelta(seconds=seconds)
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timedelta(seconds=seconds))

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -93,7 +94,7 @@ class Monitor:
         step = self._ask("step")
         return None if step is None or step < 0 else step
 
-    def _ask(self, method: str, *arguments):
+    def _ask(self, method: str, *arguments) -> Any:
         try:
             return ray.get(getattr(self._board, method).remote(*arguments), timeout=ANSWER_SECONDS)
         except RayError:
@@ -116,6 +117,6 @@ class StopPoll:
             self._answer, self._asked = self._board.stop_requested.remote(), now
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             with suppress(RayError):  # then it is asked again
-                self._stop = self._stop or ray.get(self._answer)
+                self._stop = self._stop or bool(ray.get(self._answer))
             self._answer = None
         return self._stop

@@ -122,11 +122,11 @@ def _run(
 
     thread = threading.Thread(target=run, name="attempt", daemon=True)
     thread.start()
-    told = False
+    announced = False
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        if stop.signal is not None and not told:
-            told = True
+        if stop.signal is not None and not announced:
+            announced = True
             print(
                 f"[{name}] {_name(stop.signal)}: saves after this step and stops; a second one ends it now", flush=True
             )

@@ -40,7 +40,7 @@ class LeaseLost(StorageError):
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """Content of a lease's file."""
 
     key: str
@@ -108,7 +108,7 @@ def leased(workspace: str) -> Iterator[Lease]:
         _release(lease)
 
 
-def _take(workspace: str) -> tuple[Lease, Holder]:
+def _take(workspace: str) -> tuple[Lease, LeaseHolder]:
     while True:
         newest = _newest(workspace)
         if newest is not None:
@@ -123,7 +123,7 @@ def _take(workspace: str) -> tuple[Lease, Holder]:
         return lease, holder
 
 
-def _wait_until_expired(workspace: str, number: int, holder: Holder) -> None:
+def _wait_until_expired(workspace: str, number: int, holder: LeaseHolder) -> None:
     """Return once the holder has ended or renewed nothing for `EXPIRY` seconds; raise LeaseHeld if it lives."""
     mine = _this_process()
     held = LeaseHeld(f"{workspace} is written by {holder}: wait until that command has ended, or stop it")
@@ -150,10 +150,10 @@ def _release(lease: Lease) -> None:
         log.warning("the lease on %s was not released: %s", lease.workspace, error)
 
 
-def _this_process() -> Holder:
+def _this_process() -> LeaseHolder:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     pid = os.getpid()
-    return Holder(secrets.token_hex(8), _machine(), pid, _began(pid) or "", now, host=socket.gethostname())
+    return LeaseHolder(secrets.token_hex(8), _machine(), pid, _began(pid) or "", now, host=socket.gethostname())
 
 
 def _machine() -> str:
@@ -174,14 +174,14 @@ def _began(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _text(holder: Holder) -> str:
+def _text(holder: LeaseHolder) -> str:
     return json.dumps(asdict(holder))
 
 
-def _newest(workspace: str) -> tuple[int, Holder] | None:
+def _newest(workspace: str) -> tuple[int, LeaseHolder] | None:
     for number in reversed(_numbers(workspace)):
         try:
-            return number, Holder(**json.loads(read_text(_uri(workspace, number))))
+            return number, LeaseHolder(**json.loads(read_text(_uri(workspace, number))))
         except FileNotFoundError:
             continue  # released just now
         except (ValueError, TypeError) as error:

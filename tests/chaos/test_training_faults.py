@@ -24,25 +24,25 @@ def undisturbed(tmp_path_factory) -> tuple[Path, str]:
 
 
 def begun(home: Path, *overrides: str) -> tuple[subprocess.Popen, list[str]]:
-    """A pretraining that has said step 200, and what it has said."""
+    """A pretraining that has printed a step, and what it has printed."""
     arguments, settings = command(home, "pretrain", *LONG, *overrides)
     process, lines = subprocess.Popen(arguments, **settings), []
     for line in process.stdout:
         lines.append(line)
         if re.search(r"step \d+/1500", line):
             return process, lines
-    pytest.fail(f"no step was said: {''.join(lines)}")
+    pytest.fail(f"no step was printed: {''.join(lines)}")
 
 
-def ended(process: subprocess.Popen, said: list[str]) -> str:
-    return "".join([*said, process.communicate(timeout=600)[0]])
+def ended(process: subprocess.Popen, earlier: list[str]) -> str:
+    return "".join([*earlier, process.communicate(timeout=600)[0]])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on_from_that_step(undisturbed, tmp_path, number):
-    process, said = begun(tmp_path)
+    process, earlier = begun(tmp_path)
     os.kill(process.pid, number)
-    output = ended(process, said)
+    output = ended(process, earlier)
     assert process.returncode == 128 + number, output
     name = signal.Signals(number).name
     stopped = re.search(
@@ -59,7 +59,7 @@ def test_a_signal_saves_and_the_same_command_goes_on_from_that_step(undisturbed,
 
 
 def test_a_second_command_on_the_same_run_is_refused_by_the_name_of_the_first(undisturbed, tmp_path):
-    process, said = begun(tmp_path)
+    process, earlier = begun(tmp_path)
     refused = run(tmp_path, "pretrain", *LONG, expect=1)
     last = refused.splitlines()[-1]
     assert re.fullmatch(
@@ -67,20 +67,20 @@ def test_a_second_command_on_the_same_run_is_refused_by_the_name_of_the_first(un
     )
     assert f"process {process.pid} " in last
     assert "Traceback" not in refused
-    output = ended(process, said)
+    output = ended(process, earlier)
     assert process.returncode == 0, output
     assert _curve(tmp_path, output) == _curve(*undisturbed)
 
 
 @pytest.mark.parametrize("part", ["ray::TrainController", "ray::_Board", "ray::_Mailbox", "ray::RayTrainWorker"])
 def test_the_death_of_any_part_of_a_training_is_survived(undisturbed, tmp_path, part):
-    process, said = begun(tmp_path)
+    process, earlier = begun(tmp_path)
     parts = [
         child for child in psutil.Process(process.pid).children(recursive=True) if part in "".join(child.cmdline())
     ]
     assert parts, "Ray has other names for its processes"
     parts[0].kill()
-    output = ended(process, said)
+    output = ended(process, earlier)
     assert process.returncode == 0, output
     assert "Traceback" not in output
     assert _curve(tmp_path, output) == _curve(*undisturbed)

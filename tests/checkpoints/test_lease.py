@@ -1,4 +1,4 @@
-"""One process at a time writes to a workspace; a dead one keeps nobody out, and one that lost it is told."""
+"""One process at a time writes to a workspace; a dead one keeps none out, and one that lost it is told."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def workspace(request, tmp_path, monkeypatch) -> str:
     return str(tmp_path / "work") if request.param == "local" else f"memory://{uuid.uuid4().hex}/work"
 
 
-def leave(workspace: str, number: int = 1, **changes) -> leases.Holder:
+def leave(workspace: str, number: int = 1, **changes) -> leases.LeaseHolder:
     """A lease of another process, as its file says."""
     holder = replace(leases._this_process(), **changes)
     write_text(join(workspace, "lease", f"{number:06d}.json"), json.dumps(asdict(holder)))

@@ -1,10 +1,10 @@
-"""Check of every `init_from` of an experiment before its first stage runs, as far as the models' cards tell."""
+"""Checks of all trainings of an experiment before its first stage runs: batches, and the models they start from."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edlm.config import ConfigurationError, plain
-from edlm.training.settings import Training
+from edlm.training.settings import Training, share
 from workflows.experiment import Experiment
 from workflows.training.initial_weights import initial_input, require_card
 
@@ -28,6 +28,16 @@ def require_initial_models(experiment: Experiment, root: str) -> None:
                 require_card(uri, **expected)
         except ConfigurationError as error:
             raise ConfigurationError(f"{section}.{error}") from error
+
+
+def require_batches(experiment: Experiment) -> None:
+    """Raise ConfigurationError, naming the setting, for a batch that the workers cannot share evenly."""
+    for section, training, _ in _trainings(experiment):
+        if training is not None:
+            try:
+                share(training, experiment.cluster.workers)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{section}.batch: {error}") from error
 
 
 def _trainings(experiment: Experiment) -> Iterator[tuple[str, Training | None, Mapping[str, Any]]]:

@@ -68,6 +68,15 @@ def test_an_address_where_nothing_listens_is_named_at_once():
             pass
 
 
+@pytest.mark.parametrize("address", ["nonsense", "localhost:port"])
+def test_an_address_of_another_form_is_one_line(address):
+    with (
+        pytest.raises(ConfigurationError, match=f"address: '{address}' is not HOST:PORT"),
+        connect(Cluster(address=address)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_busy_machine_has_a_second_attempt_to_start_ray_and_then_an_error_that_says_why(monkeypatch, failures):
     folders = []

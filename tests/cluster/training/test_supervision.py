@@ -29,10 +29,10 @@ class Board:
     """A monitor without Ray."""
 
     def __init__(self) -> None:
-        self.told, self.step, self.asked = [], None, threading.Event()
+        self.delivered, self.step, self.asked = [], None, threading.Event()
 
     def reports(self) -> list[WorkerReport]:
-        return self.told
+        return self.delivered
 
     def stopped_at(self) -> int | None:
         return self.step
@@ -59,8 +59,8 @@ def boards(monkeypatch) -> list[Board]:
 
 
 def run(attempts, limit=2, recovery=1800.0, shared=False):
-    """Supervise these attempts, each a function of the monitor; return what was said and waited for."""
-    remaining, said, waited = iter(attempts), [], []
+    """Supervise these attempts, each a function of the monitor; return what was lines and waited for."""
+    remaining, lines, waited = iter(attempts), [], []
     done = threading.Event()
 
     def attempt(monitor) -> None:
@@ -68,15 +68,15 @@ def run(attempts, limit=2, recovery=1800.0, shared=False):
             done.set()
 
     def supervised():
-        supervise("toy", attempt, done.is_set, Restarts(limit, recovery, waited.append, shared), said.append)
-        return said, waited
+        supervise("toy", attempt, done.is_set, Restarts(limit, recovery, waited.append, shared), lines.append)
+        return lines, waited
 
-    return supervised, said, waited
+    return supervised, lines, waited
 
 
 def raising(error, *reports):
     def attempt(monitor):
-        monitor.told += reports
+        monitor.delivered += reports
         raise error
 
     return attempt
@@ -88,9 +88,9 @@ def finish(_) -> str:
 
 @pytest.mark.usefixtures("boards")
 def test_workers_and_controllers_that_die_are_started_again_each_with_its_cause():
-    supervised, said, waited = run([raising(DIED), raising(RayActorError()), finish], recovery=9.0, shared=True)
+    supervised, lines, waited = run([raising(DIED), raising(RayActorError()), finish], recovery=9.0, shared=True)
     supervised()
-    assert said == [
+    assert lines == [
         "[toy] rank 1 died: its process was killed, or its machine is gone; restart 1 of at most 2, from the last "
         "checkpoint",
         "[toy] Ray Train's controller died; restart 2 of at most 2, from the last checkpoint",
@@ -112,10 +112,10 @@ def test_restarts_are_bounded_and_the_error_names_the_last_cause(capsys):
 @pytest.mark.usefixtures("boards")
 def test_an_error_that_every_restart_would_meet_is_raised_as_it_is_at_once(error):
     report = WorkerReport(0, "", "", error=error)
-    supervised, said, _ = run([raising(DIED, PEER, report)])
+    supervised, lines, _ = run([raising(DIED, PEER, report)])
     with pytest.raises(type(error), match=str(error)):
         supervised()
-    assert said == []
+    assert lines == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -162,17 +162,17 @@ def test_a_drained_machine_makes_the_workers_save_and_go_on_elsewhere_without_co
         assert monitor.asked.wait(30)
         monitor.step = 12
 
-    supervised, said, _ = run([drained, finish], limit=0, shared=True)
+    supervised, lines, _ = run([drained, finish], limit=0, shared=True)
     supervised()
-    assert said == ["[toy] a machine is drained: saved after step 12, goes on without it"]
+    assert lines == ["[toy] a machine is drained: saved after step 12, goes on without it"]
 
 
 @pytest.mark.usefixtures("boards")
 def test_a_machine_that_does_not_come_back_is_waited_for_as_long_as_the_setting_says():
     late = raising(ControllerError(WorkerGroupStartupTimeoutError("2")))
-    supervised, said, _ = run([raising(DIED), late, late, late, finish], limit=1, shared=True)
+    supervised, lines, _ = run([raising(DIED), late, late, late, finish], limit=1, shared=True)
     supervised()
-    assert len(said) == 1
+    assert len(lines) == 1
     supervised, _, _ = run([raising(DIED), late, late], recovery=0.0, shared=True)
     with pytest.raises(TrainingFailed, match="once, at last because the workers did not start in time"):
         supervised()

@@ -153,12 +153,12 @@ def test_a_rank_that_hangs_outside_a_collective_is_named_with_its_line_and_train
     fault = ("hang", 9, 7, str(tmp_path / "struck"))
     hanging = task(data, tmp_path, objective=functools.partial(toy_objective, fault))
     actual = train(hanging, replace(TWO, collective_timeout_seconds=20.0))
-    time.sleep(1)  # the last lines are on their way
-    said = capsys.readouterr().out
+    time.sleep(1)  # until the last lines are printed
+    output = capsys.readouterr().out
     assert re.search(
-        r"rank 1 \(process \d+ on .*\) has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong", said
+        r"rank 1 \(process \d+ on .*\) has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong", output
     )
-    assert "restart 1 of at most 2, from the last checkpoint" in said
+    assert "restart 1 of at most 2, from the last checkpoint" in output
     assert curve(tmp_path) == curve(reference)
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 

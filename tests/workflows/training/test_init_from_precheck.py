@@ -18,7 +18,7 @@ from workflows.dry_run import dry_run
 from workflows.experiment import Experiment, Finetune
 from workflows.pretrain import pretrain
 from workflows.stage_runner import open_session
-from workflows.training.init_from_precheck import require_initial_models
+from workflows.training.init_from_precheck import require_batches, require_initial_models
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,16 @@ def experiment(starts: dict[str, Path], width: int = 16, **changes) -> Experimen
 def test_models_like_those_to_be_trained_are_accepted(models):
     starts = {"pretrain": models / "denoiser", "autoregress": models / "ar", "finetune": models / "step"}
     require_initial_models(experiment(starts), "/outputs")
+
+
+def test_a_batch_of_any_stage_that_the_workers_cannot_share_is_named_before_the_first_stage_runs():
+    require_batches(experiment({}))
+    with pytest.raises(ConfigurationError, match=r"pretrain\.batch: .* make batch a multiple of 3"):
+        require_batches(experiment({}, cluster={"workers": 3}))
+    accepted = dict.fromkeys(("pretrain", "autoregress", "judge"))
+    given = {"denoiser": "/models/denoiser"}
+    with pytest.raises(ConfigurationError, match=r"finetune\.0\.training\.batch: .* 3 workers"):
+        require_batches(experiment({}, cluster={"workers": 3}, given=given, **accepted, evaluate=None))
 
 
 @pytest.mark.parametrize(
