@@ -17,7 +17,6 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from cluster.runtime.graceful_stop import StopRequest, stop_request
-from cluster.runtime.progress import Speaker
 from cluster.training.monitor import Monitor
 from cluster.training.outcomes import TrainingFailed, TrainingStopped, WorkerReport
 
@@ -38,7 +37,11 @@ class Restarts:
 
 
 def supervise(
-    name: str, attempt: Callable[[Monitor], None], done: Callable[[], bool], restarts: Restarts, say: Speaker
+    name: str,
+    attempt: Callable[[Monitor], None],
+    done: Callable[[], bool],
+    restarts: Restarts,
+    say: Callable[[str], object],
 ) -> None:
     """Run `attempt` until `done`, at most 1 + `restarts.limit` times.
 

@@ -27,6 +27,7 @@ def begun(home: Path, *overrides: str) -> tuple[subprocess.Popen, list[str]]:
     """A pretraining that has printed a step, and what it has printed."""
     arguments, settings = command(home, "pretrain", *LONG, *overrides)
     process, lines = subprocess.Popen(arguments, **settings), []
+    assert process.stdout is not None
     for line in process.stdout:
         lines.append(line)
         if re.search(r"step \d+/1500", line):
