@@ -25,6 +25,8 @@ from workflows.command import command
 from workflows.evaluation.equal_entropy_rows import matched_rows
 from workflows.evaluation.grid_execution import measure_all
 from workflows.evaluation.measurements.measurement import AbstractMeasurement, MeasuredRows, Row, Subject
+from workflows.evaluation_settings import Evaluate
+from workflows.experiment import Experiment
 from workflows.finetune import finetune
 from workflows.prepare import prepare
 from workflows.pretrain import pretrain
@@ -60,6 +62,7 @@ def evaluate(session: Session) -> str:
     models = {"data": data, "denoiser": denoiser, "autoregressive": autoregressive, "judge": judging}
     inputs = {name: uri for name, uri in models.items() if uri is not None}
     inputs |= {f"energy {name}": uri for name, uri in energies.items()}
+    composed = {energy.name: energy.terms for energy in settings.composed}
     corpus = experiment.data.corpus
     source = corpus if isinstance(corpus, AbstractSource) else None
 
@@ -67,6 +70,7 @@ def evaluate(session: Session) -> str:
         from workflows.evaluation.grid import exact_kinds, fitted_grid, grid  # deferred: scikit-learn takes seconds
 
         require_same_tokens(inputs)
+        kinds = {entry.name: entry.energy for entry in experiment.finetune}
         subject = Subject(
             data=data,
             denoiser=denoiser,
@@ -76,25 +80,32 @@ def evaluate(session: Session) -> str:
             sequences=settings.sequences,
             seed=experiment.seed,
             source=source,
-            exact={} if source is None else exact_kinds(entry.energy for entry in experiment.finetune),
+            exact={} if source is None else exact_kinds(kinds, composed),
+            composed=composed,
         )
         measured = measure_all(session, *grid(experiment, settings, subject))
         measured += measure_all(session, *fitted_grid(settings, subject, measured))
         opened = open_denoiser(local_copy(denoiser))
         models = {"denoiser": opened.digest}
         models |= {f"energies/{name}": digest(local_copy(uri)) for name, uri in energies.items()}
-        tables = tabulate(measured, [PLAIN, *energies, *subject.exact])
+        tables = tabulate(measured, [PLAIN, *energies, *composed, *subject.exact])
         sample = {"sequences": settings.sequences, "length": opened.length}
         return _write(experiment.name, work, tables, sample, models)
 
-    stage_settings = {"evaluate": plain(settings), "seed": experiment.seed}
-    if settings.zero_shot:  # which also measures the sampler that is registered
-        stage_settings["register"] = {
-            "energy": experiment.register.energy,
-            "sampler": plain(experiment.register.sampler),
-        }
     versions = {f"corpus {corpus.name}": corpus.corpus.version() for corpus in settings.zero_shot}
-    return session.run_stage("evaluate", stage_settings, inputs, CODE, work, versions)
+    return session.run_stage("evaluate", stage_settings(experiment, settings), inputs, CODE, work, versions)
+
+
+def stage_settings(experiment: Experiment, settings: Evaluate) -> dict[str, Any]:
+    """Return the settings that determine the measurements, by their names in the YAML."""
+    section = plain(settings)
+    if not settings.composed:  # so that an evaluation from before there were any is reused
+        del section["composed"]
+    chosen = {"evaluate": section, "seed": experiment.seed}
+    if not settings.zero_shot:
+        return chosen
+    registered = {"energy": experiment.register.energy, "sampler": plain(experiment.register.sampler)}
+    return chosen | {"register": registered}  # the sampler that is registered is measured, too
 
 
 def tabulate(measured: list[tuple[AbstractMeasurement, MeasuredRows]], order: list[str]) -> Tables:

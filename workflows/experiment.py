@@ -6,7 +6,7 @@ import pydantic
 
 from cluster.config import Cluster, Serving, Tracking
 from edlm.checkpoints.network_kinds import AutoregressiveSettings, DenoiserSettings
-from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, PositiveFloat, config
+from edlm.config import ConfigurationError, NonNegative, Positive, config
 from edlm.data.preparation import Data
 from edlm.energies.kinds import EnergyConfig
 from edlm.evaluation.judge_models import JudgeConfig, TrainedJudge
@@ -16,14 +16,12 @@ from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.models.denoiser import TransformerDenoiserConfig
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.sampling.unmasking import AtRandom, UnmaskingConfig
+from edlm.sampling.unmasking import AtRandom
 from edlm.schedule import LogLinear, ScheduleConfig
 from edlm.training.energy_objectives import LARGEST_GRID
 from edlm.training.settings import Training
-from edlm.zero_shot.scoring import ZeroShot
-from workflows.row_names import CONTROLS, EXACT_PREFIX
-
-Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+from workflows.evaluation_settings import Evaluate
+from workflows.row_names import Name, require_free
 
 
 @config
@@ -48,10 +46,7 @@ class Finetune:
 
     def __post_init__(self) -> None:
         energy, named = self.energy, f"energy {self.name!r} of kind {self.energy.kind!r}"
-        if self.name in CONTROLS or self.name.startswith(EXACT_PREFIX):
-            raise ConfigurationError(
-                f"finetune.name is {self.name!r}, a name of other rows of the tables; give another one"
-            )
+        require_free("finetune.name", self.name)
         if energy.needs_energy and self.base is None:
             raise ConfigurationError(f"{named} is built on another energy; name in `base` one that stands before it")
         if not energy.needs_energy and self.base is not None:
@@ -60,95 +55,6 @@ class Finetune:
             raise ConfigurationError(f"{named} has no weights of its own to train; remove its `training` section")
         if self.training is not None and self.training.lora is not None:
             raise ConfigurationError(f"{named}: training.lora is for networks of kind huggingface; remove it")
-
-
-@config
-class Evaluate:
-    """Measurements on the validation split: a grid of samplers, their controls, and sampler-independent numbers."""
-
-    sequences: Positive = 64
-    """Validation sequences on which likelihoods are measured."""
-    steps: tuple[Positive, ...] = (1, 2, 4, 8, 16, 32)
-    """T of the samplers whose bounds are measured."""
-    plain_steps: tuple[Positive, ...] = ()
-    """More T for plain diffusion alone: with more steps it costs as much as energies do with fewer."""
-    candidates: tuple[Positive, ...] = (1, 2, 8)
-    """k of the samplers with an energy; 1, plain diffusion, among them."""
-    whole_sequence_candidates: tuple[Positive, ...] | None = None
-    """k of whole-sequence energies: each candidate costs a pass as long as the denoiser's. None: `candidates`."""
-    windows: tuple[tuple[Fraction, Fraction], ...] = ((0.0, 1.0),)
-    """[from, to] in t. Whole-sequence energies are also measured with the last step as their only window."""
-    temperatures: tuple[PositiveFloat, ...] = (1.0,)
-    """tau of the importance weights exp(-E / tau)."""
-    repeats: Positive = 1
-    """Independent sets of candidates inside the logarithm of a whole-sequence bound, initially."""
-    tightness: PositiveFloat | None = None
-    """Nats per token: repeats of whole-sequence bounds are doubled until a doubling gains less. None: never."""
-    fitted_steps: tuple[Positive, ...] = ()
-    """T at which step times are also fitted, for every sampler with a step energy and for plain diffusion."""
-    fitted_points: Positive = 16
-    """Equally spaced times from which a fitted grid is chosen; no T in `fitted_steps` is larger."""
-    fitted_candidates: tuple[NonNegative, ...] | None = None
-    """k of the samplers whose steps are fitted, 1 for plain diffusion and 0 for exact; None: all."""
-    speculative: bool = False
-    """Also time exact samplers with speculative drafts and judge their texts; the bounds are those without."""
-    unmasking: tuple[Annotated[UnmaskingConfig, pydantic.Field(discriminator="kind")], ...] = ()
-    """Other rules for the positions that a step unmasks, for plain diffusion and every step energy, at the largest k.
-    Each is ANOTHER DISTRIBUTION, and every number of it says so."""
-    effort_steps: tuple[Positive, ...] = ()
-    """T at which the energy and the k of every step are planned from the measured gains and seconds."""
-    effort_budgets: tuple[Annotated[float, pydantic.Field(gt=1, allow_inf_nan=False)], ...] = (1.25, 1.5, 2.0)
-    """Time budgets of a plan, as multiples of the seconds of plain diffusion at the same T."""
-    nelbo_draws: Positive = 16
-    """Noise samples per sequence for the denoiser's NELBO."""
-    paper_draws: Positive = 4
-    """Noise samples per sequence for the paper's estimator and the estimates of log Z."""
-    log_partition_draws: tuple[Annotated[int, pydantic.Field(ge=2)], ...] = (8,)
-    """Numbers of draws from which log Z is estimated; with more, its two ends approach each other."""
-    calibration_draws: Positive = 2
-    """Noise samples per sequence on which an energy is to tell data from samples of the denoiser."""
-    samples: Positive = 64
-    """Texts per sampler that are judged."""
-    sample_steps: tuple[Positive, ...] = (8,)
-    """T of the samplers whose texts are judged."""
-    sample_candidates: tuple[Annotated[int, pydantic.Field(ge=2)], ...] | None = None
-    """k of the samplers whose texts are judged; None: the largest of `candidates`."""
-    token_temperatures: tuple[PositiveFloat, ...] = (1.0,)
-    """Temperatures of the logits that tokens are drawn from: a sweep, to compare quality at the data's entropy."""
-    judge: Annotated[JudgeConfig | None, pydantic.Field(discriminator="kind")] = None
-    """Judge of the texts. None: the model of the `judge` section; without that section texts are not judged."""
-    timed_texts: Positive = 4
-    """Texts drawn at once when samplers are timed, with nothing else running."""
-    timed_steps: tuple[Positive, ...] = (8,)
-    """T at which samplers with an energy are timed; plain diffusion is timed at every T."""
-    zero_shot: tuple[ZeroShot, ...] = ()
-    """Other corpora on which the models are scored."""
-    published_sampler: bool = False
-    """Also measure the published sampler, which draws by races in float32; its numbers are labelled."""
-
-    def __post_init__(self) -> None:
-        lists = ("steps", "candidates", "windows", "temperatures", "log_partition_draws", "sample_steps")
-        for field in (*lists, "token_temperatures", "timed_steps", "sample_candidates", "effort_budgets"):
-            if getattr(self, field) == ():
-                raise ConfigurationError(f"evaluate.{field} is empty; name at least one")
-        if 1 not in self.candidates:
-            raise ConfigurationError("evaluate.candidates must hold 1: gains are measured against plain diffusion")
-        for low, high in self.windows:
-            if low > high:
-                raise ConfigurationError(f"evaluate.windows: [{low}, {high}] is not [from, to] with from <= to")
-        if self.fitted_steps and max(self.fitted_steps) > self.fitted_points:
-            raise ConfigurationError(
-                f"evaluate.fitted_steps: {max(self.fitted_steps)} steps cannot be made of {self.fitted_points} times; "
-                "raise evaluate.fitted_points"
-            )
-        rules = [rule.name for rule in self.unmasking]
-        if AtRandom().name in rules:
-            raise ConfigurationError("evaluate.unmasking: at_random is what is measured anyway; leave it out")
-        if duplicate := next((name for name in rules if rules.count(name) > 1), None):
-            raise ConfigurationError(f"evaluate.unmasking: two share the name {duplicate!r}; leave one out")
-        names = [corpus.name for corpus in self.zero_shot]
-        if len(set(names)) < len(names):
-            raise ConfigurationError(f"evaluate.zero_shot: two corpora share a name in {names}")
 
 
 @config
@@ -289,6 +195,8 @@ class Experiment:
                     f"finetune.{i}: {entry.name!r} is built on the autoregressive model, and there is none; add an "
                     "`autoregress` section, or name a model's folder in given.autoregressive"
                 )
+        for i, composed in enumerate(self.evaluate.composed if self.evaluate else ()):
+            composed.require_summable(f"evaluate.composed.{i}", {entry.name: entry.energy for entry in self.finetune})
         exact = [entry.name for entry in self.finetune if entry.energy.network.normalised]
         if self.register.sampler.candidates == EXACT and self.register.energy in set(names) - set(exact):
             raise ConfigurationError(

@@ -5,7 +5,7 @@ A sum multiplies the factors of its terms: p(x | x_t) is proportional to p_theta
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -37,8 +37,7 @@ class WeightedSum(AbstractEnergy):
         self.terms = [(weight, energy) for weight, energy in terms if weight != 0]
         energies = [energy for _, energy in self.terms]
         self.whole_sequence = any(energy.whole_sequence for energy in energies)
-        blocks = [energy.block for energy in energies]
-        self.block = None if None in blocks or not blocks else math.lcm(*(block for block in blocks if block))
+        self.block = joined_block(energy.block for energy in energies)
         self.proposal = _common_proposal(energies)
         self.networks = nn.ModuleList(energy for energy in energies if isinstance(energy, nn.Module))
 
@@ -62,6 +61,16 @@ class WeightedSum(AbstractEnergy):
             )
         joined = None if self.block is None or energy.block is None else self.block // energy.block
         return equations.sum_by_group(values, joined)
+
+
+def joined_block(blocks: Iterable[int | None]) -> int | None:
+    """Return the length of the smallest blocks that whole blocks of every term fill; None: the whole canvas.
+
+    >>> joined_block([8, 12]), joined_block([8, None])
+    (24, None)
+    """
+    lengths = list(blocks)
+    return None if None in lengths or not lengths else math.lcm(*(block for block in lengths if block))
 
 
 def _common_proposal(energies: Sequence[AnyEnergy]) -> Any:

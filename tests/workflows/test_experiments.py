@@ -23,6 +23,10 @@ DATA = plain(load(Experiment, SMALLEST).data)
 EXPERIMENTS = sorted((PROJECT / "workflows" / "experiments").glob("*.yaml"))
 
 
+def _sums(*weights: dict[str, float], name: str = "both") -> dict:
+    return {"evaluate": {"composed": [{"name": name, "weights": each} for each in weights]}}
+
+
 @pytest.mark.parametrize("path", [*EXPERIMENTS, SMALLEST], ids=lambda path: path.name)
 def test_every_shipped_experiment_is_valid_and_reads_back(path):
     experiment = load(Experiment, path)
@@ -102,6 +106,12 @@ def _leaves(tree):
         ({"evaluate": {"effort_budgets": [1.0]}}, "evaluate.effort_budgets.0: Input should be greater than 1; got 1.0"),
         ({"evaluate": {"effort_steps": [0]}}, "evaluate.effort_steps.0: Input should be greater than or equal to 1"),
         ({"evaluate": {"sample_candidates": []}}, "evaluate.sample_candidates is empty"),
+        (_sums({"step": 1.0}, {"conditional": 1.0}), "evaluate.composed: two share the name 'both'; rename one"),
+        (_sums({"step": 0.0}), "'both' has no term; give one energy of `finetune` a weight other than 0"),
+        (_sums({"step": 1.0}, name="plain"), "evaluate.composed.name is 'plain', a name of other rows of the tables"),
+        (_sums({"conditional": 1.0}, name="step"), "composed.0.name: 'step' is an energy of `finetune`; give another"),
+        (_sums({"step": 1.0, "stop": 1.0}), "composed.0.weights: 'stop' not among the energies of `finetune`, which"),
+        (_sums({"step": 1.0, "residual": 1.0}), "'residual' is a residual of the energy that it is built on, the oth"),
         ({"autoregressive": {"width": 16, "heads": 2, "time_conditioning": True}}, "has no diffusion time"),
         ({"denoiser": {"width": 20, "heads": 4}}, "multiple of 2 x heads"),
     ],

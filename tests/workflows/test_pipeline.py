@@ -48,7 +48,15 @@ def first(home, port) -> str:
 
 def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
     assert states(first) == {**dict.fromkeys(STAGES, "started")}
-    for expected in ("denoiser, NELBO", "autoregressive model", "T-step bounds", "NOT a bound", "gen. ppl", "entropy"):
+    for expected in (
+        "denoiser, NELBO",
+        "autoregressive model",
+        "T-step bounds",
+        "NOT a bound",
+        "gen. ppl",
+        "entropy",
+        "step-and-coar",
+    ):
         assert expected in first
     assert f"curl -s http://127.0.0.1:{port}/v1/completions" in first
     assert re.search(r"the endpoint answered: 'the ", first)
@@ -56,6 +64,7 @@ def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home,
     assert page is not None
     html = Path(page[1]).read_text(encoding="utf-8")
     for expected in (
+        "step-and-coar",
         "Against plain diffusion at the same T",
         "T-step bounds, nats per token",
         "Not measured",

@@ -6,6 +6,7 @@ from itertools import product
 
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import open_denoiser
+from edlm.energies.compose import joined_block
 from edlm.energies.kinds import EnergyConfig
 from edlm.interfaces import AnyEnergy, VerifiesDrafts
 from edlm.planning.compute_budget import StepChoice
@@ -26,16 +27,20 @@ from workflows.evaluation.measurements.measurement import (
     ExactKind,
     MeasuredRows,
     Subject,
+    composed,
     distribution_of,
 )
 from workflows.evaluation.measurements.quality import AutoregressiveSamples, DataTexts, Samples
 from workflows.evaluation.measurements.race_entropy import RaceEntropy, SampledRaceEntropy
 from workflows.evaluation.measurements.zero_shot import AutoregressiveZeroShot, DenoiserZeroShot, SamplerZeroShot
-from workflows.experiment import Evaluate, Experiment, Register
+from workflows.evaluation_settings import Evaluate
+from workflows.experiment import Experiment, Register
 from workflows.reporting.sampler_labels import EXACT_CONDITIONAL, EXACT_WHOLE_SEQUENCE, exact_twin
 from workflows.row_names import AUTOREGRESSIVE, PLAIN, UNIFORM
 
 Energies = Mapping[str, AnyEnergy]
+Weights = Mapping[str, Mapping[str, float]]
+"""Weights of the terms of composed energies, by name."""
 
 WHOLE_WINDOW = (0.0, 1.0)
 RACE_STEPS = (1, 16, 128, 1024)  # in closed form, a large T costs no more than a small one
@@ -49,7 +54,10 @@ def grid(
     `settings` are those of the experiment with their judge resolved: without one, no texts are drawn to be judged.
     """
     denoiser = open_denoiser(local_copy(subject.denoiser))
-    energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
+    energies: dict[str, AnyEnergy] = {
+        name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()
+    }
+    energies |= {name: composed(terms, energies) for name, terms in subject.composed.items()}
     exact = {name: kind.build(distribution_of(subject)) for name, kind in subject.exact.items()}
     together = [
         Reference(subject=subject, draws=settings.nelbo_draws),
@@ -74,9 +82,13 @@ def _longest_first(cells: Iterable[AbstractMeasurement]) -> list[AbstractMeasure
     return sorted(cells, key=lambda cell: -cell.cost)
 
 
-def exact_kinds(energies: Iterable[EnergyConfig]) -> dict[str, ExactKind]:
-    """Return by name the exact energies, known from the source's distribution, that accompany the trained ones."""
-    blocks = {energy.block for energy in energies if not energy.network.whole_sequence}
+def exact_kinds(energies: Mapping[str, EnergyConfig], sums: Weights) -> dict[str, ExactKind]:
+    """Return by name the exact energies, known from the source's distribution, that accompany the measured ones."""
+    step = {name: energy.block for name, energy in energies.items() if not energy.network.whole_sequence}
+    blocks = {
+        *step.values(),
+        *(joined_block(step[term] for term in terms) for terms in sums.values() if terms.keys() <= step.keys()),
+    }
     return {
         EXACT_WHOLE_SEQUENCE: ExactKind(whole_sequence=True),
         EXACT_CONDITIONAL: ExactKind(whole_sequence=False, normalised=True),

@@ -11,20 +11,23 @@ from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.config import load, parse, plain
 from edlm.data.tokenizer_kinds import Characters
 from edlm.energies.edlm_nce import EDLMEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.equations import group_count
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from edlm.schedule import LogLinear
 from edlm.storage import publish
 from tests.counting import chi_square
-from tests.networks import TRANSFORMER, autoregressive, denoiser
+from tests.networks import TRANSFORMER, autoregressive, denoiser, stirred
 from tests.paths import SMALLEST
 from tests.worlds import cartesian
-from workflows.evaluate import speculative_rows
-from workflows.evaluation.grid import fitted_grid, grid
+from workflows.evaluate import speculative_rows, stage_settings
+from workflows.evaluation.grid import exact_kinds, fitted_grid, grid
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.fitted_step_times import FittedGrid
 from workflows.evaluation.measurements.likelihood import Bound, sampler_columns
-from workflows.evaluation.measurements.measurement import MeasuredRows, Subject
+from workflows.evaluation.measurements.measurement import MeasuredRows, Subject, energy_model
+from workflows.evaluation_settings import ComposedEnergy, Evaluate
 from workflows.experiment import Experiment
 
 
@@ -59,6 +62,25 @@ def test_a_cell_is_known_by_its_settings_and_by_the_content_of_what_it_reads(tmp
     assert Bound(subject=subject(), energy="step", sampler=Sampler(steps=2, candidates=3)).key("code") != key
     assert Calibration(subject=subject(), energy="step", draws=1).key("code") != key
     assert cell.key("other code") != key
+
+
+def test_a_cell_of_a_composed_energy_is_known_by_its_terms_and_their_weights(tmp_path):
+    for name in ("data", "denoiser", "step", "coar", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        publish(tmp_path / name, str(tmp_path / name))
+
+    def key(weights: dict[str, float], coar: str = "coar") -> str:
+        data, denoiser, step, second = (str(tmp_path / name) for name in ("data", "denoiser", "step", coar))
+        energies = {"step": step, "coar": second}
+        subject = Subject(data, denoiser, None, None, energies, sequences=4, seed=0, composed={"both": weights})
+        return Bound(subject=subject, energy="both", sampler=Sampler(steps=2, candidates=2)).key("code")
+
+    known = key({"step": 1.0, "coar": 0.5})
+    assert key({"coar": 0.5, "step": 1.0}) == known
+    assert key({"step": 1.0}, coar="other") == key({"step": 1.0})
+    assert key({"step": 1.0, "coar": 0.5}, coar="other") != known
+    assert len({known, key({"step": 1.0}), key({"step": 2.0}), key({"step": 1.0, "coar": 0.25})}) == 4
 
 
 def test_a_samplers_name_has_what_distinguishes_it_and_its_distribution_may_be_anothers():
@@ -151,3 +173,47 @@ def test_a_given_energy_is_calibrated_as_one_that_the_experiment_trains(tmp_path
     subject = Subject("", str(tmp_path / "denoiser"), "", "", {"nce": uri}, sequences=4, seed=0)
     together, _ = grid(experiment, settings, subject)
     assert [cell.energy for cell in together if isinstance(cell, Calibration)] == ["nce"]
+
+
+def test_a_composed_energy_is_measured_as_the_sum_of_its_terms(tmp_path):
+    Characters().build(()).save(tmp_path)
+    tokenizer, network = tmp_path / TOKENIZER, denoiser(27)
+    save_denoiser(tmp_path / "denoiser", network.state_dict(), TRANSFORMER, LogLinear(), 8, tokenizer, {})
+    opened = open_denoiser(tmp_path / "denoiser")
+    kinds = {
+        "step": StepEnergyConfig(width=16, layers=1, heads=2, block=2),
+        "wider": StepEnergyConfig(width=16, layers=1, heads=2, block=3),
+        "whole": EDLMEnergyConfig(width=16, layers=1, heads=2, conditioning_width=8),
+    }
+    for name, kind in kinds.items():
+        weights = stirred(kind.build(opened.network)).state_dict()
+        save_energy(tmp_path / name, weights, network_on(kind, opened), 8, tokenizer, {})
+    for name in ("denoiser", *kinds):
+        publish(tmp_path / name, str(tmp_path / name))
+    sums = {"steps": {"step": 1.0, "wider": -0.5}, "all": {"step": 2.0, "whole": 1.0}}
+    uris = {name: str(tmp_path / name) for name in kinds}
+    subject = Subject("", str(tmp_path / "denoiser"), None, None, uris, sequences=4, seed=0, composed=sums)
+    x, t = torch.randint(0, 27, (1, 3, 8)), torch.tensor([1.0])
+    xt, log_p = torch.full((1, 8), opened.network.mask), torch.zeros(1, 3, 1)
+    for name, terms in sums.items():
+        energy = energy_model(subject, name).energy
+        context = opened.network.read(xt, t)
+        found = energy(x, xt, t, log_p.expand(1, 3, group_count(8, energy.block)), context).sum(-1)
+        by_hand = 0.0
+        for term, weight in terms.items():
+            alone = energy_model(subject, term).energy
+            groups = group_count(8, alone.block)
+            by_hand += weight * alone(x, xt, t, log_p.expand(1, 3, groups), context).double().sum(-1)
+        torch.testing.assert_close(found, by_hand)
+    settings = Evaluate(steps=(2,), candidates=(1, 2))
+    together, alone = grid(load(Experiment, SMALLEST), settings, subject)
+    named = {(type(cell).__name__, getattr(cell, "energy", None)) for cell in (*together, *alone)}
+    rows = {(cell, name) for cell, name in named if name in sums}
+    assert rows == {(cell, name) for cell in ("Bound", "Partition", "Cost") for name in sums} | {("Paper", "all")}
+    assert {"exact-step-6", "exact-step-2"} <= exact_kinds(kinds, sums).keys()
+
+
+def test_composed_energies_are_settings_of_the_stage_where_there_are_some():
+    experiment, total = load(Experiment, SMALLEST), ComposedEnergy(name="both", weights={"step": 1.0})
+    assert "composed" not in stage_settings(experiment, Evaluate())["evaluate"]
+    assert stage_settings(experiment, Evaluate(composed=(total,)))["evaluate"]["composed"] == [plain(total)]

@@ -18,6 +18,7 @@ from edlm.config import plain
 from edlm.data.batches import whole
 from edlm.data.synthetic import AbstractSource
 from edlm.data.token_file import TokenFile
+from edlm.energies.compose import WeightedSum
 from edlm.energies.uniform import Uniform
 from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactConditional, ExactEnergy
@@ -65,6 +66,16 @@ class Subject:
     """The source of the data, if its distribution is known."""
     exact: Mapping[str, ExactKind] = field(default_factory=dict)
     """Exact energies by name, if the distribution is known."""
+    composed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Composed energies by name: the weight of each term, an energy of `energies`."""
+
+    def contents(self, name: str) -> Any:
+        """Return what identifies an input: the digest of its folder, of a composed energy its terms' with weights."""
+        if name in self.composed:
+            return {term: [weight, self.contents(term)] for term, weight in self.composed[name].items()}
+        marker = committed(self.uri(name))
+        assert marker is not None, f"{name} is not finished"
+        return marker.digest
 
     def uri(self, name: str) -> str:
         """Return the URI of an input by name: `data`, `denoiser`, `autoregressive`, `judge`, or an energy's."""
@@ -109,11 +120,7 @@ class AbstractMeasurement(ABC):
     def key(self, code: str) -> str:
         """Return the SHA-256 of what determines the result: kind, settings, content of inputs, digest of code."""
         settings = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "subject"}
-        contents = {}
-        for name in self.inputs:
-            marker = committed(self.subject.uri(name))
-            assert marker is not None, f"{name} is not finished"
-            contents[name] = marker.digest
+        contents = {name: self.subject.contents(name) for name in self.inputs}
         facts = [type(self).__name__, settings, contents, self.subject.sequences, self.subject.seed, code]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -145,7 +152,16 @@ def models(subject: Subject, energy: str, temperature: float = 1.0) -> tuple[Ope
         return denoiser, Uniform(whole_sequence=False)
     if energy in subject.exact:
         return denoiser, subject.exact[energy].build(distribution_of(subject))
+    if energy in subject.composed:
+        weights = subject.composed[energy]
+        terms = {name: _energy(subject.energies[name], subject.denoiser, temperature) for name in weights}
+        return denoiser, composed(weights, terms)
     return denoiser, _energy(subject.energies[energy], subject.denoiser, temperature)
+
+
+def composed(weights: Mapping[str, float], energies: Mapping[str, AnyEnergy]) -> WeightedSum:
+    """Return the weighted sum of the energies with these names."""
+    return WeightedSum([(weight, energies[name]) for name, weight in weights.items()])
 
 
 def energy_model(subject: Subject, name: str) -> Model[AnyDenoiser, AnyEnergy]:
@@ -189,7 +205,7 @@ def validation(subject: Subject) -> Int[Tensor, "b l"]:
 
 def energy_inputs(subject: Subject, energy: str) -> tuple[str, ...]:
     """Return the names of the subject's parts that a sampler with this energy reads."""
-    return ("denoiser", energy) if energy in subject.energies else ("denoiser",)
+    return ("denoiser", energy) if energy in {*subject.energies, *subject.composed} else ("denoiser",)
 
 
 def per_token(estimate: Estimate, length: int) -> Row:
