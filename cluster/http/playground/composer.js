@@ -101,7 +101,7 @@ for (const id of ["steps", "candidates"]) {
   $(`${id}-range`).addEventListener("input", (event) => ($(id).value = event.target.value));
 }
 $("composer").addEventListener("input", (event) => {
-  event.target.removeAttribute("aria-invalid");
+  unmark(event.target);
   reflect();
   preview();
 });

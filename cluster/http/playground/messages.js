@@ -37,9 +37,31 @@ function noticeOf(problem) {
   else if (problem.retryAfter || ["lost", "unreachable"].includes(problem.code)) actions.append(retry(problem.retryAfter ?? 0));
   if (actions.childNodes.length) box.append(actions);
   const field = fieldOf(problem.param);
-  if (field) $(field).setAttribute("aria-invalid", "true");
+  if (field) mark($(field), text);
   return box;
 }
+
+// Mark a field as refused, with the reason below it, which assistive technology reads with the field.
+function mark(field, text) {
+  unmark(field);
+  field.setAttribute("aria-invalid", "true");
+  field.setAttribute("aria-describedby", [field.getAttribute("aria-describedby"), faultId(field)].filter(Boolean).join(" "));
+  const fault = element("p", "fault", text);
+  fault.id = faultId(field);
+  (field.closest(".pair") ?? field).after(fault);
+  field.closest("details")?.setAttribute("open", "");
+}
+
+function unmark(field) {
+  if (!field.hasAttribute("aria-invalid")) return;
+  field.removeAttribute("aria-invalid");
+  const others = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id !== faultId(field));
+  if (others.join("")) field.setAttribute("aria-describedby", others.join(" "));
+  else field.removeAttribute("aria-describedby");
+  $(faultId(field))?.remove();
+}
+
+const faultId = (field) => `${field.id}-fault`;
 
 function keyForm() {
   const form = element("form", "pair");
@@ -82,6 +104,6 @@ function tell(problem) {
 function clearNotice() {
   $("notice").hidden = true;
   $("notice").replaceChildren();
-  for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  for (const field of document.querySelectorAll("[aria-invalid]")) unmark(field);
 }
 

@@ -86,6 +86,7 @@ def test_a_key_is_asked_for_and_held_in_memory_only(bundle, tmp_path, visit):
         ("candidates", -1, "Candidates k of EDLM should be greater than or equal to 0."),
         ("temperature", 0, "Temperature τ should be greater than or equal to 0.000001."),
         ("seed", 1.5, "Seed should be a valid integer"),
+        ("match", "the (cat", "'the (cat' is no regular expression of Python"),
     ],
 )
 def test_a_run_that_is_refused_looks_so_and_is_explained_by_the_label_of_its_field(site, visit, name, value, words):
@@ -99,9 +100,14 @@ def test_a_run_that_is_refused_looks_so_and_is_explained_by_the_label_of_its_fie
     expect(playground.part("edlm", "reading")).to_have_text("This run was not started.")
     assert playground.part("edlm", "progress").evaluate("bar => bar.style.getPropertyValue('--done')") == "0.0000"
     assert playground.part("edlm", "say").text_content() == ""
-    assert playground.at(f"#{name}").get_attribute("aria-invalid") == "true"
-    playground.complete("edlm", **{name: 1})
+    marked = playground.at(f"#{name}")
+    assert marked.get_attribute("aria-invalid") == "true"
+    expect(marked).to_have_accessible_description(re.compile(re.escape(words)))
+    expect(playground.at(f"#{name}-fault")).to_be_visible()
+    playground.complete("edlm", **{name: "" if name == "match" else 1})
     expect(playground.at("#notice")).to_be_hidden()
+    expect(playground.at(".fault")).to_have_count(0)
+    expect(marked).not_to_have_accessible_description(re.compile(re.escape(words)))
 
 
 def test_a_busy_server_sends_retry_after(bundle, visit):
