@@ -164,7 +164,8 @@ class Endpoint:
         )
 
     def _model(self) -> ModelObject:
-        return ModelObject(id=self.served.name, created=self._since, edlm=self.served.facts)
+        name = self.served.name
+        return ModelObject(id=name, created=self._since, root=name, edlm=self.served.facts)
 
     def _plan(self, request: GenerationRequest | ScoreRequest, http: Request) -> GenerationPlan:
         context = request_context(http.scope)

@@ -98,6 +98,18 @@ def test_a_route_of_vllm_is_answered(url, method, path, body):
     assert response.status_code == 200, response.text
 
 
+def test_the_first_model_has_the_fields_that_benchmarks_read_where_no_model_is_named(url):
+    first = ask(url, "/v1/models", method="GET").json()["data"][0]
+    assert first["id"] == first["root"] == MODEL["model"]  # `vllm bench serve` reads both, sglang's the first
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/get_server_info"), ("POST", "/flush_cache")])
+def test_a_route_of_sglang_alone_is_unknown_in_openais_form(url, method, path):
+    response = ask(url, path, None, method=method)  # sglang's bench_serving goes on without an answer
+    assert response.status_code == 404, response.text
+    assert response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
