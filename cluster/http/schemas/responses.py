@@ -293,9 +293,7 @@ class ModelObject(_Schema):
     created: int
     """Time at which the endpoint was started, in seconds since 1970 (UTC)."""
     owned_by: str = "edlm"
-    """Always `edlm`."""
-    root: str
-    """The name again: `vllm bench serve` reads it where no model is given."""
+    root: str  # the name again: `vllm bench serve` reads it where no model is given
     edlm: dict[str, Any]
     """Version, digest, canvas length, special tokens, energies (those of `exact` can be drawn from exactly), default
     sampler, size of the denoiser, and what is recorded of its data and training."""
