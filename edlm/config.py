@@ -30,7 +30,7 @@ class ConfigurationError(ValueError):
     """Error in the user's configuration; the message names the key, the value and what is allowed."""
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(pydantic.Field,))
 def config(cls: type[T]) -> type[T]:
     """Return `cls` as a frozen dataclass that checks types strictly and rejects unknown keys.
 

@@ -4,6 +4,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
+import pydantic
+
 from edlm.config import ConfigurationError, config
 from edlm.constraints.json_schema import require_enforced
 from edlm.constraints.regular_expression import literal, translated
@@ -25,7 +27,7 @@ class Regex(AbstractSpecification):
     """Texts that a regular expression matches as a whole, as with `re.fullmatch`."""
 
     kind: Literal["regex"] = "regex"
-    pattern: str
+    pattern: str = pydantic.Field(kw_only=False)
 
     def source(self):
         return "regex", translated(self.pattern)
@@ -36,7 +38,7 @@ class OneOf(AbstractSpecification):
     """One of several texts."""
 
     kind: Literal["choice"] = "choice"
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = pydantic.Field(kw_only=False, strict=False)  # a list will do
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= MOST_CHOICES:
@@ -55,8 +57,15 @@ class JsonSchema(AbstractSpecification):
     """JSON that satisfies a schema: of an object the properties in the schema's order, and no others."""
 
     kind: Literal["json_schema"] = "json_schema"
-    json_schema: str
+    json_schema: str = pydantic.Field(kw_only=False)
     """The schema as JSON text; `of` takes a dictionary."""
+
+    @pydantic.field_validator("json_schema", mode="before")
+    @classmethod
+    def _is_text(cls, schema: object) -> object:
+        if isinstance(schema, dict):
+            raise ValueError("the schema is a dictionary, not JSON text; write JsonSchema.of(schema)")
+        return schema
 
     @classmethod
     def of(cls, schema: dict[str, Any]) -> "JsonSchema":

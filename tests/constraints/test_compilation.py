@@ -259,3 +259,12 @@ def test_the_cache_compiles_once_and_drops_the_least_recently_used():
         cache.compiled(Counted(pattern=pattern), begins=True, ends=True)
     assert cache.compiled(first, begins=True, ends=True) is not automaton
     assert np.array_equal(cache.compiled(first, begins=True, ends=True).transitions, automaton.transitions)
+
+
+def test_a_specification_takes_its_value_by_name_or_position():
+    assert Regex("a+") == Regex(pattern="a+")
+    assert OneOf(["a", "b"]) == OneOf(texts=("a", "b"))
+    schema = {"type": "string"}
+    assert JsonSchema(json.dumps(schema)) == JsonSchema.of(schema)
+    with pytest.raises(ValueError, match=r"is a dictionary, not JSON text; write JsonSchema\.of\(schema\)"):
+        JsonSchema(schema)
