@@ -63,14 +63,14 @@ class WeightedSum(AbstractEnergy):
         return equations.sum_by_group(values, joined)
 
 
-def joined_block(blocks: Iterable[int | None]) -> int | None:
+def joined_block(terms: Iterable[int | None]) -> int | None:
     """Return the length of the smallest blocks that whole blocks of every term fill; None: the whole canvas.
 
     >>> joined_block([8, 12]), joined_block([8, None])
     (24, None)
     """
-    lengths = list(blocks)
-    return None if None in lengths or not lengths else math.lcm(*(block for block in lengths if block))
+    blocks = list(terms)
+    return None if None in blocks or not blocks else math.lcm(*(block for block in blocks if block))
 
 
 def _common_proposal(energies: Sequence[AnyEnergy]) -> Any:
