@@ -141,6 +141,10 @@ def check(command: list[str], experiments: dict[str, Path], monkeypatch) -> None
         files = [program] if program.startswith(".ci/") else [word for word in arguments if word.endswith(".yaml")]
         assert [name for name in files if not (PROJECT / name).exists()] == []
         return
+    if program == "sbatch":
+        assert (PROJECT / arguments[0]).exists()
+        check_stage(arguments[1:], experiments)
+        return
     assert program in SHELL, command
     if program == "make":
         check_make(arguments, experiments)
