@@ -39,7 +39,7 @@ class Cluster:
     recovery_timeout_seconds: PositiveFloat = 1800.0
     """Time that a training whose machine was lost or drained waits for the workers' resources, before it fails."""
     checkpoints: Retention = Retention()
-    """Which checkpoints of an unfinished training are kept."""
+    """Retention of the checkpoints of a training that goes on."""
     checkpoint_patience_seconds: PositiveFloat = 600.0
     """Time for which writing a checkpoint is tried again while the storage refuses, or waits for other workers, before
     the training fails; it goes on meanwhile, up to the next checkpoint."""

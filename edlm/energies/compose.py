@@ -66,8 +66,9 @@ class WeightedSum(AbstractEnergy):
 def joined_block(terms: Iterable[int | None]) -> int | None:
     """Return the length of the smallest blocks that whole blocks of every term fill; None: the whole canvas.
 
-    >>> joined_block([8, 12]), joined_block([8, None])
-    (24, None)
+    Examples:
+        >>> joined_block([8, 12]), joined_block([8, None])
+        (24, None)
     """
     blocks = list(terms)
     return None if None in blocks or not blocks else math.lcm(*(block for block in blocks if block))

@@ -292,11 +292,11 @@ class ModelObject(_Schema):
     object: Literal["model"] = "model"
     created: int
     """Time at which the endpoint was started, in seconds since 1970 (UTC)."""
-    owned_by: str = "edlm"
-    root: str  # the name again: `vllm bench serve` reads it where no model is given
+    owned_by: Literal["edlm"] = "edlm"
+    root: str
+    """The name again, which `vllm bench serve` reads."""
     edlm: dict[str, Any]
-    """Version, digest, canvas length, special tokens, energies (those of `exact` can be drawn from exactly), default
-    sampler, size of the denoiser, and what is recorded of its data and training."""
+    """Version, digest, canvas length, special tokens, energies, default sampler, and what is recorded of the model."""
 
 
 class ModelList(_Schema):
