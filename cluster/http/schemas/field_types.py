@@ -97,8 +97,10 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, tree: Any) -> Any:
-        """Drop null fields, so that they take their defaults."""
-        return {name: value for name, value in tree.items() if value is not None} if isinstance(tree, dict) else tree
+        """Drop null fields, so that they take their defaults; not what cannot be a field's name, which is refused."""
+        if not isinstance(tree, dict):
+            return tree
+        return {name: value for name, value in tree.items() if value is not None or not NAME.fullmatch(name)}
 
     @model_validator(mode="after")
     def _one_alternative(self) -> Self:
