@@ -98,3 +98,8 @@ def test_the_document_allows_exactly_one_of_the_fields_that_exclude_one_another(
         for chosen in map(dict, itertools.combinations(fields.items(), count)):
             assert validator.is_valid(chosen) == (count == 1)
             assert validator.is_valid(dict.fromkeys(fields) | chosen) == (count == 1)
+
+
+@pytest.mark.parametrize("value", [None, 1])
+def test_a_name_that_no_field_can_have_is_refused_whatever_its_value(url, value):
+    assert ask(url, "/v1/completions", {"prompt": "a", "1": value}).status_code == 400
