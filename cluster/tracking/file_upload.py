@@ -81,9 +81,8 @@ class FileUpload:
                 first_line(error),
             )
             return
-        if entry[
-            "table"
-        ]:  # as MlflowClient.log_table does; that call itself would append the rows again at every replay
+        if entry["table"]:
+            # As MlflowClient.log_table does; that call itself would append the rows again at every replay.
             tables = json.loads(self.client.get_run(self.run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
             if {"path": name, "type": "table"} not in tables:
                 tables.append({"path": name, "type": "table"})
