@@ -52,6 +52,7 @@ from workflows.reporting.document import (
     Verbatim,
 )
 from workflows.reporting.markdown_page import markdown_page
+from workflows.stage import user_errors
 
 MIB = 2**20
 METHOD = (
@@ -313,7 +314,8 @@ def main() -> None:
         raise SystemExit(2)
     flags_of, document_of = COMMANDS[name]
     settings = from_flags(flags_of, flags, __doc__ or "")
-    text = markdown_page(document_of(settings))
+    with user_errors():
+        text = markdown_page(document_of(settings))
     if isinstance(settings, SampleBenchmark) and settings.models is not None:
         name += "-trained"
     if settings.folder is not None:

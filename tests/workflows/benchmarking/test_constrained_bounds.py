@@ -12,7 +12,7 @@ from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.storage import publish
 from tests.bundles import CHARACTERS, make_bundle
-from workflows.benchmark import ConstrainedBoundsBenchmark, constrained_bounds
+from workflows.benchmark import ConstrainedBoundsBenchmark, constrained_bounds, main
 from workflows.benchmarking.constrained_bounds import PATTERNS, matching_windows
 from workflows.reporting.document import Table, Verbatim
 
@@ -36,6 +36,15 @@ def test_windows_are_those_that_match_and_do_not_overlap():
     assert all(any(0 <= i - j < 12 for j in first) for i in matching)
     with pytest.raises(ValueError, match=r"none of the .* windows of 12 tokens satisfies"):
         matching_windows(np.array(tokenizer.encode("a" * 50)), automaton, length=12)
+
+
+def test_data_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    bundle = make_bundle(tmp_path, length=64)
+    arguments = ["constrained-bounds", "--model", str(bundle), "--data", str(tmp_path / "absent")]
+    monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "absent is not committed" in capsys.readouterr().err
 
 
 def test_every_sampler_is_measured_and_generates_what_matches(tmp_path):
