@@ -6,6 +6,7 @@ is the same for every stage and any number of workers. DeepSpeed's own checkpoin
 are pickles.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -253,6 +254,8 @@ def _initialised(
     with _unavailable("mlflow"):  # DeepSpeed's autotuner, which is not used, would import it, for seconds
         import deepspeed  # here, because it detects the accelerator on import
     from deepspeed.utils import logger
+
+    gc.freeze()  # DeepSpeed collects garbage many times while it starts, and would walk all that was imported
 
     logger.setLevel(logging.ERROR)
     # The CPU's shared-memory collectives would be compiled at the first start; gloo's need no compiler.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
 from cluster.runtime.ray_connection import is_private, require_resources
+from cluster.training.abandoned_workers import release_abandoned_workers
 from cluster.training.collective_timeout import limit_collectives
 from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.monitor import Monitor
@@ -114,6 +115,10 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
             ),
         ).fit()
 
+    def ready(seconds: float) -> None:
+        release_abandoned_workers()
+        require_resources(what, total, seconds)
+
     supervise(
         task.name,
         attempt,
@@ -121,7 +126,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
         restarts=Restarts(
             cluster.restarts,
             cluster.recovery_timeout_seconds,
-            ready=lambda seconds: require_resources(what, total, seconds),
+            ready=ready,
             shared=not alone,
         ),
         say=say,

@@ -13,6 +13,7 @@ from edlm.config import ConfigurationError, plain
 from edlm.constraints.automaton import DEAD, TokenAutomaton, minimal_form
 from edlm.constraints.byte_automaton import ByteAutomaton, CompilationLimits, compile_bytes
 from edlm.constraints.specification import AbstractSpecification, OneOf
+from edlm.constraints.stop_strings import without_stop_strings
 from edlm.data.tokenizer import Tokenizer
 
 CACHED_ENTRIES = 2**26  # states times classes of all cached automata: 256 MiB
@@ -25,15 +26,17 @@ def compile_constraint(
     begins: bool = True,
     ends: bool = False,
     limits: CompilationLimits = DEFAULT_LIMITS,
+    stops: Sequence[str] = (),
 ) -> TokenAutomaton:
     """Return the automaton of the token sequences whose text is in the specification.
 
     `begins`: the text begins with these tokens; otherwise others precede them, which matters to tokenizers that drop a
-    space from the first token. `ends`: the text may end early, with the separator, which then fills the rest. Raise
-    ConfigurationError for a specification that exceeds the limits or that no tokens can spell.
+    space from the first token. `ends`: the text may end early, with the separator, which then fills the rest. `stops`:
+    strings that do not occur in the text. Raise ConfigurationError for a specification that exceeds the limits or that
+    no tokens can spell.
     """
     bytes_of = tokenizer.bytes_of_tokens
-    automaton = compile_bytes(specification, limits)
+    automaton = without_stop_strings(compile_bytes(specification, limits), stops, limits.byte_states)
     if isinstance(specification, OneOf):
         _require_spelt(specification, bytes_of.first if begins else bytes_of.following, bytes_of.following)
     separator = tokenizer.separator if ends else None
@@ -143,19 +146,21 @@ class AutomatonCache:
         self._automata: OrderedDict[str, TokenAutomaton] = OrderedDict()
         self._lock = threading.Lock()
 
-    def has(self, specification: AbstractSpecification, begins: bool, ends: bool) -> bool:
+    def has(self, specification: AbstractSpecification, begins: bool, ends: bool, stops: Sequence[str] = ()) -> bool:
         """Return whether `compiled` has the automaton already."""
         with self._lock:
-            return _key(specification, begins, ends) in self._automata
+            return _key(specification, begins, ends, stops) in self._automata
 
-    def compiled(self, specification: AbstractSpecification, begins: bool, ends: bool) -> TokenAutomaton:
+    def compiled(
+        self, specification: AbstractSpecification, begins: bool, ends: bool, stops: Sequence[str] = ()
+    ) -> TokenAutomaton:
         """Return `compile_constraint`, from the cache if it is there."""
-        key = _key(specification, begins, ends)
+        key = _key(specification, begins, ends, stops)
         with self._lock:
             if key in self._automata:
                 self._automata.move_to_end(key)
                 return self._automata[key]
-        automaton = compile_constraint(specification, self.tokenizer, begins, ends, self.limits)
+        automaton = compile_constraint(specification, self.tokenizer, begins, ends, self.limits, stops)
         with self._lock:
             self._automata[key] = automaton
             while (
@@ -166,8 +171,8 @@ class AutomatonCache:
         return automaton
 
 
-def _key(specification: AbstractSpecification, begins: bool, ends: bool) -> str:
-    return hashlib.sha256(json.dumps([plain(specification), begins, ends]).encode()).hexdigest()
+def _key(specification: AbstractSpecification, begins: bool, ends: bool, stops: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([plain(specification), begins, ends, sorted(stops)]).encode()).hexdigest()
 
 
 def _require_spelt(choice: OneOf, first: Sequence[bytes | None], following: Sequence[bytes | None]) -> None:

@@ -40,7 +40,7 @@ class Request:
     deadline: float = math.inf
     """In terms of `time.monotonic()`; a request that is unfinished by then ends as Expired."""
     stop: tuple[str, ...] = ()
-    """Stop strings: the text after the prompt ends before the first of these."""
+    """Stop strings: the text after the prompt ends before the first of these; in a constrained one, none occurs."""
     logprobs: int | None = None
     """Record log p_theta of each token at the step that unmasks it, and of this number of likeliest tokens."""
     constraint: AbstractSpecification | None = None
@@ -49,8 +49,6 @@ class Request:
     """Report the tokens of the candidates among which steps choose."""
 
     def __post_init__(self) -> None:
-        if self.constraint is not None and self.stop:
-            raise ValueError("stop may cut a text before it satisfies its constraint; give one of them")
         if self.constraint is not None:
             self.sampler.require_candidates()
         if self.max_tokens is None and self.stop:

@@ -15,7 +15,7 @@ def automaton_of(request: Request, components: ModelComponents) -> TokenAutomato
     """
     if request.constraint is None:
         return None
-    automaton = components.automata.compiled(request.constraint, *_begins_and_ends(request))
+    automaton = components.automata.compiled(request.constraint, *_begins_and_ends(request), request.stop)
     tokens = request.known if request.max_tokens is None else [None] * request.max_tokens
     canvas = torch.tensor([components.mask if token is None else token for token in tokens])
     Constraint(automaton).require_possible(canvas, components.mask)
@@ -24,7 +24,9 @@ def automaton_of(request: Request, components: ModelComponents) -> TokenAutomato
 
 def is_compiled(request: Request, components: ModelComponents) -> bool:
     """Return whether `automaton_of` has nothing to compile."""
-    return request.constraint is None or components.automata.has(request.constraint, *_begins_and_ends(request))
+    return request.constraint is None or components.automata.has(
+        request.constraint, *_begins_and_ends(request), request.stop
+    )
 
 
 def _begins_and_ends(request: Request) -> tuple[bool, bool]:

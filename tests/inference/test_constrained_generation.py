@@ -49,6 +49,19 @@ def test_every_text_matches_and_a_seed_repeats_it(characters, energy, candidates
     assert "".join(streamed) == texts[2].text
 
 
+def test_no_stop_string_occurs_in_a_constrained_text(characters):
+    settings = {"max_tokens": 30, "constraint": Regex("[a-c ]*"), "n": 6, "seed": 3}
+    stops = ["a", "c b"]
+    assert any(stop in text.text for text in characters.generate("a ", **settings) for stop in stops)
+    for text in characters.generate("a ", stop=stops, **settings):
+        assert re.fullmatch("[bc ]{30}", text.text)
+        assert "c b" not in text.text
+    settings["constraint"] = FRAME
+    for text in characters.generate(stop=" x", **settings):
+        assert re.fullmatch(FRAME.pattern, text.text)
+        assert " x" not in text.text
+
+
 def test_a_text_may_end_before_its_length_and_is_json_of_its_schema(letters):
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": [1, 22]}}, "required": ["a"]}
     texts = letters.generate("json: ", n=5, max_tokens=40, steps=2, seed=1, constraint=JsonSchema.of(schema))
@@ -124,7 +137,7 @@ def test_what_cannot_be_is_refused_before_it_begins(characters):
         generate(constraint=Regex(pattern=r"\d{4}"))
     with pytest.raises(ConfigurationError, match="exact draws"):
         generate(candidates=0, energy="conditional", constraint=FRAME)
-    with pytest.raises(ValueError, match="stop may cut a text"):
-        generate(stop="x", constraint=FRAME)
+    with pytest.raises(ConfigurationError, match=r"a stop string .'the '. occurs in every text"):
+        generate(stop="the ", constraint=FRAME)
     with pytest.raises(ConfigurationError, match=r"known token .* at position 0 contradicts"):
         characters.infill(["b", 3], constraint=Regex(pattern="a[a-z]+"))

@@ -207,7 +207,7 @@ class ContinuationRequest(GenerationRequest, ConstraintFields):
     """Fields of requests for texts that continue a prompt."""
 
     stop: Stop | None = None
-    """Stop strings: the text ends before the first of them."""
+    """Stop strings: the text ends before the first of them. In a constrained text, none of them occurs."""
 
     def require_consistent(self) -> None:
         """Raise APIError if a stop string is invalid, or fields are inconsistent with one another."""
@@ -220,13 +220,6 @@ class ContinuationRequest(GenerationRequest, ConstraintFields):
 
     def _constraints(self) -> list[RequestedConstraint]:
         return [*super()._constraints(), *self.constraints_in_fields()]
-
-    def _require_constrainable(self, constraint: RequestedConstraint) -> None:
-        super()._require_constrainable(constraint)
-        if self.stops:
-            raise constraint.conflict(
-                "stop", "may cut a text before it satisfies it", "let the constraint end the text"
-            )
 
     @property
     def stops(self) -> tuple[str, ...]:
