@@ -75,6 +75,16 @@ class AnyEnergy(Protocol):
 
 
 @runtime_checkable
+class ScoresGiven(Protocol):
+    """Energy that takes the positions which the candidates fill, [b l] on the host, instead of looking for them.
+
+    To find them a device would be waited for.
+    """
+
+    def score_at(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor, new: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class NormalisedEnergy(AnyEnergy, Protocol):
     """Energy with Z = 1 that samples p_theta exp(-E) itself and returns log p of each token drawn.
 
@@ -120,6 +130,21 @@ def proposal_of(energy: AnyEnergy) -> Proposal | None:
 def read(denoiser: AnyDenoiser, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]) -> Tensor:
     """Compute the context of the sequences, which may be valid at the selected positions only."""
     return denoiser.read_at(xt, t, where) if isinstance(denoiser, ReadsSelected) else denoiser.read(xt, t)
+
+
+def score(
+    energy: AnyEnergy,
+    x: Int[Tensor, "b k l"],
+    xt: Int[Tensor, "b l"],
+    t: Float[Tensor, " b"],
+    log_p: Float[Tensor, "b k g"],
+    context: Tensor,
+    new: Bool[Tensor, "b l"] | None,
+) -> Float[Tensor, "b k g"]:
+    """Return the energy of candidates that fill the positions `new`; None: the energy finds them."""
+    if new is None or not isinstance(energy, ScoresGiven):
+        return energy(x, xt, t, log_p, context)
+    return energy.score_at(x, xt, t, log_p, context, new)
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ the number of workers, which makes training resumable and a served text independ
 """
 
 import functools
+import math
 from enum import IntEnum
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from edlm.device_copies import sent
+
 # SplitMix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finaliser.
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 _BITS = 52  # with 52 bits and the half step of `_unit`, every value is exact in float64 and never 0 or 1
+ON_HOST = 2**12  # numbers for a device that the host computes instead: as fast as one kernel
 # 64-bit words: int64 tensors on an accelerator, otherwise NumPy's uint64, which is faster in small calls. Both have the
 # same operators, which a type checker cannot see.
 Words = Any
@@ -60,9 +64,10 @@ def uniforms(
     """Return uniforms in the open interval (0, 1), of shape [*b, *shape] where seed, step and row broadcast to [*b].
 
     The value at an index is the same for every `shape` that contains the index. Tensors on an accelerator decide the
-    device; otherwise it is `device`, by default the CPU.
+    device; otherwise it is `device`, by default the CPU. For a device, few numbers are computed on the host.
     """
-    return _unit(_spread(_key(seed, step, row, purpose, device), shape))
+    words, target = _stream(seed, step, row, purpose, shape, device)
+    return _placed(_unit(words), target)
 
 
 def seeds(
@@ -74,14 +79,31 @@ def seeds(
     device: torch.device | str | None = None,
 ) -> Int64[Tensor, "..."]:
     """Return non-negative 63-bit integers from the same streams, for use as seeds."""
-    return _tensor(_shift_right(_spread(_key(seed, step, row, purpose, device), shape), 1))
+    words, target = _stream(seed, step, row, purpose, shape, device)
+    return _placed(_tensor(_shift_right(words, 1)), target)
+
+
+def _stream(seed, step, row, purpose: Purpose, shape: tuple[int, ...], device) -> tuple[Words, torch.device]:
+    """Return the words of a stream, and the device that they are for; few words are still on the host."""
+    parts = (seed, step, row)
+    remote = [part.device for part in parts if isinstance(part, Tensor) and part.device.type != "cpu"]
+    target = remote[0] if remote else torch.device(device or "cpu")
+    if remote or target.type == "cpu":
+        return _spread(_key(parts, purpose, target), shape), target
+    # Mixing takes the host some nanoseconds a number, and the device a dozen kernels.
+    key = _key(parts, purpose, torch.device("cpu"))
+    if key.size * math.prod(shape) <= ON_HOST:
+        return _spread(key, shape), target
+    key = _tensor(_spread(key, shape[:-1]))
+    return _spread(sent([key], target)[0], shape[-1:]), target
+
+
+def _placed(values: Tensor, device: torch.device) -> Tensor:
+    return values if values.device.type == device.type else sent([values], device)[0]
 
 
 @np.errstate(over="ignore")  # scalars, unlike arrays, warn when they wrap around
-def _key(seed, step, row, purpose: Purpose, device) -> Words:
-    parts = (seed, step, row)
-    devices = [part.device for part in parts if isinstance(part, Tensor) and part.device.type != "cpu"]
-    device = devices[0] if devices else torch.device(device or "cpu")
+def _key(parts: tuple, purpose: Purpose, device: torch.device) -> Words:
     key: Words = _of_purpose(purpose)
     if device.type != "cpu":
         key = torch.tensor(int(key.view(np.int64)), device=device)

@@ -3,11 +3,11 @@
 import functools
 import hashlib
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 
 from edlm.constraints.acceptance import AcceptingStates
@@ -52,6 +52,9 @@ class TokenAutomaton:
     """Next state, by state and class of the token."""
     start: int
     accepting: Bool[Tensor, " s"]
+    _on_device: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         states, classes = self.transitions.shape
@@ -97,6 +100,21 @@ class TokenAutomaton:
         sorted_classes, number = self.classes[tokens].long(), torch.arange(self.transitions.shape[1])
         first, end = (torch.searchsorted(sorted_classes, number, right=right) for right in (False, True))
         return TokensByClass(tokens, sorted_classes, first, end)
+
+    def classes_on(self, device: torch.device) -> Int64[Tensor, " v"]:
+        """Return the class of each token, as indices on the device."""
+        return self._kept_on(device)[0]
+
+    def members(self, token_class: int, device: torch.device) -> Int64[Tensor, " m"]:
+        """Return the tokens of a class on the device; none for DEAD."""
+        index = self.by_class
+        return self._kept_on(device)[1][int(index.first[token_class]) : int(index.end[token_class])]
+
+    def _kept_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the class of each token, and the tokens by class, on the device, where they stay."""
+        if device not in self._on_device:
+            self._on_device[device] = self.classes.long().to(device), self.by_class.tokens.to(device)
+        return self._on_device[device]
 
     def after(self, tokens: Int[Tensor, " l"] | list[int], state: int | None = None) -> int:
         """Return the state after the tokens, from `state` (None: the start); DEAD where they cannot be completed."""

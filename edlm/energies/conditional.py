@@ -48,16 +48,24 @@ class ConditionalEnergy(AbstractEnergy):
         nn.init.zeros_(self.correction.weight)
 
     def forward(self, x, xt, t, log_p, context):
-        return log_p - self.log_p(x, xt, context)[..., None]
+        return self.score_at(x, xt, t, log_p, context, None)
+
+    def score_at(self, x, xt, t, log_p, context, new):
+        return log_p - self.log_p(x, xt, context, new)[..., None]
 
     def log_p(
-        self, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
+        self,
+        x: Int[Tensor, "b k l"],
+        xt: Int[Tensor, "b l"],
+        context: Float[Tensor, "b l h"],
+        new: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b k"]:
-        """Return log p_c(x_U | x_t) of each candidate; U is where x_t is masked and x is not."""
+        """Return log p_c(x_U | x_t) of each candidate; U is where x_t is masked and x is not: `new`, if it is known."""
         b, k, _ = x.shape
-        new, x = new_positions(x, xt, self.mask)
+        found, x = new_positions(x, xt, self.mask)
+        new = found if new is None else new
         result = context.new_zeros(b, k, dtype=torch.float32)
-        for gathered in gather_positions(new, None, every_size=self.training):
+        for gathered in gather_positions(new, None, self.training, context.device):
             result[gathered.rows] += self._of_tokens(gathered, x, xt, context).sum(dim=-1)
         return result
 
@@ -67,8 +75,8 @@ class ConditionalEnergy(AbstractEnergy):
         """Compute the features of new positions, each corrected for the new tokens of x before it: ONE head pass."""
         new, filled = new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
-        for gathered in gather_positions(new, None, every_size=self.training):
-            rows, columns = torch.nonzero(gathered.valid, as_tuple=True)
+        for gathered in gather_positions(new, None, self.training, context.device):
+            rows, columns = gathered.places
             features = self._corrected(gathered, filled[gathered.rows], xt[gathered.rows], context)[:, 0]
             corrected[gathered.rows[rows], gathered.positions[rows, columns]] = features[rows, columns]
         return corrected
@@ -93,7 +101,7 @@ class ConditionalEnergy(AbstractEnergy):
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere."""
         x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
-        for gathered in gather_positions(where, None, every_size=self.training):
+        for gathered in gather_positions(where, None, self.training, context.device):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
             gathered = gathered.padded(ROWS_MULTIPLE)
             rows, positions = gathered.rows, gathered.positions
@@ -120,11 +128,13 @@ class ConditionalEnergy(AbstractEnergy):
         self, gathered: GatheredPositions, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
     ) -> Float[Tensor, "n k m"]:
         """Return log p_c of the new token at every gathered position, 0 at padding."""
-        valid = gathered.valid[:, None].expand(-1, x.shape[1], -1)
+        (units, columns), k = gathered.places, x.shape[1]
         corrected = self._corrected(gathered, x[gathered.rows], xt[gathered.rows], context)
-        tokens = x[gathered.rows[:, None], :, gathered.positions].transpose(1, 2)
-        log_p = self._denoiser[0].readout.log_p_of(corrected[valid], tokens[valid])
-        return torch.zeros(valid.shape, device=log_p.device).masked_scatter(valid, log_p)
+        tokens = x[gathered.rows[units], :, gathered.positions[units, columns]]
+        log_p = self._denoiser[0].readout.log_p_of(corrected[units, :, columns].flatten(0, 1), tokens.flatten())
+        result = log_p.new_zeros(corrected.shape[:-1])
+        result[units, :, columns] = log_p.unflatten(0, (-1, k))
+        return result
 
     def _corrected(
         self, gathered: GatheredPositions, x: Int[Tensor, "n k l"], xt: Int[Tensor, "n l"], context: Tensor

@@ -31,6 +31,9 @@ class ResidualEnergy(AbstractEnergy):
     def forward(self, x, xt, t, log_p, context):
         return self.head(x, xt, t, log_p, context)
 
+    def score_at(self, x, xt, t, log_p, context, new):
+        return self.head.score_at(x, xt, t, log_p, context, new)
+
 
 @config
 class ResidualEnergyConfig(AbstractEnergyConfig):

@@ -42,10 +42,14 @@ class StepEnergy(AbstractEnergy):
         self.scalar = ScalarHead(width)
 
     def forward(self, x, xt, t, log_p, context):
+        return self.score_at(x, xt, t, log_p, context, None)
+
+    def score_at(self, x, xt, t, log_p, context, new):
         b, k, length = x.shape
-        new, x = new_positions(x, xt, self.mask)
+        found, x = new_positions(x, xt, self.mask)
+        new = found if new is None else new
         energy = context.new_zeros(b, k, equations.group_count(length, self.block), dtype=torch.float32)
-        for gathered in gather_positions(new, self.block, every_size=self.training):
+        for gathered in gather_positions(new, self.block, self.training, context.device):
             energy[gathered.rows, :, gathered.groups] += self._weigh(gathered, x, xt, context)
         return energy
 

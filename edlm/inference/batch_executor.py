@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edlm.cooperative_work import Cooperative, run_to_end
+from edlm.device_copies import fetched, sent
 from edlm.inference.cost_model import PASS, READING, LatencyModel, NetworkPasses
 from edlm.inference.request import NonFiniteText, OutOfMemory
 from edlm.inference.sequence import RunningSequence, state_of
@@ -159,19 +160,19 @@ class BatchExecutor:
         components = sequences[0].components
         network, started = components.denoiser.network, time.monotonic()
         state, groups = state_of(sequences, components.device), list(_groups(sequences))
-        needed = state.unmasked.clone()
+        needed = state.on_host.unmasked.clone()
         for rows in groups:
             sampler, model = _sampler_and_model(sequences[rows[0]])
-            index = torch.tensor(rows, device=components.device)
-            needed[index] = sampler.needed(state.at(index), model)
+            needed[rows] = sampler.needed(state.on_host.at(torch.tensor(rows)), model)
         context = read(network, state.xt, state.t, needed)
         _synchronise(components.device)
         plain_seconds, results = time.monotonic() - started, []
         for rows in groups:
             first, began = sequences[rows[0]], time.monotonic()
             scores, (sampler, model) = first.next_step().scores, _sampler_and_model(first)
-            index = torch.tensor(rows, device=components.device)
-            result = run_to_end(sampler.advance(state.at(index), context[index], model))
+            index = torch.tensor(rows)
+            of_group = context[sent([index], context.device)[0]]
+            result = run_to_end(sampler.advance(state.at(index), of_group, model))
             result = _on_cpu(result, [sequences[row] for row in rows])
             for i, row in enumerate(rows):
                 sequences[row].record(context[row], result, i)
@@ -266,8 +267,9 @@ def _on_cpu(result: StepResult, sequences: Sequence[RunningSequence]) -> StepRes
     """Return the result on the CPU, with the tokens of its candidates if a request asks for them."""
     if not any(sequence.request.candidate_tokens for sequence in sequences):
         result = replace(result, candidates=None)
-    values = {field.name: getattr(result, field.name) for field in fields(StepResult)}
-    return replace(result, **{name: value.cpu() for name, value in values.items() if value is not None})
+    names = [field.name for field in fields(StepResult) if getattr(result, field.name) is not None]
+    values = fetched([getattr(result, name) for name in names])
+    return replace(result, **dict(zip(names, values, strict=True)))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -312,17 +312,18 @@ def state_of(sequences: Sequence[RunningSequence], device: torch.device) -> Step
     steps = [(sequence, sequence.next_step().i) for sequence in sequences]
     index = [sequence._block * sequence.request.sampler.steps + i for sequence, i in steps]
     t, s = (torch.stack([sequence._times[i - back] for sequence, i in steps]) for back in (0, 1))
-    canvases = torch.stack([sequence._canvas for sequence in sequences]).to(device)
-    return StepState(
+    canvases = torch.stack([sequence._canvas for sequence in sequences])
+    state = StepState(
         canvases,
-        t.to(device),
-        s.to(device),
-        torch.tensor(index, device=device),
-        torch.tensor([sequence.request.seed for sequence in sequences], device=device),
-        torch.stack([sequence._unmask_step == i for sequence, i in steps]).to(device),
+        t,
+        s,
+        torch.tensor(index),
+        torch.tensor([sequence.request.seed for sequence in sequences]),
+        torch.stack([sequence._unmask_step == i for sequence, i in steps]),
         unselected_tokens=canvases,
         constraints=RowConstraints([sequence._constraint for sequence in sequences]),
     )
+    return state.on_device(device)
 
 
 def _impossible(result: StepResult, row: int) -> bool:

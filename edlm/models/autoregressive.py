@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative, run_to_end
+from edlm.device_copies import selected_places
 from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
@@ -46,7 +47,7 @@ class AbstractAutoregressiveModel(nn.Module):
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
         """Return log p(x^l | x^<l) at the selected positions (all by default), 0 elsewhere; float32."""
-        where = torch.ones_like(x, dtype=torch.bool) if where is None else where
+        where = torch.ones(x.shape, dtype=torch.bool) if where is None else where
         return self.log_p_of(self.read(x), where, x)
 
     def read(self, x: Int[Tensor, "b l"]) -> Float[Tensor, "b l h"]:
@@ -66,8 +67,9 @@ class AbstractAutoregressiveModel(nn.Module):
         self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
         """Return log p of the tokens of x at the selected positions, 0 elsewhere; the vocabulary in chunks."""
-        log_p = self.readout.log_p_of(features[where], x[where])
-        return torch.zeros(x.shape, device=log_p.device).masked_scatter(where, log_p)
+        places = selected_places(where, features.device)
+        log_p = self.readout.log_p_of(features[places], x[places])
+        return torch.zeros(x.shape, device=log_p.device).index_put(places, log_p)
 
     def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p of every token at the selected positions, in (b, l) order; float32."""

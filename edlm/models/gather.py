@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from edlm.device_copies import sent
+
 SMALLEST = 4  # smallest unit, in positions: with fewer than four rows BLAS takes another path, with other last bits
 
 
@@ -20,6 +22,13 @@ class GatheredPositions:
     groups: Int[Tensor, " n"]
     positions: Int[Tensor, "n m"]
     valid: Bool[Tensor, "n m"]
+    known_places: tuple[Int[Tensor, " p"], ...] | None = None
+    """`places`, where they are known already."""
+
+    @property
+    def places(self) -> tuple[Int[Tensor, " p"], ...]:
+        """Units and columns of the valid positions."""
+        return torch.nonzero(self.valid, as_tuple=True) if self.known_places is None else self.known_places
 
     def padded(self, multiple: int) -> "GatheredPositions":
         """Pad to a multiple of units with copies of the first unit in which no position is valid."""
@@ -28,18 +37,34 @@ class GatheredPositions:
             torch.cat([values, values[:1].expand(more, *values.shape[1:])])
             for values in (self.rows, self.groups, self.positions)
         )
-        return GatheredPositions(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)))
+        return GatheredPositions(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)), self.known_places)
 
 
 def gather_positions(
-    new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False
+    new: Bool[Tensor, "b l"], block: int | None, every_size: bool = False, device: torch.device | None = None
 ) -> Iterator[GatheredPositions]:
     """Gather the groups that have new positions into batches whose sizes m are powers of two or the largest size.
 
     A unit's size depends only on its own count, so its results do not depend on the other rows of the batch. With
     `every_size`, sizes that no group has are yielded too, as the first group with no valid position: in sharded
-    training every worker must make the same calls.
+    training every worker must make the same calls. Of a mask on the host, everything is computed there and sent to the
+    `device` (None: that of the mask) in one copy.
     """
+    if device is None or new.device == device:
+        yield from _gathered(new, block, every_size)
+        return
+    on_host = list(_gathered(new, block, every_size))
+    values = iter(sent([each for one in on_host for each in (*_tensors(one), *one.places)], device))
+    for _ in on_host:
+        rows, groups, positions, valid, unit, column = (next(values) for _ in range(6))
+        yield GatheredPositions(rows, groups, positions, valid, (unit, column))
+
+
+def _tensors(gathered: GatheredPositions) -> tuple[Tensor, ...]:
+    return gathered.rows, gathered.groups, gathered.positions, gathered.valid
+
+
+def _gathered(new: Bool[Tensor, "b l"], block: int | None, every_size: bool) -> Iterator[GatheredPositions]:
     length = new.shape[1]
     size = length if block is None else block
     grouped = F.pad(new, (0, -length % size)).unflatten(1, (-1, size))

@@ -158,12 +158,15 @@ class Block(nn.Module):
         condition: Float[Tensor, "b c"] | None,
         where: Bool[Tensor, "b l"],
     ) -> Iterator[tuple[GatheredPositions, Float[Tensor, "n m h"]]]:
-        """Compute bidirectional `forward` at the selected positions only; the others are only attended to."""
+        """Compute bidirectional `forward` at the selected positions only; the others are only attended to.
+
+        `where` may be on the host, for a device that need not be waited for.
+        """
         y, gate = self.norm_attention(x, condition)
         width = x.shape[-1]
         k, v = self._by_head(linear(y, self.qkv.weight[width:]), 2)
         k = rotary(k)
-        for gathered in gather_positions(where, None):
+        for gathered in gather_positions(where, None, device=x.device):
             rows, positions = gathered.rows, gathered.positions
             (q,) = self._by_head(linear(y[rows[:, None], positions], self.qkv.weight[:width]), 1)
             attended = attend(rotary.of(positions)(q), k[rows], v[rows])

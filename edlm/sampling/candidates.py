@@ -6,7 +6,8 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of
+from edlm.device_copies import selected_places, sent
+from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of, score
 from edlm.models.readout import chunks
 
 
@@ -18,9 +19,12 @@ def draw_candidates(
     where: Bool[Tensor, "b l"],
     u: Float[Tensor, "b k l"],
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k g"]]:
-    """Draw k candidates from the energy's proposal, or else from p_theta, and return them with their log p by group."""
+    """Draw k candidates from the energy's proposal, or else from p_theta, and return them with their log p by group.
+
+    `where` is on the host.
+    """
     if (proposal := proposal_of(energy)) is not None:
-        return propose_from(proposal, context, xt, where, u)
+        return propose_from(proposal, context, xt, sent([where], xt.device)[0], u)
     x, by_position = propose(denoiser, context, xt, where, u)
     return x, equations.sum_by_group(by_position, energy.block)
 
@@ -34,12 +38,13 @@ def propose(
 ) -> tuple[Int[Tensor, "b k l"], Float[Tensor, "b k l"]]:
     """Draw k candidates x ~ p_theta(. | x_t) at the selected positions, x_t elsewhere, with their log-probabilities.
 
-    Positions are processed in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries.
+    Positions are processed in chunks, so that [positions, vocabulary] never exceeds `CHUNK` entries. With `where` on
+    the host, a device is not waited for.
     """
     x = xt[:, None].expand_as(u).clone()
     by_position = torch.zeros_like(u)
     for chunk in chunks(where, denoiser.vocabulary):
-        rows, at = torch.nonzero(chunk, as_tuple=True)
+        rows, at = selected_places(chunk, xt.device)
         tokens, log_p = equations.draw(denoiser.log_p(context, chunk), u[rows, :, at])
         x[rows, :, at] = tokens
         by_position[rows, :, at] = log_p.to(by_position.dtype)
@@ -74,12 +79,14 @@ def score_candidates(
     log_p: Float[Tensor, "b k g"],
     context: Tensor,
     tokens_at_once: int | None = None,
+    new: Bool[Tensor, "b l"] | None = None,
 ) -> Cooperative[tuple[Float[Tensor, "b k g"], Int[Tensor, " b"]]]:
     """Compute the energy of every candidate and the number of distinct candidates per sequence.
 
     Duplicates are scored once; the batch is padded to its largest number of distinct candidates. Pauses between calls,
     which score at most `tokens_at_once` tokens each (None: `TOKENS_AT_ONCE`), or one candidate of one sequence if it is
-    longer; the result does not depend on their size.
+    longer; the result does not depend on their size. `new`: the positions that the candidates fill, on the host; None:
+    the energy finds them, for which a device is waited for.
     """
     k, length = x.shape[1:]
     limit = TOKENS_AT_ONCE if tokens_at_once is None else tokens_at_once
@@ -97,7 +104,8 @@ def score_candidates(
         for c in (slice(i, i + columns) for i in range(0, max_distinct, columns)):
             if energies or parts:
                 yield
-            parts.append(energy(x[r, c], xt[r], t[r], log_p[r, c], context[r]))
+            arguments = x[r, c], xt[r], t[r], log_p[r, c], context[r]
+            parts.append(score(energy, *arguments, new=None if new is None else new[r]))
         energies.append(torch.cat(parts, dim=1))
     index = is_first.cumsum(dim=1) - 1  # of each distinct candidate among the scored ones
     return _taken(torch.cat(energies), index.gather(1, first)), distinct

@@ -17,6 +17,7 @@ from edlm.constraints.class_masses import ClassMasses, class_masses
 from edlm.constraints.constraint import RowConstraints
 from edlm.constraints.forward_backward import AutomataOfRows
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import fetched, sent
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of
 from edlm.rng import Purpose
 from edlm.sampling.candidates import propose, score_candidates
@@ -45,8 +46,11 @@ class ConstrainedPosterior:
     """Tokens at the positions that no automaton reads, and their log-probabilities."""
 
     def draw(self, u: Float64[Tensor, "b k l"]) -> tuple[Int[Tensor, "b k l"], Float64[Tensor, "b k l"]]:
-        """Draw k candidates per row, with log p_theta(. | x_t) of each token, not given C; `u` selects the classes."""
-        x, log_p = self.classes.at(self.automata.draw(self.mass, self.beta, u.cpu().numpy()))
+        """Draw k candidates per row, with log p_theta(. | x_t) of each token, not given C.
+
+        `u` selects the classes, on the host, where it best is.
+        """
+        x, log_p = self.classes.at(self.automata.draw(self.mass, self.beta, fetched([u])[0].numpy()))
         reads = self.reads[:, None]
         return torch.where(reads, x, self.free[0]), torch.where(reads, log_p, self.free[1].double())
 
@@ -78,18 +82,20 @@ def constrained_posterior(
     xt: Int[Tensor, "b l"],
     constraints: RowConstraints,
     u: Float64[Tensor, "b k l"],
+    tokens: Int[Tensor, "b l"] | None = None,
 ) -> Cooperative[ConstrainedPosterior]:
     """Return the posterior, with `u` for the tokens within classes and where no automaton reads, as cooperative work.
 
-    It pauses in proportion to the automata.
+    It pauses in proportion to the automata. `tokens` are x_t on the host; None: they are fetched.
     """
     length = xt.shape[1]
-    reads = constraints.read(length).to(xt.device)
-    classes = class_masses(denoiser, context, xt, constraints, u)
+    (tokens,) = fetched([xt]) if tokens is None else (tokens,)
+    reads = constraints.read(length)
+    classes = class_masses(denoiser, context, xt, constraints, u, tokens)
     automata = AutomataOfRows(list(constraints), length)
     beta = yield from automata.backward_in_parts(classes.mass)
-    free = propose(denoiser, context, xt, (xt == denoiser.mask) & ~reads, u)
-    log_z = torch.from_numpy(automata.log_z(beta)).to(xt.device)
+    free = propose(denoiser, context, xt, (tokens == denoiser.mask) & ~reads, u)
+    log_z, reads = sent([torch.from_numpy(automata.log_z(beta)), reads], xt.device)
     return ConstrainedPosterior(log_z, constraints, reads, classes, automata, classes.mass, beta, free)
 
 
@@ -112,31 +118,32 @@ def constrained_step(
     marked as broken. Pauses between calls of the energy, as `resample_step` does, and before them in proportion to the
     automata.
     """
-    xt, block, length = state.xt, model.block, state.length
+    xt, block, length, host = state.xt, model.block, state.length, state.on_host
     assert state.constraints is not None
     posterior = yield from constrained_posterior(
-        model.denoiser, context, xt, state.constraints, state.uniforms(Purpose.CANDIDATE, k, length)
+        model.denoiser, context, xt, state.constraints, state.uniforms(Purpose.CANDIDATE, k, length), host.xt
     )
-    x, by_position = posterior.draw(state.uniforms(Purpose.TOKEN_CLASS, k, length))
+    x, by_position = posterior.draw(host.uniforms(Purpose.TOKEN_CLASS, k, length))
     broken = ~posterior.log_z.isfinite() | by_position.flatten(1).isnan().any(dim=1)
     if k == 1:
         return state.advanced(x[:, 0], block, broken=broken)
     energy = model.energy
     assert energy is not None
     seen, log_p = as_seen(energy, x, by_position, xt, state.unmasked)
+    new = host.xt == model.denoiser.mask if energy.whole_sequence else host.unmasked
     e, distinct = yield from score_candidates(
-        against_denoiser(energy), seen, xt, state.t, log_p, context, tokens_at_once
+        against_denoiser(energy), seen, xt, state.t, log_p, context, tokens_at_once, new
     )
     broken = broken | e.flatten(1).isnan().any(dim=1) | (e == -torch.inf).flatten(1).any(dim=1)
     e = torch.where(broken[:, None, None], 0.0, e)
     log_w = equations.log_weight(e.double().sum(dim=2, keepdim=True), tau)
-    picked = equations.pick(log_w, state.uniforms(Purpose.PICK, 1))
+    picked = equations.pick(log_w, state.uniforms(Purpose.PICK, 1), numbers=True)
     chosen = x.gather(1, picked[:, :, None].expand(-1, -1, length))[:, 0]
     return replace(
         state.advanced(chosen, block, energy_calls=k, broken=broken),
         energies=e,
         picked=picked.expand(-1, e.shape[2]),
-        ess=equations.effective_sample_size(log_w)[:, 0],
+        ess=equations.effective_sample_size(log_w, numbers=True)[:, 0],
         distinct=distinct,
         candidates=x,
     )

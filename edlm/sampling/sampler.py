@@ -17,6 +17,7 @@ from edlm import equations
 from edlm.config import ConfigurationError, Fraction, NonNegative, Positive, config
 from edlm.constraints.constraint import Constraint, RowConstraints
 from edlm.cooperative_work import Cooperative, run_to_end
+from edlm.device_copies import fetched, sent
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Model, proposal_of, read
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.constrained import constrained_step, has_constrained_choice, rows_at_once
@@ -115,7 +116,7 @@ class Sampler:
         counts.
         """
         state = replace(self.choose_positions(xt, t, s, index, seeds, model, given), constraints=constraints)
-        moves = state.moves
+        moves = state.on_host.moves
         if not moves.any():
             return state.unchanged(model.block)
         moving = state.at(moves)
@@ -136,29 +137,38 @@ class Sampler:
         if constrained.any() and not constrained.all():
             parts = []
             for rows in (~constrained, constrained):
-                part = yield from self.advance(state.at(rows), context[rows], model, tokens_at_once)
+                part = yield from self.advance(*_at(rows, state, context), model, tokens_at_once)
                 parts.append((rows, part))
             return join(parts)
-        state = replace(state, unmasked=self.unmasking.settle(state.unmasked, state.xt, context, model.denoiser))
+        state = state.with_unmasked(self.unmasking.settle(state.unmasked, state.xt, context, model.denoiser))
         if constrained.any():
             return (yield from self._constrained_step(state, context, model, tokens_at_once))
-        chooses = self.may_score(state.t, model.energy) & self.has_choice(state.unmasked, model.energy)
+        host = state.on_host
+        chooses = self.may_score(host.t, model.energy) & self.has_choice(host.unmasked, model.energy)
         if not chooses.any():
             return plain_step(state, context, model)
-        if chooses.all():
-            return (yield from self._choosing_step(state, context, model, tokens_at_once))
-        plain = plain_step(state.at(~chooses), context[~chooses], model)
-        chosen = yield from self._choosing_step(state.at(chooses), context[chooses], model, tokens_at_once)
+        if chooses.all() or self._takes_rows_without_choice(model.energy):
+            return (yield from self._choosing_step(state, context, model, tokens_at_once, chooses))
+        plain = plain_step(*_at(~chooses, state, context), model)
+        chosen = yield from self._choosing_step(*_at(chooses, state, context), model, tokens_at_once, chooses[chooses])
         return join([(~chooses, plain), (chooses, chosen)])
 
+    def _takes_rows_without_choice(self, energy: AnyEnergy | None) -> bool:
+        """Return whether `resample_step` advances other rows as well: one batch is fewer kernels than two.
+
+        An energy of whole sequences would read them in vain, and a proposal draws them from another distribution.
+        """
+        return self.candidates > 1 and energy is not None and not energy.whole_sequence and proposal_of(energy) is None
+
     def _choosing_step(
-        self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None
+        self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None, chooses: Bool[Tensor, " b"]
     ) -> Cooperative[StepResult]:
         if self.speculative:
             return speculative_step(state, context, model)
         if self.candidates == EXACT:
             return exact_step(state, context, model)
-        return resample_step(state, context, model, self.candidates, self.energy_temperature, tokens_at_once)
+        k, tau = self.candidates, self.energy_temperature
+        return resample_step(state, context, model, k, tau, chooses, tokens_at_once)
 
     def _constrained_step(
         self, state: StepState, context: Tensor, model: Model, tokens_at_once: int | None
@@ -166,12 +176,13 @@ class Sampler:
         """Return `advance` for rows that all have a constraint, in parts of `rows_at_once`."""
         self.require_candidates()
         assert state.constraints is not None
-        chooses = self.may_score(state.t, model.energy) & has_constrained_choice(state.unmasked)
+        host = state.on_host
+        chooses = self.may_score(host.t, model.energy) & has_constrained_choice(host.unmasked)
         results = []
         for k, members in ((1, ~chooses), (self.candidates, chooses)):
             rows = torch.nonzero(members)[:, 0]
             for part in rows.split(rows_at_once(state.length, model.denoiser, k)) if len(rows) else ():
-                arguments = state.at(part), context[part], model, k, self.energy_temperature, tokens_at_once
+                arguments = *_at(part, state, context), model, k, self.energy_temperature, tokens_at_once
                 result = yield from constrained_step(*arguments)
                 results.append((torch.zeros_like(chooses).index_fill(0, part, True), result))
         return join(results)
@@ -196,9 +207,12 @@ class Sampler:
     ) -> StepState:
         """Select, without a network call, the positions to unmask between t and s (U) and those to mask again.
 
-        A rule that reads the denoiser replaces U by as many other positions in `advance`.
+        A rule that reads the denoiser replaces U by as many other positions in `advance`. Both are computed on the
+        host, which waits for what of the arguments is on a device once.
         """
-        masked, shape, mask = xt == model.denoiser.mask, (xt.shape[1],), model.denoiser.mask
+        tokens, mask, shape = xt, model.denoiser.mask, (xt.shape[1],)
+        xt, t, s, index, seeds = fetched([xt, t, s, index, seeds])
+        masked, given = xt == mask, None if given is None else fetched([given])[0]
         u = uniforms(seeds, index, 0, Purpose.UNMASK, shape)
         unmasked = self.unmasking.draw(masked, given, t, s, model.schedule, u)
         rest = xt
@@ -207,16 +221,20 @@ class Sampler:
             _, remasking = self.unmasking.shares(t, s, model.schedule)
             u_remask = uniforms(seeds, index, 0, Purpose.REMASK, shape)
             rest = torch.where(equations.unmask(~masked & ~given, remasking, u_remask), mask, xt)
-        return StepState(xt, t, s, index, seeds, unmasked, rest)
+        return StepState(xt, t, s, index, seeds, unmasked, rest).on_device(tokens.device, tokens)
 
     def needed(self, state: StepState, model: Model) -> Bool[Tensor, "b l"]:
-        """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences."""
-        masked = state.xt == model.denoiser.mask
-        needed = self.unmasking.open(state.unmasked, masked)
+        """Return where `advance` reads the context: positions it may unmask, or all masked ones for whole sequences.
+
+        The positions are on the host.
+        """
+        host = state.on_host
+        masked = host.xt == model.denoiser.mask
+        needed = self.unmasking.open(host.unmasked, masked)
         needed = needed | (state.constrained[:, None] & masked)  # a constraint draws whole sequences
         if model.energy is None or not model.energy.whole_sequence:
             return needed
-        return needed | (self.may_score(state.t, model.energy)[:, None] & masked)
+        return needed | (self.may_score(host.t, model.energy)[:, None] & masked)
 
     def may_score(self, t: Float[Tensor, " b"], energy: AnyEnergy | None) -> Bool[Tensor, " b"]:
         """Return whether a step from t may call the energy."""
@@ -246,23 +264,30 @@ def sample_by_plan(
     constraints: Sequence[Constraint | None] | None = None,
 ) -> Int[Tensor, "b l"]:
     """Sample as `Sampler.sample`, with the sampler and the model that the plan names for each step."""
-    _check(xt, plan[0][1].denoiser)
+    canvas, seeds = fetched([xt, seeds])
+    _check(canvas, plan[0][1].denoiser)
     of_rows = None if constraints is None else RowConstraints(constraints)
     if of_rows is not None and of_rows.constrained.any():
         for sampler, _ in plan:
             sampler.require_candidates()
-        of_rows.require_possible(xt, plan[0][1].denoiser.mask)
-    given, times = xt != plan[0][1].denoiser.mask, plan[0][0].times().to(xt.device)
+        of_rows.require_possible(canvas, plan[0][1].denoiser.mask)
+    given, times = canvas != plan[0][1].denoiser.mask, plan[0][0].times()
     broken = torch.zeros(len(xt), dtype=torch.bool, device=xt.device)
     for i, (sampler, model) in zip(range(len(plan), 0, -1), plan, strict=True):
         t, s = times[i].expand(len(xt)), times[i - 1].expand(len(xt))
-        result = sampler.step(xt, t, s, torch.full_like(broken, i, dtype=torch.long), seeds, model, given, of_rows)
+        result = sampler.step(xt, t, s, torch.full_like(seeds, i, dtype=torch.long), seeds, model, given, of_rows)
         xt, broken = result.xs, broken | result.broken
         if on_step is not None:
             on_step(result)
     if broken.any():
         raise NonFiniteRows(torch.nonzero(broken)[:, 0].tolist(), xt)
     return xt
+
+
+def _at(rows: Bool[Tensor, " b"] | Int[Tensor, " n"], state: StepState, context: Tensor) -> tuple[StepState, Tensor]:
+    """Return the state and the context at rows that are selected on the host."""
+    index = torch.nonzero(rows)[:, 0] if rows.dtype == torch.bool else rows
+    return state.at(index), context[sent([index], context.device)[0]]
 
 
 def _check(xt: Int[Tensor, "b l"], denoiser: AnyDenoiser) -> None:

@@ -1,7 +1,6 @@
 """State before a step and result after it, for rows that may be at different times."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.constraints.constraint import RowConstraints
+from edlm.device_copies import fetched, selected_places, sent
 from edlm.rng import Purpose, uniforms
 
 
@@ -54,7 +54,10 @@ class NonFiniteRows(FloatingPointError):
 
 @dataclass(frozen=True)
 class StepState:
-    """Rows between t and s: their tokens, the positions that change, and the seeds of their random streams."""
+    """Rows between t and s: their tokens, the positions that change, and the seeds of their random streams.
+
+    The course of a step is decided by the state on the host, so that a device need not be waited for.
+    """
 
     xt: Int[Tensor, "b l"]
     t: Float[Tensor, " b"]
@@ -66,6 +69,36 @@ class StepState:
     """Tokens at s of all other positions: the current ones, or the mask where a position is masked again."""
     constraints: RowConstraints | None = None
     """Constraint of each row; None: no row has one."""
+    host: "StepState | None" = None
+    """The same rows on the host; None where this state is on the host itself."""
+
+    @property
+    def on_host(self) -> "StepState":
+        """Return the same rows on the host."""
+        if self.host is not None:
+            return self.host
+        if self.xt.device.type == "cpu":
+            return self
+        return StepState(*fetched(self._tensors()), constraints=self.constraints)
+
+    def on_device(self, device: torch.device, xt: Int[Tensor, "b l"] | None = None) -> "StepState":
+        """Return this state of the host on the device, by one copy; `xt` are its tokens, if they are there already."""
+        if device.type == "cpu":
+            return self
+        values, same = self._tensors(), self.unselected_tokens is self.xt
+        values = [values[0] if xt is None else xt, *values[1:-1], *([] if same else values[-1:])]
+        there = sent(values, device)
+        return StepState(*there, *(there[:1] if same else []), constraints=self.constraints, host=self)
+
+    def with_unmasked(self, unmasked: Bool[Tensor, "b l"]) -> "StepState":
+        """Return the state with other positions to unmask, which are fetched."""
+        if unmasked is self.unmasked:
+            return self
+        host = None if self.host is None else replace(self.host, unmasked=fetched([unmasked])[0])
+        return replace(self, unmasked=unmasked, host=host)
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.xt, self.t, self.s, self.index, self.seeds, self.unmasked, self.unselected_tokens]
 
     @property
     def moves(self) -> Bool[Tensor, " b"]:
@@ -73,18 +106,25 @@ class StepState:
         return self.unmasked.any(dim=1)
 
     def at(self, rows: Bool[Tensor, " b"] | Int[Tensor, " n"]) -> "StepState":
-        """Return the selected rows."""
+        """Return the selected rows; of a state with a `host`, the rows are selected on the host, too."""
+        rows = rows if self.host is None else fetched([rows])[0]
         if rows.dtype == torch.bool and rows.all():
             return self
-        values = {field.name: getattr(self, field.name) for field in fields(StepState)}
-        selected: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
-        return StepState(**selected)
+        index = selected_places(rows, self.xt.device) if rows.dtype == torch.bool else sent([rows], self.xt.device)
+        same = self.unselected_tokens is self.xt
+        tensors = [value[index[0]] for value in (self._tensors()[:-1] if same else self._tensors())]
+        return StepState(
+            *tensors,
+            *(tensors[:1] if same else []),
+            constraints=None if self.constraints is None else self.constraints[rows],
+            host=None if self.host is None else self.host.at(rows),
+        )
 
     @property
     def constrained(self) -> Bool[Tensor, " b"]:
-        """Which rows have a constraint."""
+        """Which rows have a constraint, on the host."""
         none = torch.zeros(len(self.xt), dtype=torch.bool)
-        return (none if self.constraints is None else self.constraints.constrained).to(self.xt.device)
+        return none if self.constraints is None else self.constraints.constrained
 
     @property
     def length(self) -> int:
@@ -97,7 +137,8 @@ class StepState:
 
     def uniforms(self, purpose: Purpose, *shape: int) -> Float64[Tensor, "b ..."]:
         """Return uniforms of this shape for every row, from the stream of its seed, its step and the purpose."""
-        return uniforms(self.seeds, self.index, 0, purpose, shape)
+        state = self if self.host is None else self.host
+        return uniforms(state.seeds, state.index, 0, purpose, shape, self.xt.device)
 
     def advanced(
         self,
@@ -133,18 +174,23 @@ class StepState:
 
 
 def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
-    """Merge the results of disjoint selections of rows, which together cover all rows, into one result."""
+    """Merge the results of disjoint selections of rows, which together cover all rows, into one result.
+
+    The selections are best on the host, for a device that need not be waited for.
+    """
     if len(parts) == 1:
         return parts[0][1]
+    b, device = len(parts[0][0]), parts[0][1].xs.device
+    parts = [(selected_places(rows, device)[0], result) for rows, result in parts]
     joined = {}
     for field in fields(StepResult):
         values = [(rows, value) for rows, part in parts if (value := getattr(part, field.name)) is not None]
         joined[field.name] = None
         if values:
-            rows, value = values[0]
             blank = torch.nan if field.name == "energies" else 0
-            whole = value.new_full((rows.shape[0], *value.shape[1:]), blank)
+            _, value = values[0]
+            whole = value.new_full((b, *value.shape[1:]), blank)
             for rows, value in values:
-                whole[rows] = value
+                whole[rows] = value.to(whole.dtype)  # energies with a constraint are float64
             joined[field.name] = whole
     return StepResult(**joined)

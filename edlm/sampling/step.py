@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import sent
 from edlm.interfaces import Model, NormalisedEnergy, VerifiesDrafts
 from edlm.rng import Purpose
 from edlm.sampling.candidates import draw_candidates, propose, score_candidates
@@ -23,12 +24,18 @@ from edlm.sampling.state import StepResult, StepState
 def plain_step(state: StepState, context: Tensor, model: Model) -> StepResult:
     """Draw x_U ~ p_theta(. | x_t), each position independently: masked diffusion."""
     u = state.uniforms(Purpose.CANDIDATE, 1, state.length)
-    x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)
+    x0, log_p = propose(model.denoiser, context, state.xt, state.on_host.unmasked, u)
     return state.advanced(x0[:, 0], model.block, broken=_nan(log_p))
 
 
 def resample_step(
-    state: StepState, context: Tensor, model: Model, k: int, tau: float, tokens_at_once: int | None = None
+    state: StepState,
+    context: Tensor,
+    model: Model,
+    k: int,
+    tau: float,
+    chooses: Bool[Tensor, " b"],
+    tokens_at_once: int | None = None,
 ) -> Cooperative[StepResult]:
     """Draw k candidates, weigh each by exp(-E / tau), and unmask the tokens of one at U (EDLM alg. 1).
 
@@ -36,30 +43,35 @@ def resample_step(
 
     The choice is made by group for an energy in blocks. A group with a single new token is not resampled, which would
     only sharpen its marginal (docs/mathematics.md 4, finite k); its token is that of the first candidate. Pauses
-    between calls of the energy, of at most `tokens_at_once` tokens each (None: `TOKENS_AT_ONCE`).
+    between calls of the energy, of at most `tokens_at_once` tokens each (None: `TOKENS_AT_ONCE`). Rows that
+    `chooses`, on the host, leaves out take a plain step: their tokens are those of the first candidate.
     """
-    energy, xt, block, length = model.energy, state.xt, model.block, state.length
+    energy, xt, block, length, host = model.energy, state.xt, model.block, state.length, state.on_host
     assert energy is not None
-    joint = equations.sum_by_group(state.unmasked.long(), block) > 1
-    filled = xt == model.denoiser.mask if energy.whole_sequence else state.unmasked
+    joint = (equations.sum_by_group(host.unmasked.long(), block) > 1) & chooses[:, None]
+    filled = host.xt == model.denoiser.mask if energy.whole_sequence else host.unmasked
     u = state.uniforms(Purpose.CANDIDATE, k, length)
     x0, log_p = draw_candidates(model.denoiser, energy, context, xt, filled, u)
 
     # Groups are independent given x_t, so those that are not resampled stay masked in the input of a step energy.
-    scored = x0 if energy.whole_sequence else torch.where(_everywhere(joint, length, block), x0, xt[:, None])
-    e, distinct = yield from score_candidates(energy, scored, xt, state.t, log_p, context, tokens_at_once)
+    new = filled if energy.whole_sequence else filled & equations.spread_groups(joint, length, block)
+    joint, seen, chooses = sent([joint, new, chooses], xt.device)
+    scored = x0 if energy.whole_sequence else torch.where(seen[:, None], x0, xt[:, None])
+    e, distinct = yield from score_candidates(energy, scored, xt, state.t, log_p, context, tokens_at_once, new)
+    e = torch.where(chooses[:, None, None], e, 0.0)
     # E = inf marks an impossible candidate; E = -inf would be an infinite weight, which is always an error.
     broken = _nan(log_p) | _nan(e) | (e == -torch.inf).flatten(1).any(dim=1)
     e = torch.where(broken[:, None, None], 0.0, e)
 
     log_w = equations.log_weight(e.double(), tau)  # E / tau may overflow float32
-    i = torch.where(joint, equations.pick(log_w, state.uniforms(Purpose.PICK, joint.shape[1])), 0)
+    i = torch.where(joint, equations.pick(log_w, state.uniforms(Purpose.PICK, joint.shape[1]), numbers=True), 0)
     x = x0.gather(1, equations.spread_groups(i, length, block)[:, None])[:, 0]
     return replace(
-        state.advanced(x, block, energy_calls=k, broken=broken),
+        state.advanced(x, block, broken=broken),
+        energy_calls=k * chooses.long(),
         energies=torch.where(joint[:, None], e, torch.nan),
         picked=i,
-        ess=_mean_where(equations.effective_sample_size(log_w), joint),
+        ess=_mean_where(equations.effective_sample_size(log_w, numbers=True), joint),
         distinct=distinct,
         candidates=x0,
     )
@@ -109,10 +121,6 @@ def _in_order(state: StepState, model: Model) -> Bool[Tensor, "b l"]:
     if not model.energy.whole_sequence:
         return state.unmasked
     return equations.up_to_last(state.xt == model.denoiser.mask, state.unmasked)
-
-
-def _everywhere(groups: Bool[Tensor, "b g"], length: int, block: int | None) -> Bool[Tensor, "b 1 l"]:
-    return equations.spread_groups(groups, length, block)[:, None]
 
 
 def _nan(values: Float[Tensor, "b ..."]) -> Bool[Tensor, " b"]:
