@@ -30,7 +30,7 @@ class Mutant:
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
     EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD, TRUNCATION, LOGPROBS,
-    FORWARD_BACKWARD, CONSTRAINED, CONSTRAINED_BOUND,
+    FORWARD_BACKWARD, CONSTRAINED, CONSTRAINED_BOUND, LOOP,
 ) = (
     f"tests/{name}.py"
     for name in (
@@ -42,6 +42,7 @@ class Mutant:
         "energies/test_residual", "energies/test_compose", "training/test_energy_objectives",
         "likelihood/test_likelihood", "inference/test_token_truncation", "inference/test_token_logprobs",
         "constraints/test_forward_backward", "sampling/test_constrained", "likelihood/test_constrained_bound",
+        "training/test_loop",
     )
 )  # fmt: skip
 
@@ -105,8 +106,8 @@ MUTANTS = (
     Mutant(
         "the last step takes the likeliest token",
         "sampling/step.py",
-        "x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)",
-        "x0, log_p = propose(model.denoiser, context, state.xt, state.unmasked, u)\n"
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.on_host.unmasked, u)",
+        "x0, log_p = propose(model.denoiser, context, state.xt, state.on_host.unmasked, u)\n"
         "    if bool((state.s == 0).all()):\n"
         "        rows, at = torch.nonzero(state.unmasked, as_tuple=True)\n"
         "        x0[rows, 0, at] = model.denoiser.log_p(context, state.unmasked).argmax(dim=-1)",
@@ -188,6 +189,13 @@ MUTANTS = (
         "index = (u[rows, :, at][..., None] * cdf[..., -1:] >= cdf).sum(axis=-1)",
         "index = (u[rows, :, at][..., None] * exists.cumsum(-1)[..., -1:] >= exists.cumsum(-1)).sum(axis=-1)",
         (FORWARD_BACKWARD, CONSTRAINED),
+    ),
+    Mutant(
+        "a token of a class is drawn as if all were as likely",
+        "constraints/class_masses.py",
+        "cdf = weight.exp_().cumsum(dim=1)",
+        "cdf = torch.ones_like(weight).cumsum(dim=1)",
+        (FORWARD_BACKWARD,),
     ),
     Mutant(
         "with a constraint each group picks a candidate of its own",
@@ -409,16 +417,30 @@ MUTANTS = (
     Mutant(
         "NCE weighs groups with one new token",
         "training/energy_objectives.py",
-        "joint = equations.sum_by_group(new.long(), block) > 1",
-        "joint = equations.sum_by_group(new.long(), block) > 0",
+        "equations.sum_by_group(new.long(), block) > 1]",
+        "equations.sum_by_group(new.long(), block) > 0]",
         (OBJECTIVE,),
     ),
     Mutant(
         "in conditioning a row weighs as much as it unmasks",
         "training/energy_objectives.py",
-        "loss = -log_p / new.sum(dim=-1).clamp(min=1)",
+        "loss = -log_p / unmasked.sum(dim=-1).clamp(min=1)",
         "loss = -log_p / x0.shape[1]",
         (OBJECTIVE,),
+    ),
+    Mutant(
+        "of several steps the last one is named that was not finite",
+        "training/deferred_metrics.py",
+        "require_finite(by_rank[:, None], one.step, what)",
+        "require_finite(by_rank[:, None], steps[-1].step, what)",
+        (LOOP,),
+    ),
+    Mutant(
+        "a row without a choice is weighed all the same",
+        "sampling/step.py",
+        "> 1) & chooses[:, None]",
+        "> 1)",
+        (FAST,),
     ),
     Mutant(
         "the true candidate shares what it throws away with the last one",

@@ -81,6 +81,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "training/learning_rate": "training/test_learning_rate",
     "training/early_stopping": "training/test_early_stopping training/test_validation",
     "training/loop": "training/test_loop",
+    "training/deferred_metrics": "training/test_loop",
     "training/local_engine": "training/test_local_engine training/test_loop",
     "training/checkpointing": "training/test_checkpointing",
     "checkpoints/tensor_files": "checkpoints/test_snapshot_state checkpoints/test_training_state",

@@ -83,7 +83,7 @@ class ZeroEngine:
             self._engine.step()  # between micro-steps it only counts them
         return loss, observations
 
-    def update(self, learning_rate: float) -> float:
+    def update(self, learning_rate: float) -> Tensor:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         norm = self._norm_before_step()
@@ -94,7 +94,7 @@ class ZeroEngine:
         if self._averages is not None:
             average(self._averages, [master.detach() for master in self._masters], self.training.ema)
         self.step += 1
-        return float(norm)
+        return torch.as_tensor(norm, dtype=torch.float64).detach()
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
@@ -202,12 +202,12 @@ class ZeroEngine:
                 mean.copy_(weight)
         _load_rounded(self._engine.optimizer, self._stage)
 
-    def _norm_before_step(self) -> float | None:
+    def _norm_before_step(self) -> Tensor | None:
         """Return the gradient norm at stage 0, where DeepSpeed clips without reporting it; None at other stages."""
         if self._stage > 0:
             return None
         grads = [master.grad for master in self._masters if master.grad is not None]
-        return torch.nn.utils.get_total_norm(grads).item()
+        return torch.nn.utils.get_total_norm(grads)
 
     @torch.no_grad()
     def _whole(self, kinds: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edlm.data.shuffle import permuted
 from edlm.data.token_file import TokenFile
+from edlm.device_copies import sent
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,32 @@ class Rows:
     global_batch_size: int
     loss_mask: Bool[Tensor, "b l"] | None = None
     """Tokens that may be masked and count in a loss; the others, prompts and padding, are given. None: all."""
+    host: "Rows | None" = None
+    """The same rows on the host; None where these are on the host themselves."""
+
+    @property
+    def on_host(self) -> "Rows":
+        """Return the same rows on the host, where noise is drawn so that a device need not be waited for."""
+        return self if self.host is None else self.host
 
     def to(self, device: torch.device) -> "Rows":
         """Return the same rows with their tensors on `device`."""
-        loss_mask = None if self.loss_mask is None else self.loss_mask.to(device)
-        tokens, batch_index = self.tokens.to(device), self.batch_index.to(device)
-        return replace(self, tokens=tokens, batch_index=batch_index, loss_mask=loss_mask)
+        if device.type == self.tokens.device.type:
+            return self
+        given = [] if self.loss_mask is None else [self.loss_mask]
+        tokens, batch_index, *loss_mask = sent([self.tokens, self.batch_index, *given], device)
+        return replace(
+            self, tokens=tokens, batch_index=batch_index, loss_mask=loss_mask[0] if loss_mask else None, host=self
+        )
 
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows start..stop-1 of these."""
         part = slice(start, stop)
         loss_mask = None if self.loss_mask is None else self.loss_mask[part]
-        return replace(self, tokens=self.tokens[part], batch_index=self.batch_index[part], loss_mask=loss_mask)
+        host = None if self.host is None else self.host.slice(start, stop)
+        return replace(
+            self, tokens=self.tokens[part], batch_index=self.batch_index[part], loss_mask=loss_mask, host=host
+        )
 
     def loss_token_counts(self) -> Int64[Tensor, " b"] | int:
         """Return the number of tokens of each row that count in a loss, at least 1; the row length if all do."""

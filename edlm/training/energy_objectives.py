@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.interfaces import AbstractEnergy, Model, Proposal
+from edlm.device_copies import selected_places, sent
+from edlm.interfaces import AbstractEnergy, Model, Proposal, ScoresGiven, score
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
@@ -51,21 +52,21 @@ class ContrastiveObjective(nn.Module):
         self.nce = {"binary": equations.nce_binary, "ranking": equations.nce_ranking}[loss]
 
     def forward(self, rows: Rows) -> Loss:
-        x0, block, k = rows.tokens, self.trained.block, self.negatives
+        x0, block, k, host = rows.tokens, self.trained.block, self.negatives, rows.on_host
         if self.trained.whole_sequence:
-            t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
+            t = draw_times(self.seed, host.step, host.batch_index, host.global_batch_size)
             s = torch.zeros_like(t)
         else:
-            t, s = draw_step(self.seed, rows, self.largest_grid)
-        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+            t, s = draw_step(self.seed, host, self.largest_grid)
+        xt, new = noised_step(self.seed, host, t, s, self.schedule, self.denoiser.mask)
+        xt, t, joint = sent([xt, t, equations.sum_by_group(new.long(), block) > 1], x0.device)
         with torch.no_grad():
             self.denoiser.eval()  # no dropout in the noise distribution
             context = read(self.denoiser, xt, t, x0, self.separator)
-            u = uniforms(self.seed, rows.step, rows.batch_index, Purpose.NEGATIVE, (k, x0.shape[1]))
+            u = uniforms(self.seed, host.step, host.batch_index, Purpose.NEGATIVE, (k, x0.shape[1]), x0.device)
             draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
             x, log_p = draw(x0, xt, new, context, u)
-        energies = self.trained(x, xt, t, log_p, context)
-        joint = equations.sum_by_group(new.long(), block) > 1
+        energies = score(self.trained, x, xt, t, log_p, context, new)
         loss = (self.nce(energies[:, 0], energies[:, 1:]) * joint).mean(dim=-1)
         ranking = equations.nce_ranking(energies[:, 0], energies[:, 1:]).detach()
         gain = ((math.log(k + 1) - ranking) * joint).sum(dim=-1)
@@ -73,10 +74,10 @@ class ContrastiveObjective(nn.Module):
 
     def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
         """Return the data and K negatives from p_theta, with log p_theta of each by group."""
-        index = torch.nonzero(new, as_tuple=True)
+        index = selected_places(new, x0.device)
         tokens, log_p = self.denoiser.draw(context, new, u[index[0], :, index[1]])
         x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
-        x[:, 0] = equations.carry_over(xt, x0, new)
+        x[:, 0] = equations.carry_over(xt, x0, sent([new], x0.device)[0])
         x[index[0], 1:, index[1]] = tokens
         by_position = torch.zeros(x.shape, device=x.device)
         by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
@@ -87,6 +88,7 @@ class ContrastiveObjective(nn.Module):
         """Return the data and K negatives from the proposal, with its log-probability of each."""
         proposal = self.trained.proposal
         assert isinstance(proposal, Proposal)
+        (new,) = sent([new], x0.device)
         negatives, _ = propose_from(proposal, context, xt, new, u)
         x = torch.cat([equations.carry_over(xt, x0, new)[:, None], negatives], dim=1)
         return x, proposal.log_p(x, xt, context)[..., None]
@@ -116,15 +118,18 @@ class ConditionalLikelihoodObjective(nn.Module):
         self.largest_grid, self.separator = largest_grid, separator
 
     def forward(self, rows: Rows) -> Loss:
-        x0 = rows.tokens
-        t, s = draw_step(self.seed, rows, self.largest_grid)
-        xt, new = noised_step(self.seed, rows, t, s, self.schedule, self.denoiser.mask)
+        x0, host = rows.tokens, rows.on_host
+        t, s = draw_step(self.seed, host, self.largest_grid)
+        xt, new = noised_step(self.seed, host, t, s, self.schedule, self.denoiser.mask)
+        xt, t, unmasked = sent([xt, t, new], x0.device)
         with torch.no_grad():
             self.denoiser.eval()
             context = read(self.denoiser, xt, t, x0, self.separator)
             log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
-        log_p = self.trained.log_p(equations.carry_over(xt, x0, new)[:, None], xt, context)[:, 0]
-        loss = -log_p / new.sum(dim=-1).clamp(min=1)
+        x = equations.carry_over(xt, x0, unmasked)[:, None]
+        known = {"new": new} if isinstance(self.trained, ScoresGiven) else {}
+        log_p = self.trained.log_p(x, xt, context, **known)[:, 0]
+        loss = -log_p / unmasked.sum(dim=-1).clamp(min=1)
         return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
 
 

@@ -41,8 +41,11 @@ class Engine(Protocol):
         """Return the loss and the observations of these rows; add the gradient to that of the step."""
         ...
 
-    def update(self, learning_rate: float) -> float:
-        """Step the optimizer with the clipped gradient, and the average; return the gradient norm before clipping."""
+    def update(self, learning_rate: float) -> Tensor:
+        """Step the optimizer with the clipped gradient, and the average.
+
+        Return the gradient norm before clipping; NaN, or infinite, if the step must not count. It may be on the device.
+        """
         ...
 
     def evaluating(self) -> AbstractContextManager[Callable[[Rows], Tensor]]:

@@ -53,7 +53,7 @@ class LocalEngine:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         return loss, observations
 
-    def update(self, learning_rate: float) -> float:
+    def update(self, learning_rate: float) -> Tensor:
         for master in self.masters:
             if master.grad is None:  # AdamW would skip it, weight decay and moments included
                 master.grad = torch.zeros_like(master)
@@ -66,7 +66,7 @@ class LocalEngine:
         if self.average is not None:
             average(self.average, self.masters, self.training.ema)
         self.step += 1
-        return norm.item()
+        return norm
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:

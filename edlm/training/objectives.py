@@ -1,7 +1,8 @@
 """Training objectives (two here, two in `energy_objectives`): modules whose forward returns the loss, for an engine.
 
 Each takes `Rows` and returns (loss, observations). All noise is keyed by (seed, step, index in the global batch), so it
-does not depend on the number of workers. Losses are means over rows, in nats per token or per group.
+does not depend on the number of workers. It is drawn on the host, which then knows the masked positions without waiting
+for a device. Losses are means over rows, in nats per token or per group.
 """
 
 from typing import TypeVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
+from edlm.device_copies import sent
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.documents import document_index
@@ -36,11 +38,13 @@ class Denoising(nn.Module):
         self.trained, self.schedule, self.seed, self.separator = denoiser, schedule, seed, separator
 
     def forward(self, rows: Rows) -> Loss:
-        x0, denoiser = rows.tokens, self.trained
-        t = draw_times(self.seed, rows.step, rows.batch_index, rows.global_batch_size)
-        xt = noised(self.seed, rows, self.schedule.alpha(t), denoiser.mask)
-        nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), xt == denoiser.mask, x0)
-        loss = equations.nelbo_integrand(nll, self.schedule.weight(t)) / rows.loss_token_counts()
+        x0, denoiser, host = rows.tokens, self.trained, rows.on_host
+        t = draw_times(self.seed, host.step, host.batch_index, host.global_batch_size)
+        xt = noised(self.seed, host, self.schedule.alpha(t), denoiser.mask)
+        masked, weight = xt == denoiser.mask, self.schedule.weight(t)
+        xt, t, weight = sent([xt, t, weight], x0.device)
+        nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), masked, x0)
+        loss = equations.nelbo_integrand(nll, weight) / rows.loss_token_counts()
         return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
 
 
@@ -57,7 +61,8 @@ class NextToken(nn.Module):
 
     def forward(self, rows: Rows) -> Loss:
         x, model = rows.tokens, self.trained
-        where = torch.ones_like(x, dtype=torch.bool) if rows.loss_mask is None else rows.loss_mask
+        host = rows.on_host
+        where = torch.ones_like(host.tokens, dtype=torch.bool) if host.loss_mask is None else host.loss_mask
         separator = self.separator
         features = model.read(x) if separator is None else model.read_within(x, document_index(x, separator))
         log_p = model.log_p_of(features, where, x)

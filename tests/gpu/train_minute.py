@@ -87,7 +87,7 @@ def train(seconds: float, output: Path) -> dict[str, object]:
     length, batch, precision = (512, 64, "bfloat16") if cuda else (64, 16, "float32")
     training = Training(
         steps=ENDLESS, batch=batch, learning_rate=1e-3, warmup_steps=20, decay="constant", ema=0.99,
-        precision=precision, checkpoint_every=ENDLESS,
+        precision=precision, checkpoint_every=ENDLESS, log_every=10,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         shares = Shares(validation=0.1, judge=0.1)

@@ -153,8 +153,10 @@ class Peer(LocalEngine):
         self.rank = rank
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        norm_and_stop = values.shape == (2,) and values.dtype == torch.float32  # observations are doubles
-        return torch.stack([values, values if norm_and_stop else values + 1])
+        if values.dtype == torch.float32:  # whether to stop
+            return torch.stack([values, values])
+        losses_and_norms = values.shape[-1] == 2
+        return torch.stack([values, values + (torch.tensor([1.0, 0.0]) if losses_and_norms else 1.0)])
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -263,3 +265,21 @@ def test_a_checkpoint_of_another_network_is_refused_by_the_names_of_its_tensors(
         LocalEngine(Toy(), training()).load(changed, 6)
     with pytest.raises(ValueError, match=r"ema\.0\.weight is foreign"):
         LocalEngine(Toy(), training(ema=None)).load(state, 6)
+
+
+@pytest.mark.parametrize("fault", [Fault(3, 5), InfiniteGradient(3, 5)])
+@pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 4), (50, 4), (4, 50), (50, 50)])
+def test_a_step_that_is_not_finite_is_named_however_late_and_no_checkpoint_follows_it(
+    fault, log_every, checkpoint_every
+):
+    settings, saved = training(log_every=log_every, checkpoint_every=checkpoint_every), []
+    with pytest.raises(NonFiniteLoss, match="step 3 on rank 0"):
+        trained(settings, Toy(fault=fault), checkpoint=lambda engine: saved.append(engine.step))
+    assert saved == []
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 50])
+def test_every_step_is_logged_in_order_with_the_same_numbers_whenever_they_are_gathered(log_every):
+    _, expected = trained(training(log_every=1))
+    _, curve = trained(training(log_every=log_every, checkpoint_every=5))
+    assert curve == expected

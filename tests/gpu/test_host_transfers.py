@@ -1,0 +1,98 @@
+"""What a step, of generation or of training, costs the host of a device: these numbers never rise again.
+
+Counted on the pretended device. A host hands a kernel to a device in some 5 microseconds. Where it waits for an answer,
+the device has nothing to do until the host has thought about it.
+"""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from edlm.data.batches import Rows
+from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.step import StepEnergyConfig
+from edlm.inference.batch_executor import BatchExecutor
+from edlm.inference.sequence import RunningSequence
+from edlm.interfaces import Model
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.sampler import Sampler
+from edlm.sampling.state import StepResult
+from edlm.schedule import LogLinear
+from edlm.training.local_engine import LocalEngine
+from edlm.training.loop import fit
+from edlm.training.settings import Training
+from tests.cluster.training.zero_worker import objectives, science_rows
+from tests.engines import new_request
+from tests.networks import stirred
+from tests.pretended_device import NAME, HostTransfers, pretended
+
+LENGTH, ROWS, VOCABULARY, STEPS = 64, 4, 27, 8
+ENERGIES = {
+    "plain": None,
+    "step": StepEnergyConfig(block=8, width=32, heads=2),
+    "conditional": ConditionalEnergyConfig(width=32, layers=1, heads=2),
+}
+# Of a step beyond the denoiser's own pass: dispatches, with those of the energy's network, and waits. One wait is for
+# the positions that are masked, one for the number of distinct candidates.
+MOST = {"plain": (60, 1), "step": (250, 2), "conditional": (215, 2)}
+
+
+def step_of(case: str, counts: HostTransfers) -> tuple[int, int]:
+    """Dispatches beyond the denoiser's own, and waits, of the first step whose rows are partly filled."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(TransformerConfig(width=32, layers=3, heads=2), VOCABULARY).eval()
+    kind = ENERGIES[case]
+    energy = None if kind is None else stirred(kind.build(denoiser), seed=3).eval().to(NAME)
+    model, sampler = Model(denoiser.to(NAME), energy, LogLinear()), Sampler(steps=STEPS, candidates=8 if kind else 1)
+    xt, seeds = torch.full((ROWS, LENGTH), VOCABULARY, device=NAME), torch.arange(ROWS)
+
+    def result(xt: Tensor, i: int) -> StepResult:
+        t, s = (torch.full((ROWS,), at / STEPS, dtype=torch.float64) for at in (i, i - 1))
+        return sampler.step(xt, t, s, torch.full((ROWS,), i), seeds, model)
+
+    xt = result(xt, STEPS).xs
+    with torch.no_grad():
+        counts.clear()
+        denoiser.read(xt, torch.full((ROWS,), 1.0, dtype=torch.float64).to(NAME))
+        own = counts.dispatches - 1
+    counts.clear()
+    result(xt, STEPS - 1)
+    return counts.dispatches - own, counts.waits
+
+
+@pytest.mark.parametrize("case", ENERGIES)
+def test_a_step_dispatches_and_waits_no_more_than_this(case):
+    with pretended() as counts:
+        dispatches, waits = step_of(case, counts)
+    assert dispatches <= MOST[case][0]
+    assert waits <= MOST[case][1]
+
+
+@pytest.mark.parametrize(("way", "waits"), [({"candidates": 1}, 1), ({"candidates": 3, "energy": "step"}, 2)])
+def test_a_step_of_the_engine_waits_for_its_result_and_the_number_of_distinct_candidates(on, way, waits):
+    with pretended() as counts:
+        generator = on(NAME)
+        sequences = [RunningSequence(new_request((), 12, seed, steps=2, **way), generator) for seed in range(3)]
+        executor = BatchExecutor(rows=8, step_seconds=60.0)
+        counts.clear()
+        assert len(executor.step(sequences)) == 3
+        assert counts.waits <= waits
+
+
+@pytest.mark.parametrize("name", ["denoising", "next token", "step", "conditional"])
+def test_a_training_waits_for_no_step_between_two_logs(name):
+    with pretended() as counts:
+        waits: list[int] = []
+
+        def counted(step: int, start: int, stop: int) -> Rows:
+            waits.append(counts.waits)
+            return science_rows(step, start, stop)
+
+        settings = Training(steps=6, batch=8, ema=0.9, log_every=3, checkpoint_every=6)
+        objective = objectives()[name]()
+        fit(LocalEngine(objective.to(NAME), settings), counted, settings, 0, lambda *_: None, lambda _: None)
+        between = [after - before for before, after in itertools.pairwise(waits)]
+        assert between == [0, 0, 1, 0, 0]
