@@ -21,6 +21,9 @@ class AbstractEnergy(nn.Module):
     additive: bool = False
     """Whether E - log p_theta is a sum over the masked positions of terms that depend neither on t nor on the others'
     being masked; `edlm.likelihood.carry_over_autoregressive` then averages the paper's estimator in closed form."""
+    takes_positions: bool = False
+    """Whether `forward` takes one more argument: the positions that the candidates fill, [b l] on the host, or None.
+    An energy that looks for them makes the host wait for a device."""
     proposal: "AbstractEnergy | None"
     """Normalised energy that candidates are drawn from and against which E is a residual; None: p_theta."""
 
@@ -72,16 +75,6 @@ class AnyEnergy(Protocol):
     block: int | None
 
     def __call__(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class ScoresGiven(Protocol):
-    """Energy that takes the positions which the candidates fill, [b l] on the host, instead of looking for them.
-
-    To find them a device would be waited for.
-    """
-
-    def score_at(self, x: Tensor, xt: Tensor, t: Tensor, log_p: Tensor, context: Tensor, new: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -142,9 +135,9 @@ def score(
     new: Bool[Tensor, "b l"] | None,
 ) -> Float[Tensor, "b k g"]:
     """Return the energy of candidates that fill the positions `new`; None: the energy finds them."""
-    if new is None or not isinstance(energy, ScoresGiven):
+    if new is None or not getattr(energy, "takes_positions", False):
         return energy(x, xt, t, log_p, context)
-    return energy.score_at(x, xt, t, log_p, context, new)
+    return energy(x, xt, t, log_p, context, new)  # pyright: ignore[reportCallIssue]
 
 
 @runtime_checkable

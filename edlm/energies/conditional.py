@@ -30,6 +30,7 @@ class ConditionalEnergy(AbstractEnergy):
     """
 
     whole_sequence = False
+    takes_positions = True
     normalised = True
 
     def __init__(self, width: int, layers: int, heads: int, left: int, right: int, denoiser: AbstractDenoiser) -> None:
@@ -47,10 +48,7 @@ class ConditionalEnergy(AbstractEnergy):
         self.correction = RowInvariantLinear(width, denoiser.width, bias=False)
         nn.init.zeros_(self.correction.weight)
 
-    def forward(self, x, xt, t, log_p, context):
-        return self.score_at(x, xt, t, log_p, context, None)
-
-    def score_at(self, x, xt, t, log_p, context, new):
+    def forward(self, x, xt, t, log_p, context, new=None):
         return log_p - self.log_p(x, xt, context, new)[..., None]
 
     def log_p(

@@ -20,6 +20,7 @@ class ResidualEnergy(AbstractEnergy):
     """
 
     whole_sequence = False
+    takes_positions = True
 
     def __init__(
         self, width: int, layers: int, heads: int, denoiser: AbstractDenoiser, proposal: ConditionalEnergy
@@ -28,11 +29,8 @@ class ResidualEnergy(AbstractEnergy):
         self.head = StepEnergy(width, layers, heads, None, denoiser)
         self.proposal = proposal.requires_grad_(False)
 
-    def forward(self, x, xt, t, log_p, context):
-        return self.head(x, xt, t, log_p, context)
-
-    def score_at(self, x, xt, t, log_p, context, new):
-        return self.head.score_at(x, xt, t, log_p, context, new)
+    def forward(self, x, xt, t, log_p, context, new=None):
+        return self.head(x, xt, t, log_p, context, new)
 
 
 @config

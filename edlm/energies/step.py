@@ -30,6 +30,7 @@ class StepEnergy(AbstractEnergy):
     """
 
     whole_sequence = False
+    takes_positions = True
 
     def __init__(self, width: int, layers: int, heads: int, block: int | None, denoiser: AbstractDenoiser) -> None:
         super().__init__()
@@ -41,10 +42,7 @@ class StepEnergy(AbstractEnergy):
         self.norm = LayerNorm(width, bias=False)
         self.scalar = ScalarHead(width)
 
-    def forward(self, x, xt, t, log_p, context):
-        return self.score_at(x, xt, t, log_p, context, None)
-
-    def score_at(self, x, xt, t, log_p, context, new):
+    def forward(self, x, xt, t, log_p, context, new=None):
         b, k, length = x.shape
         found, x = new_positions(x, xt, self.mask)
         new = found if new is None else new

@@ -137,8 +137,9 @@ class StepState:
 
     def uniforms(self, purpose: Purpose, *shape: int) -> Float64[Tensor, "b ..."]:
         """Return uniforms of this shape for every row, from the stream of its seed, its step and the purpose."""
-        state = self if self.host is None else self.host
-        return uniforms(state.seeds, state.index, 0, purpose, shape, self.xt.device)
+        if self.host is None:
+            return uniforms(self.seeds, self.index, 0, purpose, shape)
+        return uniforms(self.host.seeds, self.host.index, 0, purpose, shape, self.xt.device)
 
     def advanced(
         self,

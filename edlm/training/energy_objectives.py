@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.data.batches import Rows
 from edlm.device_copies import selected_places, sent
-from edlm.interfaces import AbstractEnergy, Model, Proposal, ScoresGiven, score
+from edlm.interfaces import AbstractEnergy, Model, Proposal, score
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
@@ -127,7 +127,7 @@ class ConditionalLikelihoodObjective(nn.Module):
             context = read(self.denoiser, xt, t, x0, self.separator)
             log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
         x = equations.carry_over(xt, x0, unmasked)[:, None]
-        known = {"new": new} if isinstance(self.trained, ScoresGiven) else {}
+        known = {"new": new} if self.trained.takes_positions else {}
         log_p = self.trained.log_p(x, xt, context, **known)[:, 0]
         loss = -log_p / unmasked.sum(dim=-1).clamp(min=1)
         return loss.mean(), {"t": t, "gain_nats": (log_p - log_p_theta).detach()}
