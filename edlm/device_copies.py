@@ -39,10 +39,10 @@ def selected_places(where: Tensor, device: torch.device) -> tuple[Tensor, ...]:
 
 def _packed(values: Sequence[Tensor]) -> Tensor:
     """Return the numbers of all tensors as 64-bit words."""
-    return torch.cat([_words(value).flatten() for value in values])
+    return torch.cat([_as_integers(value).flatten() for value in values])
 
 
-def _words(value: Tensor) -> Tensor:
+def _as_integers(value: Tensor) -> Tensor:
     return value.double().view(torch.int64) if value.is_floating_point() else value.long()
 
 

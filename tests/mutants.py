@@ -172,8 +172,8 @@ MUTANTS = (
     Mutant(
         "single tokens are resampled",
         "sampling/step.py",
-        "joint = equations.sum_by_group(state.unmasked.long(), block) > 1",
-        "joint = equations.sum_by_group(state.unmasked.long(), block) > 0",
+        "sum_by_group(host.unmasked.long(), block) > 1)",
+        "sum_by_group(host.unmasked.long(), block) > 0)",
         (DISTRIBUTION,),
     ),
     Mutant(
@@ -434,13 +434,6 @@ MUTANTS = (
         "require_finite(by_rank[:, None], one.step, what)",
         "require_finite(by_rank[:, None], steps[-1].step, what)",
         (LOOP,),
-    ),
-    Mutant(
-        "a row without a choice is weighed all the same",
-        "sampling/step.py",
-        "> 1) & chooses[:, None]",
-        "> 1)",
-        (FAST,),
     ),
     Mutant(
         "the true candidate shares what it throws away with the last one",

@@ -54,14 +54,11 @@ def gather_positions(
         yield from _gathered(new, block, every_size)
         return
     on_host = list(_gathered(new, block, every_size))
-    values = iter(sent([each for one in on_host for each in (*_tensors(one), *one.places)], device))
-    for _ in on_host:
+    parts = [(one.rows, one.groups, one.positions, one.valid, *one.places) for one in on_host]
+    values = iter(sent([value for part in parts for value in part], device))
+    for _ in parts:
         rows, groups, positions, valid, unit, column = (next(values) for _ in range(6))
         yield GatheredPositions(rows, groups, positions, valid, (unit, column))
-
-
-def _tensors(gathered: GatheredPositions) -> tuple[Tensor, ...]:
-    return gathered.rows, gathered.groups, gathered.positions, gathered.valid
 
 
 def _gathered(new: Bool[Tensor, "b l"], block: int | None, every_size: bool) -> Iterator[GatheredPositions]:
