@@ -31,10 +31,10 @@ def fetched(values: Sequence[Tensor]) -> list[Tensor]:
     return [value if value.device.type == "cpu" else next(on_host) for value in values]
 
 
-def selected_places(where: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+def selected_indices(where: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     """Return the indices of the true elements, by axis, on the device; of a mask on the host without waiting for it."""
-    places = torch.nonzero(where, as_tuple=True)
-    return places if where.device == device else tuple(sent(places, device))
+    indices = torch.nonzero(where, as_tuple=True)
+    return indices if where.device == device else tuple(sent(indices, device))
 
 
 def _packed(values: Sequence[Tensor]) -> Tensor:

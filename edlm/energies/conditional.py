@@ -74,7 +74,7 @@ class ConditionalEnergy(AbstractEnergy):
         new, filled = new_positions(x[:, None], xt, self.mask)
         corrected = torch.zeros_like(context)
         for gathered in gather_positions(new, None, self.training, context.device):
-            rows, columns = gathered.places
+            rows, columns = gathered.indices
             features = self._corrected(gathered, filled[gathered.rows], xt[gathered.rows], context)[:, 0]
             corrected[gathered.rows[rows], gathered.positions[rows, columns]] = features[rows, columns]
         return corrected
@@ -126,7 +126,7 @@ class ConditionalEnergy(AbstractEnergy):
         self, gathered: GatheredPositions, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor
     ) -> Float[Tensor, "n k m"]:
         """Return log p_c of the new token at every gathered position, 0 at padding."""
-        (units, columns), k = gathered.places, x.shape[1]
+        (units, columns), k = gathered.indices, x.shape[1]
         corrected = self._corrected(gathered, x[gathered.rows], xt[gathered.rows], context)
         tokens = x[gathered.rows[units], :, gathered.positions[units, columns]]
         log_p = self._denoiser[0].readout.log_p_of(corrected[units, :, columns].flatten(0, 1), tokens.flatten())

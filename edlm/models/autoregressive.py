@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.device_copies import selected_places
+from edlm.device_copies import selected_indices
 from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
@@ -67,9 +67,9 @@ class AbstractAutoregressiveModel(nn.Module):
         self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
         """Return log p of the tokens of x at the selected positions, 0 elsewhere; the vocabulary in chunks."""
-        places = selected_places(where, features.device)
-        log_p = self.readout.log_p_of(features[places], x[places])
-        return torch.zeros(x.shape, device=log_p.device).index_put(places, log_p)
+        indices = selected_indices(where, features.device)
+        log_p = self.readout.log_p_of(features[indices], x[indices])
+        return torch.zeros(x.shape, device=log_p.device).index_put(indices, log_p)
 
     def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p of every token at the selected positions, in (b, l) order; float32."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
-from edlm.device_copies import selected_places
+from edlm.device_copies import selected_indices
 from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
 from edlm.models.transformer import Transformer, TransformerConfig
@@ -50,21 +50,21 @@ class AbstractDenoiser(nn.Module):
         The whole [n v] is returned: select few positions at a time if the vocabulary is large.
         `where` may be on the host, so that its number of positions is known there.
         """
-        return self.readout.distribution(context[selected_places(where, context.device)])
+        return self.readout.distribution(context[selected_indices(where, context.device)])
 
     def log_p_of(
         self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], x0: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l"]:
         """Return log p_theta of the tokens x_0 at the selected positions, 0 elsewhere; the vocabulary in chunks."""
-        places = selected_places(where, context.device)
-        log_p = self.readout.log_p_of(context[places], x0[places])
-        return torch.zeros(x0.shape, device=log_p.device).index_put(places, log_p)
+        indices = selected_indices(where, context.device)
+        log_p = self.readout.log_p_of(context[indices], x0[indices])
+        return torch.zeros(x0.shape, device=log_p.device).index_put(indices, log_p)
 
     def draw(
         self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Draw k tokens per selected position with their log-probabilities; the vocabulary in chunks."""
-        return self.readout.draw(context[selected_places(where, context.device)], u)
+        return self.readout.draw(context[selected_indices(where, context.device)], u)
 
 
 class AbstractDenoiserConfig(ABC):

@@ -22,13 +22,13 @@ class GatheredPositions:
     groups: Int[Tensor, " n"]
     positions: Int[Tensor, "n m"]
     valid: Bool[Tensor, "n m"]
-    known_places: tuple[Int[Tensor, " p"], ...] | None = None
-    """`places`, where they are known already."""
+    known_indices: tuple[Int[Tensor, " p"], ...] | None = None
+    """`indices`, where they are known already."""
 
     @property
-    def places(self) -> tuple[Int[Tensor, " p"], ...]:
+    def indices(self) -> tuple[Int[Tensor, " p"], ...]:
         """Units and columns of the valid positions."""
-        return torch.nonzero(self.valid, as_tuple=True) if self.known_places is None else self.known_places
+        return torch.nonzero(self.valid, as_tuple=True) if self.known_indices is None else self.known_indices
 
     def padded(self, multiple: int) -> "GatheredPositions":
         """Pad to a multiple of units with copies of the first unit in which no position is valid."""
@@ -37,7 +37,7 @@ class GatheredPositions:
             torch.cat([values, values[:1].expand(more, *values.shape[1:])])
             for values in (self.rows, self.groups, self.positions)
         )
-        return GatheredPositions(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)), self.known_places)
+        return GatheredPositions(rows, groups, positions, F.pad(self.valid, (0, 0, 0, more)), self.known_indices)
 
 
 def gather_positions(
@@ -54,7 +54,7 @@ def gather_positions(
         yield from _gathered(new, block, every_size)
         return
     on_host = list(_gathered(new, block, every_size))
-    parts = [(one.rows, one.groups, one.positions, one.valid, *one.places) for one in on_host]
+    parts = [(one.rows, one.groups, one.positions, one.valid, *one.indices) for one in on_host]
     values = iter(sent([value for part in parts for value in part], device))
     for _ in parts:
         rows, groups, positions, valid, unit, column = (next(values) for _ in range(6))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.device_copies import selected_places, sent
+from edlm.device_copies import selected_indices, sent
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of, score
 from edlm.models.readout import chunks
 
@@ -44,7 +44,7 @@ def propose(
     x = xt[:, None].expand_as(u).clone()
     by_position = torch.zeros_like(u)
     for chunk in chunks(where, denoiser.vocabulary):
-        rows, at = selected_places(chunk, xt.device)
+        rows, at = selected_indices(chunk, xt.device)
         tokens, log_p = equations.draw(denoiser.log_p(context, chunk), u[rows, :, at])
         x[rows, :, at] = tokens
         by_position[rows, :, at] = log_p.to(by_position.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.constraints.constraint import RowConstraints
-from edlm.device_copies import fetched, selected_places, sent
+from edlm.device_copies import fetched, selected_indices, sent
 from edlm.rng import Purpose, uniforms
 
 
@@ -110,7 +110,7 @@ class StepState:
         rows = rows if self.host is None else fetched([rows])[0]
         if rows.dtype == torch.bool and rows.all():
             return self
-        index = selected_places(rows, self.xt.device) if rows.dtype == torch.bool else sent([rows], self.xt.device)
+        index = selected_indices(rows, self.xt.device) if rows.dtype == torch.bool else sent([rows], self.xt.device)
         same = self.unselected_tokens is self.xt
         tensors = [value[index[0]] for value in (self._tensors()[:-1] if same else self._tensors())]
         return StepState(
@@ -182,7 +182,7 @@ def join(parts: list[tuple[Bool[Tensor, " b"], StepResult]]) -> StepResult:
     if len(parts) == 1:
         return parts[0][1]
     b, device = len(parts[0][0]), parts[0][1].xs.device
-    parts = [(selected_places(rows, device)[0], result) for rows, result in parts]
+    parts = [(selected_indices(rows, device)[0], result) for rows, result in parts]
     joined = {}
     for field in fields(StepResult):
         values = [(rows, value) for rows, part in parts if (value := getattr(part, field.name)) is not None]

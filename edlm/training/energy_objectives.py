@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.device_copies import selected_places, sent
+from edlm.device_copies import selected_indices, sent
 from edlm.interfaces import AbstractEnergy, Model, Proposal, score
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
@@ -74,7 +74,7 @@ class ContrastiveObjective(nn.Module):
 
     def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
         """Return the data and K negatives from p_theta, with log p_theta of each by group."""
-        index = selected_places(new, x0.device)
+        index = selected_indices(new, x0.device)
         tokens, log_p = self.denoiser.draw(context, new, u[index[0], :, index[1]])
         x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
         x[:, 0] = equations.carry_over(xt, x0, sent([new], x0.device)[0])
