@@ -63,6 +63,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "constraints/class_masses": "constraints/test_forward_backward",
     "constraints/compilation": "constraints/test_compilation",
     "constraints/byte_automaton": "constraints/test_compilation",
+    "constraints/stop_strings": "constraints/test_stop_strings",
     "constraints/outlines_process": "constraints/test_compilation",
     "constraints/specification": "constraints/test_compilation",
     "constraints/json_schema": "constraints/test_compilation",
