@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install run try serve ui docs lint test test-pretended-device test-chaos mutants gpu-check
+.PHONY: help install run try serve ui docs lint test test-pretended-device test-chaos mutants gpu-check lock audit sbom
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 EXPERIMENT ?= workflows/experiments/tiny.yaml
@@ -65,6 +65,20 @@ mutants: install ## faults planted at random places of the science for MINUTES (
 
 gpu-check: install ## tests and figures on this machine's GPU in nine minutes (docs/gpu.md); without one a rehearsal
 	@.ci/gpu-check
+
+# Index settings stay outside of the file: it names versions and digests, not the place that they come from.
+lock: install ## build/requirements.lock: the packages of the cluster image by version and SHA-256
+	@mkdir -p build
+	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --generate-hashes --no-annotate --no-emit-index-url --constraint constraints.txt --extra cluster --extra hf --extra s3 --custom-compile-command "make lock" --output-file build/requirements.lock pyproject.toml
+	@echo "build/requirements.lock: pip install --require-hashes -r build/requirements.lock"
+
+audit: install ## the installed packages against the known vulnerabilities (needs the network)
+	@$(BIN)/uv tool run --quiet --python $(BIN)/python pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+sbom: install ## build/sbom.json: a bill of materials of the environment, in the format of CycloneDX
+	@mkdir -p build
+	@$(BIN)/uv tool run --quiet --python $(BIN)/python --from cyclonedx-bom cyclonedx-py environment --output-reproducible --output-file build/sbom.json $(BIN)/python
+	@echo "build/sbom.json"
 
 # torch first and by pip: an unpinned torch, asked for beside the rest, may bring another build than the tested one, and
 # only pip looks where the machine's settings say. uv sets up the other 250 packages in a third of pip's time.

@@ -3,6 +3,7 @@
 import ipaddress
 from typing import Literal
 
+from cluster.model_sources import require_prefixes
 from edlm.checkpoints.snapshot_retention import Retention
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from edlm.models.execution import Precision
@@ -81,7 +82,11 @@ class Serving:
     """Alias in the model registry. The register stage sets it, and the endpoint serves the version that it refers to
     when it is deployed."""
     cache: str | None = None
-    """Folder of verified model copies on each machine. None: below the folder for temporary files."""
+    """Folder of verified model copies on each machine, with mode 0700. None: EDLM_CACHE, else `cache` in a local
+    EDLM_HOME, else ~/.cache/edlm."""
+    sources: tuple[str, ...] = ("file://", "s3://", "s3a://", "gs://", "az://", "abfs://")
+    """Places from which replicas load models, whatever the registry names: schemes, or folders such as
+    s3://bucket/models."""
     slots: Positive = 16
     """Sequences that a replica runs at once."""
     waiting: NonNegative = 64
@@ -129,6 +134,7 @@ class Serving:
             raise ConfigurationError(
                 f"serving.min_replicas: {self.min_replicas} is more than serving.max_replicas, {self.max_replicas}"
             )
+        require_prefixes(self.sources)
         if self.gpus_per_replica > 1 and not self.gpus_per_replica.is_integer():
             raise ConfigurationError(
                 f"serving.gpus_per_replica: {self.gpus_per_replica:g}; give a fraction below 1, or a whole number"

@@ -3,36 +3,27 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
-import fsspec.core
 import pydantic
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import get_protocol
 
 from edlm.config import NonNegative, config, parse, plain
+from edlm.file_systems import file_system
+from edlm.local_cache import LocalCache, default_cache
+from edlm.storage_errors import StorageError
 
 MARKER = "_COMMITTED.json"
 INTENT = "_PUBLISHING.json"  # lists what a publication may overwrite, so that a killed one can be repeated
-EXTRAS = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": "gcs",
-    "gcs": "gcs",
-    "hf": "models",
-}  # of edlm, by the scheme that they make readable
-HUB_SECONDS = 10.0  # to wait for an answer of the Hugging Face hub
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
-
-
-class StorageError(ValueError):
-    """Error for a URI that does not hold what was published or may not be published to; the message says why."""
 
 
 @config
@@ -66,48 +57,6 @@ class Marker:
     def digest(self) -> str:
         """SHA-256 of the content: paths, sizes and digests of all files, but not the facts."""
         return digest_of(self.files)
-
-
-def file_system(uri: str) -> tuple[Any, str]:  # the types that fsspec declares are too wide
-    """Return the file system of `uri` (an AbstractFileSystem) and the path in it.
-
-    Raise StorageError for a scheme that fsspec does not know, for one whose package is not installed, and for hf:// if
-    the hub does not answer.
-    """
-    try:
-        system, path = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        scheme = get_protocol(uri)
-        remedy = "install it"
-        if scheme in EXTRAS:
-            remedy = f'in a checkout of the project, run pip install ".[{EXTRAS[scheme]}]"'
-        raise StorageError(f"{scheme}:// is read with a package that is missing here ({error}): {remedy}") from error
-    except ValueError as error:
-        raise StorageError(
-            f"{get_protocol(uri)}:// cannot be read: {error}; give a path, or a URI of a scheme that fsspec knows, "
-            "such as s3://"
-        ) from error
-    if get_protocol(uri) == "hf":
-        require_hub(uri)
-    return system, path
-
-
-def require_hub(source: str) -> None:
-    """Raise StorageError, on behalf of `source`, unless the Hugging Face hub answers.
-
-    Otherwise its libraries try for half a minute, and its file system reports every file as missing.
-    """
-    from huggingface_hub import constants  # takes a second, and only what is on the hub needs it
-    from huggingface_hub.utils import get_session
-
-    endpoint = constants.ENDPOINT
-    try:
-        get_session().head(endpoint, timeout=HUB_SECONDS)
-    except Exception as error:  # its HTTP client, and its offline mode, raise exceptions of many classes
-        raise StorageError(
-            f"{source}: the Hugging Face hub at {endpoint} does not answer ({type(error).__name__}: {error}); check "
-            "the network, or copy the files to this machine and name their local path"
-        ) from error
 
 
 def absolute(uri: str) -> str:
@@ -179,51 +128,72 @@ def committed(uri: str) -> Marker | None:
     return _read_marker(join(uri, MARKER))
 
 
-def fetch(uri: str, cache: Path) -> Path:
+@dataclass(frozen=True)
+class PublishedFolder:
+    """Committed folder at a URI, as the source of a local copy."""
+
+    uri: str
+    marker: Marker
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.marker.files)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files that the marker names, and the marker."""
+        system, root = _open(self.uri)
+        for file in self.marker.files:
+            _download(system, f"{root}/{file.path}", folder / file.path, f"{self.uri}/{file.path}")
+        write_text(str(folder / MARKER), json.dumps(plain(self.marker)))
+
+    def check(self, folder: Path) -> None:
+        """Raise StorageError unless a folder holds exactly these files, with their sizes and digests, and a marker."""
+        marker = committed(str(folder))
+        if marker is None or marker.digest != self.marker.digest:
+            raise StorageError(f"{folder} does not have the marker of {self.uri}")
+        verify(folder, self.marker.files, named=self.uri)
+
+
+def local_copy(uri: str, cache: LocalCache | None = None) -> Path:
     """Return a local folder with exactly the committed content of `uri`, every digest checked.
 
-    A local folder is checked and returned in place. From any other URI, the files named by the marker are copied once
-    to `cache/DIGEST`. Raises StorageError naming the file, what was expected and what was found.
+    A local folder is used in place. From any other URI, the files that the marker names are copied once to the cache
+    (None: `default_cache`), and stay there until this process has ended. What was verified once on this machine is read
+    again only after a file of it has changed. Raises StorageError naming the file, what was expected and what was
+    found.
     """
+    source = _published(uri)
+    if (folder := _in_place(source, cache)) is not None:
+        return folder
+    return (cache or default_cache()).hold(source.marker.digest, source)
+
+
+@contextmanager
+def borrowed_copy(uri: str, cache: LocalCache | None = None) -> Iterator[Path]:
+    """Yield the `local_copy` of `uri`, which may be evicted from the cache when the context ends."""
+    source = _published(uri)
+    if (folder := _in_place(source, cache)) is not None:
+        yield folder
+        return
+    with (cache or default_cache()).entry(source.marker.digest, source) as copy:
+        yield copy
+
+
+def _published(uri: str) -> PublishedFolder:
     marker = committed(uri)
     if marker is None:
         raise StorageError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
-    system, root = _open(uri)
-    if isinstance(system, LocalFileSystem):
-        verify(Path(root), marker.files)
-        return Path(root)
-    copy = cache / marker.digest
-    if copy.is_dir():
-        try:
-            verify(copy, marker.files)
-            return copy
-        except StorageError:
-            shutil.rmtree(copy)  # a damaged copy costs a second transfer, never a wrong answer
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as temporary:
-        partial = Path(temporary) / "folder"
-        partial.mkdir()
-        for file in marker.files:
-            _download(system, f"{root}/{file.path}", partial / file.path, f"{uri}/{file.path}")
-        verify(partial, marker.files, named=uri)
-        write_text(str(partial / MARKER), json.dumps(plain(marker)))
-        try:
-            os.replace(partial, copy)
-        except OSError:
-            if not copy.is_dir():
-                raise
-            verify(copy, marker.files)  # another process fetched the same content first
-    return copy
+    return PublishedFolder(uri, marker)
 
 
-def local_copy(uri: str) -> Path:
-    """Fetch `uri` into this machine's cache, which all processes of a user share."""
-    return fetch(uri, user_folder("edlm-cache"))
-
-
-def user_folder(name: str) -> Path:
-    """Return the path of this user's folder `name` among temporary files; a user may have a number and no name."""
-    return Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+def _in_place(source: PublishedFolder, cache: LocalCache | None) -> Path | None:
+    """Return a local folder, verified; None if the source is elsewhere."""
+    system, root = _open(source.uri)
+    if not isinstance(system, LocalFileSystem):
+        return None
+    check = partial(verify, files=source.marker.files)
+    (cache or default_cache()).require(Path(root), source.marker.digest, check)
+    return Path(root)
 
 
 def inventory(folder: Path) -> tuple[File, ...]:

@@ -4,8 +4,11 @@ One thread for every process that tests start, unless the environment says other
 processes with several threads each slow one another down on a few cores; so do threads that spin as they wait.
 """
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +20,10 @@ gc.set_threshold(100_000, 20, 20)  # as `cluster` does, and before the first imp
 # Here, before torch is imported: it reads them once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if "EDLM_CACHE" not in os.environ:  # inherited by all processes that tests start
+    os.environ["EDLM_CACHE"] = tempfile.mkdtemp(prefix="edlm-tests-cache-")
+    atexit.register(shutil.rmtree, os.environ["EDLM_CACHE"], ignore_errors=True)
 
 # A busy machine takes longer than hypothesis' 200 ms per example, which is no fault of the code.
 settings.register_profile("without deadlines", deadline=None)

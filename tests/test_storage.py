@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edlm import storage
+from edlm.local_cache import LocalCache
 from edlm.storage import (
     INTENT,
     MARKER,
@@ -22,10 +23,10 @@ from edlm.storage import (
     Marker,
     StorageError,
     committed,
-    fetch,
     file_system,
     inventory,
     join,
+    local_copy,
     publish,
     read_text,
     write_text,
@@ -70,7 +71,7 @@ def test_what_is_fetched_is_what_was_published(tmp_path, tree, local):
     marker = publish(source, uri, {"fingerprint": "abc", "steps": 3})
     assert committed(uri) == marker
     assert marker.facts == {"fingerprint": "abc", "steps": 3}
-    assert read(fetch(uri, tmp_path / "cache")) == tree
+    assert read(local_copy(uri, LocalCache(tmp_path / "cache"))) == tree
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -83,7 +84,7 @@ def test_the_digest_is_that_of_the_content_and_the_names(tmp_path, first, second
 def test_publishing_again_replaces_the_old_content(uri, tmp_path):
     publish(write(tmp_path / "a", TREE), uri)
     publish(write(tmp_path / "b", {"weights.bin": b"new"}), uri)
-    assert read(fetch(uri, tmp_path / "cache")) == {"weights.bin": b"new"}
+    assert read(local_copy(uri, LocalCache(tmp_path / "cache"))) == {"weights.bin": b"new"}
     system, root = fsspec.url_to_fs(uri)
     assert {path.rpartition("/")[2] for path in system.find(root)} == {"weights.bin", MARKER}
 
@@ -91,26 +92,26 @@ def test_publishing_again_replaces_the_old_content(uri, tmp_path):
 def test_a_local_folder_is_fetched_in_place_and_can_be_published_in_place(tmp_path):
     folder = write(tmp_path / "stage", TREE)
     publish(folder, str(folder))
-    assert fetch(str(folder), tmp_path / "cache") == folder
-    assert not (tmp_path / "cache").exists()
+    assert local_copy(str(folder), LocalCache(tmp_path / "cache")) == folder
+    assert not list((tmp_path / "cache").glob("*.lock"))
 
 
 def test_a_cached_copy_is_used_again_and_a_damaged_one_is_replaced(tmp_path, monkeypatch):
     uri = f"memory://{uuid.uuid4().hex}"
     publish(write(tmp_path / "source", TREE), uri)
-    copy = fetch(uri, tmp_path / "cache")
+    copy = local_copy(uri, LocalCache(tmp_path / "cache"))
     assert committed(str(copy)) == committed(uri)
     transfers = []
     real = MemoryFileSystem.get_file
     monkeypatch.setattr(
         MemoryFileSystem, "get_file", lambda self, *args, **kw: (transfers.append(args), real(self, *args, **kw))[1]
     )
-    assert fetch(uri, tmp_path / "cache") == copy
+    assert local_copy(uri, LocalCache(tmp_path / "cache")) == copy
     assert transfers == []
     (copy / "weights.bin").write_bytes(b"\x00\x01\x03")
-    assert read(fetch(uri, tmp_path / "cache")) == TREE
+    assert read(local_copy(uri, LocalCache(tmp_path / "cache"))) == TREE
     assert len(transfers) == len(TREE)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [copy.name]
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [copy.name]
 
 
 class Killed(BaseException):
@@ -142,9 +143,12 @@ def test_killed_at_any_write_it_is_not_committed_and_publishing_again_succeeds(
                 return
         marker = committed(uri)
         if marker is not None:  # whatever is committed must be whole: the old folder, or the new one
-            assert read(fetch(uri, tmp_path / "cache")) in (TREE, {"weights.bin": b"old", "stale": b"x"})
+            assert read(local_copy(uri, LocalCache(tmp_path / "cache"))) in (
+                TREE,
+                {"weights.bin": b"old", "stale": b"x"},
+            )
         publish(source, uri)
-        assert read(fetch(uri, tmp_path / "cache")) == TREE
+        assert read(local_copy(uri, LocalCache(tmp_path / "cache"))) == TREE
 
 
 def _kill_after(patch: pytest.MonkeyPatch, survivors: int, system: type) -> list[str]:
@@ -194,7 +198,7 @@ def test_a_damaged_folder_is_refused_with_the_name_of_the_file(tmp_path, kind):
     publish(folder, str(folder))
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        fetch(str(folder), tmp_path / "cache")
+        local_copy(str(folder), LocalCache(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("content", [None, b"\0", b"\0\1\3"])
@@ -206,8 +210,8 @@ def test_damage_in_an_object_store_is_found_on_the_way_and_nothing_is_kept(tmp_p
     if content is not None:
         system.pipe_file(f"{root}/weights.bin", content)
     with pytest.raises(ValueError, match=r"weights\.bin"):
-        fetch(uri, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+        local_copy(uri, LocalCache(tmp_path / "cache"))
+    assert [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize(
@@ -220,7 +224,7 @@ def test_a_marker_that_points_out_of_its_folder_is_refused(tmp_path, path):
     uri = f"memory://{uuid.uuid4().hex}"
     write_text(join(uri, MARKER), json.dumps(tree))
     with pytest.raises(ValueError, match="not a plain path"):
-        fetch(uri, tmp_path / "cache")
+        local_copy(uri, LocalCache(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
 
@@ -283,6 +287,7 @@ def test_join_never_climbs(part):
 )
 def test_a_uri_whose_package_is_missing_states_which_extra_to_install(monkeypatch, uri, package, extra):
     monkeypatch.setitem(sys.modules, package, None)  # what an environment without it does
+    monkeypatch.delitem(sys.modules, "edlm.s3_store", raising=False)
     with pytest.raises(StorageError, match=rf'{package}.*in a checkout .*, run pip install "\.\[{extra}\]"'):
         committed(uri)
 
@@ -308,6 +313,6 @@ def test_what_a_killed_publication_or_nfs_leaves_is_not_foreign(tmp_path, name):
     publish(write(tmp_path / "a", TREE), target)
     (tmp_path / "out" / "deep").mkdir(exist_ok=True)
     (tmp_path / "out" / name).write_bytes(b"left")
-    assert fetch(target, tmp_path / "cache") == tmp_path / "out"
+    assert local_copy(target, LocalCache(tmp_path / "cache")) == tmp_path / "out"
     publish(write(tmp_path / "b", {"weights.bin": b"new"}), target)
-    assert read(fetch(target, tmp_path / "cache")) == {"weights.bin": b"new"}
+    assert read(local_copy(target, LocalCache(tmp_path / "cache"))) == {"weights.bin": b"new"}

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from cluster.tracking.parameters import redacted
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import plain
+from edlm.redaction import redacted
 from edlm.storage import committed
 from workflows.experiment import Experiment
 from workflows.report_page import STAGE as REPORT

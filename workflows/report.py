@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import yaml
 from PIL import Image
 
-from cluster.tracking.parameters import redacted
 from cluster.tracking.training_curves import Curves
 from edlm.config import ConfigurationError, plain
+from edlm.redaction import redacted
 from edlm.storage import committed, join, local_copy, publish
 from workflows.command import command
 from workflows.dry_run import DryRun

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.tracking.journal import record_of
 from cluster.tracking.journal_folder import WORK, journal_folder
-from cluster.tracking.parameters import redacted
 from cluster.training.outcomes import TrainingFailed, TrainingStopped
 from edlm.checkpoints.lease import Lease
 from edlm.config import ConfigurationError
+from edlm.redaction import redact_logs, redacted, redacted_text
 from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
+from edlm.storage_errors import StoreRefusal, StoreUnavailable
 from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs
@@ -179,13 +180,16 @@ def user_errors() -> Iterator[None]:
     So do a training with a non-finite loss or that failed too often, and a stage that failed in parts. A training that
     was stopped by a signal ends it with the status of the signal. Any other exception keeps its traceback.
     """
+    redact_logs()
     try:
         yield
     except TrainingStopped as stopped:
-        print(f"stopped: {stopped.message}", file=sys.stderr, flush=True)
+        print(f"stopped: {redacted_text(stopped.message)}", file=sys.stderr, flush=True)
         raise
-    except (ConfigurationError, StorageError, NonFiniteLoss, StageFailed, TrainingFailed) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (
+        ConfigurationError, StorageError, StoreRefusal, StoreUnavailable, NonFiniteLoss, StageFailed, TrainingFailed
+    ) as error:  # fmt: skip
+        print(f"error: {redacted_text(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 
@@ -208,4 +212,4 @@ def storage_root(experiment: Experiment) -> str:
 
 def say(stage: str, message: str) -> None:
     """Print a progress line of a stage."""
-    print(f"[{stage}] {message}", flush=True)
+    print(f"[{stage}] {redacted_text(message)}", flush=True)

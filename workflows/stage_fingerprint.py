@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
+from edlm.redaction import redacted
 from edlm.storage import committed
 from workflows.source_digest import source_digest
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from cluster.runtime.ray_connection import connect
 from cluster.tracking.journal_folder import journals_folder
 from cluster.tracking.leftovers import LeftoverShipping, end_abandoned
-from cluster.tracking.parameters import redacted
 from cluster.tracking.run_facts import RunFacts
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.run_record import RunRecord
@@ -19,6 +18,7 @@ from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
+from edlm.redaction import redacted
 from edlm.storage import committed, join, publish, write_text
 from workflows.experiment import Experiment
 from workflows.scratch import scratch

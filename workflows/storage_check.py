@@ -2,8 +2,9 @@
 
 import threading
 
-from cluster.tracking.parameters import redacted
-from edlm.storage import StorageError, file_system
+from edlm.file_systems import require_answer
+from edlm.redaction import redacted
+from edlm.storage_errors import StorageError, StoreRefusal, StoreUnavailable
 
 ANSWER_SECONDS = 20.0
 
@@ -16,8 +17,7 @@ def require_storage(root: str) -> None:
 
     def ask() -> None:
         try:
-            system, path = file_system(root)
-            system.exists(path)
+            require_answer(root)
         except Exception as error:  # clients of stores have exceptions of many classes
             errors.append(error)
 
@@ -27,7 +27,7 @@ def require_storage(root: str) -> None:
     asking.join(ANSWER_SECONDS)
     if asking.is_alive():
         raise StorageError(f"storage: {redacted(root)} does not answer within {ANSWER_SECONDS:g} s; try again later")
-    if errors and isinstance(errors[0], StorageError):
+    if errors and isinstance(errors[0], StorageError | StoreUnavailable | StoreRefusal):
         raise errors[0]
     if errors:
         first = next(iter(str(errors[0]).strip().splitlines()), "")

@@ -27,6 +27,7 @@ from ray.serve.schema import (
 )
 
 from cluster.config import Serving, Tracking, is_loopback, require_asked
+from cluster.model_sources import require_source
 from cluster.runtime.ray_connection import require_resources
 from cluster.serving.replica import Replica, listening_host
 from cluster.tracking.model_version import ModelVersion
@@ -213,6 +214,7 @@ def registered(arguments: Arguments) -> ModelVersion:
     from cluster.tracking.runs import open_registry  # takes seconds, saved on Serve's workers that need no registry
 
     version = open_registry(arguments.tracking, root).resolve(arguments.model, arguments.serving.alias)
+    require_source(version.uri, arguments.serving.sources)
     marker = committed(version.uri)
     if marker is None or marker.digest != version.digest:
         content = "no committed output" if marker is None else f"digest {marker.digest}"

@@ -12,6 +12,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ServeApplicationSchema
 
+from cluster.model_sources import require_source
 from cluster.serving.deploy import APPLICATION, POLL_SECONDS, Arguments, apply, deployed, reasons, url
 from cluster.tracking.model_version import ModelVersion
 from cluster.tracking.runs import open_registry
@@ -52,9 +53,12 @@ class Promotion:
         if root is None:
             raise ConfigurationError("EDLM_HOME: not set, and the deployed application names no storage")
         registry = open_registry(self.arguments.tracking, root)
-        if number is not None:
-            return registry.numbered(self.arguments.model, number)
-        return registry.resolve(self.arguments.model, alias or self.arguments.serving.alias)
+        serving, model = self.arguments.serving, self.arguments.model
+        version = (
+            registry.resolve(model, alias or serving.alias) if number is None else registry.numbered(model, number)
+        )
+        require_source(version.uri, serving.sources)
+        return version
 
     def run(self, version: ModelVersion, canary: Mapping[str, Any]) -> None:
         """Switch every replica to `version` and verify it with the request `canary`.

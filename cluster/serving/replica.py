@@ -22,7 +22,7 @@ from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, WarmupFailure, warmed, w
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.autoscaling import BACKLOG
 from cluster.serving.deferred_app import DeferredApp
-from cluster.serving.model_cache import cache_folder, cached_model
+from cluster.serving.model_cache import cached_model, model_cache
 from cluster.serving.model_swap import ModelSwap
 from cluster.serving.ray_metrics import RayMetrics
 from cluster.tracking.model_version import ModelVersion
@@ -31,6 +31,7 @@ from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import EngineFailed, Full, Limits
 from edlm.models.execution import Execution
+from edlm.redaction import redact_logs
 from edlm.storage import Sha256
 
 LOCAL = "127.0.0.1"
@@ -63,6 +64,7 @@ class Replica:
     def __init__(self, serving: Serving, logs: str | None = None) -> None:
         self._endpoint: Endpoint | None = None
         torch.set_num_threads(max(1, int(serving.cpus_per_replica)))  # more would spin against the other replicas
+        redact_logs()
         log_to_standard_error()
         replica = serve.get_replica_context().replica_id.unique_id
         if logs is not None:
@@ -135,8 +137,9 @@ class Replica:
         return generator
 
     def _open(self, version: ModelVersion, device: str) -> TextGenerator:
-        folder = cached_model(version, cache_folder(self._serving.cache))
-        return open_bundle(folder, device, self._execution)
+        cache = model_cache(self._serving.cache)
+        with cached_model(version, cache, self._serving.sources) as folder:
+            return open_bundle(folder, device, self._execution)
 
     def _engine(self, generator: TextGenerator, version: ModelVersion) -> InferenceEngine:
         return InferenceEngine(generator, version.fingerprint, limits_of(self._serving))

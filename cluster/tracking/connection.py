@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.config import Tracking
 from cluster.tracking.database import create_database
-from cluster.tracking.parameters import redacted
 from edlm.config import ConfigurationError
+from edlm.redaction import redacted
 from edlm.storage import join
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

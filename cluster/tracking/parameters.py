@@ -6,40 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from edlm.redaction import redacted
+
 LONGEST_KEY = 250
 LONGEST_VALUE = 6000  # characters; MLflow's limits
 MACHINE_SECTIONS = ("cluster", "serving", "storage", "tracking")
 
-_SECRETS = {
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "credential",
-    "credentials",
-    "apikey",
-    "authorization",
-    "token",
-}
-_NO_SECRETS = {"token_temperature", "token_temperatures"}  # settings of samplers
-_KEYS_OF_SECRETS = re.compile(r"(?:^|[^a-z])(?:api|access|private|signing)[^a-z]?key")
-_USER_IN_URI = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _NOT_ALLOWED = re.compile(r"[^\w.\- :/]")
-
-
-def redacted(tree: Any, key: str = "") -> Any:
-    """Return `tree` with `***` for every value under a key that names a secret, and for user and password in URIs.
-
-    Whole words of a key are matched (`hf_token`, `apiKey`): `tokenizer` and `tokens` are no secrets, and
-    `token_temperatures` are settings of a sampler.
-    """
-    if _is_secret(key) and tree is not None:
-        return "***"
-    if isinstance(tree, Mapping):
-        return {name: redacted(value, str(name)) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [redacted(value) for value in tree]
-    return _USER_IN_URI.sub("***", tree) if isinstance(tree, str) else tree
 
 
 def parameters(tree: Mapping[str, Any]) -> dict[str, str]:
@@ -63,14 +36,6 @@ def _leaves(tree: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(tree, list) and any(isinstance(value, Mapping | list) for value in tree):
         return [leaf for index, value in enumerate(tree) for leaf in _leaves(value, f"{path}.{index}")]
     return [(path, tree if isinstance(tree, str) else json.dumps(tree, ensure_ascii=False))]
-
-
-def _is_secret(key: str) -> bool:
-    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
-    words = re.split(r"[^a-z0-9]+", separated)
-    if separated in _NO_SECRETS:
-        return False
-    return bool(_SECRETS.intersection(words)) or bool(_KEYS_OF_SECRETS.search(separated))
 
 
 def _cut(text: str, limit: int) -> str:

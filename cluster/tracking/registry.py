@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from cluster.tracking.connection import answered, answering
 from cluster.tracking.model_version import ModelVersion
-from cluster.tracking.parameters import parameters, redacted
+from cluster.tracking.parameters import parameters
 from edlm.config import ConfigurationError
+from edlm.redaction import redacted
 from edlm.storage import committed
 
 URI = "edlm.uri"

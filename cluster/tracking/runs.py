@@ -19,13 +19,14 @@ from cluster.config import Tracking
 from cluster.tracking.availability import availability
 from cluster.tracking.connection import answered, answering, connect, database_file, tracking_uri
 from cluster.tracking.journal import Journal, history
-from cluster.tracking.parameters import machine_settings, parameters, redacted
+from cluster.tracking.parameters import machine_settings, parameters
 from cluster.tracking.registry import Registry
 from cluster.tracking.run_facts import RunFacts, facts_in_journal, facts_in_mlflow, provenance
 from cluster.tracking.run_record import RunRecord
 from cluster.tracking.settlement import RunDeleted, experiment_named, find, settle
 from cluster.tracking.upload import JournalUpload, Shipping
 from edlm.config import ConfigurationError, plain
+from edlm.redaction import redacted
 
 DOTS_PER_INCH = 150
 SHORTEST_PATIENCE_SECONDS = 1.0  # for the last request to a server that did not answer the one before

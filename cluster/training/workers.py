@@ -35,7 +35,9 @@ from edlm.config import ConfigurationError
 from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
+from edlm.redaction import redact_logs
 from edlm.storage import join, local_copy
+from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
@@ -46,7 +48,7 @@ from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
-FINAL = (ConfigurationError, LeaseLost, NoValidSnapshot, NonFiniteLoss)
+FINAL = (ConfigurationError, LeaseLost, NoValidSnapshot, NonFiniteLoss, StoreRefusal)
 """Errors that every restart would meet again."""
 
 
@@ -135,6 +137,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
 
 def _worker(config: dict[str, Any]) -> None:
     """Run one worker and report what ends it early."""
+    redact_logs()
     rank, monitor = torch.distributed.get_rank(), config["monitor"]
     where = f"process {os.getpid()} on {socket.gethostname()}"
     try:

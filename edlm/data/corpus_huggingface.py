@@ -14,7 +14,7 @@ from edlm.data.corpus_formats import Row, SkippedNulls, row_documents
 from edlm.data.document import LONGEST, Document
 from edlm.data.pairs import Prompts, require_one_form
 from edlm.data.remote_files import PROGRAMMING_ERRORS
-from edlm.storage import file_system, require_hub
+from edlm.file_systems import file_system, require_hub
 
 if TYPE_CHECKING:  # its import takes seconds, and only this corpus needs it
     from datasets import Dataset, IterableDataset

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from edlm.config import ConfigurationError, config
+from edlm.file_systems import require_hub
 from edlm.huggingface.remote_code import COMMIT, CONFIGURATIONS, consent, failures_named, remote_code
-from edlm.storage import File, StorageError, digest_of, require_hub, sha256
+from edlm.storage import File, StorageError, digest_of, sha256
 
 NAMED = 8  # most wrong weights that an error lists
 OTHER_TASKS = re.compile(r"(^|\.)(pooler|seq_relationship)\.")  # heads that pretraining leaves beside the LM head

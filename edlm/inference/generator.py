@@ -21,9 +21,10 @@ from edlm.inference.scoring import TextScore, score_text
 from edlm.inference.sequence import RunningSequence
 from edlm.interfaces import AbstractEnergy
 from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
+from edlm.local_cache import LocalCache
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import Sampler
-from edlm.storage import INTENT, MARKER, committed, fetch, write_text
+from edlm.storage import INTENT, MARKER, borrowed_copy, committed, write_text
 
 CARD = "bundle.yaml"
 DENOISER = "denoiser"
@@ -68,21 +69,21 @@ class TextGenerator(ModelComponents):
     def load(
         cls,
         uri: str,
-        cache: Path,
+        cache: LocalCache | None = None,
         digest: str | None = None,
         device: str = "cpu",
         execution: Execution = AS_TRAINED,
     ) -> "TextGenerator":
         """Return the generator published at `uri`, every file verified; copy all but a local folder to `cache`.
 
-        Raise ValueError if it is damaged or does not have `digest`.
+        `cache` None is `default_cache`. Raise ValueError if it is damaged or does not have `digest`.
         """
-        folder = fetch(uri, cache)
-        marker = committed(str(folder))
-        assert marker is not None
-        if digest is not None and marker.digest != digest:
-            raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
-        return open_bundle(folder, device, execution)
+        with borrowed_copy(uri, cache) as folder:
+            marker = committed(str(folder))
+            assert marker is not None
+            if digest is not None and marker.digest != digest:
+                raise ValueError(f"{uri} has digest {marker.digest}, expected {digest}; register the model again")
+            return open_bundle(folder, device, execution)
 
     def with_energy(self, name: str, energy: AbstractEnergy) -> "TextGenerator":
         """Return this generator with one more energy, on its device. Raise ConfigurationError if the name is taken."""

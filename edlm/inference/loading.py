@@ -8,10 +8,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from edlm.config import ConfigurationError
+from edlm.file_systems import require_answer
 from edlm.inference.generator import TextGenerator, VersionedGenerator, open_bundle
 from edlm.inference.language_model import LanguageModel
+from edlm.local_cache import LocalCache, default_cache
 from edlm.models.execution import AS_TRAINED, Execution
-from edlm.storage import StorageError, committed, user_folder
+from edlm.storage import StorageError, committed
 
 RESOLVERS = "edlm.resolvers"
 """Group of entry points: a scheme, and a function from a URI of this scheme to the bundle that it means."""
@@ -39,10 +41,11 @@ def load(
 
     `model` is a bundle's folder, its URI (any of fsspec's, such as s3://...), or a registered model:
     "models:/NAME@ALIAS", "models:/NAME/VERSION" or "NAME@ALIAS". Every file of a published bundle is verified. What is
-    not a local folder is copied to `cache` once (None: a folder for temporary files). `execution` sets the precision,
-    and whether layers are compiled.
+    not a local folder is copied once to the folder `cache`, which only this user may access (None: EDLM_CACHE, else
+    `cache` in a local EDLM_HOME, else ~/.cache/edlm). `execution` sets the precision, and whether layers are compiled.
 
-    Raise ValueError if there is no such model, or if its files are damaged.
+    Raise ValueError if there is no such model, or if its files are damaged, and OSError if its store does not answer or
+    refuses the credentials.
     """
     location = locate(os.fspath(model))
     uri, version = location.uri, location.version or "unversioned"
@@ -52,9 +55,11 @@ def load(
         raise ConfigurationError(
             f"there is no folder {path}; give the folder or the URI of a bundle, or NAME@ALIAS of a registered model"
         )
+    if not is_local:
+        require_answer(uri)  # a wrong address, or wrong credentials, are said at once
     if is_local and location.digest is None and committed(uri) is None:  # not published: nothing to verify it by
         return LanguageModel(VersionedGenerator(open_bundle(Path(path), device, execution), version))
-    copies = user_folder("edlm-cache") if cache is None else Path(cache)
+    copies = default_cache() if cache is None else LocalCache(Path(cache))
     try:
         generator = TextGenerator.load(uri, copies, location.digest, device, execution)
     except StorageError as error:

@@ -14,7 +14,8 @@ from cluster.tracking.runs import Runs, open_tracking
 from cluster.tracking.upload import ship
 from edlm.config import load
 from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
-from tests.cluster.tracking.mlflow_server import FaultyProxy, MlflowServer, ProxyFault, mlflow_server, no_fault
+from tests.cluster.tracking.mlflow_server import MlflowServer, mlflow_server
+from tests.faulty_proxy import FaultyProxy, ProxyFault, no_fault
 from tests.paths import SMALLEST
 from workflows.experiment import Experiment
 from workflows.stage import StageContext

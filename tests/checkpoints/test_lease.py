@@ -82,7 +82,7 @@ def test_one_that_is_held_is_renewed(workspace):
 
 def test_of_two_that_create_a_lease_one_does(workspace):
     uri = join(workspace, "lease", "000001.json")
-    assert [leases._create(uri, "{}"), leases._create(uri, "{}")] == [True, False]
+    assert [leases._create(uri, text) for text in ("{}", "{ }")] == [True, False]
 
 
 def test_a_holder_whose_lease_was_taken_over_neither_renews_nor_releases_it(workspace):

@@ -25,7 +25,8 @@ from edlm.checkpoints.model_folder import (
     open_folder,
 )
 from edlm.checkpoints.model_folder import save_model as save
-from edlm.storage import fetch, publish
+from edlm.local_cache import LocalCache
+from edlm.storage import local_copy, publish
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -103,7 +104,7 @@ def test_the_digest_is_that_of_card_weights_and_tokenizer_and_of_nothing_else(tm
 
 def test_a_model_can_be_published_and_opened_where_it_is_fetched(tmp_path, folder):
     publish(folder, "memory://test_checkpoint/model")
-    copy = fetch("memory://test_checkpoint/model", tmp_path / "cache")
+    copy = local_copy("memory://test_checkpoint/model", LocalCache(tmp_path / "cache"))
     assert digest(copy) == digest(folder)
     assert load_weights(copy).keys() == network().state_dict().keys()
 

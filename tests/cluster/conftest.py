@@ -26,12 +26,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def generator(bundle: Path) -> TextGenerator:
     """A generator of the test's own, to do to it what it likes."""
-    return TextGenerator.load(str(bundle), bundle)
+    return TextGenerator.load(str(bundle))
 
 
 @pytest.fixture(scope="session")
 def service(bundle: Path) -> Iterator[Service]:
-    generator = TextGenerator.load(str(bundle), bundle)
+    generator = TextGenerator.load(str(bundle))
     warmed(generator)
     with serving(generator, f"{VERSION}/{DIGEST}", limits=PATIENT) as service:
         yield service

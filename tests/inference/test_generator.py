@@ -18,6 +18,7 @@ from edlm.inference.offline_generation import run_sequences
 from edlm.inference.progress import document_end
 from edlm.inference.request import Request
 from edlm.inference.sequence import RunningSequence
+from edlm.local_cache import LocalCache
 from edlm.models.denoiser import Denoiser
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
@@ -42,8 +43,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def generator(folder, tmp_path_factory) -> TextGenerator:
-    return TextGenerator.load(str(folder), tmp_path_factory.mktemp("cache"), committed(str(folder)).digest)
+def generator(folder) -> TextGenerator:
+    return TextGenerator.load(str(folder), digest=committed(str(folder)).digest)
 
 
 def uniform_generator(tokenizer: TokenizerConfig | GivenTokenizer) -> TextGenerator:
@@ -223,9 +224,9 @@ def test_energies_that_cannot_be_used_are_refused(generator):
         uniform_generator(Characters()).energy_for(SAMPLER, None)
 
 
-def test_a_bundle_of_another_digest_is_refused(folder, tmp_path):
+def test_a_bundle_of_another_digest_is_refused(folder):
     with pytest.raises(ValueError, match=f"expected {'0' * 64}; register the model again"):
-        TextGenerator.load(str(folder), tmp_path, "0" * 64)
+        TextGenerator.load(str(folder), digest="0" * 64)
 
 
 def test_a_damaged_bundle_is_refused(tmp_path):
@@ -236,7 +237,7 @@ def test_a_damaged_bundle_is_refused(tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=r"'energies/step/weights.safetensors' has SHA-256"):
-        TextGenerator.load(str(folder), tmp_path / "cache")
+        TextGenerator.load(str(folder))
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
@@ -244,7 +245,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "model" / "file").write_text("content")
     publish(tmp_path / "model", str(tmp_path / "model"))
     with pytest.raises(ValueError, match="is no bundle"):
-        TextGenerator.load(str(tmp_path / "model"), tmp_path / "cache")
+        TextGenerator.load(str(tmp_path / "model"))
 
 
 def test_a_bundle_that_could_not_generate_is_not_made(tmp_path):
@@ -264,7 +265,7 @@ def test_a_bundle_is_made_of_published_models(tmp_path):
         publish(place, str(place))
     save_bundle(tmp_path / "bundle", Bundle(name="x", energy="step", sampler=SAMPLER), denoiser, energies)
     publish(tmp_path / "bundle", "memory://bundles/x")
-    generator = TextGenerator.load("memory://bundles/x", tmp_path / "cache")
+    generator = TextGenerator.load("memory://bundles/x", LocalCache(tmp_path / "cache"))
     assert list(generator.energies) == ["conditional", "step"]
 
 
@@ -283,8 +284,8 @@ def test_a_text_unmasks_at_random_and_the_refusal_says_what_does_not(generator, 
 
 
 @pytest.mark.parametrize("passes", [0, 2])
-def test_a_text_whose_numbers_are_none_is_named_by_its_seed_in_every_block(folder, tmp_path, passes):
-    generator, sampler, seen = TextGenerator.load(str(folder), tmp_path), Sampler(steps=1), []
+def test_a_text_whose_numbers_are_none_is_named_by_its_seed_in_every_block(folder, passes):
+    generator, sampler, seen = TextGenerator.load(str(folder)), Sampler(steps=1), []
 
     def spoil(_: torch.Tensor) -> None:
         if len(seen) == passes:

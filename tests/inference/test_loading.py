@@ -37,7 +37,7 @@ def test_a_folder_and_a_uri_give_the_same_model(folder, tmp_path):
     publish(folder, "memory://loading/bundle")
     text = edlm.load(folder).generate("ab", seed=1).text
     assert edlm.load("memory://loading/bundle", cache=tmp_path).generate("ab", seed=1).text == text
-    assert [path.name for path in tmp_path.iterdir()] == [committed("memory://loading/bundle").digest]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [committed("memory://loading/bundle").digest]
     assert edlm.load(f"file://{folder}").generate("ab", seed=1).text == text
 
 

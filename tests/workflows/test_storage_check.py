@@ -10,15 +10,10 @@ from workflows import storage_check
 from workflows.storage_check import require_storage
 
 
-class StoreStub:
-    def __init__(self, exists) -> None:
-        self.exists = exists
-
-
 @pytest.fixture
 def store(monkeypatch):
     def stands(exists) -> None:
-        monkeypatch.setattr(storage_check, "file_system", lambda _: (StoreStub(exists), "bucket/runs"))
+        monkeypatch.setattr(storage_check, "require_answer", exists)
         monkeypatch.setattr(storage_check, "ANSWER_SECONDS", 0.1)
 
     return stands

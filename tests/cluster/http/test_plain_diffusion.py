@@ -19,7 +19,7 @@ from tests.cluster.asking import COMPLETIONS, states, stream
 def url(tmp_path_factory) -> Iterator[str]:
     bundle = make_plain_bundle(tmp_path_factory.mktemp("plain"))
     publish(bundle, str(bundle))
-    generator = TextGenerator.load(str(bundle), bundle)
+    generator = TextGenerator.load(str(bundle))
     warmed(generator)
     with serving(generator, "1/0") as service:
         yield service.url

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.tracking.parameters import LONGEST_KEY, LONGEST_VALUE, parameters, redacted
+from cluster.tracking.parameters import LONGEST_KEY, LONGEST_VALUE, parameters
+from edlm.redaction import redacted
 
 SECRETS = [
     "hf_token",

@@ -1,0 +1,111 @@
+"""S3 servers in processes of their own: moto's, and rclone's where Debian's package is installed."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BUCKET = "bucket"
+KEY, SECRET = "AKIAEDLMTESTEDLMTEST", "secretOfTheTests"
+
+
+@dataclass
+class S3Server:
+    """A server that runs, and the process of it."""
+
+    endpoint: str
+    process: subprocess.Popen
+
+    def signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+
+def environment(endpoint: str, key: str = KEY, secret: str = SECRET) -> dict[str, str]:
+    """The variables by which a client finds a server, and asks no other machine for credentials."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+
+
+@contextmanager
+def clients_of(endpoint: str, key: str = KEY, secret: str = SECRET) -> Iterator[pytest.MonkeyPatch]:
+    """Clients made in the context ask the server at `endpoint`."""
+    from edlm.s3_store import PatientS3
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(endpoint, key, secret).items():
+            patch.setenv(name, value)
+        PatientS3.clear_instance_cache()
+        try:
+            yield patch
+        finally:
+            PatientS3.clear_instance_cache()
+
+
+@contextmanager
+def moto_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+    """moto's server, which keeps objects in memory, with the bucket `BUCKET`."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, folder / "moto.log") as server, clients_of(server.endpoint):
+        _make_bucket()
+        yield server
+
+
+@contextmanager
+def rclone_server(folder: Path) -> Iterator[S3Server]:
+    """rclone's server, which keeps objects in a folder and requires the key, with the bucket `BUCKET`."""
+    program = shutil.which("rclone")
+    if program is None:
+        pytest.skip("rclone is not installed: apt-get install rclone")
+    (folder / "objects" / BUCKET).mkdir(parents=True)
+    port = free_port()
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    with _running([*command, str(folder / "objects")], port, folder / "rclone.log") as server:
+        yield server
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def _running(command: list[str], port: int, log: Path) -> Iterator[S3Server]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    server = S3Server(f"http://127.0.0.1:{port}", process)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        else:
+            raise TimeoutError(log.read_text())
+        yield server
+    finally:
+        server.signal(signal.SIGKILL)
+        process.wait()
+
+
+def _make_bucket() -> None:
+    from edlm.s3_store import PatientS3
+
+    PatientS3().call_s3("create_bucket", Bucket=BUCKET)
