@@ -1,4 +1,4 @@
-"""S3 servers in processes of their own: moto's, and rclone's where Debian's package is installed."""
+"""S3 servers in processes of their own: moto's, and rclone's, which checks signatures, where it is installed."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 BUCKET = "bucket"
-KEY, SECRET = "AKIAEDLMTESTEDLMTEST", "secretOfTheTests"
+KEY, SECRET = "KEYOFTHETESTS", "secretOfTheTests"
 
 
 @dataclass
@@ -58,9 +58,9 @@ def clients_of(endpoint: str, key: str = KEY, secret: str = SECRET) -> Iterator[
 
 
 @contextmanager
-def moto_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+def moto_server(folder: Path) -> Iterator[S3Server]:
     """moto's server, which keeps objects in memory, with the bucket `BUCKET`."""
-    port = port or free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _running(command, port, folder / "moto.log") as server, clients_of(server.endpoint):
         _make_bucket()
@@ -69,15 +69,20 @@ def moto_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
 
 @contextmanager
 def rclone_server(folder: Path) -> Iterator[S3Server]:
-    """rclone's server, which keeps objects in a folder and requires the key, with the bucket `BUCKET`."""
+    """rclone's server, of version 1.65 or later, which keeps objects in a folder and requires the key."""
+    port, objects = free_port(), folder / "objects"
     program = shutil.which("rclone")
-    if program is None:
-        pytest.skip("rclone is not installed: apt-get install rclone")
-    (folder / "objects" / BUCKET).mkdir(parents=True)
-    port = free_port()
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    with _running([*command, str(folder / "objects")], port, folder / "rclone.log") as server:
+    if program is None or not _serves_s3(program):
+        pytest.skip("no rclone of version 1.65 or later is installed")
+    (objects / BUCKET).mkdir(parents=True)
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(objects)]
+    with _running(command, port, folder / "log") as server:
         yield server
+
+
+def _serves_s3(program: str) -> bool:
+    help = subprocess.run([program, "serve", "s3", "--help"], capture_output=True, text=True, check=False)
+    return "--auth-key" in help.stdout
 
 
 def free_port() -> int:

@@ -70,7 +70,7 @@ def test_what_is_published_there_is_fetched_replaced_and_never_mixed_with_foreig
     assert committed(uri) == marker
     cache = LocalCache(tmp_path / "cache")
     assert (local_copy(uri, cache) / "weights").read_bytes() == b"12345"
-    (folder / "weights").write_bytes(b"other")
+    (folder / "weights").write_bytes(b"rclone")
     (folder / "deep" / "empty").unlink()
     publish(folder, uri)
     assert {path.name for path in local_copy(uri, cache).iterdir()} == {"weights", "_COMMITTED.json"}
