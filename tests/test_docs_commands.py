@@ -56,7 +56,9 @@ SHELL = {".", "export", "umask", "echo", "chmod", "mkdir", "cd", "curl", "kubect
 
 SERVED = "http://127.0.0.1:8000"  # where the pages say that a model is served
 
-VARIABLES = {"EDLM_HOME", "OMP_NUM_THREADS", "RAY_AUTH_MODE", CALLBACK}
+VARIABLES = {
+    "EDLM_HOME", "OMP_NUM_THREADS", "RAY_AUTH_MODE", CALLBACK, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
+}  # fmt: skip
 
 BY_CLICK = {"ray": ray_command, "serve": serve_command, "mlflow": mlflow_command}
 
