@@ -70,10 +70,11 @@ gpu-check: install ## tests and figures on this machine's GPU in nine minutes (d
 lock: install ## build/requirements.lock: the packages of the cluster image by version and SHA-256
 	@mkdir -p build
 	@$(BIN)/uv pip compile --quiet --python $(BIN)/python --generate-hashes --no-annotate --no-emit-index-url --constraint constraints.txt --extra cluster --extra hf --extra s3 --custom-compile-command "make lock" --output-file build/requirements.lock pyproject.toml
+	@awk '/^[A-Za-z].*==/ && !/\\$$/ {print "the index publishes no digest of " $$1 ": pip will refuse it"}' build/requirements.lock
 	@echo "build/requirements.lock: pip install --require-hashes -r build/requirements.lock"
 
 audit: install ## the installed packages against the known vulnerabilities (needs the network)
-	@$(BIN)/uv tool run --quiet --python $(BIN)/python pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	@$(BIN)/uv tool run --quiet --python $(BIN)/python pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off
 
 sbom: install ## build/sbom.json: a bill of materials of the environment, in the format of CycloneDX
 	@mkdir -p build
