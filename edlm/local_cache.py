@@ -123,9 +123,10 @@ class LocalCache:
             partial.mkdir()
             try:
                 source.copy_to(partial)
+                state = _state(partial)  # before the check: a later change is not vouched for
                 source.check(partial)
                 os.replace(partial, copy)
-                _write(_stamp_file(copy), _state(copy))
+                _write(_stamp_file(copy), state)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise

@@ -25,6 +25,7 @@ from cluster.http.warmup import warmed
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits
+from edlm.redaction import redact_logs
 from edlm.storage import committed
 
 HOST = "127.0.0.1"
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--keys", type=Path, help="file of API keys, as written by `workflows.serve key`")
     given = parser.parse_args(arguments)
+    redact_logs()
     logging.basicConfig(level=logging.WARNING)
     log_to_standard_error()
     torch.set_num_threads(1)
