@@ -96,6 +96,20 @@ def test_a_local_folder_is_fetched_in_place_and_can_be_published_in_place(tmp_pa
     assert not list((tmp_path / "cache").glob("*.lock"))
 
 
+def test_a_local_folder_is_read_once_and_again_after_a_change(tmp_path, monkeypatch):
+    """Thirty workers that start do not hash the corpus thirty times."""
+    folder, cache, read_files = write(tmp_path / "stage", TREE), LocalCache(tmp_path / "cache"), []
+    publish(folder, str(folder))
+    real = storage.sha256
+    monkeypatch.setattr(storage, "sha256", lambda path: (read_files.append(path.name), real(path))[1])
+    for _ in range(3):
+        local_copy(str(folder), cache)
+    assert len(read_files) == len(TREE)
+    (folder / "weights.bin").write_bytes(b"\x00\x01\x03")
+    with pytest.raises(StorageError, match=r"weights\.bin"):
+        local_copy(str(folder), cache)
+
+
 def test_a_cached_copy_is_used_again_and_a_damaged_one_is_replaced(tmp_path, monkeypatch):
     uri = f"memory://{uuid.uuid4().hex}"
     publish(write(tmp_path / "source", TREE), uri)
