@@ -182,7 +182,8 @@ class LocalCache:
         for path in self.folder.iterdir():
             digest = path.name.removesuffix(".partial")
             if DIGEST.fullmatch(digest) and path.is_dir():
-                sizes[digest] = sizes.get(digest, 0) + sum(size for _, size, *_ in _state(path))
+                with contextlib.suppress(FileNotFoundError):  # another process evicts it just now
+                    sizes[digest] = sizes.get(digest, 0) + sum(size for _, size, *_ in _state(path))
         return sizes
 
     def _evict(self, digest: str) -> bool:
