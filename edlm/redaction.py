@@ -63,8 +63,9 @@ def redacted_text(text: str) -> str:
     These are user and password of a URI, values of query parameters, variables and JSON fields whose names are those of
     secrets, bearer tokens, and what is known by its form: keys of AWS, tokens of hubs, private keys.
 
-    >>> redacted_text("s3://me:pw@bucket/x?X-Amz-Signature=0a1b&region=eu")
-    's3://***@bucket/x?X-Amz-Signature=***&region=eu'
+    Examples:
+        >>> redacted_text("s3://me:pw@bucket/x?X-Amz-Signature=0a1b&region=eu")
+        's3://***@bucket/x?X-Amz-Signature=***&region=eu'
     """
     text = _BY_FORM.sub(HIDDEN, _USER_IN_URI.sub(HIDDEN, text))
     return _BY_NAME.sub(lambda found: _named(found), text)

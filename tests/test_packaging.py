@@ -125,7 +125,7 @@ def imported(folder: Path) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("edlm/client", ()),
-        ("edlm", ("models", "hf", "lm-eval")),
+        ("edlm", ("models", "hf", "lm-eval", "s3")),
         ("cluster", ("cluster", "hf")),
         ("workflows", ("cluster", "hf")),
         ("tests", ("test",)),

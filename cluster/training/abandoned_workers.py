@@ -7,7 +7,7 @@ ends; Ray Train's own cleaner needs the dashboard's API to notice, which a priva
 import ray
 from ray import PlacementGroupID
 from ray._private.state import state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 

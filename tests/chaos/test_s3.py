@@ -124,7 +124,7 @@ def shell(server, tmp_path, monkeypatch) -> Path:
 
 def pipeline(home: str, database: str, *flags: str, corpus: str, expect: int = 0) -> str:
     settings = ["--tracking.uri", database, "--storage", home, *flags]
-    arguments, options = command(Path("unused"), "pipeline", *settings, experiment=Path(corpus))
+    arguments, options = command(Path(os.environ["HOME"]), "pipeline", *settings, experiment=Path(corpus))
     done = subprocess.run(arguments, timeout=900, check=False, **options)
     assert done.returncode == expect, done.stdout
     return done.stdout

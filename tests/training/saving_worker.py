@@ -13,16 +13,16 @@ from edlm.training.loop import fit
 from tests import toy
 
 STEPS = 40
-SETTINGS = toy.training(steps=STEPS, checkpoint_every=1, decay="constant")
 
 
-def main(workspace: str, output: Path) -> None:
+def main(workspace: str, output: Path, steps: int = STEPS) -> None:
+    settings = toy.training(steps=steps, checkpoint_every=1, decay="constant")
     torch.set_num_threads(1)
     objective = toy.Toy()
     torch.manual_seed(5)
     objective.trained.append(nn.Linear(toy.VOCABULARY, 40_000))  # 8 MB of state: saving takes a good part of the time
     objective.trained.append(nn.Linear(40_000, toy.VOCABULARY))
-    engine = LocalEngine(objective, SETTINGS)
+    engine = LocalEngine(objective, settings)
     checkpointing = Checkpointing(engine, workspace)
     checkpointing.resume()
     print("started", flush=True)
@@ -31,9 +31,9 @@ def main(workspace: str, output: Path) -> None:
         print(step, metrics["loss_nats_per_token"], flush=True)
 
     with checkpointing:
-        fit(engine, toy.rows, SETTINGS, 0, log, checkpointing.save)
+        fit(engine, toy.rows, settings, 0, log, checkpointing.save)
     save_file(engine.state(), output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
