@@ -123,6 +123,13 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
     return marker
 
 
+def discard(uri: str) -> None:
+    """Remove a folder or file with all that is in it, if it is there."""
+    system, path = _open(uri)
+    if system.exists(path):
+        system.rm(path, recursive=True)
+
+
 def committed(uri: str) -> Marker | None:
     """Return the marker of a committed folder, or None if there is none; raise StorageError if it is damaged."""
     return _read_marker(join(uri, MARKER))

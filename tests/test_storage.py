@@ -23,6 +23,7 @@ from edlm.storage import (
     Marker,
     StorageError,
     committed,
+    discard,
     file_system,
     inventory,
     join,
@@ -330,3 +331,14 @@ def test_what_a_killed_publication_or_nfs_leaves_is_not_foreign(tmp_path, name):
     assert local_copy(target, LocalCache(tmp_path / "cache")) == tmp_path / "out"
     publish(write(tmp_path / "b", {"weights.bin": b"new"}), target)
     assert read(local_copy(target, LocalCache(tmp_path / "cache"))) == {"weights.bin": b"new"}
+
+
+@pytest.mark.parametrize("scheme", ["", "memory:/"])
+def test_a_folder_that_is_discarded_is_gone_with_all_that_is_in_it_and_none_need_be_there(tmp_path, scheme):
+    uri = join(f"{scheme}{tmp_path}", "records")
+    discard(uri)
+    write_text(join(uri, "deep", "file"), "x")
+    write_text(join(uri, "other"), "y")
+    discard(uri)
+    system, path = file_system(uri)
+    assert not system.exists(path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cluster.runtime.ray_connection import connect
 from cluster.tracking.journal_folder import journals_folder
@@ -92,11 +92,10 @@ class RunningSession(Session):
         run = self.run_of(output)
         return None if run is None else self.runs.tracker(run, self.journal_of(_folder_of(output)))
 
-    def tell_parent(self, tracker: RunTracker, status: Literal["FINISHED", "FAILED"]) -> None:
-        """Log the stages to the pipeline's own run, and end it with `status`."""
+    def tell_parent(self, tracker: RunTracker) -> None:
+        """Log the stages to the pipeline's own run."""
         if self.reports:
             tracker.table("stages.json", {key: [row[key] for row in self.reports] for key in self.reports[0]})
-        tracker.finish(status)
 
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
@@ -117,8 +116,7 @@ class RunningSession(Session):
             try:
                 facts = work(StageContext(name, folder, workspace, journal, run.key, tracker, determined, lease))
             except BaseException as error:
-                status = "FAILED" if isinstance(error, Exception) else "KILLED"
-                tracker().finish(status)
+                tracker().fail(error)
                 raise
             lease.require()
             publish(folder, output, facts={"stage": name, **(facts or {})})
@@ -172,12 +170,14 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSe
         tracker = runs.tracker(parent, journals / PIPELINES / parent.key)
         tracker.begin()
         tracker.settings(experiment)
-        status: Literal["FINISHED", "FAILED"] = "FAILED"
         try:
             yield session
-            status = "FINISHED"
-        finally:
-            session.tell_parent(tracker, status)
+        except BaseException as error:
+            session.tell_parent(tracker)
+            tracker.fail(error)
+            raise
+        session.tell_parent(tracker)
+        tracker.finish("FINISHED")
 
 
 @contextmanager

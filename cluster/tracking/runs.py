@@ -26,9 +26,10 @@ from cluster.tracking.run_record import RunRecord
 from cluster.tracking.settlement import RunDeleted, experiment_named, find, settle
 from cluster.tracking.upload import JournalUpload, Shipping
 from edlm.config import ConfigurationError, plain
-from edlm.redaction import redacted
+from edlm.redaction import redacted, redacted_text
 
 DOTS_PER_INCH = 150
+LAST_FAILURE = "edlm.last_failure"  # tag of a run, which stays when the run is resumed
 SHORTEST_PATIENCE_SECONDS = 1.0  # for the last request to a server that did not answer the one before
 REGISTRY_PATIENCE_SECONDS = 300.0  # a training of days does not end for a server that is started again
 _METRIC = re.compile(r"[\w.\- :/]{1,250}")
@@ -111,6 +112,15 @@ class RunTracker:
         """Record the end of the run with its status, and close the tracker."""
         self._journal.append("status", value=status)
         self.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Record that an error ended the run, with its first line as the tag `edlm.last_failure`; close the tracker.
+
+        The run is FAILED, or KILLED if the error is no Exception but an exit or an interrupt.
+        """
+        cause = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
+        self.tags({LAST_FAILURE: redacted_text(cause)})
+        self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
 
     def close(self) -> None:
         """Write everything to disk, and to MLflow if it answers in time; else warn where the remainder is."""

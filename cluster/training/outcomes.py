@@ -15,6 +15,9 @@ class TrainingStopped(SystemExit):
         super().__init__(128 + signal)
         self.message = message
 
+    def __str__(self) -> str:
+        return self.message
+
 
 @dataclass(frozen=True)
 class WorkerReport:

@@ -36,7 +36,7 @@ from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.redaction import redact_logs
-from edlm.storage import join, local_copy
+from edlm.storage import discard, join, local_copy
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.early_stopping import finished
@@ -48,6 +48,7 @@ from edlm.training.settings import Training, share
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
+RAY_RECORDS = "ray"  # folder of Ray Train's own records in a workspace, one per attempt, which are not used
 FINAL = (ConfigurationError, LeaseLost, NoValidSnapshot, NonFiniteLoss, StoreRefusal)
 """Errors that every restart would meet again."""
 
@@ -91,6 +92,7 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
         _fit_on_workers(task, cluster, resources)
     facts = training_facts(task.workspace)
     assert facts is not None
+    discard(join(task.workspace, RAY_RECORDS))
     keep_final(task.workspace, int(str(facts["steps"])) if keeps_final_state(task.training) else None)
     return read_result(task.workspace)
 
@@ -112,7 +114,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
             run_config=RunConfig(
                 # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
                 name=f"{task.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=join(task.workspace, "ray"),
+                storage_path=join(task.workspace, RAY_RECORDS),
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         ).fit()

@@ -12,8 +12,9 @@ from cluster.config import Tracking
 from cluster.tracking.leftovers import end_abandoned
 from cluster.tracking.provenance import machine, packages
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import RunTracker, open_registry, open_tracking
+from cluster.tracking.runs import LAST_FAILURE, RunTracker, open_registry, open_tracking
 from cluster.tracking.upload import ship
+from cluster.training.outcomes import TrainingStopped
 from edlm.config import ConfigurationError, config
 from edlm.storage import publish
 from tests.cluster.tracking.histories import Story, in_mlflow, steps_of
@@ -61,6 +62,29 @@ def test_a_pipeline_with_a_stage_is_reported_whole(runs, root, tmp_path, monkeyp
     reported = b"".join(path.read_bytes() for path in Path(root).rglob("*") if path.is_file())
     for secret in (b"do_not_tell", b"user:password"):
         assert secret not in reported
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "cause"),
+    [
+        (RuntimeError("s3://me:do_not_tell@x is away\nTraceback"), "FAILED", "RuntimeError: s3://***@x is away"),
+        (TrainingStopped("stopped by SIGTERM", 15), "KILLED", "TrainingStopped: stopped by SIGTERM"),
+        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_run_that_an_error_ended_has_its_cause_on_one_line_and_keeps_it_when_it_goes_on(
+    runs, tmp_path, error, status, cause
+):
+    record = runs.start("pretrain")
+    runs.tracker(record, tmp_path).fail(error)
+    run = in_mlflow(runs, record)
+    assert (run.info.status, run.data.tags[LAST_FAILURE]) == (status, cause)
+    again = runs.tracker(record, tmp_path)
+    again.begin()
+    again.finish("FINISHED")
+    run = in_mlflow(runs, record)
+    assert (run.info.status, run.data.tags[LAST_FAILURE]) == ("FINISHED", cause)
 
 
 def test_a_run_knows_when_where_and_from_what_it_was_made_by_its_journal_and_by_mlflow(runs, tmp_path):

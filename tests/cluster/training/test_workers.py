@@ -103,6 +103,7 @@ def test_while_workers_train_only_the_store_of_their_group_listens_beyond_loopba
 def test_workers_train_and_show_every_step(uninterrupted):
     workspace, weights = uninterrupted
     assert list(curve(workspace)) == list(range(12))
+    assert not (workspace / "ray").exists()
     assert snapshots(str(workspace)) == []  # the cosine decay has ended: no training continues from here
     assert set(weights) == {name for name, _ in toy_objective(None).trained.named_parameters()}
     assert all(weight.dtype == torch.float32 and bool(weight.isfinite().all()) for weight in weights.values())
