@@ -431,8 +431,8 @@ MUTANTS = (
     Mutant(
         "of several steps the last one is named that was not finite",
         "training/deferred_metrics.py",
-        "require_finite(by_rank[:, None], one.step, what)",
-        "require_finite(by_rank[:, None], steps[-1].step, what)",
+        "not_finite(by_rank[:, None], one.step, what)",
+        "not_finite(by_rank[:, None], steps[-1].step, what)",
         (LOOP,),
     ),
     Mutant(

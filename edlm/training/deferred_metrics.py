@@ -44,24 +44,29 @@ class DeferredMetrics:
         joined = {name: torch.cat([micro[name] for micro in observed]).double() for name in observed[0]}
         self._steps.append(_Step(step, learning_rate, numbers, joined))
 
-    def gathered(self) -> list[tuple[int, dict[str, float]]]:
-        """Return the metrics of every pending step, in order: means over the global batch, and mean seconds.
+    def gathered(self) -> tuple[list[tuple[int, dict[str, float]]], NonFiniteLoss | None]:
+        """Return the metrics of the pending steps, in order: means over the global batch, and mean seconds.
 
-        Raise NonFiniteLoss, on every rank alike, for the first step whose loss or gradient is not finite.
+        They end before the first step whose loss or gradient is not finite, whose error is returned, on every rank
+        alike.
         """
         steps, engine = self._steps, self._engine
         self._steps = []
         if not steps:
-            return []
+            return [], None
         numbers = engine.gather(torch.stack([one.numbers for one in steps]))
         names = list(steps[0].observed)
         observed = [engine.gather(torch.stack([one.observed[name] for one in steps])) for name in names]
         numbers, *values = fetched([numbers, *observed])
         seconds = (time.perf_counter() - self._since) / len(steps)
-        for i, one in enumerate(steps):
-            for by_rank, what in zip(numbers[:, i].unbind(dim=1), ("the loss", "the gradient's norm"), strict=True):
-                require_finite(by_rank[:, None], one.step, what)
-        return [
+        failures = [
+            (i, failure)
+            for i, one in enumerate(steps)
+            for by_rank, what in zip(numbers[:, i].unbind(dim=1), ("the loss", "the gradient's norm"), strict=True)
+            if (failure := not_finite(by_rank[:, None], one.step, what)) is not None
+        ]
+        end, failure = failures[0] if failures else (len(steps), None)
+        metrics = [
             (
                 one.step,
                 {
@@ -72,15 +77,15 @@ class DeferredMetrics:
                     "seconds_per_step": seconds,
                 },
             )
-            for i, one in enumerate(steps)
+            for i, one in enumerate(steps[:end])
         ]
+        return metrics, failure
 
 
-def require_finite(by_rank: Tensor, step: int, what: str) -> None:
-    """Raise NonFiniteLoss for the first rank [world_size, n] with a number that is not finite."""
+def not_finite(by_rank: Tensor, step: int, what: str) -> NonFiniteLoss | None:
+    """Return the error of the first rank [world_size, n] with a number that is not finite; None if there is none."""
     failed = torch.nonzero(~by_rank.isfinite())
-    if len(failed):
-        raise NonFiniteLoss(step, int(failed[0, 0]), what)
+    return NonFiniteLoss(step, int(failed[0, 0]), what) if len(failed) else None
 
 
 def _by_quarter(observed: dict[str, Tensor]) -> dict[str, float]:

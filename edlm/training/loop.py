@@ -6,7 +6,7 @@ import torch
 
 from edlm.data.batches import Rows
 from edlm.rng import Purpose, seeds
-from edlm.training.deferred_metrics import DeferredMetrics, require_finite
+from edlm.training.deferred_metrics import DeferredMetrics, not_finite
 from edlm.training.early_stopping import finished, record_validation
 from edlm.training.interfaces import Engine
 from edlm.training.learning_rate import learning_rate
@@ -60,13 +60,15 @@ def fit(
         deferred.add(step, rate, torch.stack(losses).mean(), norm, observed)
         stopped = bool(engine.gather(torch.tensor([float(stop())])).any())
         validates = validation is not None and (_at_interval(engine, training) or engine.step == training.steps)
-        reported = deferred.gathered() if stopped or validates or _reports(engine, training) else []
-        if validation is not None and validates:
+        reported, failure = deferred.gathered() if stopped or validates or _reports(engine, training) else ([], None)
+        if validation is not None and validates and failure is None:
             reported[-1][1][METRIC] = last = _validate(engine, validation, size)
             if _at_interval(engine, training):
                 record_validation(engine, last, training)
         for step, metrics in reported if engine.rank == 0 else ():
             log(step, metrics)
+        if failure is not None:
+            raise failure
         stopping = stopped and not finished(engine, training)
         due = stopping or engine.step % training.checkpoint_every == 0
         if finished(engine, training):
@@ -92,5 +94,6 @@ def _reports(engine: Engine, training: Training) -> bool:
 
 def _validate(engine: Engine, rows: Rows, size: int) -> float:
     losses, mean = validation_losses(engine, rows, size)
-    require_finite(losses, engine.step - 1, "the validation loss")
+    if (failure := not_finite(losses, engine.step - 1, "the validation loss")) is not None:
+        raise failure
     return mean

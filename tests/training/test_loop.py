@@ -278,6 +278,21 @@ def test_a_step_that_is_not_finite_is_named_however_late_and_no_checkpoint_follo
     assert saved == []
 
 
+@pytest.mark.parametrize("log_every", [1, 4, 50])
+def test_the_steps_before_one_that_is_not_finite_are_logged(log_every):
+    settings, logged = training(log_every=log_every), []
+    with pytest.raises(NonFiniteLoss, match="step 3 on rank 0"):
+        fit(
+            LocalEngine(Toy(fault=Fault(3, 5)), settings),
+            rows,
+            settings,
+            0,
+            lambda step, _: logged.append(step),
+            lambda _: None,
+        )
+    assert logged == [0, 1, 2]
+
+
 @pytest.mark.parametrize("log_every", [1, 2, 50])
 def test_every_step_is_logged_in_order_with_the_same_numbers_whenever_they_are_gathered(log_every):
     _, expected = trained(training(log_every=1))
