@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edlm import storage
+from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache
 from edlm.storage import (
     INTENT,
@@ -24,7 +25,6 @@ from edlm.storage import (
     StorageError,
     committed,
     discard,
-    file_system,
     inventory,
     join,
     local_copy,

@@ -27,8 +27,9 @@ from cluster.tracking.journal_folder import WORK, journal_folder
 from cluster.training.outcomes import TrainingFailed, TrainingStopped
 from edlm.checkpoints.lease import Lease
 from edlm.config import ConfigurationError
+from edlm.file_systems import file_system
 from edlm.redaction import redact_logs, redacted, redacted_text
-from edlm.storage import StorageError, absolute, committed, file_system, join, read_text
+from edlm.storage import StorageError, absolute, committed, join, read_text
 from edlm.storage_errors import StoreRefusal, StoreUnavailable
 from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment

@@ -22,7 +22,8 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from edlm.config import ConfigurationError
-from edlm.storage import StorageError, file_system, join, read_text, write_text
+from edlm.file_systems import file_system
+from edlm.storage import StorageError, join, read_text, write_text
 
 RENEWAL = 10.0  # seconds between a holder's renewals
 EXPIRY = 60.0  # seconds without a renewal after which a lease can be taken over

@@ -16,7 +16,8 @@ import pydantic
 
 from edlm.checkpoints.tensor_files import DTYPES
 from edlm.config import NonNegative, Positive, config, parse, plain
-from edlm.storage import Sha256, StorageError, file_system, join, read_text, write_text
+from edlm.file_systems import file_system
+from edlm.storage import Sha256, StorageError, join, read_text, write_text
 
 FORMAT = 2  # 1: a gathered state in one file (`edlm.checkpoints.training_state`)
 MANIFEST = "manifest.json"

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from edlm.checkpoints.snapshot_manifest import MANIFEST
 from edlm.config import NonNegativeFloat, Positive, config
-from edlm.storage import MARKER, file_system, join
+from edlm.file_systems import file_system
+from edlm.storage import MARKER, join
 
 NAME = re.compile(r"step-(\d{8,})(?:-(\w+))?")
 

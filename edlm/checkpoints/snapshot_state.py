@@ -12,7 +12,8 @@ from torch import Tensor
 from edlm.checkpoints.snapshot_manifest import Manifest, SnapshotPart
 from edlm.checkpoints.state_slices import StateSlice, StateSource, whole
 from edlm.checkpoints.tensor_files import DTYPES, FileRange, read_ranges
-from edlm.storage import StorageError, file_system, join, read_text
+from edlm.file_systems import file_system
+from edlm.storage import StorageError, join, read_text
 
 
 class SnapshotState(StateSource):

@@ -31,7 +31,8 @@ from edlm.checkpoints.snapshot_retention import Retention, retain, snapshot_fold
 from edlm.checkpoints.state_slices import StateSlice
 from edlm.checkpoints.tensor_files import DIGEST, NAMES, header_of, write_safetensors
 from edlm.config import parse, plain
-from edlm.storage import StorageError, file_system, join, read_text, write_text
+from edlm.file_systems import file_system
+from edlm.storage import StorageError, join, read_text, write_text
 
 PATIENCE = 600.0  # seconds
 FIRST_PAUSE = 1.0  # second

@@ -22,7 +22,7 @@ from edlm.data.corpus_formats import (
 from edlm.data.document import LONGEST, Document
 from edlm.data.pairs import Prompts, require_one_form
 from edlm.data.remote_files import PROGRAMMING_ERRORS, UnreadableError
-from edlm.storage import file_system
+from edlm.file_systems import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 ENDINGS: dict[str, Format] = {

@@ -18,7 +18,7 @@ from edlm.data.chat_template import CONFIG_FILE, TEMPLATE_FILE, ChatTemplate, re
 from edlm.data.separator import is_parted, parting, token_in_text
 from edlm.data.token_bytes import byte_letters
 from edlm.data.tokenizer import FILE, Tokenizer
-from edlm.storage import file_system
+from edlm.file_systems import file_system
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"

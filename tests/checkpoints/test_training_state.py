@@ -20,7 +20,8 @@ from edlm.checkpoints.training_state import (
     snapshots,
     verify_snapshot,
 )
-from edlm.storage import StorageError, file_system, publish
+from edlm.file_systems import file_system
+from edlm.storage import StorageError, publish
 
 
 def state(step: int) -> dict[str, torch.Tensor]:

@@ -16,8 +16,9 @@ from cluster.tracking.runs import open_tracking
 from edlm.checkpoints.lease import LeaseHeld, LeaseLost
 from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, parse, plain
+from edlm.file_systems import file_system
 from edlm.huggingface.remote_code import CONSENT, code_digest
-from edlm.storage import file_system, join
+from edlm.storage import join
 from tests.paths import SMALLEST
 from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
