@@ -11,8 +11,8 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignor
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 
-def release_abandoned_workers() -> int:
-    """End the workers of this job's dead actors, free what they hold, and return the number of their groups."""
+def release_abandoned_workers() -> None:
+    """End the workers of this job's dead controllers, and free what they hold."""
     job = ray.get_runtime_context().get_job_id()
     abandoned = [
         PlacementGroupID(group.placement_group_id)
@@ -25,4 +25,3 @@ def release_abandoned_workers() -> int:
     ]
     for group in abandoned:
         remove_placement_group(PlacementGroup(group))
-    return len(abandoned)
