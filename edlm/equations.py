@@ -166,24 +166,24 @@ def up_to_last(masked: Bool[Tensor, "b l"], unmasked: Bool[Tensor, "b l"]) -> Bo
     return masked & (unmasked.flip(1).cumsum(dim=1).flip(1) > 0)
 
 
-def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"], numbers: bool = False) -> Int[Tensor, "b g"]:
+def pick(log_v: Float[Tensor, "b k g"], u: Float64[Tensor, "b g"], has_no_nan: bool = False) -> Int[Tensor, "b g"]:
     """Draw J ~ Categorical(v / sum v) over the candidates of the SAME sequence and group (EDLM alg. 1).
 
     The choice is uniform where every weight is zero (all candidates impossible).
-    `numbers`: it is known that no weight is NaN, and a device need not be waited for.
+    `has_no_nan`: it is known that no weight is NaN, and a device need not be waited for.
     """
-    cdf = _log_shares(log_v, dim=1, numbers=numbers).exp().cumsum(dim=1)
+    cdf = _log_shares(log_v, dim=1, has_no_nan=has_no_nan).exp().cumsum(dim=1)
     return (u[:, None] * cdf[:, -1:] >= cdf).sum(dim=1).clamp(max=log_v.shape[1] - 1)
 
 
-def effective_sample_size(log_v: Float[Tensor, "b k g"], numbers: bool = False) -> Float[Tensor, "b g"]:
-    """Return (sum v)^2 / sum v^2, between 1 and k; `numbers` as for `pick`."""
-    return 1 / _log_shares(log_v, dim=1, numbers=numbers).exp().square().sum(dim=1)
+def effective_sample_size(log_v: Float[Tensor, "b k g"], has_no_nan: bool = False) -> Float[Tensor, "b g"]:
+    """Return (sum v)^2 / sum v^2, between 1 and k; `has_no_nan` as for `pick`."""
+    return 1 / _log_shares(log_v, dim=1, has_no_nan=has_no_nan).exp().square().sum(dim=1)
 
 
-def _log_shares(log_v: Tensor, dim: int, numbers: bool = False) -> Float64[Tensor, "..."]:
+def _log_shares(log_v: Tensor, dim: int, has_no_nan: bool = False) -> Float64[Tensor, "..."]:
     """Return log(v / sum v) over the candidates, uniform where every weight is zero; FloatingPointError on NaN."""
-    if not numbers and log_v.isnan().any():
+    if not has_no_nan and log_v.isnan().any():
         raise FloatingPointError("an energy is not a number; the energy network or its input is broken")
     log_v = log_v.double()
     impossible = (log_v == -math.inf).all(dim=dim, keepdim=True)

@@ -137,13 +137,13 @@ def constrained_step(
     broken = broken | e.flatten(1).isnan().any(dim=1) | (e == -torch.inf).flatten(1).any(dim=1)
     e = torch.where(broken[:, None, None], 0.0, e)
     log_w = equations.log_weight(e.double().sum(dim=2, keepdim=True), tau)
-    picked = equations.pick(log_w, state.uniforms(Purpose.PICK, 1), numbers=True)
+    picked = equations.pick(log_w, state.uniforms(Purpose.PICK, 1), has_no_nan=True)
     chosen = x.gather(1, picked[:, :, None].expand(-1, -1, length))[:, 0]
     return replace(
         state.advanced(chosen, block, energy_calls=k, broken=broken),
         energies=e,
         picked=picked.expand(-1, e.shape[2]),
-        ess=equations.effective_sample_size(log_w, numbers=True)[:, 0],
+        ess=equations.effective_sample_size(log_w, has_no_nan=True)[:, 0],
         distinct=distinct,
         candidates=x,
     )

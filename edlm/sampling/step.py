@@ -64,14 +64,14 @@ def resample_step(
     e = torch.where(broken[:, None, None], 0.0, e)
 
     log_w = equations.log_weight(e.double(), tau)  # E / tau may overflow float32
-    i = torch.where(joint, equations.pick(log_w, state.uniforms(Purpose.PICK, joint.shape[1]), numbers=True), 0)
+    i = torch.where(joint, equations.pick(log_w, state.uniforms(Purpose.PICK, joint.shape[1]), has_no_nan=True), 0)
     x = x0.gather(1, equations.spread_groups(i, length, block)[:, None])[:, 0]
     return replace(
         state.advanced(x, block, broken=broken),
         energy_calls=k * chooses.long(),
         energies=torch.where(joint[:, None], e, torch.nan),
         picked=i,
-        ess=_mean_where(equations.effective_sample_size(log_w, numbers=True), joint),
+        ess=_mean_where(equations.effective_sample_size(log_w, has_no_nan=True), joint),
         distinct=distinct,
         candidates=x0,
     )
