@@ -102,8 +102,9 @@ class LanguageModel:
     ) -> Generation:
         """Return `n` texts that follow the prompt, of at most `max_tokens` tokens each.
 
-        A text ends early where the model ends the document, or before the first of the `stop` strings. The prompt may
-        have any length; the model sees what fits half a canvas of it, or more if the text to generate leaves room.
+        A text ends early where the model ends the document, or before the first of the `stop` strings, of which none
+        occurs in a constrained text. The prompt may have any length; the model sees what fits half a canvas of it, or
+        more if the text to generate leaves room.
         """
         distribution = TokenDistribution(temperature, top_k, top_p)
         plan = self._plan(n, steps, candidates, energy, window, energy_temperature, distribution, seed)
