@@ -193,8 +193,8 @@ MUTANTS = (
     Mutant(
         "a token of a class is drawn as if all were as likely",
         "constraints/class_masses.py",
-        "cdf = weight.exp_().cumsum(dim=1)",
-        "cdf = torch.ones_like(weight).cumsum(dim=1)",
+        "own.sub_(log_sum[:, None]).exp_().cumsum(",
+        "torch.ones_like(own).cumsum(",
         (FORWARD_BACKWARD,),
     ),
     Mutant(

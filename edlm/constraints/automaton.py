@@ -33,9 +33,9 @@ class TokensByClass:
 
     tokens: Int[Tensor, " m"]
     token_class: Int[Tensor, " m"]
-    first: Int[Tensor, " c"]
+    first: Int[np.ndarray, " c"]
     """Index of the first token of every class."""
-    end: Int[Tensor, " c"]
+    end: Int[np.ndarray, " c"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,22 +98,14 @@ class TokenAutomaton:
         order = torch.argsort(self.classes, stable=True)
         tokens = order[self.classes[order] != DEAD]
         sorted_classes, number = self.classes[tokens].long(), torch.arange(self.transitions.shape[1])
-        first, end = (torch.searchsorted(sorted_classes, number, right=right) for right in (False, True))
+        first, end = (torch.searchsorted(sorted_classes, number, right=right).numpy() for right in (False, True))
         return TokensByClass(tokens, sorted_classes, first, end)
 
-    def classes_on(self, device: torch.device) -> Int64[Tensor, " v"]:
-        """Return the class of each token, as indices on the device."""
-        return self._kept_on(device)[0]
-
-    def members(self, token_class: int, device: torch.device) -> Int64[Tensor, " m"]:
-        """Return the tokens of a class on the device; none for DEAD."""
-        index = self.by_class
-        return self._kept_on(device)[1][int(index.first[token_class]) : int(index.end[token_class])]
-
-    def _kept_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the class of each token, and the tokens by class, on the device, where they stay."""
+    def by_class_on(self, device: torch.device) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " m"]]:
+        """Return `by_class.tokens` and `by_class.token_class` on the device, where they stay."""
         if device not in self._on_device:
-            self._on_device[device] = self.classes.long().to(device), self.by_class.tokens.to(device)
+            index = self.by_class
+            self._on_device[device] = index.tokens.to(device), index.token_class.to(device)
         return self._on_device[device]
 
     def after(self, tokens: Int[Tensor, " l"] | list[int], state: int | None = None) -> int:

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int
 
-from edlm.constraints.class_masses import LEAST
 from edlm.constraints.constraint import Constraint
 from edlm.cooperative_work import Cooperative, run_to_end
 
+LEAST = 1e-280  # of a sum: below it, its terms may have lost digits, or be 0 where their logarithms are numbers
 HEADROOM = 600.0  # nats by which the largest factor exceeds 1: half of the range of a float64
 TRANSITIONS_AT_ONCE = 2**20  # between two pauses; some hundredths of a second
 
