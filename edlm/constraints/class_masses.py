@@ -116,7 +116,7 @@ def _by_class(
     ordered = log_p.new_empty(len(log_p), len(tokens))
     total = log_p.new_zeros(len(log_p), automaton.transitions.shape[1], dtype=torch.float64)
     present = np.nonzero(index.end > index.first)[0]
-    for rows in _at_once(*ordered.shape, log_p.device):
+    for rows in _at_once(len(ordered), len(tokens), log_p.device):
         torch.gather(log_p[rows], 1, tokens.expand(len(log_p[rows]), -1), out=ordered[rows])
         p = ordered[rows].exp()
         if p.device.type == "cpu":
@@ -151,7 +151,7 @@ def _sums_in_log_space(automaton: TokenAutomaton, log_p: Float[Tensor, "n m"]) -
     """Return the log of the sum of p over each class, each relative to its likeliest token."""
     result = log_p.new_full((len(log_p), automaton.transitions.shape[1]), -torch.inf, dtype=torch.float64)
     index = automaton.by_class_on(log_p.device)[1]
-    for rows in _at_once(*log_p.shape, log_p.device):
+    for rows in _at_once(len(log_p), log_p.shape[1], log_p.device):
         weight = log_p[rows].to(torch.float64, copy=True)
         most = result[rows].scatter_reduce(1, index.expand_as(weight), weight, "amax")
         most = torch.where(most == -torch.inf, 0.0, most)  # -inf - -inf would be NaN
@@ -178,7 +178,7 @@ def _drawn(
         return torch.zeros_like(u, dtype=torch.long), torch.zeros_like(u)
     several: list[tuple[int, np.ndarray]] = []  # classes of several tokens, with rows that draw from them
     for token_class in np.unique(classes).tolist():
-        size = index.end[token_class] - index.first[token_class]
+        size = int(index.end[token_class] - index.first[token_class])
         if size > 1:
             mine = np.nonzero((classes == token_class).any(axis=1))[0]
             several += [(token_class, mine[rows]) for rows in _at_once(len(mine), size, device)]
