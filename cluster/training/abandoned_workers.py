@@ -1,7 +1,8 @@
 """Release of the resources that workers hold whose controller died.
 
 Ray Train's controller reserves a placement group for its workers. If it dies, the group remains until the whole job
-ends; Ray Train's own cleaner needs the dashboard's API to notice, which a private Ray does not have.
+ends. Ray Train's own cleaner, an actor per training, would need the dashboard, which a private Ray does not have; it is
+not started (`cluster.training.trainer`).
 """
 
 import ray

@@ -15,7 +15,7 @@ import pydantic
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, get_device
 from torch import Tensor, nn
 
 from cluster.config import Cluster
@@ -28,6 +28,7 @@ from cluster.training.monitor import Monitor
 from cluster.training.outcomes import WorkerReport
 from cluster.training.result import read_result, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
+from cluster.training.trainer import Trainer
 from cluster.training.watchdog import SHARE, Watchdog
 from edlm.checkpoints.lease import Lease, LeaseLost
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
@@ -104,7 +105,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
     require_resources(what, total, 0 if alone else cluster.start_timeout_seconds)
 
     def attempt(monitor: Monitor) -> None:
-        TorchTrainer(
+        Trainer(
             _worker,
             train_loop_config={"task": task, "cluster": cluster, "say": say, "monitor": monitor},
             scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=on_gpu, resources_per_worker=needed),
