@@ -36,7 +36,7 @@ from workflows.experiment import Experiment
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs
 
 if TYPE_CHECKING:
-    from cluster.tracking.runs import RunTracker
+    from cluster.tracking.run_handle import RunHandle
 
 RUN_FILE = "run.json"
 """In a stage's work folder: the record of its run, and what determines its result (as `ingredients`)."""
@@ -61,7 +61,7 @@ class StageContext:
     """URI that survives a crash, for checkpoints."""
     journal: Path
     run_id: str
-    tracker: Callable[[], "RunTracker"]
+    tracker: "RunHandle"
     determined: "StageInputs"
     lease: Lease | None = None
     """On the workspace, to be checked before anything there is overwritten; None: no other process knows it."""

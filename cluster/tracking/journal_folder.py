@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from edlm.config import ConfigurationError
+from edlm.storage import join
 
 WORK = "work"
 JOURNAL = "journal"
@@ -15,9 +16,8 @@ def journals_folder(outputs: str) -> Path:
 
     Outputs on a local or shared disk have them in `work`, those in an object store below `machine_folder`.
     """
-    local = outputs.removeprefix("file://")
-    if "://" not in local:
-        return Path(local) / WORK
+    if not in_object_store(outputs):
+        return Path(outputs.removeprefix("file://")) / WORK
     name, digest = outputs.rstrip("/").rpartition("/")[2], hashlib.sha256(outputs.encode()).hexdigest()[:12]
     return machine_folder() / "journals" / f"{name}-{digest}"
 
@@ -25,6 +25,16 @@ def journals_folder(outputs: str) -> Path:
 def journal_folder(outputs: str, stage_folder: str) -> Path:
     """Return this machine's folder for the journal of a stage, named by its folder among the outputs."""
     return journals_folder(outputs) / stage_folder / JOURNAL
+
+
+def copy_uri(outputs: str, stage_folder: str) -> str | None:
+    """Return where the journal's metrics are copied to; None where the journal itself outlives its machine."""
+    return join(outputs, WORK, stage_folder, JOURNAL) if in_object_store(outputs) else None
+
+
+def in_object_store(outputs: str) -> bool:
+    """Return whether the URI is none of a folder."""
+    return "://" in outputs.removeprefix("file://")
 
 
 def machine_folder() -> Path:

@@ -19,6 +19,7 @@ from cluster.config import Tracking
 from cluster.tracking.availability import availability
 from cluster.tracking.connection import answered, answering, connect, database_file, tracking_uri
 from cluster.tracking.journal import Journal, history
+from cluster.tracking.journal_copy import JournalCopy, restore
 from cluster.tracking.parameters import machine_settings, parameters
 from cluster.tracking.registry import Registry
 from cluster.tracking.run_facts import RunFacts, facts_in_journal, facts_in_mlflow, provenance
@@ -42,11 +43,15 @@ class RunTracker:
     Everything goes to a journal in `folder` first, and background threads send it on: one the records, and another one
     the files, for which no record waits. So no call waits for a server or fails because of one, and entries that could
     not be sent stay in the journal for `cluster.tracking.upload.ship`. A step that is repeated after a restart is not
-    sent again. Only one process at a time may use a `folder`.
+    sent again. Only one process at a time may use a `folder`. With `copy`, a URI, the metrics that are there come into
+    the journal, and `secure` adds to them.
     """
 
-    def __init__(self, tracking: Tracking, root: str, record: RunRecord, folder: Path) -> None:
+    def __init__(self, tracking: Tracking, root: str, record: RunRecord, folder: Path, copy: str | None = None) -> None:
         self._journal = Journal(folder, record)
+        if copy is not None:
+            restore(copy, self._journal)
+        self._copy = None if copy is None else JournalCopy(folder, copy)
         self._patience_seconds = 2 * tracking.request_timeout_seconds + 1
         self._server = availability(tracking_uri(tracking, root), tracking.request_timeout_seconds)
         self._upload = JournalUpload(tracking, root, folder, record)
@@ -61,6 +66,14 @@ class RunTracker:
             if not _METRIC.fullmatch(name):
                 raise ValueError(f"metric {name!r}: MLflow takes letters, digits, and `_-. :/`, at most 250 of them")
         self._journal.append("metrics", step=step, values={name: float(value) for name, value in metrics.items()})
+
+    def secure(self) -> None:
+        """Make all metrics so far outlive this machine; from any thread.
+
+        Raises what the store's client raises, and can be repeated.
+        """
+        if self._copy is not None:
+            self._copy.save()
 
     def settings(self, config: Any) -> None:
         """Record the configuration, without secrets: as `config.yaml`, and as parameters.

@@ -164,19 +164,20 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
     engine = ZeroEngine(objective, task.training, cluster.zero, get_device())
     if engine.rank == 0:
         say_counts(task.name, counts, say)
+    reporter = _Reporter(task, say) if engine.rank == 0 else None
     checkpointing = Checkpointing(
         engine, task.workspace,
         from_rank_0=functools.partial(_from_rank_0, engine.device),
         retention=cluster.checkpoints,
         patience=cluster.checkpoint_patience_seconds,
         facts={"zero_stage": cluster.zero.stage},
+        before_commit=reporter.secure if reporter else _nothing,
     )  # fmt: skip
     origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
         say(f"[{task.name}] resumes after step {engine.step}")
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
-    reporter = _Reporter(task, say) if engine.rank == 0 else None
     watchdog = Watchdog(
         SHARE * cluster.collective_timeout_seconds,
         lambda cause, stack: monitor.report(WorkerReport(engine.rank, where, cause, stack, hung=True)),
@@ -199,6 +200,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
             complete = fit(engine, batches.rows, task.training, task.seed, log, save, held_out, requested)
         if reporter is not None:
             reporter.stop(engine)
+            reporter.secure()
     finally:
         if reporter is not None:
             reporter.close()
@@ -240,6 +242,9 @@ class _Reporter:
         self._tracker.log(step, {**metrics, **measured})
         self._lines.log(step, metrics)
 
+    def secure(self) -> None:
+        self._tracker.secure()
+
     def stop(self, engine: Engine) -> None:
         self._lines.stop(engine)
 
@@ -256,6 +261,10 @@ def _memory_mib() -> float:
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:
     """Discard the metrics of ranks other than 0, which equal those of rank 0."""
+
+
+def _nothing() -> None:
+    """Secure the metrics of ranks other than 0, which are those of rank 0."""
 
 
 def _never() -> bool:

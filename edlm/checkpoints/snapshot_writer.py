@@ -53,8 +53,13 @@ class SnapshotWriter:
         retention: Retention | None = None,
         patience: float = PATIENCE,
         facts: Mapping[str, pydantic.JsonValue] | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """`patience`: seconds for which a store that refuses is tried again, and the parts of others are waited for."""
+        """`patience`: seconds for which a store that refuses is tried again, and the parts of others are waited for.
+
+        `before_commit` is called on rank 0, in the thread, and again while it raises an error and patience lasts.
+        """
+        self._before_commit = before_commit
         self._workspace, self._attempt, self._rank, self._world_size = workspace, attempt, rank, world_size
         self._retention, self._patience, self._facts = retention or Retention(), patience, dict(facts or {})
         self._host: list[Tensor] = []  # kept: allocating memory takes as long as copying to it
@@ -116,6 +121,7 @@ class SnapshotWriter:
             self._persist(lambda: write_part(uri, self._rank, slices))
             if self._rank == 0:
                 self._await(uri, _record_files(self._world_size))
+                self._persist(self._before_commit)
                 self._persist(lambda: commit(uri, step, self._attempt, self._world_size, self._facts))
                 self._remove_old(uri)
             else:

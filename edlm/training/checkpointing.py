@@ -47,18 +47,21 @@ class Checkpointing:
         retention: Retention | None = None,
         patience: float = PATIENCE,
         facts: Mapping[str, pydantic.JsonValue] | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """`from_rank_0` returns, on every rank, what it was called with on rank 0; `facts` go into the manifests.
 
         What killed launches left is removed. `patience`: seconds for which a store that refuses is tried again.
+        `before_commit` is called on rank 0, in the background, before each snapshot counts.
         """
         self._engine, self._workspace, self._from_rank_0 = engine, workspace, from_rank_0
         attempt = from_rank_0(new_attempt())
         if engine.rank == 0:
             sweep(workspace, attempt)
         self._writer = SnapshotWriter(
-            workspace, attempt, engine.rank, engine.world_size, retention=retention, patience=patience, facts=facts
-        )
+            workspace, attempt, engine.rank, engine.world_size,
+            retention=retention, patience=patience, facts=facts, before_commit=before_commit,
+        )  # fmt: skip
 
     def resume(self, start: tuple[str, int] | None = None) -> tuple[str, int] | None:
         """Load the newest intact snapshot, or `start` if the workspace has none; return its (URI, step).

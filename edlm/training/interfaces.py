@@ -24,6 +24,10 @@ class Tracker(Protocol):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
+    def secure(self) -> None:
+        """Make what was logged as durable as a checkpoint, which is committed after it; from any thread."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -78,6 +78,22 @@ def test_a_store_that_refuses_for_a_while_is_tried_again_and_the_log_says_so(tmp
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_snapshot_does_not_count_before_what_must_precede_it_has_succeeded(tmp_path):
+    seen = []
+
+    def first() -> None:
+        seen.append(newest_snapshot(str(tmp_path)))
+        if len(seen) < 3:
+            raise FULL
+
+    writer = SnapshotWriter(str(tmp_path), "a", patience=60, before_commit=first)
+    writer.save(slices(1), 1)
+    writer.wait()
+    assert seen == [None, None, None]
+    assert newest_snapshot(str(tmp_path))[1] == 1
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_full_disk_is_an_error_after_patience_and_the_snapshot_before_stays(tmp_path, monkeypatch):
     writer = SnapshotWriter(str(tmp_path), "a", patience=0.05)
     writer.save(slices(1), 1)

@@ -1,5 +1,6 @@
 """Training run of a stage: the task for the workers, its settings, and its curves."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,18 +55,18 @@ def run_training(
             training=training,
             seed=experiment.seed,
             workspace=work.workspace,
-            tracker=work.tracker,
+            tracker=functools.partial(work.tracker, copied=True),
             start=_start(session, work),
             lease=work.lease,
         ),
         experiment.cluster,
     )
     write(weights if training.lora is None else merged(objective().trained, weights), work.folder)
+    tracker = work.tracker(copied=True)  # now the journal of this machine has what those of the workers had
     curves = history(work.journal)
     if curves.get("loss_nats_per_token"):
-        tracker = work.tracker()
         tracker.figure("curves.png", training_curves(curves, work.stage))
-        tracker.close()
+    tracker.close()
     facts = training_facts(work.workspace)
     assert facts is not None
     return facts
