@@ -29,6 +29,10 @@ class Cluster:
     while the command runs."""
     workers: Positive = 2
     """Processes of a training stage; they share the rows of every step, and the training state as `zero` says."""
+    min_workers: Positive | None = None
+    """Fewest workers that a training goes on with while the cluster has no room for all `workers`; it waits
+    `start_timeout_seconds` for them. None: it waits for all. Rows, noise and batch of a step stay the same; sizes among
+    which a batch does not divide are passed over."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPU cores reserved per worker and per task of the evaluation; torch uses as many threads, at least one."""
     gpus_per_worker: NonNegativeFloat = 0.0
@@ -49,6 +53,12 @@ class Cluster:
     collective_timeout_seconds: PositiveFloat = 600.0
     """Timeout of a worker in a collective, after which training is restarted. A worker that takes no step for four
     fifths of it, outside of a collective, is named with where it stands, and ended."""
+
+    def __post_init__(self) -> None:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ConfigurationError(
+                f"cluster.min_workers: {self.min_workers} is more than cluster.workers, {self.workers}"
+            )
 
 
 @config

@@ -4,6 +4,7 @@ Ray Train runs one attempt. What ended it, and whether there is another, is deci
 own actors is survived like that of a worker, and no error of a user is met twice.
 """
 
+import math
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
@@ -21,6 +23,7 @@ from cluster.training.monitor import Monitor
 from cluster.training.outcomes import TrainingFailed, TrainingStopped, WorkerReport
 
 POLL_SECONDS = 0.5
+GROWTH_SECONDS = 30.0  # for which there must be room for more workers: a start costs as much
 STARTING = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 
 
@@ -32,6 +35,8 @@ class Restarts:
     recovery_seconds: float
     ready: Callable[[float], None]
     """Waits up to so many seconds for the workers' resources; raises ConfigurationError that names the missing."""
+    growth: Callable[[], int | None]
+    """Returns with how many workers there is room to go on, if these are more than now; else None."""
     shared: bool
     """Whether the cluster may lose or drain machines: not a Ray of this command alone."""
 
@@ -52,34 +57,39 @@ def supervise(
     with stop_request() as stop:
         while True:
             with _monitor() as monitor:
-                error = _run(name, attempt, monitor, stop, restarts.shared)
-                reports, step = monitor.reports(), monitor.stopped_at()
+                error, move = _run(name, attempt, monitor, stop, restarts)
+                reports, step, lost = monitor.reports(), monitor.stopped_at(), _lost(monitor.nodes())
             finished = done()
             if stop.signal is not None:
                 raise TrainingStopped(_stopped(name, stop.signal, finished, step), stop.signal)
             if finished:
                 return
             _raise_final(reports)
-            if step is not None:
-                say(f"[{name}] a machine is drained: saved after step {step}, goes on without it")
+            if step is not None and move is not None:
+                say(f"[{name}] {move.cause}: saved after step {step}, goes on {move.how}")
                 lost_since = time.monotonic()
             elif lost_since and _did_not_start(error):
                 if time.monotonic() - lost_since > restarts.recovery_seconds:
-                    raise TrainingFailed(_failed(name, failures, cause(error, reports))) from error
+                    raise TrainingFailed(_failed(name, failures, cause(error, reports, lost))) from error
             else:
                 failures, lost_since = failures + 1, time.monotonic()
-                reason = cause(error, reports)
+                reason = cause(error, reports, lost)
                 if failures > restarts.limit:
                     raise _last(name, failures, reason, reports) from error
                 say(f"[{name}] {reason}; restart {failures} of at most {restarts.limit}, from the last checkpoint")
             restarts.ready(restarts.recovery_seconds if restarts.shared else 0)
 
 
-def cause(error: Exception | None, reports: Sequence[WorkerReport]) -> str:
-    """Return in one line why an attempt ended: a hung rank before a dead one before any other's consequence."""
+def cause(error: Exception | None, reports: Sequence[WorkerReport], lost: Sequence[str] = ()) -> str:
+    """Return in one line why an attempt ended: a hung rank before a dead one before any other's consequence.
+
+    `lost`: addresses of machines that had workers.
+    """
     for report in reports:
         if report.hung:
             return str(report)
+    if lost:
+        return f"a machine with workers is gone, or cannot be reached: {', '.join(lost)}"
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for rank, failure in sorted(failures.items()):
         if isinstance(failure, OutOfMemoryError):
@@ -109,11 +119,12 @@ def _monitor() -> Iterator[Monitor]:
 
 
 def _run(
-    name: str, attempt: Callable[[Monitor], None], monitor: Monitor, stop: StopRequest, shared: bool
-) -> Exception | None:
-    """Run one attempt in a thread and return its error; meanwhile pass on requests to stop, of signals and of drains.
+    name: str, attempt: Callable[[Monitor], None], monitor: Monitor, stop: StopRequest, restarts: Restarts
+) -> tuple[Exception | None, "_Move | None"]:
+    """Run one attempt in a thread. Return its error, and for which move it was asked to save, if for any.
 
-    Not in this thread: Ray Train's handler of SIGINT would abort the attempt without a checkpoint.
+    Signals make the same request. Not in this thread: Ray Train's handler of SIGINT would abort the attempt without a
+    checkpoint.
     """
     errors: list[Exception] = []
 
@@ -125,7 +136,8 @@ def _run(
 
     thread = threading.Thread(target=run, name="attempt", daemon=True)
     thread.start()
-    announced = False
+    announced, growth = False, _Growth(restarts.growth)
+    move: _Move | None = None
     while thread.is_alive():
         thread.join(POLL_SECONDS)
         if stop.signal is not None and not announced:
@@ -133,13 +145,45 @@ def _run(
             print(
                 f"[{name}] {_name(stop.signal)}: saves after this step and stops; a second one ends it now", flush=True
             )
-        if stop.signal is not None or (shared and _drained(monitor.nodes())):
+        if restarts.shared and move is None:
+            move = _Move("a machine is drained", "without it") if _drained(monitor.nodes()) else growth.move()
+        if stop.signal is not None or move is not None:
             monitor.request_stop()
-    return errors[0] if errors else None
+    return errors[0] if errors else None, move
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Why the workers save and begin again, and how."""
+
+    cause: str
+    how: str
+
+
+class _Growth:
+    """Watch over the room for more workers, which must last."""
+
+    def __init__(self, growth: Callable[[], int | None]) -> None:
+        self._growth, self._since, self._asked = growth, math.inf, -math.inf
+
+    def move(self) -> _Move | None:
+        """Return the move to more workers; None while there is none."""
+        now = time.monotonic()
+        if now - self._asked < GROWTH_SECONDS / 10:
+            return None
+        self._asked, size = now, self._growth()
+        self._since = math.inf if size is None else min(self._since, now)
+        lasted = now - self._since >= GROWTH_SECONDS
+        return _Move(f"there is room for {size} workers", "with them") if lasted else None
 
 
 def _drained(nodes: set[str]) -> bool:
     return any(node in nodes for node in cluster_state.get_draining_nodes() or {})
+
+
+def _lost(nodes: set[str]) -> list[str]:
+    """Return the addresses of those of the nodes that the cluster has given up."""
+    return sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] in nodes and not node["Alive"])
 
 
 def _raise_final(reports: Sequence[WorkerReport]) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
-from cluster.runtime.ray_connection import is_private, require_resources
+from cluster.runtime.ray_connection import is_private
 from cluster.training.abandoned_workers import release_abandoned_workers
 from cluster.training.collective_timeout import limit_collectives
 from cluster.training.deepspeed_engine import ZeroEngine
+from cluster.training.elastic_range import elastic_range
 from cluster.training.monitor import Monitor
 from cluster.training.outcomes import WorkerReport
 from cluster.training.result import read_result, training_facts, write_result
@@ -45,7 +46,7 @@ from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
 from edlm.training.progress import ProgressLines, parameter_counts, say_counts
 from edlm.training.resume_compatibility import keeps_final_state
-from edlm.training.settings import Training, share
+from edlm.training.settings import Training
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
@@ -86,7 +87,6 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     SIGINT makes the workers save and stop, and raises TrainingStopped.
     """
     if training_facts(task.workspace) is None:
-        share(task.training, cluster.workers)
         validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         resources = {name: amount for name, amount in resources.items() if amount}
@@ -99,16 +99,17 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
 
 
 def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, float]) -> None:
-    on_gpu, what = cluster.gpus_per_worker > 0, f"{cluster.workers} workers of {task.name}"
-    total = {name: amount * cluster.workers for name, amount in needed.items()}
-    alone, say = is_private(cluster), speaker()
-    require_resources(what, total, 0 if alone else cluster.start_timeout_seconds)
+    on_gpu, alone, say = cluster.gpus_per_worker > 0, is_private(cluster), speaker()
+    elastic = elastic_range(task.name, task.training, cluster, needed, alone)
+    elastic.settle(0 if alone else cluster.start_timeout_seconds)
 
     def attempt(monitor: Monitor) -> None:
+        if elastic.size < cluster.workers:
+            say(f"[{task.name}] the cluster has room for {elastic.size} of {cluster.workers} workers: trains with them")
         Trainer(
             _worker,
             train_loop_config={"task": task, "cluster": cluster, "say": say, "monitor": monitor},
-            scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=on_gpu, resources_per_worker=needed),
+            scaling_config=ScalingConfig(num_workers=elastic.size, use_gpu=on_gpu, resources_per_worker=needed),
             torch_config=TorchConfig(
                 backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
             ),
@@ -122,7 +123,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
 
     def ready(seconds: float) -> None:
         release_abandoned_workers()
-        require_resources(what, total, seconds)
+        elastic.settle(seconds)
 
     supervise(
         task.name,
@@ -132,6 +133,7 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
             cluster.restarts,
             cluster.recovery_timeout_seconds,
             ready=ready,
+            growth=elastic.growth,
             shared=not alone,
         ),
         say=say,

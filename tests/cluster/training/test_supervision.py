@@ -55,10 +55,12 @@ def boards(monkeypatch) -> list[Board]:
 
     monkeypatch.setattr(supervision, "_monitor", monitor)
     monkeypatch.setattr(supervision, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(supervision.ray, "nodes", list)
+    monkeypatch.setattr(supervision.cluster_state, "get_draining_nodes", dict)
     return made
 
 
-def run(attempts, limit=2, recovery=1800.0, shared=False):
+def run(attempts, limit=2, recovery=1800.0, shared=False, growth=lambda: None):
     """Supervise these attempts, each a function of the monitor; return what was lines and waited for."""
     remaining, lines, waited = iter(attempts), [], []
     done = threading.Event()
@@ -68,7 +70,7 @@ def run(attempts, limit=2, recovery=1800.0, shared=False):
             done.set()
 
     def supervised():
-        supervise("toy", attempt, done.is_set, Restarts(limit, recovery, waited.append, shared), lines.append)
+        supervise("toy", attempt, done.is_set, Restarts(limit, recovery, waited.append, growth, shared), lines.append)
         return lines, waited
 
     return supervised, lines, waited
@@ -165,6 +167,37 @@ def test_a_drained_machine_makes_the_workers_save_and_go_on_elsewhere_without_co
     supervised, lines, _ = run([drained, finish], limit=0, shared=True)
     supervised()
     assert lines == ["[toy] a machine is drained: saved after step 12, goes on without it"]
+
+
+def test_room_for_more_workers_that_lasts_makes_them_save_and_go_on_with_more_without_counting(boards, monkeypatch):
+    monkeypatch.setattr(supervision, "GROWTH_SECONDS", 0.2)
+    answers = iter([3, None])  # gone again at once
+
+    def saved(monitor) -> None:
+        assert monitor.asked.wait(30)
+        monitor.step = 12
+
+    def growth() -> int | None:
+        return next(answers, 3 if len(boards) == 1 else None)
+
+    supervised, lines, _ = run([saved, finish], limit=0, shared=True, growth=growth)
+    supervised()
+    assert lines == ["[toy] there is room for 3 workers: saved after step 12, goes on with them"]
+
+
+@pytest.mark.usefixtures("boards")
+def test_a_machine_that_is_gone_is_the_cause_and_not_what_its_peers_say(monkeypatch):
+    nodes = [
+        {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Alive": False},
+        {"NodeID": "b", "NodeManagerAddress": "10.0.0.2", "Alive": False},
+    ]
+    monkeypatch.setattr(supervision.ray, "nodes", lambda: nodes)
+    supervised, lines, _ = run([raising(WorkerGroupError("", {}), PEER), finish])
+    supervised()
+    assert lines == [
+        "[toy] a machine with workers is gone, or cannot be reached: 10.0.0.1; restart 1 of at most 2, from the last "
+        "checkpoint"
+    ]
 
 
 @pytest.mark.usefixtures("boards")
