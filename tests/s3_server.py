@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,14 @@ def clients_of(endpoint: str, key: str = KEY, secret: str = SECRET) -> Iterator[
 
 
 @contextmanager
-def moto_server(folder: Path) -> Iterator[S3Server]:
-    """moto's server, which keeps objects in memory, with the bucket `BUCKET`."""
+def moto_server(folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[S3Server]:
+    """moto's server, which keeps objects in memory, with the bucket `BUCKET`.
+
+    `within`: words before its command, which put it on another machine, that of `host`.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port, folder / "moto.log") as server, clients_of(server.endpoint):
+    command = [*within, sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    with _running(command, port, folder / "moto.log", host) as server, clients_of(server.endpoint):
         _make_bucket()
         yield server
 
@@ -92,14 +95,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(command: list[str], port: int, log: Path) -> Iterator[S3Server]:
+def _running(command: list[str], port: int, log: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-    server = S3Server(f"http://127.0.0.1:{port}", process)
+    server = S3Server(f"http://{host}:{port}", process)
     try:
         for _ in range(600):
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((host, port)) == 0:
                     break
             time.sleep(0.1)
         else:

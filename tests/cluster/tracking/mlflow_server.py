@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,19 +14,26 @@ import requests
 
 
 class MlflowServer:
-    """A real MLflow server in a process group of its own, on a port that stays the same."""
+    """A real MLflow server in a process group of its own, on a port that stays the same.
 
-    def __init__(self, folder: Path) -> None:
+    `within`: words before its command, which put it on another machine, that of `host`.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder = folder
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder, self.host, self.within = folder, host, within
+        self.uri = f"http://{host}:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
-        stores = [f"--backend-store-uri=sqlite:///{self.folder}/m.db", f"--artifacts-destination={self.folder}/files"]
+        command = [*self.within, sys.executable, "-m", "mlflow", "server", f"--host={self.host}", f"--port={self.port}"]
+        stores = [
+            "--workers=1",
+            f"--backend-store-uri=sqlite:///{self.folder}/m.db",
+            f"--artifacts-destination={self.folder}/files",
+        ]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -53,9 +60,9 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+def mlflow_server(folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[MlflowServer]:
     """A server that runs while the context is open."""
-    server = MlflowServer(folder)
+    server = MlflowServer(folder, host, within)
     server.start()
     try:
         yield server

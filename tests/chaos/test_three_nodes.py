@@ -1,0 +1,216 @@
+"""The pipeline as a job on a cluster of three machines that fail: it ends as one that nothing disturbed.
+
+python -m pytest -m chaos tests/chaos/test_three_nodes.py
+
+Every machine is a network namespace of its own: Ray's head, its three nodes, the S3 store and the tracking server.
+"""
+
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from edlm.file_systems import file_system
+from edlm.storage import committed
+from tests.chaos.network_namespaces import NetworkMachine, network
+from tests.chaos.ray_on_machines import RayJob, RayOnMachines, wait_for
+from tests.cluster.tracking.mlflow_server import MlflowServer, mlflow_server
+from tests.s3_server import BUCKET, clients_of, environment, moto_server
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+STEPS, EVERY = 1500, 300
+EXPERIMENT = f"""
+name: nodes
+data:
+  corpus: {{kind: embedded}}
+  tokenizer: {{kind: characters}}
+  length: 16
+  shares: {{validation: 0.1, judge: 0.2}}
+denoiser: {{width: 16, layers: 1, heads: 2}}
+pretrain: {{steps: {STEPS}, batch: 12, checkpoint_every: {EVERY}, log_every: 50, ema: 0.9}}
+register: {{model: nodes, sampler: {{steps: 4, candidates: 1}}}}
+# Room for one worker a node, and a replica beside it: the third node is spare.
+cluster: {{workers: 2, cpus_per_worker: 0.6, start_timeout_seconds: 20}}
+serving: {{cpus_per_replica: 0.2, max_replicas: 1}}
+"""
+STRUCK = rf"\[pretrain\] step {EVERY + 100}/{STEPS}"
+OF_THE_MACHINE = ("tokens_per_second", "seconds_per_step", "memory_mib")  # metrics that no run repeats
+END_SECONDS = 600.0
+NOTICED_SECONDS = 90.0
+TOLERANCE = 1e-3  # nats
+
+
+@dataclass(frozen=True)
+class CampaignSite:
+    """The machines of the campaign, and what runs on them."""
+
+    cluster: RayOnMachines
+    store: NetworkMachine
+    tracking: NetworkMachine
+    mlflow: MlflowServer
+    experiment: Path
+
+    def submit(self, name: str, *settings: str) -> RayJob:
+        """Submit the pipeline, with a place in the store and an MLflow experiment of this name."""
+        where = f"--storage s3://{BUCKET}/{name} --tracking.uri {self.mlflow.uri} --tracking.experiment {name}"
+        return self.cluster.submit(name, f"workflows.pipeline {self.experiment} {where} {' '.join(settings)}")
+
+    def machine_of_rank_0(self, name: str) -> NetworkMachine:
+        """Return the machine that writes the metrics of this run."""
+        journals = [
+            (path.stat().st_mtime, node)
+            for node in self.cluster.nodes
+            for path in (node.folder / "home").rglob("pretrain-*/journal/entries.jsonl")
+        ]
+        assert journals, f"no node has a journal of {name}"
+        return max(journals, key=lambda entry: entry[0])[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline leaves behind, as far as an undisturbed one leaves the same."""
+
+    digests: dict[str, str]
+    """SHA-256 of every stage's output, by its folder."""
+    objects: set[str]
+    """Keys in the store, below its place in it."""
+    metrics: dict[str, dict[str, list[tuple[int, float]]]]
+    """Of every run in MLflow, and of every metric: each point, in order."""
+    status: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[CampaignSite]:
+    folder = Path(tempfile.mkdtemp(prefix="edlm-", dir="/tmp"))  # a short path: the names of Ray's sockets are limited
+    (folder / "nodes.yaml").write_text(EXPERIMENT)
+    try:
+        with (
+            network(("head", "a", "b", "c", "store", "tracking"), folder) as machines,
+            moto_server(folder, machines["store"].address, machines["store"].within) as s3,
+            mlflow_server(folder, machines["tracking"].address, machines["tracking"].within) as mlflow,
+            clients_of(s3.endpoint),
+        ):
+            nodes = [machines[name] for name in "abc"]
+            cluster = RayOnMachines(machines["head"], nodes, environment(s3.endpoint))
+            yield CampaignSite(cluster, machines["store"], machines["tracking"], mlflow, folder / "nodes.yaml")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site) -> Outcome:
+    return outcome(site, site.submit("undisturbed"))
+
+
+def outcome(site: CampaignSite, job: RayJob) -> Outcome:
+    """Wait for the job, check that no process of it is left, and return what it left."""
+    log = job.ended(END_SECONDS)
+    assert "Traceback" not in log, log
+    wait_for(lambda: not site.cluster.of_jobs(), 60.0, site.cluster.of_jobs)
+    system, root = file_system(f"s3://{BUCKET}/{job.name}")
+    objects = {path.removeprefix(f"{root}/") for path in system.find(root)}
+    folders = {key.split("/")[1] for key in objects if key.endswith("/_COMMITTED.json")}
+    markers = {name: committed(f"s3://{BUCKET}/{job.name}/nodes/{name}") for name in folders}
+    client = MlflowClient(site.mlflow.uri)
+    experiment = client.get_experiment_by_name(job.name)
+    assert experiment is not None
+    metrics, status = {}, {}
+    for run in client.search_runs([experiment.experiment_id]):
+        name = str(run.info.run_name)
+        assert name not in status, "a run is there twice"
+        status[name] = run.info.status
+        metrics[name] = {
+            metric: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
+            for metric in run.data.metrics
+        }
+    digests = {name: marker.digest for name, marker in markers.items() if marker is not None}
+    return Outcome(digests, objects, metrics, status)
+
+
+def require_same(actual: Outcome, expected: Outcome) -> None:
+    assert actual.digests == expected.digests, "weights differ"
+    assert actual.objects == expected.objects
+    assert actual.status == expected.status
+    for run, metrics in expected.metrics.items():
+        assert actual.metrics[run].keys() == metrics.keys()
+        for name, points in metrics.items():
+            steps = sorted(step for step, _ in actual.metrics[run][name])
+            assert steps == sorted(step for step, _ in points), f"{name} of {run}: points are lost, or there twice"
+            if name not in OF_THE_MACHINE:
+                assert sorted(actual.metrics[run][name]) == sorted(points), f"{name} of {run} differs"
+
+
+def test_an_undisturbed_pipeline_leaves_what_it_should(undisturbed):
+    assert {name.rpartition("-")[0] for name in undisturbed.digests} == {"prepare", "pretrain", "register"}
+    assert undisturbed.status == dict.fromkeys(("nodes", "prepare", "pretrain", "register"), "FINISHED")
+    steps = [step for step, _ in sorted(undisturbed.metrics["pretrain"]["loss_nats_per_token"])]
+    assert steps == list(range(STEPS))
+
+
+def killed(site: CampaignSite, job: RayJob) -> None:
+    """A node loses its power and its disk: that of the first worker. Another one takes its place."""
+    node = site.machine_of_rank_0(job.name)
+    node.kill()
+    shutil.rmtree(node.folder / "home")
+    job.until("restart 1 of at most", NOTICED_SECONDS)
+    site.cluster.start_node(node)
+
+
+def cut_off(site: CampaignSite, job: RayJob) -> None:
+    """A node is unreachable until the cluster has given it up; back again, it ends, and is started anew."""
+    node = site.machine_of_rank_0(job.name)
+    node.cut_off()
+    job.until(rf"a machine with workers is gone, or cannot be reached: {node.address}; restart 1", NOTICED_SECONDS)
+    job.until("resumes after step", NOTICED_SECONDS)
+    node.connect()
+    wait_for(lambda: not node.processes(), 60.0, node.processes)
+    site.cluster.start_node(node)
+
+
+def without_tracking(site: CampaignSite, _: RayJob) -> None:
+    """The tracking server is unreachable for a minute."""
+    site.tracking.cut_off()
+    time.sleep(60)
+    site.tracking.connect()
+
+
+def without_store(site: CampaignSite, _: RayJob) -> None:
+    """The store is unreachable for twenty seconds."""
+    site.store.cut_off()
+    time.sleep(20)
+    site.store.connect()
+
+
+@pytest.mark.parametrize("fault", [killed, cut_off, without_tracking, without_store])
+def test_a_pipeline_that_is_struck_ends_as_one_that_is_not(
+    site, undisturbed, fault: Callable[[CampaignSite, RayJob], None]
+):
+    job = site.submit(fault.__name__.replace("_", "-"))
+    job.until(STRUCK, END_SECONDS)
+    fault(site, job)
+    require_same(outcome(site, job), undisturbed)
+    if fault in (killed, cut_off):
+        assert len(re.findall(r"restart \d of at most", job.log)) == 1, job.log
+
+
+def test_three_workers_go_on_as_two_without_a_machine_and_as_three_with_a_new_one(site, undisturbed):
+    job = site.submit("elastic", "--cluster.workers 3", "--cluster.min_workers 2")
+    job.until(STRUCK, END_SECONDS)
+    node = site.machine_of_rank_0(job.name)
+    node.kill()
+    job.until("the cluster has room for 2 of 3 workers: trains with them", NOTICED_SECONDS)
+    job.until("resumes after step", NOTICED_SECONDS)
+    site.cluster.start_node(node)
+    resumed = job.until(r"there is room for 3 workers: saved after step (\d+), goes on with them", END_SECONDS)
+    actual = outcome(site, job)
+    assert f"resumes after step {resumed[1]}\n" in job.log
+    expected, losses = (dict(one.metrics["pretrain"]["loss_nats_per_token"]) for one in (undisturbed, actual))
+    assert len(actual.metrics["pretrain"]["loss_nats_per_token"]) == STEPS
+    assert losses == pytest.approx(expected, abs=TOLERANCE), "another sum over other workers, and nothing else"
