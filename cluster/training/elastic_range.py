@@ -43,7 +43,7 @@ class ElasticRange:
         began = time.monotonic()
         while len(self.sizes) > 1 and (waited := time.monotonic() - began) < max(seconds, POLL_SECONDS):
             fitting = self._fitting(room(self.needed, total=self.alone))
-            if fitting == self.sizes[0] or (fitting and waited >= patience):
+            if fitting is not None and (fitting == self.sizes[0] or waited >= patience):
                 self.size = fitting
                 return
             time.sleep(POLL_SECONDS)
@@ -57,7 +57,7 @@ class ElasticRange:
         if self.alone or self.size == self.sizes[0]:
             return None
         larger = self._fitting(self.size + room(self.needed))
-        return larger if larger and larger > self.size else None
+        return larger if larger is not None and larger > self.size else None
 
     def _fitting(self, workers: int) -> int | None:
         return next((size for size in self.sizes if size <= workers), None)
