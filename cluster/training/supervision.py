@@ -23,7 +23,7 @@ from cluster.training.monitor import Monitor
 from cluster.training.outcomes import TrainingFailed, TrainingStopped, WorkerReport
 
 POLL_SECONDS = 0.5
-GROWTH_SECONDS = 30.0  # for which there must be room for more workers: a start costs as much
+GROWTH_SECONDS = 15.0  # for which there must be room for more workers: a start costs as much
 STARTING = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -57,6 +58,7 @@ class RayOnMachines:
             f"--node-ip-address={machine.address}", f"--temp-dir={machine.folder / 'ray'}",
             "--object-store-memory=100000000", "--disable-usage-stats",
         ]  # fmt: skip
+        shutil.rmtree(machine.folder / "ray", ignore_errors=True)
         (machine.folder / "tmp").mkdir(exist_ok=True)
         log = machine.folder / "start.log"  # not a pipe, which Ray's daemons would hold
         with log.open("a") as output:
