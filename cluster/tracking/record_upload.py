@@ -76,7 +76,11 @@ class RecordUpload:
                     new.setdefault(point, Metric(name, value, entry["time"], entry["step"]))
 
         def send(batch: list[tuple[tuple[str, int], Metric]]) -> None:
-            self.client.log_batch(self.run_id, metrics=[metric for _, metric in batch])
+            try:
+                self.client.log_batch(self.run_id, metrics=[metric for _, metric in batch])
+            except Exception:
+                self._known = None  # this machine may be cut off, and another one send for the run meanwhile
+                raise
             known.update(point for point, _ in batch)
 
         self._in_batches(list(new.items()), BATCH, send, lambda item: f"{item[0][0]} of step {item[0][1]}")
