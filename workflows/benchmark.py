@@ -1,7 +1,9 @@
-"""Benchmark: the speed of the samplers, the load that a service of them sustains, and the cost of checkpoints.
+"""Benchmark: the speed of samplers and training, the load that a service sustains, and the cost of checkpoints.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
+python -m workflows.benchmark train [--vocabularies 28 50257 --lengths 256 1024 --workers 1 2 --folder FOLDER ...]
+    race training steps with the published step, and workers with one process
 python -m workflows.benchmark constraints [--tokenizer FOLDER --steps 8 --folder FOLDER ...]
     race samplers with constraints with plain diffusion
 python -m workflows.benchmark constrained-bounds --model MODEL --data URI [--steps 2 4 8 --folder FOLDER ...]
@@ -14,11 +16,10 @@ python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --cand
     load a running service; the API key is read from EDLM_API_KEY
 """
 
-import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 
 from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
+from edlm.models.execution import computes_bfloat16
 from workflows.benchmarking.arrivals import plan
 from workflows.benchmarking.batching_comparison import Loads, contest
 from workflows.benchmarking.checkpoints import Checkpoints, checkpoint_blocks, measure_checkpoints, simulate
@@ -36,10 +38,14 @@ from workflows.benchmarking.constrained_bounds import (
     measure_constrained_bounds,
 )
 from workflows.benchmarking.constraints import WHOLE, ConstrainedSampling, measure_constraints
+from workflows.benchmarking.interleaved_timing import ratio_text
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
-from workflows.benchmarking.sampling import RaceResult, Sampling, Size, measure
+from workflows.benchmarking.sampling import Sampling, measure
+from workflows.benchmarking.sampling_document import sampling_blocks
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
+from workflows.benchmarking.training import TrainingSteps, measure_training
+from workflows.benchmarking.training_document import training_blocks
 from workflows.benchmarking.untrained import untrained_bundle
 from workflows.reporting.document import (
     Bullet,
@@ -53,29 +59,6 @@ from workflows.reporting.document import (
 )
 from workflows.reporting.markdown_page import markdown_page
 from workflows.stage import user_errors
-
-MIB = 2**20
-METHOD = (
-    "All samplers of a size run one after the other in every round, after a warm-up round; seconds are "
-    "medians over the rounds (in brackets: minimum to maximum). Ratios are within one round. Naive is the published "
-    "sampler as described, with its errors corrected, in float32, as are all samplers without a precision in the name; "
-    "its steps cost the same, so that one step inside and one outside the window are timed. Times plain is relative "
-    "to plain "
-    "diffusion with the same networks. Whole sequences are scored for t from 0.8 to 1, light heads in every step. "
-    "Kept per call: tokens of the speculative draft kept per pass of the head. "
-    "Memory: peak memory of tensors besides the weights (naive: of one step)."
-)
-UNTRAINED = (
-    "The networks are untrained: no two candidates are equal, which is the worst case for time, and the number of "
-    "kept draft tokens "
-    "is not that of trained networks (about one in three is rejected). Whole sequences are scored by the paper's NCE "
-    "network. Text quality is measured with trained networks (--models)."
-)
-TRAINED = (
-    "The networks are trained. Bounds are on -log p of held-out texts (for the autoregressive model: its "
-    "likelihood); generative perplexity is the judge's, entropy is of the tokens of a text. Naive samplers and "
-    "samplers that verify speculative drafts have the same distribution as their counterparts."
-)
 
 CONSTRAINED = (
     "Samplers run one after the other in every round, after a warm-up round; seconds are of the processor, medians "
@@ -91,6 +74,14 @@ class SampleBenchmark(Sampling):
 
     folder: str | None = None
     """Folder for `sample.md`, or `sample-trained.md` of trained networks; None only prints the document."""
+
+
+@config
+class TrainBenchmark(TrainingSteps):
+    """Flags of `train`."""
+
+    folder: str | None = None
+    """Folder for `train.md`; None only prints the document."""
 
 
 @config
@@ -147,18 +138,17 @@ class ServeBenchmark(Loads):
 
 def sample(settings: SampleBenchmark) -> ReportDocument:
     """Run the race and return the document about it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the memory profiler, which logs to standard error
-    rows = list(measure(settings, device, _say))
-    return ReportDocument(
-        "Speed of the samplers",
-        [
-            Paragraph(METHOD),
-            Paragraph(UNTRAINED if settings.models is None else TRAINED),
-            *(_table(size, rows) for size in dict.fromkeys(row.size for row in rows)),
-            *_origin(settings),
-        ],
-    )
+    device = _device()
+    blocks = sampling_blocks(list(measure(settings, device, _say)), trained=settings.models is not None)
+    return ReportDocument("Speed of the samplers", [*blocks, *_origin(settings)])
+
+
+def train(settings: TrainBenchmark) -> ReportDocument:
+    """Race training steps and return the document about them."""
+    device = _device()
+    results = list(measure_training(settings, device, _say))
+    blocks = training_blocks(results, settings, emulated=not computes_bfloat16(device))
+    return ReportDocument("Speed of training", [*blocks, *_origin(settings)])
 
 
 def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
@@ -173,7 +163,7 @@ def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
             sizes = tuple(f"{size:,}" for size in (*automaton.transitions.shape, len(automaton.edges.to)))
         cells.append(
             (row.name, f"{seconds.median:.3g} ({min(seconds.rounds):.3g} to {max(seconds.rounds):.3g})",
-             _ratio(whole.times_of(seconds)), *sizes)
+             ratio_text(whole.times_of(seconds)), *sizes)
         )  # fmt: skip
     columns = ("sampler", "seconds per text", f"times {WHOLE}", "states", "classes of tokens", "transitions")
     caption = f"L = {settings.length}, T = {settings.steps}, a denoiser of {settings.layers} layers of {settings.width}"
@@ -240,6 +230,12 @@ def _loaded(url: str, settings: ServeBenchmark) -> tuple[str, list[DocumentBlock
     ]
 
 
+def _device() -> torch.device:
+    """Return the device to measure on."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the memory profiler, which logs to standard error
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _say(line: str) -> None:
     print(f"[benchmark] {line}", flush=True)
 
@@ -254,52 +250,9 @@ def _origin(settings: object) -> list[DocumentBlock]:
     ]
 
 
-def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
-    size_rows = [row for row in rows if row.size == size]
-    by_name, judged = {row.name: row for row in size_rows}, any(row.worth for row in size_rows)
-    cells = []
-    for row in size_rows:
-        seconds = [value / size.batch for value in (row.times.median, min(row.times.rounds), max(row.times.rounds))]
-        plain = by_name.get(row.plain)
-        cells.append(
-            (
-                row.name + (f" ({row.scaled} timed)" if row.scaled else ""),
-                f"{seconds[0]:.3g} ({seconds[1]:.3g} to {seconds[2]:.3g})",
-                f"{size.length / seconds[0]:,.0f}",
-                f"{row.calls[0]:.1f}", f"{row.calls[1]:.1f}",
-                NONE if math.isnan(row.calls[2]) else f"{row.calls[2]:.1f}",
-                f"{row.peak_bytes / MIB:.1f}",
-                _ratio(plain.times.times_of(row.times)) if plain else NONE,
-                _ratio(row.times.times_of(by_name[row.naive].times)) if row.naive else NONE,
-                *(_worth(row) if judged else ()),
-            )
-        )  # fmt: skip
-    columns = (
-        "sampler", "seconds per sequence", "tokens per second", "denoiser calls", "energy calls", "kept per call",
-        "memory, MiB", "times plain", "times faster than naive",
-        *(("bound, nats per token", "generative perplexity", "entropy, nats") if judged else ()),
-    )  # fmt: skip
-    caption = f"|V| = {size.vocabulary:,}, L = {size.length}, {size.batch} at once, T = {size.steps}"
-    return Table(caption, columns, cells)
-
-
-def _worth(row: RaceResult) -> tuple[str, str, str]:
-    worth = row.worth
-    if worth is None:
-        return NONE, NONE, NONE
-    return (
-        f"{worth.bound:.3f} ± {worth.standard_error:.3f}",
-        f"{worth.generative_perplexity:.1f}",
-        f"{worth.entropy:.2f}",
-    )
-
-
-def _ratio(ratio: tuple[float, float, float]) -> str:
-    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
-
-
 COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
     "sample": (SampleBenchmark, sample),
+    "train": (TrainBenchmark, train),
     "constraints": (ConstraintsBenchmark, constraints),
     "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
     "checkpoint": (CheckpointBenchmark, checkpoint),

@@ -44,6 +44,20 @@ class AbstractDenoiser(nn.Module):
             f"{type(self).__name__} attends across documents; leave data.attention at across_documents"
         )
 
+    def features_at(
+        self,
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        index: tuple[Int[Tensor, " n"], ...],
+        documents: Int[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "n h"]:
+        """Compute the features of x_t at n selected positions, given as (rows, positions); `documents` as above.
+
+        For training, which reads no others: a subclass may leave work out that only they need.
+        """
+        context = self.read(xt, t) if documents is None else self.read_within(xt, t, documents)
+        return context[index]
+
     def log_p(self, context: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p_theta(x_0 | x_t) at the selected masked positions, in (b, l) order; float32.
 
@@ -95,6 +109,15 @@ class Denoiser(AbstractDenoiser):
         self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], documents: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l h"]:
         return self.transformer(self.embedding(xt), t, documents=documents)
+
+    def features_at(
+        self,
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        index: tuple[Int[Tensor, " n"], ...],
+        documents: Int[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "n h"]:
+        return self.transformer.at(self.embedding(xt), t, index, documents)
 
     def read_at(
         self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]

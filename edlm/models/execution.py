@@ -44,3 +44,13 @@ class Execution:
 
 
 AS_TRAINED = Execution()
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has instructions for products of bfloat16; others emulate it, slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_tile"))

@@ -89,6 +89,27 @@ class Transformer(nn.Module):
             features[gathered.rows[:, None], gathered.positions] = y  # also at padding positions, which are correct
         return features
 
+    def at(
+        self,
+        x: Float[Tensor, "b l h"],
+        t: Float[Tensor, " b"],
+        index: tuple[Int[Tensor, " n"], ...],
+        documents: Int[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "n h"]:
+        """Compute the features of `forward` at n selected positions, given as (rows, positions), for training.
+
+        The last layer attends everywhere and computes the rest at those positions only. Unlike `forward` with `where`,
+        it has dropout, no padding, and a row's last bits depend on the number of selected positions.
+        """
+        condition = None if self.time is None else self.time(t, x.dtype)
+        *before, last = self.layers
+        rotary = self.layers.rotary(torch.arange(x.shape[1], device=x.device))
+        seen = None if documents is None else same_document(documents, self.causal)
+        for layer in before:
+            x = layer(x, rotary, condition, causal=self.causal, seen=seen)
+        y = last.at(x, rotary, condition, index, causal=self.causal, seen=seen)
+        return self.norm(y, None if condition is None else condition[index[0]])[0][:, 0]
+
     def start(self, rows: int, length: int) -> list[KVCache]:
         """Return an empty KV cache per layer, for a causal pass position by position."""
         return [KVCache(rows, length, layer.heads, layer.qkv.weight) for layer in self.layers]
@@ -174,6 +195,22 @@ class Block(nn.Module):
             hidden, gate_mlp = self.norm_mlp(z, None if condition is None else condition[rows])
             yield gathered, z + gate_mlp * self._mlp(hidden)
 
+    def at(
+        self,
+        x: Float[Tensor, "b l h"],
+        rotary: Rotary,
+        condition: Float[Tensor, "b c"] | None,
+        index: tuple[Int[Tensor, " n"], ...],
+        causal: bool = False,
+        seen: Bool[Tensor, "b 1 l l"] | None = None,
+    ) -> Float[Tensor, "n 1 h"]:
+        """Compute `forward` at selected positions, given as (rows, positions); attention is computed everywhere."""
+        y, gate = self.norm_attention(x, condition)
+        attended = self._attended(y, rotary, causal, None, seen)[index][:, None]
+        x = x[index][:, None] + _of(gate, index[0]) * self._drop(self.out(attended))
+        y, gate = self.norm_mlp(x, None if condition is None else condition[index[0]])
+        return x + gate * self._drop(self._mlp(y))
+
     def extend(self, x: Float[Tensor, "b one h"], rotary: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV cache."""
         y, _ = self.norm_attention(x, None)
@@ -192,11 +229,16 @@ class Block(nn.Module):
         return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def _joined(self, y: Tensor) -> Tensor:
-        return self.out(y.transpose(1, 2).flatten(-2))
+        return self.out(_by_position(y))
 
     def _attend(
         self, x: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None = None
     ) -> Tensor:
+        return self.out(self._attended(x, rotary, causal, valid, seen))
+
+    def _attended(
+        self, x: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None
+    ) -> Float[Tensor, "b l h"]:
         q, k, v = self._projected(x, rotary)
         visible = None
         if seen is not None:
@@ -207,7 +249,7 @@ class Block(nn.Module):
             # One mask row serves all queries, so that memory does not grow with the square of the length. Sequences
             # without valid positions attend to everything, because a softmax over nothing is undefined.
             visible = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
-        return self._joined(attend(q, k, v, visible, causal, self.dropout if self.training else 0.0))
+        return _by_position(attend(q, k, v, visible, causal, self.dropout if self.training else 0.0))
 
     def _mlp(self, y: Float[Tensor, "*n h"]) -> Float[Tensor, "*n h"]:
         rows = y.flatten(0, -2)
@@ -228,6 +270,11 @@ class Blocks(nn.ModuleList):
         """Return the rotary angles of every block's queries and keys at these positions."""
         first = next(iter(self))
         return Rotary.at(positions, first.out.in_features // first.heads)
+
+
+def _by_position(y: Float[Tensor, "b a l c"]) -> Float[Tensor, "b l h"]:
+    """Join the heads of each position."""
+    return y.transpose(1, 2).flatten(-2)
 
 
 def _of(gate: Tensor | float, rows: Int[Tensor, " n"]) -> Tensor | float:

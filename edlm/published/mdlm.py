@@ -46,6 +46,15 @@ class MDLMDenoiser(AbstractDenoiser):
     ) -> Float[Tensor, "b l h"]:
         return self.transformer(self.embedding(xt), t, documents=documents)
 
+    def features_at(
+        self,
+        xt: Int[Tensor, "b l"],
+        t: Float[Tensor, " b"],
+        index: tuple[Int[Tensor, " n"], ...],
+        documents: Int[Tensor, "b l"] | None = None,
+    ) -> Float[Tensor, "n h"]:
+        return self.transformer.at(self.embedding(xt), t, index, documents)
+
 
 @config
 class MDLMDenoiserConfig(PublishedTransformerConfig, AbstractDenoiserConfig):

@@ -20,7 +20,7 @@ from edlm.models.denoiser import AbstractDenoiser
 from edlm.rng import Purpose, uniforms
 from edlm.sampling.candidates import propose_from
 from edlm.schedule import AbstractSchedule, draw_times
-from edlm.training.objectives import Loss, M, noised, read
+from edlm.training.objectives import Loss, M, features_at, noised
 
 LARGEST_GRID = 64  # default number of steps of the grids that a step energy is trained on (docs/mathematics.md 3.3)
 
@@ -62,26 +62,30 @@ class ContrastiveObjective(nn.Module):
         xt, t, joint = sent([xt, t, equations.sum_by_group(new.long(), block) > 1], x0.device)
         with torch.no_grad():
             self.denoiser.eval()  # no dropout in the noise distribution
-            context = read(self.denoiser, xt, t, x0, self.separator)
+            index = selected_indices(new, x0.device)
+            context = context_at(self.denoiser, xt, t, x0, index, self.separator)
             u = uniforms(self.seed, host.step, host.batch_index, Purpose.NEGATIVE, (k, x0.shape[1]), x0.device)
-            draw = self._from_denoiser if self.trained.proposal is None else self._from_proposal
-            x, log_p = draw(x0, xt, new, context, u)
+            if self.trained.proposal is None:
+                x, log_p = self._from_denoiser(x0, xt, index, context, u)
+            else:
+                x, log_p = self._from_proposal(x0, xt, new, context, u)
         energies = score(self.trained, x, xt, t, log_p, context, new)
         loss = (self.nce(energies[:, 0], energies[:, 1:]) * joint).mean(dim=-1)
         ranking = equations.nce_ranking(energies[:, 0], energies[:, 1:]).detach()
         gain = ((math.log(k + 1) - ranking) * joint).sum(dim=-1)
         return loss.mean(), {"t": t, "gain_nats": gain}
 
-    def _from_denoiser(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
+    def _from_denoiser(self, x0, xt, index, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 g"]]:
         """Return the data and K negatives from p_theta, with log p_theta of each by group."""
-        index = selected_indices(new, x0.device)
-        tokens, log_p = self.denoiser.draw(context, new, u[index[0], :, index[1]])
+        rows, positions = index
+        readout = self.denoiser.readout
+        tokens, drawn, given = readout.draw_beside(context[index], x0[index], u[rows, :, positions])
         x = xt[:, None].expand(-1, u.shape[1] + 1, -1).clone()
-        x[:, 0] = equations.carry_over(xt, x0, sent([new], x0.device)[0])
-        x[index[0], 1:, index[1]] = tokens
+        x[rows, 0, positions] = x0[index]
+        x[rows, 1:, positions] = tokens
         by_position = torch.zeros(x.shape, device=x.device)
-        by_position[:, 0] = self.denoiser.log_p_of(context, new, x0)
-        by_position[index[0], 1:, index[1]] = log_p
+        by_position[rows, 0, positions] = given
+        by_position[rows, 1:, positions] = drawn
         return x, equations.sum_by_group(by_position, self.trained.block)
 
     def _from_proposal(self, x0, xt, new, context, u) -> tuple[Int[Tensor, "b k1 l"], Float[Tensor, "b k1 1"]]:
@@ -124,7 +128,8 @@ class ConditionalLikelihoodObjective(nn.Module):
         xt, t, unmasked = sent([xt, t, new], x0.device)
         with torch.no_grad():
             self.denoiser.eval()
-            context = read(self.denoiser, xt, t, x0, self.separator)
+            index = selected_indices(new, x0.device)
+            context = context_at(self.denoiser, xt, t, x0, index, self.separator)
             log_p_theta = self.denoiser.log_p_of(context, new, x0).sum(dim=-1)
         x = equations.carry_over(xt, x0, unmasked)[:, None]
         known = {"new": new} if self.trained.takes_positions else {}
@@ -165,6 +170,19 @@ def noised_step(
     xt = noised(seed, rows, schedule.alpha(t), mask)
     u = uniforms(seed, rows.step, rows.batch_index, Purpose.UNMASK, (rows.tokens.shape[1],))
     return xt, equations.unmask(xt == mask, schedule.unmask_probability(t, s), u)
+
+
+def context_at(
+    denoiser: AbstractDenoiser,
+    xt: Int[Tensor, "b l"],
+    t: Float[Tensor, " b"],
+    x0: Int[Tensor, "b l"],
+    index: tuple[Int[Tensor, " n"], ...],
+    separator: int | None,
+) -> Float[Tensor, "b l h"]:
+    """Compute the denoiser's features at selected positions, 0 elsewhere: energies read no others, as in a sampler."""
+    features = features_at(denoiser, xt, t, x0, index, separator)
+    return features.new_zeros(*xt.shape, features.shape[-1]).index_put(index, features)
 
 
 def frozen(module: M) -> M:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edlm import equations
 from edlm.data.batches import Rows
-from edlm.device_copies import sent
+from edlm.device_copies import selected_indices, sent
 from edlm.models.autoregressive import AbstractAutoregressiveModel
 from edlm.models.denoiser import AbstractDenoiser
 from edlm.models.documents import document_index
@@ -43,9 +43,12 @@ class Denoising(nn.Module):
         xt = noised(self.seed, host, self.schedule.alpha(t), denoiser.mask)
         masked, weight = xt == denoiser.mask, self.schedule.weight(t)
         xt, t, weight = sent([xt, t, weight], x0.device)
-        nll = -denoiser.log_p_of(read(denoiser, xt, t, x0, self.separator), masked, x0)
-        loss = equations.nelbo_integrand(nll, weight) / rows.loss_token_counts()
-        return loss.mean(), {"t": t, "nelbo_nats_per_token": loss.detach()}
+        index = selected_indices(masked, x0.device)
+        features = features_at(denoiser, xt, t, x0, index, self.separator)
+        scale = weight / rows.loss_token_counts()  # of the log-probabilities of a row
+        total, log_p = denoiser.readout.log_p_sum(features, x0[index], (scale / len(x0))[index[0]])
+        nll = torch.zeros(x0.shape, device=x0.device).index_put(index, -log_p)
+        return -total, {"t": t, "nelbo_nats_per_token": equations.nelbo_integrand(nll, scale)}
 
 
 class NextToken(nn.Module):
@@ -60,15 +63,14 @@ class NextToken(nn.Module):
         self.trained, self.separator = model, separator
 
     def forward(self, rows: Rows) -> Loss:
-        x, model = rows.tokens, self.trained
-        host = rows.on_host
-        where = torch.ones_like(host.tokens, dtype=torch.bool) if host.loss_mask is None else host.loss_mask
-        separator = self.separator
+        x, model, host, separator = rows.tokens, self.trained, rows.on_host, self.separator
         features = model.read(x) if separator is None else model.read_within(x, document_index(x, separator))
-        log_p = model.log_p_of(features, where, x)
-        if rows.loss_mask is None:
-            return -log_p.mean(), {}
-        return -(log_p.sum(dim=1) / rows.loss_token_counts()).mean(), {}
+        if host.loss_mask is None:
+            every = torch.full((x.numel(),), 1 / x.numel(), device=x.device)
+            return -model.readout.log_p_sum(features.flatten(0, 1), x.flatten(), every)[0], {}
+        index = selected_indices(host.loss_mask, x.device)
+        scale = 1 / (rows.loss_token_counts() * len(x))
+        return -model.readout.log_p_sum(features[index], x[index], scale[index[0]])[0], {}
 
 
 def noised(seed: int, rows: Rows, alpha: Float[Tensor, " b"], mask: int) -> Int[Tensor, "b l"]:
@@ -78,17 +80,17 @@ def noised(seed: int, rows: Rows, alpha: Float[Tensor, " b"], mask: int) -> Int[
     return xt if rows.loss_mask is None else torch.where(rows.loss_mask, xt, rows.tokens)
 
 
-def read(
+def features_at(
     denoiser: AbstractDenoiser,
     xt: Int[Tensor, "b l"],
     t: Float[Tensor, " b"],
     x0: Int[Tensor, "b l"],
+    index: tuple[Int[Tensor, " n"], ...],
     separator: int | None,
-) -> Float[Tensor, "b l h"]:
-    """Compute the denoiser's features of x_t; given a `separator`, within the documents that it bounds in x_0.
+) -> Float[Tensor, "n h"]:
+    """Compute the denoiser's features of x_t at selected positions, given as (rows, positions).
 
-    The boundaries are those of x_0 at every noise level, also where the separator itself is masked.
+    Given a `separator`, within the documents that it bounds in x_0: the boundaries are those of x_0 at every noise
+    level, also where the separator itself is masked.
     """
-    if separator is None:
-        return denoiser.read(xt, t)
-    return denoiser.read_within(xt, t, document_index(x0, separator))
+    return denoiser.features_at(xt, t, index, None if separator is None else document_index(x0, separator))

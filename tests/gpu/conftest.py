@@ -11,7 +11,7 @@ import torch
 
 from edlm.inference.generator import TextGenerator, open_bundle
 from tests.gpu.bundle import make_full_bundle
-from tests.pretended_device import NAME, pretended
+from workflows.benchmarking.pretended_device import NAME, pretended
 
 FIGURES = "EDLM_GPU_FIGURES"  # names the file that figures are added to, one JSON object per line
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -8,7 +8,7 @@ negatives are drawn, and by 0.074 where some are.
 
 import math
 
-from tests.pretended_device import NAME
+from workflows.benchmarking.pretended_device import NAME
 
 HALF = 2.0**-9  # the largest relative error of rounding to bfloat16's 8 bits
 # Norm, queries with keys and values, rotary (3), scores, softmax, their sum, output, add; norm, up, GELU, down, add.

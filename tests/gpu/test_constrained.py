@@ -12,7 +12,7 @@ from edlm.sampling.sampler import Sampler
 from tests.constraints.automata import TABLE, inside
 from tests.gpu.bundle import LENGTH
 from tests.gpu.test_generation import LEAST_EQUAL, PROMPT, TEXTS, equal_share
-from tests.pretended_device import NAME, pretended
+from workflows.benchmarking.pretended_device import NAME, pretended
 
 CASES: dict[str, tuple[str | None, int]] = {
     "plain": (None, 1), "step": ("step", 3), "conditional": ("conditional", 3), "residual": ("residual", 3),

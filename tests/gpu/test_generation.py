@@ -14,7 +14,7 @@ from edlm.sampling.sampler import Sampler
 from edlm.sampling.unmasking import MostCertain, Remasking
 from tests.gpu.bundle import ENERGIES, LENGTH
 from tests.gpu.rounding import numbers_tolerance
-from tests.pretended_device import NAME
+from workflows.benchmarking.pretended_device import NAME
 
 FOUR = Sampler(steps=4)
 THREE = replace(FOUR, candidates=3)

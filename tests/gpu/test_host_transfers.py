@@ -27,7 +27,7 @@ from edlm.training.settings import Training
 from tests.cluster.training.zero_worker import objectives, science_rows
 from tests.engines import new_request
 from tests.networks import stirred
-from tests.pretended_device import NAME, HostTransfers, pretended
+from workflows.benchmarking.pretended_device import NAME, HostTransfers, pretended
 
 LENGTH, ROWS, VOCABULARY, STEPS = 64, 4, 27, 8
 ENERGIES = {

@@ -11,7 +11,7 @@ from tests.gpu.bundle import ENERGIES
 from tests.gpu.rounding import DRAWING, numbers_tolerance, training_tolerance
 from tests.gpu.test_generation import NATS, numbers
 from tests.gpu.test_training import PRECISIONS, largest_difference, training
-from tests.pretended_device import NAME
+from workflows.benchmarking.pretended_device import NAME
 
 
 def wrong_sign(network: nn.Module) -> None:

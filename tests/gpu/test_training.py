@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edlm.checkpoints.networks import open_denoiser, save_denoiser
 from edlm.checkpoints.training_state import newest_snapshot, open_snapshot, save_snapshot
@@ -95,3 +96,13 @@ def test_a_model_that_was_trained_on_a_device_opens_on_the_cpu_and_there(device,
         for name, parameter in network.named_parameters():
             assert parameter.device.type == place
             assert torch.equal(parameter.cpu(), weights[name].cpu()), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", list(objectives()))
+def test_attention_ends_in_a_fused_kernel(cuda, name, precision):
+    settings = training(precision, steps=1)
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    with sdpa_kernel(fused):  # where none of them can compute it, torch raises
+        curve(engine(name, cuda, settings), settings, science_rows)

@@ -59,6 +59,21 @@ def test_features_of_some_positions_are_those_of_the_whole_pass(where, time):
     torch.testing.assert_close(some[where], net(x, t)[where])
 
 
+@pytest.mark.parametrize("time", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_features_at_an_index_are_those_of_the_whole_pass_with_their_gradients(x, causal, time):
+    net = stirred(Transformer(TransformerConfig(width=16, layers=2, heads=2, time_conditioning=time), causal))
+    t, documents = torch.tensor([0.1, 0.5, 0.9]), torch.arange(7).expand(3, -1) // 3
+    index = torch.tensor([0, 0, 2]), torch.tensor([1, 6, 3])
+    for within in (None, documents):
+        expected, actual = net(x, t, documents=within)[index], net.at(x, t, index, within)
+        torch.testing.assert_close(actual, expected)
+        values = (value.square().sum() for value in (actual, expected))
+        ours, whole = (torch.autograd.grad(value, list(net.parameters())) for value in values)
+        for mine, value in zip(ours, whole, strict=True):
+            torch.testing.assert_close(mine, value, rtol=1e-4, atol=1e-5)
+
+
 def test_an_invalid_model_serves_no_request(x):
     layer, valid = stirred(Block(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
     changed = x.clone()

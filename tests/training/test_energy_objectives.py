@@ -159,7 +159,8 @@ def test_nce_compares_the_data_with_negatives_from_the_same_noise_by_group_where
     assert torch.equal(t, wanted_t)
     assert torch.equal(observed["t"], wanted_t)
     assert torch.equal(xt, wanted_xt)
-    torch.testing.assert_close(context, net.read(xt, t))
+    torch.testing.assert_close(context[new], net.read(xt, t)[new])
+    assert not context[~new].any()
     assert torch.equal(new, xt == V) == drafts
     assert torch.equal(x[:, 0], torch.where(new, rows().tokens, xt))
     u = uniforms(6, 3, torch.arange(N), Purpose.NEGATIVE, (negatives, L))
@@ -231,7 +232,7 @@ def test_within_documents_an_energy_is_trained_on_the_denoisers_log_p_of_each_do
 @pytest.mark.parametrize("config", [StepEnergyConfig(block=4, width=16), ConditionalEnergyConfig(width=16)])
 def test_a_denoiser_that_cannot_keep_within_documents_is_no_base_for_energies_that_are_to_be_trained_so(config):
     class Across(Denoiser):
-        read_within = AbstractDenoiser.read_within
+        read_within, features_at = AbstractDenoiser.read_within, AbstractDenoiser.features_at
 
     net = stirred(Across(TransformerConfig(width=16, layers=2, heads=2), V))
     objective = energy_objective(Model(net, config.build(net, None), LogLinear()), 3, "ranking", 0, separator=SEPARATOR)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import Cosine, LogLinear, draw_times
-from edlm.training.objectives import Denoising, NextToken, read
+from edlm.training.objectives import Denoising, NextToken
 from tests.networks import autoregressive, denoiser
 from tests.training.objectives import (
     LOSS_MASK,
@@ -120,12 +120,6 @@ def test_within_documents_the_autoregressive_model_is_trained_on_each_document_a
     total = sum(-model.log_p(rows().tokens[i, part][None]).sum().item() for i, part in documents_alone())
     value, _ = NextToken(model, SEPARATOR)(rows())
     assert value.item() == pytest.approx(total / (N * L), rel=1e-5)
-
-
-def test_across_documents_the_features_are_those_of_the_plain_pass_to_the_last_bit():
-    net, x0, t = denoiser(V), rows().tokens, torch.rand(N, generator=torch.Generator().manual_seed(1))
-    xt = x0.masked_fill(x0 < 2, V)
-    assert torch.equal(read(net, xt, t, x0, None), net.read(xt, t))
 
 
 def test_of_pairs_only_the_answers_are_masked_and_learnt_given_the_prompts():

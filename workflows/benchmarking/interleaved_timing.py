@@ -65,3 +65,8 @@ def _seconds(run: Callable[[], None], device: torch.device, clock: Callable[[], 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - started
+
+
+def ratio_text(ratio: tuple[float, float, float]) -> str:
+    """Return a ratio of `Times.times_of` as the cell of a table."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*ratio)

@@ -1,6 +1,7 @@
 """One of two processes of `test_deepspeed_engine`: all stages and precisions, then all objectives; curves as JSON."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.huggingface.lora import LowRankAdaptation, with_adapters
 from edlm.interfaces import Model
-from edlm.models import readout
+from edlm.models import readout, summed_log_p
 from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.schedule import LogLinear
 from edlm.training.checkpointing import Checkpointing
@@ -286,17 +287,18 @@ def science_rows(step: int, start: int, stop: int) -> Rows:
 @contextlib.contextmanager
 def small_chunks() -> Iterator[list[int]]:
     """Let an LM head compute the fewest positions at once, in as many chunks as large vocabularies need; count them."""
-    counts, whole, compute = [0], readout.CHUNK, readout.checkpoint
+    counts, whole, compute, summed = [0], readout.CHUNK, readout.checkpoint, summed_log_p._chunk
 
-    def counted(*given, **settings):
+    def counted(chunk, *given, **settings):
         counts[0] += 1
-        return compute(*given, **settings)
+        return chunk(*given, **settings)
 
-    readout.CHUNK, readout.checkpoint = 1, counted
+    readout.CHUNK, readout.checkpoint = 1, functools.partial(counted, compute)
+    summed_log_p._chunk = functools.partial(counted, summed)
     try:
         yield counts
     finally:
-        readout.CHUNK, readout.checkpoint = whole, compute
+        readout.CHUNK, readout.checkpoint, summed_log_p._chunk = whole, compute, summed
 
 
 def chunked(setups: Setups) -> dict[str, dict]:

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from tests.pretended_device import NAME, pretended
+from workflows.benchmarking.pretended_device import NAME, pretended
 
 
 def test_tensors_of_two_devices_are_not_mixed():

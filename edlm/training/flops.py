@@ -1,0 +1,138 @@
+"""Model FLOP of a training step: floating-point operations that its mathematics requires, for MFU.
+
+Matrix products count, [m k] [k n] as 2 m k n, and attention as two products over all pairs of positions, causal or not.
+What is computed twice (activation checkpointing), for padding, or at positions that the loss does not read, does not
+count. MFU is model FLOP per second divided by the FLOP per second of the device (Chowdhery et al. 2022, appendix B).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from edlm.energies.conditional import ConditionalEnergy
+from edlm.energies.step import StepEnergy
+from edlm.energies.whole_sequence import BidirectionalEnergy
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
+from edlm.schedule import AbstractSchedule
+from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
+from edlm.training.objectives import Denoising, NextToken
+
+TRAINED = 3  # forward, gradient of the input, gradient of the weight
+FROZEN_WEIGHT = 2  # forward and gradient of the input; of a frozen input, forward and gradient of the weight
+TIMES = 1000  # that a schedule is averaged over
+
+
+def transformer_flop(config: TransformerConfig, positions: int, length: int, last: int | None = None) -> int:
+    """Return the FLOP of a forward pass over `positions` of rows of `length`.
+
+    `last`: positions that are read of the last layer, whose output projection and MLP need no others; None: all.
+    """
+    return _layers_flop(config.width, config.layers, positions, length, last)
+
+
+def _layers_flop(width: int, layers: int, positions: int, attended: float, last: int | None = None) -> int:
+    inward, outward = 6 * width**2, 18 * width**2  # per position: q, k, v; and output projection with the MLP
+    read = positions if last is None else last
+    attention = 4 * attended * width
+    return round(layers * positions * (inward + attention) + outward * ((layers - 1) * positions + read))
+
+
+def head_flop(width: int, vocabulary: int, positions: int) -> int:
+    """Return the FLOP of the logits at so many positions."""
+    return 2 * width * vocabulary * positions
+
+
+def denoising_flop(denoiser: Denoiser, rows: int, length: int, masked: int) -> int:
+    """Return the FLOP of a training step of a denoiser with `masked` positions in all rows together."""
+    forward = transformer_flop(denoiser.config, rows * length, length, masked)
+    return TRAINED * (forward + head_flop(denoiser.width, denoiser.vocabulary, masked))
+
+
+def next_token_flop(model: AutoregressiveModel, rows: int, length: int) -> int:
+    """Return the FLOP of a training step of an autoregressive model."""
+    positions = rows * length
+    forward = transformer_flop(model.config, positions, length)
+    return TRAINED * (forward + head_flop(model.config.width, model.vocabulary, positions))
+
+
+def whole_sequence_flop(denoiser: Denoiser, rows: int, length: int, masked: int, negatives: int) -> int:
+    """Return the FLOP of an NCE step of the paper's energy: K negatives at all masked positions, from one pass."""
+    positions, width = rows * length, denoiser.width
+    pair = 2 * width**2 * positions * (1 + 1 + negatives)  # x_t is projected once for all candidates
+    energy = pair + (1 + negatives) * transformer_flop(denoiser.config, positions, length)
+    return _frozen_flop(denoiser, positions, length, masked) + TRAINED * energy
+
+
+def step_flop(denoiser: Denoiser, energy: StepEnergy, rows: int, length: int, new: int, negatives: int) -> int:
+    """Return the FLOP of an NCE step of a step energy with `new` positions in all rows together.
+
+    The energy's attention counts as over a whole block.
+    """
+    width, attended = energy.features.out_features, length if energy.block is None else energy.block
+    head = (1 + negatives) * _layers_flop(width, len(energy.layers), new, attended)
+    features = FROZEN_WEIGHT * 2 * denoiser.width * width * new
+    return _frozen_flop(denoiser, rows * length, length, new) + features + TRAINED * head
+
+
+def conditional_flop(denoiser: Denoiser, energy: ConditionalEnergy, rows: int, length: int, new: int) -> int:
+    """Return the FLOP of a maximum likelihood step of a conditional energy with `new` positions in all rows together.
+
+    Rows count as if they had equally many new positions.
+    """
+    width = energy.features.out_features
+    layers = _layers_flop(width, len(energy.layers), new, new / rows)
+    correction = 2 * denoiser.width * width * new
+    features = FROZEN_WEIGHT * 2 * denoiser.width * width * new
+    logits = FROZEN_WEIGHT * head_flop(denoiser.width, denoiser.vocabulary, new)
+    return _frozen_flop(denoiser, rows * length, length, new) + features + TRAINED * (layers + correction) + logits
+
+
+def expected_flop(objective: nn.Module, rows: int, length: int) -> int | None:
+    """Return the mean FLOP of a training step over the noise; None for networks that this module does not know."""
+    positions = rows * length
+    match objective:
+        case Denoising(trained=Denoiser() as denoiser, schedule=schedule):
+            return denoising_flop(denoiser, rows, length, round(masked_share(schedule) * positions))
+        case NextToken(trained=AutoregressiveModel() as model):
+            return next_token_flop(model, rows, length)
+        case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=BidirectionalEnergy()):
+            masked = round(masked_share(objective.schedule) * positions)
+            return whole_sequence_flop(denoiser, rows, length, masked, objective.negatives)
+        case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
+            new = round(new_share(objective.largest_grid) * positions)
+            return step_flop(denoiser, energy, rows, length, new, objective.negatives)
+        case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
+            return conditional_flop(
+                denoiser, energy, rows, length, round(new_share(objective.largest_grid) * positions)
+            )
+    return None
+
+
+def masked_share(schedule: AbstractSchedule) -> float:
+    """Return the mean of 1 - alpha_t over t ~ U(0, 1)."""
+    t = (torch.arange(TIMES, dtype=torch.float64) + 0.5) / TIMES
+    return (1 - schedule.alpha(t)).mean().item()
+
+
+def new_share(largest_grid: int) -> float:
+    """Return the mean share of positions that a random step of a random grid unmasks (`draw_step`).
+
+    The steps of a grid of T unmask all positions together, so that one of them unmasks 1 / T on average. T is
+    log-uniform in 1..G, rounded: P(T) = log((T + 1/2) / (T - 1/2)) / log G, cut at 1 and G.
+    """
+    if largest_grid == 1:
+        return 1.0
+    mean = 0.0
+    for steps in range(1, largest_grid + 1):
+        low, high = max(1.0, steps - 0.5), min(float(largest_grid), steps + 0.5)
+        mean += math.log(high / low) / math.log(largest_grid) / steps
+    return mean
+
+
+def _frozen_flop(denoiser: Denoiser, positions: int, length: int, read: int) -> int:
+    """Return the FLOP of the frozen denoiser's pass, and of its logits at the positions that are read."""
+    forward = transformer_flop(denoiser.config, positions, length, read)
+    return forward + head_flop(denoiser.width, denoiser.vocabulary, read)

@@ -1,0 +1,64 @@
+"""Every training step is raced with its plain one, and the table follows from the times."""
+
+from dataclasses import replace
+
+import pytest
+
+from edlm.training.settings import Training
+from workflows.benchmark import TrainBenchmark, train
+from workflows.benchmarking import host_costs
+from workflows.benchmarking.host_costs import CostCounter, HostCosts
+from workflows.benchmarking.training_objectives import AUTOREGRESSIVE, CONDITIONAL, DENOISER, OBJECTIVES, STEP, WHOLE
+from workflows.reporting.document import Paragraph, Table
+
+SMALL = TrainBenchmark(
+    vocabularies=(30,), lengths=(16,), tokens=64, width=16, layers=1, head_width=16, steps=1, rounds=1, workers=()
+)  # fmt: skip
+
+
+def cells_of(settings: TrainBenchmark) -> dict[str, dict[str, str]]:
+    (table,) = [block for block in train(settings).blocks if isinstance(block, Table)]
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def test_every_step_stands_in_the_table_beside_its_plain_one(monkeypatch):
+    monkeypatch.setattr("workflows.benchmarking.training.computes_bfloat16", lambda _: False)
+    monkeypatch.setattr(CostCounter, "costs", lambda *_: HostCosts(123, 0))
+    cells = cells_of(SMALL)
+    assert list(cells) == [
+        DENOISER, f"{DENOISER}, plain", AUTOREGRESSIVE, f"{AUTOREGRESSIVE}, plain", WHOLE, f"{WHOLE}, plain", STEP,
+        CONDITIONAL,
+    ]  # fmt: skip
+    for name in OBJECTIVES:
+        assert (cells[name]["operations"], cells[name]["waits"]) == ("123", "0")
+        assert float(cells[name]["MFU"]) >= 0
+    for name in (DENOISER, AUTOREGRESSIVE, WHOLE):
+        assert "(" in cells[name]["times faster than plain"]
+        assert float(cells[name]["memory of plain"]) > 0
+    assert cells[STEP]["times faster than plain"] == "–"
+
+
+def test_a_step_of_the_loop_waits_for_no_device_and_a_plain_one_does():
+    settings = Training(steps=1, batch=SMALL.rows(16))
+    for name in (DENOISER, WHOLE):
+        ours, plain = (host_costs._counted(name, plain, SMALL, 30, 16, settings) for plain in (False, True))
+        assert ours.waits == 0
+        assert plain.waits >= 1
+        assert 0 < ours.dispatches < plain.dispatches
+
+
+def test_what_a_processor_cannot_compute_is_reported(monkeypatch):
+    monkeypatch.setattr("workflows.benchmark.measure_training", lambda *_: [])
+    for native in (True, False):
+        monkeypatch.setattr("workflows.benchmark.computes_bfloat16", lambda _, native=native: native)
+        text = " ".join(block.text for block in train(SMALL).blocks if isinstance(block, Paragraph))
+        assert ("no instructions for bfloat16" in text) is not native
+
+
+@pytest.mark.chaos  # two processes import DeepSpeed
+def test_workers_train_beside_one_process(monkeypatch):
+    monkeypatch.setattr("workflows.benchmarking.training.computes_bfloat16", lambda _: True)
+    cells = cells_of(replace(SMALL, workers=(1, 2)))
+    assert cells["denoiser, ZeRO-2, 2 workers"]["operations"] == "–"
+    assert float(cells["denoiser, ZeRO-2, 1 worker"]["memory, MiB"]) > 0
+    assert "(" in cells[f"{DENOISER}, bfloat16"]["times faster than plain"]

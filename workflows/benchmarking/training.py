@@ -1,0 +1,180 @@
+"""Training steps of a benchmark: those of this project race plain ones, at one size and on one device."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cluster.config import Zero
+from edlm.baselines.published_training import PlainTrainer
+from edlm.config import Positive, config
+from edlm.models.execution import computes_bfloat16
+from edlm.sampling.memory_footprint import peak_bytes
+from edlm.training.flops import expected_flop
+from edlm.training.local_engine import LocalEngine
+from edlm.training.settings import Training
+from workflows.benchmarking.host_costs import CostCounter, HostCosts
+from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
+from workflows.benchmarking.training_objectives import DENOISER, OBJECTIVES, PLAIN, NetworkSizes, RandomRows
+from workflows.benchmarking.training_workers import take_steps, worker_group
+
+PRODUCT = "matrix product"
+SIDE = 2048  # of the square matrices whose product gives the device's FLOP per second
+PLAIN_SUFFIX = ", plain"
+BFLOAT16: Literal["bfloat16"] = "bfloat16"
+
+
+@config
+class TrainingSteps(NetworkSizes):
+    """Settings of the timing; every combination of the lists is timed."""
+
+    vocabularies: tuple[Positive, ...] = (28, 50_257)
+    """Vocabulary sizes |V|."""
+    lengths: tuple[Positive, ...] = (256, 1024)
+    """Tokens per row, L."""
+    steps: Positive = 2
+    """Steps of the training loop that are timed together."""
+    workers: tuple[Positive, ...] = (1, 2)
+    """Numbers of DeepSpeed workers, of one thread each, that train the denoiser; each has `tokens` tokens per step."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """ZeRO stage of the workers."""
+    rounds: Positive = 5
+    """Timings of every step, in turn over the steps."""
+
+    @property
+    def training(self) -> Training:
+        """Return the settings of a step: AdamW, clipping and the running average of a pretraining."""
+        return Training(steps=1, batch=1, decay="constant", ema=0.9999, checkpoint_every=10**9, log_every=10**9)
+
+
+@dataclass(frozen=True)
+class TrainedSize:
+    """One combination of sizes."""
+
+    vocabulary: int
+    length: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The measured cost of one training step at one size."""
+
+    size: TrainedSize
+    name: str
+    rows: int
+    times: Times
+    """Seconds per step."""
+    utilisation: float | None
+    """MFU: model FLOP per second, of those of a matrix product in the same round; None for workers."""
+    peak_bytes: int
+    costs: HostCosts | None
+    """None for workers."""
+    plain: str
+    """Name of the plain step of the same loss; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    name: str
+    rows: int
+    run: Callable[[int], None]
+    """Takes so many steps."""
+    peak: Callable[[], int]
+    flop: int | None = None
+    costs: Callable[[], HostCosts | None] = lambda: None
+    plain: str = ""
+
+
+def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepResult]:
+    """Measure every step at every size, each size in a race of its own."""
+    for vocabulary in settings.vocabularies:
+        for length in settings.lengths:
+            size = TrainedSize(vocabulary, length)
+            say(f"|V| = {vocabulary:,}, L = {length}")
+            with contextlib.ExitStack() as stack:
+                counter = stack.enter_context(CostCounter())
+                contestants = [*_single(settings, size, device, counter), *_groups(settings, size, stack)]
+                yield from _measured(settings, size, contestants, device, say)
+
+
+def _measured(
+    settings: TrainingSteps, size: TrainedSize, contestants: list[_Contestant], device: torch.device, say
+) -> Iterator[StepResult]:
+    left, right = torch.randn(2, SIDE, SIDE, device=device)
+    product = RacedSampler(PRODUCT, [Lap(lambda: torch.mm(left, right))])
+    raced = [
+        RacedSampler(one.name, [Lap(functools.partial(one.run, settings.steps), 1 / settings.steps)])
+        for one in contestants
+    ]
+    times = race([product, *raced], settings.rounds, device)
+    for one in contestants:
+        say(f"memory and operations of {one.name}")
+        # FLOP per second of the step over those of the product, in the same round
+        share, *_ = times[one.name].times_of(times[PRODUCT])
+        utilisation = None if one.flop is None else share * one.flop / (2 * SIDE**3)
+        yield StepResult(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
+
+
+def _single(
+    settings: TrainingSteps, size: TrainedSize, device: torch.device, counter: CostCounter
+) -> Iterator[_Contestant]:
+    """Yield the steps of one process: of each objective in this project's loop, and plain."""
+    rows = RandomRows(settings, size.vocabulary, size.length)
+    training = replace(settings.training, batch=rows.batch)
+    for name, make in OBJECTIVES.items():
+        objective = make(settings, size.vocabulary).to(device)
+        flop = expected_flop(objective, rows.batch, size.length)
+        costs = functools.partial(counter.costs, name, False, settings, size.vocabulary, size.length, training)
+        yield _ours(name, objective, rows, training, device, flop, costs, name + PLAIN_SUFFIX if name in PLAIN else "")
+        if computes_bfloat16(device):
+            half = make(settings, size.vocabulary).to(device)
+            name_of_half, in_half = f"{name}, {BFLOAT16}", replace(training, precision=BFLOAT16)
+            plain = name + PLAIN_SUFFIX if name in PLAIN else ""
+            yield _ours(name_of_half, half, rows, in_half, device, flop, costs, plain)
+        if name in PLAIN:
+            costs = functools.partial(counter.costs, name, True, settings, size.vocabulary, size.length, training)
+            objective = make(settings, size.vocabulary).to(device)
+            yield _plain(name, objective, rows, training, settings.seed, flop, costs)
+
+
+def _ours(
+    name: str, objective: nn.Module, rows: RandomRows, training: Training, device: torch.device, flop: int | None,
+    costs: Callable[[], HostCosts], plain: str,
+) -> _Contestant:  # fmt: skip
+    engine = LocalEngine(objective, training)  # pyright: ignore[reportArgumentType] - an objective
+
+    def run(steps: int) -> None:
+        take_steps(engine, rows, training, steps)
+
+    return _Contestant(name, rows.batch, run, lambda: peak_bytes(lambda: run(1), device), flop, costs, plain)
+
+
+def _plain(
+    name: str, objective: Any, rows: RandomRows, training: Training, seed: int, flop: int | None,
+    costs: Callable[[], HostCosts],
+) -> _Contestant:  # fmt: skip
+    device = next(objective.parameters()).device
+    tokens: Tensor = rows.tokens.to(device)
+    loss = PLAIN[name](objective, torch.Generator(device).manual_seed(seed))
+    trainer = PlainTrainer(loss, list(objective.trained.parameters()), training)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            trainer.step(tokens)
+
+    return _Contestant(name + PLAIN_SUFFIX, rows.batch, run, lambda: peak_bytes(lambda: run(1), device), flop, costs)
+
+
+def _groups(settings: TrainingSteps, size: TrainedSize, stack: contextlib.ExitStack) -> Iterator[_Contestant]:
+    """Yield the steps of groups of DeepSpeed workers, which run until the stack ends them."""
+    for workers in settings.workers:
+        rows = RandomRows(settings, size.vocabulary, size.length, workers)
+        make = functools.partial(OBJECTIVES[DENOISER], settings, size.vocabulary)
+        training = replace(settings.training, batch=rows.batch)
+        group = stack.enter_context(worker_group(workers, Zero(stage=settings.zero_stage), make, rows, training))
+        name = f"{DENOISER}, ZeRO-{settings.zero_stage}, {workers} worker{'s' * (workers > 1)}"
+        yield _Contestant(name, rows.batch, group.run, functools.partial(group.peak_bytes, 1))
