@@ -30,7 +30,7 @@ class Mutant:
 (
     DISTRIBUTION, BOUND, IDENTITY, ENERGY, JUDGE, QUALITY, CONTROL, PUBLISHED, CARRY_OVER, FAST, SPECULATIVE, UNMASK,
     EFFORT, CONTINUOUS, FAIRNESS, STEP_ENERGY, RESIDUAL, COMPOSED, OBJECTIVE, LIKELIHOOD, TRUNCATION, LOGPROBS,
-    FORWARD_BACKWARD, CONSTRAINED, CONSTRAINED_BOUND, LOOP,
+    FORWARD_BACKWARD, CONSTRAINED, CONSTRAINED_BOUND, LOOP, SUMMED_LOG_P, FLOPS, RATE,
 ) = (
     f"tests/{name}.py"
     for name in (
@@ -42,7 +42,7 @@ class Mutant:
         "energies/test_residual", "energies/test_compose", "training/test_energy_objectives",
         "likelihood/test_likelihood", "inference/test_token_truncation", "inference/test_token_logprobs",
         "constraints/test_forward_backward", "sampling/test_constrained", "likelihood/test_constrained_bound",
-        "training/test_loop",
+        "training/test_loop", "models/test_summed_log_p", "training/test_flops", "training/test_learning_rate",
     )
 )  # fmt: skip
 
@@ -427,6 +427,27 @@ MUTANTS = (
         "loss = -log_p / unmasked.sum(dim=-1).clamp(min=1)",
         "loss = -log_p / x0.shape[1]",
         (OBJECTIVE,),
+    ),
+    Mutant(
+        "the gradient of a sum of log-probabilities is that of other tokens",
+        "models/summed_log_p.py",
+        "torch.full_like(log_p, -1.0)[:, None]",
+        "torch.full_like(log_p, 1.0)[:, None]",
+        (SUMMED_LOG_P,),
+    ),
+    Mutant(
+        "the backward pass of a projection is not counted",
+        "training/flops.py",
+        "TRAINED = 3",
+        "TRAINED = 2",
+        (FLOPS,),
+    ),
+    Mutant(
+        "wsd decays from the warm-up on",
+        "training/learning_rate.py",
+        "return training.steps - math.ceil(training.decay_share * training.steps)",
+        "return training.warmup_steps",
+        (RATE,),
     ),
     Mutant(
         "of several steps the last one is named that was not finite",

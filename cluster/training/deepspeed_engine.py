@@ -23,6 +23,7 @@ from cluster.config import Zero
 from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
 from edlm.data.batches import Rows
 from edlm.storage import StorageError
+from edlm.training.block_execution import prepare_blocks
 from edlm.training.checkpointing import raise_on_all
 from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
@@ -65,6 +66,7 @@ class ZeroEngine:
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {name: p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
+        prepare_blocks(objective.trained, training)
         self._engine = _initialised(objective, list(trained.values()), training, zero, self.world_size)
         names = {id(parameter): name for name, parameter in trained.items()}
         self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
@@ -129,7 +131,7 @@ class ZeroEngine:
         require_state(source.shapes, self.shapes, self.training)
         for master in self._masters:
             self._adam.state[master] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=master.device),  # where a fused optimizer expects it
                 FIRST: torch.zeros_like(master),
                 SECOND: torch.zeros_like(master),
             }
@@ -275,6 +277,7 @@ def _initialised(
                 "eps": training.epsilon,
                 "weight_decay": training.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
     }

@@ -34,19 +34,23 @@ from cluster.training.watchdog import SHARE, Watchdog
 from edlm.checkpoints.lease import Lease, LeaseLost
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.config import ConfigurationError
-from edlm.data.batches import Batches
+from edlm.data.batches import Batches, Rows
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.redaction import redact_logs
 from edlm.storage import discard, join, local_copy
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
+from edlm.training.device_usage import Usage, peak_flop_per_second
 from edlm.training.early_stopping import finished
+from edlm.training.flops import expected_flop
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
-from edlm.training.progress import ProgressLines, parameter_counts, say_counts
-from edlm.training.resume_compatibility import keeps_final_state
+from edlm.training.progress import ProgressLines, parameter_counts, say_counts, say_emulation
+from edlm.training.resume_compatibility import continuable_step
 from edlm.training.settings import Training
+from edlm.training.step_clock import StepClock
+from edlm.training.step_profiler import StepProfiler
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
@@ -88,14 +92,24 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
     """
     if training_facts(task.workspace) is None:
         validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
+        _require_compilable(task.training, cluster)
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         resources = {name: amount for name, amount in resources.items() if amount}
         _fit_on_workers(task, cluster, resources)
     facts = training_facts(task.workspace)
     assert facts is not None
     discard(join(task.workspace, RAY_RECORDS))
-    keep_final(task.workspace, int(str(facts["steps"])) if keeps_final_state(task.training) else None)
+    keep_final(task.workspace, continuable_step(task.training, int(str(facts["steps"]))))
     return read_result(task.workspace)
+
+
+def _require_compilable(training: Training, cluster: Cluster) -> None:
+    """Raise ConfigurationError for compiled blocks whose weights would be gathered within them."""
+    if training.compiled and cluster.zero.stage == 3:
+        raise ConfigurationError(
+            "compiled: with ZeRO-3 the weights of a block are gathered within it, which cannot be compiled; set "
+            "compiled: false, or cluster.zero.stage: 2"
+        )
 
 
 def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, float]) -> None:
@@ -156,17 +170,23 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor, where: str) -> None:
     """Train on this worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
-    # Nothing is compiled here. DeepSpeed's Muon, which is not used, would load torch's compiler, for seconds.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if not task.training.compiled:
+        # DeepSpeed's Muon, which is not used, would load torch's compiler, for seconds.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     limit_collectives(cluster.collective_timeout_seconds)
     monitor.join(torch.distributed.get_rank())
     objective = task.objective()
+    assert isinstance(objective, nn.Module)
+    clock, flop = StepClock(objective), expected_flop(objective, task.training.batch, task.length)
     counts = parameter_counts(objective.trained)  # now: ZeRO-3 leaves a worker its part of each parameter
     engine = ZeroEngine(objective, task.training, cluster.zero, get_device())
     if engine.rank == 0:
         say_counts(task.name, counts, say)
-    reporter = _Reporter(task, say) if engine.rank == 0 else None
+        say_emulation(task.name, task.training, engine.device, say)
+    peak = peak_flop_per_second(engine.device, task.training.precision)
+    usage = Usage(flop, None if peak is None else peak * engine.world_size)
+    reporter = _Reporter(task, say, usage) if engine.rank == 0 else None
     checkpointing = Checkpointing(
         engine, task.workspace,
         from_rank_0=functools.partial(_from_rank_0, engine.device),
@@ -174,6 +194,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         patience=cluster.checkpoint_patience_seconds,
         facts={"zero_stage": cluster.zero.stage},
         before_commit=reporter.secure if reporter else _nothing,
+        kept=continuable_step(task.training, task.training.steps),
     )  # fmt: skip
     origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
@@ -186,7 +207,6 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
     )
     requested = monitor.stop_poll() if engine.rank == 0 else _never
 
-    assert isinstance(objective, nn.Module)
     objective.register_forward_pre_hook(lambda *_: watchdog.beat())  # micro-steps, and batches of a validation
 
     def save(engine: Engine) -> None:
@@ -199,7 +219,8 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         with checkpointing, watchdog:
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
-            complete = fit(engine, batches.rows, task.training, task.seed, log, save, held_out, requested)
+            rows = batches.rows if reporter is None else reporter.profiled(batches.rows)
+            complete = fit(engine, rows, task.training, task.seed, log, save, held_out, requested, clock)
         if reporter is not None:
             reporter.stop(engine)
             reporter.secure()
@@ -235,12 +256,26 @@ def _from_rank_0(device: torch.device, value: T) -> T:
 class _Reporter:
     """Reporter of rank 0: metrics of every step to the tracker, of some steps to the console."""
 
-    def __init__(self, task: TrainingTask, say: Speaker) -> None:
+    def __init__(self, task: TrainingTask, say: Speaker, usage: Usage) -> None:
         self._tracker, self._lines = task.tracker(), ProgressLines(task.name, task.training, task.length, say)
-        self._tokens = task.training.batch * task.length
+        self._tokens, self._usage = task.training.batch * task.length, usage
+        window = task.training.profile
+        self._profiler = None if window is None else StepProfiler(window, self._tracker.text)
+
+    def profiled(self, rows: Callable[[int, int, int], Rows]) -> Callable[[int, int, int], Rows]:
+        """Return rows that tell the profiler, if there is one, when a step begins."""
+        if (profiler := self._profiler) is None:
+            return rows
+
+        def announced(step: int, start: int, stop: int) -> Rows:
+            profiler.before(step)
+            return rows(step, start, stop)
+
+        return announced
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        measured = {"tokens_per_second": self._tokens / metrics["seconds_per_step"], "memory_mib": _memory_mib()}
+        seconds = metrics["seconds_per_step"]
+        measured = {"tokens_per_second": self._tokens / seconds, "memory_mib": _memory_mib(), **self._usage.of(seconds)}
         self._tracker.log(step, {**metrics, **measured})
         self._lines.log(step, metrics)
 
@@ -251,6 +286,8 @@ class _Reporter:
         self._lines.stop(engine)
 
     def close(self) -> None:
+        if self._profiler is not None:
+            self._profiler.close()
         self._tracker.close()
 
 

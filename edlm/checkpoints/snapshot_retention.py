@@ -46,11 +46,11 @@ def step_of(name: str) -> int:
     return int(found[1])
 
 
-def retain(workspace: str, saved: str, retention: Retention) -> None:
+def retain(workspace: str, saved: str, retention: Retention, always: int | None = None) -> None:
     """Remove the snapshots that need not be kept now that the one in `saved` is committed.
 
-    Of earlier steps the newest are kept. Later ones go, and others of the same step: this training skipped them as
-    damaged, or it would not have come to this step again.
+    Of earlier steps the newest are kept, and the one after `always` steps. Later ones go, and others of the same step:
+    this training skipped them as damaged, or it would not have come to this step again.
     """
     now = saved.rstrip("/").rpartition("/")[2]
     names = snapshots(workspace)
@@ -58,7 +58,7 @@ def retain(workspace: str, saved: str, retention: Retention) -> None:
     earlier = {name: time for name, time in times.items() if time is not None}
     since = datetime.now(UTC) - timedelta(hours=retention.keep_hours)
     newest = list(earlier)[len(earlier) + 1 - retention.keep :]
-    kept = {now, *newest, *(name for name, time in earlier.items() if time > since)}
+    kept = {now, *newest, *(name for name, time in earlier.items() if time > since or step_of(name) == always)}
     remove(workspace, set(names) - kept)
 
 

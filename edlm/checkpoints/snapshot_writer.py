@@ -54,14 +54,17 @@ class SnapshotWriter:
         patience: float = PATIENCE,
         facts: Mapping[str, pydantic.JsonValue] | None = None,
         before_commit: Callable[[], None] = lambda: None,
+        kept: int | None = None,
     ) -> None:
         """`patience`: seconds for which a store that refuses is tried again, and the parts of others are waited for.
 
         `before_commit` is called on rank 0, in the thread, and again while it raises an error and patience lasts.
+        `kept`: the step whose snapshot later ones do not replace.
         """
         self._before_commit = before_commit
         self._workspace, self._attempt, self._rank, self._world_size = workspace, attempt, rank, world_size
         self._retention, self._patience, self._facts = retention or Retention(), patience, dict(facts or {})
+        self._kept = kept
         self._host: list[Tensor] = []  # kept: allocating memory takes as long as copying to it
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -169,7 +172,7 @@ class SnapshotWriter:
 
     def _remove_old(self, uri: str) -> None:
         try:
-            retain(self._workspace, uri, self._retention)
+            retain(self._workspace, uri, self._retention, self._kept)
         except Exception as error:  # the snapshot is committed; the next one removes what this one could not
             log.warning("old checkpoints in %s stay for now (%s: %s)", self._workspace, type(error).__name__, error)
 

@@ -48,11 +48,13 @@ class Checkpointing:
         patience: float = PATIENCE,
         facts: Mapping[str, pydantic.JsonValue] | None = None,
         before_commit: Callable[[], None] = lambda: None,
+        kept: int | None = None,
     ) -> None:
         """`from_rank_0` returns, on every rank, what it was called with on rank 0; `facts` go into the manifests.
 
         What killed launches left is removed. `patience`: seconds for which a store that refuses is tried again.
         `before_commit` is called on rank 0, in the background, before each snapshot counts.
+        `kept`: the step whose snapshot later ones do not replace.
         """
         self._engine, self._workspace, self._from_rank_0 = engine, workspace, from_rank_0
         attempt = from_rank_0(new_attempt())
@@ -60,7 +62,7 @@ class Checkpointing:
             sweep(workspace, attempt)
         self._writer = SnapshotWriter(
             workspace, attempt, engine.rank, engine.world_size,
-            retention=retention, patience=patience, facts=facts, before_commit=before_commit,
+            retention=retention, patience=patience, facts=facts, before_commit=before_commit, kept=kept,
         )  # fmt: skip
 
     def resume(self, start: tuple[str, int] | None = None) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Learning-rate schedule: linear warm-up, then a constant rate or a cosine decay to 0."""
+"""Learning-rate schedule: linear warm-up, then a constant rate, a cosine decay, or a constant rate and a last decay."""
 
 import math
 
@@ -9,7 +9,22 @@ def learning_rate(training: Training, step: int) -> float:
     """Return the learning rate of step 0, 1, ...: a function of the step alone, so checkpoints need not store it."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
-    if training.decay == "constant":
+    stable = stable_steps(training)
+    if training.decay == "constant" or step < stable:
         return training.learning_rate
-    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    remaining = (training.steps - step) / max(1, training.steps - stable)
+    if training.decay == "wsd":
+        return training.learning_rate * remaining
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (1 - remaining)))
+
+
+def stable_steps(training: Training) -> int:
+    """Return the number of first steps whose learning rate does not depend on `steps`, if these become more.
+
+    All with a constant rate, those before the decay with `wsd`, and the warm-up with `cosine`.
+    """
+    if training.decay == "constant":
+        return training.steps
+    if training.decay == "cosine":
+        return min(training.warmup_steps, training.steps)
+    return training.steps - math.ceil(training.decay_share * training.steps)

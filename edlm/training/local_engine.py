@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edlm.checkpoints.state_slices import StateSlice, source_of, whole
 from edlm.data.batches import Rows
 from edlm.interfaces import AbstractEnergy
+from edlm.training.block_execution import prepare_blocks
 from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
 from edlm.training.settings import Training
@@ -20,8 +21,9 @@ VALIDATION = "validation"  # in a state: `Engine.validation`
 class LocalEngine:
     """Single-process `Engine` on the device of the objective's weights, to which it moves the rows.
 
-    The float32 weights are authoritative. In bfloat16 the network holds rounded copies, which are overwritten from the
-    float32 weights after each step; the gradients of micro-steps are accumulated in float32.
+    The float32 weights are authoritative. In float32 they are the network's own; in bfloat16 the network holds rounded
+    copies, which are overwritten from the float32 weights after each step; the gradients of micro-steps are accumulated in
+    float32.
     """
 
     rank, world_size = 0, 1
@@ -32,13 +34,18 @@ class LocalEngine:
         self.names = [name for name, parameter in objective.trained.named_parameters() if parameter.requires_grad]
         self.masters = [p.detach().clone(memory_format=torch.contiguous_format) for p in self._parameters()]
         objective.to(getattr(torch, training.precision))
+        self._shared = training.precision == "float32" and all(p.is_contiguous() for p in self._parameters())
+        if self._shared:
+            self.masters = [p.detach() for p in self._parameters()]
         objective.train()
+        prepare_blocks(objective.trained, training)
         self.optimizer = torch.optim.AdamW(
             self.masters,
             lr=training.learning_rate,
             betas=training.betas,
             eps=training.epsilon,
             weight_decay=training.weight_decay,
+            fused=True,
         )
         self.average = [master.clone() for master in self.masters] if training.ema is not None else None
         self.best = [master.clone() for master in self.masters] if training.keep_best else None
@@ -71,12 +78,13 @@ class LocalEngine:
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
         device = self.masters[0].device
+        kept = [master.clone() for master in self.masters] if self._shared and self.average else self.masters
         self._load_rounded(self.average or self.masters)
         try:
             with evaluation_mode(self.objective):
                 yield lambda rows: self.objective(rows.to(device))[0]
         finally:
-            self._load_rounded(self.masters)
+            self._load_rounded(kept)
 
     def remember_best(self) -> None:
         assert self.best is not None
@@ -108,7 +116,7 @@ class LocalEngine:
         require_state(source.shapes, shapes, self.training)
         for master in self.masters:
             self.optimizer.state[master] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=master.device),  # where a fused optimizer expects it
                 FIRST: torch.zeros_like(master),
                 SECOND: torch.zeros_like(master),
             }
@@ -130,6 +138,8 @@ class LocalEngine:
     @torch.no_grad()
     def _load_rounded(self, weights: list[Tensor]) -> None:
         """Copy float32 weights into the network, rounded to its precision."""
+        if self._shared and weights is self.masters:
+            return
         for weight, parameter in zip(weights, self._parameters(), strict=True):
             parameter.copy_(weight)
 

@@ -64,8 +64,8 @@ from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
-from edlm.training.progress import ProgressLines, parameter_counts, say_counts
-from edlm.training.resume_compatibility import incompatibility, keeps_final_state
+from edlm.training.progress import ProgressLines, parameter_counts, say_counts, say_emulation
+from edlm.training.resume_compatibility import continuable_step, incompatibility
 from edlm.training.settings import Training
 from edlm.training.validation import validation_rows
 
@@ -92,8 +92,9 @@ def train(
     The device is that of the objective's weights: move the objective there first. `say` receives a progress line every
     `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
     `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result. With `decay:
-    constant` the last state stays there, and a call with more `steps` goes on from it as if it had never ended.
-    Both need an objective that was built as for the first call: the weights that it starts with are compared.
+    constant` the last state stays there, with `decay: wsd` the one before the decay, and a call with more `steps` goes
+    on from it as if they had been asked for at first. Both need an objective that was built as for the first call: the
+    weights that it starts with are compared.
     The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
     `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
     write what the text generator and bundles open.
@@ -111,16 +112,25 @@ def train(
             "lora is set, which is for the stages; here give the objective a network with_adapters, and give what this "
             "function returns to merged, both of edlm.huggingface.lora"
         )
+    if training.profile is not None:
+        raise ConfigurationError(
+            "profile is set, which is for the stages; here call this function within torch.profiler.profile"
+        )
     length = read_summary(data).length
     batches = Batches(TokenFile.open(data, split), length, training.batch, seed)
     identity = {} if workspace is None else _identity(objective, data, split, seed)
     engine = LocalEngine(objective, training)
     say_counts(name, parameter_counts(objective.trained), say)
+    say_emulation(name, training, engine.masters[0].device, say)
     checkpointing = None
     if workspace is not None:
         if (newest := newest_snapshot(str(workspace))) is not None:
             _require_same(*newest, training, identity)
-        checkpointing = Checkpointing(engine, str(workspace), facts={"training": plain(training), **identity})
+        checkpointing = Checkpointing(
+            engine, str(workspace),
+            facts={"training": plain(training), **identity},
+            kept=continuable_step(training, training.steps),
+        )  # fmt: skip
         if checkpointing.resume() is not None:
             say(f"[{name}] resumes after step {engine.step}")
     lines = ProgressLines(name, training, length, say)
@@ -134,8 +144,8 @@ def train(
         save = _unsaved if checkpointing is None else checkpointing.save
         fit(engine, batches.rows, training, seed, report, save, validation_rows(data, training))
     lines.stop(engine)
-    if workspace is not None and keeps_final_state(training):
-        keep_final(str(workspace), engine.step)
+    if workspace is not None and (kept := continuable_step(training, engine.step)) is not None:
+        keep_final(str(workspace), kept)
     return engine.export()
 
 

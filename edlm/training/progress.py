@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+import torch
 from torch import nn
 
+from edlm.models.execution import computes_bfloat16
 from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC
@@ -51,6 +53,15 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
     sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
     trained, every = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
     return {} if trained == every else {"trained_parameters": trained, "parameters": every}
+
+
+def say_emulation(name: str, training: Training, device: torch.device, say: Callable[[str], None]) -> None:
+    """Report that a training in bfloat16 is on a device without instructions for it."""
+    if training.precision == "bfloat16" and not computes_bfloat16(device):
+        say(
+            f"[{name}] precision: bfloat16 is emulated here, more slowly than float32: this {device.type} has no "
+            "instructions for it; set precision: float32"
+        )
 
 
 def say_counts(name: str, counts: Mapping[str, int], say: Callable[[str], None]) -> None:

@@ -8,11 +8,22 @@ from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Posit
 from edlm.huggingface.lora import LowRankAdaptation
 
 Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Share = Annotated[float, pydantic.Field(gt=0, lt=1)]
+
+
+@config
+class ProfileWindow:
+    """Steps of a training that are profiled."""
+
+    first: NonNegative = 10
+    """First profiled step; steps count from 0."""
+    steps: Positive = 3
+    """Number of profiled steps. A profile takes memory, and time of each of them."""
 
 
 @config
 class Training:
-    """Training settings: AdamW with warm-up, then a constant or cosine learning rate."""
+    """Training settings: AdamW with warm-up, then a constant or a decaying learning rate."""
 
     steps: Positive
     """Optimizer steps."""
@@ -25,9 +36,13 @@ class Training:
     """Highest learning rate, reached after the warm-up."""
     warmup_steps: NonNegative = 0
     """Number of first steps, over which the learning rate rises linearly to `learning_rate`; 0: none."""
-    decay: Literal["constant", "cosine"] = "cosine"
-    """Learning rate after the warm-up: constant, or half a cosine, which reaches 0 after the last step. Only a constant
-    one lets a finished training continue with more `steps`."""
+    decay: Literal["constant", "cosine", "wsd"] = "cosine"
+    """Learning rate after the warm-up: constant; half a cosine, which reaches 0 after the last step; or constant and,
+    over the last `decay_share` of the steps, linear to 0 (wsd: warm-up, stable, decay; Hu et al. 2024). A finished
+    training continues with more `steps` from its last step if the rate is constant, and from where the decay began if
+    it is wsd, as if all had been asked for at first; with a cosine it begins again."""
+    decay_share: Share = 0.1
+    """Share of the steps, the last ones, over which the learning rate of `decay: wsd` falls to 0."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's weight decay per step, in units of the learning rate; it applies to all weights."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
@@ -41,10 +56,19 @@ class Training:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the passes. In bfloat16 the weights and the optimizer's state stay float32; it saves memory and is
     faster where the hardware computes it, on CPUs without such support slower."""
+    activation_checkpointing: bool = False
+    """Compute the blocks again in the backward pass instead of keeping what is within them (activation checkpointing):
+    less memory, about a third more time, and the same losses, dropout included. No influence on the weights."""
+    compiled: bool = False
+    """Compile the blocks on first use (torch.compile), which takes up to minutes and needs a C++ compiler, on a GPU
+    Triton; not with ZeRO-3. The losses are the same up to rounding."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints, from which an interrupted training resumes. No influence on the weights."""
     log_every: Positive = 50
     """Steps between log lines and tracked metrics. No influence on the weights."""
+    profile: ProfileWindow | None = None
+    """Steps that torch.profiler records on rank 0; the tracked run gets the trace `profile.json`, for Perfetto, and the
+    table of operators `profile.txt`. None: no step. No influence on the weights."""
     init_from: str | None = None
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
     schedule. Of an energy, the denoiser that it was made for may be another one of that schedule; its network is
@@ -63,6 +87,11 @@ class Training:
     """Stop after this many validations in a row without a lower loss; None: take all steps."""
 
     def __post_init__(self) -> None:
+        if self.profile is not None and self.profile.first + self.profile.steps > self.steps:
+            raise ConfigurationError(
+                f"profile: its last step is {self.profile.first + self.profile.steps - 1}, steps count from 0, "
+                f"and the last of steps: {self.steps} is {self.steps - 1}; choose earlier ones"
+            )
         if self.validate_every is not None:
             return
         for field in ("keep_best", "early_stopping_patience"):

@@ -125,6 +125,19 @@ def test_a_finished_training_goes_on_to_more_steps_as_if_it_had_never_ended(data
     assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
 
 
+def test_a_finished_training_goes_on_from_before_its_late_decay_as_if_it_had_had_more_steps(data, tmp_path):
+    shorter = replace(SETTINGS, steps=8, decay="wsd", decay_share=0.5, checkpoint_every=1, warmup_steps=1)
+    longer, rest = replace(shorter, steps=16), {}
+    train(objective(), data, shorter, workspace=tmp_path, say=lambda _: None)
+    assert [step_of(name) for name in snapshots(str(tmp_path))] == [4]
+    weights = train(
+        objective(), data, longer, workspace=tmp_path, say=lambda _: None, log=lambda step, m: rest.update({step: m})
+    )
+    assert list(rest) == list(range(4, 16))
+    whole = train(objective(), data, longer, say=lambda _: None)
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -132,6 +145,7 @@ def test_a_finished_training_goes_on_to_more_steps_as_if_it_had_never_ended(data
         ({"learning_rate": 0.5}, "learning_rate changed 0.01 -> 0.5"),
         ({"steps": 3}, "it has taken 4 steps, more than steps: 3"),
         ({"validate_every": 2}, "validate_every changed None -> 2"),
+        ({"decay": "wsd", "decay_share": 0.2}, "decay changed cosine -> wsd; decay_share changed 0.1 -> 0.2"),
     ],
 )
 def test_a_workspace_of_another_training_is_refused_with_what_changed(data, tmp_path, changes, reason):

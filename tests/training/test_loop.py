@@ -207,10 +207,18 @@ def test_dropout_depends_on_the_batch_index_and_not_on_the_worker():
 
 @pytest.mark.parametrize(
     ("decay", "steps", "expected"),
-    [("cosine", 4, []), ("cosine", 5, [4]), ("constant", 3, [3]), ("constant", 4, [4]), ("constant", 5, [4, 5])],
+    [
+        ("cosine", 4, []),
+        ("cosine", 5, [4]),
+        ("wsd", 5, [3, 4]),
+        ("wsd", 10, [4, 7, 8]),
+        ("constant", 3, [3]),
+        ("constant", 4, [4]),
+        ("constant", 5, [4, 5]),
+    ],
 )
 def test_the_last_step_makes_a_checkpoint_only_where_a_longer_training_can_continue_from_it(decay, steps, expected):
-    settings, saved = training(steps=steps, checkpoint_every=4, decay=decay), []
+    settings, saved = training(steps=steps, checkpoint_every=4, decay=decay, decay_share=0.3), []
     trained(settings, checkpoint=lambda engine: saved.append(engine.step))
     assert saved == expected
 

@@ -1,10 +1,8 @@
-"""What a training step costs the host of a device, counted on the pretended one in a process of its own."""
+"""What a training step costs the host of a device, counted on the pretended one."""
 
 import itertools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,12 +10,11 @@ from edlm.baselines.published_training import PlainTrainer
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.settings import Training
+from workflows.benchmarking.pretended_device import NAME, HostTransfers, pretended
 from workflows.benchmarking.training_objectives import OBJECTIVES, PLAIN, NetworkSizes, RandomRows
 
-if TYPE_CHECKING:
-    from workflows.benchmarking.pretended_device import HostTransfers
-
 STEPS = 3  # the second counts: the first makes the state of the optimizer, and a log follows the third
+NARROW = 32  # channels of the networks: their number does not change the costs
 
 
 @dataclass(frozen=True)
@@ -28,32 +25,14 @@ class HostCosts:
     waits: int
 
 
-class CostCounter:
-    """Counter of host costs, in a process that lasts as long as the context."""
-
-    def __enter__(self) -> "CostCounter":
-        spawn = multiprocessing.get_context("spawn")  # the device must be known before autograd is first used
-        self._pool = ProcessPoolExecutor(1, mp_context=spawn)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def costs(
-        self, name: str, plain: bool, sizes: NetworkSizes, vocabulary: int, length: int, training: Training
-    ) -> HostCosts:
-        """Return the costs of a step of an objective, of the training loop or of the `plain` step."""
-        return self._pool.submit(_counted, name, plain, sizes, vocabulary, length, training).result()
-
-
-def _counted(
+def host_costs(
     name: str, plain: bool, sizes: NetworkSizes, vocabulary: int, length: int, training: Training
 ) -> HostCosts:
-    from workflows.benchmarking.pretended_device import NAME, pretended  # registers the device with this process
-
+    """Return the costs of a step of an objective, of the training loop or of the `plain` step."""
     with pretended() as counts:
         rows = RandomRows(sizes, vocabulary, length)
-        objective = OBJECTIVES[name](sizes, vocabulary).to(NAME)
+        narrow = replace(sizes, width=NARROW, head_width=NARROW)
+        objective = OBJECTIVES[name](narrow, vocabulary).to(NAME)
         take = _plain_steps if plain else _steps
         seen = take(name, objective, rows, training, counts)
     between = [
@@ -63,7 +42,7 @@ def _counted(
     return between[-1]
 
 
-def _steps(_: str, objective: Any, rows: RandomRows, training: Training, counts: "HostTransfers") -> list[HostCosts]:
+def _steps(_: str, objective: Any, rows: RandomRows, training: Training, counts: HostTransfers) -> list[HostCosts]:
     seen: list[HostCosts] = []
 
     def noted(step: int, start: int, stop: int):
@@ -76,7 +55,7 @@ def _steps(_: str, objective: Any, rows: RandomRows, training: Training, counts:
 
 
 def _plain_steps(
-    name: str, objective: Any, rows: RandomRows, training: Training, counts: "HostTransfers"
+    name: str, objective: Any, rows: RandomRows, training: Training, counts: HostTransfers
 ) -> list[HostCosts]:
     trainer = PlainTrainer(
         PLAIN[name](objective, torch.Generator().manual_seed(0)), list(objective.trained.parameters()), training

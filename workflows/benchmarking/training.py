@@ -17,7 +17,7 @@ from edlm.sampling.memory_footprint import peak_bytes
 from edlm.training.flops import expected_flop
 from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
-from workflows.benchmarking.host_costs import CostCounter, HostCosts
+from workflows.benchmarking.host_costs import HostCosts, host_costs
 from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
 from workflows.benchmarking.training_objectives import DENOISER, OBJECTIVES, PLAIN, NetworkSizes, RandomRows
 from workflows.benchmarking.training_workers import take_steps, worker_group
@@ -96,8 +96,7 @@ def measure_training(settings: TrainingSteps, device: torch.device, say: Callabl
             size = TrainedSize(vocabulary, length)
             say(f"|V| = {vocabulary:,}, L = {length}")
             with contextlib.ExitStack() as stack:
-                counter = stack.enter_context(CostCounter())
-                contestants = [*_single(settings, size, device, counter), *_groups(settings, size, stack)]
+                contestants = [*_single(settings, size, device), *_groups(settings, size, stack)]
                 yield from _measured(settings, size, contestants, device, say)
 
 
@@ -119,16 +118,14 @@ def _measured(
         yield StepResult(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
 
 
-def _single(
-    settings: TrainingSteps, size: TrainedSize, device: torch.device, counter: CostCounter
-) -> Iterator[_Contestant]:
+def _single(settings: TrainingSteps, size: TrainedSize, device: torch.device) -> Iterator[_Contestant]:
     """Yield the steps of one process: of each objective in this project's loop, and plain."""
     rows = RandomRows(settings, size.vocabulary, size.length)
     training = replace(settings.training, batch=rows.batch)
     for name, make in OBJECTIVES.items():
         objective = make(settings, size.vocabulary).to(device)
         flop = expected_flop(objective, rows.batch, size.length)
-        costs = functools.partial(counter.costs, name, False, settings, size.vocabulary, size.length, training)
+        costs = functools.partial(host_costs, name, False, settings, size.vocabulary, size.length, training)
         yield _ours(name, objective, rows, training, device, flop, costs, name + PLAIN_SUFFIX if name in PLAIN else "")
         if computes_bfloat16(device):
             half = make(settings, size.vocabulary).to(device)
@@ -136,7 +133,7 @@ def _single(
             plain = name + PLAIN_SUFFIX if name in PLAIN else ""
             yield _ours(name_of_half, half, rows, in_half, device, flop, costs, plain)
         if name in PLAIN:
-            costs = functools.partial(counter.costs, name, True, settings, size.vocabulary, size.length, training)
+            costs = functools.partial(host_costs, name, True, settings, size.vocabulary, size.length, training)
             objective = make(settings, size.vocabulary).to(device)
             yield _plain(name, objective, rows, training, settings.seed, flop, costs)
 

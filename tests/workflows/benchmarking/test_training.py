@@ -6,8 +6,7 @@ import pytest
 
 from edlm.training.settings import Training
 from workflows.benchmark import TrainBenchmark, train
-from workflows.benchmarking import host_costs
-from workflows.benchmarking.host_costs import CostCounter, HostCosts
+from workflows.benchmarking.host_costs import HostCosts, host_costs
 from workflows.benchmarking.training_objectives import AUTOREGRESSIVE, CONDITIONAL, DENOISER, OBJECTIVES, STEP, WHOLE
 from workflows.reporting.document import Paragraph, Table
 
@@ -23,7 +22,7 @@ def cells_of(settings: TrainBenchmark) -> dict[str, dict[str, str]]:
 
 def test_every_step_stands_in_the_table_beside_its_plain_one(monkeypatch):
     monkeypatch.setattr("workflows.benchmarking.training.computes_bfloat16", lambda _: False)
-    monkeypatch.setattr(CostCounter, "costs", lambda *_: HostCosts(123, 0))
+    monkeypatch.setattr("workflows.benchmarking.training.host_costs", lambda *_: HostCosts(123, 0))
     cells = cells_of(SMALL)
     assert list(cells) == [
         DENOISER, f"{DENOISER}, plain", AUTOREGRESSIVE, f"{AUTOREGRESSIVE}, plain", WHOLE, f"{WHOLE}, plain", STEP,
@@ -41,7 +40,7 @@ def test_every_step_stands_in_the_table_beside_its_plain_one(monkeypatch):
 def test_a_step_of_the_loop_waits_for_no_device_and_a_plain_one_does():
     settings = Training(steps=1, batch=SMALL.rows(16))
     for name in (DENOISER, WHOLE):
-        ours, plain = (host_costs._counted(name, plain, SMALL, 30, 16, settings) for plain in (False, True))
+        ours, plain = (host_costs(name, plain, SMALL, 30, 16, settings) for plain in (False, True))
         assert ours.waits == 0
         assert plain.waits >= 1
         assert 0 < ours.dispatches < plain.dispatches

@@ -1,0 +1,80 @@
+"""Blocks that are computed again, or compiled, take the same training steps."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from edlm.config import ConfigurationError
+from edlm.models.autoregressive import AutoregressiveModel
+from edlm.models.denoiser import Denoiser
+from edlm.models.transformer import TransformerConfig
+from edlm.sampling.memory_footprint import peak_bytes
+from edlm.schedule import LogLinear
+from edlm.training import block_execution
+from edlm.training.block_execution import prepare_blocks
+from edlm.training.local_engine import LocalEngine
+from edlm.training.objectives import Denoising, NextToken
+from tests.cluster.training.zero_worker import curve
+from tests.networks import stirred
+from tests.toy import Toy, training
+from tests.training.objectives import N, V, rows
+
+DROPPING = TransformerConfig(width=16, layers=3, heads=2, dropout=0.3, time_conditioning=True)
+
+
+def objective(kind: str = "denoiser", transformer: TransformerConfig = DROPPING):
+    if kind == "denoiser":
+        return Denoising(stirred(Denoiser(transformer, V), seed=1), LogLinear(), 0)
+    return NextToken(stirred(AutoregressiveModel(transformer, V), seed=2))
+
+
+def batch(step: int, start: int, stop: int):
+    return rows(start, stop, step)
+
+
+def losses(kind: str, **changes) -> list[list[float]]:
+    settings = training(batch=N, steps=3, **changes)
+    return curve(LocalEngine(objective(kind), settings), settings, batch)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "autoregressive"])
+def test_with_activation_checkpointing_losses_and_gradients_have_the_same_bits_dropout_included(kind):
+    assert losses(kind, activation_checkpointing=True) == losses(kind)
+
+
+def test_activation_checkpointing_takes_less_memory():
+    wide = TransformerConfig(width=64, layers=4, heads=2)
+    peaks = []
+    for wanted in (False, True):
+        engine = LocalEngine(objective(transformer=wide), training(batch=N, activation_checkpointing=wanted, ema=None))
+        engine.backward(batch(0, 0, N))
+        peaks.append(peak_bytes(lambda engine=engine: engine.backward(batch(1, 0, N)), torch.device("cpu")))
+    assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_blocks_of_other_networks_are_refused():
+    with pytest.raises(ConfigurationError, match="activation_checkpointing: Sequential has no transformer blocks"):
+        LocalEngine(Toy(), training(activation_checkpointing=True))
+
+
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(block_execution.shutil, "which", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"no C\+\+ compiler .* install one .* or set compiled: false"):
+        prepare_blocks(Denoiser(DROPPING, V), training(compiled=True))
+
+
+@pytest.mark.chaos  # compiles for half a minute
+def test_compiled_blocks_take_the_same_steps_up_to_rounding():
+    plain = TransformerConfig(width=16, layers=2, heads=2)
+    settings = training(batch=N, steps=3)
+    expected = curve(LocalEngine(objective(transformer=plain), settings), settings, batch)
+    settings = training(batch=N, steps=3, compiled=True, activation_checkpointing=True)
+    actual = curve(LocalEngine(objective(transformer=plain), settings), settings, batch)
+    assert torch.tensor(actual) == pytest.approx(torch.tensor(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "autoregressive"])
+def test_attention_in_training_ends_in_a_fused_kernel(kind):
+    transformer = TransformerConfig(width=16, layers=2, heads=2)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):  # the others raise
+        objective(kind, transformer)(rows())[0].backward()
