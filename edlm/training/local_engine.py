@@ -22,8 +22,8 @@ class LocalEngine:
     """Single-process `Engine` on the device of the objective's weights, to which it moves the rows.
 
     The float32 weights are authoritative. In float32 they are the network's own; in bfloat16 the network holds rounded
-    copies, which are overwritten from the float32 weights after each step; the gradients of micro-steps are accumulated in
-    float32.
+    copies, which are overwritten from the float32 weights after each step. The gradients of micro-steps are accumulated
+    in float32.
     """
 
     rank, world_size = 0, 1
