@@ -41,7 +41,7 @@ from edlm.redaction import redact_logs
 from edlm.storage import discard, join, local_copy
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
-from edlm.training.device_usage import Usage, peak_flop_per_second
+from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
 from edlm.training.early_stopping import finished
 from edlm.training.flops import expected_flop
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
@@ -185,7 +185,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         say_counts(task.name, counts, say)
         say_emulation(task.name, task.training, engine.device, say)
     peak = peak_flop_per_second(engine.device, task.training.precision)
-    usage = Usage(flop, None if peak is None else peak * engine.world_size)
+    usage = DeviceUsage(flop, None if peak is None else peak * engine.world_size)
     reporter = _Reporter(task, say, usage) if engine.rank == 0 else None
     checkpointing = Checkpointing(
         engine, task.workspace,
@@ -256,7 +256,7 @@ def _from_rank_0(device: torch.device, value: T) -> T:
 class _Reporter:
     """Reporter of rank 0: metrics of every step to the tracker, of some steps to the console."""
 
-    def __init__(self, task: TrainingTask, say: Speaker, usage: Usage) -> None:
+    def __init__(self, task: TrainingTask, say: Speaker, usage: DeviceUsage) -> None:
         self._tracker, self._lines = task.tracker(), ProgressLines(task.name, task.training, task.length, say)
         self._tokens, self._usage = task.training.batch * task.length, usage
         window = task.training.profile

@@ -19,13 +19,13 @@ def prepare_blocks(network: nn.Module, training: Training) -> None:
 
     Raise ConfigurationError if it has none, or if they are to be compiled where there is no compiler.
     """
-    wanted = [name for name in ("activation_checkpointing", "compiled") if getattr(training, name)]
-    if not wanted:
+    chosen = [name for name in ("activation_checkpointing", "compiled") if getattr(training, name)]
+    if not chosen:
         return
     blocks = [module for module in network.modules() if isinstance(module, Block)]
     if not blocks:
         raise ConfigurationError(
-            f"{' and '.join(wanted)}: {type(network).__name__} has no transformer blocks of this project; leave it out"
+            f"{' and '.join(chosen)}: {type(network).__name__} has no transformer blocks of this project; leave it out"
         )
     if training.compiled:
         require_compiler(next(network.parameters()).device)

@@ -23,7 +23,7 @@ def peak_flop_per_second(device: torch.device, precision: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Usage:
+class DeviceUsage:
     """What is known of a training for its metrics."""
 
     flop: int | None

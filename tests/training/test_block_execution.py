@@ -45,8 +45,10 @@ def test_with_activation_checkpointing_losses_and_gradients_have_the_same_bits_d
 def test_activation_checkpointing_takes_less_memory():
     wide = TransformerConfig(width=64, layers=4, heads=2)
     peaks = []
-    for wanted in (False, True):
-        engine = LocalEngine(objective(transformer=wide), training(batch=N, activation_checkpointing=wanted, ema=None))
+    for recomputed in (False, True):
+        engine = LocalEngine(
+            objective(transformer=wide), training(batch=N, activation_checkpointing=recomputed, ema=None)
+        )
         engine.backward(batch(0, 0, N))
         peaks.append(peak_bytes(lambda engine=engine: engine.backward(batch(1, 0, N)), torch.device("cpu")))
     assert peaks[1] < 0.6 * peaks[0]

@@ -2,16 +2,16 @@
 
 import torch
 
-from edlm.training.device_usage import Usage, peak_flop_per_second
+from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
 
 
 def test_mfu_is_the_share_of_the_peak():
-    assert Usage(flop=300, peak=200.0).of(3.0) == {"model_flop_per_second": 100.0, "mfu": 0.5}
+    assert DeviceUsage(flop=300, peak=200.0).of(3.0) == {"model_flop_per_second": 100.0, "mfu": 0.5}
 
 
 def test_what_is_not_known_is_not_reported():
-    assert Usage(flop=300, peak=None).of(3.0) == {"model_flop_per_second": 100.0}
-    assert Usage(flop=None, peak=200.0).of(3.0) == {}
+    assert DeviceUsage(flop=300, peak=None).of(3.0) == {"model_flop_per_second": 100.0}
+    assert DeviceUsage(flop=None, peak=200.0).of(3.0) == {}
 
 
 def test_peaks_are_those_of_the_data_sheet(monkeypatch):

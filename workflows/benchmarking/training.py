@@ -60,7 +60,7 @@ class TrainedSize:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class StepTiming:
     """The measured cost of one training step at one size."""
 
     size: TrainedSize
@@ -89,7 +89,7 @@ class _Contestant:
     plain: str = ""
 
 
-def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepResult]:
+def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepTiming]:
     """Measure every step at every size, each size in a race of its own."""
     for vocabulary in settings.vocabularies:
         for length in settings.lengths:
@@ -102,7 +102,7 @@ def measure_training(settings: TrainingSteps, device: torch.device, say: Callabl
 
 def _measured(
     settings: TrainingSteps, size: TrainedSize, contestants: list[_Contestant], device: torch.device, say
-) -> Iterator[StepResult]:
+) -> Iterator[StepTiming]:
     left, right = torch.randn(2, SIDE, SIDE, device=device)
     product = RacedSampler(PRODUCT, [Lap(lambda: torch.mm(left, right))])
     raced = [
@@ -115,7 +115,7 @@ def _measured(
         # FLOP per second of the step over those of the product, in the same round
         share, *_ = times[one.name].times_of(times[PRODUCT])
         utilisation = None if one.flop is None else share * one.flop / (2 * SIDE**3)
-        yield StepResult(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
+        yield StepTiming(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
 
 
 def _single(settings: TrainingSteps, size: TrainedSize, device: torch.device) -> Iterator[_Contestant]:

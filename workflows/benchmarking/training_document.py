@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from workflows.benchmarking.interleaved_timing import ratio_text
 from workflows.benchmarking.load_tables import NONE
-from workflows.benchmarking.training import StepResult, TrainedSize, TrainingSteps
+from workflows.benchmarking.training import StepTiming, TrainedSize, TrainingSteps
 from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 MIB = 2**20
@@ -26,7 +26,7 @@ COLUMNS = (
 )
 
 
-def training_blocks(results: Sequence[StepResult], settings: TrainingSteps, emulated: bool) -> list[DocumentBlock]:
+def training_blocks(results: Sequence[StepTiming], settings: TrainingSteps, emulated: bool) -> list[DocumentBlock]:
     """Return the paragraphs and the table of each size; `emulated`: bfloat16 has been left out."""
     sizes = dict.fromkeys(result.size for result in results)
     left_out = [Paragraph("This processor has no instructions for bfloat16, whose steps are left out.")] * emulated
@@ -34,7 +34,7 @@ def training_blocks(results: Sequence[StepResult], settings: TrainingSteps, emul
     return [Paragraph(METHOD), Paragraph(COLUMNS), *left_out, *tables]
 
 
-def _table(size: TrainedSize, results: Sequence[StepResult], settings: TrainingSteps) -> Table:
+def _table(size: TrainedSize, results: Sequence[StepTiming], settings: TrainingSteps) -> Table:
     by_name = {result.name: result for result in results}
     cells = []
     for result in results:
@@ -63,5 +63,5 @@ def _table(size: TrainedSize, results: Sequence[StepResult], settings: TrainingS
     return Table(caption, columns, cells)
 
 
-def _against(result: StepResult, plain: StepResult) -> tuple[str, str]:
+def _against(result: StepTiming, plain: StepTiming) -> tuple[str, str]:
     return ratio_text(result.times.times_of(plain.times)), f"{result.peak_bytes / plain.peak_bytes:.2f}"

@@ -49,7 +49,7 @@ class WorkerGroup:
 def worker_group(
     workers: int, zero: Zero, make: Callable[[], Objective], rows: RandomRows, training: Training
 ) -> Iterator[WorkerGroup]:
-    """Start workers of one thread each, that shard as `zero` says, and end them afterwards.
+    """Start workers of one thread each, that shard as `zero` says; they end with the context.
 
     `make` and `rows` are sent to them. Raise EOFError if a worker ends early; its traceback is on standard error.
     """
