@@ -75,23 +75,32 @@ def join(uri: str, *parts: str) -> str:
 
 def read_text(uri: str) -> str:
     """Return the UTF-8 text at `uri`; raise FileNotFoundError if there is none."""
-    system, path = _open(uri)
-    return _bytes(system, path).decode("utf-8")
+    return read_bytes(uri).decode("utf-8")
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return the content of the file at `uri`; raise FileNotFoundError if there is none."""
+    return _bytes(*_open(uri))
 
 
 def write_text(uri: str, text: str) -> None:
     """Write `text` to `uri`; on a local disk and in object stores a reader never sees a partial text."""
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write `content` to `uri`; on a local disk and in object stores a reader never sees a part of it."""
     system, path = _open(uri)
     if not isinstance(system, LocalFileSystem):
         system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        system.pipe_file(path, text.encode("utf-8"))
+        system.pipe_file(path, content)
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8"))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users of a shared disk

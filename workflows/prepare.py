@@ -3,31 +3,55 @@
 python -m workflows.prepare EXPERIMENT.yaml [--data.length 128 ...] [--dry-run]
 """
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from edlm.config import plain
 from edlm.data import preparation
+from edlm.data.shards import Shards
 from edlm.data.token_file import CHAT
+from edlm.storage import discard, join
 from workflows.command import command
 from workflows.stage import Session, StageContext, once, say
 
 STAGE = "prepare"
 CODE = ("workflows.prepare",)
+SHARDS = "shards"
+FEW_SHARDS = 4  # which this process encodes in less time than a task takes to start
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @once
 def prepare(session: Session) -> str:
-    """Prepare the data and return its URI."""
-    data = session.experiment.data
+    """Prepare the data, a large corpus by one Ray task per CPU, and return its URI."""
+    data, kept = session.experiment.data, list[str]()
 
     def work(work: StageContext) -> dict[str, Any]:
-        summary = plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line)))
+        kept.append(join(work.workspace, SHARDS))
+        shards = Shards(kept[0], run=_encode)
+        summary = plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line), shards))
         # The chat template is a program, too long for a table of facts.
         return {name: fact for name, fact in summary.items() if name != CHAT}
 
     versions = {"data": " ".join(data.version())}
     settings = {"data": {name: value for name, value in plain(data).items() if name != "attention"}}
-    return session.run_stage(STAGE, settings, {}, CODE, work, versions)
+    output = session.run_stage(STAGE, settings, {}, CODE, work, versions)
+    for folder in kept:  # the output is committed: nothing needs them any more
+        discard(folder)
+    return output
+
+
+def _encode(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `work(item)` in the order of the items: of the first ones in this process, of the others by Ray tasks."""
+    remaining = iter(items)
+    yield from map(work, islice(remaining, FEW_SHARDS))
+    if (item := next(remaining, None)) is not None:
+        from cluster.runtime.tasks import in_order  # deferred: importing Ray takes seconds
+
+        yield from in_order(work, chain([item], remaining), cpus=1)
 
 
 if __name__ == "__main__":

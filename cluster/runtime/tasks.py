@@ -1,12 +1,17 @@
-"""Independent Ray tasks, each on its own CPUs; results and failures are yielded in order of completion."""
+"""Independent Ray tasks, each on its own CPUs: in order of completion, or of the items."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+
+RETRIES = 2  # of a task whose worker died
+AHEAD = 4  # tasks that wait, so that no CPU does
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +34,7 @@ def spread(
     `work` is a module-level function; it and the items are sent to the workers. `alone`: run one task of this call at a
     time, still on `cpus` threads.
     """
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_on_own_threads)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_on_own_threads)
     remaining = iter(items)
     concurrency = 1 if alone else len(items)
     running: dict[Any, Item] = {}
@@ -46,8 +51,30 @@ def spread(
             ray.cancel(reference, force=True)
 
 
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], cpus: float) -> Iterator[Result]:
+    """Yield `work(item)` for every item, in the order of the items; raise the error of the first one that fails.
+
+    `work` is a module-level function; it and the items are sent to the workers. An item is taken from `items` when a
+    task can begin soon: as many as the cluster runs at once are in memory, and AHEAD more.
+    """
+    remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_on_own_threads)
+    running: deque[Any] = deque()
+    try:
+        for item in items:
+            running.append(remote.remote(work, item, cpus))
+            if len(running) >= ray.cluster_resources().get("CPU", cpus) / cpus + AHEAD:
+                yield _result(running.popleft())
+        while running:
+            yield _result(running.popleft())
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
 def _on_own_threads(work: Callable[[Any], Any], item: Any, cpus: float) -> Any:
-    torch.set_num_threads(max(1, int(cpus)))  # more threads than CPUs would spin against the other tasks
+    # More threads than CPUs would spin against the other tasks.
+    torch.set_num_threads(max(1, int(cpus)))
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if cpus > 1 else "false"
     return work(item)
 
 
@@ -58,3 +85,10 @@ def _outcome(item: Item, reference: Any) -> TaskOutcome[Item, Any]:
         return TaskOutcome(item, None, error.cause if isinstance(error.cause, Exception) else error)
     except RayError as error:  # its worker and all retries died
         return TaskOutcome(item, None, error)
+
+
+def _result(reference: Any) -> Any:
+    outcome = _outcome(None, reference)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from edlm.config import Fraction, Positive, config
 from edlm.data.tokenizer import Tokenizer
@@ -27,28 +28,33 @@ class Lost:
     """Characters inspected, without white space, among the first 10,000 of each batch of documents."""
 
 
+@dataclass
 class Losses:
-    """Counts of the characters that `tokenizer` loses in the inspected texts."""
+    """Counts of the characters that a tokenizer loses in the inspected texts."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._lost: Counter[str] = Counter()
-        self._sample = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    sample: int = 0
+    """Characters inspected, without white space."""
 
-    def look(self, texts: Iterable[str]) -> None:
-        """Count the characters lost among the first SAMPLED of a batch of documents."""
+    def look(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+        """Count the characters that `tokenizer` loses among the first SAMPLED of a batch of documents."""
         remaining = SAMPLED
         for text in texts:
             piece = text[:remaining]
-            self._lost.update(self._tokenizer.lost(piece))
-            self._sample += sum(not letter.isspace() for letter in piece)
+            self.lost.update(tokenizer.lost(piece))
+            self.sample += sum(not letter.isspace() for letter in piece)
             remaining -= len(piece)
             if remaining == 0:
                 return
 
+    def add(self, other: "Losses") -> None:
+        """Add the counts of texts that follow these: of equal counts, the first seen is named first."""
+        self.lost.update(other.lost)
+        self.sample += other.sample
+
     def notable(self) -> Lost | None:
         """Return the losses if they exceed NOTABLE of the characters, else None."""
-        if self._lost.total() <= NOTABLE * self._sample:
+        if self.lost.total() <= NOTABLE * self.sample:
             return None
-        examples = tuple(letter for letter, _ in self._lost.most_common(NAMED))
-        return Lost(share=self._lost.total() / self._sample, examples=examples, sample=self._sample)
+        examples = tuple(letter for letter, _ in self.lost.most_common(NAMED))
+        return Lost(share=self.lost.total() / self.sample, examples=examples, sample=self.sample)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from edlm.data.encoded_documents import EncodedDocument
 from edlm.data.repeats import Repeats
 from edlm.data.splits import Split
-from edlm.data.text_key import text_key
 from edlm.data.token_file import START, Number, PartSummary, SplitSummary, paths
 
 
@@ -42,24 +42,24 @@ class SplitWriter:
     def __exit__(self, *_: object) -> None:
         self._tokens.close()
 
-    def write(self, text: str, ids: Int[np.ndarray, " n"], part: str | None = None, given: int | None = None) -> None:
-        """Append the document `text`, of this part of a mixture, to the file as `ids`.
-
-        `given` is the number of tokens of a pair's prompt; None: the document is no pair.
-        """
+    def write(self, document: EncodedDocument) -> None:
+        """Append the document to the files."""
+        ids, given = document.ids, document.given
         if given is not None:
             ids = self._fitted(ids)
             self._pairs += 1
             self._given.extend((self._count, self._count + min(given, len(ids))))
         self._starts.append(self._count)
         self._append(ids)
-        self._characters += len(text)
-        self._bytes += len(text.encode("utf-8"))
-        self._repeats.add(text_key(text), text)
-        if part is not None:
-            known = self._parts.get(part, PartSummary())
-            self._parts[part] = PartSummary(
-                documents=known.documents + 1, tokens=known.tokens + len(ids), characters=known.characters + len(text)
+        self._characters += document.characters
+        self._bytes += document.bytes
+        self._repeats.add(document.key, document.beginning)
+        if document.part is not None:
+            known = self._parts.get(document.part, PartSummary())
+            self._parts[document.part] = PartSummary(
+                documents=known.documents + 1,
+                tokens=known.tokens + len(ids),
+                characters=known.characters + document.characters,
             )
 
     def _fitted(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:

@@ -3,18 +3,19 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pydantic
 
 from edlm.config import ConfigurationError, Positive, config, plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.corpus import CorpusConfig, Document, holds_conversations, with_fields
-from edlm.data.lost_characters import Losses
+from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch
 from edlm.data.packing import SplitWriter
 from edlm.data.progress import ReadingProgress
+from edlm.data.shards import Shards
 from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
 from edlm.data.synthetic import AbstractSource
 from edlm.data.text_batches import batched
@@ -123,7 +124,7 @@ class Data:
         return divide(self.corpus, self.validation, self.shares, on_characters)
 
 
-def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summary:
+def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: Shards | None = None) -> Summary:
     """Write the tokenizer, every split's tokens and document starts, and an index to `folder`; return the index.
 
     `progress` receives the amount read, at least every ten seconds, even while only blank rows are, and warnings: a
@@ -132,8 +133,9 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     250,000 bytes together, at about 150 bytes per byte of their UTF-8 while they are tokenized; and the distinct words
     of the tokenizer's training text (`BPE.sample`). A corpus of kind huggingface adds what `datasets` reads at once: a
     parquet row group or a line, however large. Splits share no text, except parts of streamed documents
-    (`TextSplits`). If killed before its end, it leaves a folder that `TokenFile.open` rejects. Raises
-    ConfigurationError for an empty corpus, and for one too short for a row in every split.
+    (`TextSplits`). If killed before its end, it leaves a folder that `TokenFile.open` rejects. With `shards`, text is
+    encoded in parts, perhaps by several tasks, and a killed preparation reuses those that are committed; the files are
+    the same without. Raises ConfigurationError for an empty corpus, and for one too short for a row in every split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
@@ -150,7 +152,6 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
     if (chat := data.chat_template()) is not None:
         chat.examine(tokenizer)
     number = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-    losses = Losses(tokenizer)
     with ExitStack() as stack:
         used_splits: list[Split] = [split for split in SPLITS if split == "validation" or split in data.shares.parts()]
         writers: dict[Split, SplitWriter] = {
@@ -158,7 +159,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
             for split in used_splits
         }
         reading = stack.enter_context(ReadingProgress(progress, "tokenised"))
-        dropped = _write_documents(splits.documents(), tokenizer, chat, writers, losses, reading)
+        totals = _write_documents(_encoded(splits, tokenizer, chat, shards), writers, reading, progress)
         summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
     _require_rows(summaries, data.length)
     summary = Summary(
@@ -167,8 +168,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None]) -> Summar
         separator=tokenizer.separator,
         length=data.length,
         number=number,
-        dropped=dropped,
-        lost=losses.notable(),
+        dropped=totals.dropped,
+        lost=totals.losses.notable(),
         splits=summaries,
         chat=chat,
     )
@@ -186,44 +187,35 @@ def _training_texts(documents: Iterator[tuple[Document, Split | None]], progress
             yield document.text
 
 
+def _encoded(
+    splits: TextSplits | SourceSplits, tokenizer: Tokenizer, chat: ChatTemplate | None, shards: Shards | None
+) -> Iterator[tuple[EncodedBatch, bool]]:
+    """Yield the encoded documents in their order, and whether an earlier preparation has encoded them."""
+    batches: Iterator[DocumentBatch] = batched(splits.documents(), lambda item: item[0].text)
+    if shards is not None:
+        yield from shards.encoded(batches, tokenizer, chat)
+        return
+    for batch in map(DocumentEncoder(tokenizer, chat), batches):
+        yield batch, False
+
+
 def _write_documents(
-    documents: Iterator[tuple[Document, Split | None]],
-    tokenizer: Tokenizer,
-    chat: ChatTemplate | None,
+    batches: Iterator[tuple[EncodedBatch, bool]],
     writers: Mapping[Split, SplitWriter],
-    losses: Losses,
-    progress: ReadingProgress,
-) -> int:
-    """Write every document with the writer of its split; return the number of documents left out."""
-    dropped = 0
-    for batch in batched(documents, lambda item: item[0].text):
-        kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
-        # Of a pair, the answer; a conversation is not written as text.
-        texts = ["" if document.turns else document.text[document.given or 0 :] for document, _ in kept]
-        dropped += len(batch) - len(kept)
-        for (document, split), ids in zip(kept, tokenizer.encode_documents(texts), strict=True):
-            given = None
-            if document.turns is not None:
-                assert chat is not None
-                prompt, answer = _turns(document, tokenizer, chat)
-                ids, given = np.concatenate([prompt, answer]), len(prompt)
-            elif document.given is not None:
-                # Encoded apart, as a request's prompt is: no token holds letters of both.
-                prompt = tokenizer.encode(document.text[: document.given])
-                ids, given = np.concatenate([prompt, ids]), len(prompt)
-            writers[split].write(document.text, ids, document.part, given)
-        losses.look([document.text for document, _ in kept])
-        progress.add(sum(len(document.text) for document, _ in batch))
-    return dropped
-
-
-def _turns(document: Document, tokenizer: Tokenizer, chat: ChatTemplate) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens of a conversation before its last message, and those of that message."""
-    assert document.turns is not None
-    try:
-        return chat.pair(tokenizer, document.turns)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{document.name}: {error}") from error
+    reading: ReadingProgress,
+    progress: Callable[[str], None],
+) -> EncodedBatch:
+    """Write every document with the writer of its split; return the counts of all, without the documents."""
+    totals, reused_characters = EncodedBatch(), 0
+    for batch, reused in batches:
+        for document in batch.documents:
+            writers[document.split].write(document)
+        totals.add(replace(batch, documents=[]))
+        reused_characters += batch.characters if reused else 0
+        reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
+    if reused_characters:
+        progress(f"{reused_characters:,} characters were tokenised by an earlier attempt")
+    return totals
 
 
 def _require_rows(summaries: Mapping[Split, SplitSummary], length: int) -> None:

@@ -10,7 +10,7 @@ SECONDS = 10.0  # after which a line is due, however little was read
 
 
 class ReadingProgress:
-    """Reporter that passes the number of characters read so far, and their `purpose`, to `say`.
+    """Reporter that passes the number of characters read so far, their `purpose` and perhaps the speed to `say`.
 
     Within a `with` block, a thread also reports while no text arrives: the reader may be passing over millions of blank
     or null rows, or waiting for a file. `say` is called by one thread at a time.
@@ -18,8 +18,8 @@ class ReadingProgress:
 
     def __init__(self, say: Callable[[str], None], purpose: str) -> None:
         self._say, self._purpose = say, purpose
-        self._read = self._reported = 0
-        self._time = time.monotonic()
+        self._read = self._reported = self._computed_bytes = 0
+        self._started = self._time = time.monotonic()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="reading progress", daemon=True)
 
@@ -36,10 +36,14 @@ class ReadingProgress:
         if error is None:
             self.finish()
 
-    def add(self, characters: int) -> None:
-        """Count the characters read; report if CHARACTERS or SECONDS have passed since the last line."""
+    def add(self, characters: int, computed_bytes: int = 0) -> None:
+        """Count the characters read; report if CHARACTERS or SECONDS have passed since the last line.
+
+        `computed_bytes` of their text took time, and are counted in the speed.
+        """
         with self._lock:
             self._read += characters
+            self._computed_bytes += computed_bytes
             if self._read - self._reported >= CHARACTERS or self._due():
                 self._tell()
 
@@ -59,5 +63,7 @@ class ReadingProgress:
 
     def _tell(self) -> None:
         idle = "; no text since the last line" if self._read == self._reported else ""
-        self._say(f"{self._read:,} characters {self._purpose}{idle}")
+        speed = self._computed_bytes / 1e6 / (time.monotonic() - self._started)
+        rate = f", {speed:.1f} MB/s" if self._computed_bytes else ""
+        self._say(f"{self._read:,} characters {self._purpose}{rate}{idle}")
         self._reported, self._time = self._read, time.monotonic()

@@ -32,13 +32,15 @@ class Tokenizer:
     """Number of ids, including the separator's: every id is below it."""
     separator: int | None
     """Id between documents; None if they are separated by a space, as in text8, or by nothing, as for symbols."""
+    text: str
+    """Content of tokenizer.json."""
     digest: str
     """SHA-256 of tokenizer.json."""
     special_tokens: tuple[str, ...]
     """Texts of the special tokens, which texts do not spell (`encode`)."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self.text = text
         try:
             self._rust = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower class
@@ -103,14 +105,14 @@ class Tokenizer:
     @property
     def special_tokens_sought_after_normalizing(self) -> tuple[str, ...]:
         """Texts of the special tokens that `encode_spelt` also finds in spellings that normalize to them."""
-        if json.loads(self._text).get("normalizer") in (None, {"type": "Sequence", "normalizers": []}):
+        if json.loads(self.text).get("normalizer") in (None, {"type": "Sequence", "normalizers": []}):
             return ()
         added = self._rust.get_added_tokens_decoder().values()
         return tuple(token.content for token in added if token.special and token.normalized)
 
     @functools.cached_property
     def _spelling(self) -> tokenizers.Tokenizer:
-        return tokenizers.Tokenizer.from_str(self._text)
+        return tokenizers.Tokenizer.from_str(self.text)
 
     def encode_documents(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
         """Return the ids of each text as a document of a packed stream, followed by the separator or one space, if any.
@@ -182,7 +184,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write this tokenizer to `folder` as tokenizer.json, with the digest `digest`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(self._text.encode("utf-8"))
+        (folder / FILE).write_bytes(self.text.encode("utf-8"))
 
     def _encodes(self, text: str) -> bool:
         try:

@@ -31,7 +31,7 @@ def test_a_stage_that_was_killed_goes_on_and_ends_as_if_nothing_had_happened(hom
                 break
         else:
             pytest.fail("training never said step 300")
-    _wait_for_orphans_of(tmp_path)
+    wait_for_orphans_of(tmp_path)
     resumed = run(tmp_path, "pretrain", *long)
     assert "[pretrain] resumes" in resumed
     assert re.search(r"resumes after step \d+00", resumed)
@@ -48,7 +48,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(home):
                 break
         else:
             pytest.fail("no cell was measured")
-    _wait_for_orphans_of(home)
+    wait_for_orphans_of(home)
     resumed = run(home, "evaluate", *other)
     kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", resumed).groups())
     assert 0 < kept < total
@@ -62,7 +62,7 @@ def _curve(home: Path, output: str) -> dict[int, float]:
     return history(home / "smallest" / "work" / Path(folder[1]).name / "journal")["loss_nats_per_token"]
 
 
-def _wait_for_orphans_of(home: Path) -> None:
+def wait_for_orphans_of(home: Path) -> None:
     """Ray ends its workers when their driver is gone; until then they still write."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

@@ -12,8 +12,8 @@ ARABIC, CHINESE, GREEK = "مرحبا بالعالم " * 20, "你好，世界。"
 
 
 def lost(tokenizer, *texts):
-    losses = Losses(tokenizer)
-    losses.look(texts)
+    losses = Losses()
+    losses.look(tokenizer, texts)
     return losses.notable()
 
 
@@ -68,8 +68,8 @@ def test_what_the_unknown_token_stands_for_is_lost(model):
 
 def test_a_bounded_part_of_each_batch_is_looked_at(monkeypatch):
     monkeypatch.setattr(lost_characters, "SAMPLED", 10)
-    losses = Losses(Characters().build([]))
-    losses.look(["abcdefg", "яяяяяя", "ж"])
-    losses.look(["ab", "c"])
+    losses, tokenizer = Losses(), Characters().build([])
+    losses.look(tokenizer, ["abcdefg", "яяяяяя", "ж"])
+    losses.look(tokenizer, ["ab", "c"])
     actual = losses.notable()
     assert (actual.examples, actual.sample, actual.share) == (("я",), 13, pytest.approx(3 / 13))

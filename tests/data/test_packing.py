@@ -4,16 +4,21 @@ import hashlib
 
 import numpy as np
 
+from edlm.data.encoded_documents import EncodedDocument
 from edlm.data.packing import SplitWriter
 from edlm.data.token_file import mapped, paths
 
 LENGTH, SEPARATOR = 4, 0
 
 
+def document(text, ids, given=None):
+    return EncodedDocument.of(text, "train", np.array(ids), given=given)
+
+
 def test_documents_follow_one_another_across_rows(tmp_path):
     with SplitWriter(tmp_path, "train", "<u2", LENGTH, SEPARATOR) as writer:
-        writer.write("abc", np.array([1, 2, SEPARATOR]))
-        writer.write("de", np.array([3, 4, SEPARATOR]))
+        writer.write(document("abc", [1, 2, SEPARATOR]))
+        writer.write(document("de", [3, 4, SEPARATOR]))
         summary = writer.finish()
     tokens, documents = mapped(tmp_path, "train", "<u2", summary)
     assert tokens.tolist() == [1, 2, 0, 3, 4, 0]
@@ -25,10 +30,11 @@ def test_documents_follow_one_another_across_rows(tmp_path):
 
 def test_a_pair_begins_a_row_unless_it_fits_into_the_rest_and_a_longer_one_loses_its_end(tmp_path):
     with SplitWriter(tmp_path, "train", "<u2", LENGTH, SEPARATOR) as writer:
-        writer.write("ab", np.array([1, 2]), given=1)  # two positions are left in the row
-        writer.write("c", np.array([3, 4]), given=1)  # fits
-        writer.write("d", np.array([5]), given=0)
-        writer.write("efghij", np.arange(6, 12), given=2)  # fits no row: three separators, then its first four tokens
+        writer.write(document("ab", [1, 2], given=1))  # two positions are left in the row
+        writer.write(document("c", [3, 4], given=1))  # fits
+        writer.write(document("d", [5], given=0))
+        # Fits no row: three separators, then its first four tokens.
+        writer.write(document("efghij", range(6, 12), given=2))
         summary = writer.finish()
     tokens, documents = mapped(tmp_path, "train", "<u2", summary)
     assert tokens.reshape(-1, LENGTH).tolist() == [[1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 8, 9]]

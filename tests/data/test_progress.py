@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +67,21 @@ def test_a_reading_that_fails_ends_without_a_total(monkeypatch):
         read()
     assert output == []
     assert not [thread for thread in threading.enumerate() if thread.name == "reading progress"]
+
+
+def test_the_speed_counts_the_bytes_that_took_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress, "CHARACTERS", 10)
+    output = []
+    reading = ReadingProgress(output.append, "tokenised")
+    now[0] = 2.0
+    reading.add(10)
+    reading.add(20, computed_bytes=3_000_000)
+    now[0] = 4.0
+    reading.add(20, computed_bytes=3_000_000)
+    assert output == [
+        "10 characters tokenised",
+        "30 characters tokenised, 1.5 MB/s",
+        "50 characters tokenised, 1.5 MB/s",
+    ]

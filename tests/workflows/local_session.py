@@ -20,8 +20,9 @@ class LocalSession(Session):
         if committed(output) is None:
             folder = Path(self.root, "scratch", determined.folder)
             folder.mkdir(parents=True, exist_ok=True)
-            nowhere = Path(self.root)
-            publish(folder, output, work(StageContext(name, folder, "", nowhere, "", lambda: None, determined)))
+            nowhere, workspace = Path(self.root), self.workspace_of(determined.folder)
+            context = StageContext(name, folder, workspace, nowhere, "", lambda: None, determined)
+            publish(folder, output, work(context))
             self.ran.append(name)
         return output
 

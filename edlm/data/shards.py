@@ -1,0 +1,191 @@
+"""Shards: encoded parts of a corpus, each committed as one file, so that a killed preparation goes on.
+
+One reader reads the corpus, assigns the splits and hands the documents to tasks: reading is cheap beside tokenization.
+"""
+
+import functools
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import pyarrow
+
+from edlm.config import plain
+from edlm.data.chat_template import ChatTemplate
+from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
+from edlm.data.lost_characters import Losses
+from edlm.data.tokenizer import Tokenizer
+from edlm.storage import join, read_bytes, read_text, write_bytes, write_text
+from edlm.storage_errors import StorageError
+
+FORMAT = "1"  # of a shard's file; another one has other names
+CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE about a second of one core
+DIGEST_BYTES = 32
+COLUMNS = {
+    "ids": pyarrow.large_list(pyarrow.int32()),
+    "split": pyarrow.string(),
+    "characters": pyarrow.int64(),
+    "bytes": pyarrow.int64(),
+    "key": pyarrow.uint64(),
+    "beginning": pyarrow.string(),
+    "part": pyarrow.string(),
+    "given": pyarrow.int64(),
+}
+"""Fields of `EncodedDocument`."""
+SMALL_COLUMNS = list(COLUMNS)[1:]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class OrderedMap(Protocol):
+    """The builtin `map`, or one that computes several items at once, in other processes.
+
+    Results come in the order of the items, which are taken as they are needed.
+    """
+
+    def __call__(self, work: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard: its file, and the documents to encode."""
+
+    uri: str
+    batches: tuple[DocumentBatch, ...] | None
+    """None: the file is there, and intact."""
+    tokenizer: str
+    """URI of the tokenizer.json, whose name holds its digest."""
+    chat: ChatTemplate | None
+
+
+@dataclass(frozen=True)
+class CommittedShard:
+    """File of a shard, and whether an earlier preparation has made it."""
+
+    uri: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Folder of shards, as a URI that tasks can reach and that outlives a killed preparation, and how tasks are run.
+
+    The name of a shard is a digest of its documents and their splits, of the tokenizer and of the chat template: a
+    preparation of other data or settings finds none of them. Their size has no influence on what is prepared.
+    """
+
+    folder: str
+    run: OrderedMap = map
+    characters: int = CHARACTERS
+
+    def encoded(
+        self, batches: Iterable[DocumentBatch], tokenizer: Tokenizer, chat: ChatTemplate | None
+    ) -> Iterator[tuple[EncodedBatch, bool]]:
+        """Yield the encoded documents of each shard, in order, and whether the shard was reused."""
+        uri = join(self.folder, f"tokenizer-{tokenizer.digest}.json")
+        write_text(uri, tokenizer.text)
+        for shard in self.run(encode_shard, self._tasks(batches, uri, chat)):
+            batch = read_shard(shard.uri)
+            if batch is None:
+                raise StorageError(
+                    f"{shard.uri} is missing or damaged, and a task has just written it; give a storage that all "
+                    "machines reach, and run the stage again"
+                )
+            yield batch, shard.reused
+
+    def _tasks(
+        self, batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None
+    ) -> Iterator[ShardTask]:
+        for group in self._groups(batches):
+            uri = join(self.folder, f"{_digest(group, tokenizer, chat)}.shard")
+            yield ShardTask(uri, None if read_shard(uri) else group, tokenizer, chat)
+
+    def _groups(self, batches: Iterable[DocumentBatch]) -> Iterator[tuple[DocumentBatch, ...]]:
+        """Yield consecutive batches that have `characters` together; the last group has fewer."""
+        group, size = [], 0
+        for batch in batches:
+            group.append(batch)
+            size += sum(len(document.text) for document, _ in batch)
+            if size >= self.characters:
+                yield tuple(group)
+                group, size = [], 0
+        if group:
+            yield tuple(group)
+
+
+def encode_shard(task: ShardTask) -> CommittedShard:
+    """Encode the documents of a shard, and commit it: readers see the whole file or none."""
+    if task.batches is not None:
+        encoder, shard = DocumentEncoder(_opened(task.tokenizer), task.chat), EncodedBatch()
+        for batch in task.batches:
+            shard.add(encoder(batch))
+        write_shard(task.uri, shard)
+    return CommittedShard(task.uri, reused=task.batches is None)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(uri: str) -> Tokenizer:
+    """Return a tokenizer; a process that runs many tasks opens it once."""
+    return Tokenizer(read_text(uri))
+
+
+def write_shard(uri: str, batch: EncodedBatch) -> None:
+    """Write encoded documents as an Arrow file, behind its SHA-256."""
+    documents = batch.documents
+    ids = np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in documents)])
+    offsets = np.cumsum([0, *(len(document.ids) for document in documents)])
+    columns = {
+        "ids": pyarrow.LargeListArray.from_arrays(offsets, ids),
+        **{name: [getattr(document, name) for document in documents] for name in SMALL_COLUMNS},
+    }
+    facts = {
+        "dropped": batch.dropped,
+        "characters": batch.characters,
+        "lost": batch.losses.lost,
+        "sample": batch.losses.sample,
+    }
+    schema = pyarrow.schema(COLUMNS, metadata={"facts": json.dumps(facts)})
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_file(sink, schema) as file:
+        file.write(pyarrow.record_batch(columns, schema=schema))
+    content = sink.getvalue().to_pybytes()
+    write_bytes(uri, hashlib.sha256(content).digest() + content)
+
+
+def read_shard(uri: str) -> EncodedBatch | None:
+    """Return the encoded documents of a shard; None if there is no such file, or it is damaged."""
+    try:
+        raw = read_bytes(uri)
+    except FileNotFoundError:
+        return None
+    content = memoryview(raw)[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != raw[:DIGEST_BYTES]:
+        return None
+    file = pyarrow.ipc.open_file(pyarrow.py_buffer(content))
+    rows, facts = file.get_batch(0), json.loads(file.schema.metadata[b"facts"])
+    ids, offsets = rows.column("ids").values.to_numpy(), rows.column("ids").offsets.to_numpy()
+    documents = [
+        EncodedDocument(ids=ids[start:end], **row)
+        for start, end, row in zip(offsets, offsets[1:], rows.select(SMALL_COLUMNS).to_pylist(), strict=False)
+    ]
+    losses = Losses(Counter(facts["lost"]), facts["sample"])
+    return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)
+
+
+def _digest(batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None) -> str:
+    """Return a digest of all that determines the content of a shard, except the code."""
+    name = tokenizer.rpartition("/")[2]
+    digest = hashlib.sha256(json.dumps([FORMAT, name, None if chat is None else plain(chat)]).encode())
+    for batch in batches:
+        digest.update(f"\n{len(batch)}".encode())  # where batches end decides which characters are inspected for losses
+        for document, split in batch:
+            text = document.text.encode("utf-8", "surrogatepass")
+            about = [split, document.part, document.given, document.turns, len(text)]
+            digest.update(json.dumps(about).encode())
+            digest.update(text)
+    return digest.hexdigest()

@@ -1,0 +1,188 @@
+"""Shards: whatever makes them, and however often it was interrupted, the prepared files are those of one process."""
+
+import json
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm.config import ConfigurationError
+from edlm.data import shards, text_batches
+from edlm.data.corpus import Files, Markov, Mixture
+from edlm.data.mixture import Part
+from edlm.data.pairs import Prompts
+from edlm.data.preparation import Data, prepare
+from edlm.data.shards import Shards
+from edlm.data.splits import Shares
+from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, Symbols
+from tests.chats import write_chat_tokenizer
+
+STORIES = [f"story {i % 50} of {'many ' * (i % 7)}я words\n" for i in range(90)]
+SHARES = Shares(validation=0.2, judge=0.1)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def lines(path: Path, rows: list[dict]) -> tuple[str]:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return (str(path),)
+
+
+def rows(folder: Path) -> Data:
+    corpus = Files(paths=lines(folder / "rows.jsonl", [{"text": text} for text in STORIES]), longest=40)
+    return Data(corpus=corpus, tokenizer=BPE(size=300), length=8, shares=SHARES)
+
+
+def text_with_lost_letters(folder: Path) -> Data:
+    (folder / "a.txt").write_text("".join(STORIES), encoding="utf-8")
+    corpus = Files(paths=(str(folder / "a.txt"),), cut="line")
+    return Data(corpus=corpus, tokenizer=Characters(), length=8, shares=SHARES)
+
+
+def table_with_texts_held_out(folder: Path) -> Data:
+    pyarrow.parquet.write_table(pa.table({"text": STORIES}), folder / "a.parquet")
+    held = Files(paths=lines(folder / "held.jsonl", [{"text": text} for text in STORIES[:20]]))
+    corpus = Files(paths=(str(folder / "a.parquet"),))
+    return Data(corpus=corpus, validation=held, tokenizer=Bytes(), length=8, shares=Shares(validation=0))
+
+
+def pairs(folder: Path) -> Data:
+    pairs = [{"prompt": f"{i} plus {i % 7}", "answer": f"{i + i % 7}" + "!" * (i % 31)} for i in range(80)]
+    corpus = Files(paths=lines(folder / "pairs.jsonl", pairs), text_field="answer", prompts=Prompts(field="prompt"))
+    return Data(corpus=corpus, tokenizer=Bytes(), length=24, shares=SHARES)
+
+
+def mixture(folder: Path) -> Data:
+    first = Files(paths=lines(folder / "first.jsonl", [{"text": text} for text in STORIES]), longest=30)
+    second = Files(paths=lines(folder / "second.jsonl", [{"text": f"{i} other"} for i in range(90)]))
+    corpus = Mixture(parts=(Part(corpus=first, weight=1.0, name="stories"), Part(corpus=second, weight=2.0)))
+    return Data(corpus=corpus, tokenizer=Bytes(), length=8, shares=SHARES)
+
+
+def source(_: Path) -> Data:
+    return Data(corpus=Markov(symbols=3, length=5, sequences=400), tokenizer=Symbols(size=3), length=5, shares=SHARES)
+
+
+def conversations(folder: Path) -> Data:
+    chats = [
+        {"messages": [{"role": "user", "content": f"{i} <|im_end|>"}, {"role": "assistant", "content": "!" * (i % 9)}]}
+        for i in range(40)
+    ]
+    corpus = Files(paths=lines(folder / "chats.jsonl", chats), messages_field="messages")
+    tokenizer = HuggingFaceTokenizer(uri=str(write_chat_tokenizer(folder / "chat")), separator="<|im_end|>")
+    return Data(corpus=corpus, tokenizer=tokenizer, length=96, shares=Shares(validation=0.2))
+
+
+CORPORA = [rows, text_with_lost_letters, table_with_texts_held_out, pairs, mixture, source, conversations]
+
+
+def tasks(count: int):
+    """Return a map that computes `count` items at a time, the last first, from what processes send to one another."""
+
+    def run(work, items):
+        remaining = iter(items)
+        while taken := list(islice(remaining, count)):
+            results = [work(pickle.loads(pickle.dumps(item))) for item in reversed(taken)]
+            yield from reversed(results)
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Settings of each kind of corpus, and the files that one process prepares, in small batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_batches, "BYTES", 120)
+        known = {}
+        for corpus in CORPORA:
+            folder = tmp_path_factory.mktemp(corpus.__name__)
+            data = corpus(folder)
+            prepare(data, folder / "data", silent)
+            known[corpus] = (data, content(folder / "data"))
+        yield known
+
+
+@pytest.mark.parametrize("corpus", CORPORA, ids=lambda corpus: corpus.__name__)
+@settings(max_examples=3)
+@given(count=st.integers(1, 5), characters=st.integers(1, 1500))
+def test_the_files_are_those_of_one_process_whatever_the_tasks_and_the_shards(
+    prepared, tmp_path_factory, corpus, count, characters
+):
+    data, expected = prepared[corpus]
+    folder = tmp_path_factory.mktemp("tasks")
+    prepare(data, folder / "data", silent, Shards(str(folder / "shards"), tasks(count), characters))
+    assert content(folder / "data") == expected
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_path, monkeypatch):
+    data, expected = prepared[rows]
+    encoded = []
+    write = shards.write_shard
+
+    def write_and_die(uri, batch):
+        write(uri, batch)
+        encoded.append(uri)
+        if len(encoded) in (1, 2, 4, 7, 8):
+            raise Killed
+
+    monkeypatch.setattr(shards, "write_shard", write_and_die)
+    for _ in range(5):
+        with pytest.raises(Killed):
+            prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=200))
+    output: list[str] = []
+    prepare(data, tmp_path / "data", output.append, Shards(str(tmp_path / "shards"), characters=200))
+    assert content(tmp_path / "data") == expected
+    assert len(encoded) == len(set(encoded)) > 10
+    assert any(line.endswith("characters were tokenised by an earlier attempt") for line in output)
+    committed = {path for path in (tmp_path / "shards").iterdir() if path.suffix == ".shard"}
+    assert committed == set(map(Path, encoded))
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:40] + b"?" + raw[41:], lambda _: b""])
+def test_a_damaged_shard_is_made_again(prepared, tmp_path, damage):
+    data, expected = prepared[rows]
+    prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=500))
+    damaged, *_ = (tmp_path / "shards").glob("*.shard")
+    before = damaged.read_bytes()
+    damaged.write_bytes(damage(before))
+    prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=500))
+    assert content(tmp_path / "data") == expected
+    assert damaged.read_bytes() == before
+
+
+def test_a_shard_of_other_texts_splits_or_tokenizer_is_not_taken(tmp_path):
+    def names(shares=SHARES, tokenizer=Bytes(), texts=STORIES):  # noqa: B008
+        corpus = Files(paths=lines(tmp_path / "a.jsonl", [{"text": text} for text in texts]))
+        data = Data(corpus=corpus, tokenizer=tokenizer, length=8, shares=shares)
+        prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards")))
+        return {path.name for path in (tmp_path / "shards").glob("*.shard")}
+
+    (first,) = names()
+    assert names() == {first}
+    assert len(names(shares=Shares(validation=0.3, judge=0.1))) == 2
+    assert len(names(tokenizer=BPE(size=300))) == 3
+    assert len(names(texts=[*STORIES[:-1], STORIES[-1] + "."])) == 4
+
+
+def test_an_error_in_a_task_is_the_users(tmp_path):
+    chats = [{"messages": [{"role": role, "content": f"{i}"} for role in ("strange", "assistant")]} for i in range(3)]
+    corpus = Files(paths=lines(tmp_path / "a.jsonl", chats), messages_field="messages")
+    tokenizer = HuggingFaceTokenizer(uri=str(write_chat_tokenizer(tmp_path / "chat")), separator="<|im_end|>")
+    data = Data(corpus=corpus, tokenizer=tokenizer, length=8, shares=Shares(validation=0.2))
+    with pytest.raises(ConfigurationError, match="a message has the role 'strange'"):
+        prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), tasks(2)))
