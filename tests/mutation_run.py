@@ -136,6 +136,10 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "models/row_invariance": "models/test_row_invariance",
     "planning/fitted_step_times": "planning/test_fitted_step_times",
     "planning/compute_budget": "planning/test_compute_budget",
+    "planning/devices": "planning/test_training_plan",
+    "planning/training_memory": "planning/test_training_memory planning/test_training_plan",
+    "planning/training_plan": "planning/test_training_plan",
+    "planning/training_work": "planning/test_training_work planning/test_training_memory",
 }
 CORE = ("equations", "schedule", "rng", "sampling", "constraints", "energies", "likelihood", "training", "data")
 LEFT_OUT = {  # of the core, what decides no number: settings, interfaces, progress, the reading of corpora

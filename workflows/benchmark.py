@@ -1,4 +1,4 @@
-"""Benchmark: the speed of samplers and training, the load that a service sustains, and the cost of checkpoints.
+"""Benchmark: samplers, training, preparation, checkpoints, a service under load, and a plan of what training needs.
 
 python -m workflows.benchmark sample [--vocabularies 28 50257 --steps 32 --folder FOLDER ...]
     race with the published and the autoregressive sampler; --models FILE races trained networks
@@ -10,6 +10,10 @@ python -m workflows.benchmark constrained-bounds --model MODEL --data URI [--ste
     bounds on held-out texts that match a pattern, with every energy of a trained model
 python -m workflows.benchmark checkpoint [--gigabytes 0.1 1 4 --ranks 256 --folder FOLDER ...]
     what checkpoints cost a training, by the size of its state
+python -m workflows.benchmark prepare --texts FILE ... [--tokenizer FOLDER --megabytes 200 --tasks 2 ...]
+    race preparation by Ray tasks with one process
+python -m workflows.benchmark plan EXPERIMENT --devices 64xH100 [--zero-stage 3 --folder FOLDER ...]
+    what the trainings of an experiment need, and how long they take, before anything runs
 python -m workflows.benchmark serve [--requests 48 --width 128 --folder FOLDER ...]
     compare three kinds of batching, on a Ray instance of this command
 python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --candidates 1 8 --cancelled_share 0.1 ...]
@@ -29,7 +33,7 @@ import torch
 from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from edlm.models.execution import computes_bfloat16
-from workflows.benchmarking.arrivals import plan
+from workflows.benchmarking.arrivals import plan as plan_requests
 from workflows.benchmarking.batching_comparison import Loads, contest
 from workflows.benchmarking.checkpoints import Checkpoints, checkpoint_blocks, measure_checkpoints, simulate
 from workflows.benchmarking.constrained_bounds import (
@@ -41,6 +45,8 @@ from workflows.benchmarking.constraints import WHOLE, ConstrainedSampling, measu
 from workflows.benchmarking.interleaved_timing import ratio_text
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
+from workflows.benchmarking.plan import Planning, plan_blocks
+from workflows.benchmarking.preparation import PreparationSpeed, measure_preparation, preparation_blocks
 from workflows.benchmarking.sampling import Sampling, measure
 from workflows.benchmarking.sampling_document import sampling_blocks
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
@@ -106,6 +112,22 @@ class CheckpointBenchmark(Checkpoints):
 
     folder: str | None = None
     """Folder for `checkpoint.md`; None only prints the document."""
+
+
+@config
+class PrepareBenchmark(PreparationSpeed):
+    """Flags of `prepare`."""
+
+    folder: str | None = None
+    """Folder for `prepare.md`; None only prints the document."""
+
+
+@config
+class PlanBenchmark(Planning):
+    """Arguments of `plan`."""
+
+    folder: str | None = None
+    """Folder for `plan.md`; None only prints the document."""
 
 
 @config
@@ -188,6 +210,18 @@ def checkpoint(settings: CheckpointBenchmark) -> ReportDocument:
     return ReportDocument("Cost of checkpoints", [*blocks, *_origin(settings)])
 
 
+def prepare(settings: PrepareBenchmark) -> ReportDocument:
+    """Measure preparation and return the document about it."""
+    size, runs = measure_preparation(settings, _say)
+    return ReportDocument("Speed of preparation", [*preparation_blocks(size, runs, settings), *_origin(settings)])
+
+
+def plan(settings: PlanBenchmark) -> ReportDocument:
+    """Return the document about the plan of an experiment."""
+    title, blocks = plan_blocks(settings)
+    return ReportDocument(title, [*blocks, *_origin(settings)])
+
+
 def serve(settings: ServeBenchmark) -> ReportDocument:
     """Measure a service under load and return the document about it."""
     title, blocks = _loaded(settings.url, settings) if settings.url is not None else _contest(settings)
@@ -212,7 +246,7 @@ def _contest(settings: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
 
 def _loaded(url: str, settings: ServeBenchmark) -> tuple[str, list[DocumentBlock]]:
     """Load a running service, whose model, limits and machine are its own, and return title and blocks."""
-    requests = plan(
+    requests = plan_requests(
         settings.requests, settings.rate, settings.steps, settings.candidates, settings.seed, settings.cancelled_share,
         settings.cancel_seconds,
     )  # fmt: skip
@@ -256,6 +290,8 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
     "constraints": (ConstraintsBenchmark, constraints),
     "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
     "checkpoint": (CheckpointBenchmark, checkpoint),
+    "prepare": (PrepareBenchmark, prepare),
+    "plan": (PlanBenchmark, plan),
     "serve": (ServeBenchmark, serve),
 }
 

@@ -125,7 +125,7 @@ def test_the_files_are_those_of_one_process_whatever_the_tasks_and_the_shards(
     assert content(folder / "data") == expected
 
 
-class Killed(BaseException):
+class KilledPreparation(BaseException):
     pass
 
 
@@ -138,11 +138,11 @@ def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_pat
         write(uri, batch)
         encoded.append(uri)
         if len(encoded) in (1, 2, 4, 7, 8):
-            raise Killed
+            raise KilledPreparation
 
     monkeypatch.setattr(shards, "write_shard", write_and_die)
     for _ in range(5):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledPreparation):
             prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=200))
     output: list[str] = []
     prepare(data, tmp_path / "data", output.append, Shards(str(tmp_path / "shards"), characters=200))

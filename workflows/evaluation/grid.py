@@ -54,9 +54,15 @@ def grid(
     `settings` are those of the experiment with their judge resolved: without one, no texts are drawn to be judged.
     """
     denoiser = open_denoiser(local_copy(subject.denoiser))
-    energies: dict[str, AnyEnergy] = {
-        name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()
-    }
+    energies = {name: open_energy(local_copy(uri), denoiser) for name, uri in subject.energies.items()}
+    return measurements(experiment, settings, subject, energies)
+
+
+def measurements(
+    experiment: Experiment, settings: Evaluate, subject: Subject, trained: Energies
+) -> tuple[list[AbstractMeasurement], list[AbstractMeasurement]]:
+    """Return the measurements of `grid`, given the energies of `finetune`, whose weights are not read."""
+    energies = {**trained}
     energies |= {name: composed(terms, energies) for name, terms in subject.composed.items()}
     exact = {name: kind.build(distribution_of(subject)) for name, kind in subject.exact.items()}
     together = [

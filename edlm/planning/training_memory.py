@@ -1,0 +1,139 @@
+"""Memory of a training per device, and what its devices send one another, by the stage of ZeRO.
+
+ZeRO (Rajbhandari et al. 2020) shards the optimizer's state (stage 1), also the gradients (2), also the weights (3). The
+formulas follow `cluster.training.deepspeed_engine`, that is DeepSpeed as it is configured there.
+"""
+
+from dataclasses import dataclass
+
+from edlm.training.settings import Training
+
+FLOAT32 = 4  # bytes
+MOMENTS = 2  # of Adam
+BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are reduced and weights gathered
+LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
+CHUNK = 2**24  # logits in memory at once (`edlm.models.readout`)
+HOST_STAGES = (1, 2, 3)  # at which the optimizer's state may lie in host memory
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Stage of ZeRO, and whether the optimizer's state (at stage 3 the weights, too) is kept in host memory."""
+
+    stage: int
+    offload: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"ZeRO-{self.stage}" + (", offload" if self.offload else "")
+
+    def of(self, training: Training) -> "Sharding":
+        """Return the sharding of a training: in bfloat16 stage 0 is treated as 1."""
+        return Sharding(1, self.offload) if self.stage == 0 and training.precision == "bfloat16" else self
+
+
+SHARDINGS = (*(Sharding(stage) for stage in range(4)), *(Sharding(stage, offload=True) for stage in (2, 3)))
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """What one training step computes and keeps, whatever the devices."""
+
+    trained: int
+    """Parameters that train."""
+    frozen: int
+    """Other parameters, for example of the denoiser under an energy."""
+    flop: float
+    """Model FLOP of a step (`edlm.training.flops`)."""
+    activations: float
+    """Elements per row that are kept for the backward pass."""
+    logits: float
+    """Positions per row whose logits are computed."""
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes per device."""
+
+    weights: float
+    gradients: float
+    masters: float
+    """Float32 weights apart from those of the network."""
+    moments: float
+    average: float
+    """Running average, and the best weights where they are kept."""
+    buckets: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+def training_memory(
+    work: TrainingWork, training: Training, rows: int, devices: int, sharding: Sharding
+) -> TrainingMemory:
+    """Return the memory per device at the end of a forward pass over `rows` rows, of a micro-step."""
+    sharding = sharding.of(training)
+    stage, size = sharding.stage, 2 if training.precision == "bfloat16" else FLOAT32
+    share = 1 / devices if stage > 0 else 1.0
+    kept = 0.0 if sharding.offload else 1.0
+    logits = min(rows * work.logits * work.vocabulary, CHUNK)
+    return TrainingMemory(
+        weights=_weights(work, size, devices, sharding),
+        gradients=_gradients(work.trained, devices, sharding),
+        masters=kept * (work.trained * share * FLOAT32 if stage > 0 else 0.0),
+        moments=kept * MOMENTS * work.trained * share * FLOAT32,
+        average=kept * averages(training) * work.trained * share * FLOAT32,
+        buckets=0.0 if stage == 0 else min(BUCKET, work.trained) * (size if stage > 1 else FLOAT32),
+        activations=rows * work.activations * size,
+        # The logits and their gradient, and the same of the log-probabilities in float32.
+        logits=logits * 2 * (size + FLOAT32),
+    )
+
+
+def averages(training: Training) -> int:
+    """Return how many copies of the weights are kept beside those that train: the average, and the best."""
+    return (training.ema is not None) + training.keep_best
+
+
+def state_bytes(trained: int, training: Training) -> int:
+    """Return the bytes of a checkpoint's tensors: float32 weights, moments, and copies of the weights."""
+    return FLOAT32 * trained * (1 + MOMENTS + averages(training))
+
+
+def sent_bytes(trained: int, frozen: int, training: Training, devices: int, sharding: Sharding) -> float:
+    """Return the bytes that each device sends per step, with ring collectives, (N - 1) / N of a tensor of N parts.
+
+    Gradients travel in float32; at stages 2 and 3 after each micro-step. Stage 3 gathers all weights, frozen ones too,
+    for the forward pass and again for the backward pass.
+    """
+    sharding = sharding.of(training)
+    size = 2 if training.precision == "bfloat16" else FLOAT32
+    ring, gradients = (devices - 1) / devices, trained * FLOAT32
+    match sharding.stage:
+        case 0:
+            return 2 * ring * gradients
+        case 1:
+            return ring * (2 * gradients + trained * size)
+        case 2:
+            return ring * (gradients * training.accumulation + trained * size)
+        case _:
+            return ring * training.accumulation * (gradients + (2 * trained + frozen) * size)
+
+
+def _weights(work: TrainingWork, size: int, devices: int, sharding: Sharding) -> float:
+    everything = (work.trained + work.frozen) * size
+    if sharding.stage < 3:
+        return everything
+    gathered = min(work.trained + work.frozen, LIVE) * size
+    return gathered + (0.0 if sharding.offload else everything / devices)
+
+
+def _gradients(trained: int, devices: int, sharding: Sharding) -> float:
+    """Return the bytes of the accumulated float32 gradients; other ones live for one parameter only."""
+    if sharding.stage < 2:
+        return trained * FLOAT32
+    return 0.0 if sharding.offload else trained * FLOAT32 / devices
