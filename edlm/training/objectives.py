@@ -65,11 +65,11 @@ class NextToken(nn.Module):
     def forward(self, rows: Rows) -> Loss:
         x, model, host, separator = rows.tokens, self.trained, rows.on_host, self.separator
         features = model.read(x) if separator is None else model.read_within(x, document_index(x, separator))
-        if host.loss_mask is None:
+        if rows.loss_mask is None or host.loss_mask is None:
             every = torch.full((x.numel(),), 1 / x.numel(), device=x.device)
             return -model.readout.log_p_sum(features.flatten(0, 1), x.flatten(), every)[0], {}
         index = selected_indices(host.loss_mask, x.device)
-        scale = 1 / (rows.loss_token_counts() * len(x))
+        scale = 1 / (len(x) * rows.loss_mask.sum(dim=1).clamp(min=1))
         return -model.readout.log_p_sum(features[index], x[index], scale[index[0]])[0], {}
 
 

@@ -51,8 +51,8 @@ class StepClock:
 
 
 def _seconds(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
-    if isinstance(start, float):
-        assert isinstance(end, float)
-        return end - start
-    assert isinstance(end, torch.cuda.Event)
-    return start.elapsed_time(end) / 1000
+    if isinstance(start, torch.cuda.Event):
+        assert isinstance(end, torch.cuda.Event)
+        return start.elapsed_time(end) / 1000
+    assert isinstance(end, float)
+    return end - start

@@ -103,8 +103,7 @@ def measure_training(settings: TrainingSteps, device: torch.device, say: Callabl
 def _measured(
     settings: TrainingSteps, size: TrainedSize, contestants: list[_Contestant], device: torch.device, say
 ) -> Iterator[StepTiming]:
-    left, right = torch.randn(2, SIDE, SIDE, device=device)
-    product = RacedSampler(PRODUCT, [Lap(lambda: torch.mm(left, right))])
+    product = RacedSampler(PRODUCT, [Lap(_product(device))])
     raced = [
         RacedSampler(one.name, [Lap(functools.partial(one.run, settings.steps), 1 / settings.steps)])
         for one in contestants
@@ -116,6 +115,15 @@ def _measured(
         share, *_ = times[one.name].times_of(times[PRODUCT])
         utilisation = None if one.flop is None else share * one.flop / (2 * SIDE**3)
         yield StepTiming(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
+
+
+def _product(device: torch.device) -> Callable[[], None]:
+    left, right, out = torch.randn(3, SIDE, SIDE, device=device)
+
+    def run() -> None:
+        torch.mm(left, right, out=out)
+
+    return run
 
 
 def _single(settings: TrainingSteps, size: TrainedSize, device: torch.device) -> Iterator[_Contestant]:
