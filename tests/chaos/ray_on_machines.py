@@ -1,5 +1,6 @@
 """A Ray cluster on the machines of a test, to which jobs are submitted: a head without processors, and nodes."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from tests.chaos.network_namespaces import NetworkMachine
@@ -82,7 +84,9 @@ class RayOnMachines:
         found = []
         for machine in (self.head, *self.nodes):
             for process in machine.processes():
-                line = " ".join(process.cmdline())
+                line = ""
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+                    line = " ".join(process.cmdline())
                 found += [f"{machine.name}: {line}"] if any(part in line for part in OF_A_JOB) else []
         return found
 
