@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from edlm.storage import committed
-from tests.chaos.test_interrupted import _wait_for_orphans_of
+from tests.chaos.test_interrupted import wait_for_orphans_of
 from tests.workflows.commands import command, run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(6 * 3600)]
@@ -97,7 +97,7 @@ def test_a_run_whose_parts_are_killed_at_random_ends_as_one_that_was_not(tmp_pat
     while status != 0:
         before = len(kills)
         status, output = go_on(parts, kills, rng)
-        _wait_for_orphans_of(parts)
+        wait_for_orphans_of(parts)
         assert status == 0 or len(kills) > before, output
     assert len(kills) == KILLS, "the run ended before the last kill"
     (expected,), (actual,) = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.test_interrupted import _curve, _wait_for_orphans_of
+from tests.chaos.test_interrupted import _curve, wait_for_orphans_of
 from tests.workflows.commands import command, run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
@@ -53,7 +53,7 @@ def test_a_signal_saves_and_the_same_command_goes_on_from_that_step(undisturbed,
     assert stopped, output
     assert int(stopped[1]) % 500, "not one of the routine checkpoints"
     assert "Traceback" not in output
-    _wait_for_orphans_of(tmp_path)
+    wait_for_orphans_of(tmp_path)
     resumed = run(tmp_path, "pretrain", *LONG)
     assert f"[pretrain] resumes after step {stopped[1]}\n" in resumed
     assert _curve(tmp_path, resumed) == _curve(*undisturbed)
