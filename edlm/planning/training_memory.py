@@ -47,6 +47,8 @@ class TrainingWork:
     """Model FLOP of a step (`edlm.training.flops`)."""
     activations: float
     """Elements per row that are kept for the backward pass."""
+    checkpointed: float
+    """The same with activation checkpointing."""
     logits: float
     """Positions per row whose logits are computed."""
     vocabulary: int
@@ -88,7 +90,7 @@ def training_memory(
         moments=kept * MOMENTS * work.trained * share * FLOAT32,
         average=kept * averages(training) * work.trained * share * FLOAT32,
         buckets=0.0 if stage == 0 else min(BUCKET, work.trained) * (size if stage > 1 else FLOAT32),
-        activations=rows * work.activations * size,
+        activations=rows * (work.checkpointed if training.activation_checkpointing else work.activations) * size,
         # The logits and their gradient, and the same of the log-probabilities in float32.
         logits=logits * 2 * (size + FLOAT32),
     )

@@ -69,8 +69,14 @@ class TrainingPlan:
 
     @property
     def compute_seconds(self) -> float:
-        """Seconds per step of the passes."""
-        return self.work.flop / self.count / (self.device.flops(self.training.precision) * self.assumptions.mfu)
+        """Seconds per step of the passes; with activation checkpointing the forward pass is computed twice."""
+        again = FORWARD if self.training.activation_checkpointing else 0.0
+        return (
+            (1 + again)
+            * self.work.flop
+            / self.count
+            / (self.device.flops(self.training.precision) * self.assumptions.mfu)
+        )
 
     @property
     def communication_seconds(self) -> float:
@@ -93,7 +99,7 @@ class TrainingPlan:
     @property
     def mfu(self) -> float:
         """Model FLOP per second relative to the peak, with the collectives."""
-        return self.assumptions.mfu * self.compute_seconds / self.step_seconds
+        return self.work.flop / self.count / self.step_seconds / self.device.flops(self.training.precision)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -122,11 +128,12 @@ class TrainingPlan:
 
 
 def remedies(plan: TrainingPlan) -> Iterator[str]:
-    """Yield what makes a training fit: another sharding, more micro-steps, more devices; if none alone does, two."""
+    """Yield what makes a training fit: another sharding or number of devices, less kept; if none alone does, two."""
     shardings = [one for one in SHARDINGS if one.of(plan.training) == one]
-    micro_steps = list(_with_micro_steps(plan))
+    micro_steps, again = list(_with_micro_steps(plan)), replace(plan.training, activation_checkpointing=True)
     alone = [
         (_fitting(replace(plan, sharding=sharding) for sharding in shardings), "{0.sharding.name}"),
+        (_fitting([replace(plan, training=again)]), "activation_checkpointing: true"),
         (_fitting(micro_steps), "accumulation: {0.training.accumulation}"),
         (_with_devices(plan), "{0.count} devices"),
     ]

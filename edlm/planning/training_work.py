@@ -27,38 +27,45 @@ def training_work(objective: Objective, batch: int, length: int) -> TrainingWork
     The objective may lie on torch's meta device, where a network takes no memory.
     """
     assert isinstance(objective, nn.Module)
-    flop, kept = expected_flop(objective, batch, length), _kept(objective, length)
-    if flop is None or kept is None:
+    flop = expected_flop(objective, batch, length)
+    kept, checkpointed = (_kept(objective, length, again) for again in (False, True))
+    if flop is None or kept is None or checkpointed is None:
         return None
     activations, logits, vocabulary = kept
     trained = sum(p.numel() for p in objective.trained.parameters() if p.requires_grad)
     total = sum(parameter.numel() for parameter in objective.parameters())
-    return TrainingWork(trained, total - trained, flop, activations, logits, vocabulary)
+    return TrainingWork(trained, total - trained, flop, activations, checkpointed[0], logits, vocabulary)
 
 
-def _kept(objective: nn.Module, length: int) -> tuple[float, float, int] | None:
-    """Return per row the elements kept and the positions with logits, and the vocabulary."""
+def _kept(objective: nn.Module, length: int, again: bool) -> tuple[float, float, int] | None:
+    """Return per row the elements kept and the positions with logits, and the vocabulary.
+
+    `again`: blocks are computed again in the backward pass.
+    """
     match objective:
         case Denoising(trained=Denoiser() as denoiser, schedule=schedule):
-            return transformer_kept(denoiser.config, length), masked(schedule, length), denoiser.vocabulary
+            return transformer_kept(denoiser.config, length, again), masked(schedule, length), denoiser.vocabulary
         case NextToken(trained=AutoregressiveModel() as model):
-            return transformer_kept(model.config, length), length, model.vocabulary
+            return transformer_kept(model.config, length, again), length, model.vocabulary
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=BidirectionalEnergy()):
-            kept = (1 + objective.negatives) * transformer_kept(denoiser.config, length)
+            kept = (1 + objective.negatives) * transformer_kept(denoiser.config, length, again)
             return kept, masked(objective.schedule, length), denoiser.vocabulary
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
             new = new_share(objective.largest_grid) * length
-            return (1 + objective.negatives) * _head_kept(energy, new), new, denoiser.vocabulary
+            return (1 + objective.negatives) * _head_kept(energy, new, again), new, denoiser.vocabulary
         case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
             new = new_share(objective.largest_grid) * length
-            return _head_kept(energy, new), new, denoiser.vocabulary
+            return _head_kept(energy, new, again), new, denoiser.vocabulary
     return None
 
 
-def transformer_kept(config: TransformerConfig, positions: float) -> float:
-    """Return the elements that the backward pass of a transformer over so many positions reads."""
+def transformer_kept(config: TransformerConfig, positions: float, again: bool = False) -> float:
+    """Return the elements that the backward pass of a transformer over so many positions reads.
+
+    `again`: blocks are computed again in the backward pass (activation checkpointing).
+    """
     layer = KEPT + KEPT_DROPOUT * (config.dropout > 0) + KEPT_TIME * config.time_conditioning
-    return positions * config.width * (config.layers * layer + KEPT_AROUND)
+    return positions * config.width * (_layers_kept(config.layers, layer, again) + KEPT_AROUND)
 
 
 def masked(schedule: AbstractSchedule, length: int) -> float:
@@ -66,5 +73,10 @@ def masked(schedule: AbstractSchedule, length: int) -> float:
     return masked_share(schedule) * length
 
 
-def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: float) -> float:
-    return positions * energy.features.out_features * (len(energy.layers) * KEPT + KEPT_AROUND)
+def _layers_kept(layers: int, layer: int, again: bool) -> int:
+    """Return widths per position of all layers: of those that are computed again the inputs, and one as a whole."""
+    return layers + layer if again else layers * layer
+
+
+def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: float, again: bool) -> float:
+    return positions * energy.features.out_features * (_layers_kept(len(energy.layers), KEPT, again) + KEPT_AROUND)

@@ -22,7 +22,9 @@ from edlm.training.settings import Training
 from tests.networks import denoiser
 
 TRAINING = Training(steps=10, batch=64)
-WORK = TrainingWork(trained=10**9, frozen=10**8, flop=1e15, activations=1e8, logits=512, vocabulary=50_257)
+WORK = TrainingWork(
+    trained=10**9, frozen=10**8, flop=1e15, activations=1e8, checkpointed=1e7, logits=512, vocabulary=50_257
+)
 trainings = st.builds(
     lambda ema, best: replace(TRAINING, ema=ema, keep_best=best, validate_every=5),
     st.sampled_from([None, 0.9]),

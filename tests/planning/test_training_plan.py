@@ -12,7 +12,9 @@ from edlm.planning.training_memory import SHARDINGS, Sharding, TrainingWork
 from edlm.planning.training_plan import Assumptions, TrainingPlan, remedies
 from edlm.training.settings import Training
 
-WORK = TrainingWork(trained=7 * 10**9, frozen=0, flop=4e18, activations=3e9, logits=1024, vocabulary=50_257)
+WORK = TrainingWork(
+    trained=7 * 10**9, frozen=0, flop=4e18, activations=3e9, checkpointed=1e7, logits=1024, vocabulary=50_257
+)
 TRAINING = Training(steps=1000, batch=256, precision="bfloat16", checkpoint_every=100, ema=0.999)
 PLAN = TrainingPlan(WORK, TRAINING, 2048, DEVICES["H100"], 64, Sharding(1), Assumptions())
 
@@ -45,7 +47,9 @@ def test_what_is_offered_for_a_training_that_does_not_fit_does(sharding, name, c
     for remedy in remedies(plan) if plan.excess_bytes > 0 else ():
         changed = plan
         for part in remedy.split(" with "):
-            if part.startswith("accumulation: "):
+            if part == "activation_checkpointing: true":
+                changed = replace(changed, training=replace(TRAINING, activation_checkpointing=True))
+            elif part.startswith("accumulation: "):
                 training = replace(TRAINING, accumulation=int(part.removeprefix("accumulation: ")))
                 changed = replace(changed, training=training)
             elif part.endswith(" devices"):
@@ -60,7 +64,9 @@ def test_a_large_model_on_few_devices_says_what_is_missing():
     plan = replace(PLAN, work=replace(WORK, activations=5e9))
     assert plan.excess_bytes == pytest.approx(plan.memory.total + 4 * GB - 80 * GB)
     assert plan.excess_bytes > 0
-    assert list(remedies(plan)) == ["ZeRO-2", "accumulation: 2", "128 devices"]
+    assert list(remedies(plan)) == [
+        "ZeRO-2", "activation_checkpointing: true", "accumulation: 2", "128 devices"
+    ]  # fmt: skip
     assert list(remedies(replace(plan, device=replace(plan.device, memory_bytes=24 * GB)))) == [
         "ZeRO-3 with accumulation: 4"
     ]
@@ -75,3 +81,10 @@ def test_other_forms_of_devices_are_refused(text):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ConfigurationError, match="a batch of 256 rows does not divide into 3 workers"):
         _ = replace(PLAN, count=3).rows
+
+
+def test_activation_checkpointing_takes_a_forward_pass_and_less_memory():
+    again = replace(PLAN, training=replace(TRAINING, activation_checkpointing=True))
+    assert again.compute_seconds == pytest.approx(4 / 3 * PLAN.compute_seconds)
+    assert again.memory.activations == PLAN.memory.activations * 1e7 / WORK.activations
+    assert again.mfu < PLAN.mfu  # what is computed twice does not count
