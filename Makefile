@@ -20,7 +20,7 @@ BIN := .venv/bin
 PROCESSES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 SPREAD := -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # In a process of their own: torch cannot forget a device that was registered.
-PRETENDING := tests/gpu tests/test_pretended_device.py
+PRETENDING := tests/gpu tests/workflows/benchmarking/test_pretended_device.py
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 

@@ -268,7 +268,12 @@ def _initialised(
         "gradient_clipping": training.clip,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": _stage(zero, training), **_offload(zero)},
+        "zero_optimization": {
+            "stage": _stage(zero, training),
+            # DeepSpeed's own default, but not for a smaller network: the memory is reserved.
+            "reduce_bucket_size": min(5 * 10**8, sum(parameter.numel() for parameter in trained)),
+            **_offload(zero),
+        },
         "optimizer": {
             "type": "AdamW",
             "params": {
