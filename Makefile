@@ -15,10 +15,8 @@ export PYTHONUNBUFFERED = 1
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
-# A process more than there are cores, because tests that start clusters wait for a third of their time; at most as many
-# as fit a laptop's memory. The tests of a file share one.
-PROCESSES := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
-SPREAD := -n $(PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process per core, at most as many as fit a laptop's memory; the tests of a file share one.
+SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # In a process of their own: torch cannot forget a device that was registered.
 PRETENDING := tests/gpu tests/workflows/benchmarking/test_pretended_device.py
 INSTALLED := .venv/.installed

@@ -15,6 +15,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 SCIENCE = "edlm"
 FOLLOWED = (SCIENCE, "workflows.evaluation.measurements", "workflows.reporting")
 """Packages whose imports are followed. Others only decide where and when something is computed."""
+MEASURES = ("edlm.training.flops",)
+"""Modules that measure a training, know every energy for that, and change no result: their imports are not followed."""
 NAMES = "workflows.row_names"  # followed, too, because tables and stored measurements hold these names
 
 
@@ -38,9 +40,10 @@ def source_files(*modules: str, project: Path = PROJECT) -> frozenset[Path]:
     followed = tuple(f"{package}." for package in FOLLOWED)
     waiting, read, rooms = list(modules), set[Path](), set[Path]()
     while waiting:
-        for path in _files(project, waiting.pop()) - read:
+        module = waiting.pop()
+        for path in _files(project, module) - read:
             read.add(path)
-            if path.suffix == ".py":
+            if path.suffix == ".py" and module not in MEASURES:
                 waiting += (name for name in _imported(path.read_bytes()) if name == NAMES or name.startswith(followed))
             if len((inside := path.relative_to(project)).parts) > 2 and inside.parts[0] == SCIENCE:
                 rooms.add(project.joinpath(*inside.parts[:2]))

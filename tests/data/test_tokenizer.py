@@ -38,7 +38,7 @@ def normalised(text: str) -> str:
 @pytest.fixture
 def rewritten(tmp_path):
     """A tokenizer.json whose decoder may change any part of a text."""
-    tokenizer = json.loads(byte_level._text)
+    tokenizer = json.loads(byte_level.text)
     replace = {"type": "Replace", "pattern": {"Regex": "a(b*)c"}, "content": "-"}
     tokenizer["decoder"] = {"type": "Sequence", "decoders": [tokenizer["decoder"], replace]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
