@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from edlm.storage import committed
+from tests.chaos.repeatable_metrics import is_repeatable
 from tests.chaos.test_interrupted import wait_for_orphans_of
 from tests.workflows.commands import command, run
 
@@ -32,7 +33,6 @@ SETTINGS = (
 )  # fmt: skip
 COMMAND = ""  # the victim is the command itself
 VICTIMS = {"ray::RayTrainWorker": 5, COMMAND: 2, "ray::TrainController": 1, "raylet/raylet": 1, "ray::_Board": 1}
-OF_THE_MACHINE = ("tokens_per_second", "seconds_per_step", "memory_mib")  # metrics that no run repeats
 END_SECONDS = 300.0
 
 
@@ -108,7 +108,7 @@ def test_a_run_whose_parts_are_killed_at_random_ends_as_one_that_was_not(tmp_pat
     for name, values in of_whole.items():
         steps = [step for step, _ in of_parts[name]]
         assert steps == [step for step, _ in values], f"{name}: points are lost, or there twice"
-        if name not in OF_THE_MACHINE:
+        if is_repeatable(name):
             assert of_parts[name] == values
     (work,) = parts.glob("smallest/work/pretrain-*")
     assert not [path.name for path in work.iterdir() if path.name.startswith("step-") or path.name == "ray"]

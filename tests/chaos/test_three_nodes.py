@@ -20,6 +20,7 @@ from edlm.file_systems import file_system
 from edlm.storage import committed
 from tests.chaos.network_namespaces import NetworkMachine, network
 from tests.chaos.ray_on_machines import RayJob, RayOnMachines, wait_for
+from tests.chaos.repeatable_metrics import is_repeatable
 from tests.cluster.tracking.mlflow_server import MlflowServer, mlflow_server
 from tests.s3_server import BUCKET, clients_of, environment, moto_server
 
@@ -42,7 +43,6 @@ cluster: {{workers: 2, cpus_per_worker: 0.6, start_timeout_seconds: 20}}
 serving: {{cpus_per_replica: 0.2, max_replicas: 1}}
 """
 STRUCK = rf"\[pretrain\] step {EVERY + 50}/"
-OF_THE_MACHINE = ("tokens_per_second", "seconds_per_step", "memory_mib")  # metrics that no run repeats
 END_SECONDS = 600.0
 NOTICED_SECONDS = 90.0
 TOLERANCE = 1e-3  # nats
@@ -149,7 +149,7 @@ def require_same(actual: Outcome, expected: Outcome) -> None:
         for name, points in metrics.items():
             steps = sorted(step for step, _ in actual.metrics[run][name])
             assert steps == sorted(step for step, _ in points), f"{name} of {run}: points are lost, or there twice"
-            if name not in OF_THE_MACHINE:
+            if is_repeatable(name):
                 assert sorted(actual.metrics[run][name]) == sorted(points), f"{name} of {run} differs"
 
 
