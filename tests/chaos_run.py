@@ -102,7 +102,7 @@ def run_file(file: str) -> FileResult:
         if ended.returncode not in (0, 1):  # pytest itself broke off
             failed = max(failed, 1)
     return FileResult(
-        file, tests - failed - skipped, failed, skipped, left, seconds, f"{datetime.now(UTC):%Y-%m-%d}", ""
+        file, max(0, tests - failed - skipped), failed, skipped, left, seconds, f"{datetime.now(UTC):%Y-%m-%d}", ""
     )
 
 
