@@ -23,7 +23,7 @@ from edlm.storage import join, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
 
 FORMAT = "1"  # of a shard's file; another one has other names
-CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE about a second of one core
+CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE seconds of one core, so that a kill loses little
 DIGEST_BYTES = 32
 COLUMNS = {
     "ids": pyarrow.large_list(pyarrow.int32()),

@@ -58,7 +58,7 @@ class Training:
     faster where the hardware computes it, on CPUs without such support slower."""
     activation_checkpointing: bool = False
     """Compute the blocks again in the backward pass instead of keeping what is within them (activation checkpointing):
-    less memory, about a third more time, and the same losses, dropout included. No influence on the weights."""
+    less memory, a forward pass more, and the same losses, dropout included. No influence on the weights."""
     compiled: bool = False
     """Compile the blocks on first use (torch.compile), which takes up to minutes and needs a C++ compiler, on a GPU
     Triton; not with ZeRO-3. The losses are the same up to rounding."""
@@ -68,7 +68,8 @@ class Training:
     """Steps between log lines and tracked metrics. No influence on the weights."""
     profile: ProfileWindow | None = None
     """Steps that torch.profiler records on rank 0; the tracked run gets the trace `profile.json`, for Perfetto, and the
-    table of operators `profile.txt`. None: no step. No influence on the weights."""
+    table of operators `profile.txt`. A training that resumes after the first of them is not profiled. None: no step.
+    No influence on the weights."""
     init_from: str | None = None
     """URI of a finished model whose weights a stage starts from: of the same architecture, vocabulary, tokenizer and
     schedule. Of an energy, the denoiser that it was made for may be another one of that schedule; its network is
