@@ -186,8 +186,8 @@ MUTANTS = (
     Mutant(
         "a draw given a constraint does not look ahead",
         "constraints/forward_backward.py",
-        "index = (u[rows, :, at][..., None] * cdf[..., -1:] >= cdf).sum(axis=-1)",
-        "index = (u[rows, :, at][..., None] * exists.cumsum(-1)[..., -1:] >= exists.cumsum(-1)).sum(axis=-1)",
+        "cdf = np.exp(share).cumsum(axis=-1)",
+        "cdf = np.exp(through).cumsum(axis=-1)",
         (FORWARD_BACKWARD, CONSTRAINED),
     ),
     Mutant(

@@ -336,6 +336,9 @@ def test_every_file_and_name_that_a_page_mentions_exists():
         for path in re.findall(r"`((?:edlm|cluster|workflows|tests|docs)/[\w/.-]+)`", text):
             if not (PROJECT / path).exists():
                 missing.append((page.name, path))
+        for path, test in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text):
+            if f"\ndef {test}(" not in (PROJECT / path).read_text(encoding="utf-8"):
+                missing.append((page.name, f"{path}::{test}"))
         for name in re.findall(r"`(edlm\.\w+(?:\.\w+)+|cluster\.(?:http|serving)(?:\.\w+)+)`", text):
             try:
                 pkgutil.resolve_name(name)

@@ -55,39 +55,46 @@ class AutomataOfRows:
 
     def backward_in_parts(self, mass: Float64[np.ndarray, "b l c"]) -> Cooperative[Float64[np.ndarray, "i s"]]:
         """Return `backward` as cooperative work, which pauses each `TRANSITIONS_AT_ONCE`."""
-        length, since = mass.shape[1], 0
-        beta = np.empty(self._alive.shape)
-        beta[length] = np.where(self._alive[length], 0.0, -np.inf)
+        length, since, everywhere = mass.shape[1], 0, self._reads.all(axis=0)
+        weight = np.ascontiguousarray(np.exp(mass).transpose(1, 0, 2))
+        beta = np.where(self._alive, 0.0, -np.inf)
         for at in reversed(range(length)):
             since += len(self._to)
             if since > TRANSITIONS_AT_ONCE:
                 yield
                 since = 0
-            before = np.where(self._reads[self._row, at], self._before(mass[:, at], beta[at + 1], at), beta[at + 1])
-            beta[at] = np.where(self._alive[at], before, -np.inf)
+            before = self._before(weight[at], mass[:, at], beta[at + 1], at)
+            if not everywhere[at]:
+                before = np.where(self._reads[self._row, at], before, beta[at + 1])
+            np.copyto(beta[at], before, where=self._alive[at])
         return beta
 
     def _before(
-        self, mass: Float64[np.ndarray, "b c"], beta: Float64[np.ndarray, " s"], at: int
+        self,
+        weight: Float64[np.ndarray, "b c"],
+        mass: Float64[np.ndarray, "b c"],
+        beta: Float64[np.ndarray, " s"],
+        at: int,
     ) -> Float64[np.ndarray, " s"]:
         """Return log beta before position `at` from that after it: sums of products, scaled by each row's largest beta.
 
-        Where a sum is too small for that, although its state can accept, it is computed in log space.
+        Where a sum is too small for that, although its state can accept, it is computed in log space. `weight` is
+        exp(mass). The results of states that cannot accept are of no use.
         """
         most = np.maximum.reduceat(beta, self._row_first)
         scale = (np.where(most == -np.inf, 0.0, most) - HEADROOM)[self._row]  # -inf - -inf would be NaN
-        factor, weight = np.exp(beta - scale), np.exp(mass).reshape(-1)
-        total = np.add.reduceat(weight[self._mass] * factor[self._to], self._first)
-        with np.errstate(divide="ignore"):  # log 0 = -inf
-            result = scale + np.log(total)
-            small = np.nonzero((total < LEAST) & self._alive[at])[0]
-            if len(small):
-                degree = self._degree[small]
-                first = np.cumsum(degree) - degree
-                edge = np.arange(degree.sum()) + np.repeat(self._first[small] - first, degree)
-                through = mass.reshape(-1)[self._mass[edge]] + beta[self._to[edge]]
-                most = np.maximum.reduceat(through, first)
-                most = np.where(most == -np.inf, 0.0, most)
+        factor = np.exp(beta - scale)
+        total = np.add.reduceat(weight.take(self._mass) * factor.take(self._to), self._first)
+        result = scale + np.log(np.maximum(total, LEAST))
+        small = np.nonzero((total < LEAST) & self._alive[at])[0]
+        if len(small):
+            degree = self._degree[small]
+            first = np.cumsum(degree) - degree
+            edge = np.arange(degree.sum()) + np.repeat(self._first[small] - first, degree)
+            through = mass.take(self._mass[edge]) + beta[self._to[edge]]
+            most = np.maximum.reduceat(through, first)
+            most = np.where(most == -np.inf, 0.0, most)
+            with np.errstate(divide="ignore"):  # log 0 = -inf
                 result[small] = most + np.log(np.add.reduceat(np.exp(through - np.repeat(most, degree)), first))
         return result
 
@@ -108,22 +115,22 @@ class AutomataOfRows:
         b, k, length = u.shape
         classes = np.zeros((b, k, length), dtype=np.int64)
         state = np.repeat(self._start[:, None], k, axis=1)
-        for at in range(length):
-            rows = np.nonzero(self._reads[:, at])[0]
-            if len(rows) == 0:
-                continue
-            now = state[rows]
-            offset = np.arange(self._degree[now].max())
-            exists = offset < self._degree[now][..., None]
-            edge = (self._first[now][..., None] + np.where(exists, offset, 0)).astype(np.int64)
-            with np.errstate(invalid="ignore"):  # a row with Z = 0
-                share = (
-                    mass[:, at].reshape(-1)[self._mass[edge]] + beta[at + 1][self._to[edge]] - beta[at][now][..., None]
-                )
-            weight = np.where(exists, np.exp(share), 0.0)
-            cdf = weight.cumsum(axis=-1)  # in order, so that what is added behind a row's transitions changes no bit
-            index = (u[rows, :, at][..., None] * cdf[..., -1:] >= cdf).sum(axis=-1)
-            last = len(offset) - 1 - np.argmax(weight[..., ::-1] > 0, axis=-1)  # u may round up to the whole sum
-            taken = np.take_along_axis(edge, np.minimum(index, last)[..., None], axis=-1)[..., 0]
-            classes[rows, :, at], state[rows] = self._class[taken], self._to[taken]
+        with np.errstate(invalid="ignore"):  # a row with Z = 0: its shares are NaN, and its index is 0, that of DEAD
+            for at in range(length):
+                rows = np.nonzero(self._reads[:, at])[0]
+                if len(rows) == 0:
+                    continue
+                now = state[rows]
+                degree = self._degree[now]
+                offset = np.arange(degree.max())
+                # Beyond a state's transitions stands its first, to DEAD, with probability 0.
+                edge = self._first[now][..., None] + offset * (offset < degree[..., None])
+                to, through = self._to[edge], mass[:, at].take(self._mass[edge])
+                share = through + beta[at + 1].take(to) - beta[at].take(now)[..., None]
+                cdf = np.exp(share).cumsum(axis=-1)  # in order, so that what follows a state's transitions adds 0
+                whole = cdf[..., -1:]
+                # u may round up to the whole sum, which the transitions from the last possible one on have in common.
+                index = ((u[rows, :, at][..., None] * whole >= cdf) & (cdf < whole)).sum(axis=-1)
+                taken = np.take_along_axis(edge, index[..., None], axis=-1)[..., 0]
+                classes[rows, :, at], state[rows] = self._class[taken], self._to[taken]
         return classes
