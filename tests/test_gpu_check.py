@@ -14,6 +14,7 @@ from tests.paths import PROJECT
 SCRIPT = PROJECT / ".ci/gpu-check"
 LIMITS = {name: int(seconds) for name, seconds in re.findall(r"^ *part (\w+) (\d+) ", SCRIPT.read_text(), re.MULTILINE)}
 LAST = "pipeline"  # takes what is left
+ON_REQUEST = {"steps", "english"}  # a run of their own
 # An interpreter that finds a CUDA device and every package but one, and whose programs do nothing, fail or never end.
 INTERPRETER = """#!/usr/bin/env bash
 [ "$1" = -m ] || { echo "a device"; [[ "$2" != *"$LACKS"* ]]; exit; }
@@ -45,8 +46,9 @@ def interpreter(tmp_path: Path) -> str:
 def test_the_last_part_has_two_minutes_whatever_the_start_and_the_parts_before_take():
     whole = int(re.search(r"^limit_seconds=(\d+)", SCRIPT.read_text(), re.MULTILINE)[1])  # type: ignore[index]
     assert whole <= 540, "nine minutes"
-    assert set(LIMITS) == {"tests", "sample", "train", "compiled", LAST}
-    assert sum(seconds for name, seconds in LIMITS.items() if name != LAST) + 20 + 120 <= whole
+    assert set(LIMITS) == {"tests", "sample", "train", "compiled", LAST} | ON_REQUEST
+    assert sum(seconds for name, seconds in LIMITS.items() if name not in {LAST, *ON_REQUEST}) + 20 + 120 <= whole
+    assert sum(LIMITS[name] for name in ON_REQUEST) + 20 <= whole
 
 
 def test_the_page_names_the_limits_of_the_script():
@@ -82,6 +84,18 @@ def test_without_a_gpu_a_rehearsal_trains_on_the_cpu(tmp_path):
     figures = json.loads((tmp_path / "train.json").read_text())
     assert figures["device"] == "cpu"
     assert figures["last_loss_nats_per_token"] < figures["first_loss_nats_per_token"]
+
+
+@pytest.mark.chaos
+def test_without_a_gpu_minutes_of_training_are_rehearsed_on_the_cpu(tmp_path):
+    status, summary = check(tmp_path, PYTHON=sys.executable, PARTS="steps english", CUDA_VISIBLE_DEVICES="")
+    assert status == 3, summary
+    assert re.findall(r"^(\w+) +(passed)", summary, re.MULTILINE) == [("steps", "passed"), ("english", "passed")]
+    figures = json.loads((tmp_path / "english/figures.json").read_text())
+    assert (
+        figures["bound, T = 4, conditional, exact"]["nats_per_token"] < figures["bound, T = 4, plain"]["nats_per_token"]
+    )
+    assert (tmp_path / "english/texts.txt").read_text().count("---") >= 4
 
 
 @pytest.mark.chaos

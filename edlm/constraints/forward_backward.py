@@ -55,7 +55,7 @@ class AutomataOfRows:
 
     def backward_in_parts(self, mass: Float64[np.ndarray, "b l c"]) -> Cooperative[Float64[np.ndarray, "i s"]]:
         """Return `backward` as cooperative work, which pauses each `TRANSITIONS_AT_ONCE`."""
-        length, since, everywhere = mass.shape[1], 0, self._reads.all(axis=0)
+        length, since, everywhere = mass.shape[1], 0, np.asarray(self._reads.all(axis=0))
         weight = np.ascontiguousarray(np.exp(mass).transpose(1, 0, 2))
         beta = np.where(self._alive, 0.0, -np.inf)
         for at in reversed(range(length)):

@@ -17,39 +17,28 @@ from pathlib import Path
 
 import torch
 
-from edlm.data.batches import Batches
 from edlm.data.corpus import Embedded
 from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
-from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer_kinds import Characters
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
-from edlm.training.interfaces import Engine
-from edlm.training.local_engine import LocalEngine
-from edlm.training.loop import fit
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
+from tests.gpu.timed_training import ENDLESS, SEED, WARM, train_for
 
-WARM = 5  # steps that are not timed
 WRITE_SECONDS = 5.0  # between two versions of the figures
-ENDLESS = 10**9
-SEED = 0
-
-
-class TimeIsUp(Exception):
-    """Thrown between two steps, to stop there."""
 
 
 class Clock:
     """What is measured of each step, and the figures of it."""
 
-    def __init__(self, seconds: float, output: Path, facts: Mapping[str, object], tokens: int) -> None:
+    def __init__(self, output: Path, facts: Mapping[str, object], tokens: int) -> None:
         self.output, self.facts, self.tokens = output, facts, tokens
         self.losses: list[float] = []
         self.seconds: list[float] = []
-        self.end, self.written = time.monotonic() + seconds, 0.0
+        self.written = 0.0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.losses.append(metrics["loss_nats_per_token"])
@@ -58,8 +47,6 @@ class Clock:
         if now - self.written > WRITE_SECONDS:
             self.written = now
             self.write()
-        if now > self.end and len(self.losses) > 2 * WARM:
-            raise TimeIsUp
 
     def write(self) -> dict[str, object]:
         part = max(1, len(self.losses) // 5)
@@ -93,26 +80,17 @@ def train(seconds: float, output: Path) -> dict[str, object]:
         shares = Shares(validation=0.1, judge=0.1)
         data = Data(corpus=Embedded(), tokenizer=Characters(), length=length, shares=shares)
         prepare(data, Path(folder), lambda _: None)
-        tokens = TokenFile.open(Path(folder), "train")
         torch.manual_seed(SEED)
         denoiser = Denoiser(network, Characters().build([]).size).to("cuda" if cuda else "cpu")
-        engine = LocalEngine(Denoising(denoiser, LogLinear(), SEED), training)
         facts = {
             "device": torch.cuda.get_device_name() if cuda else "cpu",
             "torch": torch.__version__,
             "width": network.width, "layers": network.layers, "length": length, "batch": batch, "precision": precision,
             "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
         }  # fmt: skip
-        clock = Clock(seconds, output, facts, batch * length)
-        try:
-            fit(engine, Batches(tokens, length, batch, SEED).rows, training, SEED, clock.log, _unsaved)
-        except TimeIsUp:
-            return clock.write()
-    raise AssertionError("training ended by itself")
-
-
-def _unsaved(engine: Engine) -> None:
-    """Nothing is kept of a minute of training."""
+        clock = Clock(output, facts, batch * length)
+        train_for(seconds, Denoising(denoiser, LogLinear(), SEED), Path(folder), training, clock.log)
+    return clock.write()
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from workflows.benchmarking.training_objectives import DENOISER, OBJECTIVES, PLA
 from workflows.benchmarking.training_workers import take_steps, worker_group
 
 PRODUCT = "matrix product"
-SIDE = 2048  # of the square matrices whose product gives the device's FLOP per second
 PLAIN_SUFFIX = ", plain"
 BFLOAT16: Literal["bfloat16"] = "bfloat16"
 
@@ -44,6 +43,10 @@ class TrainingSteps(NetworkSizes):
     """ZeRO stage of the workers."""
     rounds: Positive = 5
     """Timings of every step, in turn over the steps."""
+    product_side: Positive = 2048
+    """Rows and columns of the matrices whose product gives the device's FLOP per second; more for a GPU."""
+    count_operations: bool = True
+    """Count operations and waits on the simulated device, which takes the processor a few steps."""
 
     @property
     def training(self) -> Training:
@@ -69,10 +72,10 @@ class StepTiming:
     times: Times
     """Seconds per step."""
     utilisation: float | None
-    """MFU: model FLOP per second, of those of a matrix product in the same round; None for workers."""
+    """MFU: model FLOP per second, of those of a matrix product in the same precision and round; None for workers."""
     peak_bytes: int
     costs: HostCosts | None
-    """None for workers."""
+    """None for workers, and where operations are not counted."""
     plain: str
     """Name of the plain step of the same loss; empty if there is none."""
 
@@ -85,8 +88,9 @@ class _Contestant:
     """Takes so many steps."""
     peak: Callable[[], int]
     flop: int | None = None
-    costs: Callable[[], HostCosts | None] = lambda: None
+    costs: Callable[[], HostCosts] | None = None
     plain: str = ""
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepTiming]:
@@ -103,22 +107,30 @@ def measure_training(settings: TrainingSteps, device: torch.device, say: Callabl
 def _measured(
     settings: TrainingSteps, size: TrainedSize, contestants: list[_Contestant], device: torch.device, say
 ) -> Iterator[StepTiming]:
-    product = RacedSampler(PRODUCT, [Lap(_product(device))])
+    products = [
+        RacedSampler(_product_name(precision), [Lap(_product(settings.product_side, precision, device))])
+        for precision in dict.fromkeys(one.precision for one in contestants)
+    ]
     raced = [
         RacedSampler(one.name, [Lap(functools.partial(one.run, settings.steps), 1 / settings.steps)])
         for one in contestants
     ]
-    times = race([product, *raced], settings.rounds, device)
+    times = race([*products, *raced], settings.rounds, device)
     for one in contestants:
         say(f"memory and operations of {one.name}")
         # FLOP per second of the step over those of the product, in the same round
-        share, *_ = times[one.name].times_of(times[PRODUCT])
-        utilisation = None if one.flop is None else share * one.flop / (2 * SIDE**3)
-        yield StepTiming(size, one.name, one.rows, times[one.name], utilisation, one.peak(), one.costs(), one.plain)
+        share, *_ = times[one.name].times_of(times[_product_name(one.precision)])
+        utilisation = None if one.flop is None else share * one.flop / (2 * settings.product_side**3)
+        costs = one.costs() if one.costs is not None and settings.count_operations else None
+        yield StepTiming(size, one.name, one.rows, times[one.name], utilisation, one.peak(), costs, one.plain)
 
 
-def _product(device: torch.device) -> Callable[[], None]:
-    left, right, out = torch.randn(3, SIDE, SIDE, device=device)
+def _product_name(precision: str) -> str:
+    return f"{PRODUCT}, {precision}"
+
+
+def _product(side: int, precision: str, device: torch.device) -> Callable[[], None]:
+    left, right, out = torch.randn(3, side, side, device=device).to(getattr(torch, precision))
 
     def run() -> None:
         torch.mm(left, right, out=out)
@@ -155,7 +167,8 @@ def _ours(
     def run(steps: int) -> None:
         take_steps(engine, rows, training, steps)
 
-    return _Contestant(name, rows.batch, run, lambda: peak_bytes(lambda: run(1), device), flop, costs, plain)
+    peak = functools.partial(peak_bytes, lambda: run(1), device)
+    return _Contestant(name, rows.batch, run, peak, flop, costs, plain, training.precision)
 
 
 def _plain(

@@ -19,10 +19,10 @@ METHOD = (
 )
 COLUMNS = (
     "MFU is model FLOP per second (`edlm/training/flops.py`: what the loss requires, for plain steps, too) of those of "
-    "a product of matrices of 2,048 x 2,048 in the same round. Memory is the peak of tensors that a step allocates, "
-    "besides weights and the optimizer's state; of workers, that of the one with the most. Operations that a host "
-    "dispatches to a device, and how often it waits for an answer, are counted on the simulated device "
-    "(docs/gpu.md), for a step that no log follows."
+    "a product of square matrices in the same precision and round (`product_side`, below). Memory is the peak of "
+    "tensors that a step allocates, besides weights and the optimizer's state; of workers, that of the one with the "
+    "most. Operations that a host dispatches to a device, and how often it waits for an answer, are counted on the "
+    "simulated device (docs/gpu.md), for a step that no log follows."
 )
 
 
