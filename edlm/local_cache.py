@@ -15,13 +15,13 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from edlm.atomic_file import PRIVATE, replacing
 from edlm.config import ConfigurationError
 
 FOLDER_VARIABLE, LIMIT_VARIABLE = "EDLM_CACHE", "EDLM_CACHE_GB"
@@ -303,15 +303,8 @@ def _read(stamp: Path) -> object:
 
 
 def _write(stamp: Path, state: list[list]) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".stamp-", dir=stamp.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(state, file)
-        os.replace(temporary, stamp)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with replacing(stamp, PRIVATE) as new:
+        new.write_text(json.dumps(state))
 
 
 def _last_used(stamp: Path) -> float:

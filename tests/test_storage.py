@@ -1,6 +1,7 @@
 """A folder is either committed whole, or not at all; what is fetched is what was published, or an error."""
 
 import json
+import os
 import shutil
 import socket
 import sys
@@ -181,7 +182,7 @@ def _kill_after(patch: pytest.MonkeyPatch, survivors: int, system: type) -> list
     for name in WRITES[system]:
         patch.setattr(system, name, guarded(name, getattr(system, name)))
     if system is LocalFileSystem:
-        patch.setattr(storage.os, "replace", guarded("replace", storage.os.replace))
+        patch.setattr(os, "replace", guarded("replace", os.replace))
         patch.setattr(system, "rm_file", guarded("rm_file", system.rm_file))
     return calls
 
@@ -269,7 +270,7 @@ def test_text_is_written_whole(uri):
 def test_a_failed_write_leaves_the_old_text_and_no_scrap(tmp_path, monkeypatch):
     target = tmp_path / "a.txt"
     write_text(str(target), "old")
-    monkeypatch.setattr(storage.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         write_text(str(target), "new")
     assert target.read_text() == "old"

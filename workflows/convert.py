@@ -9,14 +9,13 @@ pickle is read with torch's `weights_only` in a process of its own. The result i
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edlm.atomic_file import replacing
 from edlm.config import ConfigurationError
 from workflows.importing import pickled_weights
 
@@ -36,16 +35,8 @@ def convert(source: Path, target: Path, raw: bool = False) -> dict[str, Any]:
         raise ConfigurationError(f"{source} is safetensors already; give it to python -m workflows.import_published")
     if not source.is_file():
         raise ConfigurationError(f"{source} is no file; name the checkpoint's file, such as last.ckpt")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    try:
-        facts = _read_elsewhere(source, Path(temporary), raw)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users of a shared disk
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return facts
+    with replacing(target) as new:
+        return _read_elsewhere(source, new, raw)
 
 
 def _read_elsewhere(source: Path, target: Path, raw: bool) -> dict[str, Any]:

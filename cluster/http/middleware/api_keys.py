@@ -2,13 +2,12 @@
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 
+from edlm.atomic_file import PRIVATE, replacing
 from edlm.config import ConfigurationError
 
 PREFIX = "edlm-"
@@ -77,19 +76,9 @@ def add_key(path: Path, name: str) -> str:
         raise ValueError(f"{name!r} already has a key in {path}; remove its line to revoke it, or choose another name")
     key = PREFIX + secrets.token_urlsafe(32)
     hashes[name] = _hash(key)
-    _write(path, "".join(f"{name} sha256:{known.hex()}\n" for name, known in hashes.items()))
+    with replacing(path, PRIVATE) as new:
+        new.write_text("".join(f"{name} sha256:{known.hex()}\n" for name, known in hashes.items()), encoding="utf-8")
     return key
-
-
-def _write(path: Path, text: str) -> None:
-    """Write `text` to the file atomically: a concurrent reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _require_private(path: Path) -> tuple[int, ...]:

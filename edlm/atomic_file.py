@@ -1,0 +1,36 @@
+"""Local files that are written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PRIVATE, SHARED = 0o600, 0o644  # for this user alone, and for the other users of a shared disk to read
+
+
+@contextmanager
+def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
+    """Yield the path of an empty file beside `target`, which takes its place, on the disk, at the end of the context.
+
+    A reader of `target` sees the old content or the new one. After an error the old one stays, and nothing else.
+
+    Examples:
+        >>> target = Path(tempfile.mkdtemp(), "a.txt")
+        >>> with replacing(target) as new:
+        ...     _ = new.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
