@@ -1,10 +1,12 @@
-"""The layers hold, and importing the science or reading an experiment does nothing else."""
+"""Importing the science or reading an experiment does nothing else."""
 
 import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.paths import PROJECT
 
@@ -16,58 +18,55 @@ MODULES = sorted(
 )
 SCIENCE = [name for name in MODULES if name.split(".")[0] == "edlm"]
 
-# Runs in a fresh interpreter: says which machines were imported, which threads and children run, what was printed.
+# Runs in a fresh interpreter: after each part, which machines are imported, which threads and children run.
 PROBE = """
 import importlib, sys, threading, multiprocessing
-for name in {names!r}:
+
+def report():
+    machines = sorted({{"ray", "deepspeed", "mlflow", "fastapi"}} & set(sys.modules))
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    print("machines", machines, "threads", threads, "children", multiprocessing.active_children())
+
+for name in {science!r}:
     importlib.import_module(name)
-{then}
-machines = sorted({{"ray", "deepspeed", "mlflow", "fastapi"}} & set(sys.modules))
-threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-print("machines", machines, "threads", threads, "children", multiprocessing.active_children())
+report()
+from workflows.experiment import Experiment
+for path in {experiments!r}:
+    sys.modules["edlm.config"].load(Experiment, path)
+report()
+for name in {others!r}:
+    importlib.import_module(name)
+report()
 """
-NOTHING = "machines [] threads [] children []\n"
+NOTHING = "machines [] threads [] children []"
 
 
-def imported(names: list[str], folder: Path, then: str = "") -> str:
-    """What a fresh interpreter, standing in `folder`, prints after importing `names`."""
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> list[str]:
+    """What a fresh interpreter prints after importing the science, reading every experiment, and importing the rest."""
+    folder = tmp_path_factory.mktemp("imports")
+    others = [name for name in MODULES if name not in SCIENCE]
+    probe = PROBE.format(science=SCIENCE, experiments=[str(path) for path in EXPERIMENTS], others=others)
     environment = dict(os.environ, PYTHONPATH=str(PROJECT), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(names=names, then=then)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
+        [sys.executable, "-c", probe], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert list(folder.iterdir()) == []
+    return done.stdout.splitlines()
 
 
-def test_importing_every_module_of_the_science_does_nothing_and_touches_no_machine(tmp_path):
-    assert imported(SCIENCE, tmp_path) == NOTHING
-    assert list(tmp_path.iterdir()) == []
+def test_importing_every_module_of_the_science_does_nothing_and_touches_no_machine(reports):
+    assert reports[0] == NOTHING
 
 
-def test_reading_every_experiment_touches_no_machine(tmp_path):
-    then = f"for path in {[str(path) for path in EXPERIMENTS]!r}: importlib.import_module('edlm.config').load("
-    then += "sys.modules['workflows.experiment'].Experiment, path)"
-    assert imported(["workflows.experiment"], tmp_path, then) == NOTHING
-    assert list(tmp_path.iterdir()) == []
+def test_reading_every_experiment_touches_no_machine(reports):
+    assert reports[1] == NOTHING
 
 
-def test_importing_the_machines_and_the_story_starts_nothing_and_writes_nothing(tmp_path):
-    names = [name for name in MODULES if name not in SCIENCE]
-    assert "threads [] children []" in imported(names, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_imports_point_down_only():
-    linter = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run(
-        [linter, "--no-cache"], cwd=PROJECT, capture_output=True, text=True, timeout=120, env={**os.environ, "CI": "1"}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_importing_the_machines_and_the_story_starts_nothing_and_writes_nothing(reports):
+    assert len(reports) == 3
+    assert reports[2].endswith("threads [] children []")
 
 
 def test_every_module_begins_with_one_paragraph_of_sentences_that_no_other_module_begins_with():
