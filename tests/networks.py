@@ -12,8 +12,12 @@ from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 
 TRANSFORMER = TransformerConfig(width=16, layers=2, heads=2)
-KINDS = {kind.kind: kind() for kind in get_args(EnergyConfig)}
-"""Every energy of the union with its default settings: a new one takes part in every test that goes through them."""
+SIZE = {"width": 32, "layers": 2, "heads": 4, "conditioning_width": 16}
+KINDS = {
+    kind.kind: kind(**{name: size for name, size in SIZE.items() if name in kind.__dataclass_fields__})
+    for kind in get_args(EnergyConfig)
+}
+"""Every energy of the union with its default settings but for its size: a new one takes part in every test of them."""
 
 
 def stirred(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What every energy holds. A new one is tested here by being in the union, with its default settings."""
+"""What every energy holds. A new one is tested here by being in the union (`tests.networks.KINDS`)."""
 
 import itertools
 

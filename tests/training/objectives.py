@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -13,7 +14,6 @@ from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
 from edlm.schedule import Cosine, LogLinear
 from edlm.training.energy_objectives import (
-    ConditionalLikelihoodObjective,
     ContrastiveObjective,
     energy_objective,
 )
@@ -36,28 +36,22 @@ def contrastive(config, loss="ranking", negatives=3):
 
 
 def of_kind(config):
-    """The objective that trains a member of the union, with its default settings."""
+    """The objective that trains an energy of this configuration."""
     net = denoiser(V)
     energy = stirred(config.build(net, base_of(config, net)), seed=3)
     return energy_objective(Model(net, energy, LogLinear()), negatives=3, loss="ranking", seed=0)
 
 
-def every_objective():
-    net = denoiser(V)
-    return {
-        "denoising": Denoising(denoiser(V), Cosine(), seed=0),
-        "next token": NextToken(autoregressive(V)),
-        "step": contrastive(StepEnergyConfig(block=4, width=16)),
-        "step whole, binary": contrastive(StepEnergyConfig(block=None, width=16), "binary"),
-        "bidirectional": contrastive(BidirectionalEnergyConfig(), "binary"),
-        "residual": contrastive(ResidualEnergyConfig(width=16)),
-        "conditional": ConditionalLikelihoodObjective(
-            Model(net, stirred(ConditionalEnergyConfig(width=16).build(net, None), 3), LogLinear()), 0
-        ),
-    } | {f"kind {name}": of_kind(config) for name, config in KINDS.items() if config.trained}
-
-
-NAMES = list(every_objective())
+OBJECTIVES = {
+    "denoising": lambda: Denoising(denoiser(V), Cosine(), seed=0),
+    "next token": lambda: NextToken(autoregressive(V)),
+    "step": lambda: contrastive(StepEnergyConfig(block=4, width=16)),
+    "step whole, binary": lambda: contrastive(StepEnergyConfig(block=None, width=16), "binary"),
+    "bidirectional": lambda: contrastive(BidirectionalEnergyConfig(), "binary"),
+    "residual": lambda: contrastive(ResidualEnergyConfig(width=16)),
+    "conditional": lambda: of_kind(ConditionalEnergyConfig(width=16)),
+} | {f"kind {name}": partial(of_kind, config) for name, config in KINDS.items() if config.trained}
+"""Every objective by its name, to be built by a call."""
 
 SEPARATOR = 2
 

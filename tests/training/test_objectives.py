@@ -12,29 +12,28 @@ from edlm.training.objectives import Denoising, NextToken
 from tests.networks import autoregressive, denoiser
 from tests.training.objectives import (
     LOSS_MASK,
-    NAMES,
+    OBJECTIVES,
     SEPARATOR,
     L,
     N,
     V,
     answers,
     documents_alone,
-    every_objective,
     rows,
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_loss_does_not_depend_on_how_the_batch_is_cut(name):
-    objective = every_objective()[name]
+    objective = OBJECTIVES[name]()
     whole, _ = objective(rows())
     parts = [objective(rows(start, start + 6))[0] for start in range(0, N, 6)]
     torch.testing.assert_close(whole, torch.stack(parts).mean())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_reach_the_trained_network_and_nothing_else(name):
-    objective = every_objective()[name]
+    objective = OBJECTIVES[name]()
     loss, _ = objective(rows())
     loss.backward()
     trained = {id(parameter) for parameter in objective.trained.parameters()}
@@ -46,18 +45,18 @@ def test_gradients_reach_the_trained_network_and_nothing_else(name):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_in_bfloat16(name):
-    objective = every_objective()[name].bfloat16()
+    objective = OBJECTIVES[name]().bfloat16()
     loss, observations = objective(rows())
     loss.backward()
     assert loss.isfinite()
     assert all(value.isfinite().all() for value in observations.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_rows_in_which_nothing_is_masked_give_a_finite_loss(name, monkeypatch):
-    objective = every_objective()[name]
+    objective = OBJECTIVES[name]()
     monkeypatch.setattr("edlm.training.objectives.uniforms", lambda *args, **kwargs: _almost_zero(*args, **kwargs))
     loss, _ = objective(rows())
     loss.backward()
@@ -70,9 +69,9 @@ def _almost_zero(seed, step, row, purpose, shape=(), device=None):
     return uniforms(seed, step, row, purpose, shape, device) * 1e-9
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "next token"])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "next token"])
 def test_all_noise_changes_with_the_step_and_the_seed_and_with_nothing_else(name):
-    objective = every_objective()[name]
+    objective = OBJECTIVES[name]()
     first, again, later = objective(rows())[0], objective(rows())[0], objective(rows(step=4))[0]
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
@@ -140,9 +139,9 @@ def test_of_pairs_an_autoregressive_model_learns_the_answers_given_the_prompts()
     assert NextToken(model)(given)[0].item() == pytest.approx(each.mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_loss_of_pairs_does_not_depend_on_how_the_batch_is_cut(name):
-    objective = every_objective()[name]
+    objective = OBJECTIVES[name]()
     parts = [objective(answers().slice(start, start + 6))[0] for start in range(0, N, 6)]
     torch.testing.assert_close(objective(answers())[0], torch.stack(parts).mean())
 
