@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from edlm.sampling.unmasking import AbstractUnmasking, AtRandom, MostCertain, Re
 from edlm.schedule import AbstractSchedule, LogLinear
 from tests.counting import multisets
 from tests.worlds import World, cartesian
+
+Distribution = dict[tuple[int, ...], float]
+"""Probabilities of texts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Step:
         block = None if self.energy is None else self.energy.block
         return [at] if block is None else list(at.split(block))
 
-    def distribution(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
+    def distribution(self, xt: Tensor, t: float, unmasked: Tensor) -> Distribution:
         """P(x_s | x_t, U): every x_s that can come of it, with its probability."""
         if self.accepts is not None:
             return self._constrained(xt, t, unmasked)
@@ -94,7 +98,7 @@ class Step:
         of = (x[:, None, seen] == whole[None, :, seen]).all(dim=-1).double() @ p
         return x[of > 0], of[of > 0], energy[of > 0]
 
-    def _constrained(self, xt: Tensor, t: float, unmasked: Tensor) -> dict[tuple[int, ...], float]:
+    def _constrained(self, xt: Tensor, t: float, unmasked: Tensor) -> Distribution:
         """`distribution` given a constraint: one of k whole draws, weighed, of which U is unmasked."""
         if not unmasked.any():
             return {tuple(xt.tolist()): 1.0}
@@ -107,9 +111,7 @@ class Step:
         return result
 
     @cache  # noqa: B019 - a step lives as long as its test
-    def _distribution_of(
-        self, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]
-    ) -> dict[tuple[int, ...], float]:
+    def _distribution_of(self, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]) -> Distribution:
         return self.distribution(torch.tensor(xt), t, torch.tensor(unmasked))
 
     def nll(self, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor) -> float:
@@ -149,7 +151,7 @@ def step_distribution(
     schedule: AbstractSchedule,
     unmasking: AbstractUnmasking = AtRandom(),  # noqa: B008 - it is frozen
     given: Tensor | None = None,
-) -> dict[tuple[int, ...], float]:
+) -> Distribution:
     """P(x_s | x_t) of a step from t to s: over what is unmasked and what is masked again, and over the draws."""
     times = [torch.tensor([time], dtype=torch.float64) for time in (t, s)]
     share, again = (value.item() for value in unmasking.shares(*times, schedule))
@@ -228,7 +230,7 @@ def sampler_distributions(
     plain, times = replace(reference, candidates=1), sampler.times().tolist()
 
     @cache
-    def after(xt: tuple[int, ...], i: int, given: tuple[bool, ...] | None) -> dict[tuple[int, ...], float]:
+    def after(xt: tuple[int, ...], i: int, given: tuple[bool, ...] | None) -> Distribution:
         inside = sampler.window[0] - 1e-9 <= times[i] <= sampler.window[1] + 1e-9
         step, kept = reference if inside else plain, None if given is None else torch.tensor(given)
         return step_distribution(step, torch.tensor(xt), times[i], times[i - 1], schedule, sampler.unmasking, kept)
@@ -252,10 +254,19 @@ def sampler_distributions(
 def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callable[..., float] = Step.nll) -> float:
     """The mean over the world of sum_i E[cost of step i] (docs/mathematics.md 5.1).
 
-    The cost is -log p_k(x_0 at U_i | x_{t_i}), or `mean_step_nll`, what one repeat of the estimate gives on average.
+    The cost is -log p_k(x_0 at U_i | x_{t_i}), or `mean_step_nll`, what one repeat of the estimate gives on average. It
+    does not depend on what stays masked, so that one of the texts that agree elsewhere stands for all of them.
     """
     world, total = step.world, 0.0
-    texts = [(x0, p) for x0, p in zip(world.texts, world.p.tolist(), strict=True) if p > 0]
+    texts, p = world.texts[world.p > 0], world.p[world.p > 0]
+
+    @cache
+    def told_apart(hidden: tuple[bool, ...]) -> list[tuple[Tensor, float]]:
+        """A text of each group that differs only where it is hidden, and the probability of the group."""
+        seen = np.where(hidden, world.mask, texts)
+        _, first, group = np.unique(seen, axis=0, return_index=True, return_inverse=True)
+        return list(zip(texts[first], np.bincount(group.ravel(), weights=p).tolist(), strict=True))
+
     for i in range(steps, 0, -1):
         t, s = (torch.tensor(j / steps, dtype=torch.float64) for j in (i, i - 1))
         dark, share = 1 - schedule.alpha(t).item(), schedule.unmask_probability(t, s).item()
@@ -263,10 +274,9 @@ def exact_bound(step: Step, steps: int, schedule: AbstractSchedule, cost: Callab
             m = int(masked.sum())
             p_masked = dark**m * (1 - dark) ** (world.length - m)
             for unmasked in subsets(masked)[1:] if p_masked > 0 else ():
-                u = int(unmasked.sum())
-                weight = p_masked * share**u * (1 - share) ** (m - u)
-                for x0, p in texts if weight > 0 else ():
-                    total += weight * p * cost(step, x0, torch.where(masked, world.mask, x0), t.item(), unmasked)
+                weight = p_masked * _chance(unmasked, masked, share)
+                for x0, q in told_apart(tuple((masked & ~unmasked).tolist())) if weight > 0 else ():
+                    total += weight * q * cost(step, x0, torch.where(masked, world.mask, x0), t.item(), unmasked)
     return total
 
 
@@ -294,9 +304,7 @@ def path_bound(step: Step, sampler: Sampler, schedule: AbstractSchedule, x0: Ten
     return total
 
 
-def _product(
-    first: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float], mask: int
-) -> dict[tuple[int, ...], float]:
+def _product(first: Distribution, other: Distribution, mask: int) -> Distribution:
     """Two groups that are filled on their own, joined."""
     joined = {}
     for (x, p), (y, q) in itertools.product(first.items(), other.items()):
@@ -340,6 +348,3 @@ def mean_step_nll(step: Step, x0: Tensor, xt: Tensor, t: float, unmasked: Tensor
         u[:, None],
     )
     return (weights * values)[weights > 0].sum().item()
-
-
-# ---------------------------------------------------------------- comparing counts with a distribution

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -27,16 +28,20 @@ def accepts(x: torch.Tensor) -> torch.Tensor:
 
 def expected_step_nll(step: Step, x0, xt, t: float, unmasked) -> float:
     """E[-log p_theta - log(k v_1 / sum v)] of a step with two candidates and one repeat, over every pair of draws."""
-    x, p, energy = step.weighed(xt, t, unmasked)
-    log_v = -energy
+    x, p, log_share = weighed_pairs(step, tuple(xt.tolist()), t, tuple(unmasked.tolist()))
     holds = (~unmasked | (x == x0)).all(dim=1)
     nll = -math.log(p[holds].sum().item())
     if step.energy is None or unmasked.sum() == 1:
         return nll
-    first = torch.where(holds, p, 0.0) / p[holds].sum()
-    share = math.log(2) + log_v[:, None] - torch.logaddexp(log_v[:, None], log_v[None])
-    weight = first[:, None] * p[None]
-    return nll - torch.where(weight > 0, weight * share, 0.0).sum().item()
+    return nll - (p[holds] @ log_share[holds] / p[holds].sum()).item()
+
+
+@cache
+def weighed_pairs(step: Step, xt: tuple[int, ...], t: float, unmasked: tuple[bool, ...]) -> tuple[torch.Tensor, ...]:
+    """Every draw of a step [n l], its probability [n], and the mean over a second draw of log(k v_1 / sum v) [n]."""
+    x, p, energy = step.weighed(torch.tensor(xt), t, torch.tensor(unmasked))
+    log_v = -energy
+    return x, p, (math.log(2) + log_v[:, None] - torch.logaddexp(log_v[:, None], log_v[None])) @ p
 
 
 @pytest.mark.parametrize(("name", "steps"), [*itertools.product(ENERGIES, (1, 2)), ("plain", 4), ("conditional", 4)])
