@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,13 +163,24 @@ def test_the_modelling_file_imports_nothing_but_torch_and_transformers(both):
     assert set(modules) - sys.stdlib_module_names - {"__future__"} == PACKAGES
 
 
+def card_example(repository: Path) -> str:
+    return (repository / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+def test_the_example_of_the_card_runs(both, monkeypatch, capsys):
+    ours, _, _, repository = both
+    monkeypatch.chdir(repository)
+    exec(compile(card_example(repository), "the example", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] == str([ours.generate("the ", max_tokens=40, seed=1).text])
+
+
+@pytest.mark.parametrize("both", [make_full_bundle], indirect=True, ids=["plain"])
 def test_the_example_of_the_card_runs_without_this_project(both, tmp_path):
     ours, _, _, repository = both
-    block = (repository / "README.md").read_text().split("```python\n")[1].split("```")[0]
     blocked = "import sys\nfor name in ('edlm', 'workflows', 'jaxtyping', 'mlflow'): sys.modules[name] = None\n"
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", blocked + block],
+        [sys.executable, "-c", blocked + card_example(repository)],
         cwd=repository, env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
