@@ -62,7 +62,7 @@ class Setups:
 
 USUAL = Setups(
     {"float32": (0, 1, 2, 3), "bfloat16": (1, 3)},
-    (2, 3),
+    (3,),
     (("float32", 3), ("bfloat16", 1)),
     (1, 2, 3),
     ("denoising", "next token", "conditional"),
