@@ -12,6 +12,8 @@ from pathlib import Path
 
 import requests
 
+from tests.tracking_database import copy_database
+
 START_SECONDS = 180.0  # on a machine that is busy with other tests
 
 
@@ -33,7 +35,7 @@ class MlflowServer:
         command = [*self.within, sys.executable, "-m", "mlflow", "server", f"--host={self.host}", f"--port={self.port}"]
         stores = [
             "--workers=1",
-            f"--backend-store-uri=sqlite:///{self.folder}/m.db",
+            f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db",
             f"--artifacts-destination={self.folder}/files",
         ]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -65,6 +67,7 @@ class MlflowServer:
 @contextmanager
 def mlflow_server(folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[MlflowServer]:
     """A server that runs while the context is open."""
+    copy_database(folder)
     server = MlflowServer(folder, host, within)
     server.start()
     try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from cluster.config import Cluster, Tracking, Zero
 from cluster.tracking import availability, upload
 from cluster.tracking.journal import ENTRIES, Journal, history
+from cluster.tracking.run_record import RunRecord
 from cluster.tracking.runs import Runs, RunTracker, open_tracking
 from cluster.tracking.upload import Shipping, ship
 from edlm.config import ConfigurationError, config
@@ -27,34 +29,43 @@ from tests.tracking_database import open_copied_tracking
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("journal_survives", [True, False], ids=["same machine", "other machine"])
-def test_after_a_kill_no_step_is_reported_twice(root, tmp_path, journal_survives):
-    """The worker dies by SIGKILL at step 30, with half a line written; the next one resumes from step 20."""
-    tracking = Tracking(experiment=f"killed, {journal_survives}")
-    runs = open_tracking(tracking, root)
-    record = runs.start("pretrain")
-    made_of = (tracking, root, record, tmp_path / "first")
+@pytest.fixture(scope="module")
+def killed(root, tmp_path_factory) -> dict[str, tuple[Tracking, str, RunRecord, Path]]:
+    """Two runs whose worker died by SIGKILL at step 30, with half a line written: what their trackers were made of."""
+    made_of = {}
+    for machine in ("same machine", "other machine"):
+        tracking = Tracking(experiment=f"killed, {machine}")
+        record = open_tracking(tracking, root).start("pretrain")
+        made_of[machine] = (tracking, root, record, tmp_path_factory.mktemp("killed") / "first")
     doomed = (
         "import os, pickle, sys, time\n"
         "from cluster.tracking.runs import RunTracker\n"
-        "made_of = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
-        "tracker = RunTracker(*made_of)\n"
-        "for step in range(30): tracker.log(step, {'loss': float(step)})\n"
-        "while not (made_of[3] / 'shipped-records.json').exists(): time.sleep(0.05)\n"
-        "with (made_of[3] / 'entries.jsonl').open('a') as file: file.write('{\"kind\": \"metr')\n"
+        "for made_of in pickle.loads(bytes.fromhex(sys.argv[1])):\n"
+        "    tracker = RunTracker(*made_of)\n"
+        "    for step in range(30): tracker.log(step, {'loss': float(step)})\n"
+        "    while not (made_of[3] / 'shipped-records.json').exists(): time.sleep(0.05)\n"
+        "    with (made_of[3] / 'entries.jsonl').open('a') as file: file.write('{\"kind\": \"metr')\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    child = subprocess.run([sys.executable, "-c", doomed, pickle.dumps(made_of).hex()], timeout=60)
+    child = subprocess.run([sys.executable, "-c", doomed, pickle.dumps([*made_of.values()]).hex()], timeout=60)
     assert child.returncode == -signal.SIGKILL
-    tracker = RunTracker(tracking, root, record, tmp_path / ("first" if journal_survives else "second"))
+    return made_of
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("machine", ["same machine", "other machine"])
+def test_after_a_kill_no_step_is_reported_twice(killed, machine):
+    """The next worker resumes from step 20, where the journal of the dead one is or is not."""
+    tracking, root, record, journal = killed[machine]
+    runs = open_tracking(tracking, root)
+    tracker = RunTracker(tracking, root, record, journal if machine == "same machine" else journal.parent / "second")
     for step in range(20, 50):
         tracker.log(step, {"loss": float(step), "new": 1.0})
     tracker.close()
     assert steps_of(runs, record, "new") == list(range(20, 50))
-    ship(tracking, root, tmp_path)  # what the dead worker had not sent, too
+    ship(tracking, root, journal.parent)  # what the dead worker had not sent, too
     assert steps_of(runs, record) == list(range(50))
-    assert ship(tracking, root, tmp_path) == 0
+    assert ship(tracking, root, journal.parent) == 0
 
 
 @pytest.mark.parametrize("damage", ["", "no number", '{"bytes": 10, "ending": 1}', "[]", "{"])
