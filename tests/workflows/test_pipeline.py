@@ -11,7 +11,12 @@ import yaml
 from mlflow import MlflowClient
 
 import edlm
+from edlm.checkpoints.networks import save_autoregressive
+from edlm.data.tokenizer import FILE
+from edlm.data.tokenizer_kinds import Characters
+from edlm.storage import publish
 from tests.exports import opened, own_modules
+from tests.networks import TRANSFORMER, autoregressive
 from tests.paths import ONE_ENERGY, SMALLEST, TWO_ENERGIES
 from tests.workflows.commands import run
 from workflows import pipeline
@@ -20,7 +25,7 @@ from workflows.import_export import import_export
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-BEFORE = ["prepare", "pretrain", "autoregress", "judge", "finetune-step"]
+BEFORE = ["prepare", "pretrain", "autoregress", "finetune-step"]
 STAGES = [*BEFORE, "finetune-coar", "evaluate", "register"]
 
 
@@ -45,17 +50,30 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(home, port) -> str:
-    return run(home, "pipeline", "--serving.port", str(port), experiment=TWO_ENERGIES)
+def two_energies(home) -> Path:
+    """The experiment of the default tests, with a judge that is given; the chaos tests train one."""
+    tokenizer, tree = Characters().build([]), yaml.safe_load(TWO_ENERGIES.read_text())
+    tokenizer.save(home)
+    weights, length = autoregressive(tokenizer.size).state_dict(), tree["data"]["length"]
+    save_autoregressive(home / "judge", weights, TRANSFORMER, length, home / FILE, {})
+    publish(home / "judge", str(home / "judge"))
+    path = home / "two_energies.yaml"
+    path.write_text(yaml.safe_dump(tree | {"given": {"judge": str(home / "judge")}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(home, port, two_energies) -> str:
+    return run(home, "pipeline", "--serving.port", str(port), experiment=two_energies)
 
 
 @pytest.fixture
-def dry_run(home, monkeypatch, capsys) -> Callable[..., dict[str, str]]:
+def dry_run(home, two_energies, monkeypatch, capsys) -> Callable[..., dict[str, str]]:
     """Return what a dry run of the pipeline says of each stage, given overrides of the experiment's settings."""
     monkeypatch.setenv("EDLM_HOME", str(home))
 
     def lines(*overrides: str) -> dict[str, str]:
-        monkeypatch.setattr(sys, "argv", ["pipeline", str(TWO_ENERGIES), *overrides, "--dry-run"])
+        monkeypatch.setattr(sys, "argv", ["pipeline", str(two_energies), *overrides, "--dry-run"])
         pipeline.main()
         return dict(re.findall(r"^\[([\w-]+)\] (.*)$", capsys.readouterr().out, re.MULTILINE))
 
@@ -64,6 +82,7 @@ def dry_run(home, monkeypatch, capsys) -> Callable[..., dict[str, str]]:
 
 def test_the_chain_ends_with_a_report_and_an_answer_of_the_endpoint(first, home, port):
     assert states(first) == {**dict.fromkeys(STAGES, "started")}
+    assert "[judge] given: " in first
     for expected in (
         "denoiser, NELBO",
         "autoregressive model",
@@ -120,8 +139,8 @@ def test_mlflow_shows_one_run_with_a_child_for_each_stage(home):
 
 
 @pytest.mark.chaos
-def test_a_second_run_reuses_every_stage(first, home, port):
-    again = run(home, "pipeline", "--serving.port", str(port), experiment=TWO_ENERGIES)
+def test_a_second_run_reuses_every_stage(first, home, port, two_energies):
+    again = run(home, "pipeline", "--serving.port", str(port), experiment=two_energies)
     assert states(again) == dict.fromkeys([*STAGES, "report"], "reused")
     assert re.search(r"the endpoint answered: .*", again)[0] == re.search(r"the endpoint answered: .*", first)[0]
 
@@ -136,7 +155,7 @@ def test_of_a_second_run_a_dry_run_states_that_it_reuses_every_stage(dry_run):
 @pytest.mark.usefixtures("first")
 def test_every_kind_of_energy_is_trained_by_two_workers_measured_served_and_exported(home, port, tmp_path, monkeypatch):
     output = run(home, "pipeline", "--serving.port", str(port), experiment=SMALLEST)
-    begun = ["finetune-conditional", "finetune-residual", "evaluate", "register"]
+    begun = ["judge", "finetune-conditional", "finetune-residual", "evaluate", "register"]
     assert states(output) == {**dict.fromkeys([*BEFORE, "finetune-coar"], "reused"), **dict.fromkeys(begun, "started")}
     _exported(output, home, tmp_path, monkeypatch, "| residual | k = 2 |")
 
@@ -224,20 +243,20 @@ def test_a_dry_run_states_what_a_changed_setting_would_run_again_and_why(dry_run
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("first")
-def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home):
-    changed = run(home, "evaluate", "--finetune.0.training.steps", "2", experiment=TWO_ENERGIES)
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(home, two_energies):
+    changed = run(home, "evaluate", "--finetune.0.training.steps", "2", experiment=two_energies)
     assert states(changed) == {
-        **dict.fromkeys(["prepare", "pretrain", "autoregress", "judge", "finetune-coar"], "reused"),
+        **dict.fromkeys(["prepare", "pretrain", "autoregress", "finetune-coar"], "reused"),
         **dict.fromkeys(["finetune-step", "evaluate"], "started"),
     }
 
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("first")
-def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_path):
+def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, two_energies, tmp_path):
     (tmp_path / "short.txt").write_text("too short")
     short = ("--evaluate.zero_shot.0.corpus.paths", str(tmp_path / "short.txt"))
-    output = run(home, "evaluate", *short, expect=1, experiment=TWO_ENERGIES)
+    output = run(home, "evaluate", *short, expect=1, experiment=two_energies)
     assert "3 of" in output
     assert re.search(
         r"denoiser \(bound\) on readme: ValueError: readme: 10 tokens in 1 documents do not fill one row", output
@@ -246,7 +265,7 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, tmp_
     kept, total = map(int, re.search(r"(\d+) of (\d+) measurements reused", output).groups())
     assert kept == total - 3
     (tmp_path / "short.txt").write_text("long enough to fill a row of sixteen tokens or two")
-    assert "3 of 3 measurements done" in run(home, "evaluate", *short, experiment=TWO_ENERGIES)
+    assert "3 of 3 measurements done" in run(home, "evaluate", *short, experiment=two_energies)
 
 
 @pytest.mark.chaos
