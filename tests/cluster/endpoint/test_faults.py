@@ -57,6 +57,7 @@ async def _at_once(url: str, count: int) -> list[httpx.Response]:
         return await asyncio.gather(*(client.post(url, json=body | {"seed": i}) for i in range(count)))
 
 
+@pytest.mark.chaos
 def test_a_stream_whose_replica_is_killed_has_no_end_and_service_comes_back(stage):
     """R13: mid-response the client sees a stream without [DONE]; before it, an error; and it may ask again."""
     alone = stage.ask(seed=5).json()["choices"][0]["text"]
