@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.runtime.placement import on_this_machine
 
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 5.0  # for the mailbox, when the command ends
@@ -56,8 +57,8 @@ def relaying() -> Iterator[None]:
     Ray starts a mailbox whose process dies again, without the lines that were in it.
     """
     # On this machine: with another one, whose loss is to be reported, the report would be lost.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    mailbox, done = _Mailbox.options(max_restarts=-1, scheduling_strategy=here).remote(), threading.Event()
+    mailbox = _Mailbox.options(max_restarts=-1, scheduling_strategy=on_this_machine()).remote()
+    done = threading.Event()
     _mailboxes.append(mailbox)
 
     def relay() -> None:

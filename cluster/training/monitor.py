@@ -6,8 +6,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.runtime.placement import on_this_machine
 from cluster.training.outcomes import WorkerReport
 
 POLL_SECONDS = 0.5
@@ -59,8 +59,7 @@ class Monitor:
     @classmethod
     def start(cls) -> "Monitor":
         """Start a monitor on the machine of this process."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        return cls(_Board.options(max_restarts=-1, scheduling_strategy=here).remote())
+        return cls(_Board.options(max_restarts=-1, scheduling_strategy=on_this_machine()).remote())
 
     def end(self) -> None:
         ray.kill(self._board)
