@@ -1,6 +1,7 @@
 """A Ray cluster on the machines of a test, to which jobs are submitted: a head without processors, and nodes."""
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -78,6 +79,14 @@ class RayOnMachines:
             runtime_env={"working_dir": str(PROJECT)},
         )
         return RayJob(name, self._jobs)
+
+    def stop_jobs(self) -> None:
+        """Stop every job that has not ended, and wait until it has."""
+        for job in self._jobs.list_jobs():
+            if job.submission_id is not None and not job.status.is_terminal():
+                self._jobs.stop_job(job.submission_id)
+                state = functools.partial(self._jobs.get_job_status, job.submission_id)
+                wait_for(lambda state=state: state().is_terminal(), START_SECONDS, state)
 
     def of_jobs(self) -> list[str]:
         """Return the command lines of living processes of jobs, on all machines."""

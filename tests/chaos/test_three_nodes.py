@@ -73,6 +73,15 @@ class CampaignSite:
         assert journals, f"no node has a journal of {name}"
         return max(journals, key=lambda entry: entry[0])[1]
 
+    def restore(self) -> None:
+        """End all jobs, and mend what a case that failed has left: no case is to fail for another one."""
+        for machine in (*self.cluster.nodes, self.store, self.tracking):
+            machine.connect()
+        self.cluster.stop_jobs()
+        for node in self.cluster.nodes:
+            if not node.processes():
+                self.cluster.start_node(node)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -103,6 +112,12 @@ def site() -> Iterator[CampaignSite]:
             yield CampaignSite(cluster, machines["store"], machines["tracking"], mlflow, folder / "nodes.yaml")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def restored(site) -> Iterator[None]:
+    yield
+    site.restore()
 
 
 @pytest.fixture(scope="module")
