@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from ray._private.services import RAYLET_EXECUTABLE
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from tests.chaos.network_namespaces import NetworkMachine
@@ -52,7 +53,7 @@ class RayOnMachines:
         self._jobs = JobSubmissionClient(f"http://{self.head.address}:{DASHBOARD_PORT}", headers=headers)
 
     def start_node(self, machine: NetworkMachine) -> None:
-        """Start Ray on a machine, which has never run it, or has nothing left of it."""
+        """Start Ray on a machine that does not run it; what an earlier one has left there ends."""
         role = [f"--address={self.head.address}:{PORT}", f"--num-cpus={self.cpus:g}"]
         if machine is self.head:
             role = ["--head", f"--port={PORT}", "--num-cpus=0", f"--dashboard-host={machine.address}"]
@@ -61,6 +62,7 @@ class RayOnMachines:
             f"--node-ip-address={machine.address}", f"--temp-dir={machine.folder / 'ray'}",
             "--object-store-memory=100000000", "--disable-usage-stats",
         ]  # fmt: skip
+        machine.kill()  # the monitor of Ray's logs outlives it
         shutil.rmtree(machine.folder / "ray", ignore_errors=True)
         (machine.folder / "tmp").mkdir(exist_ok=True)
         log = machine.folder / "start.log"  # not a pipe, which Ray's daemons would hold
@@ -70,6 +72,10 @@ class RayOnMachines:
                 timeout=START_SECONDS, check=False,
             )  # fmt: skip
         assert done.returncode == 0, log.read_text()
+
+    def runs_on(self, machine: NetworkMachine) -> bool:
+        """Return whether Ray runs on the machine."""
+        return any(_line(process).startswith(RAYLET_EXECUTABLE) for process in machine.processes())
 
     def submit(self, name: str, arguments: str) -> "RayJob":
         """Submit a command of the project, with its files, and return the job."""
@@ -92,11 +98,8 @@ class RayOnMachines:
         """Return the command lines of living processes of jobs, on all machines."""
         found = []
         for machine in (self.head, *self.nodes):
-            for process in machine.processes():
-                line = ""
-                with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
-                    line = " ".join(process.cmdline())
-                found += [f"{machine.name}: {line}"] if any(part in line for part in OF_A_JOB) else []
+            lines = map(_line, machine.processes())
+            found += [f"{machine.name}: {line}" for line in lines if any(part in line for part in OF_A_JOB)]
         return found
 
     def _environment(self, machine: NetworkMachine) -> dict[str, str]:
@@ -137,6 +140,13 @@ class RayJob:
         wait_for(lambda: self.client.get_job_status(self.name).is_terminal(), seconds, lambda: self.log)
         assert self.client.get_job_status(self.name) == JobStatus.SUCCEEDED, self.log
         return self.log
+
+
+def _line(process: psutil.Process) -> str:
+    """Return the command line; an empty one of a process that ends just now."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def wait_for(condition: Callable[[], object], seconds: float, state: Callable[[], object]) -> None:

@@ -79,7 +79,7 @@ class CampaignSite:
             machine.connect()
         self.cluster.stop_jobs()
         for node in self.cluster.nodes:
-            if not node.processes():
+            if not self.cluster.runs_on(node):
                 self.cluster.start_node(node)
 
 
@@ -185,13 +185,13 @@ def killed(site: CampaignSite, job: RayJob) -> None:
 
 
 def cut_off(site: CampaignSite, job: RayJob) -> None:
-    """A node is unreachable until the cluster has given it up; back again, it ends, and is started anew."""
+    """A node is unreachable until the cluster has given it up; back again, its Ray ends, and is started anew."""
     node = site.machine_of_rank_0(job.name)
     node.cut_off()
     job.until(rf"a machine with workers is gone, or cannot be reached: {node.address}; restart 1", NOTICED_SECONDS)
     job.until("resumes after step", NOTICED_SECONDS)
     node.connect()
-    wait_for(lambda: not node.processes(), 60.0, node.processes)
+    wait_for(lambda: not site.cluster.runs_on(node), 60.0, node.processes)
     site.cluster.start_node(node)
 
 
