@@ -19,7 +19,6 @@ import pytest
 from mlflow import MlflowClient
 
 from edlm.storage import committed
-from tests.chaos.ray_on_machines import wait_for
 from tests.chaos.repeatable_metrics import is_repeatable
 from tests.chaos.test_interrupted import wait_for_orphans_of
 from tests.workflows.commands import command, run
@@ -38,25 +37,31 @@ VICTIMS = {"ray::RayTrainWorker": 5, COMMAND: 2, "ray::TrainController": 1, "ray
 START_SECONDS, END_SECONDS = 120.0, 300.0
 
 
-def strike(process: subprocess.Popen, victim: str, rng: random.Random) -> None:
-    """Kill the command, or one of its processes of this name; while it restarts them, wait for one."""
-    if victim == COMMAND:
-        process.kill()
-    else:
-        wait_for(lambda: struck(process, victim, rng), START_SECONDS, lambda: f"Ray has other names than {victim}")
+def strike(process: subprocess.Popen, victim: str, rng: random.Random) -> bool:
+    """Kill the command, or one of its processes of this name, once there is one: a restart may be going on.
 
-
-def struck(process: subprocess.Popen, victim: str, rng: random.Random) -> bool:
-    """Kill a living descendant of the command with this name; return whether there was one."""
-    named = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            named += [child] if victim in "".join(child.cmdline()) else []
-    if named:
-        with suppress(psutil.NoSuchProcess):
-            rng.choice(named).kill()
-            return True
+    Return False if the command, which an earlier strike may end, has ended before.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):  # it ends just now
+            if alive := living(process, victim):
+                rng.choice(alive).kill()
+                return True
+        assert time.monotonic() < deadline, f"Ray has other names than {victim} for its processes"
+        time.sleep(0.2)
     return False
+
+
+def living(process: subprocess.Popen, victim: str) -> list[psutil.Process]:
+    """Return the command, or its descendants of this name."""
+    command, found = psutil.Process(process.pid), []
+    if victim == COMMAND:
+        return [command]
+    for child in command.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [child] if victim in "".join(child.cmdline()) else []
+    return found
 
 
 def go_on(home: Path, kills: list[str], rng: random.Random) -> tuple[int, str]:
@@ -71,7 +76,8 @@ def go_on(home: Path, kills: list[str], rng: random.Random) -> tuple[int, str]:
             continue
         time.sleep(rng.uniform(0, 0.5))
         (victim,) = rng.choices(list(VICTIMS), list(VICTIMS.values()))
-        strike(process, victim, rng)
+        if not strike(process, victim, rng):
+            continue
         kills.append(victim)
         (home / "kills.json").write_text(json.dumps(kills))
         due = rng.randrange(1, 4)
