@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from edlm.models.execution import computes_bfloat16
+from edlm.training.early_stopping import finished
 from edlm.training.interfaces import Engine
 from edlm.training.settings import Training
 from edlm.training.validation import METRIC
@@ -28,8 +29,8 @@ class ProgressLines:
             self._say(self._line(step, metrics))
 
     def stop(self, engine: Engine) -> None:
-        """Report an early stop; nothing if all steps are taken."""
-        if engine.step < self._training.steps:
+        """Report an early stop; nothing if all steps are taken, or a request ended the training before."""
+        if engine.step < self._training.steps and finished(engine, self._training):
             self._say(
                 f"[{self._name}] stops early after step {engine.step}: {self._training.early_stopping_patience} "
                 f"validations in a row were not below {engine.validation[0]:.4f}"
