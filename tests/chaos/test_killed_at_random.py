@@ -68,22 +68,23 @@ def go_on(home: Path, kills: list[str], rng: random.Random) -> tuple[int, str]:
     """Run the command, and kill parts of it as long as there are kills left; return its status and output."""
     arguments, settings = command(home, "pretrain", *SETTINGS)
     process, output, due = subprocess.Popen(arguments, **settings), "", rng.randrange(1, 4)
-    assert process.stdout is not None
-    for line in process.stdout:
-        output += line
-        due -= bool(re.search(rf"step \d+/{STEPS}", line))
-        if due > 0 or len(kills) >= KILLS:
-            continue
-        time.sleep(rng.uniform(0, 0.5))
-        (victim,) = rng.choices(list(VICTIMS), list(VICTIMS.values()))
-        if not strike(process, victim, rng):
-            continue
-        kills.append(victim)
-        (home / "kills.json").write_text(json.dumps(kills))
-        due = rng.randrange(1, 4)
-        if victim == COMMAND:
-            break
-    return process.wait(END_SECONDS), output
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            output += line
+            due -= bool(re.search(rf"step \d+/{STEPS}", line))
+            if due > 0 or len(kills) >= KILLS:
+                continue
+            time.sleep(rng.uniform(0, 0.5))
+            (victim,) = rng.choices(list(VICTIMS), list(VICTIMS.values()))
+            if not strike(process, victim, rng):
+                continue
+            kills.append(victim)
+            (home / "kills.json").write_text(json.dumps(kills))
+            due = rng.randrange(1, 4)
+            if victim == COMMAND:
+                break
+        return process.wait(END_SECONDS), output
 
 
 def digest(home: Path) -> str:
