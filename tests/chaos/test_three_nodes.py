@@ -128,7 +128,8 @@ def undisturbed(site) -> Outcome:
 def outcome(site: CampaignSite, job: RayJob) -> Outcome:
     """Wait for the job, check that no process of it is left, and return what it left."""
     log = job.ended(END_SECONDS)
-    assert "Traceback" not in log and "stops early" not in log, log
+    assert "Traceback" not in log, log
+    assert "stops early" not in log, log
     wait_for(lambda: not site.cluster.of_jobs(), 60.0, site.cluster.of_jobs)
     system, root = file_system(f"s3://{BUCKET}/{job.name}")
     objects = {without_launches(path.removeprefix(f"{root}/")) for path in system.find(root)}
