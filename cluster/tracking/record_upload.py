@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ class RecordUpload:
         self._at_end = at_end
         self.mark = ShippingMark(folder, RECORDS_MARK)
         self._known: set[tuple[str, int]] | None = None  # points that MLflow has; None: not queried yet
+        self._latest: dict[str, int] = {}  # of each metric of them, the last step
 
     def ship(self) -> None:
         """Send every complete entry. Raises MlflowException or OSError at the first that MLflow does not answer."""
@@ -67,7 +68,9 @@ class RecordUpload:
         if not entries:
             return
         if self._known is None:
-            self._known = self._points()
+            self._known = self._sent_points()
+            self._latest = _latest(self._known)
+        self._learn(self._known, self._points_of_others())
         known, new = self._known, dict[tuple[str, int], Metric]()
         for entry in entries:
             for name, value in entry["values"].items():
@@ -81,25 +84,36 @@ class RecordUpload:
             except Exception:
                 self._known = None  # this machine may be cut off, and another one send for the run meanwhile
                 raise
-            known.update(point for point, _ in batch)
+            self._learn(known, [point for point, _ in batch])
 
         self._in_batches(list(new.items()), BATCH, send, lambda item: f"{item[0][0]} of step {item[0][1]}")
 
-    def _points(self) -> set[tuple[str, int]]:
-        """Return the points that MLflow has: those before the mark, and of metrics that go further there, all."""
+    def _sent_points(self) -> set[tuple[str, int]]:
+        """Return the points of the journal before the mark."""
         known: set[tuple[str, int]] = set()
-        latest: dict[str, int] = {}
         for entry, stop in lines(self.folder) if self.mark.position else ():
             if stop > self.mark.position:
                 break
             if entry is not None and entry["kind"] == "metrics":
-                for name in entry["values"]:
-                    known.add((name, entry["step"]))
-                    latest[name] = max(entry["step"], latest.get(name, entry["step"]))
-        for metric in self.client.get_run(self.run_id).data.to_proto().metrics:
-            if metric.key not in latest or metric.step > latest[metric.key]:  # sent from another journal of this run
-                known.update((metric.key, point.step) for point in self._history(metric.key))
+                known.update((name, entry["step"]) for name in entry["values"])
         return known
+
+    def _points_of_others(self) -> set[tuple[str, int]]:
+        """Return the points that MLflow has of metrics that go further there than the known points do.
+
+        They were sent from another journal of this run: that of a machine that was cut off, for example, which sends
+        what it has once it is back, before it learns that the training goes on elsewhere.
+        """
+        found: set[tuple[str, int]] = set()
+        for metric in self.client.get_run(self.run_id).data.to_proto().metrics:
+            if metric.step > self._latest.get(metric.key, -1):
+                found.update((metric.key, point.step) for point in self._history(metric.key))
+        return found
+
+    def _learn(self, known: set[tuple[str, int]], points: Collection[tuple[str, int]]) -> None:
+        known.update(points)
+        for name, step in _latest(points).items():
+            self._latest[name] = max(step, self._latest.get(name, step))
 
     def _history(self, name: str) -> list[Metric]:
         return self.client.get_metric_history(self.run_id, name)
@@ -182,6 +196,13 @@ class RecordUpload:
         """Raise RunDeleted if the run was deleted in MLflow, which refuses its values as invalid ones."""
         if self.client.get_run(self.run_id).info.lifecycle_stage != "active":
             raise RunDeleted(f"run {self.run_id} was deleted in MLflow")
+
+
+def _latest(points: Iterable[tuple[str, int]]) -> dict[str, int]:
+    latest: dict[str, int] = {}
+    for name, step in points:
+        latest[name] = max(step, latest.get(name, step))
+    return latest
 
 
 def _is_gone(error: MlflowException) -> bool:
