@@ -58,7 +58,11 @@ def conditioning() -> Objective:
 
 def contrastive(config: AbstractEnergyConfig) -> Objective:
     denoiser = network()
-    energy = stirred(config.build(denoiser, base_of(config, denoiser)), seed=3, scale=0.1)
+    # The tolerances are of a base of the default size.
+    base = (
+        stirred(ConditionalEnergyConfig().build(denoiser), seed=5) if config.needs_energy else base_of(config, denoiser)
+    )
+    energy = stirred(config.build(denoiser, base), seed=3, scale=0.1)
     return ContrastiveObjective(Model(denoiser, energy, LogLinear()), 2, "ranking", 0)
 
 

@@ -146,8 +146,8 @@ def test_a_second_run_reuses_every_stage(first, home, port, two_energies):
 
 
 @pytest.mark.usefixtures("first")
-def test_of_a_second_run_a_dry_run_states_that_it_reuses_every_stage(dry_run):
-    lines = dry_run()
+def test_of_a_second_run_a_dry_run_states_that_it_reuses_every_stage(dry_run, port):
+    lines = dry_run("--serving.port", str(port))
     assert {lines[stage] for stage in [*STAGES, "report"]} == {"reused"}
 
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,47 +111,6 @@ def test_an_unexpected_error_of_shipping_is_logged_with_its_cause_and_shipping_g
         assert "division by zero" in caplog.text
     wait_for(lambda: steps_of(runs, record) == [0])
     tracker.finish("FINISHED")
-
-
-def test_a_machine_that_was_cut_off_sends_nothing_that_its_replacement_has_sent(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
-    record = runs.start("pretrain")
-    cut_off = runs.tracker(record, tmp_path / "cut off")
-    cut_off.log(0, {"loss": 0.0})
-    wait_for(lambda: runs.find(record) is not None and steps_of(runs, record) == [0])
-    failed, log_batch = threading.Event(), MlflowClient.log_batch
-
-    def unless_cut_off(*arguments, **named) -> None:
-        if threading.current_thread().name == "shipping-cut off":
-            failed.set()
-            raise ConnectionError
-        log_batch(*arguments, **named)
-
-    with monkeypatch.context() as away:
-        away.setattr(MlflowClient, "log_batch", unless_cut_off)
-        cut_off.log(1, {"loss": 1.0})
-        assert failed.wait(30)
-        replacement = RunTracker(runs.tracking, runs.root, record, tmp_path / "replacement")
-        replacement.log(1, {"loss": 1.0})
-        replacement.close()
-    cut_off.close()
-    assert steps_of(runs, record) == [0, 1]
-
-
-def test_a_replacement_sends_nothing_that_a_machine_that_is_back_has_sent_meanwhile(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
-    record = runs.start("pretrain")
-    replacement = runs.tracker(record, tmp_path / "replacement")
-    replacement.log(0, {"loss": 0.0})
-    wait_for(lambda: runs.find(record) is not None and steps_of(runs, record) == [0])
-    back = RunTracker(runs.tracking, runs.root, record, tmp_path / "cut off")
-    back.log(1, {"loss": 1.0})
-    back.close()
-    time.sleep(0.01)  # the same point has another time
-    replacement.log(1, {"loss": 1.0})
-    replacement.log(2, {"loss": 2.0})
-    replacement.close()
-    assert steps_of(runs, record) == [0, 1, 2]
 
 
 def test_shipping_again_changes_nothing(runs, root, tmp_path):
