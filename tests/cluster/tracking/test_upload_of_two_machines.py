@@ -2,20 +2,29 @@
 
 import threading
 import time
+from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from cluster.tracking import upload
-from cluster.tracking.runs import RunTracker
+from cluster.tracking.run_record import RunRecord
+from cluster.tracking.runs import Runs, RunTracker
 from tests.cluster.tracking.histories import steps_of, wait_for
 
 
-def test_a_machine_that_was_cut_off_sends_nothing_that_its_replacement_has_sent(runs, tmp_path, monkeypatch):
+def begun(runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunRecord, RunTracker]:
+    """A run of which MLflow has the first step, and the tracker of the machine that sent it."""
     monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
     record = runs.start("pretrain")
-    cut_off = runs.tracker(record, tmp_path / "cut off")
-    cut_off.log(0, {"loss": 0.0})
+    tracker = runs.tracker(record, folder)
+    tracker.log(0, {"loss": 0.0})
     wait_for(lambda: runs.find(record) is not None and steps_of(runs, record) == [0])
+    return record, tracker
+
+
+def test_a_machine_that_was_cut_off_sends_nothing_that_its_replacement_has_sent(runs, tmp_path, monkeypatch):
+    record, cut_off = begun(runs, tmp_path / "cut off", monkeypatch)
     failed, log_batch = threading.Event(), MlflowClient.log_batch
 
     def unless_cut_off(*arguments, **named) -> None:
@@ -36,11 +45,7 @@ def test_a_machine_that_was_cut_off_sends_nothing_that_its_replacement_has_sent(
 
 
 def test_a_replacement_sends_nothing_that_a_machine_that_is_back_has_sent_meanwhile(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
-    record = runs.start("pretrain")
-    replacement = runs.tracker(record, tmp_path / "replacement")
-    replacement.log(0, {"loss": 0.0})
-    wait_for(lambda: runs.find(record) is not None and steps_of(runs, record) == [0])
+    record, replacement = begun(runs, tmp_path / "replacement", monkeypatch)
     back = RunTracker(runs.tracking, runs.root, record, tmp_path / "cut off")
     back.log(1, {"loss": 1.0})
     back.close()
