@@ -125,8 +125,10 @@ def test_a_key_that_is_withdrawn_from_the_secret_is_none_in_a_pod_that_runs(node
     assert APIKeys(keys / "keys").owner(anna) == "anna"
     with subprocess.Popen([_here(part, tmp_path) for part in later]) as running:
         try:
-            (secret / "keys").chmod(0o600)
-            (secret / "keys").write_text((secret / "keys").read_text().splitlines()[1])
+            changed = secret / "changed"
+            changed.write_text((secret / "keys").read_text().splitlines()[1])
+            changed.chmod(0o444)
+            changed.replace(secret / "keys")  # whole, as Kubernetes replaces a secret's files
             eventually(lambda: APIKeys(keys / "keys").owner(anna) is None, seconds=20)
             assert APIKeys(keys / "keys").owner(ben) == "ben"
             running.terminate()
