@@ -3,10 +3,12 @@
 python -m workflows.benchmarking.plan_check    # minutes, on otherwise idle cores
 
 Each worker is a process of its own, with one thread. Memory is its peak above what it took once its libraries were
-imported, of the worker with the most; seconds are the median step's; the device is this processor, and its products are
-timed in the workers, all at once.
+imported, of the worker with the most; seconds are the median step's. The first training says how fast the device is
+(peak times MFU, of which a plan needs the product); the seconds of the others are planned from that.
 """
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed
 
@@ -32,7 +35,7 @@ from edlm.planning.training_work import training_work
 from edlm.schedule import LogLinear
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
-from workflows.benchmarking.plan import LOOPBACK_BYTES, THIS, measured_flops
+from workflows.benchmarking.plan import LOOPBACK_BYTES, THIS
 
 CPU = torch.device("cpu")
 SIZES = ((256, 4), (384, 6), (512, 8))
@@ -48,30 +51,31 @@ class MeasuredTraining:
     memory_bytes: float
     seconds: float
     checkpoint_bytes: int
-    flops: float
-    """Of products of matrices, per second, before the training."""
 
 
-def check(size: tuple[int, int], workers: int, stage: int) -> tuple[TrainingPlan, MeasuredTraining]:
-    """Return the plan of a training, on a device with the measured speed, and what was measured of it."""
-    training = _training(workers)
+def measure(size: tuple[int, int], workers: int, stage: int) -> MeasuredTraining:
+    """Return what a training takes, each worker in a process of its own."""
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(workers) as pool:
         store = str(Path(folder, "store"))
         workers_measured = pool.starmap(
             _measured, [(rank, workers, store, size, stage) for rank in range(workers)], chunksize=1
         )
-    measured = MeasuredTraining(
+    return MeasuredTraining(
         max(one.memory_bytes for one in workers_measured),
         max(one.seconds for one in workers_measured),
         sum(one.checkpoint_bytes for one in workers_measured),
-        min(one.flops for one in workers_measured),
     )
+
+
+def planned(size: tuple[int, int], workers: int, stage: int, flops: float) -> TrainingPlan:
+    """Return the plan of the same training on devices that compute `flops` FLOP per second."""
+    training = _training(workers)
     with torch.device("meta"):
         objective = _objective(size)
     work = training_work(objective, training.batch, LENGTH)
     assert work is not None
-    device = Device(THIS, measured.flops, measured.flops, 0.0, LOOPBACK_BYTES, LOOPBACK_BYTES)
-    return TrainingPlan(work, training, LENGTH, device, workers, Sharding(stage), ASSUMED), measured
+    device = Device(THIS, flops, flops, 0.0, LOOPBACK_BYTES, LOOPBACK_BYTES)
+    return TrainingPlan(work, training, LENGTH, device, workers, Sharding(stage), ASSUMED)
 
 
 def _training(workers: int) -> Training:
@@ -90,7 +94,7 @@ def _measured(rank: int, workers: int, store: str, size: tuple[int, int], stage:
     training = _training(workers)
     _engine((256, 1), training, stage).backward(_rows(rank, training, 0))  # imports what a training needs
     torch.distributed.barrier()
-    flops, before = measured_flops(torch.float32), _peak_memory()
+    before = _memory()
     engine = _engine(size, training, stage)
     seconds = []
     for step in range(STEPS):
@@ -101,7 +105,7 @@ def _measured(rank: int, workers: int, store: str, size: tuple[int, int], stage:
     memory = _peak_memory() - before
     saved = sum(one.values.nbytes for one in engine.part())
     torch.distributed.destroy_process_group()
-    return MeasuredTraining(memory, statistics.median(seconds), saved, flops)
+    return MeasuredTraining(memory, statistics.median(seconds), saved)
 
 
 def _engine(size: tuple[int, int], training: Training, stage: int) -> ZeroEngine:
@@ -115,18 +119,29 @@ def _rows(rank: int, training: Training, step: int) -> Rows:
     return rows.slice(rank * ROWS, (rank + 1) * ROWS)
 
 
+def _memory() -> int:
+    """Return the bytes that this process holds, once freed ones are back at the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # of glibc, as in the workers' Linux
+    return psutil.Process().memory_info().rss
+
+
 def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of the table."""
+    """Yield the lines of the table; the first training is the one that the speed of the device is taken from."""
     yield "| width x layers | workers | ZeRO | memory, MB: planned, measured | checkpoint, MB: planned, measured | seconds per step: planned, measured |"  # noqa: E501
     yield "|---|---|---|---|---|---|"
+    flops = None
     for workers in (1, 2):
         for size in SIZES:
             for stage in (0, 2):
-                plan, measured = check(size, workers, stage)
+                measured = measure(size, workers, stage)
+                if flops is None:
+                    flops = planned(size, workers, stage, 1.0).step_seconds / measured.seconds
+                plan = planned(size, workers, stage, flops)
                 pairs = (
                     _pair(plan.memory.total / MB, measured.memory_bytes / MB, ".0f"),
                     _pair(plan.checkpoint_bytes / MB, measured.checkpoint_bytes / MB, ".1f"),
