@@ -17,6 +17,8 @@ The experiment says what is wanted: its energies are trained, what its `evaluate
 model is registered and served.
 """
 
+import importlib
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,8 @@ from workflows.stage import Session, say, user_errors
 if TYPE_CHECKING:
     from workflows.serve import Answer
 
+SERVE = "workflows.serve"
+
 
 def main() -> None:
     experiment, dry = experiment_from(__doc__)
@@ -38,17 +42,24 @@ def main() -> None:
         dry_run(experiment, stages)
         return
     # Deferred: importing Ray, MLflow and Matplotlib takes seconds, which a dry run does without.
-    from workflows.report import HTML, report
-    from workflows.serve import query_example, require_keyed, start
+    from workflows.key_check import require_keyed
     from workflows.stage_runner import open_session
 
     started = time.monotonic()
     with user_errors():
         require_keyed(experiment)
+    # Imported while Ray starts, most of which is waiting for its processes.
+    importing = threading.Thread(target=importlib.import_module, args=(SERVE,), name="imports")
+    importing.start()
     with open_session(experiment, pipeline=experiment.name) as session:
+        importing.join()
+        from workflows.serve import query_example, start
+
         measured = measure(session)
         register(session)
         url = start(session)  # replicas load the model while the report is drawn
+        from workflows.report import HTML, report
+
         page = None if measured is None else report(session)
         answer = query_example(session, url)
         results = None if measured is None else local_copy(measured)

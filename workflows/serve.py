@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from cluster.http.middleware.api_keys import add_key, require_keys
+from cluster.http.middleware.api_keys import add_key
 from cluster.runtime.ray_connection import address, is_private
 from cluster.serving.deploy import (
     Arguments,
@@ -38,6 +38,7 @@ from workflows import promote
 from workflows.command import experiment_from
 from workflows.dry_run import print_settings
 from workflows.experiment import Experiment
+from workflows.key_check import require_keyed
 from workflows.stage import Session, say, storage_root, user_errors
 from workflows.stage_runner import open_session
 
@@ -123,12 +124,6 @@ def require_servable(experiment: Experiment) -> ModelVersion:
     require_keyed(experiment)
     serving, tracking, model = experiment.serving, experiment.tracking, experiment.register.model
     return registered(Arguments(model=model, storage=storage_root(experiment), serving=serving, tracking=tracking))
-
-
-def require_keyed(experiment: Experiment) -> None:
-    """Raise BadKeyFile unless the file of API keys is good. A cluster's is on its own machines: not checked."""
-    if experiment.serving.key_file is not None and is_private(experiment.cluster):
-        require_keys(Path(experiment.serving.key_file))
 
 
 def serve(experiment: Experiment) -> None:

@@ -1,5 +1,7 @@
 """Stage runner: a session that runs stages on the cluster, each in an MLflow run, and reuses finished ones."""
 
+import atexit
+import gc
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +149,7 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 
     The errors that `user_errors` reports end the process.
     """
+    atexit.register(gc.freeze)  # else Python walks at its end through all that libraries imported, for seconds
     with user_errors(), _session(experiment, pipeline) as session:
         yield session
 
