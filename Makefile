@@ -58,6 +58,7 @@ test-pretended-device: install
 	@echo "== pytest, on a pretended device" && $(BIN)/python -m pytest $(SPREAD) $(PRETENDING)
 
 test-chaos: install ## processes killed, replicas from none, and SOAK_MINUTES of load (20); resumable, report in docs/chaos.md
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test-chaos]'
 	@SOAK_MINUTES=$${SOAK_MINUTES:-20} $(BIN)/python -m tests.chaos_run
 
 mutants: install ## faults planted at random places of the science for MINUTES (60); SEED (0) chooses them

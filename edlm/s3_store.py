@@ -54,9 +54,15 @@ class PatientS3(S3FileSystem):
 
     def __init__(self, patience_seconds: float = PATIENCE_SECONDS, **options: Any) -> None:
         self._patience_seconds = patience_seconds
-        attempts = {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": ANSWER_SECONDS}
+        client = {
+            "retries": {"total_max_attempts": 1},
+            "connect_timeout": 5,
+            "read_timeout": ANSWER_SECONDS,
+            # Some stores (rclone's) answer a range with the checksum of the whole object; our files have digests.
+            "response_checksum_validation": "when_required",
+        }
         # Listings are not kept: other processes write to the folders that this one lists.
-        super().__init__(config_kwargs=attempts, use_listings_cache=False, **options)
+        super().__init__(config_kwargs=client, use_listings_cache=False, **options)
 
     async def _call_s3(self, method: str, *arguments: Any, **parameters: Any) -> Any:
         base = super()

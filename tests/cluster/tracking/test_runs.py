@@ -185,6 +185,11 @@ def test_remote_storage_needs_a_tracking_server():
         open_tracking(Tracking(), "s3://bucket/runs")
 
 
+def test_a_storage_in_which_mlflow_keeps_no_artifacts_needs_a_tracking_server(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no artifacts at az://box/runs/artifacts; .* a tracking server"):
+        open_tracking(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), "az://box/runs")
+
+
 def test_a_damaged_database_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("no database at all, " * 100)
     with pytest.raises(ConfigurationError, match=r"mlflow\.db does not answer .*file is not a database"):
