@@ -64,7 +64,9 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
 
         def write(weights: Mapping[str, Tensor], folder: Path) -> None:
             # What training leaves as it is comes from the model that the energy is built on.
-            whole = {**fresh_energy(entry, opened, base, experiment.seed).state_dict(), **weights}
+            whole = fresh_energy(entry, opened, base, experiment.seed).state_dict()
+            for name, weight in weights.items():
+                whole[name].copy_(weight)  # in place, so that no weight is in memory twice
             save_energy(folder, whole, network, opened.length, opened.folder / TOKENIZER, facts)
 
         if entry.training is None:

@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from edlm.checkpoints.model_folder import CARD, CHECKSUMS, TOKENIZER, WEIGHTS
+from edlm.checkpoints.model_folder import TOKENIZER
+from edlm.checkpoints.weight_files import INDEX, WEIGHTS, read_index, write_files
 from edlm.config import ConfigurationError
 from edlm.inference.generator import CARD as BUNDLE
 from edlm.inference.generator import open_bundle
-from workflows.exporting.repository import OURS, parts, prefix, whole
+from workflows.exporting.repository import OURS, described, parts, prefix, whole
 from workflows.stage import say
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+THEIR_INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def import_export(folder: Path, target: Path) -> None:
@@ -42,10 +43,11 @@ def import_export(folder: Path, target: Path) -> None:
             (unfinished / part).mkdir(parents=True)
             start = prefix(part)
             own = {name.removeprefix(start): weights.pop(name) for name in list(weights) if name.startswith(start)}
-            save_file(own, unfinished / part / WEIGHTS)
             shutil.copyfile(folder / TOKENIZER, unfinished / part / TOKENIZER)
-            for name in (CARD, CHECKSUMS):
+            for name in described(folder / OURS / part):
                 shutil.copyfile(folder / OURS / part / name, unfinished / part / name)
+            sharded = (unfinished / part / INDEX).is_file()
+            write_files(unfinished / part, own, read_index(unfinished / part).files if sharded else {WEIGHTS: own})
         if weights:
             raise ConfigurationError(f"{folder} has weights of no network in it: {', '.join(sorted(weights)[:8])}")
         try:
@@ -59,10 +61,10 @@ def import_export(folder: Path, target: Path) -> None:
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     try:
-        index = folder / INDEX
+        index = folder / THEIR_INDEX
         files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {SINGLE}
         if outside := [file for file in files if Path(file).name != file]:
-            raise ValueError(f"{INDEX} names {outside[0]!r}, which is not in this folder")
+            raise ValueError(f"{THEIR_INDEX} names {outside[0]!r}, which is not in this folder")
         return {name: tensor for file in sorted(files) for name, tensor in load_file(folder / file).items()}
     except FileNotFoundError as error:
         raise ConfigurationError(f"{folder} lacks a file of weights ({error}); copy the whole repository") from error

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pydantic
-from torch import Tensor
 
 from edlm.checkpoints.snapshot_manifest import read_manifest
 from edlm.checkpoints.snapshot_writer import commit, write_part
+from edlm.checkpoints.state_slices import StateSource
 from edlm.checkpoints.training_state import open_snapshot
 from edlm.storage import join
 from edlm.training.checkpointing import raise_on_all
@@ -36,6 +36,6 @@ def training_facts(workspace: str) -> dict[str, pydantic.JsonValue] | None:
     return None if manifest is None else manifest.facts
 
 
-def read_result(workspace: str) -> dict[str, Tensor]:
-    """Return the weights of a finished training, unsharded and verified."""
-    return dict(open_snapshot(join(workspace, RESULT)))
+def read_result(workspace: str) -> StateSource:
+    """Return the weights of a finished training, unsharded; they are read, and verified, when they are accessed."""
+    return open_snapshot(join(workspace, RESULT))

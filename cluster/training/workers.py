@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, get_device
-from torch import Tensor, nn
+from torch import nn
 
 from cluster.config import Cluster
 from cluster.runtime.progress import Speaker, speaker
@@ -33,6 +33,7 @@ from cluster.training.supervision import Restarts, supervise
 from cluster.training.trainer import Trainer
 from cluster.training.watchdog import SHARE, Watchdog
 from edlm.checkpoints.lease import Lease, LeaseLost
+from edlm.checkpoints.state_slices import StateSource
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.config import ConfigurationError
 from edlm.data.batches import Batches, Rows
@@ -82,8 +83,8 @@ class TrainingTask:
     """On the workspace: checked before a checkpoint or the result is written."""
 
 
-def train(task: TrainingTask, cluster: Cluster) -> dict[str, Tensor]:
-    """Train on the cluster and return the unsharded weights in float32.
+def train(task: TrainingTask, cluster: Cluster) -> StateSource:
+    """Train on the cluster and return the unsharded weights in float32, which are read when they are accessed.
 
     Raises ConfigurationError if the batch does not divide among the workers or the cluster lacks resources,
     NonFiniteLoss if training met one, and NoValidSnapshot if all checkpoints in the workspace are damaged. A worker

@@ -3,26 +3,31 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from edlm.checkpoints.weight_files import (
+    INDEX,
+    WEIGHTS,
+    check_header,
+    listed,
+    not_finite,
+    read_index,
+    read_weights,
+    write_weights,
+)
 from edlm.config import ConfigurationError, Positive, config, dump, load, parse, plain
 from edlm.storage import File, Sha256, digest_of, inventory, read_text, verify, write_text
 
 CARD = "model.yaml"
-WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 CHECKSUMS = "checksums.json"
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-NAMED = 8  # most wrong tensors that an error lists before it counts the rest
 
 
 @config
@@ -69,15 +74,10 @@ def save_model(
 ) -> str:
     """Write a complete model to `folder` and return its digest, a function of card, weights and tokenizer alone.
 
-    If killed before the end, it leaves a folder that `open_folder` rejects. Raise ValueError for a weight that is not
-    finite, and for a tokenizer that is not the card's.
+    Of weights that are read when they are accessed (`StateSource`), one shard is in memory at a time. If killed before
+    the end, or after an error in the weights, it leaves a folder that `open_folder` rejects. Raise ValueError for a
+    weight that is not finite, and for a tokenizer that is not the card's.
     """
-    problems = [problem for name, tensor in weights.items() if (problem := _not_finite(name, tensor))]
-    if problems:
-        raise ValueError(
-            f"a model with weights that are not finite is not saved: {_listed(problems)}; train it with a lower "
-            "learning_rate, or with clip"
-        )
     tokenizer_digest = hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()
     if tokenizer_digest != card.tokenizer_digest:
         raise ValueError(
@@ -86,13 +86,11 @@ def save_model(
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CHECKSUMS).unlink(missing_ok=True)  # no valid model from here until the last write
-    # Clone each tensor: safetensors rejects tensors that share memory, as tied weights do.
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    save_file(copies, folder / WEIGHTS)
+    written = write_weights(folder, weights)
     write_text(str(folder / CARD), dump(card))
     if tokenizer_file.resolve() != (folder / TOKENIZER).resolve():
         shutil.copyfile(tokenizer_file, folder / TOKENIZER)
-    files = tuple(file for file in inventory(folder) if file.path in (CARD, WEIGHTS, TOKENIZER))
+    files = tuple(file for file in inventory(folder) if file.path in (CARD, TOKENIZER, *written))
     write_text(str(folder / CHECKSUMS), json.dumps(plain(Checksums(files=files)), indent=1))
     return digest_of(files)
 
@@ -109,10 +107,11 @@ def open_folder(folder: Path) -> ModelCard:
     """
     files = _checksums(folder).files
     named = {file.path for file in files}
-    for name in (CARD, WEIGHTS, TOKENIZER):
-        if name not in named or not (folder / name).is_file():
-            raise ValueError(f"{folder}: the model's file {name!r} is missing; restore it from a good copy")
-    _check_header(folder / WEIGHTS)
+    _require(folder, named, (CARD, TOKENIZER, INDEX if INDEX in named else WEIGHTS))
+    weights = list(read_index(folder).files) if INDEX in named else [WEIGHTS]
+    _require(folder, named, weights)
+    for name in weights:
+        check_header(folder / name)
     verify(folder, files, besides=(CHECKSUMS,))
     card = load(ModelCard, folder / CARD)
     (tokenizer,) = (file for file in files if file.path == TOKENIZER)
@@ -124,39 +123,54 @@ def open_folder(folder: Path) -> ModelCard:
     return card
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a model folder by name, on the CPU, after `open_folder` has verified it."""
-    open_folder(folder)
-    try:
-        return load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is no valid safetensors file ({error}); restore a good copy") from error
+def load_weights(folder: Path) -> Mapping[str, Tensor]:
+    """Return the weights of a model folder by name, on the CPU, after `open_folder` has verified it.
 
-
-def load_into(module: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]]) -> None:
-    """Load exactly `weights` into `module`; on any error it is unchanged.
-
-    Raise ValueError naming the tensors that are missing, foreign, of another shape or dtype, or not finite.
+    They are mapped into memory, and read when they are accessed.
     """
-    current = module.state_dict()
+    open_folder(folder)
+    return read_weights(folder)
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Shaped[Tensor, "..."]], kept: str | None = None) -> None:
+    """Load exactly `weights` into `module`, one after the other; on any error it is unchanged.
+
+    Names that begin with `kept` are left as they are in the module, and passed over in `weights`. Raise ValueError
+    naming the tensors that are missing, foreign, of another shape or dtype, or not finite.
+    """
+    current = {name: tensor for name, tensor in module.state_dict().items() if not _begins(name, kept)}
+    names = [name for name in weights if not _begins(name, kept)]
     problems = [f"{name} is missing" for name in current if name not in weights]
-    problems += [f"{name} is foreign to this network" for name in weights if name not in current]
-    for name, tensor in weights.items():
-        expected = current.get(name)
-        if expected is None:
-            continue
-        if tensor.shape != expected.shape:
-            problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}")
-        elif tensor.dtype != expected.dtype:
-            problems.append(f"{name} has dtype {_name(tensor.dtype)}, expected {_name(expected.dtype)}")
-        elif problem := _not_finite(name, tensor):
-            problems.append(problem)
+    problems += [f"{name} is foreign to this network" for name in names if name not in current]
+    problems += [found for name in names if name in current and (found := _problem(name, weights[name], current[name]))]
     if problems:
         raise ValueError(
-            f"the weights do not fit {type(module).__name__}: {_listed(problems)}; "
+            f"the weights do not fit {type(module).__name__}: {listed(problems)}; "
             "build the network from the card of the folder that the weights came from"
         )
-    module.load_state_dict(dict(weights), strict=True)
+    with torch.no_grad():
+        for name in names:
+            current[name].copy_(weights[name])  # the state shares the module's memory
+
+
+def _begins(name: str, start: str | None) -> bool:
+    return start is not None and name.startswith(start)
+
+
+def _problem(name: str, tensor: Tensor, expected: Tensor) -> str | None:
+    """Return why a tensor cannot be loaded in place of `expected`; None if it can."""
+    if tensor.shape != expected.shape:
+        return f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected.shape)}"
+    if tensor.dtype != expected.dtype:
+        return f"{name} has dtype {_name(tensor.dtype)}, expected {_name(expected.dtype)}"
+    return not_finite(name, tensor)
+
+
+def _require(folder: Path, named: Collection[str], files: Iterable[str]) -> None:
+    """Raise ValueError for a file of the model that is not there, or not named in the checksums."""
+    for name in files:
+        if name not in named or not (folder / name).is_file():
+            raise ValueError(f"{folder}: the model's file {name!r} is missing; restore it from a good copy")
 
 
 def _checksums(folder: Path) -> Checksums:
@@ -170,33 +184,6 @@ def _checksums(folder: Path) -> Checksums:
     if not isinstance(tree, dict):
         raise ConfigurationError(f"{path} is damaged (it holds no JSON object); save or fetch the model again")
     return parse(Checksums, tree, source=str(path))
-
-
-def _check_header(path: Path) -> None:
-    """Raise ValueError unless the first nine bytes are those of a safetensors file.
-
-    This happens before any byte of the file is hashed, mapped or executed.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(9)
-    length = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or start[8:] != b"{" or not 2 <= length <= min(size - 8, LARGEST_HEADER):
-        raise ValueError(
-            f"{path} is no safetensors file, or is truncated: {size} bytes, the first {start.hex(' ') or 'missing'}; "
-            "pickles and other formats are not read; restore a good copy"
-        )
-
-
-def _not_finite(name: str, tensor: Shaped[Tensor, "..."]) -> str | None:
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
-        return None
-    return f"{name} has {int((~torch.isfinite(tensor)).sum())} values of {tensor.numel()} that are not finite"
-
-
-def _listed(problems: list[str]) -> str:
-    more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-    return "; ".join(problems[:NAMED]) + more
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -26,6 +26,7 @@ class SnapshotState(StateSource):
     def __init__(self, uri: str, manifest: Manifest) -> None:
         self._uri, self._manifest = uri, manifest
         self._shapes = {tensor.name: torch.Size(tensor.shape) for tensor in manifest.tensors}
+        self._dtypes = {tensor.name: DTYPES[tensor.dtype] for tensor in manifest.tensors}
         self._digests: dict[str, bytes] = {}
         self.bytes_read = 0
         """Bytes read so far, digests included."""
@@ -33,6 +34,10 @@ class SnapshotState(StateSource):
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
         return self._shapes
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        return self._dtypes
 
     def fill(self, slices: Iterable[StateSlice]) -> None:
         for part, ranges in self.plan(slices).items():
@@ -68,10 +73,6 @@ class SnapshotState(StateSource):
                 break
             if low < high:
                 yield part, start + (low - offset) * size, low, high
-
-    @cached_property
-    def _dtypes(self) -> Mapping[str, torch.dtype]:
-        return {tensor.name: DTYPES[tensor.dtype] for tensor in self._manifest.tensors}
 
     @cached_property
     def _runs(self) -> Mapping[str, list[tuple[int, int, int, int]]]:

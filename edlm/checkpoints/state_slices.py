@@ -53,9 +53,17 @@ class StateSource(ABC, Mapping[str, Tensor]):
     def shapes(self) -> Mapping[str, torch.Size]:
         """Shapes of all tensors, by name."""
 
+    @property
+    @abstractmethod
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        """Dtypes of all tensors, by name."""
+
     @abstractmethod
     def fill(self, slices: Iterable[StateSlice]) -> None:
         """Fill the values of the slices. Raise StorageError if they cannot be read as they were saved."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -73,6 +81,10 @@ class GatheredState(StateSource):
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
         return {name: tensor.shape for name, tensor in self._tensors.items()}
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        return {name: tensor.dtype for name, tensor in self._tensors.items()}
 
     def fill(self, slices: Iterable[StateSlice]) -> None:
         for one in slices:

@@ -17,7 +17,6 @@ from edlm.checkpoints.model_folder import (
     CARD,
     CHECKSUMS,
     TOKENIZER,
-    WEIGHTS,
     ModelCard,
     digest,
     load_into,
@@ -25,6 +24,7 @@ from edlm.checkpoints.model_folder import (
     open_folder,
 )
 from edlm.checkpoints.model_folder import save_model as save
+from edlm.checkpoints.weight_files import WEIGHTS
 from edlm.local_cache import LocalCache
 from edlm.storage import local_copy, publish
 
@@ -116,7 +116,7 @@ def test_killed_before_its_end_a_save_leaves_no_model(folder, tokenizer, monkeyp
     def killed(*_):
         raise KilledSave
 
-    for last in ("save_file", "write_text", "dump", "inventory", "plain"):
+    for last in ("write_weights", "write_text", "dump", "inventory", "plain"):
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, last, killed)
             with pytest.raises(KilledSave):
@@ -239,7 +239,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, tokenizer):
     weights["1.bias"][0] = float("-inf")
     with pytest.raises(ValueError, match=r"1\.bias has 1 values of 27.*; train it with a lower learning_rate"):
         save(tmp_path / "bad", card(tokenizer), weights, tokenizer)
-    assert not (tmp_path / "bad").exists()
+    with pytest.raises(ValueError, match=f"no {CHECKSUMS}"):
+        open_folder(tmp_path / "bad")
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, tokenizer):

@@ -28,6 +28,7 @@ import edlm
 from edlm.checkpoints.energies import EnergyNetwork
 from edlm.checkpoints.model_folder import CARD, CHECKSUMS, load_weights, open_folder
 from edlm.checkpoints.networks import network_settings
+from edlm.checkpoints.weight_files import INDEX
 from edlm.config import ConfigurationError, parse, plain
 from edlm.data.chat_template import TEMPLATE_FILE, ChatTemplate
 from edlm.data.tokenizer import FILE, Tokenizer
@@ -74,7 +75,7 @@ def write_repository(folder: Path, generator: TextGenerator, shard_bytes: int) -
     shutil.copyfile(bundle / BUNDLE, folder / OURS / BUNDLE)
     for part in parts(bundle):
         (folder / OURS / part).mkdir(parents=True)
-        for name in (CARD, CHECKSUMS):
+        for name in described(bundle / part):
             shutil.copyfile(bundle / part / name, folder / OURS / part / name)
 
 
@@ -82,6 +83,11 @@ def parts(bundle: Path) -> list[str]:
     """Return the model folders of a bundle, below it: the denoiser, then the energies."""
     energies = sorted(path.name for path in (bundle / ENERGIES).iterdir()) if (bundle / ENERGIES).is_dir() else []
     return [DENOISER, *(f"{ENERGIES}/{name}" for name in energies)]
+
+
+def described(model: Path) -> list[str]:
+    """Return the files of a model folder besides tokenizer and weights: the index says in which file a weight was."""
+    return [CARD, CHECKSUMS, *([INDEX] if (model / INDEX).is_file() else [])]
 
 
 def named_weights(bundle: Path) -> Iterator[tuple[str, Tensor]]:

@@ -101,11 +101,8 @@ def load_initial(module: nn.Module, uri: str | None, kept: str | None = None) ->
     if uri is None:
         return
     weights = load_weights(local_copy(uri))
-    if kept is not None:
-        kept_weights = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(kept)}
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(kept)} | kept_weights
     try:
-        load_into(module, weights)
+        load_into(module, weights, kept)
     except ValueError as error:
         raise ConfigurationError(f"init_from: {uri}: {error}") from error
 

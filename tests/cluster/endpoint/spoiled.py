@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.checkpoints.model_folder import CHECKSUMS, TOKENIZER, WEIGHTS, Checksums
+from edlm.checkpoints.model_folder import CHECKSUMS, TOKENIZER, Checksums
 from edlm.checkpoints.networks import save_denoiser
+from edlm.checkpoints.weight_files import WEIGHTS
 from edlm.config import plain
 from edlm.data.tokenizer import FILE
 from edlm.data.tokenizer_kinds import Bytes, Characters
