@@ -96,6 +96,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "checkpoints/snapshot_manifest": "checkpoints/test_snapshot_state checkpoints/test_training_state",
     "checkpoints/snapshot_writer": "checkpoints/test_snapshot_writer checkpoints/test_snapshot_state",
     "checkpoints/snapshot_retention": "checkpoints/test_snapshot_retention",
+    "checkpoints/weight_files": "checkpoints/test_weight_files",
     "data/parquet_pages": "data/test_parquet_pages",
     "data/excerpts": "data/test_excerpts",
     "data/preparation": "data/test_preparation data/test_synthetic",
