@@ -1,8 +1,8 @@
 """Safetensors files written as a stream and read by ranges, every byte verified by the digest of its chunk.
 
-safetensors' own `save_file` copies all tensors once more, and its reader needs a whole local file. Here a file is
-written from the tensors' own memory, hashed on the way, and a reader of some tensors reads and verifies the chunks they
-lie in and no others.
+safetensors' own `save_file` writes to a local disk, and its reader needs a whole local file. Here a file is written to
+any store from the tensors' own memory, hashed on the way, and a reader of some tensors reads and verifies the chunks
+they lie in and no others.
 """
 
 import bisect

@@ -4,7 +4,7 @@
     chat_template.jinja                                                        of a model of conversations
     modeling_edlm.py                                                           networks and sampler, no edlm needed
     README.md                                                                  the model card
-    edlm/                                                                      cards and checksums, for the way back
+    edlm/                                                                      cards, checksums, indices: the way back
 
 The modelling file is the project's own source, flattened (`flattening`), and no second implementation: a change of a
 network or of the sampler is in the next export without anybody's doing, and the comments that explain it come along.
@@ -41,7 +41,7 @@ from workflows.exporting.modeling import ExportedDenoiser
 
 CONFIG, MODELING, README = "config.json", "modeling_edlm", "README.md"
 OURS = "edlm"
-"""Subfolder with the cards and checksums of the model folders, from which the bundle is made again."""
+"""Subfolder with cards, checksums and indices of the model folders, from which the bundle is made again."""
 PACKAGES = frozenset({"torch", "typing_extensions", "transformers", "numpy"})  # torch and transformers need the others
 PLAIN_SETTINGS = {"edlm.config": "workflows.exporting.settings"}
 DENOISERS = tuple(one.kind for one in get_args(ExportedDenoiser))
