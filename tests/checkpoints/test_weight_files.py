@@ -134,16 +134,16 @@ def test_a_model_saved_again_leaves_no_files_of_the_one_before(folder, tokenizer
 
 
 def test_killed_between_two_shards_a_save_leaves_no_model(folder, tokenizer, monkeypatch):
-    class KilledSave(BaseException):
+    class KilledShard(BaseException):
         pass
 
     def killed(tensors, path):
         if "00002" in path.name:
-            raise KilledSave
+            raise KilledShard
         save_file(tensors, path)
 
     monkeypatch.setattr(weight_files, "save_file", killed)
-    with pytest.raises(KilledSave):
+    with pytest.raises(KilledShard):
         save(folder, tokenizer, network(1).state_dict())
     with pytest.raises(ValueError, match=f"no {CHECKSUMS}"):
         load_weights(folder)
@@ -161,7 +161,7 @@ def test_what_is_not_finite_is_named_across_shards(folder, tokenizer):
         open_folder(folder)
 
 
-class Counted:
+class LiveBytes:
     """Bytes of the tensors that were announced and are still in memory, and the most that there were."""
 
     def __init__(self) -> None:
@@ -180,11 +180,16 @@ class Counted:
 class CountedSource(StateSource):
     """Weights that are read into what `fill` is given, which is counted."""
 
-    def __init__(self, source: StateSource, counted: Counted) -> None:
+    def __init__(self, source: StateSource, counted: LiveBytes) -> None:
         self._source, self._counted = source, counted
-        self.shapes, self.dtypes = source.shapes, source.dtypes  # type: ignore[misc]
 
-    shapes, dtypes = {}, {}  # type: ignore[assignment]
+    @property
+    def shapes(self) -> Mapping[str, torch.Size]:
+        return self._source.shapes
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        return self._source.dtypes
 
     def fill(self, slices: Iterable[StateSlice]) -> None:
         slices = list(slices)
@@ -197,7 +202,7 @@ class CountedSource(StateSource):
 
 
 def test_one_shard_is_in_memory_at_a_time(tmp_path, tokenizer):
-    weights, counted = network().state_dict(), Counted()
+    weights, counted = network().state_dict(), LiveBytes()
     largest = max(tensor.nbytes for tensor in weights.values())
     source = CountedSource(saved_by(str(tmp_path / "snapshot"), weights, 3), counted)
     save(tmp_path / "model", tokenizer, source, limit=largest)
@@ -210,7 +215,7 @@ def test_one_shard_is_in_memory_at_a_time(tmp_path, tokenizer):
 class CountedWeights(Mapping[str, Tensor]):
     """Weights of which each access returns a copy, which is counted."""
 
-    def __init__(self, weights: Mapping[str, Tensor], counted: Counted) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], counted: LiveBytes) -> None:
         self._weights, self._counted = weights, counted
 
     def __getitem__(self, name: str) -> Tensor:
@@ -229,7 +234,7 @@ class CountedWeights(Mapping[str, Tensor]):
 
 
 def test_weights_are_loaded_one_tensor_after_the_other(folder):
-    weights, counted, module = load_weights(folder), Counted(), network(1)
+    weights, counted, module = load_weights(folder), LiveBytes(), network(1)
     load_into(module, CountedWeights(weights, counted))
     assert same(module.state_dict(), network().state_dict())
     assert 0 < counted.peak <= max(tensor.nbytes for tensor in weights.values())
