@@ -85,7 +85,7 @@ def trained_and_seen(ray, data, tmp_path_factory) -> tuple[Path, dict[str, torch
     """A training without interruption: its workspace, its weights, and what listened beyond loopback meanwhile."""
     workspace = tmp_path_factory.mktemp("whole")
     with beyond_loopback() as seen:
-        weights = train(task(data, workspace), TWO)
+        weights = dict(train(task(data, workspace), TWO))  # now: what is compared with them later is read later
     return workspace, weights, seen
 
 
