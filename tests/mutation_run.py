@@ -88,6 +88,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "training/step_clock": "training/test_step_clock",
     "training/step_profiler": "training/test_step_profiler",
     "training/deferred_metrics": "training/test_loop",
+    "training/optimizers": "training/test_optimizers",
     "training/local_engine": "training/test_local_engine training/test_loop",
     "training/checkpointing": "training/test_checkpointing",
     "checkpoints/tensor_files": "checkpoints/test_snapshot_state checkpoints/test_training_state",

@@ -1,18 +1,18 @@
 """ZeRO: DeepSpeed as an `Engine` whose training states are independent of sharding and number of workers.
 
-DeepSpeed keeps the float32 weights and Adam's moments in flat tensors, sharded over the workers. `_shards` locates the
-slices of each parameter in them; with it, states are gathered and scattered one parameter at a time, and a checkpoint
-is the same for every stage and any number of workers. DeepSpeed's own checkpoint files are not written, because they
-are pickles.
+DeepSpeed keeps the float32 weights and the optimizer's moments in flat tensors, sharded over the workers.
+`cluster.training.zero_layout` locates the slices of each parameter in them; with it, states are gathered and scattered
+one parameter at a time, and a checkpoint is the same for every stage and any number of workers. DeepSpeed's own
+checkpoint files are not written, because they are pickles.
 """
 
+import functools
 import gc
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from cluster.config import Zero
+from cluster.training.sharded_muon import MatrixShards, ShardedMuon
+from cluster.training.zero_layout import fragments_of, load_rounded, masters_of, parameters_of
 from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
 from edlm.data.batches import Rows
 from edlm.storage import StorageError
@@ -30,26 +32,14 @@ from edlm.training.interfaces import Objective
 from edlm.training.local_engine import (
     AVERAGE,
     BEST,
-    FIRST,
-    SECOND,
     VALIDATION,
     WEIGHTS,
     average,
     evaluation_mode,
     require_state,
 )
+from edlm.training.optimizers import ADAMW, MUON, blank_state, moment_kinds, optimizer_of
 from edlm.training.settings import Training, share
-
-
-@dataclass(frozen=True)
-class ShardFragment:
-    """`count` elements of the parameter `name` from `offset`, stored in the flat tensor `master` from `start`."""
-
-    name: str
-    master: int
-    start: int
-    offset: int
-    count: int
 
 
 class ZeroEngine:
@@ -62,18 +52,23 @@ class ZeroEngine:
         self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
+        self.moments = moment_kinds(objective.trained, training)
         # DeepSpeed initializes the float32 weights of a bfloat16 network from rounded ones, so keep the unrounded ones.
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {name: p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
         prepare_blocks(objective.trained, training)
-        self._engine = _initialised(objective, list(trained.values()), training, zero, self.world_size)
-        names = {id(parameter): name for name, parameter in trained.items()}
-        self._masters = _masters(self._engine.optimizer, self._stage, list(trained.values()))
-        self._fragments = list(_shards(self._engine.optimizer, self._stage, names, self.rank))
+        sharded = functools.partial(ShardedMuon, content=self._content, device=device)
+        optimizer = optimizer_of(trained, self.moments, training, sharded if self._stage > 0 else None)
+        weights, names = list(trained.values()), {id(parameter): name for name, parameter in trained.items()}
+        self._engine = _initialised(objective, optimizer, weights, training, zero, self.world_size)
+        self._masters = masters_of(self._engine.optimizer, self._stage, weights)
+        groups = parameters_of(self._engine.optimizer, self._stage, weights)
+        self._groups = [[names[id(parameter)] for parameter in group] for group in groups]
+        self._fragments = list(fragments_of(self._engine.optimizer, self._stage, groups, names, self.rank))
         if initial:
             self._lay_out(initial)
-        self._adam.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
+        self._base.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
         self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
         self._best = [master.detach().clone() for master in self._masters] if training.keep_best else None
         self.validation = unvalidated()
@@ -86,7 +81,7 @@ class ZeroEngine:
         return loss, observations
 
     def update(self, learning_rate: float) -> Tensor:
-        for group in self._adam.param_groups:
+        for group in self._base.param_groups:
             group["lr"] = learning_rate
         norm = self._norm_before_step()
         self._engine.step()
@@ -128,13 +123,9 @@ class ZeroEngine:
 
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
         source = source_of(state)
-        require_state(source.shapes, self.shapes, self.training)
-        for master in self._masters:
-            self._adam.state[master] = {
-                "step": torch.tensor(float(step), device=master.device),  # where a fused optimizer expects it
-                FIRST: torch.zeros_like(master),
-                SECOND: torch.zeros_like(master),
-            }
+        require_state(source.shapes, self.shapes, self.moments, self.training)
+        for master, group in zip(self._masters, self._groups, strict=True):
+            self._base.state[master] = blank_state(master, self.moments[group[0]], step)  # alike in a group
         self.validation = unvalidated()
         error = None
         try:
@@ -143,27 +134,39 @@ class ZeroEngine:
         except StorageError as failure:
             error = failure
         raise_on_all(self, error)  # before the collectives of the next call
-        _load_rounded(self._engine.optimizer, self._stage)
+        load_rounded(self._engine.optimizer, self._stage)
         self.step = step
 
     def exported_part(self) -> list[StateSlice]:
-        return self._own(*self._slices({"": self._best or self._averages or self._masters}))
+        return self._own(*self._slices({"": self._exported()}))
 
     def export(self) -> dict[str, Tensor] | None:
-        return self._whole({"": self._best or self._averages or self._masters})
+        return self._whole({"": self._exported()})
 
     @property
-    def _adam(self) -> torch.optim.Optimizer:
+    def _base(self) -> torch.optim.Optimizer:
         return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
 
-    def _kinds(self) -> dict[str, list[Tensor]]:
-        """Return the flat tensors of each kind of state."""
-        kinds = {WEIGHTS: self._masters, **{key: self._moments(key) for key in (FIRST, SECOND)}}
-        if self._averages is not None:
-            kinds[AVERAGE] = self._averages
-        if self._best is not None:
-            kinds[BEST] = self._best
-        return kinds
+    def _content(self, flat: Tensor) -> MatrixShards:
+        """Return what is in one of the flat tensors of float32 weights."""
+        index = next(i for i, master in enumerate(self._masters) if master is flat)
+        shapes = {name: self.shapes[name] for name in self._groups[index]}
+        return MatrixShards(shapes, [part for part in self._fragments if part.master == index])
+
+    def _exported(self) -> dict[int, Tensor]:
+        return dict(enumerate(self._best or self._averages or self._masters))
+
+    def _kinds(self) -> dict[str, dict[int, Tensor]]:
+        """Return the flat tensors of each kind of state, by the index of the weights that they belong to."""
+        kinds = {WEIGHTS: self._masters, AVERAGE: self._averages or [], BEST: self._best or []}
+        return {kind: dict(enumerate(flats)) for kind, flats in kinds.items()} | {
+            kind: {
+                i: self._base.state[master][kind]
+                for i, master in enumerate(self._masters)
+                if kind in self.moments[self._groups[i][0]]
+            }
+            for kind in (*ADAMW, *MUON)
+        }
 
     def _state_slices(self) -> tuple[list[StateSlice], list[StateSlice]]:
         """Return what this worker holds of the state: what it alone holds, and what all do."""
@@ -171,7 +174,7 @@ class ZeroEngine:
         validation = [] if self.training.validate_every is None else [whole(VALIDATION, self.validation)]
         return sharded, [*replicated, *validation]
 
-    def _slices(self, kinds: Mapping[str, list[Tensor]]) -> tuple[list[StateSlice], list[StateSlice]]:
+    def _slices(self, kinds: Mapping[str, Mapping[int, Tensor]]) -> tuple[list[StateSlice], list[StateSlice]]:
         slices = [
             StateSlice(
                 f"{kind}.{part.name}".removeprefix("."),
@@ -181,15 +184,13 @@ class ZeroEngine:
             )
             for kind, flats in kinds.items()
             for part in self._fragments
+            if part.master in flats
         ]
         return (slices, []) if self._stage > 0 else ([], slices)
 
     def _own(self, sharded: list[StateSlice], replicated: list[StateSlice]) -> list[StateSlice]:
         """Return what this worker saves: its shards, and its share of what all workers hold."""
         return [*sharded, *shared_out(replicated, self.rank, self.world_size)]
-
-    def _moments(self, key: str) -> list[Tensor]:
-        return [self._adam.state[master][key] for master in self._masters]
 
     @torch.no_grad()
     def _swap_averages(self) -> None:
@@ -202,7 +203,7 @@ class ZeroEngine:
                 weight = master.detach().clone()
                 master.copy_(mean)
                 mean.copy_(weight)
-        _load_rounded(self._engine.optimizer, self._stage)
+        load_rounded(self._engine.optimizer, self._stage)
 
     def _norm_before_step(self) -> Tensor | None:
         """Return the gradient norm at stage 0, where DeepSpeed clips without reporting it; None at other stages."""
@@ -212,11 +213,12 @@ class ZeroEngine:
         return torch.nn.utils.get_total_norm(grads)
 
     @torch.no_grad()
-    def _whole(self, kinds: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:
+    def _whole(self, kinds: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor] | None:
         """Return every kind of every parameter, unsharded, on rank 0; one parameter at a time is in memory twice."""
         result = {}
         for kind, flats in kinds.items():
-            for name, shape in self.shapes.items():
+            for name in (name for i in flats for name in self._groups[i]):
+                shape = self.shapes[name]
                 buffer = torch.zeros(shape.numel(), device=self.device)
                 for part in self._fragments:
                     if part.name == name and (self._stage > 0 or self.rank == 0):
@@ -249,7 +251,12 @@ def _unavailable(module: str) -> Iterator[None]:
 
 
 def _initialised(
-    objective: nn.Module, trained: list[nn.Parameter], training: Training, zero: Zero, world_size: int
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    training: Training,
+    zero: Zero,
+    world_size: int,
 ) -> Any:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -274,23 +281,14 @@ def _initialised(
             "reduce_bucket_size": min(5 * 10**8, sum(parameter.numel() for parameter in trained)),
             **_offload(zero),
         },
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": 0.0,  # `update` sets it; a step during DeepSpeed's initialization must change nothing
-                "betas": list(training.betas),
-                "eps": training.epsilon,
-                "weight_decay": training.weight_decay,
-                "torch_adam": True,
-                "fused": True,
-            },
-        },
     }
     if training.precision == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         settings["communication_data_type"] = "fp32"  # gradients are summed over workers in float32, too
-    engine, *_ = deepspeed.initialize(model=objective, model_parameters=trained, config=settings)  # type: ignore[arg-type]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # `update` sets it; a step during DeepSpeed's initialization must change nothing
+    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, model_parameters=trained, config=settings)  # type: ignore[arg-type]
     return engine
 
 
@@ -304,47 +302,3 @@ def _offload(zero: Zero) -> dict[str, Any]:
         return {}
     host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {"offload_optimizer": host} | ({"offload_param": host} if zero.stage == 3 else {})
-
-
-def _masters(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> list[Tensor]:
-    """Return this worker's float32 weights, as the optimizer holds them."""
-    if stage == 3:
-        return list(optimizer.fp32_partitioned_groups_flat)
-    if hasattr(optimizer, "fp32_groups_flat_partition"):  # BF16_Optimizer: stage 1 in bfloat16
-        return list(optimizer.fp32_groups_flat_partition)
-    if stage > 0:
-        return list(optimizer.single_partition_of_fp32_groups)
-    return list(trained)
-
-
-def _shards(optimizer: Any, stage: int, names: Mapping[int, str], rank: int) -> Iterator[ShardFragment]:
-    """Yield this worker's slices of the parameters."""
-    if stage == 3:
-        for i, group in enumerate(optimizer.fp16_groups):
-            for parameter in group:
-                _, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-                count = max(0, min(size, parameter.ds_numel - rank * size))  # the last shard is padded
-                yield ShardFragment(names[id(parameter)], i, start, rank * size, count)
-    elif stage > 0:
-        for i, group in enumerate(getattr(optimizer, "bf16_groups", None) or optimizer.bit16_groups):
-            for parameter in group:
-                mapping = parameter._hp_mapping
-                if mapping is not None:
-                    low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
-                    yield ShardFragment(names[id(parameter)], i, high.start, low.start, low.numel)
-    else:
-        for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-            yield ShardFragment(names[id(parameter)], i, 0, 0, parameter.numel())
-
-
-@torch.no_grad()
-def _load_rounded(optimizer: Any, stage: int) -> None:
-    """Copy the float32 weights to the network, in its own precision."""
-    if stage == 3:
-        optimizer._partition_all_parameters()
-        for i in range(len(optimizer.fp16_groups)):
-            optimizer._reassign_or_swap_out_partitioned_parameters(i)
-        if optimizer.persistent_parameters:
-            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-    elif stage > 0:
-        optimizer.update_lp_params()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edlm.training.settings import Training
 
 FLOAT32 = 4  # bytes
-MOMENTS = 2  # of Adam
+MOMENTS = 2  # of AdamW per parameter; Muon has one
 BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are reduced and weights gathered
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
 CHUNK = 2**24  # logits in memory at once (`edlm.models.readout`)
@@ -41,6 +41,8 @@ class TrainingWork:
 
     trained: int
     """Parameters that train."""
+    matrices: int
+    """Those of them in matrices of transformer blocks, which Muon trains where it is set."""
     frozen: int
     """Other parameters, for example of the denoiser under an energy."""
     flop: float
@@ -87,7 +89,7 @@ def training_memory(
         weights=_weights(work, size, devices, sharding),
         gradients=_gradients(work.trained, devices, sharding),
         masters=kept * (work.trained * share * FLOAT32 if stage > 0 else 0.0),
-        moments=kept * MOMENTS * work.trained * share * FLOAT32,
+        moments=kept * moments(work, training) * share * FLOAT32,
         average=kept * averages(training) * work.trained * share * FLOAT32,
         buckets=0.0 if stage == 0 else min(BUCKET, work.trained) * (size if stage > 1 else FLOAT32),
         activations=rows * (work.checkpointed if training.activation_checkpointing else work.activations) * size,
@@ -101,29 +103,36 @@ def averages(training: Training) -> int:
     return (training.ema is not None) + training.keep_best
 
 
-def state_bytes(trained: int, training: Training) -> int:
+def moments(work: TrainingWork, training: Training) -> int:
+    """Return the elements of the optimizer's averages: two per parameter of AdamW, one of Muon."""
+    return MOMENTS * work.trained - (work.matrices if training.muon is not None else 0)
+
+
+def state_bytes(work: TrainingWork, training: Training) -> int:
     """Return the bytes of a checkpoint's tensors: float32 weights, moments, and copies of the weights."""
-    return FLOAT32 * trained * (1 + MOMENTS + averages(training))
+    return FLOAT32 * (work.trained * (1 + averages(training)) + moments(work, training))
 
 
-def sent_bytes(trained: int, frozen: int, training: Training, devices: int, sharding: Sharding) -> float:
+def sent_bytes(work: TrainingWork, training: Training, devices: int, sharding: Sharding) -> float:
     """Return the bytes that each device sends per step, with ring collectives, (N - 1) / N of a tensor of N parts.
 
     Gradients travel in float32; at stages 2 and 3 after each micro-step. Stage 3 gathers all weights, frozen ones too,
-    for the forward pass and again for the backward pass.
+    for the forward pass and again for the backward pass. Muon adds up each matrix over the devices that share it.
     """
     sharding = sharding.of(training)
     size = 2 if training.precision == "bfloat16" else FLOAT32
-    ring, gradients = (devices - 1) / devices, trained * FLOAT32
+    ring, gradients = (devices - 1) / devices, work.trained * FLOAT32
+    gathered = 2 * work.matrices * FLOAT32 if training.muon is not None else 0
     match sharding.stage:
         case 0:
             return 2 * ring * gradients
         case 1:
-            return ring * (2 * gradients + trained * size)
+            return ring * (2 * gradients + work.trained * size + gathered)
         case 2:
-            return ring * (gradients * training.accumulation + trained * size)
+            return ring * (gradients * training.accumulation + work.trained * size + gathered)
         case _:
-            return ring * training.accumulation * (gradients + (2 * trained + frozen) * size)
+            passes = gradients + (2 * work.trained + work.frozen) * size
+            return ring * (training.accumulation * passes + gathered)
 
 
 def _weights(work: TrainingWork, size: int, devices: int, sharding: Sharding) -> float:

@@ -65,7 +65,7 @@ class TrainingPlan:
     @property
     def sent(self) -> float:
         """Bytes that each device sends per step."""
-        return sent_bytes(self.work.trained, self.work.frozen, self.training, self.count, self.sharding)
+        return sent_bytes(self.work, self.training, self.count, self.sharding)
 
     @property
     def compute_seconds(self) -> float:
@@ -103,7 +103,7 @@ class TrainingPlan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        return state_bytes(self.work.trained, self.training)
+        return state_bytes(self.work, self.training)
 
     @property
     def checkpoint_stop_seconds(self) -> float:

@@ -14,6 +14,7 @@ from edlm.training.energy_objectives import ConditionalLikelihoodObjective, Cont
 from edlm.training.flops import expected_flop, masked_share, new_share
 from edlm.training.interfaces import Objective
 from edlm.training.objectives import Denoising, NextToken
+from edlm.training.optimizers import block_matrices
 
 KEPT = 18  # widths per position and layer that the backward pass reads (docs/scaling.md lists them)
 KEPT_DROPOUT = 1  # more, with dropout: two masks of a byte per element
@@ -34,7 +35,8 @@ def training_work(objective: Objective, batch: int, length: int) -> TrainingWork
     activations, logits, vocabulary = kept
     trained = sum(p.numel() for p in objective.trained.parameters() if p.requires_grad)
     total = sum(parameter.numel() for parameter in objective.parameters())
-    return TrainingWork(trained, total - trained, flop, activations, checkpointed[0], logits, vocabulary)
+    matrices = sum(matrix.numel() for matrix in block_matrices(objective.trained).values())
+    return TrainingWork(trained, matrices, total - trained, flop, activations, checkpointed[0], logits, vocabulary)
 
 
 def _kept(objective: nn.Module, length: int, again: bool) -> tuple[float, float, int] | None:

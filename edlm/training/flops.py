@@ -2,8 +2,8 @@
 
 A product of an m x k and a k x n matrix counts as 2 m k n, and attention as two products over all pairs of positions,
 causal or not. What is computed twice (activation checkpointing), for padding, or at positions that the loss does not
-read, does not count. MFU is model FLOP per second divided by the FLOP per second of the device (Chowdhery et al. 2022,
-appendix B).
+read, does not count; nor does the optimizer's step, Muon's products of matrices included. MFU is model FLOP per second
+divided by the FLOP per second of the device (Chowdhery et al. 2022, appendix B).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Single-process engine: AdamW on float32 weights, for networks in float32 or bfloat16, and their running average."""
+"""Single-process engine: float32 weights and their running average, for networks in float32 or bfloat16."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +12,10 @@ from edlm.interfaces import AbstractEnergy
 from edlm.training.block_execution import prepare_blocks
 from edlm.training.early_stopping import unvalidated
 from edlm.training.interfaces import Objective
+from edlm.training.optimizers import ADAMW, MOMENTUM, MUON, blank_state, moment_kinds, optimizer_of
 from edlm.training.settings import Training
 
-WEIGHTS, FIRST, SECOND, AVERAGE, BEST = "weights", "exp_avg", "exp_avg_sq", "ema", "best"
+WEIGHTS, AVERAGE, BEST = "weights", "ema", "best"
 VALIDATION = "validation"  # in a state: `Engine.validation`
 
 
@@ -39,14 +40,8 @@ class LocalEngine:
             self.masters = [p.detach() for p in self._parameters()]
         objective.train()
         prepare_blocks(objective.trained, training)
-        self.optimizer = torch.optim.AdamW(
-            self.masters,
-            lr=training.learning_rate,
-            betas=training.betas,
-            eps=training.epsilon,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
+        self.moments = moment_kinds(objective.trained, training)
+        self.optimizer = optimizer_of(dict(zip(self.names, self.masters, strict=True)), self.moments, training)
         self.average = [master.clone() for master in self.masters] if training.ema is not None else None
         self.best = [master.clone() for master in self.masters] if training.keep_best else None
         self.validation = unvalidated()
@@ -62,7 +57,7 @@ class LocalEngine:
 
     def update(self, learning_rate: float) -> Tensor:
         for master in self.masters:
-            if master.grad is None:  # AdamW would skip it, weight decay and moments included
+            if master.grad is None:  # the optimizer would skip it, weight decay and moments included
                 master.grad = torch.zeros_like(master)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.training.clip)
         for group in self.optimizer.param_groups:
@@ -94,17 +89,14 @@ class LocalEngine:
         return values[None]
 
     def part(self) -> list[StateSlice]:
-        adam = [self.optimizer.state[master] for master in self.masters]
-        kinds = {WEIGHTS: self.masters, **{key: [moments[key] for moments in adam] for key in (FIRST, SECOND)}}
-        if self.average is not None:
-            kinds[AVERAGE] = self.average
-        if self.best is not None:
-            kinds[BEST] = self.best
-        slices = [
-            whole(f"{kind}.{name}", tensor)
-            for kind, tensors in kinds.items()
-            for name, tensor in zip(self.names, tensors, strict=True)
-        ]
+        held = dict(zip(self.names, self.masters, strict=True))
+        slices = [whole(f"{WEIGHTS}.{name}", master) for name, master in held.items()]
+        for kind in (*ADAMW, *MUON):
+            names = [name for name in self.names if kind in self.moments[name]]
+            slices += [whole(f"{kind}.{name}", self.optimizer.state[held[name]][kind]) for name in names]
+        for kind, copies in ((AVERAGE, self.average), (BEST, self.best)):
+            if copies is not None:
+                slices += [whole(f"{kind}.{name}", copy) for name, copy in zip(self.names, copies, strict=True)]
         return slices if self.training.validate_every is None else [*slices, whole(VALIDATION, self.validation)]
 
     def state(self) -> dict[str, Tensor]:
@@ -113,13 +105,9 @@ class LocalEngine:
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
         source = source_of(state)
         shapes = {name: master.shape for name, master in zip(self.names, self.masters, strict=True)}
-        require_state(source.shapes, shapes, self.training)
-        for master in self.masters:
-            self.optimizer.state[master] = {
-                "step": torch.tensor(float(step), device=master.device),  # where a fused optimizer expects it
-                FIRST: torch.zeros_like(master),
-                SECOND: torch.zeros_like(master),
-            }
+        require_state(source.shapes, shapes, self.moments, self.training)
+        for name, master in zip(self.names, self.masters, strict=True):
+            self.optimizer.state[master] = blank_state(master, self.moments[name], step)
         self.validation = unvalidated()
         source.fill(self.part())
         self._load_rounded(self.masters)
@@ -170,11 +158,18 @@ def average(averages: list[Tensor], weights: list[Tensor], decay: float | None) 
         mean.lerp_(weight, 1 - decay)
 
 
-def require_state(state: Mapping[str, torch.Size], shapes: Mapping[str, torch.Size], training: Training) -> None:
-    """Raise ValueError, naming the mismatched tensors, unless these shapes are of a state of this training."""
-    kinds = [WEIGHTS, FIRST, SECOND, *([AVERAGE] if training.ema is not None else [])]
-    kinds += [BEST] if training.keep_best else []
-    expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in kinds}
+def require_state(
+    state: Mapping[str, torch.Size],
+    shapes: Mapping[str, torch.Size],
+    moments: Mapping[str, tuple[str, ...]],
+    training: Training,
+) -> None:
+    """Raise ValueError, naming the mismatched tensors, unless these shapes are of a state of this training.
+
+    `shapes` are those of the trained weights, `moments` the averages that the optimizer keeps of each.
+    """
+    copies = [WEIGHTS, *([AVERAGE] if training.ema is not None else []), *([BEST] if training.keep_best else [])]
+    expected = {f"{kind}.{name}": shape for name, shape in shapes.items() for kind in (*copies, *moments[name])}
     if training.validate_every is not None:
         expected[VALIDATION] = unvalidated().shape
     problems = [f"{name} is missing" for name in expected if name not in state]
@@ -186,7 +181,14 @@ def require_state(state: Mapping[str, torch.Size], shapes: Mapping[str, torch.Si
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        saved, wanted = _optimizer_name(state), _optimizer_name(expected)
+        other = "it is of another network or training" if saved == wanted else f"{saved} saved it, {wanted} resumes"
         raise ValueError(
             f"the checkpoint does not fit this network: {'; '.join(problems[:5])}{more}; "
-            "it is of another network or training: use another workspace, or delete it"
+            f"{other}: use another workspace, or delete it"
         )
+
+
+def _optimizer_name(state: Mapping[str, torch.Size]) -> str:
+    """Return which optimizer's averages a state has, for messages."""
+    return "Muon" if any(name.startswith(f"{MOMENTUM}.") for name in state) else "AdamW"

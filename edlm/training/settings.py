@@ -22,8 +22,16 @@ class ProfileWindow:
 
 
 @config
+class Muon:
+    """Muon, the optimizer of matrices (Jordan et al. 2024), scaled to the updates of AdamW (Liu et al. 2025)."""
+
+    momentum: Decay = 0.95
+    """Decay rate of the average of the gradient; an update is computed from the average one step ahead (Nesterov)."""
+
+
+@config
 class Training:
-    """Training settings: AdamW with warm-up, then a constant or a decaying learning rate."""
+    """Training settings: AdamW, or Muon and AdamW, with warm-up, then a constant or a decaying learning rate."""
 
     steps: Positive
     """Optimizer steps."""
@@ -44,11 +52,15 @@ class Training:
     decay_share: Share = 0.1
     """Share of the steps, the last ones, over which the learning rate of `decay: wsd` falls to 0."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW's weight decay per step, in units of the learning rate; it applies to all weights."""
+    """Weight decay per step, in units of the learning rate; it applies to all weights."""
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     """AdamW's decay rates of the averages of the gradient and of its square."""
     epsilon: PositiveFloat = 1e-8
     """AdamW's constant in the denominator of an update, for numerical stability."""
+    muon: Muon | None = None
+    """Muon for the linear layers of the transformer's blocks, with the learning rate and weight decay of AdamW, which
+    trains the other weights; `muon: {}` takes its defaults. It keeps one average per weight where AdamW keeps two. Not
+    for networks of kind `huggingface`. None: AdamW trains all weights."""
     clip: PositiveFloat = 1.0
     """Maximum norm of the gradient of all weights."""
     ema: Decay | None = None
@@ -92,6 +104,11 @@ class Training:
             raise ConfigurationError(
                 f"profile: its last step is {self.profile.first + self.profile.steps - 1}, steps count from 0, "
                 f"and the last of steps: {self.steps} is {self.steps - 1}; choose earlier ones"
+            )
+        if self.muon is not None and self.lora is not None:
+            raise ConfigurationError(
+                "muon and lora are set, and Muon is for whole matrices, not for the factors of an adapter; remove one "
+                "of the two"
             )
         if self.validate_every is not None:
             return

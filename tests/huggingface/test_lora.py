@@ -13,9 +13,10 @@ from edlm.huggingface.autoregressive import HuggingFaceAutoregressiveArchitectur
 from edlm.huggingface.denoiser import HuggingFaceDenoiserArchitecture
 from edlm.huggingface.lora import LowRankAdaptation, merged, with_adapters
 from edlm.schedule import LogLinear
-from edlm.training.local_engine import AVERAGE, FIRST, SECOND, WEIGHTS, LocalEngine
+from edlm.training.local_engine import AVERAGE, WEIGHTS, LocalEngine
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken
+from edlm.training.optimizers import FIRST, SECOND
 from edlm.training.settings import Training
 from tests.huggingface.networks import bert_denoiser, randomised, transformers
 from tests.networks import denoiser

@@ -13,7 +13,14 @@ from edlm.planning.training_plan import Assumptions, TrainingPlan, remedies
 from edlm.training.settings import Training
 
 WORK = TrainingWork(
-    trained=7 * 10**9, frozen=0, flop=4e18, activations=3e9, checkpointed=1e7, logits=1024, vocabulary=50_257
+    trained=7 * 10**9,
+    matrices=6 * 10**9,
+    frozen=0,
+    flop=4e18,
+    activations=3e9,
+    checkpointed=1e7,
+    logits=1024,
+    vocabulary=50_257,
 )
 TRAINING = Training(steps=1000, batch=256, precision="bfloat16", checkpoint_every=100, ema=0.999)
 PLAN = TrainingPlan(WORK, TRAINING, 2048, DEVICES["H100"], 64, Sharding(1), Assumptions())

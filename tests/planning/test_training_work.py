@@ -53,6 +53,7 @@ def test_networks_without_weights_have_the_same_work():
         work = training_work(empty, BATCH, LENGTH)
         assert work == training_work(objective, BATCH, LENGTH)
         assert work.trained == sum(parameter.numel() for parameter in objective.parameters())
+        assert work.matrices == config.layers * 12 * config.width**2
 
 
 def test_the_work_of_an_unknown_network_is_not_known():

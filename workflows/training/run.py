@@ -21,6 +21,8 @@ CODE = (
     "workflows.training.resume_from_shorter",
     "cluster.training.workers",
     "cluster.training.deepspeed_engine",
+    "cluster.training.sharded_muon",
+    "cluster.training.zero_layout",
 )
 """Modules that compute the weights, besides a stage's own and its objective: settings, the workers and their engine."""
 

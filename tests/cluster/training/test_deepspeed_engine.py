@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.cluster.training.zero_worker import (
     ADAPTED,
     ALL,
     LENGTH,
+    MATRICES,
     MEASURED,
     SCIENCE,
     USUAL,
@@ -171,6 +173,22 @@ def test_adapters_train_alone_under_every_stage_as_in_one_process_and_resume_bit
     assert actual["names"] == sorted(engine.state())
     assert all("lora_" in name for name in engine.names)
     assert actual["same"]
+
+
+@pytest.mark.parametrize("setup", tried(lambda setups: [f"{precision} {stage}" for precision, stage in setups.of_muon]))
+def test_muon_has_the_values_of_one_process_resumes_bit_equal_and_goes_on_under_another_stage(two, setup):
+    precision, actual = setup.split()[0], two["muon"][setup]
+    settings = replace(MATRICES, precision=precision, accumulation=2)  # as many micro-steps as two workers have
+    engine = LocalEngine(objectives()["denoising"](), settings)
+    alone = curve(engine, settings, science_rows)
+    near = {"rel": TOLERANCE[precision] * 10, "abs": TOLERANCE[precision] * 10}
+    for mine, theirs in zip(actual["full"], alone, strict=True):
+        assert mine == pytest.approx(theirs, **near)
+    for mine, theirs in zip(actual["moved"], actual["full"][2:], strict=True):
+        assert mine == pytest.approx(theirs, **near)
+    assert actual["rest"] == actual["full"][2:]
+    assert actual["same"]
+    assert actual["names"] == sorted(engine.state())
 
 
 def test_a_module_is_unavailable_within_unless_it_is_imported_already():

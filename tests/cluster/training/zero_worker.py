@@ -30,10 +30,10 @@ from edlm.schedule import LogLinear
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.interfaces import Engine
-from edlm.training.local_engine import FIRST
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising, NextToken
-from edlm.training.settings import Training
+from edlm.training.optimizers import FIRST
+from edlm.training.settings import Muon, Training
 from edlm.training.validation import METRIC, STEP
 from tests import toy
 from tests.networks import autoregressive, denoiser, stirred
@@ -58,6 +58,8 @@ class Setups:
     """Stages whose sums of gradients are looked at."""
     chunked: tuple[str, ...]
     """Objectives whose LM head computes in small chunks."""
+    of_muon: tuple[tuple[str, int], ...]
+    """(precision, stage) of a denoiser that Muon and AdamW train."""
 
 
 USUAL = Setups(
@@ -66,6 +68,7 @@ USUAL = Setups(
     (("float32", 3), ("bfloat16", 1)),
     (1, 2, 3),
     ("denoising", "next token", "conditional"),
+    (("float32", 0), ("float32", 2)),
 )
 """For every change of the code; most of what the others would find, these find."""
 ALL = Setups(
@@ -74,6 +77,7 @@ ALL = Setups(
     (*USUAL.validated, ("float32", 0), ("bfloat16", 3)),
     (0, 1, 2, 3),
     (*USUAL.chunked, "published denoising", "step", "bidirectional", "edlm_nce", "residual"),
+    tuple((precision, stage) for precision in ("float32", "bfloat16") for stage in range(4)),
 )
 
 
@@ -279,6 +283,29 @@ def adaptations(setups: Setups) -> dict[str, dict]:
     return results
 
 
+def by_muon(setups: Setups, folder: Path) -> dict[str, dict]:
+    """For some stages and precisions: the curves of a whole training, a resumed one and one of a later stage."""
+    results = {}
+    for precision, stage in setups.of_muon:
+        settings = replace(MATRICES, precision=precision)
+        build = objectives()["denoising"]
+        whole, half, resumed = (ZeroEngine(build(), settings, Zero(stage=stage), CPU) for _ in range(3))
+        full = curve(whole, settings, science_rows)
+        curve(half, settings, science_rows, halt=True)
+        workspace = folder / f"muon-{precision}-{stage}"
+        with checkpointed(half, workspace) as checkpointing:
+            checkpointing.save(half)
+        moved = ZeroEngine(build(), settings, Zero(stage=(stage + 1) % 4, offload=stage > 0), CPU)
+        rests = {}
+        for name, engine in (("rest", resumed), ("moved", moved)):
+            assert checkpointed(engine, workspace).resume() is not None
+            rests[name] = curve(engine, settings, science_rows)
+        names = sorted(shared(half.state()))
+        same = _equal(whole.export(), resumed.export())
+        results[f"{precision} {stage}"] = {"full": full, "names": names, "same": same, **rests}
+    return results
+
+
 def science_rows(step: int, start: int, stop: int) -> Rows:
     tokens = torch.randint(VOCABULARY, (8, LENGTH), generator=torch.Generator().manual_seed(step))
     return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
@@ -316,6 +343,7 @@ def chunked(setups: Setups) -> dict[str, dict]:
 SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
 MEASURED = replace(SCIENCE, ema=0.9, validate_every=1)  # the averages are validated, and training is the same
 ADAPTED = replace(SCIENCE, steps=4, ema=0.9, checkpoint_every=2)
+MATRICES = replace(ADAPTED, muon=Muon(), weight_decay=0.1, learning_rate=1e-2, clip=0.3)
 
 
 def main(rank: int, port: int, output: Path, setups: Setups) -> None:
@@ -327,6 +355,7 @@ def main(rank: int, port: int, output: Path, setups: Setups) -> None:
     results["validations"] = validations(setups)
     results["chunked"] = chunked(setups)
     results["adaptations"] = adaptations(setups)
+    results["muon"] = by_muon(setups, output.parent)
     results["sums"] = {str(stage): sums(stage) for stage in setups.summed}
     for name, build in objectives().items():
         for stage in setups.of_objectives:
