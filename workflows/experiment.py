@@ -238,6 +238,11 @@ class Experiment:
                     f"{section}.lora: adapters are added to networks of kind huggingface, and this one is of kind "
                     f"{network.kind}; remove lora to train all of its weights"
                 )
+            if training.muon is not None and isinstance(network, HuggingFaceSource):
+                raise ConfigurationError(
+                    f"{section}.muon: Muon trains the blocks of this project's transformers, and the network is of "
+                    "kind huggingface; remove muon, and AdamW trains all weights"
+                )
             if training.init_from is not None and isinstance(network, HuggingFaceSource):
                 raise ConfigurationError(
                     f"{section}.init_from: {training.init_from}, and the network of kind huggingface starts from its "

@@ -42,7 +42,7 @@ class ShardedMuon(torch.optim.Optimizer):
         self.content, self.device = content, device
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             for flat in group["params"]:
                 average = self.state[flat].setdefault(MOMENTUM, torch.zeros_like(flat))

@@ -40,7 +40,7 @@ def parameters_of(optimizer: Any, stage: int, trained: list[nn.Parameter]) -> li
 
 
 def fragments_of(
-    optimizer: Any, stage: int, groups: list[list[nn.Parameter]], names: Mapping[int, str], rank: int
+    optimizer: Any, stage: int, groups: list[list[Any]], names: Mapping[int, str], rank: int
 ) -> Iterator[ShardFragment]:
     """Yield this worker's slices of the `parameters_of` its weights; `names` are by the identity of a parameter."""
     for i, group in enumerate(groups):

@@ -181,8 +181,8 @@ def require_state(
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        saved, wanted = _optimizer_name(state), _optimizer_name(expected)
-        other = "it is of another network or training" if saved == wanted else f"{saved} saved it, {wanted} resumes"
+        saved, resuming = _optimizer_name(state), _optimizer_name(expected)
+        other = "it is of another network or training" if saved == resuming else f"{saved} saved it, {resuming} resumes"
         raise ValueError(
             f"the checkpoint does not fit this network: {'; '.join(problems[:5])}{more}; "
             f"{other}: use another workspace, or delete it"

@@ -32,7 +32,7 @@ class JointOptimizer(torch.optim.Optimizer):
         for optimizer in optimizers:
             optimizer.state = self.state
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for optimizer, groups in self._by_optimizer:
             optimizer.param_groups = [group for group in groups if any(group is one for one in self.param_groups)]
             optimizer.step()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edlm.training.local_engine import LocalEngine
-from tests.cluster.training.zero_worker import curve, objectives, science_rows
+from tests.cluster.training.zero_objectives import objectives, science_rows
+from tests.cluster.training.zero_worker import curve
 from tests.gpu.conftest import Report
 from tests.gpu.rounding import training_tolerance
 from tests.gpu.test_training import largest_difference

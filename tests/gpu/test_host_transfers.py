@@ -24,7 +24,7 @@ from edlm.schedule import LogLinear
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.settings import Training
-from tests.cluster.training.zero_worker import objectives, science_rows
+from tests.cluster.training.zero_objectives import objectives, science_rows
 from tests.engines import new_request
 from tests.networks import stirred
 from workflows.benchmarking.pretended_device import NAME, HostTransfers, pretended

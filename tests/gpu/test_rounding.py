@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from edlm.inference.generator import open_bundle
 from edlm.training.local_engine import LocalEngine
-from tests.cluster.training.zero_worker import curve, objectives, science_rows
+from tests.cluster.training.zero_objectives import objectives, science_rows
+from tests.cluster.training.zero_worker import curve
 from tests.gpu.bundle import ENERGIES
 from tests.gpu.rounding import DRAWING, numbers_tolerance, training_tolerance
 from tests.gpu.test_generation import NATS, numbers

@@ -14,7 +14,8 @@ from edlm.data.tokenizer_kinds import Characters
 from edlm.schedule import LogLinear
 from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
-from tests.cluster.training.zero_worker import curve, objectives, science_rows
+from tests.cluster.training.zero_objectives import objectives, science_rows
+from tests.cluster.training.zero_worker import curve
 from tests.gpu.rounding import training_tolerance
 from tests.networks import TRANSFORMER, denoiser
 

@@ -15,7 +15,8 @@ import torch.distributed
 from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.training.settings import Training
-from tests.cluster.training.zero_worker import curve, objectives, science_rows
+from tests.cluster.training.zero_objectives import objectives, science_rows
+from tests.cluster.training.zero_worker import curve
 
 # On the CPU two real workers try all stages in float32 (tests/cluster/training/test_deepspeed_engine.py);
 # here is what is left.

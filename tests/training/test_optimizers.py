@@ -171,13 +171,13 @@ def test_a_matrix_has_one_average_in_a_state_and_every_other_weight_two():
     assert sum(len(kinds) == 1 for kinds in of.values()) == 2 * 4  # of two blocks
 
 
-@pytest.mark.parametrize(("saved", "wanted"), [(None, Muon()), (Muon(), None)])
-def test_a_state_of_the_other_optimizer_is_refused_by_name(saved, wanted):
-    first, second = (LocalEngine(objective(), Training(steps=2, batch=BATCH, muon=muon)) for muon in (saved, wanted))
+@pytest.mark.parametrize(("saved", "resuming"), [(None, Muon()), (Muon(), None)])
+def test_a_state_of_the_other_optimizer_is_refused_by_name(saved, resuming):
+    first, second = (LocalEngine(objective(), Training(steps=2, batch=BATCH, muon=muon)) for muon in (saved, resuming))
     first.backward(rows(0, 0, BATCH))
     first.update(1e-2)
     names = {None: "AdamW", Muon(): "Muon"}
-    with pytest.raises(ValueError, match=f"{names[saved]} saved it, {names[wanted]} resumes"):
+    with pytest.raises(ValueError, match=f"{names[saved]} saved it, {names[resuming]} resumes"):
         second.load(first.state(), 1)
 
 

@@ -79,6 +79,7 @@ def test_a_comment_where_nothing_is_computed_runs_nothing_again(original, change
         ("edlm/likelihood/bounds.py", {"workflows.evaluate", "workflows.register"}),
         ("edlm/inference/engine.py", {"workflows.register"}),  # which opens what it has written, to see that it serves
         ("cluster/training/deepspeed_engine.py", TRAINED),
+        ("cluster/training/sharded_muon.py", TRAINED),
         ("workflows/finetune.py", {"workflows.finetune"}),
         ("workflows/evaluation/measurements/quality.py", {"workflows.evaluate"}),
         ("workflows/reporting/figures/bounds.py", {"workflows.evaluate", *PAGE}),

@@ -17,22 +17,8 @@ import pytest
 from cluster.training.deepspeed_engine import _unavailable
 from edlm.training.local_engine import LocalEngine
 from tests import toy
-from tests.cluster.training.zero_worker import (
-    ADAPTED,
-    ALL,
-    LENGTH,
-    MATRICES,
-    MEASURED,
-    SCIENCE,
-    USUAL,
-    VOCABULARY,
-    Setups,
-    adapted,
-    curve,
-    held_out,
-    objectives,
-    science_rows,
-)
+from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows
+from tests.cluster.training.zero_worker import ADAPTED, ALL, MATRICES, MEASURED, SCIENCE, USUAL, Setups, curve, held_out
 from tests.paths import PROJECT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
