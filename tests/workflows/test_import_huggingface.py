@@ -206,6 +206,12 @@ def test_adapters_of_networks_that_are_not_of_the_library_are_refused_by_setting
         parse(Experiment, settings_of(sources, finetune=[step]))
 
 
+def test_muon_is_refused_for_networks_of_the_library_by_setting(sources):
+    training = {"steps": 1, "batch": 2, "muon": {}}
+    with pytest.raises(ConfigurationError, match=r"pretrain\.muon: Muon trains .* the network is of kind huggingface"):
+        parse(Experiment, settings_of(sources, pretrain=training))
+
+
 def test_the_causal_network_is_trained_further_from_the_imported_weights(session):
     imported, data = imported_autoregressive(session), local_copy(prepare(session))
     config = autoregressive_config(local_copy(imported))
