@@ -65,8 +65,11 @@ def _curve(home: Path, output: str) -> dict[int, float]:
 
 
 def wait_for_orphans_of(home: Path) -> None:
-    """Ray ends its workers when their driver is gone; until then they still write."""
-    deadline = time.monotonic() + 60
+    """Ray ends its workers when their driver is gone; until then they still write.
+
+    Its agents, which write nothing, try for a minute to say so to the GCS, which is gone as well.
+    """
+    deadline = time.monotonic() + 120
     while environments := [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]:
         if time.monotonic() > deadline:
             pytest.fail("still running:\n" + "\n".join(_described(path.parent) for path in environments))
