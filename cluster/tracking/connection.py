@@ -30,7 +30,7 @@ TRANSIENT = (401, 408, 425, 429)  # statuses of refusals that a later attempt ma
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 log = logging.getLogger(__name__)
 
-ARTIFACTS = ("", "file", "s3", "gs")  # stores in which MLflow keeps artifacts itself, without a server
+NO_ARTIFACTS = ("az", "abfs", "abfss", "gcs", "s3a")  # schemes of stores that MLflow does not know without a server
 T = TypeVar("T")
 
 _STATUS = re.compile(r"failed with error code (\d{3})")  # in the message for an answer that is not MLflow's, a proxy's
@@ -150,7 +150,7 @@ def artifact_location(tracking: Tracking, root: str) -> str | None:
     if tracking.uri is not None and tracking.uri.startswith("http"):
         return None
     location = join(root if _is_remote(root) else _local(root), "artifacts")
-    if urlsplit(location).scheme not in ARTIFACTS:
+    if urlsplit(location).scheme in NO_ARTIFACTS:
         raise ConfigurationError(
             f"tracking.uri: MLflow keeps no artifacts at {redacted(location)}; give the URI of a tracking server, "
             "which keeps them itself"
