@@ -41,14 +41,6 @@ def card(tokenizer: Path, **changes) -> ModelCard:
 
 
 @pytest.fixture
-def tokenizer(tmp_path) -> Path:
-    path = tmp_path / "prepared" / TOKENIZER
-    path.parent.mkdir()
-    path.write_text('{"kind": "characters"}')
-    return path
-
-
-@pytest.fixture
 def folder(tmp_path, tokenizer) -> Path:
     save(tmp_path / "model", card(tokenizer), network().state_dict(), tokenizer)
     return tmp_path / "model"

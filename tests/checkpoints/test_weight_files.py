@@ -32,14 +32,6 @@ from edlm.checkpoints.weight_files import INDEX, WEIGHTS, write_files, write_wei
 SHARD = 400  # bytes
 
 
-@pytest.fixture
-def tokenizer(tmp_path) -> Path:
-    path = tmp_path / "prepared" / TOKENIZER
-    path.parent.mkdir()
-    path.write_text('{"kind": "characters"}')
-    return path
-
-
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Embedding(28, 8), *(nn.Linear(8, 8) for _ in range(5)))
