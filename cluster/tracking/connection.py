@@ -26,11 +26,11 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 UNANSWERED = (MlflowException, SQLAlchemyError, OSError)  # raised if nothing answers, and if a call is rejected
 NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for no answer
 NO_ENTRY = ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED")  # and for a missing or wrong login
+NO_ARTIFACTS = ("az", "abfs", "abfss", "gcs", "s3a")  # schemes of stores that MLflow does not know without a server
 TRANSIENT = (401, 408, 425, 429)  # statuses of refusals that a later attempt may not meet; 401: a login that expired
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 log = logging.getLogger(__name__)
 
-NO_ARTIFACTS = ("az", "abfs", "abfss", "gcs", "s3a")  # schemes of stores that MLflow does not know without a server
 T = TypeVar("T")
 
 _STATUS = re.compile(r"failed with error code (\d{3})")  # in the message for an answer that is not MLflow's, a proxy's
