@@ -9,8 +9,6 @@ checkpoint files are not written, because they are pickles.
 import functools
 import gc
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +18,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from cluster.config import Zero
+from cluster.training.deepspeed_import import import_deepspeed
 from cluster.training.sharded_muon import MatrixShards, ShardedMuon
 from cluster.training.zero_layout import fragments_of, load_rounded, masters_of, parameters_of
 from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
@@ -237,19 +236,6 @@ class ZeroEngine:
             self._masters[part.master].view(-1)[part.start : part.start + part.count].copy_(source)
 
 
-@contextmanager
-def _unavailable(module: str) -> Iterator[None]:
-    """Make imports of an optional module fail within, unless it is imported already."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]  # Python's own mark of a module that there is not
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-
-
 def _initialised(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -258,17 +244,12 @@ def _initialised(
     zero: Zero,
     world_size: int,
 ) -> Any:
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    with _unavailable("mlflow"):  # DeepSpeed's autotuner, which is not used, would import it, for seconds
-        import deepspeed  # here, because it detects the accelerator on import
+    deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
     gc.freeze()  # DeepSpeed collects garbage many times while it starts, and would walk all that was imported
 
     logger.setLevel(logging.ERROR)
-    # The CPU's shared-memory collectives would be compiled at the first start; gloo's need no compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": share(training, world_size),
         "gradient_accumulation_steps": training.accumulation,

@@ -9,13 +9,13 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pydantic
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, get_device
+from ray.train.torch import get_device
 from torch import nn
 
 from cluster.config import Cluster
@@ -27,6 +27,7 @@ from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.elastic_range import elastic_range
 from cluster.training.monitor import Monitor
 from cluster.training.outcomes import WorkerReport
+from cluster.training.process_group import ProcessGroup
 from cluster.training.ray_records import discard_ray_records, ray_records
 from cluster.training.result import read_result, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
@@ -124,19 +125,17 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
         if elastic.size < cluster.workers:
             say(f"[{task.name}] the cluster has room for {elastic.size} of {cluster.workers} workers: trains with them")
         Trainer(
-            _worker,
-            train_loop_config={"task": task, "cluster": cluster, "say": say, "monitor": monitor},
-            scaling_config=ScalingConfig(num_workers=elastic.size, use_gpu=on_gpu, resources_per_worker=needed),
-            torch_config=TorchConfig(
-                backend="nccl" if on_gpu else "gloo", timeout_s=int(cluster.collective_timeout_seconds)
-            ),
-            run_config=RunConfig(
+            functools.partial(_worker, task, cluster, say, monitor),
+            ProcessGroup("nccl" if on_gpu else "gloo", int(cluster.collective_timeout_seconds)),
+            ScalingConfig(num_workers=elastic.size, use_gpu=on_gpu, resources_per_worker=needed),
+            RunConfig(
                 # A unique name per attempt: our snapshots define what is valid, never Ray's record of an earlier run.
                 name=f"{task.name}-{uuid.uuid4().hex[:8]}",
                 storage_path=records,
                 storage_filesystem=store,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
+            autoscaled=not alone,
         ).fit()
 
     def ready(seconds: float) -> None:
@@ -158,13 +157,13 @@ def _fit_on_workers(task: TrainingTask, cluster: Cluster, needed: dict[str, floa
     )
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor) -> None:
     """Run one worker and report what ends it early."""
     redact_logs()
-    rank, monitor = torch.distributed.get_rank(), config["monitor"]
+    rank = torch.distributed.get_rank()
     where = f"process {os.getpid()} on {socket.gethostname()}"
     try:
-        _train(config["task"], config["cluster"], config["say"], monitor, where)
+        _train(task, cluster, say, monitor, where)
     except Exception as error:
         final = error if isinstance(error, FINAL) else None
         reason = f"ended with {type(error).__name__}: {error}".splitlines()[0]
@@ -174,9 +173,6 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor, where: str) -> None:
     """Train on this worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
-    if not task.training.compiled:
-        # DeepSpeed's Muon, which is not used, would load torch's compiler, for seconds.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     limit_collectives(cluster.collective_timeout_seconds)
     monitor.join(torch.distributed.get_rank())

@@ -6,6 +6,7 @@ between about 0.7 and 1.2. Times 0.2 sqrt(max(rows, columns)) (Liu et al. 2025, 
 update has the root mean square of AdamW's, so that one learning rate and one weight decay serve both.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -18,6 +19,18 @@ from edlm.training.settings import Training
 FIRST, SECOND = "exp_avg", "exp_avg_sq"  # AdamW's averages of a weight's gradient and of its square
 MOMENTUM = "momentum_buffer"  # Muon's average of a matrix's gradient; torch's names, as are those of AdamW
 ADAMW, MUON = (FIRST, SECOND), (MOMENTUM,)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, whose methods as torch wraps them would load its compiler: for seconds, in every worker.
+
+    The wrappers keep the methods out of graphs that are compiled, of which none here has an optimizer in it; that of
+    `step` turns off gradients, too.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class JointOptimizer(torch.optim.Optimizer):
@@ -77,7 +90,7 @@ def optimizer_of(
 
     `make_muon` makes the optimizer of the matrices from what `muon`, the default, takes.
     """
-    adamw = torch.optim.AdamW(
+    adamw = AdamW(
         [weight for name, weight in weights.items() if kinds[name] == ADAMW],
         lr=training.learning_rate,
         betas=training.betas,
