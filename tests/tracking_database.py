@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from cluster.config import Tracking
-from cluster.tracking.connection import database_file
+from cluster.tracking.locations import database_file
 from cluster.tracking.runs import Runs, open_tracking
 
 

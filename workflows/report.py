@@ -41,7 +41,7 @@ from workflows.reporting.results import Results, read_results
 from workflows.stage import say
 
 if TYPE_CHECKING:
-    from cluster.tracking.runs import RunTracker
+    from cluster.tracking.run_tracker import RunTracker
     from workflows.stage_runner import RunningSession
 
 HTML, MARKDOWN = "report.html", "report.md"

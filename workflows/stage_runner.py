@@ -16,7 +16,8 @@ from cluster.tracking.leftovers import LeftoverShipping, end_abandoned
 from cluster.tracking.run_facts import RunFacts
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import Runs, RunTracker, open_tracking
+from cluster.tracking.run_tracker import RunTracker
+from cluster.tracking.runs import Runs, open_tracking
 from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource

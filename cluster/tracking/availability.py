@@ -1,10 +1,9 @@
 """Availability of a tracking server, as one process knows it: how long to wait for an answer, and what to say when."""
 
 import logging
+import os
 import threading
 import time
-
-from cluster.tracking.connection import first_line, timed_out, wait_for_answers
 
 LONGEST_TIMEOUT_SECONDS = 60.0
 REPEAT_SECONDS = 600.0
@@ -60,3 +59,18 @@ _known: dict[str, Availability] = {}
 def availability(uri: str, timeout_seconds: float) -> Availability:
     """Return this process's `Availability` of the server or database at `uri`."""
     return _known.setdefault(uri, Availability(timeout_seconds))
+
+
+def wait_for_answers(seconds: float) -> None:
+    """Set the timeout of every request of this process to the tracking server, which MLflow reads for each of them."""
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(seconds)))
+
+
+def timed_out(error: BaseException) -> bool:
+    """Return whether a request exceeded its timeout; the exception's class does not always say, its text does."""
+    return "timed out" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, short enough for a line of a log."""
+    return str(error).partition("\n")[0][:300]

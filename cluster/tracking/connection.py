@@ -1,4 +1,4 @@
-"""Connection to MLflow: URI, timeout, logging, and what an error of it means."""
+"""Connection to MLflow: timeout, logging, and what an error of it means."""
 
 import logging
 import os
@@ -6,9 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import mlflow.telemetry
 import requests
@@ -17,16 +15,15 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.config import Tracking
+from cluster.tracking.availability import first_line, wait_for_answers
 from cluster.tracking.database import create_database
+from cluster.tracking.locations import artifact_location, database_file, tracking_uri
 from edlm.config import ConfigurationError
 from edlm.redaction import redacted
-from edlm.storage import join
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 UNANSWERED = (MlflowException, SQLAlchemyError, OSError)  # raised if nothing answers, and if a call is rejected
 NO_ANSWER = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")  # MLflow's codes for no answer
 NO_ENTRY = ("PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED")  # and for a missing or wrong login
-NO_ARTIFACTS = ("az", "abfs", "abfss", "gcs", "s3a")  # schemes of stores that MLflow does not know without a server
 TRANSIENT = (401, 408, 425, 429)  # statuses of refusals that a later attempt may not meet; 401: a login that expired
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 log = logging.getLogger(__name__)
@@ -53,11 +50,6 @@ def connect(tracking: Tracking, root: str) -> MlflowClient:
     if (file := database_file(tracking, root)) is not None:
         create_database(file, artifact_location(tracking, root) or "")
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def wait_for_answers(seconds: float) -> None:
-    """Set the timeout of every request of this process to the tracking server, which MLflow reads for each of them."""
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, round(seconds)))
 
 
 @contextmanager
@@ -110,66 +102,3 @@ def refusal(error: BaseException) -> int | None:
         elif error.error_code not in NO_ANSWER:
             status = error.get_http_status_code()
     return status if status is not None and 400 <= status < 500 and status not in TRANSIENT else None
-
-
-def timed_out(error: BaseException) -> bool:
-    """Return whether a request exceeded its timeout; the exception's class does not always say, its text does."""
-    return "timed out" in str(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, short enough for a line of a log."""
-    return str(error).partition("\n")[0][:300]
-
-
-def tracking_uri(tracking: Tracking, root: str) -> str:
-    """Return the absolute URI of the server or database: as configured, or an SQLite file in the storage root."""
-    if tracking.uri is None:
-        return f"sqlite:///{_local(root)}/mlflow.db"
-    scheme = tracking.uri.partition("://")[0].partition("+")[0]
-    if scheme not in ("http", "https", *DATABASES):
-        raise ConfigurationError(
-            f"tracking.uri: {tracking.uri!r} is neither a server nor a database; give http(s)://HOST:PORT, "
-            "sqlite:////ABSOLUTE/PATH or postgresql://..., or leave it out"
-        )
-    if scheme == "sqlite" and not tracking.uri.partition("://")[2].startswith("//"):
-        raise ConfigurationError(
-            f"tracking.uri: {tracking.uri!r} is relative, but workers run in other folders; give sqlite:////ABSOLUTE/PATH"
-        )
-    return tracking.uri
-
-
-def database_file(tracking: Tracking, root: str) -> Path | None:
-    """Return the path of the SQLite database, existing or not; None for a server or another kind of database."""
-    scheme, _, path = tracking_uri(tracking, root).partition("://")
-    return Path(path.removeprefix("/")) if scheme.partition("+")[0] == "sqlite" else None
-
-
-def artifact_location(tracking: Tracking, root: str) -> str | None:
-    """Return the artifact folder below the storage root; None for a server, which decides for itself."""
-    if tracking.uri is not None and tracking.uri.startswith("http"):
-        return None
-    location = join(root if _is_remote(root) else _local(root), "artifacts")
-    if urlsplit(location).scheme in NO_ARTIFACTS:
-        raise ConfigurationError(
-            f"tracking.uri: MLflow keeps no artifacts at {redacted(location)}; give the URI of a tracking server, "
-            "which keeps them itself"
-        )
-    return location
-
-
-def _is_remote(root: str) -> bool:
-    return "://" in root and not root.startswith("file://")
-
-
-def _local(root: str) -> str:
-    if _is_remote(root):
-        raise ConfigurationError(
-            f"tracking.uri: missing; storage at {redacted(root)} cannot hold a database, so give a server's URI"
-        )
-    folder = Path(root.removeprefix("file://"))
-    if not folder.is_absolute():
-        raise ConfigurationError(
-            f"storage root {root!r} is relative, but workers run in other folders; give an absolute path"
-        )
-    return str(folder)

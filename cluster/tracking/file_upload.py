@@ -10,7 +10,8 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from mlflow.utils.rest_utils import http_request
 
-from cluster.tracking.connection import UNANSWERED, first_line, refusal, timed_out
+from cluster.tracking.availability import first_line, timed_out
+from cluster.tracking.connection import UNANSWERED, refusal
 from cluster.tracking.journal import FILES, Entry, lines
 from cluster.tracking.shipping_mark import FILES_MARK, ShippingMark
 

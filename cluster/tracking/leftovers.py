@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cluster.config import Tracking
 from cluster.tracking.availability import availability
-from cluster.tracking.connection import tracking_uri
 from cluster.tracking.journal import ENTRIES, Journal, is_open, read, record_of
+from cluster.tracking.locations import tracking_uri
 from cluster.tracking.upload import ship
 from edlm.config import ConfigurationError
 

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from cluster.tracking.connection import first_line, refusal
+from cluster.tracking.availability import first_line
+from cluster.tracking.connection import refusal
 from cluster.tracking.journal import Entry, lines
 from cluster.tracking.settlement import RunDeleted
 from cluster.tracking.shipping_mark import RECORDS_MARK, ShippingMark

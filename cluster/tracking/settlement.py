@@ -14,8 +14,8 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.tracking.connection import artifact_location
 from cluster.tracking.journal import MARKS
+from cluster.tracking.locations import artifact_location
 from cluster.tracking.run_record import RunRecord
 from edlm.storage import read_text, write_text
 

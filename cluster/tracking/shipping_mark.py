@@ -5,7 +5,7 @@ import logging
 import zlib
 from pathlib import Path
 
-from cluster.tracking.journal import CHECKSUM_BYTES, ENTRIES, sync
+from cluster.tracking.journal import CHECKSUM_BYTES, ENTRIES, complete_bytes, sync
 from edlm.storage import read_text, write_text
 
 RECORDS_MARK, FILES_MARK = "records", "files"
@@ -52,3 +52,9 @@ class ShippingMark:
         with (self._folder / ENTRIES).open("rb") as file:
             file.seek(max(0, position - CHECKSUM_BYTES))
             return zlib.crc32(file.read(min(position, CHECKSUM_BYTES)))
+
+
+def unsent_bytes(folder: Path) -> int:
+    """Return how many bytes of the journal MLflow does not have, as far as the marks beside it say."""
+    size = complete_bytes(folder)
+    return size and size - min(ShippingMark(folder, name).position for name in (RECORDS_MARK, FILES_MARK))

@@ -1,6 +1,5 @@
 """Upload of a journal to MLflow: every entry is sent once, in order, despite any server outages."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from cluster.config import Tracking
-from cluster.tracking.availability import Availability, availability
-from cluster.tracking.connection import UNANSWERED, answering, connect, first_line, tracking_uri
+from cluster.tracking.availability import Availability, availability, first_line
+from cluster.tracking.connection import UNANSWERED, answering, connect
 from cluster.tracking.file_upload import FileUpload
 from cluster.tracking.journal import ENTRIES, complete_bytes, is_open, record_of
+from cluster.tracking.locations import tracking_uri
 from cluster.tracking.record_upload import RecordUpload
 from cluster.tracking.run_record import RunRecord
 from cluster.tracking.settlement import (
@@ -26,10 +26,6 @@ from cluster.tracking.settlement import (
 )
 from cluster.tracking.shipping_mark import FILES_MARK, RECORDS_MARK, ShippingMark
 from edlm.config import ConfigurationError
-
-INTERVAL_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -63,12 +59,6 @@ class JournalUpload:
         self._sent(self._files.ship)
 
     @property
-    def unsent_bytes(self) -> int:
-        """Bytes of the journal that MLflow does not have, as the marks beside it say."""
-        size = complete_bytes(self.folder)
-        return size and size - min(ShippingMark(self.folder, name).position for name in (RECORDS_MARK, FILES_MARK))
-
-    @property
     def _server(self) -> Availability:
         return availability(tracking_uri(self.tracking, self.root), self.tracking.request_timeout_seconds)
 
@@ -97,39 +87,22 @@ class JournalUpload:
             raise
 
 
-class Shipping(threading.Thread):
-    """Background thread that ships until it is stopped; a server outage delays no other thread."""
-
-    def __init__(self, ship: Callable[[], None], folder: Path, server: Availability) -> None:
-        super().__init__(name=f"shipping-{folder.name}", daemon=True)
-        self._ship, self._folder, self._server = ship, folder, server
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        pause = INTERVAL_SECONDS
-        while not self._stopping.wait(pause):
-            pause = INTERVAL_SECONDS if self._attempt() else min(2 * pause, LONGEST_PAUSE_SECONDS)
-        self._attempt()
-
-    def stop(self) -> None:
-        """End after a last attempt, without waiting for it."""
-        self._stopping.set()
-
-    def _attempt(self) -> bool:
-        try:
-            self._ship()
-        except RunDeleted as error:
-            self._server.say(str(error), "%s; its journal is kept in %s", error, self._folder)
-        except FileNotFoundError as error:
-            self._server.say(str(error), "the journal in %s is gone (%s)", self._folder, first_line(error))
-        except UNANSWERED as error:
-            self._server.failed(error)
-        except Exception as error:  # the journal is kept: training goes on, and a later attempt or `ship` sends it
-            self._server.unexpected(error, "the journal in %s cannot be sent to MLflow; trying again", self._folder)
-        else:
-            self._server.answers = True
-            return True
-        return False
+def attempt(ship: Callable[[], None], folder: Path, server: Availability) -> bool:
+    """Ship what a part of an upload has, and return whether all of it was received; say what went wrong."""
+    try:
+        ship()
+    except RunDeleted as error:
+        server.say(str(error), "%s; its journal is kept in %s", error, folder)
+    except FileNotFoundError as error:
+        server.say(str(error), "the journal in %s is gone (%s)", folder, first_line(error))
+    except UNANSWERED as error:
+        server.failed(error)
+    except Exception as error:  # the journal is kept: training goes on, and a later attempt or `ship` sends it
+        server.unexpected(error, "the journal in %s cannot be sent to MLflow; trying again", folder)
+    else:
+        server.answers = True
+        return True
+    return False
 
 
 def ship(tracking: Tracking, root: str, folder: Path) -> int:

@@ -45,7 +45,7 @@ class _ProcessGroupBackend(Backend):
         address, port = worker_group.execute_single(0, get_address_and_port)
         settings = {"backend": backend_config.backend, "timeout_s": backend_config.timeout_seconds}
         size = len(worker_group)
-        joining = [
+        joining: list[Any] = [
             worker_group.execute_single_async(
                 rank, _join, address, port, world_rank=rank, world_size=size, init_method="env://", **settings
             )
@@ -54,8 +54,9 @@ class _ProcessGroupBackend(Backend):
         ray.get(joining)
 
     def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: BackendConfig) -> None:
+        leaving: list[Any] = worker_group.execute_async(_leave, len(worker_group) > 1)
         try:
-            ray.get(worker_group.execute_async(_leave, len(worker_group) > 1), timeout=LEAVING_SECONDS)
+            ray.get(leaving, timeout=LEAVING_SECONDS)
         except GetTimeoutError:
             print(f"a worker has not left the process group after {LEAVING_SECONDS:g} seconds", flush=True)
 

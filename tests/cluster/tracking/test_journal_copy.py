@@ -10,7 +10,7 @@ from cluster.tracking.journal_copy import JournalCopy, restore
 from cluster.tracking.journal_folder import copy_uri
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import RunTracker
+from cluster.tracking.run_tracker import RunTracker
 from tests.cluster.tracking.histories import steps_of
 
 RUN = RunRecord("pretrain", "edlm", {})

@@ -12,7 +12,8 @@ from cluster.config import Tracking
 from cluster.tracking.leftovers import end_abandoned
 from cluster.tracking.provenance import machine, packages
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import LAST_FAILURE, RunTracker, open_registry, open_tracking
+from cluster.tracking.run_tracker import LAST_FAILURE, RunTracker
+from cluster.tracking.runs import open_registry, open_tracking
 from cluster.tracking.upload import ship
 from cluster.training.outcomes import TrainingStopped
 from edlm.config import ConfigurationError, config

@@ -14,11 +14,12 @@ import requests
 from mlflow import MlflowClient
 
 from cluster.config import Cluster, Tracking, Zero
-from cluster.tracking import availability, upload
+from cluster.tracking import availability, shipping
 from cluster.tracking.journal import ENTRIES, Journal, history
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import Runs, RunTracker, open_tracking
-from cluster.tracking.upload import Shipping, ship
+from cluster.tracking.run_tracker import RunTracker
+from cluster.tracking.runs import Runs, open_tracking
+from cluster.tracking.upload import ship
 from edlm.config import ConfigurationError, config
 from edlm.storage import publish
 from tests.cluster.tracking.histories import in_mlflow, reported, steps_of, wait_for
@@ -39,7 +40,7 @@ def killed(root, tmp_path_factory) -> dict[str, tuple[Tracking, str, RunRecord, 
         made_of[machine] = (tracking, root, record, tmp_path_factory.mktemp("killed") / "first")
     doomed = (
         "import os, pickle, sys, time\n"
-        "from cluster.tracking.runs import RunTracker\n"
+        "from cluster.tracking.run_tracker import RunTracker\n"
         "for made_of in pickle.loads(bytes.fromhex(sys.argv[1])):\n"
         "    tracker = RunTracker(*made_of)\n"
         "    for step in range(30): tracker.log(step, {'loss': float(step)})\n"
@@ -101,7 +102,7 @@ def test_of_a_damaged_journal_all_but_the_damage_is_sent_and_the_damage_is_named
 def test_an_unexpected_error_of_shipping_is_logged_with_its_cause_and_shipping_goes_on(
     runs, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(shipping, "INTERVAL_SECONDS", 0.05)
     record = runs.start("odd")
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
@@ -257,7 +258,7 @@ def test_training_never_waits_for_a_server_and_nothing_is_lost(server, answers, 
     assert "a later command ships them" in caplog.text
 
     for thread in threading.enumerate():  # its last request ends in time, too, and must not be answered below
-        if isinstance(thread, Shipping):
+        if thread.name.startswith("shipping-"):
             thread.join(30)
     server.start() if fault == "killed" else server.signal(signal.SIGCONT)
     assert ship(tracking, str(tmp_path), tmp_path / "journal") == 1

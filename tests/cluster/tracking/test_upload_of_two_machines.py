@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 
 from cluster.tracking import upload
 from cluster.tracking.run_record import RunRecord
-from cluster.tracking.runs import Runs, RunTracker
+from cluster.tracking.run_tracker import RunTracker
+from cluster.tracking.runs import Runs
 from tests.cluster.tracking.histories import steps_of, wait_for
 
 
