@@ -16,7 +16,7 @@ def import_deepspeed() -> ModuleType:
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    with _unavailable("mlflow"):
+    with unavailable("mlflow"):
         import deepspeed
     with _muon_as_it_is_written():
         import deepspeed.runtime.zero.muon.muon_optimizer  # ZeRO imports it, too
@@ -26,7 +26,7 @@ def import_deepspeed() -> ModuleType:
 
 
 @contextmanager
-def _unavailable(module: str) -> Iterator[None]:
+def unavailable(module: str) -> Iterator[None]:
     """Make imports of an optional module fail within, unless it is imported already."""
     if module in sys.modules:
         yield

@@ -40,11 +40,11 @@ class Trainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if not self._autoscaled:
-            settings["scaling_policy"] = _UnaidedScalingPolicy(self.scaling_config)
+            settings["scaling_policy"] = UnaidedScalingPolicy(self.scaling_config)
         return super()._initialize_and_run_controller(**settings)
 
 
-class _UnaidedScalingPolicy(FixedScalingPolicy):
+class UnaidedScalingPolicy(FixedScalingPolicy):
     """Policy that does not start the actor through which Ray Train asks an autoscaler."""
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:

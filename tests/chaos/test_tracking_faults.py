@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.config import Tracking
-from cluster.tracking import availability, upload
+from cluster.tracking import availability, shipping
 from cluster.tracking.leftovers import LeftoverShipping
 from cluster.tracking.runs import Runs, open_tracking
 from cluster.tracking.upload import ship
@@ -37,7 +37,7 @@ def server(tmp_path_factory) -> Iterator[MlflowServer]:
 @pytest.fixture
 def proxy(server, monkeypatch) -> Iterator[FaultyProxy]:
     monkeypatch.setattr(availability, "_known", {})
-    monkeypatch.setattr(upload, "LONGEST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr(shipping, "LONGEST_PAUSE_SECONDS", 2.0)
     with FaultyProxy(server.uri) as proxy:
         yield proxy
 

@@ -17,7 +17,17 @@ from edlm.schedule import LogLinear
 from edlm.training.local_engine import LocalEngine
 from edlm.training.loop import fit
 from edlm.training.objectives import Denoising
-from edlm.training.optimizers import ADAMW, FIRST, MOMENTUM, MUON, SECOND, JointOptimizer, moment_kinds, optimizer_of
+from edlm.training.optimizers import (
+    ADAMW,
+    FIRST,
+    MOMENTUM,
+    MUON,
+    SECOND,
+    AdamW,
+    JointOptimizer,
+    moment_kinds,
+    optimizer_of,
+)
 from edlm.training.resume_compatibility import incompatibility
 from edlm.training.settings import Muon, Training
 from tests.networks import KINDS, autoregressive, base_of, denoiser, stirred
@@ -191,3 +201,22 @@ def test_a_finished_training_is_not_continued_by_another_optimizer():
 def test_muon_is_not_for_adapters():
     with pytest.raises(ConfigurationError, match="muon and lora are set"):
         parse(Training, {"steps": 1, "batch": 1, "muon": {}, "lora": {"rank": 2}})
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_adamw_takes_torchs_steps_to_the_bit_and_its_weights_train_on(fused):
+    draws = torch.Generator().manual_seed(0)
+    values, gradients = torch.randn(7, 5, generator=draws), torch.randn(4, 7, 5, generator=draws)
+    trained = []
+    for kind in (AdamW, torch.optim.AdamW):
+        weight = nn.Parameter(values.clone())
+        optimizer = kind([weight], lr=RATE, weight_decay=DECAY, fused=fused)
+        for gradient in gradients:
+            optimizer.zero_grad()
+            (weight * gradient).sum().backward()
+            optimizer.step()
+        assert weight.requires_grad
+        assert not optimizer.state[weight][FIRST].requires_grad
+        trained.append(weight.detach())
+    assert torch.equal(*trained)
+    assert not torch.equal(trained[0], values)

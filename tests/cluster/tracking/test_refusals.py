@@ -7,7 +7,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from cluster.tracking import upload
+from cluster.tracking import shipping
 from cluster.tracking.journal import FILES, Journal
 from cluster.tracking.upload import ship
 from tests.cluster.tracking.histories import Story, in_mlflow, reported, steps_of, wait_for
@@ -74,7 +74,7 @@ def test_a_file_that_is_gone_is_passed_over(runs, root, tmp_path, caplog):
 
 
 def test_a_file_that_is_not_taken_holds_up_neither_metrics_nor_other_files(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(shipping, "INTERVAL_SECONDS", 0.05)
     real, waiting = MlflowClient.log_artifact, threading.Event()
 
     def slow(self, run_id, path, parent=None):
@@ -101,7 +101,7 @@ def test_a_file_that_is_not_taken_holds_up_neither_metrics_nor_other_files(runs,
 
 
 def test_an_outage_is_said_once_by_all_trackers_of_a_process(runs, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(shipping, "INTERVAL_SECONDS", 0.05)
 
     def full(*_, **__):
         raise MlflowException("(sqlite3.OperationalError) database or disk is full", error_code=1)

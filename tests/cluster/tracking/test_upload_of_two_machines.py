@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from cluster.tracking import upload
+from cluster.tracking import shipping
 from cluster.tracking.run_record import RunRecord
 from cluster.tracking.run_tracker import RunTracker
 from cluster.tracking.runs import Runs
@@ -16,7 +16,7 @@ from tests.cluster.tracking.histories import steps_of, wait_for
 
 def begun(runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunRecord, RunTracker]:
     """A run of which MLflow has the first step, and the tracker of the machine that sent it."""
-    monkeypatch.setattr(upload, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(shipping, "INTERVAL_SECONDS", 0.05)
     record = runs.start("pretrain")
     tracker = runs.tracker(record, folder)
     tracker.log(0, {"loss": 0.0})

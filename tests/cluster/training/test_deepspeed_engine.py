@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from cluster.training.deepspeed_engine import _unavailable
 from edlm.training.local_engine import LocalEngine
 from tests import toy
 from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows
@@ -175,12 +174,3 @@ def test_muon_has_the_values_of_one_process_resumes_bit_equal_and_goes_on_under_
     assert actual["rest"] == actual["full"][2:]
     assert actual["same"]
     assert actual["names"] == sorted(engine.state())
-
-
-def test_a_module_is_unavailable_within_unless_it_is_imported_already():
-    with _unavailable("tabnanny"), pytest.raises(ImportError):
-        import tabnanny
-    import tabnanny
-
-    with _unavailable("tabnanny"):
-        assert sys.modules["tabnanny"] is tabnanny
