@@ -1,5 +1,6 @@
 """Documents: the units of a corpus, with a bound on their length."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Document:
     turns: tuple[tuple[str, str], ...] | None = None
     """Roles and contents of the messages of a conversation, which a chat template writes; None for any other text."""
 
-    @property
+    @functools.cached_property
     def key(self) -> int:
         """Key of the whole text, which its copies share wherever they are cut."""
         return text_key(self.text) if self.whole_key is None else self.whole_key

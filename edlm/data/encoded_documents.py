@@ -37,12 +37,12 @@ class EncodedDocument:
     """Tokens of the prompt of a pair; None if the document is no pair."""
 
     @staticmethod
-    def of(
-        text: str, split: Split, ids: Int[np.ndarray, " n"], part: str | None = None, given: int | None = None
-    ) -> "EncodedDocument":
-        """Return the document `text`, encoded as `ids`."""
+    def of(document: Document, split: Split, ids: Int[np.ndarray, " n"], given: int | None = None) -> "EncodedDocument":
+        """Return the document, encoded as `ids`."""
+        text = document.text
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
-        return EncodedDocument(split, ids, len(text), size, text_key(text), text[:SHOWN], part, given)
+        key = document.key if document.whole_key is None else text_key(text)
+        return EncodedDocument(split, ids, len(text), size, key, text[:SHOWN], document.part, given)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class DocumentEncoder:
                 # Encoded apart, as a request's prompt is: no token holds letters of both.
                 prompt = self.tokenizer.encode(document.text[: document.given])
                 ids, given = np.concatenate([prompt, ids]), len(prompt)
-            encoded.documents.append(EncodedDocument.of(document.text, split, ids, document.part, given))
+            encoded.documents.append(EncodedDocument.of(document, split, ids, given))
         encoded.losses.look(self.tokenizer, [document.text for document, _ in kept])
         return encoded
 

@@ -42,7 +42,7 @@ class Losses:
         for text in texts:
             piece = text[:remaining]
             self.lost.update(tokenizer.lost(piece))
-            self.sample += sum(not letter.isspace() for letter in piece)
+            self.sample += sum(map(len, piece.split()))
             remaining -= len(piece)
             if remaining == 0:
                 return

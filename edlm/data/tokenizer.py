@@ -11,11 +11,13 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
 
+from edlm.data.byte_level_bpe import ByteLevelBPE, byte_level_bpe
 from edlm.data.separator import is_parted, token_in_text
 from edlm.data.stable_prefix import BYTE_PIECE, growth, step_kinds
 from edlm.data.token_bytes import TokenBytes, token_bytes
 
 FILE = "tokenizer.json"
+HALF_A_PAIR = "the text holds half of a surrogate pair, which is no character; remove it"
 
 
 class Tokenizer:
@@ -118,7 +120,10 @@ class Tokenizer:
         """Return the ids of each text as a document of a packed stream, followed by the separator or one space, if any.
 
         Where a space follows, a text without letters has no tokens: that alphabet's text has no two adjacent spaces.
+        Raises ValueError as `encode` does.
         """
+        if self._bulk is not None:
+            return self._in_bulk(self._bulk, texts)
         space = self._rust.token_to_id(" ")
         if self.separator is not None or space is None:
             return self._encode(texts, add_special_tokens=True)
@@ -167,6 +172,8 @@ class Tokenizer:
 
         These are letters and digits represented by no token except white space, and what the unknown token represents.
         """
+        if self._bulk is not None:  # it has every byte
+            return []
         encoding = self._rust.encode(text, add_special_tokens=False)
         kept, unknown = bytearray(len(text)), bytearray(len(text))
         blank = {index: not self._rust.decode([index], skip_special_tokens=False).strip() for index in {*encoding.ids}}
@@ -198,11 +205,21 @@ class Tokenizer:
         piece = self._rust.id_to_token(index)
         return piece is None or BYTE_PIECE.fullmatch(piece) is not None
 
+    @functools.cached_property
+    def _bulk(self) -> ByteLevelBPE | None:
+        return byte_level_bpe(self._rust, self.separator)
+
+    def _in_bulk(self, bulk: ByteLevelBPE, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
+        try:
+            return [bulk.encode(text) for text in texts]
+        except UnicodeEncodeError as error:
+            raise ValueError(HALF_A_PAIR) from error
+
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
         try:
             encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError as error:  # the library's error for a text that UTF-8 cannot encode
-            raise ValueError("the text holds half of a surrogate pair, which is no character; remove it") from error
+            raise ValueError(HALF_A_PAIR) from error
         except Exception as error:  # the library raises no narrower class for a character outside the alphabet
             letters = dict.fromkeys(letter for text in texts for letter in text)
             unknown = next((letter for letter in letters if not self._encodes(letter)), None)

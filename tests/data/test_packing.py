@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from edlm.data.document import Document
 from edlm.data.encoded_documents import EncodedDocument
 from edlm.data.packing import SplitWriter
 from edlm.data.token_file import mapped, paths
@@ -12,7 +13,7 @@ LENGTH, SEPARATOR = 4, 0
 
 
 def document(text, ids, given=None):
-    return EncodedDocument.of(text, "train", np.array(ids), given=given)
+    return EncodedDocument.of(Document(text, "a.txt"), "train", np.array(ids), given=given)
 
 
 def test_documents_follow_one_another_across_rows(tmp_path):

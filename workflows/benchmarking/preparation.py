@@ -1,4 +1,4 @@
-"""The speed of preparation: one process, with one thread or with those of the tokenizers library, and Ray tasks.
+"""The speed of preparation: one process, and Ray tasks.
 
 Each is measured in a process of its own, so that its peak memory is its own.
 """
@@ -27,13 +27,13 @@ from edlm.storage import digest_of, inventory
 from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 MB = 10**6
-ONE, THREADS, TASKS = "one process, one thread", "one process, the library's threads", "{} Ray tasks"
+ONE, TASKS = "one process", "{} Ray tasks"
 METHOD = (
     "The whole preparation is timed: the corpus is read, its documents are shared out among the splits, tokenized and "
     "packed; with tasks also each shard's way to its file and back. Ray is started before. Contestants take turns; "
     "seconds are medians over the rounds (in brackets: minimum to maximum), ratios are within one round. MB "
-    "(10^6 bytes) are of the text in UTF-8, memory is the peak of the process that packs, above what "
-    "it took before. CPU seconds of the tasks are counted; on a busy machine they tell more than seconds."
+    "(10^6 bytes) are of the text in UTF-8, memory is the peak of the process that packs, above what it took before. "
+    "Every process has one thread. CPU seconds of the tasks are counted; on a busy machine they tell more than seconds."
 )
 
 
@@ -70,7 +70,7 @@ def measure_preparation(
     settings: PreparationSpeed, say: Callable[[str], None]
 ) -> tuple[float, Mapping[str, Sequence[PreparationRun]]]:
     """Return the MB of text, and the runs of each contestant by its name, one per round."""
-    contestants = {ONE: (0, 1), THREADS: (0, settings.tasks), TASKS.format(settings.tasks): (settings.tasks, 1)}
+    contestants = {ONE: 0, TASKS.format(settings.tasks): settings.tasks}
     runs: dict[str, list[PreparationRun]] = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory(prefix="edlm-preparation-", dir=settings.storage) as folder:
         path = Path(folder, "corpus.jsonl")
@@ -82,12 +82,12 @@ def measure_preparation(
             shares=Shares(validation=0.01),
         )
         for i in range(settings.rounds):
-            for name, (tasks, threads) in contestants.items():
+            for name, tasks in contestants.items():
                 with (
                     tempfile.TemporaryDirectory(dir=folder) as target,
                     multiprocessing.get_context("spawn").Pool(1) as pool,
                 ):
-                    run = pool.apply(prepare_here, (plain(data), target, tasks, threads))
+                    run = pool.apply(prepare_here, (plain(data), target, tasks))
                 say(f"round {i + 1}: {name}: {run.seconds:.1f} s, {size / run.seconds:.2f} MB/s")
                 runs[name].append(run)
     return size, runs
@@ -131,10 +131,9 @@ def write_corpus(path: Path, settings: PreparationSpeed) -> float:
     raise AssertionError("a cycle does not end")
 
 
-def prepare_here(tree: dict[str, Any], folder: str, tasks: int, threads: int) -> PreparationRun:
-    """Prepare the data in this process, with so many tasks (0: without Ray) and threads of the tokenizers library."""
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # which the library reads as it encodes for the first time
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+def prepare_here(tree: dict[str, Any], folder: str, tasks: int) -> PreparationRun:
+    """Prepare the data in this process, with so many tasks (0: without Ray)."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     data, output = parse(Data, tree), Path(folder, "data")
     if tasks == 0:
         return _timed(data, output, None)

@@ -11,7 +11,7 @@ from edlm.data.splits import Shares
 from edlm.data.tokenizer_kinds import Bytes
 from workflows.benchmarking.preparation import (
     ONE,
-    THREADS,
+    TASKS,
     PreparationRun,
     PreparationSpeed,
     preparation_blocks,
@@ -21,6 +21,7 @@ from workflows.benchmarking.preparation import (
 from workflows.reporting.document import Table
 
 SETTINGS = PreparationSpeed(texts=("a.txt",), tasks=2)
+TWO = TASKS.format(2)
 
 
 def run(seconds: float, digest: str = "same") -> PreparationRun:
@@ -39,25 +40,24 @@ def test_texts_are_repeated_up_to_the_size(tmp_path):
 
 
 def test_ratios_are_of_the_same_round_and_speed_is_per_core():
-    runs = {ONE: [run(40.0), run(60.0)], THREADS: [run(20.0), run(40.0)]}
+    runs = {ONE: [run(40.0), run(60.0)], TWO: [run(20.0), run(40.0)]}
     (table,) = [block for block in preparation_blocks(200.0, runs, SETTINGS) if isinstance(block, Table)]
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert cells[ONE]["MB/s"] == cells[ONE]["MB/s per core"] == "4.00"
-    assert cells[THREADS]["MB/s per core"] == "3.33"
-    assert cells[THREADS]["times as fast"] == "1.75 (1.50 to 2.00)"
+    assert cells[TWO]["MB/s per core"] == "3.33"
+    assert cells[TWO]["times as fast"] == "1.75 (1.50 to 2.00)"
 
 
 def test_files_that_differ_are_no_result():
     with pytest.raises(AssertionError, match="differ"):
-        preparation_blocks(200.0, {ONE: [run(40.0)], THREADS: [run(20.0, "other")]}, SETTINGS)
+        preparation_blocks(200.0, {ONE: [run(40.0)], TWO: [run(20.0, "other")]}, SETTINGS)
 
 
 def test_a_preparation_in_this_process_is_measured(tmp_path, monkeypatch):
-    for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, "1")  # restored after the test
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # restored after the test
     (tmp_path / "a.txt").write_text("".join(f"line {i} of a text\n" for i in range(200)))
     corpus = Files(paths=(str(tmp_path / "a.txt"),), cut="line")
     data = Data(corpus=corpus, tokenizer=Bytes(), length=16, shares=Shares(validation=0.1))
-    first, second = (prepare_here(plain(data), str(tmp_path / name), tasks=0, threads=1) for name in "ab")
+    first, second = (prepare_here(plain(data), str(tmp_path / name), tasks=0) for name in "ab")
     assert first.digest == second.digest
     assert first.seconds > 0
