@@ -145,10 +145,11 @@ class VerifiesDrafts(Protocol):
     """Normalised energy that reads a whole speculative draft in one pass and then returns p_c of any of its tokens.
 
     The result at a position depends only on the draft's tokens before it, so that one pass serves both the verdict on a
-    token and the distribution that its replacement is drawn from.
+    token and the distribution that its replacement is drawn from. Masks may be on the host, for a device that need not
+    be waited for; `new` are the positions of the draft (None: the energy finds them).
     """
 
-    def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor: ...
+    def read(self, x: Tensor, xt: Tensor, context: Tensor, new: Tensor | None = None) -> Tensor: ...
 
     def log_p_of(self, features: Tensor, where: Tensor, x: Tensor) -> Tensor: ...
 

@@ -152,7 +152,7 @@ class Conditional(Residual):
     def log_p(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
         return self.world.log_conditional(x, xt[:, None])
 
-    def read(self, x: Tensor, xt: Tensor, context: Tensor) -> Tensor:
+    def read(self, x: Tensor, xt: Tensor, context: Tensor, new: Tensor | None = None) -> Tensor:
         """log q of every token at every position, given x_t and the new tokens before the place: [b, l, v]."""
         positions = torch.arange(self.world.length)
         by_position = [self.world.next_token(torch.where(positions < at, x, xt), at) for at in positions.tolist()]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edlm.config import NonNegative, Positive, config
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import fetched
 from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import new_positions
 from edlm.interfaces import AbstractEnergy
@@ -68,10 +69,15 @@ class ConditionalEnergy(AbstractEnergy):
         return result
 
     def read(
-        self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Float[Tensor, "b l h"]
+        self,
+        x: Int[Tensor, "b l"],
+        xt: Int[Tensor, "b l"],
+        context: Float[Tensor, "b l h"],
+        new: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l h"]:
         """Compute the features of new positions, each corrected for the new tokens of x before it: ONE head pass."""
-        new, filled = new_positions(x[:, None], xt, self.mask)
+        found, filled = new_positions(x[:, None], xt, self.mask)
+        new = found if new is None else new
         corrected = torch.zeros_like(context)
         for gathered in gather_positions(new, None, self.training, context.device):
             rows, columns = gathered.indices
@@ -97,8 +103,13 @@ class ConditionalEnergy(AbstractEnergy):
         context: Float[Tensor, "b l h"],
         u: Float64[Tensor, "b l"],
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere."""
-        x, log_p = xt.clone(), torch.zeros(xt.shape, device=xt.device)
+        """Draw x_U ~ p_c(. | x_t) exactly, in reading order, with log p_c of each token; x_t and 0 elsewhere.
+
+        U is `where`, which is fetched unless it is on the host.
+        """
+        (where,) = fetched([where])
+        counts, nowhere = where.sum(dim=1), len(xt)
+        x, log_p = F.pad(xt, (0, 0, 0, 1)), torch.zeros(nowhere + 1, xt.shape[1], device=xt.device)
         for gathered in gather_positions(where, None, self.training, context.device):
             # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
             gathered = gathered.padded(ROWS_MULTIPLE)
@@ -107,8 +118,9 @@ class ConditionalEnergy(AbstractEnergy):
             features = context[rows[:, None], positions]
             inputs = self.features(features) + self._known_right(positions, xt[rows])
             last = torch.full_like(rows, self.mask + 1)
+            size, into = positions.shape[1], torch.where(gathered.valid, rows[:, None], nowhere)
             # In sharded training every worker must make the same calls, so padding positions are computed there too.
-            for i in range(positions.shape[1] if self.training else int(gathered.valid.sum(dim=1).max())):
+            for i in range(size if self.training else int(counts[counts <= size].max())):
                 position = positions[:, i : i + 1]
                 z = inputs[:, i : i + 1] + self.last(last)[:, None] + self._settled_left(position, x[rows])
                 rotary = self.layers.rotary(position)
@@ -116,11 +128,10 @@ class ConditionalEnergy(AbstractEnergy):
                     z = layer.extend(z, rotary, cache)
                 corrected = features[:, i] + self.correction(self.norm(z))[:, 0]
                 tokens, token_log_p = self._denoiser[0].readout.draw(corrected, u[rows[:, None], position])
-                last, valid = tokens[:, 0], gathered.valid[:, i]
-                new = rows[valid], position[valid, 0]
-                x[new], log_p[new] = last[valid], token_log_p[valid, 0]
+                last, new = tokens[:, 0], (into[:, i], position[:, 0])
+                x[new], log_p[new] = last, token_log_p[:, 0]
                 yield
-        return x, log_p
+        return x[:nowhere], log_p[:nowhere]
 
     def _of_tokens(
         self, gathered: GatheredPositions, x: Int[Tensor, "b k l"], xt: Int[Tensor, "b l"], context: Tensor

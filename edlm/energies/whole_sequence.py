@@ -127,7 +127,9 @@ class CarryOverEnergy(AbstractEnergy):
         """
         return self.model.fill(xt, where, u)
 
-    def read(self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor) -> Tensor:
+    def read(
+        self, x: Int[Tensor, "b l"], xt: Int[Tensor, "b l"], context: Tensor, new: Bool[Tensor, "b l"] | None = None
+    ) -> Tensor:
         """Compute the autoregressive model's features of a speculative draft, for `log_p_of` and `distribution`."""
         return self.model.read(x)
 

@@ -10,13 +10,18 @@ from torch import Tensor
 
 from edlm.config import ConfigurationError, NonNegative, config
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import sent
 from edlm.huggingface.architecture import built, recorded
 from edlm.huggingface.comparison import rebuilt, require_close
 from edlm.huggingface.output_embedding import output_of, save_weights_once, take_output
 from edlm.huggingface.remote_code import failures_named
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.huggingface.vocabulary import Vocabulary, id_of, require_same
-from edlm.models.autoregressive import AbstractAutoregressiveConfig, AbstractAutoregressiveModel
+from edlm.models.autoregressive import (
+    AbstractAutoregressiveConfig,
+    AbstractAutoregressiveModel,
+    up_to_last_selected,
+)
 
 AUTO_CLASS = "AutoModelForCausalLM"
 CACHED = 16  # positions at which a pass with a KV cache is compared with one without
@@ -40,13 +45,13 @@ class HuggingFaceAutoregressiveModel(AbstractAutoregressiveModel):
         self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
         x, log_p, cache = x.clone(), torch.zeros(x.shape, device=x.device), None
-        selected = where.any(dim=0).tolist()
-        end = len(selected) - selected[::-1].index(True) if any(selected) else 0
+        selected = up_to_last_selected(where)
+        (where,) = sent([where], x.device)
         token = torch.full_like(x[:, 0], self.bos)
-        for position in range(end):
+        for position, is_selected in enumerate(selected):
             output = self.model(input_ids=self._readable(token)[:, None], cache=cache, use_cache=True)
             cache = output.cache
-            if selected[position]:
+            if is_selected:
                 drawn, drawn_log_p = self.readout.draw(output.logits[:, 0], u[:, position, None])
                 x[:, position] = torch.where(where[:, position], drawn[:, 0], x[:, position])
                 log_p[:, position] = torch.where(where[:, position], drawn_log_p[:, 0], 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.device_copies import selected_indices
+from edlm.device_copies import fetched, selected_indices, sent
 from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
 from edlm.models.row_invariance import ROWS_MULTIPLE
@@ -42,7 +42,8 @@ class AbstractAutoregressiveModel(nn.Module):
         """Draw the selected positions of x in order, each from p(. | tokens to its left); pause after each position.
 
         Returns x and the log-probabilities of the drawn tokens, 0 elsewhere. The pass uses a KV cache and reads the
-        other positions as given: each one left of the last selected position must be a token.
+        other positions as given: each one left of the last selected position must be a token. `where` is fetched
+        unless it is on the host.
         """
 
     def log_p(self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None) -> Float[Tensor, "b l"]:
@@ -73,12 +74,21 @@ class AbstractAutoregressiveModel(nn.Module):
 
     def distribution(self, features: Float[Tensor, "b l h"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "n v"]:
         """Return log p of every token at the selected positions, in (b, l) order; float32."""
-        return self.readout.distribution(features[where])
+        return self.readout.distribution(features[selected_indices(where, features.device)])
 
     def draw(self, seeds: Int[Tensor, " b"], length: int) -> Int[Tensor, "b l"]:
         """Draw texts of `length` tokens; each row depends on its own seed alone."""
-        where = torch.ones(len(seeds), length, dtype=torch.bool, device=seeds.device)
-        return run_to_end(self.fill(where.long(), where, uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))))[0]
+        u = uniforms(seeds, 0, 0, Purpose.CANDIDATE, (length,))
+        blank = torch.zeros(u.shape, dtype=torch.long, device=u.device)
+        return run_to_end(self.fill(blank, torch.ones(u.shape, dtype=torch.bool), u))[0]
+
+
+def up_to_last_selected(where: Bool[Tensor, "b l"]) -> list[bool]:
+    """Return of each position up to the last selected one whether a row selects it."""
+    selected = fetched([where])[0].any(dim=0).tolist()
+    while selected and not selected[-1]:
+        selected.pop()
+    return selected
 
 
 class AbstractAutoregressiveConfig(ABC):
@@ -116,16 +126,15 @@ class AutoregressiveModel(AbstractAutoregressiveModel):
     def fill(
         self, x: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], u: Float64[Tensor, "b l"]
     ) -> Cooperative[tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]]:
-        rows = len(x)
+        rows, selected = len(x), up_to_last_selected(where)
+        (where,) = sent([where], x.device)
         # Whole multiples of rows: with fewer, BLAS would make a row's last bits depend on the number of rows.
         x, where, u = (F.pad(values, (0, 0, 0, -rows % ROWS_MULTIPLE)) for values in (x, where, u))
-        selected = where.any(dim=0).tolist()
-        end = len(selected) - selected[::-1].index(True) if any(selected) else 0
-        caches, log_p = self.transformer.start(len(x), end), torch.zeros(x.shape, device=x.device)
+        caches, log_p = self.transformer.start(len(x), len(selected)), torch.zeros(x.shape, device=x.device)
         token = torch.full_like(x[:, 0], self.bos)
-        for position in range(end):
+        for position, is_selected in enumerate(selected):
             features = self.transformer.extend(self.embedding(token)[:, None], position, caches)[:, 0]
-            if selected[position]:
+            if is_selected:
                 token, token_log_p = self.readout.draw(features, u[:, position, None])
                 x[:, position] = torch.where(where[:, position], token[:, 0], x[:, position])
                 log_p[:, position] = torch.where(where[:, position], token_log_p[:, 0], 0.0)

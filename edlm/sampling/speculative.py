@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import fetched, selected_indices, sent
 from edlm.interfaces import AnyDenoiser, VerifiesDrafts
 from edlm.models.readout import chunks
 
@@ -45,46 +46,51 @@ def verify_draft(
 ) -> Cooperative[Verified]:
     """Draw x_U ~ p_c(. | x_t) from a draft of p_theta at `where` and its log-probabilities; pauses after every pass.
 
-    A row in which p_c of the draft is NaN is abandoned and marked as broken.
+    A row in which p_c of the draft is NaN is abandoned and marked as broken. What is open is known on the host, which
+    waits for a device twice in a pass: for the rejected tokens, and for the settled ones.
     """
-    x, settled = draft.clone(), ~where
-    passes, accepted = torch.zeros(2, len(x), dtype=torch.long, device=x.device)
-    broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    positions = torch.arange(x.shape[1], device=x.device)
-    while len(rows := torch.nonzero((~settled).any(dim=1))[:, 0]):
+    device, (where,) = xt.device, fetched([where])
+    x, open_ = draft.clone(), where.clone()
+    passes, accepted = torch.zeros(2, len(x), dtype=torch.long)
+    broken = torch.zeros(len(x), dtype=torch.bool, device=device)
+    positions = torch.arange(x.shape[1], device=device)
+    while len(rows := torch.nonzero(open_.any(dim=1))[:, 0]):
         passes[rows] += 1
-        features, open_ = energy.read(x[rows], xt[rows], context[rows]), ~settled[rows]
-        log_c = energy.log_p_of(features, open_, draft[rows]).double()
-        broken[rows] |= log_c.isnan().any(dim=1)
-        kept = u_keep[rows].log() < log_c - log_p[rows].double()
-        rejected = open_ & ~kept & ~broken[rows, None]
-        updated = torch.where(open_ & ~rejected, draft[rows], x[rows])
-        for chunk in chunks(rejected, denoiser.vocabulary):
+        at, opened = sent([rows, open_[rows]], device)
+        features = energy.read(x[at], xt[at], context[at], where[rows])
+        log_c = energy.log_p_of(features, open_[rows], draft[at]).double()
+        broken[at] |= log_c.isnan().any(dim=1)
+        kept = u_keep[at].log() < log_c - log_p[at].double()
+        rejected = opened & ~kept & ~broken[at, None]
+        updated = torch.where(opened & ~rejected, draft[at], x[at])
+        for chunk in chunks(fetched([rejected])[0], denoiser.vocabulary):
             # Keep no reference to a chunk's tensors, or two chunks are alive at once.
-            updated[chunk] = _residual(
+            drawn = selected_indices(chunk, device)
+            updated[drawn] = _residual(
                 energy.distribution(features, chunk).to(torch.float64, copy=True).exp_(),
-                denoiser.log_p(context[rows], chunk).to(torch.float64, copy=True).exp_(),
-                u_redraw[rows][chunk],
+                denoiser.log_p(context[at], chunk).to(torch.float64, copy=True).exp_(),
+                u_redraw[at][drawn],
             )
-        changed = updated != x[rows]
+        changed = updated != x[at]
         first = torch.where(changed.any(dim=1), changed.byte().argmax(dim=1), x.shape[1])  # from the left
-        newly_settled = open_ & ((positions <= first[:, None]) | broken[rows, None])
-        x[rows] = updated
+        newly_settled = opened & ((positions <= first[:, None]) | broken[at, None])
+        x[at] = updated
+        newly_settled, kept = fetched([newly_settled, kept])
         accepted[rows] += (newly_settled & kept).sum(dim=1)
-        settled[rows] |= newly_settled
+        open_[rows] &= ~newly_settled
         yield
-    return Verified(x, passes, accepted, broken)
+    return Verified(x, *sent([passes, accepted], device), broken)
 
 
 def _residual(
     p_c: Float64[Tensor, "n v"], p_theta: Float64[Tensor, "n v"], u: Float64[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """Draw a token from max(0, p_c - p_theta), normalised; p_theta is overwritten.
+    """Draw a token from max(0, p_c - p_theta), normalised; both are overwritten.
 
     If the distributions agree up to rounding, a token is rejected with a probability of the size of the rounding error
     and the residual is zero; the token is then drawn from p_c, which is the same up to rounding.
     """
     residual = p_theta.neg_().add_(p_c).clamp_(min=0)  # in place: these are among the largest tensors of generation
-    empty = ~(residual.sum(dim=-1) > 0)
-    residual[empty] = p_c[empty]
+    empty = ~(residual.sum(dim=-1, keepdim=True) > 0)
+    residual.masked_fill_(empty, 0.0).add_(p_c.mul_(empty))
     return equations.draw_by_weight(residual, u[:, None])[:, 0]

@@ -84,7 +84,7 @@ def exact_step(state: StepState, context: Tensor, model: Model) -> Cooperative[S
     """
     energy = _normalised(model)
     u = state.uniforms(Purpose.CANDIDATE, 1, state.length)[:, 0]
-    x, log_p = yield from energy.draw(state.xt, _in_order(state, model), context, u)
+    x, log_p = yield from energy.draw(state.xt, _in_order(state.on_host, model), context, u)
     return state.advanced(x, energy.block, energy_calls=1, broken=_nan(context) | _nan(log_p))
 
 
@@ -93,7 +93,7 @@ def speculative_step(state: StepState, context: Tensor, model: Model) -> Coopera
 
     Raise ValueError unless the energy is normalised and can verify a draft.
     """
-    energy, drawn = _normalised(model), _in_order(state, model)
+    energy, drawn = _normalised(model), _in_order(state.on_host, model)
     if not isinstance(energy, VerifiesDrafts):
         raise ValueError(f"speculative sampling verifies a draft, and {type(energy).__name__} cannot")
     u, u_keep, u_redraw = (

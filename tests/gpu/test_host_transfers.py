@@ -8,14 +8,17 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.configuration import AbstractEnergyConfig
 from edlm.energies.step import StepEnergyConfig
+from edlm.energies.whole_sequence import CarryOverEnergyConfig
 from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.sequence import RunningSequence
 from edlm.interfaces import Model
+from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import Sampler
@@ -30,23 +33,25 @@ from tests.networks import stirred
 from workflows.benchmarking.pretended_device import NAME, HostTransfers, pretended
 
 LENGTH, ROWS, VOCABULARY, STEPS = 64, 4, 27, 8
-ENERGIES = {
+ENERGIES: dict[str, AbstractEnergyConfig | None] = {
     "plain": None,
     "step": StepEnergyConfig(block=8, width=32, heads=2),
     "conditional": ConditionalEnergyConfig(width=32, layers=1, heads=2),
+    "coar": CarryOverEnergyConfig(),
 }
 # Of a step beyond the denoiser's own pass: dispatches, with those of the energy's network, and waits. One wait is for
 # the positions that are masked, one for the number of distinct candidates.
 MOST = {"plain": (60, 1), "step": (250, 2), "conditional": (215, 2)}
 
 
-def step_of(case: str, counts: HostTransfers) -> tuple[int, int]:
-    """Dispatches beyond the denoiser's own, and waits, of the first step whose rows are partly filled."""
+def step_of(case: str, counts: HostTransfers, **way: int | bool) -> tuple[int, int, StepResult]:
+    """Dispatches beyond the denoiser's own, waits, and result of the first step whose rows are partly filled."""
     torch.manual_seed(0)
     denoiser = Denoiser(TransformerConfig(width=32, layers=3, heads=2), VOCABULARY).eval()
     kind = ENERGIES[case]
-    energy = None if kind is None else stirred(kind.build(denoiser), seed=3).eval().to(NAME)
-    model, sampler = Model(denoiser.to(NAME), energy, LogLinear()), Sampler(steps=STEPS, candidates=8 if kind else 1)
+    energy = None if kind is None else stirred(build(kind, denoiser), seed=3).eval().to(NAME)
+    sampler = Sampler(steps=STEPS, **({"candidates": 8 if kind else 1} | way))  # pyright: ignore[reportArgumentType]
+    model = Model(denoiser.to(NAME), energy, LogLinear())
     xt, seeds = torch.full((ROWS, LENGTH), VOCABULARY, device=NAME), torch.arange(ROWS)
 
     def result(xt: Tensor, i: int) -> StepResult:
@@ -59,16 +64,45 @@ def step_of(case: str, counts: HostTransfers) -> tuple[int, int]:
         denoiser.read(xt, torch.full((ROWS,), 1.0, dtype=torch.float64).to(NAME))
         own = counts.dispatches - 1
     counts.clear()
-    result(xt, STEPS - 1)
-    return counts.dispatches - own, counts.waits
+    done = result(xt, STEPS - 1)
+    return counts.dispatches - own, counts.waits, done
 
 
-@pytest.mark.parametrize("case", ENERGIES)
+def build(kind: AbstractEnergyConfig, denoiser: Denoiser) -> nn.Module:
+    network = TransformerConfig(width=32, layers=2, heads=2)
+    return kind.build(denoiser, stirred(AutoregressiveModel(network, VOCABULARY), seed=4).eval().to(NAME))
+
+
+@pytest.mark.parametrize("case", MOST)
 def test_a_step_dispatches_and_waits_no_more_than_this(case):
     with pretended() as counts:
-        dispatches, waits = step_of(case, counts)
+        dispatches, waits, _ = step_of(case, counts)
     assert dispatches <= MOST[case][0]
     assert waits <= MOST[case][1]
+
+
+@pytest.mark.parametrize("case", ["conditional", "coar"])
+def test_a_step_that_draws_token_by_token_waits_only_for_its_positions(case):
+    with pretended() as counts:
+        _, waits, _ = step_of(case, counts, candidates=0)
+        assert waits <= 1
+
+
+@pytest.mark.parametrize("case", ["conditional", "coar"])
+def test_a_step_that_verifies_a_draft_waits_twice_in_a_pass(case):
+    with pretended() as counts:
+        _, waits, done = step_of(case, counts, candidates=0, speculative=True)
+        assert waits <= 1 + 2 * int(done.energy_calls.max())
+
+
+def test_a_text_of_the_autoregressive_model_waits_for_nothing():
+    with pretended() as counts:
+        torch.manual_seed(0)
+        model = AutoregressiveModel(TransformerConfig(width=32, layers=2, heads=2), VOCABULARY).eval().to(NAME)
+        seeds = torch.arange(3).to(NAME)
+        counts.clear()
+        model.draw(seeds, LENGTH)
+        assert counts.waits == 0
 
 
 @pytest.mark.parametrize(("way", "waits"), [({"candidates": 1}, 1), ({"candidates": 3, "energy": "step"}, 2)])

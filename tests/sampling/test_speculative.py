@@ -180,7 +180,7 @@ class Torn(Marginals):
     def draw(self, xt, where, context, u):
         raise AssertionError("nothing is drawn token by token")
 
-    def read(self, x, xt, context):  # type: ignore[override]
+    def read(self, x, xt, context, new=None):  # type: ignore[override]
         return torch.where((x[:, :1] == 2)[..., None], torch.nan, context)
 
     def log_p_of(self, features, where, x):
@@ -211,9 +211,9 @@ class TornInThePass:
         self.energy, self.torn, self.passes = energy, torn, 0
         self.whole_sequence = energy.whole_sequence
 
-    def read(self, x, xt, context):
+    def read(self, x, xt, context, new=None):
         self.passes += 1
-        features = self.energy.read(x, xt, context)
+        features = self.energy.read(x, xt, context, new)
         return torch.full_like(features, torch.nan) if self.passes == self.torn else features
 
     def log_p_of(self, features, where, x):
