@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edlm import equations
 from edlm.config import ConfigurationError, config
 from edlm.cooperative_work import Cooperative
+from edlm.device_copies import sent
 from edlm.energies.configuration import AbstractEnergyConfig, required
 from edlm.interfaces import AbstractEnergy
 from edlm.models.autoregressive import AbstractAutoregressiveModel
@@ -106,6 +107,7 @@ class CarryOverEnergy(AbstractEnergy):
     """
 
     whole_sequence = True
+    takes_positions = True
     normalised = True
     additive = True
 
@@ -113,10 +115,12 @@ class CarryOverEnergy(AbstractEnergy):
         super().__init__()
         self.model, self.mask = model, mask
 
-    def forward(self, x, xt, t, log_p, context):
-        masked = (xt == self.mask)[:, None].expand_as(x).flatten(0, 1)
-        by_position = self.model.log_p(x.flatten(0, 1), masked)
-        return log_p - equations.carry_over_log_p(by_position, masked).unflatten(0, x.shape[:2])[..., None]
+    def forward(self, x, xt, t, log_p, context, new=None):
+        masked = xt == self.mask if new is None else new
+        where = masked[:, None].expand_as(x).flatten(0, 1)
+        by_position = self.model.log_p(x.flatten(0, 1), where)
+        (where,) = sent([where], x.device)
+        return log_p - equations.carry_over_log_p(by_position, where).unflatten(0, x.shape[:2])[..., None]
 
     def draw(
         self, xt: Int[Tensor, "b l"], where: Bool[Tensor, "b l"], context: Tensor, u: Float64[Tensor, "b l"]

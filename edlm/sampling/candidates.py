@@ -6,7 +6,7 @@ from torch import Tensor
 
 from edlm import equations
 from edlm.cooperative_work import Cooperative, run_to_end
-from edlm.device_copies import selected_indices, sent
+from edlm.device_copies import selected_indices
 from edlm.interfaces import AnyDenoiser, AnyEnergy, Proposal, proposal_of, score
 from edlm.models.readout import chunks
 
@@ -24,7 +24,7 @@ def draw_candidates(
     `where` is on the host.
     """
     if (proposal := proposal_of(energy)) is not None:
-        return propose_from(proposal, context, xt, sent([where], xt.device)[0], u)
+        return propose_from(proposal, context, xt, where, u)
     x, by_position = propose(denoiser, context, xt, where, u)
     return x, equations.sum_by_group(by_position, energy.block)
 

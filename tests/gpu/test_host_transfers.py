@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.configuration import AbstractEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
-from edlm.energies.whole_sequence import CarryOverEnergyConfig
+from edlm.energies.whole_sequence import AutoregressiveEnergyConfig, CarryOverEnergyConfig
 from edlm.inference.batch_executor import BatchExecutor
 from edlm.inference.sequence import RunningSequence
 from edlm.interfaces import Model
@@ -37,11 +38,13 @@ ENERGIES: dict[str, AbstractEnergyConfig | None] = {
     "plain": None,
     "step": StepEnergyConfig(block=8, width=32, heads=2),
     "conditional": ConditionalEnergyConfig(width=32, layers=1, heads=2),
+    "ar": AutoregressiveEnergyConfig(),
     "coar": CarryOverEnergyConfig(),
+    "residual": ResidualEnergyConfig(width=32, heads=2),
 }
 # Of a step beyond the denoiser's own pass: dispatches, with those of the energy's network, and waits. One wait is for
 # the positions that are masked, one for the number of distinct candidates.
-MOST = {"plain": (60, 1), "step": (250, 2), "conditional": (215, 2)}
+MOST = {"plain": (60, 1), "step": (250, 2), "conditional": (215, 2), "ar": (250, 2), "coar": (250, 2)}
 
 
 def step_of(case: str, counts: HostTransfers, **way: int | bool) -> tuple[int, int, StepResult]:
@@ -69,6 +72,10 @@ def step_of(case: str, counts: HostTransfers, **way: int | bool) -> tuple[int, i
 
 
 def build(kind: AbstractEnergyConfig, denoiser: Denoiser) -> nn.Module:
+    if isinstance(kind, ResidualEnergyConfig):
+        return kind.build(
+            denoiser, stirred(ConditionalEnergyConfig(width=32, layers=1, heads=2).build(denoiser), seed=4)
+        )
     network = TransformerConfig(width=32, layers=2, heads=2)
     return kind.build(denoiser, stirred(AutoregressiveModel(network, VOCABULARY), seed=4).eval().to(NAME))
 
@@ -79,6 +86,12 @@ def test_a_step_dispatches_and_waits_no_more_than_this(case):
         dispatches, waits, _ = step_of(case, counts)
     assert dispatches <= MOST[case][0]
     assert waits <= MOST[case][1]
+
+
+def test_candidates_of_a_proposal_are_not_waited_for():
+    with pretended() as counts:
+        _, waits, _ = step_of("residual", counts)
+        assert waits <= 2
 
 
 @pytest.mark.parametrize("case", ["conditional", "coar"])
