@@ -4,6 +4,7 @@
 which the workers wait, needs nothing of it.
 """
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
 
 LEAVING_SECONDS = 30.0
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,7 +60,7 @@ class _ProcessGroupBackend(Backend):
         try:
             ray.get(leaving, timeout=LEAVING_SECONDS)
         except GetTimeoutError:
-            print(f"a worker has not left the process group after {LEAVING_SECONDS:g} seconds", flush=True)
+            log.warning("a worker has not left the process group after %g seconds", LEAVING_SECONDS)
 
 
 def _join(address: str, port: int, **settings: Any) -> None:

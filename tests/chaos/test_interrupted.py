@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from cluster.tracking.journal import history
 from tests.workflows.commands import command, run
 
 pytestmark = pytest.mark.chaos
+
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +67,28 @@ def _curve(home: Path, output: str) -> dict[int, float]:
     return history(home / "smallest" / "work" / Path(folder[1]).name / "journal")["loss_nats_per_token"]
 
 
-def wait_for_orphans_of(home: Path) -> None:
+def wait_for_orphans_of(home: Path, but: Sequence[str] = ()) -> None:
     """Ray ends its workers when their driver is gone; until then they still write.
 
-    Its agents, which write nothing, try for a minute to say so to the GCS, which is gone as well.
+    Its agents (`AGENTS`), which write nothing, try for a minute to say so to the GCS, which is gone as well. Those
+    named in `but` are not waited for.
     """
     deadline = time.monotonic() + 120
-    while environments := [path for path in Path("/proc").glob("[0-9]*/environ") if _mentions(path, str(home))]:
+    while environments := [
+        path
+        for path in Path("/proc").glob("[0-9]*/environ")
+        if _mentions(path, str(home)) and not _is_one_of(path.parent, but)
+    ]:
         if time.monotonic() > deadline:
             pytest.fail("still running:\n" + "\n".join(_described(path.parent) for path in environments))
         time.sleep(0.5)
+
+
+def _is_one_of(process: Path, names: Sequence[str]) -> bool:
+    with contextlib.suppress(OSError):
+        command = (process / "cmdline").read_text()
+        return any(name in command for name in names)
+    return False
 
 
 def _described(process: Path) -> str:
