@@ -79,7 +79,8 @@ def verify_draft(
         accepted[rows] += (newly_settled & kept).sum(dim=1)
         open_[rows] &= ~newly_settled
         yield
-    return Verified(x, *sent([passes, accepted], device), broken)
+    passes, accepted = sent([passes, accepted], device)
+    return Verified(x, passes, accepted, broken)
 
 
 def _residual(
