@@ -30,18 +30,18 @@ class Shipping:
         self._server = availability(tracking_uri(tracking, root), tracking.request_timeout_seconds)
         self._stopping, self._lock = threading.Event(), threading.Lock()
         self._upload: JournalUpload | None = None
-        self.threads = [
+        self._threads = [
             threading.Thread(target=self._run, args=(ship,), name=f"shipping-{folder.name}", daemon=True)
             for ship in (lambda: self._journal().ship_records(), lambda: self._journal().ship_files())
         ]
-        for thread in self.threads:
+        for thread in self._threads:
             thread.start()
 
     def stop(self, patience_seconds: float) -> None:
         """Ship a last time, and wait for that at most so long."""
         self._stopping.set()
         deadline = time.monotonic() + patience_seconds
-        for thread in self.threads:
+        for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, ship: Callable[[], None]) -> None:
