@@ -1,4 +1,4 @@
-"""Byte-level BPE in bulk: the ids that the `tokenizers` library gives, by `tiktoken`, in a fifth of its time or less.
+"""Byte-level BPE in bulk: the ids that the `tokenizers` library gives, by `tiktoken`, in a fraction of its time.
 
 Both split a text into words by the expression of GPT-2 (Radford et al. 2019) and merge the bytes of each word, the pair
 of lowest rank first. The library looks for pairs in the list of merges; tiktoken takes any two neighbours that form a
