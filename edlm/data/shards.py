@@ -22,11 +22,10 @@ from edlm.data.tokenizer import Tokenizer
 from edlm.storage import join, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
 
-FORMAT = "1"  # of a shard's file; another one has other names
+FORMAT = "2"  # of a shard's file; another one has other names
 CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE seconds of one core, so that a kill loses little
 DIGEST_BYTES = 32
 COLUMNS = {
-    "ids": pyarrow.large_list(pyarrow.int32()),
     "split": pyarrow.string(),
     "characters": pyarrow.int64(),
     "bytes": pyarrow.int64(),
@@ -35,8 +34,7 @@ COLUMNS = {
     "part": pyarrow.string(),
     "given": pyarrow.int64(),
 }
-"""Fields of `EncodedDocument`."""
-SMALL_COLUMNS = list(COLUMNS)[1:]
+"""Fields of `EncodedDocument`, except its ids."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -138,10 +136,13 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
     """Write encoded documents as an Arrow file, behind its SHA-256."""
     documents = batch.documents
     ids = np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in documents)])
+    if ids.max(initial=0) <= np.iinfo(np.uint16).max:  # half the bytes to hash, write and read
+        ids = ids.astype(np.uint16)
+    ids_type = pyarrow.large_list(pyarrow.from_numpy_dtype(ids.dtype))
     offsets = np.cumsum([0, *(len(document.ids) for document in documents)])
     columns = {
         "ids": pyarrow.LargeListArray.from_arrays(offsets, ids),
-        **{name: [getattr(document, name) for document in documents] for name in SMALL_COLUMNS},
+        **{name: [getattr(document, name) for document in documents] for name in COLUMNS},
     }
     facts = {
         "dropped": batch.dropped,
@@ -149,7 +150,7 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
         "lost": batch.losses.lost,
         "sample": batch.losses.sample,
     }
-    schema = pyarrow.schema(COLUMNS, metadata={"facts": json.dumps(facts)})
+    schema = pyarrow.schema({"ids": ids_type, **COLUMNS}, metadata={"facts": json.dumps(facts)})
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_file(sink, schema) as file:
         file.write(pyarrow.record_batch(columns, schema=schema))
@@ -171,7 +172,7 @@ def read_shard(uri: str) -> EncodedBatch | None:
     ids, offsets = rows.column("ids").values.to_numpy(), rows.column("ids").offsets.to_numpy()
     documents = [
         EncodedDocument(ids=ids[start:end], **row)
-        for start, end, row in zip(offsets, offsets[1:], rows.select(SMALL_COLUMNS).to_pylist(), strict=False)
+        for start, end, row in zip(offsets, offsets[1:], rows.select(list(COLUMNS)).to_pylist(), strict=False)
     ]
     losses = Losses(Counter(facts["lost"]), facts["sample"])
     return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)

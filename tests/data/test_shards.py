@@ -5,6 +5,7 @@ import pickle
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from edlm.config import ConfigurationError
 from edlm.data import shards, text_batches
 from edlm.data.corpus import Files, Markov, Mixture
+from edlm.data.encoded_documents import EncodedBatch, EncodedDocument
 from edlm.data.mixture import Part
 from edlm.data.pairs import Prompts
 from edlm.data.preparation import Data, prepare
-from edlm.data.shards import Shards
+from edlm.data.shards import Shards, read_shard, write_shard
 from edlm.data.splits import Shares
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, Symbols
 from tests.chats import write_chat_tokenizer
@@ -163,6 +165,16 @@ def test_a_damaged_shard_is_made_again(prepared, tmp_path, damage):
     prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=500))
     assert content(tmp_path / "data") == expected
     assert damaged.read_bytes() == before
+
+
+@pytest.mark.parametrize("largest", [None, 0, 2**16 - 1, 2**16, 2**31 - 1])
+def test_a_shard_keeps_ids_of_any_vocabulary(tmp_path, largest):
+    ids = [] if largest is None else [largest, 0]
+    document = EncodedDocument("train", np.array(ids, dtype=np.int32), characters=3, bytes=3, key=5, beginning="one")
+    write_shard(str(tmp_path / "a.shard"), EncodedBatch([document, document]))
+    batch = read_shard(str(tmp_path / "a.shard"))
+    assert batch is not None
+    assert [document.ids.tolist() for document in batch.documents] == [ids, ids]
 
 
 def test_a_shard_of_other_texts_splits_or_tokenizer_is_not_taken(tmp_path):
