@@ -20,6 +20,7 @@ from edlm.data.token_bytes import byte_letters
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PROBE = "It's 1,024 naïve words:\n\n  猫 \u0085\t🙂"
+LONGEST = 500_000  # characters of a document; tiktoken gives up in a run of a million white-space characters
 SPLITTING = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
 
@@ -49,7 +50,9 @@ def byte_level_bpe(rust: tokenizers.Tokenizer, separator: int | None) -> ByteLev
     """
     definition = json.loads(rust.to_str())
     model = definition["model"]
-    plain = not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    # `ignore_merges` takes whole words as tokens that their bytes may not merge to.
+    options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    plain = not any(model.get(name) for name in options)
     added = definition["added_tokens"]
     if (
         model["type"] != "BPE"

@@ -11,7 +11,7 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import models
 
-from edlm.data.byte_level_bpe import ByteLevelBPE, byte_level_bpe
+from edlm.data.byte_level_bpe import LONGEST, ByteLevelBPE, byte_level_bpe
 from edlm.data.separator import is_parted, token_in_text
 from edlm.data.stable_prefix import BYTE_PIECE, growth, step_kinds
 from edlm.data.token_bytes import TokenBytes, token_bytes
@@ -211,7 +211,10 @@ class Tokenizer:
 
     def _in_bulk(self, bulk: ByteLevelBPE, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
         try:
-            return [bulk.encode(text) for text in texts]
+            return [
+                bulk.encode(text) if len(text) <= LONGEST else self._encode([text], add_special_tokens=True)[0]
+                for text in texts
+            ]
         except UnicodeEncodeError as error:
             raise ValueError(HALF_A_PAIR) from error
 

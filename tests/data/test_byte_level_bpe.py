@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from edlm.data.byte_level_bpe import byte_level_bpe
+from edlm.data.byte_level_bpe import LONGEST, byte_level_bpe
 from edlm.data.token_bytes import byte_letters
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import BPE, HuggingFaceTokenizer, separated
@@ -90,6 +90,12 @@ def test_a_long_word_has_the_ids_of_the_library(text):
     assert in_bulk(text) == by_library(learnt, text)
 
 
+@pytest.mark.parametrize("blanks", [LONGEST - 2, LONGEST, 1_100_000])
+def test_a_document_of_white_space_as_long_as_they_come_has_the_ids_of_the_library(blanks):
+    text = f"a{' ' * blanks}b"
+    assert learnt.encode_documents(["cat", text])[1].tolist() == by_library(learnt, text)
+
+
 def test_a_text_that_spells_the_separator_does_not_end_there():
     ids = learnt.encode_documents(["a <|endoftext|> b"])[0].tolist()
     assert ids.count(learnt.separator) == 1
@@ -117,6 +123,7 @@ OTHERS = {
     "no words": changed(pre_tokenizer=lambda part: part | {"use_regex": False}),
     "no splitting": changed(pre_tokenizer=None),
     "dropout": changed(model=lambda part: part | {"dropout": 0.5}),
+    "whole words": changed(model=lambda part: part | {"ignore_merges": True}),
     "a word that no merge forms": changed(model=lambda part: part | {"vocab": part["vocab"] | {"xyzzy": 999}}),
     "token in texts": changed(
         added_tokens=lambda part: [*part, part[0] | {"id": 999, "content": "q", "special": False}]
