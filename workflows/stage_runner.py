@@ -23,6 +23,7 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.redaction import redacted
 from edlm.storage import committed, join, publish, write_text
+from workflows.abandoned_stages import OUTPUT, end_abandoned_stages, end_held, end_if_abandoned
 from workflows.experiment import Experiment
 from workflows.scratch import scratch
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
@@ -56,6 +57,7 @@ class RunningSession(Session):
         output = self.output_of(determined.folder)
         reused = committed(output) is not None
         if reused:
+            end_if_abandoned(self, self.runs, determined.folder)
             say(name, f"reused, nothing it depends on has changed: {output}")
         else:
             say(name, "started")
@@ -103,8 +105,9 @@ class RunningSession(Session):
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
         with leased(workspace) as lease, scratch(name) as base:
-            if committed(output) is not None:
-                return  # another command, which had the lease, has finished the stage
+            if committed(output) is not None:  # by another command, which had the lease
+                end_held(self, self.runs, determined.folder)
+                return
             run = self._record(determined, workspace)
             folder, journal = base / "output", self.journal_of(determined.folder)
             folder.mkdir()
@@ -124,7 +127,7 @@ class RunningSession(Session):
             lease.require()
             publish(folder, output, facts={"stage": name, **(facts or {})})
             with _closing(tracker()) as run_tracker:
-                run_tracker.tags({"edlm.output": output})
+                run_tracker.tags({OUTPUT: output})
             tracker().finish("FINISHED")
 
     def _record(self, determined: StageInputs, workspace: str) -> RunRecord:
@@ -165,12 +168,12 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSe
         if isinstance(network, HuggingFaceSource):
             network.allow_code()  # before a private Ray starts, whose processes inherit it
     runs = open_tracking(experiment.tracking, root)
-    with _shipping_leftovers(runs, experiment, root) as journals, connect(experiment.cluster):
+    session = RunningSession(experiment, root, runs)
+    with _shipping_leftovers(session) as journals, connect(experiment.cluster):
         if pipeline is None:
-            yield RunningSession(experiment, root, runs)
+            yield session
             return
-        parent = runs.start(pipeline)
-        session = RunningSession(experiment, root, runs, parent)
+        parent = session.parent = runs.start(pipeline)
         tracker = runs.tracker(parent, journals / PIPELINES / parent.key)
         tracker.begin()
         tracker.settings(experiment)
@@ -185,14 +188,15 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSe
 
 
 @contextmanager
-def _shipping_leftovers(runs: Runs, experiment: Experiment, root: str) -> Iterator[Path]:
+def _shipping_leftovers(session: RunningSession) -> Iterator[Path]:
     """Send MLflow in the background what it missed, as far as this machine kept it, and yield the journals' folder.
 
-    The runs of pipelines that were killed are ended.
+    The runs of pipelines and stages that were killed are ended.
     """
-    journals = journals_folder(join(root, experiment.name))
+    journals = journals_folder(session.outputs)
     end_abandoned(journals / PIPELINES)
-    leftovers = LeftoverShipping(experiment.tracking, runs.root, journals)
+    end_abandoned_stages(session, session.runs)
+    leftovers = LeftoverShipping(session.runs.tracking, session.runs.root, journals)
     leftovers.start()
     try:
         yield journals

@@ -2,13 +2,16 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from cluster.config import Tracking
 from cluster.tracking.availability import availability
-from cluster.tracking.journal import ENTRIES, Journal, is_open, read, record_of
+from cluster.tracking.journal import ENTRIES, TAIL_BYTES, Journal, complete_bytes, is_open, lines, record_of
 from cluster.tracking.locations import tracking_uri
+from cluster.tracking.parameters import parameters
+from cluster.tracking.run_record import RunRecord, Status
 from cluster.tracking.upload import ship
 from edlm.config import ConfigurationError
 
@@ -54,8 +57,28 @@ def end_abandoned(folder: Path) -> None:
         record = record_of(path.parent)
         if record is None or is_open(path.parent):
             continue
-        states = [entry["value"] for entry in read(path.parent) if entry["kind"] == "status"]
-        if not states or states[-1] == "RUNNING":
-            journal = Journal(path.parent, record)
-            journal.append("status", value="KILLED")
-            journal.close()
+        if last_status(path.parent) in (None, "RUNNING"):
+            end(path.parent, record, "KILLED")
+
+
+def end(folder: Path, record: RunRecord, status: Status, tags: Mapping[str, str] | None = None) -> None:
+    """Record in the journal in `folder`, which no process writes, how its run ended; MLflow learns of it later."""
+    journal = Journal(folder, record)
+    if tags:
+        journal.append("tags", values=parameters(tags))
+    journal.append("status", value=status)
+    journal.close()
+
+
+def last_status(folder: Path) -> str | None:
+    """Return the last status in the journal in `folder`; None if there is none, or no journal."""
+    size = complete_bytes(folder)
+    for start in (max(0, size - TAIL_BYTES), 0):  # it is near the end, as a rule
+        statuses = [
+            entry["value"]
+            for entry, _ in (lines(folder, start, containing=b'"kind": "status"') if size else ())
+            if entry and entry["kind"] == "status"
+        ]
+        if statuses:
+            return statuses[-1]
+    return None

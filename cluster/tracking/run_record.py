@@ -4,7 +4,10 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from cluster.config import Tracking
 from cluster.tracking.availability import availability
 from cluster.tracking.connection import answered, answering, connect
 from cluster.tracking.journal import history
+from cluster.tracking.leftovers import last_status
 from cluster.tracking.locations import database_file, tracking_uri
 from cluster.tracking.parameters import parameters
 from cluster.tracking.registry import Registry
@@ -72,6 +73,13 @@ class Runs:
             return facts
         run = self._found(record)
         return None if run is None else facts_in_mlflow(run)
+
+    def status(self, record: RunRecord, folder: Path) -> str | None:
+        """Return the last status in the journal in `folder`, else the one in MLflow; None if neither has one."""
+        if (status := last_status(folder)) is not None:
+            return status
+        run = self._found(record)
+        return None if run is None else run.info.status
 
     def history(self, record: RunRecord, folder: Path) -> dict[str, dict[int, float]]:
         """Return the values of every metric by step, from the journal in `folder`, else from MLflow.

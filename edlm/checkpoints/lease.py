@@ -27,6 +27,7 @@ from edlm.storage import StorageError, join, read_text, write_text
 
 RENEWAL = 10.0  # seconds between a holder's renewals
 EXPIRY = 60.0  # seconds without a renewal after which a lease can be taken over
+STALE = 10 * EXPIRY  # after which `seems_held` says no, by the store's clock and this machine's, which may differ
 POLL = 1.0
 FOLDER = "lease"
 log = logging.getLogger(__name__)
@@ -107,6 +108,21 @@ def leased(workspace: str) -> Iterator[Lease]:
         done.set()
         thread.join(RENEWAL)
         _release(lease)
+
+
+def seems_held(workspace: str) -> bool:
+    """Return, without waiting, whether a process may have the workspace: then `leased` waits, or is refused."""
+    newest = _newest(workspace)
+    if newest is None:
+        return False
+    number, holder = newest
+    if holder.machine == _this_process().machine:
+        return _began(holder.pid) == holder.began
+    system, path = file_system(_uri(workspace, number))
+    try:
+        return (datetime.now(UTC) - system.modified(path)).total_seconds() < STALE
+    except FileNotFoundError:
+        return False  # released just now
 
 
 def _take(workspace: str) -> tuple[Lease, LeaseHolder]:

@@ -71,6 +71,21 @@ def test_of_another_machine_silence_until_the_expiry_is_death_and_a_renewal_is_l
         leases._wait_until_expired(workspace, 7, holder)
 
 
+def test_whether_a_workspace_is_held_is_known_without_waiting(workspace, monkeypatch):
+    assert not leases.seems_held(workspace)
+    with leased(workspace):
+        assert leases.seems_held(workspace)
+    assert not leases.seems_held(workspace)
+    leave(workspace, began="1")
+    assert not leases.seems_held(workspace), "its process has ended"
+    leave(workspace, machine="another")
+    started = time.monotonic()
+    assert leases.seems_held(workspace)
+    monkeypatch.setattr(leases, "STALE", 0.0)
+    assert not leases.seems_held(workspace), "it was not renewed for long"
+    assert time.monotonic() - started < leases.EXPIRY
+
+
 def test_one_that_is_held_is_renewed(workspace):
     with leased(workspace) as lease:
         deadline = time.monotonic() + 30

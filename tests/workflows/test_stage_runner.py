@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.config import Tracking
-from cluster.tracking.journal import Journal, history
+from cluster.tracking.journal import Journal, history, read
 from cluster.tracking.journal_folder import journals_folder
 from cluster.tracking.leftovers import LeftoverShipping
 from cluster.tracking.runs import open_tracking
@@ -19,11 +22,11 @@ from edlm.config import load, parse, plain
 from edlm.file_systems import file_system
 from edlm.huggingface.remote_code import CONSENT, code_digest
 from edlm.storage import join
-from tests.paths import SMALLEST
+from tests.paths import PROJECT, SMALLEST
 from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
 from workflows.stage import RUN_FILE, StageContext
-from workflows.stage_runner import RunningSession, open_session
+from workflows.stage_runner import RunningSession, _shipping_leftovers, open_session
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -148,3 +151,57 @@ def test_a_command_that_lost_its_lease_publishes_nothing(tmp_path):
     with pytest.raises(LeaseLost, match="its lease is gone"):
         session.run_stage("prepare", {}, {}, ("workflows.prepare",), loses_its_lease)
     assert session.finished("prepare") == {}
+
+
+@pytest.fixture
+def killed(tmp_path, request) -> RunningSession:
+    """A session like one whose process was killed in the middle of a stage, when `request.param` says."""
+    root = tmp_path / "home"
+    copy_database(root)
+    script = [sys.executable, "-m", "tests.workflows.killed_session", str(root), request.param]
+    assert subprocess.run(script, cwd=PROJECT, check=False).returncode == -signal.SIGKILL
+    runs = open_tracking(Tracking(experiment="killed"), str(root))
+    return RunningSession(load(Experiment, SMALLEST), str(root), runs)
+
+
+def ends(session: RunningSession) -> list[tuple[str, str | None]]:
+    """Status and output of every run, as MLflow has them once all is sent."""
+    leftovers = LeftoverShipping(session.runs.tracking, session.root, journals_folder(session.outputs))
+    leftovers.start()
+    leftovers.stop()
+    (experiment,) = session.runs.client.search_experiments(filter_string="name = 'killed'")
+    runs = session.runs.client.search_runs([experiment.experiment_id])
+    return sorted((run.info.status, run.data.tags.get("edlm.output")) for run in runs)
+
+
+@pytest.mark.parametrize("killed", ["published"], indirect=True)
+def test_a_run_whose_command_was_killed_at_the_hand_over_is_finished_by_the_next_that_reuses_its_output(killed, capsys):
+    assert ends(killed) == [("RUNNING", None)]
+    output = killed.run_stage("prepare", {"seed": 1}, {}, ("workflows.prepare",), fails)
+    assert "reused" in capsys.readouterr().out
+    assert ends(killed) == [("FINISHED", output)]
+
+
+@pytest.mark.parametrize("killed", ["published"], indirect=True)
+def test_so_it_is_where_the_journal_went_down_with_its_machine(killed):
+    ends(killed)
+    (journal,) = Path(killed.outputs).glob("work/*/journal")
+    shutil.rmtree(journal)
+    output = killed.run_stage("prepare", {"seed": 1}, {}, ("workflows.prepare",), fails)
+    assert ends(killed) == [("FINISHED", output)]
+
+
+@pytest.mark.parametrize(("killed", "end"), [("published", "FINISHED"), ("working", "KILLED")], indirect=["killed"])
+def test_a_run_of_a_stage_that_no_command_needs_any_more_is_ended_as_what_became_of_it(killed, end):
+    """As its settings have changed; one that a process works on is left alone."""
+
+    def meanwhile(_: StageContext) -> None:
+        with _shipping_leftovers(killed):
+            pass
+
+    other = killed.run_stage("prepare", {"seed": 2}, {}, ("workflows.prepare",), meanwhile)
+    (status, output), *rest = sorted(ends(killed), key=lambda found: found[1] == other)
+    assert (status, output is not None) == (end, end == "FINISHED")
+    assert rest == [("FINISHED", other)]
+    (second,) = (path for path in journals_folder(killed.outputs).glob("*/journal") if path.parent.name in other)
+    assert [entry["value"] for entry in read(second) if entry["kind"] == "status"] == ["RUNNING", "FINISHED"]
