@@ -2,8 +2,11 @@
 
 import logging
 import re
+import sys
+import threading
 import traceback
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 HIDDEN = "***"
@@ -81,11 +84,29 @@ def names_secret(key: str) -> bool:
 
 
 def redact_logs() -> None:
-    """Redact every record that this process logs from now on, tracebacks included: for a process's entry point."""
+    """Redact every record that this process logs from now on, and the error that ends it or a thread of it.
+
+    Tracebacks are included. For a process's entry point.
+    """
+    sys.excepthook = _print_error
+    if threading.excepthook is threading.__excepthook__:  # another one, as a test runner's, prints nothing by itself
+        threading.excepthook = _print_error_of_thread
     factory = logging.getLogRecordFactory()
     if isinstance(factory, _RedactingFactory):
         return
     logging.setLogRecordFactory(_RedactingFactory(factory))
+
+
+def _print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what Python prints, without secrets."""
+    print(redacted_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
+
+
+def _print_error_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_type is SystemExit or ended.exc_value is None:
+        return
+    print(f"Exception in thread {ended.thread.name if ended.thread else None}:", file=sys.stderr)
+    _print_error(ended.exc_type, ended.exc_value, ended.exc_traceback)
 
 
 class _RedactingFactory:

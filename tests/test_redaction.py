@@ -1,6 +1,8 @@
 """No secret is told: in a configuration, a URI, a message or a log record, whatever is around it."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -85,3 +87,31 @@ def test_no_log_record_tells_a_secret(caplog):
     assert f"https://{HIDDEN}@host" in caplog.text
     assert f"https://host?token={HIDDEN}" in caplog.text
     assert caplog.records[2].args == ("plain", 3)
+
+
+def test_an_error_that_ends_a_process_or_a_thread_of_it_is_printed_without_secrets():
+    script = """
+import threading
+from edlm.redaction import redact_logs
+
+redact_logs()
+
+def fail(kind):
+    raise kind("s3://me:Zq7abcdef@bucket/x: https://host/x?X-Amz-Signature=Zq7abcdef&region=eu")
+
+thread = threading.Thread(target=fail, args=(OSError,), name="shipping")
+thread.start()
+thread.join()
+try:
+    fail(OSError)
+except OSError as error:
+    raise RuntimeError("password=Zq7abcdef") from error
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Zq7abcdef" not in ended.stdout + ended.stderr
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "Exception in thread shipping:"
+    assert lines.count(f"OSError: s3://{HIDDEN}@bucket/x: https://host/x?X-Amz-Signature={HIDDEN}&region=eu") == 2
+    assert lines[-1] == f"RuntimeError: password={HIDDEN}"
+    assert ", in fail\n" in ended.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import edlm
 from edlm.checkpoints.model_folder import digest
 from edlm.config import Positive, config, from_flags
+from edlm.redaction import redact_logs, redacted_text
 from workflows.exporting.model_card import measured_bounds, model_card
 from workflows.exporting.repository import README, parts, whole, write_repository
 from workflows.stage import say
@@ -50,6 +51,7 @@ def export(model: str | os.PathLike[str], folder: Path, settings: Export) -> Non
 
 
 def main(arguments: Sequence[str]) -> None:
+    redact_logs()
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
         asked = list(arguments) in (["-h"], ["--help"])
         print(__doc__, file=sys.stdout if asked else sys.stderr)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         export(model, folder, settings)
     except ValueError as error:
-        print(f"error: nothing was exported: {error}", file=sys.stderr)
+        print(redacted_text(f"error: nothing was exported: {error}"), file=sys.stderr)
         raise SystemExit(1) from None
     say("export", f"{model} is in {folder}; {folder / README} has a line of Python and a curl line to try it")
 

@@ -26,6 +26,7 @@ from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.published.checkpoint import Checkpoint, open_checkpoint
 from edlm.published.layout import Sizes, heads_of, our_weights, sizes_of
 from edlm.published.mdlm import MDLMDenoiserConfig
+from edlm.redaction import redact_logs, redacted_text
 from edlm.schedule import LogLinear
 from edlm.storage import committed, local_copy, publish
 
@@ -167,10 +168,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--prefix", help="which of several networks, such as backbone.")
     given = vars(parser.parse_args(arguments))
     source, target = given.pop("source"), given.pop("target")
+    redact_logs()
     try:
         print(import_published(source, target, Choices(**given)))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(redacted_text(f"error: {error}"), file=sys.stderr)
         raise SystemExit(1) from None
 
 

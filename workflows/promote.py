@@ -14,6 +14,7 @@ from cluster.config import Cluster
 from cluster.runtime.ray_connection import connect, named_address
 from cluster.serving.promotion import KEY, NotPromoted, Promotion
 from edlm.config import ConfigurationError, Positive, PositiveFloat, config, from_flags
+from edlm.redaction import redact_logs, redacted_text
 from workflows.stage import say
 
 CANARY = {"prompt": "", "max_tokens": 16, "seed": 1}
@@ -51,6 +52,7 @@ def promote(settings: Promote) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    redact_logs()
     settings = from_flags(Promote, arguments, __doc__ or "")
     try:
         promote(settings)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         print("error: not promoted: interrupted; the previous version stays deployed, or is restored", file=sys.stderr)
         raise SystemExit(130) from None
     except (NotPromoted, ValueError, ConnectionError) as error:
-        print(f"error: not promoted: {error}", file=sys.stderr, flush=True)
+        print(redacted_text(f"error: not promoted: {error}"), file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 

@@ -25,7 +25,7 @@ from cluster.http.warmup import warmed
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
 from edlm.inference.request import Limits
-from edlm.redaction import redact_logs
+from edlm.redaction import redact_logs, redacted_text
 from edlm.storage import committed
 
 HOST = "127.0.0.1"
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         return
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(redacted_text(f"error: {error}")) from None
 
 
 def _serve(folder: Path, port: int, keys: Path | None) -> None:

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.runtime.placement import on_this_machine
+from edlm.redaction import redacted_text
 
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 5.0  # for the mailbox, when the command ends
@@ -77,7 +78,7 @@ def relaying() -> Iterator[None]:
 
 
 def _print(mailbox) -> None:
-    """Print the lines in the mailbox; none if it does not answer."""
+    """Print the lines in the mailbox, without secrets; none if it does not answer."""
     try:
         lines = ray.get(mailbox.take.remote(), timeout=ANSWER_SECONDS)
     except (
@@ -86,4 +87,4 @@ def _print(mailbox) -> None:
         log.debug("progress lines are lost: %s", error)
         return
     for line in lines:
-        print(line, flush=True)
+        print(redacted_text(line), flush=True)

@@ -21,6 +21,7 @@ from ray.train import ControllerError, WorkerGroupError
 from cluster.runtime.graceful_stop import StopRequest, stop_request
 from cluster.training.monitor import Monitor
 from cluster.training.outcomes import TrainingFailed, TrainingStopped, WorkerReport
+from edlm.redaction import redacted_text
 
 POLL_SECONDS = 0.5
 GROWTH_SECONDS = 15.0  # for which there must be room for more workers: a start costs as much
@@ -195,7 +196,7 @@ def _raise_final(reports: Sequence[WorkerReport]) -> None:
 def _last(name: str, failures: int, reason: str, reports: Sequence[WorkerReport]) -> Exception:
     for report in reports:
         if report.detail:
-            print(f"\nrank {report.rank}:\n{report.detail}", file=sys.stderr, flush=True)
+            print(redacted_text(f"\nrank {report.rank}:\n{report.detail}"), file=sys.stderr, flush=True)
     return TrainingFailed(_failed(name, failures, reason))
 
 

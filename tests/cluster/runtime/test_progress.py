@@ -31,3 +31,12 @@ def test_a_command_goes_on_where_lines_cannot_be_fetched(monkeypatch, capsys):
     monkeypatch.setattr(ray, "get", too_late)
     progress._print(SimpleNamespace(take=SimpleNamespace(remote=lambda: None)))
     assert capsys.readouterr().out == ""
+
+
+def test_lines_are_printed_without_secrets(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "get", lambda lines, **_: lines)
+    lines = ["[pretrain] rank 1 ended with OSError: https://host/x?sig=Zq7abcdef", "[pretrain] tokens 7"]
+    progress._print(SimpleNamespace(take=SimpleNamespace(remote=lambda: lines)))
+    assert (
+        capsys.readouterr().out == "[pretrain] rank 1 ended with OSError: https://host/x?sig=***\n[pretrain] tokens 7\n"
+    )

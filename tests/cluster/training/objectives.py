@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from tests import toy
 
@@ -13,12 +13,19 @@ def toy_objective(fault: tuple[str, int, int, str] | None) -> toy.Toy:
     made = None
     if fault is not None:
         kind, step, index, mark = fault
-        marked = {"kill": toy.Kill, "hang": toy.Hang}
+        marked = {"kill": toy.Kill, "hang": toy.Hang, "leak": Leak}
         made = marked[kind](step, index, mark) if kind in marked else toy.Fault(step, index)
     objective = toy.Toy(fault=made)
     objective.trained[0] = nn.Embedding(27, 7)
     objective.trained[4] = nn.Linear(13, 27)
     return objective
+
+
+class Leak(toy.Kill):
+    """The worker ends with an error that holds a signed URL and a password, each time."""
+
+    def wrong(self, loss: Tensor) -> Tensor:
+        raise OSError(f"https://host/x?X-Amz-Signature={self.mark}, s3://me:{self.mark}@bucket, password={self.mark}")
 
 
 class FileTracker:

@@ -5,6 +5,7 @@ import re
 import signal
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from ray.exceptions import RayActorError
@@ -108,6 +109,15 @@ def test_restarts_are_bounded_and_the_error_names_the_last_cause(capsys):
         supervised()
     assert "rank 0:\nTraceback ..." in capsys.readouterr().err
     assert waited == [0], "the Ray of one command gets no more machines"
+
+
+@pytest.mark.usefixtures("boards")
+def test_a_workers_traceback_is_printed_without_its_secrets(capsys):
+    detail = "Traceback ...\nOSError: https://host/x?sig=Zq7abcdef for s3://me:Zq7abcdef@bucket"
+    supervised, _, _ = run([raising(DIED, replace(PEER, detail=detail))], limit=0)
+    with pytest.raises(TrainingFailed):
+        supervised()
+    assert "OSError: https://host/x?sig=*** for s3://***@bucket\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [NonFiniteLoss(5, 1, "the loss"), ConfigurationError("no such tensor")])

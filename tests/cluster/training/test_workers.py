@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +164,19 @@ def test_a_rank_that_hangs_outside_a_collective_is_named_with_its_line_and_train
     assert "restart 1 of at most 2, from the last checkpoint" in output
     assert curve(tmp_path) == curve(reference)
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.chaos
+def test_secrets_in_a_workers_error_reach_neither_output_of_the_command(data, tmp_path):
+    script = [sys.executable, "-m", "tests.cluster.training.leaking_training", data, str(tmp_path), "Zq7abcdef"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    ended = subprocess.run(script, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Zq7abcdef" not in ended.stdout + ended.stderr
+    reason = "ended with OSError: https://host/x?X-Amz-Signature=***, s3://***@bucket, password=***"
+    assert re.search(rf"rank 0 \(.*\) {re.escape(reason)}; restart 1 of at most 1", ended.stdout)
+    assert "Traceback (most recent call last)" in ended.stderr
+    assert re.search(rf"^error: toy failed 2 times, .* {re.escape(reason)};", ended.stderr, re.MULTILINE)
 
 
 @pytest.mark.chaos
