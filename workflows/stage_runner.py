@@ -22,10 +22,10 @@ from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.redaction import redacted
+from edlm.scratch import scratch
 from edlm.storage import committed, join, publish, write_text
 from workflows.abandoned_stages import OUTPUT, end_abandoned_stages, end_held, end_if_abandoned
 from workflows.experiment import Experiment
-from workflows.scratch import scratch
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import StageInputs, stage_inputs
 from workflows.storage_check import require_storage
@@ -104,7 +104,7 @@ class RunningSession(Session):
 
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
-        with leased(workspace) as lease, scratch(name) as base:
+        with leased(workspace) as lease, scratch(f"{name}-") as base:
             if committed(output) is not None:  # by another command, which had the lease
                 end_held(self, self.runs, determined.folder)
                 return

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from ray.exceptions import AuthenticationError, RpcError
 from cluster.config import Cluster
 from cluster.runtime.progress import relaying
 from edlm.config import ConfigurationError
+from edlm.scratch import scratch
 
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
@@ -57,19 +56,20 @@ def connect(cluster: Cluster) -> Iterator[None]:
 def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[Path]:
     """Start a Ray for this process alone and yield its folder; stop it and delete the folder on exit.
 
+    The folders of processes that were killed are deleted first.
+
     The folder is closed to other users of the machine, and Ray listens on the loopback address only, except for two
     kinds of ports whose address cannot be set: one gRPC port per Serve replica, which requires the token, and, while
     workers train, the port of torch.distributed's TCPStore, which requires no authentication.
     """
     # A short path: the names of Ray's sockets are limited to 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="edlm-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
-    _make_token()
-    try:
-        _start(folder, cpus, object_store_bytes)
-        yield folder
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch("", prefix="edlm-ray-", parent="/tmp" if os.path.isdir("/tmp") else None) as folder:
+        _make_token()
+        try:
+            _start(folder, cpus, object_store_bytes)
+            yield folder
+        finally:
+            ray.shutdown()
 
 
 def _start(folder: Path, cpus: int, object_store_bytes: int) -> None:

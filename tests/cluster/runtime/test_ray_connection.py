@@ -1,8 +1,11 @@
 """Which Ray cluster a command joins, and what it says where there is none."""
 
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ from cluster.config import Cluster
 from cluster.runtime import ray_connection
 from cluster.runtime.ray_connection import connect, named_address, private_ray
 from edlm.config import ConfigurationError
+from tests.chaos.test_interrupted import wait_for_orphans_of
 
 
 @pytest.fixture
@@ -104,3 +108,34 @@ def test_another_error_of_rays_start_is_raised_as_it_is(monkeypatch):
     monkeypatch.setattr(ray_connection.ray, "init", init)
     with pytest.raises(ValueError, match="another"), private_ray(1):
         pass
+
+
+OPEN = """
+import sys
+from cluster.runtime import ray_connection
+if sys.argv[1] == "without Ray":
+    ray_connection.ray.init = lambda _temp_dir, **_: ray_connection.Path(_temp_dir, "logs").mkdir(parents=True)
+with ray_connection.private_ray(1) as folder:
+    print(folder, flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("how", ["without Ray", pytest.param("with Ray", marks=pytest.mark.chaos)])
+def test_the_folder_of_a_command_that_was_killed_is_gone_once_another_has_run(tmp_path, how):
+    environment = {**os.environ, "EDLM_HOME": str(tmp_path)}  # by which its orphans are found
+    command = [sys.executable, "-c", OPEN, how]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    folders = []
+    for number in (signal.SIGKILL, None):
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+            assert process.stdout is not None
+            folders.append(Path(process.stdout.readline().strip()))
+            assert (folders[-1] / "r0").is_dir()
+            if number is not None:
+                os.kill(process.pid, number)
+            process.communicate("\n")
+        wait_for_orphans_of(tmp_path)
+        if number is not None:
+            assert (folders[-1] / "r0").is_dir()
+    assert [folder for folder in folders if folder.exists()] == []

@@ -2,29 +2,35 @@
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-PREFIX = "edlm-stage-"
 HELD = ".held"  # locked by the process that works in the folder; the kernel releases it however that process ends
+ATTEMPTS, PAUSE_SECONDS = 5, 0.2  # to remove what another process still writes to; a later sweep has as many
+log = logging.getLogger(__name__)
 
 
 @contextmanager
-def scratch(name: str) -> Iterator[Path]:
+def scratch(name: str, prefix: str = "edlm-stage-", parent: str | None = None) -> Iterator[Path]:
     """Sweep up the folders of dead processes, then yield a new temporary folder that is removed at the end.
+
+    It is below `parent`, else in the folder for temporary files; those whose names begin with `prefix` are swept up.
+    What cannot be removed, as another process still writes to it, is left to a later sweep.
 
     A process may be killed at any instruction and leaves nothing that the next sweep passes over: the lock file is the
     first thing in the folder and the last to go. So a sweep may take a folder whose lock is about to be held; then
     another one is made.
     """
-    _sweep()
+    _sweep(Path(parent or tempfile.gettempdir()), prefix)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{name}-"))
+        folder = Path(tempfile.mkdtemp(prefix=prefix + name, dir=parent))
         held = _hold(folder)
         if held is not None:
             break
@@ -32,7 +38,7 @@ def scratch(name: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            _remove(folder)  # while it is still locked, so that no sweep interferes
+            _try_to_remove(folder)  # while it is still locked, so that no sweep interferes
 
 
 def _hold(folder: Path) -> TextIO | None:
@@ -48,8 +54,8 @@ def _hold(folder: Path) -> TextIO | None:
     return None
 
 
-def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+def _sweep(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
         try:
             if folder.lstat().st_uid != os.getuid():
                 continue
@@ -63,7 +69,18 @@ def _sweep() -> None:
             except BlockingIOError:
                 continue  # its process is alive
             if (folder / HELD).exists():
-                _remove(folder)
+                _try_to_remove(folder)
+
+
+def _try_to_remove(folder: Path) -> None:
+    for _ in range(ATTEMPTS):
+        try:
+            _remove(folder)
+        except OSError as error:
+            log.info("%s cannot be removed: %s", folder, error)
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
 
 
 def _remove(folder: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from workflows.scratch import scratch
+from edlm.scratch import scratch
 
 WORK = """
-from workflows.scratch import scratch
-with scratch("prepare") as folder:
+from edlm.scratch import scratch
+with scratch("prepare-") as folder:
     (folder / "output").mkdir()
     (folder / "output" / "train.bin").write_text("half")
     print(folder, flush=True)
@@ -45,7 +45,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_works_in_st
     assert (dead / "output" / "train.bin").exists()
     (temporary / "edlm-stage-of-another").mkdir()
     (temporary / "edlm-stage-of-another" / "file").write_text("of no scratch folder")
-    with scratch("prepare") as folder:
+    with scratch("prepare-") as folder:
         assert set(temporary.iterdir()) == {living, folder, temporary / "edlm-stage-of-another"}
         assert (living / "output" / "train.bin").read_text() == "half"
     process.communicate("\n")
@@ -59,7 +59,7 @@ def test_a_folder_of_a_process_that_was_killed_at_either_end_of_its_work_is_remo
     folder.mkdir()
     for file in files:
         (folder / file).write_text("")
-    with scratch("prepare") as mine:
+    with scratch("prepare-") as mine:
         assert list(temporary.iterdir()) == [mine]
 
 
@@ -70,7 +70,7 @@ def test_the_lock_goes_last_so_that_a_sweep_finds_what_a_killed_removal_left(tem
     def killed(_path):
         raise KilledCleanup
 
-    work = scratch("prepare")
+    work = scratch("prepare-")
     folder = work.__enter__()
     (folder / "output").mkdir()
     monkeypatch.setattr(shutil, "rmtree", killed)
@@ -79,7 +79,7 @@ def test_the_lock_goes_last_so_that_a_sweep_finds_what_a_killed_removal_left(tem
     monkeypatch.undo()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert (folder / ".held").exists()
-    with scratch("prepare") as mine:
+    with scratch("prepare-") as mine:
         assert list(temporary.iterdir()) == [mine]
 
 
@@ -97,7 +97,7 @@ def test_a_folder_that_a_sweep_takes_before_it_is_locked_is_made_again(temporary
         return result
 
     monkeypatch.setattr(module, name, swept)
-    with scratch("prepare") as folder:
+    with scratch("prepare-") as folder:
         assert folder.is_dir()
         assert taken
         assert folder not in taken
@@ -105,8 +105,21 @@ def test_a_folder_that_a_sweep_takes_before_it_is_locked_is_made_again(temporary
     assert list(temporary.iterdir()) == []
 
 
+def test_what_a_process_still_writes_to_is_left_to_a_later_sweep(temporary, monkeypatch):
+    folder = temporary / "edlm-stage-prepare-killed"
+    (folder / "log").mkdir(parents=True)
+    (folder / ".held").touch()
+    monkeypatch.setattr(shutil, "rmtree", lambda path: Path(path).rmdir() if not (path / "new").touch() else None)
+    with scratch("prepare-"):
+        assert (folder / ".held").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with scratch("prepare-") as mine:
+        assert list(temporary.iterdir()) == [mine]
+
+
 def failing():
-    with scratch("prepare") as folder:
+    with scratch("prepare-") as folder:
         (folder / "half").write_text("half")
         raise RuntimeError("no space")
 
