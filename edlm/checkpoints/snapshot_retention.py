@@ -57,7 +57,7 @@ def retain(workspace: str, saved: str, retention: Retention, always: int | None 
     times = {name: committed_at(workspace, name) for name in names if step_of(name) < step_of(now)}
     earlier = {name: time for name, time in times.items() if time is not None}
     since = datetime.now(UTC) - timedelta(hours=retention.keep_hours)
-    newest = list(earlier)[len(earlier) + 1 - retention.keep :]
+    newest = list(earlier)[::-1][: retention.keep - 1]
     kept = {now, *newest, *(name for name, time in earlier.items() if time > since or step_of(name) == always)}
     remove(workspace, set(names) - kept)
 

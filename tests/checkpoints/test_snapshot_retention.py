@@ -31,12 +31,12 @@ def names(workspace: Path) -> list[str]:
     return [name.removeprefix("step-").lstrip("0") for name in snapshots(str(workspace))]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(1, ["4-a"]), (2, ["3-a", "4-a"]), (9, ["1-a", "2-a", "3-a", "4-a"])])
-def test_the_newest_are_kept_by_number(tmp_path, keep, kept):
-    for step in (1, 2, 3, 4):
-        uri = save(tmp_path, step)
-    retain(str(tmp_path), uri, Retention(keep=keep))
-    assert names(tmp_path) == kept
+@pytest.mark.parametrize("keep", range(1, 10))
+def test_the_newest_are_kept_by_number(tmp_path, keep):
+    """After every one of ten: as many as are asked for, once there are so many."""
+    for step in range(1, 11):
+        retain(str(tmp_path), save(tmp_path, step), Retention(keep=keep))
+        assert names(tmp_path) == [f"{kept}-a" for kept in range(max(1, step + 1 - keep), step + 1)]
 
 
 def test_others_are_kept_by_age(tmp_path):
