@@ -56,7 +56,7 @@ class Journal:
         self.append("run", record=asdict(run))
 
     def append(self, kind: str, **content: Any) -> None:
-        """Append an entry, which survives a crash of the process, and after `close` also a power failure."""
+        """Append an entry, which survives a crash of the process, and after `sync` also a power failure."""
         entry = {"kind": kind, "number": self._number, "time": time.time_ns() // 1_000_000, **content}
         self._file.write(encode(entry))
         self._file.flush()
@@ -68,10 +68,14 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def close(self) -> None:
-        """Write every entry to disk and close the journal."""
+    def sync(self) -> None:
+        """Write every entry to disk; from any thread."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write every entry to disk and close the journal."""
+        self.sync()
         self._file.close()
 
 

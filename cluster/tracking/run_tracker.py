@@ -57,10 +57,11 @@ class RunTracker:
         self._journal.append("metrics", step=step, values={name: float(value) for name, value in metrics.items()})
 
     def secure(self) -> None:
-        """Make all metrics so far outlive this machine; from any thread.
+        """Make all metrics so far outlive a power cut and, with a copy, this machine; from any thread.
 
-        Raises what the store's client raises, and can be repeated.
+        Raises OSError, or what the store's client raises, and can be repeated.
         """
+        self._journal.sync()
         if self._copy is not None:
             self._copy.save()
 

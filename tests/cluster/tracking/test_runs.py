@@ -1,8 +1,10 @@
 """What is said about a run reaches MLflow once, in SQLite or on a server, however the server behaves."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -287,3 +289,21 @@ def first_start(root: Path) -> list[str]:
         "open_tracking(Tracking(), sys.argv[1])"
     )
     return [sys.executable, "-c", code, str(root)]
+
+
+def test_metrics_that_a_checkpoint_counts_with_are_on_the_disk_before_it_is(runs, tmp_path, monkeypatch):
+    """A power cut takes what was written and not synced; here that of other threads, which ship, does not count."""
+    tracker, on_disk, fsync = runs.tracker(runs.start("pretrain"), tmp_path), [], os.fsync
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        if threading.current_thread() is threading.main_thread():
+            on_disk.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", synced)
+    for step in range(3):
+        tracker.log(step, {"loss": 1.0})
+    assert on_disk == []
+    tracker.secure()
+    assert on_disk[0].count(b'"metrics"') == 3
+    tracker.close()
