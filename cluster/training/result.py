@@ -1,14 +1,16 @@
-"""Result of a training: the weights to keep, in a folder of the workspace, in the parts that its workers wrote."""
+"""Result of a training: the weights to keep, as a snapshot in a folder of the workspace, by the rules of checkpoints.
 
-from collections.abc import Mapping
-from dataclasses import replace
+It is in the parts that its workers wrote, unique to their launch, and counts from its manifest on.
+"""
+
+from collections.abc import Callable, Mapping
 
 import pydantic
 
-from edlm.checkpoints.snapshot_manifest import read_manifest
-from edlm.checkpoints.snapshot_writer import commit, write_part
+from edlm.checkpoints.snapshot_retention import Retention, sweep
+from edlm.checkpoints.snapshot_writer import PATIENCE, SnapshotWriter
 from edlm.checkpoints.state_slices import StateSource
-from edlm.checkpoints.training_state import open_snapshot
+from edlm.checkpoints.training_state import NoValidSnapshot, newest_snapshot, open_snapshot, snapshot_facts
 from edlm.storage import join
 from edlm.training.checkpointing import raise_on_all
 from edlm.training.interfaces import Engine
@@ -16,26 +18,59 @@ from edlm.training.interfaces import Engine
 RESULT = "result"
 
 
-def write_result(engine: Engine, workspace: str, facts: Mapping[str, pydantic.JsonValue]) -> None:
-    """Write the engine's weights to keep, each rank its part, and commit them. All ranks call it."""
-    uri, error = join(workspace, RESULT), None
+def write_result(
+    engine: Engine,
+    workspace: str,
+    attempt: str,
+    facts: Mapping[str, pydantic.JsonValue],
+    patience: float = PATIENCE,
+    before_commit: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the engine's weights to keep, each rank its part, and commit them in place of others. All ranks call it.
+
+    A store that refuses is tried again for `patience` seconds. `before_commit` is called on rank 0 before they count.
+    Raise StorageError on all ranks if any could not write; on rank 0, LeaseLost as it is.
+    """
+    writer = SnapshotWriter(
+        join(workspace, RESULT), attempt, engine.rank, engine.world_size,
+        retention=Retention(keep=1), patience=patience, facts=facts, before_commit=before_commit,
+    )  # fmt: skip
+    error = None
     try:
-        write_part(uri, engine.rank, [replace(one, values=one.values.cpu()) for one in engine.exported_part()])
-    except Exception as failure:  # of many classes: each store's client has its own
+        writer.save(engine.exported_part(), engine.step)
+        writer.wait()
+    except Exception as failure:  # on this rank alone: the others must hear of it
         error = failure
-    raise_on_all(engine, error)  # and all parts are there
-    if engine.rank == 0:
-        commit(uri, engine.step, RESULT, engine.world_size, facts)
+    raise_on_all(engine, error)
+
+
+def sweep_results(workspace: str, attempt: str) -> None:
+    """Remove what killed attempts left of results, but not those of `attempt`."""
+    sweep(join(workspace, RESULT), attempt)
 
 
 def training_facts(workspace: str) -> dict[str, pydantic.JsonValue] | None:
     """Return facts about a finished training: the steps taken, the lowest validation loss if there is one, and how many
-    parameters train if not all do. None if it is not finished.
+    parameters train if not all do. None if it is not finished, or its result is damaged and is made again from the last
+    checkpoint; raise NoValidSnapshot if there is none to make it from.
     """
-    manifest = read_manifest(join(workspace, RESULT))
-    return None if manifest is None else manifest.facts
+    uri = _intact(workspace)
+    return None if uri is None else dict(snapshot_facts(uri))
 
 
 def read_result(workspace: str) -> StateSource:
     """Return the weights of a finished training, unsharded; they are read, and verified, when they are accessed."""
-    return open_snapshot(join(workspace, RESULT))
+    uri = _intact(workspace)
+    assert uri is not None, "the training is not finished"
+    return open_snapshot(uri)
+
+
+def _intact(workspace: str) -> str | None:
+    """Return the URI of the result, None if there is none that can be read."""
+    try:
+        newest = newest_snapshot(join(workspace, RESULT))
+    except NoValidSnapshot:
+        if newest_snapshot(workspace) is None:
+            raise
+        return None  # `newest_snapshot` has said why
+    return None if newest is None else newest[0]

@@ -29,7 +29,7 @@ from cluster.training.monitor import Monitor
 from cluster.training.outcomes import WorkerReport
 from cluster.training.process_group import ProcessGroup
 from cluster.training.ray_records import discard_ray_records, ray_records
-from cluster.training.result import read_result, training_facts, write_result
+from cluster.training.result import read_result, sweep_results, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
 from cluster.training.trainer import Trainer
 from cluster.training.watchdog import SHARE, Watchdog
@@ -81,7 +81,7 @@ class TrainingTask:
     start: tuple[str, int] | None = None
     """(URI, step) of the final snapshot of a shorter training, to continue from; the workspace's own come first."""
     lease: Lease | None = None
-    """On the workspace: checked before a checkpoint or the result is written."""
+    """On the workspace: checked before a checkpoint or the result counts."""
 
 
 def train(task: TrainingTask, cluster: Cluster) -> StateSource:
@@ -187,15 +187,18 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
     peak = peak_flop_per_second(engine.device, task.training.precision)
     usage = DeviceUsage(flop, None if peak is None else peak * engine.world_size)
     reporter = _Reporter(task, say, usage) if engine.rank == 0 else None
+    before_commit = _nothing if reporter is None else functools.partial(_before_commit, task, reporter)
     checkpointing = Checkpointing(
         engine, task.workspace,
         from_rank_0=functools.partial(_from_rank_0, engine.device),
         retention=cluster.checkpoints,
         patience=cluster.checkpoint_patience_seconds,
         facts={"zero_stage": cluster.zero.stage},
-        before_commit=reporter.secure if reporter else _nothing,
+        before_commit=before_commit,
         kept=continuable_step(task.training, task.training.steps),
     )  # fmt: skip
+    if engine.rank == 0:
+        sweep_results(task.workspace, checkpointing.attempt)
     origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
         say(f"[{task.name}] resumes after step {engine.step}")
@@ -211,7 +214,6 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
 
     def save(engine: Engine) -> None:
         with watchdog.paused():  # it waits for the checkpoint before, which has its own patience
-            _require_lease(task, engine.rank)
             checkpointing.save(engine)
 
     try:
@@ -223,20 +225,22 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
             complete = fit(engine, rows, task.training, task.seed, log, save, held_out, requested, clock)
         if reporter is not None:
             reporter.stop(engine)
-            reporter.secure()
+        if complete:
+            write_result(
+                engine, task.workspace, checkpointing.attempt, {**_facts(engine, task.training), **counts},
+                cluster.checkpoint_patience_seconds, before_commit,
+            )  # fmt: skip
     finally:
         if reporter is not None:
             reporter.close()
-    if not complete:
-        if engine.rank == 0:
-            monitor.stopped(engine.step)
-        return
-    _require_lease(task, engine.rank)
-    write_result(engine, task.workspace, {**_facts(engine, task.training), **counts})
+    if not complete and engine.rank == 0:
+        monitor.stopped(engine.step)
 
 
-def _require_lease(task: TrainingTask, rank: int) -> None:
-    if rank == 0 and task.lease is not None:
+def _before_commit(task: TrainingTask, reporter: "_Reporter") -> None:
+    """Secure the metrics of the steps that are to count, and raise LeaseLost if another command writes them now."""
+    reporter.secure()
+    if task.lease is not None:
         task.lease.require()
 
 

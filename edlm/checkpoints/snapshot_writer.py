@@ -15,6 +15,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from edlm.checkpoints.lease import LeaseLost
 from edlm.checkpoints.snapshot_manifest import (
     MANIFEST,
     Manifest,
@@ -58,7 +59,8 @@ class SnapshotWriter:
     ) -> None:
         """`patience`: seconds for which a store that refuses is tried again, and the parts of others are waited for.
 
-        `before_commit` is called on rank 0, in the thread, and again while it raises an error and patience lasts.
+        `before_commit` is called on rank 0, in the thread, immediately before each attempt to write the manifest, and
+        again while it raises an error and patience lasts; but LeaseLost ends the saving, and `wait` raises it.
         `kept`: the step whose snapshot later ones do not replace.
         """
         self._before_commit = before_commit
@@ -86,7 +88,7 @@ class SnapshotWriter:
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait until the last snapshot is written; on rank 0, committed. Raise StorageError if it is not.
+        """Wait until the last snapshot is written; on rank 0, committed. Raise StorageError if it is not, or LeaseLost.
 
         Wait at most `seconds`, or until patience with the store and with other ranks must have ended.
         """
@@ -102,6 +104,8 @@ class SnapshotWriter:
             self._host = []  # which the thread still reads
             raise StorageError(f"{self._failed()}: it is not written yet, {self._workspace} is slow or does not answer")
         error, self._error = self._error, None
+        if isinstance(error, LeaseLost):
+            raise error
         if error is not None:
             raise StorageError(f"{self._failed()}: {error}") from error
 
@@ -124,8 +128,9 @@ class SnapshotWriter:
             self._persist(lambda: write_part(uri, self._rank, slices))
             if self._rank == 0:
                 self._await(uri, _record_files(self._world_size))
-                self._persist(self._before_commit)
-                self._persist(lambda: commit(uri, step, self._attempt, self._world_size, self._facts))
+                self._persist(
+                    lambda: commit(uri, step, self._attempt, self._world_size, self._facts, self._before_commit)
+                )
                 self._remove_old(uri)
             else:
                 self._await(uri, [MANIFEST])  # so that no rank waits for rank 0 in a collective, which has a time-out
@@ -178,12 +183,21 @@ class SnapshotWriter:
 
 
 def commit(
-    uri: str, step: int, attempt: str, world_size: int, facts: Mapping[str, pydantic.JsonValue] | None = None
+    uri: str,
+    step: int,
+    attempt: str,
+    world_size: int,
+    facts: Mapping[str, pydantic.JsonValue] | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the manifest of the snapshot `uri`, whose parts are all there. Raise StorageError if they are not whole."""
+    """Write the manifest of the snapshot `uri`, whose parts are all there. Raise StorageError if they are not whole.
+
+    `before` is called immediately before it is written; what that raises keeps the snapshot from counting.
+    """
     texts = {name: read_text(join(uri, name)) for name in _record_files(world_size)}
     tensors, parts = merged([parse(PartRecord, json.loads(text), join(uri, name)) for name, text in texts.items()])
     require_parts(uri, parts)
+    before()
     write_manifest(
         uri,
         Manifest(

@@ -57,11 +57,12 @@ class Checkpointing:
         `kept`: the step whose snapshot later ones do not replace.
         """
         self._engine, self._workspace, self._from_rank_0 = engine, workspace, from_rank_0
-        attempt = from_rank_0(new_attempt())
+        self.attempt = from_rank_0(new_attempt())
+        """Name of this launch, unlike those of all others."""
         if engine.rank == 0:
-            sweep(workspace, attempt)
+            sweep(workspace, self.attempt)
         self._writer = SnapshotWriter(
-            workspace, attempt, engine.rank, engine.world_size,
+            workspace, self.attempt, engine.rank, engine.world_size,
             retention=retention, patience=patience, facts=facts, before_commit=before_commit, kept=kept,
         )  # fmt: skip
 
@@ -107,7 +108,7 @@ class Checkpointing:
     def save(self, engine: Engine) -> None:
         """Save the state of the engine: training may go on as soon as it is copied to host memory.
 
-        Raise StorageError on all ranks if any could not write the checkpoint before.
+        Raise StorageError on all ranks if any could not write the checkpoint before; on rank 0, LeaseLost as it is.
         """
         self.finish()
         self._writer.save(engine.part(), engine.step)

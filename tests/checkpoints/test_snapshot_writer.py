@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edlm.checkpoints import snapshot_writer
+from edlm.checkpoints.lease import LeaseLost
 from edlm.checkpoints.snapshot_retention import Retention
 from edlm.checkpoints.snapshot_writer import SnapshotWriter
 from edlm.checkpoints.state_slices import shared_out, whole
@@ -91,6 +92,25 @@ def test_a_snapshot_does_not_count_before_what_must_precede_it_has_succeeded(tmp
     writer.wait()
     assert seen == [None, None, None]
     assert newest_snapshot(str(tmp_path))[1] == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_that_is_lost_before_the_manifest_ends_the_saving_at_once_and_nothing_counts(tmp_path, monkeypatch):
+    """Lost while the store did not take the manifest: the lease is looked at before each attempt."""
+    asked = []
+
+    def lost_later() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise LeaseLost("this command no longer owns the workspace")
+
+    monkeypatch.setattr(snapshot_writer, "write_manifest", Refusing(10**9, FULL))
+    writer = SnapshotWriter(str(tmp_path), "a", patience=600, before_commit=lost_later)
+    writer.save(slices(1), 1)
+    with pytest.raises(LeaseLost, match="no longer owns"):
+        writer.wait()
+    assert len(asked) == 3
+    assert newest_snapshot(str(tmp_path)) is None
 
 
 @pytest.mark.usefixtures("quick")

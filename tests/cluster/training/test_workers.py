@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ from cluster.config import Cluster, Zero
 from cluster.runtime.ray_connection import connect
 from cluster.training.result import training_facts
 from cluster.training.workers import TrainingTask, train
-from edlm.checkpoints.snapshot_retention import snapshots, step_of
+from edlm.checkpoints import lease as leases
+from edlm.checkpoints.lease import Lease, LeaseLost
+from edlm.checkpoints.snapshot_retention import committed_at, snapshots, step_of
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import ConfigurationError, parse
 from edlm.data.preparation import Data, prepare
-from edlm.storage import publish
+from edlm.storage import publish, write_text
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
 from tests.cluster.listening import beyond_loopback
@@ -136,6 +139,49 @@ def test_what_is_finished_is_not_trained_again(uninterrupted, data):
     again = train(task(data, workspace), TWO)
     assert (workspace / "curve.jsonl").read_text() == before
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+
+
+def held_lease(workspace: Path) -> Lease:
+    """A lease of this process, which nothing renews."""
+    holder = leases._this_process()
+    write_text(str(workspace / "lease" / "000001.json"), json.dumps(asdict(holder)))
+    return Lease(str(workspace), 1, holder.key)
+
+
+def committed_steps(workspace: Path) -> list[int]:
+    return [step_of(name) for name in snapshots(str(workspace)) if committed_at(str(workspace), name) is not None]
+
+
+def test_training_goes_on_to_the_next_checkpoint_while_the_lease_cannot_be_read(uninterrupted, data, tmp_path):
+    """A pipe in its place, which no reader gets an answer from, is a store that is frozen."""
+    lease, file = held_lease(tmp_path), tmp_path / "lease" / "000001.json"
+    readable = file.rename(tmp_path / "readable.json")
+    os.mkfifo(file)
+    with ThreadPoolExecutor(1) as pool:
+        pipe = os.open(file, os.O_RDWR)
+        training = pool.submit(train, task(data, tmp_path, lease=lease), TWO)
+        deadline = time.monotonic() + 120
+        while not ((tmp_path / "curve.jsonl").exists() and 7 in curve(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        seen, counted, text = list(curve(tmp_path)), committed_steps(tmp_path), readable.read_bytes()
+        readable.replace(file)
+        os.write(pipe, text)
+        os.close(pipe)
+        weights = training.result()
+    assert seen == list(range(8)), "it stands at the checkpoint after the one that waits"
+    assert counted == []
+    assert all(torch.equal(weights[name], weight) for name, weight in uninterrupted[1].items())
+    assert curve(tmp_path) == curve(uninterrupted[0])
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_lease_that_is_lost_ends_training_with_its_own_error_and_no_checkpoint_counts(data, tmp_path):
+    lease = held_lease(tmp_path)
+    write_text(str(tmp_path / "lease" / "000002.json"), json.dumps(asdict(leases._this_process())))
+    with pytest.raises(LeaseLost, match="this command no longer owns"):
+        train(task(data, tmp_path, lease=lease), TWO)
+    assert committed_steps(tmp_path) == []
+    assert training_facts(str(tmp_path)) is None
 
 
 @pytest.mark.chaos

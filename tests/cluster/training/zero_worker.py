@@ -127,7 +127,7 @@ def stages(setups: Setups, folder: Path) -> dict[str, dict]:
             again = shared(resumed.state())
             rest = curve(resumed, settings)
             exported = resumed.export()
-            write_result(resumed, str(workspace), {})
+            write_result(resumed, str(workspace), "a", {})
             published = exported is None or _equal(exported, read_result(str(workspace)))
             same = _equal(whole.export(), exported) and _equal(state, again) and published
             dropless = curve(ZeroEngine(toy.Toy(0.0), settings, Zero(stage=stage), CPU), settings)

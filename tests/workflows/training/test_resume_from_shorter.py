@@ -184,7 +184,7 @@ def test_a_stage_that_was_killed_while_it_wrote_its_first_snapshot_continues_the
 
 
 def publishes_its_result(context: StageContext) -> None:
-    write_result(LocalEngine(Toy(), toy_training()), context.workspace, {"steps": 1})
+    write_result(LocalEngine(Toy(), toy_training()), context.workspace, "a", {"steps": 1})
 
 
 def saves_a_snapshot(context: StageContext) -> None:
