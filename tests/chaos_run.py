@@ -26,12 +26,12 @@ HEAD = """# Chaos tests
 `make test-chaos` runs the tests that kill processes, cut connections, fill disks, compile networks or last minutes to
 hours, one file after the other. A file that passed at the present commit is not run again, so that an interrupted run
 goes on where it was. *Left running* counts the processes that a file's tests left behind; they are ended by their
-process ids. This table is the record of the last run of each file; that of `test_killed_at_random` was a campaign of
-200 kills (`KILLS=200 KILLS_FOLDER=...`: 84 of workers, 41 of the command, 28 of Ray Train's controller, 27 of the actor
-that workers report to, 20 of the raylet), in two parts.
+process ids. This table is the record of the last run of each file; its remarks are what the tests of that run counted
+themselves (`record_property("remark", ...)`).
 
-| file | passed | failed | skipped | left running | seconds | day | commit |
-|---|---:|---:|---:|---:|---:|---|---|"""
+| file | passed | failed | skipped | left running | seconds | day | remarks | commit |
+|---|---:|---:|---:|---:|---:|---|---|---|"""
+REMARK = "remark"  # property of a test in pytest's report
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class FileResult:
     left_running: int
     seconds: int
     day: str
+    remarks: str
+    """What the tests say of this very run."""
     commit: str
 
     @property
@@ -101,11 +103,11 @@ def run_file(file: str) -> FileResult:
         finally:
             left = end_left_processes(own)
         tests, failed, skipped = _counts(outcomes) if outcomes.exists() else (1, 1, 0)
+        remarks = _remarks(outcomes) if outcomes.exists() else ""
         if ended.returncode not in (0, 1):  # pytest itself broke off
             failed = max(failed, 1)
-    return FileResult(
-        file, max(0, tests - failed - skipped), failed, skipped, left, seconds, f"{datetime.now(UTC):%Y-%m-%d}", ""
-    )
+    passed, day = max(0, tests - failed - skipped), f"{datetime.now(UTC):%Y-%m-%d}"
+    return FileResult(file, passed, failed, skipped, left, seconds, day, remarks, "")
 
 
 def end_left_processes(own: str) -> int:
@@ -123,8 +125,8 @@ def read_results(text: str) -> dict[str, FileResult]:
     """Return the rows of a report, by file."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| tests/" in line]
     return {
-        file: FileResult(file, int(passed), int(failed), int(skipped), int(left), int(seconds), day, commit)
-        for file, passed, failed, skipped, left, seconds, day, commit in rows
+        file: FileResult(file, int(passed), int(failed), int(skipped), int(left), int(seconds), day, remarks, commit)
+        for file, passed, failed, skipped, left, seconds, day, remarks, commit in rows
     }
 
 
@@ -154,6 +156,13 @@ def _counts(outcomes: Path) -> tuple[int, int, int]:
     (suite,) = ElementTree.parse(outcomes).getroot().iter("testsuite")
     tests, errors, failures, skipped = (int(suite.attrib[name]) for name in ("tests", "errors", "failures", "skipped"))
     return max(tests, errors + failures), errors + failures, skipped
+
+
+def _remarks(outcomes: Path) -> str:
+    """Return what the tests recorded as remarks, in one cell of a table."""
+    properties = ElementTree.parse(outcomes).getroot().iter("property")
+    remarks = [one.attrib["value"] for one in properties if one.attrib["name"] == REMARK]
+    return "; ".join(" ".join(remark.replace("|", "/").split()) for remark in remarks)
 
 
 if __name__ == "__main__":
