@@ -26,7 +26,9 @@ OTHERS = [
     *(path for folder in (".ci", "docs", "cluster", "workflows", "tests") for path in (PROJECT / folder).rglob("*")),
 ]
 OTHERS = sorted(
-    path for path in OTHERS if path.suffix in SUFFIXES or path.name in ("Makefile", "Dockerfile", "run", "gpu-check")
+    path
+    for path in OTHERS
+    if path.suffix in SUFFIXES or path.name in ("Makefile", "Dockerfile", "run", "audit", "gpu-check")
 )
 
 # Persons for processes, effects told as a state, validators told as an absence, things that are under way, and "a" in

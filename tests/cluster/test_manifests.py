@@ -101,6 +101,15 @@ def test_every_node_limits_bodies_before_it_buffers_them():
     assert f"{CALLBACK}={INTAKE}" in text("serve.yaml")
 
 
+def test_the_image_installs_what_is_locked_by_digests_and_nothing_else():
+    installs = [line for line in text("Dockerfile").splitlines() if "pip install" in line]
+    assert [line for line in installs if "--require-hashes" not in line and "--no-deps" not in line] == []
+    assert any("--require-hashes --requirement requirements.lock" in line for line in installs)
+    (lock,) = re.findall(r"COPY --chown=edlm (\S+/requirements\.lock) ", text("Dockerfile"))
+    assert f"!{lock}" in (PROJECT / ".dockerignore").read_text().splitlines()
+    assert f"--output-file {lock} " in (PROJECT / "Makefile").read_text()
+
+
 def test_a_pod_lives_as_long_as_its_longest_request():
     _, serving = ours(serve_config("ray_service.yaml"))
     for spec in nodes():
