@@ -10,6 +10,8 @@ python -m workflows.benchmark constrained-bounds --model MODEL --data URI [--ste
     bounds on held-out texts that match a pattern, with every energy of a trained model
 python -m workflows.benchmark checkpoint [--gigabytes 0.1 1 4 --ranks 256 --folder FOLDER ...]
     what checkpoints cost a training, by the size of its state
+python -m workflows.benchmark tracking [--steps 400 --log_every 1 50 --folder FOLDER ...]
+    for how long a training's loop records its metrics
 python -m workflows.benchmark prepare --texts FILE ... [--tokenizer FOLDER --megabytes 200 --tasks 2 ...]
     race preparation by Ray tasks with one process
 python -m workflows.benchmark plan EXPERIMENT --devices 64xH100 [--zero-stage 3 --folder FOLDER ...]
@@ -50,6 +52,7 @@ from workflows.benchmarking.preparation import PreparationSpeed, measure_prepara
 from workflows.benchmarking.sampling import Sampling, measure
 from workflows.benchmarking.sampling_document import sampling_blocks
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
+from workflows.benchmarking.tracking import TrackingCost, measure_tracking, tracking_blocks
 from workflows.benchmarking.training import TrainingSteps, measure_training
 from workflows.benchmarking.training_document import training_blocks
 from workflows.benchmarking.untrained import untrained_bundle
@@ -112,6 +115,14 @@ class CheckpointBenchmark(Checkpoints):
 
     folder: str | None = None
     """Folder for `checkpoint.md`; None only prints the document."""
+
+
+@config
+class TrackingBenchmark(TrackingCost):
+    """Flags of `tracking`."""
+
+    folder: str | None = None
+    """Folder for `tracking.md`; None only prints the document."""
 
 
 @config
@@ -210,6 +221,12 @@ def checkpoint(settings: CheckpointBenchmark) -> ReportDocument:
     return ReportDocument("Cost of checkpoints", [*blocks, *_origin(settings)])
 
 
+def tracking(settings: TrackingBenchmark) -> ReportDocument:
+    """Measure the cost of tracking and return the document about it."""
+    blocks = tracking_blocks(list(measure_tracking(settings, _say)))
+    return ReportDocument("Cost of tracking", [*blocks, *_origin(settings)])
+
+
 def prepare(settings: PrepareBenchmark) -> ReportDocument:
     """Measure preparation and return the document about it."""
     size, runs = measure_preparation(settings, _say)
@@ -290,6 +307,7 @@ COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
     "constraints": (ConstraintsBenchmark, constraints),
     "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
     "checkpoint": (CheckpointBenchmark, checkpoint),
+    "tracking": (TrackingBenchmark, tracking),
     "prepare": (PrepareBenchmark, prepare),
     "plan": (PlanBenchmark, plan),
     "serve": (ServeBenchmark, serve),
