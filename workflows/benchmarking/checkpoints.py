@@ -37,9 +37,11 @@ from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 GB = 10**9
 METHOD = (
-    "One rank, with one thread, saves a float32 state (weights, two moments, average) in the background and computes "
-    "nothing meanwhile. Times are medians; the first checkpoint, which allocates the host memory, stands apart. Memory "
-    "is the peak above that of the state, relative to it. Then one of several ranks loads its part and verifies it."
+    "One rank, with one thread, saves a float32 state (weights, two moments, average) in the background and is idle "
+    "until it is written: it takes no step meanwhile. Where training goes on, the write shares the processor with it, "
+    "and the commit comes later. Times are medians; the first checkpoint, which allocates the host memory, stands "
+    "apart. Memory is the peak above that of the state, relative to it. Then one of several ranks loads its part and "
+    "verifies it."
 )
 KINDS = ("weights", "exp_avg", "exp_avg_sq", "ema")
 WIDTH = 1024  # of the matrices that a measured state consists of
