@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from edlm.file_systems import file_system, require_answer
 from edlm.storage import write_text
 from edlm.storage_errors import StoreRefusal
-from tests.paths import PROJECT
+from tests.paths import ONE_ENERGY, PROJECT
 from tests.s3_server import BUCKET, SECRET, S3Server, clients_of, environment, free_port, moto_server, rclone_server
 from tests.test_docs_commands import FENCE, commands
 from tests.training.saving_worker import STEPS
@@ -185,10 +185,29 @@ def test_the_pipeline_in_a_store_and_the_restore_drill_of_the_documentation(shel
     assert not (shell / "fresh" / ".cache" / "edlm").stat().st_mode & 0o077
 
 
-def test_a_pipeline_whose_store_is_away_or_refuses_is_one_line_within_seconds(experiment, database, monkeypatch):
+def test_a_pipeline_whose_store_is_away_is_one_line_within_seconds(experiment, database, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     started = time.monotonic()
     output = pipeline(f"s3://{BUCKET}/edlm", database, corpus=str(experiment), expect=1)
     assert time.monotonic() - started < 60
     assert "error: s3://bucket/edlm cannot be reached at http://127.0.0.1:" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("refusing", [moto_server, rclone_server])
+def test_a_pipeline_whose_store_refuses_its_credentials_is_one_line_within_seconds(
+    shell, database, monkeypatch, refusing
+):
+    monkeypatch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "1")  # moto checks signatures after the bucket is made
+    (shell / "store").mkdir()
+    with refusing(shell / "store") as server:
+        for name, value in environment(server.endpoint, secret="wrong" + SECRET).items():
+            monkeypatch.setenv(name, value)
+        started = time.monotonic()
+        output = pipeline(f"s3://{BUCKET}/edlm", database, corpus=str(ONE_ENERGY), expect=1)
+        assert time.monotonic() - started < 60
+    (line,) = (line for line in output.splitlines() if line.startswith("error: "))
+    assert f"{server.endpoint} refuses this access (" in line
+    assert "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in line
+    assert "Traceback" not in output
+    assert SECRET not in output

@@ -13,6 +13,7 @@ from cluster.runtime.ray_connection import address
 from tests.cluster.listening import listening
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+WRONG_TOKEN = "0123456789abcdef" * 4
 JOIN = "from workflows.serve import promote; promote.main(['--address', '{}'])"
 
 
@@ -28,9 +29,12 @@ def test_ray_listens_on_loopback_only_but_for_one_port_of_each_replica(stage):
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_client_without_the_token_gets_an_error(tmp_path):
+@pytest.mark.parametrize(
+    "given", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": WRONG_TOKEN}], ids=["none", "wrong"]
+)
+def test_a_client_without_the_token_or_with_another_one_gets_an_error(tmp_path, given):
     unknown = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    environment = {name: value for name, value in os.environ.items() if name not in unknown}
+    environment = {name: value for name, value in os.environ.items() if name not in unknown} | given
     output = subprocess.run(
         [sys.executable, "-c", JOIN.format(address())],
         env={**environment, "HOME": str(tmp_path)},
@@ -44,3 +48,4 @@ def test_a_client_without_the_token_gets_an_error(tmp_path):
         in output.stderr
     )
     assert "Traceback" not in output.stderr
+    assert WRONG_TOKEN not in output.stderr
