@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -116,8 +116,18 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
         system.makedirs(target.rpartition("/")[0], exist_ok=True)
         system.put_file(str(folder / file.path), target)
     write_text(join(uri, MARKER), text)
-    system.rm_file(f"{root}/{INTENT}")
+    remove_leftovers(uri)
     return marker
+
+
+def remove_leftovers(uri: str) -> None:
+    """Remove from a committed folder what publications left there that were killed after they had committed it."""
+    system, root = _open(uri)
+    for path in system.ls(root, detail=False):
+        name = path.rstrip("/").rpartition("/")[2]
+        if name == INTENT or name.startswith((f".{MARKER}.", f".{INTENT}.")):
+            with suppress(FileNotFoundError):  # another command removes it just now
+                system.rm_file(f"{root}/{name}")
 
 
 def discard(uri: str) -> None:

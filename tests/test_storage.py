@@ -323,17 +323,6 @@ def test_a_hub_that_does_not_answer_is_no_missing_file(monkeypatch):
             file_system("hf://a/b/c")
 
 
-@pytest.mark.parametrize("name", [f".{MARKER}.x1y2", f".{INTENT}.x1y2", ".nfs0000001", "deep/.nfs0000001"])
-def test_what_a_killed_publication_or_nfs_leaves_is_not_foreign(tmp_path, name):
-    target = str(tmp_path / "out")
-    publish(write(tmp_path / "a", TREE), target)
-    (tmp_path / "out" / "deep").mkdir(exist_ok=True)
-    (tmp_path / "out" / name).write_bytes(b"left")
-    assert local_copy(target, LocalCache(tmp_path / "cache")) == tmp_path / "out"
-    publish(write(tmp_path / "b", {"weights.bin": b"new"}), target)
-    assert read(local_copy(target, LocalCache(tmp_path / "cache"))) == {"weights.bin": b"new"}
-
-
 @pytest.mark.parametrize("scheme", ["", "memory:/"])
 def test_a_folder_that_is_discarded_is_gone_with_all_that_is_in_it_and_none_need_be_there(tmp_path, scheme):
     uri = join(f"{scheme}{tmp_path}", "records")

@@ -23,7 +23,7 @@ from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.redaction import redacted
 from edlm.scratch import scratch
-from edlm.storage import committed, join, publish, write_text
+from edlm.storage import committed, join, publish, remove_leftovers, write_text
 from workflows.abandoned_stages import OUTPUT, end_abandoned_stages, end_held, end_if_abandoned
 from workflows.experiment import Experiment
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
@@ -57,6 +57,7 @@ class RunningSession(Session):
         output = self.output_of(determined.folder)
         reused = committed(output) is not None
         if reused:
+            remove_leftovers(output)
             end_if_abandoned(self, self.runs, determined.folder)
             say(name, f"reused, nothing it depends on has changed: {output}")
         else:

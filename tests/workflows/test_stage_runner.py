@@ -21,7 +21,7 @@ from edlm.checkpoints.training_state import save_snapshot
 from edlm.config import load, parse, plain
 from edlm.file_systems import file_system
 from edlm.huggingface.remote_code import CONSENT, code_digest
-from edlm.storage import join
+from edlm.storage import INTENT, MARKER, join
 from tests.paths import PROJECT, SMALLEST
 from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
@@ -57,6 +57,18 @@ def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
         output.append(capsys.readouterr().out.splitlines()[1:])
     unfinished = ["[prepare] an earlier run of it did not finish"]
     assert output == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]
+
+
+def test_a_stage_that_is_reused_has_nothing_of_a_publication_that_was_killed(tmp_path):
+    session = RunningSession(load(Experiment, SMALLEST), str(tmp_path), open_copied_tracking(tmp_path, "reused"))
+
+    def works(work: StageContext) -> None:
+        (work.folder / "output").write_text("made")
+
+    output = Path(session.run_stage("prepare", {}, {}, ("workflows.prepare",), works))
+    (output / INTENT).write_text("{}")
+    assert session.run_stage("prepare", {}, {}, ("workflows.prepare",), fails) == str(output)
+    assert sorted(path.name for path in output.iterdir()) == [MARKER, "output"]
 
 
 @pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"run_id": "of an earlier version"}'])
