@@ -128,3 +128,12 @@ def test_the_http_reference_names_every_route_and_the_python_reference_the_metho
     assert all(f">{route}<" in http for route in ("POST /v1/completions", "GET /readyz"))
     python = (site / "api/edlm.sampling/index.html").read_text(encoding="utf-8")
     assert 'id="edlm.sampling.sampler.Sampler.step"' in python
+
+
+def test_the_guide_to_constraints_quotes_the_measured_cost():
+    measured = (PROJECT / "docs/benchmarks/constraints.md").read_text()
+    guide = (PROJECT / "docs/guides/constraints.md").read_text()
+    for candidates in (1, 8):
+        row = rf"\| [^|]*, k = {candidates} +\|[^|]*\| +([\d.]+) \("
+        ratios = sorted(re.findall(row, measured), key=float)
+        assert f"{ratios[0]} to {ratios[-1]} times" in guide, candidates
