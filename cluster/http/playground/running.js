@@ -114,7 +114,7 @@ function show(runs) {
     run.part = (name) => card.querySelector(`[data-part="${name}"]`);
     run.spans = [];
     card.setAttribute("aria-label", KINDS[run.kind]);
-    card.querySelector("h2").textContent = KINDS[run.kind];
+    card.querySelector("h2").textContent = run.part("scoring").dataset.run = KINDS[run.kind];
     const { candidates, energy } = run.request.body.edlm;
     run.part("tag").textContent = run.kind === "plain" ? "k = 1" : `k = ${candidates === 0 ? "0, exact" : (candidates ?? "default")}${energy ? `, energy ${energy}` : ""}`;
     run.part("scrub").setAttribute("aria-label", `Step of ${KINDS[run.kind]}`);

@@ -177,6 +177,9 @@ def test_a_narrow_screen_shows_the_canvases_after_a_run_and_needs_no_sideways_sc
     playground.complete("plain", "edlm")
     expect(playground.at("#verdict")).to_be_visible()
     expect(playground.at("#prompt")).to_be_hidden()
+    tops = playground.at(".canvas").evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+    assert len(tops) == 2
+    assert all(0 < top < 812 for top in tops)
     assert -1 < playground.at("#runs").evaluate("runs => runs.getBoundingClientRect().top") < 812 / 4
     playground.at("#change-button").click()
     playground.at("#settings summary").click()
