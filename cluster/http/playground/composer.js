@@ -50,6 +50,7 @@ async function boot() {
     const [whole, prompt] = await Promise.all([sample, typed.continue].map((text) => ask("/v1/tokenize", { text })));
     model.maskWidth = Math.min(5, Math.max(1, Math.round(sample.length / whole.count)));
     document.documentElement.style.setProperty("--mask-ch", model.maskWidth);
+    typed.fill = await withGaps();
     fill(model.sampler, Math.max(8, Math.min(192, model.length - prompt.count)));
     describe(); // last: from here on, no field is overwritten
   } catch (error) {
@@ -70,7 +71,6 @@ function fill({ candidates, window, energy_temperature }, room) {
   $("race-button").disabled = !model.energies.length;
   for (const view of ["both", "edlm"]) document.querySelector(`input[name="view"][value="${view}"]`).disabled = !model.energies.length;
   for (const [id, value] of Object.entries({ steps: OPENING_STEPS, candidates, temperature: energy_temperature, "window-from": window[0], "window-to": window[1], tokens: room })) $(id).value = value;
-  if (model.maskWidth === 1) typed.fill = "the {14} of the {14} is {14}";
   mode();
   openingFields = Object.fromEntries([...Object.values(SHARED), "prompt", "match"].map((id) => [id, $(id).value]));
   drawPresets();

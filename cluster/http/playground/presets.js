@@ -36,12 +36,26 @@ function preset({ mode: how = "continue", ...fields }) {
   reflect();
 }
 
-// A text of the model's data without its middle words: a gap of as many tokens as they have.
+const counted = (texts) => Promise.all(texts.map(async (text) => (text ? (await ask("/v1/tokenize", { text })).count : 0)));
+
+// A text of the model's data without its middle words: a gap of as many tokens as they have. It fits the canvas.
 async function gapped() {
-  const example = model.data?.examples.at(-1);
-  if (!example) return typed.fill;
-  const words = example.trim().slice(0, model.length * model.maskWidth).split(" ");
-  const [from, to] = [Math.floor(words.length * 0.35), Math.ceil(words.length * 0.65)];
-  const { count } = await ask("/v1/tokenize", { text: words.slice(from, to).join(" ") });
-  return `${[...words.slice(0, from), `{${count}}`, ...words.slice(to)].join(" ")}`;
+  const words = model.data?.examples.at(-1)?.trim().slice(0, model.length * model.maskWidth).split(" ") ?? [];
+  while (words.length > 2) {
+    const [from, to] = [Math.floor(words.length * 0.35), Math.ceil(words.length * 0.65)];
+    const around = [words.slice(0, from).join(" "), words.slice(to).join(" ")].map((text, after) => text && (after ? ` ${text}` : `${text} `));
+    const [count, ...others] = await counted([words.slice(from, to).join(" "), ...around]);
+    if (count + others[0] + others[1] <= model.length) return around.join(`{${count}}`);
+    words.splice(Math.min(-1, -Math.floor(words.length / 8))); // a token may be shorter than those of the sample
+  }
+  return typed.fill;
+}
+
+// A text with gaps for any model, which fits the canvas: one gap is all of it where the words leave none.
+async function withGaps() {
+  const letters = model.maskWidth === 1;
+  const pieces = letters ? ["the ", " of the ", " is ", ""] : ["The ", " of the ", " is ", "."];
+  const taken = (await counted(pieces)).reduce((sum, count) => sum + count, 0);
+  const gap = Math.min(letters ? 14 : 6, Math.floor((model.length - taken) / (pieces.length - 1)));
+  return gap > 0 ? pieces.join(`{${gap}}`) : `{${model.length}}`;
 }

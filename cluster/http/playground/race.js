@@ -21,6 +21,10 @@ async function startRace() {
   if (number("seed") === undefined) drawSeed();
   const mine = (race = { abort: new AbortController(), pairs: [], skipped: 0, ended: null, steps: number("steps") });
   const signal = mine.abort.signal;
+  if (session?.runs.length && session.runs.every((run) => run.refused)) {
+    session = null; // else the race would be read as that of a run that was not started
+    preview();
+  }
   drawRace(mine);
   $("race").scrollIntoView({ behavior: reduced.matches ? "auto" : "smooth", block: "nearest" });
   try {
@@ -60,6 +64,13 @@ async function raceScore(tokens, seed, signal) {
 
 function stopRace() {
   race?.abort.abort();
+}
+
+// A run replaces the race before it, as it replaces the run before it.
+function forgetRace() {
+  stopRace();
+  race = null;
+  $("race").hidden = true;
 }
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -42,7 +42,7 @@ function drawSeed() {
 async function start({ keepNotice = false, opening = false } = {}) {
   if (!model) return boot();
   halt();
-  stopRace();
+  forgetRace();
   if (number("seed") === undefined) drawSeed(); // one seed for all runs, also part of the link
   if (!keepNotice) clearNotice();
   plan = null;

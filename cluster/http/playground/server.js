@@ -15,7 +15,7 @@ let key = ""; // the API key: in memory only
 let edited = null; // a text with masked positions, made by clicking: {tokens: [id | null], pieces: [text]}
 let plan = null; // the clicks so far: {run, cut: Set of positions, anchor}
 let session = null; // the runs that were started together: {runs, abort, requests, together, settled}
-const typed = { continue: "the ", fill: "The {6} of the {6} is {6}." }; // content of the text field in each mode
+const typed = { continue: "the ", fill: "" }; // content of the text field in each mode
 let shownMode = "continue";
 
 // ---------------------------------------------------------------- the server

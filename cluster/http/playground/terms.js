@@ -11,7 +11,7 @@ const TERMS = {
   match: "A regular expression, as Python\u2019s re.fullmatch reads it: the new text matches it as a whole, or for a text with gaps the whole text. Candidates are drawn from the texts that match, so that none is thrown away.",
   tokens: "Positions to fill after the text. More than one canvas holds are filled canvas by canvas.",
   ess: "Effective number of candidates: (\u03a3w)\u00b2 / \u03a3w\u00b2 of the weights w = exp(\u2212E/\u03c4). It is k if all weights are equal, and 1 if one candidate has all the weight.",
-  weights: "Each candidate is kept with probability proportional to exp(\u2212E/\u03c4); candidates of the same tokens are one row. Bold: what the step unmasks. Italic: the rest of a whole draft, which stays masked.",
+  weights: "Each candidate is kept with probability proportional to exp(\u2212E/\u03c4); candidates of the same tokens are one row. Bold: what the step unmasks. Italic: the rest of a whole draft, which stays masked. _: a position that stays masked. \u2026: positions that are left out.",
   scored: "Candidates that the energy compared, over all steps. For exact draws, passes of the energy.",
   passes: "Passes of the denoiser. A step that unmasks nothing needs none.",
   final: "Mean energy of the finished text over noise, \u00b1 its standard error. Low is likely; only differences between texts mean something.",

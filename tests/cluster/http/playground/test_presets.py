@@ -2,8 +2,10 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
+from edlm.data.tokenizer_kinds import BPE
 from edlm.inference.components import DataCard
 from tests.bundles import CHARACTERS, make_bundle
 from tests.cluster.http.playground.browsing import sent, share, site_of
@@ -56,3 +58,23 @@ def test_an_expression_that_no_text_of_the_length_matches_is_refused_with_the_le
     playground.run(prompt="", tokens=12, match="the [a-z]")
     expect(playground.at("#notice")).to_contain_text("its texts have 5 tokens")
     expect(playground.part("edlm", "status")).to_have_text("not started")
+
+
+@pytest.mark.parametrize("length", [12, 32])
+def test_the_gap_preset_fits_the_canvas_of_a_model_without_texts_of_its_data(tmp_path, visit, length):
+    with site_of(make_bundle(tmp_path, "small", CHARACTERS, length)) as site:
+        playground = visit(site.url + "/")
+        playground.page.get_by_role("button", name="Fill the gap").click()
+        playground.finish("plain", "edlm")
+        assert len(playground.states("edlm")) <= length
+        assert playground.states("edlm").count("shown") >= 3
+
+
+def test_the_gap_preset_fits_the_canvas_though_the_end_of_the_text_takes_a_token_a_letter(tmp_path, visit):
+    common, rare = "the cat and the dog " * 8, "x9 q7 z3 w8 v6 k5 j4 " * 8
+    card = DataCard(corpus="files", tokens=1000, steps=10, examples=(common, rare))
+    with site_of(make_bundle(tmp_path, "pieces", BPE(size=268), 24, [common] * 9, data=card)) as site:
+        playground = visit(site.url + "/")
+        playground.page.get_by_role("button", name="Fill the gap").click()
+        playground.finish("plain", "edlm")
+        assert len(playground.states("edlm")) <= 24

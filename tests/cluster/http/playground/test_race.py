@@ -66,3 +66,17 @@ def test_a_text_that_fits_no_canvas_is_not_raced(site, visit):
     race(playground, tokens=200)
     expect(playground.at("#notice")).to_contain_text("New tokens: a race scores whole texts")
     assert playground.at("#tokens").get_attribute("aria-invalid") == "true"
+
+
+def test_a_race_and_runs_that_were_not_started_do_not_stand_together(site, visit):
+    playground = visit(site.url + "/")
+    playground.refused = True
+    playground.run(steps=0)
+    expect(playground.part("edlm", "status")).to_have_text("not started")
+    race(playground, steps=2, tokens=8)
+    expect(playground.at("#race-again")).to_be_visible()
+    expect(playground.at("#race-title")).to_contain_text("EDLM lower in")
+    expect(playground.at(".run.refused")).to_have_count(0)
+    playground.run(steps=0)
+    expect(playground.part("edlm", "status")).to_have_text("not started")
+    expect(playground.at("#race")).to_be_hidden()
