@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from edlm.config import ConfigurationError, Positive, config
-from edlm.constraints.json_schema import patterns
 from edlm.constraints.specification import AbstractSpecification
 
 _ALLOCATION = b"memory allocation"  # of Rust's message, before it aborts
@@ -45,13 +44,7 @@ class ByteAutomaton:
 
 def compile_bytes(specification: AbstractSpecification, limits: CompilationLimits) -> ByteAutomaton:
     """Return the automaton of a specification; raise ConfigurationError, naming the limit it exceeds."""
-    kind, source = specification.source()
-    request = {kind: source, "seconds": limits.seconds, "memory": limits.memory}
-    if kind == "schema":
-        # All in one process, so that its limits are those of the whole schema.
-        request["patterns"] = sorted(
-            {each.removeprefix("^").removesuffix("$") for each in patterns(json.loads(source))}
-        )
+    request = specification.source() | {"seconds": limits.seconds, "memory": limits.memory}
     too_large = "; make it simpler, with fewer or shorter repetitions and alternatives"
     try:
         done = subprocess.run(
@@ -78,6 +71,11 @@ def compile_bytes(specification: AbstractSpecification, limits: CompilationLimit
         raise ConfigurationError(
             f"the pattern {answer['pattern'][3:-1]!r} of the JSON schema allows quotes, backslashes or control "
             'characters, which a string of JSON escapes; exclude them, as in [^"\\\\\\x01-\\x1f]'
+        )
+    if answer.get("whitespace"):
+        raise ConfigurationError(
+            "the white space of the JSON schema allows other characters than space, tab, \\n and \\r, with which a "
+            "text is no JSON; exclude them, as in [ ]*"
         )
     if answer["states"] > limits.byte_states:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from edlm.config import ConfigurationError, plain
 from edlm.constraints.automaton import DEAD, TokenAutomaton, minimal_form
 from edlm.constraints.byte_automaton import ByteAutomaton, CompilationLimits, compile_bytes
 from edlm.constraints.specification import AbstractSpecification, OneOf
+from edlm.constraints.spelling import require_spelt, unspeakable
 from edlm.constraints.stop_strings import without_stop_strings
 from edlm.data.tokenizer import Tokenizer
 
@@ -38,16 +39,13 @@ def compile_constraint(
     bytes_of = tokenizer.bytes_of_tokens
     automaton = without_stop_strings(compile_bytes(specification, limits), stops, limits.byte_states)
     if isinstance(specification, OneOf):
-        _require_spelt(specification, bytes_of.first if begins else bytes_of.following, bytes_of.following)
+        require_spelt(specification, bytes_of.first if begins else bytes_of.following, bytes_of.following)
     separator = tokenizer.separator if ends else None
     compiled = _Compilation(automaton, limits).over_tokens(
         bytes_of.following, bytes_of.first if begins and bytes_of.first != bytes_of.following else None, separator
     )
     if compiled.start == DEAD:
-        raise ConfigurationError(
-            "no text of the constraint can be spelt with the tokens of this model: "
-            f"the tokenizer lacks characters that every one of its texts has ({_short(specification)})"
-        )
+        raise unspeakable(specification, automaton, bytes_of.following)
     return compiled
 
 
@@ -173,26 +171,3 @@ class AutomatonCache:
 
 def _key(specification: AbstractSpecification, begins: bool, ends: bool, stops: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([plain(specification), begins, ends, sorted(stops)]).encode()).hexdigest()
-
-
-def _require_spelt(choice: OneOf, first: Sequence[bytes | None], following: Sequence[bytes | None]) -> None:
-    """Raise ConfigurationError, naming the text and the character, for a choice that no tokens spell."""
-    at_start, later = {text for text in first if text}, {text for text in following if text}
-    longest = max(map(len, at_start | later), default=0)
-    for text in choice.texts:
-        spelt, data = {0}, text.encode()
-        for end in range(1, len(data) + 1):
-            begins = range(max(0, end - longest), end)
-            if any(begin in spelt and data[begin:end] in (later if begin else at_start) for begin in begins):
-                spelt.add(end)
-        if len(data) not in spelt:
-            letter = data[max(spelt) :].decode(errors="ignore")[:1]
-            raise ConfigurationError(
-                f"the tokens of this model cannot spell the choice {text[:80]!r}: {letter!r} is missing; leave it out, "
-                "or write it in characters that the tokenizer has"
-            )
-
-
-def _short(specification: AbstractSpecification) -> str:
-    text = repr(specification)
-    return text if len(text) <= 120 else text[:117] + "..."

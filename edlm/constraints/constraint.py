@@ -1,6 +1,7 @@
 """The constraint of one row: which positions of its canvas an automaton reads, and what may follow them."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -72,10 +73,9 @@ class Constraint:
             )
         states = np.arange(len(self.final)) == self.before
         states[DEAD] = False
-        if not automaton.accepting_after(len(tokens) + self.later)[self.before]:
-            raise ConfigurationError(
-                f"no text of {len(tokens) + self.later} tokens satisfies the constraint{self._lengths()}"
-            )
+        length = len(tokens) + self.later
+        if not automaton.accepting_after(length)[self.before]:
+            raise ConfigurationError(f"no text of {length} tokens satisfies the constraint{self._lengths(length)}")
         if all(token == mask for token in tokens):
             return
         for position, token in enumerate(tokens):
@@ -87,22 +87,32 @@ class Constraint:
                 )
         if not (states & self.final).any():
             raise ConfigurationError(
-                f"the known tokens leave no text of {len(tokens) + self.later} tokens that satisfies the constraint: "
+                f"the known tokens leave no text of {length} tokens that satisfies the constraint: "
                 "change the tokens, the lengths of the gaps, or the constraint"
             )
 
-    def _lengths(self) -> str:
+    def _lengths(self, asked: int) -> str:
         if self.state is not None and self.state != self.automaton.start:
             return " from here on"
         if self.automaton.lengths is None:
             return ": none of any length does"
         shortest, longest = self.automaton.lengths
+        have = f": its texts have {shortest} tokens"
         if longest is None:
-            return f": its texts have {shortest} tokens or more"
-        return (
-            f": its texts have {shortest} tokens"
-            if shortest == longest
-            else f": its texts have {shortest} to {longest} tokens"
+            have += " or more"
+        elif longest > shortest:
+            have = f": its texts have {shortest} to {longest} tokens"
+        if asked < shortest or (longest is not None and asked > longest):
+            return have
+        shorter, longer = (self._length_near(asked, step) for step in (-1, 1))
+        return f"{have}, but none has {asked}: the nearest have {shorter} and {longer}"
+
+    def _length_near(self, asked: int, step: int) -> int:
+        """Return the number of tokens of a text nearest to `asked`, going by `step`; there is one that way."""
+        return next(
+            length
+            for length in itertools.count(asked + step, step)
+            if self.automaton.accepting_after(length)[self.automaton.start]
         )
 
 

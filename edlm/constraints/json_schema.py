@@ -88,7 +88,7 @@ class _SchemaCheck:
 
     def _typed(self, schema: dict[str, Any], keys: set[str], path: str, references: tuple[str, ...]) -> dict[str, Any]:
         if not keys:
-            return {}
+            return {"anyOf": [{}]}  # outlines-core does not group the alternatives of an untyped value within others
         kind = schema.get("type", "object" if "properties" in keys else None)
         if isinstance(kind, list):
             alone = keys == {"type"} and all(isinstance(each, str) and each in _TYPES for each in kind)
@@ -182,14 +182,23 @@ def string_pattern(pattern: str) -> str:
     return translated(pattern)
 
 
+def white_space(pattern: str) -> str:
+    """Return the translation of an expression of white space, in which `\\s` is what is white space to JSON."""
+    return translated(pattern).replace(r"\f\v", "")
+
+
 def patterns(schema: Any) -> list[str]:
-    """Return the patterns of strings in a schema that `require_enforced` returned."""
+    """Return the patterns of strings in a schema that `require_enforced` returned, without `^` and `$`."""
+    return sorted({each.removeprefix("^").removesuffix("$") for each in _patterns(schema)})
+
+
+def _patterns(schema: Any) -> list[str]:
     if isinstance(schema, list):
-        return [found for each in schema for found in patterns(each)]
+        return [found for each in schema for found in _patterns(each)]
     if not isinstance(schema, dict):
         return []
     own = [schema["pattern"]] if schema.get("type") == "string" and "pattern" in schema else []
-    return own + [found for key, each in schema.items() if key not in ("const", "enum") for found in patterns(each)]
+    return own + [found for key, each in schema.items() if key not in ("const", "enum") for found in _patterns(each)]
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -10,6 +10,9 @@ import resource
 import sys
 
 NUL = 0  # begins what is compiled: no text has it, so that a match begins nowhere else
+# A number of which every parser makes a finite one: its digits and its exponent are limited, which JSON does not limit.
+NUMBER = r"(-)?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-][0-9]{1,2})?"
+WHITE_SPACE = set(b" \t\n\r")
 NOT_IN_STRINGS = {*range(1, 32), ord('"'), ord("\\")}  # bytes that JSON escapes
 
 
@@ -28,15 +31,23 @@ def main() -> None:
         # The end of the text is part of the expression: else an alternative would end where an earlier one does.
         return outlines_core.Index(rf"\x00(?:{expression})\z", vocabulary)
 
+    def bytes_of(index: "outlines_core.Index") -> set[int]:
+        return {byte for following in index.get_transitions().values() for byte in following} - {NUL, 256}
+
     try:
         for pattern in request.get("patterns", ()):
-            following = compiled(pattern).get_transitions().values()
-            if any(byte in NOT_IN_STRINGS for transitions in following for byte in transitions):
+            if bytes_of(compiled(pattern)) & NOT_IN_STRINGS:
                 sys.stdout.buffer.write(json.dumps({"pattern": pattern}).encode() + b"\n")
                 return
         expression = request.get("regex")
         if expression is None:
-            expression = outlines_core.json_schema.build_regex_from_schema(request["schema"])
+            space = request.get("whitespace")
+            if space is not None and not bytes_of(compiled(space)) <= WHITE_SPACE:
+                sys.stdout.buffer.write(json.dumps({"whitespace": True}).encode() + b"\n")
+                return
+            grouped = None if space is None else f"(?:{space})"
+            built = outlines_core.json_schema.build_regex_from_schema(request["schema"], grouped)
+            expression = built.replace(outlines_core.json_schema.NUMBER, NUMBER)
         index = compiled(expression)
     except MemoryError:  # the caller names the limit
         raise

@@ -6,18 +6,23 @@ and their complements exclude what is a digit, a word character or a space to an
 and what no finite automaton can do (look-around, backreferences), is refused by name.
 """
 
+import itertools
 import re
 import warnings
 
 from edlm.config import ConfigurationError
 
 MOST_LETTERS = 20_000  # of an expression
+MOST_NESTED = 200  # groups within one another: the parsers of Python and Rust are recursive
 _ASCII = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 _ANY = {"d": r"\d", "w": r"\w\p{N}", "s": r"\s\x1c-\x1f"}  # what is one in Python or in Rust
 _SAME_ESCAPES = "nrtfv"
 _HEXADECIMAL = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})")
 _REPEAT = re.compile(r"[*+?]|\{\d*,?\d*\}")
 _GROUP = re.compile(r"\((?:\?:|\?P<\w+>|\?i:)?(?!\?)")
+_NO_GROUP = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL
+)  # escapes and sets, in which parentheses are letters
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
 NUL_REFUSED = "the character NUL cannot stand in a text with a constraint; leave it out"
 
@@ -37,6 +42,11 @@ def translated(pattern: str) -> str:
     if len(pattern) > MOST_LETTERS:
         raise ConfigurationError(
             f"the regular expression has {len(pattern):,} characters; at most {MOST_LETTERS:,} are read"
+        )
+    if (depth := _nesting(pattern)) > MOST_NESTED:
+        raise ConfigurationError(
+            f"the regular expression nests {depth:,} groups within one another; at most {MOST_NESTED} are read: "
+            "write it with fewer parentheses"
         )
     try:
         with warnings.catch_warnings():
@@ -156,6 +166,12 @@ class _Translation:
 
     def _refused(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"the regular expression {_short(self.pattern)} has, at {self.at}, {what}")
+
+
+def _nesting(pattern: str) -> int:
+    """Return how many groups stand within one another."""
+    groups = (1 if letter == "(" else -1 for letter in _NO_GROUP.sub("", pattern) if letter in "()")
+    return max(itertools.accumulate(groups), default=0)
 
 
 def _short(pattern: str) -> str:

@@ -7,19 +7,24 @@ from typing import Any, Literal
 import pydantic
 
 from edlm.config import ConfigurationError, config
-from edlm.constraints.json_schema import require_enforced
+from edlm.constraints.json_schema import patterns, require_enforced, white_space
 from edlm.constraints.regular_expression import literal, translated
 
 MOST_SCHEMA_LETTERS = 100_000
 MOST_CHOICES = 10_000
+MOST_QUOTED = 120  # characters of a constraint in a message
 
 
 class AbstractSpecification(ABC):
     """A set of texts that a constraint allows."""
 
     @abstractmethod
-    def source(self) -> tuple[Literal["regex", "schema"], str]:
-        """Return what `outlines-core` compiles; raise ConfigurationError for what it would not enforce."""
+    def source(self) -> dict[str, Any]:
+        """Return what `outlines_process` compiles; raise ConfigurationError for what it would not enforce."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return what it is in the words of the one who gave it, shortened."""
 
 
 @config
@@ -30,7 +35,10 @@ class Regex(AbstractSpecification):
     pattern: str = pydantic.Field(kw_only=False)
 
     def source(self):
-        return "regex", translated(self.pattern)
+        return {"regex": translated(self.pattern)}
+
+    def __str__(self) -> str:
+        return f"the regular expression {_short(repr(self.pattern))}"
 
 
 @config
@@ -49,7 +57,10 @@ class OneOf(AbstractSpecification):
             raise ConfigurationError(
                 f"the texts of the choice have more than {MOST_SCHEMA_LETTERS:,} characters together"
             )
-        return "regex", "|".join(map(literal, self.texts))
+        return {"regex": "|".join(map(literal, self.texts))}
+
+    def __str__(self) -> str:
+        return f"the choices {_short(', '.join(map(repr, self.texts)))}"
 
 
 @config
@@ -59,6 +70,9 @@ class JsonSchema(AbstractSpecification):
     kind: Literal["json_schema"] = "json_schema"
     json_schema: str = pydantic.Field(kw_only=False)
     """The schema as JSON text; `of` takes a dictionary."""
+    whitespace: str | None = None
+    """Regular expression of what stands between the parts of objects and lists, of white space alone. None: one space
+    or none; "": nothing."""
 
     @pydantic.field_validator("json_schema", mode="before")
     @classmethod
@@ -68,10 +82,10 @@ class JsonSchema(AbstractSpecification):
         return schema
 
     @classmethod
-    def of(cls, schema: dict[str, Any]) -> "JsonSchema":
+    def of(cls, schema: dict[str, Any], whitespace: str | None = None) -> "JsonSchema":
         """Return the specification of a schema given as a dictionary."""
         try:
-            return cls(json_schema=json.dumps(schema))
+            return cls(json_schema=json.dumps(schema), whitespace=whitespace)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the JSON schema is not JSON: {error}") from error
 
@@ -84,4 +98,13 @@ class JsonSchema(AbstractSpecification):
             schema = json.loads(self.json_schema)
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"the JSON schema is not JSON: {error}") from error
-        return "schema", json.dumps(require_enforced(schema))
+        enforced = require_enforced(schema)
+        request = {"schema": json.dumps(enforced), "patterns": patterns(enforced)}
+        return request if self.whitespace is None else request | {"whitespace": white_space(self.whitespace)}
+
+    def __str__(self) -> str:
+        return f"the JSON schema {_short(self.json_schema)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_QUOTED else text[: MOST_QUOTED - 3] + "..."

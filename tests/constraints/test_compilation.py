@@ -1,62 +1,20 @@
-"""What is compiled accepts the texts that Python's `re` and `jsonschema` accept, for every kind of tokenizer."""
+"""What is compiled accepts the texts that Python's `re` accepts, for every kind of tokenizer."""
 
 import json
 import random
 import re
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
 
 from edlm.config import ConfigurationError
-from edlm.constraints.automaton import TokenAutomaton
 from edlm.constraints.byte_automaton import CompilationLimits
 from edlm.constraints.compilation import AutomatonCache, compile_constraint
-from edlm.constraints.constraint import Constraint, RowConstraints
+from edlm.constraints.constraint import Constraint
 from edlm.constraints.specification import AbstractSpecification, JsonSchema, OneOf, Regex
-from edlm.cooperative_work import run_to_end
-from edlm.data.tokenizer import Tokenizer
-from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, Symbols
-from edlm.sampling.constrained import constrained_posterior
-
-BYTES, CHARACTERS = Bytes().build([]), Characters().build([])
-WORDS = BPE(size=290).build(["the cat sat on the mat, 2024-05-17 and a naïve café: 日本 (0.25) " * 4])
-
-
-class NearlyUniform:
-    """A denoiser for which every token is as likely as any other, but for a few that it knows by their number."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self.mask, self.vocabulary = vocabulary, vocabulary
-
-    def log_p(self, context, where):
-        return torch.log_softmax(torch.arange(self.vocabulary).remainder(7).double() / 7, -1).expand(
-            int(where.sum()), -1
-        )
-
-
-def texts_of(
-    automaton: TokenAutomaton, tokenizer: Tokenizer, length: int, count: int = 12, ends: bool = False
-) -> list[str]:
-    """Texts of so many tokens that are drawn given the constraint; none if there are none of this length."""
-    if not automaton.accepting_after(length)[automaton.start]:
-        return []
-    u = torch.rand(2, 1, count, length, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
-    xt, denoiser = torch.full((1, length), tokenizer.size), NearlyUniform(tokenizer.size)
-    chosen = RowConstraints([Constraint(automaton)])
-    posterior = run_to_end(constrained_posterior(denoiser, torch.zeros(1), xt, chosen, u[0]))
-    drawn = posterior.draw(u[1])[0][0].tolist()
-    if ends:
-        drawn = [
-            tokens[: tokens.index(tokenizer.separator)] if tokenizer.separator in tokens else tokens for tokens in drawn
-        ]
-    return [tokenizer.decode(tokens) for tokens in drawn]
-
-
-def accepted(automaton: TokenAutomaton, tokenizer: Tokenizer, text: str) -> bool:
-    return automaton.accepts(tokenizer.encode(text).tolist())
-
+from edlm.data.tokenizer_kinds import Symbols
+from tests.constraints.compiled import BYTES, CHARACTERS, WORDS, accepted, texts_of
 
 EXPRESSIONS = {
     r"a|ab": (["a", "ab"], ["", "b", "abb"]),
@@ -110,58 +68,6 @@ def test_texts_of_random_expressions_match_them(seed):
     assert [text for text in drawn if re.fullmatch(pattern, text) is None] == []
 
 
-SCHEMAS = [
-    {"type": "integer"},
-    {"type": ["number", "null"]},
-    {"enum": ["a", 1, None, {"k": [True]}]},
-    {"const": 'a "quoted" \\ text'},
-    {"type": "string", "minLength": 1, "maxLength": 3},
-    {"type": "string", "pattern": "^[a-c]+x|y$"},
-    {"type": "string", "format": "date"},
-    {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
-    {"type": "array", "prefixItems": [{"type": "null"}, {"type": "integer"}]},
-    {"type": "object", "properties": {"a.b": {"type": "integer"}, "c": {"type": "null"}}, "required": ["a.b"]},
-    {"type": "object", "additionalProperties": {"type": "integer"}, "maxProperties": 2},
-    {"anyOf": [{"type": "boolean"}, {"$ref": "#/$defs/x"}], "$defs": {"x": {"const": 7}}},
-    {"type": "object", "properties": {}, "additionalProperties": False},
-]
-
-
-@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:40])
-def test_texts_of_a_schema_are_json_that_satisfies_it(schema):
-    automaton = compile_constraint(JsonSchema.of(schema), BYTES, ends=True)
-    assert automaton.lengths is not None
-    lengths = [automaton.lengths[0], automaton.lengths[0] + 6, 30]
-    drawn = [text for length in lengths for text in texts_of(automaton, BYTES, length, ends=True)]
-    assert drawn
-    for text in drawn:
-        jsonschema.validate(json.loads(text), schema)
-
-
-NOT_ENFORCED = {
-    "minimum": {"type": "integer", "minimum": 3},
-    "oneOf": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
-    "allOf": {"allOf": [{"type": "integer"}]},
-    "uniqueItems": {"type": "array", "uniqueItems": True},
-    "minProperties": {"type": "object", "minProperties": 2},
-    "'b'": {"type": "object", "properties": {"a": {}}, "required": ["b"]},
-    "recursive": {"$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
-    "leads nowhere": {"$ref": "#/$defs/n"},
-    "pattern.*together|together": {"type": "string", "pattern": "a", "minLength": 3},
-    "quotes": {"type": "string", "pattern": ".*"},
-    "not of its type": {"type": "integer", "enum": [1, "a"]},
-    "hostname": {"type": "string", "format": "hostname"},
-    "above maxItems": {"type": "array", "minItems": 3, "maxItems": 1},
-    "at #/properties/a": {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 2}}},
-}
-
-
-@pytest.mark.parametrize("message", NOT_ENFORCED)
-def test_a_schema_that_would_not_be_enforced_is_refused_by_name(message):
-    with pytest.raises(ConfigurationError, match=message):
-        compile_constraint(JsonSchema.of(NOT_ENFORCED[message]), BYTES)
-
-
 REFUSED = {
     "no regular expression of Python": "(a",
     "look-around": "(?=a)b",
@@ -170,6 +76,8 @@ REFUSED = {
     "possessive": "a++",
     "NUL": "a\x00",
     "characters; at most": "a" * 20_001,
+    "nests 201 groups.*at most 200": "(" * 201 + "a" + ")" * 201,
+    "nests 5,000 groups": "(" * 5000 + "a" + ")" * 5000,
 }
 
 
@@ -204,8 +112,39 @@ def test_a_choice_allows_its_texts_and_names_the_one_that_the_tokenizer_cannot_s
         match="cannot spell the choice 'a (dog).': '\\(' is missing".replace("(d", r"\(d").replace("g).", r"g\)\."),
     ):
         compile_constraint(OneOf(texts=("the cat", "a (dog).")), CHARACTERS)
-    with pytest.raises(ConfigurationError, match="no text of the constraint can be spelt"):
-        compile_constraint(Regex(pattern=r"\d+"), CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    ("specification", "named", "closest", "missing"),
+    [
+        (Regex(r"\d+"), r"the regular expression '\\d+'", "0", "'0'"),
+        (Regex("[a-z]+ É?日x"), "the regular expression '[a-z]+ É?日x'", "a 日x", "'日'"),
+        (JsonSchema.of({"type": "object"}), 'the JSON schema {"type": "object"}', "{}", "'{', '}'"),
+        (Regex("(ab)?[XY]{2}"), "the regular expression '(ab)?[XY]{2}'", "XX", "'X'"),
+    ],
+)
+def test_what_no_tokens_spell_is_refused_by_the_characters_that_are_missing(specification, named, closest, missing):
+    with pytest.raises(ConfigurationError) as refused:
+        compile_constraint(specification, CHARACTERS)
+    assert str(refused.value) == (
+        f"no text of {named} can be spelt with the tokens of this model: for '{closest}', which comes closest, the "
+        f"tokenizer lacks {missing}"
+    )
+
+
+def test_groups_within_one_another_are_counted_without_parentheses_that_are_letters():
+    letters = r"\(" * 300 + "[()]" * 300 + "(a)(b)" * 300
+    assert accepted(compile_constraint(Regex("(" * 200 + "a" + ")" * 200), BYTES), BYTES, "a")
+    assert compile_constraint(Regex(letters), BYTES).lengths == (1200, 1200)
+
+
+def test_a_length_between_those_of_the_texts_is_refused_with_the_nearest_that_there_are():
+    choice = compile_constraint(OneOf(("a", "abcde", "abcdefghijk")), BYTES)
+    with pytest.raises(ConfigurationError, match="1 to 11 tokens, but none has 4: the nearest have 1 and 5"):
+        Constraint(choice).require_possible(torch.full((4,), BYTES.size), BYTES.size)
+    pairs = compile_constraint(Regex("(ab)+"), BYTES)
+    with pytest.raises(ConfigurationError, match="2 tokens or more, but none has 7: the nearest have 6 and 8"):
+        Constraint(pairs).require_possible(torch.full((7,), BYTES.size), BYTES.size)
 
 
 def test_every_spelling_of_a_text_is_allowed_and_no_special_token_is():
