@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import requests
 
-OF_A_CONNECTION = ("host", "connection", "expect", "transfer-encoding", "content-length", "server", "date")
-"""Headers that are not passed on."""
+OF_A_CONNECTION = ("connection", "expect", "transfer-encoding", "content-length", "server", "date")
+"""Headers that are not passed on. That of the host is: S3 signs it."""
 
 
 @dataclass(frozen=True)
