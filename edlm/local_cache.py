@@ -68,6 +68,7 @@ class LocalCache:
         ConfigurationError if other users can access the cache, or if its disk is full.
         """
         make_private(self.folder)
+        self._sweep()
         copy = self.folder / digest
         while True:
             lock = _locked(self._lock_file(digest), fcntl.LOCK_SH)
@@ -206,6 +207,24 @@ class LocalCache:
         for path in (copy, self.folder / f"{digest}.partial"):
             if path.exists():
                 shutil.rmtree(path)
+
+    def _sweep(self) -> None:
+        """Remove the partial copies that no process makes any more."""
+        for partial in self.folder.glob("*.partial"):
+            digest = partial.name.removesuffix(".partial")
+            if not DIGEST.fullmatch(digest):
+                continue
+            try:
+                lock = _locked(self._lock_file(digest), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            try:
+                if partial.exists():
+                    shutil.rmtree(partial)
+                if not (self.folder / digest).exists():
+                    self._lock_file(digest).unlink(missing_ok=True)
+            finally:
+                os.close(lock)
 
     def _lock_file(self, digest: str) -> Path:
         return self.folder / f"{digest}.lock"

@@ -145,6 +145,37 @@ def test_what_another_process_holds_is_not_evicted_until_it_is_killed(tmp_path):
     assert held(cache) == {third.digest}
 
 
+MAKER = """
+    import sys, time
+    from pathlib import Path
+    from edlm.local_cache import LocalCache
+    from tests.test_local_cache import ContentSource
+
+    class EndlessSource(ContentSource):
+        def copy_to(self, folder):
+            super().copy_to(folder)
+            print("half", flush=True)
+            time.sleep(600)
+
+    source = EndlessSource(b"1" * 1000)
+    LocalCache(Path(sys.argv[1])).hold(source.digest, source)
+"""
+
+
+def test_a_copy_whose_process_was_killed_is_removed_by_the_next_use_of_the_cache_and_not_before(cache):
+    source, half = ContentSource(), ContentSource(b"1" * 1000)
+    used(cache, source)
+    command = [sys.executable, "-c", textwrap.dedent(MAKER), str(cache.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        used(cache, source)
+        assert (cache.folder / f"{half.digest}.partial" / "file").exists()
+        process.kill()
+    used(cache, source)
+    assert {path.name.partition(".")[0] for path in cache.folder.iterdir()} == {source.digest}
+
+
 def test_many_that_want_one_entry_copy_it_once(cache):
     class SlowSource(ContentSource):
         def copy_to(self, folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.tracking.run_record import RunRecord
+from edlm.config import ConfigurationError
 from edlm.storage import join
 
 ENTRIES = "entries.jsonl"
@@ -34,7 +35,7 @@ class Journal:
 
     One process writes it, any may `read` it. Opening it again continues it: an incomplete line left by a crash is
     truncated, and the record of the run is written again, so that no damage to one line loses it. Raises ValueError if
-    the folder holds the journal of another run.
+    the folder holds the journal of another run, and ConfigurationError if its file system has no locks.
     """
 
     def __init__(self, folder: Path, run: RunRecord) -> None:
@@ -52,7 +53,11 @@ class Journal:
                 mark.unlink()
         self._number = _last_number(path) + 1
         self._file = path.open("ab")
-        _hold(self._file.fileno())
+        try:
+            _hold(self._file.fileno(), fcntl.LOCK_EX, path)
+        except ConfigurationError:
+            self._file.close()
+            raise
         self.append("run", record=asdict(run))
 
     def append(self, kind: str, **content: Any) -> None:
@@ -149,7 +154,7 @@ def complete_bytes(folder: Path) -> int:
 def is_open(folder: Path) -> bool:
     """Return whether a living process writes the journal in `folder`."""
     with (folder / ENTRIES).open("rb") as file:
-        return not _hold(file.fileno())
+        return not _hold(file.fileno(), fcntl.LOCK_SH, folder / ENTRIES)  # NFS locks no reader exclusively
 
 
 def sync(folder: Path) -> None:
@@ -158,13 +163,21 @@ def sync(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _hold(descriptor: int) -> bool:
-    """Lock the file for as long as the descriptor is open; return False if another process keeps it locked."""
+def _hold(descriptor: int, operation: int, path: Path) -> bool:
+    """Lock the file for as long as the descriptor is open; return False if another process keeps it locked.
+
+    Raises ConfigurationError if there are no locks at its place.
+    """
     for _ in range(HOLD_ATTEMPTS):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
             time.sleep(HOLD_SECONDS)  # `is_open` of another process holds it for a moment
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be locked ({error.strerror}), so that no other command could know whether it is still "
+                "written; mount its file system with locks (flock), or give outputs elsewhere with --storage"
+            ) from error
         else:
             return True
     return False

@@ -4,13 +4,16 @@ Training may go on elsewhere, and that disk be gone. A checkpoint is committed o
 the copy, so that none is lost: a launch that resumes from it repeats the steps after it, and has those before it here.
 """
 
+import logging
 import secrets
 import time
 from pathlib import Path
 
 from cluster.tracking.journal import Journal, complete_bytes, decode, encode, history, lines
 from edlm.file_systems import file_system
-from edlm.storage import join, read_text, write_text
+from edlm.storage import join, read_bytes, write_text
+
+log = logging.getLogger(__name__)
 
 
 class JournalCopy:
@@ -37,19 +40,28 @@ class JournalCopy:
 
 
 def restore(uri: str, journal: Journal) -> None:
-    """Append to the journal the metrics that the copy at `uri` has and it lacks, each with its time."""
+    """Append to the journal the metrics that the copy at `uri` has and it lacks, each with its time.
+
+    Damaged lines are counted in a warning; a last one without its end is of a machine that died as it wrote.
+    """
     system, root = file_system(uri)
     system.invalidate_cache(root)
     names = sorted(path.rpartition("/")[2] for path in system.find(root))
     known = history(journal.folder) if names else {}
+    damaged = 0
     for name in names:
-        for line in read_text(join(uri, name)).encode().splitlines(keepends=True):
+        for line in read_bytes(join(uri, name)).splitlines(keepends=True):
             entry = decode(line)
             if entry is None:
-                continue  # the store has damaged it
+                damaged += line.endswith(b"\n")
+                continue
             step, values = entry["step"], entry["values"]
             new = {metric: value for metric, value in values.items() if step not in known.get(metric, {})}
             for metric, value in new.items():
                 known.setdefault(metric, {})[step] = value
             if new:
                 journal.append("metrics", step=step, values=new, time=entry["time"])
+    if damaged:
+        log.warning(
+            "%d lines of the metrics in %s are damaged; what no other machine has of them is lost", damaged, uri
+        )

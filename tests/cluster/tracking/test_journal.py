@@ -1,5 +1,8 @@
 """A journal keeps every whole entry, whatever byte its writer died at, and whatever byte was damaged later."""
 
+import errno
+import fcntl
+import os
 import uuid
 
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.tracking.journal import ENTRIES, Journal, decode, encode, history, is_open, lines, read, record_of
 from cluster.tracking.run_record import RunRecord
+from edlm.config import ConfigurationError
 
 RUN = RunRecord("pretrain", "edlm", {"tag": "value"}, parent=RunRecord("pipeline", "edlm"))
 
@@ -100,3 +104,15 @@ def test_a_folder_keeps_one_run(tmp_path):
     Journal(tmp_path, RUN).close()
     with pytest.raises(ValueError, match=f"is the journal of run {RUN.key}, not of"):
         Journal(tmp_path, RunRecord("pretrain", "edlm"))
+
+
+def test_a_file_system_without_locks_is_named_and_not_taken_for_one_that_is_written(tmp_path, monkeypatch):
+    Journal(tmp_path, RUN).close()
+
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    for use in (is_open, lambda folder: Journal(folder, RUN)):
+        with pytest.raises(ConfigurationError, match=r"entries.jsonl cannot be locked \(No locks available\)"):
+            use(tmp_path)

@@ -2,6 +2,7 @@
 
 import uuid
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from cluster.tracking.journal_folder import copy_uri
 from cluster.tracking.run_handle import RunHandle
 from cluster.tracking.run_record import RunRecord
 from cluster.tracking.run_tracker import RunTracker
+from edlm.file_systems import file_system
 from tests.cluster.tracking.histories import steps_of
 
 RUN = RunRecord("pretrain", "edlm", {})
@@ -43,6 +45,32 @@ def test_a_launch_on_any_machine_has_all_metrics_before_the_checkpoint_that_it_r
     points = [(name, entry["step"]) for entry in read(folder / "c") if "values" in entry for name in entry["values"]]
     assert len(points) == len(set(points))
     last.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept", "warning"),
+    [
+        (lambda content: content.replace(b"0.5", b"0.\xff"), [1, 2], "1 lines of the metrics in memory://"),
+        (lambda content: content[:-20], [0, 1], None),  # cut off within the last line
+    ],
+)
+def test_damaged_lines_of_a_copy_are_counted_and_half_a_last_one_is_dropped(tmp_path, caplog, damage, kept, warning):
+    uri = f"memory://{tmp_path.name}/copy"
+    journal = Journal(tmp_path / "gone", RUN)
+    copy = JournalCopy(tmp_path / "gone", uri)
+    for step in range(3):
+        journal.append("metrics", step=step, values={"loss": step + 0.5})
+    copy.save()
+    journal.close()
+    system, root = file_system(uri)
+    (path,) = system.find(root)
+    system.pipe_file(path, damage(system.cat_file(path)))
+    following = Journal(tmp_path / "next", RUN)
+    restore(uri, following)
+    following.close()
+    assert list(history(tmp_path / "next")["loss"]) == kept
+    assert [line for line in caplog.messages if warning is None or not line.startswith(warning)] == []
+    assert len(caplog.messages) == (warning is not None)
 
 
 def test_what_a_machine_that_is_gone_had_not_sent_reaches_mlflow_from_the_next_one_and_nothing_twice(runs, tmp_path):
