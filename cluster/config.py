@@ -52,7 +52,10 @@ class Cluster:
     """Timeout for the workers' resources; the error names the missing ones."""
     collective_timeout_seconds: PositiveFloat = 600.0
     """Timeout of a worker in a collective, after which training is restarted. A worker that takes no step for four
-    fifths of it, outside of a collective, is named with where it stands, and ended."""
+    fifths of it, or for which the others wait so long, is named with where it stands, and ended."""
+    transfer_timeout_seconds: PositiveFloat = 3600.0
+    """Timeout of a worker for what is no step, while no other waits for it: its network, the checkpoint that it resumes
+    from, its copy of the data, the result. After it the worker is named with where it stands, and ended."""
 
     def __post_init__(self) -> None:
         if self.min_workers is not None and self.min_workers > self.workers:

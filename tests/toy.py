@@ -81,6 +81,16 @@ class Hang(Kill):
         return loss
 
 
+class Stop(Kill):
+    """The worker's process is stopped, the first time; the mark holds its number."""
+
+    def wrong(self, loss: torch.Tensor) -> torch.Tensor:
+        if not Path(self.mark).exists():
+            Path(self.mark).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return loss
+
+
 def rows(step: int, start: int, stop: int) -> Rows:
     tokens = torch.randint(VOCABULARY, (BATCH, LENGTH), generator=torch.Generator().manual_seed(step))
     return Rows(tokens[start:stop], step, torch.arange(start, stop), BATCH)

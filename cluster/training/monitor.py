@@ -1,7 +1,9 @@
 """Monitor of one attempt of a training: the command asks through it for a stop, workers report through it."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -9,6 +11,7 @@ from ray.exceptions import RayError
 
 from cluster.runtime.placement import on_this_machine
 from cluster.training.outcomes import WorkerReport
+from cluster.training.standing import Standing
 
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 10.0
@@ -20,6 +23,7 @@ class _Board:
         self._stop, self._stopped = False, -1
         self._nodes: dict[int, str] = {}
         self._reports: list[WorkerReport] = []
+        self._standings: dict[int, tuple[float, Standing]] = {}
 
     def request_stop(self) -> None:
         self._stop = True
@@ -38,6 +42,16 @@ class _Board:
 
     def reports(self) -> list[WorkerReport]:
         return self._reports
+
+    def stand(self, rank: int, standing: Standing) -> None:
+        self._standings[rank] = time.monotonic(), standing
+
+    def leave(self, rank: int) -> None:
+        self._standings.pop(rank, None)
+
+    def standings(self) -> dict[int, Standing]:
+        now = time.monotonic()
+        return {rank: replace(one, unheard=now - heard) for rank, (heard, one) in self._standings.items()}
 
     def stopped(self, step: int) -> None:
         self._stopped = step
@@ -84,6 +98,20 @@ class Monitor:
         """Return the reports in the order in which they arrived."""
         return self._ask("reports") or []
 
+    def stand(self, rank: int, standing: Standing) -> None:
+        """Say, without waiting, where a rank stands."""
+        with suppress(RayError):
+            self._board.stand.remote(rank, standing)
+
+    def leave(self, rank: int) -> None:
+        """Say, without waiting, that a rank says no more where it stands."""
+        with suppress(RayError):
+            self._board.leave.remote(rank)
+
+    def standings(self) -> dict[int, Standing]:
+        """Return where every rank stands that has said so."""
+        return self._ask("standings") or {}
+
     def stopped(self, step: int) -> None:
         """Say that all ranks have saved and stopped after `step` steps."""
         self._ask("stopped", step)
@@ -102,6 +130,32 @@ class Monitor:
     def stop_poll(self) -> "StopPoll":
         """Return a function that says, without waiting, whether a stop was requested."""
         return StopPoll(self._board)
+
+
+@dataclass(frozen=True)
+class MonitoredRank:
+    """A rank's side of the monitor: what its watchdog says of it, and hears of the other ranks."""
+
+    monitor: Monitor
+    rank: int
+    where: str
+    """Its machine and process."""
+
+    def stand(self, collectives: int, silent: float) -> None:
+        self.monitor.stand(self.rank, Standing(self.where, collectives, silent))
+
+    def leave(self) -> None:
+        self.monitor.leave(self.rank)
+
+    def others(self) -> Mapping[int, Standing]:
+        return {rank: standing for rank, standing in self.monitor.standings().items() if rank != self.rank}
+
+    def hangs(self, cause: str, stack: str) -> None:
+        self.monitor.report(WorkerReport(self.rank, self.where, cause, stack, hung=True))
+
+    def is_stopped(self, rank: int, standing: Standing, cause: str) -> None:
+        """Report another rank, which cannot do it."""
+        self.monitor.report(WorkerReport(rank, standing.where, cause, hung=True))
 
 
 class StopPoll:

@@ -1,5 +1,10 @@
-"""Watchdog of a worker: ends its process, and says where it stands, if its training thread takes no step."""
+"""Watchdog of a worker: ends its process, and says where it stands, if its training thread takes no step.
 
+Of several ranks one hangs and the others wait for it. It is the one that has entered the fewest collectives, or the one
+whose process says nothing any more.
+"""
+
+import math
 import os
 import signal
 import sys
@@ -7,13 +12,17 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import Protocol
+
+from cluster.training.standing import Standing, collectives_entered
 
 SHARE = 0.8
 """Of the collectives' timeout: the worker that hangs is named before the others, which wait for it, fail."""
 COLLECTIVES = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
+LONGEST_PAUSE = 5.0  # seconds between two looks
 SHOWN = 12  # innermost frames
 LIBRARIES = ("site-packages", sysconfig.get_path("stdlib"))
 
@@ -23,18 +32,49 @@ def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Watchdog(AbstractContextManager["Watchdog"]):
-    """Watches the thread that opens it; `beat` says that it moves on.
+class Rank(Protocol):
+    """A rank among others (`cluster.training.monitor.MonitoredRank`)."""
 
-    After `seconds` without a beat, `report(cause, stack)` and then `end` are called. Not where the thread waits in a
-    collective for others: one of these hangs, or has died, and a collective has a timeout of its own.
+    def stand(self, collectives: int, silent: float) -> None:
+        """Say, without waiting, how many collectives this rank has entered, and since when it has taken no step."""
+        ...
+
+    def leave(self) -> None:
+        """Say, without waiting, that this rank is watched no more."""
+        ...
+
+    def others(self) -> Mapping[int, Standing]:
+        """Return what the other ranks said last; nothing if that is not known."""
+        ...
+
+    def hangs(self, cause: str, stack: str) -> None:
+        """Report that this rank hangs."""
+        ...
+
+    def is_stopped(self, rank: int, standing: Standing, cause: str) -> None:
+        """Report that another rank says nothing any more."""
+        ...
+
+
+class Watchdog(AbstractContextManager["Watchdog"]):
+    """Watches the thread that opens it; `beat`, and a collective that it enters, say that it moves on.
+
+    `seconds` without that are too long while others wait, and for a step (`stepping`); what else the thread does has
+    `limit` seconds. Then the rank is reported and its process ended. Not where it waits in a collective for others: one
+    of these hangs, or has died, and a collective has a timeout of its own.
     """
 
     def __init__(
-        self, seconds: float, report: Callable[[str, str], None], end: Callable[[], None] = kill_this_process
+        self,
+        seconds: float,
+        limit: float,
+        rank: Rank,
+        end: Callable[[], None] = kill_this_process,
+        entered: Callable[[], int] = collectives_entered,
     ) -> None:
-        self._seconds, self._report, self._end = seconds, report, end
-        self._beat, self._paused, self._done = time.monotonic(), False, threading.Event()
+        self._seconds, self._limit, self._rank, self._end, self._entered = seconds, limit, rank, end, entered
+        self._beat, self._collectives, self._done = time.monotonic(), 0, threading.Event()
+        self._stopped: set[int] = set()  # ranks that were reported
         self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -42,15 +82,23 @@ class Watchdog(AbstractContextManager["Watchdog"]):
         """Say that the thread moves on."""
         self._beat = time.monotonic()
 
+    def stepping(self) -> AbstractContextManager[None]:
+        """Expect a beat every `seconds` within."""
+        return self._within(self._seconds)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Do not watch within, unless others wait: what waits there has a limit of its own."""
+        return self._within(math.inf)
+
     @contextmanager
-    def paused(self):
-        """Do not watch within: what waits there has a limit of its own."""
-        self._paused = True
+    def _within(self, limit: float) -> Iterator[None]:
+        before, self._limit = self._limit, limit
+        self.beat()
         try:
             yield
         finally:
             self.beat()
-            self._paused = False
+            self._limit = before
 
     def __enter__(self) -> "Watchdog":
         self._watched = threading.get_ident()
@@ -61,18 +109,47 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     def __exit__(self, *_) -> None:
         self._done.set()
         self._thread.join()
+        self._rank.leave()
 
     def _watch(self) -> None:
-        while not self._done.wait(min(1.0, self._seconds / 4)):
+        while not self._done.wait(min(LONGEST_PAUSE, self._seconds / 16)):
+            entered = self._entered()
+            if entered != self._collectives:
+                self._collectives = entered
+                self.beat()
             silent = time.monotonic() - self._beat
-            if self._paused or silent < self._seconds:
-                continue
+            self._rank.stand(entered, silent)
             frame = sys._current_frames().get(self._watched)
-            if frame is None or in_collective(frame):
+            if silent < self._seconds or frame is None:
                 continue
-            self._report(f"has taken no step for {silent:.0f} s; it stands at {standing_at(frame)}", stack_of(frame))
-            self._end()
-            return
+            others = self._rank.others()
+            self._report_stopped(others)
+            if not self._stopped and self._hangs(entered, silent, frame, others):
+                alike = ", as have all other ranks" if others and not _is_last(entered, others) else ""
+                cause = f"has taken no step for {silent:.0f} s{alike}; it stands at {standing_at(frame)}"
+                self._rank.hangs(cause, stack_of(frame))
+                self._end()
+                return
+
+    def _report_stopped(self, others: Mapping[int, Standing]) -> None:
+        """Report the ranks that say nothing any more. The attempt ends as the group's timeout ends this rank."""
+        for rank, standing in others.items():
+            if standing.unheard >= self._seconds / 2 and rank not in self._stopped:
+                self._stopped.add(rank)
+                cause = f"has said nothing for {standing.unheard:.0f} s: its process is stopped, or cannot be reached"
+                self._rank.is_stopped(rank, standing, cause)
+
+    def _hangs(self, entered: int, silent: float, frame: FrameType, others: Mapping[int, Standing]) -> bool:
+        if _is_last(entered, others):
+            return any(other.silent >= self._seconds / 2 for other in others.values() if other.collectives > entered)
+        alike = all(other.collectives == entered for other in others.values())
+        return alike and silent >= self._limit and not in_collective(frame)
+
+
+def _is_last(entered: int, others: Mapping[int, Standing]) -> bool:
+    """Return whether no rank has entered fewer collectives, and one has entered more."""
+    counts = [other.collectives for other in others.values()]
+    return bool(counts) and entered <= min(counts) and entered < max(counts)
 
 
 def in_collective(frame: FrameType) -> bool:

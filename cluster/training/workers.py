@@ -25,7 +25,7 @@ from cluster.training.abandoned_workers import release_abandoned_workers
 from cluster.training.collective_timeout import limit_collectives
 from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.elastic_range import elastic_range
-from cluster.training.monitor import Monitor
+from cluster.training.monitor import Monitor, MonitoredRank
 from cluster.training.outcomes import WorkerReport
 from cluster.training.process_group import ProcessGroup
 from cluster.training.ray_records import discard_ray_records, ray_records
@@ -162,8 +162,14 @@ def _worker(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor
     redact_logs()
     rank = torch.distributed.get_rank()
     where = f"process {os.getpid()} on {socket.gethostname()}"
+    watchdog = Watchdog(
+        SHARE * cluster.collective_timeout_seconds,
+        cluster.transfer_timeout_seconds,
+        MonitoredRank(monitor, rank, where),
+    )
     try:
-        _train(task, cluster, say, monitor, where)
+        with watchdog:
+            _train(task, cluster, say, monitor, watchdog)
     except Exception as error:
         final = error if isinstance(error, FINAL) else None
         reason = f"ended with {type(error).__name__}: {error}".splitlines()[0]
@@ -171,7 +177,7 @@ def _worker(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor
         raise
 
 
-def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor, where: str) -> None:
+def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor, watchdog: Watchdog) -> None:
     """Train on this worker. Its results go through the storage: Ray keeps only reports with a checkpoint."""
     torch.set_num_threads(max(1, int(cluster.cpus_per_worker)))
     limit_collectives(cluster.collective_timeout_seconds)
@@ -204,10 +210,6 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         say(f"[{task.name}] resumes after step {engine.step}")
     data = local_copy(task.data)
     batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
-    watchdog = Watchdog(
-        SHARE * cluster.collective_timeout_seconds,
-        lambda cause, stack: monitor.report(WorkerReport(engine.rank, where, cause, stack, hung=True)),
-    )
     requested = monitor.stop_poll() if engine.rank == 0 else _never
 
     objective.register_forward_pre_hook(lambda *_: watchdog.beat())  # micro-steps, and batches of a validation
@@ -218,7 +220,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
 
     try:
         log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
-        with checkpointing, watchdog:
+        with checkpointing, watchdog.stepping():
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
             rows = batches.rows if reporter is None else reporter.profiled(batches.rows)

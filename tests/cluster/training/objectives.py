@@ -1,8 +1,11 @@
 """What the workers of `test_workers` run: importable there, with faults that are given as plain data."""
 
 import json
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from tests import toy
@@ -13,8 +16,11 @@ def toy_objective(fault: tuple[str, int, int, str] | None) -> toy.Toy:
     made = None
     if fault is not None:
         kind, step, index, mark = fault
-        marked = {"kill": toy.Kill, "hang": toy.Hang, "leak": Leak}
+        marked = {"kill": toy.Kill, "hang": toy.Hang, "stop": toy.Stop, "leak": Leak, "hoard": Hoard}
         made = marked[kind](step, index, mark) if kind in marked else toy.Fault(step, index)
+        if kind == "hang at the start" and torch.distributed.get_rank() == 1 and not Path(mark).exists():
+            Path(mark).touch()
+            time.sleep(600)
     objective = toy.Toy(fault=made)
     objective.trained[0] = nn.Embedding(27, 7)
     objective.trained[4] = nn.Linear(13, 27)
@@ -26,6 +32,17 @@ class Leak(toy.Kill):
 
     def wrong(self, loss: Tensor) -> Tensor:
         raise OSError(f"https://host/x?X-Amz-Signature={self.mark}, s3://me:{self.mark}@bucket, password={self.mark}")
+
+
+class Hoard(toy.Kill):
+    """The worker takes memory, each time, until it is killed, or has 8 GiB."""
+
+    def wrong(self, loss: Tensor) -> Tensor:
+        taken = []
+        while len(taken) < 128:
+            taken.append(b"1" * 2**26)
+            time.sleep(0.03)
+        return loss
 
 
 class FileTracker:

@@ -11,6 +11,7 @@ import torch.distributed
 
 from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
+from cluster.training.standing import collectives_entered
 from edlm.data.batches import Rows
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine
@@ -68,6 +69,9 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         torch.distributed.barrier()  # rank 0 has committed
         if world_size == 2:
             results[name]["whole"] = trained(precision, stage, folder / "whole" / name, halt=False)
+    counts: list = [None] * world_size
+    torch.distributed.all_gather_object(counts, collectives_entered())
+    assert len(set(counts)) == 1, f"ranks enter other collectives, which the watchdog takes for a hang: {counts}"
     if rank == 0:
         (folder / f"losses-{world_size}.json").write_text(json.dumps(results))
     torch.distributed.barrier()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -185,39 +186,75 @@ def test_a_lease_that_is_lost_ends_training_with_its_own_error_and_no_checkpoint
 
 
 @pytest.mark.chaos
-def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_been(uninterrupted, data, tmp_path):
+def test_a_killed_worker_leaves_the_curve_and_the_weights_as_they_would_have_been(
+    uninterrupted, data, tmp_path, capsys
+):
     reference, weights = uninterrupted
     fault = ("kill", 9, 7, str(tmp_path / "struck"))
     actual = train(task(data, tmp_path, objective=functools.partial(toy_objective, fault)), TWO)
+    time.sleep(1)  # until the last lines are printed
+    assert "[toy] rank 1 died: its process was killed" in capsys.readouterr().out
     assert (tmp_path / "struck").exists()
     assert curve(tmp_path) == curve(reference)
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
 @pytest.mark.chaos
-def test_a_rank_that_hangs_outside_a_collective_is_named_with_its_line_and_training_goes_on(
-    uninterrupted, data, tmp_path, capsys
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (("hang", 9, 7), r"has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong"),
+        (
+            ("hang at the start", -1, 7),
+            r"has taken no step for 1\d s; it stands at .*objectives.py:\d+ in toy_objective",
+        ),
+        (("stop", 9, 7), r"has said nothing for \d+ s: its process is stopped, or cannot be reached"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_rank_that_others_wait_for_in_a_collective_is_named_and_training_goes_on(
+    uninterrupted, data, tmp_path, capsys, fault, cause
 ):
     reference, weights = uninterrupted
-    fault = ("hang", 9, 7, str(tmp_path / "struck"))
+    fault = (*fault, str(tmp_path / "struck"))
     hanging = task(data, tmp_path, objective=functools.partial(toy_objective, fault))
     actual = train(hanging, replace(TWO, collective_timeout_seconds=20.0))
     time.sleep(1)  # until the last lines are printed
     output = capsys.readouterr().out
-    assert re.search(
-        r"rank 1 \(process \d+ on .*\) has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong", output
+    (line,) = (line for line in output.splitlines() if "restart" in line)
+    assert re.fullmatch(
+        rf"\[toy\] rank 1 \(process \d+ on \S+\) {cause}.*; restart 1 of at most 2, from the last checkpoint", line
     )
-    assert "restart 1 of at most 2, from the last checkpoint" in output
+    if stopped := (tmp_path / "struck").read_text():
+        assert not Path("/proc", stopped).exists()
     assert curve(tmp_path) == curve(reference)
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
+def failed(data: str, workspace: Path, kind: str, mark: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of its own, with its own Ray, whose worker has failed twice."""
+    script = [sys.executable, "-m", "tests.cluster.training.failing_training", data, str(workspace), kind, mark]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), **variables}
+    ended = subprocess.run(script, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    return ended
+
+
+@pytest.mark.chaos
+def test_a_worker_for_which_there_is_no_memory_is_named_with_that_cause(data, tmp_path):
+    memory = psutil.virtual_memory()
+    limit = (memory.total - memory.available + 4 * 2**30) / memory.total  # Ray needs some of it
+    ended = failed(
+        data, tmp_path, "hoard", "", RAY_memory_usage_threshold=f"{limit:.3f}", RAY_memory_monitor_refresh_ms="100"
+    )
+    reason = "rank 0 was killed, for its machine ran out of memory"
+    assert f"[toy] {reason}; restart 1 of at most 1, from the last checkpoint" in ended.stdout
+    assert f"error: toy failed 2 times, at last because {reason};" in ended.stderr
+
+
 @pytest.mark.chaos
 def test_secrets_in_a_workers_error_reach_neither_output_of_the_command(data, tmp_path):
-    script = [sys.executable, "-m", "tests.cluster.training.leaking_training", data, str(tmp_path), "Zq7abcdef"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    ended = subprocess.run(script, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
+    ended = failed(data, tmp_path, "leak", "Zq7abcdef")
     assert "Zq7abcdef" not in ended.stdout + ended.stderr
     reason = "ended with OSError: https://host/x?X-Amz-Signature=***, s3://***@bucket, password=***"
     assert re.search(rf"rank 0 \(.*\) {re.escape(reason)}; restart 1 of at most 1", ended.stdout)
