@@ -17,6 +17,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
 from cluster.runtime.graceful_stop import StopRequest, stop_request
 from cluster.training.monitor import Monitor
@@ -25,6 +26,11 @@ from edlm.redaction import redacted_text
 
 POLL_SECONDS = 0.5
 GROWTH_SECONDS = 15.0  # for which there must be room for more workers: a start costs as much
+REASONS = (  # the first domino first
+    (OutOfMemoryError, "was killed, for its machine ran out of memory"),
+    (RayActorError, "died: its process was killed, or its machine is gone"),
+    (WorkerHealthCheckTimeoutError, "does not answer: its process is stopped, or its machine cannot be reached"),
+)
 STARTING = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 
 
@@ -82,21 +88,20 @@ def supervise(
 
 
 def cause(error: Exception | None, reports: Sequence[WorkerReport], lost: Sequence[str] = ()) -> str:
-    """Return in one line why an attempt ended: a hung rank before a dead one before any other's consequence.
+    """Return in one line why an attempt ended: a lost machine before a hung rank, a dead one, and their consequences.
 
     `lost`: addresses of machines that had workers.
     """
+    if lost:
+        return f"a machine with workers is gone, or cannot be reached: {', '.join(lost)}"
     for report in reports:
         if report.hung:
             return str(report)
-    if lost:
-        return f"a machine with workers is gone, or cannot be reached: {', '.join(lost)}"
-    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    for rank, failure in sorted(failures.items()):
-        if isinstance(failure, OutOfMemoryError):
-            return f"rank {rank} was killed, for its machine ran out of memory"
-        if isinstance(failure, RayActorError):
-            return f"rank {rank} died: its process was killed, or its machine is gone"
+    failures = _failures(error)
+    for kinds, reason in REASONS:
+        for rank, failure in failures.items():
+            if isinstance(failure, kinds):
+                return f"rank {rank} {reason}"
     if reports:
         return str(reports[0])
     if _did_not_start(error):
@@ -216,6 +221,15 @@ def _stopped(name: str, number: int, finished: bool, step: int | None) -> str:
 
 def _name(number: int) -> str:
     return signal.Signals(number).name
+
+
+def _failures(error: Exception | None) -> dict[int, Exception]:
+    """Return what ended each failed rank; Ray Train wraps what it gets for a process that is no more."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    return {
+        rank: failure.health_check_failure if isinstance(failure, WorkerHealthCheckFailedError) else failure
+        for rank, failure in sorted(failures.items())
+    }
 
 
 def _did_not_start(error: Exception | None) -> bool:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
 from cluster.training import supervision
 from cluster.training.outcomes import TrainingFailed, TrainingStopped, WorkerReport
@@ -17,7 +18,10 @@ from cluster.training.supervision import Restarts, cause, supervise
 from edlm.config import ConfigurationError
 from edlm.training.interfaces import NonFiniteLoss
 
-DIED = WorkerGroupError("", {1: RayActorError()})
+DIED = WorkerGroupError("", {1: WorkerHealthCheckFailedError("", RayActorError())})
+OUT_OF_MEMORY = WorkerHealthCheckFailedError(
+    "", OutOfMemoryError("Task was killed due to the node running low on memory")
+)
 HUNG = WorkerReport(1, "process 7 on node", "has taken no step for 16 s; it stands at loader.py:3", hung=True)
 PEER = WorkerReport(0, "process 6 on node", "ended with RuntimeError: Timed out waiting", "Traceback ...")
 
@@ -225,6 +229,12 @@ def test_a_machine_that_does_not_come_back_is_waited_for_as_long_as_the_setting_
     ("error", "reports", "expected"),
     [
         (DIED, [PEER], "rank 1 died"),
+        (
+            WorkerGroupError("", {0: RayActorError(), 1: OUT_OF_MEMORY}),
+            [PEER],
+            "^rank 1 was killed, for its machine ran",
+        ),
+        (WorkerGroupError("", {0: WorkerHealthCheckTimeoutError("")}), [], "^rank 0 does not answer: its process is"),
         (DIED, [PEER, HUNG], "it stands at loader.py:3"),
         (WorkerGroupError("", {0: RuntimeError("x")}), [PEER], "rank 0 .* Timed out waiting"),
         (ControllerError(ValueError("first\nsecond")), [], "^ValueError: first$"),

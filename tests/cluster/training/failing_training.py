@@ -1,4 +1,4 @@
-"""A command whose workers fail, each time, with secrets in their error: python -m MODULE DATA WORKSPACE SECRET."""
+"""A command whose worker fails each time, by a fault of `toy_objective`: python -m MODULE DATA WORKSPACE KIND MARK."""
 
 import functools
 import sys
@@ -11,11 +11,11 @@ from tests.cluster.training.objectives import FileTracker, toy_objective
 from workflows.stage import user_errors
 
 
-def main(data: str, workspace: str, secret: str) -> None:
+def main(data: str, workspace: str, kind: str, mark: str) -> None:
     cluster = Cluster(workers=1, restarts=1)
     task = TrainingTask(
         name="toy",
-        objective=functools.partial(toy_objective, ("leak", 2, 7, secret)),
+        objective=functools.partial(toy_objective, (kind, 2, 7, mark)),
         data=data,
         split="train",
         length=6,
