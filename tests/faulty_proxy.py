@@ -1,6 +1,7 @@
 """A proxy before an HTTP server that refuses, delays or loses what a test says, and counts what it carries."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -76,7 +77,7 @@ class FaultyProxy:
             def log_message(self, format: str, *args: object) -> None:
                 """Print nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), ProxyHandler)
+        self._server = _ProxyServer(("127.0.0.1", 0), ProxyHandler)
         self._server.daemon_threads = True
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -87,6 +88,14 @@ class FaultyProxy:
     def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _ProxyServer(ThreadingHTTPServer):
+    """Server that prints nothing of clients that are killed."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def passed_on(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

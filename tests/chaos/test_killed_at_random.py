@@ -10,8 +10,12 @@ import os
 import random
 import re
 import subprocess
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -19,9 +23,10 @@ import pytest
 from mlflow import MlflowClient
 
 from edlm.storage import committed
+from tests.chaos.disturbed_runs import COMMAND, CommandFolders, left_over, living, ray_folders
 from tests.chaos.repeatable_metrics import is_repeatable
 from tests.chaos.test_interrupted import AGENTS, wait_for_orphans_of
-from tests.workflows.commands import command, run
+from tests.workflows.commands import command
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(6 * 3600)]
 
@@ -32,7 +37,6 @@ SETTINGS = (
     "--pretrain.steps", str(STEPS), "--pretrain.checkpoint_every", "20", "--pretrain.log_every", "20",
     "--cluster.restarts", "1000000",
 )  # fmt: skip
-COMMAND = ""  # the victim is the command itself
 VICTIMS = {"ray::RayTrainWorker": 5, COMMAND: 2, "ray::TrainController": 1, "raylet/raylet": 1, "ray::_Board": 1}
 START_SECONDS, END_SECONDS = 120.0, 300.0
 
@@ -53,34 +57,53 @@ def strike(process: subprocess.Popen, victim: str, rng: random.Random) -> bool:
     return False
 
 
-def living(process: subprocess.Popen, victim: str) -> list[psutil.Process]:
-    """Return the command, or its descendants of this name."""
-    command, found = psutil.Process(process.pid), []
-    if victim == COMMAND:
-        return [command]
-    for child in command.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            found += [child] if victim in "".join(child.cmdline()) else []
-    return found
+@dataclass
+class Campaign:
+    """What was killed so far, which a campaign that is interrupted goes on with."""
+
+    record: Path
+    kills: list[str] = field(default_factory=list)
+    ray_folders: list[str] = field(default_factory=list)
+    """Of the commands' private Rays, as far as a kill showed them."""
+    parts: int = 0
+    """Runs of this test that it took."""
+
+    @classmethod
+    def resumed(cls, record: Path) -> "Campaign":
+        return cls(record, **(json.loads(record.read_text()) if record.exists() else {}))
+
+    def keep(self) -> None:
+        self.record.write_text(json.dumps({k: v for k, v in vars(self).items() if k != "record"}))
+
+    def remark(self) -> str:
+        counts = ", ".join(f"{count} of {victim}" for victim, count in Counter(self.kills).most_common())
+        return f"{len(self.kills)} kills: {counts}" + (f"; in {self.parts} parts" if self.parts > 1 else "")
 
 
-def go_on(home: Path, kills: list[str], rng: random.Random) -> tuple[int, str]:
+def started(folders: CommandFolders) -> subprocess.Popen:
+    arguments, settings = command(folders.home, "pretrain", *SETTINGS)
+    settings["env"] |= folders.environment()
+    return subprocess.Popen(arguments, **settings)
+
+
+def go_on(folders: CommandFolders, campaign: Campaign, rng: random.Random) -> tuple[int, str]:
     """Run the command, and kill parts of it as long as there are kills left; return its status and output."""
-    arguments, settings = command(home, "pretrain", *SETTINGS)
-    process, output, due = subprocess.Popen(arguments, **settings), "", rng.randrange(1, 4)
+    process, output, due = started(folders), "", rng.randrange(1, 4)
     with process:
         assert process.stdout is not None
         for line in process.stdout:
             output += line
             due -= bool(re.search(rf"step \d+/{STEPS}", line))
-            if due > 0 or len(kills) >= KILLS:
+            if due > 0 or len(campaign.kills) >= KILLS:
                 continue
+            with suppress(psutil.NoSuchProcess):
+                campaign.ray_folders = sorted({*campaign.ray_folders, *ray_folders(process)})
             time.sleep(rng.uniform(0, 0.5))
             (victim,) = rng.choices(list(VICTIMS), list(VICTIMS.values()))
             if not strike(process, victim, rng):
                 continue
-            kills.append(victim)
-            (home / "kills.json").write_text(json.dumps(kills))
+            campaign.kills.append(victim)
+            campaign.keep()
             due = rng.randrange(1, 4)
             if victim == COMMAND:
                 break
@@ -107,28 +130,40 @@ def points(home: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_run_whose_parts_are_killed_at_random_ends_as_one_that_was_not(tmp_path):
-    folder = Path(os.environ.get("KILLS_FOLDER") or tmp_path)
-    whole, parts = folder / "whole", folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    run(whole, "pretrain", *SETTINGS)
-    record = parts / "kills.json"
-    kills = json.loads(record.read_text()) if record.exists() else []
-    rng = random.Random(len(kills))
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: sockets lie below it."""
+    if given := os.environ.get("KILLS_FOLDER"):
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory(prefix="k-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_a_run_whose_parts_are_killed_at_random_ends_as_one_that_was_not(folder, record_property):
+    whole, parts = CommandFolders(folder / "whole"), CommandFolders(folder / "parts")
+    with started(whole) as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    campaign = Campaign.resumed(folder / "kills.json")
+    campaign.parts += 1
+    rng = random.Random(len(campaign.kills))
     status = -1
     while status != 0:
-        before = len(kills)
-        status, output = go_on(parts, kills, rng)
-        wait_for_orphans_of(parts, but=AGENTS)
-        assert status == 0 or len(kills) > before, output
-    assert len(kills) == KILLS, "the run ended before the last kill"
-    wait_for_orphans_of(parts)
-    assert digest(parts) == digest(whole), "the weights differ"
-    of_whole, of_parts = points(whole), points(parts)
+        before = len(campaign.kills)
+        status, output = go_on(parts, campaign, rng)
+        wait_for_orphans_of(parts.root, but=AGENTS)
+        assert status == 0 or len(campaign.kills) > before, output
+    print(f"\n{campaign.remark()}")
+    record_property("remark", campaign.remark())
+    assert len(campaign.kills) == KILLS, "the run ended before the last kill"
+    wait_for_orphans_of(parts.root)
+    assert digest(parts.home) == digest(whole.home), "the weights differ"
+    of_whole, of_parts = points(whole.home), points(parts.home)
     for name, values in of_whole.items():
         steps = [step for step, _ in of_parts[name]]
         assert steps == [step for step, _ in values], f"{name}: points are lost, or there twice"
         if is_repeatable(name):
             assert of_parts[name] == values
-    (work,) = parts.glob("smallest/work/pretrain-*")
-    assert not [path.name for path in work.iterdir() if path.name.startswith("step-") or path.name == "ray"]
+    assert left_over(parts, whole) == set()
+    assert [folder for folder in campaign.ray_folders if Path(folder).exists()] == []
