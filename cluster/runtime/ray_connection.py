@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
@@ -21,6 +21,7 @@ from ray._private.services import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
 
 from cluster.config import Cluster
+from cluster.runtime.cluster_watch import watched_gcs
 from cluster.runtime.progress import relaying
 from edlm.config import ConfigurationError
 from edlm.scratch import scratch
@@ -47,8 +48,10 @@ def connect(cluster: Cluster) -> Iterator[None]:
         os.environ.setdefault(name, value)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns about tokens that are in use
-    opened = private_ray(os.cpu_count() or 1) if is_private(cluster) else _joined(named_address(cluster.address))
-    with opened, relaying():
+    where = None if is_private(cluster) else named_address(cluster.address)
+    opened = private_ray(os.cpu_count() or 1) if where is None else _joined(where)
+    by_client = where is not None and "://" in where  # which knows no GCS, and notices itself that its server is gone
+    with opened, relaying(), nullcontext() if by_client else watched_gcs(address()):
         yield
 
 

@@ -1,5 +1,7 @@
 """A training that is stopped, started twice, or loses parts of Ray ends with the metrics of an undisturbed one."""
 
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -10,6 +12,7 @@ import psutil
 import pytest
 
 from tests.chaos.test_interrupted import _curve, wait_for_orphans_of
+from tests.chaos.test_killed_at_random import digest
 from tests.workflows.commands import command, run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
@@ -85,3 +88,31 @@ def test_the_death_of_any_part_of_a_training_is_survived(undisturbed, tmp_path, 
     assert process.returncode == 0, output
     assert "Traceback" not in output
     assert _curve(tmp_path, output) == _curve(*undisturbed)
+
+
+def test_without_its_gcs_a_command_ends_with_one_line_and_the_same_one_goes_on(undisturbed, tmp_path):
+    often = ("--pretrain.checkpoint_every", "100")
+    arguments, settings = command(tmp_path, "pretrain", *LONG, *often)
+    with subprocess.Popen(arguments, **settings) as process:
+        assert process.stdout is not None
+        lines = list(itertools.takewhile(lambda line: "step 300/1500" not in line, process.stdout))
+        children = psutil.Process(process.pid).children(recursive=True)
+        (gcs,) = [child for child in children if child.name() == "gcs_server"]
+        workers = [child for child in children if "ray::RayTrainWorker" in "".join(child.cmdline())]
+        assert workers, "Ray has other names for its processes"
+        for worker in workers:
+            worker.suspend()  # else it trains to the end, for which it needs no GCS
+        gcs.kill()
+        output = ended(process, lines)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.resume()
+    assert process.returncode == 1, output
+    last = output.splitlines()[-1]
+    assert re.fullmatch(r"error: Ray's GCS at \S+ has not answered for 45 s: .*; run the same command again: .*", last)
+    assert "Traceback" not in output
+    wait_for_orphans_of(tmp_path)
+    resumed = run(tmp_path, "pretrain", *LONG, *often)
+    assert re.search(r"\[pretrain\] resumes after step [23]00\n", resumed)
+    assert _curve(tmp_path, resumed) == _curve(*undisturbed)
+    assert digest(tmp_path) == digest(undisturbed[0])
