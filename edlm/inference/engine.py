@@ -254,7 +254,7 @@ class InferenceEngine:
         """Run one engine step: a denoising step, or work up to a pause, of as many requests as it has time for."""
         self._remove_ended()
         with self._changed:
-            entries = list(self._entries)
+            entries = [entry for entry in self._entries if entry.has_step]
             self._fair_share.keep(entry.key for entry in entries)
             running = select_running(entries, self.limits.slots)
             for entry in entries:

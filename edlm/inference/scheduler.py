@@ -27,6 +27,11 @@ class ScheduledRequest:
     last: int = 0
     """Number of the pick that last picked it."""
 
+    @property
+    def has_step(self) -> bool:
+        """Whether work is left; a text of no token has none from the beginning."""
+        return True
+
 
 P = TypeVar("P", bound=ScheduledRequest)
 
@@ -103,6 +108,10 @@ class ScheduledText(ScheduledRequest):
     deadline: float
     sequence: RunningSequence
     running: bool = False
+
+    @property
+    def has_step(self) -> bool:
+        return not self.sequence.finished
 
     def seconds(self, executor: BatchExecutor, rows: int) -> float:
         """Return the seconds of its next step, or until its next pause, in a batch of `rows` rows."""

@@ -236,3 +236,18 @@ def test_what_the_model_cannot_do_is_refused_and_nothing_is_begun(generator, wro
         with pytest.raises(ValueError, match=says):
             engine.submit([new_request(), wrong_request])
         assert engine.statistics().submitted == 0
+
+
+def test_a_text_of_no_token_that_comes_after_the_finished_ones_were_removed_is_no_fault(fresh, monkeypatch):
+    with InferenceEngine(fresh, "1", PATIENT) as engine:
+        remove, late = engine._remove_ended, []
+
+        def remove_and_submit() -> None:
+            remove()
+            if not late:
+                late.extend(engine.submit([new_request((1, 2), None)]))
+
+        monkeypatch.setattr(engine, "_remove_ended", remove_and_submit)
+        engine.submit([new_request()])[0].result(SECONDS)
+        assert late[0].result(SECONDS).tokens == (1, 2)
+        assert engine.alive
