@@ -31,6 +31,9 @@ def newest(home: str) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve the newest model, its playground too, until Ctrl-C; end with status 1 and one line if there is none."""
+    if {"-h", "--help"} & {*arguments}:  # also where no model is registered
+        print(__doc__)
+        return
     home = os.environ.get("EDLM_HOME") or str(Path(__file__).resolve().parents[1] / "runs")
     try:
         folder = newest(home)

@@ -228,6 +228,7 @@ def make_app(endpoint: Endpoint) -> FastAPI:
     get("/metrics", include_in_schema=False)(_scraped(endpoint.engine_metrics, endpoint.metrics))
     for path in ("/readyz", *READY):
         get(path, responses=error_responses((*ALWAYS, 503)))(endpoint.ready)
+    post("/ping", responses=error_responses((*ALWAYS, 408, 413, 503)))(endpoint.ready)
     get("/version", responses=error_responses((*ALWAYS, 401)))(version)
     get("/healthz", responses=error_responses(ALWAYS))(health)
     get("/", include_in_schema=False)(_always(page.page(page.assembled())))

@@ -29,7 +29,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "guided_grammar": (),
     "guided_json_object": (False,),
-    "guided_whitespace_pattern": (),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logits_processors": ([],),
@@ -58,6 +57,7 @@ OF_COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
     "guided_choice": ([],),
     "guided_json": (),
     "guided_regex": (),
+    "guided_whitespace_pattern": (),
     "response_format": ({"type": "text"},),
     "structured_outputs": ({},),
 }

@@ -127,8 +127,8 @@ def open_registry(tracking: Tracking, root: str) -> Registry:
     file = database_file(tracking, root)
     if file is not None and not file.exists():
         raise ConfigurationError(
-            f"no model is registered, for there is no database {file}; run `make run` first, or name with EDLM_HOME or "
-            "--storage the folder that it wrote to"
+            f"no model is registered, for there is no database {file}; run `make run` first, or set "
+            "EDLM_HOME to the folder that it wrote to"
         )
     with answering(tracking_uri(tracking, root)):
         return Registry(connect(tracking, root))

@@ -88,3 +88,9 @@ def test_what_cannot_be_served_is_one_line(home, tmp_path, monkeypatch):
             with pytest.raises(SystemExit, match=f"^error: [^\n]*{message}") as ended:
                 local.main(arguments)
             assert "\n" not in str(ended.value.code)
+
+
+def test_help_is_printed_without_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EDLM_HOME", str(tmp_path))
+    main(["--help"])
+    assert "python -m workflows.try_model [--port 8000]" in capsys.readouterr().out

@@ -1,15 +1,16 @@
 """Request fields that constrain a text: OpenAI's `response_format`, vLLM's structured outputs and `edlm.constraint`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from cluster.http.errors import APIError
 from cluster.http.schemas.field_types import TEXT, Body, Text
-from cluster.http.unsupported_fields import NO_GRAMMAR
-from edlm.config import ConfigurationError
+from cluster.http.unsupported_fields import NO_GRAMMAR, ignored
+from edlm.config import ConfigurationError, replaced
+from edlm.constraints.regular_expression import MOST_LETTERS
 from edlm.constraints.specification import MOST_CHOICES, JsonSchema, OneOf, Regex
 
 OBJECT = "<object>"  # tag of a schema that is an object
@@ -28,6 +29,12 @@ class RequestedConstraint:
         message = f"{self.field} constrains the text, and {field} {reason}; leave one of them out, or {instead}"
         return APIError(400, message, field, "invalid_value")
 
+    def with_whitespace(self, pattern: str | None) -> "RequestedConstraint":
+        """Return the constraint with this white space between the parts of its JSON; None: what it was."""
+        if pattern is None or not isinstance(self.specification, JsonSchema):
+            return self
+        return replace(self, specification=replaced(self.specification, self.field, whitespace=pattern))
+
 
 def _form_of_schema(value: Any) -> str | None:
     return {str: TEXT, dict: OBJECT}.get(type(value))
@@ -37,13 +44,14 @@ Schema = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OBJECT)],
     Discriminator(_form_of_schema, custom_error_type="form", custom_error_message="give a JSON schema, or its text"),
 ]
+Expression = Annotated[str, Field(max_length=MOST_LETTERS)]
 Choices = Annotated[list[Text], Field(max_length=MOST_CHOICES)]
 
 
 class ConstraintSettings(Body):
     """One of a regular expression, choices and a JSON schema."""
 
-    regex: Text | None = None
+    regex: Expression | None = None
     """Regular expression of Python that the whole text matches."""
     choice: Annotated[Choices, Field(min_length=1)] | None = None
     """Texts, one of which it is."""
@@ -67,31 +75,42 @@ class ConstraintSettings(Body):
 
 
 class StructuredOutputs(ConstraintSettings, extra="allow"):
-    """vLLM's form of a constraint; what changes the language otherwise is refused, unless it is off."""
+    """vLLM's form of a constraint; other kinds of it are refused, and unknown fields are ignored."""
 
-    refused: ClassVar[Mapping[str, str]] = {
-        "disable_additional_properties": "objects have the properties of their schema and no others",
-        "disable_any_whitespace": "the white space between the parts of JSON is that of outlines-core",
-        "disable_fallback": "there is no other implementation to fall back to",
+    disable_any_whitespace: bool = False
+    """Compact JSON, without white space between its parts. Default: one space or none."""
+    whitespace_pattern: Expression | None = None
+    """Regular expression of the white space between the parts of JSON."""
+    disable_additional_properties: bool = False
+    """Has no effect: an object has the properties of its schema and no others."""
+    disable_fallback: bool = False
+    """Has no effect: there is no other implementation to fall back to."""
+
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {"grammar": (False,), "structural_tag": (False,)}
+    instead: ClassVar[Mapping[str, str]] = {
         "grammar": NO_GRAMMAR,
         "structural_tag": "tags within a text are not supported; give an expression of the whole text",
-        "whitespace_pattern": "the white space between the parts of JSON is that of outlines-core",
     }
 
     def given(self, field: str) -> list[RequestedConstraint]:
-        """Return the constraints in this object; raise APIError for a field that is not supported, or unknown."""
-        for name, value in (self.model_extra or {}).items():
-            if name not in self.refused:
-                known = ", ".join(["regex", "choice", "json", "json_object"])
-                message = f"{name[:64]!a} is not a field of {field}, which has {known}"
-                raise APIError(400, message, field, "unknown_parameter")
-            if value is not False:
-                message = f"{field}.{name} is not supported: {self.refused[name]}"
+        """Return the constraints in this object; raise APIError for a field that is not supported."""
+        for name, reason in self.instead.items():
+            if (self.model_extra or {}).get(name, False) is not False:
+                message = f"{field}.{name} is not supported: {reason}"
                 raise APIError(400, message, f"{field}.{name}", "unsupported_parameter")
-        return super().given(field)
+        if self.disable_any_whitespace and self.whitespace_pattern is not None:
+            message = f"{field}.disable_any_whitespace and whitespace_pattern contradict each other; give one of them"
+            raise APIError(400, message, f"{field}.whitespace_pattern", "invalid_value")
+        space = "" if self.disable_any_whitespace else self.whitespace_pattern
+        return [each.with_whitespace(space) for each in super().given(field)]
+
+    @property
+    def whitespace_fields(self) -> list[str]:
+        """Names of the fields that say what white space is."""
+        return [name for name in ("disable_any_whitespace", "whitespace_pattern") if getattr(self, name)]
 
 
-class NamedSchema(Body):
+class NamedSchema(Body, extra="allow"):
     """The schema of `response_format`."""
 
     name: Annotated[str, Field(max_length=64)] = ""
@@ -104,7 +123,7 @@ class NamedSchema(Body):
     """Accepted as OpenAI's clients send it: the schema is always enforced."""
 
 
-class ResponseFormat(Body):
+class ResponseFormat(Body, extra="allow"):
     """OpenAI's form of a constraint."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -114,7 +133,12 @@ class ResponseFormat(Body):
 
     def given(self, field: str) -> list[RequestedConstraint]:
         """Return the constraint in this object; raise APIError if its parts do not belong together."""
-        if (self.type == "json_schema") != (self.json_schema is not None):
+        if self.type == "json_schema" and self.json_schema is None:
+            message = (
+                f'{field}.json_schema is missing, which the type json_schema needs: {{"name": ..., "schema": ...}}'
+            )
+            raise APIError(400, message, f"{field}.json_schema", "invalid_value")
+        if self.type != "json_schema" and self.json_schema is not None:
             message = f"{field}.json_schema belongs to the type json_schema, and the type is {self.type}"
             raise APIError(400, message, f"{field}.json_schema", "invalid_value")
         if self.json_schema is not None:
@@ -129,12 +153,14 @@ class ConstraintFields(Body, extra="allow"):
     """What the text is to satisfy, in OpenAI's form."""
     structured_outputs: StructuredOutputs | None = None
     """What the text is to satisfy, in vLLM's form."""
-    guided_regex: Text | None = None
+    guided_regex: Expression | None = None
     """vLLM's older name for `structured_outputs.regex`."""
     guided_choice: Choices | None = None
     """vLLM's older name for `structured_outputs.choice`."""
     guided_json: Schema | None = None
     """vLLM's older name for `structured_outputs.json`."""
+    guided_whitespace_pattern: Expression | None = None
+    """vLLM's older name for `structured_outputs.whitespace_pattern`; also for the JSON of `response_format`."""
 
     def constraints_in_fields(self) -> list[RequestedConstraint]:
         """Return the constraints in these fields; raise APIError for one that is not supported."""
@@ -147,7 +173,25 @@ class ConstraintFields(Body, extra="allow"):
             found.append(RequestedConstraint("guided_choice", OneOf(texts=tuple(self.guided_choice))))
         if self.guided_json is not None:
             found.append(of_schema("guided_json", self.guided_json))
-        return found
+        return [each.with_whitespace(self.guided_whitespace_pattern) for each in found]
+
+    @property
+    def ignored_in_constraints(self) -> tuple[str, ...]:
+        """Names of the unknown fields of these objects, and of those that say what the white space of no JSON is."""
+        form, outputs = self.response_format, self.structured_outputs
+        schema = None if form is None else form.json_schema
+        objects = {"response_format": form, "response_format.json_schema": schema, "structured_outputs": outputs}
+        found = [
+            f"{field}.{name}"
+            for field, each in objects.items()
+            if each is not None
+            for name in ignored(each.model_extra or {}, StructuredOutputs.refused if each is outputs else {})
+        ]
+        if not any(isinstance(each.specification, JsonSchema) for each in self.constraints_in_fields()):
+            spaces = [] if outputs is None else outputs.whitespace_fields
+            found += [f"structured_outputs.{name}" for name in spaces]
+            found += ["guided_whitespace_pattern"] if self.guided_whitespace_pattern is not None else []
+        return tuple(found)
 
 
 def of_schema(field: str, schema: str | dict[str, Any]) -> RequestedConstraint:

@@ -134,7 +134,8 @@ class GenerationRequest(_Request):
     """Number of texts per prompt."""
     temperature: Annotated[float, Field(ge=0, le=MOST_TOKEN_TEMPERATURE)] = 1.0
     """Token temperature: each token is drawn from p^(1/temperature); 0 selects the most likely token. Any value but 1
-    changes the distribution, and the model's bounds do not apply to it. Values between 0 and 0.01 are rejected."""
+    changes the distribution, and the model's bounds do not apply to it. Values between 0 and 0.01 are raised to 0.01,
+    as in vLLM."""
     top_k: Annotated[int, Field(ge=-1)] = -1
     """Draw each token from this number of likeliest ones; -1 or 0: from all. Any other value changes the distribution,
     as a temperature does."""
@@ -145,6 +146,11 @@ class GenerationRequest(_Request):
     """Send server-sent events instead of one response."""
     stream_options: StreamOptions | None = None
     """Options of the stream; only with `stream`."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _drawn_at(cls, temperature: float) -> float:
+        return LEAST_TOKEN_TEMPERATURE if 0 < temperature < LEAST_TOKEN_TEMPERATURE else temperature
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -182,9 +188,6 @@ class GenerationRequest(_Request):
 
     def require_consistent(self) -> None:
         """Raise APIError if fields that are valid by themselves are inconsistent with one another."""
-        if 0 < self.temperature < LEAST_TOKEN_TEMPERATURE:
-            message = f"temperature is {self.temperature:g}; give 0, where each token is the likeliest"
-            raise APIError(400, f"{message}, or at least {LEAST_TOKEN_TEMPERATURE}", "temperature", "invalid_value")
         if self.stream_options is not None and not self.stream:
             raise APIError(400, "stream_options requires stream: true", "stream_options", "invalid_value")
         if self.reports_candidates and not (self.stream_options and self.stream_options.denoising):
@@ -217,6 +220,10 @@ class ContinuationRequest(GenerationRequest, ConstraintFields):
         if (letters := sum(map(len, self.stops))) > MAX_STOP_LETTERS:
             message = f"the stop strings have {letters} characters in all; at most {MAX_STOP_LETTERS} are allowed"
             raise APIError(400, message, "stop", "invalid_value")
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return (*super().ignored, *self.ignored_in_constraints)
 
     def _constraints(self) -> list[RequestedConstraint]:
         return [*super()._constraints(), *self.constraints_in_fields()]

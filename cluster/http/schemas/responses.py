@@ -141,7 +141,7 @@ class GenerationDetails(_Schema):
     energy: str | None
     """Energy that scored the candidates; None: no resampling."""
     temperature: float
-    """Token temperature."""
+    """Token temperature, which is 0.01 for a request of less than that and more than 0."""
     top_k: int | None
     """Number of likeliest tokens that each token was drawn from; None: all."""
     top_p: float

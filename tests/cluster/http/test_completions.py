@@ -187,7 +187,6 @@ def test_tokens_and_the_steps_that_unmasked_them_are_shown_on_request(url):
         ({"best_of": 2, "max_tokens": LENGTH + 1}, "best_of"),
         ({"n": 81}, "n"),
         ({"stop": ""}, "stop"),
-        ({"temperature": 0.001}, "temperature"),
         ({"stop": ["a", ""]}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"edlm": {"timeout_seconds": 1000}}, "edlm.timeout_seconds"),
@@ -206,6 +205,15 @@ def test_a_temperature_is_another_distribution_and_states_so(url, generator):
     view = tempered(generator, 0.7)
     (text,) = view.write(view.read("ab"), 10, [3], view.bundle.sampler)
     assert warm["choices"][0]["text"] == text.text
+
+
+@pytest.mark.parametrize("temperature", [0.009, 1e-9])
+@pytest.mark.parametrize("more", [{}, {"guided_regex": "[a-z]+"}])
+def test_a_temperature_close_to_zero_is_raised_as_in_vllm_and_the_answer_says_so(url, temperature, more):
+    request = {"prompt": "ab", "max_tokens": 10, "seed": 3, **more}
+    answers = [ask(url, COMPLETIONS, {**request, "temperature": value}).json() for value in (temperature, 0.01)]
+    assert [answer["edlm"]["temperature"] for answer in answers] == [0.01, 0.01]
+    assert answers[0]["choices"] == answers[1]["choices"]
 
 
 @pytest.mark.parametrize(

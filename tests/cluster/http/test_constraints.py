@@ -82,38 +82,6 @@ def test_every_text_satisfies_its_constraint(letters, candidates):
             jsonschema.validate(json.loads(text), schema)
 
 
-FORMS = [
-    ({"structured_outputs": {"regex": "a[bc]{3}", "disable_fallback": False}}, {"guided_regex": "a[bc]{3}"}),
-    ({"structured_outputs": {"choice": ["no", "yes"]}}, {"guided_choice": ["no", "yes"]}),
-    ({"structured_outputs": {"json": SCHEMA}}, {"guided_json": json.dumps(SCHEMA)}),
-    ({"response_format": FORMAT}, {"edlm": {"constraint": {"json": SCHEMA}}}),
-    ({"edlm": {"constraint": {"choice": ["no", "yes"]}}}, {"structured_outputs": {"choice": ["no", "yes"]}}),
-]
-
-
-@pytest.mark.parametrize(("form", "other"), FORMS)
-def test_a_constraint_has_several_forms_that_mean_the_same(letters, form, other):
-    body = {"max_tokens": 30, "n": 2, "seed": 3}
-    assert written(letters, COMPLETIONS, {**body, **form}) == written(letters, COMPLETIONS, {**body, **other})
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        {"response_format": {"type": "text"}},
-        {"response_format": None, "guided_regex": None, "guided_choice": []},
-        {"structured_outputs": {}},
-        {"structured_outputs": {"regex": None, "json_object": False, "grammar": None}},
-        {"edlm": {"constraint": None}},
-    ],
-)
-def test_what_constrains_nothing_changes_nothing(letters, form):
-    body = {"max_tokens": 8, "seed": 3}
-    answer = ask(letters, COMPLETIONS, {**body, **form}).json()
-    assert answer["choices"] == ask(letters, COMPLETIONS, body).json()["choices"]
-    assert (answer["edlm"]["constraint"], answer["edlm"]["ignored"]) == (None, [])
-
-
 def test_the_answer_says_what_held_and_that_the_text_is_complete(letters):
     body = {"max_tokens": 30, "seed": 3, "response_format": FORMAT}
     answer = ask(letters, COMPLETIONS, body).json()
@@ -203,7 +171,11 @@ REFUSED = [
     (COMPLETIONS, {"guided_regex": "(a"}, "guided_regex", "no regular expression of Python"),
     (COMPLETIONS, {"guided_regex": "(?=a)b"}, "guided_regex", "look-around"),
     (COMPLETIONS, {"guided_regex": "\ud800"}, "guided_regex", "valid string"),
-    (COMPLETIONS, {"guided_regex": r"\d{4}"}, "guided_regex", "no text of the constraint can be spelt"),
+    (COMPLETIONS, {"guided_regex": r"\d{4}"}, "guided_regex", "no text of the regular expression .* lacks '0'"),
+    (COMPLETIONS, {"guided_regex": "a" * 30_000}, "guided_regex", "at most 20000 characters"),
+    (COMPLETIONS, {"guided_regex": "(" * 300 + "a" + ")" * 300}, "guided_regex", "nests 300 groups .* at most 200"),
+    (COMPLETIONS, {"guided_choice": ["a", "bcdef", "x" * 11], "max_tokens": 4}, "guided_choice",
+     "none has 4: the nearest have 1 and 5"),
     (COMPLETIONS, {"guided_choice": ["a cat", "42"]}, "guided_choice", "'4' is missing"),
     (COMPLETIONS, {"guided_choice": ["a"] * 10_001}, "guided_choice", "at most 10000"),
     (COMPLETIONS, {"guided_regex": "[ab]{4,6}", "max_tokens": 9}, "guided_regex", "its texts have 4 to 6 tokens"),
@@ -215,15 +187,21 @@ REFUSED = [
     (COMPLETIONS, {"guided_json": {"properties": {"n": {"$ref": "#"}}}}, "guided_json", "recursive"),
     (COMPLETIONS, {"guided_grammar": "root ::= x"}, "guided_grammar", "no finite automaton"),
     (COMPLETIONS, {"structured_outputs": {"grammar": "x"}}, "structured_outputs.grammar", "no finite automaton"),
-    (COMPLETIONS, {"structured_outputs": {"regx": "x"}}, "structured_outputs", "'regx' is not a field"),
+    (COMPLETIONS, {"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "not support"),
+    (COMPLETIONS, {"structured_outputs": {"json": {}, "disable_any_whitespace": True, "whitespace_pattern": " "}},
+     "structured_outputs.whitespace_pattern", "contradict each other"),
+    (COMPLETIONS, {"guided_json": {}, "guided_whitespace_pattern": "[ x]"}, "guided_json", "other characters than spa"),
+    (COMPLETIONS, {"guided_regex": "a", "guided_whitespace_pattern": 3}, "guided_whitespace_pattern", "valid string"),
+    (INFILL, {"parts": ["b", 3], "guided_whitespace_pattern": " "}, "guided_whitespace_pattern", "give edlm.constr"),
     (COMPLETIONS, {"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
     (COMPLETIONS, {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice",
      "structured_outputs.regex and structured_outputs.choice both"),
     (COMPLETIONS, {**CONSTRAINT, "response_format": {"type": "json_object"}}, "guided_regex", "response_format and"),
     (COMPLETIONS, {**CONSTRAINT, "edlm": {"constraint": {"regex": "a"}}}, "guided_regex", "edlm.constraint.regex and"),
-    (COMPLETIONS, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "belongs to"),
+    (COMPLETIONS, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is missing, which"),
+    (COMPLETIONS, {"response_format": {"type": "json_object", "json_schema": {"schema": {}}}},
+     "response_format.json_schema", "belongs to the type json_schema, and the type is json_object"),
     (COMPLETIONS, {"response_format": {"type": "xml"}}, "response_format.type", "json_object"),
-    (COMPLETIONS, {"response_format": {"type": "text", "jsn": 1}}, "response_format.jsn", "unknown field"),
     (COMPLETIONS, {"edlm": {"constraint": {"regx": "a"}}}, "edlm.constraint.regx", "unknown field"),
     (COMPLETIONS, {"guided_regex": "[a-z]+ [a-z]+", "stop": ["the", " "]}, "guided_regex",
      "a stop string .* occurs in every text"),

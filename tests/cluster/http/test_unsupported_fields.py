@@ -3,6 +3,7 @@
 import json
 import logging
 
+import httpx
 import pytest
 
 from cluster.http.unsupported_fields import NEUTRAL
@@ -110,6 +111,12 @@ def test_probes_of_other_servers_are_answered_as_readiness_is(url, path):
     probe, ready = (ask(url, at, method="GET") for at in (path, "/readyz"))
     assert probe.status_code == ready.status_code == 200
     assert probe.json().items() - ready.json().items() <= {(name, probe.json()[name]) for name in same}
+
+
+def test_a_ping_may_be_posted_with_any_body_or_none(url):
+    for body in (b"", b"{}", b"ping"):
+        assert httpx.post(f"{url}/ping", content=body, trust_env=False).json()["status"] == "ready"
+    assert error(ask(url, "/health", {}), 405)["code"] == "method_not_allowed"
 
 
 def test_the_interface_names_its_version(url):

@@ -46,7 +46,10 @@ def test_a_registered_model_is_loaded_by_its_name(home, name, number):
 
 def test_the_registry_of_mlflows_own_variable_comes_first(home, tmp_path, monkeypatch):
     monkeypatch.setenv("EDLM_HOME", str(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"no model is registered, for there is no database"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"no database .*; run `make run` first, or set EDLM_HOME to the folder that it wrote to$",
+    ):
         resolve("models:/edlm-tiny@champion")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
     folder = home / "2" / "bundle"
