@@ -5,7 +5,7 @@ import json
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from edlm.client.errors import ServerFailed
 from edlm.client.settings import AS_REGISTERED, Settings
@@ -15,6 +15,15 @@ Answer = TypeVar("Answer")
 Opened = TypeVar("Opened")
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 SEEDS = 2**53 - 16  # integers that JSON represents exactly, with room for the seeds of further choices
+
+
+class ConstraintForm(Protocol):
+    """What a text is to satisfy: `edlm.Regex`, `edlm.OneOf` or `edlm.JsonSchema`."""
+
+    @property
+    def request_form(self) -> Mapping[str, Any]: ...
+
+
 SETTINGS = frozenset(field.name for field in dataclasses.fields(Settings))
 
 
@@ -26,7 +35,9 @@ class ServiceMethods(ABC, Generic[Opened]):
 
     `temperature`, `top_k` and `top_p` change what each token is drawn from, and with it the distribution of the texts.
     `logprobs` returns log p of each token and of this number of likeliest ones. `settings` may be given by their names,
-    too: `complete("the ", steps=4)`. Other `fields` are sent as they are; ValueError if they contradict an argument.
+    too: `complete("the ", steps=4)`. `constraint` is what the text satisfies, or the whole text with its gaps filled:
+    what a model of `edlm.load` takes, or the mapping that is sent, such as {"regex": "a+"}.
+    Other `fields` are sent as they are; ValueError if they contradict an argument.
     """
 
     @abstractmethod
@@ -46,6 +57,7 @@ class ServiceMethods(ABC, Generic[Opened]):
         top_k: int | None = None,
         top_p: float | None = None,
         logprobs: int | None = None,
+        constraint: ConstraintForm | Mapping[str, Any] | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
@@ -55,8 +67,8 @@ class ServiceMethods(ABC, Generic[Opened]):
         `fields` are settings, and the other fields of OpenAI (n, stop, suffix, echo, best_of, ...) or of edlm.
         """
         body = _texts(
-            seed, settings, fields, prompt=prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
-            top_p=top_p, logprobs=logprobs,
+            seed, settings, fields, constraint, prompt=prompt, max_tokens=max_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, logprobs=logprobs,
         )  # fmt: skip
         return self._answer("/v1/completions", _whole(body), lambda tree: read(Completion, tree))
 
@@ -68,13 +80,22 @@ class ServiceMethods(ABC, Generic[Opened]):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        constraint: ConstraintForm | Mapping[str, Any] | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Infill:
         """Return the text with its gaps filled: give pieces of text and gap sizes, or tokens with None in each gap."""
         body = _texts(
-            seed, settings, fields, parts=parts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p
+            seed,
+            settings,
+            fields,
+            constraint,
+            parts=parts,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
         )
         return self._answer("/v1/infill", _whole(body), lambda tree: read(Infill, tree))
 
@@ -114,6 +135,7 @@ class ServiceMethods(ABC, Generic[Opened]):
         top_k: int | None = None,
         top_p: float | None = None,
         logprobs: int | None = None,
+        constraint: ConstraintForm | Mapping[str, Any] | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         denoising: bool | None = None,
@@ -121,8 +143,8 @@ class ServiceMethods(ABC, Generic[Opened]):
     ) -> Opened:
         """Stream the text, and with `denoising` every state of its canvas that the reader is fast enough for."""
         body = _texts(
-            seed, settings, fields, prompt=prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
-            top_p=top_p, logprobs=logprobs,
+            seed, settings, fields, constraint, prompt=prompt, max_tokens=max_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, logprobs=logprobs,
         )  # fmt: skip
         given = {} if denoising is None else {"denoising": denoising}
         return self._stream("/v1/completions", body, given, {"denoising": False})
@@ -135,13 +157,22 @@ class ServiceMethods(ABC, Generic[Opened]):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        constraint: ConstraintForm | Mapping[str, Any] | None = None,
         seed: int | None = None,
         settings: Settings = AS_REGISTERED,
         **fields: Any,
     ) -> Opened:
         """Stream the states of the canvas while its gaps are filled, and the text at the end."""
         body = _texts(
-            seed, settings, fields, parts=parts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p
+            seed,
+            settings,
+            fields,
+            constraint,
+            parts=parts,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
         )
         return self._stream("/v1/infill", body, {}, {"denoising": True})
 
@@ -166,9 +197,20 @@ def _body(seed: int | None, settings: Settings, others: Mapping[str, Any], **fie
     return {**given, **others, "seed": seed, "edlm": edlm}
 
 
-def _texts(seed: int | None, settings: Settings, others: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+def _texts(
+    seed: int | None,
+    settings: Settings,
+    others: Mapping[str, Any],
+    constraint: ConstraintForm | Mapping[str, Any] | None,
+    **fields: Any,
+) -> dict[str, Any]:
     """Return `_body`, with independent streams if the seed is drawn here, because to the service it looks given."""
     body = _body(seed, settings, others, **fields)
+    if constraint is not None:
+        form = constraint if isinstance(constraint, Mapping) else getattr(constraint, "request_form", None)
+        if form is None:
+            raise TypeError(f"constraint is {constraint!r}; give edlm.Regex, edlm.OneOf, edlm.JsonSchema or a mapping")
+        body["edlm"] = _merged("edlm", {"constraint": dict(form)}, body["edlm"])
     if seed is None:
         body["edlm"].setdefault("streams", "independent")
     return body

@@ -22,6 +22,11 @@ class AbstractSpecification(ABC):
     def source(self) -> dict[str, Any]:
         """Return what `outlines_process` compiles; raise ConfigurationError for what it would not enforce."""
 
+    @property
+    @abstractmethod
+    def request_form(self) -> dict[str, Any]:
+        """The object `edlm.constraint` of a request to the service."""
+
     @abstractmethod
     def __str__(self) -> str:
         """Return what it is in the words of the one who gave it, shortened."""
@@ -36,6 +41,10 @@ class Regex(AbstractSpecification):
 
     def source(self):
         return {"regex": translated(self.pattern)}
+
+    @property
+    def request_form(self) -> dict[str, Any]:
+        return {"regex": self.pattern}
 
     def __str__(self) -> str:
         return f"the regular expression {_short(repr(self.pattern))}"
@@ -58,6 +67,10 @@ class OneOf(AbstractSpecification):
                 f"the texts of the choice have more than {MOST_SCHEMA_LETTERS:,} characters together"
             )
         return {"regex": "|".join(map(literal, self.texts))}
+
+    @property
+    def request_form(self) -> dict[str, Any]:
+        return {"choice": list(self.texts)}
 
     def __str__(self) -> str:
         return f"the choices {_short(', '.join(map(repr, self.texts)))}"
@@ -101,6 +114,11 @@ class JsonSchema(AbstractSpecification):
         enforced = require_enforced(schema)
         request = {"schema": json.dumps(enforced), "patterns": patterns(enforced)}
         return request if self.whitespace is None else request | {"whitespace": white_space(self.whitespace)}
+
+    @property
+    def request_form(self) -> dict[str, Any]:
+        form = {"json": self.json_schema}
+        return form if self.whitespace is None else form | {"whitespace_pattern": self.whitespace}
 
     def __str__(self) -> str:
         return f"the JSON schema {_short(self.json_schema)}"

@@ -47,6 +47,24 @@ def test_the_distribution_of_the_tokens_and_their_logprobs_are_fields(client, pr
         assert sent.get("logprobs") == logprobs
 
 
+class FromElsewhere:
+    request_form = {"choice": ["a", "b"]}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("constraint", [FromElsewhere(), {"choice": ["a", "b"]}])
+def test_a_constraint_is_a_part_of_the_settings(client, protocol, constraint):
+    client.complete("x", constraint=constraint, steps=4)
+    list(client.stream("x", constraint=constraint))
+    client.infill(["a", 1], constraint=constraint, edlm={"steps": 4})
+    list(client.stream_infill(["a", 1], constraint=constraint))
+    assert [asked["edlm"]["constraint"] for asked in protocol.asked] == [{"choice": ["a", "b"]}] * 4
+    assert [asked["edlm"].get("steps") for asked in protocol.asked] == [4, None, 4, None]
+    with pytest.raises(TypeError, match=r"constraint is 'a.'; give edlm.Regex, edlm.OneOf, edlm.JsonSchema or a map"):
+        client.complete("x", constraint="a+")
+    with pytest.raises(ValueError, match=r"edlm.constraint is .*; give it once"):
+        client.complete("x", constraint=constraint, edlm={"constraint": {"regex": "a"}})
+
+
 def test_settings_of_another_type_are_named(client):
     with pytest.raises(TypeError, match=r"give Settings\(steps=4\), or steps=4 by itself"):
         client.complete("x", settings={"steps": 4})

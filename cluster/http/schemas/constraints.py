@@ -29,6 +29,11 @@ class RequestedConstraint:
         message = f"{self.field} constrains the text, and {field} {reason}; leave one of them out, or {instead}"
         return APIError(400, message, field, "invalid_value")
 
+    @property
+    def is_json(self) -> bool:
+        """Whether it is JSON, which may have white space between its parts."""
+        return isinstance(self.specification, JsonSchema)
+
     def with_whitespace(self, pattern: str | None) -> "RequestedConstraint":
         """Return the constraint with this white space between the parts of its JSON; None: what it was."""
         if pattern is None or not isinstance(self.specification, JsonSchema):
@@ -59,6 +64,8 @@ class ConstraintSettings(Body):
     """JSON schema, or its text: the text is JSON that satisfies it."""
     json_object: bool = False
     """The text is a JSON object."""
+    whitespace_pattern: Expression | None = None
+    """Regular expression of the white space between the parts of JSON. Default: one space or none."""
 
     def given(self, field: str) -> list[RequestedConstraint]:
         """Return the constraints in this object, which is in `field`."""
@@ -71,16 +78,24 @@ class ConstraintSettings(Body):
             found.append(of_schema(f"{field}.json", self.json_))
         if self.json_object:
             found.append(RequestedConstraint(f"{field}.json_object", JSON_OBJECT))
-        return found
+        return [each.with_whitespace(self.whitespace_pattern) for each in found]
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Names of the fields that say what the white space of no JSON is."""
+        return [] if self.json_ is not None or self.json_object else self.of_whitespace
+
+    @property
+    def of_whitespace(self) -> list[str]:
+        """Names of the fields that say what white space is."""
+        return [] if self.whitespace_pattern is None else ["whitespace_pattern"]
 
 
 class StructuredOutputs(ConstraintSettings, extra="allow"):
     """vLLM's form of a constraint; other kinds of it are refused, and unknown fields are ignored."""
 
     disable_any_whitespace: bool = False
-    """Compact JSON, without white space between its parts. Default: one space or none."""
-    whitespace_pattern: Expression | None = None
-    """Regular expression of the white space between the parts of JSON."""
+    """Compact JSON, without white space between its parts."""
     disable_additional_properties: bool = False
     """Has no effect: an object has the properties of its schema and no others."""
     disable_fallback: bool = False
@@ -101,13 +116,12 @@ class StructuredOutputs(ConstraintSettings, extra="allow"):
         if self.disable_any_whitespace and self.whitespace_pattern is not None:
             message = f"{field}.disable_any_whitespace and whitespace_pattern contradict each other; give one of them"
             raise APIError(400, message, f"{field}.whitespace_pattern", "invalid_value")
-        space = "" if self.disable_any_whitespace else self.whitespace_pattern
+        space = "" if self.disable_any_whitespace else None
         return [each.with_whitespace(space) for each in super().given(field)]
 
     @property
-    def whitespace_fields(self) -> list[str]:
-        """Names of the fields that say what white space is."""
-        return [name for name in ("disable_any_whitespace", "whitespace_pattern") if getattr(self, name)]
+    def of_whitespace(self) -> list[str]:
+        return [*super().of_whitespace, *(["disable_any_whitespace"] if self.disable_any_whitespace else [])]
 
 
 class NamedSchema(Body, extra="allow"):
@@ -187,10 +201,11 @@ class ConstraintFields(Body, extra="allow"):
             if each is not None
             for name in ignored(each.model_extra or {}, StructuredOutputs.refused if each is outputs else {})
         ]
-        if not any(isinstance(each.specification, JsonSchema) for each in self.constraints_in_fields()):
-            spaces = [] if outputs is None else outputs.whitespace_fields
-            found += [f"structured_outputs.{name}" for name in spaces]
-            found += ["guided_whitespace_pattern"] if self.guided_whitespace_pattern is not None else []
+        if outputs is not None:
+            found += [f"structured_outputs.{name}" for name in outputs.without_effect]
+        given = self.constraints_in_fields()
+        if self.guided_whitespace_pattern is not None and not any(each.is_json for each in given):
+            found.append("guided_whitespace_pattern")
         return tuple(found)
 
 

@@ -156,7 +156,10 @@ class GenerationRequest(_Request):
     def ignored(self) -> tuple[str, ...]:
         options = self.stream_options
         unknown = () if options is None else ignored(options.model_extra or {}, {})
-        return (*super().ignored, *(f"stream_options.{name}" for name in unknown))
+        names = [f"stream_options.{name}" for name in unknown]
+        if self.edlm.constraint is not None:
+            names += [f"edlm.constraint.{name}" for name in self.edlm.constraint.without_effect]
+        return (*super().ignored, *names)
 
     @property
     def constraint(self) -> RequestedConstraint | None:

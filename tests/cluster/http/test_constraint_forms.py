@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import edlm
 from cluster.http.local import serving
+from edlm.client import Choice
 from edlm.data.tokenizer_kinds import Bytes
 from edlm.inference.generator import open_bundle
 from tests.bundles import make_bundle
@@ -55,6 +57,23 @@ def test_json_has_the_white_space_that_is_asked_for(letters, pattern, space):
         assert set(written(letters, COMPLETIONS, {**body, **form})) <= allowed
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [edlm.Regex("[a-c]+ [x-z]+"), edlm.OneOf(("a cat", "dogs ")), edlm.JsonSchema.of({"type": "array"}, whitespace="")],
+)
+def test_a_constraint_of_python_is_one_of_the_client(letters, tmp_path, constraint):
+    bundle = make_bundle(tmp_path, tokenizer=Bytes(), length=24)
+    asked = {"max_tokens": 5, "n": 3, "seed": 1, "constraint": constraint}
+    with edlm.Client(letters) as client:
+        done = client.complete("ab", **asked)
+        assert [choice.text for choice in done.choices] == [
+            text.text for text in edlm.load(bundle).generate("ab", **asked)
+        ]
+        assert done.details.ignored == ()
+        pieces = [event.text for event in client.stream("ab", **asked | {"n": 1}) if isinstance(event, Choice)]
+        assert "".join(pieces) == done.choices[0].text
+
+
 def test_unknown_fields_of_the_forms_are_ignored_and_named(letters):
     form = {"type": "json_schema", "new": 1, "json_schema": {"name": "a", "schema": SCHEMA, "newer": []}}
     for fields, names in (
@@ -63,6 +82,7 @@ def test_unknown_fields_of_the_forms_are_ignored_and_named(letters):
         ({"structured_outputs": {"regex": "a+", "whitespace_pattern": " "}}, ["structured_outputs.whitespace_pattern"]),
         ({"guided_regex": "a+", "guided_whitespace_pattern": " "}, ["guided_whitespace_pattern"]),
         ({"guided_json": SCHEMA, "guided_whitespace_pattern": " "}, []),
+        ({"edlm": {"constraint": {"regex": "a+", "whitespace_pattern": " "}}}, ["edlm.constraint.whitespace_pattern"]),
     ):
         answer = ask(letters, COMPLETIONS, {"max_tokens": 30, **fields}).json()
         assert answer["edlm"]["ignored"] == names
