@@ -15,6 +15,7 @@ from edlm.constraints.constraint import Constraint
 from edlm.constraints.specification import AbstractSpecification, JsonSchema, OneOf, Regex
 from edlm.data.tokenizer_kinds import Symbols
 from tests.constraints.compiled import BYTES, CHARACTERS, WORDS, accepted, texts_of
+from tests.constraints.random_constraints import random_expression
 
 EXPRESSIONS = {
     r"a|ab": (["a", "ab"], ["", "b", "abb"]),
@@ -44,18 +45,6 @@ def test_an_expression_allows_what_it_matches_as_a_whole(pattern):
         assert not any(accepted(automaton, tokenizer, text) for text in no)
         drawn = [text for length in (1, 3, 8) for text in texts_of(automaton, tokenizer, length)]
         assert [text for text in drawn if re.fullmatch(pattern, text) is None] == []
-
-
-def random_expression(rng: random.Random, depth: int = 2) -> str:
-    """An expression with letters, sets, repetitions, alternatives and groups."""
-    if depth == 0:
-        return rng.choice(["a", "b", "0", r"\d", r"\w", r"\s", "[a-c]", "[^ab]", ".", r"\W", r"[^\d\s]", r"\.", "é"])
-    parts = [random_expression(rng, depth - 1) for _ in range(rng.randint(1, 3))]
-    kind = rng.randrange(4)
-    if kind == 0:
-        return "(?:" + "|".join(parts) + ")"
-    repeat = rng.choice(["*", "+", "?", "{2}", "{1,3}", "*?", ""])
-    return "(" + "".join(parts) + ")" + repeat if kind == 1 else "".join(parts)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -15,6 +15,7 @@ from edlm.constraints.automaton import DEAD, TokenAutomaton
 from edlm.constraints.compilation import compile_constraint
 from edlm.constraints.specification import JsonSchema
 from tests.constraints.compiled import BYTES, accepted, texts_of
+from tests.constraints.random_constraints import random_schema
 
 SCHEMAS = [
     {"type": "integer"},
@@ -44,22 +45,7 @@ def test_texts_of_a_schema_are_json_that_satisfies_it(schema):
         jsonschema.validate(json.loads(text), schema)
 
 
-def random_schema(rng: random.Random, depth: int = 2) -> dict:
-    """A schema with untyped values, alternatives, and schemas within schemas."""
-    flat = [{}, {"type": "number"}, {"type": ["integer", "null"]}, {"enum": ["a", 1.5, [None]]}, {"type": "object"}]
-    if depth == 0 or rng.random() < 0.2:
-        return rng.choice(flat)
-    one, two = (random_schema(rng, depth - 1) for _ in range(2))
-    return rng.choice([
-        {"type": "object", "properties": {"a": one, "b": two}, "required": rng.choice([[], ["a"], ["a", "b"]])},
-        {"type": "object", "additionalProperties": one, "minProperties": 1},
-        {"type": "array", "items": one, "minItems": 1, "maxItems": 2},
-        {"type": "array", "prefixItems": [one, two]},
-        {"anyOf": [one, two]},
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(20))
 def test_texts_of_random_schemas_within_schemas_satisfy_them(seed):
     schema = random_schema(random.Random(seed))
     automaton = compile_constraint(JsonSchema.of(schema), BYTES, ends=True)

@@ -44,7 +44,9 @@ def weighed_pairs(step: Step, xt: tuple[int, ...], t: float, unmasked: tuple[boo
     return x, p, (math.log(2) + log_v[:, None] - torch.logaddexp(log_v[:, None], log_v[None])) @ p
 
 
-@pytest.mark.parametrize(("name", "steps"), [*itertools.product(ENERGIES, (1, 2)), ("plain", 4), ("conditional", 4)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [each for each in itertools.product(ENERGIES, (1, 2, 4)) if each != ("residual", 4)]
+)
 def test_the_bound_is_what_the_listed_draws_give_and_lies_above_the_truth(name, steps):
     energy, k = ENERGIES[name], 1 if ENERGIES[name] is None else 2
     step, sampler = Step(GIVEN, READER, energy, k, accepts=accepts), Sampler(steps=steps, candidates=k)
