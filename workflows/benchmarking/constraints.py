@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from edlm.config import Positive, config
+from edlm.config import NonNegative, Positive, config
 from edlm.constraints.automaton import TokenAutomaton
 from edlm.constraints.compilation import compile_constraint
 from edlm.constraints.constraint import Constraint
 from edlm.constraints.specification import AbstractSpecification, JsonSchema, Regex
+from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import HuggingFaceTokenizer
 from edlm.energies.uniform import Uniform
 from edlm.sampling.sampler import Sampler
@@ -52,6 +53,10 @@ class ConstrainedSampling:
     """Tokens per text, L."""
     steps: Positive = 8
     """T."""
+    constraints: tuple[str, ...] = tuple(SPECIFICATIONS)
+    """Constraints of the race, by the names in the table."""
+    letters: tuple[NonNegative, ...] = (8, 32, 64, 128, 256)
+    """Letters that a text begins with, of each constraint that is compared with rejection."""
     candidates: Positive = 8
     """k of the second sampler with each constraint."""
     width: Positive = 256
@@ -63,6 +68,10 @@ class ConstrainedSampling:
     seed: int = 0
     """Seed of the untrained weights and of the texts."""
 
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.constraints if name not in SPECIFICATIONS]:
+            raise ValueError(f"constraints names {unknown}; there are {', '.join(map(repr, SPECIFICATIONS))}")
+
 
 @dataclass(frozen=True)
 class ConstraintTiming:
@@ -73,15 +82,21 @@ class ConstraintTiming:
     times: Times
 
 
-def measure_constraints(settings: ConstrainedSampling, say: Callable[[str], None]) -> list[ConstraintTiming]:
-    """Time plain diffusion, plain diffusion that draws whole texts, and samplers with each constraint."""
+def measured_model(settings: ConstrainedSampling) -> tuple[Networks, Tokenizer]:
+    """Return the untrained networks, and the tokenizer whose vocabulary they have."""
     tokenizer = HuggingFaceTokenizer(uri=settings.tokenizer).build([])
     sizes = Sampling(width=settings.width, layers=settings.layers, seed=settings.seed)
-    networks = untrained(sizes, tokenizer.size, torch.device("cpu"))
+    return untrained(sizes, tokenizer.size, torch.device("cpu")), tokenizer
+
+
+def measure_constraints(
+    settings: ConstrainedSampling, networks: Networks, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> list[ConstraintTiming]:
+    """Time plain diffusion, plain diffusion that draws whole texts, and samplers with each constraint."""
     automata: dict[str, TokenAutomaton | None] = {PLAIN: None, WHOLE: None}
     contestants = [_contestant(PLAIN, settings, networks, None, 1), _contestant(WHOLE, settings, networks, None, 2)]
-    for name, specification in SPECIFICATIONS.items():
-        automaton = compile_constraint(specification, tokenizer, ends=True)
+    for name in settings.constraints:
+        automaton = compile_constraint(SPECIFICATIONS[name], tokenizer, ends=True)
         say(f"{name}: {automaton.transitions.shape[0]} states")
         for k in (1, settings.candidates):
             row = f"{name}, k = {k}"

@@ -1,6 +1,7 @@
 """Every contestant runs in every round, and the tables follow from the times."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import torch
 
 from edlm.checkpoints.networks import save_autoregressive
 from edlm.config import dump, load
+from edlm.constraints.compilation import compile_constraint
+from edlm.constraints.specification import Regex
 from edlm.data.corpus import Files
 from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
@@ -20,7 +23,9 @@ from tests.bundles import CHARACTERS, LENGTH, save_models
 from tests.chats import write_chat_tokenizer
 from tests.networks import TRANSFORMER, autoregressive
 from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, constraints, main, sample
+from workflows.benchmarking.constraints import measured_model
 from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
+from workflows.benchmarking.rejection import log_probability
 from workflows.benchmarking.trained import Trained
 from workflows.evaluation.measurements.likelihood import Bound
 from workflows.reporting.document import Table
@@ -49,14 +54,40 @@ def test_ratios_are_of_the_same_round():
 
 def test_samplers_with_constraints_race_those_without(tmp_path):
     tokenizer = str(write_chat_tokenizer(tmp_path / "tokenizer"))
-    settings = ConstraintsBenchmark(tokenizer=tokenizer, length=40, steps=2, candidates=2, width=16, layers=1, rounds=1)
-    (table,) = [block for block in constraints(settings).blocks if isinstance(block, Table)]
+    settings = ConstraintsBenchmark(
+        tokenizer=tokenizer, length=40, steps=2, candidates=2, width=16, layers=1, rounds=1, letters=(1, 4, 16)
+    )
+    table, rejection = [block for block in constraints(settings).blocks if isinstance(block, Table)]
     cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(cells)[:4] == ["plain", "plain, whole texts", "date, k = 1", "date, k = 2"]
     assert len(cells) == 12
     assert cells["plain, whole texts"]["times plain, whole texts"] == "1.00 (1.00 to 1.00)"
     assert cells["date, k = 1"]["states"] == "12"  # before and after ten characters, and the dead state
     assert cells["plain"]["states"] == "–"
+    draws = [float(row[4]) for row in rejection.rows]
+    assert draws == sorted(draws), "the more letters, the rarer"
+    assert [row[0] for row in rejection.rows] == ["1", "4", "16"]
+
+
+def test_the_probability_of_a_constraint_is_the_share_of_plain_texts_that_satisfy_it(tmp_path):
+    tokenizer = str(write_chat_tokenizer(tmp_path / "tokenizer"))
+    settings = ConstraintsBenchmark(tokenizer=tokenizer, length=2, width=16, layers=1)
+    networks, read = measured_model(settings)
+    pattern = r"[ -z](?:.|\n)*"
+    log_p = log_probability(networks.denoiser, compile_constraint(Regex(pattern), read), 2)
+    count = 4000
+    canvases = torch.full((count, 2), networks.denoiser.mask)
+    tokens = Sampler(steps=1).sample(canvases, networks.denoiser, None, networks.schedule, torch.arange(count))
+    automaton = compile_constraint(Regex(pattern), read)
+    share = sum(automaton.accepts(row) for row in tokens.tolist()) / count
+    assert 0.01 < share < 0.99
+    p = math.exp(log_p)
+    assert abs(share - p) < 4.5 * math.sqrt(p * (1 - p) / count)
+
+
+def test_a_constraint_that_is_not_in_the_race_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"constraints names .'nothing'.; there are 'date', "):
+        ConstraintsBenchmark(constraints=("date", "nothing"))
 
 
 def test_every_sampler_stands_in_the_table_of_its_size():
