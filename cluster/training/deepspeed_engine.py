@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cluster.config import Zero
 from cluster.training.deepspeed_import import import_deepspeed
+from cluster.training.gathering import Gathering, host_group
 from cluster.training.sharded_muon import MatrixShards, ShardedMuon
 from cluster.training.zero_layout import fragments_of, load_rounded, masters_of, parameters_of
 from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
@@ -48,6 +49,7 @@ class ZeroEngine:
         assert isinstance(objective, nn.Module)
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.training, self.device, self.step = training, device, 0
+        self._gathering = Gathering(self.world_size, host_group())
         self._stage = _stage(zero, training)
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
@@ -106,10 +108,7 @@ class ZeroEngine:
         self._best = [weight.detach().clone() for weight in self._averages or self._masters]
 
     def gather(self, values: Tensor) -> Tensor:
-        values = values.contiguous().to(self.device)
-        parts = [torch.empty_like(values) for _ in range(self.world_size)]
-        torch.distributed.all_gather(parts, values)
-        return torch.stack(parts).cpu()
+        return self._gathering(values)
 
     def part(self) -> list[StateSlice]:
         return self._own(*self._state_slices())

@@ -66,7 +66,10 @@ class Engine(Protocol):
         ...
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return the corresponding values of every worker, stacked [world_size, ...] in rank order."""
+        """Return the corresponding values of every worker, stacked [world_size, ...] in rank order, where they are.
+
+        Values on the CPU are exchanged without waiting for a device, and those of a device stay there.
+        """
         ...
 
     def part(self) -> list[StateSlice]:

@@ -4,12 +4,18 @@ Counted on the pretended device. A host hands a kernel to a device in some 5 mic
 the device has nothing to do until the host has thought about it.
 """
 
+import functools
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from cluster.training.gathering import Gathering
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.configuration import AbstractEnergyConfig
@@ -129,8 +135,8 @@ def test_a_step_of_the_engine_waits_for_its_result_and_the_number_of_distinct_ca
         assert counts.waits <= waits
 
 
-@pytest.mark.parametrize("name", ["denoising", "next token", "step", "conditional"])
-def test_a_training_waits_for_no_step_between_two_logs(name):
+def waits_between_steps(engine_of: Callable[[str, Training], LocalEngine], name: str) -> list[int]:
+    """How often the host waits from one step to the next, of six, where metrics are logged after three."""
     with pretended() as counts:
         waits: list[int] = []
 
@@ -139,7 +145,48 @@ def test_a_training_waits_for_no_step_between_two_logs(name):
             return science_rows(step, start, stop)
 
         settings = Training(steps=6, batch=8, ema=0.9, log_every=3, checkpoint_every=6)
-        objective = objectives()[name]()
-        fit(LocalEngine(objective.to(NAME), settings), counted, settings, 0, lambda *_: None, lambda _: None)
-        between = [after - before for before, after in itertools.pairwise(waits)]
-        assert between == [0, 0, 1, 0, 0]
+        fit(engine_of(name, settings), counted, settings, 0, lambda *_: None, lambda _: None)
+        return [after - before for before, after in itertools.pairwise(waits)]
+
+
+@pytest.mark.parametrize("name", ["denoising", "next token", "step", "conditional"])
+def test_a_training_waits_for_no_step_between_two_logs(name):
+    def alone(name: str, settings: Training) -> LocalEngine:
+        return LocalEngine(objectives()[name]().to(NAME), settings)
+
+    assert waits_between_steps(alone, name) == [0, 0, 1, 0, 0]
+
+
+class Worker(LocalEngine):
+    """A worker with the exchange of `ZeroEngine`; DeepSpeed, which does not run on this device, is not counted."""
+
+    def __init__(self, world_size: int, hosts: ProcessGroup | None, name: str, settings: Training) -> None:
+        super().__init__(objectives()[name]().to(NAME), settings)
+        self.world_size, self._gathering = world_size, Gathering(world_size, hosts)
+
+    def gather(self, values: Tensor) -> Tensor:
+        return self._gathering(values)
+
+
+def test_one_of_two_workers_waits_for_no_step_between_two_logs(monkeypatch):
+    exchanged: set[tuple[str, ProcessGroup | None]] = set()
+    all_gather = torch.distributed.all_gather
+
+    def watched(parts: list[Tensor], values: Tensor, group: ProcessGroup | None = None) -> None:
+        exchanged.add((values.device.type, group))
+        all_gather(parts, values, group=group)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", watched)
+    # Torch's group without others: each of them has sent what this worker sends.
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        hosts = torch.distributed.new_group(backend="fake")
+        assert isinstance(hosts, ProcessGroup)
+        assert waits_between_steps(functools.partial(Worker, 2, hosts), "denoising") == [0, 0, 1, 0, 0]
+        assert exchanged == {("cpu", hosts), (NAME, None)}
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_one_worker_exchanges_nothing_and_waits_for_no_step_between_two_logs():
+    assert waits_between_steps(functools.partial(Worker, 1, None), "denoising") == [0, 0, 1, 0, 0]
