@@ -17,7 +17,14 @@ class Zero:
     """What is sharded: 0 nothing, 1 the optimizer state, 2 also the gradients, 3 also the weights. In bfloat16, 0 is
     treated as 1: DeepSpeed accumulates gradients in float32 only when it shards."""
     offload: bool = False
-    """Keep the optimizer state (and at stage 3 the weights) in host memory."""
+    """Keep the optimizer state (and at stage 3 the weights) in host memory; not at stage 0."""
+
+    def __post_init__(self) -> None:
+        if self.offload and self.stage == 0:
+            raise ConfigurationError(
+                "cluster.zero.offload: true at stage 0, where DeepSpeed keeps the optimizer state on the device; set "
+                "cluster.zero.stage to 1, 2 or 3, or offload: false"
+            )
 
 
 @config

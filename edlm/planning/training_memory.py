@@ -13,7 +13,6 @@ MOMENTS = 2  # of AdamW per parameter; Muon has one
 BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are reduced and weights gathered
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
 CHUNK = 2**24  # logits in memory at once (`edlm.models.readout`)
-HOST_STAGES = (1, 2, 3)  # at which the optimizer's state may lie in host memory
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Sharding:
 
     stage: int
     offload: bool = False
+    """Not at stage 0, as in `cluster.config.Zero`."""
 
     @property
     def name(self) -> str:
@@ -29,7 +29,7 @@ class Sharding:
 
     def of(self, training: Training) -> "Sharding":
         """Return the sharding of a training: in bfloat16 stage 0 is treated as 1."""
-        return Sharding(1, self.offload) if self.stage == 0 and training.precision == "bfloat16" else self
+        return Sharding(1) if self.stage == 0 and training.precision == "bfloat16" else self
 
 
 SHARDINGS = (*(Sharding(stage) for stage in range(4)), *(Sharding(stage, offload=True) for stage in (2, 3)))

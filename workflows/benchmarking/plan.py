@@ -11,7 +11,8 @@ import psutil
 import torch
 import tyro
 
-from edlm.config import ConfigurationError, NonNegativeFloat, Positive, PositiveFloat, config, load
+from cluster.config import Zero
+from edlm.config import ConfigurationError, NonNegativeFloat, Positive, PositiveFloat, config, load, parse
 from edlm.planning.devices import DEVICES, GB, TERA, Device, parse_devices
 from edlm.planning.training_memory import SHARDINGS, Sharding, TrainingMemory
 from edlm.planning.training_plan import Assumptions, TrainingPlan, remedies
@@ -67,7 +68,9 @@ def plan_blocks(settings: Planning) -> tuple[str, list[DocumentBlock]]:
     experiment = load(Experiment, settings.experiment)
     count, _ = parse_devices(settings.devices)
     zero = experiment.cluster.zero
-    sharding = Sharding(zero.stage if settings.zero_stage is None else settings.zero_stage, zero.offload)
+    if settings.zero_stage is not None:
+        zero = parse(Zero, {"stage": settings.zero_stage, "offload": zero.offload})  # refuses offload at stage 0
+    sharding = Sharding(zero.stage, zero.offload)
     device = device_of(settings, experiment.cluster.cpus_per_worker)
     models = MetaModels(experiment, settings.vocabulary or vocabulary_of(experiment))
     stages = list(models.stages())

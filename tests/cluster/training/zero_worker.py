@@ -238,7 +238,8 @@ def by_muon(setups: Setups, folder: Path) -> dict[str, dict]:
         workspace = folder / f"muon-{precision}-{stage}"
         with checkpointed(half, workspace) as checkpointing:
             checkpointing.save(half)
-        moved = ZeroEngine(build(), settings, Zero(stage=(stage + 1) % 4, offload=stage > 0), CPU)
+        zero = Zero(stage=(stage + 1) % 4, offload=stage in (1, 2))
+        moved = ZeroEngine(build(), settings, zero, CPU)
         rests = {}
         for name, engine in (("rest", resumed), ("moved", moved)):
             assert checkpointed(engine, workspace).resume() is not None

@@ -56,6 +56,14 @@ def test_a_stage_that_does_not_fit_says_by_how_much_and_what_would():
     assert "ZeRO-1 fits" in page(experiment=OWT, devices="64xH100", vocabulary=GPT2, zero_stage=1)
 
 
+def test_offload_is_planned_at_stages_that_have_it_and_refused_at_stage_0(tmp_path):
+    offloading = tmp_path / "experiment.yaml"
+    offloading.write_text(SMALLEST.read_text(encoding="utf-8") + "cluster: {zero: {offload: true}}\n")
+    assert "ZeRO-1, offload" in markdown_page(plan(replace(CPU, experiment=str(offloading), zero_stage=1)))
+    with pytest.raises(ConfigurationError, match=r"cluster\.zero\.offload: true at stage 0"):
+        plan(replace(CPU, experiment=str(offloading), zero_stage=0))
+
+
 def test_an_existing_tokenizer_is_read_and_none_is_trained():
     assert vocabulary_of(load(Experiment, SMALLEST)) == 27
 
