@@ -58,7 +58,7 @@ class ZeroEngine:
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {name: p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
         objective.train()  # every worker must make the same calls, which networks guarantee in training mode only
-        prepare_blocks(objective.trained, training)
+        prepare_blocks(objective.trained, training, device)  # which DeepSpeed moves it to
         sharded = functools.partial(ShardedMuon, content=self._content, device=device)
         optimizer = optimizer_of(trained, self.moments, training, sharded if self._stage > 0 else None)
         weights, names = list(trained.values()), {id(parameter): name for name, parameter in trained.items()}

@@ -14,8 +14,8 @@ from edlm.models.transformer import Block
 from edlm.training.settings import Training
 
 
-def prepare_blocks(network: nn.Module, training: Training) -> None:
-    """Let the blocks of a network compute as the settings say, in place.
+def prepare_blocks(network: nn.Module, training: Training, device: torch.device) -> None:
+    """Let the blocks of a network, which is to compute on `device`, compute as the settings say, in place.
 
     Raise ConfigurationError if it has none, or if they are to be compiled where there is no compiler.
     """
@@ -28,7 +28,7 @@ def prepare_blocks(network: nn.Module, training: Training) -> None:
             f"{' and '.join(chosen)}: {type(network).__name__} has no transformer blocks of this project; leave it out"
         )
     if training.compiled:
-        require_compiler(next(network.parameters()).device)
+        require_compiler(device)
     for block in blocks:
         # `at` is the pass of a last layer, which is not reached through `__call__`.
         for name in ("forward", "at"):

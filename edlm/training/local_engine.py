@@ -39,7 +39,7 @@ class LocalEngine:
         if self._shared:
             self.masters = [p.detach() for p in self._parameters()]
         objective.train()
-        prepare_blocks(objective.trained, training)
+        prepare_blocks(objective.trained, training, self.masters[0].device)
         self.moments = moment_kinds(objective.trained, training)
         self.optimizer = optimizer_of(dict(zip(self.names, self.masters, strict=True)), self.moments, training)
         self.average = [master.clone() for master in self.masters] if training.ema is not None else None

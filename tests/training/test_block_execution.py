@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from cluster.config import Zero
+from cluster.training.deepspeed_engine import ZeroEngine
 from edlm.config import ConfigurationError
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
@@ -62,7 +66,17 @@ def test_blocks_of_other_networks_are_refused():
 def test_without_a_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(block_execution.shutil, "which", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"no C\+\+ compiler .* install one .* or set compiled: false"):
-        prepare_blocks(Denoiser(DROPPING, V), training(compiled=True))
+        prepare_blocks(Denoiser(DROPPING, V), training(compiled=True), torch.device("cpu"))
+
+
+def test_workers_on_a_gpu_without_triton_are_refused_before_they_train(monkeypatch):
+    monkeypatch.setattr(block_execution.importlib.util, "find_spec", lambda _: None)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigurationError, match="no Triton for this GPU; install it, or set compiled: false"):
+            ZeroEngine(objective(), training(batch=N, compiled=True), Zero(), torch.device("cuda"))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.chaos  # compiles for half a minute
