@@ -15,9 +15,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
-from cluster.training.standing import Standing, collectives_entered
+from torch.distributed import distributed_c10d
+
+from cluster.training.standing import Standing
 
 SHARE = 0.8
 """Of the collectives' timeout: the worker that hangs is named before the others, which wait for it, fail."""
@@ -30,6 +32,16 @@ LIBRARIES = ("site-packages", sysconfig.get_path("stdlib"))
 def kill_this_process() -> None:
     """End this process at once: a thread that hangs in foreign code cannot be interrupted."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def collectives_entered() -> int:
+    """Return how many collectives this process has entered (with NCCL, put into the GPU's queue), in all its groups.
+
+    All ranks enter the same ones, and torch's backends count them. So the rank with the lowest number is the one that
+    the others wait for, wherever their threads stand: with NCCL, that is at the next line that needs a value.
+    """
+    groups: list[Any] = list(distributed_c10d._world.pg_map)
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 class Rank(Protocol):

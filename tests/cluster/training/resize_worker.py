@@ -11,7 +11,7 @@ import torch.distributed
 
 from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
-from cluster.training.standing import collectives_entered
+from cluster.training.watchdog import collectives_entered
 from edlm.data.batches import Rows
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine

@@ -11,8 +11,8 @@ import torch.distributed
 from torch.distributed import distributed_c10d
 
 from cluster.training.collective_timeout import limit_collectives
-from cluster.training.standing import Standing, collectives_entered
-from cluster.training.watchdog import Watchdog
+from cluster.training.standing import Standing
+from cluster.training.watchdog import Watchdog, collectives_entered
 
 
 class Seen:
