@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from edlm.config import ConfigurationError
+from edlm.training.device_usage import PEAKS
 
 GB = 10**9
 TERA = 10**12
@@ -34,20 +35,21 @@ class Device:
         return self.link_bytes if count <= self.per_machine else min(self.link_bytes, self.network_bytes)
 
 
-def _device(name: str, bfloat16: float, float32: float, memory: float, link: float, network: float) -> Device:
-    """Return the device of these TFLOP/s and GB."""
-    return Device(name, bfloat16 * TERA, float32 * TERA, memory * GB, link * GB, network * GB)
+def _device(name: str, memory: float, link: float, network: float) -> Device:
+    """Return the device of this name with these GB, and GB per second."""
+    peaks = PEAKS[name]
+    return Device(name, peaks["bfloat16"], peaks["float32"], memory * GB, link * GB, network * GB)
 
 
 DEVICES = {
     device.name: device
     for device in (
-        # NVIDIA's data sheets, dense; NVLink per direction; 400 Gb/s of network per device (A100 and L40S: 200 Gb/s).
-        _device("A100", 312, 19.5, 80, 300, 25),
-        _device("H100", 989, 67, 80, 450, 50),
-        _device("H200", 989, 67, 141, 450, 50),
-        _device("B200", 2250, 75, 180, 900, 50),
-        _device("L40S", 362, 91.6, 48, 32, 25),
+        # NVIDIA's data sheets; NVLink per direction; 400 Gb/s of network per device (A100 and L40S: 200 Gb/s).
+        _device("A100", 80, 300, 25),
+        _device("H100", 80, 450, 50),
+        _device("H200", 141, 450, 50),
+        _device("B200", 180, 900, 50),
+        _device("L40S", 48, 32, 25),
     )
 }
 

@@ -4,22 +4,35 @@ from dataclasses import dataclass
 
 import torch
 
-# Dense products: bfloat16 with tensor cores, float32 without TensorFloat-32, which this project does not switch on.
+# Of NVIDIA's data sheets, dense: bfloat16 with tensor cores, float32 without TensorFloat-32, which this project never
+# switches on.
 PEAKS = {
     "A100": {"bfloat16": 312e12, "float32": 19.5e12},
     "H100": {"bfloat16": 989e12, "float32": 67e12},
     "H200": {"bfloat16": 989e12, "float32": 67e12},
     "B200": {"bfloat16": 2250e12, "float32": 75e12},
+    "L40S": {"bfloat16": 362e12, "float32": 91.6e12},
 }
-"""By a word of the device's name; of the variants with SXM sockets."""
+"""FLOP per second; of the variants with SXM sockets, where there are several."""
+NAMES = {
+    "NVIDIA A100-SXM4-40GB": "A100",
+    "NVIDIA A100-SXM4-80GB": "A100",
+    "NVIDIA A100-PCIE-40GB": "A100",  # as fast at its peak, unlike other cards for PCIe
+    "NVIDIA A100 80GB PCIe": "A100",
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA H200": "H200",
+    "NVIDIA B200": "B200",
+    "NVIDIA L40S": "L40S",
+}
+"""What CUDA calls them; a name with more words is of another device, or of a part of one."""
 
 
 def peak_flop_per_second(device: torch.device, precision: str) -> float | None:
     """Return the peak FLOP per second of a device; None if it is not known, such as that of a CPU."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peaks[precision] for word, peaks in PEAKS.items() if word in name), None)
+    known = NAMES.get(torch.cuda.get_device_name(device))
+    return None if known is None else PEAKS[known][precision]
 
 
 @dataclass(frozen=True)
