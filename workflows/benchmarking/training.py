@@ -14,6 +14,7 @@ from edlm.baselines.published_training import PlainTrainer
 from edlm.config import Positive, config
 from edlm.models.execution import computes_bfloat16
 from edlm.sampling.memory_footprint import peak_bytes
+from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
 from edlm.training.flops import expected_flop
 from edlm.training.local_engine import LocalEngine
 from edlm.training.settings import Training
@@ -71,13 +72,17 @@ class StepTiming:
     rows: int
     times: Times
     """Seconds per step."""
-    utilisation: float | None
-    """MFU: model FLOP per second, of those of a matrix product in the same precision and round; None for workers."""
+    of_product: float | None
+    """Model FLOP per second, of those of a matrix product in the same precision and round; None for workers."""
+    mfu: float | None
+    """Model FLOP per second, of the peak by the device's data sheet; None for workers, and where it is not known."""
     peak_bytes: int
     costs: HostCosts | None
     """None for workers, and where operations are not counted."""
     plain: str
     """Name of the plain step of the same loss; empty if there is none."""
+    alone: str
+    """Name of the step of one worker, for more of them; empty for other steps."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class _Contestant:
     costs: Callable[[], HostCosts] | None = None
     plain: str = ""
     precision: Literal["float32", "bfloat16"] = "float32"
+    alone: str = ""
 
 
 def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepTiming]:
@@ -120,9 +126,13 @@ def _measured(
         say(f"memory and operations of {one.name}")
         # FLOP per second of the step over those of the product, in the same round
         share, *_ = times[one.name].times_of(times[_product_name(one.precision)])
-        utilisation = None if one.flop is None else share * one.flop / (2 * settings.product_side**3)
+        of_product = None if one.flop is None else share * one.flop / (2 * settings.product_side**3)
+        usage = DeviceUsage(one.flop, peak_flop_per_second(device, one.precision)).of(times[one.name].median)
         costs = one.costs() if one.costs is not None and settings.count_operations else None
-        yield StepTiming(size, one.name, one.rows, times[one.name], utilisation, one.peak(), costs, one.plain)
+        yield StepTiming(
+            size, one.name, one.rows, times[one.name], of_product, usage.get("mfu"), one.peak(), costs, one.plain,
+            one.alone,
+        )  # fmt: skip
 
 
 def _product_name(precision: str) -> str:
@@ -194,5 +204,11 @@ def _groups(settings: TrainingSteps, size: TrainedSize, stack: contextlib.ExitSt
         make = functools.partial(OBJECTIVES[DENOISER], settings, size.vocabulary)
         training = replace(settings.training, batch=rows.batch)
         group = stack.enter_context(worker_group(workers, Zero(stage=settings.zero_stage), make, rows, training))
-        name = f"{DENOISER}, ZeRO-{settings.zero_stage}, {workers} worker{'s' * (workers > 1)}"
-        yield _Contestant(name, rows.batch, group.run, functools.partial(group.peak_bytes, 1))
+        alone = _workers_name(settings, 1) if workers > 1 else ""
+        yield _Contestant(
+            _workers_name(settings, workers), rows.batch, group.run, functools.partial(group.peak_bytes, 1), alone=alone
+        )
+
+
+def _workers_name(settings: TrainingSteps, workers: int) -> str:
+    return f"{DENOISER}, ZeRO-{settings.zero_stage}, {workers} worker{'s' * (workers > 1)}"

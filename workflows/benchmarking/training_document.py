@@ -18,11 +18,13 @@ METHOD = (
     "otherwise named; the light heads have not been published, so that they have no plain step."
 )
 COLUMNS = (
-    "MFU is model FLOP per second (`edlm/training/flops.py`: what the loss requires, for plain steps, too) of those of "
-    "a product of square matrices in the same precision and round (`product_side`, below). Memory is the peak of "
-    "tensors that a step allocates, besides weights and the optimizer's state; of workers, that of the one with the "
-    "most. Operations that a host dispatches to a device, and how often it waits for an answer, are counted on the "
-    "simulated device (docs/gpu.md), for a step that no log follows."
+    "Share of a product: model FLOP per second (`edlm/training/flops.py`: what the loss requires, for plain steps, "
+    "too) of those of a product of square matrices in the same precision and round (`product_side`, below). MFU, of "
+    "GPUs that are known: the same of the peak by data sheet, as in the metrics of a training "
+    "(`edlm/training/device_usage.py`). Memory is the peak of tensors that a step allocates, besides weights and the "
+    "optimizer's state; of workers, that of the one with the most. Operations that a host dispatches to a device, and "
+    "how often it waits for an answer, are counted on the simulated device (docs/gpu.md), for a step that no log "
+    "follows. Times one worker: tokens per second of several workers, of those of one."
 )
 
 
@@ -36,25 +38,28 @@ def training_blocks(results: Sequence[StepTiming], settings: TrainingSteps, emul
 
 def _table(size: TrainedSize, results: Sequence[StepTiming], settings: TrainingSteps) -> Table:
     by_name = {result.name: result for result in results}
+    known = any(result.mfu is not None for result in results)
     cells = []
     for result in results:
         tokens = result.rows * size.length
-        plain = by_name.get(result.plain)
+        plain, alone = by_name.get(result.plain), by_name.get(result.alone)
         seconds, costs = result.times, result.costs
         cells.append(
             (
                 result.name,
                 f"{seconds.median:.3g} ({min(seconds.rounds):.3g} to {max(seconds.rounds):.3g})",
                 f"{tokens / seconds.median:,.0f}",
-                NONE if result.utilisation is None else f"{result.utilisation:.2f}",
+                _share(result.of_product),
+                *([_share(result.mfu)] if known else []),
                 f"{result.peak_bytes / MIB:,.1f}",
                 *((NONE, NONE) if costs is None else (f"{costs.dispatches:,}", str(costs.waits))),
                 *((NONE, NONE) if plain is None else _against(result, plain)),
+                NONE if alone is None else _throughput(result, alone),
             )
         )
     columns = (
-        "step", "seconds", "tokens per second", "MFU", "memory, MiB", "operations", "waits",
-        "times faster than plain", "memory of plain",
+        "step", "seconds", "tokens per second", "share of a product", *(["MFU"] if known else []), "memory, MiB",
+        "operations", "waits", "times faster than plain", "memory of plain", "times one worker",
     )  # fmt: skip
     caption = (
         f"|V| = {size.vocabulary:,}, L = {size.length}, {settings.tokens:,} tokens per step and process, "
@@ -63,5 +68,14 @@ def _table(size: TrainedSize, results: Sequence[StepTiming], settings: TrainingS
     return Table(caption, columns, cells)
 
 
+def _share(share: float | None) -> str:
+    return NONE if share is None else f"{share:.2f}"
+
+
 def _against(result: StepTiming, plain: StepTiming) -> tuple[str, str]:
     return ratio_text(result.times.times_of(plain.times)), f"{result.peak_bytes / plain.peak_bytes:.2f}"
+
+
+def _throughput(result: StepTiming, alone: StepTiming) -> str:
+    median, least, most = (ratio * result.rows / alone.rows for ratio in result.times.times_of(alone.times))
+    return ratio_text((median, least, most))

@@ -1,5 +1,6 @@
 """Every training step is raced with its plain one, and the table follows from the times."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,11 @@ import pytest
 from edlm.training.settings import Training
 from workflows.benchmark import TrainBenchmark, train
 from workflows.benchmarking.host_costs import HostCosts, host_costs
+from workflows.benchmarking.interleaved_timing import Times
+from workflows.benchmarking.training import StepTiming, TrainedSize
+from workflows.benchmarking.training_document import training_blocks
 from workflows.benchmarking.training_objectives import AUTOREGRESSIVE, CONDITIONAL, DENOISER, OBJECTIVES, STEP, WHOLE
-from workflows.reporting.document import Paragraph, Table
+from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 SMALL = TrainBenchmark(
     vocabularies=(30,), lengths=(16,), tokens=64, width=16, layers=1, head_width=16, steps=1, rounds=1, workers=()
@@ -16,7 +20,11 @@ SMALL = TrainBenchmark(
 
 
 def cells_of(settings: TrainBenchmark) -> dict[str, dict[str, str]]:
-    (table,) = [block for block in train(settings).blocks if isinstance(block, Table)]
+    return cells_in(train(settings).blocks)
+
+
+def cells_in(blocks: Sequence[DocumentBlock]) -> dict[str, dict[str, str]]:
+    (table,) = [block for block in blocks if isinstance(block, Table)]
     return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
@@ -30,11 +38,29 @@ def test_every_step_stands_in_the_table_beside_its_plain_one(monkeypatch):
     ]  # fmt: skip
     for name in OBJECTIVES:
         assert (cells[name]["operations"], cells[name]["waits"]) == ("123", "0")
-        assert float(cells[name]["MFU"]) >= 0
+        assert float(cells[name]["share of a product"]) >= 0
+        assert "MFU" not in cells[name]
     for name in (DENOISER, AUTOREGRESSIVE, WHOLE):
         assert "(" in cells[name]["times faster than plain"]
         assert float(cells[name]["memory of plain"]) > 0
     assert cells[STEP]["times faster than plain"] == "–"
+
+
+def timing(name: str, rows: int, seconds: list[float], mfu: float | None = None, alone: str = "") -> StepTiming:
+    return StepTiming(TrainedSize(30, 16), name, rows, Times(seconds), 0.5, mfu, 1, None, "", alone)
+
+
+def test_two_workers_are_compared_with_one_by_tokens_per_second_in_the_same_round():
+    one, two = timing("1 worker", 4, [1.0, 1.0, 1.0]), timing("2 workers", 8, [1.0, 1.25, 2.0], alone="1 worker")
+    cells = cells_in(training_blocks([one, two], SMALL, emulated=False))
+    assert cells["2 workers"]["times one worker"] == "1.60 (1.00 to 2.00)"
+    assert cells["1 worker"]["times one worker"] == "–"
+    assert cells_in(training_blocks([two], SMALL, emulated=False))["2 workers"]["times one worker"] == "–"
+
+
+def test_on_a_known_gpu_the_share_of_its_peak_stands_beside_that_of_a_product():
+    cells = cells_in(training_blocks([timing("ours", 4, [1.0], mfu=0.4)], SMALL, emulated=False))
+    assert (cells["ours"]["share of a product"], cells["ours"]["MFU"]) == ("0.50", "0.40")
 
 
 def test_a_step_of_the_loop_waits_for_no_device_and_a_plain_one_does():
@@ -60,4 +86,5 @@ def test_workers_train_beside_one_process(monkeypatch):
     cells = cells_of(replace(SMALL, workers=(1, 2)))
     assert cells["denoiser, ZeRO-2, 2 workers"]["operations"] == "–"
     assert float(cells["denoiser, ZeRO-2, 1 worker"]["memory, MiB"]) > 0
+    assert "(" in cells["denoiser, ZeRO-2, 2 workers"]["times one worker"]
     assert "(" in cells[f"{DENOISER}, bfloat16"]["times faster than plain"]
