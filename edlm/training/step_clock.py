@@ -1,7 +1,8 @@
 """Seconds of a training step by part: data, forward, backward and update, without waiting for a device.
 
 Communication is within the part that it belongs to: gradients are reduced in the backward pass, weights gathered in the
-update (and under ZeRO-3 in the passes).
+update (and under ZeRO-3 in the passes). Under ZeRO-3 it overlaps with them, and DeepSpeed's own clock of collectives
+waits for each.
 """
 
 import functools
