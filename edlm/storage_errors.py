@@ -1,4 +1,6 @@
-"""Errors of storage: what a URI holds is wrong, its store is away, or refuses."""
+"""Errors of storage: what a URI holds is wrong, its store is away, or refuses, or a disk is full."""
+
+import errno
 
 
 class StorageError(ValueError):
@@ -11,3 +13,8 @@ class StoreUnavailable(OSError):
 
 class StoreRefusal(OSError):
     """Error for a store that refuses the credentials, or has no such bucket: another request gives the same."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a disk, or a user's share of it, has no space left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -30,7 +30,7 @@ from edlm.config import ConfigurationError
 from edlm.file_systems import file_system
 from edlm.redaction import redact_logs, redacted, redacted_text
 from edlm.storage import StorageError, absolute, committed, join, read_text
-from edlm.storage_errors import StoreRefusal, StoreUnavailable
+from edlm.storage_errors import StoreRefusal, StoreUnavailable, is_full
 from edlm.training.interfaces import NonFiniteLoss
 from workflows.experiment import Experiment
 from workflows.stage_fingerprint import FINGERPRINT_DIGITS, StageInputs
@@ -178,8 +178,9 @@ def given_uri(name: str, uri: str) -> str:
 def user_errors() -> Iterator[None]:
     """End the process with status 1 and the message of an error that a user can fix, in the settings or the storage.
 
-    So do a training with a non-finite loss or that failed too often, and a stage that failed in parts. A training that
-    was stopped by a signal ends it with the status of the signal. Any other exception keeps its traceback.
+    So do a training with a non-finite loss or that failed too often, a stage that failed in parts, and a full disk.
+    A training that was stopped by a signal ends it with the status of the signal. Any other exception keeps its
+    traceback.
     """
     redact_logs()
     try:
@@ -192,6 +193,16 @@ def user_errors() -> Iterator[None]:
     ) as error:  # fmt: skip
         print(f"error: {redacted_text(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"error: {_full(error)}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+def _full(error: OSError) -> str:
+    where = "a disk" if error.filename is None else f"the disk of {redacted_text(str(error.filename))}"
+    return f"{where} is full ({error.strerror}); make room and run the same command again, which goes on from here"
 
 
 def storage_root(experiment: Experiment) -> str:

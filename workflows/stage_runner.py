@@ -123,7 +123,8 @@ class RunningSession(Session):
             try:
                 facts = work(StageContext(name, folder, workspace, journal, run.key, tracker, determined, lease))
             except BaseException as error:
-                tracker().fail(error)
+                with _not_instead(name):
+                    tracker().fail(error)
                 raise
             lease.require()
             publish(folder, output, facts={"stage": name, **(facts or {})})
@@ -181,8 +182,9 @@ def _session(experiment: Experiment, pipeline: str | None) -> Iterator[RunningSe
         try:
             yield session
         except BaseException as error:
-            session.tell_parent(tracker)
-            tracker.fail(error)
+            with _not_instead(pipeline):
+                session.tell_parent(tracker)
+                tracker.fail(error)
             raise
         session.tell_parent(tracker)
         tracker.finish("FINISHED")
@@ -211,6 +213,15 @@ def _closing(tracker: RunTracker) -> Iterator[RunTracker]:
         yield tracker
     finally:
         tracker.close()
+
+
+@contextmanager
+def _not_instead(name: str) -> Iterator[None]:
+    """Record a failure; that the disk does not take the record is said, and not raised instead of the failure."""
+    try:
+        yield
+    except OSError as error:
+        say(name, f"its run has no record of how it ended: {error}")
 
 
 def _folder_of(output: str) -> str:

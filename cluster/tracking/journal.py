@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cluster.tracking.patient_file import PatientFile
 from cluster.tracking.run_record import RunRecord
 from edlm.config import ConfigurationError
 from edlm.storage import join
@@ -52,7 +53,7 @@ class Journal:
             for mark in marks:
                 mark.unlink()
         self._number = _last_number(path) + 1
-        self._file = path.open("ab")
+        self._file = PatientFile(path)
         try:
             _hold(self._file.fileno(), fcntl.LOCK_EX, path)
         except ConfigurationError:
@@ -61,10 +62,12 @@ class Journal:
         self.append("run", record=asdict(run))
 
     def append(self, kind: str, **content: Any) -> None:
-        """Append an entry, which survives a crash of the process, and after `sync` also a power failure."""
+        """Append an entry, which survives a crash of the process, and after `sync` also a power failure.
+
+        On a full disk it is kept in memory, and written before the next one once there is space.
+        """
         entry = {"kind": kind, "number": self._number, "time": time.time_ns() // 1_000_000, **content}
-        self._file.write(encode(entry))
-        self._file.flush()
+        self._file.append(encode(entry))
         self._number += 1
 
     def place(self, name: str) -> Path:
@@ -74,13 +77,11 @@ class Journal:
         return path
 
     def sync(self) -> None:
-        """Write every entry to disk; from any thread."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write every entry to disk, or raise OSError; from any thread."""
+        self._file.sync()
 
     def close(self) -> None:
-        """Write every entry to disk and close the journal."""
-        self.sync()
+        """Write every entry to disk, or raise OSError, and close the journal."""
         self._file.close()
 
 

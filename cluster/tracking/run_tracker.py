@@ -126,10 +126,14 @@ class RunTracker:
         self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
 
     def close(self) -> None:
-        """Write everything to disk, and to MLflow if it answers in time; else warn where the remainder is."""
-        self._journal.close()
-        patience = self._patience_seconds if self._server.answers else SHORTEST_PATIENCE_SECONDS
-        self._shipping.stop(patience)
+        """Write everything to disk, and to MLflow if it answers in time; else warn where the remainder is.
+
+        Raises OSError if the disk does not take it; the tracker is closed all the same.
+        """
+        try:
+            self._journal.close()
+        finally:
+            self._shipping.stop(self._patience_seconds if self._server.answers else SHORTEST_PATIENCE_SECONDS)
         if unsent := unsent_bytes(self._journal.folder):
             message = "MLflow has not received the last %d bytes of %s; a later command ships them"
             self._server.say("unsent", message, unsent, self._journal.folder)

@@ -12,7 +12,7 @@ from edlm.checkpoints.snapshot_writer import PATIENCE, SnapshotWriter
 from edlm.checkpoints.state_slices import StateSource
 from edlm.checkpoints.training_state import NoValidSnapshot, newest_snapshot, open_snapshot, snapshot_facts
 from edlm.storage import join
-from edlm.training.checkpointing import raise_on_all
+from edlm.training.checkpointing import wait_on_all
 from edlm.training.interfaces import Engine
 
 RESULT = "result"
@@ -29,19 +29,14 @@ def write_result(
     """Write the engine's weights to keep, each rank its part, and commit them in place of others. All ranks call it.
 
     A store that refuses is tried again for `patience` seconds. `before_commit` is called on rank 0 before they count.
-    Raise StorageError on all ranks if any could not write; on rank 0, LeaseLost as it is.
+    Raise StorageError on all ranks if any could not write (`wait_on_all`).
     """
     writer = SnapshotWriter(
         join(workspace, RESULT), attempt, engine.rank, engine.world_size,
         retention=Retention(keep=1), patience=patience, facts=facts, before_commit=before_commit,
     )  # fmt: skip
-    error = None
-    try:
-        writer.save(engine.exported_part(), engine.step)
-        writer.wait()
-    except Exception as failure:  # on this rank alone: the others must hear of it
-        error = failure
-    raise_on_all(engine, error)
+    writer.save(engine.exported_part(), engine.step)
+    wait_on_all(engine, writer)
 
 
 def sweep_results(workspace: str, attempt: str) -> None:

@@ -3,11 +3,11 @@
 import functools
 import math
 import os
-import resource
 import socket
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from cluster.training.monitor import Monitor, MonitoredRank
 from cluster.training.outcomes import WorkerReport
 from cluster.training.process_group import ProcessGroup
 from cluster.training.ray_records import discard_ray_records, ray_records
+from cluster.training.reporter import Reporter
 from cluster.training.result import read_result, sweep_results, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
 from cluster.training.trainer import Trainer
@@ -37,7 +38,7 @@ from edlm.checkpoints.lease import Lease, LeaseLost
 from edlm.checkpoints.state_slices import StateSource
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.config import ConfigurationError
-from edlm.data.batches import Batches, Rows
+from edlm.data.batches import Batches
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.redaction import redact_logs
@@ -49,11 +50,10 @@ from edlm.training.early_stopping import finished
 from edlm.training.flops import expected_flop
 from edlm.training.interfaces import Engine, NonFiniteLoss, Objective, Tracker
 from edlm.training.loop import fit
-from edlm.training.progress import ProgressLines, parameter_counts, say_counts, say_emulation
+from edlm.training.progress import parameter_counts, say_counts, say_emulation
 from edlm.training.resume_compatibility import continuable_step
 from edlm.training.settings import Training
 from edlm.training.step_clock import StepClock
-from edlm.training.step_profiler import StepProfiler
 from edlm.training.validation import METRIC, validation_rows
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         say_emulation(task.name, task.training, engine.device, say)
     peak = peak_flop_per_second(engine.device, task.training.precision)
     usage = DeviceUsage(flop, None if peak is None else peak * engine.world_size)
-    reporter = _Reporter(task, say, usage) if engine.rank == 0 else None
+    reporter = Reporter(task.name, task.training, task.length, task.tracker(), say, usage) if engine.rank == 0 else None
     before_commit = _nothing if reporter is None else functools.partial(_before_commit, task, reporter)
     checkpointing = Checkpointing(
         engine, task.workspace,
@@ -218,7 +218,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         with watchdog.paused():  # it waits for the checkpoint before, which has its own patience
             checkpointing.save(engine)
 
-    try:
+    with reporter or nullcontext():
         log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
         with checkpointing, watchdog.stepping():
             if task.start is not None and origin == task.start and finished(engine, task.training):
@@ -232,14 +232,11 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
                 engine, task.workspace, checkpointing.attempt, {**_facts(engine, task.training), **counts},
                 cluster.checkpoint_patience_seconds, before_commit,
             )  # fmt: skip
-    finally:
-        if reporter is not None:
-            reporter.close()
     if not complete and engine.rank == 0:
         monitor.stopped(engine.step)
 
 
-def _before_commit(task: TrainingTask, reporter: "_Reporter") -> None:
+def _before_commit(task: TrainingTask, reporter: Reporter) -> None:
     """Secure the metrics of the steps that are to count, and raise LeaseLost if another command writes them now."""
     reporter.secure()
     if task.lease is not None:
@@ -257,51 +254,6 @@ def _from_rank_0(device: torch.device, value: T) -> T:
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0, device=device)
     return box[0]
-
-
-class _Reporter:
-    """Reporter of rank 0: metrics of every step to the tracker, of some steps to the console."""
-
-    def __init__(self, task: TrainingTask, say: Speaker, usage: DeviceUsage) -> None:
-        self._tracker, self._lines = task.tracker(), ProgressLines(task.name, task.training, task.length, say)
-        self._tokens, self._usage = task.training.batch * task.length, usage
-        window = task.training.profile
-        self._profiler = None if window is None else StepProfiler(window, self._tracker.text)
-
-    def profiled(self, rows: Callable[[int, int, int], Rows]) -> Callable[[int, int, int], Rows]:
-        """Return rows that tell the profiler, if there is one, when a step begins."""
-        if (profiler := self._profiler) is None:
-            return rows
-
-        def announced(step: int, start: int, stop: int) -> Rows:
-            profiler.before(step)
-            return rows(step, start, stop)
-
-        return announced
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        seconds = metrics["seconds_per_step"]
-        measured = {"tokens_per_second": self._tokens / seconds, "memory_mib": _memory_mib(), **self._usage.of(seconds)}
-        self._tracker.log(step, {**metrics, **measured})
-        self._lines.log(step, metrics)
-
-    def secure(self) -> None:
-        self._tracker.secure()
-
-    def stop(self, engine: Engine) -> None:
-        self._lines.stop(engine)
-
-    def close(self) -> None:
-        if self._profiler is not None:
-            self._profiler.close()
-        self._tracker.close()
-
-
-def _memory_mib() -> float:
-    """Return the peak memory of this process: GPU memory if it has a GPU, else resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:

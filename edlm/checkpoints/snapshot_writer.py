@@ -10,9 +10,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pydantic
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from edlm.checkpoints.lease import LeaseLost
@@ -207,7 +209,20 @@ def commit(
 
 
 def write_part(uri: str, rank: int, slices: Sequence[StateSlice]) -> None:
-    """Write one rank's part of the snapshot `uri`, on the CPU: the tensors, the digests of their chunks, the record."""
+    """Write one rank's part of the snapshot `uri`, on the CPU: the tensors, the digests of their chunks, the record.
+
+    On a local disk an error leaves nothing of it: a half-written part would be the rest of a disk that is full.
+    """
+    try:
+        _write_part(uri, rank, slices)
+    except Exception:
+        system, path = file_system(join(uri, part_name(rank)))
+        for suffix in (".json", ".sha256", ".safetensors") if isinstance(system, LocalFileSystem) else ():
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        raise
+
+
+def _write_part(uri: str, rank: int, slices: Sequence[StateSlice]) -> None:
     name = part_name(rank)
     slices = [one for one in slices if one.values.numel()]
     slices.sort(key=lambda one: -one.values.element_size())  # keeps every tensor of the file aligned

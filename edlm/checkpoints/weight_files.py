@@ -4,6 +4,8 @@ Both ways a shard at a time: neither writing nor reading takes the memory of all
 """
 
 import json
+import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -187,8 +189,17 @@ def _write_file(path: Path | None, source: StateSource, names: Collection[str]) 
     source.fill([whole(name, tensor) for name, tensor in tensors.items()])
     problems = [problem for name, tensor in tensors.items() if (problem := not_finite(name, tensor))]
     if path is not None and not problems:
-        save_file(tensors, path)
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:
+            raise _as_os_error(error, path) from error
     return problems
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> Exception:
+    """Return the error of the operating system, a full disk for instance, that safetensors wraps; else itself."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return error if found is None else OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
 def _opened(path: Path) -> safe_open:

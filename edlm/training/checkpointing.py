@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 import torch
 
+from edlm.checkpoints.lease import LeaseLost
 from edlm.checkpoints.snapshot_retention import Retention, sweep
 from edlm.checkpoints.snapshot_writer import PATIENCE, SnapshotWriter
 from edlm.checkpoints.state_slices import StateSource
@@ -30,6 +31,22 @@ def raise_on_all(engine: Engine, error: Exception | None) -> None:
         raise error
     if failed:
         raise StorageError(f"rank {failed[0]} of {engine.world_size} failed to read or write its part, see its log")
+
+
+def wait_on_all(engine: Engine, writer: SnapshotWriter) -> None:
+    """Wait for this rank's last snapshot. Raise StorageError on all ranks if any could not write it. All ranks call it.
+
+    Rank 0 raises LeaseLost at once and alone: the others wait for a manifest that does not come, and as long as a
+    collective may take; the end of rank 0 ends them.
+    """
+    error = None
+    try:
+        writer.wait()
+    except LeaseLost:
+        raise
+    except StorageError as failure:
+        error = failure
+    raise_on_all(engine, error)
 
 
 class Checkpointing:
@@ -108,19 +125,14 @@ class Checkpointing:
     def save(self, engine: Engine) -> None:
         """Save the state of the engine: training may go on as soon as it is copied to host memory.
 
-        Raise StorageError on all ranks if any could not write the checkpoint before; on rank 0, LeaseLost as it is.
+        Raise StorageError on all ranks if any could not write the checkpoint before (`wait_on_all`).
         """
         self.finish()
         self._writer.save(engine.part(), engine.step)
 
     def finish(self) -> None:
         """Wait for the last checkpoint. Raise StorageError on all ranks if any could not write it."""
-        error = None
-        try:
-            self._writer.wait()
-        except StorageError as failure:
-            error = failure
-        raise_on_all(self._engine, error)
+        wait_on_all(self._engine, self._writer)
 
     def __enter__(self) -> "Checkpointing":
         return self

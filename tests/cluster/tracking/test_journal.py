@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cluster.tracking.journal import ENTRIES, Journal, decode, encode, history, is_open, lines, read, record_of
 from cluster.tracking.run_record import RunRecord
 from edlm.config import ConfigurationError
+from tests.small_disk import fill, free, small_disk
 
 RUN = RunRecord("pretrain", "edlm", {"tag": "value"}, parent=RunRecord("pipeline", "edlm"))
 
@@ -116,3 +117,42 @@ def test_a_file_system_without_locks_is_named_and_not_taken_for_one_that_is_writ
     for use in (is_open, lambda folder: Journal(folder, RUN)):
         with pytest.raises(ConfigurationError, match=r"entries.jsonl cannot be locked \(No locks available\)"):
             use(tmp_path)
+
+
+def test_on_a_full_disk_entries_wait_in_memory_and_none_is_lost_or_there_twice(tmp_path, caplog):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        folder = disk / "journal"
+        journal = Journal(folder, RUN)
+        fill(disk)
+        for step in range(200):
+            journal.append("metrics", step=step, values={"loss": 1.0})
+        on_disk = (folder / ENTRIES).read_bytes()
+        assert not on_disk.endswith(b"\n"), "the disk took a part of the last line"
+        assert list(history(folder)["loss"]) == list(range(on_disk.count(b"metrics") - 1))
+        with pytest.raises(OSError, match=f"No space left on device: '{folder / ENTRIES}'"):
+            journal.sync()
+        free(disk)
+        journal.append("metrics", step=200, values={"loss": 1.0})
+        assert list(history(folder)["loss"]) == list(range(201))
+        journal.close()
+        assert [entry["number"] for entry in read(folder)] == list(range(202))
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_a_journal_that_is_closed_on_a_full_disk_says_so_and_the_next_one_mends_its_last_line(tmp_path):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        folder = disk / "journal"
+        journal = Journal(folder, RUN)
+        fill(disk)
+        for step in range(200):
+            journal.append("metrics", step=step, values={"loss": 1.0})
+        with pytest.raises(OSError, match="No space left on device"):
+            journal.close()
+        assert not is_open(folder)
+        kept = len(history(folder)["loss"])
+        free(disk)
+        again = Journal(folder, RUN)
+        for step in range(kept, 200):
+            again.append("metrics", step=step, values={"loss": 1.0})
+        again.close()
+        assert list(history(folder)["loss"]) == list(range(200))
