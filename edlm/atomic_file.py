@@ -1,8 +1,8 @@
-"""Local files that are written whole or not at all."""
+"""Local files that are written whole or not at all, and that a power cut does not take."""
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,3 +34,15 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(folder: Path, names: Iterable[str]) -> None:
+    """Return when these files below a folder are on the disk, with their places in the folders between."""
+    files = [folder / name for name in names]
+    for path in dict.fromkeys([*files, folder, *(above for file in files for above in file.parents)]):
+        if path.is_relative_to(folder):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -18,17 +18,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def scratch(name: str, prefix: str = "edlm-stage-", parent: str | None = None) -> Iterator[Path]:
-    """Sweep up the folders of dead processes, then yield a new temporary folder that is removed at the end.
+def scratch(parent: Path, prefix: str, name: str = "", swept: Callable[[str], bool] = lambda _: True) -> Iterator[Path]:
+    """Sweep up the folders of dead processes, then yield a new folder below `parent` that is removed at the end.
 
-    It is below `parent`, else in the folder for temporary files; those whose names begin with `prefix` are swept up.
-    What cannot be removed, as another process still writes to it, is left to a later sweep.
+    Its name begins with `prefix` and `name`. Swept up are those below `parent` that begin with `prefix` and that are to
+    be `swept`, by their names. What cannot be removed, as another process still writes to it, is left to a later sweep.
 
     A process may be killed at any instruction and leaves nothing that the next sweep passes over: the lock file is the
     first thing in the folder and the last to go. So a sweep may take a folder whose lock is about to be held; then
     another one is made.
     """
-    _sweep(Path(parent or tempfile.gettempdir()), prefix)
+    for folder in parent.glob(f"{prefix}*"):
+        if swept(folder.name):
+            _sweep(folder)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix + name, dir=parent))
         held = _hold(folder)
@@ -47,29 +49,29 @@ def _hold(folder: Path) -> TextIO | None:
         lock = (folder / HELD).open("w")
     except FileNotFoundError:
         return None
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(OSError):  # of a disk without locks, where no sweep can lock it either
+        fcntl.flock(lock, fcntl.LOCK_EX)
     if (folder / HELD).exists():
         return lock
     lock.close()
     return None
 
 
-def _sweep(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
+def _sweep(folder: Path) -> None:
+    try:
+        if folder.lstat().st_uid != os.getuid():
+            return
+        lock = (folder / HELD).open()
+    except FileNotFoundError:
+        _remove_empty(folder)
+        return
+    with lock:
         try:
-            if folder.lstat().st_uid != os.getuid():
-                continue
-            lock = (folder / HELD).open()
-        except FileNotFoundError:
-            _remove_empty(folder)
-            continue
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # its process is alive
-            if (folder / HELD).exists():
-                _try_to_remove(folder)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return  # its process is alive, or the disk has no locks
+        if (folder / HELD).exists():
+            _try_to_remove(folder)
 
 
 def _try_to_remove(folder: Path) -> None:

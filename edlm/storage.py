@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pydantic
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from edlm.atomic_file import replacing
+from edlm.atomic_file import replacing, sync
 from edlm.config import NonNegative, config, parse, plain
 from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache, default_cache
@@ -72,6 +73,12 @@ def join(uri: str, *parts: str) -> str:
     return base + "/".join(part.strip("/") for part in parts)
 
 
+def local_path(uri: str) -> Path | None:
+    """Return the path of a URI on a disk of this machine; None for one in a store."""
+    system, path = _open(uri)
+    return Path(path) if isinstance(system, LocalFileSystem) else None
+
+
 def read_text(uri: str) -> str:
     """Return the UTF-8 text at `uri`; raise FileNotFoundError if there is none."""
     return read_bytes(uri).decode("utf-8")
@@ -102,19 +109,33 @@ def publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | No
     """Publish and commit the files of `folder` as the only content of `uri` and return the marker.
 
     A folder may be published in place. A call killed before it writes the marker leaves `uri` uncommitted and can be
-    repeated. Raises StorageError if `uri` holds files that no publication wrote, because they must not be deleted.
+    repeated. On a local disk all files are on it, whatever happens to the power, before the marker is. Raises
+    StorageError if `uri` holds files that no publication wrote, because they must not be deleted.
     """
-    marker = Marker(files=inventory(folder), facts=dict(facts or {}))
+    return _publish(folder, uri, facts, moved=False)
+
+
+def hand_over(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | None = None) -> Marker:
+    """Publish a folder that is not needed any more: on the disk that it is on, its files are moved and not copied."""
+    return _publish(folder, uri, facts, moved=True)
+
+
+def _publish(folder: Path, uri: str, facts: Mapping[str, pydantic.JsonValue] | None, moved: bool) -> Marker:
+    marker, target = Marker(files=inventory(folder), facts=dict(facts or {})), local_path(uri)
     text = json.dumps(plain(marker), indent=1, sort_keys=True, allow_nan=False)
     system, root = _open(uri)
-    if isinstance(system, LocalFileSystem) and Path(root).resolve() == folder.resolve():
-        write_text(join(uri, MARKER), text)
-        return marker
-    _make_room(uri, marker)
-    for file in marker.files:
-        target = f"{root}/{file.path}"
-        system.makedirs(target.rpartition("/")[0], exist_ok=True)
-        system.put_file(str(folder / file.path), target)
+    elsewhere = target is None or target.resolve() != folder.resolve()
+    if elsewhere:
+        _make_room(uri, marker)
+        for file in marker.files:
+            path = f"{root}/{file.path}"
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if moved and target is not None:
+                shutil.move(folder / file.path, path)
+            else:
+                system.put_file(str(folder / file.path), path)
+    if target is not None:
+        sync(target, [file.path for file in marker.files])
     write_text(join(uri, MARKER), text)
     remove_leftovers(uri)
     return marker

@@ -1,5 +1,6 @@
-"""A stage's scratch folder is gone when its work ends, also where a process was killed in it."""
+"""A scratch folder is gone when its work ends, also where a process was killed in it."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -14,8 +15,10 @@ import pytest
 from edlm.scratch import scratch
 
 WORK = """
+import sys
+from pathlib import Path
 from edlm.scratch import scratch
-with scratch("prepare-") as folder:
+with scratch(Path(sys.argv[1]), "edlm-stage-") as folder:
     (folder / "output").mkdir()
     (folder / "output" / "train.bin").write_text("half")
     print(folder, flush=True)
@@ -23,29 +26,27 @@ with scratch("prepare-") as folder:
 """
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+@pytest.fixture
+def temporary(tmp_path):
     return tmp_path
 
 
-def working():
+def working(parent):
     """A process that works in a folder of its own, and the folder."""
-    command = [sys.executable, "-c", WORK]
+    command = [sys.executable, "-c", WORK, str(parent)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_works_in_stays(temporary):
-    (killed, dead), (process, living) = working(), working()
+    (killed, dead), (process, living) = working(temporary), working(temporary)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert (dead / "output" / "train.bin").exists()
     (temporary / "edlm-stage-of-another").mkdir()
     (temporary / "edlm-stage-of-another" / "file").write_text("of no scratch folder")
-    with scratch("prepare-") as folder:
+    with scratch(temporary, "edlm-stage-") as folder:
         assert set(temporary.iterdir()) == {living, folder, temporary / "edlm-stage-of-another"}
         assert (living / "output" / "train.bin").read_text() == "half"
     process.communicate("\n")
@@ -59,7 +60,7 @@ def test_a_folder_of_a_process_that_was_killed_at_either_end_of_its_work_is_remo
     folder.mkdir()
     for file in files:
         (folder / file).write_text("")
-    with scratch("prepare-") as mine:
+    with scratch(temporary, "edlm-stage-") as mine:
         assert list(temporary.iterdir()) == [mine]
 
 
@@ -70,16 +71,15 @@ def test_the_lock_goes_last_so_that_a_sweep_finds_what_a_killed_removal_left(tem
     def killed(_path):
         raise KilledCleanup
 
-    work = scratch("prepare-")
+    work = scratch(temporary, "edlm-stage-")
     folder = work.__enter__()
     (folder / "output").mkdir()
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KilledCleanup):
         work.__exit__(None, None, None)
     monkeypatch.undo()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert (folder / ".held").exists()
-    with scratch("prepare-") as mine:
+    with scratch(temporary, "edlm-stage-") as mine:
         assert list(temporary.iterdir()) == [mine]
 
 
@@ -97,7 +97,7 @@ def test_a_folder_that_a_sweep_takes_before_it_is_locked_is_made_again(temporary
         return result
 
     monkeypatch.setattr(module, name, swept)
-    with scratch("prepare-") as folder:
+    with scratch(temporary, "edlm-stage-") as folder:
         assert folder.is_dir()
         assert taken
         assert folder not in taken
@@ -110,21 +110,39 @@ def test_what_a_process_still_writes_to_is_left_to_a_later_sweep(temporary, monk
     (folder / "log").mkdir(parents=True)
     (folder / ".held").touch()
     monkeypatch.setattr(shutil, "rmtree", lambda path: Path(path).rmdir() if not (path / "new").touch() else None)
-    with scratch("prepare-"):
+    with scratch(temporary, "edlm-stage-"):
         assert (folder / ".held").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    with scratch("prepare-") as mine:
+    with scratch(temporary, "edlm-stage-") as mine:
         assert list(temporary.iterdir()) == [mine]
 
 
-def failing():
-    with scratch("prepare-") as folder:
+def failing(temporary):
+    with scratch(temporary, "edlm-stage-") as folder:
         (folder / "half").write_text("half")
         raise RuntimeError("no space")
 
 
 def test_a_work_that_fails_leaves_no_folder(temporary):
     with pytest.raises(RuntimeError, match="no space"):
-        failing()
+        failing(temporary)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_sweep_takes_what_it_is_to_by_its_name_and_nothing_else(temporary):
+    for name in ("edlm-stage-a", "edlm-stage-b", "edlm-ray-a"):
+        (temporary / name).mkdir()
+        (temporary / name / ".held").touch()
+    with scratch(temporary, "edlm-stage-", swept=lambda name: name.endswith("a")) as mine:
+        assert set(temporary.iterdir()) == {mine, temporary / "edlm-stage-b", temporary / "edlm-ray-a"}
+
+
+def test_a_disk_without_locks_has_scratch_folders_and_no_sweep(temporary, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with scratch(temporary, "edlm-stage-") as first:
+        with scratch(temporary, "edlm-stage-") as second:
+            assert {first, second} == set(temporary.iterdir())
+        assert first.is_dir()

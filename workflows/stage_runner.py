@@ -22,12 +22,12 @@ from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.redaction import redacted
-from edlm.scratch import scratch
-from edlm.storage import committed, join, publish, remove_leftovers, write_text
+from edlm.storage import committed, hand_over, join, remove_leftovers, write_text
 from workflows.abandoned_stages import OUTPUT, end_abandoned_stages, end_held, end_if_abandoned
 from workflows.experiment import Experiment
 from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
 from workflows.stage_fingerprint import StageInputs, stage_inputs
+from workflows.stage_scratch import stage_scratch
 from workflows.storage_check import require_storage
 from workflows.training.init_from_precheck import require_batches, require_initial_models
 
@@ -105,7 +105,7 @@ class RunningSession(Session):
 
     def _run(self, determined: StageInputs, inputs: Mapping[str, str], work: Work, output: str) -> None:
         name, workspace = determined.stage, self.workspace_of(determined.folder)
-        with leased(workspace) as lease, scratch(f"{name}-") as base:
+        with leased(workspace) as lease, stage_scratch(output) as base:
             if committed(output) is not None:  # by another command, which had the lease
                 end_held(self, self.runs, determined.folder)
                 return
@@ -127,7 +127,7 @@ class RunningSession(Session):
                     tracker().fail(error)
                 raise
             lease.require()
-            publish(folder, output, facts={"stage": name, **(facts or {})})
+            hand_over(folder, output, facts={"stage": name, **(facts or {})})
             with _closing(tracker()) as run_tracker:
                 run_tracker.tags({OUTPUT: output})
             tracker().finish("FINISHED")

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -66,7 +67,8 @@ def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iter
     workers train, the port of torch.distributed's TCPStore, which requires no authentication.
     """
     # A short path: the names of Ray's sockets are limited to 107 bytes.
-    with scratch("", prefix="edlm-ray-", parent="/tmp" if os.path.isdir("/tmp") else None) as folder:
+    parent = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+    with scratch(parent, "edlm-ray-") as folder:
         _make_token()
         try:
             _start(folder, cpus, object_store_bytes)

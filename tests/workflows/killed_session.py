@@ -28,8 +28,8 @@ def work(work: StageContext) -> None:
 
 
 def main() -> None:
-    publish = stage_runner.publish
-    stage_runner.publish = lambda *given, **named: kill_this_process(publish(*given, **named))  # type: ignore[assignment]
+    hand_over = stage_runner.hand_over
+    stage_runner.hand_over = lambda *given, **named: kill_this_process(hand_over(*given, **named))  # type: ignore[assignment]
     root = sys.argv[1]
     session = RunningSession(load(Experiment, SMALLEST), root, open_tracking(Tracking(experiment="killed"), root))
     session.run_stage("prepare", {"seed": 1}, {}, ("workflows.prepare",), work)
