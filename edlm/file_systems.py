@@ -1,8 +1,13 @@
 """File systems by URI: local files, object stores and hubs, whose errors name the URI and what to do."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec.core
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from edlm.storage_errors import StorageError
@@ -18,6 +23,7 @@ EXTRAS = {
     "abfss": "azure",
     "hf": "models",
 }  # of edlm, by the scheme that they make readable
+DAMAGED = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)  # of a disk; ESTALE, ETIMEDOUT and the like are of one that is away
 HUB_SECONDS = 10.0  # to wait for an answer of the Hugging Face hub
 FIRST_ANSWER_SECONDS = 2.0  # for an S3 store that nothing is known to be wrong with: a wrong address is not waited for
 
@@ -49,6 +55,21 @@ def file_system(uri: str, patience_seconds: float | None = None) -> tuple[Any, s
     if scheme == "hf":
         require_hub(uri)
     return system, path
+
+
+@contextmanager
+def reading(system: AbstractFileSystem, path: str) -> Iterator[None]:
+    """Raise StorageError for what a local disk cannot give back.
+
+    A disk that is away, and a store, have other errors, and these are raised as they are: what cannot be asked for now
+    is not lost.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DAMAGED and isinstance(system, LocalFileSystem):
+            raise StorageError(f"{path} cannot be read ({error})") from error
+        raise
 
 
 def require_answer(uri: str) -> None:

@@ -16,7 +16,7 @@ import pydantic
 
 from edlm.checkpoints.tensor_files import DTYPES
 from edlm.config import NonNegative, Positive, config, parse, plain
-from edlm.file_systems import file_system
+from edlm.file_systems import file_system, reading
 from edlm.storage import Sha256, StorageError, join, read_text, write_text
 
 FORMAT = 2  # 1: a gathered state in one file (`edlm.checkpoints.training_state`)
@@ -138,7 +138,8 @@ def read_manifest(uri: str) -> Manifest | None:
     Raise StorageError if it is damaged, or of a format that this version does not know.
     """
     try:
-        text = read_text(join(uri, MANIFEST))
+        with reading(*file_system(join(uri, MANIFEST))):
+            text = read_text(join(uri, MANIFEST))
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
@@ -180,7 +181,8 @@ def listed(uri: str) -> dict[str, int]:
     system, root = file_system(uri)
     system.invalidate_cache()  # a store's client remembers listings; other ranks write here
     try:
-        entries = system.ls(root, detail=True)
+        with reading(system, root):
+            entries = system.ls(root, detail=True)
     except FileNotFoundError:
         return {}
     return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from edlm.checkpoints.snapshot_manifest import MANIFEST
@@ -83,9 +84,12 @@ def remove(workspace: str, names: Collection[str]) -> None:
 
 
 def committed_at(workspace: str, name: str) -> datetime | None:
-    """Return when a snapshot was committed, whether or not it is intact; None if it was not."""
+    """Return when a snapshot was committed, whether or not it is intact; None if it was not.
+
+    Raise OSError where that cannot be known: `exists` of a local disk would say no, and the snapshot be removed.
+    """
     system, root = file_system(join(workspace, name))
     for marker in (MANIFEST, MARKER):
-        if system.exists(f"{root}/{marker}"):
+        with suppress(FileNotFoundError):
             return system.modified(f"{root}/{marker}")
     return None

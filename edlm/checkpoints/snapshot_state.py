@@ -12,7 +12,7 @@ from torch import Tensor
 from edlm.checkpoints.snapshot_manifest import Manifest, SnapshotPart
 from edlm.checkpoints.state_slices import StateSlice, StateSource, whole
 from edlm.checkpoints.tensor_files import DTYPES, FileRange, read_ranges
-from edlm.file_systems import file_system
+from edlm.file_systems import file_system, reading
 from edlm.storage import StorageError, join, read_text
 
 
@@ -95,7 +95,8 @@ class SnapshotState(StateSource):
         if part.name not in self._digests:
             uri = join(self._uri, part.digest_file)
             try:
-                text = read_text(uri)
+                with reading(*file_system(uri)):
+                    text = read_text(uri)
             except FileNotFoundError as error:
                 raise StorageError(f"{uri} is missing") from error
             except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
+from edlm.file_systems import reading
 from edlm.storage import StorageError
 
 CHUNK = 2**16
@@ -124,7 +125,8 @@ def _cut(run: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
 def _read(system: AbstractFileSystem, path: str, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
     starts, stops = [start for start, _ in pieces], [stop for _, stop in pieces]
     try:
-        return system.cat_ranges([path] * len(pieces), starts, stops, on_error="raise")
+        with reading(system, path):
+            return system.cat_ranges([path] * len(pieces), starts, stops, on_error="raise")
     except FileNotFoundError as error:
         raise StorageError(f"{path} is missing") from error
 

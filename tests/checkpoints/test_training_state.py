@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from edlm.checkpoints.snapshot_manifest import MANIFEST
+from edlm.checkpoints.snapshot_retention import sweep
 from edlm.checkpoints.training_state import (
     GATHERED,
     NoValidSnapshot,
@@ -22,6 +23,8 @@ from edlm.checkpoints.training_state import (
 )
 from edlm.file_systems import file_system
 from edlm.storage import StorageError, publish
+
+BROKEN = Path("/sys/devices/virtual/net/lo/power/autosuspend_delay_ms")
 
 
 def state(step: int) -> dict[str, torch.Tensor]:
@@ -120,6 +123,42 @@ def test_altered_content_is_found_when_it_is_read(tmp_path, file):
         verify_snapshot(uri)
     with pytest.raises(StorageError, match="SHA-256"):
         open_snapshot(uri)["exp_avg.a"]
+
+
+def unreadable(path: Path) -> None:
+    """Put what gives the error of a broken disk (EIO) when it is read in place of a file."""
+    if not BROKEN.exists():
+        pytest.skip(f"no {BROKEN}")
+    path.unlink()
+    path.symlink_to(BROKEN)
+
+
+def test_a_manifest_that_the_disk_cannot_give_back_is_named_and_the_snapshot_before_is_used(tmp_path, caplog):
+    newest = saved(tmp_path, 2, 4)
+    unreadable(newest / MANIFEST)
+    assert newest_snapshot(str(tmp_path))[1] == 2
+    assert f"checkpoint {newest} is passed over: {newest / MANIFEST} cannot be read ([Errno 5] Input" in caplog.text
+    sweep(str(tmp_path), "next")
+    assert steps(str(tmp_path)) == [2, 4]
+
+
+def test_content_that_the_disk_cannot_give_back_is_named_when_it_is_read(tmp_path):
+    snapshot = saved(tmp_path, 2)
+    state = open_snapshot(str(snapshot))
+    unreadable(snapshot / "part-00000.sha256")
+    with pytest.raises(StorageError, match=r"part-00000\.sha256 cannot be read .*Input/output error"):
+        state["exp_avg.a"]
+
+
+def test_a_disk_that_is_away_passes_no_snapshot_over_and_removes_none(tmp_path):
+    """A link to itself has an error that is neither of a missing nor of a broken file."""
+    manifest = saved(tmp_path, 2, 4) / MANIFEST
+    manifest.unlink()
+    manifest.symlink_to(manifest)
+    for ask in (newest_snapshot, lambda workspace: sweep(workspace, "next")):
+        with pytest.raises(OSError, match="Too many levels of symbolic links"):
+            ask(str(tmp_path))
+    assert steps(str(tmp_path)) == [2, 4]
 
 
 def test_if_every_snapshot_is_damaged_the_error_names_each_and_what_to_do(tmp_path):
