@@ -11,13 +11,12 @@ from edlm.config import plain
 from edlm.data import preparation
 from edlm.data.shards import Shards
 from edlm.data.token_file import CHAT
-from edlm.storage import discard, join
+from edlm.storage import join
 from workflows.command import command
-from workflows.stage import Session, StageContext, once, say
+from workflows.stage import INTERMEDIATE, Session, StageContext, once, say
 
 STAGE = "prepare"
 CODE = ("workflows.prepare",)
-SHARDS = "shards"
 FEW_SHARDS = 4  # which this process encodes in less time than a task takes to start
 
 Item = TypeVar("Item")
@@ -27,21 +26,17 @@ Result = TypeVar("Result")
 @once
 def prepare(session: Session) -> str:
     """Prepare the data, a large corpus by one Ray task per CPU, and return its URI."""
-    data, kept = session.experiment.data, list[str]()
+    data = session.experiment.data
 
     def work(work: StageContext) -> dict[str, Any]:
-        kept.append(join(work.workspace, SHARDS))
-        shards = Shards(kept[0], run=_encode)
+        shards = Shards(join(work.workspace, INTERMEDIATE), run=_encode)
         summary = plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line), shards))
         # The chat template is a program, too long for a table of facts.
         return {name: fact for name, fact in summary.items() if name != CHAT}
 
     versions = {"data": " ".join(data.version())}
     settings = {"data": {name: value for name, value in plain(data).items() if name != "attention"}}
-    output = session.run_stage(STAGE, settings, {}, CODE, work, versions)
-    for folder in kept:  # the output is committed: nothing needs them any more
-        discard(folder)
-    return output
+    return session.run_stage(STAGE, settings, {}, CODE, work, versions)
 
 
 def _encode(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 """In a stage's work folder: the record of its run, and what determines its result (as `ingredients`)."""
+INTERMEDIATE = "shards"
+"""In a stage's work folder: a folder of what is removed once its output is committed, by a later command if need be."""
 
 T = TypeVar("T")
 Work = Callable[["StageContext"], Mapping[str, Any] | None]

@@ -22,10 +22,20 @@ from edlm.checkpoints.lease import leased
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.redaction import redacted
-from edlm.storage import committed, hand_over, join, remove_leftovers, write_text
+from edlm.storage import committed, discard, hand_over, join, remove_leftovers, write_text
 from workflows.abandoned_stages import OUTPUT, end_abandoned_stages, end_held, end_if_abandoned
 from workflows.experiment import Experiment
-from workflows.stage import RUN_FILE, Session, StageContext, Work, given_uri, say, storage_root, user_errors
+from workflows.stage import (
+    INTERMEDIATE,
+    RUN_FILE,
+    Session,
+    StageContext,
+    Work,
+    given_uri,
+    say,
+    storage_root,
+    user_errors,
+)
 from workflows.stage_fingerprint import StageInputs, stage_inputs
 from workflows.stage_scratch import stage_scratch
 from workflows.storage_check import require_storage
@@ -64,6 +74,7 @@ class RunningSession(Session):
             say(name, "started")
             self._run(determined, inputs, work, output)
             say(name, f"finished in {time.monotonic() - started:.0f} s: {output}")
+        discard(join(self.workspace_of(determined.folder), INTERMEDIATE))
         seconds = round(time.monotonic() - started, 1)
         self._add(name, reused, seconds, output)
         return output

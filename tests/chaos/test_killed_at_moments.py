@@ -31,7 +31,7 @@ from tests.faulty_proxy import FaultyProxy, ProxyFault
 from tests.s3_server import BUCKET, environment, moto_server
 from tests.workflows.commands import command
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 EXPERIMENT = """
 name: struck
@@ -64,7 +64,7 @@ IN_A_STORE = {
 OF_A_SAVE = re.compile(r"work/[\w-]+/(step-\d+-\w+)/")
 OF_AN_ARTIFACT = re.compile(r"/artifacts/(.+)")
 OF_AN_OUTPUT = re.compile(r"/struck/(?!work/)([\w-]+/[\w.-]+)$")
-ENDS_SECONDS = 300.0
+ENDS_SECONDS = 900.0
 
 
 @dataclass

@@ -25,7 +25,7 @@ from edlm.storage import INTENT, MARKER, join
 from tests.paths import PROJECT, SMALLEST
 from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
-from workflows.stage import RUN_FILE, StageContext
+from workflows.stage import INTERMEDIATE, RUN_FILE, StageContext
 from workflows.stage_runner import RunningSession, _shipping_leftovers, open_session
 
 # SQLAlchemy's own complaint about MLflow's models, and about nothing of ours.
@@ -59,7 +59,7 @@ def test_a_stage_resumes_only_where_it_has_a_checkpoint(tmp_path, capsys):
     assert output == [[], unfinished, unfinished, ["[prepare] resumes from its last checkpoint"]]
 
 
-def test_a_stage_that_is_reused_has_nothing_of_a_publication_that_was_killed(tmp_path):
+def test_a_stage_that_is_reused_has_nothing_of_a_command_that_was_killed_after_its_commit(tmp_path):
     session = RunningSession(load(Experiment, SMALLEST), str(tmp_path), open_copied_tracking(tmp_path, "reused"))
 
     def works(work: StageContext) -> None:
@@ -67,8 +67,12 @@ def test_a_stage_that_is_reused_has_nothing_of_a_publication_that_was_killed(tmp
 
     output = Path(session.run_stage("prepare", {}, {}, ("workflows.prepare",), works))
     (output / INTENT).write_text("{}")
+    intermediate = tmp_path / "smallest" / "work" / output.name / INTERMEDIATE
+    intermediate.mkdir()
+    (intermediate / "0.shard").write_text("encoded")
     assert session.run_stage("prepare", {}, {}, ("workflows.prepare",), fails) == str(output)
     assert sorted(path.name for path in output.iterdir()) == [MARKER, "output"]
+    assert not intermediate.exists()
 
 
 @pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"run_id": "of an earlier version"}'])
