@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cluster.config import Tracking
-from cluster.tracking.journal import Journal, history, read
+from cluster.tracking.journal import ENTRIES, Journal, history, read
 from cluster.tracking.journal_folder import journals_folder
 from cluster.tracking.leftovers import LeftoverShipping
 from cluster.tracking.runs import open_tracking
@@ -23,6 +23,7 @@ from edlm.file_systems import file_system
 from edlm.huggingface.remote_code import CONSENT, code_digest
 from edlm.storage import INTENT, MARKER, join
 from tests.paths import PROJECT, SMALLEST
+from tests.small_disk import fill, small_disk
 from tests.tracking_database import copy_database, open_copied_tracking
 from workflows.experiment import Experiment
 from workflows.stage import INTERMEDIATE, RUN_FILE, StageContext
@@ -73,6 +74,23 @@ def test_a_stage_that_is_reused_has_nothing_of_a_command_that_was_killed_after_i
     assert session.run_stage("prepare", {}, {}, ("workflows.prepare",), fails) == str(output)
     assert sorted(path.name for path in output.iterdir()) == [MARKER, "output"]
     assert not intermediate.exists()
+
+
+def test_what_failed_is_raised_where_a_full_disk_takes_no_record_of_it(tmp_path, capsys):
+    copy_database(tmp_path)
+    runs = open_tracking(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="full"), str(tmp_path))
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        session = RunningSession(load(Experiment, SMALLEST), str(disk), runs)
+
+        def fills_it_and_fails(work: StageContext) -> None:
+            fill(disk)
+            with (work.journal / ENTRIES).open("ab", buffering=0) as file:
+                file.write(b"x\n" * 4096)  # as much as the file's last block has room for
+            raise RuntimeError("the cause")
+
+        with pytest.raises(RuntimeError, match="the cause"):
+            session.run_stage("prepare", {}, {}, ("workflows.prepare",), fills_it_and_fails)
+    assert "[prepare] its run has no record of how it ended: [Errno 28]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", [None, "", "{", "[]", '{"run_id": "of an earlier version"}'])
