@@ -9,6 +9,8 @@ from edlm.inference.components import DataCard
 from tests.bundles import CHARACTERS, make_bundle, make_plain_bundle
 from tests.cluster.http.playground.browsing import DIGEST, LENGTH, present, request, site_of, wait_until
 
+OPENING_SECONDS = 5  # from opening the page to text on it
+
 
 def test_the_model_is_named_and_the_settings_are_its_own(site, visit):
     playground = visit(site.url + "/")
@@ -31,6 +33,17 @@ def test_the_page_opens_running_on_a_text_of_the_models_data(tmp_path, visit):
         expect(playground.at("#chart")).to_contain_text("its data")
         body = {"prompt": prompt, "max_tokens": LENGTH - len(prompt), "seed": 1, "edlm": {"steps": 4}}
         assert playground.text("edlm") == prompt + site.answer("/v1/completions", body)["choices"][0]["text"]
+
+
+def test_the_opened_page_shows_text_within_seconds(site, visit):
+    """The bound is generous, for a busy machine; with -s it prints the seconds (docs/endpoint.md)."""
+    playground = visit(site.url + "/", opening=True, ready=False)
+    playground.at("#run-edlm .tok.shown").first.wait_for()
+    # Of the page's own clock, which begins with the navigation.
+    seconds = playground.page.evaluate("performance.now()") / 1000
+    print(f"text moves {seconds:.2f} s after the page is opened")
+    assert seconds < OPENING_SECONDS
+    playground.finish("plain", "edlm")
 
 
 def test_a_page_that_a_link_opens_does_not_run_by_itself(site, visit):
