@@ -229,24 +229,6 @@ def test_a_rank_that_others_wait_for_in_a_collective_is_named_and_training_goes_
     assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("stage", [0, 1, 3])
-@pytest.mark.usefixtures("ray")
-def test_a_rank_that_hangs_is_named_and_training_goes_on_under_the_other_stages_of_zero_too(
-    data, tmp_path, capsys, stage
-):
-    cluster = replace(TWO, zero=Zero(stage=stage), collective_timeout_seconds=20.0)
-    whole, struck = tmp_path / "whole", tmp_path / "struck"
-    weights = dict(train(task(data, whole), cluster))
-    fault = ("hang", 9, 7, str(tmp_path / "mark"))
-    actual = train(task(data, struck, objective=functools.partial(toy_objective, fault)), cluster)
-    time.sleep(1)  # until the last lines are printed
-    cause = r"has taken no step for 1\d s; it stands at .*toy.py:\d+ in wrong"
-    assert re.search(rf"rank 1 \(process \d+ on .*\) {cause}.*; restart 1 of at most 2", capsys.readouterr().out)
-    assert curve(struck) == curve(whole)
-    assert all(torch.equal(actual[name], weight) for name, weight in weights.items())
-
-
 def failed(data: str, workspace: Path, kind: str, mark: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command of its own, with its own Ray, whose worker has failed twice."""
     script = [sys.executable, "-m", "tests.cluster.training.failing_training", data, str(workspace), kind, mark]
