@@ -22,7 +22,6 @@ python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --cand
     load a running service; the API key is read from EDLM_API_KEY
 """
 
-import math
 import os
 import sys
 import tempfile
@@ -35,7 +34,6 @@ import torch
 
 from cluster.tracking.provenance import commit, machine, packages
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
-from edlm.data.tokenizer import Tokenizer
 from edlm.models.execution import computes_bfloat16
 from workflows.benchmarking.arrivals import plan as plan_requests
 from workflows.benchmarking.batching_comparison import Loads, contest
@@ -45,14 +43,14 @@ from workflows.benchmarking.constrained_bounds import (
     constrained_bounds_blocks,
     measure_constrained_bounds,
 )
-from workflows.benchmarking.constraints import WHOLE, ConstrainedSampling, measure_constraints, measured_model
-from workflows.benchmarking.interleaved_timing import ratio_text
+from workflows.benchmarking.constraints import ConstrainedSampling, measure_constraints, measured_model
+from workflows.benchmarking.constraints_document import constraints_blocks
 from workflows.benchmarking.load import RequestSettings, load
 from workflows.benchmarking.load_tables import NONE, endings_table, latency_table
 from workflows.benchmarking.plan import Planning, plan_blocks
 from workflows.benchmarking.preparation import PreparationSpeed, measure_preparation, preparation_blocks
 from workflows.benchmarking.rejection import measure_rejection
-from workflows.benchmarking.sampling import Networks, Sampling, measure
+from workflows.benchmarking.sampling import Sampling, measure
 from workflows.benchmarking.sampling_document import sampling_blocks
 from workflows.benchmarking.serve_document import ONE, OURS, STATIC, contest_blocks
 from workflows.benchmarking.tracking import TrackingCost, measure_tracking, tracking_blocks
@@ -64,27 +62,11 @@ from workflows.reporting.document import (
     Bullets,
     DocumentBlock,
     Heading,
-    Paragraph,
     ReportDocument,
-    Table,
     Verbatim,
 )
 from workflows.reporting.markdown_page import markdown_page
 from workflows.stage import user_errors
-
-CONSTRAINED = (
-    "Samplers run one after the other in every round, after a warm-up round; seconds are of the processor, medians "
-    "over the rounds (in brackets: minimum to maximum), and ratios are within one round. The denoiser is untrained, "
-    "and the energy of k > 1 is 0, which takes no time. A step of plain diffusion draws the positions that it "
-    "unmasks; one that draws whole texts draws all masked positions, as a sampler with a constraint does."
-)
-
-REJECTED = (
-    "Against rejection: texts that begin with so many small letters or spaces. In one step, a text that is drawn given "
-    "the constraint has the distribution of those that rejection keeps. P, the probability of the constraint, is "
-    "exact (forward-backward); rejection draws 1 / P texts for each, and its seconds are that number times those of a "
-    "plain text."
-)
 
 
 @config
@@ -198,42 +180,10 @@ def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
     """Run the race of samplers with constraints and return the document about it."""
     networks, tokenizer = measured_model(settings)
     rows = measure_constraints(settings, networks, tokenizer, _say)
-    whole = next(row.times for row in rows if row.name == WHOLE)
-    cells = []
-    for row in rows:
-        seconds, automaton = row.times, row.automaton
-        sizes = (NONE,) * 3
-        if automaton is not None:
-            sizes = tuple(f"{size:,}" for size in (*automaton.transitions.shape, len(automaton.edges.to)))
-        cells.append(
-            (row.name, f"{seconds.median:.3g} ({min(seconds.rounds):.3g} to {max(seconds.rounds):.3g})",
-             ratio_text(whole.times_of(seconds)), *sizes)
-        )  # fmt: skip
-    columns = ("sampler", "seconds per text", f"times {WHOLE}", "states", "classes of tokens", "transitions")
-    caption = f"L = {settings.length}, T = {settings.steps}, a denoiser of {settings.layers} layers of {settings.width}"
-    return ReportDocument(
-        "Cost of constraints",
-        [
-            Paragraph(CONSTRAINED), Table(caption, columns, cells),
-            Paragraph(REJECTED), _rejection_table(settings, networks, tokenizer), *_origin(settings),
-        ],
-    )  # fmt: skip
-
-
-def _rejection_table(settings: ConstraintsBenchmark, networks: Networks, tokenizer: Tokenizer) -> Table:
     costs = measure_rejection(
         networks, tokenizer, settings.length, settings.letters, settings.rounds, settings.seed, _say
     )
-    rows = [
-        (f"{cost.letters}", f"{cost.automaton.transitions.shape[0]:,}", f"{math.exp(cost.log_p):.2g}",
-         f"{cost.given.median:.3g}", f"{cost.draws:.3g}", f"{cost.draws * cost.plain.median:.3g}")
-        for cost in costs
-    ]  # fmt: skip
-    columns = (
-        "letters at the beginning", "states", "P", "seconds, given the constraint", "draws of rejection, 1 / P",
-        "seconds of rejection",
-    )  # fmt: skip
-    return Table(f"L = {settings.length}, T = 1", columns, rows)
+    return ReportDocument("Cost of constraints", [*constraints_blocks(rows, list(costs), settings), *_origin(settings)])
 
 
 def constrained_bounds(settings: ConstrainedBoundsBenchmark) -> ReportDocument:

@@ -30,4 +30,6 @@ def host_group() -> ProcessGroup | None:
     """Return a gloo group of all workers, which all make together; None where the default group is one."""
     if torch.distributed.get_world_size() == 1 or torch.distributed.get_backend() == "gloo":
         return None
-    return torch.distributed.new_group(backend="gloo")
+    group = torch.distributed.new_group(backend="gloo")
+    assert isinstance(group, ProcessGroup)
+    return group
