@@ -166,7 +166,9 @@ def test_muon_has_the_values_of_one_process_resumes_bit_equal_and_goes_on_under_
     settings = replace(MATRICES, precision=precision, accumulation=2)  # as many micro-steps as two workers have
     engine = LocalEngine(objectives()["denoising"](), settings)
     alone = curve(engine, settings, science_rows)
-    near = {"rel": TOLERANCE[precision] * 10, "abs": TOLERANCE[precision] * 10}
+    # Muon's iteration is in bfloat16, which processors with instructions for it sum up in another order.
+    tolerance = max(1e-3, TOLERANCE[precision] * 10)
+    near = {"rel": tolerance, "abs": tolerance}
     for mine, theirs in zip(actual["full"], alone, strict=True):
         assert mine == pytest.approx(theirs, **near)
     for mine, theirs in zip(actual["moved"], actual["full"][2:], strict=True):
