@@ -1,6 +1,7 @@
 """Gathered positions: an energy's head reads only those that a step unmasks, in dense batches."""
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -81,6 +82,12 @@ def _gathered(new: Bool[Tensor, "b l"], block: int | None, every_size: bool) -> 
             )
             continue
         yield GatheredPositions(rows, groups, positions[rows, groups, :m], index[:m] < counts[rows, groups][:, None])
+
+
+def most_positions(length: int, block: int | None) -> tuple[int, int]:
+    """Return the positions, with padding, that a row's groups take at most, and those that `every_size` adds to all."""
+    size = max(length if block is None else block, SMALLEST)
+    return (1 if block is None else math.ceil(length / block)) * size, sum(_sizes(size)[:-1])
 
 
 @functools.cache

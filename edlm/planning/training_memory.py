@@ -13,6 +13,9 @@ MOMENTS = 2  # of AdamW per parameter; Muon has one
 BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are reduced and weights gathered
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
 CHUNK = 2**24  # logits in memory at once (`edlm.models.readout`)
+LOGIT_SUMMED = 8  # bytes per logit where a sum of log p is trained: it, and its log-probability in float32
+LOGIT_TRAINED = 12  # where each log p is: its log-probability, and the gradients of both
+LOGIT_DRAWN = 16  # where tokens are drawn: it, its log-probability, and its probability in float64
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,16 @@ class TrainingWork:
     checkpointed: float
     """The same with activation checkpointing."""
     logits: float
-    """Positions per row whose logits are computed."""
+    """Positions per row whose logits have a gradient."""
     vocabulary: int
+    logit_bytes: int = LOGIT_SUMMED
+    """Bytes per such logit, in float32."""
+    padding_rows: float = 0.0
+    """Rows whose activations are kept besides, whatever the rows."""
+    frozen_pass: float = 0.0
+    """Elements per row of a pass of the frozen network, which ends before anything is kept."""
+    drawn: float = 0.0
+    """Positions per row whose logits the frozen network computes, to draw candidates."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class TrainingMemory:
     buckets: float
     activations: float
     logits: float
+    frozen: float
+    """What the pass of a frozen network takes beyond activations and logits, which come after it."""
 
     @property
     def total(self) -> float:
@@ -79,12 +92,16 @@ class TrainingMemory:
 def training_memory(
     work: TrainingWork, training: Training, rows: int, devices: int, sharding: Sharding
 ) -> TrainingMemory:
-    """Return the memory per device at the end of a forward pass over `rows` rows, of a micro-step."""
+    """Return the most memory per device of a micro-step over `rows` rows: of its passes or, before, a frozen one."""
     sharding = sharding.of(training)
     stage, size = sharding.stage, 2 if training.precision == "bfloat16" else FLOAT32
     share = 1 / devices if stage > 0 else 1.0
     kept = 0.0 if sharding.offload else 1.0
-    logits = min(rows * work.logits * work.vocabulary, CHUNK)
+    kept_elements = work.checkpointed if training.activation_checkpointing else work.activations
+    activations = (rows + work.padding_rows) * kept_elements * size
+    # In bfloat16 a logit is there in both precisions.
+    logits = _logits(rows * work.logits, work) * (work.logit_bytes + (size if size < FLOAT32 else 0))
+    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * LOGIT_DRAWN)
     return TrainingMemory(
         weights=_weights(work, size, devices, sharding),
         gradients=_gradients(work.trained, devices, sharding),
@@ -92,9 +109,9 @@ def training_memory(
         moments=kept * moments(work, training) * share * FLOAT32,
         average=kept * averages(training) * work.trained * share * FLOAT32,
         buckets=0.0 if stage == 0 else min(BUCKET, work.trained) * (size if stage > 1 else FLOAT32),
-        activations=rows * (work.checkpointed if training.activation_checkpointing else work.activations) * size,
-        # The logits and their gradient, and the same of the log-probabilities in float32.
-        logits=logits * 2 * (size + FLOAT32),
+        activations=activations,
+        logits=logits,
+        frozen=max(0.0, frozen - activations - logits),
     )
 
 
@@ -133,6 +150,11 @@ def sent_bytes(work: TrainingWork, training: Training, devices: int, sharding: S
         case _:
             passes = gradients + (2 * work.trained + work.frozen) * size
             return ring * (training.accumulation * passes + gathered)
+
+
+def _logits(positions: float, work: TrainingWork) -> float:
+    """Return how many logits of so many positions are in memory at once."""
+    return min(positions * work.vocabulary, CHUNK)
 
 
 def _weights(work: TrainingWork, size: int, devices: int, sharding: Sharding) -> float:

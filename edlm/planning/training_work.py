@@ -1,5 +1,7 @@
 """Work of a training step: parameters, FLOP, and what is kept for the backward pass, of networks without weights."""
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from edlm.energies.conditional import ConditionalEnergy
@@ -7,11 +9,12 @@ from edlm.energies.step import StepEnergy
 from edlm.energies.whole_sequence import BidirectionalEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
+from edlm.models.gather import most_positions
 from edlm.models.transformer import TransformerConfig
-from edlm.planning.training_memory import TrainingWork
+from edlm.planning.training_memory import LOGIT_SUMMED, LOGIT_TRAINED, TrainingWork
 from edlm.schedule import AbstractSchedule
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
-from edlm.training.flops import expected_flop, masked_share, new_share
+from edlm.training.flops import expected_flop, masked_share
 from edlm.training.interfaces import Objective
 from edlm.training.objectives import Denoising, NextToken
 from edlm.training.optimizers import block_matrices
@@ -20,45 +23,68 @@ KEPT = 18  # widths per position and layer that the backward pass reads (docs/sc
 KEPT_DROPOUT = 1  # more, with dropout: two masks of a byte per element
 KEPT_TIME = 4  # more, with time conditioning: what scale and gate multiply
 KEPT_AROUND = 1  # widths per position outside of the layers: what the last norm reads
+GRADIENT = 4  # widths per position of the largest gradient, of an MLP's hidden layer, beside all that is kept
+FORWARD = 12  # widths per position of a pass that keeps nothing, at its widest point
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Elements of one row that are in memory at once, with the meaning of `TrainingWork`."""
+
+    activations: float
+    logits: float
+    logit_bytes: int = LOGIT_SUMMED
+    padding_rows: float = 0.0
+    frozen_pass: float = 0.0
+    drawn: float = 0.0
 
 
 def training_work(objective: Objective, batch: int, length: int) -> TrainingWork | None:
     """Return the work of a step of `batch` rows; None for networks that this module does not know.
 
-    The objective may lie on torch's meta device, where a network takes no memory.
+    FLOP are those of the mean step. What is in memory is that of the largest step of a run: of an energy that reads new
+    positions, one in which all are new. The objective may lie on torch's meta device, where a network takes no memory.
     """
     assert isinstance(objective, nn.Module)
     flop = expected_flop(objective, batch, length)
     kept, checkpointed = (_kept(objective, length, again) for again in (False, True))
     if flop is None or kept is None or checkpointed is None:
         return None
-    activations, logits, vocabulary = kept
     trained = sum(p.numel() for p in objective.trained.parameters() if p.requires_grad)
-    total = sum(parameter.numel() for parameter in objective.parameters())
+    frozen = sum(parameter.numel() for parameter in objective.parameters()) - trained
     matrices = sum(matrix.numel() for matrix in block_matrices(objective.trained).values())
-    return TrainingWork(trained, matrices, total - trained, flop, activations, checkpointed[0], logits, vocabulary)
+    memory = {**vars(kept), "checkpointed": checkpointed.activations}
+    return TrainingWork(trained, matrices, frozen, flop, vocabulary=_vocabulary(objective), **memory)
 
 
-def _kept(objective: nn.Module, length: int, again: bool) -> tuple[float, float, int] | None:
-    """Return per row the elements kept and the positions with logits, and the vocabulary.
-
-    `again`: blocks are computed again in the backward pass.
-    """
+def _kept(objective: nn.Module, length: int, again: bool) -> Kept | None:
+    """Return what one row takes; None for unknown networks. `again`: blocks are computed again in the backward pass."""
     match objective:
         case Denoising(trained=Denoiser() as denoiser, schedule=schedule):
-            return transformer_kept(denoiser.config, length, again), masked(schedule, length), denoiser.vocabulary
+            return Kept(transformer_kept(denoiser.config, length, again), masked(schedule, length))
         case NextToken(trained=AutoregressiveModel() as model):
-            return transformer_kept(model.config, length, again), length, model.vocabulary
+            return Kept(transformer_kept(model.config, length, again), length)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=BidirectionalEnergy()):
-            kept = (1 + objective.negatives) * transformer_kept(denoiser.config, length, again)
-            return kept, masked(objective.schedule, length), denoiser.vocabulary
+            pair = (1 + GRADIENT) * length * denoiser.width  # an embedded text
+            kept = (1 + objective.negatives) * (transformer_kept(denoiser.config, length, again) + pair)
+            return Kept(kept, 0, drawn=masked(objective.schedule, length), frozen_pass=_forward(denoiser, length))
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
-            new = new_share(objective.largest_grid) * length
-            return (1 + objective.negatives) * _head_kept(energy, new, again), new, denoiser.vocabulary
+            positions, padding = most_positions(length, energy.block)
+            context = (length + positions) * denoiser.width  # all of it, and what is gathered of it
+            kept = (1 + objective.negatives) * _head_kept(energy, positions, again) + context
+            return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=_forward(denoiser, length))
         case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
-            new = new_share(objective.largest_grid) * length
-            return _head_kept(energy, new, again), new, denoiser.vocabulary
+            positions, padding = most_positions(length, None)
+            context = (length + 3 * positions) * denoiser.width  # also corrected, and without padding
+            kept = _head_kept(energy, positions, again) + context
+            return Kept(kept, length, LOGIT_TRAINED, padding / positions, _forward(denoiser, length))
     return None
+
+
+def _vocabulary(objective: nn.Module) -> int:
+    network = objective.trained if isinstance(objective, (Denoising, NextToken)) else objective.denoiser
+    assert isinstance(network, (Denoiser, AutoregressiveModel))
+    return network.vocabulary
 
 
 def transformer_kept(config: TransformerConfig, positions: float, again: bool = False) -> float:
@@ -80,5 +106,12 @@ def _layers_kept(layers: int, layer: int, again: bool) -> int:
     return layers + layer if again else layers * layer
 
 
-def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: float, again: bool) -> float:
-    return positions * energy.features.out_features * (_layers_kept(len(energy.layers), KEPT, again) + KEPT_AROUND)
+def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: int, again: bool) -> float:
+    """Return the elements of the head over so many positions of one candidate, with those of its largest gradient."""
+    around = KEPT_AROUND + 1 + 2 / next(iter(energy.layers)).heads  # also what the output reads, and rotary angles
+    layers = _layers_kept(len(energy.layers), KEPT, again)
+    return positions * energy.features.out_features * (layers + around + GRADIENT)
+
+
+def _forward(denoiser: Denoiser, length: int) -> int:
+    return FORWARD * length * denoiser.width

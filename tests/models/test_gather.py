@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from edlm.energies.conditional import ConditionalEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.equations import group_count, sum_by_group
-from edlm.models.gather import gather_positions
+from edlm.models.gather import gather_positions, most_positions
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
 from tests.networks import denoiser, stirred
@@ -33,6 +33,17 @@ def test_every_new_position_is_gathered_once_in_its_group_in_reading_order(selec
             assert all(p // (block or new.shape[1]) == group for p in positions)
             actual += [(int(row), p) for p in positions]
     assert sorted(actual) == [tuple(pair) for pair in torch.nonzero(new).tolist()]
+
+
+@given(selections())
+@settings(max_examples=100, deadline=None)
+def test_no_selection_takes_more_positions_than_the_most_and_one_of_everything_takes_them(selection):
+    new, block = selection
+    per_row, more = most_positions(new.shape[1], block)
+    for chosen, reached in ((new, False), (torch.ones_like(new), block is None)):
+        taken = sum(gathered.positions.numel() for gathered in gather_positions(chosen, block, every_size=True))
+        assert taken <= len(new) * per_row + more
+        assert taken == len(new) * per_row + more or not reached
 
 
 @given(selections())

@@ -27,7 +27,7 @@ LOOPBACK_BYTES = 1e9  # per second, between processes of this machine
 METHOD = (
     "Nothing was run: parameters are those of the networks without weights, FLOP and memory follow from formulas "
     "(edlm/training/flops.py, edlm/planning), and times from the peak of the device and the assumptions below. Memory "
-    "is per device at the end of a forward pass, in GB (10^9 bytes). Bytes sent are per device and step, with ring "
+    "is per device, of the largest micro-step, in GB (10^9 bytes). Bytes sent are per device and step, with ring "
     "collectives that are not hidden behind the passes."
 )
 
