@@ -1,5 +1,6 @@
 """Plan of a training: memory, time, communication and checkpoints, from its work and the devices."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -120,7 +121,7 @@ class TrainingPlan:
         """Hours of all steps, checkpoints and validations."""
         training = self.training
         every = training.validate_every
-        validated = 0.0 if every is None else (training.steps // every + 1) * training.validation_rows
+        validated = 0.0 if every is None else math.ceil(training.steps / every) * training.validation_rows
         seconds = training.steps * self.step_seconds
         seconds += training.steps / training.checkpoint_every * self.checkpoint_stop_seconds
         seconds += FORWARD * self.compute_seconds * validated / training.batch

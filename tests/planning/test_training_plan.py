@@ -10,7 +10,10 @@ from edlm.config import ConfigurationError
 from edlm.planning.devices import DEVICES, GB, parse_devices
 from edlm.planning.training_memory import SHARDINGS, Sharding, TrainingWork
 from edlm.planning.training_plan import Assumptions, TrainingPlan, remedies
+from edlm.training.local_engine import LocalEngine
+from edlm.training.loop import fit
 from edlm.training.settings import Training
+from tests.toy import Toy, rows, training
 
 WORK = TrainingWork(
     trained=7 * 10**9,
@@ -34,8 +37,24 @@ def test_seconds_and_tokens_follow_from_peak_utilisation_and_bandwidth():
     assert plan.mfu == pytest.approx(4e18 / 64 / plan.step_seconds / 989e12)
     assert plan.checkpoint_bytes == 7 * 10**9 * 16
     assert plan.hours * 3600 == pytest.approx(1000 * plan.step_seconds + 10 * plan.checkpoint_stop_seconds)
-    validated = replace(plan, training=replace(TRAINING, validate_every=500, validation_rows=256))
-    assert (validated.hours - plan.hours) * 3600 == pytest.approx(3 * plan.compute_seconds / 3)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(6, 3), (7, 3), (2, 3)])
+def test_as_many_validations_are_planned_as_a_training_makes(steps, every):
+    plan = replace(PLAN, training=replace(TRAINING, steps=steps))
+    validated = replace(plan, training=replace(plan.training, validate_every=every, validation_rows=TRAINING.batch))
+    settings, made = training(steps=steps, validate_every=every), []
+    engine = LocalEngine(Toy(0.0), settings)
+    evaluating = engine.evaluating
+
+    def counted():
+        made.append(engine.step)
+        return evaluating()
+
+    engine.evaluating = counted
+    fit(engine, rows, settings, 0, lambda *_: None, lambda _: None, rows(0, 0, settings.batch))
+    expected = len(made) * plan.compute_seconds / 3
+    assert (validated.hours - plan.hours) * 3600 == pytest.approx(expected)
 
 
 def test_within_a_machine_the_faster_link_counts():
