@@ -24,7 +24,10 @@ KEPT_DROPOUT = 1  # more, with dropout: two masks of a byte per element
 KEPT_TIME = 4  # more, with time conditioning: what scale and gate multiply
 KEPT_AROUND = 1  # widths per position outside of the layers: what the last norm reads
 GRADIENT = 4  # widths per position of the largest gradient, of an MLP's hidden layer, beside all that is kept
+MASK = 0.5  # elements per pair of positions of a mask of documents, a byte, beside those that attention makes of it
 FORWARD = 12  # widths per position of a pass that keeps nothing, at its widest point
+
+Masked = Denoising | NextToken | ContrastiveObjective | ConditionalLikelihoodObjective
 
 
 @dataclass(frozen=True)
@@ -61,23 +64,27 @@ def _kept(objective: nn.Module, length: int, again: bool) -> Kept | None:
     """Return what one row takes; None for unknown networks. `again`: blocks are computed again in the backward pass."""
     match objective:
         case Denoising(trained=Denoiser() as denoiser, schedule=schedule):
-            return Kept(transformer_kept(denoiser.config, length, again), masked(schedule, length))
+            kept = transformer_kept(denoiser.config, length, again) + _masks(objective, denoiser.config, length, again)
+            return Kept(kept, masked(schedule, length))
         case NextToken(trained=AutoregressiveModel() as model):
-            return Kept(transformer_kept(model.config, length, again), length)
+            kept = transformer_kept(model.config, length, again) + _masks(objective, model.config, length, again)
+            return Kept(kept, length)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=BidirectionalEnergy()):
             pair = (1 + GRADIENT) * length * denoiser.width  # an embedded text
             kept = (1 + objective.negatives) * (transformer_kept(denoiser.config, length, again) + pair)
-            return Kept(kept, 0, drawn=masked(objective.schedule, length), frozen_pass=_forward(denoiser, length))
+            frozen_pass = _forward(objective, denoiser, length)
+            return Kept(kept, 0, drawn=masked(objective.schedule, length), frozen_pass=frozen_pass)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
             positions, padding = most_positions(length, energy.block)
             context = (length + positions) * denoiser.width  # all of it, and what is gathered of it
             kept = (1 + objective.negatives) * _head_kept(energy, positions, again) + context
-            return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=_forward(denoiser, length))
+            frozen_pass = _forward(objective, denoiser, length)
+            return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=frozen_pass)
         case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
             positions, padding = most_positions(length, None)
             context = (length + 3 * positions) * denoiser.width  # also corrected, and without padding
             kept = _head_kept(energy, positions, again) + context
-            return Kept(kept, length, LOGIT_TRAINED, padding / positions, _forward(denoiser, length))
+            return Kept(kept, length, LOGIT_TRAINED, padding / positions, _forward(objective, denoiser, length))
     return None
 
 
@@ -113,5 +120,11 @@ def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: int, again: bo
     return positions * energy.features.out_features * (layers + around + GRADIENT)
 
 
-def _forward(denoiser: Denoiser, length: int) -> int:
-    return FORWARD * length * denoiser.width
+def _masks(objective: Masked, config: TransformerConfig, length: int, again: bool) -> float:
+    """Return the elements of the masks of documents: for each layer that keeps anything, attention makes its own."""
+    return 0.0 if objective.separator is None else length**2 * ((1 if again else config.layers) + MASK)
+
+
+def _forward(objective: Masked, denoiser: Denoiser, length: int) -> float:
+    """Return the elements of a pass that keeps nothing."""
+    return FORWARD * length * denoiser.width + _masks(objective, denoiser.config, length, again=True)

@@ -30,34 +30,43 @@ ENERGIES = {
 }
 
 
-def objective_of(kind: str, vocabulary: int, largest_grid: int):
+def objective_of(kind: str, vocabulary: int, largest_grid: int, separator: int | None = None):
     torch.manual_seed(0)
     denoiser = Denoiser(TransformerConfig(width=64, layers=2, heads=2), vocabulary)
     if kind == "denoiser":
-        return Denoising(denoiser, LogLinear(), seed=0)
+        return Denoising(denoiser, LogLinear(), seed=0, separator=separator)
     negatives = 1 if kind == "nce" else 7
     model = Model(denoiser, ENERGIES[kind].build(denoiser), LogLinear())
-    return energy_objective(model, negatives, "ranking", seed=0, largest_grid=largest_grid)
+    return energy_objective(model, negatives, "ranking", 0, largest_grid, separator)
 
 
-def measured(kind: str, vocabulary: int, training: Training, largest_grid: int = 1) -> int:
+def measured(
+    kind: str,
+    vocabulary: int,
+    training: Training,
+    largest_grid: int = 1,
+    length: int = LENGTH,
+    separator: int | None = None,
+) -> int:
     """With a largest grid of one step, every position is new in every step: the largest that a run meets."""
 
     def two_steps() -> None:
-        engine = LocalEngine(objective_of(kind, vocabulary, largest_grid), training)
+        engine = LocalEngine(objective_of(kind, vocabulary, largest_grid, separator), training)
         generator = torch.Generator().manual_seed(0)
         for step in range(2):
-            tokens = torch.randint(vocabulary, (training.batch, LENGTH), generator=generator)
+            tokens = torch.randint(vocabulary, (training.batch, length), generator=generator)
             engine.backward(Rows(tokens, step, torch.arange(training.batch), training.batch))
             engine.update(1e-3)
 
     return peak_bytes(two_steps, torch.device("cpu"))
 
 
-def planned(kind: str, vocabulary: int, training: Training) -> TrainingMemory:
+def planned(
+    kind: str, vocabulary: int, training: Training, length: int = LENGTH, separator: int | None = None
+) -> TrainingMemory:
     with torch.device("meta"):
-        objective = objective_of(kind, vocabulary, LARGEST_GRID)
-    work = training_work(objective, training.batch, LENGTH)
+        objective = objective_of(kind, vocabulary, LARGEST_GRID, separator)
+    work = training_work(objective, training.batch, length)
     assert work is not None
     return training_memory(work, training, training.batch, 1, Sharding(0))
 
@@ -88,3 +97,12 @@ def test_in_bfloat16_too(kind):
     memory = planned(kind, SMALL, training)
     buckets = memory.buckets  # of DeepSpeed, which this engine does without
     assert memory.total - buckets == pytest.approx(measured(kind, SMALL, training), rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "light"])
+@pytest.mark.parametrize("again", [False, True])
+def test_masks_of_documents_are_counted(kind, again):
+    training = Training(steps=2, batch=2, ema=0.9, activation_checkpointing=again)
+    plan = planned(kind, SMALL, training, length=1024, separator=0)
+    assert plan.total == pytest.approx(measured(kind, SMALL, training, length=1024, separator=0), rel=0.25)
+    assert plan.total > 1.2 * planned(kind, SMALL, training, length=1024).total

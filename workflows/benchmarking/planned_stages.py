@@ -36,6 +36,8 @@ class MetaModels:
 
     def __init__(self, experiment: Experiment, vocabulary: int) -> None:
         self.experiment = experiment
+        # Which id it is makes no difference to the work.
+        self.separator = 0 if experiment.data.attention == "within_documents" else None
         with torch.device("meta"):
             self.denoiser, self.autoregressive = _networks(experiment, vocabulary)
             self.energies: dict[str, AbstractEnergy] = {}
@@ -47,18 +49,20 @@ class MetaModels:
         """Yield the stages that train, in their order; models that are given are not trained."""
         experiment, given = self.experiment, self.experiment.given
         if experiment.pretrain is not None and given.denoiser is None:
-            objective = Denoising(self.denoiser, experiment.schedule, experiment.seed)
+            objective = Denoising(self.denoiser, experiment.schedule, experiment.seed, self.separator)
             yield self._stage("pretrain", experiment.pretrain, objective)
         for name, training, folder in (
             ("autoregress", experiment.autoregress, given.autoregressive),
             ("judge", experiment.judge, given.judge),
         ):
             if training is not None and folder is None:
-                yield self._stage(name, training, NextToken(self.autoregressive))
+                yield self._stage(name, training, NextToken(self.autoregressive, self.separator))
         for entry in experiment.finetune:
             if entry.training is not None and entry.name not in given.energies:
                 model = Model(self.denoiser, self.energies[entry.name], experiment.schedule)
-                objective = energy_objective(model, entry.negatives, entry.loss, experiment.seed, entry.largest_grid)
+                objective = energy_objective(
+                    model, entry.negatives, entry.loss, experiment.seed, entry.largest_grid, self.separator
+                )
                 yield self._stage(f"finetune-{entry.name}", entry.training, objective)
 
     def measurements(self) -> tuple[int, int]:
