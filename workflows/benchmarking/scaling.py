@@ -4,7 +4,7 @@ python -m workflows.benchmarking.scaling    # seconds; networks have shapes and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ SMALLEST = SIZES["85 million"]
 DEVICE, COUNT = DEVICES["H100"], 64
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, for autoregressive models
 ROWS = 512
+TERABYTE_TOKENS = 2.5e11  # 1 TB of text, at four characters each
 
 
 def network(size: tuple[int, int], vocabulary: int = GPT2) -> Denoiser:
@@ -79,7 +80,9 @@ def _by_parameters() -> Figure:
         f"{TOKENS_PER_PARAMETER} tokens per parameter": [
             TOKENS_PER_PARAMETER * one.work.trained / one.tokens_per_second / HOUR * COUNT for one in plans[2]
         ],
-        "2.5e11 tokens (1 TB of text)": [2.5e11 / one.tokens_per_second / HOUR * COUNT for one in plans[2]],
+        f"{TERABYTE_TOKENS:.2g} tokens (1 TB of text)": [
+            TERABYTE_TOKENS / one.tokens_per_second / HOUR * COUNT for one in plans[2]
+        ],
     }
     _lines(hours, parameters, days)
     finish(hours, "parameters", "device-hours")
@@ -162,10 +165,24 @@ def _lines(axes: Axes, x: Sequence[float], lines: dict[str, list[float]]) -> Non
     axes.legend(frameon=False, fontsize=SMALL, labelcolor=INK, title_fontsize=TEXT)
 
 
+def costs() -> Iterator[str]:
+    """Yield a line per size: the device-hours of a terabyte of text, and those of the passes alone."""
+    for size in LADDER:
+        one = plan(size, 2)
+        hours = TERABYTE_TOKENS / one.tokens_per_second / HOUR * COUNT
+        yield (
+            f"{one.work.trained:.2g} parameters, {TERABYTE_TOKENS:.2g} tokens: {hours:,.0f} device-hours at an MFU of "
+            f"{one.mfu:.2f} with the collectives; {hours * one.compute_seconds / one.step_seconds:,.0f} if they were "
+            f"hidden, at {one.assumptions.mfu:.2f}"
+        )
+
+
 def main() -> None:
-    """Draw the figures beside the page."""
+    """Draw the figures beside the page, and print the costs that it names."""
     for name, figure in figures().items():
         figure.savefig(PAGE.with_name(f"{name}.png"), dpi=DOTS_PER_INCH)
+    for line in costs():
+        print(line)
 
 
 if __name__ == "__main__":
