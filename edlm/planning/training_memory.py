@@ -64,7 +64,9 @@ class TrainingWork:
     frozen_pass: float = 0.0
     """Elements per row of a pass of the frozen network, which ends before anything is kept."""
     drawn: float = 0.0
-    """Positions per row whose logits the frozen network computes, to draw candidates."""
+    """Positions per row whose logits a frozen network computes, to draw candidates or to score them."""
+    drawn_bytes: int = LOGIT_DRAWN
+    """Bytes per such logit, in float32."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def training_memory(
     activations = (rows + work.padding_rows) * kept_elements * size
     # In bfloat16 a logit is there in both precisions.
     logits = _logits(rows * work.logits, work) * (work.logit_bytes + (size if size < FLOAT32 else 0))
-    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * LOGIT_DRAWN)
+    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * work.drawn_bytes)
     return TrainingMemory(
         weights=_weights(work, size, devices, sharding),
         gradients=_gradients(work.trained, devices, sharding),

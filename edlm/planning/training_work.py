@@ -1,17 +1,18 @@
 """Work of a training step: parameters, FLOP, and what is kept for the backward pass, of networks without weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from edlm.energies.conditional import ConditionalEnergy
+from edlm.energies.residual import ResidualEnergy
 from edlm.energies.step import StepEnergy
 from edlm.energies.whole_sequence import BidirectionalEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.gather import most_positions
 from edlm.models.transformer import TransformerConfig
-from edlm.planning.training_memory import LOGIT_SUMMED, LOGIT_TRAINED, TrainingWork
+from edlm.planning.training_memory import LOGIT_DRAWN, LOGIT_SUMMED, LOGIT_TRAINED, TrainingWork
 from edlm.schedule import AbstractSchedule
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.flops import expected_flop, masked_share
@@ -40,6 +41,7 @@ class Kept:
     padding_rows: float = 0.0
     frozen_pass: float = 0.0
     drawn: float = 0.0
+    drawn_bytes: int = LOGIT_DRAWN
 
 
 def training_work(objective: Objective, batch: int, length: int) -> TrainingWork | None:
@@ -75,11 +77,14 @@ def _kept(objective: nn.Module, length: int, again: bool) -> Kept | None:
             frozen_pass = _forward(objective, denoiser, length)
             return Kept(kept, 0, drawn=masked(objective.schedule, length), frozen_pass=frozen_pass)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
-            positions, padding = most_positions(length, energy.block)
-            context = (length + positions) * denoiser.width  # all of it, and what is gathered of it
-            kept = (1 + objective.negatives) * _head_kept(energy, positions, again) + context
-            frozen_pass = _forward(objective, denoiser, length)
-            return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=frozen_pass)
+            return _step_kept(objective, denoiser, energy, length, again)
+        case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=ResidualEnergy() as energy):
+            width = energy.proposal.features.out_features
+            proposed = (1 + objective.negatives) * length * (FORWARD * width + 3 * denoiser.width)  # with its context
+            kept = _step_kept(objective, denoiser, energy.head, length, again)
+            scored = (1 + objective.negatives) * length  # all at once; they are drawn position by position
+            frozen_pass = max(kept.frozen_pass, proposed)
+            return replace(kept, drawn=scored, drawn_bytes=LOGIT_SUMMED, frozen_pass=frozen_pass)
         case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
             positions, padding = most_positions(length, None)
             context = (length + 3 * positions) * denoiser.width  # also corrected, and without padding
@@ -118,6 +123,16 @@ def _head_kept(energy: StepEnergy | ConditionalEnergy, positions: int, again: bo
     around = KEPT_AROUND + 1 + 2 / next(iter(energy.layers)).heads  # also what the output reads, and rotary angles
     layers = _layers_kept(len(energy.layers), KEPT, again)
     return positions * energy.features.out_features * (layers + around + GRADIENT)
+
+
+def _step_kept(
+    objective: ContrastiveObjective, denoiser: Denoiser, energy: StepEnergy, length: int, again: bool
+) -> Kept:
+    positions, padding = most_positions(length, energy.block)
+    context = (length + positions) * denoiser.width  # all of it, and what is gathered of it
+    kept = (1 + objective.negatives) * _head_kept(energy, positions, again) + context
+    frozen_pass = _forward(objective, denoiser, length)
+    return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=frozen_pass)
 
 
 def _masks(objective: Masked, config: TransformerConfig, length: int, again: bool) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edlm.energies.conditional import ConditionalEnergy
+from edlm.energies.residual import ResidualEnergy
 from edlm.energies.step import StepEnergy
 from edlm.energies.whole_sequence import BidirectionalEnergy
 from edlm.models.autoregressive import AutoregressiveModel
@@ -83,12 +84,28 @@ def conditional_flop(denoiser: Denoiser, energy: ConditionalEnergy, rows: int, l
 
     Rows count as if they had equally many new positions.
     """
+    features, layers, logits = _proposal_flop(denoiser, energy, rows, new)
+    step = FROZEN_WEIGHT * (features + logits) + TRAINED * layers
+    return _frozen_flop(denoiser, rows * length, length, new) + step
+
+
+def residual_flop(denoiser: Denoiser, energy: ResidualEnergy, rows: int, length: int, new: int, negatives: int) -> int:
+    """Return the FLOP of an NCE step of a residual energy: its proposal draws K negatives, and scores all texts.
+
+    Drawing reads each of the K rows token by token, which counts as one pass over it.
+    """
+    features, layers, logits = _proposal_flop(denoiser, energy.proposal, rows, new)
+    drawn, scored = negatives * (features + layers + logits), features + (1 + negatives) * (layers + logits)
+    head = step_flop(denoiser, energy.head, rows, length, new, negatives)
+    return head - head_flop(denoiser.width, denoiser.vocabulary, new) + drawn + scored  # p_theta itself is not drawn
+
+
+def _proposal_flop(denoiser: Denoiser, energy: ConditionalEnergy, rows: int, new: int) -> tuple[int, int, int]:
+    """Return the FLOP of a conditional energy's pass: of its features, of its layers and correction, of the logits."""
     width = energy.features.out_features
-    layers = _layers_flop(width, len(energy.layers), new, new / rows)
-    correction = 2 * denoiser.width * width * new
-    features = FROZEN_WEIGHT * 2 * denoiser.width * width * new
-    logits = FROZEN_WEIGHT * head_flop(denoiser.width, denoiser.vocabulary, new)
-    return _frozen_flop(denoiser, rows * length, length, new) + features + TRAINED * (layers + correction) + logits
+    read = 2 * denoiser.width * width * new  # by each of the projections from and to the denoiser's features
+    layers = _layers_flop(width, len(energy.layers), new, new / rows) + read
+    return read, layers, head_flop(denoiser.width, denoiser.vocabulary, new)
 
 
 def expected_flop(objective: nn.Module, rows: int, length: int) -> int | None:
@@ -105,6 +122,9 @@ def expected_flop(objective: nn.Module, rows: int, length: int) -> int | None:
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
             new = round(new_share(objective.largest_grid) * positions)
             return step_flop(denoiser, energy, rows, length, new, objective.negatives)
+        case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=ResidualEnergy() as energy):
+            new = round(new_share(objective.largest_grid) * positions)
+            return residual_flop(denoiser, energy, rows, length, new, objective.negatives)
         case ConditionalLikelihoodObjective(denoiser=Denoiser() as denoiser, trained=ConditionalEnergy() as energy):
             return conditional_flop(
                 denoiser, energy, rows, length, round(new_share(objective.largest_grid) * positions)

@@ -5,6 +5,7 @@ import torch
 
 from edlm.data.batches import Rows
 from edlm.energies.conditional import ConditionalEnergyConfig
+from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
@@ -26,6 +27,8 @@ ENERGIES = {
     "step, whole canvas": StepEnergyConfig(block=None, width=64),
     "step, small blocks": StepEnergyConfig(block=3, width=64),
     "conditional": ConditionalEnergyConfig(width=64),
+    "residual": ResidualEnergyConfig(width=64),
+    "light residual": ResidualEnergyConfig(width=8, heads=2),
     "light": ConditionalEnergyConfig(width=8, heads=2, layers=1),
 }
 
@@ -35,8 +38,9 @@ def objective_of(kind: str, vocabulary: int, largest_grid: int, separator: int |
     denoiser = Denoiser(TransformerConfig(width=64, layers=2, heads=2), vocabulary)
     if kind == "denoiser":
         return Denoising(denoiser, LogLinear(), seed=0, separator=separator)
+    base = ConditionalEnergyConfig(width=64).build(denoiser) if "residual" in kind else None
     negatives = 1 if kind == "nce" else 7
-    model = Model(denoiser, ENERGIES[kind].build(denoiser), LogLinear())
+    model = Model(denoiser, ENERGIES[kind].build(denoiser, base), LogLinear())
     return energy_objective(model, negatives, "ranking", 0, largest_grid, separator)
 
 

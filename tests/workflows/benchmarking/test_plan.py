@@ -9,8 +9,8 @@ from edlm.config import ConfigurationError, load
 from tests.networks import denoiser
 from tests.paths import PROJECT, SMALLEST
 from workflows.benchmark import PlanBenchmark, plan
-from workflows.benchmarking.plan import device_of
-from workflows.benchmarking.planned_stages import MetaModels, vocabulary_of
+from workflows.benchmarking.plan import _unplanned, device_of
+from workflows.benchmarking.planned_stages import MetaModels, PlannedStage, vocabulary_of
 from workflows.experiment import Experiment
 from workflows.reporting.document import Table
 from workflows.reporting.markdown_page import markdown_page
@@ -27,16 +27,30 @@ def page(**settings) -> str:
     return markdown_page(plan(PlanBenchmark(**settings)))
 
 
-def test_every_training_of_an_experiment_is_planned_or_named():
+def test_every_training_of_an_experiment_is_planned():
     document = plan(CPU)
     tables = {block.caption: block for block in document.blocks if isinstance(block, Table)}
     work = {row[0]: dict(zip(tables["Work"].columns, row, strict=True)) for row in tables["Work"].rows}
-    assert list(work) == ["pretrain", "autoregress", "judge", "finetune-step", "finetune-conditional"]
-    assert "finetune-residual: no formula for these networks" in markdown_page(document)
+    assert list(work) == [
+        "pretrain",
+        "autoregress",
+        "judge",
+        "finetune-step",
+        "finetune-conditional",
+        "finetune-residual",
+    ]
     experiment = load(Experiment, SMALLEST)
     trained = sum(p.numel() for p in denoiser(27, experiment.denoiser).parameters())
     assert work["pretrain"]["parameters, 10^6"] == f"{trained / 1e6:,.2f}"
     assert work["finetune-step"]["frozen ones, 10^6"] == f"{trained / 1e6:,.2f}"
+
+
+def test_a_training_without_a_formula_is_named():
+    experiment = load(Experiment, SMALLEST)
+    stage = PlannedStage("finetune-other", experiment.pretrain, None)
+    assert [(bullet.lead, bullet.text) for bullet in _unplanned([stage])] == [
+        ("Not planned", "finetune-other: no formula for these networks")
+    ]
 
 
 def test_nothing_of_a_large_model_is_instantiated():
