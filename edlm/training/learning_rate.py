@@ -1,6 +1,7 @@
 """Learning-rate schedule: linear warm-up, then a constant rate, a cosine decay, or a constant rate and a last decay."""
 
 import math
+from fractions import Fraction
 
 from edlm.training.settings import Training
 
@@ -27,4 +28,5 @@ def stable_steps(training: Training) -> int:
         return training.steps
     if training.decay == "cosine":
         return min(training.warmup_steps, training.steps)
-    return training.steps - math.ceil(training.decay_share * training.steps)
+    share = Fraction(str(training.decay_share))  # as it is written: 0.07 x 100 is above 7 in float64
+    return training.steps - math.ceil(share * training.steps)

@@ -54,12 +54,13 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from edlm.checkpoints.training_state import keep_final, newest_snapshot, snapshot_facts
-from edlm.config import ConfigurationError, plain
+from edlm.checkpoints.snapshot_retention import snapshots, step_of
+from edlm.checkpoints.training_state import keep_final, newest_snapshot, snapshot_facts, verify_snapshot
+from edlm.config import ConfigurationError, parse, plain
 from edlm.data.batches import Batches
 from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, TokenFile, read_summary
-from edlm.storage import sha256
+from edlm.storage import join, sha256
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine, Objective
 from edlm.training.local_engine import LocalEngine
@@ -93,8 +94,8 @@ def train(
     `log_every` steps, and `log` the metrics of every step. With a `workspace`, the state is kept there every
     `checkpoint_every` steps, and a training that was interrupted resumes from it with the same result. With `decay:
     constant` the last state stays there, with `decay: wsd` the one before the decay, and a call with more `steps` goes
-    on from it as if they had been asked for at first. Both need an objective that was built as for the first call: the
-    weights that it starts with are compared.
+    on from it as if they had been asked for at first, also if the training was interrupted in its decay. Both need an
+    objective that was built as for the first call: the weights that it starts with are compared.
     The returned weights are the running averages if `training.ema` is set, the best of them with `training.keep_best`;
     `objective.trained` holds the raw ones of the last step. `save_denoiser`, `save_energy` and `save_autoregressive`
     write what the text generator and bundles open.
@@ -125,7 +126,12 @@ def train(
     checkpointing = None
     if workspace is not None:
         if (newest := newest_snapshot(str(workspace))) is not None:
-            _require_same(*newest, training, identity)
+            before = _before_decay(str(workspace), *newest, training)
+            _require_same(*(before or newest), training, identity)
+            if before is not None:
+                verify_snapshot(before[0])
+                keep_final(str(workspace), before[1])
+                say(f"[{name}] goes back from step {newest[1]}, in the decay of a shorter training")
         checkpointing = Checkpointing(
             engine, str(workspace),
             facts={"training": plain(training), **identity},
@@ -167,6 +173,22 @@ def _identity(objective: Objective, data: Path, split: Split, seed: int) -> dict
         "objective": type(objective).__name__,
         "initial_weights": weights.hexdigest()[:DIGITS],
     }
+
+
+def _before_decay(workspace: str, uri: str, step: int, training: Training) -> tuple[str, int] | None:
+    """Return (URI, step) of the state that an unfinished shorter training kept before the decay in which it stands.
+
+    None if the newest snapshot, `uri`, is not in a decay, or the training does not have more steps than it had.
+    """
+    earlier = snapshot_facts(uri).get("training")
+    if not isinstance(earlier, dict) or earlier.get("steps", training.steps) >= training.steps:
+        return None
+    kept = continuable_step(parse(Training, earlier), step)
+    if kept is None or kept == step:
+        return None
+    names = [name for name in snapshots(workspace) if step_of(name) > kept]
+    found = newest_snapshot(workspace, {join(workspace, name): "it is in the decay" for name in names})
+    return found if found is not None and found[1] == kept else None
 
 
 def _require_same(uri: str, step: int, training: Training, identity: Mapping[str, pydantic.JsonValue]) -> None:

@@ -53,3 +53,11 @@ def test_rates_of_the_stable_steps_are_those_of_a_longer_training(steps, more, w
     assert stable_steps(shorter) <= stable_steps(longer)
     for step in range(stable_steps(shorter)):
         assert learning_rate(shorter, step) == learning_rate(longer, step)
+
+
+@pytest.mark.parametrize("share", ["0.07", "0.1", "0.14", "0.28", "0.3", "0.55"])
+def test_a_decay_takes_the_share_of_the_steps_as_it_is_written(share):
+    hundredths = int(share[2:].ljust(2, "0"))
+    for steps in range(100, 2001, 100):
+        settings = training(steps=steps, decay="wsd", decay_share=float(share))
+        assert steps - stable_steps(settings) == hundredths * steps // 100

@@ -138,6 +138,29 @@ def test_a_finished_training_goes_on_from_before_its_late_decay_as_if_it_had_had
     assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
 
 
+@pytest.mark.parametrize("ema", [0.9, None])
+def test_a_training_that_ended_in_its_decay_goes_on_from_before_it_to_more_steps(data, tmp_path, ema):
+    shorter = replace(SETTINGS, steps=8, decay="wsd", decay_share=0.5, checkpoint_every=1, warmup_steps=1, ema=ema)
+    longer, rest, lines = replace(shorter, steps=16), {}, []
+
+    def ending(step, _):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(objective(), data, shorter, workspace=tmp_path, say=lambda _: None, log=ending)
+    with pytest.raises(ConfigurationError, match=r"it has taken \d steps, more than steps: 5"):
+        train(objective(), data, replace(shorter, steps=5), workspace=tmp_path)
+    assert {step_of(name) for name in snapshots(str(tmp_path))} > {4}
+    weights = train(
+        objective(), data, longer, workspace=tmp_path, say=lines.append, log=lambda step, m: rest.update({step: m})
+    )
+    assert any(re.search(r"goes back from step [67], in the decay of a shorter training", line) for line in lines)
+    assert list(rest) == list(range(4, 16))
+    whole = train(objective(), data, longer, say=lambda _: None)
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
