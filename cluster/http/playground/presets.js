@@ -46,7 +46,7 @@ async function gapped() {
     const around = [words.slice(0, from).join(" "), words.slice(to).join(" ")].map((text, after) => text && (after ? ` ${text}` : `${text} `));
     const [count, ...others] = await counted([words.slice(from, to).join(" "), ...around]);
     if (count + others[0] + others[1] <= model.length) return around.join(`{${count}}`);
-    words.splice(Math.min(-1, -Math.floor(words.length / 8))); // a token may be shorter than those of the sample
+    words.splice(Math.min(-1, -Math.floor(words.length / 8))); // a word alone may have more tokens than in its place
   }
   return typed.fill;
 }
