@@ -79,6 +79,7 @@ def _kept(objective: nn.Module, length: int, again: bool) -> Kept | None:
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
             return _step_kept(objective, denoiser, energy, length, again)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=ResidualEnergy() as energy):
+            assert isinstance(energy.proposal, ConditionalEnergy)
             width = energy.proposal.features.out_features
             proposed = (1 + objective.negatives) * length * (FORWARD * width + 3 * denoiser.width)  # with its context
             kept = _step_kept(objective, denoiser, energy.head, length, again)

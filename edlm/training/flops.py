@@ -94,6 +94,7 @@ def residual_flop(denoiser: Denoiser, energy: ResidualEnergy, rows: int, length:
 
     Drawing reads each of the K rows token by token, which counts as one pass over it.
     """
+    assert isinstance(energy.proposal, ConditionalEnergy)
     features, layers, logits = _proposal_flop(denoiser, energy.proposal, rows, new)
     drawn, scored = negatives * (features + layers + logits), features + (1 + negatives) * (layers + logits)
     head = step_flop(denoiser, energy.head, rows, length, new, negatives)
