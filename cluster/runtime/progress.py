@@ -43,6 +43,24 @@ class Speaker:
             self._mailbox.put.remote(line)
 
 
+class WarningRelay(logging.Handler):
+    """Handler that says the warnings of a worker to the command, whose user does not read the worker's log."""
+
+    def __init__(self, speaker: Speaker, prefix: str) -> None:
+        super().__init__(logging.WARNING)
+        self._speaker, self._prefix = speaker, prefix
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say the record's message, in one line."""
+        self._speaker(f"{self._prefix}{' '.join(record.getMessage().split())}")
+
+
+def relay_warnings(speaker: Speaker, prefix: str) -> None:
+    """Say the warnings of edlm in this process from now on: for a worker's entry point."""
+    for name in ("edlm", "cluster"):
+        logging.getLogger(name).addHandler(WarningRelay(speaker, prefix))
+
+
 _mailboxes: list = []
 
 

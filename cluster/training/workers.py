@@ -19,7 +19,7 @@ from ray.train.torch import get_device
 from torch import nn
 
 from cluster.config import Cluster
-from cluster.runtime.progress import Speaker, speaker
+from cluster.runtime.progress import Speaker, relay_warnings, speaker
 from cluster.runtime.ray_connection import is_private
 from cluster.training.abandoned_workers import release_abandoned_workers
 from cluster.training.collective_timeout import limit_collectives
@@ -161,6 +161,7 @@ def _worker(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor
     """Run one worker and report what ends it early."""
     redact_logs()
     rank = torch.distributed.get_rank()
+    relay_warnings(say, f"[{task.name}] rank {rank}: ")
     where = f"process {os.getpid()} on {socket.gethostname()}"
     watchdog = Watchdog(
         SHARE * cluster.collective_timeout_seconds,

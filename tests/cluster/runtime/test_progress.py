@@ -1,5 +1,6 @@
 """Progress lines are printed if they arrive; that they do not is no reason for anything to fail."""
 
+import logging
 from types import SimpleNamespace
 
 import ray
@@ -40,3 +41,18 @@ def test_lines_are_printed_without_secrets(monkeypatch, capsys):
     assert (
         capsys.readouterr().out == "[pretrain] rank 1 ended with OSError: https://host/x?sig=***\n[pretrain] tokens 7\n"
     )
+
+
+def test_warnings_of_a_worker_are_said_to_the_command_each_in_a_line_and_what_is_less_is_not():
+    said = []
+    before = {name: logging.getLogger(name).handlers[:] for name in ("edlm", "cluster")}
+    try:
+        progress.relay_warnings(said.append, "[pretrain] rank 1: ")
+        logging.getLogger("edlm.checkpoints.snapshot_writer").warning("step %d\ncould not be written", 7)
+        logging.getLogger("cluster.tracking.journal").error("full")
+        logging.getLogger("edlm").info("as usual")
+        logging.getLogger("torch").warning("of others")
+    finally:
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers = handlers
+    assert said == ["[pretrain] rank 1: step 7 could not be written", "[pretrain] rank 1: full"]
