@@ -153,7 +153,7 @@ def committed_steps(workspace: Path) -> list[int]:
     return [step_of(name) for name in snapshots(str(workspace)) if committed_at(str(workspace), name) is not None]
 
 
-def test_training_goes_on_to_the_next_checkpoint_while_the_lease_cannot_be_read(uninterrupted, data, tmp_path):
+def test_training_goes_on_to_the_next_checkpoint_while_the_lease_cannot_be_read(uninterrupted, data, tmp_path, capsys):
     """A folder in its place gives an error of the disk, until it is gone again."""
     lease, file = held_lease(tmp_path), tmp_path / "lease" / "000001.json"
     readable = file.rename(tmp_path / "readable.json")
@@ -167,6 +167,8 @@ def test_training_goes_on_to_the_next_checkpoint_while_the_lease_cannot_be_read(
         readable.rename(file)
         weights = training.result()
     assert counted == []
+    warning = r"\[toy\] the checkpoint after step 4 could not be written \(IsADirectoryError.*; next attempt in 1 s"
+    assert re.search(warning, capsys.readouterr().out)
     assert all(torch.equal(weights[name], weight) for name, weight in uninterrupted[1].items())
     assert curve(tmp_path) == curve(uninterrupted[0])
 
