@@ -167,7 +167,9 @@ def test_training_goes_on_to_the_next_checkpoint_while_the_lease_cannot_be_read(
         readable.rename(file)
         weights = training.result()
     assert counted == []
-    warning = r"\[toy\] the checkpoint after step 4 could not be written \(IsADirectoryError.*; next attempt in 1 s"
+    warning = (
+        r"\[toy\] rank 0: the checkpoint after step 4 could not be written \(IsADirectoryError.*; next attempt in 1 s"
+    )
     assert re.search(warning, capsys.readouterr().out)
     assert all(torch.equal(weights[name], weight) for name, weight in uninterrupted[1].items())
     assert curve(tmp_path) == curve(uninterrupted[0])
