@@ -80,6 +80,7 @@ def test_workers_on_a_gpu_without_triton_are_refused_before_they_train(monkeypat
 
 
 @pytest.mark.chaos  # compiles for half a minute
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's compiler
 def test_compiled_blocks_take_the_same_steps_up_to_rounding():
     plain = TransformerConfig(width=16, layers=2, heads=2)
     settings = training(batch=N, steps=3)
