@@ -141,8 +141,8 @@ class MonitoredRank:
     where: str
     """Its machine and process."""
 
-    def stand(self, collectives: int, silent: float) -> None:
-        self.monitor.stand(self.rank, Standing(self.where, collectives, silent))
+    def stand(self, collectives: int, silent: float, waits: bool) -> None:
+        self.monitor.stand(self.rank, Standing(self.where, collectives, silent, waits))
 
     def leave(self) -> None:
         self.monitor.leave(self.rank)

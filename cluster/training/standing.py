@@ -13,5 +13,7 @@ class Standing:
     """How many it has entered, in all its groups."""
     silent: float
     """Seconds for which it had taken no step."""
+    waits: bool = False
+    """Whether its thread stood in a collective, or in the setup of one, which is not counted."""
     unheard: float = 0.0
     """Seconds since it said so."""

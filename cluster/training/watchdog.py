@@ -47,8 +47,8 @@ def collectives_entered() -> int:
 class Rank(Protocol):
     """A rank among others (`cluster.training.monitor.MonitoredRank`)."""
 
-    def stand(self, collectives: int, silent: float) -> None:
-        """Say, without waiting, how many collectives this rank has entered, and since when it has taken no step."""
+    def stand(self, collectives: int, silent: float, waits: bool) -> None:
+        """Say, without waiting, where this rank stands (`Standing`)."""
         ...
 
     def leave(self) -> None:
@@ -130,14 +130,18 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 self._collectives = entered
                 self.beat()
             silent = time.monotonic() - self._beat
-            self._rank.stand(entered, silent)
-            frame = sys._current_frames().get(self._watched)
-            if silent < self._seconds or frame is None:
+            if (frame := sys._current_frames().get(self._watched)) is None:
+                continue
+            waits = in_collective(frame)
+            self._rank.stand(entered, silent, waits)
+            if silent < self._seconds:
                 continue
             others = self._rank.others()
             self._report_stopped(others)
-            if not self._stopped and self._hangs(entered, silent, frame, others):
-                alike = ", as have all other ranks" if others and not _is_last(entered, others) else ""
+            awaited = _is_awaited(entered, waits, others, self._seconds / 2)
+            alone = silent >= self._limit and not waits and all(one.collectives == entered for one in others.values())
+            if not self._stopped and (awaited or alone):
+                alike = ", as have all other ranks" if others and not awaited else ""
                 cause = f"has taken no step for {silent:.0f} s{alike}; it stands at {standing_at(frame)}"
                 self._rank.hangs(cause, stack_of(frame))
                 self._end()
@@ -151,22 +155,22 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 cause = f"has said nothing for {standing.unheard:.0f} s: its process is stopped, or cannot be reached"
                 self._rank.is_stopped(rank, standing, cause)
 
-    def _hangs(self, entered: int, silent: float, frame: FrameType, others: Mapping[int, Standing]) -> bool:
-        if _is_last(entered, others):
-            return any(other.silent >= self._seconds / 2 for other in others.values() if other.collectives > entered)
-        alike = all(other.collectives == entered for other in others.values())
-        return alike and silent >= self._limit and not in_collective(frame)
 
+def _is_awaited(entered: int, waits: bool, others: Mapping[int, Standing], seconds: float) -> bool:
+    """Return whether other ranks have waited for this one for `seconds`, and none of them is behind it.
 
-def _is_last(entered: int, others: Mapping[int, Standing]) -> bool:
-    """Return whether no rank has entered fewer collectives, and one has entered more."""
-    counts = [other.collectives for other in others.values()]
-    return bool(counts) and entered <= min(counts) and entered < max(counts)
+    A rank that waits has entered more collectives, or stands in one that this rank does not stand in.
+    """
+    if any(other.collectives < entered for other in others.values()):
+        return False
+    ahead = (other for other in others.values() if other.collectives > entered or (other.waits and not waits))
+    return any(other.silent >= seconds for other in ahead)
 
 
 def in_collective(frame: FrameType) -> bool:
     """Return whether the thread with this innermost frame is within a collective of torch or DeepSpeed."""
-    return any(part in entry.filename for entry in traceback.extract_stack(frame) for part in COLLECTIVES)
+    files = (entry.f_code.co_filename for entry, _ in traceback.walk_stack(frame))
+    return any(part in file for file in files for part in COLLECTIVES)
 
 
 def standing_at(frame: FrameType) -> str:

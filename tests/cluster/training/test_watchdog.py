@@ -22,11 +22,11 @@ class Seen:
         self.among = others or {}
         self.reports: list[tuple[str, str]] = []
         self.stopped: list[tuple[int, str]] = []
-        self.stood: list[tuple[int, float]] = []
+        self.stood: list[tuple[int, float, bool]] = []
         self.ended, self.left = threading.Event(), False
 
-    def stand(self, collectives: int, silent: float) -> None:
-        self.stood.append((collectives, silent))
+    def stand(self, collectives: int, silent: float, waits: bool) -> None:
+        self.stood.append((collectives, silent, waits))
 
     def leave(self) -> None:
         self.left = True
@@ -90,6 +90,7 @@ WAITS, HUNG = Standing("process 1 on a", 8, 30.0), Standing("process 2 on b", 6,
     [
         ({1: WAITS}, True),
         ({1: WAITS, 2: replace(WAITS, collectives=7)}, True),  # of which two are the last
+        ({1: replace(WAITS, collectives=7, waits=True)}, True),  # in the setup of a collective, which is not counted
         ({1: HUNG}, False),
         ({1: HUNG, 2: WAITS}, False),  # neither first nor last, as it put other things into its GPU's queue
         ({1: replace(WAITS, silent=0.0)}, False),  # it has just gone on, and does not wait yet
@@ -147,6 +148,7 @@ def test_a_thread_that_waits_in_a_collective_for_others_is_left_alone(tmp_path):
     ):  # of two processes, the second never comes
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=2, timeout=timedelta(seconds=1.5))
     assert seen.reports == []
+    assert any(waits for *_, waits in seen.stood)
 
 
 def test_the_timeout_of_collectives_reaches_a_group_that_is_made_without_one(tmp_path, monkeypatch):
