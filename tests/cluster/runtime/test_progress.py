@@ -44,10 +44,10 @@ def test_lines_are_printed_without_secrets(monkeypatch, capsys):
 
 
 def test_warnings_of_a_worker_are_said_to_the_command_each_in_a_line_and_what_is_less_is_not():
-    said = []
+    lines = []
     before = {name: logging.getLogger(name).handlers[:] for name in ("edlm", "cluster")}
     try:
-        progress.relay_warnings(said.append, "[pretrain] rank 1: ")
+        progress.relay_warnings(lines.append, "[pretrain] rank 1: ")
         logging.getLogger("edlm.checkpoints.snapshot_writer").warning("step %d\ncould not be written", 7)
         logging.getLogger("cluster.tracking.journal").error("full")
         logging.getLogger("edlm").info("as usual")
@@ -55,4 +55,4 @@ def test_warnings_of_a_worker_are_said_to_the_command_each_in_a_line_and_what_is
     finally:
         for name, handlers in before.items():
             logging.getLogger(name).handlers = handlers
-    assert said == ["[pretrain] rank 1: step 7 could not be written", "[pretrain] rank 1: full"]
+    assert lines == ["[pretrain] rank 1: step 7 could not be written", "[pretrain] rank 1: full"]
