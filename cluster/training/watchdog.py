@@ -23,6 +23,8 @@ from cluster.training.standing import Standing
 
 SHARE = 0.8
 """Of the collectives' timeout: the worker that hangs is named before the others, which wait for it, fail."""
+STOPPED_SHARE = 0.75
+"""Of a watchdog's seconds, after which it looks for ranks that are stopped: these are named well before the timeout."""
 COLLECTIVES = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
 LONGEST_PAUSE = 5.0  # seconds between two looks
 SHOWN = 12  # innermost frames
@@ -134,10 +136,12 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 continue
             waits = in_collective(frame)
             self._rank.stand(entered, silent, waits)
-            if silent < self._seconds:
+            if silent < STOPPED_SHARE * self._seconds:
                 continue
             others = self._rank.others()
             self._report_stopped(others)
+            if silent < self._seconds:
+                continue
             awaited = _is_awaited(entered, waits, others, self._seconds / 2)
             alone = silent >= self._limit and not waits and all(one.collectives == entered for one in others.values())
             if not self._stopped and (awaited or alone):
