@@ -17,6 +17,7 @@ OF_A_LAUNCH = (
     (re.compile(r"(step-\d+)-\w{8}\b"), r"\1-*"),
     (re.compile(r"\b[0-9a-f]{32,}\b"), "*"),  # of an MLflow run, of a digest
     (re.compile(r"(work/pipelines/)[^/]+"), r"\1*"),
+    (re.compile(r"(/journal/)\d+-\w+-\d+(\.jsonl)"), r"\1*\2"),  # copies of a launch's metrics in a store
 )
 """Names that are others at each launch, and what stands for them."""
 
