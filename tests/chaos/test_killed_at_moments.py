@@ -24,7 +24,7 @@ import pytest
 from edlm.checkpoints.snapshot_manifest import MANIFEST
 from edlm.file_systems import file_system
 from edlm.storage import MARKER, committed
-from tests.chaos.disturbed_runs import COMMAND, CommandFolders, left_over, living, names, ray_folders
+from tests.chaos.disturbed_runs import COMMAND, CommandFolders, living, names, ray_folders, require_nothing_left
 from tests.chaos.test_interrupted import AGENTS, wait_for_orphans_of
 from tests.chaos.tracked_runs import TrackedRun, require_same_points, tracked
 from tests.faulty_proxy import FaultyProxy, ProxyFault
@@ -253,5 +253,5 @@ def test_killed_at_each_of_its_moments_it_ends_as_one_that_was_not(site, record_
         require_same_points(actual[name].metrics, run.metrics)
     assert {name: run.status for name, run in actual.items()} == dict.fromkeys(expected, "FINISHED")
     assert site.objects(site.parts) - site.objects(site.whole) == set()
-    assert left_over(site.parts, site.whole) == set()
+    require_nothing_left(site.parts, site.whole, record_property)
     assert [folder for folder in sorted(site.striker.ray_folders) if Path(folder).exists()] == []
