@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.{mark}, pytest.mark.filterwarnings("error")]  # as in the project's configuration
+pytestmark = [pytest.mark.{mark}, pytest.mark.filterwarnings("error::pytest.PytestWarning")]
 
 
 def test_passes(record_property):
