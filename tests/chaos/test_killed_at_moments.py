@@ -41,7 +41,8 @@ data:
   length: 16
   shares: {validation: 0.1, judge: 0.2}
 denoiser: {width: 16, layers: 1, heads: 2}
-pretrain: {steps: 80, batch: 8, checkpoint_every: 10, log_every: 10}
+# More saves than are struck: after the death of the command its workers train on for a moment.
+pretrain: {steps: 120, batch: 8, checkpoint_every: 5, log_every: 10}
 finetune:
   - name: step
     energy: {kind: step, block: 8, width: 16, layers: 1, heads: 2}
@@ -61,7 +62,7 @@ IN_A_STORE = {
     ARTIFACT: (COMMAND, COMMAND),
     HAND_OVER: (RAYLET, COMMAND, COMMAND),
 }
-OF_A_SAVE = re.compile(r"work/[\w-]+/(step-\d+-\w+)/")
+OF_A_SAVE = re.compile(r"work/([\w-]+/step-\d+)-\w+/")
 OF_AN_ARTIFACT = re.compile(r"/artifacts/(.+)")
 OF_AN_OUTPUT = re.compile(r"/struck/(?!work/)([\w-]+/[\w.-]+)$")
 ENDS_SECONDS = 900.0
@@ -127,7 +128,8 @@ class InAFolder:
             for step in outputs.glob("work/*/step-*"):
                 manifest = step / MANIFEST
                 if not manifest.exists():
-                    self.striker.strike(SAVE, step.name.rpartition("-")[0], lambda m=manifest: not m.exists())
+                    place = f"{step.parent.name}/{step.name.rpartition('-')[0]}"
+                    self.striker.strike(SAVE, place, lambda m=manifest: not m.exists())
             for marker in outputs.glob(f"*/{MARKER}"):
                 self.striker.strike(HAND_OVER, marker.parent.name)
 
@@ -179,7 +181,7 @@ class InAStore:
             struck = self.striker.strike(ARTIFACT, artifact[1])
         else:
             save = OF_A_SAVE.search(path)
-            struck = save is not None and self.striker.strike(SAVE, save[1].rpartition("-")[0])
+            struck = save is not None and self.striker.strike(SAVE, save[1])
         if not struck:
             return None
         # One request in two reaches the store, and its answer no process.
