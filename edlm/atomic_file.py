@@ -1,11 +1,15 @@
 """Local files that are written whole or not at all, and that a power cut does not take."""
 
+import fcntl
+import glob
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+UNFINISHED = ".unfinished"  # ends the names of the files that have not taken their places
 PRIVATE, SHARED = 0o600, 0o644  # for this user alone, and for the other users of a shared disk to read
 
 
@@ -13,7 +17,8 @@ PRIVATE, SHARED = 0o600, 0o644  # for this user alone, and for the other users o
 def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
     """Yield the path of an empty file beside `target`, which takes its place, on the disk, at the end of the context.
 
-    A reader of `target` sees the old content or the new one. After an error the old one stays, and nothing else.
+    A reader of `target` sees the old content or the new one. After an error the old one stays, and nothing else. What a
+    killed process has left of its write is removed by the next write of the same target; not on a disk without locks.
 
     Examples:
         >>> target = Path(tempfile.mkdtemp(), "a.txt")
@@ -23,17 +28,37 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
         'whole'
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _sweep(target)
+    temporary, held = _held(target)
+    with held:
+        try:
+            yield temporary
+            with temporary.open("rb") as file:  # which may be another one by now
+                os.fsync(file.fileno())
+            os.chmod(temporary, mode)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _held(target: Path) -> tuple[Path, BinaryIO]:
+    """Return a new file beside `target`, and what locks it until it is closed: by the kernel, for a killed process."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent)
+        held = os.fdopen(descriptor, "rb")
+        with suppress(OSError):  # of a disk without locks, where no sweep can lock it either
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if os.path.exists(name):  # no sweep came before the lock
+            return Path(name), held
+        held.close()
+
+
+def _sweep(target: Path) -> None:
+    """Remove the unfinished files of a target that no process holds."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*{UNFINISHED}"):
+        with suppress(OSError), path.open("rb") as held:  # it has taken its place, or is another user's
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or is being written
+            path.unlink()
 
 
 def sync(folder: Path, names: Iterable[str]) -> None:

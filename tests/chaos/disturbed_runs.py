@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,6 @@ OF_A_LAUNCH = (
     (re.compile(r"(/journal/)\d+-\w+-\d+(\.jsonl)"), r"\1*\2"),  # copies of a launch's metrics in a store
 )
 """Names that are others at each launch or storage, and what stands for them."""
-UNFINISHED_WRITE = re.compile(r"/\.[\w-]+(?:\.\w+)*\.json\.\w{8}$")
-"""A temporary file of `edlm.atomic_file.replacing`: a SIGKILL within the write leaves it; nothing removes it yet."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +81,9 @@ def left_over(actual: CommandFolders, expected: CommandFolders) -> set[str]:
     return found | {f"cache/{name}, {count} times" for name, count in (entries - usual).items()}
 
 
-def require_nothing_left(
-    actual: CommandFolders, expected: CommandFolders, record_property: Callable[[str, object], None]
-) -> None:
-    """Raise AssertionError for anything `left_over` but unfinished writes, whose number becomes a remark."""
-    left = left_over(actual, expected)
-    unfinished = {path for path in left if UNFINISHED_WRITE.search(path)}
-    if unfinished:
-        record_property("remark", f"{len(unfinished)} temporary files of unfinished writes stay")
-    assert sorted(left - unfinished) == []
+def require_nothing_left(actual: CommandFolders, expected: CommandFolders) -> None:
+    """Raise AssertionError for anything `left_over`."""
+    assert sorted(left_over(actual, expected)) == []
 
 
 def living(process: subprocess.Popen, victim: str) -> list[psutil.Process]:

@@ -255,5 +255,5 @@ def test_killed_at_each_of_its_moments_it_ends_as_one_that_was_not(site, record_
         require_same_points(actual[name].metrics, run.metrics)
     assert {name: run.status for name, run in actual.items()} == dict.fromkeys(expected, "FINISHED")
     assert site.objects(site.parts) - site.objects(site.whole) == set()
-    require_nothing_left(site.parts, site.whole, record_property)
+    require_nothing_left(site.parts, site.whole)
     assert [folder for folder in sorted(site.striker.ray_folders) if Path(folder).exists()] == []

@@ -165,5 +165,5 @@ def test_a_run_whose_parts_are_killed_at_random_ends_as_one_that_was_not(folder,
         assert steps == [step for step, _ in values], f"{name}: points are lost, or there twice"
         if is_repeatable(name):
             assert of_parts[name] == values
-    require_nothing_left(parts, whole, record_property)
+    require_nothing_left(parts, whole)
     assert [folder for folder in campaign.ray_folders if Path(folder).exists()] == []

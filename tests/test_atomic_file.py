@@ -1,0 +1,55 @@
+"""A file is replaced whole, and what a killed process leaves of its write goes with the next write."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edlm.atomic_file import replacing
+
+WRITE = """
+import sys
+from pathlib import Path
+from edlm.atomic_file import replacing
+with replacing(Path(sys.argv[1])) as new:
+    new.write_text("half")
+    print(new, flush=True)
+    input()
+"""
+
+
+def writing(target: Path) -> tuple[subprocess.Popen, Path]:
+    """A process in the middle of a write, and its unfinished file."""
+    command = [sys.executable, "-c", WRITE, str(target)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_next_write_removes_what_a_killed_process_left_of_this_target_and_of_no_other(tmp_path):
+    target = tmp_path / "lease[1].json"  # no pattern
+    (killed, left), (other, kept), (process, held) = map(writing, (target, tmp_path / "lease1.json", target))
+    for one in (killed, other):
+        one.send_signal(signal.SIGKILL)
+        one.communicate()
+    (tmp_path / ".lease[1].json.own").write_text("a file of the user's")
+    with replacing(target) as new:
+        new.write_text("whole")
+        assert held.read_text() == "half", "a file that is being written"
+        assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, kept.name, held.name, ".lease[1].json.own"}
+    process.communicate("\n")
+    assert process.returncode == 0
+    assert target.read_text() == "half", "of the writer that ends last"
+    assert not held.exists()
+
+
+def test_after_an_error_the_old_content_stays_and_nothing_else(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(FileNotFoundError), replacing(target) as new:
+        new.rename(tmp_path / "elsewhere")
+    assert target.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "elsewhere"}
