@@ -22,12 +22,13 @@ def noise(
     return torch.where(u < alpha[:, None], x0, mask)
 
 
-def substitute(logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
+def substitute(logits: Float[Tensor, "n v"], out: Float[Tensor, "n v"] | None = None) -> Float[Tensor, "n v"]:
     """Return log p_theta at masked positions (SUBS, MDLM sec. 3.2.3), in float32 for any network precision.
 
-    `v` runs over tokens only, so the mask has probability zero; callers never pass unmasked positions.
+    `v` runs over tokens only, so the mask has probability zero; callers never pass unmasked positions. `out`, if given,
+    becomes the result.
     """
-    return F.log_softmax(logits.float(), dim=-1)
+    return torch.log_softmax(logits.float(), dim=-1, out=out)
 
 
 def carry_over(xt: Int[Tensor, "*b l"], x: Int[Tensor, "*b l"], where: Bool[Tensor, "*b l"]) -> Int[Tensor, "*b l"]:
@@ -62,13 +63,16 @@ def truncated(log_p: Float[Tensor, "*n v"], top_k: int | None, top_p: float) -> 
     return torch.empty_like(log_p).scatter_(-1, tokens, ordered).log_softmax(dim=-1)
 
 
-def draw(log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+def draw(
+    log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"], p: Float64[Tensor, "n v"] | None = None
+) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """Draw k tokens per position by inverse CDF and return them with their log-probabilities.
 
     One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail, which
-    lowers the entropy and flatters generative perplexity (Zheng et al. 2024).
+    lowers the entropy and flatters generative perplexity (Zheng et al. 2024). `p`, if given, is overwritten with it.
     """
-    tokens = draw_by_weight(log_p.detach().to(torch.float64, copy=True).exp_(), u)
+    p = torch.empty_like(log_p, dtype=torch.float64) if p is None else p
+    tokens = draw_by_weight(p.copy_(log_p.detach()).exp_(), u)
     return tokens, log_p.gather(-1, tokens)
 
 

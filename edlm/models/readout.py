@@ -1,5 +1,6 @@
 """Output heads: features to log-probabilities over the vocabulary in chunks, or to one number."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -8,10 +9,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from edlm import equations
+from edlm.models.chunk_memory import ChunkMemory
 from edlm.models.row_invariance import ROWS_MULTIPLE, linear
 from edlm.models.summed_log_p import summed_log_p
 
 CHUNK = 2**24  # maximum of vocabulary entries (rows x v) in memory at once: 64 MiB in float32
+
+Consume = Callable[..., tuple[Tensor, ...]]
+"""Function of a chunk's logits [c v] and of the aligned rows of it; the outputs begin with c, too."""
 
 
 class ScalarHead(nn.Module):
@@ -46,25 +51,20 @@ class LMHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(vocabulary, width))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
-    def forward(
-        self,
-        features: Float[Tensor, "n h"],
-        consume: Callable[..., tuple[Tensor, ...]],
-        *aligned: Tensor,
-        weights: Float[Tensor, " n"] | None = None,
-    ):
+    def forward(self, compute: Callable[..., tuple[Tensor, ...]], features: Float[Tensor, "n h"], *aligned: Tensor):
+        """Return `compute(features, *aligned)`, which reads this head's weight and bias: one call for all chunks."""
+        return compute(features, *aligned)
+
+    def by_chunk(self, consume: Consume, features: Float[Tensor, "n h"], *aligned: Tensor):
         """Return the outputs of `consume(logits of a chunk [c v], *aligned rows of it)`, concatenated along n.
 
         Chunks are recomputed in the backward pass instead of being stored. Gradients are summed over chunks in float32.
-        Given `weights`, return what `log_p_sum` does instead, of the aligned tokens.
         """
-        vocabulary, weight, bias = self.weight.shape[0], self.weight, self.bias
-        rows = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
-        if weights is not None:
-            (tokens,) = aligned
-            return summed_log_p(self.logits, rows, features, weight, bias, tokens, weights)
-        n = features.shape[0]
-        if n <= rows:
+        return self(functools.partial(self._by_chunk, consume), features, *aligned)
+
+    def _by_chunk(self, consume: Consume, features: Tensor, *aligned: Tensor) -> tuple[Tensor, ...]:
+        weight, bias, rows = self.weight, self.bias, _rows(len(self.weight))
+        if len(features) <= rows:
             return self._chunk(weight, bias, consume, features, *aligned)
         if weight.requires_grad and torch.is_grad_enabled():
             weight, bias = weight.float(), bias.float()
@@ -80,11 +80,11 @@ class LMHead(nn.Module):
 
     def distribution(self, features: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """Return the whole log p over the vocabulary: for few positions or a small vocabulary."""
-        return self(features, self._distribution)[0]
+        return self.by_chunk(self._distribution, features)[0]
 
     def log_p_of(self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return log p of one token per position."""
-        return self(features, _of_tokens, tokens)[0]
+        return self.by_chunk(functools.partial(_of_tokens, ChunkMemory()), features, tokens)[0]
 
     def log_p_sum(
         self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"], weights: Float[Tensor, " n"]
@@ -94,40 +94,40 @@ class LMHead(nn.Module):
         In training a quarter of the work of `log_p_of` is saved: chunks are not computed again (`summed_log_p`).
         """
         assert self.temperature == 1
-        return self(features, _of_tokens, tokens, weights=weights)
+        return self(self._log_p_sum, features, tokens, weights)
 
     def draw(
         self, features: Float[Tensor, "n h"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Draw k tokens per position and return them with their log-probabilities."""
-        return self(features, self._drawn, u)
+        return self.by_chunk(functools.partial(self._drawn, ChunkMemory()), features, u)
 
     def draw_beside(
         self, features: Float[Tensor, "n h"], tokens: Int[Tensor, " n"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"], Float[Tensor, " n"]]:
         """Return what `draw` and `log_p_of` do, from logits that are computed once."""
-        return self(features, self._drawn_beside, tokens, u)
+        return self.by_chunk(functools.partial(self._drawn_beside, ChunkMemory()), features, tokens, u)
 
     def _chunk(
-        self, weight: Tensor, bias: Tensor, consume: Callable[..., tuple[Tensor, ...]], features: Tensor, *aligned
-    ):
+        self, weight: Tensor, bias: Tensor, consume: Consume, features: Tensor, *aligned: Tensor
+    ) -> tuple[Tensor, ...]:
         logits = self.logits(features, weight.to(self.weight.dtype), bias.to(self.bias.dtype))
         if self.temperature != 1:
             logits = equations.tempered(logits, self.temperature)
         return consume(logits, *aligned)
 
+    def _log_p_sum(self, features: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return summed_log_p(self.logits, _rows(len(self.weight)), features, self.weight, self.bias, tokens, weights)
+
     def _distribution(self, logits: Tensor) -> tuple[Tensor, ...]:
-        return (self._log_p(logits),)
+        return (self._truncated(equations.substitute(logits)),)
 
-    def _drawn(self, logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return equations.draw(self._log_p(logits), u)
+    def _drawn(self, memory: ChunkMemory, logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        return memory.draw(self._truncated(memory.log_p(logits)), u)
 
-    def _drawn_beside(self, logits: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        log_p = equations.substitute(logits)
-        return *equations.draw(self._truncated(log_p), u), log_p.gather(-1, tokens[:, None])[:, 0]
-
-    def _log_p(self, logits: Tensor) -> Tensor:
-        return self._truncated(equations.substitute(logits))
+    def _drawn_beside(self, memory: ChunkMemory, logits: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        log_p = memory.log_p(logits)
+        return *memory.draw(self._truncated(log_p), u), log_p.gather(-1, tokens[:, None])[:, 0]
 
     def _truncated(self, log_p: Tensor) -> Tensor:
         if self.top_k is None and self.top_p == 1:
@@ -135,13 +135,13 @@ class LMHead(nn.Module):
         return equations.truncated(log_p, self.top_k, self.top_p)
 
 
-def _of_tokens(logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-    return (equations.substitute(logits).gather(-1, tokens[:, None])[:, 0],)
+def _of_tokens(memory: ChunkMemory, logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    return (memory.log_p(logits).gather(-1, tokens[:, None])[:, 0],)
 
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
     """Split the selected positions into masks of at most a chunk's rows each."""
-    size = max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+    size = _rows(vocabulary)
     total = int(where.sum())
     if 0 < total <= size:
         yield where
@@ -149,3 +149,8 @@ def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor,
     count = where.flatten().cumsum(0).view_as(where)
     for start in range(0, total, size):
         yield where & (count > start) & (count <= start + size)
+
+
+def _rows(vocabulary: int) -> int:
+    """Return the number of positions of a chunk."""
+    return max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from edlm import equations
+from edlm.models.chunk_memory import ChunkMemory
 
 Logits = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Function of features [n h], weight [u h] and bias [u]: logits [n v], v <= u, of the first v rows of the weight. It
@@ -45,19 +45,15 @@ class _SummedLogP(torch.autograd.Function):
         ctx: Any, logits: Logits, rows: int, with_gradients: bool, features, weight, bias, tokens, weights
     ) -> tuple[Tensor, Tensor]:
         needed = [with_gradients and needs for needs in ctx.needs_input_grad[3:6]]
-        like = (features, weight, bias)
-        gradients = [
-            torch.zeros(value.shape, dtype=torch.float32, device=value.device) if needs else None
-            for value, needs in zip(like, needed, strict=True)
-        ]
-        parts = [
-            _chunk(logits, start, min(start + rows, len(features)), features, weight, bias, tokens, weights, gradients)
-            for start in range(0, len(features), rows)
-        ]
+        chunks = _Chunks(logits, (features, weight, bias), needed)
+        parts = []
+        for start in range(0, len(features), rows):
+            chunk = slice(start, start + rows)
+            parts.append(chunks.add(chunk, features[chunk], tokens[chunk], weights[chunk]))
         log_p = torch.cat(parts) if parts else features.new_zeros(0, dtype=torch.float32)
         ctx.gradients = [
             None if gradient is None else gradient.to(value.dtype)
-            for gradient, value in zip(gradients, like, strict=True)
+            for gradient, value in zip(chunks.gradients, (features, weight, bias), strict=True)
         ]
         ctx.mark_non_differentiable(log_p)
         return (weights * log_p).sum(), log_p
@@ -72,39 +68,37 @@ class _SummedLogP(torch.autograd.Function):
         return None, None, None, *scaled, None, None
 
 
-def _chunk(
-    logits: Logits,
-    start: int,
-    stop: int,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    tokens: Tensor,
-    weights: Tensor,
-    gradients: list[Tensor | None],
-) -> Float[Tensor, " n"]:
-    """Return log p of the tokens of a chunk, and add to the gradients of the features, the weight and the bias."""
-    x, token, scale = features[start:stop], tokens[start:stop, None], weights[start:stop, None].float()
-    p = equations.substitute(logits(x, weight, bias))
-    log_p = p.gather(-1, token)[:, 0]
-    of_features, of_weight, of_bias = gradients
-    if of_features is None and of_weight is None and of_bias is None:
+class _Chunks:
+    """Chunks of one pass, and the gradients that they sum up, in float32."""
+
+    def __init__(self, logits: Logits, like: tuple[Tensor, Tensor, Tensor], needed: list[bool]) -> None:
+        self.logits, (_, self.weight, self.bias), self.memory = logits, like, ChunkMemory()
+        self.gradients = [
+            torch.zeros_like(value, dtype=torch.float32) if needs else None
+            for value, needs in zip(like, needed, strict=True)
+        ]
+
+    def add(
+        self, chunk: slice, x: Float[Tensor, "c h"], tokens: Int[Tensor, " c"], weights: Float[Tensor, " c"]
+    ) -> Float[Tensor, " c"]:
+        """Return log p of the tokens of a chunk, and add to the gradients of the features, the weight and the bias."""
+        token, scale = tokens[:, None], weights[:, None].float()
+        logits = self.logits(x, self.weight, self.bias)
+        p, v = self.memory.log_p(logits), logits.shape[1]
+        log_p = p.gather(-1, token)[:, 0]
+        of_features, of_weight, of_bias = self.gradients
+        if of_features is None and of_weight is None and of_bias is None:
+            return log_p
+        p.exp_().scatter_add_(1, token, torch.full_like(log_p, -1.0)[:, None])  # minus the gradient of log p
+        if of_bias is not None:
+            of_bias[:v] -= scale[:, 0] @ p
+        if x.dtype != torch.float32:
+            p = logits.copy_(p)  # in the place of the logits
+        scaled = x * -scale.to(x.dtype)
+        if of_weight is not None and x.dtype == torch.float32:
+            of_weight[:v].addmm_(p.T, scaled)
+        elif of_weight is not None:
+            of_weight[:v] += self.memory.like(of_weight[:v], "product").copy_(p.T @ scaled)
+        if of_features is not None:
+            of_features[chunk] = (p @ self.weight[:v]).float() * -scale
         return log_p
-    p = p.exp_().scatter_add_(1, token, torch.full_like(log_p, -1.0)[:, None])  # minus the gradient of log p
-    v, p = p.shape[1], p.to(x.dtype)
-    scaled = x * -scale.to(x.dtype)
-    if of_weight is not None:
-        _add_product(of_weight[:v], p.T, scaled)
-    if of_bias is not None:
-        of_bias[:v] -= (p * scale.to(p.dtype)).float().sum(dim=0) if p.dtype != torch.float32 else scale[:, 0] @ p
-    if of_features is not None:
-        of_features[start:stop] = (p @ weight[:v]).float() * -scale
-    return log_p
-
-
-def _add_product(total: Float[Tensor, "m n"], a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> None:
-    """Add a b to `total`, which is float32."""
-    if a.dtype == torch.float32:
-        total.addmm_(a, b)
-    else:
-        total += a @ b

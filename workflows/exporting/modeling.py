@@ -96,7 +96,7 @@ class EdlmModel(PreTrainedModel):
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError("the model reads no padding: give rows of one length, with the mask where text is open")
         features = self.read(input_ids, timesteps)
-        (logits,) = self.denoiser.readout(features.flatten(0, 1), _itself)
+        (logits,) = self.denoiser.readout.by_chunk(_itself, features.flatten(0, 1))
         return MaskedLMOutput(logits=logits.unflatten(0, input_ids.shape))
 
     def read(self, xt: Int[Tensor, "b l"], timesteps: Float[Tensor, " b"] | None = None) -> Float[Tensor, "b l h"]:

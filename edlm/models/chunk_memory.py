@@ -1,0 +1,38 @@
+"""Memory for the distributions of chunks of positions, which are the largest tensors of a step."""
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from edlm import equations
+
+
+class ChunkMemory:
+    """What the chunks of a pass write to in turn, so that only the first touches new pages.
+
+    On a processor those take longer than what is computed in them. A result is overwritten by the next of its kind,
+    except while gradients are recorded: then it has memory of its own.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def log_p(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
+        """Return log p_theta in float32, as `equations.substitute` does."""
+        if torch.is_grad_enabled():
+            return equations.substitute(logits)
+        wide = logits if logits.dtype == torch.float32 else self.like(logits, "logits").copy_(logits)
+        return equations.substitute(wide, out=self.like(logits, "log p"))
+
+    def draw(
+        self, log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Draw k tokens per position, as `equations.draw` does, which returns no part of this memory."""
+        return equations.draw(log_p, u, self.like(log_p, "cdf", torch.float64))
+
+    def like(self, values: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return memory of this name and the shape of `values`, with any content."""
+        held = self._held.get(name)
+        if held is None or len(held) < len(values):
+            held = self._held[name] = torch.empty_like(values, dtype=dtype, memory_format=torch.contiguous_format)
+        return held[: len(values)]

@@ -1,0 +1,46 @@
+"""Chunks that share memory have the results of chunks that do not."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm import equations
+from edlm.models.chunk_memory import ChunkMemory
+
+VOCABULARY = 11
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recorded", [False, True])
+@given(rows=st.lists(st.integers(0, 6), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_results_are_those_of_the_equations_whatever_came_before(dtype, recorded, rows):
+    generator, memory = torch.Generator().manual_seed(0), ChunkMemory()
+    with torch.set_grad_enabled(recorded):
+        for n in rows:
+            logits = torch.randn(n, VOCABULARY, generator=generator).to(dtype)
+            u = torch.rand(n, 3, generator=generator, dtype=torch.float64)
+            expected = equations.substitute(logits)
+            assert torch.equal(memory.log_p(logits), expected)
+            tokens, log_p = memory.draw(expected, u)
+            assert torch.equal(tokens, equations.draw(expected, u)[0])
+            assert torch.equal(log_p, expected.gather(-1, tokens))
+
+
+def test_a_distribution_is_kept_until_the_next_one_through_a_draw():
+    logits, memory = torch.randn(4, VOCABULARY), ChunkMemory()
+    with torch.no_grad():
+        log_p = memory.log_p(logits)
+        memory.draw(log_p, torch.rand(4, 2, dtype=torch.float64))
+        assert torch.equal(log_p, equations.substitute(logits))
+
+
+def test_while_gradients_are_recorded_every_distribution_stays():
+    memory = ChunkMemory()
+    first, second = (torch.randn(4, VOCABULARY, requires_grad=True) for _ in range(2))
+    kept = memory.log_p(first)
+    memory.log_p(second)
+    assert torch.equal(kept, equations.substitute(first))
+    kept[:, 0].sum().backward()
+    assert first.grad is not None
