@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from edlm.models.row_invariance import padded
+from edlm.models.row_invariance import padded, unpadded
 
 PLACES_MULTIPLE = 4  # else scratch memory is aligned in some threads only, and last bits depend on it
 
@@ -30,7 +30,6 @@ def attend(
         scores = (q * q.shape[-1] ** -0.5) @ k.mT
         return scores.softmax(dim=-1) @ v  # summed in float32
     if q.device.type == "cpu" and dropout == 0 and (seen is None or seen.shape[-2] == 1):
-        queries = q.shape[-2]
-        q = padded(q, PLACES_MULTIPLE)
-        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)[..., :queries, :]
+        attended = F.scaled_dot_product_attention(padded(q, PLACES_MULTIPLE), k, v, seen, is_causal=causal)
+        return unpadded(attended, q.shape[-2])
     return F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)

@@ -26,6 +26,14 @@ def padded(x: Float[Tensor, "*b n h"], multiple: int) -> Float[Tensor, "*b m h"]
     return F.pad(x, (0, 0, 0, more)) if torch.compiler.is_compiling() or more else x
 
 
+def unpadded(x: Float[Tensor, "*b m h"], rows: int) -> Float[Tensor, "*b n h"]:
+    """Remove the rows that `padded` has added.
+
+    Without any, x is returned, and no slice of it, whose backward pass would fill a tensor with zeros first.
+    """
+    return x[..., :rows, :] if torch.compiler.is_compiling() or x.shape[-2] != rows else x
+
+
 def linear(
     x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None = None
 ) -> Float[Tensor, "*n o"]:
@@ -33,7 +41,7 @@ def linear(
     if more := -x.shape[-1] % ALIGNED:
         x, weight = F.pad(x, (0, more)), F.pad(weight, (0, more))
     rows = x.flatten(0, -2)
-    return F.linear(padded(rows, ROWS_MULTIPLE), weight, bias)[: len(rows)].unflatten(0, x.shape[:-1])
+    return unpadded(F.linear(padded(rows, ROWS_MULTIPLE), weight, bias), len(rows)).unflatten(0, x.shape[:-1])
 
 
 class RowInvariantLinear(nn.Linear):

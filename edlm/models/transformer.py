@@ -15,7 +15,7 @@ from edlm.models.documents import same_document
 from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.kv_cache import KVCache
 from edlm.models.rotary import Rotary
-from edlm.models.row_invariance import RowInvariantLinear, gelu_multiple, linear, padded
+from edlm.models.row_invariance import RowInvariantLinear, gelu_multiple, linear, padded, unpadded
 
 
 @config
@@ -220,9 +220,9 @@ class Block(nn.Module):
         return x + self._mlp(y)
 
     def _projected(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        projected = self._by_head(self.qkv(x), 3)
-        q, k = rotary(projected[:2])
-        return q, k, projected[2]
+        qk, v = self._by_head(self.qkv(x), 3).split((2, 1))  # one backward pass joins their gradients
+        q, k = rotary(qk)
+        return q, k, v[0]
 
     def _by_head(self, x: Tensor, parts: int) -> Float[Tensor, "parts b a l c"]:
         """Split a joint projection into its parts and heads."""
@@ -253,8 +253,8 @@ class Block(nn.Module):
 
     def _mlp(self, y: Float[Tensor, "*n h"]) -> Float[Tensor, "*n h"]:
         rows = y.flatten(0, -2)
-        padded_rows = padded(rows, gelu_multiple(len(rows), self.up.out_features))
-        return self.down(F.gelu(self.up(padded_rows), approximate="tanh"))[: len(rows)].unflatten(0, y.shape[:-1])
+        hidden = F.gelu(self.up(padded(rows, gelu_multiple(len(rows), self.up.out_features))), approximate="tanh")
+        return unpadded(self.down(hidden), len(rows)).unflatten(0, y.shape[:-1])
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
