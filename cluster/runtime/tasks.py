@@ -1,6 +1,8 @@
 """Independent Ray tasks, each on its own CPUs: in order of completion, or of the items."""
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 RETRIES = 2  # of a task whose worker died
 AHEAD = 4  # tasks that wait, so that no CPU does
+ASK_SECONDS = 1.0  # for how long the number of CPUs that a cluster has is taken to stay
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,10 +62,13 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], cpus: float)
     """
     remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_on_own_threads)
     running: deque[Any] = deque()
+    at_once, asked = 0.0, -math.inf
     try:
         for item in items:
             running.append(remote.remote(work, item, cpus))
-            if len(running) >= ray.cluster_resources().get("CPU", cpus) / cpus + AHEAD:
+            if time.monotonic() > asked + ASK_SECONDS:
+                at_once, asked = ray.cluster_resources().get("CPU", cpus) / cpus, time.monotonic()
+            if len(running) >= at_once + AHEAD:
                 yield _result(running.popleft())
         while running:
             yield _result(running.popleft())

@@ -29,7 +29,9 @@ def start(workspace: Path, output: Path, temporary: Path) -> subprocess.Popen:
 
 
 def losses(lines: str) -> dict[int, str]:
-    return {int(step): loss for step, loss in (line.split() for line in lines.splitlines() if line != "started")}
+    """Loss of each step by its line, of which a kill may cut the last one short."""
+    whole = [line for line in lines.splitlines(keepends=True) if line.endswith("\n") and line != "started\n"]
+    return {int(step): loss for step, loss in map(str.split, whole)}
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights_and_leaves_nothing(tmp_path):
