@@ -1,5 +1,6 @@
 """Noise schedules alpha_t, the probability that a token is clean at time t, and the times drawn in training."""
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -84,11 +85,24 @@ ScheduleConfig = LogLinear | Cosine | Polynomial
 def draw_times(
     seed: int, step: int, batch_index: Int[Tensor, " b"], global_batch_size: int, floor: Fraction = TRAINING_FLOOR
 ) -> Float[Tensor, " b"]:
-    """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + i / N) mod 1 (Kingma et al. 2021).
+    """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + c i / N) mod 1 (Kingma et al. 2021).
 
     `batch_index`: the rows' indices i in the global batch of N = `global_batch_size` rows, over all workers and
-    accumulation steps; u is shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once.
+    accumulation steps; u is shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once. With
+    c = `_apart(N)` instead of 1, the rows of one worker are spread over (0, 1), too: otherwise one of them would have
+    the times near 1, nearly all of whose tokens are masked, and the others would wait for it.
     """
     u = uniforms(seed, step, 0, Purpose.TIME, device=batch_index.device)
-    t = (u + batch_index.double() / global_batch_size) % 1.0
+    stratum = batch_index * _apart(global_batch_size) % global_batch_size
+    t = (u + stratum.double() / global_batch_size) % 1.0
     return floor + (1 - floor) * t
+
+
+@functools.cache
+def _apart(n: int) -> int:
+    """Return the number nearest to n divided by the golden ratio that has no factor in common with n.
+
+    Its multiples mod n are evenly spread, however many neighbours of them are taken (Weyl 1916).
+    """
+    golden = (1 + math.sqrt(5)) / 2
+    return min((c for c in range(1, n + 1) if math.gcd(c, n) == 1), key=lambda c: abs(c - n / golden))
