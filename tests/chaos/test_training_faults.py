@@ -113,6 +113,6 @@ def test_without_its_gcs_a_command_ends_with_one_line_and_the_same_one_goes_on(u
     assert "Traceback" not in output
     wait_for_orphans_of(tmp_path)
     resumed = run(tmp_path, "pretrain", *LONG, *often)
-    assert re.search(r"\[pretrain\] resumes after step [23]00\n", resumed)
+    assert re.search(r"\[pretrain\] resumes after step [1-9]\d*00\n", resumed)
     assert _curve(tmp_path, resumed) == _curve(*undisturbed)
     assert digest(tmp_path) == digest(undisturbed[0])
