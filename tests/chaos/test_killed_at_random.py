@@ -31,10 +31,11 @@ from tests.workflows.commands import command
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(6 * 3600)]
 
 KILLS = int(os.environ.get("KILLS", "12"))
-STEPS_PER_KILL = 80  # more than are taken between two kills, so that the run has not ended before the last
+STEPS_PER_KILL = 160  # more than are taken between two kills, so that the run has not ended before the last
 STEPS = KILLS * STEPS_PER_KILL
 SETTINGS = (
     "--pretrain.steps", str(STEPS), "--pretrain.checkpoint_every", "20", "--pretrain.log_every", "20",
+    "--pretrain.batch", "1024",  # steps of 0.05 to 0.2 s: as fast as a restart is slow, most kills would come too late
     "--cluster.restarts", "1000000",
 )  # fmt: skip
 VICTIMS = {"ray::RayTrainWorker": 5, COMMAND: 2, "ray::TrainController": 1, "raylet/raylet": 1, "ray::_Board": 1}
