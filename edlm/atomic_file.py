@@ -1,7 +1,6 @@
 """Local files that are written whole or not at all, and that a power cut does not take."""
 
 import fcntl
-import glob
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,8 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
     """Yield the path of an empty file beside `target`, which takes its place, on the disk, at the end of the context.
 
     A reader of `target` sees the old content or the new one. After an error the old one stays, and nothing else. What a
-    killed process has left of its write is removed by the next write of the same target; not on a disk without locks.
+    killed process has left of its write is removed by the next write to the same folder, if the disk has locks. They
+    must reach every host that writes there.
 
     Examples:
         >>> target = Path(tempfile.mkdtemp(), "a.txt")
@@ -28,7 +28,7 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
         'whole'
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
+    _sweep(target.parent)
     temporary, held = _held(target)
     with held:
         try:
@@ -42,10 +42,10 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
 
 
 def _held(target: Path) -> tuple[Path, BinaryIO]:
-    """Return a new file beside `target`, and what locks it until it is closed: by the kernel, for a killed process."""
+    """Return a new file beside `target`, and the open file that locks it; a killed process's lock ends with it."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent)
-        held = os.fdopen(descriptor, "rb")
+        held = os.fdopen(descriptor, "r+b")  # NFS locks no reader exclusively
         with suppress(OSError):  # of a disk without locks, where no sweep can lock it either
             fcntl.flock(held, fcntl.LOCK_EX)
         if os.path.exists(name):  # no sweep came before the lock
@@ -53,11 +53,12 @@ def _held(target: Path) -> tuple[Path, BinaryIO]:
         held.close()
 
 
-def _sweep(target: Path) -> None:
-    """Remove the unfinished files of a target that no process holds."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*{UNFINISHED}"):
-        with suppress(OSError), path.open("rb") as held:  # it has taken its place, or is another user's
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or is being written
+def _sweep(folder: Path) -> None:
+    """Remove the unfinished files of a folder that no process holds."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        # An error means that the file has taken its place, is being written, or is another user's.
+        with suppress(OSError), path.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 
 

@@ -69,7 +69,7 @@ def draw(
     """Draw k tokens per position by inverse CDF and return them with their log-probabilities.
 
     One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail, which
-    lowers the entropy and flatters generative perplexity (Zheng et al. 2024). `p`, if given, is overwritten with it.
+    lowers the entropy and flatters generative perplexity (Zheng et al. 2024). `p`, if given, is the memory for it.
     """
     p = torch.empty_like(log_p, dtype=torch.float64) if p is None else p
     tokens = draw_by_weight(p.copy_(log_p.detach()).exp_(), u)

@@ -310,7 +310,8 @@ def _make_room(uri: str, marker: Marker) -> None:
     write_text(join(uri, INTENT), json.dumps(plain(intent)))
     old = {name for name in present if name.startswith((f".{MARKER}.", f".{INTENT}."))} | (set(published) - set(new))
     for name in sorted(present & {MARKER, *old}):
-        system.rm_file(f"{root}/{name}")
+        with suppress(FileNotFoundError):  # the write of the intent has removed what a killed one had left
+            system.rm_file(f"{root}/{name}")
 
 
 def _read_marker(uri: str) -> Marker | None:

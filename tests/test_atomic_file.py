@@ -28,18 +28,19 @@ def writing(target: Path) -> tuple[subprocess.Popen, Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_the_next_write_removes_what_a_killed_process_left_of_this_target_and_of_no_other(tmp_path):
-    target = tmp_path / "lease[1].json"  # no pattern
-    (killed, left), (other, kept), (process, held) = map(writing, (target, tmp_path / "lease1.json", target))
+def test_the_next_write_to_a_folder_removes_what_killed_processes_left_there_and_nothing_else(tmp_path):
+    target = tmp_path / "lease.json"
+    (killed, left), (other, left_too), (process, held) = map(writing, (target, tmp_path / "other.json", target))
     for one in (killed, other):
         one.send_signal(signal.SIGKILL)
         one.communicate()
-    (tmp_path / ".lease[1].json.own").write_text("a file of the user's")
+    (tmp_path / ".lease.json.own").write_text("a file of the user's")
     with replacing(target) as new:
         new.write_text("whole")
         assert held.read_text() == "half", "a file that is being written"
         assert not left.exists()
-    assert {path.name for path in tmp_path.iterdir()} == {target.name, kept.name, held.name, ".lease[1].json.own"}
+        assert not left_too.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, held.name, ".lease.json.own"}
     process.communicate("\n")
     assert process.returncode == 0
     assert target.read_text() == "half", "of the writer that ends last"

@@ -2,13 +2,16 @@
 
 import pytest
 
+from edlm.atomic_file import UNFINISHED
 from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache
 from edlm.storage import INTENT, MARKER, committed, join, local_copy, publish, remove_leftovers, write_text
 from tests.test_storage import TREE, read, write
 
 
-@pytest.mark.parametrize("name", [f".{MARKER}.x1y2", f".{INTENT}.x1y2", ".nfs0000001", "deep/.nfs0000001"])
+@pytest.mark.parametrize(
+    "name", [f".{MARKER}.x1y2", f".{INTENT}.x1y2", f".{INTENT}.x1y2{UNFINISHED}", ".nfs0000001", "deep/.nfs0000001"]
+)
 def test_what_a_killed_publication_or_nfs_leaves_is_not_foreign(tmp_path, name):
     target = str(tmp_path / "out")
     publish(write(tmp_path / "a", TREE), target)

@@ -88,11 +88,11 @@ def test_neighbouring_times_are_one_stratum_apart(count, seed):
     assert bool(((t * count).floor().long() == torch.arange(count)).all())
 
 
-@given(rows=st.integers(8, 32), workers=st.integers(2, 16), step=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
-def test_the_training_times_of_each_worker_have_about_the_same_mean(rows, workers, step):
+@given(rows=st.integers(2, 32), workers=st.integers(2, 16), step=st.integers(0, 10**6))
+@settings(max_examples=100, deadline=None)
+def test_the_more_rows_the_workers_have_the_closer_are_the_means_of_their_times(rows, workers, step):
     t = draw_times(0, step, torch.arange(rows * workers), rows * workers, floor=0.0)
-    assert float((t.view(workers, rows).mean(dim=1) - t.mean()).abs().max()) <= 2 / rows + 1e-9
+    assert float((t.view(workers, rows).mean(dim=1) - t.mean()).abs().max()) <= 1.4 / rows + 1e-9
 
 
 def test_training_times_change_with_the_step_and_the_seed_and_are_uniform_over_steps():

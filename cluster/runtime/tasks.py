@@ -62,13 +62,13 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], cpus: float)
     """
     remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_on_own_threads)
     running: deque[Any] = deque()
-    at_once, asked = 0.0, -math.inf
+    cpus_there, asked_at = 0.0, -math.inf
     try:
         for item in items:
             running.append(remote.remote(work, item, cpus))
-            if time.monotonic() > asked + ASK_SECONDS:
-                at_once, asked = ray.cluster_resources().get("CPU", cpus) / cpus, time.monotonic()
-            if len(running) >= at_once + AHEAD:
+            if time.monotonic() > asked_at + ASK_SECONDS:
+                cpus_there, asked_at = ray.cluster_resources().get("CPU", cpus), time.monotonic()
+            if len(running) >= cpus_there / cpus + AHEAD:
                 yield _result(running.popleft())
         while running:
             yield _result(running.popleft())

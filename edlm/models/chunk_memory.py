@@ -10,8 +10,8 @@ from edlm import equations
 class ChunkMemory:
     """What the chunks of a pass write to in turn, so that only the first touches new pages.
 
-    On a processor those take longer than what is computed in them. A result is overwritten by the next of its kind,
-    except while gradients are recorded: then it has memory of its own.
+    On a CPU, touching a page for the first time takes longer than what is computed in it. A result is overwritten by
+    the next of its kind, except while gradients are recorded: then it has memory of its own.
     """
 
     def __init__(self) -> None:
@@ -21,18 +21,18 @@ class ChunkMemory:
         """Return log p_theta in float32, as `equations.substitute` does."""
         if torch.is_grad_enabled():
             return equations.substitute(logits)
-        wide = logits if logits.dtype == torch.float32 else self.like(logits, "logits").copy_(logits)
-        return equations.substitute(wide, out=self.like(logits, "log p"))
+        wide = logits if logits.dtype == torch.float32 else self.scratch(logits, "logits").copy_(logits)
+        return equations.substitute(wide, out=self.scratch(logits, "log p"))
 
     def draw(
         self, log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """Draw k tokens per position, as `equations.draw` does, which returns no part of this memory."""
-        return equations.draw(log_p, u, self.like(log_p, "cdf", torch.float64))
+        return equations.draw(log_p, u, self.scratch(log_p, "cdf", torch.float64))
 
-    def like(self, values: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return memory of this name and the shape of `values`, with any content."""
+    def scratch(self, values: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return memory of the shape of `values`, with any content: that of this name, if it has as many rows."""
         held = self._held.get(name)
-        if held is None or len(held) < len(values):
+        if held is None or len(held) < len(values) or (held.shape[1:], held.dtype) != (values.shape[1:], dtype):
             held = self._held[name] = torch.empty_like(values, dtype=dtype, memory_format=torch.contiguous_format)
         return held[: len(values)]

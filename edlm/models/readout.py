@@ -16,7 +16,7 @@ from edlm.models.summed_log_p import summed_log_p
 CHUNK = 2**24  # maximum of vocabulary entries (rows x v) in memory at once: 64 MiB in float32
 
 Consume = Callable[..., tuple[Tensor, ...]]
-"""Function of a chunk's logits [c v] and of the aligned rows of it; the outputs begin with c, too."""
+"""Function of a chunk's logits [c v] and of the aligned rows of it; each output has c rows."""
 
 
 class ScalarHead(nn.Module):
@@ -52,7 +52,7 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, compute: Callable[..., tuple[Tensor, ...]], features: Float[Tensor, "n h"], *aligned: Tensor):
-        """Return `compute(features, *aligned)`, which reads this head's weight and bias: one call for all chunks."""
+        """Return `compute(features, *aligned)`; sharded training has gathered the weight and the bias within."""
         return compute(features, *aligned)
 
     def by_chunk(self, consume: Consume, features: Float[Tensor, "n h"], *aligned: Tensor):

@@ -15,8 +15,8 @@ from torch import Tensor
 from edlm.models.chunk_memory import ChunkMemory
 
 Logits = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Function of features [n h], weight [u h] and bias [u]: logits [n v], v <= u, of the first v rows of the weight. It
-may give tokens probability 0."""
+"""Function of features [n h], weight [u h] and bias [u]: logits [n v], v <= u, of the first v rows of the weight, in
+memory of their own and in the precision of the features. It may give tokens probability 0."""
 
 
 def summed_log_p(
@@ -84,6 +84,7 @@ class _Chunks:
         """Return log p of the tokens of a chunk, and add to the gradients of the features, the weight and the bias."""
         token, scale = tokens[:, None], weights[:, None].float()
         logits = self.logits(x, self.weight, self.bias)
+        assert logits.dtype == x.dtype
         p, v = self.memory.log_p(logits), logits.shape[1]
         log_p = p.gather(-1, token)[:, 0]
         of_features, of_weight, of_bias = self.gradients
@@ -97,8 +98,10 @@ class _Chunks:
         scaled = x * -scale.to(x.dtype)
         if of_weight is not None and x.dtype == torch.float32:
             of_weight[:v].addmm_(p.T, scaled)
-        elif of_weight is not None:
-            of_weight[:v] += self.memory.like(of_weight[:v], "product").copy_(p.T @ scaled)
+        elif of_weight is not None and x.device.type == "cpu":
+            of_weight[:v] += self.memory.scratch(of_weight[:v], "product").copy_(p.T @ scaled)
+        elif of_weight is not None:  # a GPU adds two precisions in one kernel
+            of_weight[:v] += p.T @ scaled
         if of_features is not None:
             of_features[chunk] = (p @ self.weight[:v]).float() * -scale
         return log_p

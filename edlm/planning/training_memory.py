@@ -101,9 +101,9 @@ def training_memory(
     kept = 0.0 if sharding.offload else 1.0
     kept_elements = work.checkpointed if training.activation_checkpointing else work.activations
     activations = (rows + work.padding_rows) * kept_elements * size
-    # In bfloat16 a logit is there in both precisions.
-    logits = _logits(rows * work.logits, work) * (work.logit_bytes + (size if size < FLOAT32 else 0))
-    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * work.drawn_bytes)
+    rounded = size if size < FLOAT32 else 0  # in bfloat16 a logit is there in both precisions
+    logits = _logits(rows * work.logits, work) * (work.logit_bytes + rounded)
+    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * (work.drawn_bytes + rounded))
     return TrainingMemory(
         weights=_weights(work, size, devices, sharding),
         gradients=_gradients(work.trained, devices, sharding),
