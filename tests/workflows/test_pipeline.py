@@ -27,8 +27,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BEFORE = ["prepare", "pretrain", "autoregress", "finetune-step"]
 STAGES = [*BEFORE, "finetune-coar", "evaluate", "register"]
-# Each stage's batch is a multiple of 8, and the one of pretrain is another than that of the stage that is there.
-TOO_MANY = ("--cluster.workers", "8", "--cluster.cpus_per_worker", "64", "--pretrain.batch", "16")
+TOO_MANY = ("--cluster.workers", "8", "--cluster.cpus_per_worker", "64")  # of which each stage's batch is a multiple
 
 
 def states(output: str) -> dict[str, str]:
@@ -273,7 +272,7 @@ def test_a_cell_that_fails_is_named_with_its_cause_and_loses_no_other(home, two_
 @pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_more_workers_than_the_machine_has_is_an_error_that_names_the_resource(home):
-    output = run(home, "pretrain", *TOO_MANY, expect=1)
+    output = run(home, "pretrain", *TOO_MANY, "--pretrain.batch", "16", expect=1)
     assert "8 workers of pretrain: 512 CPU needed, the cluster has" in output
     assert "Traceback" not in output
 
@@ -291,7 +290,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts(tmp_path, monkeypatch
 @pytest.mark.chaos
 @pytest.mark.usefixtures("first")
 def test_a_stage_that_failed_states_so_in_mlflow(home):
-    run(home, "pretrain", *TOO_MANY, expect=1)
+    run(home, "pretrain", *TOO_MANY, "--pretrain.batch", "24", expect=1)
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     (experiment,) = [e for e in client.search_experiments() if e.name == "edlm"]
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
