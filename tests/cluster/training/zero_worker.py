@@ -260,7 +260,7 @@ def small_chunks() -> Iterator[list[int]]:
         return chunk(*given, **settings)
 
     readout.CHUNK, readout.checkpoint = 1, functools.partial(counted, compute)
-    summed_log_p._Chunks.add = functools.partialmethod(lambda *given: counted(summed, *given))
+    summed_log_p._Chunks.add = lambda *given: counted(summed, *given)
     try:
         yield counts
     finally:
