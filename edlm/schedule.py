@@ -101,10 +101,10 @@ def draw_times(
 
 @functools.cache
 def _strata(n: int) -> Int64[np.ndarray, " n"]:
-    """Return 0 to n - 1 in the order of the fractional parts of multiples of the golden ratio.
+    """Return the rank of the fractional part of i times the golden ratio among those of all i < n.
 
-    Of these parts any consecutive ones are evenly spread (Weyl 1916), so that the mean of m neighbours is at most
-    1.4 n / m from that of all, for n <= 512.
+    Consecutive ones of these parts are evenly spread over (0, 1) (Weyl 1916), so that the mean of m neighbours is at
+    most 1.4 n / m from that of all: enumerated for n <= 512 and every m that divides n.
     """
     parts = np.arange(n) * ((math.sqrt(5) - 1) / 2) % 1.0
     return parts.argsort(kind="stable").argsort(kind="stable")
