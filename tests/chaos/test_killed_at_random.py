@@ -35,7 +35,7 @@ STEPS_PER_KILL = 160  # more than are taken between two kills, so that the run h
 STEPS = KILLS * STEPS_PER_KILL
 SETTINGS = (
     "--pretrain.steps", str(STEPS), "--pretrain.checkpoint_every", "20", "--pretrain.log_every", "20",
-    "--pretrain.batch", "1024",  # steps of 0.05 to 0.2 s: as fast as a restart is slow, most kills would come too late
+    "--pretrain.batch", "1024",  # steps of 0.05 to 0.2 s: a training of faster ones would end before most kills
     "--cluster.restarts", "1000000",
 )  # fmt: skip
 VICTIMS = {"ray::RayTrainWorker": 5, COMMAND: 2, "ray::TrainController": 1, "raylet/raylet": 1, "ray::_Board": 1}
