@@ -2,12 +2,26 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from edlm.models.row_invariance import padded, unpadded
+from edlm.models.row_invariance import RowInvariantLinear, linear, padded, unpadded
 
+BY_ROW = 128  # positions of a row from which half of its queries costs more than a call of the kernel per row
 PLACES_MULTIPLE = 4  # else scratch memory is aligned in some threads only, and last bits depend on it
+
+
+class Projection(RowInvariantLinear):
+    """Joint projection of positions to queries, keys and values: one weight, which sharded training gathers once."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - two tensors, given an index
+        self, input: Float[Tensor, "b l h"], index: tuple[Int[Tensor, " n"], ...] | None = None
+    ):
+        """Return all three at every position or, given an `index`, queries at it, and keys and values everywhere."""
+        if index is None:
+            return super().forward(input)
+        queries = self.in_features
+        return linear(input[index], self.weight[:queries]), linear(input, self.weight[queries:])
 
 
 def attend(
@@ -33,3 +47,18 @@ def attend(
         attended = F.scaled_dot_product_attention(padded(q, PLACES_MULTIPLE), k, v, seen, is_causal=causal)
         return unpadded(attended, q.shape[-2])
     return F.scaled_dot_product_attention(q, k, v, seen, dropout, causal)
+
+
+def attends_at(x: Float[Tensor, "b l h"]) -> bool:
+    """Return whether `attend_at` is faster than all queries: on a GPU, many small kernels are not."""
+    return x.device.type == "cpu" and x.shape[1] >= BY_ROW and not torch.compiler.is_compiling()
+
+
+def attend_at(
+    q: Float[Tensor, "a n c"], k: Float[Tensor, "b a l c"], v: Float[Tensor, "b a l c"], rows: Int[Tensor, " n"]
+) -> Float[Tensor, "a n c"]:
+    """Compute `attend` of n queries, each to all positions of its row; `rows` is ascending."""
+    counts = torch.bincount(rows, minlength=len(k)).tolist()
+    by_row = zip(q.split(counts, dim=1), k.split(1), v.split(1), strict=True)
+    attended = [attend(queries[None], keys, values)[0] for queries, keys, values in by_row if queries.shape[1]]
+    return torch.cat(attended, dim=1) if attended else q

@@ -11,6 +11,7 @@ from edlm.config import ConfigurationError, config
 from edlm.device_copies import selected_indices
 from edlm.models.float32_summed_layers import Embedding
 from edlm.models.readout import LMHead
+from edlm.models.repeated_tokens import embed
 from edlm.models.transformer import Transformer, TransformerConfig
 
 
@@ -117,7 +118,8 @@ class Denoiser(AbstractDenoiser):
         index: tuple[Int[Tensor, " n"], ...],
         documents: Int[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "n h"]:
-        return self.transformer.at(self.embedding(xt), t, index, documents)
+        x, repeated = embed(self.embedding, xt)
+        return self.transformer.at(x, t, index, documents, repeated)
 
     def read_at(
         self, xt: Int[Tensor, "b l"], t: Float[Tensor, " b"], where: Bool[Tensor, "b l"]

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from edlm.config import ConfigurationError, Fraction, Positive, config
-from edlm.models.attention import attend
+from edlm.models.attention import Projection, attend, attend_at, attends_at
 from edlm.models.conditioning import AdaLN, TimeConditioning, TimeEmbedding
 from edlm.models.documents import same_document
 from edlm.models.gather import GatheredPositions, gather_positions
 from edlm.models.kv_cache import KVCache
+from edlm.models.repeated_tokens import RepeatedTokens
 from edlm.models.rotary import Rotary
 from edlm.models.row_invariance import RowInvariantLinear, gelu_multiple, linear, padded, unpadded
 
@@ -95,18 +96,22 @@ class Transformer(nn.Module):
         t: Float[Tensor, " b"],
         index: tuple[Int[Tensor, " n"], ...],
         documents: Int[Tensor, "b l"] | None = None,
+        repeated: RepeatedTokens | None = None,
     ) -> Float[Tensor, "n h"]:
         """Compute the features of `forward` at n selected positions, given as (rows, positions), for training.
 
-        The last layer attends everywhere and computes the rest at those positions only. Unlike `forward` with `where`,
-        it has dropout, no padding, and a row's last bits depend on the number of selected positions.
+        The last layer computes keys and values everywhere and the rest at those positions only, in the order of the
+        rows. Unlike `forward` with `where`, it has dropout, no padding, and a row's last bits depend on the number of
+        selected positions. Given the `repeated` tokens of x, the first layer projects each once, unless it reads t.
         """
         condition = None if self.time is None else self.time(t, x.dtype)
         *before, last = self.layers
         rotary = self.layers.rotary(torch.arange(x.shape[1], device=x.device))
         seen = None if documents is None else same_document(documents, self.causal)
+        repeated = repeated if condition is None else None
         for layer in before:
-            x = layer(x, rotary, condition, causal=self.causal, seen=seen)
+            x = layer(x, rotary, condition, causal=self.causal, seen=seen, repeated=repeated)
+            repeated = None
         y = last.at(x, rotary, condition, index, causal=self.causal, seen=seen)
         return self.norm(y, None if condition is None else condition[index[0]])[0][:, 0]
 
@@ -142,7 +147,7 @@ class Block(nn.Module):
         self.heads, self.dropout = heads, dropout
         norm = functools.partial(AdaLN, width, time_conditioning) if norm is None else norm
         self.norm_attention = norm()
-        self.qkv = RowInvariantLinear(width, 3 * width, bias=False)
+        self.qkv = Projection(width, 3 * width, bias=False)
         self.out = RowInvariantLinear(width, width, bias=False)
         self.norm_mlp = norm()
         self.up = RowInvariantLinear(width, 4 * width)
@@ -162,13 +167,16 @@ class Block(nn.Module):
         causal: bool = False,
         valid: Bool[Tensor, "b l"] | None = None,
         seen: Bool[Tensor, "b 1 l l"] | None = None,
+        repeated: RepeatedTokens | None = None,
     ) -> Float[Tensor, "b l h"]:
         """Apply the block; only `valid` positions are attended to. In a causal pass, put the others last instead.
 
-        `seen` takes the place of both: the positions (last axis) that each position attends to.
+        `seen` takes the place of both: the positions (last axis) that each position attends to. `repeated`, without a
+        condition: the tokens whose embeddings x is, which are projected once each.
         """
-        y, gate = self.norm_attention(x, condition)
-        x = x + gate * self._drop(self._attend(y, rotary, causal, valid, seen))
+        y, gate = self.norm_attention(x if repeated is None else repeated.table, condition)
+        projected = self.qkv(y) if repeated is None else repeated.spread(self.qkv(y))
+        x = x + gate * self._drop(self.out(self._attended(projected, rotary, causal, valid, seen)))
         y, gate = self.norm_mlp(x, condition)
         return x + gate * self._drop(self._mlp(y))
 
@@ -204,23 +212,26 @@ class Block(nn.Module):
         causal: bool = False,
         seen: Bool[Tensor, "b 1 l l"] | None = None,
     ) -> Float[Tensor, "n 1 h"]:
-        """Compute `forward` at selected positions, given as (rows, positions); attention is computed everywhere."""
+        """Compute `forward` at selected positions, given as (rows, positions) in the order of the rows."""
         y, gate = self.norm_attention(x, condition)
-        attended = self._attended(y, rotary, causal, None, seen)[index][:, None]
-        x = x[index][:, None] + _of(gate, index[0]) * self._drop(self.out(attended))
+        if attends_at(x) and not causal and seen is None and not (self.training and self.dropout):
+            attended = self._attended_at(y, rotary, index)
+        else:
+            attended = self._attended(self.qkv(y), rotary, causal, None, seen)[index]
+        x = x[index][:, None] + _of(gate, index[0]) * self._drop(self.out(attended[:, None]))
         y, gate = self.norm_mlp(x, None if condition is None else condition[index[0]])
         return x + gate * self._drop(self._mlp(y))
 
     def extend(self, x: Float[Tensor, "b one h"], rotary: Rotary, cache: KVCache) -> Float[Tensor, "b one h"]:
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV cache."""
         y, _ = self.norm_attention(x, None)
-        q, k, v = self._projected(y, rotary)
+        q, k, v = self._rotated(self.qkv(y), rotary)
         x = x + self._joined(attend(q, *cache.with_next(k, v)))
         y, _ = self.norm_mlp(x, None)
         return x + self._mlp(y)
 
-    def _projected(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        qk, v = self._by_head(self.qkv(x), 3).split((2, 1))  # one backward pass joins their gradients
+    def _rotated(self, projected: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        qk, v = self._by_head(projected, 3).split((2, 1))  # one backward pass joins their gradients
         q, k = rotary(qk)
         return q, k, v[0]
 
@@ -231,15 +242,10 @@ class Block(nn.Module):
     def _joined(self, y: Tensor) -> Tensor:
         return self.out(_by_position(y))
 
-    def _attend(
-        self, x: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None = None
-    ) -> Tensor:
-        return self.out(self._attended(x, rotary, causal, valid, seen))
-
     def _attended(
-        self, x: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None
+        self, projected: Tensor, rotary: Rotary, causal: bool, valid: Tensor | None, seen: Tensor | None
     ) -> Float[Tensor, "b l h"]:
-        q, k, v = self._projected(x, rotary)
+        q, k, v = self._rotated(projected, rotary)
         visible = None
         if seen is not None:
             assert valid is None
@@ -250,6 +256,13 @@ class Block(nn.Module):
             # without valid positions attend to everything, because a softmax over nothing is undefined.
             visible = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
         return _by_position(attend(q, k, v, visible, causal, self.dropout if self.training else 0.0))
+
+    def _attended_at(self, y: Tensor, rotary: Rotary, index: tuple[Tensor, ...]) -> Float[Tensor, "n h"]:
+        rows, positions = index
+        at_index, everywhere = self.qkv(y, index)
+        (q,), (k, v) = self._by_head(at_index[None], 1), self._by_head(everywhere, 2)
+        attended = attend_at(rotary.of(positions)(q)[0], rotary(k), v, rows)
+        return _by_position(attended[None])[0]
 
     def _mlp(self, y: Float[Tensor, "*n h"]) -> Float[Tensor, "*n h"]:
         rows = y.flatten(0, -2)

@@ -1,9 +1,10 @@
 """Model FLOP of a training step: floating-point operations that its mathematics requires, for MFU.
 
 A product of an m x k and a k x n matrix counts as 2 m k n, and attention as two products over all pairs of positions,
-causal or not. What is computed twice (activation checkpointing), for padding, or at positions that the loss does not
-read, does not count; nor does the optimizer's step, Muon's products of matrices included. MFU is model FLOP per second
-divided by the FLOP per second of the device (Chowdhery et al. 2022, appendix B).
+causal or not. What is computed twice (activation checkpointing, projections of a token that recurs in a small
+vocabulary), for padding, or at positions that the loss does not read, does not count, whether or not a device saves
+it; nor does the optimizer's step, Muon's products of matrices included. MFU is model FLOP per second divided by the
+FLOP per second of the device (Chowdhery et al. 2022, appendix B).
 """
 
 import math
@@ -17,6 +18,7 @@ from edlm.energies.step import StepEnergy
 from edlm.energies.whole_sequence import BidirectionalEnergy
 from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
+from edlm.models.repeated_tokens import recur
 from edlm.models.transformer import TransformerConfig
 from edlm.schedule import AbstractSchedule
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
@@ -27,19 +29,30 @@ FROZEN_WEIGHT = 2  # forward and gradient of the input; of a frozen input, forwa
 TIMES = 1000  # that a schedule is averaged over
 
 
-def transformer_flop(config: TransformerConfig, positions: int, length: int, last: int | None = None) -> int:
-    """Return the FLOP of a forward pass over `positions` of rows of `length`.
+def transformer_flop(config: TransformerConfig, positions: int, length: int) -> int:
+    """Return the FLOP of a forward pass over `positions` of rows of `length`."""
+    return _layers_flop(config.width, config.layers, positions, length)
 
-    `last`: positions that are read of the last layer, whose output projection and MLP need no others; None: all.
+
+def denoiser_flop(denoiser: Denoiser, positions: int, length: int, read: int) -> int:
+    """Return the FLOP of a forward pass in training (`Transformer.at`), and of the logits at the positions it reads.
+
+    The last layer needs keys and values everywhere and the rest only there; the first projects each token once if they
+    recur.
     """
-    return _layers_flop(config.width, config.layers, positions, length, last)
+    config, width = denoiser.config, denoiser.width
+    unread = positions - read
+    needless = _layers_flop(width, 1, unread, length) - 4 * width**2 * unread
+    tokens = denoiser.vocabulary + 1
+    if recur(positions, tokens) and config.layers > 1 and not config.time_conditioning:
+        needless += 6 * width**2 * (positions - tokens)
+    logits = head_flop(width, denoiser.vocabulary, read)
+    return transformer_flop(config, positions, length) - needless + logits
 
 
-def _layers_flop(width: int, layers: int, positions: int, attended: float, last: int | None = None) -> int:
-    inward, outward = 6 * width**2, 18 * width**2  # per position: q, k, v; and output projection with the MLP
-    read = positions if last is None else last
-    attention = 4 * attended * width
-    return round(layers * positions * (inward + attention) + outward * ((layers - 1) * positions + read))
+def _layers_flop(width: int, layers: int, positions: int, attended: float) -> int:
+    """Per position and layer: queries, keys and values, output projection and MLP, and attention."""
+    return round(layers * positions * (24 * width**2 + 4 * attended * width))
 
 
 def head_flop(width: int, vocabulary: int, positions: int) -> int:
@@ -49,8 +62,7 @@ def head_flop(width: int, vocabulary: int, positions: int) -> int:
 
 def denoising_flop(denoiser: Denoiser, rows: int, length: int, masked: int) -> int:
     """Return the FLOP of a training step of a denoiser with `masked` positions in all rows together."""
-    forward = transformer_flop(denoiser.config, rows * length, length, masked)
-    return TRAINED * (forward + head_flop(denoiser.width, denoiser.vocabulary, masked))
+    return TRAINED * denoiser_flop(denoiser, rows * length, length, masked)
 
 
 def next_token_flop(model: AutoregressiveModel, rows: int, length: int) -> int:
@@ -65,7 +77,7 @@ def whole_sequence_flop(denoiser: Denoiser, rows: int, length: int, masked: int,
     positions, width = rows * length, denoiser.width
     pair = 2 * width**2 * positions * (1 + 1 + negatives)  # x_t is projected once for all candidates
     energy = pair + (1 + negatives) * transformer_flop(denoiser.config, positions, length)
-    return _frozen_flop(denoiser, positions, length, masked) + TRAINED * energy
+    return denoiser_flop(denoiser, positions, length, masked) + TRAINED * energy
 
 
 def step_flop(denoiser: Denoiser, energy: StepEnergy, rows: int, length: int, new: int, negatives: int) -> int:
@@ -76,7 +88,7 @@ def step_flop(denoiser: Denoiser, energy: StepEnergy, rows: int, length: int, ne
     width, attended = energy.features.out_features, length if energy.block is None else energy.block
     head = (1 + negatives) * _layers_flop(width, len(energy.layers), new, attended)
     features = FROZEN_WEIGHT * 2 * denoiser.width * width * new
-    return _frozen_flop(denoiser, rows * length, length, new) + features + TRAINED * head
+    return denoiser_flop(denoiser, rows * length, length, new) + features + TRAINED * head
 
 
 def conditional_flop(denoiser: Denoiser, energy: ConditionalEnergy, rows: int, length: int, new: int) -> int:
@@ -86,7 +98,7 @@ def conditional_flop(denoiser: Denoiser, energy: ConditionalEnergy, rows: int, l
     """
     features, layers, logits = _proposal_flop(denoiser, energy, rows, new)
     step = FROZEN_WEIGHT * (features + logits) + TRAINED * layers
-    return _frozen_flop(denoiser, rows * length, length, new) + step
+    return denoiser_flop(denoiser, rows * length, length, new) + step
 
 
 def residual_flop(denoiser: Denoiser, energy: ResidualEnergy, rows: int, length: int, new: int, negatives: int) -> int:
@@ -152,9 +164,3 @@ def new_share(largest_grid: int) -> float:
         low, high = max(1.0, steps - 0.5), min(float(largest_grid), steps + 0.5)
         mean += math.log(high / low) / math.log(largest_grid) / steps
     return mean
-
-
-def _frozen_flop(denoiser: Denoiser, positions: int, length: int, read: int) -> int:
-    """Return the FLOP of the frozen denoiser's pass, and of its logits at the positions that are read."""
-    forward = transformer_flop(denoiser.config, positions, length, read)
-    return forward + head_flop(denoiser.width, denoiser.vocabulary, read)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.models import readout
+from edlm.models.attention import BY_ROW
 from edlm.models.readout import LMHead
 from edlm.models.rotary import Rotary
 from edlm.models.transformer import Block, Transformer, TransformerConfig
@@ -74,6 +75,29 @@ def test_features_at_an_index_are_those_of_the_whole_pass_with_their_gradients(x
             torch.testing.assert_close(mine, value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("time", [False, True])
+@pytest.mark.parametrize("rows", [[0, 0, 2], [1] * 5, []])
+def test_of_long_rows_only_the_queries_at_the_index_are_computed_with_the_same_features_and_gradients(rows, time):
+    net = stirred(
+        Transformer(TransformerConfig(width=16, layers=2, heads=2, time_conditioning=time), causal=False)
+    ).double()
+    g = torch.Generator().manual_seed(0)
+    x, t = torch.randn(3, BY_ROW + 3, 16, generator=g, dtype=torch.float64), torch.tensor([0.1, 0.5, 0.9])
+    x.requires_grad_()
+    index = torch.tensor(rows, dtype=torch.long), torch.tensor([1, BY_ROW, 3, 4, 5][: len(rows)], dtype=torch.long)
+    queries = []
+    net.layers[1].qkv.register_forward_hook(lambda _module, _inputs, output: queries.append(output[0].shape[0]))
+    actual = net.at(x, t, index)
+    assert queries == [len(rows)]
+    expected = net(x, t)[index]
+    torch.testing.assert_close(actual, expected)
+    values = (value.square().sum() for value in (actual, expected))
+    inputs = [x, *net.parameters()]
+    ours, whole = (torch.autograd.grad(value, inputs) for value in values)  # all of them, also of an empty index
+    for mine, value in zip(ours, whole, strict=True):
+        torch.testing.assert_close(mine, value, rtol=1e-4, atol=1e-5)
+
+
 def test_an_invalid_model_serves_no_request(x):
     layer, valid = stirred(Block(16, 2)), torch.tensor([[True] * 5 + [False] * 2] * 3)
     changed = x.clone()
@@ -97,10 +121,10 @@ def test_a_causal_pass_does_not_see_what_stands_behind():
 def test_one_row_of_the_mask_gives_the_bits_of_the_whole_mask(m):
     layer, g = stirred(Block(16, 2)), torch.Generator().manual_seed(m)
     x, valid = torch.randn(3, m, 16, generator=g), torch.arange(m) < torch.tensor([[m], [m // 2 + 1], [1]])
-    q, k, v = layer._projected(x, turn := Rotary.at(torch.arange(m), 8))
+    q, k, v = layer._rotated(layer.qkv(x), turn := Rotary.at(torch.arange(m), 8))
     whole = valid[:, None, None].expand(-1, 1, m, -1).contiguous()
     expected = layer._joined(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=whole))
-    assert torch.equal(layer._attend(x, turn, causal=False, valid=valid)[valid], expected[valid])
+    assert torch.equal(layer.out(layer._attended(layer.qkv(x), turn, False, valid, None))[valid], expected[valid])
 
 
 def test_where_nothing_is_valid_there_are_numbers_all_the_same(x):
