@@ -16,7 +16,7 @@ from cluster.config import Zero
 from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.result import read_result, write_result
 from edlm.data.batches import Rows
-from edlm.models import readout, summed_log_p
+from edlm.models import attention, readout, summed_log_p
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine
 from edlm.training.loop import fit
@@ -290,6 +290,7 @@ def main(rank: int, port: int, output: Path, setups: Setups) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
+    attention.BY_ROW = LENGTH  # so that the short rows of these objectives attend by row
     results = stages(setups, output.parent)
     results["validations"] = validations(setups)
     results["chunked"] = chunked(setups)
