@@ -86,25 +86,31 @@ ScheduleConfig = LogLinear | Cosine | Polynomial
 def draw_times(
     seed: int, step: int, batch_index: Int[Tensor, " b"], global_batch_size: int, floor: Fraction = TRAINING_FLOOR
 ) -> Float[Tensor, " b"]:
-    """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + s_i / N) mod 1 (Kingma et al. 2021).
+    """Draw times in (floor, 1), stratified over the GLOBAL batch: t_i = (u + s_i) / N (Kingma et al. 2021).
 
     `batch_index`: the rows' indices i in the global batch of N = `global_batch_size` rows, over all workers and
     accumulation steps; u is shared by the whole step. Each of the N equal strata of (0, 1) is hit exactly once. Their
-    order s (`_strata`) spreads the rows of one worker over (0, 1), too: with s_i = i one of the workers would have the
-    times near 1, nearly all of whose tokens are masked, and the others would wait for it.
+    order s spreads the rows of one worker over (0, 1), too (`_strata`): with s_i = i one of the workers would have the
+    times near 1, nearly all of whose tokens are masked, and the others would wait for it. In which place of that order
+    the rows begin, and whether it is mirrored, is drawn for the step, so that every row's time is uniform.
     """
-    u = uniforms(seed, step, 0, Purpose.TIME, device=batch_index.device)
-    strata = torch.from_numpy(_strata(global_batch_size)).to(batch_index.device)
-    t = (u + strata[batch_index].double() / global_batch_size) % 1.0
-    return floor + (1 - floor) * t
+    drawn = 2 * global_batch_size * uniforms(seed, step, 0, Purpose.TIME, device=batch_index.device)
+    turn, u = drawn.long(), drawn % 1.0
+    place = (batch_index + turn // 2 * 2) % global_batch_size  # an even number of places on, which parts no pair
+    strata = torch.from_numpy(_strata(global_batch_size)).to(batch_index.device)[place]
+    strata = torch.where(turn % 2 == 0, strata, global_batch_size - 1 - strata)
+    return floor + (1 - floor) * (u + strata.double()) / global_batch_size
 
 
 @functools.cache
 def _strata(n: int) -> Int64[np.ndarray, " n"]:
-    """Return the rank of the fractional part of i times the golden ratio among those of all i < n.
+    """Return the strata 0 to n - 1 in pairs of s and n - 1 - s, whose mean is that of all; of an odd n the middle last.
 
-    Consecutive ones of these parts are evenly spread over (0, 1) (Weyl 1916), so that the mean of m neighbours is at
-    most 1.4 n / m from that of all: enumerated for n <= 512 and every m that divides n.
+    So workers with an even number of rows have the same mean of times. The pairs are in the order of the fractional
+    parts of the golden ratio's multiples, neighbours of which are evenly spread over (0, 1) (Weyl 1916), so that they
+    have about the same mean of a convex schedule, too.
     """
-    parts = np.arange(n) * ((math.sqrt(5) - 1) / 2) % 1.0
-    return parts.argsort(kind="stable").argsort(kind="stable")
+    parts = np.arange(n // 2) * ((math.sqrt(5) - 1) / 2) % 1.0
+    low = parts.argsort(kind="stable").argsort(kind="stable")
+    pairs = np.stack([low, n - 1 - low], axis=1).flatten()
+    return np.append(pairs, [n // 2] * (n % 2)).astype(np.int64)

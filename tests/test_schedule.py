@@ -90,16 +90,18 @@ def test_neighbouring_times_are_one_stratum_apart(count, seed):
 
 @given(rows=st.integers(2, 32), workers=st.integers(2, 16), step=st.integers(0, 10**6))
 @settings(max_examples=100, deadline=None)
-def test_the_more_rows_the_workers_have_the_closer_are_the_means_of_their_times(rows, workers, step):
+def test_workers_have_the_same_mean_of_times_up_to_half_a_row_where_their_number_of_rows_is_odd(rows, workers, step):
     t = draw_times(0, step, torch.arange(rows * workers), rows * workers, floor=0.0)
-    assert float((t.view(workers, rows).mean(dim=1) - t.mean()).abs().max()) <= 1.4 / rows + 1e-9
+    most = rows % 2 * 0.5 / rows
+    assert float((t.view(workers, rows).mean(dim=1) - t.mean()).abs().max()) <= most + 1e-9
 
 
-def test_training_times_change_with_the_step_and_the_seed_and_are_uniform_over_steps():
-    batch_index = torch.arange(4)
-    first = draw_times(0, 0, batch_index, 4)
-    assert not torch.equal(first, draw_times(0, 1, batch_index, 4))
-    assert not torch.equal(first, draw_times(1, 0, batch_index, 4))
-    drawn = torch.stack([draw_times(0, step, torch.tensor([2]), 4, floor=0.0) for step in range(2000)])
+@pytest.mark.parametrize(("row", "rows"), [(2, 4), (3, 4), (2, 3)])
+def test_training_times_change_with_the_step_and_the_seed_and_are_uniform_over_steps(row, rows):
+    batch_index = torch.arange(rows)
+    first = draw_times(0, 0, batch_index, rows)
+    assert not torch.equal(first, draw_times(0, 1, batch_index, rows))
+    assert not torch.equal(first, draw_times(1, 0, batch_index, rows))
+    drawn = torch.stack([draw_times(0, step, torch.tensor([row]), rows, floor=0.0) for step in range(2000)])
     counts = torch.histc(drawn, 10, 0, 1)
     assert ((counts - 200) ** 2 / 200).sum() < 34  # chi-square, 9 degrees of freedom, 1e-4
