@@ -137,6 +137,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "published/layout": "published/test_layout published/test_mdlm",
     "published/mdlm": "published/test_mdlm",
     "published/checkpoint": "workflows/test_import_published",
+    "models/row_buckets": "models/test_row_buckets",
     "models/row_invariance": "models/test_row_invariance",
     "planning/fitted_step_times": "planning/test_fitted_step_times",
     "planning/compute_budget": "planning/test_compute_budget",

@@ -1,21 +1,23 @@
 """Warm-up of a model: canvases filled before the first request, so that no request pays one-time costs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edlm.cooperative_work import Cooperative
 from edlm.inference.generator import TextGenerator
 from edlm.inference.sequence import require_at_random
+from edlm.models.gather import unit_sizes
+from edlm.models.row_buckets import row_buckets
 from edlm.sampling.sampler import Sampler
 
 PLAIN, SCORING = Sampler(steps=1), Sampler(steps=1, candidates=2)
 Rows = tuple[int, ...]
 ONE_ROW: Rows = (1,)
-COMPILED_ROWS: Rows = (1, 2)  # one graph is compiled for a single row, another for any larger number
+COMPILED_ROWS: Rows = (1, 2)  # one version is compiled for a single row, another for any larger number
 
 
 def warmed(generator: TextGenerator, rows: Rows = ONE_ROW) -> None:
-    """Fill canvases with every network, in batches of each size in `rows`.
+    """Fill canvases with every network, in batches of each size in `rows`; record graphs for all smaller batches.
 
     Raise an error if a network returns a value that is not a number, and ValueError if the model's own sampler cannot
     be served.
@@ -61,6 +63,32 @@ def _canvases(generator: TextGenerator, rows: Rows) -> Iterator[None]:
         for name, sampler in [(None, PLAIN), *((name, SCORING) for name in generator.energies)]:
             generator.write((), generator.length, range(count), sampler, name)
             yield
+    yield from _graphs(generator, max(rows))
+
+
+def _graphs(generator: TextGenerator, rows: int) -> Iterator[None]:
+    """Let compiled networks on a GPU record a graph for each size of batches of up to `rows` texts; others do nothing.
+
+    An energy's head reads the new positions of a text, or of a block of it, in units of few sizes: canvases get few
+    gaps and many. How many units there are depends on the texts, so every smaller number is recorded as well.
+    """
+    networks = (generator.denoiser.network, *generator.energies.values())
+    blocks = [block for network in networks for block in row_buckets(network)]
+    if not any(block.recordings for block in blocks):
+        return
+    sampler = replace(SCORING, candidates=max(SCORING.candidates, generator.bundle.sampler.candidates))
+    for name in generator.energies:
+        for gaps in unit_sizes(generator.length):
+            generator.infill(_with_gaps(generator.length, gaps), range(rows), sampler, name)
+            yield
+    for block in blocks:
+        yield from block.record_smaller()
+
+
+def _with_gaps(length: int, gaps: int) -> tuple[int | None, ...]:
+    """Return a text of the token 0 with `gaps` gaps, spread evenly."""
+    at = {i * length // gaps for i in range(gaps)}
+    return tuple(None if position in at else 0 for position in range(length))
 
 
 def _require_servable(generator: TextGenerator) -> None:

@@ -18,7 +18,7 @@ from cluster.http.endpoint import HUNG_SECONDS, Endpoint, make_app
 from cluster.http.limits.settings import request_limits_of
 from cluster.http.metrics import instruments
 from cluster.http.middleware.access_log import log_to_file, log_to_standard_error
-from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, WarmupFailure, warmed, warming
+from cluster.http.warmup import COMPILED_ROWS, ONE_ROW, Rows, WarmupFailure, warmed, warming
 from cluster.runtime.ray_connection import CALLBACK, INTAKE
 from cluster.serving.autoscaling import BACKLOG
 from cluster.serving.deferred_app import DeferredApp
@@ -72,7 +72,7 @@ class Replica:
         self._serving = serving
         self._device = "cuda" if serving.gpus_per_replica > 0 else "cpu"
         self._execution = Execution(precision=serving.precision, compiled=serving.compiled)
-        self._rows = COMPILED_ROWS if serving.compiled else ONE_ROW
+        self._rows = warmup_rows(serving)
         self._app, self._metrics = DeferredApp(), RayMetrics(replica)
         self._model_swap: ModelSwap[TextGenerator] | None = None
         self._drained = False
@@ -173,6 +173,13 @@ class Replica:
 
     def _ended(self, result: Literal["done", "failed"]) -> None:
         self._metrics.add(instruments.SWAPS, 1, result)
+
+
+def warmup_rows(serving: Serving) -> Rows:
+    """Return the numbers of texts that a warm-up fills at once; on a GPU, graphs are recorded for all smaller ones."""
+    if not serving.compiled:
+        return ONE_ROW
+    return (serving.slots,) if serving.gpus_per_replica > 0 else COMPILED_ROWS
 
 
 def limits_of(serving: Serving) -> Limits:

@@ -1,16 +1,20 @@
 """Precision and compilation of a model's networks at inference; their interface stays the same."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edlm.config import config
+from edlm.models.row_buckets import GraphCapture, Recorder, RowBuckets
 from edlm.models.transformer import Block
 
-# Options of torch.compile: CUDA graphs are its mode "reduce-overhead"; on a CPU the tanh of a GELU is a large part of a
-# layer's time and is faster as a quotient of exponentials.
-GRAPHS, QUICK_TANH = {"triton.cudagraphs": True}, {"cpp.use_decompose_tanh": True}
+# On a CPU the tanh of a GELU is a large part of a layer's time and is faster as a quotient of exponentials.
+QUICK_TANH: dict[str, Any] = {"cpp.use_decompose_tanh": True}
+# All blocks of a process share this number of versions of their code: one or two for each size and way to be called.
+# Beyond torch's default of 8, which the energies of one model can reach, further ones would not be compiled.
+COMPILED_VERSIONS = 64
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -36,14 +40,30 @@ class Execution:
         """Round the network to `precision` in place, compile it if `compiled`, and return it."""
         network.to(getattr(torch, self.precision))
         if self.compiled:
-            options = GRAPHS if next(network.parameters()).is_cuda else QUICK_TANH
+            recorder = Recorder(GraphCapture(), "cuda")
             for layer in network.modules():
                 if isinstance(layer, Block):
-                    layer.compile(dynamic=True, options=options)  # one graph for all batch sizes
+                    layer.forward = RowBuckets(_compiled(layer.forward), recorder)
         return network
 
 
 AS_TRAINED = Execution()
+
+
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a block's pass, compiled for any number of rows.
+
+    torch's own CUDA graphs ("triton.cudagraphs") fail where blocks are compiled one by one: the next one finds its
+    input overwritten (pytorch/pytorch#152887).
+    """
+    compiled, settings = torch.compile(forward, dynamic=True, options=QUICK_TANH), cast("Any", torch._dynamo.config)
+
+    def compute(*arguments: Any) -> Tensor:
+        if settings.recompile_limit < COMPILED_VERSIONS:  # of the calling thread
+            settings.recompile_limit = COMPILED_VERSIONS
+        return compiled(*arguments)
+
+    return compute
 
 
 def computes_bfloat16(device: torch.device) -> bool:

@@ -73,7 +73,7 @@ def _gathered(new: Bool[Tensor, "b l"], block: int | None, every_size: bool) -> 
     order = torch.sort((~grouped).byte(), dim=-1, stable=True).indices
     positions = (order + start).clamp(max=length - 1)
     index, bucket = torch.arange(size, device=new.device), _size_of(size, new.device)[counts]
-    for m in _sizes(size) if every_size else sorted(set(bucket.flatten().tolist()) - {0}):
+    for m in unit_sizes(size) if every_size else sorted(set(bucket.flatten().tolist()) - {0}):
         rows, groups = torch.nonzero(bucket == m, as_tuple=True)
         if not len(rows):
             rows = groups = bucket.new_zeros(1)
@@ -87,20 +87,20 @@ def _gathered(new: Bool[Tensor, "b l"], block: int | None, every_size: bool) -> 
 def most_positions(length: int, block: int | None) -> tuple[int, int]:
     """Return the positions, with padding, that a row's groups take at most, and those that `every_size` adds to all."""
     size = max(length if block is None else block, SMALLEST)
-    return (1 if block is None else math.ceil(length / block)) * size, sum(_sizes(size)[:-1])
+    return (1 if block is None else math.ceil(length / block)) * size, sum(unit_sizes(size)[:-1])
 
 
 @functools.cache
 def _size_of(largest: int, device: torch.device) -> Int[Tensor, " n"]:
     """Return the size of a unit for each count of new positions; 0 for count 0."""
-    sizes = _sizes(largest)
+    sizes = unit_sizes(largest)
     return torch.tensor(
         [0, *(next(size for size in sizes if size >= count) for count in range(1, largest + 1))], device=device
     )
 
 
-def _sizes(largest: int) -> list[int]:
-    """Return the powers of two from `SMALLEST` up to below `largest`, and `largest` itself."""
+def unit_sizes(largest: int) -> list[int]:
+    """Return the sizes m of units: the powers of two from `SMALLEST` up to below `largest`, and `largest` itself."""
     sizes, m = [], SMALLEST
     while m < largest:
         sizes.append(m)

@@ -101,7 +101,7 @@ def test_where_the_devices_memory_ends_texts_go_on_in_smaller_batches_or_end_alo
 
 @pytest.mark.gpu
 def test_compiled_networks_run_in_the_engines_thread(cuda, folder, on, report):
-    """CUDA graphs are kept per thread, and the engine's is not the one that opened the model."""
+    """Graphs are captured in the engine's thread, which is not the one that opened the model."""
     quick = open_bundle(folder, cuda, Execution(compiled=True))
     with InferenceEngine(quick, "1", PATIENT) as engine:
         report(equal_share=check(engine, on(cuda), requests(cuda), cuda))

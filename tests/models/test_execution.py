@@ -1,6 +1,8 @@
 """Rounded and compiled networks say what the exact ones say, up to the grain of the number format."""
 
+import functools
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from edlm.models.execution import Execution
 from edlm.sampling.sampler import Sampler
 from tests.bundles import LENGTH, make_bundle
 from tests.engines import SECONDS, new_request
+from tests.gpu.bundle import make_full_bundle
 
 TEXT = [3, 1, 4, 1, 5, 9, 2, 6]
+TORCHS_LIMIT = 8  # versions of one code
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 
 
@@ -54,6 +58,28 @@ def test_compiled_layers_equal_the_exact_ones_in_batches_of_any_size(folder):
         torch.testing.assert_close(compiled.read(xt[:rows], t[:rows]), exact.read(xt[:rows], t[:rows]))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
     assert 0 < graphs <= 4  # one row is a case of its own
+
+
+def test_blocks_that_are_called_in_more_ways_than_torch_compiles_by_default_are_all_compiled(tmp_path, monkeypatch):
+    compile, compiled = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, _) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: compile(forward, dynamic=True, backend=backend))
+    torch._dynamo.reset()
+    generator = open_bundle(make_full_bundle(tmp_path), execution=Execution(compiled=True))
+    write = functools.partial(generator.write, (), 12)
+
+    def texts() -> None:  # in a thread, as the engine's: torch's settings are those of a thread
+        for rows in (1, 2):
+            for name in (None, *generator.energies):
+                write(range(rows), Sampler(steps=3, candidates=3 if name else 1), name)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(texts).result(SECONDS)
+    assert len(compiled) > TORCHS_LIMIT
 
 
 @needs_compiler
