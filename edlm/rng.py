@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from edlm.device_copies import sent
+from edlm.kernel_choice import rng_kernel_for
 
 # SplitMix64 (Steele, Lea, Flood 2014): increment and the two multipliers of its finaliser.
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -66,8 +67,7 @@ def uniforms(
     The value at an index is the same for every `shape` that contains the index. Tensors on an accelerator decide the
     device; otherwise it is `device`, by default the CPU. For a device, few numbers are computed on the host.
     """
-    words, target = _stream(seed, step, row, purpose, shape, device)
-    return _placed(_unit(words), target)
+    return _draw((seed, step, row), purpose, shape, device, torch.float64)
 
 
 def seeds(
@@ -79,27 +79,31 @@ def seeds(
     device: torch.device | str | None = None,
 ) -> Int64[Tensor, "..."]:
     """Return non-negative 63-bit integers from the same streams, for use as seeds."""
-    words, target = _stream(seed, step, row, purpose, shape, device)
-    return _placed(_tensor(_shift_right(words, 1)), target)
+    return _draw((seed, step, row), purpose, shape, device, torch.int64)
 
 
-def _stream(seed, step, row, purpose: Purpose, shape: tuple[int, ...], device) -> tuple[Words, torch.device]:
-    """Return the words of a stream, and the device that they are for; few words are still on the host."""
-    parts = (seed, step, row)
+def _draw(parts: tuple, purpose: Purpose, shape: tuple[int, ...], device, dtype: torch.dtype) -> Tensor:
+    """Return the numbers of a stream: uniforms as float64, seeds as int64."""
     remote = [part.device for part in parts if isinstance(part, Tensor) and part.device.type != "cpu"]
-    target = remote[0] if remote else torch.device(device or "cpu")
-    if remote or target.type == "cpu":
-        return _spread(_key(parts, purpose, target), shape), target
-    # Mixing takes the host some nanoseconds a number, and the device a dozen kernels.
-    key = _key(parts, purpose, torch.device("cpu"))
-    if key.size * math.prod(shape) <= ON_HOST:
-        return _spread(key, shape), target
-    key = _tensor(_spread(key, shape[:-1]))
-    return _spread(sent([key], target)[0], shape[-1:]), target
+    if remote:
+        key = _spread(_key(parts, purpose, remote[0]), shape[:-1])
+        return _draw_on_device(key, shape[-1:], dtype)
+    key, target = _key(parts, purpose, torch.device("cpu")), torch.device(device or "cpu")
+    if target.type == "cpu":
+        return _numbers(_spread(key, shape), dtype)
+    # Mixing takes the host some nanoseconds a number, and the device a kernel, or a dozen.
+    if not shape or key.size * math.prod(shape) <= ON_HOST:
+        return sent([_numbers(_spread(key, shape), dtype)], target)[0]
+    return _draw_on_device(sent([_tensor(_spread(key, shape[:-1]))], target)[0], shape[-1:], dtype)
 
 
-def _placed(values: Tensor, device: torch.device) -> Tensor:
-    return values if values.device.type == device.type else sent([values], device)[0]
+def _draw_on_device(key: Tensor, axis: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return the numbers of these keys, [*b, *axis], with at most one axis: by one kernel, if the device has it.
+
+    Elsewhere some twenty of torch's operators draw the same bits.
+    """
+    kernel = rng_kernel_for(key.device.type) if axis else None
+    return _numbers(_spread(key, axis), dtype) if kernel is None else kernel(key, axis[0], dtype)
 
 
 @np.errstate(over="ignore")  # scalars, unlike arrays, warn when they wrap around
@@ -154,6 +158,10 @@ def _like(constant: int, z: Words) -> Words:
 def _signed(bits: int) -> int:
     """Return the integer that these 64 bits represent in two's complement."""
     return (bits + 2**63) % 2**64 - 2**63
+
+
+def _numbers(z: Words, dtype: torch.dtype) -> Tensor:
+    return _unit(z) if dtype == torch.float64 else _tensor(_shift_right(z, 1))
 
 
 def _unit(z: Words) -> Tensor:

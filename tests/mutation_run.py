@@ -48,6 +48,8 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "equations": "test_equations likelihood/test_identities inference/test_token_truncation",
     "schedule": "test_schedule",
     "rng": "test_rng",
+    "rng_kernel": "test_rng_kernel",
+    "kernel_choice": "test_kernel_choice",
     "sampling/sampler": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/step": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/state": "sampling/test_sampler sampling/test_sampler_distribution",

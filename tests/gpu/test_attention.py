@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from edlm.models.attention import BY_ROW
 from edlm.models.transformer import Transformer, TransformerConfig
 from tests.gpu.conftest import CUDA, require_cuda
+from tests.gpu.operators import Operators
 from tests.networks import stirred
 
 WIDTH, ROWS, LENGTH = 64, 3, BY_ROW + 8
@@ -40,18 +40,6 @@ def for_training(network, x, t):
 def for_training_within_documents(network, x, t):
     index = torch.nonzero(WHERE.to(x.device), as_tuple=True)
     return network.at(x, t, index, DOCUMENTS.to(x.device))
-
-
-class Operators(TorchDispatchMode):
-    """Names of the operators that run within."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

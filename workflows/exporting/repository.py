@@ -43,7 +43,10 @@ CONFIG, MODELING, README = "config.json", "modeling_edlm", "README.md"
 OURS = "edlm"
 """Subfolder with cards, checksums and indices of the model folders, from which the bundle is made again."""
 PACKAGES = frozenset({"torch", "typing_extensions", "transformers", "numpy"})  # torch and transformers need the others
-PLAIN_SETTINGS = {"edlm.config": "workflows.exporting.settings"}
+INSTEAD = {
+    "edlm.config": "workflows.exporting.settings",
+    "edlm.kernel_choice": "workflows.exporting.kernel_choice",
+}
 DENOISERS = tuple(one.kind for one in get_args(ExportedDenoiser))
 AUTOREGRESSIVE = (TransformerAutoregressiveConfig.kind,)
 HEADER = f"""Energy-based diffusion language model: denoiser, energies and sampler, for torch and transformers alone.
@@ -157,7 +160,7 @@ def _own(network: Mapping[str, Any], kinds: tuple[str, ...], what: str) -> dict[
 
 def modeling_source() -> str:
     """Return the source of the modelling file."""
-    return flattened("workflows.exporting.modeling", HEADER, PACKAGES, PLAIN_SETTINGS)
+    return flattened("workflows.exporting.modeling", HEADER, PACKAGES, INSTEAD)
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
