@@ -4,6 +4,7 @@ import pytest
 
 from cluster.config import Cluster
 from edlm.config import ConfigurationError, parse
+from tests.paths import PROJECT
 
 
 def test_offload_at_stage_0_is_refused_with_what_to_set():
@@ -13,3 +14,11 @@ def test_offload_at_stage_0_is_refused_with_what_to_set():
         parse(Cluster, {"zero": {"stage": 0, "offload": True}})
     for stage in (1, 2, 3):
         parse(Cluster, {"zero": {"stage": stage, "offload": True}})
+
+
+def test_offload_to_nvme_is_refused_as_the_documentation_says():
+    with pytest.raises(ConfigurationError) as refused:
+        parse(Cluster, {"zero": {"stage": 3, "offload": "nvme"}}, "cluster")
+    message = "zero.offload: Input should be a valid boolean; got 'nvme'"
+    assert message in str(refused.value)
+    assert f"`cluster.{message}`" in (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")
