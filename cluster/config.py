@@ -18,12 +18,21 @@ class Zero:
     treated as 1: DeepSpeed accumulates gradients in float32 only when it shards."""
     offload: bool = False
     """Keep the optimizer state (and at stage 3 the weights) in host memory; not at stage 0."""
+    offload_folder: str | None = None
+    """Folder of each machine on a local disk, best an NVMe one: what `offload` keeps of the optimizer at stage 3 is in
+    files there, of which host memory holds what fits. They have no names and end with their worker. None: all is in
+    host memory."""
 
     def __post_init__(self) -> None:
         if self.offload and self.stage == 0:
             raise ConfigurationError(
                 "cluster.zero.offload: true at stage 0, where DeepSpeed keeps the optimizer state on the device; set "
                 "cluster.zero.stage to 1, 2 or 3, or offload: false"
+            )
+        if self.offload_folder is not None and not (self.offload and self.stage == 3):
+            raise ConfigurationError(
+                f"cluster.zero.offload_folder: {self.offload_folder} at stage {self.stage} with offload: "
+                f"{str(self.offload).lower()}; it is for stage 3 with offload: true. Set both, or leave the folder out"
             )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cluster.config import Zero
 from cluster.training.deepspeed_import import import_deepspeed
+from cluster.training.disk_memory import DiskMemory
 from cluster.training.gathering import Gathering, host_group
 from cluster.training.sharded_muon import MatrixShards, ShardedMuon
 from cluster.training.zero_layout import fragments_of, load_rounded, masters_of, parameters_of
@@ -54,6 +55,9 @@ class ZeroEngine:
         trained = {n: p for n, p in objective.trained.named_parameters() if p.requires_grad}
         self.shapes = {name: parameter.shape for name, parameter in trained.items()}
         self.moments = moment_kinds(objective.trained, training)
+        self._disk = None if zero.offload_folder is None else DiskMemory(zero.offload_folder)
+        self._zeros_like = torch.zeros_like if self._disk is None else self._disk.zeros_like
+        self.room = None if self._disk is None else self._disk.room  # of `SnapshotWriter`
         # DeepSpeed initializes the float32 weights of a bfloat16 network from rounded ones, so keep the unrounded ones.
         unrounded = trained if training.precision == "bfloat16" else {}
         initial = {name: p.detach().to("cpu", copy=True) for name, p in unrounded.items()}
@@ -69,9 +73,12 @@ class ZeroEngine:
         self._fragments = list(fragments_of(self._engine.optimizer, self._stage, groups, names, self.rank))
         if initial:
             self._lay_out(initial)
+        if self._disk is not None:
+            self._disk.take_over(self._masters)
         self._base.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
-        self._averages = [master.detach().clone() for master in self._masters] if training.ema is not None else None
-        self._best = [master.detach().clone() for master in self._masters] if training.keep_best else None
+        self._forget_moments(0)
+        self._averages = [self._copy(master) for master in self._masters] if training.ema is not None else None
+        self._best = [self._copy(master) for master in self._masters] if training.keep_best else None
         self.validation = unvalidated()
 
     def backward(self, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
@@ -105,7 +112,8 @@ class ZeroEngine:
 
     def remember_best(self) -> None:
         assert self._best is not None
-        self._best = [weight.detach().clone() for weight in self._averages or self._masters]
+        for best, weight in zip(self._best, self._averages or self._masters, strict=True):
+            best.copy_(weight.detach())
 
     def gather(self, values: Tensor) -> Tensor:
         return self._gathering(values)
@@ -122,8 +130,7 @@ class ZeroEngine:
     def load(self, state: Mapping[str, Tensor], step: int) -> None:
         source = source_of(state)
         require_state(source.shapes, self.shapes, self.moments, self.training)
-        for master, group in zip(self._masters, self._groups, strict=True):
-            self._base.state[master] = blank_state(master, self.moments[group[0]], step)  # alike in a group
+        self._forget_moments(step)
         self.validation = unvalidated()
         error = None
         try:
@@ -150,6 +157,14 @@ class ZeroEngine:
         index = next(i for i, master in enumerate(self._masters) if master is flat)
         shapes = {name: self.shapes[name] for name in self._groups[index]}
         return MatrixShards(shapes, [part for part in self._fragments if part.master == index])
+
+    def _forget_moments(self, step: int) -> None:
+        for master, group in zip(self._masters, self._groups, strict=True):
+            kinds = self.moments[group[0]]  # alike in a group
+            self._base.state[master] = blank_state(master, kinds, step, self._zeros_like)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return self._zeros_like(tensor).copy_(tensor.detach())
 
     def _exported(self) -> dict[int, Tensor]:
         return dict(enumerate(self._best or self._averages or self._masters))
@@ -188,6 +203,8 @@ class ZeroEngine:
 
     def _own(self, sharded: list[StateSlice], replicated: list[StateSlice]) -> list[StateSlice]:
         """Return what this worker saves: its shards, and its share of what all workers hold."""
+        if self._disk is not None:
+            self._disk.flush()  # raises if the disk has lost something, which is no state to save
         return [*sharded, *shared_out(replicated, self.rank, self.world_size)]
 
     @torch.no_grad()

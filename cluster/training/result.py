@@ -3,9 +3,10 @@
 It is in the parts that its workers wrote, unique to their launch, and counts from its manifest on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pydantic
+from torch import Tensor
 
 from edlm.checkpoints.snapshot_retention import Retention, sweep
 from edlm.checkpoints.snapshot_writer import PATIENCE, SnapshotWriter
@@ -25,15 +26,17 @@ def write_result(
     facts: Mapping[str, pydantic.JsonValue],
     patience: float = PATIENCE,
     before_commit: Callable[[], None] = lambda: None,
+    room: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
 ) -> None:
     """Write the engine's weights to keep, each rank its part, and commit them in place of others. All ranks call it.
 
     A store that refuses is tried again for `patience` seconds. `before_commit` is called on rank 0 before they count.
+    `room`: as in `SnapshotWriter`.
     Raise StorageError on all ranks if any could not write (`wait_on_all`).
     """
     writer = SnapshotWriter(
         join(workspace, RESULT), attempt, engine.rank, engine.world_size,
-        retention=Retention(keep=1), patience=patience, facts=facts, before_commit=before_commit,
+        retention=Retention(keep=1), patience=patience, facts=facts, before_commit=before_commit, room=room,
     )  # fmt: skip
     writer.save(engine.exported_part(), engine.step)
     wait_on_all(engine, writer)

@@ -203,6 +203,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         facts={"zero_stage": cluster.zero.stage},
         before_commit=before_commit,
         kept=continuable_step(task.training, task.training.steps),
+        room=engine.room,
     )  # fmt: skip
     if engine.rank == 0:
         sweep_results(task.workspace, checkpointing.attempt)
@@ -231,7 +232,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
         if complete:
             write_result(
                 engine, task.workspace, checkpointing.attempt, {**_facts(engine, task.training), **counts},
-                cluster.checkpoint_patience_seconds, before_commit,
+                cluster.checkpoint_patience_seconds, before_commit, engine.room,
             )  # fmt: skip
     if not complete and engine.rank == 0:
         monitor.stopped(engine.step)

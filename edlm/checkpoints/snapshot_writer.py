@@ -43,6 +43,12 @@ LONGEST_PAUSE = 30.0  # seconds, between two attempts at the store, and between 
 log = logging.getLogger(__name__)
 
 
+def host_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return memory of the host for copies of the tensors."""
+    pinned = any(one.is_cuda for one in tensors)
+    return [torch.empty(one.shape, dtype=one.dtype, pin_memory=pinned) for one in tensors]
+
+
 class SnapshotWriter:
     """Writer of the snapshots of one rank, at most one at a time."""
 
@@ -58,17 +64,19 @@ class SnapshotWriter:
         facts: Mapping[str, pydantic.JsonValue] | None = None,
         before_commit: Callable[[], None] = lambda: None,
         kept: int | None = None,
+        room: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         """`patience`: seconds for which a store that refuses is tried again, and the parts of others are waited for.
 
         `before_commit` is called on rank 0, in the thread, immediately before each attempt to write the manifest, and
         again while it raises an error and patience lasts; but LeaseLost ends the saving, and `wait` raises it.
         `kept`: the step whose snapshot later ones do not replace.
+        `room` makes tensors on the host like those that are given, for copies. None: in memory.
         """
         self._before_commit = before_commit
         self._workspace, self._attempt, self._rank, self._world_size = workspace, attempt, rank, world_size
         self._retention, self._patience, self._facts = retention or Retention(), patience, dict(facts or {})
-        self._kept = kept
+        self._kept, self._room = kept, room or host_memory
         self._host: list[Tensor] = []  # kept: allocating memory takes as long as copying to it
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -117,8 +125,7 @@ class SnapshotWriter:
     def _copy(self, tensors: Sequence[Tensor]) -> None:
         if [(host.shape, host.dtype) for host in self._host] != [(one.shape, one.dtype) for one in tensors]:
             self._host = []
-            pinned = any(one.is_cuda for one in tensors)
-            self._host = [torch.empty(one.shape, dtype=one.dtype, pin_memory=pinned) for one in tensors]
+            self._host = self._room(tensors)
         for host, one in zip(self._host, tensors, strict=True):
             host.copy_(one, non_blocking=True)
         if any(one.is_cuda for one in tensors):

@@ -1,12 +1,13 @@
 """Checkpoints of one training: resume from the newest, save in the background, on every rank alike."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import pydantic
 import torch
+from torch import Tensor
 
 from edlm.checkpoints.lease import LeaseLost
 from edlm.checkpoints.snapshot_retention import Retention, sweep
@@ -66,12 +67,13 @@ class Checkpointing:
         facts: Mapping[str, pydantic.JsonValue] | None = None,
         before_commit: Callable[[], None] = lambda: None,
         kept: int | None = None,
+        room: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         """`from_rank_0` returns, on every rank, what it was called with on rank 0; `facts` go into the manifests.
 
         What killed launches left is removed. `patience`: seconds for which a store that refuses is tried again.
         `before_commit` is called on rank 0, in the background, before each snapshot counts.
-        `kept`: the step whose snapshot later ones do not replace.
+        `kept`: the step whose snapshot later ones do not replace. `room`: as in `SnapshotWriter`.
         """
         self._engine, self._workspace, self._from_rank_0 = engine, workspace, from_rank_0
         self.attempt = from_rank_0(new_attempt())
@@ -81,6 +83,7 @@ class Checkpointing:
         self._writer = SnapshotWriter(
             workspace, self.attempt, engine.rank, engine.world_size,
             retention=retention, patience=patience, facts=facts, before_commit=before_commit, kept=kept,
+            room=room,
         )  # fmt: skip
 
     def resume(self, start: tuple[str, int] | None = None) -> tuple[str, int] | None:

@@ -112,9 +112,11 @@ def muon(matrices: list[Tensor], learning_rate: float, weight_decay: float, mome
     )
 
 
-def blank_state(weight: Tensor, kinds: Iterable[str], step: int) -> dict[str, Tensor]:
+def blank_state(
+    weight: Tensor, kinds: Iterable[str], step: int, zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like
+) -> dict[str, Tensor]:
     """Return an optimizer's state of a weight after `step` steps whose averages, still 0, are to be filled."""
-    averages = {kind: torch.zeros_like(weight) for kind in kinds}
+    averages = {kind: zeros_like(weight) for kind in kinds}
     if FIRST not in averages:
         return averages
     return {"step": torch.tensor(float(step), device=weight.device), **averages}  # where a fused optimizer expects it

@@ -21,7 +21,9 @@ from tests import toy
 from tests.cluster.training.zero_worker import CPU, HaltTraining, held_out, shared
 
 BATCH, EVERY, STEPS = 12, 2, 6  # rows: a multiple of one, two and three workers
-SETUPS = [(precision, stage) for precision in ("float32", "bfloat16") for stage in (0, 1, 2, 3)]
+SETUPS = [(precision, stage, False) for precision in ("float32", "bfloat16") for stage in (0, 1, 2, 3)]
+SETUPS += [("float32", 3, True), ("bfloat16", 3, True)]
+"""(precision, stage, whether the state is in a folder)."""
 
 
 def settings(precision: str) -> Training:
@@ -36,12 +38,12 @@ def rows(step: int, start: int, stop: int) -> Rows:
     return Rows(tokens[start:stop], step, torch.arange(start, stop), BATCH)
 
 
-def trained(precision: str, stage: int, workspace: Path, halt: bool) -> dict[int, float]:
+def trained(precision: str, zero: Zero, workspace: Path, halt: bool) -> dict[int, float]:
     """Losses by step of a training that resumes in the workspace, up to its next checkpoint if `halt`."""
     losses: dict[int, float] = {}
     # Dropout is drawn per worker and micro-step: without it, rows alone decide.
-    engine = ZeroEngine(toy.Toy(0.0), settings(precision), Zero(stage=stage), CPU)
-    checkpointing = Checkpointing(engine, str(workspace), from_rank_0=shared)
+    engine = ZeroEngine(toy.Toy(0.0), settings(precision), zero, CPU)
+    checkpointing = Checkpointing(engine, str(workspace), from_rank_0=shared, room=engine.room)
     checkpointing.resume()
 
     def log(step: int, metrics) -> None:
@@ -63,12 +65,13 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     results = {}
-    for precision, stage in SETUPS:
-        name = f"{precision}-{stage}"
-        results[name] = {"parts": trained(precision, stage, folder / "parts" / name, halt=True)}
+    for precision, stage, on_disk in SETUPS:
+        name = f"{precision}-{stage}-{on_disk}"
+        zero = Zero(stage=stage, offload=on_disk, offload_folder=str(folder) if on_disk else None)
+        results[name] = {"parts": trained(precision, zero, folder / "parts" / name, halt=True)}
         torch.distributed.barrier()  # rank 0 has committed
         if world_size == 2:
-            results[name]["whole"] = trained(precision, stage, folder / "whole" / name, halt=False)
+            results[name]["whole"] = trained(precision, zero, folder / "whole" / name, halt=False)
     counts: list = [None] * world_size
     torch.distributed.all_gather_object(counts, collectives_entered())
     assert len(set(counts)) == 1, f"ranks enter other collectives, which the watchdog takes for a hang: {counts}"

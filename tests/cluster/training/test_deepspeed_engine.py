@@ -129,6 +129,21 @@ def test_offload_to_the_host_changes_no_loss(two, stage):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_whose_state_is_in_a_folder_has_the_bits_of_one_in_memory(two, precision):
+    actual = two["on disk"][precision]
+    assert actual["in memory"] == []
+    assert actual["disk"] == actual["memory"]
+    assert actual["rest"] == actual["memory"][3:]
+    measured = actual["measured"]
+    assert measured["disk"] == measured["memory"]
+    assert measured["rest"] == measured["memory"][1:]
+    assert actual["same"]
+    assert actual["exported"]
+    assert actual["files"] == 0
+    assert not actual["lost"]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", list(objectives()))
 def test_every_objective_has_the_values_of_one_process(two, name, stage):

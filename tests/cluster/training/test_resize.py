@@ -51,10 +51,10 @@ def resized(tmp_path_factory) -> tuple[Path, list[dict]]:
     return folder, [train(folder, workers) for workers in (2, 1, 3)]
 
 
-@pytest.mark.parametrize(("precision", "stage"), SETUPS)
-def test_two_then_one_then_three_workers_have_the_losses_of_two(resized, precision, stage):
+@pytest.mark.parametrize(("precision", "stage", "on_disk"), SETUPS)
+def test_two_then_one_then_three_workers_have_the_losses_of_two(resized, precision, stage, on_disk):
     folder, by_workers = resized
-    name = f"{precision}-{stage}"
+    name = f"{precision}-{stage}-{on_disk}"
     whole = by_workers[0][name]["whole"]
     parts = {step: loss for results in by_workers for step, loss in results[name]["parts"].items()}
     assert sorted(parts, key=int) == sorted(whole, key=int) == [str(step) for step in range(STEPS)]

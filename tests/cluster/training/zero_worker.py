@@ -24,6 +24,7 @@ from edlm.training.optimizers import FIRST
 from edlm.training.settings import Muon, Training
 from edlm.training.validation import METRIC, STEP
 from tests import toy
+from tests.cluster.training.state_places import in_memory, saves_what_a_disk_has_lost
 from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows
 
 CPU = torch.device("cpu")
@@ -139,6 +140,36 @@ def stages(setups: Setups, folder: Path) -> dict[str, dict]:
     results["stage 1 to 3"] = {"rest": curve(moved, settings)}
     offloaded = {s: curve(ZeroEngine(toy.Toy(), settings, Zero(stage=s, offload=True), CPU), settings) for s in (2, 3)}
     results["offload"] = {str(stage): actual for stage, actual in offloaded.items()}
+    return results
+
+
+def on_disk(folder: Path) -> dict[str, dict]:
+    """For each precision: what a training whose state is in a folder does, beside one whose state is in memory."""
+    results = {}
+    in_folder = folder / "on disk"
+    in_folder.mkdir(exist_ok=True)
+    for precision in ("float32", "bfloat16"):
+        settings = toy.training(precision=precision, checkpoint_every=3, validate_every=2, keep_best=True)
+        memory, disk = Zero(stage=3, offload=True), Zero(stage=3, offload=True, offload_folder=str(in_folder))
+        whole, half, other, resumed, mapped = (ZeroEngine(toy.Toy(), settings, z, CPU) for z in (memory, *4 * [disk]))
+        measured: dict[str, list[float]] = {"memory": [], "disk": [], "rest": []}
+        full = curve(whole, settings, validation=held_out(), measured=measured["memory"])
+        workspace = folder / f"on-disk-{precision}"
+        curve(half, settings, halt=True, validation=held_out())
+        with Checkpointing(half, str(workspace), from_rank_0=shared, room=half.room) as checkpointing:
+            checkpointing.save(half)
+        assert checkpointed(resumed, workspace).resume() is not None
+        results[precision] = {
+            "memory": full,
+            "disk": curve(other, settings, validation=held_out(), measured=measured["disk"]),
+            "rest": curve(resumed, settings, validation=held_out(), measured=measured["rest"]),
+            "measured": measured,
+            "same": _equal(whole.state(), other.state()) and _equal(whole.state(), resumed.state()),
+            "exported": _equal(whole.export(), resumed.export()),
+            "files": len(list(in_folder.iterdir())),
+            "in memory": in_memory(mapped, in_folder),
+            "lost": saves_what_a_disk_has_lost(mapped),
+        }
     return results
 
 
@@ -293,6 +324,7 @@ def main(rank: int, port: int, output: Path, setups: Setups) -> None:
     attention.BY_ROW = LENGTH  # so that the short rows of these objectives attend by row
     results = stages(setups, output.parent)
     results["validations"] = validations(setups)
+    results["on disk"] = on_disk(output.parent)
     results["chunked"] = chunked(setups)
     results["adaptations"] = adaptations(setups)
     results["muon"] = by_muon(setups, output.parent)
