@@ -41,6 +41,24 @@ def replacing(target: Path, mode: int = SHARED) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def put(target: Path, content: bytes) -> None:
+    """Write `content` to `target`; a reader sees the old content or the new one, unless the power fails meanwhile.
+
+    For very many small files: it neither waits for the disk, as `replacing` does, nor lists the folder. What a killed
+    process leaves of its write stays there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(name, SHARED)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
 def _held(target: Path) -> tuple[Path, BinaryIO]:
     """Return a new file beside `target`, and the open file that locks it; a killed process's lock ends with it."""
     while True:

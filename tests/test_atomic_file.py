@@ -1,5 +1,6 @@
 """A file is replaced whole, and what a killed process leaves of its write goes with the next write."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edlm.atomic_file import replacing
+from edlm.atomic_file import put, replacing
 
 WRITE = """
 import sys
@@ -54,3 +55,26 @@ def test_after_an_error_the_old_content_stays_and_nothing_else(tmp_path):
         new.rename(tmp_path / "elsewhere")
     assert target.read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "elsewhere"}
+
+
+def test_a_file_that_is_put_takes_the_place_of_the_old_one_without_a_look_at_the_folder(tmp_path, monkeypatch):
+    target = tmp_path / "new" / "a.shard"
+
+    def never(*_: object) -> None:
+        raise AssertionError("with very many files in the folder, this takes longer than their content")
+
+    for name in ("scandir", "listdir", "fsync"):
+        monkeypatch.setattr(os, name, never)
+    for content in (b"old", b"new"):
+        put(target, content)
+        assert target.read_bytes() == content
+        assert target.stat().st_mode & 0o777 == 0o644
+    monkeypatch.undo()
+    assert [path.name for path in target.parent.iterdir()] == ["a.shard"]
+
+
+def test_a_put_that_fails_leaves_the_folder_as_it_was(tmp_path):
+    (tmp_path / "a.shard").mkdir()
+    with pytest.raises(IsADirectoryError):
+        put(tmp_path / "a.shard", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.shard"]

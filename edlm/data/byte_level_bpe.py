@@ -20,6 +20,7 @@ from edlm.data.token_bytes import byte_letters
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PROBE = "It's 1,024 naïve words:\n\n  猫 \u0085\t🙂"
+NEVER_READ = "\0"  # without a special token, which is read as text here, tiktoken looks for one at every letter
 LONGEST = 500_000  # characters of a document; tiktoken gives up in a run of a million white-space characters
 SPLITTING = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 
@@ -29,18 +30,19 @@ class ByteLevelBPE:
 
     def __init__(self, ids: Mapping[bytes, int], separator: int | None) -> None:
         """`ids`: of each token's bytes, in the order of their merges, after those of the 256 bytes."""
-        ending = [] if separator is None else [separator]
-        self._ids = np.array([*ids.values(), *ending], dtype=np.int32)
-        self._ending = range(len(ids), len(self._ids))
+        self._ids = np.array([*ids.values()], dtype=np.int32)
+        self._ending = [] if separator is None else [separator]
         ranks = {token: rank for rank, token in enumerate(ids)}
-        self._words = tiktoken.Encoding("", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})
+        special = {NEVER_READ: len(ranks)}
+        self._words = tiktoken.Encoding("", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, document: str) -> Int32[np.ndarray, " l"]:
         """Return the ids of `document` and of the separator, if any; raise UnicodeEncodeError if it is no Unicode."""
-        document.encode("utf-8")  # tiktoken would replace half a surrogate pair
-        ranks = self._words.encode_ordinary(document)
-        ranks += self._ending
-        return self._ids[np.array(ranks, dtype=np.intp)]
+        ranks = self._words.encode_to_numpy(document, disallowed_special=())
+        ids = np.empty(len(ranks) + len(self._ending), dtype=np.int32)
+        ids[: len(ranks)] = self._ids[ranks]
+        ids[len(ranks) :] = self._ending
+        return ids
 
 
 def byte_level_bpe(rust: tokenizers.Tokenizer, separator: int | None) -> ByteLevelBPE | None:
@@ -77,5 +79,5 @@ def _ids_by_rank(bpe: tokenizers.models.Model, model: Mapping[str, Any], special
     assert isinstance(bpe, models.BPE)
     if any(len(bpe.tokenize(piece)) > 1 for piece in merged):
         return None
-    value = {letter: byte for byte, letter in enumerate(letters)}
-    return {bytes(value[letter] for letter in piece): vocabulary[piece] for piece in pieces}
+    value = {ord(letter): byte for byte, letter in enumerate(letters)}
+    return {piece.translate(value).encode("latin-1"): vocabulary[piece] for piece in pieces}

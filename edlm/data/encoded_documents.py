@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -19,8 +20,7 @@ DocumentBatch = Sequence[tuple[Document, Split | None]]
 """Documents with their splits; the split is None for a document that is left out."""
 
 
-@dataclass(frozen=True)
-class EncodedDocument:
+class EncodedDocument(NamedTuple):
     """Tokens of a document of `split`, and what the summary of the split counts of its text."""
 
     split: Split

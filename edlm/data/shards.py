@@ -14,12 +14,13 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow
 
+from edlm.atomic_file import put
 from edlm.config import plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
 from edlm.data.lost_characters import Losses
 from edlm.data.tokenizer import Tokenizer
-from edlm.storage import join, read_bytes, read_text, write_bytes, write_text
+from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
 
 FORMAT = "2"  # of a shard's file; another one has other names
@@ -34,7 +35,7 @@ COLUMNS = {
     "part": pyarrow.string(),
     "given": pyarrow.int64(),
 }
-"""Fields of `EncodedDocument`, except its ids."""
+"""Fields of `EncodedDocument` in their order, except its ids, which are the second."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -154,8 +155,12 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_file(sink, schema) as file:
         file.write(pyarrow.record_batch(columns, schema=schema))
-    content = sink.getvalue().to_pybytes()
-    write_bytes(uri, hashlib.sha256(content).digest() + content)
+    content = memoryview(sink.getvalue())
+    raw = b"".join((hashlib.sha256(content).digest(), content))
+    if (path := local_path(uri)) is not None:
+        put(path, raw)  # if the power fails, the digest says so
+    else:
+        write_bytes(uri, raw)
 
 
 def read_shard(uri: str) -> EncodedBatch | None:
@@ -170,9 +175,10 @@ def read_shard(uri: str) -> EncodedBatch | None:
     file = pyarrow.ipc.open_file(pyarrow.py_buffer(content))
     rows, facts = file.get_batch(0), json.loads(file.schema.metadata[b"facts"])
     ids, offsets = rows.column("ids").values.to_numpy(), rows.column("ids").offsets.to_numpy()
+    columns = [rows.column(name).to_pylist() for name in COLUMNS]
     documents = [
-        EncodedDocument(ids=ids[start:end], **row)
-        for start, end, row in zip(offsets, offsets[1:], rows.select(list(COLUMNS)).to_pylist(), strict=False)
+        EncodedDocument(split, ids[start:end], *others)
+        for start, end, split, *others in zip(offsets, offsets[1:], *columns, strict=False)
     ]
     losses = Losses(Counter(facts["lost"]), facts["sample"])
     return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)
@@ -181,12 +187,10 @@ def read_shard(uri: str) -> EncodedBatch | None:
 def _digest(batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None) -> str:
     """Return a digest of all that determines the content of a shard, except the code."""
     name = tokenizer.rpartition("/")[2]
-    digest = hashlib.sha256(json.dumps([FORMAT, name, None if chat is None else plain(chat)]).encode())
+    about = []  # where batches end decides which characters are inspected for losses
+    digest = hashlib.sha256()
     for batch in batches:
-        digest.update(f"\n{len(batch)}".encode())  # where batches end decides which characters are inspected for losses
-        for document, split in batch:
-            text = document.text.encode("utf-8", "surrogatepass")
-            about = [split, document.part, document.given, document.turns, len(text)]
-            digest.update(json.dumps(about).encode())
-            digest.update(text)
-    return digest.hexdigest()
+        about.append([[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch])
+        digest.update(b"".join(one.text.encode("utf-8", "surrogatepass") for one, _ in batch))
+    facts = [FORMAT, name, None if chat is None else plain(chat), about]
+    return hashlib.sha256(digest.digest() + json.dumps(facts).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Shards: whatever makes them, and however often it was interrupted, the prepared files are those of one process."""
 
 import json
+import os
 import pickle
 from itertools import islice
 from pathlib import Path
@@ -175,6 +176,15 @@ def test_a_shard_keeps_ids_of_any_vocabulary(tmp_path, largest):
     batch = read_shard(str(tmp_path / "a.shard"))
     assert batch is not None
     assert [document.ids.tolist() for document in batch.documents] == [ids, ids]
+
+
+def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
+    def never(*_: object) -> None:
+        raise AssertionError("1 TB of text has 250,000 shards in this folder")
+
+    monkeypatch.setattr(os, "scandir", never)
+    write_shard(str(tmp_path / "a.shard"), EncodedBatch())
+    assert read_shard(str(tmp_path / "a.shard")) == EncodedBatch()
 
 
 def test_a_shard_of_other_texts_splits_or_tokenizer_is_not_taken(tmp_path):
