@@ -106,11 +106,13 @@ def draw_times(
 def _strata(n: int) -> Int64[np.ndarray, " n"]:
     """Return the strata 0 to n - 1 in pairs of s and n - 1 - s, whose mean is that of all; of an odd n the middle last.
 
-    So workers with an even number of rows have the same mean of times. The pairs are in the order of the fractional
-    parts of the golden ratio's multiples, neighbours of which are evenly spread over (0, 1) (Weyl 1916), so that they
-    have about the same mean of a convex schedule, too.
+    So workers with an even number of rows in a micro-step have the same mean of times. The pairs are in the order of
+    the fractional parts of the golden ratio's multiples, neighbours of which are evenly spread over (0, 1) (Weyl 1916),
+    so that they have about the same mean of a convex schedule, too. Which of a pair comes first follows the sequence of
+    Thue and Morse, which favours neither at regular distances: those of a worker's single rows in its micro-steps.
     """
-    parts = np.arange(n // 2) * ((math.sqrt(5) - 1) / 2) % 1.0
-    low = parts.argsort(kind="stable").argsort(kind="stable")
-    pairs = np.stack([low, n - 1 - low], axis=1).flatten()
+    pair = np.arange(n // 2)
+    low = (pair * ((math.sqrt(5) - 1) / 2) % 1.0).argsort(kind="stable").argsort(kind="stable")
+    first = np.where(np.bitwise_count(pair) % 2 == 0, low, n - 1 - low)
+    pairs = np.stack([first, n - 1 - first], axis=1).flatten()
     return np.append(pairs, [n // 2] * (n % 2)).astype(np.int64)

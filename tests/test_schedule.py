@@ -90,10 +90,17 @@ def test_neighbouring_times_are_one_stratum_apart(count, seed):
 
 @given(rows=st.integers(2, 32), workers=st.integers(2, 16), step=st.integers(0, 10**6))
 @settings(max_examples=100, deadline=None)
-def test_workers_have_the_same_mean_of_times_up_to_half_a_row_where_their_number_of_rows_is_odd(rows, workers, step):
+def test_workers_have_the_same_mean_of_times_up_to_a_row_where_their_number_of_rows_is_odd(rows, workers, step):
     t = draw_times(0, step, torch.arange(rows * workers), rows * workers, floor=0.0)
-    most = rows % 2 * 0.5 / rows
+    most = rows % 2 / rows
     assert float((t.view(workers, rows).mean(dim=1) - t.mean()).abs().max()) <= most + 1e-9
+
+
+@given(workers=st.sampled_from([2, 4]), step=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_workers_with_one_row_in_each_of_four_micro_steps_have_the_same_mean_of_times(workers, step):
+    t = draw_times(0, step, torch.arange(4 * workers), 4 * workers, floor=0.0).view(4, workers)
+    torch.testing.assert_close(t.mean(dim=0), t.mean().expand(workers))
 
 
 @pytest.mark.parametrize(("row", "rows"), [(2, 4), (3, 4), (2, 3)])

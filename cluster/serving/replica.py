@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import time
@@ -38,6 +39,7 @@ LOCAL = "127.0.0.1"
 PASSES = 8.0  # approximate cost of a warm-up
 COMPILING_SECONDS = 60.0  # without progress, while the engine compiles a shape that the warm-up did not cover
 WARMING_SECONDS = 120.0  # timeout for the warm-up of a new model, beside requests of the old one
+COMPILED_WARMING_SECONDS = 600.0  # which compiles, and on a GPU records hundreds of graphs
 log = logging.getLogger(__name__)
 
 
@@ -151,9 +153,12 @@ class Replica:
         """
         assert self._endpoint is not None
         generator = self._open(version, "cpu")
+        timeout = COMPILED_WARMING_SECONDS if self._execution.compiled else WARMING_SECONDS
+        if self._execution.compiled:
+            gc.collect()  # an earlier model: compiled blocks refer to themselves
         if self._execution.compiled and self._device == "cpu":
             warmed(generator, self._rows)  # compiling here blocks no request of the old model
-        engine, deadline = self._endpoint.engine, time.monotonic() + WARMING_SECONDS
+        engine, deadline = self._endpoint.engine, time.monotonic() + timeout
         while True:
             try:
                 future = engine.run(PASSES, warming(generator, self._device, self._rows), "warming", deadline)
@@ -162,7 +167,7 @@ class Replica:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(min(1.0, full.retry_after_seconds))
-        result = future.result(WARMING_SECONDS + HUNG_SECONDS)
+        result = future.result(timeout + HUNG_SECONDS)
         if isinstance(result, WarmupFailure):
             raise result.error
         return result

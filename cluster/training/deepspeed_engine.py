@@ -75,7 +75,6 @@ class ZeroEngine:
             self._lay_out(initial)
         if self._disk is not None:
             self._disk.take_over(self._masters)
-        self._base.state.clear()  # DeepSpeed may have taken a step without gradients to allocate the moments
         self._forget_moments(0)
         self._averages = [self._copy(master) for master in self._masters] if training.ema is not None else None
         self._best = [self._copy(master) for master in self._masters] if training.keep_best else None
@@ -159,6 +158,7 @@ class ZeroEngine:
         return MatrixShards(shapes, [part for part in self._fragments if part.master == index])
 
     def _forget_moments(self, step: int) -> None:
+        self._base.state.clear()  # first, so that memory never holds them twice
         for master, group in zip(self._masters, self._groups, strict=True):
             kinds = self.moments[group[0]]  # alike in a group
             self._base.state[master] = blank_state(master, kinds, step, self._zeros_like)

@@ -57,8 +57,12 @@ def attends_at(x: Float[Tensor, "b l h"]) -> bool:
 def attend_at(
     q: Float[Tensor, "a n c"], k: Float[Tensor, "b a l c"], v: Float[Tensor, "b a l c"], rows: Int[Tensor, " n"]
 ) -> Float[Tensor, "a n c"]:
-    """Compute `attend` of n queries, each to all positions of its row; `rows` is ascending."""
+    """Compute `attend` of n queries, each to all positions of its row; `rows` is ascending.
+
+    Without any query the result still depends on k and v, so that sharded training, which counts the gradients of a
+    module's outputs, counts the same on every worker.
+    """
     counts = torch.bincount(rows, minlength=len(k)).tolist()
     by_row = zip(q.split(counts, dim=1), k.split(1), v.split(1), strict=True)
     attended = [attend(queries[None], keys, values)[0] for queries, keys, values in by_row if queries.shape[1]]
-    return torch.cat(attended, dim=1) if attended else q
+    return torch.cat(attended or [q, k[0, :, :0], v[0, :, :0]], dim=1)

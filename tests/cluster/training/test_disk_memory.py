@@ -23,8 +23,11 @@ time.sleep(60)
 def test_a_tensor_is_as_in_memory_with_its_gradient(tmp_path):
     weight = torch.arange(6.0).view(2, 3).requires_grad_()
     weight.grad = torch.full((2, 3), 0.5)
+    addresses = weight.data_ptr(), weight.grad.data_ptr()
     disk = DiskMemory(str(tmp_path))
     disk.take_over([weight])
+    assert weight.data_ptr() != addresses[0]
+    assert weight.grad.data_ptr() != addresses[1]
     torch.optim.SGD([weight], lr=2.0).step()
     disk.flush()
     assert weight.tolist() == [[-1, 0, 1], [2, 3, 4]]

@@ -68,3 +68,10 @@ def adapted(dropout: float = 0.0) -> Denoising:
 def science_rows(step: int, start: int, stop: int) -> Rows:
     tokens = torch.randint(VOCABULARY, (8, LENGTH), generator=torch.Generator().manual_seed(step))
     return Rows(tokens[start:stop], step, torch.arange(start, stop), 8)
+
+
+def uneven_rows(step: int, start: int, stop: int) -> Rows:
+    """Rows of which nothing is masked on the first of two workers, on the second, on both, or on none, in turn."""
+    whole, masked = science_rows(step, 0, 8), torch.ones(8, LENGTH, dtype=torch.bool)
+    masked[[slice(0, 5), slice(4, 8), slice(0, 8), slice(0, 0)][step % 4]] = False
+    return Rows(whole.tokens[start:stop], step, torch.arange(start, stop), 8, masked[start:stop])

@@ -1,11 +1,10 @@
 """One of two processes of `test_deepspeed_engine`: all stages and precisions, then all objectives; curves as JSON."""
 
 import contextlib
-import functools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +12,11 @@ import torch
 import torch.distributed
 
 from cluster.config import Zero
+from cluster.training import deepspeed_engine
 from cluster.training.deepspeed_engine import ZeroEngine
 from cluster.training.result import read_result, write_result
 from edlm.data.batches import Rows
-from edlm.models import attention, readout, summed_log_p
+from edlm.models import attention
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.interfaces import Engine
 from edlm.training.loop import fit
@@ -24,8 +24,9 @@ from edlm.training.optimizers import FIRST
 from edlm.training.settings import Muon, Training
 from edlm.training.validation import METRIC, STEP
 from tests import toy
+from tests.cluster.training.small_chunks import small_chunks
 from tests.cluster.training.state_places import in_memory, saves_what_a_disk_has_lost
-from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows
+from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows, uneven_rows
 
 CPU = torch.device("cpu")
 NAMES = ("loss_nats_per_token", "gradient_norm")
@@ -281,36 +282,25 @@ def by_muon(setups: Setups, folder: Path) -> dict[str, dict]:
     return results
 
 
-@contextlib.contextmanager
-def small_chunks() -> Iterator[list[int]]:
-    """Let an LM head compute the fewest positions at once, in as many chunks as large vocabularies need; count them."""
-    counts, whole, compute, summed = [0], readout.CHUNK, readout.checkpoint, summed_log_p._Chunks.add
-
-    def counted(chunk, *given, **settings):
-        counts[0] += 1
-        return chunk(*given, **settings)
-
-    readout.CHUNK, readout.checkpoint = 1, functools.partial(counted, compute)
-    summed_log_p._Chunks.add = lambda *given: counted(summed, *given)
-    try:
-        yield counts
-    finally:
-        readout.CHUNK, readout.checkpoint, summed_log_p._Chunks.add = whole, compute, summed
-
-
 def chunked(setups: Setups) -> dict[str, dict]:
-    """The objectives' curves under ZeRO-3 in small chunks, and their number on each rank."""
-    results = {}
+    """The objectives' curves under ZeRO-3 in small chunks, and their number on each rank.
+
+    Some ranks have none, and every weight is gathered for use.
+    """
+    results, offload = {}, deepspeed_engine._offload
+    deepspeed_engine._offload = lambda zero: {**offload(zero), "stage3_param_persistence_threshold": 0}
     for name in setups.chunked:
         with small_chunks() as mine:
-            full = curve(ZeroEngine(objectives()[name](), SCIENCE, Zero(stage=3), CPU), SCIENCE, science_rows)
+            full = curve(ZeroEngine(objectives()[name](), UNEVEN, Zero(stage=3), CPU), UNEVEN, uneven_rows)
         numbers = [None, None]
         torch.distributed.all_gather_object(numbers, mine[0])
         results[name] = {"full": full, "numbers": numbers}
+    deepspeed_engine._offload = offload
     return results
 
 
 SCIENCE = Training(steps=3, batch=8, learning_rate=1e-3, clip=1.0)
+UNEVEN = replace(SCIENCE, steps=8)
 MEASURED = replace(SCIENCE, ema=0.9, validate_every=1)  # the averages are validated, and training is the same
 ADAPTED = replace(SCIENCE, steps=4, ema=0.9, checkpoint_every=2)
 MATRICES = replace(ADAPTED, muon=Muon(), weight_decay=0.1, learning_rate=1e-2, clip=0.3)
