@@ -1,5 +1,6 @@
 """Connection to Ray: the cluster of the enclosing Ray job, a configured address, or a private Ray of this command."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import psutil
 import ray
 from ray._common.network_utils import parse_address  # type: ignore[attr-defined]
 from ray._common.utils import get_ray_address_file
@@ -29,6 +31,7 @@ from edlm.scratch import scratch
 
 LOOPBACK = "127.0.0.1"
 CONNECT_SECONDS = 5.0
+EXIT_SECONDS = 5.0  # that workers have to end after Ray has
 START_ATTEMPTS = 2  # of a private Ray, whose processes have 30 s, which Ray does not let anyone change
 TIMED_OUT = "timed out during startup"
 QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -74,7 +77,23 @@ def private_ray(cpus: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iter
             _start(folder, cpus, object_store_bytes)
             yield folder
         finally:
+            workers = _workers(folder)
             ray.shutdown()
+            for worker in psutil.wait_procs(workers, EXIT_SECONDS)[1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
+
+
+def _workers(folder: Path) -> list[psutil.Process]:
+    """Return the workers of the Ray in this folder, those included that Ray itself takes for ended.
+
+    A worker may hang in its own exit: seen of Ray 2.60's actors, which wait for a lock that they hold.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process().children():
+            if child.name() == "raylet" and str(folder) in " ".join(child.cmdline()):
+                return child.children(recursive=True)
+    return []
 
 
 def _start(folder: Path, cpus: int, object_store_bytes: int) -> None:

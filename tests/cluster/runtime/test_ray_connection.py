@@ -1,15 +1,19 @@
 """Which Ray cluster a command joins, and what it says where there is none."""
 
+import atexit
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
+import ray
 
 from cluster.config import Cluster
 from cluster.runtime import ray_connection
@@ -139,3 +143,23 @@ def test_the_folder_of_a_command_that_was_killed_is_gone_once_another_has_run(tm
         if number is not None:
             assert (folders[-1] / "r0").is_dir()
     assert [folder for folder in folders if folder.exists()] == []
+
+
+class HangsAtItsExit:
+    def process(self) -> int:
+        atexit.register(time.sleep, 600)
+        return os.getpid()
+
+    def leave(self) -> None:
+        ray.actor.exit_actor()
+
+
+def test_a_worker_that_hangs_in_its_own_exit_ends_with_the_private_ray(monkeypatch):
+    monkeypatch.setattr(ray_connection, "EXIT_SECONDS", 1.0)
+    with private_ray(1):
+        actor = ray.remote(HangsAtItsExit).remote()
+        process = psutil.Process(ray.get(actor.process.remote()))
+        actor.leave.remote()
+        time.sleep(1.0)  # it is in its exit now
+        assert process.is_running()
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
