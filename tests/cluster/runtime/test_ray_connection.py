@@ -162,4 +162,5 @@ def test_a_worker_that_hangs_in_its_own_exit_ends_with_the_private_ray(monkeypat
         actor.leave.remote()
         time.sleep(1.0)  # it is in its exit now
         assert process.is_running()
+    psutil.wait_procs([process], timeout=10)  # a moment, in which the kernel ends it
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
