@@ -39,7 +39,7 @@ LOCAL = "127.0.0.1"
 PASSES = 8.0  # approximate cost of a warm-up
 COMPILING_SECONDS = 60.0  # without progress, while the engine compiles a shape that the warm-up did not cover
 WARMING_SECONDS = 120.0  # timeout for the warm-up of a new model, beside requests of the old one
-COMPILED_WARMING_SECONDS = 600.0  # which compiles, and on a GPU records hundreds of graphs
+COMPILED_WARMING_SECONDS = 600.0  # which compiles, and on a GPU records hundreds of graphs; not yet seen on one
 log = logging.getLogger(__name__)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from edlm.models.row_invariance import RowInvariantLinear, linear, padded, unpadded
 
-BY_ROW = 128  # positions of a row from which half of its queries costs more than a call of the kernel per row
+BY_ROW = 128  # positions of a row: with fewer, a call of the kernel per row takes what half of the queries saves
 PLACES_MULTIPLE = 4  # else scratch memory is aligned in some threads only, and last bits depend on it
 
 

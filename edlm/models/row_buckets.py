@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edlm.models.repeated_tokens import RepeatedTokens
 from edlm.models.rotary import Rotary
 
-LARGEST = 2**24  # numbers that enter a block, with padding; kernels of larger batches outlast their launch
+LARGEST = 2**24  # numbers that enter a block, with padding; by estimate, kernels of larger batches outlast their launch
 MOST_RECORDINGS = 256  # of a block: scored texts have any length, and each length would need recordings of its own
 COS, SIN = 1, 2  # among the arguments of a block; they have no axis of rows if the rows share their positions
 
