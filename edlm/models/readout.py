@@ -14,6 +14,7 @@ from edlm.models.row_invariance import ROWS_MULTIPLE, linear
 from edlm.models.summed_log_p import summed_log_p
 
 CHUNK = 2**24  # maximum of vocabulary entries (rows x v) in memory at once: 64 MiB in float32
+CPU_SHARE = 4  # a CPU takes this many parts of it: 16 MiB, which malloc keeps for the next (glibc: up to 32 MiB)
 
 Consume = Callable[..., tuple[Tensor, ...]]
 """Function of a chunk's logits [c v] and of the aligned rows of it; each output has c rows."""
@@ -63,7 +64,7 @@ class LMHead(nn.Module):
         return self(functools.partial(self._by_chunk, consume), features, *aligned)
 
     def _by_chunk(self, consume: Consume, features: Tensor, *aligned: Tensor) -> tuple[Tensor, ...]:
-        weight, bias, rows = self.weight, self.bias, _rows(len(self.weight))
+        weight, bias, rows = self.weight, self.bias, self._chunk_rows()
         if len(features) <= rows:
             return self._chunk(weight, bias, consume, features, *aligned)
         if weight.requires_grad and torch.is_grad_enabled():
@@ -117,7 +118,10 @@ class LMHead(nn.Module):
         return consume(logits, *aligned)
 
     def _log_p_sum(self, features: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        return summed_log_p(self.logits, _rows(len(self.weight)), features, self.weight, self.bias, tokens, weights)
+        return summed_log_p(self.logits, self._chunk_rows(), features, self.weight, self.bias, tokens, weights)
+
+    def _chunk_rows(self) -> int:
+        return _rows(len(self.weight), CHUNK // CPU_SHARE if self.weight.device.type == "cpu" else CHUNK)
 
     def _distribution(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (self._truncated(equations.substitute(logits)),)
@@ -141,7 +145,7 @@ def _of_tokens(memory: ChunkMemory, logits: Tensor, tokens: Tensor) -> tuple[Ten
 
 def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor, "b l"]]:
     """Split the selected positions into masks of at most a chunk's rows each."""
-    size = _rows(vocabulary)
+    size = _rows(vocabulary, CHUNK)
     total = int(where.sum())
     if 0 < total <= size:
         yield where
@@ -151,6 +155,6 @@ def chunks(where: Bool[Tensor, "b l"], vocabulary: int) -> Iterator[Bool[Tensor,
         yield where & (count > start) & (count <= start + size)
 
 
-def _rows(vocabulary: int) -> int:
-    """Return the number of positions of a chunk."""
-    return max(ROWS_MULTIPLE, CHUNK // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)
+def _rows(vocabulary: int, entries: int) -> int:
+    """Return the number of positions of a chunk of at most so many vocabulary entries."""
+    return max(ROWS_MULTIPLE, entries // vocabulary // ROWS_MULTIPLE * ROWS_MULTIPLE)

@@ -9,6 +9,7 @@ from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
+from edlm.models import readout
 from edlm.models.denoiser import Denoiser
 from edlm.models.transformer import TransformerConfig
 from edlm.planning.training_memory import Sharding, TrainingMemory, training_memory
@@ -31,6 +32,12 @@ ENERGIES = {
     "light residual": ResidualEnergyConfig(width=8, heads=2),
     "light": ConditionalEnergyConfig(width=8, heads=2, layers=1),
 }
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_an_accelerator(monkeypatch):
+    """Accelerators are what is planned for: a CPU takes smaller chunks of the vocabulary."""
+    monkeypatch.setattr(readout, "CPU_SHARE", 1)
 
 
 def objective_of(kind: str, vocabulary: int, largest_grid: int, separator: int | None = None):
