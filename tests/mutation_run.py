@@ -106,6 +106,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/preparation": "data/test_preparation data/test_synthetic",
     "data/byte_level_bpe": "data/test_byte_level_bpe",
     "data/encoded_documents": "data/test_shards data/test_preparation data/test_pairs",
+    "data/packed_documents": "data/test_packed_documents data/test_shards",
     "data/shards": "data/test_shards",
     "data/packing": "data/test_packing data/test_pairs data/test_preparation",
     "data/batches": "data/test_batches data/test_preparation data/test_pairs",

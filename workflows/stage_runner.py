@@ -166,7 +166,8 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 
     The errors that `user_errors` reports end the process.
     """
-    atexit.register(gc.freeze)  # else Python walks at its end through all that libraries imported, for seconds
+    gc.freeze()  # else Python walks through all that libraries imported at every full collection,
+    atexit.register(gc.freeze)  # and at its end, for seconds
     with user_errors(), _session(experiment, pipeline) as session:
         yield session
 

@@ -28,15 +28,14 @@ class TokenInText:
     """True if text yields this token only by containing it literally (at least two characters)."""
 
 
-def token_in_text(rust: tokenizers.Tokenizer, index: int) -> TokenInText | None:
-    """Return how text can yield the token `index`; None if it cannot."""
+def token_in_text(rust: tokenizers.Tokenizer, model: Mapping[str, Any], index: int) -> TokenInText | None:
+    """Return how text can yield the token `index`; None if it cannot. `model`: that of `rust`, as in tokenizer.json."""
     added = rust.get_added_tokens_decoder().get(index)
     if added is not None and not added.special:
         return TokenInText("it is an added token that is not special, so it is looked for in every text")
     piece = rust.model.id_to_token(index)
     if piece is None:
         return None
-    model = json.loads(rust.model.__getstate__())
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     unknown = index == model["unk_id"] if model["type"] == "Unigram" else piece == model["unk_token"]
     if unknown and not _reads_every_byte(rust, model, prefix, suffix):
@@ -72,7 +71,8 @@ def _last_step(rust: tokenizers.Tokenizer) -> Mapping[str, Any] | None:
 
 def _merged(model: Mapping[str, Any], piece: str, prefix: str) -> bool:
     """Return whether a merge of a BPE model produces the piece."""
-    return any(left + right[len(prefix) :] == piece for left, right in model["merges"])
+    pairs = [[piece[:i], prefix + piece[i:]] for i in range(1, len(piece))]
+    return any(pair in model["merges"] for pair in pairs if all(part in model["vocab"] for part in pair))
 
 
 def _reads_every_byte(rust: tokenizers.Tokenizer, model: Mapping[str, Any], prefix: str, suffix: str) -> bool:

@@ -19,6 +19,7 @@ from edlm.config import plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
 from edlm.data.lost_characters import Losses
+from edlm.data.packed_documents import PackedDocuments
 from edlm.data.tokenizer import Tokenizer
 from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
@@ -55,7 +56,7 @@ class ShardTask:
     """One shard: its file, and the documents to encode."""
 
     uri: str
-    batches: tuple[DocumentBatch, ...] | None
+    documents: PackedDocuments | None
     """None: the file is there, and intact."""
     tokenizer: str
     """URI of the tokenizer.json, whose name holds its digest."""
@@ -101,8 +102,9 @@ class Shards:
         self, batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None
     ) -> Iterator[ShardTask]:
         for group in self._groups(batches):
-            uri = join(self.folder, f"{_digest(group, tokenizer, chat)}.shard")
-            yield ShardTask(uri, None if read_shard(uri) else group, tokenizer, chat)
+            packed = PackedDocuments.of(group)
+            uri = join(self.folder, f"{_digest(group, packed, tokenizer, chat)}.shard")
+            yield ShardTask(uri, None if read_shard(uri) else packed, tokenizer, chat)
 
     def _groups(self, batches: Iterable[DocumentBatch]) -> Iterator[tuple[DocumentBatch, ...]]:
         """Yield consecutive batches that have `characters` together; the last group has fewer."""
@@ -119,12 +121,12 @@ class Shards:
 
 def encode_shard(task: ShardTask) -> CommittedShard:
     """Encode the documents of a shard, and commit it: readers see the whole file or none."""
-    if task.batches is not None:
+    if task.documents is not None:
         encoder, shard = DocumentEncoder(_opened(task.tokenizer), task.chat), EncodedBatch()
-        for batch in task.batches:
+        for batch in task.documents.batches():
             shard.add(encoder(batch))
         write_shard(task.uri, shard)
-    return CommittedShard(task.uri, reused=task.batches is None)
+    return CommittedShard(task.uri, reused=task.documents is None)
 
 
 @functools.lru_cache(maxsize=1)
@@ -184,13 +186,12 @@ def read_shard(uri: str) -> EncodedBatch | None:
     return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)
 
 
-def _digest(batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None) -> str:
+def _digest(
+    batches: Iterable[DocumentBatch], packed: PackedDocuments, tokenizer: str, chat: ChatTemplate | None
+) -> str:
     """Return a digest of all that determines the content of a shard, except the code."""
     name = tokenizer.rpartition("/")[2]
-    about = []  # where batches end decides which characters are inspected for losses
-    digest = hashlib.sha256()
-    for batch in batches:
-        about.append([[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch])
-        digest.update(b"".join(one.text.encode("utf-8", "surrogatepass") for one, _ in batch))
+    # Where batches end decides which characters are inspected for losses.
+    about = [[[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch] for batch in batches]
     facts = [FORMAT, name, None if chat is None else plain(chat), about]
-    return hashlib.sha256(digest.digest() + json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(hashlib.sha256(packed.utf8.data).digest() + json.dumps(facts).encode()).hexdigest()

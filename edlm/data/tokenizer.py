@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -56,11 +57,11 @@ class Tokenizer:
         vocabulary = self._rust.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
         self.separator = self._appended()
-        self._require_unspelt()
+        definition = self._definition()
+        model = definition["model"]
+        self._require_unspelt(model)
         self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        decoder = self._rust.decoder
-        self._growth = growth(json.loads(decoder.__getstate__()) if decoder is not None else None, vocabulary)
-        model = json.loads(text)["model"]
+        self._growth = growth(definition["decoder"], vocabulary)
         # Unigram names its unknown token by id, the others by text.
         self._unknown = model.get("unk_id", self._rust.token_to_id(model.get("unk_token") or ""))
 
@@ -74,9 +75,13 @@ class Tokenizer:
             )
         return ids[0] if ids else None
 
-    def _require_unspelt(self) -> None:
+    def _definition(self) -> dict[str, Any]:
+        """Return tokenizer.json as the library writes it: tens of milliseconds with tens of thousands of tokens."""
+        return json.loads(self._rust.to_str())
+
+    def _require_unspelt(self, model: Mapping[str, Any]) -> None:
         """Raise ValueError if text can spell the separator."""
-        if self.separator is None or (reason := self.spelt(self.separator)) is None:
+        if self.separator is None or (reason := self._spelt(self.separator, model)) is None:
             return
         token = self._rust.id_to_token(self.separator)
         raise ValueError(
@@ -86,7 +91,10 @@ class Tokenizer:
 
     def spelt(self, index: int) -> str | None:
         """Return how text can spell the token `index`; None if it cannot."""
-        route, token = token_in_text(self._rust, index), self._rust.id_to_token(index)
+        return self._spelt(index, self._definition()["model"])
+
+    def _spelt(self, index: int, model: Mapping[str, Any]) -> str | None:
+        route, token = token_in_text(self._rust, model, index), self._rust.id_to_token(index)
         if route is None or (route.literal_only and token is not None and is_parted(self._rust, token)):
             return None
         return route.reason
@@ -107,7 +115,7 @@ class Tokenizer:
     @property
     def special_tokens_sought_after_normalizing(self) -> tuple[str, ...]:
         """Texts of the special tokens that `encode_spelt` also finds in spellings that normalize to them."""
-        if json.loads(self.text).get("normalizer") in (None, {"type": "Sequence", "normalizers": []}):
+        if self._definition()["normalizer"] in (None, {"type": "Sequence", "normalizers": []}):
             return ()
         added = self._rust.get_added_tokens_decoder().values()
         return tuple(token.content for token in added if token.special and token.normalized)

@@ -210,7 +210,8 @@ class HuggingFaceTokenizer:
                 f"tokenizer.uri {self.uri}: found no {FILE} and no vocab.json with merges.txt; check the path"
             )
         try:
-            pairs = [_pair(line) for line in merges.splitlines() if line and not line.startswith("#version")]
+            lines = (line for line in merges.splitlines() if line and not line.startswith("#version"))
+            pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
             rust = tokenizers.Tokenizer(models.BPE(vocab=json.loads(vocabulary), merges=pairs))
         except Exception as error:  # the library raises no narrower class
             raise ConfigurationError(f"tokenizer.uri {self.uri}: damaged vocab.json or merges.txt ({error})") from error
@@ -236,7 +237,7 @@ def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
     index = rust.token_to_id(separator)
     is_added = index in rust.get_added_tokens_decoder()
     rust.add_special_tokens([separator])
-    route = None if index is None else token_in_text(rust, index)
+    route = None if index is None else token_in_text(rust, json.loads(rust.model.__getstate__()), index)
     if route is not None and not (route.literal_only and is_added):
         raise ConfigurationError(
             f"tokenizer.separator {separator!r} can be spelt by text, which would end documents anywhere: "
@@ -280,11 +281,6 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _pair(line: str) -> tuple[str, str]:
-    left, _, right = line.partition(" ")
-    return left, right
 
 
 def _read_text(uri: str) -> str | None:

@@ -3,6 +3,7 @@
 Each is measured in a process of its own, so that its peak memory is its own.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -149,6 +150,7 @@ def prepare_here(tree: dict[str, Any], folder: str, tasks: int) -> PreparationRu
 
 
 def _timed(data: Data, output: Path, shards: Shards | None) -> PreparationRun:
+    gc.freeze()  # as a command does (`workflows.stage_runner`)
     before, started, cpu = _peak_memory(), time.perf_counter(), time.process_time()
     prepare(data, output, lambda _: None, shards)
     seconds = time.perf_counter() - started
