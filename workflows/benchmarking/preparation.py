@@ -116,7 +116,10 @@ def preparation_blocks(
 
 
 def write_corpus(path: Path, settings: PreparationSpeed) -> float:
-    """Write the documents again and again as JSON lines, and return the MB of their text."""
+    """Write the documents again and again as JSON lines, and return the MB of their text.
+
+    Each begins with the number of its copy: equal shards would be tokenized once.
+    """
     if not settings.texts:
         raise ConfigurationError("texts: missing; name files of text")
     documents = [document.text for document in Files(paths=settings.texts).documents()]
@@ -124,7 +127,8 @@ def write_corpus(path: Path, settings: PreparationSpeed) -> float:
         raise ConfigurationError(f"texts: there is no text in {', '.join(settings.texts)}")
     size = 0
     with path.open("w", encoding="utf-8") as file:
-        for text in cycle(documents):
+        for i, document in enumerate(cycle(documents)):
+            text = f"{i // len(documents)} {document}"
             file.write(json.dumps({"text": text}) + "\n")
             size += len(text.encode())
             if size >= settings.megabytes * MB:
