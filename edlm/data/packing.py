@@ -75,7 +75,7 @@ class SplitWriter:
         return ids
 
     def _append(self, ids: Int[np.ndarray, " n"]) -> None:
-        raw = ids.astype(self._number).tobytes()
+        raw = np.ascontiguousarray(ids, dtype=self._number).data
         self._tokens.write(raw)
         self._sha256.update(raw)
         self._count += len(ids)

@@ -14,7 +14,7 @@ from edlm.models.row_invariance import ROWS_MULTIPLE, linear
 from edlm.models.summed_log_p import summed_log_p
 
 CHUNK = 2**24  # maximum of vocabulary entries (rows x v) in memory at once: 64 MiB in float32
-CPU_SHARE = 4  # a CPU takes this many parts of it: 16 MiB, which malloc keeps for the next (glibc: up to 32 MiB)
+CPU_CHUNK = 2**22  # the same on a CPU: malloc keeps the memory for the next chunk (glibc: up to 32 MiB)
 
 Consume = Callable[..., tuple[Tensor, ...]]
 """Function of a chunk's logits [c v] and of the aligned rows of it; each output has c rows."""
@@ -121,7 +121,7 @@ class LMHead(nn.Module):
         return summed_log_p(self.logits, self._chunk_rows(), features, self.weight, self.bias, tokens, weights)
 
     def _chunk_rows(self) -> int:
-        return _rows(len(self.weight), CHUNK // CPU_SHARE if self.weight.device.type == "cpu" else CHUNK)
+        return _rows(len(self.weight), min(CHUNK, CPU_CHUNK) if self.weight.device.type == "cpu" else CHUNK)
 
     def _distribution(self, logits: Tensor) -> tuple[Tensor, ...]:
         return (self._truncated(equations.substitute(logits)),)

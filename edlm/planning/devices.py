@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from edlm.config import ConfigurationError
+from edlm.models.readout import CHUNK
 from edlm.training.device_usage import PEAKS
 
 GB = 10**9
@@ -25,6 +26,8 @@ class Device:
     network_bytes: float
     """Bytes per second to other machines, per device and direction: an assumption about the cluster."""
     per_machine: int = 8
+    chunk: int = CHUNK
+    """Most logits in memory at once (`edlm.models.readout`)."""
 
     def flops(self, precision: str) -> float:
         """Return the peak FLOP per second in this precision."""

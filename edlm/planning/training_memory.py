@@ -6,13 +6,13 @@ formulas follow `cluster.training.deepspeed_engine`, that is DeepSpeed as it is 
 
 from dataclasses import dataclass
 
+from edlm.models.readout import CHUNK
 from edlm.training.settings import Training
 
 FLOAT32 = 4  # bytes
 MOMENTS = 2  # of AdamW per parameter; Muon has one
 BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are reduced and weights gathered
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
-CHUNK = 2**24  # logits in memory at once (`edlm.models.readout`)
 LOGIT_SUMMED = 8  # bytes per logit where a sum of log p is trained: it, and its log-probability in float32
 LOGIT_TRAINED = 12  # where each log p is: its log-probability, and the gradients of both
 LOGIT_DRAWN = 16  # where tokens are drawn: it, its log-probability, and its probability in float64
@@ -92,9 +92,12 @@ class TrainingMemory:
 
 
 def training_memory(
-    work: TrainingWork, training: Training, rows: int, devices: int, sharding: Sharding
+    work: TrainingWork, training: Training, rows: int, devices: int, sharding: Sharding, chunk: int = CHUNK
 ) -> TrainingMemory:
-    """Return the most memory per device of a micro-step over `rows` rows: of its passes or, before, a frozen one."""
+    """Return the most memory per device of a micro-step over `rows` rows: of its passes or, before, a frozen one.
+
+    `chunk`: most logits in memory at once.
+    """
     sharding = sharding.of(training)
     stage, size = sharding.stage, 2 if training.precision == "bfloat16" else FLOAT32
     share = 1 / devices if stage > 0 else 1.0
@@ -102,8 +105,9 @@ def training_memory(
     kept_elements = work.checkpointed if training.activation_checkpointing else work.activations
     activations = (rows + work.padding_rows) * kept_elements * size
     rounded = size if size < FLOAT32 else 0  # in bfloat16 a logit is there in both precisions
-    logits = _logits(rows * work.logits, work) * (work.logit_bytes + rounded)
-    frozen = max(rows * work.frozen_pass * size, _logits(rows * work.drawn, work) * (work.drawn_bytes + rounded))
+    logits, drawn = (min(rows * positions * work.vocabulary, chunk) for positions in (work.logits, work.drawn))
+    logits_bytes = logits * (work.logit_bytes + rounded)
+    frozen = max(rows * work.frozen_pass * size, drawn * (work.drawn_bytes + rounded))
     return TrainingMemory(
         weights=_weights(work, size, devices, sharding),
         gradients=_gradients(work.trained, devices, sharding),
@@ -112,8 +116,8 @@ def training_memory(
         average=kept * averages(training) * work.trained * share * FLOAT32,
         buckets=0.0 if stage == 0 else min(BUCKET, work.trained) * (size if stage > 1 else FLOAT32),
         activations=activations,
-        logits=logits,
-        frozen=max(0.0, frozen - activations - logits),
+        logits=logits_bytes,
+        frozen=max(0.0, frozen - activations - logits_bytes),
     )
 
 
@@ -152,11 +156,6 @@ def sent_bytes(work: TrainingWork, training: Training, devices: int, sharding: S
         case _:
             passes = gradients + (2 * work.trained + work.frozen) * size
             return ring * (training.accumulation * passes + gathered)
-
-
-def _logits(positions: float, work: TrainingWork) -> float:
-    """Return how many logits of so many positions are in memory at once."""
-    return min(positions * work.vocabulary, CHUNK)
 
 
 def _weights(work: TrainingWork, size: int, devices: int, sharding: Sharding) -> float:

@@ -56,7 +56,7 @@ class TrainingPlan:
 
     @property
     def memory(self) -> TrainingMemory:
-        return training_memory(self.work, self.training, self.rows, self.count, self.sharding)
+        return training_memory(self.work, self.training, self.rows, self.count, self.sharding, self.device.chunk)
 
     @property
     def excess_bytes(self) -> float:

@@ -9,8 +9,8 @@ from edlm.energies.residual import ResidualEnergyConfig
 from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
-from edlm.models import readout
 from edlm.models.denoiser import Denoiser
+from edlm.models.readout import CPU_CHUNK
 from edlm.models.transformer import TransformerConfig
 from edlm.planning.training_memory import Sharding, TrainingMemory, training_memory
 from edlm.planning.training_work import training_work
@@ -32,12 +32,6 @@ ENERGIES = {
     "light residual": ResidualEnergyConfig(width=8, heads=2),
     "light": ConditionalEnergyConfig(width=8, heads=2, layers=1),
 }
-
-
-@pytest.fixture(autouse=True)
-def chunks_of_an_accelerator(monkeypatch):
-    """Accelerators are what is planned for: a CPU takes smaller chunks of the vocabulary."""
-    monkeypatch.setattr(readout, "CPU_SHARE", 1)
 
 
 def objective_of(kind: str, vocabulary: int, largest_grid: int, separator: int | None = None):
@@ -79,7 +73,7 @@ def planned(
         objective = objective_of(kind, vocabulary, LARGEST_GRID, separator)
     work = training_work(objective, training.batch, length)
     assert work is not None
-    return training_memory(work, training, training.batch, 1, Sharding(0))
+    return training_memory(work, training, training.batch, 1, Sharding(0), CPU_CHUNK)
 
 
 @pytest.mark.parametrize(

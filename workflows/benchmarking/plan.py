@@ -13,6 +13,7 @@ import tyro
 
 from cluster.config import Zero
 from edlm.config import ConfigurationError, NonNegativeFloat, Positive, PositiveFloat, config, load, parse
+from edlm.models.readout import CPU_CHUNK
 from edlm.planning.devices import DEVICES, GB, TERA, Device, parse_devices
 from edlm.planning.training_memory import SHARDINGS, Sharding, TrainingMemory
 from edlm.planning.training_plan import Assumptions, TrainingPlan, remedies
@@ -135,7 +136,7 @@ def this_machine(count: int, cpus: float) -> Device:
     finally:
         torch.set_num_threads(before)
     memory = psutil.virtual_memory().total / count
-    return Device(THIS, bfloat16, float32, memory, LOOPBACK_BYTES, LOOPBACK_BYTES, os.cpu_count() or 1)
+    return Device(THIS, bfloat16, float32, memory, LOOPBACK_BYTES, LOOPBACK_BYTES, os.cpu_count() or 1, CPU_CHUNK)
 
 
 def measured_flops(dtype: torch.dtype) -> float:

@@ -33,6 +33,7 @@ from edlm.energies.step import StepEnergyConfig
 from edlm.energies.whole_sequence import BidirectionalEnergyConfig
 from edlm.interfaces import Model
 from edlm.models.denoiser import Denoiser
+from edlm.models.readout import CPU_CHUNK
 from edlm.models.transformer import TransformerConfig
 from edlm.planning.devices import Device
 from edlm.planning.training_memory import Sharding
@@ -129,7 +130,7 @@ def planned(check: Check, flops: float) -> TrainingPlan:
         objective = check.objective(LARGEST_GRID)
     work = training_work(objective, check.training.batch, LENGTH)
     assert work is not None
-    device = Device(THIS, flops, flops, 0.0, LOOPBACK_BYTES, LOOPBACK_BYTES)
+    device = Device(THIS, flops, flops, 0.0, LOOPBACK_BYTES, LOOPBACK_BYTES, chunk=CPU_CHUNK)
     return TrainingPlan(work, check.training, LENGTH, device, check.workers, Sharding(check.stage), ASSUMED)
 
 
