@@ -9,7 +9,8 @@ from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 MIB = 2**20
 METHOD = (
-    "All steps of a size run one after the other in every round, after a warm-up round; seconds are medians over the "
+    "All steps of a size run one after the other in every round, after a warm-up round, each after one step of its own "
+    "that is not timed, because caches and memory are still those of another; seconds are medians over the "
     "rounds (in brackets: minimum to maximum). Ratios are within one round. A step is what the training loop does "
     "with one process (`LocalEngine`) or with DeepSpeed workers (ZeRO over gloo, one thread each): loss, gradient, "
     "clipping, AdamW, running average, metrics. Plain is the published step as described "
