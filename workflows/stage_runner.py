@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime.garbage import freeze_imports
 from cluster.runtime.ray_connection import connect
 from cluster.tracking.journal_folder import journals_folder
 from cluster.tracking.leftovers import LeftoverShipping, end_abandoned
@@ -166,8 +167,8 @@ def open_session(experiment: Experiment, pipeline: str | None = None) -> Iterato
 
     The errors that `user_errors` reports end the process.
     """
-    gc.freeze()  # else Python walks through all that libraries imported at every full collection,
-    atexit.register(gc.freeze)  # and at its end, for seconds
+    freeze_imports()
+    atexit.register(gc.freeze)  # else Python walks at its end through all that libraries imported, for seconds
     with user_errors(), _session(experiment, pipeline) as session:
         yield session
 

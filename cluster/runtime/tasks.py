@@ -1,7 +1,5 @@
 """Independent Ray tasks, each on its own CPUs: in order of completion, or of the items."""
 
-import functools
-import gc
 import math
 import os
 import time
@@ -13,6 +11,8 @@ from typing import Any, Generic, TypeVar
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+
+from cluster.runtime.garbage import freeze_imports
 
 RETRIES = 2  # of a task whose worker died
 AHEAD = 4  # tasks that wait, so that no CPU does
@@ -80,16 +80,11 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], cpus: float)
 
 
 def _on_own_threads(work: Callable[[Any], Any], item: Any, cpus: float) -> Any:
-    _leave_imports_out_of_collections()
+    freeze_imports()
     # More threads than CPUs would spin against the other tasks.
     torch.set_num_threads(max(1, int(cpus)))
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if cpus > 1 else "false"
     return work(item)
-
-
-@functools.cache  # once per process: what tasks leave is collected
-def _leave_imports_out_of_collections() -> None:
-    gc.freeze()  # a task that makes many objects, such as a vocabulary, would walk all of torch's and Ray's as well
 
 
 def _outcome(item: Item, reference: Any) -> TaskOutcome[Item, Any]:

@@ -3,7 +3,6 @@
 Each is measured in a process of its own, so that its peak memory is its own.
 """
 
-import gc
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime.garbage import freeze_imports
 from edlm.config import ConfigurationError, Positive, PositiveFloat, config, parse, plain
 from edlm.data.corpus import Files
 from edlm.data.preparation import Data, prepare
@@ -154,7 +154,7 @@ def prepare_here(tree: dict[str, Any], folder: str, tasks: int) -> PreparationRu
 
 
 def _timed(data: Data, output: Path, shards: Shards | None) -> PreparationRun:
-    gc.freeze()  # as a command does (`workflows.stage_runner`)
+    freeze_imports()  # as a command does (`workflows.stage_runner`)
     before, started, cpu = _peak_memory(), time.perf_counter(), time.process_time()
     prepare(data, output, lambda _: None, shards)
     seconds = time.perf_counter() - started
