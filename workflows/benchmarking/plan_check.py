@@ -5,8 +5,9 @@ python -m workflows.benchmarking.plan_check    # 20 minutes, on otherwise idle c
 Each worker is a process of its own, with one thread. Memory is its peak above what it took once its libraries were
 imported, of the worker with the most; freed tensors go back to the system at once (`MMAP_BYTES`), so that the heap's
 fragments do not count. Energies are measured in steps that unmask every position, the largest that a run meets.
-Seconds are the median step's. The first training says how fast the device is (peak times MFU, of which a plan needs
-the product); the seconds of the other denoisers are planned from that, those of energies' largest steps are not.
+Seconds are the median step's. One training, of the size in the middle, says how fast the device is (peak times MFU, of
+which a plan needs the product); the seconds of the other denoisers are planned from that, those of energies' largest
+steps are not.
 """
 
 import ctypes
@@ -87,6 +88,7 @@ class Check:
         return energy_objective(model, negatives, "ranking", 0, largest_grid)
 
 
+PROBE = Check(SIZES[1])
 CHECKS = (
     *(Check(size, workers, stage) for workers in (1, 2) for size in SIZES for stage in (0, 2)),
     *(Check(SMALLEST, 1, stage, GPT2) for stage in (0, 2)),
@@ -179,14 +181,13 @@ def _peak_memory() -> int:
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of the table; the first training is the one that the speed of the device is taken from."""
+    """Yield the lines of the table."""
     yield "| trained | width x layers | V | workers | ZeRO | memory, MB: planned, measured | checkpoint, MB: planned, measured | seconds per step: planned, measured |"  # noqa: E501
     yield "|---|---|---|---|---|---|---|---|"
-    flops = None
+    probe = measure(PROBE)
+    flops = planned(PROBE, 1.0).step_seconds / probe.seconds
     for check in CHECKS:
-        measured = measure(check)
-        if flops is None:
-            flops = planned(check, 1.0).step_seconds / measured.seconds
+        measured = probe if check == PROBE else measure(check)
         plan = planned(check, flops)
         largest = f"{measured.seconds:.2f}, the largest"
         cells = (
