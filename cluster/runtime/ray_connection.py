@@ -89,8 +89,8 @@ def _workers(folder: Path) -> list[psutil.Process]:
 
     A worker may hang in its own exit: seen of Ray 2.60's actors, which wait for a lock that they hold.
     """
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process().children():
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # also raised for one that has ended, such as an earlier raylet
             if child.name() == "raylet" and str(folder) in " ".join(child.cmdline()):
                 return child.children(recursive=True)
     return []

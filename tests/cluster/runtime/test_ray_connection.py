@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -154,9 +155,9 @@ class HangsAtItsExit:
         ray.actor.exit_actor()
 
 
-def test_a_worker_that_hangs_in_its_own_exit_ends_with_the_private_ray(monkeypatch):
+def test_a_worker_that_hangs_in_its_own_exit_ends_with_the_private_ray(monkeypatch, tmp_path):
     monkeypatch.setattr(ray_connection, "EXIT_SECONDS", 1.0)
-    with private_ray(1):
+    with subprocess.Popen([shutil.copy("/bin/true", tmp_path / "raylet")]), private_ray(1):  # an earlier one has ended
         actor = ray.remote(HangsAtItsExit).remote()
         process = psutil.Process(ray.get(actor.process.remote()))
         actor.leave.remote()
