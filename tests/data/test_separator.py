@@ -110,6 +110,16 @@ def test_separators_of_any_letters_are_parted(separator, starts):
     assert tokenizer.separator not in tokenizer.encode(text)
 
 
+def test_a_separator_that_merges_of_pieces_with_a_prefix_produce_is_parted():
+    merges = [("<", "##/"), ("</", "##s"), ("</s", "##>")]
+    pieces = dict.fromkeys(["<unk>", END, *(part for merge in merges for part in merge)])
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", continuing_subword_prefix="##")
+    rust = tokenizers.Tokenizer(bpe)
+    assert rust.encode(END).ids == [1]
+    assert 1 not in separated(added(rust), END).encode(END)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_the_usual_kinds_spell_no_separator(name):
     tokenizer = made(name)
