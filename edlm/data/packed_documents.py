@@ -17,7 +17,7 @@ ERRORS = "surrogatepass"  # half of a surrogate pair arrives, too, to be refused
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """Batches of documents.
+    """Batches of documents, with the splits that they are assigned to.
 
     Examples:
         >>> packed = PackedDocuments.of([[(Document("naïve", "a.txt"), "train")]])
@@ -34,6 +34,7 @@ class PackedDocuments:
 
     @staticmethod
     def of(batches: Sequence[DocumentBatch]) -> "PackedDocuments":
+        """Return the batches, packed."""
         texts = [document.text.encode("utf-8", ERRORS) for batch in batches for document, _ in batch]
         others: list[list[tuple[dict[str, Any], Split | None]]] = [
             [({**vars(document), "text": None}, split) for document, split in batch] for batch in batches

@@ -88,7 +88,7 @@ class Check:
         return energy_objective(model, negatives, "ranking", 0, largest_grid)
 
 
-PROBE = Check(SIZES[1])
+MIDDLE = Check(SIZES[1])  # says how fast the device is
 CHECKS = (
     *(Check(size, workers, stage) for workers in (1, 2) for size in SIZES for stage in (0, 2)),
     *(Check(SMALLEST, 1, stage, GPT2) for stage in (0, 2)),
@@ -184,10 +184,10 @@ def lines() -> Iterator[str]:
     """Yield the lines of the table."""
     yield "| trained | width x layers | V | workers | ZeRO | memory, MB: planned, measured | checkpoint, MB: planned, measured | seconds per step: planned, measured |"  # noqa: E501
     yield "|---|---|---|---|---|---|---|---|"
-    probe = measure(PROBE)
-    flops = planned(PROBE, 1.0).step_seconds / probe.seconds
+    middle = measure(MIDDLE)
+    flops = planned(MIDDLE, 1.0).step_seconds / middle.seconds
     for check in CHECKS:
-        measured = probe if check == PROBE else measure(check)
+        measured = middle if check == MIDDLE else measure(check)
         plan = planned(check, flops)
         largest = f"{measured.seconds:.2f}, the largest"
         cells = (
