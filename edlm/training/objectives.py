@@ -5,9 +5,11 @@ does not depend on the number of workers. It is drawn on the host, which then kn
 for a device. Losses are means over rows, in nats per token or per group.
 """
 
+import math
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from edlm.models.documents import document_index
 from edlm.rng import Purpose, uniforms
 from edlm.schedule import AbstractSchedule, draw_times
 
+BUCKETS = 32  # numbers of masked positions for which a device computes batches of one shape
 Loss = tuple[Tensor, dict[str, Tensor]]
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,11 +46,15 @@ class Denoising(nn.Module):
         xt = noised(self.seed, host, self.schedule.alpha(t), denoiser.mask)
         masked, weight = xt == denoiser.mask, self.schedule.weight(t)
         xt, t, weight = sent([xt, t, weight], x0.device)
-        index = selected_indices(masked, x0.device)
-        features = features_at(denoiser, xt, t, x0, index, self.separator)
+        on_host = torch.nonzero(masked, as_tuple=True)
+        padded = tuple(sent(padded_to_bucket(on_host, x0.shape, x0.device), x0.device))
+        count, more = len(on_host[0]), len(padded[0]) - len(on_host[0])
+        features = features_at(denoiser, xt, t, x0, padded, self.separator)
+        index = tuple(axis[:count] for axis in padded)
         scale = weight / rows.loss_token_counts()  # of the log-probabilities of a row
-        total, log_p = denoiser.readout.log_p_sum(features, x0[index], (scale / len(x0))[index[0]])
-        nll = torch.zeros(x0.shape, device=x0.device).index_put(index, -log_p)
+        of_each = F.pad((scale / len(x0))[index[0]], (0, more))
+        total, log_p = denoiser.readout.log_p_sum(features, x0[padded], of_each)
+        nll = torch.zeros(x0.shape, device=x0.device).index_put(index, -log_p[:count])
         return -total, {"t": t, "nelbo_nats_per_token": equations.nelbo_integrand(nll, scale)}
 
 
@@ -71,6 +78,19 @@ class NextToken(nn.Module):
         index = selected_indices(host.loss_mask, x.device)
         scale = 1 / (len(x) * rows.loss_mask.sum(dim=1).clamp(min=1))
         return -model.readout.log_p_sum(features[index], x[index], scale[index[0]])[0], {}
+
+
+def padded_to_bucket(
+    index: tuple[Int[Tensor, " n"], ...], shape: tuple[int, ...], device: torch.device
+) -> tuple[Int[Tensor, " m"], ...]:
+    """Append the last position of a batch of a `shape` [b l] to the index up to one of BUCKETS numbers of positions.
+
+    A device then computes few shapes: memory is used again, and kernels are chosen and compiled once for each. On
+    average 1/64 of the batch is computed for nothing. The CPU gains nothing by it, and gets the index as it is.
+    """
+    rows, positions = index
+    more = 0 if device.type == "cpu" else -len(rows) % math.ceil(shape[0] * shape[1] / BUCKETS)
+    return F.pad(rows, (0, more), value=shape[0] - 1), F.pad(positions, (0, more), value=shape[1] - 1)
 
 
 def noised(seed: int, rows: Rows, alpha: Float[Tensor, " b"], mask: int) -> Int[Tensor, "b l"]:
