@@ -80,4 +80,4 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_tile"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_tile", "bf16"))  # bf16: ARM
