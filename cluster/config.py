@@ -156,7 +156,7 @@ class Serving:
     """Precision of the networks. bfloat16 is for GPUs and CPUs that compute it faster; on others it is slower."""
     compiled: bool = False
     """Compile the blocks of the networks before a replica, or a new model in it, answers; takes some seconds. Needs g++
-    on a CPU; records CUDA graphs on a GPU."""
+    on a CPU, Triton and a C compiler on a GPU, where CUDA graphs are recorded."""
 
     def __post_init__(self) -> None:
         if self.min_replicas > self.max_replicas:

@@ -110,7 +110,7 @@ def _draw_on_device(key: Tensor, axis: tuple[int, ...], dtype: torch.dtype) -> T
 def _key(parts: tuple, purpose: Purpose, device: torch.device) -> Words:
     key: Words = _of_purpose(purpose)
     if device.type != "cpu":
-        key = torch.tensor(int(key.view(np.int64)), device=device)
+        key = torch.full((), int(key.view(np.int64)), device=device)  # filled there: nothing is copied
     for part in parts:
         key = _mix((key ^ _words(part, device)) + _like(_GOLDEN, key))
     return key
@@ -124,7 +124,7 @@ def _of_purpose(purpose: Purpose) -> np.uint64:
 
 def _words(part: int | Tensor, device: torch.device) -> Words:
     if device.type != "cpu":
-        return torch.as_tensor(part, dtype=torch.int64, device=device)
+        return part.to(device, torch.int64) if isinstance(part, Tensor) else torch.full((), part, device=device)
     return part.long().numpy().view(np.uint64) if isinstance(part, Tensor) else np.uint64(part % 2**64)
 
 

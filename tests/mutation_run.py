@@ -50,6 +50,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "rng": "test_rng",
     "rng_kernel": "test_rng_kernel",
     "kernel_choice": "test_kernel_choice",
+    "compilers": "test_compilers test_kernel_choice",
     "sampling/sampler": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/step": "sampling/test_sampler sampling/test_sampler_distribution",
     "sampling/state": "sampling/test_sampler sampling/test_sampler_distribution",

@@ -18,7 +18,7 @@ def machine(monkeypatch, tmp_path) -> pytest.MonkeyPatch:
     monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
     (tmp_path / "Python.h").touch()
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setenv("CC", sys.executable)
     return monkeypatch
 
 

@@ -134,6 +134,7 @@ class Replica:
             self._endpoint.engine.close()
 
     def _first(self, version: ModelVersion) -> TextGenerator:
+        self._execution.require(self._device)
         generator = self._open(version, self._device)
         warmed(generator, self._rows)
         return generator

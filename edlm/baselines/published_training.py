@@ -126,12 +126,12 @@ def log_probabilities(readout: LMHead, features: Float[Tensor, "b l h"]) -> Floa
 def stratified_times(x0: Tokens, generator: torch.Generator) -> Float[Tensor, " b"]:
     """Draw the time of each row in a stratum of its own of (floor, 1)."""
     rows = len(x0)
-    u = torch.rand(rows, generator=generator, device=generator.device).to(x0.device)
+    u = torch.rand(rows, generator=generator, device=generator.device).to(x0.device, non_blocking=True)
     t = (u + torch.arange(rows, device=x0.device)) / rows
     return TRAINING_FLOOR + (1 - TRAINING_FLOOR) * t
 
 
 def masked_tokens(x0: Tokens, alpha: Float[Tensor, " b"], mask: int, generator: torch.Generator) -> Tokens:
     """Draw x_t ~ q(x_t | x_0)."""
-    u = torch.rand(x0.shape, generator=generator, device=generator.device).to(x0.device)
+    u = torch.rand(x0.shape, generator=generator, device=generator.device).to(x0.device, non_blocking=True)
     return torch.where(u < alpha[:, None], x0, mask)

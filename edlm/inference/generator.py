@@ -76,8 +76,10 @@ class TextGenerator(ModelComponents):
     ) -> "TextGenerator":
         """Return the generator published at `uri`, every file verified; copy all but a local folder to `cache`.
 
-        `cache` None is `default_cache`. Raise ValueError if it is damaged or does not have `digest`.
+        `cache` None is `default_cache`. Raise ValueError if it is damaged or does not have `digest`, and
+        ConfigurationError if layers cannot be compiled on this machine for `device`.
         """
+        execution.require(device)
         with borrowed_copy(uri, cache) as folder:
             marker = committed(str(folder))
             assert marker is not None

@@ -44,9 +44,10 @@ def load(
     not a local folder is copied once to the folder `cache`, which only this user may access (None: EDLM_CACHE, else
     `cache` in a local EDLM_HOME, else ~/.cache/edlm). `execution` sets the precision, and whether layers are compiled.
 
-    Raise ValueError if there is no such model, or if its files are damaged, and OSError if its store does not answer or
-    refuses the credentials.
+    Raise ValueError if there is no such model, if its files are damaged, or if this machine cannot compile layers for
+    `device`, and OSError if its store does not answer or refuses the credentials.
     """
+    execution.require(device)
     location = locate(os.fspath(model))
     uri, version = location.uri, location.version or "unversioned"
     path = uri.removeprefix("file://")

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from edlm.compilers import require_compiler
 from edlm.config import config
 from edlm.models.row_buckets import GraphCapture, Recorder, RowBuckets
 from edlm.models.transformer import Block
@@ -29,12 +30,18 @@ class Execution:
     """bfloat16 halves memory and is slower on processors without native support; probabilities and energies are reduced
     in float32 in either case."""
     compiled: bool = False
-    """Compile the layers on first use, which takes from seconds to minutes; on a GPU with CUDA graphs."""
+    """Compile the layers on first use, which takes from seconds to minutes; on a GPU with CUDA graphs. On a CPU it
+    needs a C++ compiler, on a GPU Triton and a C compiler."""
 
     @property
     def name(self) -> str:
         """Label in tables."""
         return self.precision + (", compiled" if self.compiled else "")
+
+    def require(self, device: str | torch.device) -> None:
+        """Raise ConfigurationError if layers are to be compiled and this machine cannot compile them for `device`."""
+        if self.compiled:
+            require_compiler(torch.device(device))
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Round the network to `precision` in place, compile it if `compiled`, and return it."""
@@ -73,4 +80,4 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_tile"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_tile", "bf16"))  # bf16: ARM

@@ -123,7 +123,7 @@ class Transformer(nn.Module):
         """Compute the result of `forward` at the next position of a causal pass without time, from the KV caches."""
         assert self.causal
         assert self.time is None
-        rotary = self.layers.rotary(torch.tensor([position], device=x.device))
+        rotary = self.layers.rotary(torch.full((1,), position, device=x.device))
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.extend(x, rotary, cache)
         return self.norm(x, None)[0]

@@ -1,14 +1,12 @@
 """Execution of a network's blocks in training: activation checkpointing and compilation."""
 
 import functools
-import importlib.util
-import os
-import shutil
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from edlm.compilers import require_compiler
 from edlm.config import ConfigurationError
 from edlm.models.transformer import Block
 from edlm.training.settings import Training
@@ -38,15 +36,3 @@ def prepare_blocks(network: nn.Module, training: Training, device: torch.device)
             if training.activation_checkpointing:
                 compute = functools.partial(checkpoint, compute, use_reentrant=False)
             setattr(block, name, compute)
-
-
-def require_compiler(device: torch.device) -> None:
-    """Raise ConfigurationError, which says what to do, unless torch.compile finds what it needs on this machine."""
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ConfigurationError("compiled: there is no Triton for this GPU; install it, or set compiled: false")
-    if shutil.which(compiler) is None and shutil.which("clang++") is None:
-        raise ConfigurationError(
-            f"compiled: there is no C++ compiler {compiler!r} on this machine; install one (Debian: apt-get install "
-            "g++), name it in the variable CXX, or set compiled: false"
-        )

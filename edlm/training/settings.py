@@ -73,7 +73,7 @@ class Training:
     less memory, a forward pass more, and the same losses, dropout included. No influence on the weights."""
     compiled: bool = False
     """Compile the blocks on first use (torch.compile), which takes up to minutes and needs a C++ compiler, on a GPU
-    Triton; not with ZeRO-3. The losses are the same up to rounding."""
+    Triton and a C compiler; not with ZeRO-3. The losses are the same up to rounding."""
     checkpoint_every: Positive = 1000
     """Steps between checkpoints, from which an interrupted training resumes. No influence on the weights."""
     log_every: Positive = 50

@@ -49,8 +49,10 @@ ENERGIES: dict[str, AbstractEnergyConfig | None] = {
     "residual": ResidualEnergyConfig(width=32, heads=2),
 }
 # Of a step beyond the denoiser's own pass: dispatches, with those of the energy's network, and waits. One wait is for
-# the positions that are masked, one for the number of distinct candidates.
-MOST = {"plain": (60, 1), "step": (250, 2), "conditional": (215, 2), "ar": (250, 2), "coar": (250, 2)}
+# the positions that are masked, one for the number of distinct candidates. A proposal draws token by token.
+MOST = {
+    "plain": (60, 1), "step": (250, 2), "conditional": (215, 2), "ar": (250, 2), "coar": (250, 2), "residual": (690, 2),
+}  # fmt: skip
 
 
 def step_of(case: str, counts: HostTransfers, **way: int | bool) -> tuple[int, int, StepResult]:
@@ -92,12 +94,6 @@ def test_a_step_dispatches_and_waits_no_more_than_this(case):
         dispatches, waits, _ = step_of(case, counts)
     assert dispatches <= MOST[case][0]
     assert waits <= MOST[case][1]
-
-
-def test_candidates_of_a_proposal_are_not_waited_for():
-    with pretended() as counts:
-        _, waits, _ = step_of("residual", counts)
-        assert waits <= 2
 
 
 @pytest.mark.parametrize("case", ["conditional", "coar"])

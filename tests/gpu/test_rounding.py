@@ -55,6 +55,12 @@ def test_a_fault_changes_the_steps_of_training_by_more_than_the_tolerance(name, 
         assert largest_difference(steps(name, precision, fault), right) > 1.25 * tolerance, fault.__name__
 
 
+@pytest.mark.parametrize("name", list(objectives()))
+def test_training_in_bfloat16_takes_the_steps_of_float32_up_to_its_rounding(name):
+    difference = largest_difference(steps(name, "bfloat16"), steps(name, "float32"))
+    assert difference <= training_tolerance(name, NAME, "bfloat16")
+
+
 @pytest.mark.parametrize("name", ["denoiser", *ENERGIES])
 def test_a_fault_changes_a_networks_numbers_by_more_than_the_tolerance(folder, on_cpu, name):
     right = numbers(on_cpu, name)

@@ -10,6 +10,7 @@ import edlm
 from cluster.http.local import listening
 from edlm.config import ConfigurationError
 from edlm.inference.loading import BundleLocation, locate
+from edlm.models.execution import Execution
 from edlm.storage import StorageError, committed, publish
 from tests.bundles import make_bundle
 
@@ -48,6 +49,13 @@ def test_a_published_folder_is_verified(tmp_path):
     (folder / "bundle.yaml").write_text((folder / "bundle.yaml").read_text() + "\n")
     with pytest.raises(StorageError, match=r"bundle\.yaml"):
         edlm.load(folder)
+
+
+@pytest.mark.parametrize("load", [edlm.load, edlm.TextGenerator.load])
+def test_layers_that_this_machine_cannot_compile_are_refused_before_a_model_is_read(load, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(edlm.ConfigurationError, match=r"lacks a C\+\+ compiler.* or set compiled: false"):
+        load("memory://loading/nowhere", execution=Execution(compiled=True))
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "model"])

@@ -192,6 +192,14 @@ def test_the_split_is_the_one_that_is_named(data):
     assert not torch.equal(*trained)
 
 
+def test_a_training_in_emulated_bfloat16_says_so_first_and_trains(data, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    output: list[str] = []
+    train(objective(), data, replace(SETTINGS, precision="bfloat16"), say=output.append)
+    assert output[0].startswith("[training] precision: bfloat16 is emulated here")
+    assert output[-1].startswith("[training] step 6/6")
+
+
 def test_a_workspace_of_other_data_or_of_another_objective_is_refused_with_what_changed(data, tmp_path):
     train(objective(), data, SETTINGS, workspace=tmp_path / "work", say=lambda _: None)
     source = Markov(symbols=4, length=8, sequences=400)

@@ -139,7 +139,7 @@ def _computed(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     else:
         on_device = isinstance(args[0], OnDevice) if name in COPIES else bool(theirs)
     if theirs or on_device:
-        _count(name, on_device)
+        _count(name, _is_waited_for(name, on_device, ours, args, kwargs))
     given = {id(tensor.host): tensor for tensor in theirs}
 
     def wrapped(value: Any) -> Any:
@@ -181,10 +181,21 @@ def _require_one_device(name: str, args: Any, theirs: list[OnDevice], ours: list
         raise RuntimeError(f"{name}: the indices are on {NAME}, and the indexed tensor is on cpu")
 
 
-def _count(name: str, on_device: bool) -> None:
+def _is_waited_for(name: str, on_device: bool, ours: list[Tensor], args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a GPU's host waits: for an answer, or until what it sends is copied.
+
+    It does not wait for a `non_blocking` copy of pinned memory; whether memory is pinned is not seen here.
+    """
+    if name in COPIES:
+        non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)  # the third of `copy_`
+        return not on_device or (bool(ours) and not non_blocking)
+    return name in WAITS or (name in MAY_MIX and any(index.dim() > 0 for index in ours))
+
+
+def _count(name: str, waited_for: bool) -> None:
     _COUNTS.by_operator[name] += 1
     _COUNTS.dispatches += name not in VIEWS
-    _COUNTS.waits += name in WAITS or (name in COPIES and not on_device)
+    _COUNTS.waits += waited_for
 
 
 _torch_tensor, _torch_as_tensor = torch.tensor, torch.as_tensor

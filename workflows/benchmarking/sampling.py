@@ -166,7 +166,8 @@ def opened(trained: Trained, device: torch.device) -> tuple[Networks, int]:
 
 
 def prepared(networks: Networks, execution: Execution, device: torch.device) -> Networks:
-    """Return copies on `device` that compute as `execution` says."""
+    """Return copies on `device` that compute as `execution` says. Raise ConfigurationError if they cannot."""
+    execution.require(device)
     copies = copy.deepcopy(networks)
     for network in (copies.denoiser, copies.autoregressive, *copies.energies.values()):
         execution.prepare(network.to(device).eval())

@@ -5,13 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from cluster.config import Serving
 from cluster.http.warmup import COMPILED_ROWS, WarmupFailure, warmed, warming
-from cluster.serving.replica import limits_of, require_living
+from cluster.serving.replica import Replica, limits_of, require_living
+from cluster.tracking.model_version import ModelVersion
+from edlm.config import ConfigurationError
 from edlm.cooperative_work import Cooperative
 from edlm.inference.engine import InferenceEngine
 from edlm.inference.generator import TextGenerator, open_bundle
@@ -41,6 +45,14 @@ def failing() -> Cooperative[None]:
 @pytest.mark.parametrize("serving", [Serving(), Serving(slots=1, waiting=0)])
 def test_what_the_settings_allow_an_engine_takes(serving):
     assert limits_of(serving).waiting == serving.waiting
+
+
+def test_a_replica_that_is_to_compile_and_cannot_does_not_read_its_model(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    replica: Any = SimpleNamespace(_device="cpu", _execution=Execution(compiled=True))  # Serve alone makes one
+    nowhere = ModelVersion(version="1", uri="memory://nowhere", digest="0" * 64)
+    with pytest.raises(ConfigurationError, match=r"lacks a C\+\+ compiler.* or set compiled: false"):
+        Replica._first(replica, nowhere)
 
 
 def test_an_engine_that_hangs_is_not_healthy_and_one_that_idles_is(batch):

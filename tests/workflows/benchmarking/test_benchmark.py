@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edlm.checkpoints.networks import save_autoregressive
-from edlm.config import dump, load
+from edlm.config import ConfigurationError, dump, load
 from edlm.constraints.compilation import compile_constraint
 from edlm.constraints.specification import Regex
 from edlm.data.corpus import Files
@@ -121,6 +121,12 @@ def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers
         naive = [label for label in cells if label.startswith(f"naive {name} (")]
         assert len(naive) == 1
         assert "(" in cells[f"{name}, bfloat16"]["times faster than naive"]
+
+
+def test_networks_that_this_machine_cannot_compile_are_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigurationError, match=r"lacks a C\+\+ compiler.* or set compiled: false"):
+        sample(replace(SMALL, execution=Execution(compiled=True)))
 
 
 def test_of_trained_networks_it_is_reported_what_their_texts_are_worth(tmp_path):

@@ -68,6 +68,24 @@ def test_views_are_free_and_answers_are_waited_for():
         assert counts.by_operator["aten::sum"] == 1
 
 
+def test_what_the_host_sends_is_waited_for_unless_the_copy_is_non_blocking():
+    with pretended() as counts:
+        on_host, on_device = torch.ones(3), torch.zeros(3, device=NAME)
+        index = torch.tensor([0, 2])
+        counts.clear()
+        on_host.to(NAME, non_blocking=True)
+        on_device.copy_(on_host, non_blocking=True)
+        on_device.double().copy_(on_device)
+        on_device + torch.tensor(1.0)
+        torch.full((3,), 2.0, device=NAME)
+        assert counts.waits == 0
+        on_host.to(NAME)
+        on_device.copy_(on_host)
+        torch.tensor([1, 2], device=NAME)
+        on_device[index]
+        assert counts.waits == 4
+
+
 def test_a_thread_that_is_started_on_the_device_has_it():
     made: list[torch.Tensor] = []
     with pretended():

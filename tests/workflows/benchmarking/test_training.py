@@ -68,7 +68,7 @@ def test_a_step_of_the_loop_waits_for_no_device_and_a_plain_one_does():
     for name in (DENOISER, WHOLE):
         ours, plain = (host_costs(name, plain, SMALL, 30, 16, settings) for plain in (False, True))
         assert ours.waits == 0
-        assert plain.waits >= 1
+        assert plain.waits == 1  # for its loss
         assert 0 < ours.dispatches < plain.dispatches
 
 
