@@ -84,23 +84,32 @@ class LocalCache:
     def require(self, folder: Path, identity: str, check: Callable[[Path], None]) -> None:
         """Check a folder that is used in place, unless it was and no file of it has changed since.
 
-        `identity` names what the folder must hold. Raises the errors of `check`.
+        Of the processes that ask at the same time, one checks and the others wait for it. `identity` names what the
+        folder must hold. Raises the errors of `check`.
         """
         stamp = self.folder / STAMPS / f"{hashlib.sha256(f'{folder.resolve()} {identity}'.encode()).hexdigest()}.json"
+        lock_file = stamp.with_suffix(".lock")
         try:
             make_private(self.folder)
             make_private(stamp.parent)
+            if _read(stamp) == _state(folder):
+                return
+            lock = _locked(lock_file, fcntl.LOCK_EX)
         except (OSError, ConfigurationError) as error:  # reading everything takes longer, and is as safe
             log.info("%s is read again at each start, because there is no place for a stamp: %s", folder, error)
             check(folder)
             return
-        state = _state(folder)
-        if _read(stamp) == state:
-            return
-        check(folder)
-        _write(stamp, state)
-        for old in sorted(stamp.parent.iterdir(), key=_last_used)[:-MOST_STAMPS]:
-            old.unlink(missing_ok=True)
+        try:
+            state = _state(folder)
+            if _read(stamp) == state:  # of another process, which this one waited for
+                return
+            check(folder)
+            _write(stamp, state)
+            for old in sorted(stamp.parent.glob("*.json"), key=_last_used)[:-MOST_STAMPS]:
+                old.unlink(missing_ok=True)
+        finally:
+            lock_file.unlink(missing_ok=True)  # before it is released: one that waits makes a new file (`_locked`)
+            os.close(lock)
 
     def hold(self, digest: str, source: EntrySource) -> Path:
         """Return the folder of an `entry`, which this process holds until it ends."""

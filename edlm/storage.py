@@ -3,9 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -86,7 +86,9 @@ def read_text(uri: str) -> str:
 
 def read_bytes(uri: str) -> bytes:
     """Return the content of the file at `uri`; raise FileNotFoundError if there is none."""
-    return _bytes(*_open(uri))
+    system, path = _open(uri)
+    content = system.cat_file(path)
+    return content.encode() if isinstance(content, str) else content
 
 
 def write_text(uri: str, text: str) -> None:
@@ -165,10 +167,12 @@ def committed(uri: str) -> Marker | None:
 
 @dataclass(frozen=True)
 class PublishedFolder:
-    """Committed folder at a URI, as the source of a local copy."""
+    """Committed folder at a URI, as the source of a local copy of the files that `marker` names."""
 
     uri: str
     marker: Marker
+    besides: frozenset[str] = frozenset()
+    """Files that the folder may hold, too."""
 
     @property
     def bytes(self) -> int:
@@ -189,15 +193,15 @@ class PublishedFolder:
         verify(folder, self.marker.files, named=self.uri)
 
 
-def local_copy(uri: str, cache: LocalCache | None = None) -> Path:
+def local_copy(uri: str, cache: LocalCache | None = None, files: Collection[str] | None = None) -> Path:
     """Return a local folder with exactly the committed content of `uri`, every digest checked.
 
-    A local folder is used in place. From any other URI, the files that the marker names are copied once to the cache
-    (None: `default_cache`), and stay there until this process has ended. What was verified once on this machine is read
-    again only after a file of it has changed. Raises StorageError naming the file, what was expected and what was
-    found.
+    With `files`, those of them that are there are copied and checked, and no others. A local folder is used in place.
+    From any other URI, the files are copied once to the cache (None: `default_cache`), and stay there until this
+    process has ended. What was verified once on this machine is read again only after a file of it has changed. Raises
+    StorageError naming the file, what was expected and what was found.
     """
-    source = _published(uri)
+    source = _published(uri, files)
     if (folder := _in_place(source, cache)) is not None:
         return folder
     return (cache or default_cache()).hold(source.marker.digest, source)
@@ -214,11 +218,12 @@ def borrowed_copy(uri: str, cache: LocalCache | None = None) -> Iterator[Path]:
         yield copy
 
 
-def _published(uri: str) -> PublishedFolder:
+def _published(uri: str, names: Collection[str] | None = None) -> PublishedFolder:
     marker = committed(uri)
     if marker is None:
         raise StorageError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
-    return PublishedFolder(uri, marker)
+    files = tuple(file for file in marker.files if names is None or file.path in names)
+    return PublishedFolder(uri, replace(marker, files=files), frozenset(file.path for file in marker.files))
 
 
 def _in_place(source: PublishedFolder, cache: LocalCache | None) -> Path | None:
@@ -226,7 +231,7 @@ def _in_place(source: PublishedFolder, cache: LocalCache | None) -> Path | None:
     system, root = _open(source.uri)
     if not isinstance(system, LocalFileSystem):
         return None
-    check = partial(verify, files=source.marker.files)
+    check = partial(verify, files=source.marker.files, besides=source.besides)
     (cache or default_cache()).require(Path(root), source.marker.digest, check)
     return Path(root)
 
@@ -330,11 +335,6 @@ def _open(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of `uri` and the path in it, without a trailing slash."""
     system, path = file_system(uri)
     return system, path.rstrip("/")
-
-
-def _bytes(system: AbstractFileSystem, path: str) -> bytes:
-    content = system.cat_file(path)
-    return content.encode() if isinstance(content, str) else content
 
 
 def _download(system: AbstractFileSystem, source: str, target: Path, named: str) -> None:

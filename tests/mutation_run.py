@@ -111,6 +111,7 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/shards": "data/test_shards",
     "data/packing": "data/test_packing data/test_pairs data/test_preparation",
     "data/batches": "data/test_batches data/test_preparation data/test_pairs",
+    "data/local_splits": "data/test_local_splits",
     "data/token_file": "data/test_preparation data/test_pairs data/test_mixture",
     "data/mixture": "data/test_mixture",
     "data/pairs": "data/test_pairs",

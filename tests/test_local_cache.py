@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import logging
 import os
 import subprocess
 import sys
@@ -231,32 +230,6 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
         os.chown(others, 12345, -1)
     with pytest.raises(ConfigurationError, match=rf"{others} belongs to user \d+, but this process runs as user"):
         used(LocalCache(others), ContentSource())
-
-
-def test_a_folder_used_in_place_is_read_once_and_again_after_a_change(cache, tmp_path):
-    source, folder = ContentSource(), tmp_path / "data"
-    folder.mkdir()
-    source.copy_to(folder)
-    for _ in range(3):
-        cache.require(folder, source.digest, source.check)
-    assert source.checks == 1
-    (folder / "file").write_bytes(b"damaged")
-    for _ in range(2):
-        with pytest.raises(ValueError, match="damaged"):
-            cache.require(folder, source.digest, source.check)
-    assert not cache.require(folder, "another", lambda _: None)
-
-
-def test_without_a_place_for_stamps_a_folder_is_read_each_time(tmp_path, caplog):
-    source, folder = ContentSource(), tmp_path / "data"
-    folder.mkdir()
-    source.copy_to(folder)
-    (tmp_path / "file").write_text("in the place of a folder")
-    caplog.set_level(logging.INFO)
-    for _ in range(2):
-        LocalCache(tmp_path / "file" / "cache").require(folder, source.digest, source.check)
-    assert source.checks == 2
-    assert "is read again at each start" in caplog.text
 
 
 @pytest.mark.parametrize(

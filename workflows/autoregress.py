@@ -9,6 +9,7 @@ from typing import Any
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import autoregressive_config, save_autoregressive
 from edlm.config import ConfigurationError, plain
+from edlm.data.local_splits import local_index
 from edlm.data.preparation import Split
 from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
@@ -70,7 +71,7 @@ def _next_token(session: Session, stage: str, split: Split, training: Training) 
     initial = initial_input(training) if imported is None else {"init_from": imported}
 
     def work(work: StageContext) -> dict[str, Any]:
-        prepared = local_copy(data)
+        prepared = local_index(data)
         start = initial.get("init_from")
         network = experiment.autoregressive if imported is None else autoregressive_config(local_copy(imported))
         assert not isinstance(network, HuggingFaceSource)

@@ -14,6 +14,7 @@ from edlm.checkpoints.energies import network_on, save_energy
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, plain
+from edlm.data.local_splits import local_index
 from edlm.storage import local_copy
 from workflows.autoregress import autoregress
 from workflows.command import command
@@ -78,10 +79,10 @@ def _make(session: Session, entry: Finetune, energies: Mapping[str, str]) -> str
             )
         facts |= {"loss": entry.loss, "negatives": entry.negatives}
         start = inputs.get("init_from")
-        separator = experiment.data.attention_separator(local_copy(inputs["data"]))
+        separator = experiment.data.attention_separator(local_index(inputs["data"]))
         objective = functools.partial(finetune_objective, entry, denoiser, base, experiment.seed, start, separator)
         if start is not None:
-            require_same(start, "energy", plain(network), local_copy(inputs["data"]))
+            require_same(start, "energy", plain(network), local_index(inputs["data"]))
             objective()  # loads the weights here, too: an error is raised before a worker starts
         return run_training(session, work, inputs["data"], "train", entry.training, objective, write)
 

@@ -11,12 +11,12 @@ import numpy as np
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import save_autoregressive, save_denoiser
 from edlm.config import ConfigurationError, plain
+from edlm.data.local_splits import local_index, local_split
 from edlm.data.token_file import TokenFile, read_summary
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.huggingface.autoregressive import HuggingFaceAutoregressiveSource
 from edlm.huggingface.denoiser import HuggingFaceDenoiserSource
 from edlm.huggingface.vocabulary import Vocabulary
-from edlm.storage import local_copy
 from workflows.command import command
 from workflows.prepare import prepare
 from workflows.stage import Session, StageContext, once
@@ -34,12 +34,12 @@ def imported_denoiser(session: Session) -> str | None:
     data, length, schedule = prepare(session), experiment.data.length, experiment.schedule
 
     def work(work: StageContext) -> dict[str, Any]:
-        prepared = local_copy(data)
+        prepared = local_index(data)
         tokenizer = open_tokenizer(prepared)
         network = source.open(vocabulary_of(tokenizer), length)
         summary = read_summary(prepared)
         for split in summary.splits:
-            require_possible(TokenFile.open(prepared, split), network.config.never, tokenizer, split)
+            require_possible(TokenFile.open(local_split(data, split), split), network.config.never, tokenizer, split)
         facts = {"experiment": experiment.name, "imported": source.version()}
         weights, file = network.state_dict(), prepared / TOKENIZER
         save_denoiser(work.folder, weights, network.config, schedule, length, file, {**facts, **summary.facts()})
@@ -60,7 +60,7 @@ def imported_autoregressive(session: Session) -> str | None:
     data, length = prepare(session), experiment.data.length
 
     def work(work: StageContext) -> dict[str, Any]:
-        prepared = local_copy(data)
+        prepared = local_index(data)
         network = source.open(vocabulary_of(open_tokenizer(prepared)), length)
         facts = {"experiment": experiment.name, "imported": source.version()}
         save_autoregressive(work.folder, network.state_dict(), network.config, length, prepared / TOKENIZER, facts)

@@ -9,6 +9,7 @@ from typing import Any
 from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import denoiser_config, save_denoiser
 from edlm.config import plain
+from edlm.data.local_splits import local_index
 from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
 from edlm.storage import local_copy
@@ -47,7 +48,7 @@ def pretrain(session: Session) -> str:
     initial = initial_input(training) if imported is None else {"init_from": imported}
 
     def work(work: StageContext) -> dict[str, Any]:
-        prepared = local_copy(data)
+        prepared = local_index(data)
         start = initial.get("init_from")
         network = experiment.denoiser if imported is None else denoiser_config(local_copy(imported))
         assert not isinstance(network, HuggingFaceSource)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edlm.config import plain
 from edlm.data.corpus import holds_conversations
 from edlm.data.excerpts import excerpts
+from edlm.data.local_splits import local_split
 from edlm.data.token_file import read_summary
 from edlm.inference.components import Bundle, DataCard
 from edlm.inference.generator import save_bundle
@@ -37,7 +38,7 @@ def bundle(session: Session) -> str:
     data = {"data": prepare(session)} if trained_here else {}
 
     def work(work: StageContext) -> None:
-        known = data_card(experiment, local_copy(data["data"])) if data else None
+        known = data_card(experiment, local_split(data["data"], "validation")) if data else None
         card = Bundle(name=settings.model, energy=settings.energy, sampler=settings.sampler, data=known)
         folders = {name: local_copy(uri) for name, uri in energies.items()}
         save_bundle(work.folder, card, local_copy(denoiser), folders)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from edlm.config import ConfigurationError
-from edlm.data.tokenizer import open_tokenizer
+from edlm.data.tokenizer import FILE, open_tokenizer
 from edlm.storage import local_copy
 
 
@@ -12,7 +12,7 @@ def require_same_tokens(inputs: Mapping[str, str]) -> None:
 
     `inputs`: URIs by label, with those of the data at "data", or of models alone, which are compared with the first.
     """
-    tokenizers = {name: open_tokenizer(local_copy(uri)).digest for name, uri in inputs.items()}
+    tokenizers = {name: open_tokenizer(local_copy(uri, files=(FILE,))).digest for name, uri in inputs.items()}
     reference = "data" if "data" in tokenizers else next(iter(tokenizers))
     for name, digest in tokenizers.items():
         if digest != tokenizers[reference]:

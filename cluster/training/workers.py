@@ -38,11 +38,11 @@ from edlm.checkpoints.lease import Lease, LeaseLost
 from edlm.checkpoints.state_slices import StateSource
 from edlm.checkpoints.training_state import NoValidSnapshot, keep_final
 from edlm.config import ConfigurationError
-from edlm.data.batches import Batches
+from edlm.data.batches import Batches, Rows
+from edlm.data.local_splits import local_split
 from edlm.data.preparation import Split
 from edlm.data.token_file import TokenFile
 from edlm.redaction import redact_logs
-from edlm.storage import local_copy
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
 from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
@@ -93,7 +93,7 @@ def train(task: TrainingTask, cluster: Cluster) -> StateSource:
     SIGINT makes the workers save and stop, and raises TrainingStopped.
     """
     if training_facts(task.workspace) is None:
-        validation_rows(local_copy(task.data), task.training)  # raises before a worker starts
+        _held_out(task)  # raises before a worker starts
         _require_compilable(task.training, cluster)
         resources = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
         resources = {name: amount for name, amount in resources.items() if amount}
@@ -210,8 +210,8 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
     origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
         say(f"[{task.name}] resumes after step {engine.step}")
-    data = local_copy(task.data)
-    batches = Batches(TokenFile.open(data, task.split), task.length, task.training.batch, task.seed)
+    tokens = TokenFile.open(local_split(task.data, task.split), task.split)
+    batches = Batches(tokens, task.length, task.training.batch, task.seed)
     requested = monitor.stop_poll() if engine.rank == 0 else _never
 
     objective.register_forward_pre_hook(lambda *_: watchdog.beat())  # micro-steps, and batches of a validation
@@ -221,7 +221,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
             checkpointing.save(engine)
 
     with reporter or nullcontext():
-        log, held_out = reporter.log if reporter else _unheard, validation_rows(data, task.training)
+        log, held_out = reporter.log if reporter else _unheard, _held_out(task)
         with checkpointing, watchdog.stepping():
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
@@ -236,6 +236,13 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
             )  # fmt: skip
     if not complete and engine.rank == 0:
         monitor.stopped(engine.step)
+
+
+def _held_out(task: TrainingTask) -> Rows | None:
+    """Return the rows of every validation, for which its split is copied, too; None if the training has none."""
+    if task.training.validate_every is None:
+        return None
+    return validation_rows(local_split(task.data, "validation"), task.training)
 
 
 def _before_commit(task: TrainingTask, reporter: Reporter) -> None:

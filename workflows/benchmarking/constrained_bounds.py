@@ -13,13 +13,13 @@ from edlm.constraints.automaton import DEAD, TokenAutomaton
 from edlm.constraints.compilation import compile_constraint
 from edlm.constraints.constraint import Constraint
 from edlm.constraints.specification import Regex
+from edlm.data.local_splits import local_split
 from edlm.data.token_file import TokenFile
 from edlm.inference.language_model import LanguageModel
 from edlm.interfaces import AnyEnergy
 from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.estimate import Estimate, difference
 from edlm.sampling.sampler import Sampler
-from edlm.storage import local_copy
 from workflows.reporting.document import DocumentBlock, Paragraph, Table, Verbatim
 
 METHOD = (
@@ -80,7 +80,7 @@ def measure_constrained_bounds(
 ) -> tuple[int, list[ConstrainedBounds]]:
     """Return L and, by pattern, the bounds of plain diffusion and of every energy of the model that has candidates."""
     model = edlm.load(settings.model)
-    tokens = TokenFile.open(local_copy(settings.data), "validation").tokens
+    tokens = TokenFile.open(local_split(settings.data, "validation"), "validation").tokens
     return model.length, [_measure(name, model, tokens, settings, say) for name in PATTERNS]
 
 

@@ -25,7 +25,7 @@ from edlm.checkpoints.snapshot_retention import committed_at, snapshots, step_of
 from edlm.checkpoints.training_state import newest_snapshot
 from edlm.config import ConfigurationError, parse
 from edlm.data.preparation import Data, prepare
-from edlm.storage import publish, write_text
+from edlm.storage import StorageError, publish, write_text
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
 from tests.cluster.listening import beyond_loopback
@@ -132,6 +132,18 @@ def test_a_longer_training_continues_a_finished_one_with_the_same_result(data, t
     assert facts == training_facts(str(tmp_path / "whole"))
     assert facts["steps"] == 12
     assert "validation_nats_per_token" in facts
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_training_reads_its_split_and_another_only_to_validate(data, tmp_path):
+    copy = tmp_path / "data"
+    publish(Path(data), str(copy))
+    content = (copy / "validation.bin").read_bytes()
+    (copy / "validation.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    short = replace(SETTINGS, steps=2)
+    train(task(str(copy), tmp_path / "without", training=short), TWO)
+    with pytest.raises(StorageError, match=r"'validation.bin' has SHA-256"):
+        train(task(str(copy), tmp_path / "with", training=replace(short, validate_every=1)), TWO)
 
 
 def test_what_is_finished_is_not_trained_again(uninterrupted, data):

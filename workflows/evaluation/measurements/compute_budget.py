@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.batches import whole
+from edlm.data.local_splits import local_split
 from edlm.data.token_file import TokenFile
 from edlm.evaluation.judge_models import JudgeConfig
 from edlm.interfaces import AnyEnergy
@@ -25,7 +26,6 @@ from edlm.rng import Purpose, seeds
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult
 from edlm.schedule import AbstractSchedule
-from edlm.storage import local_copy
 from workflows.evaluation.measurements.cost import ROUNDS, timed
 from workflows.evaluation.measurements.likelihood import (
     bound_columns,
@@ -84,7 +84,7 @@ class AdaptiveEffort(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         denoiser, energies = _opened(self)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
-        training = whole(TokenFile.open(local_copy(self.subject.data), FITTED), denoiser.length, FITTED_ON)
+        training = whole(TokenFile.open(local_split(self.subject.data, FITTED), FITTED), denoiser.length, FITTED_ON)
         choices, sampler = (PLAIN_STEP, *self.choices), Sampler(steps=self.steps)
         plans = [(choice,) * self.steps for choice in choices]
         nats = step_nats(training, network, energies, schedule, sampler, plans, seed, draws=1).mean(dim=2)

@@ -16,6 +16,7 @@ from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_autoregressive, open_denoiser
 from edlm.config import plain
 from edlm.data.batches import whole
+from edlm.data.local_splits import local_split
 from edlm.data.synthetic import AbstractSource
 from edlm.data.token_file import TokenFile
 from edlm.energies.compose import WeightedSum
@@ -200,7 +201,7 @@ def _temper(readout: torch.nn.Module, temperature: float) -> None:
 def validation(subject: Subject) -> Int[Tensor, "b l"]:
     """Return the sequences that everything is measured on."""
     length = _denoiser(subject.denoiser, 1.0).length
-    return whole(TokenFile.open(local_copy(subject.data), "validation"), length, subject.sequences)
+    return whole(TokenFile.open(local_split(subject.data, "validation"), "validation"), length, subject.sequences)
 
 
 def energy_inputs(subject: Subject, energy: str) -> tuple[str, ...]:

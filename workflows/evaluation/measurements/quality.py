@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edlm.baselines.published_sampler import PublishedSampler
 from edlm.data.batches import whole
+from edlm.data.local_splits import local_split
 from edlm.data.token_file import TokenFile
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.degeneration import FEWEST, flags, repeaters
@@ -199,7 +200,7 @@ class DataTexts(AbstractTexts):
 
 def _data(data: str, count: int, length: int, later: bool = False) -> Int[Tensor, "b l"]:
     """Return `count` validation texts, evenly spaced; with `later`, those between them."""
-    tokens = TokenFile.open(local_copy(data), "validation")
+    tokens = TokenFile.open(local_split(data, "validation"), "validation")
     texts = whole(tokens, length, 2 * count)
     return texts[1::2] if later else texts[::2]
 

@@ -1,0 +1,22 @@
+"""Local copies of prepared data: of what lies in a store, only the split that is read is copied."""
+
+from pathlib import Path
+
+from edlm.data.splits import Split
+from edlm.data.token_file import INDEX, paths
+from edlm.data.tokenizer import FILE
+from edlm.local_cache import LocalCache
+from edlm.storage import local_copy
+
+
+def local_index(data: str, cache: LocalCache | None = None) -> Path:
+    """Return the `local_copy` of the index and the tokenizer of prepared data, without any tokens."""
+    return local_copy(data, cache, (INDEX, FILE))
+
+
+def local_split(data: str, split: Split, cache: LocalCache | None = None) -> Path:
+    """Return the `local_copy` of one split of prepared data, with its index and tokenizer.
+
+    Without the split, it is that of the index and the tokenizer, from which `TokenFile.open` raises its error.
+    """
+    return local_copy(data, cache, (INDEX, FILE, *(path.name for path in paths(Path(), split))))
