@@ -280,7 +280,8 @@ def _initialised(
         },
     }
     if training.precision == "bfloat16":
-        settings["bf16"] = {"enabled": True}
+        # Its answer would be waited for; the norm of such a gradient is infinite, which `fit` finds at the next log.
+        settings["bf16"] = {"enabled": True, "check_grad_overflow": False}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         settings["communication_data_type"] = "fp32"  # gradients are summed over workers in float32, too
     for group in optimizer.param_groups:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from cluster.training.zero_layout import ShardFragment
@@ -53,13 +52,15 @@ class ShardedMuon(torch.optim.Optimizer):
 
     def _move(self, flat: Tensor, ahead: Tensor, learning_rate: float) -> None:
         """Add this worker's elements of every matrix's update along `ahead`, which is as flat as the weights."""
+        from deepspeed import comm  # whose collectives are timed; here, because only workers import DeepSpeed
+
         content = self.content(flat)
         for name, shape in content.shapes.items():
             held = [fragment for fragment in content.fragments if fragment.name == name and fragment.count > 0]
             matrix = torch.zeros(shape, device=self.device)
             for part in held:
                 matrix.view(-1)[part.offset : part.offset + part.count] = ahead[part.start : part.start + part.count]
-            torch.distributed.all_reduce(matrix)  # exact: one worker has the element, others add 0
+            comm.all_reduce(matrix)  # exact: one worker has the element, others add 0
             if held:
                 update = _update(matrix, learning_rate).view(-1).to(flat.device)
                 for part in held:

@@ -19,16 +19,18 @@ from typing import Any, Protocol
 
 from torch.distributed import distributed_c10d
 
+from cluster.training import timed_collectives
 from cluster.training.standing import Standing
 
 SHARE = 0.8
 """Of the collectives' timeout: the worker that hangs is named before the others, which wait for it, fail."""
 STOPPED_SHARE = 0.75
 """Of a watchdog's seconds, after which it looks for ranks that are stopped: these are named well before the timeout."""
-COLLECTIVES = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
+TIMER = timed_collectives.__file__  # around the collectives of a step, and the waits for them
+COLLECTIVES = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}", TIMER)
 LONGEST_PAUSE = 5.0  # seconds between two looks
 SHOWN = 12  # innermost frames
-LIBRARIES = ("site-packages", sysconfig.get_path("stdlib"))
+LIBRARIES = ("site-packages", sysconfig.get_path("stdlib"), TIMER)
 
 
 def kill_this_process() -> None:

@@ -32,6 +32,7 @@ from cluster.training.ray_records import discard_ray_records, ray_records
 from cluster.training.reporter import Reporter
 from cluster.training.result import read_result, sweep_results, training_facts, write_result
 from cluster.training.supervision import Restarts, supervise
+from cluster.training.timed_collectives import timed_collectives
 from cluster.training.trainer import Trainer
 from cluster.training.watchdog import SHARE, Watchdog
 from edlm.checkpoints.lease import Lease, LeaseLost
@@ -222,7 +223,7 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
 
     with reporter or nullcontext():
         log, held_out = reporter.log if reporter else _unheard, _held_out(task)
-        with checkpointing, watchdog.stepping():
+        with checkpointing, watchdog.stepping(), timed_collectives(clock):
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
             rows = batches.rows if reporter is None else reporter.profiled(batches.rows)

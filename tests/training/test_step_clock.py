@@ -24,8 +24,29 @@ def test_a_part_lasts_until_the_next_begins_and_the_forward_pass_until_it_ends(m
     clock.begin(None)
     network(torch.ones(1))  # a validation
     assert clock.taken(2) == pytest.approx(
-        {"seconds_data": 0.5, "seconds_forward": 1.0, "seconds_backward": 2.0, "seconds_update": 4.0}
-    )
+        {
+            "seconds_data": 0.5, "seconds_forward": 1.0, "seconds_backward": 2.0, "seconds_update": 4.0,
+            "seconds_communication": 0.0,
+        }
+    )  # fmt: skip
+    assert set(clock.taken(1).values()) == {0.0}
+
+
+def test_communication_counts_within_a_part_and_takes_nothing_from_it(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    clock = StepClock(torch.nn.Linear(1, 1))
+    with clock.communication():  # before the first step
+        pass
+    clock.begin("update")
+    for _ in range(2):
+        with clock.communication():
+            pass
+    clock.begin(None)
+    with clock.communication():  # in a validation
+        pass
+    taken = clock.taken(2)
+    assert (taken["seconds_update"], taken["seconds_communication"]) == (5.0, 3.0)
     assert set(clock.taken(1).values()) == {0.0}
 
 

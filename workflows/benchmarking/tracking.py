@@ -26,7 +26,7 @@ from edlm.schedule import LogLinear
 from edlm.training.local_training import train
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training
-from edlm.training.step_clock import PARTS
+from edlm.training.step_clock import METRICS
 from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 MAX_SHARE = 0.01  # of the loop's time, for which it may record metrics
@@ -35,9 +35,7 @@ METHOD = (
     "loop's thread calls the tracker's `log`, whose seconds are measured, and nothing else of the tracker; background "
     "threads send what was logged. Their processor time is that of the process without the loop's thread."
 )
-WORKER_METRICS = (
-    "tokens_per_second", "memory_mib", "model_flop_per_second", "mfu", *(f"seconds_{part}" for part in PARTS),
-)  # fmt: skip
+WORKER_METRICS = ("tokens_per_second", "memory_mib", "model_flop_per_second", "mfu", *METRICS)
 """Metrics that a worker of a stage adds to those of the loop; what values they have does not matter here."""
 
 

@@ -28,6 +28,7 @@ from edlm.data.preparation import Data, prepare
 from edlm.storage import StorageError, publish, write_text
 from edlm.training.interfaces import NonFiniteLoss
 from edlm.training.settings import Training
+from edlm.training.step_clock import METRICS
 from tests.cluster.listening import beyond_loopback
 from tests.cluster.training.objectives import FileTracker, toy_objective
 from tests.paths import PROJECT
@@ -113,6 +114,12 @@ def test_workers_train_and_show_every_step(uninterrupted):
     assert snapshots(str(workspace)) == []  # the cosine decay has ended: no training continues from here
     assert set(weights) == {name for name, _ in toy_objective(None).trained.named_parameters()}
     assert all(weight.dtype == torch.float32 and bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_every_step_has_its_seconds_by_part_and_those_of_communication(uninterrupted):
+    workspace, _ = uninterrupted
+    for entry in map(json.loads, (workspace / "curve.jsonl").read_text().splitlines()):
+        assert all(entry[name] > 0 for name in METRICS)
 
 
 @pytest.mark.chaos

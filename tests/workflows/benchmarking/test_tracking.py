@@ -11,8 +11,8 @@ def test_each_call_of_the_loop_is_measured_with_as_many_metrics_as_a_stage_has()
     assert [cost.log_every for cost in costs] == [1, 3]
     for cost in costs:
         assert len(cost.logged) == cost.steps == 6
-        assert cost.values == 17
+        assert cost.values == 18
         assert 0 < cost.share < 1
     assert len(lines) == 2
     (table,) = (block for block in tracking_blocks(costs) if isinstance(block, Table))
-    assert [row[:2] for row in table.rows] == [("1", "17"), ("3", "17")]
+    assert [row[:2] for row in table.rows] == [("1", "18"), ("3", "18")]
