@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cluster.config import Zero
 from edlm.baselines.published_training import PlainTrainer
 from edlm.config import Positive, config
-from edlm.models.execution import computes_bfloat16
+from edlm.models.execution import COMPILED_VERSIONS, computes_bfloat16
 from edlm.sampling.memory_footprint import peak_bytes
 from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
 from edlm.training.flops import expected_flop
@@ -36,6 +36,8 @@ class TrainingSteps(NetworkSizes):
     """Vocabulary sizes |V|."""
     lengths: tuple[Positive, ...] = (256, 1024)
     """Tokens per row, L."""
+    objectives: tuple[str, ...] = tuple(OBJECTIVES)
+    """Objectives of the steps of one process."""
     steps: Positive = 2
     """Steps of the training loop that are timed together."""
     workers: tuple[Positive, ...] = (1, 2)
@@ -55,6 +57,10 @@ class TrainingSteps(NetworkSizes):
     count_operations: bool = True
     """Count operations and waits on the simulated device, which takes the processor a few steps; not of compiled
     blocks, nor of autocast, which that device has not."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
+            raise ValueError(f"objectives names {unknown}; there are {', '.join(map(repr, OBJECTIVES))}")
 
     @property
     def training(self) -> Training:
@@ -112,6 +118,8 @@ class _Contestant:
 
 def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepTiming]:
     """Measure every step at every size, each size in a race of its own."""
+    if settings.compiled:  # all contestants share the code of a block, of which torch compiles eight versions otherwise
+        cast("Any", torch._dynamo.config).recompile_limit = COMPILED_VERSIONS
     for vocabulary in settings.vocabularies:
         for length in settings.lengths:
             size = TrainedSize(vocabulary, length)
@@ -170,7 +178,8 @@ def _single(settings: TrainingSteps, size: TrainedSize, device: torch.device) ->
     rows = RandomRows(settings, size.vocabulary, size.length)
     training = replace(settings.training, batch=rows.batch)
     precisions = [one for one in settings.precisions if one == "float32" or computes_bfloat16(device)]
-    for name, make in OBJECTIVES.items():
+    for name in settings.objectives:
+        make = OBJECTIVES[name]
         counted = functools.partial(host_costs, name, sizes=settings, vocabulary=size.vocabulary, length=size.length)
         for precision in precisions:
             objective, own = make(settings, size.vocabulary).to(device), replace(training, precision=precision)

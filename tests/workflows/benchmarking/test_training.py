@@ -68,12 +68,16 @@ def test_a_step_in_bfloat16_is_compared_with_the_plain_one_in_float32_and_in_bfl
     )
 
 
-def test_one_precision_races_alone(monkeypatch):
+def test_some_objectives_race_in_one_precision(monkeypatch):
     monkeypatch.setattr("workflows.benchmarking.training.computes_bfloat16", lambda _: True)
-    cells = cells_of(replace(SMALL, precisions=("bfloat16",), count_operations=False))
-    assert len(cells) == 8
-    assert all(name.endswith(", bfloat16") for name in cells)
+    cells = cells_of(replace(SMALL, objectives=(DENOISER, STEP), precisions=("bfloat16",), count_operations=False))
+    assert list(cells) == [f"{name}, bfloat16" for name in (DENOISER, f"{DENOISER}, plain", STEP)]
     assert "(" in cells[f"{DENOISER}, bfloat16"]["times faster than plain, bfloat16"]
+
+
+def test_an_objective_that_is_not_in_the_race_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"objectives names .'nothing'.; there are 'denoiser', "):
+        replace(SMALL, objectives=("nothing",))
 
 
 def test_the_transformers_have_the_heads_of_the_settings():
