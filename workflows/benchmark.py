@@ -25,7 +25,7 @@ python -m workflows.benchmark serve --url http://127.0.0.1:8000 [--rate 2 --cand
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from cluster.tracking.provenance import commit, machine, packages
+from edlm.atomic_file import replacing
 from edlm.config import Positive, PositiveFloat, config, dump, from_flags
 from edlm.models.execution import computes_bfloat16
 from workflows.benchmarking.arrivals import plan as plan_requests
@@ -161,19 +162,22 @@ class ServeBenchmark(Loads):
     """Folder for `serve.md`; None only prints the document."""
 
 
-def sample(settings: SampleBenchmark) -> ReportDocument:
-    """Run the race and return the document about it."""
-    device = _device()
-    blocks = sampling_blocks(list(measure(settings, device, _say)), trained=settings.models is not None)
-    return ReportDocument("Speed of the samplers", [*blocks, *_origin(settings)])
+def sample(settings: SampleBenchmark) -> Iterator[ReportDocument]:
+    """Run the race and yield, after each sampler that has been measured, the document about all so far."""
+    results = []
+    for result in measure(settings, _device(), _say):
+        results.append(result)
+        blocks = sampling_blocks(results, trained=settings.models is not None)
+        yield ReportDocument("Speed of the samplers", [*blocks, *_origin(settings)])
 
 
-def train(settings: TrainBenchmark) -> ReportDocument:
-    """Race training steps and return the document about them."""
-    device = _device()
-    results = list(measure_training(settings, device, _say))
-    blocks = training_blocks(results, settings, emulated=not computes_bfloat16(device))
-    return ReportDocument("Speed of training", [*blocks, *_origin(settings)])
+def train(settings: TrainBenchmark) -> Iterator[ReportDocument]:
+    """Race training steps and yield, after each step that has been measured, the document about all so far."""
+    device, results = _device(), []
+    for result in measure_training(settings, device, _say):
+        results.append(result)
+        blocks = training_blocks(results, settings, emulated=not computes_bfloat16(device))
+        yield ReportDocument("Speed of training", [*blocks, *_origin(settings)])
 
 
 def constraints(settings: ConstraintsBenchmark) -> ReportDocument:
@@ -282,16 +286,20 @@ def _origin(settings: object) -> list[DocumentBlock]:
     ]
 
 
-COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], ReportDocument]]] = {
+def _at_once(document_of: Callable[[Any], ReportDocument]) -> Callable[[Any], Iterable[ReportDocument]]:
+    return lambda settings: [document_of(settings)]
+
+
+COMMANDS: Mapping[str, tuple[type[Any], Callable[[Any], Iterable[ReportDocument]]]] = {
     "sample": (SampleBenchmark, sample),
     "train": (TrainBenchmark, train),
-    "constraints": (ConstraintsBenchmark, constraints),
-    "constrained-bounds": (ConstrainedBoundsBenchmark, constrained_bounds),
-    "checkpoint": (CheckpointBenchmark, checkpoint),
-    "tracking": (TrackingBenchmark, tracking),
-    "prepare": (PrepareBenchmark, prepare),
-    "plan": (PlanBenchmark, plan),
-    "serve": (ServeBenchmark, serve),
+    "constraints": (ConstraintsBenchmark, _at_once(constraints)),
+    "constrained-bounds": (ConstrainedBoundsBenchmark, _at_once(constrained_bounds)),
+    "checkpoint": (CheckpointBenchmark, _at_once(checkpoint)),
+    "tracking": (TrackingBenchmark, _at_once(tracking)),
+    "prepare": (PrepareBenchmark, _at_once(prepare)),
+    "plan": (PlanBenchmark, _at_once(plan)),
+    "serve": (ServeBenchmark, _at_once(serve)),
 }
 
 
@@ -300,16 +308,16 @@ def main() -> None:
     if name not in COMMANDS:
         print(__doc__, file=sys.stderr)
         raise SystemExit(2)
-    flags_of, document_of = COMMANDS[name]
-    settings = from_flags(flags_of, flags, __doc__ or "")
-    with user_errors():
-        text = markdown_page(document_of(settings))
+    flags_of, documents_of = COMMANDS[name]
+    settings, text = from_flags(flags_of, flags, __doc__ or ""), ""
     if isinstance(settings, SampleBenchmark) and settings.models is not None:
         name += "-trained"
-    if settings.folder is not None:
-        folder = Path(settings.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    with user_errors():
+        for document in documents_of(settings):
+            text = markdown_page(document)
+            if settings.folder is not None:
+                with replacing(Path(settings.folder, f"{name}.md")) as new:
+                    new.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -4,8 +4,9 @@ Every position is projected to the vocabulary, whose log-softmax is computed in 
 comes from torch's generator, negatives from a race over the whole vocabulary at every position; the optimizer is the
 default AdamW of torch, the average is updated tensor by tensor, and every step reads its loss back (Xu et al. 2024,
 sections 3 and 4; Sahoo et al. 2024, section 3). The networks are those of this project, so that what differs is the
-step. Where the description leaves work open, the cheaper option is taken: no tensor of all logits is copied to write
-what SUBS prescribes at unmasked positions, which the loss does not read.
+step. In bfloat16 it computes as the published training ran: under autocast, which rounds float32 weights in every step,
+with the log-softmax in float32. Where the description leaves work open, the cheaper option is taken: no tensor of all
+logits is copied to write what SUBS prescribes at unmasked positions, which the loss does not read.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ class PlainContrastive:
 
 
 class PlainTrainer:
-    """Optimizer, clipping, average and the loss of every step, one after the other."""
+    """Optimizer, clipping, average and the loss of every step, one after the other; the weights are float32."""
 
     def __init__(self, loss: Callable[[Tokens], Tensor], weights: Sequence[nn.Parameter], training: Training) -> None:
         self.loss, self.weights, self.training = loss, list(weights), training
@@ -106,7 +107,8 @@ class PlainTrainer:
 
     def step(self, x0: Tokens) -> float:
         """Take a step and return its loss."""
-        loss = self.loss(x0)
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+            loss = self.loss(x0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, self.training.clip)
         self.optimizer.step()

@@ -101,6 +101,30 @@ def test_a_plain_step_is_that_of_the_engine():
         torch.testing.assert_close(mean, average, rtol=1e-4, atol=1e-5)
 
 
+def plain_losses():
+    """Yield every plain loss with the network that it trains."""
+    generators = (torch.Generator().manual_seed(0) for _ in range(2))
+    net, energy, model = denoiser(V), contrastive(), autoregressive(V)
+    yield PlainDenoising(net, LogLinear(), next(generators)), net
+    yield PlainNextToken(model), model
+    yield PlainContrastive(energy.denoiser, energy.trained, LogLinear(), NEGATIVES, next(generators)), energy.trained
+
+
+def test_in_bfloat16_the_passes_are_rounded_and_the_weights_are_not():
+    for single, half in zip(plain_losses(), plain_losses(), strict=True):
+        taken = []
+        for (loss, network), precision in ((single, "float32"), (half, "bfloat16")):
+            trainer = PlainTrainer(loss, list(network.parameters()), training(precision=precision, learning_rate=1e-2))
+            before = [weight.detach().clone() for weight in trainer.weights]
+            taken.append((trainer.step(rows().tokens), before, trainer.weights))
+        (exact, _, moved), (rounded, before, weights) = taken
+        assert exact != rounded
+        assert rounded == pytest.approx(exact, rel=0.05)
+        assert {weight.dtype for weight in weights} == {torch.float32}
+        for start, expected, actual in zip(before, moved, weights, strict=True):
+            assert torch.equal(start, expected) == torch.equal(start, actual), "each weight has its gradient"
+
+
 def test_every_row_has_a_time_of_its_own_stratum_and_tokens_are_masked_at_its_rate():
     x0, generator = torch.zeros(50, 400, dtype=torch.long), torch.Generator().manual_seed(1)
     t = stratified_times(x0, generator)

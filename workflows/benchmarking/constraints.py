@@ -102,7 +102,7 @@ def measure_constraints(
             row = f"{name}, k = {k}"
             automata[row] = automaton
             contestants.append(_contestant(row, settings, networks, automaton, k))
-    times = race(contestants, settings.rounds, torch.device("cpu"), time.process_time)
+    times = race(contestants, settings.rounds, torch.device("cpu"), say, time.process_time)
     return [ConstraintTiming(name, automata[name], times[name]) for name in automata]
 
 

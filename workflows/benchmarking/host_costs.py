@@ -14,7 +14,7 @@ from workflows.benchmarking.pretended_device import NAME, HostTransfers, pretend
 from workflows.benchmarking.training_objectives import OBJECTIVES, PLAIN, NetworkSizes, RandomRows
 
 STEPS = 3  # the second counts: the first makes the state of the optimizer, and a log follows the third
-NARROW = 32  # channels of the networks: their number does not change the costs
+NARROW, HEADS = 32, 4  # channels and heads of the networks: their number does not change the costs
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def host_costs(
     """Return the costs of a step of an objective, of the training loop or of the `plain` step."""
     with pretended() as counts:
         rows = RandomRows(sizes, vocabulary, length)
-        narrow = replace(sizes, width=NARROW, head_width=NARROW)
+        narrow = replace(sizes, width=NARROW, heads=HEADS, head_width=NARROW)
         objective = OBJECTIVES[name](narrow, vocabulary).to(NAME)
         take = _plain_steps if plain else _steps
         seen = take(name, objective, rows, training, counts)

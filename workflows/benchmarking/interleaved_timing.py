@@ -44,16 +44,25 @@ def race(
     contestants: Sequence[RacedSampler],
     rounds: int,
     device: torch.device,
+    say: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
-    """Return all times by name. A first warm-up round does not count; the order rotates round by round."""
+    """Return all times by name, and say those of each round as it ends.
+
+    A first warm-up round does not count; the order rotates round by round.
+    """
     times = {contestant.name: Times() for contestant in contestants}
     for i in range(rounds + 1):
         first = i % len(contestants)
-        for contestant in (*contestants[first:], *contestants[:first]):
-            seconds = sum(lap.times * _seconds(lap.run, device, clock) for lap in contestant.laps)
-            if i > 0:
-                times[contestant.name].rounds.append(seconds)
+        seconds = {
+            contestant.name: sum(lap.times * _seconds(lap.run, device, clock) for lap in contestant.laps)
+            for contestant in (*contestants[first:], *contestants[:first])
+        }
+        if i > 0:
+            for name, ours in times.items():
+                ours.rounds.append(seconds[name])
+        of_each = "; ".join(f"{name} {seconds[name]:.3g} s" for name in times)
+        say(f"{f'round {i} of {rounds}' if i > 0 else 'warm-up round'}: {of_each}")
     return times
 
 

@@ -69,7 +69,7 @@ def measure_rejection(
 
     contestants = [contestant(PLAIN, None)]
     contestants += [contestant(f"{count} letters", Constraint(automaton)) for count, automaton in automata.items()]
-    times = race(contestants, rounds, torch.device("cpu"), time.process_time)
+    times = race(contestants, rounds, torch.device("cpu"), say, time.process_time)
     costs = []
     for count, automaton in automata.items():
         log_p = log_probability(networks.denoiser, automaton, length)

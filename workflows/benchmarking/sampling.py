@@ -35,7 +35,7 @@ from workflows.row_names import AUTOREGRESSIVE, PLAIN
 WINDOW = (0.8, 1.0)  # in which the paper's generator resamples
 BLOCK = 8
 STEP = f"step, blocks of {BLOCK}"
-HEADS = 4
+LIGHT_HEADS = 4  # attention heads of the light heads of energies
 HALF = 0.5  # of the canvas is masked where one naive step stands for others
 SCALE = 0.02  # of the untrained LM head, which would otherwise give every token exactly the same probability
 CORRECTION = 0.2  # of the conditional head, which would otherwise accept every token; it rejects about one in three
@@ -59,6 +59,8 @@ class Sampling:
     """Channels per position of the untrained denoiser and autoregressive model."""
     layers: Positive = 4
     """Layers of both."""
+    heads: Positive = 4
+    """Attention heads per layer of both, of `width` / `heads` channels each; the light heads of energies have four."""
     head_width: Positive = 128
     """Width of the light heads of step and conditional energies, which have one layer."""
     execution: Execution = AS_TRAINED
@@ -73,10 +75,14 @@ class Sampling:
     """Seed of the untrained weights and of the texts."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocabularies", "lengths", "width", "layers", "head_width")
+        sizes = ("vocabularies", "lengths", "width", "layers", "heads", "head_width")
         given = [name for name in sizes if getattr(self, name) != type(self).__dataclass_fields__[name].default]
         if self.models is not None and given:
             raise ValueError(f"{', '.join(given)}: of untrained networks; those that `models` names have their own")
+
+    @property
+    def transformer(self) -> TransformerConfig:
+        return TransformerConfig(width=self.width, layers=self.layers, heads=self.heads)
 
 
 @dataclass(frozen=True)
@@ -139,13 +145,13 @@ class Networks:
 def untrained(settings: Sampling, vocabulary: int, device: torch.device) -> Networks:
     """Return networks of the requested sizes, the same for the same seed."""
     torch.manual_seed(settings.seed)
-    transformer = TransformerConfig(width=settings.width, layers=settings.layers, heads=HEADS)
-    denoiser, autoregressive = Denoiser(transformer, vocabulary), AutoregressiveModel(transformer, vocabulary)
+    denoiser = Denoiser(settings.transformer, vocabulary)
+    autoregressive = AutoregressiveModel(settings.transformer, vocabulary)
     for readout in (denoiser.readout, autoregressive.readout):
         nn.init.normal_(readout.weight, std=SCALE)
     width = settings.head_width
-    step = StepEnergyConfig(block=BLOCK, width=width, layers=1, heads=HEADS).build(denoiser)
-    conditional = ConditionalEnergyConfig(width=width, layers=1, heads=HEADS).build(denoiser)
+    step = StepEnergyConfig(block=BLOCK, width=width, layers=1, heads=LIGHT_HEADS).build(denoiser)
+    conditional = ConditionalEnergyConfig(width=width, layers=1, heads=LIGHT_HEADS).build(denoiser)
     nn.init.normal_(conditional.correction.weight, std=CORRECTION)
     whole = BidirectionalEnergyConfig().build(denoiser)
     energies = {"whole sequences": whole, STEP: step, "conditional": conditional}
@@ -203,7 +209,7 @@ def _measure(
     settings: Sampling, sets: Mapping[str, Networks], size: Size, trained: Trained | None, device: torch.device, say
 ) -> Iterator[RaceResult]:
     runners = list(_runners(settings, sets, size, device))
-    times = race([runner.contestant for runner in runners], settings.rounds, device)
+    times = race([runner.contestant for runner in runners], settings.rounds, device, say)
     for runner in runners:
         peak = max(peak_bytes(lap.run, device) for lap in runner.contestant.laps)
         text_worth = None

@@ -45,7 +45,7 @@ def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
     cells = []
     for row in size_rows:
         seconds = [value / size.batch for value in (row.times.median, min(row.times.rounds), max(row.times.rounds))]
-        plain = by_name.get(row.plain)
+        plain, naive = by_name.get(row.plain), by_name.get(row.naive)
         cells.append(
             (
                 row.name + (f" ({row.scaled} timed)" if row.scaled else ""),
@@ -55,7 +55,7 @@ def _table(size: Size, rows: Sequence[RaceResult]) -> Table:
                 NONE if math.isnan(row.calls[2]) else f"{row.calls[2]:.1f}",
                 f"{row.peak_bytes / MIB:.1f}",
                 ratio_text(plain.times.times_of(row.times)) if plain else NONE,
-                ratio_text(row.times.times_of(by_name[row.naive].times)) if row.naive else NONE,
+                ratio_text(row.times.times_of(naive.times)) if naive else NONE,
                 *(_worth(row) if judged else ()),
             )
         )  # fmt: skip

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cluster.config import Zero
 from edlm.baselines.published_training import PlainTrainer
 from edlm.config import Positive, config
-from edlm.models.execution import computes_bfloat16
+from edlm.models.execution import COMPILED_VERSIONS, computes_bfloat16
 from edlm.sampling.memory_footprint import peak_bytes
 from edlm.training.device_usage import DeviceUsage, peak_flop_per_second
 from edlm.training.flops import expected_flop
@@ -25,7 +25,7 @@ from workflows.benchmarking.training_workers import take_steps, worker_group
 
 PRODUCT = "matrix product"
 PLAIN_SUFFIX = ", plain"
-BFLOAT16: Literal["bfloat16"] = "bfloat16"
+Precision = Literal["float32", "bfloat16"]
 
 
 @config
@@ -36,6 +36,8 @@ class TrainingSteps(NetworkSizes):
     """Vocabulary sizes |V|."""
     lengths: tuple[Positive, ...] = (256, 1024)
     """Tokens per row, L."""
+    objectives: tuple[str, ...] = tuple(OBJECTIVES)
+    """Objectives of the steps of one process."""
     steps: Positive = 2
     """Steps of the training loop that are timed together."""
     workers: tuple[Positive, ...] = (1, 2)
@@ -44,15 +46,29 @@ class TrainingSteps(NetworkSizes):
     """ZeRO stage of the workers."""
     rounds: Positive = 5
     """Timings of every step, in turn over the steps."""
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    """Precisions of the steps of one process; bfloat16 is left out where the processor would emulate it."""
+    compiled: bool = False
+    """Compile the blocks of all but the plain steps, as the setting of a training does."""
+    activation_checkpointing: bool = False
+    """Compute the blocks of all but the plain steps again in the backward pass, as the setting of a training does."""
     product_side: Positive = 2048
     """Rows and columns of the matrices whose product gives the device's FLOP per second; more for a GPU."""
     count_operations: bool = True
-    """Count operations and waits on the simulated device, which takes the processor a few steps."""
+    """Count operations and waits on the simulated device, which takes the processor a few steps; not of compiled
+    blocks, nor of autocast, which that device has not."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.objectives if name not in OBJECTIVES]:
+            raise ValueError(f"objectives names {unknown}; there are {', '.join(map(repr, OBJECTIVES))}")
 
     @property
     def training(self) -> Training:
         """Return the settings of a step: AdamW, clipping and the running average of a pretraining."""
-        return Training(steps=1, batch=1, decay="constant", ema=0.9999, checkpoint_every=10**9, log_every=10**9)
+        return Training(
+            steps=1, batch=1, decay="constant", ema=0.9999, checkpoint_every=10**9, log_every=10**9,
+            compiled=self.compiled, activation_checkpointing=self.activation_checkpointing,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,8 @@ class StepTiming:
     costs: HostCosts | None
     """None for workers, and where operations are not counted."""
     plain: str
-    """Name of the plain step of the same loss; empty if there is none."""
+    """Name of the plain step of the same loss in float32; empty if there is none."""
+    precision: Precision
     alone: str
     """Name of the step of one worker, for more of them; empty for other steps."""
 
@@ -95,12 +112,14 @@ class _Contestant:
     flop: int | None = None
     costs: Callable[[], HostCosts] | None = None
     plain: str = ""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     alone: str = ""
 
 
 def measure_training(settings: TrainingSteps, device: torch.device, say: Callable[[str], None]) -> Iterator[StepTiming]:
     """Measure every step at every size, each size in a race of its own."""
+    if settings.compiled:  # all contestants share the code of a block, of which torch compiles eight versions otherwise
+        cast("Any", torch._dynamo.config).recompile_limit = COMPILED_VERSIONS
     for vocabulary in settings.vocabularies:
         for length in settings.lengths:
             size = TrainedSize(vocabulary, length)
@@ -127,7 +146,7 @@ def _measured(
         )
         for one in contestants
     ]
-    times = race([*products, *raced], settings.rounds, device)
+    times = race([*products, *raced], settings.rounds, device, say)
     for one in contestants:
         say(f"memory and operations of {one.name}")
         # FLOP per second of the step over those of the product, in the same round
@@ -137,7 +156,7 @@ def _measured(
         costs = one.costs() if one.costs is not None and settings.count_operations else None
         yield StepTiming(
             size, one.name, one.rows, times[one.name], of_product, usage.get("mfu"), one.peak(), costs, one.plain,
-            one.alone,
+            one.precision, one.alone,
         )  # fmt: skip
 
 
@@ -158,39 +177,39 @@ def _single(settings: TrainingSteps, size: TrainedSize, device: torch.device) ->
     """Yield the steps of one process: of each objective in this project's loop, and plain."""
     rows = RandomRows(settings, size.vocabulary, size.length)
     training = replace(settings.training, batch=rows.batch)
-    for name, make in OBJECTIVES.items():
-        objective = make(settings, size.vocabulary).to(device)
-        flop = expected_flop(objective, rows.batch, size.length)
-        costs = functools.partial(host_costs, name, False, settings, size.vocabulary, size.length, training)
-        yield _ours(name, objective, rows, training, device, flop, costs, name + PLAIN_SUFFIX if name in PLAIN else "")
-        if computes_bfloat16(device):
-            half = make(settings, size.vocabulary).to(device)
-            name_of_half, in_half = f"{name}, {BFLOAT16}", replace(training, precision=BFLOAT16)
-            plain = name + PLAIN_SUFFIX if name in PLAIN else ""
-            yield _ours(name_of_half, half, rows, in_half, device, flop, costs, plain)
-        if name in PLAIN:
-            costs = functools.partial(host_costs, name, True, settings, size.vocabulary, size.length, training)
-            objective = make(settings, size.vocabulary).to(device)
-            yield _plain(name, objective, rows, training, settings.seed, flop, costs)
+    precisions = [one for one in settings.precisions if one == "float32" or computes_bfloat16(device)]
+    for name in settings.objectives:
+        make = OBJECTIVES[name]
+        counted = functools.partial(host_costs, name, sizes=settings, vocabulary=size.vocabulary, length=size.length)
+        for precision in precisions:
+            objective, own = make(settings, size.vocabulary).to(device), replace(training, precision=precision)
+            costs = None if settings.compiled else functools.partial(counted, plain=False, training=training)
+            yield _ours(name, objective, rows, own, device, costs)
+        for precision in precisions if name in PLAIN else []:
+            objective, own = make(settings, size.vocabulary).to(device), replace(training, precision=precision)
+            costs = functools.partial(counted, plain=True, training=own) if precision == "float32" else None
+            yield _plain(name, objective, rows, own, settings.seed, costs)
 
 
 def _ours(
-    name: str, objective: nn.Module, rows: RandomRows, training: Training, device: torch.device, flop: int | None,
-    costs: Callable[[], HostCosts], plain: str,
+    name: str, objective: nn.Module, rows: RandomRows, training: Training, device: torch.device,
+    costs: Callable[[], HostCosts] | None,
 ) -> _Contestant:  # fmt: skip
+    flop = expected_flop(objective, rows.batch, rows.tokens.shape[1])
     engine = LocalEngine(objective, training)  # pyright: ignore[reportArgumentType] - an objective
 
     def run(steps: int) -> None:
         take_steps(engine, rows, training, steps)
 
     peak = functools.partial(peak_bytes, lambda: run(1), device)
-    return _Contestant(name, rows.batch, run, peak, flop, costs, plain, training.precision)
+    plain, precision = name + PLAIN_SUFFIX if name in PLAIN else "", training.precision
+    return _Contestant(in_precision(name, precision), rows.batch, run, peak, flop, costs, plain, precision)
 
 
 def _plain(
-    name: str, objective: Any, rows: RandomRows, training: Training, seed: int, flop: int | None,
-    costs: Callable[[], HostCosts],
-) -> _Contestant:  # fmt: skip
+    name: str, objective: Any, rows: RandomRows, training: Training, seed: int, costs: Callable[[], HostCosts] | None
+) -> _Contestant:
+    flop = expected_flop(objective, rows.batch, rows.tokens.shape[1])
     device = next(objective.parameters()).device
     tokens: Tensor = rows.tokens.to(device)
     loss = PLAIN[name](objective, torch.Generator(device).manual_seed(seed))
@@ -200,7 +219,14 @@ def _plain(
         for _ in range(steps):
             trainer.step(tokens)
 
-    return _Contestant(name + PLAIN_SUFFIX, rows.batch, run, lambda: peak_bytes(lambda: run(1), device), flop, costs)
+    peak = functools.partial(peak_bytes, lambda: run(1), device)
+    name = in_precision(name + PLAIN_SUFFIX, training.precision)
+    return _Contestant(name, rows.batch, run, peak, flop, costs, precision=training.precision)
+
+
+def in_precision(name: str, precision: Precision) -> str:
+    """Return the name of a step in a precision, given that of the step in float32."""
+    return name if precision == "float32" else f"{name}, {precision}"
 
 
 def _groups(settings: TrainingSteps, size: TrainedSize, stack: contextlib.ExitStack) -> Iterator[_Contestant]:

@@ -20,7 +20,7 @@ from edlm.models.transformer import TransformerConfig
 from edlm.schedule import LogLinear
 from edlm.training.energy_objectives import energy_objective
 from edlm.training.objectives import Denoising, NextToken
-from workflows.benchmarking.sampling import BLOCK, HEADS, SCALE
+from workflows.benchmarking.sampling import BLOCK, LIGHT_HEADS, SCALE
 
 DENOISER, AUTOREGRESSIVE, WHOLE = "denoiser", "autoregressive model", "NCE, whole sequences"
 STEP, CONDITIONAL = f"step energy, blocks of {BLOCK}", "conditional energy"
@@ -34,6 +34,8 @@ class NetworkSizes:
     """Channels per position of denoiser, autoregressive model and the energy of whole sequences."""
     layers: Positive = 4
     """Layers of these."""
+    heads: Positive = 4
+    """Attention heads per layer of these, of `width` / `heads` channels each; the light heads have four."""
     head_width: Positive = 128
     """Width of the light heads of step and conditional energies, which have one layer."""
     negatives: Positive = 1
@@ -45,7 +47,7 @@ class NetworkSizes:
 
     @property
     def transformer(self) -> TransformerConfig:
-        return TransformerConfig(width=self.width, layers=self.layers, heads=HEADS)
+        return TransformerConfig(width=self.width, layers=self.layers, heads=self.heads)
 
     def rows(self, length: int) -> int:
         return max(1, self.tokens // length)
@@ -65,11 +67,11 @@ def whole_sequences(sizes: NetworkSizes, vocabulary: int) -> nn.Module:
 
 
 def step_energy(sizes: NetworkSizes, vocabulary: int) -> nn.Module:
-    return _energy(StepEnergyConfig(block=BLOCK, width=sizes.head_width, heads=HEADS), sizes, vocabulary)
+    return _energy(StepEnergyConfig(block=BLOCK, width=sizes.head_width, heads=LIGHT_HEADS), sizes, vocabulary)
 
 
 def conditional_energy(sizes: NetworkSizes, vocabulary: int) -> nn.Module:
-    return _energy(ConditionalEnergyConfig(width=sizes.head_width, layers=1, heads=HEADS), sizes, vocabulary)
+    return _energy(ConditionalEnergyConfig(width=sizes.head_width, layers=1, heads=LIGHT_HEADS), sizes, vocabulary)
 
 
 OBJECTIVES: Mapping[str, Callable[[NetworkSizes, int], Any]] = {

@@ -11,10 +11,9 @@ from edlm.data.tokenizer_kinds import Characters
 from edlm.energies.step import StepEnergyConfig
 from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
-from edlm.models.transformer import TransformerConfig
 from edlm.sampling.sampler import Sampler
 from edlm.schedule import LogLinear
-from workflows.benchmarking.sampling import BLOCK, HEADS, STEP, Sampling, untrained
+from workflows.benchmarking.sampling import BLOCK, LIGHT_HEADS, STEP, Sampling, untrained
 
 NAME = "untrained"
 
@@ -23,13 +22,12 @@ def untrained_bundle(folder: Path, width: int, layers: int, head_width: int, len
     """Write a bundle of 27 characters with a step energy, the same for the same seed, and return its path."""
     tokenizer = Characters().build([])
     tokenizer.save(folder)
-    built = untrained(
-        Sampling(width=width, layers=layers, head_width=head_width, seed=seed), tokenizer.size, torch.device("cpu")
-    )
+    sizes = Sampling(width=width, layers=layers, head_width=head_width, seed=seed)
+    built = untrained(sizes, tokenizer.size, torch.device("cpu"))
     denoiser_folder, energy_folder = folder / "denoiser", folder / "step"
-    transformer = TransformerConfig(width=width, layers=layers, heads=HEADS)
-    save_denoiser(denoiser_folder, built.denoiser.state_dict(), transformer, LogLinear(), length, folder / FILE, {})
-    energy = StepEnergyConfig(block=BLOCK, width=head_width, layers=1, heads=HEADS)
+    weights = built.denoiser.state_dict()
+    save_denoiser(denoiser_folder, weights, sizes.transformer, LogLinear(), length, folder / FILE, {})
+    energy = StepEnergyConfig(block=BLOCK, width=head_width, layers=1, heads=LIGHT_HEADS)
     network = network_on(energy, open_denoiser(denoiser_folder))
     save_energy(energy_folder, built.energies[STEP].state_dict(), network, length, folder / FILE, {})
     save_bundle(

@@ -17,6 +17,7 @@ from edlm.data.preparation import Data, prepare
 from edlm.data.splits import Shares
 from edlm.data.tokenizer import FILE
 from edlm.models.execution import Execution
+from edlm.models.transformer import Block
 from edlm.sampling.sampler import Sampler
 from edlm.storage import publish
 from tests.bundles import CHARACTERS, LENGTH, save_models
@@ -26,6 +27,7 @@ from workflows.benchmark import ConstraintsBenchmark, SampleBenchmark, constrain
 from workflows.benchmarking.constraints import measured_model
 from workflows.benchmarking.interleaved_timing import Lap, RacedSampler, Times, race
 from workflows.benchmarking.rejection import log_probability
+from workflows.benchmarking.sampling import untrained
 from workflows.benchmarking.trained import Trained
 from workflows.evaluation.measurements.likelihood import Bound
 from workflows.reporting.document import Table
@@ -35,16 +37,26 @@ SMALL = SampleBenchmark(
 )  # fmt: skip
 
 
+def sampled(settings: SampleBenchmark) -> dict[str, dict[str, str]]:
+    """Return the cells of the only table by sampler and column."""
+    *_, document = sample(settings)
+    (table,) = [block for block in document.blocks if isinstance(block, Table)]
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
 def test_every_round_has_every_contestant_once_and_the_first_warms_up():
     ran: list[str] = []
+    lines: list[str] = []
     contestants = [RacedSampler(name, [Lap(lambda name=name: ran.append(name))]) for name in "abc"]
-    actual = race(contestants, 2, torch.device("cpu"))
+    actual = race(contestants, 2, torch.device("cpu"), lines.append)
     assert ran == [*"abc", *"bca", *"cab"]
     assert [len(times.rounds) for times in actual.values()] == [2, 2, 2]
+    assert [line.split(":")[0] for line in lines] == ["warm-up round", "round 1 of 2", "round 2 of 2"]
+    assert f"; b {actual['b'].rounds[0]:.3g} s" in lines[1]
 
 
 def test_a_lap_counts_as_often_as_it_declares():
-    actual = race([RacedSampler("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"))
+    actual = race([RacedSampler("steps", [Lap(lambda: None, 0.0)])], 1, torch.device("cpu"), print)
     assert actual["steps"].median == 0.0
 
 
@@ -91,8 +103,7 @@ def test_a_constraint_that_is_not_in_the_race_is_refused_by_name():
 
 
 def test_every_sampler_stands_in_the_table_of_its_size():
-    (table,) = [block for block in sample(SMALL).blocks if isinstance(block, Table)]
-    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    cells = sampled(SMALL)
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 4 steps timed)", "whole sequences, k = 2",
         "naive whole sequences, k = 2 (2 of 4 steps timed)", "step, blocks of 8, k = 2", "conditional, k = 2",
@@ -107,13 +118,21 @@ def test_every_sampler_stands_in_the_table_of_its_size():
     assert "(" in cells["plain"]["times faster than naive"]
 
 
+def test_the_document_grows_with_each_sampler():
+    lengths = []
+    for document in sample(replace(SMALL, lengths=(8, 16), candidates=(1,), rounds=1)):
+        lengths.append([len(block.rows) for block in document.blocks if isinstance(block, Table)])
+    assert lengths == [[1], [2], [3], [4], [5], [5, 1], [5, 2], [5, 3], [5, 4], [5, 5]]
+
+
+def test_untrained_networks_have_the_heads_of_the_settings():
+    networks = untrained(replace(SMALL, width=24, heads=3), 9, torch.device("cpu"))
+    trunks = (networks.denoiser, networks.autoregressive, networks.energies["whole sequences"])
+    assert {block.heads for trunk in trunks for block in trunk.modules() if isinstance(block, Block)} == {3}
+
+
 def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers():
-    (table,) = [
-        block
-        for block in sample(replace(SMALL, execution=Execution(precision="bfloat16"))).blocks
-        if isinstance(block, Table)
-    ]
-    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    cells = sampled(replace(SMALL, execution=Execution(precision="bfloat16")))
     others = {name.removesuffix(", bfloat16") for name in cells if name.endswith(", bfloat16")}
     assert others == {name for name in cells if "naive" not in name and "bfloat16" not in name}
     assert cells["plain, bfloat16"]["times plain"].startswith("1.00 ")
@@ -147,8 +166,7 @@ def test_of_trained_networks_it_is_reported_what_their_texts_are_worth(tmp_path)
     models = tmp_path / "models.yaml"
     models.write_text(dump(Trained(**uris, energies={n: str(p) for n, p in energies.items()}, sequences=4, texts=4)))
     expected = SampleBenchmark(models=str(models), steps=(2,), candidates=(1, 2), rounds=1)
-    (table,) = [block for block in sample(expected).blocks if isinstance(block, Table)]
-    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    cells = sampled(expected)
     assert list(cells) == [
         "autoregressive", "plain", "naive plain (1 of 2 steps timed)", "step, k = 2", "conditional, k = 2",
         "conditional, exact", "conditional, speculative",
