@@ -145,7 +145,7 @@ def test_networks_that_compute_otherwise_race_beside_those_of_the_naive_samplers
 def test_networks_that_this_machine_cannot_compile_are_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigurationError, match=r"lacks a C\+\+ compiler.* or set compiled: false"):
-        sample(replace(SMALL, execution=Execution(compiled=True)))
+        next(sample(replace(SMALL, execution=Execution(compiled=True))))
 
 
 def test_of_trained_networks_it_is_reported_what_their_texts_are_worth(tmp_path):
