@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.cluster.training.zero_waits_worker import DELAY, FAULT, GRADIENT, PRECISIONS
+from tests.cluster.training.zero_waits_worker import DELAY, FAULT, GRADIENT, OF_MUON, PRECISIONS
 from tests.paths import PROJECT
 from tests.toy import training
 
@@ -51,11 +51,12 @@ def two(tmp_path_factory) -> dict:
 def test_a_rank_that_is_late_is_communication_of_the_other_and_not_its_own(two, stage):
     of_other, own = two["communication"][str(stage)]
     late = DELAY * training().accumulation
-    assert of_other > 0.5 * late > own
+    assert of_other > 0.5 * late
+    assert of_other > own
 
 
 def test_the_collectives_of_muon_are_communication(two):
-    assert two["muon"] > 0.7 * DELAY
+    assert two["muon"] > 0.5 * OF_MUON
 
 
 @pytest.mark.parametrize("setup", ANSWERS)

@@ -24,7 +24,7 @@ from edlm.training.step_clock import StepClock
 from tests import toy
 from tests.cluster.training.zero_objectives import objectives, science_rows
 
-STEPS, DELAY = 3, 0.1
+STEPS, DELAY, OF_MUON = 3, 0.1, 0.4  # seconds
 FAULT, LOGGED = 1, 4  # a step that is not finite, and how many steps are taken before one is known not to be
 PRECISIONS = ("float32", "bfloat16")
 GRADIENT = "the gradient's norm"
@@ -68,7 +68,7 @@ def communication_of_muon() -> float:
     move = ShardedMuon._move
 
     def late(*arguments: Any) -> None:
-        time.sleep(DELAY if engine.rank == 1 else 0.0)
+        time.sleep(OF_MUON if engine.rank == 1 else 0.0)
         move(*arguments)
 
     ShardedMuon._move = late
