@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from edlm.inverse_cdf import draw_by_weight
+
 # ---------------------------------------------------------------- forward process and denoiser
 
 
@@ -64,25 +66,16 @@ def truncated(log_p: Float[Tensor, "*n v"], top_k: int | None, top_p: float) -> 
 
 
 def draw(
-    log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"], p: Float64[Tensor, "n v"] | None = None
+    logits: Float[Tensor, "n v"], u: Float64[Tensor, "n k"], p: Float[Tensor, "n v"] | None = None
 ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Draw k tokens per position by inverse CDF and return them with their log-probabilities.
+    """Draw k tokens per position from softmax(logits) and return them with their log-probabilities.
 
-    One float64 cumulative distribution serves all k candidates. A float32 Gumbel race would truncate the tail, which
-    lowers the entropy and flatters generative perplexity (Zheng et al. 2024). `p`, if given, is the memory for it.
+    By inverse CDF: a float32 Gumbel race would truncate the tail, which lowers the entropy and flatters generative
+    perplexity (Zheng et al. 2024). Log-probabilities are logits, too. `p`, if given, is the memory for probabilities.
     """
-    p = torch.empty_like(log_p, dtype=torch.float64) if p is None else p
-    tokens = draw_by_weight(p.copy_(log_p.detach()).exp_(), u)
-    return tokens, log_p.gather(-1, tokens)
-
-
-def draw_by_weight(p: Float64[Tensor, "n v"], u: Float64[Tensor, "n k"]) -> Int[Tensor, "n k"]:
-    """Draw k tokens per position in proportion to p, overwriting p with its cumulative sums.
-
-    In place, because p is the largest tensor of generation.
-    """
-    cdf = torch.cumsum(p, dim=-1, out=p)
-    return torch.searchsorted(cdf, u * cdf[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
+    p = torch.softmax(logits, dim=-1, out=p)
+    tokens = draw_by_weight(p.detach(), u)
+    return tokens, p.gather(-1, tokens).log()
 
 
 # ---------------------------------------------------------------- diffusion loss

@@ -46,6 +46,7 @@ def looked_at_in_energies(edlm: Path, tests: Path) -> dict[str, str]:
 LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     # file of edlm: the tests that look at it, the quickest first
     "equations": "test_equations likelihood/test_identities inference/test_token_truncation",
+    "inverse_cdf": "test_inverse_cdf test_equations",
     "schedule": "test_schedule",
     "rng": "test_rng",
     "rng_kernel": "test_rng_kernel",

@@ -21,18 +21,23 @@ class ChunkMemory:
         """Return log p_theta in float32, as `equations.substitute` does."""
         if torch.is_grad_enabled():
             return equations.substitute(logits)
-        wide = logits if logits.dtype == torch.float32 else self.scratch(logits, "logits").copy_(logits)
-        return equations.substitute(wide, out=self.scratch(logits, "log p"))
+        return equations.substitute(self._wide(logits), out=self.scratch(logits, "log p"))
 
     def draw(
-        self, log_p: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
+        self, logits: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """Draw k tokens per position, as `equations.draw` does, which returns no part of this memory."""
-        return equations.draw(log_p, u, self.scratch(log_p, "cdf", torch.float64))
+        """Draw k tokens per position, as `equations.draw` does in float32, which returns no part of this memory."""
+        if torch.is_grad_enabled():
+            return equations.draw(logits.float(), u)
+        return equations.draw(self._wide(logits), u, self.scratch(logits, "p"))
 
-    def scratch(self, values: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return memory of the shape of `values`, with any content: that of this name, if it has as many rows."""
+    def scratch(self, values: Tensor, name: str) -> Tensor:
+        """Return float32 memory of the shape of `values`, with any content: that of this name, if it has the rows."""
         held = self._held.get(name)
-        if held is None or len(held) < len(values) or (held.shape[1:], held.dtype) != (values.shape[1:], dtype):
-            held = self._held[name] = torch.empty_like(values, dtype=dtype, memory_format=torch.contiguous_format)
+        if held is None or len(held) < len(values) or held.shape[1:] != values.shape[1:]:
+            held = torch.empty_like(values, dtype=torch.float32, memory_format=torch.contiguous_format)
+            self._held[name] = held
         return held[: len(values)]
+
+    def _wide(self, logits: Tensor) -> Tensor:
+        return logits if logits.dtype == torch.float32 else self.scratch(logits, "logits").copy_(logits)

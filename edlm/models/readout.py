@@ -128,16 +128,17 @@ class LMHead(nn.Module):
         return (self._truncated(equations.substitute(logits)),)
 
     def _drawn(self, memory: ChunkMemory, logits: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return memory.draw(self._truncated(memory.log_p(logits)), u)
+        return memory.draw(self._truncated(memory.log_p(logits)) if self._truncates else logits, u)
 
     def _drawn_beside(self, memory: ChunkMemory, logits: Tensor, tokens: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        log_p = memory.log_p(logits)
-        return *memory.draw(self._truncated(log_p), u), log_p.gather(-1, tokens[:, None])[:, 0]
+        return *self._drawn(memory, logits, u), *_of_tokens(memory, logits, tokens)
 
     def _truncated(self, log_p: Tensor) -> Tensor:
-        if self.top_k is None and self.top_p == 1:
-            return log_p
-        return equations.truncated(log_p, self.top_k, self.top_p)
+        return equations.truncated(log_p, self.top_k, self.top_p) if self._truncates else log_p
+
+    @property
+    def _truncates(self) -> bool:
+        return self.top_k is not None or self.top_p != 1
 
 
 def _of_tokens(memory: ChunkMemory, logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are 
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
 LOGIT_SUMMED = 8  # bytes per logit where a sum of log p is trained: it, and its log-probability in float32
 LOGIT_TRAINED = 12  # where each log p is: its log-probability, and the gradients of both
-LOGIT_DRAWN = 16  # where tokens are drawn: it, its log-probability, and its probability in float64
+LOGIT_DRAWN = 12  # where tokens are drawn: it, its log-probability, and its probability
 
 
 @dataclass(frozen=True)

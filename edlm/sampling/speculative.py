@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from edlm import equations
 from edlm.cooperative_work import Cooperative
 from edlm.device_copies import fetched, selected_indices, sent
 from edlm.interfaces import AnyDenoiser, VerifiesDrafts
+from edlm.inverse_cdf import draw_by_weight
 from edlm.models.readout import chunks
 
 
@@ -94,4 +94,4 @@ def _residual(
     residual = p_theta.neg_().add_(p_c).clamp_(min=0)  # in place: these are among the largest tensors of generation
     empty = ~(residual.sum(dim=-1, keepdim=True) > 0)
     residual.masked_fill_(empty, 0.0).add_(p_c.mul_(empty))
-    return equations.draw_by_weight(residual, u[:, None])[:, 0]
+    return draw_by_weight(residual, u[:, None])[:, 0]
